@@ -1,0 +1,182 @@
+"""Checkpoints: safetensors weights and a config.json, read into a network and written from one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dinac_cli.errors import ModelError, OutputError, UsageError
+from dinac_cli.model.autoencoder import ALL_PARTS, DinacAE
+from dinac_cli.model.config import DinacAEConfig, to_json
+from dinac_cli.model.device import resolve_device
+from dinac_cli.model.registry import resolve_checkpoint
+from dinac_cli.model.source import CONFIG_NAME, WEIGHTS_NAME, locate_checkpoint, read_config
+from dinac_cli.model.tensor_file import (
+    ITEM_BYTES,
+    TensorTable,
+    canonical_name,
+    check_aliases,
+    keeps_float32,
+    read_tensor_table,
+    show_name,
+)
+
+_NAMES_SHOWN = 5
+
+
+class CheckpointError(ModelError):
+    """Tensors that do not fit the configuration; `details` lists every one of them."""
+
+    def __init__(self, message: str, details: list[str]) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def load_model(
+    source: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    parts: Collection[str] = ALL_PARTS,
+) -> DinacAE:
+    """Load a network, or the `parts` of it; see `DinacAE.from_pretrained`.
+
+    All tensors' names and shapes are checked before any is read, and only those of `parts` are.
+    """
+    _demand_dtype(dtype)
+    _demand_parts(parts)
+    place = resolve_device(str(device))
+    # A string may be an alias or a repository; a path object is a path, whatever its name.
+    path = resolve_checkpoint(source, revision) if isinstance(source, str) else Path(source)
+    files = locate_checkpoint(path)
+    config = read_config(files)
+    table = read_tensor_table(files.weights)
+    check_tensors(table, list_shapes(config))
+    model = _build_on_meta(config, parts)
+    names = model.state_dict().keys()
+    check_aliases(table, names)
+    model.load_state_dict(_read_tensors(table, names, place, dtype), assign=True)
+    return model.eval()
+
+
+def save_checkpoint(
+    state: Mapping[str, Tensor],
+    config: DinacAEConfig,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write `config.json` and `model.safetensors` of a network's state into a folder.
+
+    With torch.bfloat16 the tensors that a bfloat16 network keeps in float32 stay so. Each file is
+    replaced at once or not at all; OutputError where that fails.
+    """
+    _demand_dtype(dtype)
+    tensors = {
+        canonical_name(name): _cast(canonical_name(name), tensor.detach().cpu(), dtype).contiguous()
+        for name, tensor in state.items()
+    }
+    text = json.dumps(to_json(config), indent=2, sort_keys=True) + "\n"
+    weights, settings = folder / f".{WEIGHTS_NAME}.part", folder / f".{CONFIG_NAME}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, weights, metadata={"format": "pt"})
+        settings.write_text(text, encoding="utf-8")
+        weights.replace(folder / WEIGHTS_NAME)
+        settings.replace(folder / CONFIG_NAME)
+    except (OSError, SafetensorError) as exc:
+        raise OutputError(f"the checkpoint cannot be written to {folder}: {exc}") from exc
+    finally:
+        for part in (weights, settings):
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def list_shapes(config: DinacAEConfig) -> dict[str, tuple[int, ...]]:
+    """Return the canonical name and shape of every tensor that a configuration's checkpoint has."""
+    state = _build_on_meta(config, ALL_PARTS).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise one CheckpointError for all tensors of a file that `shapes` does not allow."""
+    present = table.by_canonical_name
+    faults: dict[str, list[str]] = {
+        "missing": [name for name in shapes if name not in present],
+        "unexpected": [],
+        "wrongly shaped": [],
+        "wrongly typed": [],
+    }
+    for stored, entry in table.entries.items():
+        shape = shapes.get(canonical_name(stored))
+        shown = show_name(stored)
+        if shape is None:
+            faults["unexpected"].append(shown)
+        elif entry.shape != shape:
+            faults["wrongly shaped"].append(f"{shown} {list(entry.shape)} for {list(shape)}")
+        elif entry.dtype not in ITEM_BYTES:
+            faults["wrongly typed"].append(f"{shown} {entry.dtype} for F32 or BF16")
+    if any(faults.values()):
+        raise _describe_faults(table.path, faults)
+
+
+def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointError:
+    summaries = []
+    for fault, names in faults.items():
+        if names:
+            shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
+            more = ", …" if len(names) > _NAMES_SHOWN else ""
+            summaries.append(f"{len(names)} {fault} ({shown}{more})")
+    message = (
+        f"{path} does not fit its configuration: {'; '.join(summaries)}; "
+        "take the config.json that belongs to these weights"
+    )
+    details = [f"{fault}: {name}" for fault, names in faults.items() for name in sorted(names)]
+    return CheckpointError(message, details)
+
+
+def _build_on_meta(config: DinacAEConfig, parts: Collection[str]) -> DinacAE:
+    with torch.device("meta"):
+        return DinacAE(config, parts)
+
+
+def _read_tensors(
+    table: TensorTable, names: Collection[str], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    entries = table.by_canonical_name
+    try:
+        with safe_open(table.path, framework="pt") as file:
+            # A copy even where the type stays: the file's tensors are mapped, unaligned, and
+            # change with the file.
+            return {
+                name: _cast(name, file.get_tensor(entries[name].name), dtype, device)
+                for name in names
+            }
+    except (OSError, SafetensorError) as exc:
+        raise ModelError(f"{table.path} cannot be read: {exc}; get the checkpoint again") from exc
+
+
+def _cast(
+    name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
+    wanted = torch.float32 if keeps_float32(name) else dtype
+    return tensor.to(device or tensor.device, wanted, copy=True)
+
+
+def _demand_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise UsageError(f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16")
+
+
+def _demand_parts(parts: Collection[str]) -> None:
+    unknown = sorted(set(parts) - ALL_PARTS)
+    if unknown:
+        raise UsageError(f"parts has {unknown[0]!r}; known are {', '.join(sorted(ALL_PARTS))}")

@@ -1,0 +1,196 @@
+"""From what `--model` names to files on disk: the embedded model, aliases, the Hub, local paths.
+
+Free of torch. The Hub's client is imported only when a Hub model is asked for, and nothing is
+fetched because a record says so: records are matched against what is here already.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.model.config import DinacAEConfig
+from dinac_cli.model.identity import ModelIdentity, read_identity
+from dinac_cli.model.source import locate_checkpoint, read_config, read_settings
+
+NANO = "nano"
+NANO_REVISION = "1"
+AUTO = "auto"
+HUB_ALIASES = {
+    "d2": "data-archetype/dinac_ae_d2",
+    "dinac-ae": "data-archetype/dinac_ae",
+}
+MODEL_VARIABLE = "DINAC_MODEL"
+
+_NANO_FOLDER = Path(__file__).parent.parent / "weights" / NANO
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WANTED_FILES = ["config.json", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A checkpoint on disk.
+
+    `path` is a folder or a .safetensors file, `label` what records and messages call it,
+    `revision` the Hub commit or the embedded model's number ("" for a local path).
+    """
+
+    path: Path
+    label: str
+    revision: str = ""
+
+    def read_config(self) -> DinacAEConfig:
+        """Its sizes and constants. Raises ModelError."""
+        return read_config(locate_checkpoint(self.path))
+
+    def read_settings(self) -> Mapping[str, object]:
+        """All of its `config.json`, {} where it has none. Raises ModelError."""
+        return read_settings(locate_checkpoint(self.path))
+
+    def identify(self) -> ModelIdentity:
+        """Its two identities, cached by path, size and time. Raises ModelError."""
+        files = locate_checkpoint(self.path)
+        return read_identity(files.weights, read_config(files))
+
+
+def resolve_model(
+    source: str,
+    revision: str | None = None,
+    *,
+    announce: Callable[[str], None] | None = None,
+) -> ResolvedModel:
+    """Find the model that `source` names: alias, folder, .safetensors file or Hub repository.
+
+    A Hub model that is not cached is downloaded, after `announce` was told so. Raises ModelError
+    with the remedy where it is not to be had, UsageError where `source` can be nothing of these.
+    """
+    if source == NANO:
+        _refuse_revision(source, revision, NANO_REVISION)
+        return ResolvedModel(_NANO_FOLDER, NANO, NANO_REVISION)
+    if source not in HUB_ALIASES and os.path.exists(os.path.expanduser(source)):
+        _refuse_revision(source, revision, "")
+        path = Path(os.path.expanduser(source))
+        return ResolvedModel(path, path.resolve().name)
+    repository = HUB_ALIASES.get(source, source)
+    if not _REPOSITORY.fullmatch(repository):
+        known = ", ".join([NANO, *HUB_ALIASES])
+        raise UsageError(
+            f"--model {source}: no such file or folder, and neither an alias ({known}) "
+            "nor a Hub repository (owner/name)"
+        )
+    cached = find_cached(repository, revision)
+    return cached or _download(repository, revision, announce)
+
+
+def resolve_checkpoint(source: str, revision: str | None = None) -> Path:
+    """The local folder or file of the model that `source` names; see `resolve_model`."""
+    return resolve_model(source, revision).path
+
+
+def choose_default(device: str) -> str:
+    """What `--model auto` is where no latents decide: `nano` on a CPU, `d2` on CUDA and MPS.
+
+    `device` is the `--device` option. Torch is imported only where a graphics card seems to be.
+    """
+    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+        return NANO
+    from dinac_cli.model.device import resolve_device
+
+    return NANO if resolve_device(device).type == "cpu" else "d2"
+
+
+def find_model(latent_space: str) -> ResolvedModel | None:
+    """The model at hand, embedded or cached from the Hub, whose latents these are; or None."""
+    for candidate in _list_local():
+        try:
+            if candidate.identify().latent_space == latent_space:
+                return candidate
+        except ModelError:  # a damaged cache entry is not the model that is looked for
+            continue
+    return None
+
+
+def find_cached(repository: str, revision: str | None = None) -> ResolvedModel | None:
+    """The Hub repository's checkpoint as it lies in the Hub's cache; None where it does not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=_WANTED_FILES,
+                local_files_only=True,
+            )
+        )
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
+        return None
+    if not any(folder.glob("*.safetensors")):
+        return None
+    return ResolvedModel(folder, repository, folder.name)
+
+
+def _list_local() -> Iterator[ResolvedModel]:
+    yield ResolvedModel(_NANO_FOLDER, NANO, NANO_REVISION)
+    for repository in HUB_ALIASES.values():
+        cached = find_cached(repository)
+        if cached is not None:
+            yield cached
+
+
+def _download(
+    repository: str, revision: str | None, announce: Callable[[str], None] | None
+) -> ResolvedModel:
+    from huggingface_hub import constants, snapshot_download
+
+    at = f"{repository} (revision {revision or 'main'})"
+    if announce is not None:
+        announce(f"downloading {at} into {constants.HF_HUB_CACHE}")
+    try:
+        folder = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES)
+        )
+    except Exception as exc:  # the client's transport errors have no base of their own
+        reason = _explain_hub_error(exc, constants.HF_HUB_CACHE)
+        raise ModelError(f"model {at} is not to be had: {reason}") from exc
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"model {at} holds no .safetensors file; name a DINAC-AE repository")
+    return ResolvedModel(folder, repository, folder.name)
+
+
+def _explain_hub_error(exc: Exception, cache: str) -> str:
+    """What stopped a download and what to do, in one line."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(exc, errors.GatedRepoError):
+        return "the repository wants its terms accepted: do so on its page, then log in"
+    if isinstance(exc, errors.RepositoryNotFoundError):
+        return "the Hub has no such repository, or it is private: check the name, or log in"
+    if isinstance(exc, errors.RevisionNotFoundError):
+        return "the repository has no such revision: check --revision"
+    missing = f"it is not in the cache {cache} and the Hub cannot be "
+    remedy = f"reach it once to download, or take --model {NANO}"
+    if constants.HF_HUB_OFFLINE:
+        return f"{missing}asked (HF_HUB_OFFLINE is set): unset it and {remedy}"
+    if isinstance(exc, errors.LocalEntryNotFoundError):
+        return f"{missing}reached: {remedy}"
+    detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
+    return f"the download failed ({detail}); {remedy}"
+
+
+def _refuse_revision(source: str, revision: str | None, own: str) -> None:
+    if revision is not None and revision != own:
+        raise UsageError(f"--revision {revision}: {source} is no Hub repository; leave it out")
+
+
+def _may_have_gpu() -> bool:
+    """Whether it is worth the second that importing torch takes to ask it for a GPU."""
+    if sys.platform != "linux":
+        return True
+    return any(os.path.exists(node) for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
