@@ -1,0 +1,86 @@
+"""A few small pictures made from nothing, for the demo: no photographs need to be shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Pixels = NDArray[np.uint8]
+
+_SEED = 7
+
+
+def draw_samples() -> Iterator[tuple[str, Pixels]]:
+    """Names (relative, with suffix) and uint8 [H, W, 3] pixels; the same ones every time."""
+    samples: tuple[tuple[str, Callable[[int, int], Pixels], int, int], ...] = (
+        ("clouds.jpg", draw_clouds, 256, 384),
+        ("leaves.png", draw_leaves, 320, 320),
+        ("nested/page.png", draw_page, 233, 377),
+        ("nested/rings.webp", draw_rings, 256, 256),
+        ("sunset.jpg", draw_sunset, 216, 384),
+    )
+    for name, draw, height, width in samples:
+        yield name, draw(height, width)
+
+
+def draw_clouds(height: int, width: int) -> Pixels:
+    """Noise with a 1/f amplitude spectrum, as photographs have, between two colours."""
+    rng = np.random.default_rng(_SEED)
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency**1.4
+    field = np.fft.irfft2(spectrum, s=(height, width))
+    field = (field - field.min()) / (field.max() - field.min())
+    return _blend(field, (52, 96, 158), (246, 244, 238))
+
+
+def draw_leaves(height: int, width: int) -> Pixels:
+    """Dead leaves: overlapping discs whose sizes follow a power law."""
+    rng = np.random.default_rng(_SEED)
+    image = Image.new("RGB", (width, height), (60, 66, 44))
+    pen = ImageDraw.Draw(image)
+    for _ in range(900):
+        radius = 3.0 / (1.0 - 0.96 * rng.random())
+        x, y = rng.random() * width, rng.random() * height
+        red, green, blue = (int(value) for value in rng.integers(30, 226, 3))
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(red, green, blue))
+    return np.asarray(image)
+
+
+def draw_page(height: int, width: int) -> Pixels:
+    """Lines of text on paper, the hardest thing for a codec of this kind."""
+    image = Image.new("RGB", (width, height), (250, 248, 240))
+    pen = ImageDraw.Draw(image)
+    line = "whitened latents of a patch-16 encoder, 128 channels"
+    for number in range((height - 16) // 14):
+        start = 7 * number % len(line)
+        pen.text((12, 10 + 14 * number), line[start:] + " " + line[:start], fill=(38, 36, 44))
+    return np.asarray(image)
+
+
+def draw_rings(height: int, width: int) -> Pixels:
+    """A zone plate: every frequency from the middle outwards."""
+    y = np.linspace(-1, 1, height)[:, None]
+    x = np.linspace(-1, 1, width)[None, :]
+    field = 0.5 + 0.5 * np.cos(28 * (x**2 + y**2))
+    return _blend(field, (24, 22, 40), (240, 206, 120))
+
+
+def draw_sunset(height: int, width: int) -> Pixels:
+    """Smooth gradients with one hard edge."""
+    y = np.linspace(0, 1, height)[:, None]
+    x = np.linspace(-1, 1, width)[None, :]
+    sky = _blend(np.broadcast_to(y, (height, width)), (44, 52, 110), (250, 160, 90))
+    is_sun = np.hypot(x * width / height, 2 * (y - 0.62)) < 0.3
+    return np.where(is_sun[..., None], np.array((255, 236, 170), np.uint8), sky)
+
+
+def _blend(
+    weight: NDArray[np.float64], low: tuple[int, int, int], high: tuple[int, int, int]
+) -> Pixels:
+    """Colours from `low` (weight 0) to `high` (weight 1), [H, W] to uint8 [H, W, 3]."""
+    start, end = np.array(low, np.float64), np.array(high, np.float64)
+    return np.rint(start + weight[..., None] * (end - start)).astype(np.uint8)

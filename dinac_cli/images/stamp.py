@@ -1,0 +1,104 @@
+"""The stamp in a decoded image: which record and which settings it came from.
+
+A stamp is a JSON object of strings: an iTXt chunk in PNG, a property of an XMP packet elsewhere.
+It also holds the size of its file: a picture that somebody edited, or that was cut short, no longer
+counts as one that dinac wrote, though editors keep the metadata.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from dinac_cli.errors import ImageError
+from dinac_cli.images.formats import HEAD_BYTES
+from dinac_cli.images.opening import identify_image, image_errors, open_image
+
+_PNG_KEY = "dinac"
+_PNG_HEADER_BYTES = 33  # signature and IHDR, which has to be the first chunk
+_SIZE_KEY = "file_bytes"
+_SIZE_UNSET = "?" * 12  # a fixed width, so that filling it in moves nothing
+_STAMP_PROPERTY = re.compile(rb'dinac:stamp="([^"]*)"')
+
+
+def insert_png_stamp(png: bytes, stamp: Mapping[str, str]) -> bytes:
+    """Put `stamp` into a PNG file, before its pixels."""
+    empty = _pack_itxt(_pack(stamp, _SIZE_UNSET))
+    chunk = _pack_itxt(_pack(stamp, _format_size(len(png) + len(empty))))
+    return png[:_PNG_HEADER_BYTES] + chunk + png[_PNG_HEADER_BYTES:]
+
+
+def _pack_itxt(text: str) -> bytes:
+    # keyword, NUL, not compressed (two bytes), no language, no translated keyword
+    content = b"iTXt" + _PNG_KEY.encode() + b"\x00\x00\x00\x00\x00" + text.encode()
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+
+def pack_xmp(stamp: Mapping[str, str], size: str = _SIZE_UNSET) -> bytes:
+    """Make the XMP packet that holds `stamp`, to be completed by `seal_xmp` once it is written."""
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:dinac="urn:dinac:0"'
+        f' dinac:stamp="{html.escape(_pack(stamp, size))}"/>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    ).encode()
+
+
+def seal_xmp(data: bytes, stamp: Mapping[str, str]) -> bytes:
+    """Fill in the size of a file that was written with `pack_xmp(stamp)`."""
+    return data.replace(pack_xmp(stamp), pack_xmp(stamp, _format_size(len(data))), 1)
+
+
+def _pack(stamp: Mapping[str, str], size: str) -> str:
+    # ASCII, in a fixed order: the same stamp gives the same bytes.
+    return json.dumps({**stamp, _SIZE_KEY: size}, sort_keys=True, separators=(",", ":"))
+
+
+def _format_size(size_bytes: int) -> str:
+    return str(size_bytes).zfill(len(_SIZE_UNSET))
+
+
+def read_stamp(source: bytes | Path) -> dict[str, str] | None:
+    """Read the stamp of an image that dinac wrote, without decoding its pixels.
+
+    None for everything else: no image, another program's, one that changed since, an unreadable
+    file.
+    """
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            return _parse(_find(file), file.seek(0, io.SEEK_END))
+    except (OSError, ImageError):
+        return None
+
+
+def _find(file: IO[bytes]) -> bytes | None:
+    """Take the stamp's JSON out of an image file's header."""
+    kind = identify_image(file.read(HEAD_BYTES))
+    file.seek(0)
+    with image_errors(kind):
+        info = open_image(kind, file).info
+    text, xmp = info.get(_PNG_KEY), info.get("xmp")
+    if kind == "PNG" and isinstance(text, str):
+        return text.encode()
+    if isinstance(xmp, bytes) and (found := _STAMP_PROPERTY.search(xmp)):
+        return html.unescape(found[1].decode("ascii", "replace")).encode()
+    return None
+
+
+def _parse(text: bytes | None, size_bytes: int) -> dict[str, str] | None:
+    try:
+        stamp = json.loads(text or b"null")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(stamp, dict) or not all(isinstance(v, str) for v in stamp.values()):
+        return None
+    return stamp if stamp.pop(_SIZE_KEY, None) == _format_size(size_bytes) else None

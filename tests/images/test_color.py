@@ -1,0 +1,134 @@
+"""Colours reach sRGB: ICC profiles of every space, and alpha blending exact to the last bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from dinac_cli.images.color import composite
+from dinac_cli.images.reading import SourceImage, read_image
+
+from .hand_made import (
+    ADOBE_GAMMA,
+    ADOBE_TO_XYZ,
+    Pixels,
+    chunk,
+    make_adobe_profile,
+    make_cmyk_profile,
+    make_linear_gray_profile,
+    make_pixels,
+    make_png,
+    save,
+)
+
+XYZ_TO_SRGB = np.linalg.inv(  # D50, as ICC profiles have it
+    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+)
+
+
+def encode_srgb(linear: NDArray[np.float64]) -> Pixels:
+    linear = np.clip(linear, 0, 1)
+    curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    levels: Pixels = np.rint(255 * curve).astype(np.uint8)
+    return levels
+
+
+def read(image: Image.Image, profile: bytes, name: str = "TIFF") -> SourceImage:
+    return read_image(save(image, name, icc_profile=profile))
+
+
+def assert_close(actual: Pixels, expected: object, tolerance: int = 2) -> None:
+    assert np.abs(actual.astype(int) - np.asarray(expected, dtype=int)).max() <= tolerance
+
+
+def color_of(source: SourceImage) -> str:
+    return source.description.split(";")[1]
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF"])
+def test_converts_wide_gamut(name: str) -> None:
+    pixels = make_pixels() // 2 + 60  # inside the gamut of sRGB
+    source = read(Image.fromarray(pixels), make_adobe_profile(), name)
+    linear = (pixels / 255) ** ADOBE_GAMMA @ ADOBE_TO_XYZ.T @ XYZ_TO_SRGB.T
+    inside = ((linear > 0) & (linear < 1)).all(axis=-1)
+    assert inside.mean() > 0.8
+    assert_close(source.pixels[inside], encode_srgb(linear)[inside])
+    assert np.abs(source.pixels.astype(int) - pixels).max() > 20
+    assert (color_of(source), source.warnings) == ("color=converted", ())
+
+
+def test_converts_gray_profile() -> None:
+    ramp = np.arange(256, dtype=np.uint8)[None]
+    source = read(Image.fromarray(ramp), make_linear_gray_profile())
+    assert_close(source.pixels[0, :, 1], encode_srgb(ramp[0] / 255))
+    assert color_of(source) == "color=converted"
+
+
+def test_converts_cmyk_profile() -> None:
+    inks = Image.new("CMYK", (3, 1), (0, 0, 0, 0))
+    inks.putpixel((1, 0), (255, 0, 0, 0))
+    inks.putpixel((2, 0), (0, 0, 0, 255))
+    source = read(inks, make_cmyk_profile())
+    assert_close(source.pixels, [[[255] * 3, [119] * 3, [0] * 3]])
+    assert color_of(source) == "color=converted"
+
+
+def test_converts_gray_pixels_under_rgb_profile() -> None:
+    ramp = np.arange(256, dtype=np.uint8)[None]
+    source = read(Image.fromarray(ramp), make_adobe_profile())
+    assert_close(source.pixels[0, :, 0], encode_srgb((ramp[0] / 255) ** ADOBE_GAMMA))
+    assert color_of(source) == "color=converted"
+
+
+def test_converts_before_compositing() -> None:
+    image = Image.new("RGBA", (2, 1), (200, 100, 50, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    source = read(image, make_adobe_profile(), "PNG")
+    opaque = read(Image.new("RGB", (1, 1), (200, 100, 50)), make_adobe_profile(), "PNG")
+    assert source.pixels[0].tolist() == [opaque.pixels[0, 0].tolist(), [255, 255, 255]]
+
+
+def test_leaves_srgb_profile_alone() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = make_pixels()
+    source = read(Image.fromarray(pixels), profile)
+    np.testing.assert_array_equal(source.pixels, pixels)
+    assert (color_of(source), source.warnings) == ("color=srgb", ())
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"not a profile",
+        make_adobe_profile()[:200],
+        make_linear_gray_profile(),
+        make_cmyk_profile(),
+    ],
+    ids=["garbage", "truncated", "gray", "cmyk"],
+)
+def test_ignores_unusable_profile_with_a_warning(profile: bytes) -> None:
+    pixels = make_pixels()
+    source = read(Image.fromarray(pixels), profile)
+    np.testing.assert_array_equal(source.pixels, pixels)
+    assert color_of(source) == "color=assumed-srgb"
+    assert source.warnings == ("unusable ICC profile ignored: colours taken as sRGB",)
+
+
+def test_warns_of_profile_that_does_not_unpack() -> None:
+    broken = chunk(b"iCCP", b"name\x00\x00not zlib at all")
+    source = read_image(make_png((1, 1), 8, 2, [b"\x01\x02\x03"], broken))
+    assert source.pixels.tolist() == [[[1, 2, 3]]]
+    assert source.warnings == ("unusable ICC profile ignored: colours taken as sRGB",)
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 255])
+def test_composite_is_exact_for_all_values(level: int) -> None:
+    value, alpha = np.mgrid[0:256, 0:256]
+    rgb = np.repeat(value[..., None], 3, axis=-1).astype(np.uint8)
+    blended = composite(rgb, alpha.astype(np.uint8), (level, 0, 255))
+    exact = (value * alpha + level * (255 - alpha)) / 255
+    np.testing.assert_array_equal(blended[..., 0], np.floor(exact + 0.5))
+    assert blended[:, 0].tolist() == [[level, 0, 255]] * 256
+    np.testing.assert_array_equal(blended[:, 255], rgb[:, 255])

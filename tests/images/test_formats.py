@@ -1,0 +1,106 @@
+"""Formats are told by their first bytes, and without loading Pillow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dinac_cli.images.formats import (
+    HEAD_BYTES,
+    INPUT_FORMATS,
+    OUTPUT_FORMATS,
+    detect_format,
+    format_of_suffix,
+    is_image_name,
+    looks_like_image,
+)
+
+from .hand_made import make_pixels, save
+
+
+@pytest.mark.parametrize("name", INPUT_FORMATS)
+def test_detects_every_input_format(name: str) -> None:
+    data = save(Image.fromarray(make_pixels()), name)
+    assert detect_format(data[:HEAD_BYTES]) == name
+    assert looks_like_image(data)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"\x00\x00\x00\x1cftypmif1\x00\x00\x00\x00mif1avifmiaf", "AVIF"),
+        (b"\x00\x00\x00\x1cftypavis\x00\x00\x00\x00", "AVIF"),
+        (b"\x00\x00\x00\x1cftypmif1\x00\x00\x00\x00mif1heicmiaf", None),
+        (b"\x00\x00\x00\x1cftypisom\x00\x00\x02\x00isomiso2avc1mp41", None),
+        (b"II+\x00\x08\x00\x00\x00", "TIFF"),
+        (b"II*\x00\x10\x00\x00\x00CR\x02\x00", None),
+        (b"\xff\x4f\xff\x51\x00\x2f", "JPEG2000"),
+        (b"P6\n# made by hand\n1 1\n255\n", "PPM"),
+        (b"P5 is my favourite printer", None),
+        (b"BMW is a car, not a picture. Really.", None),
+        (b"BM\x46\x00\x00\x00\x00\x00\x00\x00\x36\x00\x00\x00\x28\x00\x00\x00", "BMP"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", None),
+        (b"GIF", None),
+        (b"", None),
+    ],
+)
+def test_detects_by_first_bytes(head: bytes, expected: str | None) -> None:
+    assert detect_format(head) == expected
+    assert looks_like_image(head) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.jpg", True),
+        ("UPPER CASE naïve 図 #1 (copy).JPG", True),
+        ("trip/a.b.Tiff", True),
+        ("a.dinac", False),
+        ("a.heic", False),
+        ("jpg", False),
+        (".jpg", False),
+        ("", False),
+    ],
+)
+def test_is_image_name(name: str, expected: bool) -> None:
+    assert is_image_name(name) is expected
+    assert is_image_name(Path(name)) is expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("a.PNG", "png"), ("a.jpeg", "jpg"), ("a.tif", "tiff"), ("a.gif", None), ("a", None)],
+)
+def test_format_of_suffix(path: str, expected: str | None) -> None:
+    output = format_of_suffix(path)
+    assert (output and output.name) == expected
+
+
+def test_every_output_is_a_readable_input() -> None:
+    for name, output in OUTPUT_FORMATS.items():
+        assert output.name == name
+        assert output.suffixes[0] == f".{name}"
+        assert all(is_image_name(f"a{suffix}") for suffix in output.suffixes)
+        assert output.pillow in INPUT_FORMATS
+
+
+def test_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, dinac_cli.images.formats;"
+        "print(sorted({'PIL', 'numpy', 'torch', 'rich', 'typer'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_reading_does_not_import_torch() -> None:
+    code = (
+        "import sys, dinac_cli.images.reading, dinac_cli.images.writing, dinac_cli.metrics;"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -1,0 +1,39 @@
+"""Padding repeats the right and bottom edges; cropping undoes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dinac_cli.images.pixels import crop_pixels, pad_pixels
+
+from .hand_made import make_pixels
+
+
+def test_repeats_right_and_bottom_edges() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    padded = pad_pixels(pixels, 3)
+    assert padded[..., 0].tolist() == [[0, 3, 3], [6, 9, 9], [6, 9, 9]]
+    assert padded.dtype == np.uint8
+
+
+def test_leaves_whole_sizes_alone() -> None:
+    pixels = make_pixels(32, 48)
+    assert pad_pixels(pixels, 16) is pixels
+
+
+@given(st.integers(2, 40), st.integers(2, 40), st.sampled_from([1, 8, 16]))
+def test_crop_undoes_pad(height: int, width: int, multiple: int) -> None:
+    pixels = make_pixels(height, width)
+    padded = pad_pixels(pixels, multiple)
+    assert 0 <= padded.shape[0] - height < multiple
+    assert 0 <= padded.shape[1] - width < multiple
+    assert padded.shape[0] % multiple == padded.shape[1] % multiple == 0
+    np.testing.assert_array_equal(crop_pixels(padded, height, width), pixels)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (16, 16)])
+def test_cropped_pixels_are_contiguous(size: tuple[int, int]) -> None:
+    assert crop_pixels(make_pixels(16, 16), *size).flags.c_contiguous

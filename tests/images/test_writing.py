@@ -1,0 +1,153 @@
+"""Written images hold the pixels, the stamp and nothing else."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dinac_cli.errors import ImageError
+from dinac_cli.images.formats import OUTPUT_FORMATS, detect_format
+from dinac_cli.images.reading import read_image
+from dinac_cli.images.stamp import read_stamp
+from dinac_cli.images.writing import write_image
+
+from .hand_made import make_exif, make_pixels, save
+
+STAMP = {"record": "2c26b46b" * 8, "steps": "1", "sampler": "ddim"}
+STAMPED = [name for name, output in OUTPUT_FORMATS.items() if output.has_stamp]
+LOSSLESS = ["png", "webp", "tiff", "bmp", "ppm"]
+
+
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
+@pytest.mark.parametrize("stamp", [None, STAMP], ids=["plain", "stamped"])
+def test_written_pixels_are_read_back(name: str, stamp: dict[str, str] | None) -> None:
+    pixels = make_pixels(64, 96) // 2 + 60
+    data = write_image(pixels, name, stamp=stamp)
+    assert detect_format(data) == OUTPUT_FORMATS[name].pillow
+    source = read_image(data)
+    error = np.abs(source.pixels.astype(int) - pixels).mean()
+    assert error == 0 if name in LOSSLESS else error < 3
+    assert source.description == "orientation=none;color=srgb;alpha=none;frame=1/1"
+
+
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (17, 31)])
+def test_writes_awkward_sizes(name: str, size: tuple[int, int]) -> None:
+    data = write_image(np.full((*size, 3), 77, dtype=np.uint8), name, stamp=STAMP)
+    assert read_image(data).pixels.shape == (*size, 3)
+
+
+@pytest.mark.parametrize("name", STAMPED)
+def test_stamp_is_read_back(name: str, tmp_path: Path) -> None:
+    data = write_image(make_pixels(), name, stamp=STAMP)
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    assert read_stamp(data) == read_stamp(path) == STAMP
+    assert write_image(make_pixels(), name, stamp=STAMP) == data
+
+
+@given(
+    st.sampled_from(STAMPED), st.dictionaries(st.text(min_size=1), st.text(max_size=80), max_size=5)
+)
+@settings(max_examples=60, deadline=None)
+def test_any_text_survives_in_a_stamp(name: str, stamp: dict[str, str]) -> None:
+    stamp.pop("file_bytes", None)
+    assert read_stamp(write_image(make_pixels(4, 4), name, stamp=stamp)) == stamp
+
+
+@pytest.mark.parametrize("name", STAMPED)
+def test_stamp_survives_text_like_its_own_filling(name: str) -> None:
+    stamp = {"name": "?" * 40, "xml": "\"/><&quot;]]>'"}
+    assert read_stamp(write_image(make_pixels(), name, stamp=stamp)) == stamp
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUT_FORMATS.keys() - set(STAMPED)))
+def test_format_without_a_slot_leaves_the_stamp_out(name: str) -> None:
+    data = write_image(make_pixels(), name, stamp=STAMP)
+    assert data == write_image(make_pixels(), name)
+    assert read_stamp(data) is None
+
+
+@pytest.mark.parametrize("name", STAMPED)
+def test_changed_file_has_no_stamp(name: str) -> None:
+    data = write_image(make_pixels(), name, stamp=STAMP)
+    assert read_stamp(data[:-1]) is None
+    assert read_stamp(data[: len(data) // 2]) is None
+    assert read_stamp(data + b"\x00") is None
+
+
+def test_edited_picture_that_kept_its_metadata_has_no_stamp() -> None:
+    written = Image.open(io.BytesIO(write_image(make_pixels(), "jpg", stamp=STAMP)))
+    edited = save(written.point(lambda v: 255 - v), "JPEG", xmp=written.info["xmp"])
+    assert b"dinac:stamp" in edited
+    assert read_stamp(edited) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no image",
+        save(Image.fromarray(make_pixels()), "PNG"),
+        save(Image.fromarray(make_pixels()), "JPEG", xmp=b"<x:xmpmeta/>"),
+        save(Image.fromarray(make_pixels()), "JPEG", xmp=b'dinac:stamp="' + b"[" * 50_000 + b'"'),
+        save(Image.fromarray(make_pixels()), "JPEG", xmp=b'dinac:stamp="{not json}"'),
+        save(Image.fromarray(make_pixels()), "JPEG", xmp=b'dinac:stamp="[1,2]"'),
+        save(Image.fromarray(make_pixels()), "JPEG", xmp=b'dinac:stamp="{&quot;a&quot;:1}"'),
+        save(Image.fromarray(make_pixels()), "WEBP", xmp=b'dinac:stamp="\xff\xfe"'),
+        write_image(make_pixels(), "png"),
+    ],
+)
+def test_foreign_file_has_no_stamp(data: bytes) -> None:
+    assert read_stamp(data) is None
+
+
+def test_unreadable_path_has_no_stamp(tmp_path: Path) -> None:
+    assert read_stamp(tmp_path / "absent.png") is None
+    assert read_stamp(tmp_path) is None
+
+
+def test_stamp_is_read_without_decoding() -> None:
+    data = bytearray(write_image(make_pixels(), "png", stamp=STAMP))
+    start = data.index(b"IDAT") + 4
+    data[start : start + 20] = bytes(20)
+    assert read_stamp(bytes(data)) == STAMP
+    with pytest.raises(ImageError):
+        read_image(bytes(data))
+
+
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
+def test_metadata_of_the_source_is_not_copied(name: str) -> None:
+    source = save(Image.fromarray(make_pixels()), "JPEG", exif=make_exif(6, gps=True))
+    assert b"SecretCamera" in source
+    written = write_image(read_image(source).pixels, name, stamp=STAMP)
+    image = Image.open(io.BytesIO(written))
+    assert b"SecretCamera" not in written
+    assert image.getexif().get_ifd(0x8825) == {}
+    assert image.getexif().get(0x0112) is None
+    assert not {"exif", "icc_profile"} & image.info.keys()
+
+
+@pytest.mark.parametrize(("name", "width"), [("webp", 16384), ("jpg", 65536)])
+def test_says_when_a_format_is_too_small(name: str, width: int) -> None:
+    with pytest.raises(ImageError, match=rf"^cannot write {width}x1 as {name} \(.+\)$"):
+        write_image(np.zeros((1, width, 3), dtype=np.uint8), name)
+
+
+def test_writes_without_loading_every_plugin() -> None:
+    code = (
+        "import sys, numpy as np; from dinac_cli.images.writing import write_image;"
+        "from dinac_cli.images.formats import OUTPUT_FORMATS;"
+        "[write_image(np.zeros((2, 2, 3), np.uint8), name) for name in OUTPUT_FORMATS];"
+        "print('PIL.EpsImagePlugin' in sys.modules, 'PIL.PdfImagePlugin' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("False False\n", "")
