@@ -1,0 +1,55 @@
+"""Quantiser steps for q8 to q3: one a channel, so that each costs the picture the same.
+
+One step for all whitened channels is the wrong quantiser: a unit of the first principal component
+is hundreds of grey levels, of the last a fraction of one. A model may ship its channels'
+sensitivities (the root-mean-square change of the picture, in 8-bit levels over all samples, for
+one unit of the whitened latent); steps are then inverse to them. Without, all steps are equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.errors import ModelError
+
+QUANTIZED = ("q8", "q7", "q6", "q5", "q4", "q3")
+
+SENSITIVITY_KEY = "latent_sensitivity"
+"""Key of a checkpoint's `config.json`: a list of C positive numbers."""
+
+_PICTURE_STEPS = {"q8": 1.0, "q7": 2.0, "q6": 3.5, "q5": 6.0, "q4": 11.0, "q3": 18.0}
+_PLAIN_STEPS = {"q8": 1 / 32, "q7": 1 / 16, "q6": 1 / 8, "q5": 1 / 4, "q4": 1 / 2, "q3": 1.0}
+
+
+def read_sensitivity(values: Mapping[str, object], channels: int) -> npt.NDArray[np.float32] | None:
+    """The calibration in a checkpoint's configuration, float32 [C]; None where there is none.
+
+    Raises ModelError where it is no list of `channels` positive, finite numbers.
+    """
+    listed = values.get(SENSITIVITY_KEY)
+    if listed is None:
+        return None
+    if not isinstance(listed, list) or len(listed) != channels or not all(map(_is_step, listed)):
+        raise ModelError(
+            f"the configuration's {SENSITIVITY_KEY} must be {channels} positive numbers"
+        )
+    return np.array(listed, dtype=np.float32)
+
+
+def choose_steps(
+    precision: str, channels: int, sensitivity: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32] | None:
+    """Steps float32 [C] of a precision, in units of the whitened latent; None for bf16 and f32."""
+    if precision not in QUANTIZED:
+        return None
+    if sensitivity is None:
+        return np.full(channels, _PLAIN_STEPS[precision], dtype=np.float32)
+    return (_PICTURE_STEPS[precision] / sensitivity).astype(np.float32)
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0

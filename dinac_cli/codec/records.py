@@ -1,0 +1,88 @@
+"""What a record says of the image it holds, and what must agree before it is decoded. No torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.codec.loading import ModelHandle
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.names import escape_name, escape_text
+from dinac_cli.container.record import pack_record
+from dinac_cli.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where latents come from: the image's name, its bytes' number and hash, what reading did."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    description: str
+    height: int
+    width: int
+
+
+def build_record(
+    source: Source,
+    latents: npt.NDArray[np.float32],
+    model: ModelHandle,
+    compute: str,
+    precision: str,
+) -> bytes:
+    """The record of one image's whitened latents, float32 [C, h, w]. Raises FormatError."""
+    channels, rows, columns = latents.shape
+    steps = model.choose_steps(precision)
+    header = RecordHeader(
+        name=escape_name(source.name),
+        model=escape_text(model.label),
+        revision=escape_text(model.resolved.revision),
+        latent_space=model.identity.latent_space,
+        weights=model.identity.weights,
+        compute=compute,
+        created_by=name_creator(),
+        image=source.description,
+        precision=precision,
+        patch=model.config.patch_size,
+        height=source.height,
+        width=source.width,
+        shape=(channels, rows, columns),
+        source_bytes=source.size_bytes,
+        source_sha256=source.sha256,
+    )
+    return pack_record(header, latents, steps)
+
+
+def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:
+    """Refuse latents that are not of this model's space. Raises ModelError, naming both.
+
+    `allow_other` lets another space of the same shape pass.
+    """
+    config = model.config
+    if (header.shape[0], header.patch) != (config.bottleneck_dim, config.patch_size):
+        raise ModelError(
+            f"latents of {header.shape[0]} channels at patch {header.patch} do not fit model "
+            f"{model.label} ({config.bottleneck_dim} at {config.patch_size})"
+        )
+    if header.latent_space != model.identity.latent_space and not allow_other:
+        raise ModelError(
+            f"encoded with model {name_model(header)}, not with {model.label} (latent space "
+            f"{model.identity.latent_space}): give the --model it was encoded with, or "
+            "--allow-other-model"
+        )
+
+
+def name_model(header: RecordHeader) -> str:
+    """The model of a record, for messages: `nano (latent space 0123456789abcdef)`."""
+    return f"{header.model or 'unknown'} (latent space {header.latent_space})"
+
+
+@functools.cache
+def name_creator() -> str:
+    """`dinac-cli` and its version."""
+    return f"dinac-cli {importlib.metadata.version('dinac-cli')}"

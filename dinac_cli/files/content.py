@@ -1,0 +1,75 @@
+"""Reading one input whole, with what is needed to tell later whether it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from dinac_cli.errors import DinacError
+
+MAX_INPUT_BYTES = 2**31
+_CHUNK_BYTES = 2**20
+
+
+class InputError(DinacError):
+    """An input cannot be read, is far too large, or changed while it was read."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of one input."""
+
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def read_content(path: str) -> Content:
+    """Read a file. Raises InputError, also where the file changed in the meantime."""
+    try:
+        with open(path, "rb") as file:
+            before = os.fstat(file.fileno())
+            content = _read_bounded(file, expected=before.st_size)
+            after = os.fstat(file.fileno())
+    except OSError as exc:
+        raise InputError(f"cannot read: {exc.strerror or exc}") from exc
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise InputError("changed while it was read; run the same command again")
+    return content
+
+
+def read_stream_content(stream: BinaryIO) -> Content:
+    """Read standard input to its end. Raises InputError."""
+    content = _read_bounded(stream)
+    if not content.data:
+        raise InputError("is empty; pipe an image into it")
+    return content
+
+
+def hash_file(path: str) -> str:
+    """SHA-256 of a file, 64 hex digits, in constant memory. Raises InputError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    except OSError as exc:
+        raise InputError(f"cannot read: {exc.strerror or exc}") from exc
+    return digest.hexdigest()
+
+
+def _read_bounded(file: BinaryIO, expected: int = _CHUNK_BYTES) -> Content:
+    """Read to the end, in pieces: asking for the limit at once would allocate it."""
+    pieces = []
+    total = 0
+    while piece := file.read(max(_CHUNK_BYTES, min(expected, MAX_INPUT_BYTES) - total)):
+        pieces.append(piece)
+        total += len(piece)
+        if total > MAX_INPUT_BYTES:
+            raise InputError(f"larger than {MAX_INPUT_BYTES // 2**30} GiB")
+    return Content(pieces[0] if len(pieces) == 1 else b"".join(pieces))

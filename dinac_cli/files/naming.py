@@ -1,0 +1,90 @@
+"""What an output is called. A name depends on its own input alone, never on the rest of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from dinac_cli.errors import UsageError
+
+LATENT_SUFFIX = ".dinac"
+
+
+def name_latents(name: str) -> str:
+    """`a.jpg` → `a.jpg.dinac`, as gzip does."""
+    return name + LATENT_SUFFIX
+
+
+def name_image(name: str, suffixes: tuple[str, ...]) -> str:
+    """The decoded image's name: `a.png.dinac` → `a.png`, `a.jpg.dinac` → `a.jpg.png`.
+
+    `suffixes` are those of the output format, the first one is appended where none is there.
+    """
+    if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
+        name = name[: -len(LATENT_SUFFIX)]
+    stem, suffix = os.path.splitext(name)
+    return name if stem and suffix.lower() in suffixes else name + suffixes[0]
+
+
+def undo_image_name(name: str, suffixes: Iterable[str]) -> list[str]:
+    """Names that an image called `name` may have after encoding and decoding, likeliest first."""
+    return [name, *(name + suffix for suffix in suffixes)]
+
+
+class CollisionCheck:
+    """Tells when two inputs would have one output; keeps 8 bytes of hash a name.
+
+    Names that differ only in case count as one where `fold_case` is set.
+    """
+
+    def __init__(self, *, fold_case: bool = False) -> None:
+        self._fold_case = fold_case
+        self._seen: set[int] = set()
+
+    def add(self, name: str) -> bool:
+        """Note `name`; False where it was there before."""
+        key = hash(name.casefold() if self._fold_case else name)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
+
+
+def refuse_collisions(
+    pairs: Callable[[], Iterable[tuple[str, str]]], *, fold_case: bool = False
+) -> int:
+    """Check (input, output name) pairs before any work; returns how many there are.
+
+    `pairs` is called again to name both inputs once a collision is found. Raises UsageError.
+    """
+    check = CollisionCheck(fold_case=fold_case)
+    count = 0
+    for source, name in pairs():
+        count += 1
+        if not check.add(name):
+            first = next(other for other, its_name in pairs() if _same(its_name, name, fold_case))
+            raise UsageError(
+                f"{first} and {source} would both be written to {name}: "
+                "encode them into different folders or rename one"
+            )
+    return count
+
+
+def _same(one: str, other: str, fold_case: bool) -> bool:
+    return one.casefold() == other.casefold() if fold_case else one == other
+
+
+def ignores_case(folder: str) -> bool:
+    """True where the file system of `folder` (or its nearest existing parent) folds case.
+
+    Found by asking for the folder under its name in swapped case; a name without letters
+    says nothing and counts as case-sensitive.
+    """
+    folder = os.path.realpath(folder)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    parent, name = os.path.split(folder)
+    swapped = os.path.join(parent, name.swapcase())
+    if swapped == folder or not os.path.exists(swapped):
+        return False
+    return os.path.samefile(swapped, folder)

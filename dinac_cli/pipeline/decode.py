@@ -1,0 +1,175 @@
+"""Latent records to images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.codec.loading import ModelHandle
+from dinac_cli.codec.records import check_model
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.record import Record, hash_record, read_header, unpack_record
+from dinac_cli.files.content import read_content
+from dinac_cli.files.inputs import Input
+from dinac_cli.files.naming import name_image
+from dinac_cli.files.output import Output, OutputKind
+from dinac_cli.images.formats import OutputFormat
+from dinac_cli.images.writing import write_image
+from dinac_cli.model.config import DinacAEInferenceConfig
+from dinac_cli.pipeline.freshness import State, Verdict, WantedImage, check_image
+from dinac_cli.pipeline.job import Job, RunControl, Work, run_job
+from dinac_cli.pipeline.outbox import Made, deliver
+from dinac_cli.pipeline.records import RecordEntry, list_records, require_single
+from dinac_cli.results import FileResult, Status
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How records become images.
+
+    `find_model` gives the model for a latent space (or raises ModelError); `limit` bounds the
+    number of records, `allow_other_model` decodes latents of another space all the same.
+    """
+
+    settings: DinacAEInferenceConfig
+    format: OutputFormat
+    find_model: Callable[[RecordHeader], ModelHandle]
+    allow_other_model: bool = False
+    limit: int | None = None
+
+
+def decode_files(
+    inputs: Iterable[Input],
+    output: Output,
+    options: DecodeOptions,
+    control: RunControl,
+    *,
+    stdin: BinaryIO | None = None,
+    stdout: BinaryIO | None = None,
+) -> Generator[FileResult, None, None]:
+    """Decode every record; yields one result a record as soon as it is final.
+
+    Models are loaded when the first record needs them, each once. With `output` a stream, the
+    only image goes to `stdout`. Raises DinacError where the run as a whole cannot go on.
+    """
+    entries: Iterator[RecordEntry] = itertools.islice(list_records(inputs, stdin), options.limit)
+    if output.kind is OutputKind.STREAM:
+        entries = require_single(entries)
+        return run_job(_DecodeJob(output, options), entries, control, stdout)
+    return run_job(_DecodeJob(output, options), entries, control)
+
+
+@dataclass(frozen=True)
+class _ReadRecord(Work):
+    name: str
+    record: Record
+    model: ModelHandle
+    record_hash: str
+    size_bytes: int
+    redo_reason: str | None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What records of one batch share: the model and the latent grid."""
+
+    model: int
+    height: int
+    width: int
+
+
+class _DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
+    def __init__(self, output: Output, options: DecodeOptions) -> None:
+        self._output = output
+        self._options = options
+        self._models: dict[int, ModelHandle] = {}
+
+    def read(self, entry: RecordEntry, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
+        if entry.error is not None:
+            raise entry.error
+        data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+        header = read_header(data)
+        model = self._options.find_model(header)
+        check_model(header, model, allow_other=self._options.allow_other_model)
+        record_hash = hash_record(data)
+        verdict = self._judge(entry, record_hash, model)
+        if verdict.state is State.DONE:
+            return FileResult(entry.label, Status.DONE, output=self._locate(entry))
+        channels, rows, columns = header.shape
+        held_bytes = len(data) + 4 * channels * rows * columns
+        hold(held_bytes)
+        self._models[id(model)] = model
+        group = _Group(id(model), rows * header.patch, columns * header.patch)
+        record = unpack_record(data)
+        return _ReadRecord(
+            entry.label,
+            group,
+            held_bytes,
+            entry.name,
+            record,
+            model,
+            record_hash,
+            len(data),
+            verdict.reason,
+        )
+
+    def batch_size(self, group: Hashable) -> int:
+        assert isinstance(group, _Group)
+        return self._models[group.model].engine.batch_size(group.height, group.width)
+
+    def compute(self, batch: list[_ReadRecord]) -> list[npt.NDArray[np.uint8]]:
+        engine = batch[0].model.engine
+        headers = [work.record.header for work in batch]
+        engine.check_size(headers[0].height, headers[0].width)
+        sizes = [(header.height, header.width) for header in headers]
+        return engine.decode([work.record.latents for work in batch], sizes, self._options.settings)
+
+    def finish(self, work: _ReadRecord, computed: npt.NDArray[np.uint8]) -> Made:
+        wanted = self._want(work.record_hash, work.model)
+        form = self._options.format
+        data = write_image(computed, form.name, stamp=wanted.stamp if form.has_stamp else None)
+        height, width, _ = computed.shape
+        result = FileResult(
+            work.label,
+            Status.WRITTEN,
+            reason=work.redo_reason,
+            width=width,
+            height=height,
+            bytes_in=work.size_bytes,
+            bytes_out=len(data),
+        )
+        return deliver(self._output, name_image(work.name, form.suffixes), data, result)
+
+    def _judge(self, entry: RecordEntry, record_hash: str, model: ModelHandle) -> Verdict:
+        """What is to be done about the image that may be there already."""
+        if self._output.kind is OutputKind.STREAM or self._output.overwrite:
+            return Verdict(State.ABSENT)
+        target = self._locate(entry)
+        self._output.prepare(target)
+        return check_image(target, self._want(record_hash, model))
+
+    def _locate(self, entry: RecordEntry) -> str:
+        return self._output.locate(name_image(entry.name, self._options.format.suffixes))
+
+    def _want(self, record_hash: str, model: ModelHandle) -> WantedImage:
+        return WantedImage(
+            record_hash, model.identity.weights, describe_settings(self._options.settings)
+        )
+
+
+def describe_settings(settings: DinacAEInferenceConfig) -> str:
+    """The settings of a decode as they stand in an image's stamp: `steps=1;sampler=ddim;…`."""
+    pairs = {
+        "steps": settings.num_steps,
+        "sampler": settings.sampler,
+        "schedule": settings.schedule,
+        "guidance": f"{settings.pdg_strength:g}" if settings.pdg else "off",
+        "strength": f"{settings.strength:g}",
+        "seed": "fresh" if settings.seed is None else settings.seed,
+    }
+    return ";".join(f"{key}={value}" for key, value in pairs.items())

@@ -1,0 +1,148 @@
+"""Images to latent records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.codec.loading import ModelHandle
+from dinac_cli.codec.records import Source, build_record
+from dinac_cli.files.content import Content, InputError, read_content, read_stream_content
+from dinac_cli.files.inputs import Input
+from dinac_cli.files.naming import name_latents
+from dinac_cli.files.output import Output, OutputKind
+from dinac_cli.images.reading import SourceImage, measure_image, read_image
+from dinac_cli.pipeline.freshness import State, Verdict, WantedLatents, check_latents
+from dinac_cli.pipeline.job import Job, RunControl, Work, run_job
+from dinac_cli.pipeline.outbox import Made, deliver
+from dinac_cli.results import FileResult, Status
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How images become records.
+
+    `precision` is one of `container.PRECISIONS`, `background` the sRGB colour below alpha,
+    `max_pixels` the largest image that is read; `checksum` compares sources by hash always.
+    """
+
+    precision: str = "bf16"
+    background: tuple[int, int, int] = (255, 255, 255)
+    max_pixels: int = 178_956_970
+    checksum: bool = False
+
+    @property
+    def background_name(self) -> str:
+        """`#rrggbb`."""
+        red, green, blue = self.background
+        return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def encode_files(
+    inputs: Iterable[Input],
+    output: Output,
+    model: ModelHandle,
+    options: EncodeOptions,
+    control: RunControl,
+    *,
+    stdin: BinaryIO | None = None,
+    stdout: BinaryIO | None = None,
+) -> Generator[FileResult, None, None]:
+    """Encode every input; yields one result a file as soon as it is final.
+
+    The model is loaded when the first image needs it, so a run that finds everything done does
+    without. With `output` a stream, records go to `stdout` in the order of the inputs. Raises
+    DinacError where the run as a whole cannot go on (model, device, full disk).
+    """
+    job = _EncodeJob(output, model, options, stdin)
+    return run_job(job, inputs, control, stdout if output.kind is OutputKind.STREAM else None)
+
+
+@dataclass(frozen=True)
+class _ReadImage(Work):
+    name: str
+    image: SourceImage
+    source: Source
+    redo_reason: str | None
+
+
+class _EncodeJob(Job[Input, _ReadImage, npt.NDArray[np.float32]]):
+    def __init__(
+        self, output: Output, model: ModelHandle, options: EncodeOptions, stdin: BinaryIO | None
+    ) -> None:
+        self._output = output
+        self._model = model
+        self._options = options
+        self._stdin = stdin
+        self._wanted = WantedLatents(model, options.precision, options.background_name)
+
+    def read(self, entry: Input, hold: Callable[[int], None]) -> _ReadImage | FileResult:
+        if entry.problem:
+            raise InputError(entry.problem)
+        verdict = self._judge(entry)
+        if verdict.state is State.DONE:
+            target = self._output.locate(name_latents(entry.name))
+            return FileResult(entry.label, Status.DONE, output=target)
+        content = self._read_content(entry)
+        width, height = measure_image(content.data)
+        held_bytes = len(content.data) + 3 * width * height
+        hold(held_bytes)
+        image = read_image(
+            content.data,
+            background=self._options.background,
+            max_pixels=self._options.max_pixels,
+        )
+        height, width, _ = image.pixels.shape
+        patch = self._model.config.patch_size
+        source = Source(
+            entry.name, len(content.data), content.sha256, image.description, height, width
+        )
+        group = (-(-height // patch) * patch, -(-width // patch) * patch)
+        return _ReadImage(entry.label, group, held_bytes, entry.name, image, source, verdict.reason)
+
+    def batch_size(self, group: Hashable) -> int:
+        assert isinstance(group, tuple)
+        return self._model.engine.batch_size(*group)
+
+    def compute(self, batch: list[_ReadImage]) -> list[npt.NDArray[np.float32]]:
+        engine = self._model.engine
+        engine.check_size(batch[0].source.height, batch[0].source.width)
+        return engine.encode([work.image.pixels for work in batch])
+
+    def finish(self, work: _ReadImage, computed: npt.NDArray[np.float32]) -> Made:
+        record = build_record(
+            work.source,
+            computed,
+            self._model,
+            self._model.engine.compute,
+            self._options.precision,
+        )
+        result = FileResult(
+            work.label,
+            Status.WRITTEN,
+            reason=work.redo_reason,
+            warnings=work.image.warnings,
+            width=work.source.width,
+            height=work.source.height,
+            bytes_in=work.source.size_bytes,
+            bytes_out=len(record),
+        )
+        return deliver(self._output, name_latents(work.name), record, result)
+
+    def _judge(self, entry: Input) -> Verdict:
+        """What is to be done about the output that may be there already."""
+        if self._output.kind is OutputKind.STREAM or self._output.overwrite:
+            return Verdict(State.ABSENT)
+        target = self._output.locate(name_latents(entry.name))
+        self._output.prepare(target)
+        return check_latents(target, entry.path, self._wanted, checksum=self._options.checksum)
+
+    def _read_content(self, entry: Input) -> Content:
+        if entry.path is not None:
+            return read_content(entry.path)
+        assert self._stdin is not None, "a run that reads standard input is given it"
+        return read_stream_content(self._stdin)

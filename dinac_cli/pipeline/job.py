@@ -1,0 +1,192 @@
+"""The loop that every job runs in: read ahead, compute in batches, write behind."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import BinaryIO, Generic, Protocol, TypeVar
+
+from dinac_cli.errors import DinacError, ImageError
+from dinac_cli.files.atomic import DiskFullError
+from dinac_cli.files.content import InputError
+from dinac_cli.pipeline.batching import Batcher
+from dinac_cli.pipeline.outbox import Made, Outbox
+from dinac_cli.pipeline.stages import (
+    REORDER_BYTES,
+    ByteBudget,
+    StageClock,
+    StopRequest,
+    read_ahead,
+    until_stopped,
+)
+from dinac_cli.results import FileResult, Status
+
+
+class Entry(Protocol):
+    """One input, as messages name it."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+
+
+E = TypeVar("E", bound=Entry)
+R = TypeVar("R")
+
+READ_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Work:
+    """One input, read and ready for the model.
+
+    `label` is what messages call it, `group` what a batch must have in common (model and padded
+    size), `held_bytes` what it keeps in memory.
+    """
+
+    label: str
+    group: Hashable
+    held_bytes: int
+
+
+@dataclass
+class RunControl:
+    """What a caller holds of a running job: the stop request, the clock, and its limits.
+
+    `workers` threads read and as many write; at most `in_flight` inputs are read ahead.
+    """
+
+    workers: int = 2
+    in_flight: int = 8
+    stop: StopRequest = field(default_factory=StopRequest)
+    clock: StageClock = field(default_factory=StageClock)
+
+
+W = TypeVar("W", bound=Work)
+
+
+class Job(ABC, Generic[E, W, R]):
+    """What is done with each input. `read` and `finish` run in pools, `compute` in the caller."""
+
+    @abstractmethod
+    def read(self, entry: E, hold: Callable[[int], None]) -> W | FileResult:
+        """Read one input; `hold(size_bytes)` waits until that much may be kept in memory."""
+
+    @abstractmethod
+    def batch_size(self, group: Hashable) -> int:
+        """How many inputs of a group the model takes at once."""
+
+    @abstractmethod
+    def compute(self, batch: list[W]) -> list[R]:
+        """Run the model. Raises ImageError where this batch cannot be computed."""
+
+    @abstractmethod
+    def finish(self, work: W, computed: R) -> Made:
+        """Make and write one output."""
+
+
+def fail(label: str, exc: DinacError) -> FileResult:
+    """The result of an input that cannot be done."""
+    return FileResult(label, Status.FAILED, reason=str(exc))
+
+
+def run_job(
+    job: Job[E, W, R], entries: Iterable[E], control: RunControl, stream: BinaryIO | None = None
+) -> Generator[FileResult, None, None]:
+    """Do `job` for every entry; yields each result when it is final.
+
+    With `stream`, outputs are written there in the order of the entries. Memory is bounded
+    whatever the number of entries. A full disk or a device that fails ends the run with an error;
+    anything else is the failure of one input.
+    """
+    with (
+        ThreadPoolExecutor(control.workers, "read") as readers,
+        ThreadPoolExecutor(control.workers, "write") as writers,
+        ByteBudget(READ_BYTES) as budget,
+    ):
+        run = _Run(job, control, writers, budget, ordered=stream is not None)
+        for made in run.go(readers, until_stopped(entries, control.stop)):
+            if stream is not None and made.data:
+                with control.clock.measure("write"):
+                    stream.write(made.data)
+                    stream.flush()
+            yield made.result
+
+
+class _Run(Generic[E, W, R]):
+    def __init__(
+        self,
+        job: Job[E, W, R],
+        control: RunControl,
+        writers: ThreadPoolExecutor,
+        budget: ByteBudget,
+        *,
+        ordered: bool,
+    ) -> None:
+        self._job = job
+        self._clock = control.clock
+        self._in_flight = control.in_flight
+        self._writers = writers
+        self._budget = budget
+        self._outbox = Outbox(ordered=ordered)
+        self._batcher: Batcher[Hashable, tuple[int, W]] = Batcher(job.batch_size, REORDER_BYTES)
+
+    def go(self, readers: ThreadPoolExecutor, entries: Iterable[E]) -> Iterator[Made]:
+        reads = read_ahead(readers, self._read, enumerate(entries), self._in_flight)
+        for number, outcome in self._clock.wait_for("read", reads):
+            self._budget.give_back(number)
+            if isinstance(outcome, FileResult):
+                self._outbox.put_result(number, outcome)
+            else:
+                for batch in self._batcher.add(
+                    (number, outcome), outcome.group, outcome.held_bytes
+                ):
+                    self._compute(batch)
+            if self._outbox.waits_for_model and len(self._outbox) >= self._in_flight:
+                for batch in self._batcher.flush():
+                    self._compute(batch)
+            yield from self._take(self._in_flight)
+        for batch in self._batcher.flush():
+            self._compute(batch)
+            yield from self._take(self._in_flight)
+        yield from self._take(0)
+
+    def _read(self, numbered: tuple[int, E]) -> tuple[int, W | FileResult]:
+        number, entry = numbered
+        try:
+            return number, self._job.read(entry, lambda size: self._budget.take(number, size))
+        except DinacError as exc:
+            return number, fail(entry.label, exc)
+        except OSError as exc:
+            failure = InputError(f"cannot read: {exc.strerror or exc}")
+            return number, fail(entry.label, failure)
+        except MemoryError:
+            failure = InputError("not enough memory to read it; scale it down")
+            return number, fail(entry.label, failure)
+
+    def _compute(self, batch: list[tuple[int, W]]) -> None:
+        works = [work for _, work in batch]
+        try:
+            with self._clock.measure("model"):
+                computed = self._job.compute(works)
+        except ImageError as exc:
+            for number, work in batch:
+                self._outbox.put_result(number, fail(work.label, exc))
+            return
+        for (number, work), result in zip(batch, computed, strict=True):
+            self._outbox.put(number, self._writers.submit(self._finish, work, result))
+
+    def _finish(self, work: W, computed: R) -> Made:
+        try:
+            return self._job.finish(work, computed)
+        except DiskFullError:
+            raise
+        except DinacError as exc:
+            return Made(fail(work.label, exc))
+
+    def _take(self, at_most: int) -> Iterator[Made]:
+        with self._clock.measure("write"):
+            ready = list(self._outbox.take_ready(at_most))
+        yield from ready

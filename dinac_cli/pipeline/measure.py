@@ -1,0 +1,135 @@
+"""Reconstructions against originals: pairs by name, PSNR of each, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.errors import DinacError, ImageError, UsageError
+from dinac_cli.files.content import read_content
+from dinac_cli.files.inputs import FileKind, InputScan
+from dinac_cli.files.naming import undo_image_name
+from dinac_cli.images.formats import OUTPUT_FORMATS
+from dinac_cli.images.reading import read_image
+from dinac_cli.metrics import measure_psnr
+from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.stages import read_ahead, until_stopped
+from dinac_cli.results import FileResult, Status
+
+_SUFFIXES = tuple(suffix for form in OUTPUT_FORMATS.values() for suffix in form.suffixes)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its reconstruction; `other` is None where there is none.
+
+    `first` is the path in A (or, for an image that only B has, in B), `side` the folder that
+    lacks a counterpart.
+    """
+
+    name: str
+    first: str
+    other: str | None
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How both images of a pair are read; see `EncodeOptions`."""
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    max_pixels: int = 178_956_970
+
+
+def measure_pairs(
+    first: str, second: str, kind: FileKind, options: MeasureOptions, control: RunControl
+) -> Generator[FileResult, None, None]:
+    """PSNR of every image of `first` against its counterpart in `second` (two folders or files).
+
+    Counterparts have the same relative name, or that name with the suffix that decoding appended.
+    Images without one, on either side, are yielded as missing. Raises UsageError where a file is
+    to be compared with a folder.
+    """
+    pairs = list_pairs(first, second, kind)
+
+    def measure(pair: Pair) -> FileResult:
+        return _measure(pair, options)
+
+    with ThreadPoolExecutor(control.workers, "measure") as pool:
+        stopped = until_stopped(pairs, control.stop)
+        yield from read_ahead(pool, measure, stopped, 2 * control.workers)
+
+
+def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
+    """Pairs of two folders, or of two files. Raises UsageError for one of each or neither."""
+    for path in (first, second):
+        if not os.path.exists(path):
+            raise UsageError(f"{path}: no such file or folder")
+    if os.path.isdir(first) != os.path.isdir(second):
+        raise UsageError(f"{first} and {second}: name two folders or two files")
+    if os.path.isdir(first):
+        return _pair_folders(first, second, kind)
+    return iter([Pair(os.path.basename(first), first, second)])
+
+
+def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
+    for entry in InputScan(kind, (first,)):
+        assert entry.path is not None, "a folder holds no standard input"
+        yield Pair(entry.name, entry.path, _find_counterpart(entry.name, second), second)
+    for entry in InputScan(kind, (second,)):
+        assert entry.path is not None, "a folder holds no standard input"
+        if not _is_counterpart(entry.name, first, second):
+            yield Pair(entry.name, entry.path, None, first)
+
+
+def _find_counterpart(name: str, folder: str) -> str | None:
+    for candidate in undo_image_name(name, _SUFFIXES):
+        path = os.path.join(folder, *candidate.split("/"))
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def _is_counterpart(name: str, first: str, second: str) -> bool:
+    """Whether some image of `first` is paired with the image `name` of `second`."""
+    stem, suffix = os.path.splitext(name)
+    origins = [name, stem] if suffix.lower() in _SUFFIXES else [name]
+    path = os.path.join(second, *name.split("/"))
+    return any(
+        os.path.isfile(os.path.join(first, *origin.split("/")))
+        and _find_counterpart(origin, second) == path
+        for origin in origins
+    )
+
+
+def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
+    if pair.other is None:
+        return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
+    try:
+        pixels = [_read(path, options) for path in (pair.first, pair.other)]
+        psnr_db = measure_psnr(*pixels)
+    except DinacError as exc:
+        return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
+    height, width, _ = pixels[0].shape
+    return FileResult(
+        pair.first,
+        Status.MEASURED,
+        output=pair.other,
+        width=width,
+        height=height,
+        psnr_db=psnr_db,
+    )
+
+
+def _read(path: str, options: MeasureOptions) -> npt.NDArray[np.uint8]:
+    """The pixels of one side of a pair; its errors name the file."""
+    try:
+        data = read_content(path).data
+        return read_image(data, background=options.background, max_pixels=options.max_pixels).pixels
+    except DinacError as exc:
+        raise ImageError(f"{path}: {exc}") from exc

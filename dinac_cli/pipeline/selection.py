@@ -1,0 +1,91 @@
+"""Which inputs a run takes, what their outputs are called, and what is refused before any work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dinac_cli.errors import UsageError
+from dinac_cli.files.inputs import STDIN, Input, InputScan
+from dinac_cli.files.naming import ignores_case, refuse_collisions
+from dinac_cli.files.output import STDOUT, Output, OutputKind
+from dinac_cli.files.sharding import Shard
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The inputs of a scan that a run takes: those of its shard, at most `limit`."""
+
+    scan: InputScan
+    shard: Shard | None = None
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[Input]:
+        chosen = (
+            entry for entry in self.scan if self.shard is None or self.shard.holds(entry.name)
+        )
+        return itertools.islice(chosen, self.limit)
+
+
+def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:
+    """What OUT is: `-`, a file (one input file, and a suffix of the output kind), or a folder.
+
+    Raises UsageError where OUT is an existing file and would have to be a folder.
+    """
+    if out == STDOUT:
+        return OutputKind.STREAM
+    if os.path.isdir(out):
+        return OutputKind.FOLDER
+    if scan.single_file and out.lower().endswith(suffixes):
+        return OutputKind.FILE
+    if os.path.lexists(out):
+        raise UsageError(
+            f"{out}: OUT, the last argument, is an existing file and not a folder: "
+            "name an output folder after the inputs"
+        )
+    return OutputKind.FOLDER
+
+
+def count_inputs(selection: Selection, output: Output, rename: Callable[[str], str]) -> int | None:
+    """Go through the names once, before any work; returns how many inputs there are.
+
+    None where standard input is among them and may hold any number. Raises UsageError where
+    nothing is found or two inputs would have one output.
+    """
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        return ((entry.label, rename(entry.name)) for entry in selection)
+
+    if output.kind is OutputKind.STREAM:
+        count = sum(1 for _ in selection)  # records in a stream need no path of their own
+    else:
+        count = refuse_collisions(pairs, fold_case=ignores_case(output.path))
+    if not count:
+        _require_found(selection)
+    return count
+
+
+def require_existing(selection: Selection) -> None:
+    """Refuse a run whose only input is a file that is not there. Raises UsageError."""
+    first = list(itertools.islice(iter(selection), 2))
+    if len(first) == 1 and first[0].problem:
+        raise UsageError(f"{first[0].label}: {first[0].problem}")
+
+
+def _require_found(selection: Selection) -> None:
+    everything = Selection(selection.scan)
+    if selection.shard is not None and next(iter(everything), None) is not None:
+        return  # an empty part of a list that is not empty is a part like any other
+    scan = selection.scan
+    for _ in scan:
+        return
+    where = ", ".join(scan.paths) or "the list"
+    others = f" ({scan.others} other files)" if scan.others else ""
+    raise UsageError(f"no {scan.kind.plural} found in {where}{others}")
+
+
+def reads_stdin(scan: InputScan) -> bool:
+    """True where standard input is one of the inputs."""
+    return STDIN in scan.paths

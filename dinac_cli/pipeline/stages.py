@@ -1,0 +1,132 @@
+"""The moving parts that every job shares: ordered read-ahead, a byte budget, a stage clock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+REORDER_BYTES = 256 * 2**20
+
+
+class StopRequest:
+    """Asks a running job to take no new input and finish what is in flight."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Ask; may be called from a signal handler."""
+        self._event.set()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+
+class ByteBudget:
+    """Bounds the bytes that readers hold, without ever blocking the oldest of them.
+
+    Work is numbered in its order. A share is granted while the total stays within `limit`; the
+    oldest number still in flight is granted at once whatever its size, so the line always moves
+    and the overshoot is at most one share.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: dict[int, int] = {}
+        self._total = 0
+        self._oldest = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> ByteBudget:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Let everybody through: a run that ends early must not leave a reader waiting."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self, number: int, size: int) -> None:
+        """Wait until `size` bytes may be held by work `number`."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or number <= self._oldest or self._total + size <= self._limit
+            )
+            self._held[number] = size
+            self._total += size
+
+    def give_back(self, number: int) -> None:
+        """Work `number` has left the reading stage; what it held is free again."""
+        with self._changed:
+            self._total -= self._held.pop(number, 0)
+            self._oldest = max(self._oldest, number + 1)
+            self._changed.notify_all()
+
+
+def read_ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
+) -> Generator[R, None, None]:
+    """Results of `work` over `items` in order, at most `window` of them under way or waiting."""
+    pending: deque[Future[R]] = deque()
+    source = iter(items)
+    try:
+        for item in source:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
+    """`items`, up to the moment a stop is requested."""
+    for item in items:
+        if stop:
+            return
+        yield item
+
+
+@dataclass
+class StageClock:
+    """Seconds that the model thread spent in each stage, to name the one that limits."""
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0}
+    )
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time inside the block to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def wait_for(self, stage: str, items: Iterator[T]) -> Iterator[T]:
+        """`items`, with the time spent waiting for each counted as `stage`."""
+        while True:
+            with self.measure(stage):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+    @property
+    def limiting(self) -> str:
+        """The stage that takes most of the time: read, model or write."""
+        return max(self.seconds, key=lambda stage: self.seconds[stage])

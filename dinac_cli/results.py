@@ -1,0 +1,106 @@
+"""What became of each file of a run, and the running tally of a whole one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Status(str, Enum):
+    """How one file ended."""
+
+    WRITTEN = "written"  # an output was made
+    DONE = "done"  # an output that is whole and current was there already
+    MEASURED = "measured"  # compared with its counterpart
+    MISSING = "missing"  # its counterpart is not there
+    FAILED = "failed"  # refused or not possible; `reason` says why
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """One input's outcome.
+
+    `file` is the input as the user would name it, `output` where its result went (None where
+    there is none), `reason` one line for a failure or a redone file. Sizes are in bytes and pixels.
+    """
+
+    file: str
+    status: Status
+    output: str | None = None
+    reason: str | None = None
+    warnings: tuple[str, ...] = ()
+    width: int = 0
+    height: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    psnr_db: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """True where the run's exit code must say so."""
+        return self.status in (Status.FAILED, Status.MISSING)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as one flat JSON object; fields that say nothing are left out."""
+        entry: dict[str, Any] = {"file": self.file, "status": self.status.value}
+        for key in ("output", "reason", "width", "height", "bytes_in", "bytes_out"):
+            value = getattr(self, key)
+            if value:
+                entry[key] = value
+        if self.warnings:
+            entry["warnings"] = list(self.warnings)
+        return entry
+
+
+@dataclass
+class Tally:
+    """Counts over a run; grows with nothing but numbers."""
+
+    counts: Counter[Status] = field(default_factory=Counter)
+    redone: int = 0
+    warned: int = 0
+    pixels: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    not_inputs: int = 0
+
+    def add(self, result: FileResult) -> None:
+        """Count one result; sizes only of what was written in this run."""
+        self.counts[result.status] += 1
+        self.warned += len(result.warnings)
+        if result.status is Status.WRITTEN:
+            self.redone += result.reason is not None
+            self.pixels += result.width * result.height
+            self.bytes_in += result.bytes_in
+            self.bytes_out += result.bytes_out
+
+    @property
+    def finished(self) -> int:
+        """How many files have an outcome."""
+        return sum(self.counts.values())
+
+    @property
+    def written(self) -> int:
+        """How many outputs this run made."""
+        return self.counts[Status.WRITTEN]
+
+    @property
+    def failures(self) -> int:
+        """How many files failed or lack their counterpart."""
+        return self.counts[Status.FAILED] + self.counts[Status.MISSING]
+
+    def to_json(self) -> dict[str, Any]:
+        """The tally as the summary object that ends a `--json` run."""
+        return {
+            "summary": True,
+            "written": self.written,
+            "redone": self.redone,
+            "done": self.counts[Status.DONE],
+            "failed": self.failures,
+            "not_inputs": self.not_inputs,
+            "pixels": self.pixels,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+        }
