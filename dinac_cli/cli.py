@@ -1,0 +1,100 @@
+"""The `dinac` program: its command tree, and where errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from dinac_cli import __version__
+from dinac_cli.commands.decode import decode
+from dinac_cli.commands.demo import demo
+from dinac_cli.commands.encode import encode
+from dinac_cli.commands.psnr import psnr
+from dinac_cli.console import Console
+from dinac_cli.errors import DinacError
+
+PROGRAM = "dinac"
+EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
+
+# The base of what the command line's parser raises. Typer has moved it between modules, but not
+# out of the ancestry of this one.
+_ParserError: type[Any] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name=PROGRAM,
+    add_completion=False,  # completion scripts are files; nothing edits a start-up file
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def describe(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Folders of images to small files of whitened latents, and back."""
+
+
+for _command in (encode, decode, psnr, demo):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the program named on the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns its exit code. Errors end as one line on stderr."""
+    try:
+        code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except DinacError as exc:
+        _print_error(str(exc))
+        if {"--verbose", "-v"} & set(arguments):
+            for line in getattr(exc, "details", ()):  # a checkpoint's tensors, one a line
+                _print_error(line)
+        return exc.exit_code
+    except _ParserError as exc:
+        _print_error(f"{exc.format_message()} (see '{_name_command(exc)} --help')")
+        return int(exc.exit_code)
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_CLOSED_PIPE
+    except OSError as exc:
+        _print_error(f"the system refused: {exc}")
+        return DinacError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _print_error(message: str) -> None:
+    Console().fail(" ".join(message.split()))
+
+
+def _name_command(exc: Exception) -> str:
+    context = getattr(exc, "ctx", None)
+    return context.command_path if context is not None else PROGRAM
+
+
+def _silence_stdout() -> None:
+    """Send what is still buffered nowhere, so that the interpreter's exit does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,79 @@
+"""`dinac encode`."""
+
+import typer
+
+from dinac_cli.commands import options as opt
+
+
+def encode(
+    *,
+    images: opt.Images = None,
+    out: opt.EncodeOut,
+    precision: opt.PrecisionOption = "bf16",
+    files_from: opt.FilesFrom = None,
+    null: opt.Null = False,
+    root: opt.Root = None,
+    limit: opt.Limit = None,
+    shard: opt.ShardOption = None,
+    background: opt.Background = "white",
+    max_pixels: opt.MaxPixels = opt.MAX_PIXELS,
+    model: opt.Model = "auto",
+    revision: opt.Revision = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_size: opt.BatchSize = "auto",
+    workers: opt.Workers = None,
+    overwrite: opt.Overwrite = False,
+    checksum: opt.Checksum = False,
+    fsync: opt.Fsync = False,
+    fail_fast: opt.FailFast = False,
+    failures: opt.Failures = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Encode images into files of whitened latents.
+
+    a.jpg becomes OUT/a.jpg.dinac. Run it again to go on: what is done is left alone.
+    """
+    from dinac_cli.codec.loading import DeviceChoice
+    from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
+    from dinac_cli.commands.models import choose_encoder, refuse_mixed_latents
+    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.running import RunOptions, open_stdout, run_batch
+    from dinac_cli.console import Console
+    from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
+    from dinac_cli.files.output import Output
+    from dinac_cli.pipeline.encode import EncodeOptions, encode_files
+    from dinac_cli.pipeline.freshness import WantedLatents, is_latent_file
+    from dinac_cli.pipeline.selection import (
+        choose_output_kind,
+        count_inputs,
+        require_existing,
+    )
+
+    console = Console(quiet=quiet, verbose=verbose)
+    stdout = open_stdout(out)
+    settings = EncodeOptions(precision, opt.parse_color(background), max_pixels, checksum)
+    inputs = InputOptions(images, files_from, null, root, limit, shard)
+    selection = select_inputs(inputs, IMAGES, out)
+    require_existing(selection)
+    kind = choose_output_kind(out, selection.scan, (LATENT_SUFFIX,))
+    output = Output(out, kind, is_latent_file, overwrite, fsync)
+    total = count_inputs(selection, output, name_latents)
+    encoder = choose_encoder(model, revision, DeviceChoice(device, dtype), output, console)
+    wanted = WantedLatents(encoder, settings.precision, settings.background_name)
+    refuse_mixed_latents(output, wanted)
+    code = run_batch(
+        "encode",
+        f"encoded with {encoder.label}",
+        lambda control, stdin: encode_files(
+            selection, output, encoder, settings, control, stdin=stdin, stdout=stdout
+        ),
+        selection.scan,
+        total,
+        RunOptions(workers, batch_size),
+        ReportOptions(as_json, quiet, verbose, failures, fail_fast, stdout is not None),
+        console,
+    )
+    raise typer.Exit(code)

@@ -1,0 +1,61 @@
+"""Turns the "Inputs" options of a command into a selection of inputs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+from dinac_cli.container.frame import RECORD_START
+from dinac_cli.errors import UsageError
+from dinac_cli.files.inputs import STDIN, FileKind, InputScan, require_inputs
+from dinac_cli.files.naming import LATENT_SUFFIX
+from dinac_cli.files.sharding import parse_shard
+from dinac_cli.images.formats import is_image_name, looks_like_image
+from dinac_cli.pipeline.selection import Selection
+
+IMAGES = FileKind("image", "images", is_image_name, looks_like_image)
+LATENTS = FileKind(
+    "latent file",
+    "latent files",
+    lambda name: name.lower().endswith(LATENT_SUFFIX),
+    lambda head: head.startswith(RECORD_START),
+)
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """The "Inputs" options as they were given."""
+
+    paths: list[str] | None
+    files_from: str | None
+    null: bool
+    root: str | None
+    limit: int | None
+    shard: str | None
+
+
+def select_inputs(options: InputOptions, kind: FileKind, out: str) -> Selection:
+    """The inputs of a run. Raises UsageError where the options contradict each other."""
+    paths = tuple(options.paths or ())
+    if options.files_from is None and (options.null or options.root is not None):
+        raise UsageError("--null and --root go with --files-from")
+    listed = None
+    if options.files_from is not None:
+        if options.files_from == STDIN and STDIN in paths:
+            raise UsageError("standard input cannot be both an input and the list of inputs")
+        listed = _read_list(options.files_from)
+    require_inputs(paths, listed)
+    scan = InputScan(kind, paths, listed, options.null, options.root, exclude=out)
+    shard = None if options.shard is None else parse_shard(options.shard, os.environ)
+    return Selection(scan, shard, options.limit)
+
+
+def _read_list(path: str) -> bytes:
+    try:
+        if path == STDIN:
+            return sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as exc:
+        raise UsageError(f"--files-from {path}: cannot read: {exc.strerror}") from exc

@@ -1,0 +1,111 @@
+"""The report of a PSNR run: a table for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dinac_cli.commands.reporting import (
+    EXIT_FAILURES,
+    ReportOptions,
+    RunProgress,
+    open_failures,
+    report_failure,
+)
+from dinac_cli.commands.signals import SignalledStop
+from dinac_cli.console import Console, escape_unprintable
+from dinac_cli.metrics import PsnrSummary, psnr_as_json, summarise_psnr
+from dinac_cli.pipeline.stages import StageClock
+from dinac_cli.results import FileResult, Status
+
+_COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
+
+
+@dataclass
+class MeasureReport:
+    """Consumes the results of a PSNR run and prints what they come to."""
+
+    console: Console
+    options: ReportOptions
+
+    def consume(
+        self, pairs: Generator[FileResult, None, None], clock: StageClock, stop: SignalledStop
+    ) -> int:
+        """Print every failure and the summary; returns the exit code."""
+        progress = RunProgress(clock, total=None)
+        files: list[dict[str, Any]] = []
+        values: list[float] = []
+        with (
+            open_failures(self.options.failures) as failures,
+            self.console.track("psnr", progress) as update,
+        ):
+            for result in pairs:
+                progress.add(result)
+                report_failure(result, self.console, failures)
+                if result.psnr_db is not None:
+                    values.append(result.psnr_db)
+                if self.options.json or self.options.verbose:
+                    files.append(describe_pair(result))
+                update()
+        self._print(summarise_psnr(values), progress.tally.failures, files, progress)
+        if stop.exit_code is not None:
+            return stop.exit_code
+        return EXIT_FAILURES if progress.tally.failures or not values else 0
+
+    def _print(
+        self,
+        summary: PsnrSummary,
+        failed: int,
+        files: list[dict[str, Any]],
+        progress: RunProgress,
+    ) -> None:
+        missing = progress.tally.counts[Status.MISSING]
+        if self.options.json:
+            counts = {"missing": missing, "failed": failed - missing, "files": files}
+            self.console.print_json({**asdict(summary), **counts})
+            return
+        for entry in files:
+            if "psnr" in entry:
+                self.console.print_result(format_pair(entry))
+        for line in format_table(summary, missing, failed - missing):
+            self.console.print_result(line)
+
+
+def describe_pair(result: FileResult) -> dict[str, Any]:
+    """One pair of the JSON report; an identical pair's infinite PSNR is null."""
+    entry: dict[str, Any] = {"file": result.file, "status": result.status.value}
+    if result.psnr_db is not None:
+        entry |= {"other": result.output, "psnr": psnr_as_json(result.psnr_db)}
+    if result.reason:
+        entry["reason"] = result.reason
+    return entry
+
+
+def format_pair(entry: dict[str, Any]) -> str:
+    """One line of the verbose report: the PSNR, then the name."""
+    value = "identical" if entry["psnr"] is None else f"{entry['psnr']:9.2f}"
+    return f"{value:>9}  {escape_unprintable(entry['file'])}"
+
+
+def format_table(summary: PsnrSummary, missing: int, failed: int) -> list[str]:
+    """The table: a line of names, a line of figures, both fitting 80 columns."""
+    names = [*_COLUMNS, "images"]
+    values = [_format_db(getattr(summary, name)) for name in _COLUMNS] + [str(summary.count)]
+    for name, count in (
+        ("identical", summary.identical),
+        ("missing", missing),
+        ("failed", failed),
+    ):
+        if count:
+            names.append(name)
+            values.append(str(count))
+    widths = [max(len(name), len(value)) for name, value in zip(names, values, strict=True)]
+    return [
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in (names, values)
+    ]
+
+
+def _format_db(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

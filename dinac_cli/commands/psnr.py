@@ -1,0 +1,38 @@
+"""`dinac psnr`."""
+
+import typer
+
+from dinac_cli.commands import options as opt
+
+
+def psnr(
+    first: opt.PsnrFirst,
+    second: opt.PsnrSecond,
+    background: opt.Background = "white",
+    max_pixels: opt.MaxPixels = opt.MAX_PIXELS,
+    workers: opt.Workers = None,
+    failures: opt.Failures = None,
+    as_json: opt.PsnrJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Measure the PSNR of reconstructions against originals, in dB over 8-bit RGB.
+
+    Pairs are found by name: A/a.jpg goes with B/a.jpg or B/a.jpg.png.
+    """
+    from dinac_cli.commands.inputs import IMAGES
+    from dinac_cli.commands.measuring import MeasureReport
+    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.signals import stop_on_signals
+    from dinac_cli.console import Console
+    from dinac_cli.pipeline.job import RunControl
+    from dinac_cli.pipeline.measure import MeasureOptions, measure_pairs
+
+    console = Console(quiet=quiet, verbose=verbose)
+    reading = MeasureOptions(opt.parse_color(background), max_pixels)
+    report = MeasureReport(console, ReportOptions(as_json, quiet, verbose, failures))
+    with stop_on_signals(console) as stop:
+        control = RunControl(workers or opt.count_processors(), stop=stop)
+        pairs = measure_pairs(first, second, IMAGES, reading, control)
+        code = report.consume(pairs, control.clock, stop)
+    raise typer.Exit(code)

@@ -1,0 +1,197 @@
+"""Turns the results of a run into what is printed, written and returned."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from dinac_cli.commands.signals import SignalledStop
+from dinac_cli.console import Console
+from dinac_cli.errors import OutputError
+from dinac_cli.pipeline.stages import StageClock
+from dinac_cli.results import FileResult, Status, Tally
+
+EXIT_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The "Screen and reports" options of a command. With `records_on_stdout`, JSON moves away."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    failures: str | None = None
+    fail_fast: bool = False
+    records_on_stdout: bool = False
+
+
+@dataclass
+class RunProgress:
+    """The figures of a running job, as the progress display shows them."""
+
+    clock: StageClock
+    total: int | None
+    tally: Tally = field(default_factory=Tally)
+    started: float = field(default_factory=time.monotonic)
+    first_written: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Files that have an outcome."""
+        return self.tally.finished
+
+    def add(self, result: FileResult) -> None:
+        """Count one result."""
+        self.tally.add(result)
+        if result.status is Status.WRITTEN and self.first_written is None:
+            # Speed counts from the first output: loading the model is no part of it.
+            self.first_written = time.monotonic()
+
+    def describe_line(self, width: int) -> str:
+        """Figures that fit into `width` characters, the more important ones kept."""
+        tally = self.tally
+        parts = [(0, f"{tally.failures} failed")] if tally.failures else []
+        speed = self._files_per_second()
+        if speed:
+            parts.append((1, f"{speed:.1f} images/s"))
+            if self.total is not None:
+                parts.append((2, f"ETA {format_duration((self.total - self.done) / speed)}"))
+            pixels = tally.pixels / max(1, tally.written) * speed
+            parts.append((5, f"{pixels / 1e6:.1f} MP/s"))
+        if tally.bytes_out:
+            parts.append((3, format_sizes(tally.bytes_in, tally.bytes_out)))
+            parts.append((4, f"limit: {self.clock.limiting}"))
+        if not parts:
+            parts = [(0, "starting")]
+        while len(parts) > 1 and len(_join(parts)) > width:
+            parts.remove(max(parts))
+        return _join(parts)[:width]
+
+    def _files_per_second(self) -> float | None:
+        if self.first_written is None or self.tally.written < 2:
+            return None
+        elapsed = time.monotonic() - self.first_written
+        return (self.tally.written - 1) / elapsed if elapsed > 0 else None
+
+
+def report_run(
+    title: str,
+    verb: str,
+    results: Generator[FileResult, None, None],
+    progress: RunProgress,
+    options: ReportOptions,
+    console: Console,
+    stop: SignalledStop,
+    count_others: Callable[[], int],
+) -> int:
+    """Consume a run; returns the exit code. `verb` is what was done: "encoded", "decoded"."""
+    with ExitStack() as stack:
+        failures = stack.enter_context(open_failures(options.failures))
+        stack.callback(results.close)
+        update = stack.enter_context(console.track(title, progress))
+        for result in results:
+            progress.add(result)
+            _report_file(result, options, console, failures)
+            update()
+            if result.failed and options.fail_fast:
+                break
+    progress.tally.not_inputs = count_others()
+    if options.json:
+        console.print_json(progress.tally.to_json(), to_stderr=options.records_on_stdout)
+    else:
+        text = describe_summary(progress, verb)
+        (console.say if options.records_on_stdout else console.print_result)(text)
+    if stop.exit_code is not None:
+        console.say("dinac: stopped before the end; run the same command again to go on")
+        return stop.exit_code
+    return EXIT_FAILURES if progress.tally.failures else 0
+
+
+def describe_summary(progress: RunProgress, verb: str) -> str:
+    """The last line of a run."""
+    tally = progress.tally
+    parts = [f"{tally.written} {verb}"]
+    if tally.redone:
+        parts.append(f"{tally.redone} of them again")
+    if tally.counts[Status.DONE]:
+        parts.append(f"{tally.counts[Status.DONE]} already done")
+    if tally.failures:
+        parts.append(f"{tally.failures} failed")
+    if tally.not_inputs:
+        parts.append(f"{tally.not_inputs} other files passed over")
+    text = ", ".join(parts)
+    if tally.written:
+        text += f"; {format_sizes(tally.bytes_in, tally.bytes_out)}"
+        text += f" in {format_duration(time.monotonic() - progress.started)}"
+    return text
+
+
+def format_sizes(size_in: int, size_out: int) -> str:
+    """`3.1 MB → 1.2 MB (0.39x)`."""
+    ratio = f" ({size_out / size_in:.2f}x)" if size_in else ""
+    return f"{format_size(size_in)} → {format_size(size_out)}{ratio}"
+
+
+def format_size(size_bytes: float) -> str:
+    """Bytes in decimal units: `1.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def format_duration(seconds: float) -> str:
+    """`4.2 s`, `3:07` or `2:03:07`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _join(parts: list[tuple[int, str]]) -> str:
+    return "  ".join(text for _, text in parts)
+
+
+@contextmanager
+def open_failures(path: str | None) -> Iterator[TextIO | None]:
+    """The `--failures` file, or None where it is not asked for. Raises OutputError."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as exc:
+        raise OutputError(f"--failures {path}: cannot write: {exc.strerror}") from exc
+    with file:
+        yield file
+
+
+def report_failure(result: FileResult, console: Console, failures: TextIO | None) -> None:
+    """Name a file that failed, with its reason, on stderr and in the failures file."""
+    if not result.failed:
+        return
+    console.fail(f"{result.file}: {result.reason}")
+    if failures is not None:
+        failures.write(json.dumps(result.to_json()) + "\n")
+        failures.flush()
+
+
+def _report_file(
+    result: FileResult, options: ReportOptions, console: Console, failures: TextIO | None
+) -> None:
+    report_failure(result, console, failures)
+    for warning in result.warnings:
+        console.warn(f"{result.file}: {warning}")
+    if result.status is Status.WRITTEN and result.reason:
+        console.say(f"dinac: {result.file}: made again: {result.reason}")
+    elif options.verbose and not result.failed:
+        console.say(f"dinac: {result.file} → {result.output} ({result.status.value})")
+    if options.json:
+        console.print_json(result.to_json(), to_stderr=options.records_on_stdout)

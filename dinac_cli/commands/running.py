@@ -1,0 +1,78 @@
+"""What encode and decode have in common: from options to a running job and its report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from dinac_cli.commands.options import count_processors, parse_batch_size
+from dinac_cli.commands.reporting import ReportOptions, RunProgress, report_run
+from dinac_cli.commands.signals import open_stdin, stop_on_signals
+from dinac_cli.console import Console
+from dinac_cli.errors import UsageError
+from dinac_cli.files.inputs import InputScan
+from dinac_cli.files.output import STDOUT
+from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.selection import reads_stdin
+from dinac_cli.results import FileResult
+
+Start = Callable[[RunControl, BinaryIO | None], Generator[FileResult, None, None]]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The "Run" options of encode and decode."""
+
+    workers: int | None
+    batch_size: str
+
+
+def run_batch(
+    title: str,
+    verb: str,
+    start: Start,
+    scan: InputScan,
+    total: int | None,
+    run: RunOptions,
+    report: ReportOptions,
+    console: Console,
+) -> int:
+    """Run a job under signals, progress and report; returns the exit code.
+
+    `start` gets the control and, where it is an input, standard input, and gives the results.
+    """
+    workers = run.workers or min(16, count_processors())
+    in_flight = parse_batch_size(run.batch_size) or 4 * workers
+    limit_threads()
+    with stop_on_signals(console) as stop:
+        control = RunControl(workers, in_flight, stop)
+        progress = RunProgress(control.clock, total)
+        results = start(control, open_stdin(stop) if reads_stdin(scan) else None)
+        return report_run(
+            title, verb, results, progress, report, console, stop, lambda: scan.others
+        )
+
+
+def limit_threads() -> None:
+    """Tell torch how many processors there are, before it is imported.
+
+    It would count the machine's cores, also where a control group grants fewer.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
+
+
+def open_stdout(out: str) -> BinaryIO | None:
+    """Standard output as bytes where OUT is `-`, else None.
+
+    Raises UsageError where that is a person's screen, or closed.
+    """
+    if out != STDOUT:
+        return None
+    if sys.stdout is None:
+        raise UsageError("standard output is closed: name a file or folder")
+    if sys.stdout.isatty():
+        raise UsageError("standard output is a terminal: redirect it, or name a file or folder")
+    return sys.stdout.buffer
