@@ -46,7 +46,7 @@ def run_batch(
     """
     workers = run.workers or min(16, count_processors())
     in_flight = parse_batch_size(run.batch_size) or 4 * workers
-    limit_threads()
+    configure_threads()
     with stop_on_signals(console) as stop:
         control = RunControl(workers, in_flight, stop)
         progress = RunProgress(control.clock, total)
@@ -56,12 +56,16 @@ def run_batch(
         )
 
 
-def limit_threads() -> None:
-    """Tell torch how many processors there are, before it is imported.
+def configure_threads() -> None:
+    """Tell torch, before it is imported, how many processors there are and how to wait on them.
 
-    It would count the machine's cores, also where a control group grants fewer.
+    It would count the machine's cores, also where a control group grants fewer. Its threads would
+    spin while they wait for each other, which takes the processors from the threads that read and
+    write: beside one other busy process, decoding took 688 ms an image instead of 25 on two cores.
+    What the user has set stands.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def open_stdout(out: str) -> BinaryIO | None:

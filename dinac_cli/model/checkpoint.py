@@ -73,29 +73,32 @@ def save_checkpoint(
     config: DinacAEConfig,
     folder: Path,
     dtype: torch.dtype = torch.float32,
+    settings: Mapping[str, object] | None = None,
 ) -> None:
     """Write `config.json` and `model.safetensors` of a network's state into a folder.
 
-    With torch.bfloat16 the tensors that a bfloat16 network keeps in float32 stay so. Each file is
-    replaced at once or not at all; OutputError where that fails.
+    With torch.bfloat16 the tensors that a bfloat16 network keeps in float32 stay so. `settings`
+    are further keys of `config.json`, which are not the network's. Each file is replaced at once
+    or not at all; OutputError where that fails.
     """
     _demand_dtype(dtype)
     tensors = {
         canonical_name(name): _cast(canonical_name(name), tensor.detach().cpu(), dtype).contiguous()
         for name, tensor in state.items()
     }
-    text = json.dumps(to_json(config), indent=2, sort_keys=True) + "\n"
-    weights, settings = folder / f".{WEIGHTS_NAME}.part", folder / f".{CONFIG_NAME}.part"
+    text = json.dumps({**(settings or {}), **to_json(config)}, indent=2, sort_keys=True) + "\n"
+    weights, text_file = folder / f".{WEIGHTS_NAME}.part", folder / f".{CONFIG_NAME}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, weights, metadata={"format": "pt"})
-        settings.write_text(text, encoding="utf-8")
+        text_file.write_text(text, encoding="utf-8")
+        weights.chmod(text_file.stat().st_mode)  # the library makes files for their owner alone
         weights.replace(folder / WEIGHTS_NAME)
-        settings.replace(folder / CONFIG_NAME)
+        text_file.replace(folder / CONFIG_NAME)
     except (OSError, SafetensorError) as exc:
         raise OutputError(f"the checkpoint cannot be written to {folder}: {exc}") from exc
     finally:
-        for part in (weights, settings):
+        for part in (weights, text_file):
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 

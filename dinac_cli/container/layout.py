@@ -1,0 +1,184 @@
+"""The safetensors header inside a record: written canonically, read strictly.
+
+A header is 8 bytes of length (little-endian) and that much JSON: an object that maps tensor names
+to dtype, shape and data_offsets, and `__metadata__` to strings. Source: the safetensors format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy.typing as npt
+
+from dinac_cli.container.content import MAX_HEADER_BYTES
+from dinac_cli.errors import FormatError, Rejection
+
+_DTYPE_BYTES = {
+    **dict.fromkeys(["BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"], 1),
+    **dict.fromkeys(["U16", "I16", "F16", "BF16"], 2),
+    **dict.fromkeys(["U32", "I32", "F32"], 4),
+    **dict.fromkeys(["U64", "I64", "F64", "C64"], 8),
+}
+_DTYPE_NAMES = {"|u1": "U8", "|i1": "I8", "<f4": "F32"}
+
+_METADATA = "__metadata__"
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+_ALIGNMENT = 8
+_MAX_DEPTH = 3  # object of tensors, tensor, list of sizes
+_MAX_RANK = 8
+_MAX_DIGITS = 15
+# The closing quote is optional: a match that can fail would be tried again from each quote.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies: `begin` and `end` in bytes, counted from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A parsed header: its metadata, its tensors, and the bytes of payload that they fill."""
+
+    metadata: dict[str, str]
+    tensors: dict[str, TensorEntry]
+    payload_size: int
+
+
+def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Write the header for `tensors` (U8, I8 or F32), whose bytes follow it in that order.
+
+    Keys are sorted and the end is filled with spaces to 8 bytes: the same input gives the same
+    bytes, which the safetensors library does not promise.
+    """
+    entries: dict[str, Any] = {_METADATA: dict(metadata)}
+    offset = 0
+    for name, tensor in tensors.items():
+        offsets = [offset, offset + tensor.nbytes]
+        entries[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype.str],
+            "shape": list(tensor.shape),
+            "data_offsets": offsets,
+        }
+        offset = offsets[1]
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    if len(text) > MAX_HEADER_BYTES:
+        raise FormatError(Rejection.HEADER_SIZE, f"header of {len(text)} bytes is too large")
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_layout(head: bytes) -> Layout:
+    """Read a header, its 8 bytes of length included, and check that its tensors fill the payload.
+
+    Errors: FormatError HEADER_JSON, DUPLICATE_KEY, METADATA, TENSOR, LAYOUT.
+    """
+    entries = _read_json(head[8:])
+    metadata = _read_metadata(entries.pop(_METADATA, None))
+    tensors = {name: _read_entry(name, entry) for name, entry in entries.items()}
+    return Layout(metadata, tensors, _check_offsets(tensors))
+
+
+def _read_json(text: bytes) -> dict[str, Any]:
+    if not text.startswith(b"{") or _depth(text) > _MAX_DEPTH:
+        raise _not_json()
+    try:
+        value = json.loads(
+            text.decode(),
+            object_pairs_hook=_read_object,
+            parse_int=_read_integer,
+            parse_float=_refuse_number,
+            parse_constant=_refuse_number,
+        )
+    except ValueError as exc:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise _not_json() from exc
+    assert isinstance(value, dict), "text that begins with a brace is an object"
+    return value
+
+
+def _depth(text: bytes) -> int:
+    """Return how deep brackets nest, so that the parser, which recurses, never sees deep ones."""
+    depth = deepest = 0
+    for byte in _STRING.sub(b"", text):
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in members:
+            raise FormatError(Rejection.DUPLICATE_KEY, f"the header repeats the key {key[:40]!a}")
+        members[key] = value
+    return members
+
+
+def _read_integer(digits: str) -> int:
+    # JSON itself has no leading zeros or plus signs; a longer number is no size of anything.
+    if digits.startswith("-") or len(digits) > _MAX_DIGITS:
+        _refuse_number(digits)
+    return int(digits)
+
+
+def _refuse_number(digits: str) -> NoReturn:
+    raise FormatError(Rejection.HEADER_JSON, f"the header holds {digits[:40]!a}, which is no size")
+
+
+def _read_metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise FormatError(Rejection.METADATA, "__metadata__ is missing or not all strings")
+    return value
+
+
+def _read_entry(name: str, entry: Any) -> TensorEntry:
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
+        raise _bad_tensor(name, "has other keys than dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
+        raise _bad_tensor(name, "has an unknown dtype")
+    if not _is_sizes(shape) or len(shape) > _MAX_RANK:
+        raise _bad_tensor(name, f"has a shape that is not a list of at most {_MAX_RANK} sizes")
+    if not _is_sizes(offsets) or len(offsets) != 2:
+        raise _bad_tensor(name, "has data_offsets that are not two positions")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * _DTYPE_BYTES[dtype]:
+        raise FormatError(
+            Rejection.LAYOUT, f"tensor {name[:40]!a} is not as long as its shape says"
+        )
+    return TensorEntry(dtype, tuple(shape), begin, end)
+
+
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int for size in value)
+
+
+def _check_offsets(tensors: Mapping[str, TensorEntry]) -> int:
+    """Check that tensors touch without gap or overlap; return the bytes they fill."""
+    position = 0
+    for begin, end in sorted((entry.begin, entry.end) for entry in tensors.values()):
+        if begin != position:
+            raise FormatError(Rejection.LAYOUT, "tensors overlap or leave gaps: re-encode")
+        position = end
+    return position
+
+
+def _bad_tensor(name: str, fault: str) -> FormatError:
+    return FormatError(Rejection.TENSOR, f"tensor {name[:40]!a} {fault}: re-encode")
+
+
+def _not_json() -> FormatError:
+    return FormatError(Rejection.HEADER_JSON, "the header is no safetensors JSON: re-encode")

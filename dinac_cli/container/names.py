@@ -1,0 +1,133 @@
+"""Names in records: what is safe to make a path of on any system, and escapes for the rest.
+
+A name is a relative path with `/` between components. Letters of every script, spaces, brackets,
+leading dashes and dots stay; so does a colon, but not after a single letter at the start of a
+component, where Windows reads a drive (`12:30.png` is a name, `c:30.png` is not).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+from dinac_cli.errors import FormatError, Rejection
+
+MAX_COMPONENT_BYTES = 255
+MAX_NAME_BYTES = 4096
+
+# A cut component leaves room for suffixes such as `.dinac` and `.png`.
+_CUT_COMPONENT_BYTES = 240
+_LONGEST_SUFFIX_BYTES = 16
+_HASH_DIGITS = 8
+
+# Control characters, line separators, characters that turn the direction of text around (both
+# could make a listing say something else), and what no UTF-8 text holds.
+_UNSAFE_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_DRIVE = re.compile("[A-Za-z]:")
+_EDGE_SLASH = re.compile("^/|/(?=/|$)")
+_DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
+    + [port + digit for port in ("COM", "LPT") for digit in "0123456789¹²³"]
+)
+
+
+def is_safe_text(text: str) -> bool:
+    """Say whether `text` is valid Unicode without control characters."""
+    return not _UNSAFE_TEXT.search(text)
+
+
+def escape_text(raw: str) -> str:
+    """Percent-escape what `is_safe_text` refuses, by its UTF-8 (or undecodable) bytes."""
+    return _UNSAFE_TEXT.sub(lambda match: _escape(match[0]), raw)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is not safe to make a path of below some folder.
+
+    Errors: FormatError NAME.
+    """
+    fault = _text_fault(name)
+    for component in name.split("/"):
+        fault = fault or _component_fault(component)
+    if fault:
+        raise FormatError(Rejection.NAME, f"the record's name {fault}: re-encode")
+
+
+def escape_name(raw: str) -> str:
+    """Return `raw`, which is not empty, with what `check_name` refuses percent-escaped.
+
+    A name that is allowed comes back as it is. Undecodable bytes (surrogateescape) are escaped
+    one by one. A component that is too long is cut and gets 8 hex digits of its hash before its
+    suffix; of a path that is too long the last component stays, below a folder named by a hash.
+    """
+    assert raw, "no file has an empty name"
+    text = escape_text(raw).replace("\\", "%5C")
+    text = _EDGE_SLASH.sub("%2F", text)
+    name = "/".join(_escape_component(component) for component in text.split("/"))
+    if len(name.encode()) > MAX_NAME_BYTES:
+        name = f"{_hash(name)}/{name.rpartition('/')[2]}"
+    return name
+
+
+def _text_fault(name: str) -> str | None:
+    if not is_safe_text(name) or "\\" in name:
+        return "holds a backslash, a control character or what is no text"
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"is longer than {MAX_NAME_BYTES} bytes"
+    return None
+
+
+def _component_fault(component: str) -> str | None:
+    if component in ("", ".", ".."):
+        return "is absolute, or has an empty, `.` or `..` component"
+    if _DRIVE.match(component):
+        return "has a drive letter"
+    if _is_device(component):
+        return "has a component that Windows reserves for a device"
+    if component[-1] in ". ":
+        return "has a component that ends in a dot or a space"
+    if len(component.encode()) > MAX_COMPONENT_BYTES:
+        return f"has a component longer than {MAX_COMPONENT_BYTES} bytes"
+    return None
+
+
+def _escape_component(component: str) -> str:
+    if component[-1] in ". ":
+        component = component[:-1] + _escape(component[-1])
+    if _DRIVE.match(component):
+        component = component[0] + _escape(":") + component[2:]
+    if _is_device(component):
+        component = _escape(component[0]) + component[1:]
+    if len(component.encode()) > MAX_COMPONENT_BYTES:
+        component = _cut(component)
+    return component
+
+
+def _cut(component: str) -> str:
+    suffix = os.path.splitext(component)[1]
+    if len(suffix.encode()) > _LONGEST_SUFFIX_BYTES:
+        suffix = ""
+    tail = f"~{_hash(component)}{suffix}"
+    stem = component.encode()[: _CUT_COMPONENT_BYTES - len(tail.encode())]
+    return stem.decode(errors="ignore") + tail
+
+
+def _is_device(component: str) -> bool:
+    # Windows looks at what is before the first dot or colon, and passes over spaces there.
+    return re.split("[.:]", component)[0].rstrip(" ").upper() in _DEVICES
+
+
+def _escape(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in _raw_bytes(text))
+
+
+def _raw_bytes(text: str) -> bytes:
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]

@@ -1,0 +1,146 @@
+"""Records one after another from a pipe: given out as they arrive, taken up again after damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from dinac_cli.container.content import decompress_content
+from dinac_cli.container.frame import PREAMBLE, RECORD_START, walk_frame, walk_record
+from dinac_cli.errors import FormatError, Rejection
+
+_READ_BYTES = 1 << 16
+_MAX_READ_BYTES = 1 << 20
+
+# A failed walk may have passed over good records, so the search goes on right behind its start.
+# Bytes that look like many records inside one another would make that quadratic: after this many
+# failures within what was already walked, the search goes on behind it.
+_MAX_WALKS = 8
+
+# These leave the frame itself in order: it can be walked, to the next record.
+_FRAME_IS_SOUND = {Rejection.VERSION, Rejection.FLAGS, Rejection.RESERVED}
+
+
+@dataclass(frozen=True)
+class StreamItem:
+    """The bytes of one record, or why there is none, and where in the stream it begins."""
+
+    offset: int
+    record: bytes | FormatError
+
+
+def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
+    """Read the records of a stream one at a time, each as soon as its last byte is there.
+
+    A record's frame is checked here, its content by `unpack_record`. After damage the stream is
+    taken up again at the next record that can be found. Memory holds one record, as large as the
+    bytes that came. Errors: OSError of the stream.
+    """
+    source = StreamSource(stream)
+    while source.fill(1):
+        offset = source.offset
+        try:
+            size = walk_record(source)
+            _check_extent(source, size)
+        except FormatError as error:
+            yield StreamItem(offset, error)
+            source.resume(error)
+        else:
+            yield StreamItem(offset, source.cut(size))
+
+
+def _check_extent(source: StreamSource, size: int) -> None:
+    """Check a record that reaches into another's start: by its content, or a size is damaged."""
+    if source.has_start(size):
+        decompress_content(source.peek(size)[len(PREAMBLE) :])
+
+
+class StreamSource:
+    """A Source over a stream that cannot seek, which keeps what was taken until it is cut off."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        # Where there is read1, it gives what has arrived; read would wait for all it was asked.
+        self._read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
+        self._buffer = bytearray()
+        self._position = 0
+        self._has_ended = False
+        self._walked_to = 0
+        self._failed_walks = 0
+        self.offset = 0
+
+    def take(self, count: int) -> bytes:
+        """Return the next `count` bytes, or fewer where the stream ends."""
+        start, self._position = self._position, self._position + count
+        self.fill(self._position)
+        return bytes(self._buffer[start : self._position])
+
+    def skip(self, count: int) -> bool:
+        """Pass over `count` bytes; False where the stream ends first."""
+        self._position += count
+        return self.fill(self._position)
+
+    def fill(self, size: int) -> bool:
+        """Wait until `size` bytes are buffered; False where the stream ends first."""
+        while len(self._buffer) < size and not self._has_ended:
+            missing = size - len(self._buffer)
+            chunk = self._read(min(max(missing, _READ_BYTES), _MAX_READ_BYTES))
+            self._buffer += chunk
+            self._has_ended = not chunk
+        return len(self._buffer) >= size
+
+    def has_start(self, size: int) -> bool:
+        """Say whether a second record may start within the first `size` buffered bytes.
+
+        What ends like the beginning of a start counts too: a record that was cut short takes its
+        missing bytes from the next, and to look at more bytes could mean to wait for them.
+        """
+        if self._buffer.find(RECORD_START, len(RECORD_START), size) >= 0:
+            return True
+        tail = self._buffer[max(0, size - len(RECORD_START)) : size]
+        return any(tail.endswith(RECORD_START[:count]) for count in range(1, len(RECORD_START)))
+
+    def peek(self, size: int) -> bytes:
+        """Return the first `size` buffered bytes."""
+        return bytes(self._buffer[:size])
+
+    def cut(self, size: int) -> bytes:
+        """Return the first `size` bytes and begin again behind them."""
+        data = self.peek(size)
+        self._drop(size)
+        return data
+
+    def resume(self, error: FormatError) -> None:
+        """Go on behind a record that was refused with `error`: at its end, or at the next start."""
+        if error.rejection in _FRAME_IS_SOUND and self._walk_past():
+            return
+        if self.offset >= self._walked_to:
+            self._failed_walks = 0
+        self._failed_walks += 1
+        self._walked_to = max(self._walked_to, self.offset + self._position)
+        is_hopeless = self._failed_walks >= _MAX_WALKS
+        self._drop(self._walked_to - self.offset if is_hopeless else 1)
+        self._find_start()
+
+    def _walk_past(self) -> bool:
+        try:
+            walk_frame(self)
+        except FormatError:
+            return False
+        self._drop(self._position)
+        return True
+
+    def _find_start(self) -> None:
+        while (found := self._buffer.find(RECORD_START)) < 0:
+            # The last bytes may be the first of a start.
+            self._drop(len(self._buffer) - (len(RECORD_START) - 1))
+            if not self.fill(len(RECORD_START)):
+                found = len(self._buffer)
+                break
+        self._drop(found)
+
+    def _drop(self, size: int) -> None:
+        size = max(0, min(size, len(self._buffer)))
+        del self._buffer[:size]
+        self.offset += size
+        self._position = 0

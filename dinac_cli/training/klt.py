@@ -1,0 +1,189 @@
+"""The linear optimum as a DINAC-AE checkpoint: a Karhunen-Loève transform (KLT) of image patches.
+
+The encoder's patch embedding is the leading principal components divided by their standard
+deviations, its blocks add nothing (post-norm weights are zero), the decoder is the inverse map
+(AdaLN gates are zero). The rest of the network has ordinary random weights, ready to be trained.
+
+    python -m dinac_cli.training.klt IMAGES OUT
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dinac_cli.codec.quantizer import SENSITIVITY_KEY
+from dinac_cli.images.formats import is_image_name
+from dinac_cli.images.reading import read_image
+from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.model.checkpoint import save_checkpoint
+from dinac_cli.model.config import DinacAEConfig
+
+NANO_CONFIG = DinacAEConfig(
+    model_dim=256,
+    encoder_depth=2,
+    decoder_depth=4,
+    decoder_start_blocks=1,
+    decoder_end_blocks=1,
+    adaln_low_rank_rank=16,
+    class_head_feature_dim=None,
+    class_head_model_dim=None,
+    class_head_head_dim=None,
+    class_head_mlp_ratio=None,
+    class_head_register_token_count=None,
+)
+"""The architecture of the embedded model."""
+
+POSTERIOR_STD = 0.02
+"""Standard deviation of the posterior that the checkpoint claims, in units of a whitened latent."""
+
+_SEED = 0
+_LEVELS_PER_UNIT = 127.5  # pixels in [-1, 1]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PatchStatistics:
+    """Mean [n], and principal components [n, n] (columns, strongest first) with their variances
+    [n], of image patches as vectors of n = 3·P·P values in [-1, 1], ordered (channel, y, x).
+    """
+
+    mean: Floats
+    components: Floats
+    variances: Floats
+
+
+def measure_patches(images: Iterable[npt.NDArray[np.uint8]], patch_size: int) -> PatchStatistics:
+    """Statistics over the patches of uint8 images [H, W, 3], mirrored and transposed as well.
+
+    Each image counts by its area; patches are taken on two grids, half a patch apart.
+    """
+    size = 3 * patch_size**2
+    total, products, count = np.zeros(size), np.zeros((size, size)), 0
+    for image in images:
+        for offset in (0, patch_size // 2):
+            patches = cut_patches(image[offset:, offset:], patch_size)
+            total += patches.sum(0)
+            products += patches.T @ patches
+            count += len(patches)
+    mean = total / count
+    covariance = products / count - np.outer(mean, mean)
+    symmetries = list(_list_symmetries(patch_size))
+    mean = np.mean([mean[order] for order in symmetries], axis=0)
+    covariance = np.mean([covariance[np.ix_(order, order)] for order in symmetries], axis=0)
+    variances, components = np.linalg.eigh(covariance)
+    return PatchStatistics(mean, components[:, ::-1], variances[::-1])
+
+
+def cut_patches(image: npt.NDArray[np.uint8], patch_size: int) -> Floats:
+    """The whole patches of an image as vectors [N, 3·P·P] in [-1, 1], ordered (channel, y, x)."""
+    rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
+    whole = image[: rows * patch_size, : columns * patch_size].astype(np.float64)
+    grid = whole.reshape(rows, patch_size, columns, patch_size, 3)  # [h, P, w, P, 3]
+    vectors = grid.transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1)  # [h·w, 3·P·P]
+    return vectors / _LEVELS_PER_UNIT - 1.0
+
+
+def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, Tensor]:
+    """The state of a network that computes the KLT of `statistics`, float32, by tensor name."""
+    torch.manual_seed(_SEED)
+    state = DinacAE(config).state_dict()
+    _set_encoder(state, statistics, config)
+    _set_decoder(state, statistics, config)
+    signal = torch.sigmoid(_posterior_logsnr())  # the mode is the mean times its root
+    state["latent_norm_running_mean"].zero_()
+    state["latent_norm_running_var"].fill_(signal.item())
+    return state
+
+
+def measure_sensitivity(statistics: PatchStatistics, channels: int) -> list[float]:
+    """What one unit of each whitened latent does to a picture: RMS change in 8-bit levels."""
+    samples = len(statistics.mean)
+    levels = np.sqrt(statistics.variances[:channels] / samples) * _LEVELS_PER_UNIT
+    return [float(f"{level:.5g}") for level in levels]
+
+
+def _set_encoder(state: dict[str, Tensor], stats: PatchStatistics, config: DinacAEConfig) -> None:
+    width, channels = config.model_dim, config.bottleneck_dim
+    # As many components as the network is wide: training may use those beyond the latents.
+    rows = stats.components[:, :width].T / np.sqrt(stats.variances[:width, None])
+    state["encoder.patchify.proj.weight"].copy_(_shape_like_patches(rows, config))
+    state["encoder.patchify.proj.bias"].copy_(torch.from_numpy(-rows @ stats.mean))
+    for name, tensor in state.items():
+        if name.startswith("encoder.blocks.") and "_norm2." in name:
+            tensor.zero_()
+    weight, bias = state["encoder.to_bottleneck.weight"], state["encoder.to_bottleneck.bias"]
+    weight.zero_()
+    weight[:channels, :channels, 0, 0] = torch.eye(channels)
+    bias.zero_()
+    bias[channels:] = _posterior_logsnr()
+
+
+def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: DinacAEConfig) -> None:
+    width, channels = config.model_dim, config.bottleneck_dim
+    spare = width - channels  # trunk channels that see the noisy image, unused by the output
+    rows = stats.components[:, :width].T
+    state["decoder.patchify.proj.weight"].copy_(_shape_like_patches(rows, config))
+    state["decoder.patchify.proj.bias"].zero_()
+    _set_linear(state, "decoder.latent_up", torch.eye(width, channels))
+    fuse_in = torch.zeros(width, 2 * width)
+    fuse_in[channels:, :spare] = torch.eye(spare)
+    fuse_in[:channels, width : width + channels] = torch.eye(channels)
+    _set_linear(state, "decoder.fuse_in", fuse_in)
+    halves = torch.cat((torch.eye(width), torch.eye(width)), dim=1) / 2
+    _set_linear(state, "decoder.fuse_skip", halves)
+    scale = torch.sigmoid(_posterior_logsnr()).sqrt().item()
+    columns = stats.components[:, :channels] * np.sqrt(stats.variances[:channels]) / scale
+    out = torch.zeros(len(stats.mean), width)
+    out[:, :channels] = torch.from_numpy(columns)
+    _set_linear(state, "decoder.out_proj", out)
+    state["decoder.out_proj.bias"].copy_(torch.from_numpy(stats.mean))
+
+
+def _set_linear(state: dict[str, Tensor], name: str, weight: Tensor) -> None:
+    """Set a pointwise convolution's weight, and its bias to zero."""
+    state[f"{name}.weight"].copy_(weight[:, :, None, None])
+    state[f"{name}.bias"].zero_()
+
+
+def _shape_like_patches(rows: Floats, config: DinacAEConfig) -> Tensor:
+    side = config.patch_size
+    return torch.from_numpy(np.ascontiguousarray(rows)).reshape(-1, 3, side, side)
+
+
+def _posterior_logsnr() -> Tensor:
+    return torch.tensor(-2.0 * math.log(POSTERIOR_STD))
+
+
+def _list_symmetries(patch_size: int) -> Iterable[npt.NDArray[np.intp]]:
+    """The eight ways to turn and mirror a patch, as orders of its vector's elements."""
+    grid = np.arange(3 * patch_size**2).reshape(3, patch_size, patch_size)
+    for transpose, flip_y, flip_x in itertools.product((False, True), repeat=3):
+        turned = grid.transpose(0, 2, 1) if transpose else grid
+        turned = turned[:, ::-1] if flip_y else turned
+        turned = turned[:, :, ::-1] if flip_x else turned
+        yield turned.ravel()
+
+
+def main(folder: str, out: str) -> None:
+    """Fit the embedded model's architecture to a folder of images and write the checkpoint."""
+    paths = sorted(path for path in Path(folder).rglob("*") if is_image_name(path))
+    images = (read_image(path.read_bytes()).pixels for path in paths)
+    statistics = measure_patches(images, NANO_CONFIG.patch_size)
+    settings = {SENSITIVITY_KEY: measure_sensitivity(statistics, NANO_CONFIG.bottleneck_dim)}
+    state = build_klt(statistics, NANO_CONFIG)
+    save_checkpoint(state, NANO_CONFIG, Path(out), torch.bfloat16, settings)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
