@@ -1,0 +1,79 @@
+"""The README and the program say the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dinac_cli
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.record import pack_record
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _python_blocks() -> Iterator[str]:
+    for block in re.finditer(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        yield block[1]
+
+
+@pytest.fixture
+def record_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """The files that the README's examples read, in the working folder; gives their latents."""
+    latents = np.random.default_rng(0).standard_normal((128, 2, 3)).astype(np.float32)
+    header = RecordHeader(
+        shape=(128, 2, 3),
+        height=32,
+        width=48,
+        patch=16,
+        latent_space="0" * 16,
+        weights="0" * 16,
+        precision="bf16",
+        name="trip/a.jpg",
+    )
+    record = pack_record(header, latents)
+    (tmp_path / "latents/trip").mkdir(parents=True)
+    (tmp_path / "latents/trip/a.jpg.dinac").write_bytes(record)
+    (tmp_path / "a.dinac").write_bytes(record)
+    monkeypatch.chdir(tmp_path)
+    return latents
+
+
+def test_first_two_commands_are_one_line_each() -> None:
+    commands = re.findall(r"^    (python3 -m venv .*)$", README, re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[0].endswith(".venv/bin/dinac demo")
+    assert commands[1] in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", list(_python_blocks()))
+def test_python_example_runs(block: str, record_files: np.ndarray) -> None:
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    latents = names["latents"]
+    if not isinstance(latents, np.ndarray):
+        return  # the network's example makes latents of its own
+    np.testing.assert_allclose(latents, record_files, rtol=2**-8)
+
+
+def test_exported_names_are_documented_and_there() -> None:
+    for name in dinac_cli.__all__:
+        assert getattr(dinac_cli, name) is not None
+        assert name == "__version__" or name in README
+
+
+def test_every_option_named_in_the_readme_exists() -> None:
+    from dinac_cli.commands import decode, encode, psnr
+
+    sources = "".join(
+        Path(module.__file__ or "").read_text(encoding="utf-8") for module in (decode, encode, psnr)
+    )
+    known = {name.replace("_", "-") for name in re.findall(r"^    (\w+): opt\.", sources, re.M)}
+    known |= {"help", "json", "format", "version"}
+    named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", README)) - {"null"}
+    assert named <= known | {"null"}, named - known
