@@ -67,12 +67,13 @@ class Tally:
     not_inputs: int = 0
 
     def add(self, result: FileResult) -> None:
-        """Count one result; sizes only of what was written in this run."""
+        """Count one result; pixels and bytes only of what this run worked on."""
         self.counts[result.status] += 1
         self.warned += len(result.warnings)
+        if result.status in (Status.WRITTEN, Status.MEASURED):
+            self.pixels += result.width * result.height
         if result.status is Status.WRITTEN:
             self.redone += result.reason is not None
-            self.pixels += result.width * result.height
             self.bytes_in += result.bytes_in
             self.bytes_out += result.bytes_out
 
@@ -85,6 +86,11 @@ class Tally:
     def written(self) -> int:
         """How many outputs this run made."""
         return self.counts[Status.WRITTEN]
+
+    @property
+    def worked(self) -> int:
+        """How many files this run did something for: outputs made, or pairs measured."""
+        return self.written + self.counts[Status.MEASURED]
 
     @property
     def failures(self) -> int:

@@ -33,7 +33,7 @@ class MeasureReport:
         self, pairs: Generator[FileResult, None, None], clock: StageClock, stop: SignalledStop
     ) -> int:
         """Print every failure and the summary; returns the exit code."""
-        progress = RunProgress(clock, total=None)
+        progress = RunProgress(clock, total=None, stop=stop)
         files: list[dict[str, Any]] = []
         values: list[float] = []
         with (

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from dinac_cli.commands.signals import SignalledStop
+from dinac_cli.commands.signals import STOPPING, SignalledStop
 from dinac_cli.console import Console
 from dinac_cli.errors import OutputError
-from dinac_cli.pipeline.stages import StageClock
+from dinac_cli.pipeline.stages import StageClock, StopRequest
 from dinac_cli.results import FileResult, Status, Tally
 
 EXIT_FAILURES = 3
@@ -36,9 +36,10 @@ class RunProgress:
 
     clock: StageClock
     total: int | None
+    stop: StopRequest
     tally: Tally = field(default_factory=Tally)
     started: float = field(default_factory=time.monotonic)
-    first_written: float | None = None
+    first_done: float | None = None
 
     @property
     def done(self) -> int:
@@ -48,12 +49,14 @@ class RunProgress:
     def add(self, result: FileResult) -> None:
         """Count one result."""
         self.tally.add(result)
-        if result.status is Status.WRITTEN and self.first_written is None:
+        if self.tally.worked and self.first_done is None:
             # Speed counts from the first output: loading the model is no part of it.
-            self.first_written = time.monotonic()
+            self.first_done = time.monotonic()
 
     def describe_line(self, width: int) -> str:
         """Figures that fit into `width` characters, the more important ones kept."""
+        if self.stop:
+            return STOPPING[:width]
         tally = self.tally
         parts = [(0, f"{tally.failures} failed")] if tally.failures else []
         speed = self._files_per_second()
@@ -61,7 +64,7 @@ class RunProgress:
             parts.append((1, f"{speed:.1f} images/s"))
             if self.total is not None:
                 parts.append((2, f"ETA {format_duration((self.total - self.done) / speed)}"))
-            pixels = tally.pixels / max(1, tally.written) * speed
+            pixels = tally.pixels / tally.worked * speed
             parts.append((5, f"{pixels / 1e6:.1f} MP/s"))
         if tally.bytes_out:
             parts.append((3, format_sizes(tally.bytes_in, tally.bytes_out)))
@@ -73,10 +76,10 @@ class RunProgress:
         return _join(parts)[:width]
 
     def _files_per_second(self) -> float | None:
-        if self.first_written is None or self.tally.written < 2:
+        if self.first_done is None or self.tally.worked < 2:
             return None
-        elapsed = time.monotonic() - self.first_written
-        return (self.tally.written - 1) / elapsed if elapsed > 0 else None
+        elapsed = time.monotonic() - self.first_done
+        return (self.tally.worked - 1) / elapsed if elapsed > 0 else None
 
 
 def report_run(

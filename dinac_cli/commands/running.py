@@ -49,7 +49,7 @@ def run_batch(
     configure_threads()
     with stop_on_signals(console) as stop:
         control = RunControl(workers, in_flight, stop)
-        progress = RunProgress(control.clock, total)
+        progress = RunProgress(control.clock, total, stop)
         results = start(control, open_stdin(stop) if reads_stdin(scan) else None)
         return report_run(
             title, verb, results, progress, report, console, stop, lambda: scan.others

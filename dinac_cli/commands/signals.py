@@ -17,6 +17,7 @@ from dinac_cli.files.atomic import discard_live_temporaries
 from dinac_cli.pipeline.stages import StopRequest
 
 POLL_SECONDS = 0.1
+STOPPING = "finishing what is in flight; once more stops at once"
 
 
 class SignalledStop(StopRequest):
@@ -43,9 +44,10 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
             os._exit(128 + number)
         stop.signal_number = number
         stop.set()
-        # Not through the console: its lock may be held by the very code this interrupts.
-        if not console.quiet:
-            os.write(2, b"dinac: finishing what is in flight; once more stops at once\n")
+        # Not through the console: its lock may be held by the very code this interrupts. A bar
+        # says it by itself.
+        if not (console.quiet or console.draws_bar):
+            os.write(2, f"dinac: {STOPPING}\n".encode())
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = [signal.signal(number, handle) for number in numbers]
