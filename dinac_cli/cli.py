@@ -17,6 +17,7 @@ from dinac_cli.console import Console
 from dinac_cli.errors import DinacError
 
 PROGRAM = "dinac"
+COMPLETION_VARIABLE = "_DINAC_COMPLETE"
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
@@ -63,6 +64,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code. Errors end as one line on stderr."""
     try:
+        if COMPLETION_VARIABLE in os.environ:
+            _register_shells()
         code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -73,17 +76,34 @@ def run(arguments: list[str]) -> int:
                 _print_error(line)
         return exc.exit_code
     except _ParserError as exc:
-        _print_error(f"{exc.format_message()} (see '{_name_command(exc)} --help')")
+        if exc.format_message():  # empty where the help was printed instead
+            _print_error(f"{exc.format_message()} (see '{_name_command(exc)} --help')")
         return int(exc.exit_code)
     except BrokenPipeError:
-        _silence_stdout()
+        _settle_stdout()
         return EXIT_CLOSED_PIPE
     except OSError as exc:
+        _settle_stdout()
         _print_error(f"the system refused: {exc}")
         return DinacError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
+    except SystemExit as exc:
+        # The parser's library makes its own exit, of code 1, out of a closed pipe.
+        if not isinstance(exc.__context__, BrokenPipeError):
+            raise
+        _settle_stdout()
+        return EXIT_CLOSED_PIPE
     return code if isinstance(code, int) else 0
+
+
+def _register_shells() -> None:
+    """Make Typer answer completion scripts; it does so itself only with options that write them."""
+    # Candidates come one a line, each with its help: a wrapped one would make two of it.
+    os.environ["COLUMNS"] = "1000"
+    from typer.completion import completion_init  # type: ignore[attr-defined]
+
+    completion_init()
 
 
 def _print_error(message: str) -> None:
@@ -95,6 +115,10 @@ def _name_command(exc: Exception) -> str:
     return context.command_path if context is not None else PROGRAM
 
 
-def _silence_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter's exit does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _settle_stdout() -> None:
+    """Write what is still buffered or, where that fails, drop it: Python's exit would complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

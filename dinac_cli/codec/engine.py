@@ -48,8 +48,9 @@ class Engine:
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse, before any work, an image that cannot fit into memory. Raises ImageError."""
-        tokens = -(-height // self.patch) * -(-width // self.patch)
-        needed = tokens * measure_token_bytes(self._model.config)
+        rows, columns = -(-height // self.patch), -(-width // self.patch)
+        images = self.batch_size(rows * self.patch, columns * self.patch)
+        needed = images * rows * columns * measure_token_bytes(self._model.config)
         available = free_bytes(self.device)
         if available is not None and needed > available:
             raise ImageError(
@@ -59,10 +60,10 @@ class Engine:
 
     def encode(self, images: Sequence[Pixels]) -> list[Latents]:
         """Whitened latents, float32 [C, h, w], of uint8 images [H, W, 3] of one padded size."""
-        padded = [pad_pixels(image, self.patch) for image in images]
-        height, width = padded[0].shape[:2]
 
         def compute() -> torch.Tensor:
+            padded = [pad_pixels(image, self.patch) for image in images]
+            height, width = padded[0].shape[:2]
             batch = _stack(padded, self.batch_size(height, width)).to(self.device)
             pixels = batch.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)  # [B, 3, H, W]
             return self._model.encode(pixels).cpu()
@@ -96,21 +97,28 @@ class Engine:
         The compute shape stays what it is: a smaller one would change the bytes of the result.
         """
         try:
-            with torch.inference_mode():
-                return compute()
-        except (MemoryError, RuntimeError) as exc:
-            if not _is_out_of_memory(exc):
-                raise DeviceError(f"{self.device} failed: {_first_line(exc)}") from exc
+            return self._try(compute)
+        except MemoryError:
+            pass  # what the failed call held is given up with its traceback, only then is it free
         _free_memory(self.device)
         try:
-            with torch.inference_mode():
-                return compute()
-        except (MemoryError, RuntimeError) as exc:
+            return self._try(compute)
+        except MemoryError as exc:
             _free_memory(self.device)
             raise ImageError(
                 f"out of memory on {self.device}; free some, scale the image down "
                 "or choose another --device"
             ) from exc
+
+    def _try(self, compute: Callable[[], R]) -> R:
+        """Run `compute`; raises MemoryError where that is what is lacking, else DeviceError."""
+        try:
+            with torch.inference_mode():
+                return compute()
+        except RuntimeError as exc:
+            if _is_out_of_memory(exc):
+                raise MemoryError from exc
+            raise DeviceError(f"{self.device} failed: {_first_line(exc)}") from exc
 
 
 def _stack(arrays: Sequence[npt.NDArray[np.generic]], count: int) -> torch.Tensor:
@@ -119,8 +127,8 @@ def _stack(arrays: Sequence[npt.NDArray[np.generic]], count: int) -> torch.Tenso
     return torch.from_numpy(np.stack(filled))
 
 
-def _is_out_of_memory(exc: BaseException) -> bool:
-    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+def _is_out_of_memory(exc: RuntimeError) -> bool:
+    if isinstance(exc, torch.OutOfMemoryError):
         return True
     text = str(exc).lower()
     return any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES)

@@ -58,6 +58,12 @@ class ModelHandle:
         """The calibration of its latent channels, float32 [C], where it ships one."""
         return read_sensitivity(self.resolved.read_settings(), self.config.bottleneck_dim)
 
+    def check(self, precision: str | None = None) -> None:
+        """Read what is needed before the weights. Raises ModelError: of the run, not of a file."""
+        _ = self.config, self.identity
+        if precision is not None:
+            self.choose_steps(precision)
+
     def choose_steps(self, precision: str) -> npt.NDArray[np.float32] | None:
         """Quantiser steps float32 [C] of a precision; None for bf16 and f32."""
         return choose_steps(precision, self.config.bottleneck_dim, self.sensitivity)

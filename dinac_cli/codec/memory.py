@@ -8,12 +8,14 @@ import torch
 
 from dinac_cli.model.config import DinacAEConfig
 
+_MEMINFO = Path("/proc/meminfo")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+# Of both versions of control groups: the limit, the usage, and the prefix of a whole subtree's
+# statistics.
 _CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
+    ("memory.max", "memory.current", ""),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
 )
 
 
@@ -41,21 +43,31 @@ def free_bytes(device: torch.device) -> int | None:
 
 def _available_memory() -> int | None:
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+        for line in _MEMINFO.read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     except OSError:
         pass
     return None
 
 
 def _cgroup_headroom() -> int | None:
-    for limit_file, usage_file in _CGROUP_FILES:
+    for limit_file, usage_file, prefix in _CGROUP_FILES:
         try:
-            limit, usage = Path(limit_file).read_text(), Path(usage_file).read_text()
+            limit = (_CGROUPS / limit_file).read_text("ascii").strip()
+            usage = int((_CGROUPS / usage_file).read_text("ascii"))
+            statistics = (_CGROUPS / limit_file).with_name("memory.stat").read_text("ascii")
         except OSError:
             continue
-        if limit.strip().isdigit():
-            return max(0, int(limit) - int(usage))
+        if limit.isdigit():
+            return max(0, int(limit) - usage + _count_file_cache(statistics, prefix))
     return None
+
+
+def _count_file_cache(statistics: str, prefix: str) -> int:
+    """Bytes of files that the kernel keeps, counts as used, and gives up when asked for memory.
+
+    A run over many images fills its control group with them.
+    """
+    values = dict(line.split() for line in statistics.splitlines())
+    return sum(int(values.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))

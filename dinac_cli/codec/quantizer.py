@@ -8,7 +8,6 @@ one unit of the whitened latent); steps are then inverse to them. Without, all s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,7 +32,11 @@ def read_sensitivity(values: Mapping[str, object], channels: int) -> npt.NDArray
     listed = values.get(SENSITIVITY_KEY)
     if listed is None:
         return None
-    if not isinstance(listed, list) or len(listed) != channels or not all(map(_is_step, listed)):
+    if (
+        not isinstance(listed, list)
+        or len(listed) != channels
+        or not all(map(_is_sensitivity, listed))
+    ):
         raise ModelError(
             f"the configuration's {SENSITIVITY_KEY} must be {channels} positive numbers"
         )
@@ -51,5 +54,6 @@ def choose_steps(
     return (_PICTURE_STEPS[precision] / sensitivity).astype(np.float32)
 
 
-def _is_step(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+def _is_sensitivity(value: object) -> bool:
+    # Within what float32 can be divided by; a comparison also takes an integer of any length.
+    return isinstance(value, int | float) and value is not True and 1e-30 < value < 1e30

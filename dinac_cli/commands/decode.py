@@ -44,13 +44,13 @@ def decode(
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
     from dinac_cli.commands.models import choose_decoders
     from dinac_cli.commands.reporting import ReportOptions
-    from dinac_cli.commands.running import RunOptions, open_stdout, run_batch
+    from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
     from dinac_cli.console import Console
     from dinac_cli.files.naming import name_image
     from dinac_cli.files.output import Output
     from dinac_cli.images.formats import OUTPUT_FORMATS
     from dinac_cli.model.config import DinacAEInferenceConfig
-    from dinac_cli.pipeline.decode import DecodeOptions, decode_files
+    from dinac_cli.pipeline.decode import DecodeOptions, decode_files, refuse_other_settings
     from dinac_cli.pipeline.freshness import is_stamped_image
     from dinac_cli.pipeline.selection import (
         choose_output_kind,
@@ -77,8 +77,10 @@ def decode(
     form = opt.choose_format(image_format, out, kind)
     output = Output(out, kind, is_stamped_image, overwrite, fsync)
     total = count_inputs(selection, output, lambda name: name_image(name, form.suffixes))
+    refuse_other_settings(selection, output, form, settings)
     find = choose_decoders(model, revision, DeviceChoice(device, dtype), console)
     decoding = DecodeOptions(settings, form, find, allow_other_model, limit)
+    prepare_out(output)
     code = run_batch(
         "decode",
         "decoded",

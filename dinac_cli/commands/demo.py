@@ -18,7 +18,7 @@ def demo(folder: opt.DemoFolder = "dinac-demo") -> None:
     console.print_result(f"{count} sample images are in {originals}")
     for arguments in (
         ["encode", originals, latents, "--model", "nano"],
-        ["decode", latents, decoded],
+        ["decode", latents, decoded, "--model", "nano"],
         ["psnr", originals, decoded],
     ):
         console.print_result(f"\n$ dinac {shlex.join(arguments)}")

@@ -40,7 +40,7 @@ def encode(
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
     from dinac_cli.commands.models import choose_encoder, refuse_mixed_latents
     from dinac_cli.commands.reporting import ReportOptions
-    from dinac_cli.commands.running import RunOptions, open_stdout, run_batch
+    from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
     from dinac_cli.console import Console
     from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
     from dinac_cli.files.output import Output
@@ -64,6 +64,7 @@ def encode(
     encoder = choose_encoder(model, revision, DeviceChoice(device, dtype), output, console)
     wanted = WantedLatents(encoder, settings.precision, settings.background_name)
     refuse_mixed_latents(output, wanted)
+    prepare_out(output)
     code = run_batch(
         "encode",
         f"encoded with {encoder.label}",

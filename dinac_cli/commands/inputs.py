@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
+from dinac_cli.commands.signals import STDIN_CLOSED
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import UsageError
 from dinac_cli.files.inputs import STDIN, FileKind, InputScan, require_inputs
@@ -54,6 +55,8 @@ def select_inputs(options: InputOptions, kind: FileKind, out: str) -> Selection:
 def _read_list(path: str) -> bytes:
     try:
         if path == STDIN:
+            if sys.stdin is None:
+                raise UsageError(STDIN_CLOSED)
             return sys.stdin.buffer.read()
         with open(path, "rb") as file:
             return file.read()

@@ -19,6 +19,8 @@ from dinac_cli.metrics import PsnrSummary, psnr_as_json, summarise_psnr
 from dinac_cli.pipeline.stages import StageClock
 from dinac_cli.results import FileResult, Status
 
+_TABLE_WIDTH = 80
+STOPPED_MEASURING = "dinac: stopped before the end; these are the figures of what was measured"
 _COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
 
 
@@ -28,12 +30,13 @@ class MeasureReport:
 
     console: Console
     options: ReportOptions
+    total: int | None = None
 
     def consume(
         self, pairs: Generator[FileResult, None, None], clock: StageClock, stop: SignalledStop
     ) -> int:
         """Print every failure and the summary; returns the exit code."""
-        progress = RunProgress(clock, total=None, stop=stop)
+        progress = RunProgress(clock, self.total, stop)
         files: list[dict[str, Any]] = []
         values: list[float] = []
         with (
@@ -50,6 +53,7 @@ class MeasureReport:
                 update()
         self._print(summarise_psnr(values), progress.tally.failures, files, progress)
         if stop.exit_code is not None:
+            self.console.say(STOPPED_MEASURING)
             return stop.exit_code
         return EXIT_FAILURES if progress.tally.failures or not values else 0
 
@@ -89,7 +93,7 @@ def format_pair(entry: dict[str, Any]) -> str:
 
 
 def format_table(summary: PsnrSummary, missing: int, failed: int) -> list[str]:
-    """The table: a line of names, a line of figures, both fitting 80 columns."""
+    """The table: a line of names, a line of figures, both fitting 80 columns where they can."""
     names = [*_COLUMNS, "images"]
     values = [_format_db(getattr(summary, name)) for name in _COLUMNS] + [str(summary.count)]
     for name, count in (
@@ -101,8 +105,9 @@ def format_table(summary: PsnrSummary, missing: int, failed: int) -> list[str]:
             names.append(name)
             values.append(str(count))
     widths = [max(len(name), len(value)) for name, value in zip(names, values, strict=True)]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= _TABLE_WIDTH else " "
     return [
-        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        gap.join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
         for row in (names, values)
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 
@@ -62,6 +61,7 @@ def choose_decoders(
     if model != AUTO:
         resolved = resolve_model(model, revision, announce=_announce(console))
         handle = ModelHandle(resolved, "decoder", choice)
+        handle.check()
         return lambda header: handle
     known: dict[str, ModelHandle | None] = {}
     lock = threading.Lock()
@@ -85,9 +85,9 @@ def choose_decoders(
 
 
 def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
-    if output.kind is OutputKind.FOLDER and os.path.isdir(output.path):
-        return find_first_record(output.path)
-    return None
+    if output.kind is OutputKind.STREAM:
+        return None
+    return find_first_record(output.path)
 
 
 def _announce(console: Console) -> Callable[[str], None]:

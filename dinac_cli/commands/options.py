@@ -2,7 +2,9 @@
 
 # No `from __future__ import annotations`: Typer reads these annotations at run time.
 
+import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -42,6 +44,31 @@ def _one_of(name: str, values: tuple[str, ...]) -> Callable[[str], str]:
             if value.replace("-", "_") == known.replace("-", "_"):
                 return known
         raise UsageError(f"{name} {value}: choose one of {', '.join(values)}")
+
+    return check
+
+
+def _check_batch_size(value: str) -> str:
+    parse_batch_size(value)
+    return value
+
+
+def _check_device(value: str) -> str:
+    """Refuse what names no device; whether it is there, only torch can tell."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value) is None:
+        raise UsageError(f"--device {value}: choose one of auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+def _within(
+    name: str, holds: Callable[[float], bool], wanted: str
+) -> Callable[[float | None], float | None]:
+    """A check that refuses numbers for which `holds` is false; None, a default, passes."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not holds(value):
+            raise UsageError(f"{name} {value}: expected {wanted}")
+        return value
 
     return check
 
@@ -103,7 +130,7 @@ def count_processors() -> int:
 Images = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMG...",
+        metavar="IMG",
         show_default=False,
         help="Image files, folders (all images below them), quoted globs, or - for one image on "
         "standard input.",
@@ -112,7 +139,7 @@ Images = Annotated[
 Latents = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="LATENTS...",
+        metavar="LATENTS",
         show_default=False,
         help="Latent files, folders (all latent files below them), quoted globs, or - for records "
         "on standard input.",
@@ -211,6 +238,7 @@ Device = Annotated[
     typer.Option(
         metavar="DEVICE",
         rich_help_panel=_MODEL,
+        callback=_check_device,
         autocompletion=_complete(_DEVICES),
         help="auto, cpu, cuda, cuda:N or mps; one that is absent is an error.",
     ),
@@ -230,6 +258,7 @@ BatchSize = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=_RUN,
+        callback=_check_batch_size,
         help="Images in memory at once, or auto; never changes a result.",
     ),
 ]
@@ -324,13 +353,28 @@ Guidance = Annotated[
     typer.Option(
         metavar="G",
         show_default="off",
+        callback=_within("--guidance", math.isfinite, "a finite number"),
         help="Path-drop guidance of this strength; doubles the work.",
     ),
 ]
 Strength = Annotated[
-    float, typer.Option(metavar="S", help="Scale of the times, above 0 to 1; 1 is full noise.")
+    float,
+    typer.Option(
+        metavar="S",
+        callback=_within("--strength", lambda value: 0 < value <= 1, "more than 0, at most 1"),
+        help="Scale of the times, above 0 to 1; 1 is full noise.",
+    ),
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        callback=_within(
+            "--seed", lambda value: -(2**63) <= value < 2**64, "an integer of 64 bits"
+        ),
+        help="Seed of the noise.",
+    ),
+]
 FormatOption = Annotated[
     str | None,
     typer.Option(

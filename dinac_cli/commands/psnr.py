@@ -26,11 +26,12 @@ def psnr(
     from dinac_cli.commands.signals import stop_on_signals
     from dinac_cli.console import Console
     from dinac_cli.pipeline.job import RunControl
-    from dinac_cli.pipeline.measure import MeasureOptions, measure_pairs
+    from dinac_cli.pipeline.measure import MeasureOptions, list_pairs, measure_pairs
 
     console = Console(quiet=quiet, verbose=verbose)
     reading = MeasureOptions(opt.parse_color(background), max_pixels)
-    report = MeasureReport(console, ReportOptions(as_json, quiet, verbose, failures))
+    total = sum(1 for _ in list_pairs(first, second, IMAGES))
+    report = MeasureReport(console, ReportOptions(as_json, quiet, verbose, failures), total)
     with stop_on_signals(console) as stop:
         control = RunControl(workers or opt.count_processors(), stop=stop)
         pairs = measure_pairs(first, second, IMAGES, reading, control)

@@ -12,10 +12,12 @@ from typing import TextIO
 from dinac_cli.commands.signals import STOPPING, SignalledStop
 from dinac_cli.console import Console
 from dinac_cli.errors import OutputError
+from dinac_cli.files.inputs import STDIN_NAME
 from dinac_cli.pipeline.stages import StageClock, StopRequest
 from dinac_cli.results import FileResult, Status, Tally
 
 EXIT_FAILURES = 3
+STOPPED = "dinac: stopped before the end; run the same command again to go on"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class RunProgress:
     def add(self, result: FileResult) -> None:
         """Count one result."""
         self.tally.add(result)
+        if self.total is not None and self.done > self.total:
+            self.total = None  # a file held several records, and others may
         if self.tally.worked and self.first_done is None:
             # Speed counts from the first output: loading the model is no part of it.
             self.first_done = time.monotonic()
@@ -98,19 +102,22 @@ def report_run(
         stack.callback(results.close)
         update = stack.enter_context(console.track(title, progress))
         for result in results:
+            if stop and result.failed and result.file == STDIN_NAME:
+                continue  # reading it was cut off, which says nothing about what it holds
             progress.add(result)
             _report_file(result, options, console, failures)
             update()
             if result.failed and options.fail_fast:
-                break
+                stop.set()  # what is in flight is finished, and reported
     progress.tally.not_inputs = count_others()
     if options.json:
         console.print_json(progress.tally.to_json(), to_stderr=options.records_on_stdout)
     else:
         text = describe_summary(progress, verb)
         (console.say if options.records_on_stdout else console.print_result)(text)
+    if stop:
+        console.say(STOPPED)
     if stop.exit_code is not None:
-        console.say("dinac: stopped before the end; run the same command again to go on")
         return stop.exit_code
     return EXIT_FAILURES if progress.tally.failures else 0
 
@@ -126,7 +133,8 @@ def describe_summary(progress: RunProgress, verb: str) -> str:
     if tally.failures:
         parts.append(f"{tally.failures} failed")
     if tally.not_inputs:
-        parts.append(f"{tally.not_inputs} other files passed over")
+        files = "file" if tally.not_inputs == 1 else "files"
+        parts.append(f"{tally.not_inputs} other {files} passed over")
     text = ", ".join(parts)
     if tally.written:
         text += f"; {format_sizes(tally.bytes_in, tally.bytes_out)}"
@@ -142,16 +150,18 @@ def format_sizes(size_in: int, size_out: int) -> str:
 
 def format_size(size_bytes: float) -> str:
     """Bytes in decimal units: `1.2 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+    if size_bytes < 999.5:
+        return f"{size_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
+        if size_bytes < 999.95:  # what is not rounded up to 1000.0
+            return f"{size_bytes:.1f} {unit}"
+    return f"{size_bytes / 1000:.1f} TB"
 
 
 def format_duration(seconds: float) -> str:
     """`4.2 s`, `3:07` or `2:03:07`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -195,6 +205,7 @@ def _report_file(
     if result.status is Status.WRITTEN and result.reason:
         console.say(f"dinac: {result.file}: made again: {result.reason}")
     elif options.verbose and not result.failed:
-        console.say(f"dinac: {result.file} → {result.output} ({result.status.value})")
+        place = f" → {result.output}" if result.output else ""
+        console.say(f"dinac: {result.file}{place} ({result.status.value})")
     if options.json:
         console.print_json(result.to_json(), to_stderr=options.records_on_stdout)

@@ -14,7 +14,7 @@ from dinac_cli.commands.signals import open_stdin, stop_on_signals
 from dinac_cli.console import Console
 from dinac_cli.errors import UsageError
 from dinac_cli.files.inputs import InputScan
-from dinac_cli.files.output import STDOUT
+from dinac_cli.files.output import STDOUT, Output, OutputKind
 from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.selection import reads_stdin
 from dinac_cli.results import FileResult
@@ -54,6 +54,15 @@ def run_batch(
         return report_run(
             title, verb, results, progress, report, console, stop, lambda: scan.others
         )
+
+
+def prepare_out(output: Output) -> None:
+    """Make OUT's folder: where that fails it is an error of the run, not of each file of it.
+
+    Raises OutputError.
+    """
+    if output.kind is not OutputKind.STREAM:
+        output.prepare(output.locate(""))
 
 
 def configure_threads() -> None:

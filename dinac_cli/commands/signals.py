@@ -13,10 +13,13 @@ from types import FrameType
 from typing import BinaryIO
 
 from dinac_cli.console import Console
+from dinac_cli.errors import UsageError
 from dinac_cli.files.atomic import discard_live_temporaries
 from dinac_cli.pipeline.stages import StopRequest
 
 POLL_SECONDS = 0.1
+_SHOW_CURSOR = b"\x1b[?25h\n"  # the bar hides it
+STDIN_CLOSED = "standard input is closed: redirect it, or name files or folders"
 STOPPING = "finishing what is in flight; once more stops at once"
 
 
@@ -41,6 +44,8 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
     def handle(number: int, frame: FrameType | None) -> None:
         if stop:
             discard_live_temporaries()
+            if console.draws_bar:
+                os.write(2, _SHOW_CURSOR)
             os._exit(128 + number)
         stop.signal_number = number
         stop.set()
@@ -78,7 +83,12 @@ class _StoppableRaw(RawIOBase):
 
 
 def open_stdin(stop: StopRequest) -> BinaryIO:
-    """Standard input as bytes; reading from it does not outlast a stop request."""
+    """Standard input as bytes; reading from it does not outlast a stop request.
+
+    Raises UsageError where it is closed.
+    """
+    if sys.stdin is None:
+        raise UsageError(STDIN_CLOSED)
     if sys.platform == "win32":
         return sys.stdin.buffer
     return BufferedReader(_StoppableRaw(sys.stdin.fileno(), stop))

@@ -60,6 +60,9 @@ def write_atomically(
             _lock(descriptor)
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 file.write(data)
+            # A file system on the network may say only on closing that nothing more fits. Closing
+            # a copy makes it speak, and leaves the lock.
+            os.close(os.dup(descriptor))
             if fsync:
                 os.fsync(descriptor)
             _publish(temporary, target, replace=replace, is_ours=is_ours)
@@ -128,10 +131,11 @@ def _is_dead(path: str, name: str) -> bool:
     host, boot, namespace = _identify_host()
     if len(parts) != 5 or parts[0] != host or not parts[3].isdigit():
         return False
-    if (parts[1], parts[2]) == (boot, namespace):
-        return not _is_running(int(parts[3]))
-    # Another container or an earlier boot: its pid says nothing here, but its lock does. A file
-    # that is a moment old may be about to be locked.
+    if (parts[1], parts[2]) == (boot, namespace) and not _is_running(int(parts[3])):
+        return True
+    # A pid that runs may be another process by now (in containers nearly all are 1), and one of
+    # another container or an earlier boot says nothing here. The lock does; but a file that is a
+    # moment old may be about to be locked.
     return _is_older_than(path, _SETTLING_SECONDS) and _is_unlocked(path)
 
 
@@ -142,19 +146,16 @@ def _is_older_than(path: str, seconds: float) -> bool:
         return False
 
 
-def _is_running(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 if sys.platform != "win32":
+
+    def _is_running(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except OSError:  # it runs, as somebody else's
+            return True
+        return True
 
     def _lock(descriptor: int) -> None:
         try:
@@ -178,6 +179,10 @@ if sys.platform != "win32":
         return True
 
 else:
+
+    def _is_running(pid: int) -> bool:
+        """Nothing asks here without harm: signal 0 is Ctrl-C. The age of the file must do."""
+        return True
 
     def _lock(descriptor: int) -> None:
         """An open file cannot be removed here, which is lock enough."""

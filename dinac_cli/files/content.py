@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -30,7 +31,10 @@ class Content:
 
 
 def read_content(path: str) -> Content:
-    """Read a file. Raises InputError, also where the file changed in the meantime."""
+    """Read a file. Raises InputError, also where the file changed in the meantime.
+
+    A pipe that has a name (as a shell gives one for `<(command)`) is read to its end.
+    """
     try:
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
@@ -38,7 +42,9 @@ def read_content(path: str) -> Content:
             after = os.fstat(file.fileno())
     except OSError as exc:
         raise InputError(f"cannot read: {exc.strerror or exc}") from exc
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    # A pipe has no size, and its time is that of the last write.
+    is_file = stat.S_ISREG(before.st_mode)
+    if is_file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError("changed while it was read; run the same command again")
     return content
 
@@ -56,20 +62,23 @@ def hash_file(path: str) -> str:
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while chunk := file.read(2**20):
+            while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as exc:
         raise InputError(f"cannot read: {exc.strerror or exc}") from exc
     return digest.hexdigest()
 
 
-def _read_bounded(file: BinaryIO, expected: int = _CHUNK_BYTES) -> Content:
+def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
     """Read to the end, in pieces: asking for the limit at once would allocate it."""
     pieces = []
     total = 0
-    while piece := file.read(max(_CHUNK_BYTES, min(expected, MAX_INPUT_BYTES) - total)):
+    while expected <= MAX_INPUT_BYTES and total <= MAX_INPUT_BYTES:
+        piece = file.read(max(_CHUNK_BYTES, expected - total))
+        if not piece:
+            break
         pieces.append(piece)
         total += len(piece)
-        if total > MAX_INPUT_BYTES:
-            raise InputError(f"larger than {MAX_INPUT_BYTES // 2**30} GiB")
+    else:
+        raise InputError(f"larger than {MAX_INPUT_BYTES // 2**30} GiB")
     return Content(pieces[0] if len(pieces) == 1 else b"".join(pieces))

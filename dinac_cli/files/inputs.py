@@ -28,18 +28,27 @@ class FileKind:
     accepts_name: Callable[[str], bool]
     accepts_head: Callable[[bytes], bool]
 
+    def accepts(self, path: str) -> bool:
+        """True for a file that is such an input; one that cannot be read counts by its name."""
+        return self.accepts_name(os.path.basename(path)) or self._accepts_content(path)
+
+    def _accepts_content(self, path: str) -> bool:
+        try:
+            with open(path, "rb") as file:
+                return self.accepts_head(file.read(HEAD_BYTES))
+        except OSError:
+            return False
+
 
 @dataclass(frozen=True)
 class Input:
     """One input: `path` to open (None is standard input), `name` below OUT (relative, `/`).
 
-    `explicit` inputs were named one by one: if such a file is not of the right kind, it fails.
     `problem` is set where the name itself is the failure (no such file, outside of --root).
     """
 
     path: str | None
     name: str
-    explicit: bool
     problem: str | None = None
 
     @property
@@ -82,14 +91,9 @@ class InputScan:
         path = self.paths[0]
         return path == STDIN or not (os.path.isdir(path) or _is_glob(path))
 
-    @property
-    def one_source(self) -> bool:
-        """True where all inputs come from one folder or file, so that names differ by nature."""
-        return self.listed is None and len(self.paths) == 1 and not _is_glob(self.paths[0])
-
     def _expand(self, path: str) -> Iterator[Input]:
         if path == STDIN:
-            yield Input(None, STDIN_NAME, explicit=True)
+            yield Input(None, STDIN_NAME)
         elif os.path.isdir(path):
             yield from self._walk(path, prefix="", ancestors=())
         elif _is_glob(path):
@@ -98,13 +102,24 @@ class InputScan:
             yield _name_file(path, os.path.basename(path))
 
     def _expand_glob(self, pattern: str) -> Iterator[Input]:
+        """Matches of a pattern; what lies in a folder that matches is named relative to it.
+
+        `**` also matches what is inside of such a folder, and follows a link that leads back to
+        where it came from, so each file is taken once, in the place that comes first.
+        """
         matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            yield Input(pattern, os.path.basename(pattern), True, "no file matches this pattern")
+            yield Input(pattern, os.path.basename(pattern), "no file matches this pattern")
+        folders: set[str] = set()
+        seen: set[str] = set()
         for match in matches:
+            place = _resolve_parent(match)
+            if place in seen or not folders.isdisjoint(_list_parents(place)):
+                continue
+            seen.add(place)
             if os.path.isdir(match):
-                if "**" not in pattern:  # `**` lists what is inside by itself
-                    yield from self._walk(match, prefix="", ancestors=())
+                folders.add(place)
+                yield from self._walk(match, prefix="", ancestors=())
             else:
                 yield _name_file(match, os.path.basename(match))
 
@@ -116,7 +131,7 @@ class InputScan:
             name = os.path.relpath(path, self.root)
         elif os.path.isabs(entry):
             problem = "absolute path in the list: say what it is relative to with --root DIR"
-            yield Input(entry, os.path.basename(entry), True, problem)
+            yield Input(entry, os.path.basename(entry), problem)
             return
         else:
             path = entry
@@ -124,7 +139,7 @@ class InputScan:
         if name == ".." or name.startswith("../"):
             where = f"--root {self.root}" if self.root is not None else "the current folder"
             problem = f"lies outside of {where}, so its output would lie outside of OUT"
-            yield Input(entry, os.path.basename(entry), True, problem)
+            yield Input(entry, os.path.basename(entry), problem)
         elif os.path.isdir(path):
             prefix = "" if name == "." else name + "/"
             yield from self._walk(path, prefix=prefix, ancestors=())
@@ -135,18 +150,15 @@ class InputScan:
         self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
     ) -> Iterator[Input]:
         """Inputs below `folder`, sorted; links to folders are followed, loops are not."""
-        identity = _identify(folder)
-        if identity is None or identity in ancestors:
-            return
-        # Asked for each folder: OUT may be made only when the first output is.
-        if ancestors and self.exclude is not None and identity == _identify(self.exclude):
-            return
         try:
+            identity = _identify(folder)
+            if identity in ancestors or (ancestors and self._is_excluded(identity)):
+                return
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as exc:
             problem = f"cannot list this folder: {exc.strerror}"
-            yield Input(folder, prefix.rstrip("/") or os.path.basename(folder), True, problem)
+            yield Input(folder, prefix.rstrip("/") or os.path.basename(folder), problem)
             return
         for entry in entries:
             if entry.name.startswith("."):
@@ -154,29 +166,34 @@ class InputScan:
             if _is_folder(entry):
                 yield from self._walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
             elif self._accepts(entry):
-                yield Input(entry.path, prefix + entry.name, explicit=False)
+                yield Input(entry.path, prefix + entry.name)
             else:
                 self.others += 1
+
+    def _is_excluded(self, identity: tuple[int, int]) -> bool:
+        # Asked for each folder: OUT may be made only when the first output is.
+        try:
+            return self.exclude is not None and identity == _identify(self.exclude)
+        except OSError:
+            return False
 
     def _accepts(self, entry: os.DirEntry[str]) -> bool:
         try:
             if not stat.S_ISREG(entry.stat().st_mode):
-                # A link that leads nowhere is reported only if its name says it is an input.
                 return False
         except OSError:
+            # A link that leads nowhere is reported only if its name says it is an input.
             return self.kind.accepts_name(entry.name)
-        return self.kind.accepts_name(entry.name) or self._accepts_content(entry.path)
-
-    def _accepts_content(self, path: str) -> bool:
-        try:
-            with open(path, "rb") as file:
-                return self.kind.accepts_head(file.read(HEAD_BYTES))
-        except OSError:
-            return False
+        return self.kind.accepts(entry.path)
 
 
 def split_list(content: bytes, *, null: bool) -> Iterator[str]:
-    """Entries of a file list, newline- or NUL-separated; empty ones are skipped."""
+    """Entries of a file list, newline- or NUL-separated; empty ones are skipped.
+
+    Raises UsageError where a list that should be newline-separated holds a NUL, as no name can.
+    """
+    if not null and b"\0" in content:
+        raise UsageError("the list of --files-from holds NUL characters: add --null")
     separator = b"\0" if null else b"\n"
     start = 0
     while start < len(content):
@@ -202,7 +219,7 @@ def _name_file(path: str, name: str) -> Input:
     problem = None
     if not os.path.lexists(path):
         problem = "no such file or folder"
-    return Input(path, name, explicit=True, problem=problem)
+    return Input(path, name, problem)
 
 
 def _is_glob(path: str) -> bool:
@@ -216,9 +233,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identify(folder: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
+def _identify(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
     return status.st_dev, status.st_ino
+
+
+def _resolve_parent(path: str) -> str:
+    """`path` through the folders that it really leads through; its last part may be a link."""
+    parent, name = os.path.split(path.rstrip(os.sep) or path)
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def _list_parents(path: str) -> Iterator[str]:
+    while (parent := os.path.dirname(path)) != path:
+        yield parent
+        path = parent

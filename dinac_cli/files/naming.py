@@ -32,7 +32,7 @@ def undo_image_name(name: str, suffixes: Iterable[str]) -> list[str]:
 
 
 class CollisionCheck:
-    """Tells when two inputs would have one output; keeps 8 bytes of hash a name.
+    """Tells when two inputs would have one output; keeps a hash of each name, not the name.
 
     Names that differ only in case count as one where `fold_case` is set.
     """
@@ -51,18 +51,23 @@ class CollisionCheck:
 
 
 def refuse_collisions(
-    pairs: Callable[[], Iterable[tuple[str, str]]], *, fold_case: bool = False
+    pairs: Callable[[], Iterable[tuple[str, str | None]]], *, fold_case: bool = False
 ) -> int:
     """Check (input, output name) pairs before any work; returns how many there are.
 
+    The name None is that of an input that will fail: it is counted, and collides with nothing.
     `pairs` is called again to name both inputs once a collision is found. Raises UsageError.
     """
     check = CollisionCheck(fold_case=fold_case)
     count = 0
     for source, name in pairs():
         count += 1
-        if not check.add(name):
-            first = next(other for other, its_name in pairs() if _same(its_name, name, fold_case))
+        if name is not None and not check.add(name):
+            first = next(
+                other
+                for other, its_name in pairs()
+                if its_name is not None and _same(its_name, name, fold_case)
+            )
             raise UsageError(
                 f"{first} and {source} would both be written to {name}: "
                 "encode them into different folders or rename one"

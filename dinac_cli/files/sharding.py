@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from dinac_cli.errors import UsageError
 
-# launcher, its variables for the index, the count and the first index; the first that is set wins
+# launchers of processes, their variables for the index and the count; the first that is set wins
 _LAUNCHERS = (
-    ("torchrun", "RANK", "WORLD_SIZE", None),
-    ("Slurm", "SLURM_PROCID", "SLURM_NTASKS", None),
-    ("Slurm array", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+    ("torchrun", "RANK", "WORLD_SIZE"),
+    ("Slurm", "SLURM_PROCID", "SLURM_NTASKS"),
 )
+_ARRAY = ("Slurm array", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Shard:
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
-    """`I/N`, or `auto`: from the variables that torchrun or Slurm set.
+    """`I/N`, or `auto`: from the variables that torchrun or Slurm set. Raises UsageError.
 
     Source of the variables: the launchers' own documentation. They are used only where `auto` asks
     for them: a shell inside an allocation has them set too, and must not silently do one part.
@@ -50,9 +50,33 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
 
 
 def _detect_shard(environment: Mapping[str, str]) -> Shard:
-    for _, index, count, first in _LAUNCHERS:
-        if environment.get(index, "").isdigit() and environment.get(count, "").isdigit():
-            offset = int(environment.get(first, "0")) if first else 0
-            return Shard(int(environment[index]) - offset, int(environment[count]))
-    wanted = ", ".join(f"{index}/{count} ({name})" for name, index, count, _ in _LAUNCHERS)
-    raise UsageError(f"--shard auto: none of {wanted} is set; give I/N instead")
+    """The part of this process of this task: each task of an array may start several processes."""
+    found = [_read_numbers(environment, index, count) for _, index, count in _LAUNCHERS]
+    process = next(filter(None, found), None)
+    task = _read_numbers(environment, *_ARRAY[1:])
+    if process is None and task is None:
+        wanted = ", ".join(
+            f"{index}/{count} ({name})" for name, index, count in (*_LAUNCHERS, _ARRAY)
+        )
+        raise UsageError(f"--shard auto: none of {wanted} is set; give I/N instead")
+    process_index, processes = process or (0, 1)
+    task_id, tasks = task or (0, 1)
+    task_index = 0 if task is None else _index_of_task(environment, task_id)
+    return Shard(task_index * processes + process_index, tasks * processes)
+
+
+def _index_of_task(environment: Mapping[str, str], task_id: int) -> int:
+    """Which task of its array, from 0: ids may begin anywhere and be several apart."""
+    first = _read_number(environment, "SLURM_ARRAY_TASK_MIN") or 0
+    step = _read_number(environment, "SLURM_ARRAY_TASK_STEP") or 1
+    return (task_id - first) // step
+
+
+def _read_numbers(environment: Mapping[str, str], index: str, count: str) -> tuple[int, int] | None:
+    numbers = _read_number(environment, index), _read_number(environment, count)
+    return None if numbers[0] is None or numbers[1] is None else (numbers[0], numbers[1])
+
+
+def _read_number(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None

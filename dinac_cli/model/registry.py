@@ -25,7 +25,6 @@ HUB_ALIASES = {
     "d2": "data-archetype/dinac_ae_d2",
     "dinac-ae": "data-archetype/dinac_ae",
 }
-MODEL_VARIABLE = "DINAC_MODEL"
 
 _NANO_FOLDER = Path(__file__).parent.parent / "weights" / NANO
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -77,7 +76,8 @@ def resolve_model(
         path = Path(os.path.expanduser(source))
         return ResolvedModel(path, path.resolve().name)
     repository = HUB_ALIASES.get(source, source)
-    if not _REPOSITORY.fullmatch(repository):
+    # A file that is not there is a slip of the pen, and its name nothing to ask the Hub about.
+    if not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
         known = ", ".join([NANO, *HUB_ALIASES])
         raise UsageError(
             f"--model {source}: no such file or folder, and neither an alias ({known}) "
@@ -150,21 +150,23 @@ def _download(
     from huggingface_hub import constants, snapshot_download
 
     at = f"{repository} (revision {revision or 'main'})"
-    if announce is not None:
+    if announce is not None and not constants.HF_HUB_OFFLINE:
         announce(f"downloading {at} into {constants.HF_HUB_CACHE}")
     try:
         folder = Path(
             snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES)
         )
     except Exception as exc:  # the client's transport errors have no base of their own
-        reason = _explain_hub_error(exc, constants.HF_HUB_CACHE)
-        raise ModelError(f"model {at} is not to be had: {reason}") from exc
+        raise ModelError(
+            f"model {at} is not in the cache {constants.HF_HUB_CACHE} and not to be had: "
+            f"{_explain_hub_error(exc)}"
+        ) from exc
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"model {at} holds no .safetensors file; name a DINAC-AE repository")
     return ResolvedModel(folder, repository, folder.name)
 
 
-def _explain_hub_error(exc: Exception, cache: str) -> str:
+def _explain_hub_error(exc: Exception) -> str:
     """What stopped a download and what to do, in one line."""
     from huggingface_hub import constants, errors
 
@@ -174,14 +176,12 @@ def _explain_hub_error(exc: Exception, cache: str) -> str:
         return "the Hub has no such repository, or it is private: check the name, or log in"
     if isinstance(exc, errors.RevisionNotFoundError):
         return "the repository has no such revision: check --revision"
-    missing = f"it is not in the cache {cache} and the Hub cannot be "
-    remedy = f"reach it once to download, or take --model {NANO}"
     if constants.HF_HUB_OFFLINE:
-        return f"{missing}asked (HF_HUB_OFFLINE is set): unset it and {remedy}"
+        return f"HF_HUB_OFFLINE is set: unset it once to download, or take --model {NANO}"
     if isinstance(exc, errors.LocalEntryNotFoundError):
-        return f"{missing}reached: {remedy}"
+        return f"the Hub cannot be reached: do so once to download, or take --model {NANO}"
     detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
-    return f"the download failed ({detail}); {remedy}"
+    return f"the download failed ({detail}): try again, or take --model {NANO}"
 
 
 def _refuse_revision(source: str, revision: str | None, own: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -14,18 +16,28 @@ from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, hash_record, read_header, unpack_record
+from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
-from dinac_cli.files.naming import name_image
+from dinac_cli.files.naming import ignores_case, name_image
 from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.images.formats import OutputFormat
+from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
 from dinac_cli.model.config import DinacAEInferenceConfig
-from dinac_cli.pipeline.freshness import State, Verdict, WantedImage, check_image
+from dinac_cli.pipeline.freshness import (
+    State,
+    Verdict,
+    WantedImage,
+    check_image,
+    describe_difference,
+)
 from dinac_cli.pipeline.job import Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made, deliver
 from dinac_cli.pipeline.records import RecordEntry, list_records, require_single
 from dinac_cli.results import FileResult, Status
+
+_INPUTS_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,19 @@ def decode_files(
     Models are loaded when the first record needs them, each once. With `output` a stream, the
     only image goes to `stdout`. Raises DinacError where the run as a whole cannot go on.
     """
-    entries: Iterator[RecordEntry] = itertools.islice(list_records(inputs, stdin), options.limit)
-    if output.kind is OutputKind.STREAM:
-        entries = require_single(entries)
-        return run_job(_DecodeJob(output, options), entries, control, stdout)
-    return run_job(_DecodeJob(output, options), entries, control)
+    records = list_records(
+        inputs,
+        stdin,
+        lambda name: name_image(name, options.format.suffixes),
+        fold_case=output.kind is OutputKind.FOLDER and ignores_case(output.path),
+    )
+    entries: Iterator[RecordEntry] = itertools.islice(records, options.limit)
+    job = _DecodeJob(output, options)
+    if output.kind is OutputKind.FOLDER:
+        return run_job(job, entries, control)
+    if output.kind is OutputKind.FILE:
+        return run_job(job, require_single(entries, output.path), control)
+    return run_job(job, require_single(entries, "standard output"), control, stdout)
 
 
 @dataclass(frozen=True)
@@ -143,6 +163,8 @@ class _DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             bytes_in=work.size_bytes,
             bytes_out=len(data),
         )
+        if not form.has_stamp and self._is_same(self._locate(work), data):
+            return Made(replace(result, output=self._locate(work)))
         return deliver(self._output, name_image(work.name, form.suffixes), data, result)
 
     def _judge(self, entry: RecordEntry, record_hash: str, model: ModelHandle) -> Verdict:
@@ -151,15 +173,55 @@ class _DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             return Verdict(State.ABSENT)
         target = self._locate(entry)
         self._output.prepare(target)
+        if not self._options.format.has_stamp:
+            return Verdict(State.ABSENT)  # nothing tells whose it is before it is made again
         return check_image(target, self._want(record_hash, model))
 
-    def _locate(self, entry: RecordEntry) -> str:
+    def _is_same(self, target: str, data: bytes) -> bool:
+        """Whether an unstamped image is there already. Raises OutputError for another one."""
+        is_free = self._output.kind is OutputKind.STREAM or self._output.overwrite
+        if is_free or not os.path.lexists(target):
+            return False
+        if os.path.isfile(target) and read_content(target).data == data:
+            return True
+        raise OutputError(
+            f"{target}: exists and is another image, and {self._options.format.name} files do not "
+            "say who wrote them; choose another output folder or add --overwrite"
+        )
+
+    def _locate(self, entry: RecordEntry | _ReadRecord) -> str:
         return self._output.locate(name_image(entry.name, self._options.format.suffixes))
 
     def _want(self, record_hash: str, model: ModelHandle) -> WantedImage:
         return WantedImage(
             record_hash, model.identity.weights, describe_settings(self._options.settings)
         )
+
+
+def refuse_other_settings(
+    inputs: Iterable[Input],
+    output: Output,
+    form: OutputFormat,
+    settings: DinacAEInferenceConfig,
+) -> None:
+    """Stop before any work where OUT holds images of these inputs, decoded with other settings.
+
+    The first inputs tell; what differs further on is a failure of its own. Raises UsageError.
+    """
+    if output.overwrite or output.kind is OutputKind.STREAM:
+        return
+    for entry in itertools.islice(inputs, _INPUTS_LOOKED_AT):
+        target = output.locate(name_image(entry.name, form.suffixes))
+        stamp = read_stamp(Path(target))
+        if stamp is None:
+            continue
+        conflict = describe_difference(stamp, "settings", describe_settings(settings))
+        if conflict is not None:
+            raise UsageError(
+                f"{output.path} already holds images decoded with {conflict} ({target}): "
+                "choose another OUT, or add --overwrite to decode all anew"
+            )
+        return
 
 
 def describe_settings(settings: DinacAEInferenceConfig) -> str:

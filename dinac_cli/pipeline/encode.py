@@ -15,7 +15,8 @@ from dinac_cli.files.content import Content, InputError, read_content, read_stre
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import name_latents
 from dinac_cli.files.output import Output, OutputKind
-from dinac_cli.images.reading import SourceImage, measure_image, read_image
+from dinac_cli.images.opening import MAX_PIXELS
+from dinac_cli.images.reading import WHITE, SourceImage, measure_image, read_image
 from dinac_cli.pipeline.freshness import State, Verdict, WantedLatents, check_latents
 from dinac_cli.pipeline.job import Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made, deliver
@@ -31,8 +32,8 @@ class EncodeOptions:
     """
 
     precision: str = "bf16"
-    background: tuple[int, int, int] = (255, 255, 255)
-    max_pixels: int = 178_956_970
+    background: tuple[int, int, int] = WHITE
+    max_pixels: int = MAX_PIXELS
     checksum: bool = False
 
     @property
@@ -58,6 +59,7 @@ def encode_files(
     without. With `output` a stream, records go to `stdout` in the order of the inputs. Raises
     DinacError where the run as a whole cannot go on (model, device, full disk).
     """
+    model.check(options.precision)
     job = _EncodeJob(output, model, options, stdin)
     return run_job(job, inputs, control, stdout if output.kind is OutputKind.STREAM else None)
 

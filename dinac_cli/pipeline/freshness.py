@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,10 +13,19 @@ from dinac_cli.codec.records import name_model
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import is_whole, read_header
-from dinac_cli.errors import FormatError, OutputError
+from dinac_cli.errors import FormatError, OutputError, Rejection
 from dinac_cli.files.atomic import refuse_foreign
 from dinac_cli.files.content import hash_file
 from dinac_cli.files.naming import LATENT_SUFFIX
+
+# What only another version of dinac writes: such a record is none of ours to make again.
+_OTHER_VERSION = {
+    Rejection.VERSION,
+    Rejection.FLAGS,
+    Rejection.RESERVED,
+    Rejection.PRECISION,
+    Rejection.PREDICTOR,
+}
 
 
 class State(Enum):
@@ -71,24 +80,26 @@ class WantedImage:
 
     def describe_conflict(self, stamp: Mapping[str, str]) -> str | None:
         """How an existing image differs from what is wanted, naming both; None if it does not."""
-        for key, wanted in (("settings", self.settings), ("weights", self.weights)):
-            if stamp.get(key) != wanted:
-                return f"{key} {stamp.get(key, 'unknown')}, not {wanted}"
+        return describe_difference(stamp, "settings", self.settings) or describe_difference(
+            stamp, "weights", self.weights
+        )
+
+
+def describe_difference(stamp: Mapping[str, str], key: str, wanted: str) -> str | None:
+    """How one entry of an image's stamp differs from what is wanted; None if it does not."""
+    held = stamp.get(key, "unknown")
+    if held == wanted:
         return None
+    return f"{key} {_subtract(held, wanted)}, not {_subtract(wanted, held)}"
 
 
 def is_latent_file(path: str) -> bool:
     """True for a file that begins as a record does."""
     try:
         with open(path, "rb") as file:
-            return starts_record(file.read(len(RECORD_START)))
+            return file.read(len(RECORD_START)) == RECORD_START
     except OSError:
         return False
-
-
-def starts_record(head: bytes) -> bool:
-    """True for the first bytes of a record."""
-    return head.startswith(RECORD_START)
 
 
 def read_description(image: str) -> dict[str, str]:
@@ -102,8 +113,8 @@ def check_latents(
 ) -> Verdict:
     """Judge the record at `target` against its source file (None: standard input).
 
-    Raises OutputError where it was not written by dinac, or holds another model, precision or
-    geometry than wanted.
+    Raises OutputError where it was not written by dinac, is of another version of the format, or
+    holds another model, precision or geometry than wanted.
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
@@ -114,6 +125,8 @@ def check_latents(
             header = read_header(file)
         whole = is_whole(target)
     except FormatError as exc:
+        if exc.rejection in _OTHER_VERSION:
+            raise OutputError(f"{target}: {exc}; or choose another OUT or add --overwrite") from exc
         return Verdict(State.STALE, f"the output was damaged ({exc})")
     except OSError as exc:
         raise OutputError(f"{target}: cannot read: {exc.strerror}") from exc
@@ -122,7 +135,9 @@ def check_latents(
     conflict = wanted.describe_conflict(header)
     if conflict is not None:
         raise OutputError(f"{target} holds {conflict}; choose another OUT or add --overwrite")
-    changed = source is None or _has_changed(source, target, header, checksum=checksum)
+    if source is None:
+        return Verdict(State.STALE, "standard input is always encoded")
+    changed = _has_changed(source, target, header, checksum=checksum)
     return Verdict(State.STALE, "the source has changed") if changed else Verdict(State.DONE)
 
 
@@ -155,20 +170,31 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
     return Verdict(State.DONE)
 
 
-def find_first_record(folder: str) -> tuple[str, RecordHeader] | None:
-    """The first readable record below a folder, by name, and its path; None if there is none."""
-    for parent, folders, names in os.walk(folder):
+def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
+    """The first readable record that a folder (or file) holds, by name, and its path; or None."""
+    for path in _list_latents(out):
+        try:
+            with open(path, "rb") as file:
+                return path, read_header(file)
+        except (FormatError, OSError):
+            continue
+    return None
+
+
+def _list_latents(out: str) -> Iterator[str]:
+    if not os.path.isdir(out):
+        yield out
+    for parent, folders, names in os.walk(out):
         folders.sort()
         for name in sorted(names):
-            if not name.endswith(LATENT_SUFFIX):
-                continue
-            path = os.path.join(parent, name)
-            try:
-                with open(path, "rb") as file:
-                    return path, read_header(file)
-            except (FormatError, OSError):
-                continue
-    return None
+            if name.lower().endswith(LATENT_SUFFIX):
+                yield os.path.join(parent, name)
+
+
+def _subtract(settings: str, others: str) -> str:
+    """Those of some settings (`key=value`, separated by semicolons) that are not among others."""
+    left = [pair for pair in settings.split(";") if pair not in others.split(";")]
+    return ";".join(left) or settings
 
 
 def _has_changed(source: str, target: str, header: RecordHeader, *, checksum: bool) -> bool:

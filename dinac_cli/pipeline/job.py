@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
-from dinac_cli.errors import DinacError, ImageError
+from dinac_cli.errors import DinacError, ImageError, OutputError
 from dinac_cli.files.atomic import DiskFullError
 from dinac_cli.files.content import InputError
 from dinac_cli.pipeline.batching import Batcher
@@ -107,12 +108,13 @@ def run_job(
         ByteBudget(READ_BYTES) as budget,
     ):
         run = _Run(job, control, writers, budget, ordered=stream is not None)
-        for made in run.go(readers, until_stopped(entries, control.stop)):
-            if stream is not None and made.data:
-                with control.clock.measure("write"):
-                    stream.write(made.data)
-                    stream.flush()
-            yield made.result
+        with closing(run.go(readers, until_stopped(entries, control.stop))) as outputs:
+            for made in outputs:
+                if stream is not None and made.data:
+                    with control.clock.measure("write"):
+                        stream.write(made.data)
+                        stream.flush()
+                yield made.result
 
 
 class _Run(Generic[E, W, R]):
@@ -133,30 +135,37 @@ class _Run(Generic[E, W, R]):
         self._outbox = Outbox(ordered=ordered)
         self._batcher: Batcher[Hashable, tuple[int, W]] = Batcher(job.batch_size, REORDER_BYTES)
 
-    def go(self, readers: ThreadPoolExecutor, entries: Iterable[E]) -> Iterator[Made]:
+    def go(self, readers: ThreadPoolExecutor, entries: Iterable[E]) -> Generator[Made, None, None]:
+        """Everything that is made, from the first entry to the last; closing it stops reading."""
         reads = read_ahead(readers, self._read, enumerate(entries), self._in_flight)
-        for number, outcome in self._clock.wait_for("read", reads):
-            self._budget.give_back(number)
-            if isinstance(outcome, FileResult):
-                self._outbox.put_result(number, outcome)
-            else:
-                for batch in self._batcher.add(
-                    (number, outcome), outcome.group, outcome.held_bytes
-                ):
-                    self._compute(batch)
-            if self._outbox.waits_for_model and len(self._outbox) >= self._in_flight:
-                for batch in self._batcher.flush():
-                    self._compute(batch)
-            yield from self._take(self._in_flight)
+        with closing(reads):
+            for number, outcome in self._clock.wait_for("read", reads):
+                self._budget.give_back(number)
+                self._pass_on(number, outcome)
+                yield from self._take(self._in_flight)
         for batch in self._batcher.flush():
             self._compute(batch)
             yield from self._take(self._in_flight)
         yield from self._take(0)
 
+    def _pass_on(self, number: int, outcome: W | FileResult) -> None:
+        """To the model what was read, to the outbox what is final already."""
+        if isinstance(outcome, FileResult):
+            self._outbox.put_result(number, outcome)
+        else:
+            item = (number, outcome)
+            for batch in self._batcher.add(item, outcome.group, outcome.held_bytes):
+                self._compute(batch)
+        if self._outbox.waits_for_model and len(self._outbox) >= self._in_flight:
+            for batch in self._batcher.flush():
+                self._compute(batch)
+
     def _read(self, numbered: tuple[int, E]) -> tuple[int, W | FileResult]:
         number, entry = numbered
         try:
             return number, self._job.read(entry, lambda size: self._budget.take(number, size))
+        except DiskFullError:  # there may be no room for another folder
+            raise
         except DinacError as exc:
             return number, fail(entry.label, exc)
         except OSError as exc:
@@ -185,6 +194,9 @@ class _Run(Generic[E, W, R]):
             raise
         except DinacError as exc:
             return Made(fail(work.label, exc))
+        except MemoryError:
+            failure = OutputError("not enough memory to write it; free some and run again")
+            return Made(fail(work.label, failure))
 
     def _take(self, at_most: int) -> Iterator[Made]:
         with self._clock.measure("write"):

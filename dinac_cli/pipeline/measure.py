@@ -15,7 +15,8 @@ from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import FileKind, InputScan
 from dinac_cli.files.naming import undo_image_name
 from dinac_cli.images.formats import OUTPUT_FORMATS
-from dinac_cli.images.reading import read_image
+from dinac_cli.images.opening import MAX_PIXELS
+from dinac_cli.images.reading import WHITE, read_image
 from dinac_cli.metrics import measure_psnr
 from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.stages import read_ahead, until_stopped
@@ -29,21 +30,21 @@ class Pair:
     """An image and its reconstruction; `other` is None where there is none.
 
     `first` is the path in A (or, for an image that only B has, in B), `side` the folder that
-    lacks a counterpart.
+    lacks a counterpart. `problem` is set where a folder could not be looked into.
     """
 
-    name: str
     first: str
     other: str | None
     side: str = ""
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
     """How both images of a pair are read; see `EncodeOptions`."""
 
-    background: tuple[int, int, int] = (255, 255, 255)
-    max_pixels: int = 178_956_970
+    background: tuple[int, int, int] = WHITE
+    max_pixels: int = MAX_PIXELS
 
 
 def measure_pairs(
@@ -66,7 +67,10 @@ def measure_pairs(
 
 
 def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
-    """Pairs of two folders, or of two files. Raises UsageError for one of each or neither."""
+    """Pairs of two folders, or of two files. Raises UsageError for one of each or neither.
+
+    A folder that lies inside of the other one is no part of that.
+    """
     for path in (first, second):
         if not os.path.exists(path):
             raise UsageError(f"{path}: no such file or folder")
@@ -74,17 +78,21 @@ def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
         raise UsageError(f"{first} and {second}: name two folders or two files")
     if os.path.isdir(first):
         return _pair_folders(first, second, kind)
-    return iter([Pair(os.path.basename(first), first, second)])
+    return iter([Pair(first, second)])
 
 
 def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
-    for entry in InputScan(kind, (first,)):
-        assert entry.path is not None, "a folder holds no standard input"
-        yield Pair(entry.name, entry.path, _find_counterpart(entry.name, second), second)
-    for entry in InputScan(kind, (second,)):
-        assert entry.path is not None, "a folder holds no standard input"
-        if not _is_counterpart(entry.name, first, second):
-            yield Pair(entry.name, entry.path, None, first)
+    found = False
+    for entry in InputScan(kind, (first,), exclude=second):
+        found = True
+        counterpart = None if entry.problem else _find_counterpart(entry.name, second)
+        yield Pair(entry.label, counterpart, second, entry.problem)
+    for entry in InputScan(kind, (second,), exclude=first):
+        found = True
+        if entry.problem or not _is_counterpart(entry.name, first, second, kind):
+            yield Pair(entry.label, None, first, entry.problem)
+    if not found:
+        raise UsageError(f"no {kind.plural} found in {first} and {second}")
 
 
 def _find_counterpart(name: str, folder: str) -> str | None:
@@ -95,19 +103,25 @@ def _find_counterpart(name: str, folder: str) -> str | None:
     return None
 
 
-def _is_counterpart(name: str, first: str, second: str) -> bool:
+def _is_counterpart(name: str, first: str, second: str, kind: FileKind) -> bool:
     """Whether some image of `first` is paired with the image `name` of `second`."""
     stem, suffix = os.path.splitext(name)
     origins = [name, stem] if suffix.lower() in _SUFFIXES else [name]
     path = os.path.join(second, *name.split("/"))
     return any(
-        os.path.isfile(os.path.join(first, *origin.split("/")))
+        _is_input(os.path.join(first, *origin.split("/")), kind)
         and _find_counterpart(origin, second) == path
         for origin in origins
     )
 
 
+def _is_input(path: str, kind: FileKind) -> bool:
+    return os.path.isfile(path) and kind.accepts(path)
+
+
 def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
+    if pair.problem is not None:
+        return FileResult(pair.first, Status.FAILED, reason=pair.problem)
     if pair.other is None:
         return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
     try:

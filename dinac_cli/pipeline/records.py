@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.record import measure_record, read_header
-from dinac_cli.container.stream import read_records
+from dinac_cli.container.stream import StreamItem, read_records
 from dinac_cli.errors import DinacError, FormatError, UsageError
 from dinac_cli.files.content import InputError
 from dinac_cli.files.inputs import Input
@@ -32,13 +33,20 @@ class RecordEntry:
     error: DinacError | None = None
 
 
-def list_records(inputs: Iterable[Input], stdin: BinaryIO | None) -> Iterator[RecordEntry]:
+def list_records(
+    inputs: Iterable[Input],
+    stdin: BinaryIO | None,
+    rename: Callable[[str], str],
+    *,
+    fold_case: bool = False,
+) -> Iterator[RecordEntry]:
     """The records of files and streams, in order; a stream is read as it arrives.
 
     A file of one record gives its own name to the output, in a file of several (as in a stream)
-    each record's own name counts, below the folder of the file.
+    each record's own name counts, below the folder of the file. `rename` makes an output's name of
+    it; a record whose output's name was there before in this run is an error.
     """
-    names = StreamNames()
+    names = RecordNames(rename, fold_case=fold_case)
     for entry in inputs:
         if entry.problem:
             yield RecordEntry(entry.label, entry.name, error=InputError(entry.problem))
@@ -46,66 +54,95 @@ def list_records(inputs: Iterable[Input], stdin: BinaryIO | None) -> Iterator[Re
             assert stdin is not None, "a run that reads standard input is given it"
             yield from _split_stream(stdin, entry.label, "", names)
         elif _holds_several(entry.path):
-            folder = entry.name.rpartition("/")[0]
-            with open(entry.path, "rb") as file:
-                yield from _split_stream(file, entry.label, folder, names)
+            yield from _split_file(entry.path, entry.name.rpartition("/")[0], names)
         else:
-            yield RecordEntry(entry.label, entry.name, path=entry.path)
+            error = names.claim(entry.name)
+            yield RecordEntry(entry.label, entry.name, path=entry.path, error=error)
 
 
-class StreamNames:
-    """Names of a stream's records: their own, or counted where that is missing; never one twice."""
+class RecordNames:
+    """Names of records: of those in a stream their own, or counted where that is missing.
 
-    def __init__(self) -> None:
-        self._check = CollisionCheck()
+    Only the records themselves tell the names in a stream, so what can be refused before any work
+    for files is found out here, one record at a time.
+    """
+
+    def __init__(self, rename: Callable[[str], str], *, fold_case: bool) -> None:
+        self._rename = rename
+        self._check = CollisionCheck(fold_case=fold_case)
         self._count = itertools.count(1)
 
-    def choose(self, header: RecordHeader) -> str:
-        """The name of the next record. Raises InputError where it was there before."""
-        number = next(self._count)
-        name = header.name or f"{number:06d}"
-        if not self._check.add(name):
-            raise InputError(f"the name {name} is in the stream twice; this record is left out")
-        return name
+    def count(self) -> str:
+        """The next record's number in the run's streams, as a name."""
+        return f"{next(self._count):06d}"
+
+    def claim(self, name: str) -> InputError | None:
+        """Take the output's name of record `name`; the error where another record has it."""
+        output = self._rename(name)
+        if self._check.add(output):
+            return None
+        return InputError(f"another record of this run goes to {output}; this one is left out")
 
 
-def require_single(entries: Iterator[RecordEntry]) -> Iterator[RecordEntry]:
-    """The only record of a run that writes one image to standard output. Raises UsageError."""
+def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:
+    """The only record of a run whose OUT, called `place`, takes one image. Raises UsageError."""
     first = list(itertools.islice(entries, 2))
     if len(first) > 1:
         raise UsageError(
-            "standard output takes one image and there is a second record: "
-            "name an output folder instead of '-'"
+            f"{place} takes one image and there is a second record: name an output folder instead"
         )
     yield from first
 
 
+def _split_file(path: str, folder: str, names: RecordNames) -> Iterator[RecordEntry]:
+    try:
+        with open(path, "rb") as file:
+            yield from _split_stream(file, path, folder, names)
+    except OSError as exc:
+        yield RecordEntry(path, path, error=InputError(f"cannot read: {exc.strerror or exc}"))
+
+
 def _split_stream(
-    stream: BinaryIO, label: str, folder: str, names: StreamNames
+    stream: BinaryIO, label: str, folder: str, names: RecordNames
 ) -> Iterator[RecordEntry]:
     found = False
     for number, item in enumerate(read_records(stream), start=1):
         found = True
-        title = f"{label} record {number}"
-        if isinstance(item.record, FormatError):
-            yield RecordEntry(title, title, error=item.record)
-            continue
-        try:
-            name = names.choose(read_header(item.record))
-        except DinacError as exc:
-            yield RecordEntry(title, title, error=exc)
-            continue
-        name = f"{folder}/{name}" if folder else name
-        yield RecordEntry(f"{label}: {name}", name, data=item.record)
+        yield _name_record(item, f"{label} record {number}", label, folder, names)
     if not found:
         yield RecordEntry(label, label, error=InputError("is empty; pipe records into it"))
 
 
+def _name_record(
+    item: StreamItem, title: str, label: str, folder: str, names: RecordNames
+) -> RecordEntry:
+    """The entry of one record of a stream; `title` says which one while it has no name."""
+    counted = names.count()
+    if isinstance(item.record, FormatError):
+        return RecordEntry(title, title, error=item.record)
+    try:
+        own = read_header(item.record).name or counted
+    except FormatError as exc:
+        return RecordEntry(title, title, error=exc)
+    name = f"{folder}/{own}" if folder else own
+    return RecordEntry(f"{label}: {name}", name, data=item.record, error=names.claim(name))
+
+
 def _holds_several(path: str) -> bool:
-    """True for a file that goes on after a whole first record; told by block headers alone."""
+    """True for a file that goes on after its first record; told by block headers alone.
+
+    A damaged record tells nothing of its length: then it counts whether another one starts.
+    """
     try:
         with open(path, "rb") as file:
-            size = measure_record(file)
-            return size < os.fstat(file.fileno()).st_size
-    except (FormatError, OSError):
+            try:
+                return measure_record(file) < os.fstat(file.fileno()).st_size
+            except FormatError:
+                return _has_later_start(file)
+    except (OSError, ValueError):
         return False  # reading it will say what is wrong
+
+
+def _has_later_start(file: BinaryIO) -> bool:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(RECORD_START, 1) >= 0

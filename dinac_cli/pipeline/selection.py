@@ -55,8 +55,9 @@ def count_inputs(selection: Selection, output: Output, rename: Callable[[str], s
     nothing is found or two inputs would have one output.
     """
 
-    def pairs() -> Iterator[tuple[str, str]]:
-        return ((entry.label, rename(entry.name)) for entry in selection)
+    def pairs() -> Iterator[tuple[str, str | None]]:
+        for entry in selection:
+            yield entry.label, None if entry.problem else rename(entry.name)
 
     if output.kind is OutputKind.STREAM:
         count = sum(1 for _ in selection)  # records in a stream need no path of their own
@@ -64,7 +65,7 @@ def count_inputs(selection: Selection, output: Output, rename: Callable[[str], s
         count = refuse_collisions(pairs, fold_case=ignores_case(output.path))
     if not count:
         _require_found(selection)
-    return count
+    return None if reads_stdin(selection.scan) else count
 
 
 def require_existing(selection: Selection) -> None:

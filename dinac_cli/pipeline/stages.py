@@ -21,14 +21,14 @@ class StopRequest:
     """Asks a running job to take no new input and finish what is in flight."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._requested = False
 
     def set(self) -> None:
-        """Ask; may be called from a signal handler."""
-        self._event.set()
+        """Ask; may be called from a signal handler, for there is no lock in it."""
+        self._requested = True
 
     def __bool__(self) -> bool:
-        return self._event.is_set()
+        return self._requested
 
 
 class ByteBudget:

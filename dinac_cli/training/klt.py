@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
+from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.images.reading import read_image
 from dinac_cli.model.autoencoder import DinacAE
@@ -47,6 +48,7 @@ POSTERIOR_STD = 0.02
 """Standard deviation of the posterior that the checkpoint claims, in units of a whitened latent."""
 
 _SEED = 0
+_LEAST_VARIANCE = 1e-12  # of the greatest: below it is rounding error
 _LEVELS_PER_UNIT = 127.5  # pixels in [-1, 1]
 
 Floats = npt.NDArray[np.float64]
@@ -66,7 +68,8 @@ class PatchStatistics:
 def measure_patches(images: Iterable[npt.NDArray[np.uint8]], patch_size: int) -> PatchStatistics:
     """Statistics over the patches of uint8 images [H, W, 3], mirrored and transposed as well.
 
-    Each image counts by its area; patches are taken on two grids, half a patch apart.
+    Each image counts by its area; patches are taken on two grids, half a patch apart. Raises
+    UsageError where no image holds a whole patch.
     """
     size = 3 * patch_size**2
     total, products, count = np.zeros(size), np.zeros((size, size)), 0
@@ -76,6 +79,8 @@ def measure_patches(images: Iterable[npt.NDArray[np.uint8]], patch_size: int) ->
             total += patches.sum(0)
             products += patches.T @ patches
             count += len(patches)
+    if not count:
+        raise UsageError(f"no image to learn from holds a patch of {patch_size}x{patch_size}")
     mean = total / count
     covariance = products / count - np.outer(mean, mean)
     symmetries = list(_list_symmetries(patch_size))
@@ -95,7 +100,13 @@ def cut_patches(image: npt.NDArray[np.uint8], patch_size: int) -> Floats:
 
 
 def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, Tensor]:
-    """The state of a network that computes the KLT of `statistics`, float32, by tensor name."""
+    """The state of a network that computes the KLT of `statistics`, float32, by tensor name.
+
+    Raises UsageError where the patches differ in fewer directions than the network is wide.
+    """
+    weakest, strongest = statistics.variances[config.model_dim - 1], statistics.variances[0]
+    if weakest <= _LEAST_VARIANCE * strongest:
+        raise UsageError(f"the images are too few or too flat for {config.model_dim} components")
     torch.manual_seed(_SEED)
     state = DinacAE(config).state_dict()
     _set_encoder(state, statistics, config)

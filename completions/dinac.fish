@@ -1,0 +1,1 @@
+complete --command dinac --no-files --arguments "(env _DINAC_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) dinac)" --condition "env _DINAC_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) dinac"

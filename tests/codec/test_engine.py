@@ -1,0 +1,264 @@
+"""Pixels to latents and back: exact at the edges, the same in any company, calm without memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from dinac_cli.codec import engine as engine_module
+from dinac_cli.codec.engine import Engine
+from dinac_cli.codec.loading import ModelHandle
+from dinac_cli.codec.memory import measure_token_bytes
+from dinac_cli.errors import DeviceError, ImageError
+from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.model.config import DinacAEConfig, DinacAEInferenceConfig
+
+SETTINGS = DinacAEInferenceConfig(seed=0)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass
+class Mirror:
+    """A model whose latents are the pixels themselves, and which may fail before that."""
+
+    config: DinacAEConfig = field(default_factory=lambda: DinacAEConfig(patch_size=1))
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    failures: list[Exception] = field(default_factory=list)
+    calls: int = 0
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return images
+
+    def decode(
+        self, latents: Tensor, height: int, width: int, settings: DinacAEInferenceConfig
+    ) -> Tensor:
+        assert latents.shape[2:] == (height, width)
+        return self.encode(latents)
+
+
+def make_engine(model: Mirror) -> Engine:
+    return Engine(cast(DinacAE, model))
+
+
+def draw(height: int, width: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def batches_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shape of a graphics card's calls, on the processor."""
+    monkeypatch.setattr(Engine, "batch_size", lambda self, height, width: 4)
+
+
+class TestPixels:
+    def test_all_levels_map_to_the_interval(self) -> None:
+        levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+        (latents,) = make_engine(Mirror()).encode([levels])
+        expected = levels.transpose(2, 0, 1).astype(np.float64) / 127.5 - 1
+        assert latents.dtype == np.float32
+        assert np.abs(latents - expected).max() < 1e-7
+        assert (latents.min(), latents.max()) == (-1, 1)
+
+    def test_way_there_and_back_is_the_identity(self) -> None:
+        levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+        engine = make_engine(Mirror())
+        (back,) = engine.decode(engine.encode([levels]), [(16, 16)], SETTINGS)
+        assert back.dtype == np.uint8
+        assert back.flags["C_CONTIGUOUS"]
+        assert np.array_equal(back, levels)
+
+    @pytest.mark.parametrize(
+        ("value", "level"), [(-3.0, 0), (-1.0, 0), (0.0, 128), (0.999, 255), (1.0, 255), (7.0, 255)]
+    )
+    def test_values_beyond_are_clamped_and_halves_go_to_even(
+        self, value: float, level: int
+    ) -> None:
+        latents = np.full((3, 2, 2), value, dtype=np.float32)
+        (pixels,) = make_engine(Mirror()).decode([latents], [(2, 2)], SETTINGS)
+        assert (pixels == level).all()
+
+    def test_edges_are_repeated_and_cut_off_again(self) -> None:
+        engine = make_engine(Mirror(config=DinacAEConfig(patch_size=16)))
+        pixels = draw(17, 5)
+        (latents,) = engine.encode([pixels])
+        assert latents.shape == (3, 32, 16)
+        assert np.array_equal(latents[:, :, 5], latents[:, :, 15])
+        assert np.array_equal(latents[:, 16], latents[:, 31])
+
+
+class TestBatch:
+    def test_size_on_the_processor_is_one(self, encoder: ModelHandle) -> None:
+        assert encoder.engine.batch_size(16, 16) == 1
+
+    @pytest.mark.parametrize(
+        ("height", "width", "size"),
+        [(16, 16, 8192), (256, 256, 32), (512, 512, 8), (4096, 4096, 1)],
+    )
+    def test_size_elsewhere_is_a_function_of_the_padded_size(
+        self, height: int, width: int, size: int
+    ) -> None:
+        model = Mirror(config=DinacAEConfig(patch_size=16), device=torch.device("meta"))
+        assert make_engine(model).batch_size(height, width) == size
+
+    @pytest.mark.usefixtures("batches_of_four")
+    def test_every_call_is_a_whole_batch(self) -> None:
+        shapes = []
+
+        class Watched(Mirror):
+            def encode(self, images: Tensor) -> Tensor:
+                shapes.append(tuple(images.shape))
+                return images
+
+        engine = make_engine(Watched())
+        latents = engine.encode([draw(8, 8, seed) for seed in range(3)])
+        engine.decode(latents, [(8, 8)] * 3, SETTINGS)
+        assert shapes == [(4, 3, 8, 8)] * 2
+
+    @pytest.mark.usefixtures("batches_of_four")
+    def test_latents_are_the_same_alone_and_in_company(self, encoder: ModelHandle) -> None:
+        images = [draw(33, 48, 1), draw(48, 40, 2), draw(48, 48, 3)]  # one padded size
+        together = encoder.engine.encode(images)
+        for image, latents in zip(images, together, strict=True):
+            assert latents.shape == (8, 3, 3)
+            assert np.array_equal(encoder.engine.encode([image])[0], latents)
+
+    @pytest.mark.usefixtures("batches_of_four")
+    def test_images_are_the_same_alone_and_in_company(self, decoder: ModelHandle) -> None:
+        rng = np.random.default_rng(0)
+        latents = [rng.standard_normal((8, 2, 3)).astype(np.float32) for _ in range(3)]
+        sizes = [(32, 48), (17, 33), (30, 48)]
+        together = decoder.engine.decode(latents, sizes, SETTINGS)
+        for one, size, pixels in zip(latents, sizes, together, strict=True):
+            assert pixels.shape == (*size, 3)
+            assert np.array_equal(decoder.engine.decode([one], [size], SETTINGS)[0], pixels)
+
+    def test_compute_says_device_and_type(self, encoder: ModelHandle) -> None:
+        assert encoder.engine.compute == "cpu/f32"
+        assert make_engine(Mirror(dtype=torch.bfloat16)).compute == "cpu/bf16"
+
+
+class TestMemory:
+    def test_out_of_memory_once_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        freed: list[torch.device] = []
+        monkeypatch.setattr(engine_module, "_free_memory", freed.append)
+        for lack in (
+            MemoryError(),
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate"
+                " memory: you tried to allocate 99 bytes. Error code 12"
+            ),
+            RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        ):
+            model = Mirror(failures=[lack])
+            pixels = draw(4, 4)
+            (latents,) = make_engine(model).encode([pixels])
+            assert latents.shape == (3, 4, 4)
+            assert model.calls == 2
+        assert len(freed) == 4
+
+    def test_shape_stays_what_it_was(self, batches_of_four: None) -> None:
+        shapes = []
+
+        class Watched(Mirror):
+            def encode(self, images: Tensor) -> Tensor:
+                shapes.append(tuple(images.shape))
+                return super().encode(images)
+
+        make_engine(Watched(failures=[MemoryError()])).encode([draw(4, 4)])
+        assert shapes == [(4, 3, 4, 4)] * 2
+
+    def test_out_of_memory_twice_is_the_images_failure(self) -> None:
+        model = Mirror(failures=[MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+        with pytest.raises(ImageError) as caught:
+            make_engine(model).encode([draw(4, 4)])
+        assert str(caught.value) == (
+            "out of memory on cpu; free some, scale the image down or choose another --device"
+        )
+
+    def test_no_memory_to_pad_is_the_images_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def pad(pixels: Pixels, multiple: int) -> Pixels:
+            raise MemoryError
+
+        monkeypatch.setattr(engine_module, "pad_pixels", pad)
+        with pytest.raises(ImageError, match="out of memory on cpu"):
+            make_engine(Mirror()).encode([draw(4, 4)])
+
+    @pytest.mark.parametrize("before", [[], [MemoryError()]])
+    def test_other_failures_are_the_devices(self, before: list[Exception]) -> None:
+        model = Mirror(failures=[*before, RuntimeError("CUDA error: unspecified\nat line 1")])
+        with pytest.raises(DeviceError) as caught:
+            make_engine(model).encode([draw(4, 4)])
+        assert str(caught.value) == "cpu failed: CUDA error: unspecified"
+
+    def test_what_the_first_try_held_is_free_before_the_second(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alive: list[bool] = []
+
+        class Large:
+            def __del__(self) -> None:
+                alive.clear()
+
+        def compute() -> None:
+            large = Large()
+            alive.append(True)
+            raise MemoryError(large)
+
+        monkeypatch.setattr(engine_module, "_free_memory", lambda device: seen.append(list(alive)))
+        seen: list[list[bool]] = []
+        with pytest.raises(ImageError):
+            make_engine(Mirror())._run(compute)
+        assert seen[0] == []
+
+
+class TestSizeCheck:
+    @pytest.fixture
+    def limit(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+        def limit(size: int | None) -> None:
+            monkeypatch.setattr(engine_module, "free_bytes", lambda device: size)
+
+        return limit
+
+    def test_of_what_fits_and_what_does_not(
+        self, encoder: ModelHandle, limit: Callable[[int | None], None]
+    ) -> None:
+        token_bytes = measure_token_bytes(encoder.config)
+        limit(6 * token_bytes)
+        encoder.engine.check_size(32, 48)
+        encoder.engine.check_size(17, 33)
+        with pytest.raises(ImageError) as caught:
+            encoder.engine.check_size(33, 48)
+        assert str(caught.value) == (
+            "48x33 needs about 0.0 GiB of memory on cpu and 0.0 GiB are free; scale it down"
+        )
+
+    def test_where_memory_is_not_known(
+        self, encoder: ModelHandle, limit: Callable[[int | None], None]
+    ) -> None:
+        limit(None)
+        encoder.engine.check_size(10**6, 10**6)
+
+    def test_counts_the_whole_batch(
+        self,
+        encoder: ModelHandle,
+        limit: Callable[[int | None], None],
+        batches_of_four: None,
+    ) -> None:
+        token_bytes = measure_token_bytes(encoder.config)
+        limit(4 * token_bytes)
+        encoder.engine.check_size(16, 16)
+        with pytest.raises(ImageError):
+            encoder.engine.check_size(16, 17)

@@ -1,0 +1,20 @@
+"""What holds for every test, before anything of the program is imported."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Torch's waiting threads would spin, which on a machine with other work is very slow.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Nothing comes from or goes to the caches of whoever runs the tests, and nothing from the network.
+_CACHES = tempfile.mkdtemp(prefix="dinac-tests-")
+atexit.register(shutil.rmtree, _CACHES, ignore_errors=True)
+os.environ["DINAC_CACHE"] = os.path.join(_CACHES, "dinac")
+os.environ["HF_HOME"] = os.path.join(_CACHES, "huggingface")
+os.environ["HF_HUB_OFFLINE"] = "1"
+for _name in ("DINAC_MODEL", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
+    os.environ.pop(_name, None)
