@@ -29,6 +29,7 @@ def choose_encoder(
                     f"{path} was encoded with model {name_model(header)}, which is not at hand: "
                     "name it with --model, or choose another OUT"
                 )
+            _refuse_revision(revision)
             return ModelHandle(resolved, "encoder", choice)
         model = choose_default(choice.device)
     resolved = resolve_model(model, revision, announce=_announce(console))
@@ -63,6 +64,7 @@ def choose_decoders(
         handle = ModelHandle(resolved, "decoder", choice)
         handle.check()
         return lambda header: handle
+    _refuse_revision(revision)
     known: dict[str, ModelHandle | None] = {}
     lock = threading.Lock()
 
@@ -88,6 +90,11 @@ def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
     if output.kind is OutputKind.STREAM:
         return None
     return find_first_record(output.path)
+
+
+def _refuse_revision(revision: str | None) -> None:
+    if revision is not None:
+        raise UsageError(f"--revision {revision}: say with --model what it is a revision of")
 
 
 def _announce(console: Console) -> Callable[[str], None]:

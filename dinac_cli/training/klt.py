@@ -48,7 +48,7 @@ POSTERIOR_STD = 0.02
 """Standard deviation of the posterior that the checkpoint claims, in units of a whitened latent."""
 
 _SEED = 0
-_LEAST_VARIANCE = 1e-12  # of the greatest: below it is rounding error
+_LEAST_VARIANCE = 1e-9  # of a component of real pixels; rounding to 8 bits alone gives 5e-6
 _LEVELS_PER_UNIT = 127.5  # pixels in [-1, 1]
 
 Floats = npt.NDArray[np.float64]
@@ -81,12 +81,10 @@ def measure_patches(images: Iterable[npt.NDArray[np.uint8]], patch_size: int) ->
             count += len(patches)
     if not count:
         raise UsageError(f"no image to learn from holds a patch of {patch_size}x{patch_size}")
-    mean = total / count
-    covariance = products / count - np.outer(mean, mean)
     symmetries = list(_list_symmetries(patch_size))
-    mean = np.mean([mean[order] for order in symmetries], axis=0)
-    covariance = np.mean([covariance[np.ix_(order, order)] for order in symmetries], axis=0)
-    variances, components = np.linalg.eigh(covariance)
+    mean = np.mean([total[order] for order in symmetries], axis=0) / count
+    moments = np.mean([products[np.ix_(order, order)] for order in symmetries], axis=0) / count
+    variances, components = np.linalg.eigh(moments - np.outer(mean, mean))
     return PatchStatistics(mean, components[:, ::-1], variances[::-1])
 
 
@@ -95,7 +93,7 @@ def cut_patches(image: npt.NDArray[np.uint8], patch_size: int) -> Floats:
     rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
     whole = image[: rows * patch_size, : columns * patch_size].astype(np.float64)
     grid = whole.reshape(rows, patch_size, columns, patch_size, 3)  # [h, P, w, P, 3]
-    vectors = grid.transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1)  # [h·w, 3·P·P]
+    vectors = grid.transpose(0, 2, 4, 1, 3).reshape(rows * columns, 3 * patch_size**2)  # [N, 3·P·P]
     return vectors / _LEVELS_PER_UNIT - 1.0
 
 
@@ -104,8 +102,7 @@ def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, T
 
     Raises UsageError where the patches differ in fewer directions than the network is wide.
     """
-    weakest, strongest = statistics.variances[config.model_dim - 1], statistics.variances[0]
-    if weakest <= _LEAST_VARIANCE * strongest:
+    if statistics.variances[config.model_dim - 1] < _LEAST_VARIANCE:
         raise UsageError(f"the images are too few or too flat for {config.model_dim} components")
     torch.manual_seed(_SEED)
     state = DinacAE(config).state_dict()

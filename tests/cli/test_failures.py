@@ -1,0 +1,110 @@
+"""Bad files among good ones: named, counted, written down; and the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import draw, list_files, read_files, save
+from .processes import parse_lines, run
+
+CORRUPT = "the content does not match its checksum: copy the record again or re-encode"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Good images, a broken one, and one that is no image at all."""
+    folder = tmp_path / "mixed"
+    for number, name in enumerate(("a.png", "c.png", "e.jpg")):
+        save(folder / name, 32, 32, number)
+    frames = [draw(20, 20, seed) for seed in range(3)]
+    frames[0].save(folder / "moves.gif", save_all=True, append_images=frames[1:])
+    save(folder / "vast.png", 100, 100)
+    whole = save(tmp_path / "whole.png", 64, 64).read_bytes()
+    (folder / "b.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "d.jpg").write_text("not a picture")
+    return folder
+
+
+def test_bad_files_are_named_and_counted_and_the_rest_is_done(mixed: Path, tmp_path: Path) -> None:
+    arguments = ("encode", "mixed", "out", "--failures", "failed.jsonl", "--max-pixels", "2000")
+    done = run(*arguments, "--json", cwd=tmp_path)
+    assert done.code == 3
+    *files, summary = done.objects
+    assert sorted((entry["file"], entry["status"]) for entry in files) == [
+        ("mixed/a.png", "written"),
+        ("mixed/b.png", "failed"),
+        ("mixed/c.png", "written"),
+        ("mixed/d.jpg", "failed"),
+        ("mixed/e.jpg", "written"),
+        ("mixed/moves.gif", "written"),
+        ("mixed/vast.png", "failed"),
+    ]
+    failed = {entry["file"]: entry["reason"] for entry in files if entry["status"] == "failed"}
+    assert "2000" in failed["mixed/vast.png"]
+    assert failed["mixed/d.jpg"] == "not an image (no known image format)"
+    assert (summary["written"], summary["failed"], summary["not_inputs"]) == (4, 3, 0)
+    complaints = sorted(f"dinac: {file}: {reason}" for file, reason in failed.items())
+    warning = "dinac: warning: mixed/moves.gif: first of 3 frames"
+    assert sorted(done.err.splitlines()) == [*complaints, warning]
+    written = parse_lines((tmp_path / "failed.jsonl").read_text())
+    assert written == [entry for entry in files if entry["status"] == "failed"]
+    good = ["a.png.dinac", "c.png.dinac", "e.jpg.dinac", "moves.gif.dinac"]
+    assert list_files(tmp_path / "out") == good
+
+    again = run(*arguments, "--quiet", cwd=tmp_path)
+    assert (again.code, again.out) == (3, "")
+    assert sorted(again.err.splitlines()) == complaints
+
+
+def test_fail_fast_stops_and_what_is_in_flight_is_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for number in range(30):
+        save(folder / f"{number:02}.png", 16, 16, number)
+    (folder / "00.png").write_text("not a picture")
+    done = run("encode", folder, tmp_path / "out", "--fail-fast", "--json", "--batch-size", "4")
+    assert done.code == 3
+    assert done.err == (
+        f"dinac: {folder}/00.png: not an image (no known image format)\n"
+        "dinac: stopped before the end; run the same command again to go on\n"
+    )
+    *files, summary = done.objects
+    assert files[0]["file"] == f"{folder}/00.png"
+    assert len(files) < 10
+    assert summary["written"] == len(list_files(tmp_path / "out")) == len(files) - 1
+
+
+def test_a_missing_file_among_others_is_a_failure(own: Path) -> None:
+    arguments = ("photos/b.png", "photos/none.png", "photos/notes.txt", "no*.gif")
+    done = run("encode", *arguments, "latents", cwd=own)
+    assert (done.code, done.out) == (3, "0 encoded with nano, 1 already done, 3 failed\n")
+    assert sorted(done.err.splitlines()) == [
+        "dinac: no*.gif: no file matches this pattern",
+        "dinac: photos/none.png: no such file or folder",
+        "dinac: photos/notes.txt: not an image (no known image format)",
+    ]
+
+
+def test_a_corrupt_record_fails_alone(own: Path) -> None:
+    path = own / "latents/b.png.dinac"
+    content = bytearray(path.read_bytes())
+    content[900] ^= 0x40
+    path.write_bytes(content)
+    shutil.copy(own / "photos/a.jpg", own / "latents/wrong.dinac")
+    (own / "latents/empty.dinac").touch()
+    before = read_files(own / "decoded")
+    done = run("decode", "latents", "decoded", "--failures", "failed.jsonl", cwd=own)
+    assert (done.code, done.out) == (3, "0 decoded, 3 already done, 3 failed\n")
+    first, second, third = done.err.splitlines()
+    assert first == f"dinac: latents/b.png.dinac: {CORRUPT}"
+    assert second.startswith("dinac: latents/empty.dinac: ")
+    assert third.startswith("dinac: latents/wrong.dinac: not a latent record: ")
+    assert json.loads((own / "failed.jsonl").read_text().splitlines()[0]) == {
+        "file": "latents/b.png.dinac",
+        "status": "failed",
+        "reason": CORRUPT,
+    }
+    assert read_files(own / "decoded") == before

@@ -1,0 +1,69 @@
+"""Formats, samplers and seeds of decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from .conftest import SIZES, draw, list_files, read_files
+from .processes import Finished, run, run_together
+
+FOUR_STEPS = ("--steps", "4", "--schedule", "cosine", "--guidance", "2", "--seed", "11")
+
+
+FORMATS = {"jpg": "JPEG", "webp": "WEBP", "tiff": "TIFF", "avif": "AVIF"}
+
+
+def test_formats_with_a_stamp(work: Path, tmp_path: Path) -> None:
+    lines = [("decode", work / "latents", tmp_path / name, "--format", name) for name in FORMATS]
+    for done in run_together(*lines):
+        assert (done.code, done.err) == (0, "")
+    for name, kind in FORMATS.items():
+        sizes = {}
+        for file in list_files(tmp_path / name):
+            with Image.open(tmp_path / name / file) as image:
+                assert image.format == kind
+                sizes[file] = image.size
+        suffix = f".{name}"
+        assert sizes == {n if n.endswith(suffix) else n + suffix: s for n, s in SIZES.items()}
+    again = [("decode", work / "latents", tmp_path / n, "-f", n.upper()) for n in FORMATS]
+    measured = [("psnr", work / "photos", tmp_path / name) for name in FORMATS]
+    for done in run_together(*again):
+        assert done == Finished(0, "0 decoded, 4 already done\n", "")
+    for done in run_together(*measured):
+        assert (done.code, done.err) == (0, "")
+
+
+def test_formats_without_a_stamp_are_always_redone(work: Path, tmp_path: Path) -> None:
+    """And replaced, as all others, by nothing else."""
+    out, precious = tmp_path / "out", tmp_path / "out/a.jpg.bmp"
+    arguments = ("decode", "latents/b.png.dinac", "latents/a.jpg.dinac", out, "--format", "bmp")
+    first = run(*arguments, cwd=work)
+    assert (first.code, first.err) == (0, "")
+    draw(50, 37).save(precious)
+    before = read_files(out)
+    again = run(*arguments, cwd=work)
+    assert again.code == 3
+    assert again.summary == "1 decoded, 1 failed; SIZES in TIME\n"
+    assert again.err == (
+        f"dinac: latents/a.jpg.dinac: {precious}: exists and is another image, and bmp "
+        "files do not say who wrote them; choose another output folder or add --overwrite\n"
+    )
+    assert read_files(out) == before
+
+
+def test_the_same_seed_gives_the_same_bytes(work: Path, tmp_path: Path) -> None:
+    latents = work / "latents"
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs = run_together(
+        ("decode", latents, one, *FOUR_STEPS, "--sampler", "dpmpp-2m"),
+        ("decode", latents, two, *FOUR_STEPS, "--sampler", "dpmpp_2m"),
+    )
+    assert [(done.code, done.err) for done in runs] == [(0, "")] * 2
+    first, second = read_files(one), read_files(two)
+    assert first == second
+    again = run("decode", latents, one, *FOUR_STEPS, "--sampler", "dpmpp_2m")
+    assert (again.code, again.out) == (0, "0 decoded, 4 already done\n")
+    for name, other in read_files(work / "decoded").items():  # of seed 0 and one step
+        assert first[name] != other

@@ -1,0 +1,138 @@
+"""Names of every kind: kept as they are on disk, escaped on the screen, safe in a stream."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import list_files, make_png, save
+from .processes import Finished, run, run_on_terminal, strip_escapes
+
+pytestmark = pytest.mark.skipif(
+    sys.platform in ("win32", "darwin"), reason="file systems that refuse some of these names"
+)
+
+# Each name, how the screen shows it, and how a stream of records carries it.
+NAMES = [
+    ("%41.png", "%41.png", "%41.png"),
+    ("--json.png", "--json.png", "--json.png"),
+    ("-d/-x.png", "-d/-x.png", "-d/-x.png"),
+    ("CON.png", "CON.png", "%43ON.png"),
+    ("[red]b[x]?*.png", "[red]b[x]?*.png", "[red]b[x]?*.png"),
+    ("a:b.png", "a:b.png", "a%3Ab.png"),
+    ("back\\slash.png", "back\\slash.png", "back%5Cslash.png"),
+    ("bad\udcff\udcfebyte.png", r"bad\xff\xfebyte.png", "bad%FF%FEbyte.png"),
+    ("esc\x1b[31mred.png", r"esc\x1b[31mred.png", "esc%1B[31mred.png"),
+    ("new\nline.png", r"new\nline.png", "new%0Aline.png"),
+    ("with space .png", "with space .png", "with space .png"),
+    ("ünï码.png", "ünï码.png", "ünï码.png"),
+]
+DISK, SCREEN, STREAM = zip(*NAMES, strict=True)
+
+
+def make_images(folder: Path) -> Path:
+    """A folder with an image of each name, and a link that leads back to it."""
+    for number, name in enumerate(DISK):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(make_png(16, 16, number))
+    (folder / "-d/loop").symlink_to(folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Such a folder, called `images`, that a test may change."""
+    return make_images(tmp_path / "images")
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `images` and their `latents`, to be looked at only."""
+    folder = tmp_path_factory.mktemp("encoded")
+    make_images(folder / "images")
+    done = run("encode", "images", "latents", "--verbose", cwd=folder)
+    assert done.code == 0
+    assert sorted(done.err.splitlines()) == sorted(
+        f"dinac: images/{name} → latents/{name}.dinac (written)" for name in SCREEN
+    )
+    return folder
+
+
+def test_a_folder_of_odd_names(encoded: Path, tmp_path: Path) -> None:
+    assert list_files(encoded / "latents") == sorted(f"{name}.dinac" for name in DISK)
+    decoded = run("decode", "latents", tmp_path, "--json", cwd=encoded)
+    assert (decoded.code, decoded.err) == (0, "")
+    assert list_files(tmp_path) == sorted(DISK)
+    # JSON gives the very bytes of a name back.
+    said = {os.fsencode(entry["file"]) for entry in decoded.objects[:-1]}
+    assert said == {os.fsencode(f"latents/{name}.dinac") for name in DISK}
+    measured = run("psnr", "images", tmp_path, "--verbose", cwd=encoded)
+    assert (measured.code, measured.err) == (0, "")
+    shown = {line[11:] for line in measured.out.splitlines()}
+    assert shown >= {f"images/{name}" for name in SCREEN}
+
+
+def test_a_stream_carries_safe_names(encoded: Path, tmp_path: Path) -> None:
+    records = b"".join((encoded / f"latents/{name}.dinac").read_bytes() for name in DISK)
+    decoded = run("decode", "-", tmp_path, stdin=records)
+    assert (decoded.code, decoded.err) == (0, "")
+    assert list_files(tmp_path) == sorted(STREAM)
+
+
+def list_taken(done: Finished) -> list[str]:
+    """The inputs of a run that allows one pixel and no more, out of its complaints."""
+    assert done.code == (3 if done.err else 0)
+    return sorted(line.split(": ")[1] for line in done.err.splitlines())
+
+
+def test_leading_dashes_and_patterns_on_the_command_line(images: Path, tmp_path: Path) -> None:
+    """After `--` nothing is an option; what exists is no pattern."""
+    for name in ("x1.png", "x[1].png", "r.png"):
+        (images / name).write_bytes(make_png())
+    arguments = ("--", "--json.png", "[red]*.png", "ü*.png", "x[1].png", tmp_path / "out")
+    done = run("encode", "--max-pixels", "1", *arguments, cwd=images)
+    found = [r"esc\x1b[31mred.png", "r.png"]  # `[red]` stands for one letter
+    assert list_taken(done) == sorted(["--json.png", "ünï码.png", "x[1].png", *found])
+
+
+def test_a_recursive_pattern_takes_each_file_once(images: Path, tmp_path: Path) -> None:
+    done = run("encode", "images/**/*.png", "out", "--max-pixels", "1", cwd=tmp_path)
+    taken = list_taken(done)  # by which way around the loop does not matter
+    assert sorted(path.rpartition("/")[2] for path in taken) == sorted(
+        name.rpartition("/")[2] for name in SCREEN
+    )
+
+
+def test_failures_name_odd_files_safely(images: Path, tmp_path: Path) -> None:
+    for name in DISK:
+        (images / name).write_bytes(b"not a picture")
+    done = run("encode", "images", "out", "--failures", "failed.jsonl", cwd=tmp_path)
+    assert (done.code, done.out) == (3, f"0 encoded with nano, {len(DISK)} failed\n")
+    reason = "not an image (no known image format)"
+    assert sorted(done.err.splitlines()) == sorted(
+        f"dinac: images/{name}: {reason}" for name in SCREEN
+    )
+    assert "\n".join(done.err.splitlines()) + "\n" == done.err
+    code, screen = run_on_terminal("encode", images, tmp_path / "out")
+    shown = strip_escapes(screen)
+    assert code == 3
+    assert all(f"dinac: {images}/{name}: {reason}\r\n" in shown for name in SCREEN)
+    assert "\x1b[31mred" not in screen
+
+
+def test_a_link_that_leads_out_of_out_is_not_followed(tmp_path: Path) -> None:
+    save(tmp_path / "images/sub/a.png")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sub").symlink_to(tmp_path / "outside")
+    done = run("encode", "images", "out", cwd=tmp_path)
+    assert done.code == 3
+    assert done.err == (
+        "dinac: images/sub/a.png: out/sub: leads outside of out through a symbolic link; "
+        "remove the link or name its target as OUT\n"
+    )
+    assert list_files(tmp_path / "outside") == []

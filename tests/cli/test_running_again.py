@@ -1,0 +1,162 @@
+"""Running again: what changed is redone and said, what dinac did not write is left alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dinac_cli.container.record import pack_record, unpack_record
+
+from .conftest import draw, list_files, read_files, save
+from .processes import run
+
+CHOOSE = "choose another output folder or add --overwrite"
+
+
+def make_newer(path: Path) -> None:
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**12))
+
+
+def test_what_changed_is_encoded_again_and_said(own: Path) -> None:
+    draw(64, 48, seed=77).save(own / "photos/b.png")  # another picture
+    make_newer(own / "photos/b.png")
+    make_newer(own / "photos/a.jpg")  # touched, but the same
+    cut = own / "latents/sub/deep/c.webp.dinac"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    untouched = (own / "latents/a.jpg.dinac").stat().st_mtime_ns
+    encoded = run("encode", "photos", "latents", cwd=own)
+    assert encoded.code == 0
+    assert encoded.summary == (
+        "2 encoded with nano, 2 of them again, 2 already done, "
+        "1 other file passed over; SIZES in TIME\n"
+    )
+    changed, short = sorted(encoded.err.splitlines())
+    assert changed == "dinac: photos/b.png: made again: the source has changed"
+    assert short.startswith("dinac: photos/sub/deep/c.webp: made again: the output was ")
+    assert (own / "latents/a.jpg.dinac").stat().st_mtime_ns == untouched
+
+
+def test_checksum_finds_a_change_that_size_and_time_hide(own: Path) -> None:
+    path = own / "photos/b.png"
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # the last byte of a PNG's end, which nobody needs
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run("encode", "photos", "latents", cwd=own).out.startswith("0 encoded with nano, 4 al")
+    checked = run("encode", "photos", "latents", "--checksum", "--json", cwd=own)
+    *files, summary = checked.objects
+    assert summary["done"] == 3
+    assert [entry["file"] for entry in files if entry["status"] != "done"] == ["photos/b.png"]
+
+
+def test_a_foreign_file_is_never_replaced_unless_asked(own: Path) -> None:
+    latents, image = own / "latents/b.png.dinac", own / "decoded/a.jpg.png"
+    latents.write_text("precious")
+    draw(50, 37).save(image)
+    precious = image.read_bytes()
+    encoded = run("encode", "photos", "latents", cwd=own)
+    assert (encoded.code, encoded.err) == (
+        3,
+        "dinac: photos/b.png: latents/b.png.dinac: "
+        f"exists and was not written by dinac; {CHOOSE}\n",
+    )
+    decoded = run("decode", "latents/a.jpg.dinac", "decoded", cwd=own)
+    assert (decoded.code, decoded.err) == (
+        3,
+        "dinac: latents/a.jpg.dinac: decoded/a.jpg.png: "
+        f"exists and was not written by dinac; {CHOOSE}\n",
+    )
+    assert latents.read_text() == "precious"
+    assert image.read_bytes() == precious
+    replaced = run("encode", "photos", "latents", "--overwrite", cwd=own)
+    assert (replaced.code, replaced.err) == (0, "")
+    assert latents.read_bytes()[8:14] == b"DINAC\0"
+
+
+def test_decoding_into_the_folder_of_originals_harms_none(own: Path) -> None:
+    before = read_files(own / "photos")
+    done = run("decode", "latents", "photos", cwd=own)
+    assert done.code == 3
+    assert done.summary == "2 decoded, 2 failed; SIZES in TIME\n"
+    assert [line.split(": ")[1:3] for line in sorted(done.err.splitlines())] == [
+        ["latents/b.png.dinac", "photos/b.png"],
+        ["latents/sub/b.png.dinac", "photos/sub/b.png"],
+    ]
+    assert before.items() <= read_files(own / "photos").items()
+
+
+def test_another_precision_or_other_settings_are_errors_that_name_both(own: Path) -> None:
+    before = read_files(own)
+    encoded = run("encode", "photos", "latents", "--precision", "q6", cwd=own)
+    assert (encoded.code, encoded.out) == (2, "")
+    assert encoded.err == (
+        "dinac: latents already holds precision bf16, not q6 (latents/a.jpg.dinac): "
+        "choose another OUT, or add --overwrite to encode all anew\n"
+    )
+    decoded = run("decode", "latents", "decoded", "-n", "3", "--seed", "5", cwd=own)
+    assert (decoded.code, decoded.out) == (2, "")
+    assert decoded.err == (
+        "dinac: decoded already holds images decoded with settings steps=1;seed=0, "
+        "not steps=3;seed=5 (decoded/a.jpg.png): "
+        "choose another OUT, or add --overwrite to decode all anew\n"
+    )
+    assert read_files(own) == before
+
+    anew = run("decode", "latents", "decoded", "-n", "3", "--overwrite", cwd=own)
+    assert (anew.code, anew.err) == (0, "")
+    again = run("decode", "latents", "decoded", "-n", "3", cwd=own)
+    assert (again.code, again.out) == (0, "0 decoded, 4 already done\n")
+    # In a folder of both kinds, what differs is a failure of its own.
+    del before["decoded/a.jpg.png"]
+    (own / "decoded/b.png").write_bytes(before["decoded/b.png"])
+    mixed = run("decode", "latents", "decoded", "-n", "3", cwd=own)
+    assert (mixed.code, mixed.out) == (3, "0 decoded, 3 already done, 1 failed\n")
+    assert mixed.err == (
+        "dinac: latents/b.png.dinac: decoded/b.png was decoded with settings steps=1, not steps=3; "
+        "choose another OUT or add --overwrite\n"
+    )
+
+
+def test_latents_of_an_unknown_model_are_refused_by_name(own: Path) -> None:
+    path = own / "latents/b.png.dinac"
+    record = unpack_record(path.read_bytes())
+    header = replace(record.header, latent_space="0123456789abcdef", model="other")
+    path.write_bytes(pack_record(header, record.latents))
+    done = run("decode", "latents", "decoded", cwd=own)
+    assert (done.code, done.err) == (
+        3,
+        "dinac: latents/b.png.dinac: encoded with model other (latent space 0123456789abcdef), "
+        "which is neither embedded nor cached: name it with --model\n",
+    )
+    named = run("decode", path, "decoded", "--model", "nano", cwd=own)
+    assert named.code == 3
+    assert "encoded with model other (latent space 0123456789abcdef), not with nano" in named.err
+    allowed = run("decode", path, "new", "--model", "nano", "--allow-other-model", cwd=own)
+    assert (allowed.code, list_files(own / "new")) == (0, ["b.png"])
+
+
+def test_out_may_lie_inside_of_the_inputs_or_be_the_same_folder(own: Path) -> None:
+    photos = own / "photos"
+    for out in (photos, photos / "out"):
+        shutil.copytree(own / "latents", out, dirs_exist_ok=True)
+    save(photos / "out/stray.png")
+    before = list_files(photos)
+    inside = run("encode", "photos", "photos/out", cwd=own)
+    assert inside.out.startswith("0 encoded with nano, 4 already done, ")
+    (photos / "out/stray.png").unlink()
+    same = run("encode", "photos", "photos", cwd=own)
+    assert same.out.startswith("0 encoded with nano, 4 already done, ")
+    assert list_files(photos) == [name for name in before if name != "out/stray.png"]
+
+
+@pytest.mark.parametrize("name", [".dinac-tmp-0-0-0-1-00000000", ".dinac-tmp-x"])
+def test_what_is_not_surely_a_dead_temporary_stays(own: Path, name: str) -> None:
+    (own / "latents" / name).write_text("somebody's")
+    assert run("encode", "photos", "latents", cwd=own).code == 0
+    assert (own / "latents" / name).read_text() == "somebody's"

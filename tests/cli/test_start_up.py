@@ -1,0 +1,200 @@
+"""Help and completion start fast, import little, and work in every shell."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from dinac_cli.commands.completions import SCRIPTS, write_scripts
+
+from .processes import DINAC, Finished, make_environment, run, run_noting_imports
+
+COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
+HEAVY = ("torch", "numpy", "PIL", "huggingface_hub", "zstandard")
+COMMANDS = ["decode", "demo", "encode", "psnr"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("psnr", "--help"), ("encode", "--help"), ("--version",)]
+)
+def test_help_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done, imported = run_noting_imports(tmp_path / "imports", HEAVY, *arguments)
+    assert (done.code, done.err, imported) == (0, "", "")
+
+
+def test_help_is_there_within_a_blink() -> None:
+    seconds = []
+    for _ in range(5):
+        start = perf_counter()
+        assert run("--help").code == 0
+        seconds.append(perf_counter() - start)
+    assert min(seconds) <= 0.3
+
+
+def test_help_names_every_command_and_fits_80_columns() -> None:
+    done = run("--help")
+    assert done.err == ""
+    assert sorted(re.findall(r"^│ (\w+)  +[A-Z]", done.out, re.MULTILINE)) == COMMANDS
+    bare = run()
+    assert (bare.code, bare.out, bare.err) == (2, done.out.removesuffix("\n"), "")
+    for command in ([], ["encode"], ["decode"], ["psnr"], ["demo"]):
+        shown = run(*command, "-h")
+        assert (shown.code, shown.err) == (0, "")
+        assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def complete(shell: str, words: Sequence[str]) -> Finished:
+    """What the script of `shell` asks for when the last of `words` is to be completed."""
+    line = " ".join(("dinac", *words))
+    variables = {
+        "bash": {"COMP_WORDS": line.replace(" ", "\n"), "COMP_CWORD": str(len(words))},
+        "zsh": {"_TYPER_COMPLETE_ARGS": line},
+        "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+        "powershell": {
+            "_TYPER_COMPLETE_ARGS": line,
+            "_TYPER_COMPLETE_WORD_TO_COMPLETE": words[-1],
+        },
+    }
+    return run(environment={"_DINAC_COMPLETE": f"complete_{shell}", **variables[shell]})
+
+
+def read_words(shell: str, text: str) -> list[str]:
+    """What a shell is offered, out of the form that it is offered in."""
+    if shell == "zsh":
+        return sorted(re.findall(r'^(?:_arguments \'\*: :\(\()?"([^"]*)"', text, re.MULTILINE))
+    separator = {"bash": "\n", "fish": "\t", "powershell": ":::"}[shell]
+    return sorted(line.split(separator)[0] for line in text.splitlines() if line)
+
+
+@pytest.mark.parametrize("shell", list(SCRIPTS))
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["encode", "--pre"], ["--precision"]),
+        (["decode", "--sampler", "d"], ["ddim", "dpmpp-2m"]),
+    ],
+)
+def test_commands_options_and_values_are_completed(
+    shell: str, words: list[str], offered: list[str]
+) -> None:
+    done = complete(shell, words)
+    assert (done.code, done.err) == (0, "")
+    assert read_words(shell, done.out) == offered
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ([""], COMMANDS),
+        (["encode", "--precision", "q"], ["q3", "q4", "q5", "q6", "q7", "q8"]),
+        (["encode", "--model", ""], ["auto", "d2", "dinac-ae", "nano"]),
+        (["encode", "--device", "c"], ["cpu", "cuda"]),
+        (["encode", "--dtype", "b"], ["bf16"]),
+        (["decode", "--schedule", ""], ["cosine", "linear"]),
+        (["decode", "-f", ""], ["avif", "bmp", "jpg", "png", "ppm", "tiff", "webp"]),
+        (["encode", "a.png", "--fs"], ["--fsync"]),
+        (["encode", ""], []),  # file names are the shell's own business
+    ],
+)
+def test_values_that_are_offered(words: list[str], offered: list[str]) -> None:
+    done = complete("bash", words)
+    assert (done.code, done.err) == (0, "")
+    assert read_words("bash", done.out) == offered
+
+
+def test_completion_imports_nothing_heavy(tmp_path: Path) -> None:
+    done, imported = run_noting_imports(
+        tmp_path / "imports",
+        HEAVY,
+        environment={
+            "_DINAC_COMPLETE": "complete_bash",
+            "COMP_WORDS": "dinac\nencode\n--model\n",
+            "COMP_CWORD": "3",
+        },
+    )
+    assert (done.code, imported) == (0, "")
+
+
+def test_the_scripts_in_completions_are_those_that_would_be_written(tmp_path: Path) -> None:
+    """If not: `python -m dinac_cli.commands.completions completions`."""
+    write_scripts(tmp_path)
+    assert sorted(path.name for path in COMPLETIONS.iterdir()) == sorted(SCRIPTS.values())
+    for name in SCRIPTS.values():
+        assert (COMPLETIONS / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def _put_on_path(folder: Path) -> str:
+    """A folder with a program `dinac`, and the PATH that finds it."""
+    program = folder / "dinac"
+    program.write_text("#!/bin/sh\nexec " + " ".join(f"'{part}'" for part in DINAC) + ' "$@"\n')
+    program.chmod(0o755)
+    return f"{folder}:{make_environment()['PATH']}"
+
+
+BASH = """
+source "$1"
+COMP_WORDS=(dinac encode --precision q) COMP_CWORD=3
+_dinac_completion dinac
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("shell", "arguments"),
+    [
+        ("bash", ["--norc", "-c", BASH, "bash", str(COMPLETIONS / "dinac.bash")]),
+        (
+            "fish",
+            [
+                "-N",
+                "-c",
+                f"source {COMPLETIONS / 'dinac.fish'}; complete -C 'dinac encode --precision q'",
+            ],
+        ),
+    ],
+)
+def test_the_scripts_work_in_the_shells_that_are_here(
+    tmp_path: Path, shell: str, arguments: list[str]
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    environment = make_environment({"PATH": _put_on_path(tmp_path), "HOME": str(tmp_path)})
+    done = subprocess.run([shell, *arguments], capture_output=True, env=environment, timeout=60)
+    assert done.stderr.decode() == ""
+    assert sorted(done.stdout.decode().split()) == ["q3", "q4", "q5", "q6", "q7", "q8"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_the_zsh_script_answers_the_first_tab(tmp_path: Path) -> None:
+    """Run from fpath under its own name, it completes; sourced, it only defines."""
+    script = """
+    compdef() { : }
+    _arguments() { print -r -- "$1" }
+    words=(dinac encode --precision q) CURRENT=4
+    fpath=($1 $fpath)
+    autoload -Uz _dinac
+    _dinac
+    """
+    environment = make_environment({"PATH": _put_on_path(tmp_path), "HOME": str(tmp_path)})
+    done = subprocess.run(
+        ["zsh", "-f", "-c", script, "zsh", COMPLETIONS],
+        capture_output=True,
+        env=environment,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert re.findall(r'"(q\d)"', done.stdout.decode()) == ["q8", "q7", "q6", "q5", "q4", "q3"]
+
+
+def test_the_installed_program_is_the_module() -> None:
+    program = Path(sys.executable).with_name("dinac")
+    if not program.exists():
+        pytest.skip("the package is not installed")
+    assert run("--version", program=[str(program)]) == run("--version")

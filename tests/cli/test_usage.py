@@ -1,0 +1,165 @@
+"""What is refused before any work: one line that says what to do, an exit code, no output."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from .conftest import list_files, read_files
+from .processes import Finished, run, run_on_terminal, run_together
+
+HELP = r" \(see 'dinac {} --help'\)"
+FOLDER_WANTED = (
+    "OUT, the last argument, is an existing file and not a folder: "
+    "name an output folder after the inputs"
+)
+MODELS = (
+    "no such file or folder, and neither an alias (nano, d2, dinac-ae) "
+    "nor a Hub repository (owner/name)"
+)
+TERMINAL = "standard output is a terminal: redirect it, or name a file or folder"
+TWICE = "would both be written to b.png.dinac: encode them into different folders or rename one"
+
+REFUSED = [
+    # What the parser of options refuses; its own words differ between versions.
+    ("encode", 2, r"Missing argument 'OUT'\." + HELP.format("encode")),
+    ("encode --bogus photos out", 2, r"No such option.*--bogus.*" + HELP.format("encode")),
+    ("encode photos out --limit 0", 2, r"Invalid value for '--limit': .*" + HELP.format("encode")),
+    ("decode latents out --steps 0", 2, r"Invalid value for '--steps'.*" + HELP.format("decode")),
+    ("decode latents out -n x", 2, r"Invalid value for '--steps'.*" + HELP.format("decode")),
+    ("psnr photos", 2, r"Missing argument 'B'\." + HELP.format("psnr")),
+    ("bogus", 2, r"No such command 'bogus'\." + r" \(see 'dinac --help'\)"),
+]
+REFUSED_LITERALLY = [
+    # inputs and OUT
+    ("encode photos", 2, "no input: name files, folders, '-' or --files-from LIST before OUT"),
+    ("encode none out", 2, "none: no such file or folder"),
+    ("encode none*.png out", 2, "none*.png: no file matches this pattern"),
+    ("encode empty out", 2, "no images found in empty"),
+    ("encode latents out", 2, "no images found in latents (4 other files)"),
+    ("decode photos out", 2, "no latent files found in photos (5 other files)"),
+    ("encode photos/a.jpg photos/b.png", 2, f"photos/b.png: {FOLDER_WANTED}"),
+    ("encode photos photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
+    ("decode latents photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
+    ("encode - - out", 2, "standard input '-' is named twice as an input"),
+    ("encode photos --null out", 2, "--null and --root go with --files-from"),
+    (
+        "encode --files-from none out",
+        2,
+        "--files-from none: cannot read: No such file or directory",
+    ),
+    ("encode photos/b.png photos/sub out", 2, f"photos/b.png and photos/sub/b.png {TWICE}"),
+    ("encode photos/b.png photos/./b.png out", 2, f"photos/b.png and photos/./b.png {TWICE}"),
+    (
+        "encode photos photos/notes.txt/out",
+        1,
+        "photos/notes.txt/out: cannot write: Not a directory",
+    ),
+    # choices
+    (
+        "encode photos out --precision q9",
+        2,
+        "--precision q9: choose one of f32, bf16, q8, q7, q6, q5, q4, q3",
+    ),
+    ("encode photos out --dtype f16", 2, "--dtype f16: choose one of auto, bf16, f32"),
+    (
+        "encode photos out --device bogus",
+        2,
+        "--device bogus: choose one of auto, cpu, cuda, cuda:N, mps",
+    ),
+    (
+        "encode photos out --shard 3/3",
+        2,
+        "--shard 3/3: I goes from 0 to N-1, for instance 0/8 to 7/8",
+    ),
+    (
+        "encode photos out --shard three",
+        2,
+        "--shard three: expected I/N (for instance 0/8) or auto",
+    ),
+    (
+        "encode photos out --background red",
+        2,
+        "--background red: expected white, black, gray or #rrggbb",
+    ),
+    ("encode photos out --batch-size 0", 2, "--batch-size 0: expected a positive number or auto"),
+    ("decode latents out --sampler euler", 2, "--sampler euler: choose one of ddim, dpmpp-2m"),
+    ("decode latents out --schedule x", 2, "--schedule x: choose one of linear, cosine"),
+    ("decode latents out --guidance nan", 2, "--guidance nan: expected a finite number"),
+    ("decode latents out --strength 0", 2, "--strength 0.0: expected more than 0, at most 1"),
+    (
+        "decode latents out --seed 99999999999999999999",
+        2,
+        "--seed 99999999999999999999: expected an integer of 64 bits",
+    ),
+    (
+        "decode latents out --format gif",
+        2,
+        "--format gif: choose one of png, jpg, webp, tiff, avif, bmp, ppm",
+    ),
+    # models
+    ("encode photos out --model bogus", 2, f"--model bogus: {MODELS}"),
+    (
+        "encode photos out --model nano --revision x",
+        2,
+        "--revision x: nano is no Hub repository; leave it out",
+    ),
+    # psnr
+    ("psnr photos none", 2, "none: no such file or folder"),
+    ("psnr photos photos/a.jpg", 2, "photos and photos/a.jpg: name two folders or two files"),
+    ("psnr empty empty", 2, "no images found in empty and empty"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(work: Path) -> dict[str, Finished]:
+    """What became of each of these command lines; nothing at all became of the files."""
+    before = read_files(work)
+    lines = [line for line, _, _ in REFUSED + REFUSED_LITERALLY]
+    finished = run_together(*(line.split() for line in lines), cwd=work)
+    assert read_files(work) == before
+    return dict(zip(lines, finished, strict=True))
+
+
+@pytest.mark.parametrize(("line", "code", "message"), REFUSED)
+def test_the_parser_refuses_in_one_line(
+    answers: dict[str, Finished], line: str, code: int, message: str
+) -> None:
+    done = answers[line]
+    assert (done.code, done.out) == (code, "")
+    assert re.fullmatch(f"dinac: {message}\n", done.err)
+
+
+@pytest.mark.parametrize(("line", "code", "message"), REFUSED_LITERALLY)
+def test_refused_in_one_line(
+    answers: dict[str, Finished], line: str, code: int, message: str
+) -> None:
+    assert answers[line] == Finished(code, "", f"dinac: {message}\n")
+
+
+def test_an_absent_device_is_an_error_and_never_replaced(work: Path, tmp_path: Path) -> None:
+    arguments = ("encode", "photos", tmp_path / "out", "--device", "cuda:99", "--model", "nano")
+    done = run(*arguments, cwd=work)
+    assert (done.code, done.out) == (1, "")
+    assert re.fullmatch(
+        r"dinac: device cuda:99 is absent; this machine has (\S+, )*cpu\n", done.err
+    )
+    assert list_files(tmp_path) == []
+
+
+def test_a_model_that_is_not_to_be_had_is_one_line_with_the_remedy(
+    work: Path, tmp_path: Path
+) -> None:
+    done = run("encode", "photos", tmp_path / "out", "--model", "d2", cwd=work)
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("dinac: model data-archetype/dinac_ae_d2 (revision main) is not ")
+    assert all(part in line for part in (os.environ["HF_HOME"], "HF_HUB_OFFLINE", "--model nano"))
+
+
+def test_records_are_not_written_to_a_terminal(work: Path) -> None:
+    for arguments in (("encode", work / "photos", "-"), ("decode", work / "latents", "-")):
+        assert run_on_terminal(*arguments) == (2, f"dinac: {TERMINAL}\r\n")

@@ -1,0 +1,210 @@
+"""What is written where: names as they are and never markup, plain lines or a bar, or nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from dinac_cli import console as console_module
+from dinac_cli.console import Console, escape_unprintable
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def isatty(self) -> bool:
+        return True
+
+
+@dataclass
+class State:
+    done: int = 3
+    total: int | None = 10
+
+    def describe_line(self, width: int) -> str:
+        return "4.5 images/s [bold]"[:width]
+
+
+def use_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Put a terminal of 60 columns on stderr; in the test itself, for capturing undoes it else."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "60"), ("LINES", "20")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return terminal
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("naïve 図 #1 (copy).jpg", "naïve 図 #1 (copy).jpg"),
+        ("[red]a[/red] :smile: {x} %s", "[red]a[/red] :smile: {x} %s"),
+        ("a\nb\tc\r\x1b[31m\x00\x7f", "a\\nb\\tc\\r\\x1b[31m\\x00\\x7f"),
+        (os.fsdecode(b"caf\xe9.jpg"), "caf\\xe9.jpg"),
+        ("\ud800", "\\ud800"),
+        ("a\u202egpj", "a\\u202egpj"),
+        ("a\u2028b\xa0c", "a\\u2028b\\xa0c"),
+        ("\U000e0001", "\\U000e0001"),
+        ("", ""),
+    ],
+)
+def test_unprintable_characters_are_escaped(text: str, escaped: str) -> None:
+    assert escape_unprintable(text) == escaped
+
+
+class TestStreams:
+    def test_results_go_to_stdout_all_else_to_stderr(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        console = Console()
+        console.print_result("result")
+        console.print_json({"a": 1})
+        console.print_json({"b": 2}, to_stderr=True)
+        console.say("remark")
+        console.warn("a.jpg: odd")
+        console.fail("a.jpg: bad")
+        out, err = capsys.readouterr()
+        assert out == 'result\n{"a": 1}\n'
+        assert err == '{"b": 2}\nremark\ndinac: warning: a.jpg: odd\ndinac: a.jpg: bad\n'
+
+    def test_quiet_leaves_errors_and_requested_data(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        console = Console(quiet=True)
+        console.print_result("result")
+        console.print_json({"a": 1})
+        console.say("remark")
+        console.warn("odd")
+        console.fail("bad")
+        assert capsys.readouterr() == ('{"a": 1}\n', "dinac: bad\n")
+
+    def test_names_are_escaped_and_no_markup(self, capsys: pytest.CaptureFixture[str]) -> None:
+        Console().fail("[red]x[/red]\x1b[31m\nnext: bad")
+        assert capsys.readouterr().err == "dinac: [red]x[/red]\\x1b[31m\\nnext: bad\n"
+
+    def test_json_is_one_line_of_ascii_that_any_reader_takes(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        name = os.fsdecode(b"caf\xe9\n.jpg")
+        Console().print_json({"file": name})
+        out = capsys.readouterr().out
+        assert out.isascii()
+        assert out.count("\n") == 1
+        assert json.loads(out) == {"file": name}
+
+    def test_json_has_no_infinity(self) -> None:
+        with pytest.raises(ValueError, match="JSON"):
+            Console().print_json({"psnr": float("inf")})
+
+    def test_what_the_encoding_lacks_is_escaped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
+        Console().say("1 kB → 2 kB ü")
+        assert raw.getvalue() == b"1 kB \\u2192 2 kB \\xfc\n"
+
+    @pytest.mark.parametrize("name", ["stdout", "stderr"])
+    def test_stream_that_is_closed(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, name, None)
+        console = Console()
+        console.print_result("x")
+        console.say("x")
+        assert not console.draws_bar
+
+
+class TestPlainLines:
+    def test_one_every_few_seconds(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        state = State()
+        with Console().track("encode", state) as update:
+            for _ in range(24):
+                now += 0.5
+                update()
+            state.total = None
+            now += 5
+            update()
+        assert capsys.readouterr() == (
+            "",
+            "dinac: encode 3/10, 4.5 images/s [bold]\n" * 2
+            + "dinac: encode 3, 4.5 images/s [bold]\n",
+        )
+
+    def test_none_when_quiet(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(console_module, "PLAIN_INTERVAL_SECONDS", 0)
+        with Console(quiet=True).track("encode", State()) as update:
+            update()
+        assert capsys.readouterr() == ("", "")
+
+    @pytest.mark.parametrize("term", ["dumb", "unknown"])
+    def test_on_a_terminal_that_cannot_redraw(
+        self, term: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        terminal = use_terminal(monkeypatch)
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(console_module, "PLAIN_INTERVAL_SECONDS", 0)
+        console = Console()
+        assert not console.draws_bar
+        with console.track("encode", State()) as update:
+            update()
+        assert terminal.getvalue() == "dinac: encode 3/10, 4.5 images/s [bold]\n"
+
+
+class TestBar:
+    def test_is_drawn_and_gone_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = use_terminal(monkeypatch)
+        console = Console()
+        assert console.draws_bar
+        with console.track("encode", State()) as update:
+            update()
+            console.fail("[red]x[/red] :smile:\n: bad")
+            console.print_json({"file": "[red]"}, to_stderr=True)
+        assert console._live is None
+        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+        assert "dinac: [red]x[/red] :smile:\\n: bad" in text
+        assert '{"file": "[red]"}' in text
+        assert "encode" in text
+        assert "3/10" in text
+        assert "4.5 images/s [bold]" in text
+        assert terminal.getvalue().endswith(("\x1b[1A\x1b[2K", "\x1b[?25h"))
+
+    def test_long_lines_above_it_are_not_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = use_terminal(monkeypatch)
+        console = Console()
+        with console.track("encode", State()):
+            console.say("x" * 150)
+        assert "x" * 150 in terminal.getvalue()
+
+    @pytest.mark.parametrize("total", [None, 0, 10])
+    def test_of_any_total(self, total: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = use_terminal(monkeypatch)
+        with Console().track("encode", State(total=total)):
+            pass
+        expected = "3/?" if total is None else f"3/{total}"
+        assert expected in terminal.getvalue()
+
+    def test_is_gone_after_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        use_terminal(monkeypatch)
+        console = Console()
+        with pytest.raises(ValueError, match="x"), console.track("encode", State()):
+            raise ValueError("x")
+        assert console._live is None
+
+    def test_without_color(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = use_terminal(monkeypatch)
+        monkeypatch.setenv("NO_COLOR", "1")
+        with Console().track("encode", State()):
+            pass
+        assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", terminal.getvalue())
