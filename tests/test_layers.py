@@ -23,22 +23,24 @@ SIDE_BY_SIDE = {"model", "container", "images", "metrics", "files"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "results": {"errors"},
-    **{part: LOWEST for part in SIDE_BY_SIDE},
+    **dict.fromkeys(SIDE_BY_SIDE, LOWEST),
     "codec": LOWEST | SIDE_BY_SIDE,
     "pipeline": LOWEST | SIDE_BY_SIDE | {"codec"},
     "training": LOWEST | SIDE_BY_SIDE | {"codec"},
     "console": set(),
     "commands": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline", "training", "console"},
     "cli": LOWEST | {"commands", "console"},
+    "__main__": {"cli"},
 }
 
-UPWARD = {("commands.demo", "cli")}
-"""The demo runs whole command lines, as its user will."""
+UPWARD = {
+    ("commands.demo", "cli"),  # runs whole command lines, as its user will
+    ("commands.completions", "cli"),  # no command, but a tool: it writes what the program answers
+}
 
 TORCH_FREE_PARTS = {"errors", "results", "container", "images", "metrics", "files", "console"}
 TORCH_FREE_MODULES = {
-    f"model.{name}"
-    for name in ("config", "sizes", "source", "tensor_file", "identity", "registry")
+    f"model.{name}" for name in ("config", "sizes", "source", "tensor_file", "identity", "registry")
 }
 
 
@@ -80,12 +82,14 @@ def _walk_imports(node: ast.AST, *, at_start: bool) -> Iterator[Import]:
         assert node.module is not None
         yield Import(node.module, at_start)
         yield from (Import(f"{node.module}.{alias.name}", at_start) for alias in node.names)
-    elif isinstance(node, ast.FunctionDef | ast.Lambda):
-        at_start = False
-    elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+    elif isinstance(node, ast.FunctionDef | ast.Lambda) or _is_for_types_alone(node):
         at_start = False
     for child in ast.iter_child_nodes(node):
         yield from _walk_imports(child, at_start=at_start)
+
+
+def _is_for_types_alone(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def list_own_imports(module: str) -> Iterator[Import]:

@@ -70,7 +70,7 @@ def make_environment(
     kept = ("PATH", "HOME", "DINAC_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_WAIT_POLICY")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment |= {"COLUMNS": "80", "TERM": "dumb", "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
-    environment["PYTHONWARNINGS"] = "error"
+    environment["PYTHONWARNINGS"] = "error"  # as in the tests themselves
     for name, value in changes.items():
         environment.pop(name, None)
         if value is not None:

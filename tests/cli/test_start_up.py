@@ -96,10 +96,8 @@ def test_commands_options_and_values_are_completed(
         (["encode", "--precision", "q"], ["q3", "q4", "q5", "q6", "q7", "q8"]),
         (["encode", "--model", ""], ["auto", "d2", "dinac-ae", "nano"]),
         (["encode", "--device", "c"], ["cpu", "cuda"]),
-        (["encode", "--dtype", "b"], ["bf16"]),
         (["decode", "--schedule", ""], ["cosine", "linear"]),
         (["decode", "-f", ""], ["avif", "bmp", "jpg", "png", "ppm", "tiff", "webp"]),
-        (["encode", "a.png", "--fs"], ["--fsync"]),
         (["encode", ""], []),  # file names are the shell's own business
     ],
 )

@@ -17,7 +17,7 @@ from dinac_cli.console import Console, escape_unprintable
 
 
 class Terminal(io.StringIO):
-    encoding = "utf-8"  # type: ignore[assignment]
+    encoding = "utf-8"
 
     def isatty(self) -> bool:
         return True

@@ -54,7 +54,9 @@ Pixels = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def images() -> list[Pixels]:
-    return [draw(64 + PATCH // 2, 96 + PATCH // 2) for draw in (draw_clouds, draw_leaves, draw_page)]
+    return [
+        draw(64 + PATCH // 2, 96 + PATCH // 2) for draw in (draw_clouds, draw_leaves, draw_page)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +89,8 @@ def project(image: Pixels, statistics: PatchStatistics, channels: int) -> npt.ND
     """The whitened components [h, w, C] of an image's patches, computed directly."""
     rows, columns = image.shape[0] // PATCH, image.shape[1] // PATCH
     patches = cut_patches(image, PATCH) - statistics.mean
-    whitened = patches @ statistics.components[:, :channels] / np.sqrt(
-        statistics.variances[:channels]
+    whitened = (
+        patches @ statistics.components[:, :channels] / np.sqrt(statistics.variances[:channels])
     )
     return whitened.reshape(rows, columns, channels)
 
@@ -179,9 +181,7 @@ class TestEncoder:
 
 
 class TestDecoder:
-    def rebuild(
-        self, image: Pixels, statistics: PatchStatistics
-    ) -> npt.NDArray[np.float64]:
+    def rebuild(self, image: Pixels, statistics: PatchStatistics) -> npt.NDArray[np.float64]:
         """The projection of an image onto the leading components, [3, H, W] in [-1, 1]."""
         channels = SMALL.bottleneck_dim
         scaled = project(image, statistics, channels) * np.sqrt(statistics.variances[:channels])
