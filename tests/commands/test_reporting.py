@@ -315,9 +315,10 @@ class TestRun:
             def print_json(self, value: dict[str, object], *, to_stderr: bool = False) -> None:
                 raise BrokenPipeError
 
-        with pytest.raises(BrokenPipeError):
+        with pytest.raises(BrokenPipeError) as caught:
             run.report(Unprintable(), json=True)
-        assert run.closed
+        assert run.closed, "while the frames of the error still hold it"
+        del caught
 
 
 def test_no_failures_file() -> None:

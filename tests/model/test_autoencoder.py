@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dinac_cli import DinacAE, DinacAEInferenceConfig
 from dinac_cli.errors import UsageError
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.config import DinacAEInferenceConfig
 
 from .conftest import Golden
 

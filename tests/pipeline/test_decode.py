@@ -384,15 +384,17 @@ class TestSingleImage:
         decode(latents / "a.jpg.dinac", output, options)
         assert detect_format((tmp_path / "x.webp").read_bytes()) == "WEBP"
 
-    @pytest.mark.parametrize("kind", [OutputKind.FILE, OutputKind.STREAM])
+    @pytest.mark.parametrize(
+        ("kind", "place"), [(OutputKind.FILE, "x.png"), (OutputKind.STREAM, "standard output")]
+    )
     def test_second_record_is_refused_before_any_work(
-        self, tmp_path: Path, decoder: ModelHandle, kind: OutputKind
+        self, tmp_path: Path, decoder: ModelHandle, kind: OutputKind, place: str
     ) -> None:
         records = make_record(decoder, "a") + make_record(decoder, "b")
         (tmp_path / "all.dinac").write_bytes(records)
         stdout = io.BytesIO()
         for source in (tmp_path / "all.dinac", "-"):
-            with pytest.raises(UsageError, match="takes one image and there is a second record"):
+            with pytest.raises(UsageError, match=f"{place} takes one image and there is"):
                 decode(
                     source, images_out(tmp_path / "x.png", kind), make_options(decoder),
                     stdin=records, stdout=stdout,

@@ -236,6 +236,22 @@ class TestBounds:
             # as many are read ahead as are on their way out
             assert taken <= given + 2 * 5 + 1
 
+    def test_one_that_waits_for_company_does_not_hold_up_a_stream(self) -> None:
+        """The rest would pile up behind it until the end of the run."""
+        taken = 0
+
+        def entries() -> Iterator[Entry]:
+            nonlocal taken
+            for entry in make_entries(500):
+                taken += 1
+                yield entry
+
+        job = Doubling(capacity=100, done_already=frozenset(range(1, 500)))
+        results = run(job, entries(), RunControl(workers=2, in_flight=5), io.BytesIO())
+        assert next(results).file == "entry 0"
+        assert taken <= 3 * 5
+        results.close()
+
     @pytest.mark.parametrize("ordered", [False, True])
     def test_large_inputs_pass_one_by_one(
         self, ordered: bool, monkeypatch: pytest.MonkeyPatch
