@@ -13,6 +13,7 @@ from dinac_cli.commands.decode import decode
 from dinac_cli.commands.demo import demo
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.psnr import psnr
+from dinac_cli.commands.train import train
 from dinac_cli.console import Console
 from dinac_cli.errors import DinacError
 
@@ -52,7 +53,7 @@ def describe(
     """Folders of images to small files of whitened latents, and back."""
 
 
-for _command in (encode, decode, psnr, demo):
+for _command in (encode, decode, psnr, train, demo):
     app.command()(_command)
 
 

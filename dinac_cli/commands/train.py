@@ -1,0 +1,46 @@
+"""`dinac train`."""
+
+import typer
+
+from dinac_cli.commands import options as opt
+
+
+def train(
+    *,
+    images: opt.Images = None,
+    out: opt.TrainOut,
+    init: opt.Init = "nano",
+    minutes: opt.Minutes = None,
+    steps: opt.TrainSteps = None,
+    batch_size: opt.TrainBatchSize = 24,
+    crop: opt.Crop = 160,
+    seed: opt.TrainSeed = 0,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    compiled: opt.Compile = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Train or fine-tune a model on your own images.
+
+    OUT becomes a checkpoint folder that every command takes as --model. Killed or stopped, the
+    same command goes on where it was.
+    """
+    from pathlib import Path
+
+    from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
+    from dinac_cli.commands.running import configure_threads
+    from dinac_cli.commands.training import choose_length, report_training
+    from dinac_cli.console import Console
+    from dinac_cli.training.recipe import TrainRecipe
+
+    console = Console(quiet=quiet, verbose=verbose)
+    selection = select_inputs(InputOptions(images, None, False, None, None, None), IMAGES, out)
+    paths = [entry.path for entry in selection if entry.path is not None]
+    length = choose_length(steps, minutes)
+    configure_threads()
+    from dinac_cli.training.run import TrainRequest  # brings torch, which now knows its threads
+
+    recipe = TrainRecipe(steps=length, batch_size=batch_size, crop=crop, seed=seed)
+    request = TrainRequest(paths, Path(out), init, recipe, minutes, device, dtype, compiled)
+    raise typer.Exit(report_training(request, console))

@@ -1,0 +1,146 @@
+"""Training images: crops of many sizes from folders of any size, the same for a seed and step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dinac_cli.errors import DinacError, UsageError
+from dinac_cli.files.content import read_content
+from dinac_cli.images.reading import read_image
+
+Pixels = npt.NDArray[np.uint8]
+
+CACHE_BYTES = 2 * 2**30
+_HELD_OUT_EVERY = 20
+
+
+@dataclass(frozen=True)
+class TrainImage:
+    """One image that can be trained on: its path, size in pixels, and the hash of its file."""
+
+    path: str
+    height: int
+    width: int
+    sha256: str
+
+
+def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], list[str]]:
+    """Read every image once; gives those of at least `crop` pixels a side, and why others fell out.
+
+    Raises UsageError where none is left.
+    """
+    images, left_out = [], []
+    for path in paths:
+        try:
+            content = read_content(path)
+            height, width, _ = read_image(content.data).pixels.shape
+        except DinacError as exc:
+            left_out.append(f"{path}: {exc}")
+            continue
+        if min(height, width) < crop:
+            left_out.append(f"{path}: {width}x{height} is smaller than a crop of {crop}")
+            continue
+        images.append(TrainImage(path, height, width, content.sha256))
+    if not images:
+        raise UsageError(f"no image of at least {crop} pixels a side to train on")
+    return images, left_out
+
+
+def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[TrainImage]]:
+    """Split into images to train on and to watch progress by: one in twenty, chosen by hash."""
+    held = [image for image in images if int(image.sha256[:8], 16) % _HELD_OUT_EVERY == 0]
+    kept = [image for image in images if image not in held]
+    return (kept, held) if kept and held else (list(images), list(images[:1]))
+
+
+def hash_images(images: Iterable[TrainImage]) -> str:
+    """One SHA-256 over the files' own, in their order."""
+    return hashlib.sha256("".join(image.sha256 for image in images).encode()).hexdigest()
+
+
+class CropSource:
+    """Draws random crops: an image by its area, a scale, a place, one of eight turns.
+
+    What a step draws depends on the seed and the step alone, so a run that was killed goes on with
+    the very crops it would have had. Decoded images are kept up to `cache_bytes`.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[TrainImage],
+        crop: int,
+        scales: Sequence[float],
+        seed: int,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._images = images
+        self._crop = crop
+        self._scales = scales
+        self._seed = seed
+        areas = np.array([image.height * image.width for image in images], np.float64)
+        # Between one chance an image and one a pixel: large images have more to show, but not
+        # in proportion.
+        self._chances = areas**0.75 / np.sum(areas**0.75)
+        self._cache = _ImageCache(cache_bytes)
+
+    def draw(self, step: int, count: int) -> Pixels:
+        """Crops uint8 [count, 3, crop, crop] of one step."""
+        rng = np.random.default_rng((self._seed, step))
+        chosen = rng.choice(len(self._images), count, p=self._chances)
+        crops = [self._crop_one(self._images[index], rng) for index in chosen]
+        return np.stack(crops).transpose(0, 3, 1, 2)
+
+    def _crop_one(self, image: TrainImage, rng: np.random.Generator) -> Pixels:
+        side = min(image.height, image.width)
+        usable = [scale for scale in self._scales if scale * side >= self._crop] or [1.0]
+        pixels = self._cache.load(image.path, usable[rng.integers(len(usable))])
+        height, width, _ = pixels.shape
+        y = rng.integers(height - self._crop + 1)
+        x = rng.integers(width - self._crop + 1)
+        return _turn(pixels[y : y + self._crop, x : x + self._crop], int(rng.integers(8)))
+
+
+class _ImageCache:
+    """Decoded and scaled images, those used last kept up to a number of bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._held_bytes = 0
+        self._images: OrderedDict[tuple[str, float], Pixels] = OrderedDict()
+
+    def load(self, path: str, scale: float) -> Pixels:
+        key = (path, scale)
+        if key in self._images:
+            self._images.move_to_end(key)
+            return self._images[key]
+        pixels = scale_pixels(read_image(read_content(path).data).pixels, scale)
+        self._images[key] = pixels
+        self._held_bytes += pixels.nbytes
+        while self._held_bytes > self._limit_bytes and len(self._images) > 1:
+            self._held_bytes -= self._images.popitem(last=False)[1].nbytes
+        return pixels
+
+
+def scale_pixels(pixels: Pixels, scale: float) -> Pixels:
+    """Shrink uint8 [H, W, 3] by `scale` (at most 1) with a Lanczos filter."""
+    if scale >= 1:
+        return pixels
+    height, width, _ = pixels.shape
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def _turn(crop: Pixels, turn: int) -> Pixels:
+    """One of the eight ways to mirror and transpose a square [S, S, 3]."""
+    if turn & 1:
+        crop = crop[:, ::-1]
+    if turn & 2:
+        crop = crop[::-1]
+    return crop.transpose(1, 0, 2) if turn & 4 else crop

@@ -1,0 +1,113 @@
+"""Muon for the blocks' matrices, AdamW for the rest, and the average of the weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dinac_cli.training.recipe import TrainRecipe
+
+_BLOCK_MATRICES = re.compile(
+    r".*\.(pwconv1|pwconv2|mlp\.up|mlp\.down|attn_core\.qkv|attn_core\.proj_out)\.weight"
+)
+_TRUNK_MAPS = re.compile(
+    r".*\.(patchify\.proj|latent_up|fuse_in|fuse_skip|out_proj|to_bottleneck|in_proj)\.(weight|bias)"
+)
+# Coefficients of the quintic Newton-Schulz iteration: Jordan et al., "Muon", 2024.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_MOMENTUM = 0.95
+
+
+def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """Bring the singular values of a matrix [m, n] near 1, without computing them."""
+    x: Tensor = matrix.bfloat16() / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    a, b, c = _QUINTIC
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    update = x.T if tall else x
+    return update.to(matrix.dtype)
+
+
+class Optimizer:
+    """Updates float32 master weights in place, and keeps their exponential average."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], recipe: TrainRecipe) -> None:
+        self.recipe = recipe
+        self._parameters = dict(parameters)
+        self._momentum = {
+            name: torch.zeros_like(parameter)
+            for name, parameter in parameters.items()
+            if _BLOCK_MATRICES.fullmatch(name)
+        }
+        trunk = [p for name, p in self._others() if _TRUNK_MAPS.fullmatch(name)]
+        rest = [p for name, p in self._others() if not _TRUNK_MAPS.fullmatch(name)]
+        self._peaks = (recipe.linear_rate, recipe.rate)
+        self._adam = torch.optim.AdamW(
+            [{"params": trunk}, {"params": rest}], betas=(0.9, 0.98), weight_decay=0.0
+        )
+        self.average = {name: p.detach().clone() for name, p in parameters.items()}
+
+    def _others(self) -> list[tuple[str, Tensor]]:
+        return [item for item in self._parameters.items() if item[0] not in self._momentum]
+
+    def step(self, number: int) -> None:
+        """Use and clear the gradients; `number` counts from 0."""
+        factor = self.recipe.rate_factor(number)
+        torch.nn.utils.clip_grad_norm_([p for _, p in self._others()], self.recipe.clip)
+        for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        self._adam.step()
+        for name, momentum in self._momentum.items():
+            self._step_matrix(self._parameters[name], momentum, self.recipe.matrix_rate * factor)
+        self._adam.zero_grad(set_to_none=True)
+        self._average(number)
+
+    @torch.no_grad()
+    def _step_matrix(self, parameter: Tensor, momentum: Tensor, rate: float) -> None:
+        gradient = parameter.grad
+        if gradient is None:  # a part that this step left out
+            return
+        momentum.lerp_(gradient, 1 - _MOMENTUM)
+        direction = gradient.lerp(momentum, _MOMENTUM).flatten(1)
+        rows, columns = direction.shape
+        update = orthogonalize(direction).view_as(parameter)
+        parameter.add_(update, alpha=-rate * math.sqrt(max(1.0, rows / columns)))
+        parameter.grad = None
+
+    @torch.no_grad()
+    def _average(self, number: int) -> None:
+        keep = min(self.recipe.ema, (number + 1) / (number + 20))
+        for name, average in self.average.items():
+            average.lerp_(self._parameters[name], 1 - keep)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """All that a later process needs to go on, as flat named tensors."""
+        tensors = {f"weights.{name}": p.detach() for name, p in self._parameters.items()}
+        tensors |= {f"average.{name}": p for name, p in self.average.items()}
+        tensors |= {f"momentum.{name}": p for name, p in self._momentum.items()}
+        for name, parameter in self._others():
+            for key, value in self._adam.state.get(parameter, {}).items():
+                tensors[f"adam.{key}.{name}"] = value
+        return tensors
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `state_tensors` gave."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(tensors[f"weights.{name}"])
+            self.average[name].copy_(tensors[f"average.{name}"])
+        for name, momentum in self._momentum.items():
+            momentum.copy_(tensors[f"momentum.{name}"])
+        for name, parameter in self._others():
+            self._adam.state[parameter] = {
+                key: tensors[f"adam.{key}.{name}"].clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"adam.{key}.{name}" in tensors
+            }

@@ -1,0 +1,219 @@
+"""A whole training run: survey, steps, saved states, and the checkpoint at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinac_cli.codec.quantizer import SENSITIVITY_KEY
+from dinac_cli.codec.records import name_creator
+from dinac_cli.errors import OutputError, UsageError
+from dinac_cli.files.content import read_content
+from dinac_cli.images.reading import read_image
+from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.model.checkpoint import save_checkpoint
+from dinac_cli.model.device import resolve_device, resolve_dtype
+from dinac_cli.model.registry import resolve_model
+from dinac_cli.model.source import WEIGHTS_NAME
+from dinac_cli.training.dataset import (
+    CropSource,
+    TrainImage,
+    hash_images,
+    hold_out,
+    survey_images,
+)
+from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
+from dinac_cli.training.recipe import TrainRecipe
+from dinac_cli.training.statistics import (
+    Pixels,
+    build_model,
+    measure_reconstruction,
+    measure_sensitivity,
+    measure_whitening,
+)
+from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer
+
+REPORT_NAME = "training.json"
+KLT = "klt"
+
+# The first steps compile and warm up; from the pace of the next ones it is known how many fit.
+_UNTIMED_STEPS = 10
+_PACE_STEPS = 20
+_HELD_OUT_SHOWN = 8
+_STATISTICS_IMAGES = 400
+_SENSITIVITY_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train: image paths, OUT, where to start from, how, and for how long.
+
+    `minutes` (None: as many steps as the recipe says) sets the recipe's steps by the pace of the
+    first ones. `compiled` compiles the network first. `save_seconds` is the time between saved
+    states.
+    """
+
+    paths: Sequence[str]
+    out: Path
+    init: str
+    recipe: TrainRecipe
+    minutes: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    compiled: bool = False
+    save_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: the last step, its length (None: not known yet), PSNR held out in dB."""
+
+    step: StepReport
+    steps: int | None
+    held_out_db: float | None = None
+
+
+def check_out(out: Path) -> bool:
+    """Whether OUT holds a finished run. Raises UsageError where it holds something else."""
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise UsageError(f"{out}: OUT, the last argument, is an existing file: name a folder")
+    names = set(os.listdir(out))
+    if names and not names & {STATE_NAME, REPORT_NAME}:
+        raise UsageError(f"{out} holds other files and no training: name a new folder")
+    return REPORT_NAME in names and WEIGHTS_NAME in names and STATE_NAME not in names
+
+
+class TrainingRun:
+    """Prepares a run, yields its progress, and writes the checkpoint.
+
+    Killed at any moment, the same request goes on from the last saved state. Raises DinacError.
+    """
+
+    def __init__(self, request: TrainRequest) -> None:
+        self._request = request
+        self._device = resolve_device(request.device)
+        self._dtype = resolve_dtype(request.dtype, self._device)
+        images, self.left_out = survey_images(request.paths, request.recipe.crop)
+        self._kept, held = hold_out(images)
+        self._held = [_load(image) for image in held[:_HELD_OUT_SHOWN]]
+        self.model = self._start_model()
+        recipe = request.recipe
+        if recipe.crop % self.model.config.patch_size:
+            raise UsageError(
+                f"--crop {recipe.crop}: it must be a multiple of the model's patch of "
+                f"{self.model.config.patch_size} pixels"
+            )
+        source = CropSource(self._kept, recipe.crop, recipe.scales, recipe.seed)
+        self._trainer = Trainer(self.model, recipe, source, self._dtype, compiled=request.compiled)
+        self.resumed = self._trainer.resume(request.out)
+        self._curve: list[dict[str, Any]] = []
+
+    @property
+    def count(self) -> int:
+        """Images that are trained on."""
+        return len(self._kept)
+
+    def go(self) -> Generator[Progress, None, None]:
+        """Train to the end; a caller that stops early calls `save`."""
+        trainer, paced = self._trainer, self._request.minutes is None or self.resumed
+        began = saved = time.monotonic()
+        psnr: list[float] = []
+        while not paced or trainer.step_number < trainer.recipe.steps:
+            report = trainer.step()
+            psnr += [] if report.psnr_db is None else [report.psnr_db]
+            if not paced and report.number + 1 == _UNTIMED_STEPS:
+                began = time.monotonic()
+            if not paced and report.number + 1 == _UNTIMED_STEPS + _PACE_STEPS:
+                paced = True
+                trainer.set_steps(self._fit_steps(time.monotonic() - began))
+            held_out_db = None
+            if paced and time.monotonic() - saved >= self._request.save_seconds:
+                held_out_db = self._check_point(report.number, psnr)
+                saved = time.monotonic()
+            yield Progress(report, trainer.recipe.steps if paced else None, held_out_db)
+        self._check_point(trainer.step_number - 1, psnr)
+
+    def save(self) -> None:
+        """Keep the state, to go on from here."""
+        self._trainer.save(self._request.out)
+
+    def finish(self) -> list[float]:
+        """Measure, write the checkpoint, drop the state; returns the held-out PSNRs in dB."""
+        out = self._request.out
+        state = self._trainer.average_state()
+        model = build_model(self.model, state, torch.float32)
+        sample = [_load(image) for image in self._kept[:_STATISTICS_IMAGES]]
+        mean, variance = measure_whitening(model, sample)
+        state["latent_norm_running_mean"] = mean
+        state["latent_norm_running_var"] = variance
+        final = build_model(self.model, state, self._dtype)
+        sensitivity = measure_sensitivity(
+            final, sample[:_SENSITIVITY_IMAGES], self._request.recipe.seed
+        )
+        values = measure_reconstruction(final, self._held)
+        save_checkpoint(
+            state, self.model.config, out, torch.bfloat16, {SENSITIVITY_KEY: sensitivity}
+        )
+        self._write_report(values)
+        (out / STATE_NAME).unlink(missing_ok=True)
+        return values
+
+    def _start_model(self) -> DinacAE:
+        request = self._request
+        if request.init == KLT:
+            statistics = measure_patches(map(_load, self._kept), NANO_CONFIG.patch_size)
+            model = DinacAE(NANO_CONFIG)
+            model.load_state_dict(build_klt(statistics, NANO_CONFIG))
+            return model.to(self._device)
+        resolved = resolve_model(request.init)
+        return DinacAE.from_pretrained(resolved.path, device=self._device)
+
+    def _fit_steps(self, seconds: float) -> int:
+        assert self._request.minutes is not None, "only a run of so many minutes is paced"
+        steps = round(self._request.minutes * 60 / seconds * _PACE_STEPS)
+        return max(_UNTIMED_STEPS + _PACE_STEPS, steps)
+
+    def _check_point(self, number: int, psnr: list[float]) -> float:
+        """Save, and measure the averaged weights on what is held out; mean PSNR in dB."""
+        self.save()
+        model = build_model(self.model, self._trainer.average_state(), self._dtype)
+        held_out_db = float(np.mean(measure_reconstruction(model, self._held)))
+        trained_db = round(float(np.mean(psnr)), 3) if psnr else None
+        self._curve.append(
+            {"step": number + 1, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
+        )
+        psnr.clear()
+        return held_out_db
+
+    def _write_report(self, values: list[float]) -> None:
+        request = self._request
+        report = {
+            "created_by": name_creator(),
+            "init": request.init,
+            "recipe": asdict(self._trainer.recipe),
+            "compute": f"{self._device.type}/{'bf16' if self._dtype == torch.bfloat16 else 'f32'}",
+            "images": len(self._kept),
+            "images_sha256": hash_images(self._kept),
+            "images_left_out": len(self.left_out),
+            "held_out_db": round(float(np.mean(values)), 3),
+            "curve": self._curve,
+        }
+        path = request.out / REPORT_NAME
+        try:
+            path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        except OSError as exc:
+            raise OutputError(f"{path}: cannot write: {exc.strerror}") from exc
+
+
+def _load(image: TrainImage) -> Pixels:
+    return read_image(read_content(image.path).data).pixels

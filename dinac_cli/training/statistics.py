@@ -1,0 +1,93 @@
+"""What is measured of a network once it is trained: whitening, and what each latent does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dinac_cli.codec.engine import Engine
+from dinac_cli.images.pixels import crop_pixels, pad_pixels
+from dinac_cli.metrics import measure_psnr
+from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.model.config import DinacAEInferenceConfig
+
+Pixels = npt.NDArray[np.uint8]
+
+_LEVELS_PER_UNIT = 127.5
+_PROBE = 0.25  # standard deviations that a latent is moved by to see what it does
+_MAX_SIDE = 512
+
+
+def build_model(model: DinacAE, state: dict[str, Tensor], dtype: torch.dtype) -> DinacAE:
+    """A network of the same kind with another state, computing in `dtype`."""
+    from dinac_cli.model.tensor_file import keeps_float32
+
+    cast = {
+        name: tensor.detach().clone() if keeps_float32(name) else tensor.detach().to(dtype)
+        for name, tensor in state.items()
+    }
+    with torch.device("meta"):
+        copy = DinacAE(model.config, parts=("encoder", "decoder"))
+    copy.load_state_dict({name: cast[name] for name in copy.state_dict()}, assign=True)
+    return copy.eval()
+
+
+@torch.inference_mode()
+def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor, Tensor]:
+    """Mean and variance float32 [C] of the posterior's mode over uint8 images [H, W, 3]."""
+    total = torch.zeros(model.config.bottleneck_dim, dtype=torch.float64)
+    squares, count = total.clone(), 0
+    for batch in _batches(model, images):
+        mode = model.encode_posterior(batch).mode().double().cpu()  # [1, C, h, w]
+        total += mode.sum(dim=(0, 2, 3))
+        squares += mode.square().sum(dim=(0, 2, 3))
+        count += mode[:, 0].numel()
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp(min=0).float()
+
+
+@torch.inference_mode()
+def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> list[float]:
+    """What one unit of each whitened latent does to a picture: RMS change in 8-bit levels [C]."""
+    generator = torch.Generator().manual_seed(seed)
+    settings = DinacAEInferenceConfig(seed=0)
+    squares = np.zeros(model.config.bottleneck_dim)
+    for batch in _batches(model, images):
+        height, width = batch.shape[2:]
+        latents = model.encode(batch)  # [1, C, h, w]
+        before = model.decode(latents, height, width, settings)
+        for channel in range(len(squares)):
+            moved = latents.clone()
+            signs = torch.randint(0, 2, latents.shape[2:], generator=generator) * 2 - 1
+            moved[:, channel] += _PROBE * signs.to(latents.device)
+            change = model.decode(moved, height, width, settings) - before
+            squares[channel] += float(change.square().mean())
+    levels = np.sqrt(squares / len(images)) * _LEVELS_PER_UNIT / _PROBE
+    return [float(f"{max(level, 1e-4):.5g}") for level in levels]
+
+
+def measure_reconstruction(model: DinacAE, images: Iterable[Pixels], steps: int = 1) -> list[float]:
+    """PSNR in dB of every image, coded as the commands do it with default settings."""
+    engine = Engine(model)
+    settings = DinacAEInferenceConfig(num_steps=steps, seed=0)
+    return [
+        measure_psnr(
+            pixels,
+            engine.decode(engine.encode([pixels]), [(pixels.shape[0], pixels.shape[1])], settings)[
+                0
+            ],
+        )
+        for pixels in images
+    ]
+
+
+def _batches(model: DinacAE, images: Iterable[Pixels]) -> Iterator[Tensor]:
+    """Each image alone, cut to a side that takes little memory, [1, 3, H, W] in [-1, 1]."""
+    for pixels in images:
+        part = crop_pixels(pixels, _MAX_SIDE, _MAX_SIDE)
+        padded = torch.from_numpy(pad_pixels(part, model.config.patch_size)).to(model.device)
+        yield padded.permute(2, 0, 1)[None].float() / _LEVELS_PER_UNIT - 1

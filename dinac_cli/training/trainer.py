@@ -1,0 +1,197 @@
+"""The training step, and a run that can be killed at any moment and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.func import functional_call
+
+from dinac_cli.errors import ModelError, OutputError
+from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.model.posterior import Posterior
+from dinac_cli.model.schedule import CosineSchedule, noise_scale
+from dinac_cli.model.tensor_file import keeps_float32
+from dinac_cli.training.dataset import CropSource
+from dinac_cli.training.losses import expansion_loss, measure_mse, reconstruction_loss
+from dinac_cli.training.optimizer import Optimizer
+from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+
+STATE_NAME = "training.safetensors"
+_PEAK_DB = 10 * math.log10(4.0)  # of pixels in [-1, 1]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step came to: its number, PSNR in dB at t = 1 (None at other times), KL in nats."""
+
+    number: int
+    psnr_db: float | None
+    kl: float
+
+
+class Trainer:
+    """Trains the encoder and decoder of a float32 network in place, computing in `dtype`.
+
+    Everything random in a step comes from the recipe's seed and the step's number, so on one
+    device with one thread count the same run gives the same weights, however often it was killed.
+    """
+
+    def __init__(
+        self,
+        model: DinacAE,
+        recipe: TrainRecipe,
+        source: CropSource,
+        dtype: torch.dtype = torch.float32,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.model = model.train()
+        self.recipe = recipe
+        self._source = source
+        self._dtype = dtype
+        self._parameters = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if name.startswith(("encoder.", "decoder."))
+        }
+        self.optimizer = Optimizer(self._parameters, recipe)
+        self._schedule = CosineSchedule(model.config.logsnr_min, model.config.logsnr_max)
+        self._encode: Callable[..., Posterior] = self._call_encoder
+        self._decode: Callable[..., Tensor] = self._call_decoder
+        if compiled:  # shapes are those of one crop size, so nothing is compiled twice
+            self._encode = torch.compile(self._call_encoder, dynamic=False)
+            self._decode = torch.compile(self._call_decoder, dynamic=False)
+        self.step_number = 0
+
+    def step(self) -> StepReport:
+        """One optimiser step on one batch of crops."""
+        recipe, number = self.recipe, self.step_number
+        random = torch.Generator().manual_seed(recipe.seed * 1_000_003 + number)
+        crops = torch.from_numpy(self._source.draw(number, recipe.batch_size).copy())
+        images = crops.to(self.model.device).float() / 127.5 - 1  # [B, 3, S, S]
+        time, drop = self._draw_time(random)
+        x_t = self._add_noise(images, time, random)
+        posterior = self._encode(images)
+        latents = _sample(posterior, random)
+        mse = measure_mse(self._decode(x_t, time, latents, drop), images)
+        kl = expansion_loss(posterior)
+        loss = reconstruction_loss(mse) + recipe.kl_weight * kl
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step(number)
+        self.step_number += 1
+        return StepReport(number, _report_psnr(mse, time, drop), float(kl.detach()))
+
+    def set_steps(self, steps: int) -> None:
+        """Fix the length of the run, once it is known how fast it goes."""
+        self.recipe = replace(self.recipe, steps=steps)
+        self.optimizer.recipe = self.recipe
+
+    def average_state(self) -> dict[str, Tensor]:
+        """The network's state with the averaged weights, float32."""
+        return {**self.model.state_dict(), **self.optimizer.average}
+
+    def save(self, folder: Path) -> None:
+        """Write what a later process needs to go on, at once or not at all."""
+        part = folder / f".{STATE_NAME}.part"
+        metadata = {"step": str(self.step_number), "recipe": json.dumps(asdict(self.recipe))}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self.optimizer.state_tensors(), part, metadata=metadata)
+            part.replace(folder / STATE_NAME)
+        except OSError as exc:
+            raise OutputError(f"{folder}: cannot save the training state: {exc}") from exc
+
+    def resume(self, folder: Path) -> bool:
+        """Take up a state that `save` left in the folder; False where there is none.
+
+        Raises ModelError where it is of another recipe or network.
+        """
+        path = folder / STATE_NAME
+        if not path.is_file():
+            return False
+        metadata = read_state_metadata(path)
+        saved = TrainRecipe.from_json(metadata["recipe"])
+        own = self.recipe
+        if own.steps == UNPACED_STEPS:  # the pace was found by the process that saved
+            own = replace(own, steps=saved.steps)
+        if saved != own:
+            raise ModelError(
+                f"{path} is of a run with other settings: give those, or choose another OUT"
+            )
+        self.set_steps(saved.steps)
+        tensors: Mapping[str, Tensor] = load_file(path, device=str(self.model.device))
+        try:
+            self.optimizer.load_state_tensors(tensors)
+        except (KeyError, RuntimeError) as exc:
+            raise ModelError(f"{path} is of another network: choose another OUT") from exc
+        self.step_number = int(metadata["step"])
+        return True
+
+    def _draw_time(self, random: torch.Generator) -> tuple[Tensor, bool]:
+        """The time of a batch, [1], and whether it goes without the middle blocks."""
+        chance, time, drop = torch.rand(3, generator=random).tolist()
+        is_full = chance < self.recipe.full_noise
+        return torch.tensor([1.0 if is_full else time]), drop < self.recipe.drop
+
+    def _add_noise(self, images: Tensor, time: Tensor, random: torch.Generator) -> Tensor:
+        """What the decoder sees at a time: signal and noise, as a sampler would have them."""
+        noise = torch.randn(images.shape, generator=random).to(images.device)
+        noise = self._schedule.sigma(time).item() * self.model.config.pixel_noise_std * noise
+        if time.item() == 1.0:
+            return noise  # a sampler starts from noise alone
+        return self._schedule.alpha(time).item() * images + noise
+
+    def _call_encoder(self, images: Tensor) -> Posterior:
+        posterior: Posterior = functional_call(
+            self.model.encoder, self._cast("encoder."), (images,)
+        )
+        return posterior
+
+    def _call_decoder(self, x_t: Tensor, time: Tensor, latents: Tensor, drop: bool) -> Tensor:
+        parameters = self._cast("decoder.")
+        x0: Tensor = functional_call(
+            self.model.decoder, parameters, (x_t, time.to(x_t.device), latents, drop)
+        )
+        return x0
+
+    def _cast(self, prefix: str) -> dict[str, Tensor]:
+        """A part's parameters as the network computes with them; gradients reach the masters."""
+        return {
+            name.removeprefix(prefix): (
+                parameter if keeps_float32(name) else parameter.to(self._dtype)
+            )
+            for name, parameter in self._parameters.items()
+            if name.startswith(prefix)
+        }
+
+
+def _report_psnr(mse: Tensor, time: Tensor, drop: bool) -> float | None:
+    if time.item() < 1.0 or drop:
+        return None
+    return float((_PEAK_DB - 10 * mse.detach().log10()).mean())
+
+
+def _sample(posterior: Posterior, random: torch.Generator) -> Tensor:
+    """A sample with noise drawn on the CPU, so that it is the same whatever the device."""
+    noise = torch.randn(posterior.mean.shape, generator=random).to(posterior.mean.device)
+    return posterior.mode() + noise_scale(posterior.logsnr) * noise
+
+
+def read_state_metadata(path: Path) -> dict[str, str]:
+    """The step and recipe of a saved state. Raises ModelError where it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as exc:
+        raise ModelError(f"{path} is damaged ({exc}): remove it to begin anew") from exc
+    if not {"step", "recipe"} <= metadata.keys():
+        raise ModelError(f"{path} is no training state: choose another OUT")
+    return dict(metadata)

@@ -1,0 +1,115 @@
+"""A whole run, from images to a checkpoint that the commands take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinac_cli.codec.engine import Engine
+from dinac_cli.codec.quantizer import SENSITIVITY_KEY
+from dinac_cli.errors import UsageError
+from dinac_cli.images.reading import read_image
+from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+from dinac_cli.training.run import TrainingRun, TrainRequest, check_out
+
+from .conftest import TINY
+
+RECIPE = TrainRecipe(steps=5, batch_size=2, crop=32, scales=(1.0,), warm_up=2)
+
+
+def _request(paths: list[str], out: Path, init: str = str(TINY), **changes: object) -> TrainRequest:
+    values = {"recipe": RECIPE, "device": "cpu", "dtype": "f32", **changes}
+    return TrainRequest(paths, out, init, **values)  # type: ignore[arg-type]
+
+
+def test_a_run_writes_a_checkpoint_that_loads(photo_paths: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    run = TrainingRun(_request(photo_paths, out))
+    numbers = [progress.step.number for progress in run.go()]
+    values = run.finish()
+    assert numbers == list(range(5))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "training.json",
+    ]
+    assert check_out(out)
+    report = json.loads((out / "training.json").read_text())
+    assert report["recipe"]["steps"] == 5
+    assert report["images"] == run.count
+    assert len(report["images_sha256"]) == 64
+    assert report["curve"][-1]["step"] == 5
+    assert report["held_out_db"] == pytest.approx(np.mean(values), abs=1e-3)
+    model = DinacAE.from_pretrained(out)
+    assert model.config == run.model.config  # also with its class head
+    sensitivity = json.loads((out / "config.json").read_text())[SENSITIVITY_KEY]
+    assert len(sensitivity) == model.config.bottleneck_dim
+    assert min(sensitivity) > 0
+
+
+def test_latents_are_whitened_over_the_training_images(
+    photo_paths: list[str], tmp_path: Path
+) -> None:
+    run = TrainingRun(_request(photo_paths, tmp_path / "model"))
+    list(run.go())
+    run.finish()
+    engine = Engine(DinacAE.from_pretrained(tmp_path / "model"))
+    names = [path for path in photo_paths if not path.endswith("small.png")]
+    latents = [
+        engine.encode([read_image(Path(path).read_bytes()).pixels])[0].reshape(8, -1)
+        for path in names
+    ]
+    # All but the one image that is held out count, and it is like the others.
+    values = np.concatenate(latents, axis=1)
+    assert np.abs(values.mean(axis=1)).max() < 0.5
+    assert values.std(axis=1).min() > 0.5
+    assert values.std(axis=1).max() < 2
+
+
+def test_a_stopped_run_goes_on(photo_paths: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    run = TrainingRun(_request(photo_paths, out))
+    steps = run.go()
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    run.save()
+    assert not check_out(out)
+    again = TrainingRun(_request(photo_paths, out))
+    assert again.resumed
+    assert [progress.step.number for progress in again.go()] == [3, 4]
+
+
+def test_minutes_become_steps_by_the_pace(photo_paths: list[str], tmp_path: Path) -> None:
+    recipe = TrainRecipe(steps=UNPACED_STEPS, batch_size=1, crop=32, scales=(1.0,))
+    run = TrainingRun(_request(photo_paths, tmp_path / "m", recipe=recipe, minutes=1e-4))
+    progress = list(run.go())
+    assert progress[0].steps is None
+    assert progress[-1].steps == len(progress) == 30
+
+
+def test_the_linear_optimum_is_a_start(photo_paths: list[str], tmp_path: Path) -> None:
+    recipe = TrainRecipe(steps=1, batch_size=1, crop=32, scales=(1.0,))
+    run = TrainingRun(_request(photo_paths, tmp_path / "m", init="klt", recipe=recipe))
+    list(run.go())
+    assert np.mean(run.finish()) > 15
+
+
+def test_out_must_be_new_or_a_training(tmp_path: Path) -> None:
+    assert not check_out(tmp_path / "new")
+    assert not check_out(tmp_path)
+    (tmp_path / "holiday.jpg").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="holds other files"):
+        check_out(tmp_path)
+    with pytest.raises(UsageError, match="is an existing file"):
+        check_out(tmp_path / "holiday.jpg")
+
+
+def test_a_crop_must_fit_the_patch(photo_paths: list[str], tmp_path: Path) -> None:
+    recipe = TrainRecipe(steps=1, crop=40, scales=(1.0,))
+    with pytest.raises(UsageError, match="multiple of the model's patch of 16"):
+        TrainingRun(_request(photo_paths, tmp_path / "m", recipe=recipe))

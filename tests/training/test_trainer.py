@@ -1,0 +1,149 @@
+"""The training step: it learns, it repeats, and it goes on after being killed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.training.dataset import CropSource, survey_images
+from dinac_cli.training.optimizer import Optimizer, orthogonalize
+from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+from dinac_cli.training.trainer import STATE_NAME, Trainer
+
+from .conftest import TINY
+
+RECIPE = TrainRecipe(steps=12, batch_size=4, crop=32, scales=(1.0,), warm_up=2, full_noise=0.6)
+
+
+def _start(photo_paths: list[str], recipe: TrainRecipe = RECIPE) -> Trainer:
+    images, _ = survey_images(photo_paths, recipe.crop)
+    source = CropSource(images, recipe.crop, recipe.scales, recipe.seed)
+    return Trainer(DinacAE.from_pretrained(TINY), recipe, source)
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
+    for shape in ((16, 48), (48, 16)):
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
+        assert values.min() > 0.5
+        assert values.max() < 1.5
+
+
+def test_learning_rate_warms_up_and_ends_at_zero() -> None:
+    recipe = TrainRecipe(steps=1000, warm_up=10)
+    factors = [recipe.rate_factor(step) for step in range(1000)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == pytest.approx(1.0, abs=1e-3)
+    assert factors[500] == pytest.approx(0.5, abs=1e-3)
+    assert factors[-1] < 1e-5
+
+
+def test_recipe_refuses_what_makes_no_sense() -> None:
+    with pytest.raises(UsageError, match="steps is 0"):
+        TrainRecipe(steps=0)
+    with pytest.raises(UsageError, match="rate is 0"):
+        TrainRecipe(rate=0.0)
+    with pytest.raises(UsageError, match=r"drop is 1\.5"):
+        TrainRecipe(drop=1.5)
+
+
+def test_every_weight_of_encoder_and_decoder_is_trained(photo_paths: list[str]) -> None:
+    trainer = _start(photo_paths, replace(RECIPE, full_noise=1.0, drop=0.5))
+    before = {name: tensor.clone() for name, tensor in trainer.model.named_parameters()}
+    for _ in range(8):
+        trainer.step()
+    still = {
+        name
+        for name, tensor in trainer.model.named_parameters()
+        if torch.equal(tensor, before[name])
+    }
+    assert {name for name in still if name.startswith(("encoder.", "decoder."))} == set()
+    # The class head is not trained, and the averages follow the weights.
+    assert all(name.startswith("dino_token_alignment_head.") for name in still)
+    average = trainer.average_state()
+    assert not torch.equal(average["decoder.out_proj.weight"], before["decoder.out_proj.weight"])
+
+
+def test_training_lowers_the_error(photo_paths: list[str]) -> None:
+    recipe = replace(RECIPE, steps=60, full_noise=1.0, drop=0.0, rate=3e-3, linear_rate=3e-3)
+    trainer = _start(photo_paths, recipe)
+    psnr = [trainer.step().psnr_db or math.nan for _ in range(60)]
+    assert sum(psnr[-10:]) / 10 > sum(psnr[:10]) / 10 + 0.5
+
+
+def test_the_same_seed_gives_the_same_weights(photo_paths: list[str]) -> None:
+    states = []
+    for seed in (1, 1, 2):
+        trainer = _start(photo_paths, replace(RECIPE, seed=seed))
+        for _ in range(3):
+            trainer.step()
+        states.append(trainer.average_state())
+    assert _same(states[0], states[1])
+    assert not _same(states[0], states[2])
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
+    photo_paths: list[str], tmp_path: Path
+) -> None:
+    whole = _start(photo_paths)
+    for _ in range(6):
+        whole.step()
+    first = _start(photo_paths)
+    for _ in range(4):
+        first.step()
+    first.save(tmp_path)
+    first.step()  # lost with the process
+    second = _start(photo_paths)
+    assert second.resume(tmp_path)
+    assert second.step_number == 4
+    for _ in range(2):
+        second.step()
+    assert _same(whole.optimizer.state_tensors(), second.optimizer.state_tensors())
+
+
+def test_a_state_of_another_run_is_refused(photo_paths: list[str], tmp_path: Path) -> None:
+    trainer = _start(photo_paths)
+    assert not trainer.resume(tmp_path)
+    trainer.step()
+    trainer.save(tmp_path)
+    with pytest.raises(ModelError, match="other settings"):
+        _start(photo_paths, replace(RECIPE, seed=9)).resume(tmp_path)
+    with pytest.raises(ModelError, match="other settings"):
+        _start(photo_paths, replace(RECIPE, steps=99)).resume(tmp_path)
+    unpaced = _start(photo_paths, replace(RECIPE, steps=UNPACED_STEPS))
+    assert unpaced.resume(tmp_path)
+    assert unpaced.recipe.steps == RECIPE.steps
+    (tmp_path / STATE_NAME).write_bytes(b"not a state")
+    with pytest.raises(ModelError, match="damaged"):
+        _start(photo_paths).resume(tmp_path)
+
+
+def test_bfloat16_keeps_float32_masters(photo_paths: list[str], tiny: DinacAE) -> None:
+    images, _ = survey_images(photo_paths, 32)
+    trainer = Trainer(tiny, RECIPE, CropSource(images, 32, (1.0,), 0), torch.bfloat16)
+    report = trainer.step()
+    assert math.isfinite(report.kl)
+    assert {tensor.dtype for tensor in tiny.parameters()} == {torch.float32}
+
+
+def test_matrices_of_the_blocks_go_to_muon(tiny: DinacAE) -> None:
+    parameters = {
+        name: tensor
+        for name, tensor in tiny.named_parameters()
+        if name.startswith(("encoder.", "decoder."))
+    }
+    tensors = Optimizer(parameters, RECIPE).state_tensors()
+    matrices = {name.removeprefix("momentum.") for name in tensors if "momentum." in name}
+    assert "encoder.blocks.0.attn_core.qkv.weight" in matrices
+    assert "decoder.middle_blocks.0.pwconv1.weight" in matrices
+    assert not any("patchify" in name or "norm" in name for name in matrices)
