@@ -47,17 +47,17 @@ class BytesSource:
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._view = memoryview(data)
-        self._position = 0
+        self.position = 0
 
     def take(self, count: int) -> bytes:
         """Return the next `count` bytes, or fewer where the data end."""
-        start, self._position = self._position, self._position + count
-        return bytes(self._view[start : self._position])
+        start, self.position = self.position, self.position + count
+        return bytes(self._view[start : self.position])
 
     def skip(self, count: int) -> bool:
         """Pass over `count` bytes; False where the data end first."""
-        self._position += count
-        return self._position <= len(self._view)
+        self.position += count
+        return self.position <= len(self._view)
 
 
 class FileSource:
