@@ -45,6 +45,7 @@ def decode(
     from dinac_cli.commands.models import choose_decoders
     from dinac_cli.commands.reporting import ReportOptions
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
+    from dinac_cli.commands.values import choose_format
     from dinac_cli.console import Console
     from dinac_cli.files.naming import name_image
     from dinac_cli.files.output import Output
@@ -74,7 +75,7 @@ def decode(
     require_existing(selection)
     suffixes = tuple(suffix for form in OUTPUT_FORMATS.values() for suffix in form.suffixes)
     kind = choose_output_kind(out, selection.scan, suffixes)
-    form = opt.choose_format(image_format, out, kind)
+    form = choose_format(image_format, out, kind)
     output = Output(out, kind, is_stamped_image, overwrite, fsync)
     total = count_inputs(selection, output, lambda name: name_image(name, form.suffixes))
     refuse_other_settings(selection, output, form, settings)

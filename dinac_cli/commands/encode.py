@@ -41,6 +41,7 @@ def encode(
     from dinac_cli.commands.models import choose_encoder, refuse_mixed_latents
     from dinac_cli.commands.reporting import ReportOptions
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
+    from dinac_cli.commands.values import parse_color
     from dinac_cli.console import Console
     from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
     from dinac_cli.files.output import Output
@@ -54,7 +55,7 @@ def encode(
 
     console = Console(quiet=quiet, verbose=verbose)
     stdout = open_stdout(out)
-    settings = EncodeOptions(precision, opt.parse_color(background), max_pixels, checksum)
+    settings = EncodeOptions(precision, parse_color(background), max_pixels, checksum)
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     selection = select_inputs(inputs, IMAGES, out)
     require_existing(selection)

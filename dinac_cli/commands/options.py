@@ -3,18 +3,13 @@
 # No `from __future__ import annotations`: Typer reads these annotations at run time.
 
 import math
-import os
-import re
-import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from dinac_cli.commands.values import check_batch_size, check_device, complete, one_of, within
 from dinac_cli.container.header import PRECISIONS
-from dinac_cli.errors import UsageError
-from dinac_cli.files.output import OutputKind
-from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat, format_of_suffix
+from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.model.config import SCHEDULES
 
 _INPUTS, _MODEL, _RUN, _REPORTS = "Inputs", "Model and device", "Run", "Screen and reports"
@@ -25,107 +20,6 @@ MAX_PIXELS = 178_956_970
 _MODELS = ("auto", "nano", "d2", "dinac-ae")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _DTYPES = ("auto", "bf16", "f32")
-
-
-def _complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """A completer that offers `values`."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [value for value in values if value.startswith(incomplete)]
-
-    return complete
-
-
-def _one_of(name: str, values: tuple[str, ...]) -> Callable[[str], str]:
-    """A check that refuses everything but `values` (`-` and `_` alike)."""
-
-    def check(value: str) -> str:
-        for known in values:
-            if value.replace("-", "_") == known.replace("-", "_"):
-                return known
-        raise UsageError(f"{name} {value}: choose one of {', '.join(values)}")
-
-    return check
-
-
-def _check_batch_size(value: str) -> str:
-    parse_batch_size(value)
-    return value
-
-
-def _check_device(value: str) -> str:
-    """Refuse what names no device; whether it is there, only torch can tell."""
-    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value) is None:
-        raise UsageError(f"--device {value}: choose one of auto, cpu, cuda, cuda:N, mps")
-    return value
-
-
-def _within(
-    name: str, holds: Callable[[float], bool], wanted: str
-) -> Callable[[float | None], float | None]:
-    """A check that refuses numbers for which `holds` is false; None, a default, passes."""
-
-    def check(value: float | None) -> float | None:
-        if value is not None and not holds(value):
-            raise UsageError(f"{name} {value}: expected {wanted}")
-        return value
-
-    return check
-
-
-def parse_color(text: str) -> tuple[int, int, int]:
-    """`white`, `black`, `gray` or `#rrggbb` as (red, green, blue), 0 to 255 each."""
-    named = {"white": "ffffff", "black": "000000", "gray": "808080", "grey": "808080"}
-    digits = named.get(text.lower(), text.removeprefix("#"))
-    try:
-        value = bytes.fromhex(digits)
-    except ValueError:
-        value = b""
-    if len(value) != 3:
-        raise UsageError(f"--background {text}: expected white, black, gray or #rrggbb")
-    return value[0], value[1], value[2]
-
-
-def parse_batch_size(text: str) -> int | None:
-    """A positive number, or None for `auto`."""
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UsageError(f"--batch-size {text}: expected a positive number or auto")
-    return int(text)
-
-
-def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
-    """The image format of a decode: `--format`, else what OUT's suffix says, else PNG.
-
-    Raises UsageError where the two disagree or the name is unknown.
-    """
-    by_suffix = format_of_suffix(out) if kind is OutputKind.FILE else None
-    if name is None:
-        return by_suffix or OUTPUT_FORMATS["png"]
-    chosen = OUTPUT_FORMATS.get(name.lower()) or format_of_suffix(f"x.{name}")
-    if chosen is None:
-        raise UsageError(f"--format {name}: choose one of {', '.join(OUTPUT_FORMATS)}")
-    if by_suffix not in (None, chosen):
-        raise UsageError(f"--format {name} contradicts the suffix of {out}: leave one of them out")
-    return chosen
-
-
-def count_processors() -> int:
-    """Processors this process may use: affinity and, on Linux, the control group's quota."""
-    if sys.platform == "linux":
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            count = min(count, round(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass
-    return max(1, count)
-
 
 Images = Annotated[
     list[str] | None,
@@ -213,8 +107,8 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         metavar="P",
-        callback=_one_of("--precision", PRECISIONS),
-        autocompletion=_complete(PRECISIONS),
+        callback=one_of("--precision", PRECISIONS),
+        autocompletion=complete(PRECISIONS),
         help="How latents are stored: f32 (exact), bf16, or q8 to q3 (quantised, ever smaller).",
     ),
 ]
@@ -224,7 +118,7 @@ Model = Annotated[
         envvar="DINAC_MODEL",
         metavar="MODEL",
         rich_help_panel=_MODEL,
-        autocompletion=_complete(_MODELS),
+        autocompletion=complete(_MODELS),
         help="nano (embedded), d2, dinac-ae, a Hub repository, a folder or a .safetensors file; "
         "auto: that of the latents, else nano on a CPU and d2 on a GPU.",
     ),
@@ -238,8 +132,8 @@ Device = Annotated[
     typer.Option(
         metavar="DEVICE",
         rich_help_panel=_MODEL,
-        callback=_check_device,
-        autocompletion=_complete(_DEVICES),
+        callback=check_device,
+        autocompletion=complete(_DEVICES),
         help="auto, cpu, cuda, cuda:N or mps; one that is absent is an error.",
     ),
 ]
@@ -248,8 +142,8 @@ Dtype = Annotated[
     typer.Option(
         metavar="DTYPE",
         rich_help_panel=_MODEL,
-        callback=_one_of("--dtype", _DTYPES),
-        autocompletion=_complete(_DTYPES),
+        callback=one_of("--dtype", _DTYPES),
+        autocompletion=complete(_DTYPES),
         help="bf16 or f32; auto: bf16 where the hardware multiplies it.",
     ),
 ]
@@ -258,7 +152,7 @@ BatchSize = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=_RUN,
-        callback=_check_batch_size,
+        callback=check_batch_size,
         help="Images in memory at once, or auto; never changes a result.",
     ),
 ]
@@ -334,8 +228,8 @@ Sampler = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        callback=_one_of("--sampler", ("ddim", "dpmpp-2m")),
-        autocompletion=_complete(("ddim", "dpmpp-2m")),
+        callback=one_of("--sampler", ("ddim", "dpmpp-2m")),
+        autocompletion=complete(("ddim", "dpmpp-2m")),
         help="ddim or dpmpp-2m.",
     ),
 ]
@@ -343,8 +237,8 @@ Schedule = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        callback=_one_of("--schedule", SCHEDULES),
-        autocompletion=_complete(SCHEDULES),
+        callback=one_of("--schedule", SCHEDULES),
+        autocompletion=complete(SCHEDULES),
         help="Spacing of the times: linear or cosine.",
     ),
 ]
@@ -353,7 +247,7 @@ Guidance = Annotated[
     typer.Option(
         metavar="G",
         show_default="off",
-        callback=_within("--guidance", math.isfinite, "a finite number"),
+        callback=within("--guidance", math.isfinite, "a finite number"),
         help="Path-drop guidance of this strength; doubles the work.",
     ),
 ]
@@ -361,7 +255,7 @@ Strength = Annotated[
     float,
     typer.Option(
         metavar="S",
-        callback=_within("--strength", lambda value: 0 < value <= 1, "more than 0, at most 1"),
+        callback=within("--strength", lambda value: 0 < value <= 1, "more than 0, at most 1"),
         help="Scale of the times, above 0 to 1; 1 is full noise.",
     ),
 ]
@@ -369,9 +263,7 @@ Seed = Annotated[
     int,
     typer.Option(
         metavar="N",
-        callback=_within(
-            "--seed", lambda value: -(2**63) <= value < 2**64, "an integer of 64 bits"
-        ),
+        callback=within("--seed", lambda value: -(2**63) <= value < 2**64, "an integer of 64 bits"),
         help="Seed of the noise.",
     ),
 ]
@@ -382,7 +274,7 @@ FormatOption = Annotated[
         "-f",
         metavar="NAME",
         show_default="png, or what OUT's suffix says",
-        autocompletion=_complete(tuple(OUTPUT_FORMATS)),
+        autocompletion=complete(tuple(OUTPUT_FORMATS)),
         help=f"Image format: {', '.join(OUTPUT_FORMATS)}.",
     ),
 ]
@@ -408,7 +300,7 @@ Init = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
-        autocompletion=_complete(("nano", "d2", "klt")),
+        autocompletion=complete(("nano", "d2", "klt")),
         help="Where to start: a model as --model takes it, or klt, the linear optimum of IMG.",
     ),
 ]

@@ -24,16 +24,17 @@ def psnr(
     from dinac_cli.commands.measuring import MeasureReport
     from dinac_cli.commands.reporting import ReportOptions
     from dinac_cli.commands.signals import stop_on_signals
+    from dinac_cli.commands.values import count_processors, parse_color
     from dinac_cli.console import Console
     from dinac_cli.pipeline.job import RunControl
     from dinac_cli.pipeline.measure import MeasureOptions, list_pairs, measure_pairs
 
     console = Console(quiet=quiet, verbose=verbose)
-    reading = MeasureOptions(opt.parse_color(background), max_pixels)
+    reading = MeasureOptions(parse_color(background), max_pixels)
     total = sum(1 for _ in list_pairs(first, second, IMAGES))
     report = MeasureReport(console, ReportOptions(as_json, quiet, verbose, failures), total)
     with stop_on_signals(console) as stop:
-        control = RunControl(workers or opt.count_processors(), stop=stop)
+        control = RunControl(workers or count_processors(), stop=stop)
         pairs = measure_pairs(first, second, IMAGES, reading, control)
         code = report.consume(pairs, control.clock, stop)
     raise typer.Exit(code)

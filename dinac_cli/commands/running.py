@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dinac_cli.commands.options import count_processors, parse_batch_size
 from dinac_cli.commands.reporting import ReportOptions, RunProgress, report_run
 from dinac_cli.commands.signals import open_stdin, stop_on_signals
+from dinac_cli.commands.values import count_processors, parse_batch_size
 from dinac_cli.console import Console
 from dinac_cli.errors import UsageError
 from dinac_cli.files.inputs import InputScan

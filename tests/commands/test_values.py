@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.commands import options
-from dinac_cli.commands.options import (
+from dinac_cli.commands.values import (
     choose_format,
+    complete,
     count_processors,
+    one_of,
     parse_batch_size,
     parse_color,
 )
@@ -89,20 +91,20 @@ class TestFormat:
 
 class TestChoices:
     def test_dash_and_underscore_are_alike(self) -> None:
-        check = options._one_of("--sampler", ("ddim", "dpmpp-2m"))
+        check = one_of("--sampler", ("ddim", "dpmpp-2m"))
         assert check("dpmpp_2m") == check("dpmpp-2m") == "dpmpp-2m"
 
     def test_others_are_refused(self) -> None:
-        check = options._one_of("--sampler", ("ddim", "dpmpp-2m"))
+        check = one_of("--sampler", ("ddim", "dpmpp-2m"))
         for text in ("", "euler", "DDIM"):
             with pytest.raises(UsageError, match=r"choose one of ddim, dpmpp-2m$"):
                 check(text)
 
     def test_completion(self) -> None:
-        complete = options._complete(("ddim", "dpmpp-2m"))
-        assert complete("") == ["ddim", "dpmpp-2m"]
-        assert complete("dp") == ["dpmpp-2m"]
-        assert complete("x") == []
+        offer = complete(("ddim", "dpmpp-2m"))
+        assert offer("") == ["ddim", "dpmpp-2m"]
+        assert offer("dp") == ["dpmpp-2m"]
+        assert offer("x") == []
 
 
 class TestProcessors:

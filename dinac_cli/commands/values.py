@@ -1,0 +1,113 @@
+"""What values of options may be: completed, checked, and turned into what they mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+
+from dinac_cli.errors import UsageError
+from dinac_cli.files.output import OutputKind
+from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat, format_of_suffix
+
+
+def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """A completer that offers `values`."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def one_of(name: str, values: tuple[str, ...]) -> Callable[[str], str]:
+    """A check that refuses everything but `values` (`-` and `_` alike)."""
+
+    def check(value: str) -> str:
+        for known in values:
+            if value.replace("-", "_") == known.replace("-", "_"):
+                return known
+        raise UsageError(f"{name} {value}: choose one of {', '.join(values)}")
+
+    return check
+
+
+def check_batch_size(value: str) -> str:
+    """Refuse what `parse_batch_size` does."""
+    parse_batch_size(value)
+    return value
+
+
+def check_device(value: str) -> str:
+    """Refuse what names no device; whether it is there, only torch can tell."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value) is None:
+        raise UsageError(f"--device {value}: choose one of auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+def within(
+    name: str, holds: Callable[[float], bool], wanted: str
+) -> Callable[[float | None], float | None]:
+    """A check that refuses numbers for which `holds` is false; None, a default, passes."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not holds(value):
+            raise UsageError(f"{name} {value}: expected {wanted}")
+        return value
+
+    return check
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """`white`, `black`, `gray` or `#rrggbb` as (red, green, blue), 0 to 255 each."""
+    named = {"white": "ffffff", "black": "000000", "gray": "808080", "grey": "808080"}
+    digits = named.get(text.lower(), text.removeprefix("#"))
+    try:
+        value = bytes.fromhex(digits)
+    except ValueError:
+        value = b""
+    if len(value) != 3:
+        raise UsageError(f"--background {text}: expected white, black, gray or #rrggbb")
+    return value[0], value[1], value[2]
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A positive number, or None for `auto`."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UsageError(f"--batch-size {text}: expected a positive number or auto")
+    return int(text)
+
+
+def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
+    """The image format of a decode: `--format`, else what OUT's suffix says, else PNG.
+
+    Raises UsageError where the two disagree or the name is unknown.
+    """
+    by_suffix = format_of_suffix(out) if kind is OutputKind.FILE else None
+    if name is None:
+        return by_suffix or OUTPUT_FORMATS["png"]
+    chosen = OUTPUT_FORMATS.get(name.lower()) or format_of_suffix(f"x.{name}")
+    if chosen is None:
+        raise UsageError(f"--format {name}: choose one of {', '.join(OUTPUT_FORMATS)}")
+    if by_suffix not in (None, chosen):
+        raise UsageError(f"--format {name} contradicts the suffix of {out}: leave one of them out")
+    return chosen
+
+
+def count_processors() -> int:
+    """Processors this process may use: affinity and, on Linux, the control group's quota."""
+    if sys.platform == "linux":
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, round(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, count)
