@@ -37,6 +37,7 @@ from dinac_cli.training.statistics import (
     build_model,
     measure_reconstruction,
     measure_sensitivity,
+    measure_spread,
     measure_whitening,
 )
 from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer
@@ -104,8 +105,8 @@ class TrainingRun:
         self._device = resolve_device(request.device)
         self._dtype = resolve_dtype(request.dtype, self._device)
         images, self.left_out = survey_images(request.paths, request.recipe.crop)
-        self._kept, held = hold_out(images)
-        self._held = [_load(image) for image in held[:_HELD_OUT_SHOWN]]
+        self._kept, self._held_out = hold_out(images)
+        self._held = [_load(image) for image in self._held_out[:_HELD_OUT_SHOWN]]
         self.model = self._start_model()
         recipe = request.recipe
         if recipe.crop % self.model.config.patch_size:
@@ -164,7 +165,8 @@ class TrainingRun:
         save_checkpoint(
             state, self.model.config, out, torch.bfloat16, {SENSITIVITY_KEY: sensitivity}
         )
-        self._write_report(values)
+        spread = measure_spread(final, map(_load, self._held_out[:_STATISTICS_IMAGES]))
+        self._write_report(values, spread)
         (out / STATE_NAME).unlink(missing_ok=True)
         return values
 
@@ -195,7 +197,7 @@ class TrainingRun:
         psnr.clear()
         return held_out_db
 
-    def _write_report(self, values: list[float]) -> None:
+    def _write_report(self, values: list[float], spread: dict[str, list[float]]) -> None:
         request = self._request
         report = {
             "created_by": name_creator(),
@@ -206,6 +208,7 @@ class TrainingRun:
             "images_sha256": hash_images(self._kept),
             "images_left_out": len(self.left_out),
             "held_out_db": round(float(np.mean(values)), 3),
+            "held_out_latents": spread,
             "curve": self._curve,
         }
         path = request.out / REPORT_NAME

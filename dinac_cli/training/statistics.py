@@ -51,6 +51,18 @@ def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor,
 
 
 @torch.inference_mode()
+def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[float]]:
+    """How white latents are: smallest and largest channel mean and standard deviation."""
+    latents = [model.encode(batch)[0].flatten(1).cpu() for batch in _batches(model, images)]
+    values = torch.cat(latents, dim=1)  # [C, N]
+    mean, std = values.mean(dim=1), values.std(dim=1, correction=0)
+    return {
+        name: [round(float(figure.min()), 3), round(float(figure.max()), 3)]
+        for name, figure in (("mean", mean), ("std", std))
+    }
+
+
+@torch.inference_mode()
 def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> list[float]:
     """What one unit of each whitened latent does to a picture: RMS change in 8-bit levels [C]."""
     generator = torch.Generator().manual_seed(seed)

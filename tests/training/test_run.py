@@ -43,6 +43,9 @@ def test_a_run_writes_a_checkpoint_that_loads(photo_paths: list[str], tmp_path: 
     assert report["images"] == run.count
     assert len(report["images_sha256"]) == 64
     assert report["curve"][-1]["step"] == 5
+    spread = report["held_out_latents"]
+    assert spread["mean"][0] <= spread["mean"][1]
+    assert 0 < spread["std"][0] <= spread["std"][1]
     assert report["held_out_db"] == pytest.approx(np.mean(values), abs=1e-3)
     model = DinacAE.from_pretrained(out)
     assert model.config == run.model.config  # also with its class head
