@@ -329,3 +329,10 @@ Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the network first; pays in runs of several minutes."),
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="A DINOv2 checkpoint folder: the class head, if there is one, learns its features.",
+    ),
+]

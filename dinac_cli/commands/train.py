@@ -15,6 +15,7 @@ def train(
     batch_size: opt.TrainBatchSize = 24,
     crop: opt.Crop = 160,
     seed: opt.TrainSeed = 0,
+    teacher: opt.Teacher = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     compiled: opt.Compile = False,
@@ -42,5 +43,15 @@ def train(
     from dinac_cli.training.run import TrainRequest  # brings torch, which now knows its threads
 
     recipe = TrainRecipe(steps=length, batch_size=batch_size, crop=crop, seed=seed)
-    request = TrainRequest(paths, Path(out), init, recipe, minutes, device, dtype, compiled)
+    request = TrainRequest(
+        paths,
+        Path(out),
+        init,
+        recipe,
+        minutes,
+        device,
+        dtype,
+        compiled,
+        None if teacher is None else Path(teacher),
+    )
     raise typer.Exit(report_training(request, console))

@@ -32,3 +32,8 @@ def expansion_loss(posterior: Posterior) -> Tensor:
     log_sigma_squared = torch.nn.functional.logsigmoid(-posterior.logsnr)
     second_moment = alpha_squared * posterior.mean.square() + (1 - alpha_squared)
     return 0.5 * (second_moment - 1 - log_sigma_squared).mean()
+
+
+def alignment_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """One minus the mean cosine similarity of features [..., D]; 0 where they agree."""
+    return 1 - torch.nn.functional.cosine_similarity(predicted, target, dim=-1).mean()

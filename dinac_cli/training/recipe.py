@@ -20,7 +20,8 @@ class TrainRecipe:
     peak learning rate of the blocks' matrices (Muon), `rate` of all else (AdamW), `linear_rate` of
     the maps in and out of the trunk (AdamW). `full_noise` is the share of batches at t = 1, where
     one-step decoding happens; the rest draws t uniformly. `drop` is the share with the middle
-    blocks left out, `kl_weight` how dear a nat of latent is. UsageError for what makes no sense.
+    blocks left out, `kl_weight` how dear a nat of latent is, `align_weight` how dear the class
+    head's distance from a teacher is, where there is one. UsageError for what makes no sense.
     """
 
     steps: int = 20_000
@@ -36,6 +37,7 @@ class TrainRecipe:
     full_noise: float = 0.8
     drop: float = 0.1
     kl_weight: float = 0.01
+    align_weight: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.codec.records import name_creator
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.files.content import read_content
+from dinac_cli.images.pixels import crop_pixels
 from dinac_cli.images.reading import read_image
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.checkpoint import save_checkpoint
@@ -40,6 +41,7 @@ from dinac_cli.training.statistics import (
     measure_spread,
     measure_whitening,
 )
+from dinac_cli.training.teacher import Teacher
 from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer
 
 REPORT_NAME = "training.json"
@@ -51,6 +53,7 @@ _PACE_STEPS = 20
 _HELD_OUT_SHOWN = 8
 _STATISTICS_IMAGES = 400
 _SENSITIVITY_IMAGES = 4
+_MAX_SIDE = 512  # of what is held out and looked at every few minutes
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class TrainRequest:
     """What to train: image paths, OUT, where to start from, how, and for how long.
 
     `minutes` (None: as many steps as the recipe says) sets the recipe's steps by the pace of the
-    first ones. `compiled` compiles the network first. `save_seconds` is the time between saved
-    states.
+    first ones. `teacher` is a DINOv2 checkpoint folder that the class head learns from, `compiled`
+    compiles the network first, `save_seconds` is the time between saved states.
     """
 
     paths: Sequence[str]
@@ -70,6 +73,7 @@ class TrainRequest:
     device: str = "auto"
     dtype: str = "auto"
     compiled: bool = False
+    teacher: Path | None = None
     save_seconds: float = 120.0
 
 
@@ -106,7 +110,10 @@ class TrainingRun:
         self._dtype = resolve_dtype(request.dtype, self._device)
         images, self.left_out = survey_images(request.paths, request.recipe.crop)
         self._kept, self._held_out = hold_out(images)
-        self._held = [_load(image) for image in self._held_out[:_HELD_OUT_SHOWN]]
+        self._held = [
+            crop_pixels(_load(image), _MAX_SIDE, _MAX_SIDE)
+            for image in self._held_out[:_HELD_OUT_SHOWN]
+        ]
         self.model = self._start_model()
         recipe = request.recipe
         if recipe.crop % self.model.config.patch_size:
@@ -115,7 +122,14 @@ class TrainingRun:
                 f"{self.model.config.patch_size} pixels"
             )
         source = CropSource(self._kept, recipe.crop, recipe.scales, recipe.seed)
-        self._trainer = Trainer(self.model, recipe, source, self._dtype, compiled=request.compiled)
+        self._trainer = Trainer(
+            self.model,
+            recipe,
+            source,
+            self._dtype,
+            compiled=request.compiled,
+            teacher=self._load_teacher(),
+        )
         self.resumed = self._trainer.resume(request.out)
         self._curve: list[dict[str, Any]] = []
 
@@ -153,13 +167,15 @@ class TrainingRun:
         out = self._request.out
         state = self._trainer.average_state()
         model = build_model(self.model, state, torch.float32)
-        sample = [_load(image) for image in self._kept[:_STATISTICS_IMAGES]]
-        mean, variance = measure_whitening(model, sample)
+        sample = self._kept[:_STATISTICS_IMAGES]
+        mean, variance = measure_whitening(model, map(_load, sample))
         state["latent_norm_running_mean"] = mean
         state["latent_norm_running_var"] = variance
         final = build_model(self.model, state, self._dtype)
         sensitivity = measure_sensitivity(
-            final, sample[:_SENSITIVITY_IMAGES], self._request.recipe.seed
+            final,
+            [_load(image) for image in sample[:_SENSITIVITY_IMAGES]],
+            self._request.recipe.seed,
         )
         values = measure_reconstruction(final, self._held)
         save_checkpoint(
@@ -179,6 +195,21 @@ class TrainingRun:
             return model.to(self._device)
         resolved = resolve_model(request.init)
         return DinacAE.from_pretrained(resolved.path, device=self._device)
+
+    def _load_teacher(self) -> Teacher | None:
+        folder = self._request.teacher
+        if folder is None:
+            return None
+        head = self.model.config.class_head
+        if head is None:
+            raise UsageError(f"--teacher {folder}: {self._request.init} has no class head to train")
+        teacher = Teacher.load(folder, self._device)
+        if teacher.config.hidden_size != head.feature_dim:
+            raise UsageError(
+                f"--teacher {folder}: its features are {teacher.config.hidden_size} wide, those of "
+                f"{self._request.init} {head.feature_dim}"
+            )
+        return teacher
 
     def _fit_steps(self, seconds: float) -> int:
         assert self._request.minutes is not None, "only a run of so many minutes is paced"

@@ -20,11 +20,18 @@ from dinac_cli.model.posterior import Posterior
 from dinac_cli.model.schedule import CosineSchedule, noise_scale
 from dinac_cli.model.tensor_file import keeps_float32
 from dinac_cli.training.dataset import CropSource
-from dinac_cli.training.losses import expansion_loss, measure_mse, reconstruction_loss
+from dinac_cli.training.losses import (
+    alignment_loss,
+    expansion_loss,
+    measure_mse,
+    reconstruction_loss,
+)
 from dinac_cli.training.optimizer import Optimizer
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+from dinac_cli.training.teacher import Teacher
 
 STATE_NAME = "training.safetensors"
+_CLASS_HEAD = "dino_token_alignment_head."
 _PEAK_DB = 10 * math.log10(4.0)  # of pixels in [-1, 1]
 
 
@@ -40,6 +47,8 @@ class StepReport:
 class Trainer:
     """Trains the encoder and decoder of a float32 network in place, computing in `dtype`.
 
+    With a teacher the class head is trained too, towards the teacher's features.
+
     Everything random in a step comes from the recipe's seed and the step's number, so on one
     device with one thread count the same run gives the same weights, however often it was killed.
     """
@@ -52,15 +61,18 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         *,
         compiled: bool = False,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model = model.train()
         self.recipe = recipe
         self._source = source
         self._dtype = dtype
+        self._teacher = teacher
+        trained = ("encoder.", "decoder.", _CLASS_HEAD) if teacher else ("encoder.", "decoder.")
         self._parameters = {
             name: parameter
             for name, parameter in model.named_parameters()
-            if name.startswith(("encoder.", "decoder."))
+            if name.startswith(trained)
         }
         self.optimizer = Optimizer(self._parameters, recipe)
         self._schedule = CosineSchedule(model.config.logsnr_min, model.config.logsnr_max)
@@ -84,6 +96,8 @@ class Trainer:
         mse = measure_mse(self._decode(x_t, time, latents, drop), images)
         kl = expansion_loss(posterior)
         loss = reconstruction_loss(mse) + recipe.kl_weight * kl
+        if self._teacher is not None:
+            loss = loss + recipe.align_weight * self._align(self._teacher, images, latents)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step(number)
         self.step_number += 1
@@ -161,6 +175,14 @@ class Trainer:
             self.model.decoder, parameters, (x_t, time.to(x_t.device), latents, drop)
         )
         return x0
+
+    def _align(self, teacher: Teacher, images: Tensor, latents: Tensor) -> Tensor:
+        """How far the class head's features of the latents are from the teacher's of the images."""
+        targets = teacher.embed(images, *latents.shape[2:])
+        head = self.model.dino_token_alignment_head
+        predicted = functional_call(head, self._cast(_CLASS_HEAD), (latents,))
+        losses = [alignment_loss(p, t) for p, t in zip(predicted, targets, strict=True)]
+        return torch.stack(losses).mean()
 
     def _cast(self, prefix: str) -> dict[str, Tensor]:
         """A part's parameters as the network computes with them; gradients reach the masters."""
