@@ -183,10 +183,14 @@ def _list_symmetries(patch_size: int) -> Iterable[npt.NDArray[np.intp]]:
         yield turned.ravel()
 
 
+def list_images(folder: str) -> list[Path]:
+    """The image files below a folder, by name."""
+    return sorted(path for path in Path(folder).rglob("*") if is_image_name(path))
+
+
 def main(folder: str, out: str) -> None:
     """Fit the embedded model's architecture to a folder of images and write the checkpoint."""
-    paths = sorted(path for path in Path(folder).rglob("*") if is_image_name(path))
-    images = (read_image(path.read_bytes()).pixels for path in paths)
+    images = (read_image(path.read_bytes()).pixels for path in list_images(folder))
     statistics = measure_patches(images, NANO_CONFIG.patch_size)
     settings = {SENSITIVITY_KEY: measure_sensitivity(statistics, NANO_CONFIG.bottleneck_dim)}
     state = build_klt(statistics, NANO_CONFIG)
