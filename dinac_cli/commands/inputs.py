@@ -39,6 +39,8 @@ class InputOptions:
 def select_inputs(options: InputOptions, kind: FileKind, out: str) -> Selection:
     """The inputs of a run. Raises UsageError where the options contradict each other."""
     paths = tuple(options.paths or ())
+    if not out or "" in paths:
+        raise UsageError("an input or OUT is an empty name: is a variable unset?")
     if options.files_from is None and (options.null or options.root is not None):
         raise UsageError("--null and --root go with --files-from")
     listed = None

@@ -24,20 +24,21 @@ def train(
 ) -> None:
     """Train or fine-tune a model on your own images.
 
-    OUT becomes a checkpoint folder that every command takes as --model. Killed or stopped, the
-    same command goes on where it was.
+    OUT becomes a checkpoint folder that every command takes as --model.
+
+    Killed or stopped, the same command goes on where it was.
     """
     from pathlib import Path
 
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
     from dinac_cli.commands.running import configure_threads
-    from dinac_cli.commands.training import choose_length, report_training
+    from dinac_cli.commands.training import choose_length, list_paths, report_training
     from dinac_cli.console import Console
     from dinac_cli.training.recipe import TrainRecipe
 
     console = Console(quiet=quiet, verbose=verbose)
     selection = select_inputs(InputOptions(images, None, False, None, None, None), IMAGES, out)
-    paths = [entry.path for entry in selection if entry.path is not None]
+    paths = list_paths(selection)
     length = choose_length(steps, minutes)
     configure_threads()
     from dinac_cli.training.run import TrainRequest  # brings torch, which now knows its threads

@@ -12,6 +12,7 @@ from dinac_cli.commands.reporting import format_duration
 from dinac_cli.commands.signals import STOPPING, stop_on_signals
 from dinac_cli.console import Console
 from dinac_cli.errors import UsageError
+from dinac_cli.pipeline.selection import Selection
 from dinac_cli.pipeline.stages import StopRequest
 from dinac_cli.training.recipe import UNPACED_STEPS
 
@@ -70,16 +71,29 @@ def choose_length(steps: int | None, minutes: float | None) -> int:
     return UNPACED_STEPS if steps is None else steps
 
 
+def list_paths(selection: Selection) -> list[str]:
+    """The images to train on. Raises UsageError where one that was named is not there."""
+    paths = []
+    for entry in selection:
+        if entry.problem or entry.path is None:
+            raise UsageError(f"{entry.label}: {entry.problem or 'cannot be trained on'}")
+        paths.append(entry.path)
+    return paths
+
+
 def report_training(request: TrainRequest, console: Console) -> int:
     """Run a training and print what becomes of it; returns the exit code."""
     from dinac_cli.training.run import TrainingRun, check_out
 
-    if check_out(request.out):
-        console.print_result(f"{request.out} is trained already")
-        return 0
+    check_out(request.out)
     with stop_on_signals(console) as stop:
         progress = TrainProgress(request.recipe.batch_size, stop)
         run = TrainingRun(request)
+        if run.check_finished():
+            console.print_result(f"{request.out} is trained already")
+            return 0
+        if run.resumed:
+            console.say(f"dinac: going on from step {run.first_step}")
         for reason in run.left_out:
             console.warn(reason)
         with console.track("train", progress) as update:

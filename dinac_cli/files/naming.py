@@ -70,7 +70,7 @@ def refuse_collisions(
             )
             raise UsageError(
                 f"{first} and {source} would both be written to {name}: "
-                "encode them into different folders or rename one"
+                "give them different OUTs or rename one"
             )
     return count
 

@@ -23,7 +23,6 @@ from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.checkpoint import save_checkpoint
 from dinac_cli.model.device import resolve_device, resolve_dtype
 from dinac_cli.model.registry import resolve_model
-from dinac_cli.model.source import WEIGHTS_NAME
 from dinac_cli.training.dataset import (
     CropSource,
     TrainImage,
@@ -86,16 +85,15 @@ class Progress:
     held_out_db: float | None = None
 
 
-def check_out(out: Path) -> bool:
-    """Whether OUT holds a finished run. Raises UsageError where it holds something else."""
+def check_out(out: Path) -> None:
+    """Refuse an OUT that holds something else than a training. Raises UsageError."""
     if not out.exists():
-        return False
+        return
     if not out.is_dir():
         raise UsageError(f"{out}: OUT, the last argument, is an existing file: name a folder")
     names = set(os.listdir(out))
     if names and not names & {STATE_NAME, REPORT_NAME}:
         raise UsageError(f"{out} holds other files and no training: name a new folder")
-    return REPORT_NAME in names and WEIGHTS_NAME in names and STATE_NAME not in names
 
 
 class TrainingRun:
@@ -129,9 +127,40 @@ class TrainingRun:
             self._dtype,
             compiled=request.compiled,
             teacher=self._load_teacher(),
+            about=self.describe(),
         )
         self.resumed = self._trainer.resume(request.out)
+        self.first_step = self._trainer.step_number
         self._curve: list[dict[str, Any]] = []
+
+    def describe(self) -> dict[str, str]:
+        """What makes this training another one, beside the recipe: start, images, length."""
+        request = self._request
+        return {
+            "init": request.init,
+            "images": hash_images(self._kept),
+            "minutes": "" if request.minutes is None else f"{request.minutes:g}",
+            "teacher": "" if request.teacher is None else str(request.teacher),
+        }
+
+    def check_finished(self) -> bool:
+        """Whether OUT holds this very training, finished. Raises UsageError for another one."""
+        path = self._request.out / REPORT_NAME
+        if not path.is_file():
+            return False
+        try:
+            report = json.loads(path.read_bytes())
+        except ValueError as exc:
+            raise UsageError(f"{path} is damaged: choose another OUT") from exc
+        own = json.loads(json.dumps(asdict(self._request.recipe)))
+        if self._request.minutes is not None:
+            own["steps"] = report["recipe"]["steps"]
+        if report["recipe"] == own and report["about"] == self.describe():
+            return True
+        raise UsageError(
+            f"{self._request.out} holds a finished training of other settings or images: choose "
+            f"another OUT (to train it further, --init {self._request.out})"
+        )
 
     @property
     def count(self) -> int:
@@ -232,11 +261,10 @@ class TrainingRun:
         request = self._request
         report = {
             "created_by": name_creator(),
-            "init": request.init,
+            "about": self.describe(),
             "recipe": asdict(self._trainer.recipe),
             "compute": f"{self._device.type}/{'bf16' if self._dtype == torch.bfloat16 else 'f32'}",
             "images": len(self._kept),
-            "images_sha256": hash_images(self._kept),
             "images_left_out": len(self.left_out),
             "held_out_db": round(float(np.mean(values)), 3),
             "held_out_latents": spread,

@@ -30,7 +30,7 @@ from dinac_cli.training.optimizer import Optimizer
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.teacher import Teacher
 
-STATE_NAME = "training.safetensors"
+STATE_NAME = "training.state"  # not .safetensors: it is no model
 _CLASS_HEAD = "dino_token_alignment_head."
 _PEAK_DB = 10 * math.log10(4.0)  # of pixels in [-1, 1]
 
@@ -47,7 +47,8 @@ class StepReport:
 class Trainer:
     """Trains the encoder and decoder of a float32 network in place, computing in `dtype`.
 
-    With a teacher the class head is trained too, towards the teacher's features.
+    With a teacher the class head is trained too, towards the teacher's features. `about` is what
+    else must be the same for a saved state to be taken up again.
 
     Everything random in a step comes from the recipe's seed and the step's number, so on one
     device with one thread count the same run gives the same weights, however often it was killed.
@@ -62,12 +63,14 @@ class Trainer:
         *,
         compiled: bool = False,
         teacher: Teacher | None = None,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model.train()
         self.recipe = recipe
         self._source = source
         self._dtype = dtype
         self._teacher = teacher
+        self._about = dict(about or {})
         trained = ("encoder.", "decoder.", _CLASS_HEAD) if teacher else ("encoder.", "decoder.")
         self._parameters = {
             name: parameter
@@ -116,6 +119,7 @@ class Trainer:
         """Write what a later process needs to go on, at once or not at all."""
         part = folder / f".{STATE_NAME}.part"
         metadata = {"step": str(self.step_number), "recipe": json.dumps(asdict(self.recipe))}
+        metadata |= self._about
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(self.optimizer.state_tensors(), part, metadata=metadata)
@@ -136,9 +140,12 @@ class Trainer:
         own = self.recipe
         if own.steps == UNPACED_STEPS:  # the pace was found by the process that saved
             own = replace(own, steps=saved.steps)
-        if saved != own:
+        differing = [name for name, value in vars(own).items() if value != getattr(saved, name)]
+        differing += [name for name, text in self._about.items() if metadata.get(name) != text]
+        if differing:
             raise ModelError(
-                f"{path} is of a run with other settings: give those, or choose another OUT"
+                f"{folder} holds a stopped training with other {', '.join(differing)}: repeat that "
+                "command to go on with it, or choose another OUT"
             )
         self.set_steps(saved.steps)
         tensors: Mapping[str, Tensor] = load_file(path, device=str(self.model.device))

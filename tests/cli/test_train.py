@@ -36,6 +36,10 @@ def test_a_trained_model_is_one_like_any_other(images: Path, tmp_path: Path) -> 
     again = run("train", images, model, "--steps", "3", *QUICK)
     assert (again.code, again.out) == (0, f"{model} is trained already\n")
 
+    other = run("train", images, model, "--steps", "4", *QUICK)
+    assert other.code == 2
+    assert "a finished training of other settings or images" in other.err.splitlines()[-1]
+
     encoded = run("encode", images, tmp_path / "latents", "--model", model)
     assert encoded.code == 0
     decoded = run("decode", tmp_path / "latents", tmp_path / "decoded", "--model", model)
@@ -52,11 +56,11 @@ def test_ctrl_c_saves_and_the_next_run_goes_on(images: Path, tmp_path: Path) -> 
     stopped = finish(process)
     assert stopped.code == 130
     assert "run the same command again to go on" in stopped.err
-    assert list_files(model) == ["training.safetensors"]
+    assert list_files(model) == ["training.state"]
 
     other = run("train", images, model, "--steps", "5", *QUICK)
     assert other.code == 1
-    assert "other settings" in other.err
+    assert "holds a stopped training with other steps" in other.err
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line(images: Path, tmp_path: Path) -> None:
@@ -66,6 +70,8 @@ def test_what_cannot_be_trained_is_refused_in_one_line(images: Path, tmp_path: P
         "either --minutes or --steps": (images, model, "--steps", "3", "--minutes", "1"),
         "no image of at least 128 pixels": (images, model, "--steps", "3", "--crop", "128"),
         "holds other files and no training": (images, images, "--steps", "3"),
+        "nosuch: no such file or folder": (images, "nosuch", model, "--steps", "3"),
+        "is an empty name": (images, "", "--steps", "3"),
         "multiple of the model's patch": (images, model, "--steps", "3", "--crop", "40"),
     }
     for message, arguments in cases.items():

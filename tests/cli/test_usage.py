@@ -21,7 +21,7 @@ MODELS = (
     "nor a Hub repository (owner/name)"
 )
 TERMINAL = "standard output is a terminal: redirect it, or name a file or folder"
-TWICE = "would both be written to b.png.dinac: encode them into different folders or rename one"
+TWICE = "would both be written to b.png.dinac: give them different OUTs or rename one"
 
 REFUSED = [
     # What the parser of options refuses; its own words differ between versions.

@@ -90,7 +90,7 @@ class TestCollisions:
             refuse_collisions(lambda: pairs)
         assert str(caught.value) == (
             "1/a.jpg and 2/a.jpg would both be written to a.jpg.dinac: "
-            "encode them into different folders or rename one"
+            "give them different OUTs or rename one"
         )
 
     def test_case_matters_where_the_file_system_says_so(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.images.reading import read_image
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
@@ -37,11 +37,15 @@ def test_a_run_writes_a_checkpoint_that_loads(photo_paths: list[str], tmp_path: 
         "model.safetensors",
         "training.json",
     ]
-    assert check_out(out)
+    again = TrainingRun(_request(photo_paths, out))
+    assert again.check_finished()
+    other = TrainingRun(_request(photo_paths[1:], out))
+    with pytest.raises(UsageError, match="other settings or images"):
+        other.check_finished()
     report = json.loads((out / "training.json").read_text())
     assert report["recipe"]["steps"] == 5
     assert report["images"] == run.count
-    assert len(report["images_sha256"]) == 64
+    assert len(report["about"]["images"]) == 64
     assert report["curve"][-1]["step"] == 5
     spread = report["held_out_latents"]
     assert spread["mean"][0] <= spread["mean"][1]
@@ -81,10 +85,16 @@ def test_a_stopped_run_goes_on(photo_paths: list[str], tmp_path: Path) -> None:
         next(steps)
     steps.close()
     run.save()
-    assert not check_out(out)
     again = TrainingRun(_request(photo_paths, out))
     assert again.resumed
+    assert not again.check_finished()
+    assert again.first_step == 3
     assert [progress.step.number for progress in again.go()] == [3, 4]
+    again.save()
+    with pytest.raises(ModelError, match="a stopped training with other images"):
+        TrainingRun(_request(photo_paths[1:], out))
+    with pytest.raises(ModelError, match="a stopped training with other minutes"):
+        TrainingRun(_request(photo_paths, out, minutes=1.0))
 
 
 def test_minutes_become_steps_by_the_pace(photo_paths: list[str], tmp_path: Path) -> None:
@@ -103,8 +113,8 @@ def test_the_linear_optimum_is_a_start(photo_paths: list[str], tmp_path: Path) -
 
 
 def test_out_must_be_new_or_a_training(tmp_path: Path) -> None:
-    assert not check_out(tmp_path / "new")
-    assert not check_out(tmp_path)
+    check_out(tmp_path / "new")
+    check_out(tmp_path)
     (tmp_path / "holiday.jpg").write_bytes(b"precious")
     with pytest.raises(UsageError, match="holds other files"):
         check_out(tmp_path)

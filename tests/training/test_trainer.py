@@ -116,9 +116,9 @@ def test_a_state_of_another_run_is_refused(photo_paths: list[str], tmp_path: Pat
     assert not trainer.resume(tmp_path)
     trainer.step()
     trainer.save(tmp_path)
-    with pytest.raises(ModelError, match="other settings"):
+    with pytest.raises(ModelError, match="other seed"):
         _start(photo_paths, replace(RECIPE, seed=9)).resume(tmp_path)
-    with pytest.raises(ModelError, match="other settings"):
+    with pytest.raises(ModelError, match="other steps"):
         _start(photo_paths, replace(RECIPE, steps=99)).resume(tmp_path)
     unpaced = _start(photo_paths, replace(RECIPE, steps=UNPACED_STEPS))
     assert unpaced.resume(tmp_path)
