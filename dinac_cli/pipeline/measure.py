@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -30,7 +30,8 @@ class Pair:
     """An image and its reconstruction; `other` is None where there is none.
 
     `first` is the path in A (or, for an image that only B has, in B), `side` the folder that
-    lacks a counterpart. `problem` is set where a folder could not be looked into.
+    lacks a counterpart. `problem` is set where a folder could not be looked into, or holds a second
+    reconstruction of an image.
     """
 
     first: str
@@ -89,8 +90,10 @@ def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
         yield Pair(entry.label, counterpart, second, entry.problem)
     for entry in InputScan(kind, (second,), exclude=first):
         found = True
-        if entry.problem or not _is_counterpart(entry.name, first, second, kind):
-            yield Pair(entry.label, None, first, entry.problem)
+        origins = dict(_list_origins(entry.name, first, second, kind))
+        if entry.problem or entry.label not in origins.values():
+            problem = entry.problem or _describe_rival(origins)
+            yield Pair(entry.label, None, first, problem)
     if not found:
         raise UsageError(f"no {kind.plural} found in {first} and {second}")
 
@@ -103,16 +106,23 @@ def _find_counterpart(name: str, folder: str) -> str | None:
     return None
 
 
-def _is_counterpart(name: str, first: str, second: str, kind: FileKind) -> bool:
-    """Whether some image of `first` is paired with the image `name` of `second`."""
+def _list_origins(
+    name: str, first: str, second: str, kind: FileKind
+) -> Iterator[tuple[str, str | None]]:
+    """The images of `first` that the image `name` of `second` may be of, and what each is paired
+    with."""
     stem, suffix = os.path.splitext(name)
-    origins = [name, stem] if suffix.lower() in _SUFFIXES else [name]
-    path = os.path.join(second, *name.split("/"))
-    return any(
-        _is_input(os.path.join(first, *origin.split("/")), kind)
-        and _find_counterpart(origin, second) == path
-        for origin in origins
-    )
+    for origin in [name, stem] if suffix.lower() in _SUFFIXES else [name]:
+        path = os.path.join(first, *origin.split("/"))
+        if _is_input(path, kind):
+            yield path, _find_counterpart(origin, second)
+
+
+def _describe_rival(origins: Mapping[str, str | None]) -> str | None:
+    """Why an image is left over whose original is there: another one was taken."""
+    for path, other in origins.items():
+        return f"{path} is measured against {other}: keep one reconstruction of it in the folder"
+    return None
 
 
 def _is_input(path: str, kind: FileKind) -> bool:

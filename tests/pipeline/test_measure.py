@@ -57,7 +57,12 @@ def test_same_name_comes_before_the_appended_one(folders: tuple[Path, Path]) -> 
     write_images(second, "b.jpg", "b.jpg.png")
     assert outcomes(measure(first, second)) == [
         ("A/b.jpg", Status.MEASURED, "b.jpg"),
-        ("B/b.jpg.png", Status.MISSING, f"has no counterpart in {first}"),
+        (
+            "B/b.jpg.png",
+            Status.FAILED,
+            f"{first}/b.jpg is measured against {second}/b.jpg: "
+            "keep one reconstruction of it in the folder",
+        ),
     ]
 
 
