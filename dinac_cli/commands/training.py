@@ -108,7 +108,7 @@ def report_training(request: TrainRequest, console: Console) -> int:
             return stop.exit_code
         values = run.finish()
     console.print_result(
-        f"{progress.done} steps on {run.count} images; {np.mean(values):.2f} dB on "
+        f"{run.steps} steps on {run.count} images; {np.mean(values):.2f} dB on "
         f"{len(values)} held out; try it with --model {request.out}"
     )
     return 0

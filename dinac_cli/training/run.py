@@ -8,7 +8,6 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from dinac_cli.training.dataset import (
     survey_images,
 )
 from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
-from dinac_cli.training.recipe import TrainRecipe
+from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.statistics import (
     Pixels,
     build_model,
@@ -45,6 +44,7 @@ from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer
 
 REPORT_NAME = "training.json"
 KLT = "klt"
+_PART = ".part"  # what a killed run was writing
 
 # The first steps compile and warm up; from the pace of the next ones it is known how many fit.
 _UNTIMED_STEPS = 10
@@ -91,7 +91,7 @@ def check_out(out: Path) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"{out}: OUT, the last argument, is an existing file: name a folder")
-    names = set(os.listdir(out))
+    names = {name for name in os.listdir(out) if not name.endswith(_PART)}
     if names and not names & {STATE_NAME, REPORT_NAME}:
         raise UsageError(f"{out} holds other files and no training: name a new folder")
 
@@ -131,7 +131,6 @@ class TrainingRun:
         )
         self.resumed = self._trainer.resume(request.out)
         self.first_step = self._trainer.step_number
-        self._curve: list[dict[str, Any]] = []
 
     def describe(self) -> dict[str, str]:
         """What makes this training another one, beside the recipe: start, images, length."""
@@ -148,19 +147,24 @@ class TrainingRun:
         path = self._request.out / REPORT_NAME
         if not path.is_file():
             return False
+        own = json.loads(json.dumps(asdict(self._request.recipe)))
         try:
             report = json.loads(path.read_bytes())
-        except ValueError as exc:
+            if self._request.minutes is not None:
+                own["steps"] = report["recipe"]["steps"]
+            if (report["recipe"], report["about"]) == (own, self.describe()):
+                return True
+        except (OSError, ValueError, KeyError, TypeError) as exc:
             raise UsageError(f"{path} is damaged: choose another OUT") from exc
-        own = json.loads(json.dumps(asdict(self._request.recipe)))
-        if self._request.minutes is not None:
-            own["steps"] = report["recipe"]["steps"]
-        if report["recipe"] == own and report["about"] == self.describe():
-            return True
         raise UsageError(
             f"{self._request.out} holds a finished training of other settings or images: choose "
             f"another OUT (to train it further, --init {self._request.out})"
         )
+
+    @property
+    def steps(self) -> int:
+        """Steps that were trained so far, those before a stop as well."""
+        return self._trainer.step_number
 
     @property
     def count(self) -> int:
@@ -169,15 +173,17 @@ class TrainingRun:
 
     def go(self) -> Generator[Progress, None, None]:
         """Train to the end; a caller that stops early calls `save`."""
-        trainer, paced = self._trainer, self._request.minutes is None or self.resumed
+        trainer = self._trainer
+        paced = trainer.recipe.steps != UNPACED_STEPS
         began = saved = time.monotonic()
         psnr: list[float] = []
         while not paced or trainer.step_number < trainer.recipe.steps:
             report = trainer.step()
             psnr += [] if report.psnr_db is None else [report.psnr_db]
-            if not paced and report.number + 1 == _UNTIMED_STEPS:
+            done = trainer.step_number - self.first_step
+            if not paced and done == _UNTIMED_STEPS:
                 began = time.monotonic()
-            if not paced and report.number + 1 == _UNTIMED_STEPS + _PACE_STEPS:
+            if not paced and done == _UNTIMED_STEPS + _PACE_STEPS:
                 paced = True
                 trainer.set_steps(self._fit_steps(time.monotonic() - began))
             held_out_db = None
@@ -185,7 +191,8 @@ class TrainingRun:
                 held_out_db = self._check_point(report.number, psnr)
                 saved = time.monotonic()
             yield Progress(report, trainer.recipe.steps if paced else None, held_out_db)
-        self._check_point(trainer.step_number - 1, psnr)
+        if not trainer.curve or trainer.curve[-1]["step"] != trainer.step_number:
+            self._check_point(trainer.step_number - 1, psnr)
 
     def save(self) -> None:
         """Keep the state, to go on from here."""
@@ -243,18 +250,18 @@ class TrainingRun:
     def _fit_steps(self, seconds: float) -> int:
         assert self._request.minutes is not None, "only a run of so many minutes is paced"
         steps = round(self._request.minutes * 60 / seconds * _PACE_STEPS)
-        return max(_UNTIMED_STEPS + _PACE_STEPS, steps)
+        return max(self._trainer.step_number, steps)
 
     def _check_point(self, number: int, psnr: list[float]) -> float:
-        """Save, and measure the averaged weights on what is held out; mean PSNR in dB."""
-        self.save()
+        """Measure the averaged weights on what is held out, and save; gives the mean PSNR in dB."""
         model = build_model(self.model, self._trainer.average_state(), self._dtype)
         held_out_db = float(np.mean(measure_reconstruction(model, self._held)))
         trained_db = round(float(np.mean(psnr)), 3) if psnr else None
-        self._curve.append(
+        self._trainer.curve.append(
             {"step": number + 1, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
         )
         psnr.clear()
+        self.save()
         return held_out_db
 
     def _write_report(self, values: list[float], spread: dict[str, list[float]]) -> None:
@@ -268,11 +275,13 @@ class TrainingRun:
             "images_left_out": len(self.left_out),
             "held_out_db": round(float(np.mean(values)), 3),
             "held_out_latents": spread,
-            "curve": self._curve,
+            "curve": self._trainer.curve,
         }
         path = request.out / REPORT_NAME
         try:
-            path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            part = request.out / f".{REPORT_NAME}{_PART}"
+            part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            part.replace(path)
         except OSError as exc:
             raise OutputError(f"{path}: cannot write: {exc.strerror}") from exc
 

@@ -48,7 +48,8 @@ class Trainer:
     """Trains the encoder and decoder of a float32 network in place, computing in `dtype`.
 
     With a teacher the class head is trained too, towards the teacher's features. `about` is what
-    else must be the same for a saved state to be taken up again.
+    else must be the same for a saved state to be taken up again; `curve`, what the caller measured
+    on the way, is saved with it.
 
     Everything random in a step comes from the recipe's seed and the step's number, so on one
     device with one thread count the same run gives the same weights, however often it was killed.
@@ -85,6 +86,7 @@ class Trainer:
             self._encode = torch.compile(self._call_encoder, dynamic=False)
             self._decode = torch.compile(self._call_decoder, dynamic=False)
         self.step_number = 0
+        self.curve: list[dict[str, float | None]] = []
 
     def step(self) -> StepReport:
         """One optimiser step on one batch of crops."""
@@ -119,7 +121,7 @@ class Trainer:
         """Write what a later process needs to go on, at once or not at all."""
         part = folder / f".{STATE_NAME}.part"
         metadata = {"step": str(self.step_number), "recipe": json.dumps(asdict(self.recipe))}
-        metadata |= self._about
+        metadata |= {**self._about, "curve": json.dumps(self.curve)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(self.optimizer.state_tensors(), part, metadata=metadata)
@@ -153,7 +155,7 @@ class Trainer:
             self.optimizer.load_state_tensors(tensors)
         except (KeyError, RuntimeError) as exc:
             raise ModelError(f"{path} is of another network: choose another OUT") from exc
-        self.step_number = int(metadata["step"])
+        self.step_number, self.curve = int(metadata["step"]), json.loads(metadata["curve"])
         return True
 
     def _draw_time(self, random: torch.Generator) -> tuple[Tensor, bool]:
@@ -215,12 +217,12 @@ def _sample(posterior: Posterior, random: torch.Generator) -> Tensor:
 
 
 def read_state_metadata(path: Path) -> dict[str, str]:
-    """The step and recipe of a saved state. Raises ModelError where it is damaged."""
+    """The step, recipe and curve of a saved state. Raises ModelError where it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as exc:
         raise ModelError(f"{path} is damaged ({exc}): remove it to begin anew") from exc
-    if not {"step", "recipe"} <= metadata.keys():
+    if not {"step", "recipe", "curve"} <= metadata.keys():
         raise ModelError(f"{path} is no training state: choose another OUT")
     return dict(metadata)

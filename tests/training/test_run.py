@@ -105,6 +105,43 @@ def test_minutes_become_steps_by_the_pace(photo_paths: list[str], tmp_path: Path
     assert progress[-1].steps == len(progress) == 30
 
 
+def test_a_run_stopped_before_its_pace_is_known_finds_it_later(
+    photo_paths: list[str], tmp_path: Path
+) -> None:
+    recipe = TrainRecipe(steps=UNPACED_STEPS, batch_size=1, crop=32, scales=(1.0,))
+    request = _request(photo_paths, tmp_path / "m", recipe=recipe, minutes=1e-4)
+    run = TrainingRun(request)
+    steps = run.go()
+    for _ in range(4):
+        next(steps)
+    steps.close()
+    run.save()
+    again = TrainingRun(request)
+    assert again.first_step == 4
+    progress = list(again.go())
+    assert (progress[0].steps, progress[-1].steps) == (None, 34)
+    assert again.steps == 34
+
+
+def test_the_curve_outlives_a_stop(photo_paths: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    run = TrainingRun(_request(photo_paths, out, save_seconds=0.0))
+    steps = run.go()
+    for _ in range(2):
+        next(steps)
+    steps.close()
+    again = TrainingRun(_request(photo_paths, out, save_seconds=0.0))
+    list(again.go())
+    again.finish()
+    curve = json.loads((out / "training.json").read_text())["curve"]
+    assert [point["step"] for point in curve] == [1, 2, 3, 4, 5]
+
+
+def test_what_a_killed_run_was_writing_is_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / ".training.state.part").write_bytes(b"half")
+    check_out(tmp_path)
+
+
 def test_the_linear_optimum_is_a_start(photo_paths: list[str], tmp_path: Path) -> None:
     recipe = TrainRecipe(steps=1, batch_size=1, crop=32, scales=(1.0,))
     run = TrainingRun(_request(photo_paths, tmp_path / "m", init="klt", recipe=recipe))
