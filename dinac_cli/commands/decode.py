@@ -49,7 +49,7 @@ def decode(
     from dinac_cli.console import Console
     from dinac_cli.files.naming import name_image
     from dinac_cli.files.output import Output
-    from dinac_cli.images.formats import OUTPUT_FORMATS
+    from dinac_cli.images.formats import OUTPUT_SUFFIXES
     from dinac_cli.model.config import DinacAEInferenceConfig
     from dinac_cli.pipeline.decode import DecodeOptions, decode_files, refuse_other_settings
     from dinac_cli.pipeline.freshness import is_stamped_image
@@ -73,8 +73,7 @@ def decode(
     inputs = InputOptions(latents, files_from, null, root, limit, shard)
     selection = select_inputs(inputs, LATENTS, out)
     require_existing(selection)
-    suffixes = tuple(suffix for form in OUTPUT_FORMATS.values() for suffix in form.suffixes)
-    kind = choose_output_kind(out, selection.scan, suffixes)
+    kind = choose_output_kind(out, selection.scan, OUTPUT_SUFFIXES)
     form = choose_format(image_format, out, kind)
     output = Output(out, kind, is_stamped_image, overwrite, fsync)
     total = count_inputs(selection, output, lambda name: name_image(name, form.suffixes))

@@ -3,6 +3,7 @@
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.images.formats import MAX_PIXELS
 
 
 def encode(
@@ -16,7 +17,7 @@ def encode(
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     background: opt.Background = "white",
-    max_pixels: opt.MaxPixels = opt.MAX_PIXELS,
+    max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
     device: opt.Device = "auto",

@@ -14,9 +14,6 @@ from dinac_cli.model.config import SCHEDULES
 
 _INPUTS, _MODEL, _RUN, _REPORTS = "Inputs", "Model and device", "Run", "Screen and reports"
 
-MAX_PIXELS = 178_956_970
-"""Default of --max-pixels, Pillow's own limit."""
-
 _MODELS = ("auto", "nano", "d2", "dinac-ae")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _DTYPES = ("auto", "bf16", "f32")

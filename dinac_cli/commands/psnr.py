@@ -3,13 +3,14 @@
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.images.formats import MAX_PIXELS
 
 
 def psnr(
     first: opt.PsnrFirst,
     second: opt.PsnrSecond,
     background: opt.Background = "white",
-    max_pixels: opt.MaxPixels = opt.MAX_PIXELS,
+    max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Workers = None,
     failures: opt.Failures = None,
     as_json: opt.PsnrJson = False,

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
+MAX_PIXELS = 178_956_970
+"""Default limit of an image's width x height; what Pillow itself takes for a decompression bomb."""
+
 HEAD_BYTES = 32
 """How many first bytes of a file `detect_format` wants to see."""
 
@@ -133,6 +136,9 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
         OutputFormat("ppm", (".ppm",), "PPM", {}, has_stamp=False),
     )
 }
+
+OUTPUT_SUFFIXES = tuple(suffix for form in OUTPUT_FORMATS.values() for suffix in form.suffixes)
+"""File name endings of everything that is written, in lower case."""
 
 
 def format_of_suffix(path: str | PurePath) -> OutputFormat | None:

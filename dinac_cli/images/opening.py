@@ -28,10 +28,12 @@ from PIL import (
 )
 
 from dinac_cli.errors import ImageError
-from dinac_cli.images.formats import HEAD_BYTES, detect_format, detect_unreadable
-
-MAX_PIXELS = 178_956_970
-"""Default limit of an image's width x height; what Pillow itself takes for a decompression bomb."""
+from dinac_cli.images.formats import (
+    HEAD_BYTES,
+    MAX_PIXELS,
+    detect_format,
+    detect_unreadable,
+)
 
 
 def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:

@@ -13,8 +13,8 @@ from PIL.Image import Transpose
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
+from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.opening import (
-    MAX_PIXELS,
     check_size,
     identify_image,
     image_errors,

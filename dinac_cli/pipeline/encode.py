@@ -15,7 +15,7 @@ from dinac_cli.files.content import Content, InputError, read_content, read_stre
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import name_latents
 from dinac_cli.files.output import Output, OutputKind
-from dinac_cli.images.opening import MAX_PIXELS
+from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.reading import WHITE, SourceImage, measure_image, read_image
 from dinac_cli.pipeline.freshness import State, Verdict, WantedLatents, check_latents
 from dinac_cli.pipeline.job import Job, RunControl, Work, run_job

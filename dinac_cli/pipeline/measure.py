@@ -14,15 +14,12 @@ from dinac_cli.errors import DinacError, ImageError, UsageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import FileKind, InputScan
 from dinac_cli.files.naming import undo_image_name
-from dinac_cli.images.formats import OUTPUT_FORMATS
-from dinac_cli.images.opening import MAX_PIXELS
+from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.reading import WHITE, read_image
 from dinac_cli.metrics import measure_psnr
 from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.stages import read_ahead, until_stopped
 from dinac_cli.results import FileResult, Status
-
-_SUFFIXES = tuple(suffix for form in OUTPUT_FORMATS.values() for suffix in form.suffixes)
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
 
 
 def _find_counterpart(name: str, folder: str) -> str | None:
-    for candidate in undo_image_name(name, _SUFFIXES):
+    for candidate in undo_image_name(name, OUTPUT_SUFFIXES):
         path = os.path.join(folder, *candidate.split("/"))
         if os.path.isfile(path):
             return path
@@ -112,7 +109,7 @@ def _list_origins(
     """The images of `first` that the image `name` of `second` may be of, and what each is paired
     with."""
     stem, suffix = os.path.splitext(name)
-    for origin in [name, stem] if suffix.lower() in _SUFFIXES else [name]:
+    for origin in [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]:
         path = os.path.join(first, *origin.split("/"))
         if _is_input(path, kind):
             yield path, _find_counterpart(origin, second)

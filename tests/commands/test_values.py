@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from dinac_cli.commands import options
 from dinac_cli.commands.values import (
     choose_format,
     complete,
@@ -19,8 +19,7 @@ from dinac_cli.commands.values import (
 )
 from dinac_cli.errors import UsageError
 from dinac_cli.files.output import OutputKind
-from dinac_cli.images import opening
-from dinac_cli.images.formats import OUTPUT_FORMATS
+from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_FORMATS
 
 
 @pytest.mark.parametrize(
@@ -56,8 +55,9 @@ def test_malformed_batch_size(text: str) -> None:
         parse_batch_size(text)
 
 
-def test_default_limit_of_pixels_is_the_readers() -> None:
-    assert options.MAX_PIXELS == opening.MAX_PIXELS
+def test_default_limit_of_pixels_is_where_pillow_sees_a_bomb() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS
 
 
 class TestFormat:

@@ -18,7 +18,7 @@ from dinac_cli.container.stream import read_records
 from dinac_cli.errors import ModelError
 from dinac_cli.files.atomic import DiskFullError
 from dinac_cli.files.output import OutputKind
-from dinac_cli.images.opening import MAX_PIXELS
+from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.model.registry import ResolvedModel
 from dinac_cli.pipeline.encode import EncodeOptions, encode_files
 from dinac_cli.results import FileResult, Status

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dinac_cli.errors import UsageError
-from dinac_cli.images.opening import MAX_PIXELS
+from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.metrics import measure_psnr
 from dinac_cli.pipeline.measure import MeasureOptions, measure_pairs
 from dinac_cli.results import FileResult, Status
