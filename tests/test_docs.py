@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.core import TyperGroup, TyperOption
+from typer.main import get_command
 
 import dinac_cli
-from dinac_cli.container.header import RecordHeader
+from dinac_cli import cli
+from dinac_cli.container.header import PRECISIONS, RecordHeader
 from dinac_cli.container.record import pack_record
 
 ROOT = Path(__file__).parent.parent
@@ -68,14 +71,32 @@ def test_exported_names_are_documented_and_there() -> None:
 
 
 def test_every_option_named_in_the_readme_exists() -> None:
-    from typer.main import get_command
-
-    from dinac_cli.cli import app
-
-    commands = vars(get_command(app))["commands"].values()
+    commands = vars(get_command(cli.app))["commands"].values()
     known = {
         option for command in commands for parameter in command.params for option in parameter.opts
     }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
     assert len(named) > 10
     assert named <= known | {"--help"}, named - known
+
+
+def test_precision_help_repeats_the_measured_table() -> None:
+    rows = re.search(
+        r"^\| precision \| (f32 .*) \|\n.*\n"
+        r"\| mean PSNR, dB \| (.*) \|\n\| bits a pixel \| (.*) \|",
+        README,
+        re.MULTILINE,
+    )
+    assert rows is not None
+    names, decibels, bits = (cells.split(" | ") for cells in rows.groups())
+    group = get_command(cli.app)
+    assert isinstance(group, TyperGroup)
+    [option] = [p for p in group.commands["encode"].params if p.name == "precision"]
+    assert isinstance(option, TyperOption)
+    assert option.help
+    shown = dict(re.findall(r"\b(f32|bf16|q\d)\s+([\d.]+ +[\d.]+)", option.help))
+    assert list(names) == sorted(shown, key=PRECISIONS.index) == list(PRECISIONS)
+    for name, decibel, size in zip(names, decibels, bits, strict=True):
+        size_shown, loss_shown = map(float, shown[name].split())
+        assert size_shown == pytest.approx(float(size), abs=0.051)
+        assert loss_shown == pytest.approx(float(decibels[1]) - float(decibel), abs=0.011)

@@ -12,7 +12,8 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from dinac_cli.errors import FormatError, Rejection
 
-FORMAT_VERSION = 0
+FORMAT_VERSION = 1
+"""Frozen: what a record of this version means never changes, and every later dinac reads it."""
 
 # A skippable frame of 16 bytes: zstd tools pass over it, `file` and a resynchronising reader
 # know a record by its first 14 bytes.

@@ -66,7 +66,7 @@ def make_record(precision: str, shape: tuple[int, int, int] = SHAPE) -> bytes:
 def metadata(**changes: str | None) -> dict[str, Any]:
     """Return the least metadata of a 1x1x2 float32 record; None removes a key."""
     values: dict[str, str | None] = {
-        "dinac": "0",
+        "dinac": "1",
         "shape": "[1,1,2]",
         "height": "16",
         "width": "32",

@@ -117,7 +117,7 @@ def test_header_is_written_canonically() -> None:
         "__metadata__": {
             "compute": "cpu/bf16",
             "created_by": "dinac-cli 0.1.0",
-            "dinac": "0",
+            "dinac": "1",
             "height": "31",
             "image": "orientation=applied;color=srgb;alpha=none;frame=1/1",
             "latent_space": "9f86d081884c7d65",

@@ -172,13 +172,13 @@ def test_stream_that_ends_inside_a_record_says_so() -> None:
 @pytest.mark.parametrize("position", [14, 15, 16])
 def test_later_format_is_passed_by_its_frame(position: int) -> None:
     inner = record_holding(RECORDS[0])
-    later = inner[:position] + b"\x01" + inner[position + 1 :]
+    later = inner[:position] + b"\x02" + inner[position + 1 :]
     expected = {14: Rejection.VERSION, 15: Rejection.FLAGS, 16: Rejection.RESERVED}
     assert outcomes(items_of(later + RECORDS[1])) == [expected[position], RECORDS[1]]
 
 
 def test_later_format_with_a_damaged_frame_is_searched_through() -> None:
-    later = RECORD_START + b"\x01" + bytes(9) + b"no zstd at all"
+    later = RECORD_START + b"\x02" + bytes(9) + b"no zstd at all"
     assert outcomes(items_of(later + RECORDS[1])) == [Rejection.VERSION, RECORDS[1]]
 
 
