@@ -66,7 +66,7 @@ def hash_images(images: Iterable[TrainImage]) -> str:
 
 
 class CropSource:
-    """Draws random crops: an image by its area, a scale, a place, one of eight turns.
+    """Draws random crops: an image by its area, a scale, then for each a place and one of 8 turns.
 
     What a step draws depends on the seed and the step alone, so a run that was killed goes on with
     the very crops it would have had. Decoded images are kept up to `cache_bytes`.
@@ -90,17 +90,22 @@ class CropSource:
         self._chances = areas**0.75 / np.sum(areas**0.75)
         self._cache = _ImageCache(cache_bytes)
 
-    def draw(self, step: int, count: int) -> Pixels:
-        """Crops uint8 [count, 3, crop, crop] of one step."""
+    def draw(self, step: int, count: int, group: int = 1) -> Pixels:
+        """Crops uint8 [count, 3, crop, crop] of one step; each `group` in a row is of one image."""
         rng = np.random.default_rng((self._seed, step))
-        chosen = rng.choice(len(self._images), count, p=self._chances)
-        crops = [self._crop_one(self._images[index], rng) for index in chosen]
+        chosen = rng.choice(len(self._images), count // group, p=self._chances)
+        crops = []
+        for index in chosen:
+            pixels = self._scale_one(self._images[index], rng)
+            crops += [self._crop_one(pixels, rng) for _ in range(group)]
         return np.stack(crops).transpose(0, 3, 1, 2)
 
-    def _crop_one(self, image: TrainImage, rng: np.random.Generator) -> Pixels:
+    def _scale_one(self, image: TrainImage, rng: np.random.Generator) -> Pixels:
         side = min(image.height, image.width)
         usable = [scale for scale in self._scales if scale * side >= self._crop] or [1.0]
-        pixels = self._cache.load(image.path, usable[rng.integers(len(usable))])
+        return self._cache.load(image.path, usable[rng.integers(len(usable))])
+
+    def _crop_one(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         height, width, _ = pixels.shape
         y = rng.integers(height - self._crop + 1)
         x = rng.integers(width - self._crop + 1)

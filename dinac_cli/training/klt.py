@@ -2,7 +2,8 @@
 
 The encoder's patch embedding is the leading principal components divided by their standard
 deviations, its blocks add nothing (post-norm weights are zero), the decoder is the inverse map
-(AdaLN gates are zero). The rest of the network has ordinary random weights, ready to be trained.
+(the blocks' last layers are zero, their gates open). The rest of the network has ordinary random
+weights, ready to be trained.
 
     python -m dinac_cli.training.klt IMAGES OUT
 """
@@ -46,6 +47,9 @@ NANO_CONFIG = DinacAEConfig(
 
 POSTERIOR_STD = 0.02
 """Standard deviation of the posterior that the checkpoint claims, in units of a whitened latent."""
+
+_NOISE_SHARE = 0.1  # of the noisy image in the trunk, which at t = 1 is noise alone
+_FILTER_NOISE = 0.6  # of a random filter, beside the identity
 
 _SEED = 0
 _LEAST_VARIANCE = 1e-9  # of a component of real pixels; rounding to 8 bits alone gives 5e-6
@@ -145,7 +149,7 @@ def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: Dinac
     state["decoder.patchify.proj.bias"].zero_()
     _set_linear(state, "decoder.latent_up", torch.eye(width, channels))
     fuse_in = torch.zeros(width, 2 * width)
-    fuse_in[channels:, :spare] = torch.eye(spare)
+    fuse_in[channels:, :spare] = torch.eye(spare) * _NOISE_SHARE
     fuse_in[:channels, width : width + channels] = torch.eye(channels)
     _set_linear(state, "decoder.fuse_in", fuse_in)
     halves = torch.cat((torch.eye(width), torch.eye(width)), dim=1) / 2
@@ -156,6 +160,21 @@ def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: Dinac
     out[:, :channels] = torch.from_numpy(columns)
     _set_linear(state, "decoder.out_proj", out)
     state["decoder.out_proj.bias"].copy_(torch.from_numpy(stats.mean))
+    _open_blocks(state, config)
+
+
+def _open_blocks(state: dict[str, Tensor], config: DinacAEConfig) -> None:
+    """Make the decoder's blocks add nothing yet, but learn from the first step on."""
+    state["decoder.adaln_base.proj.bias"][config.model_dim :] = 1.0  # the gates
+    middle = config.depthwise_kernel_size // 2
+    for name, tensor in state.items():
+        if name.startswith("decoder.") and ".pwconv2." in name:
+            tensor.zero_()
+        elif name.endswith(".dwconv.weight"):
+            tensor *= _FILTER_NOISE
+            tensor[:, 0, middle, middle] += 1.0
+        elif name.endswith(".dwconv.bias"):
+            tensor.zero_()
 
 
 def _set_linear(state: dict[str, Tensor], name: str, weight: Tensor) -> None:

@@ -16,9 +16,13 @@ def measure_mse(x0: Tensor, images: Tensor) -> Tensor:
     return (x0 - images).square().mean(dim=(1, 2, 3))
 
 
-def reconstruction_loss(mse: Tensor) -> Tensor:
-    """Mean logarithm of the squared errors [B]: the negative of the mean PSNR, up to a factor."""
-    return (mse + _MSE_FLOOR).log().mean()
+def reconstruction_loss(mse: Tensor, group: int = 1) -> Tensor:
+    """Mean logarithm of the images' squared errors: the negative of the mean PSNR, up to a factor.
+
+    `mse` [B] are those of crops; each `group` of them in a row is of one image. So a smooth crop
+    of a busy image counts as little as it does in that image's PSNR.
+    """
+    return (mse.reshape(-1, group).mean(dim=1) + _MSE_FLOOR).log().mean()
 
 
 def expansion_loss(posterior: Posterior) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -22,17 +21,22 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 _MOMENTUM = 0.95
 
 
-def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Bring the singular values of a matrix [m, n] near 1, without computing them."""
-    x: Tensor = matrix.bfloat16() / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """Bring the singular values of matrices [B, m, n], m ≤ n, near 1 without computing them."""
+    norms: Tensor = torch.linalg.matrix_norm(matrices, keepdim=True)
+    x: Tensor = (matrices / (norms + 1e-7)).bfloat16()
     a, b, c = _QUINTIC
     for _ in range(iterations):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    update = x.T if tall else x
-    return update.to(matrix.dtype)
+        gram = torch.bmm(x, x.transpose(1, 2).contiguous())
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
+
+
+def split_wide(name: str, weight: Tensor) -> list[Tensor]:
+    """A block's matrix as views [m, n] with m ≤ n: queries, keys and values are three of them."""
+    matrix = weight.flatten(1)
+    parts = matrix.chunk(3) if name.endswith(".qkv.weight") else (matrix,)
+    return [part.T if part.shape[0] > part.shape[1] else part for part in parts]
 
 
 class Optimizer:
@@ -50,7 +54,7 @@ class Optimizer:
         rest = [p for name, p in self._others() if not _TRUNK_MAPS.fullmatch(name)]
         self._peaks = (recipe.linear_rate, recipe.rate)
         self._adam = torch.optim.AdamW(
-            [{"params": trunk}, {"params": rest}], betas=(0.9, 0.98), weight_decay=0.0
+            [{"params": trunk}, {"params": rest}], betas=(0.9, 0.98), weight_decay=0.0, fused=True
         )
         self.average = {name: p.detach().clone() for name, p in parameters.items()}
 
@@ -64,28 +68,35 @@ class Optimizer:
         for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._adam.step()
-        for name, momentum in self._momentum.items():
-            self._step_matrix(self._parameters[name], momentum, self.recipe.matrix_rate * factor)
+        self._step_matrices(self.recipe.matrix_rate * factor)
         self._adam.zero_grad(set_to_none=True)
         self._average(number)
 
     @torch.no_grad()
-    def _step_matrix(self, parameter: Tensor, momentum: Tensor, rate: float) -> None:
-        gradient = parameter.grad
-        if gradient is None:  # a part that this step left out
-            return
-        momentum.lerp_(gradient, 1 - _MOMENTUM)
-        direction = gradient.lerp(momentum, _MOMENTUM).flatten(1)
-        rows, columns = direction.shape
-        update = orthogonalize(direction).view_as(parameter)
-        parameter.add_(update, alpha=-rate * math.sqrt(max(1.0, rows / columns)))
-        parameter.grad = None
+    def _step_matrices(self, rate: float) -> None:
+        """Step all matrices, those of one shape together: few large products, not many small."""
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for name, momentum in self._momentum.items():
+            parameter = self._parameters[name]
+            if parameter.grad is None:  # a part that this step left out
+                continue
+            momentum.lerp_(parameter.grad, 1 - _MOMENTUM)
+            direction = parameter.grad.lerp(momentum, _MOMENTUM)
+            for part, step in zip(
+                split_wide(name, parameter), split_wide(name, direction), strict=True
+            ):
+                by_shape.setdefault(part.shape, []).append((part, step))
+            parameter.grad = None
+        for pairs in by_shape.values():
+            updates = orthogonalize(torch.stack([step for _, step in pairs]))
+            torch._foreach_add_([part for part, _ in pairs], list(updates), alpha=-rate)
 
     @torch.no_grad()
     def _average(self, number: int) -> None:
         keep = min(self.recipe.ema, (number + 1) / (number + 20))
-        for name, average in self.average.items():
-            average.lerp_(self._parameters[name], 1 - keep)
+        names = list(self.average)
+        weights = [self._parameters[name] for name in names]
+        torch._foreach_lerp_([self.average[name] for name in names], weights, 1 - keep)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """All that a later process needs to go on, as flat named tensors."""

@@ -11,6 +11,8 @@ from dinac_cli.errors import ModelError, UsageError
 UNPACED_STEPS = 10**9
 """The length of a run whose minutes are given, until its pace is known."""
 
+_CROPS_AN_IMAGE = 4
+
 
 @dataclass(frozen=True)
 class TrainRecipe:
@@ -25,18 +27,18 @@ class TrainRecipe:
     """
 
     steps: int = 20_000
-    batch_size: int = 24
-    crop: int = 160
-    scales: tuple[float, ...] = (1.0, 0.8, 0.6)
+    batch_size: int = 64
+    crop: int = 128
+    scales: tuple[float, ...] = (1.0, 0.8, 0.6, 0.5)
     rate: float = 6e-4
-    linear_rate: float = 1e-4
-    matrix_rate: float = 3e-3
+    linear_rate: float = 3e-5
+    matrix_rate: float = 1e-2
     warm_up: int = 100
     clip: float = 1.0
     ema: float = 0.998
-    full_noise: float = 0.8
-    drop: float = 0.1
-    kl_weight: float = 0.01
+    full_noise: float = 0.95
+    drop: float = 0.05
+    kl_weight: float = 0.006
     align_weight: float = 0.1
     seed: int = 0
 
@@ -48,6 +50,11 @@ class TrainRecipe:
         for name in ("full_noise", "drop", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+
+    @property
+    def group(self) -> int:
+        """Crops that each image of a batch gives: 4, or as many as divide the batch."""
+        return math.gcd(self.batch_size, _CROPS_AN_IMAGE)
 
     def rate_factor(self, step: int) -> float:
         """What the peak learning rates are multiplied by: warm-up, then a cosine to zero."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dinac_cli.errors import ModelError, OutputError
 from dinac_cli.model.autoencoder import DinacAE
@@ -20,6 +22,7 @@ from dinac_cli.model.posterior import Posterior
 from dinac_cli.model.schedule import CosineSchedule, noise_scale
 from dinac_cli.model.tensor_file import keeps_float32
 from dinac_cli.training.dataset import CropSource
+from dinac_cli.training.depthwise import use_matrices
 from dinac_cli.training.losses import (
     alignment_loss,
     expansion_loss,
@@ -79,12 +82,13 @@ class Trainer:
             if name.startswith(trained)
         }
         self.optimizer = Optimizer(self._parameters, recipe)
+        if model.device.type == "cpu":
+            side = recipe.crop // model.config.patch_size
+            use_matrices(model.decoder, side, side)
         self._schedule = CosineSchedule(model.config.logsnr_min, model.config.logsnr_max)
-        self._encode: Callable[..., Posterior] = self._call_encoder
-        self._decode: Callable[..., Tensor] = self._call_decoder
+        self._reconstruct: Callable[..., tuple[Tensor, Tensor, Tensor]] = self._call_network
         if compiled:  # shapes are those of one crop size, so nothing is compiled twice
-            self._encode = torch.compile(self._call_encoder, dynamic=False)
-            self._decode = torch.compile(self._call_decoder, dynamic=False)
+            self._reconstruct = torch.compile(self._call_network, dynamic=False)
         self.step_number = 0
         self.curve: list[dict[str, float | None]] = []
 
@@ -92,15 +96,14 @@ class Trainer:
         """One optimiser step on one batch of crops."""
         recipe, number = self.recipe, self.step_number
         random = torch.Generator().manual_seed(recipe.seed * 1_000_003 + number)
-        crops = torch.from_numpy(self._source.draw(number, recipe.batch_size).copy())
+        crops = torch.from_numpy(self._source.draw(number, recipe.batch_size, recipe.group).copy())
         images = crops.to(self.model.device).float() / 127.5 - 1  # [B, 3, S, S]
         time, drop = self._draw_time(random)
         x_t = self._add_noise(images, time, random)
-        posterior = self._encode(images)
-        latents = _sample(posterior, random)
-        mse = measure_mse(self._decode(x_t, time, latents, drop), images)
-        kl = expansion_loss(posterior)
-        loss = reconstruction_loss(mse) + recipe.kl_weight * kl
+        noise = self._draw_latent_noise(random)
+        with _attention_backend(self.model.device):
+            mse, kl, latents = self._reconstruct(images, x_t, time, noise, drop)
+        loss = reconstruction_loss(mse, recipe.group) + recipe.kl_weight * kl
         if self._teacher is not None:
             loss = loss + recipe.align_weight * self._align(self._teacher, images, latents)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -172,18 +175,25 @@ class Trainer:
             return noise  # a sampler starts from noise alone
         return self._schedule.alpha(time).item() * images + noise
 
-    def _call_encoder(self, images: Tensor) -> Posterior:
+    def _draw_latent_noise(self, random: torch.Generator) -> Tensor:
+        """Noise of the posterior's sample, drawn on the CPU: the same whatever the device."""
+        config, recipe = self.model.config, self.recipe
+        side = recipe.crop // config.patch_size
+        shape = (recipe.batch_size, config.bottleneck_dim, side, side)
+        return torch.randn(shape, generator=random).to(self.model.device)
+
+    def _call_network(
+        self, images: Tensor, x_t: Tensor, time: Tensor, noise: Tensor, drop: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared errors [B] of a reconstruction, KL in nats, and the latents it came from."""
         posterior: Posterior = functional_call(
             self.model.encoder, self._cast("encoder."), (images,)
         )
-        return posterior
-
-    def _call_decoder(self, x_t: Tensor, time: Tensor, latents: Tensor, drop: bool) -> Tensor:
-        parameters = self._cast("decoder.")
+        latents = posterior.mode() + noise_scale(posterior.logsnr) * noise
         x0: Tensor = functional_call(
-            self.model.decoder, parameters, (x_t, time.to(x_t.device), latents, drop)
+            self.model.decoder, self._cast("decoder."), (x_t, time.to(x_t.device), latents, drop)
         )
-        return x0
+        return measure_mse(x0, images), expansion_loss(posterior), latents
 
     def _align(self, teacher: Teacher, images: Tensor, latents: Tensor) -> Tensor:
         """How far the class head's features of the latents are from the teacher's of the images."""
@@ -210,10 +220,9 @@ def _report_psnr(mse: Tensor, time: Tensor, drop: bool) -> float | None:
     return float((_PEAK_DB - 10 * mse.detach().log10()).mean())
 
 
-def _sample(posterior: Posterior, random: torch.Generator) -> Tensor:
-    """A sample with noise drawn on the CPU, so that it is the same whatever the device."""
-    noise = torch.randn(posterior.mean.shape, generator=random).to(posterior.mean.device)
-    return posterior.mode() + noise_scale(posterior.logsnr) * noise
+def _attention_backend(device: torch.device) -> AbstractContextManager[None]:
+    """Plain matrix products on a CPU: over a crop's few tokens their backward pass is faster."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def read_state_metadata(path: Path) -> dict[str, str]:

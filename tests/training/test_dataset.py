@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dinac_cli.errors import UsageError
 from dinac_cli.images.samples import draw_rings
@@ -94,3 +95,16 @@ def test_scaling_shrinks_and_never_grows() -> None:
     pixels = draw_rings(64, 96)
     assert scale_pixels(pixels, 0.5).shape == (32, 48, 3)
     assert scale_pixels(pixels, 1.0) is pixels
+
+
+def test_a_group_of_crops_is_of_one_image(tmp_path: Path) -> None:
+    paths = []
+    for level in (40, 120, 200):
+        path = tmp_path / f"{level}.png"
+        Image.fromarray(np.full((48, 48, 3), level, np.uint8)).save(path)
+        paths.append(str(path))
+    images, _ = survey_images(paths, 32)
+    crops = CropSource(images, 32, (1.0,), seed=0).draw(0, 24, group=4)
+    levels = crops[:, 0, 0, 0].reshape(6, 4)
+    assert (levels == levels[:, :1]).all()
+    assert len(np.unique(levels)) > 1

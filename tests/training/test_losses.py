@@ -21,6 +21,14 @@ def test_reconstruction_loss_is_the_mean_psnr_up_to_a_factor() -> None:
     assert decibels == pytest.approx(psnr_db.item(), abs=0.05)
 
 
+def test_crops_of_one_image_are_averaged_before_the_logarithm() -> None:
+    mse = torch.tensor([1e-2, 3e-2, 1e-4, 3e-4])
+    expected = torch.tensor([2e-2, 2e-4]).log().mean()
+    torch.testing.assert_close(reconstruction_loss(mse, group=2), expected, atol=1e-2, rtol=0)
+    smooth_gains_less = reconstruction_loss(torch.tensor([1e-2, 1e-5]), group=2)
+    assert smooth_gains_less > reconstruction_loss(torch.tensor([1e-2, 1e-5]))
+
+
 def test_a_perfect_crop_has_a_finite_gradient() -> None:
     x0 = torch.zeros(1, 3, 4, 4, requires_grad=True)
     reconstruction_loss(measure_mse(x0, torch.zeros_like(x0))).backward()  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from torch import Tensor
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.training.dataset import CropSource, survey_images
-from dinac_cli.training.optimizer import Optimizer, orthogonalize
+from dinac_cli.training.optimizer import Optimizer, orthogonalize, split_wide
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.trainer import STATE_NAME, Trainer
 
@@ -33,10 +33,19 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
-    for shape in ((16, 48), (48, 16)):
-        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
-        assert values.min() > 0.5
-        assert values.max() < 1.5
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(3, 16, 48)))
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+def test_matrices_are_split_into_wide_views_that_share_memory() -> None:
+    qkv = torch.randn(24, 8)
+    parts = split_wide("encoder.blocks.0.attn_core.qkv.weight", qkv)
+    assert [tuple(part.shape) for part in parts] == [(8, 8)] * 3
+    [up] = split_wide("decoder.start_blocks.0.pwconv1.weight", tall := torch.randn(32, 8, 1, 1))
+    assert tuple(up.shape) == (8, 32)
+    up.zero_()
+    assert not tall.any()
 
 
 def test_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -55,6 +64,10 @@ def test_recipe_refuses_what_makes_no_sense() -> None:
         TrainRecipe(rate=0.0)
     with pytest.raises(UsageError, match=r"drop is 1\.5"):
         TrainRecipe(drop=1.5)
+
+
+def test_each_image_of_a_batch_gives_four_crops_or_what_divides_it() -> None:
+    assert [TrainRecipe(batch_size=size).group for size in (1, 2, 6, 64)] == [1, 2, 2, 4]
 
 
 def test_every_weight_of_encoder_and_decoder_is_trained(photo_paths: list[str]) -> None:
