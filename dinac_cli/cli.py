@@ -65,9 +65,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code. Errors end as one line on stderr."""
     try:
-        if COMPLETION_VARIABLE in os.environ:
-            _register_shells()
-        code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+        command: Any = _prepare_completion() if COMPLETION_VARIABLE in os.environ else app
+        code = command(arguments, prog_name=PROGRAM, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except DinacError as exc:
@@ -98,13 +97,17 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _register_shells() -> None:
-    """Make Typer answer completion scripts; it does so itself only with options that write them."""
-    # Candidates come one a line, each with its help: a wrapped one would make two of it.
-    os.environ["COLUMNS"] = "1000"
+def _prepare_completion() -> Any:
+    """The command tree that answers completion scripts: each candidate and its help on one line."""
+    os.environ["COLUMNS"] = "1000"  # a wrapped help would make two candidates of one
     from typer.completion import completion_init  # type: ignore[attr-defined]
 
-    completion_init()
+    completion_init()  # Typer does so itself only with options that write start-up files
+    root: Any = typer.main.get_command(app)
+    for command in root.commands.values():
+        for parameter in command.params:
+            parameter.help = (parameter.help or "").partition("\n")[0]
+    return root
 
 
 def _print_error(message: str) -> None:

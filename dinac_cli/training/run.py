@@ -30,6 +30,7 @@ from dinac_cli.training.dataset import (
     survey_images,
 )
 from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
+from dinac_cli.training.pace import Pace
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.statistics import (
     Pixels,
@@ -46,7 +47,7 @@ REPORT_NAME = "training.json"
 KLT = "klt"
 _PART = ".part"  # what a killed run was writing
 
-# The first steps compile and warm up; from the pace of the next ones it is known how many fit.
+# The first steps compile and warm up; the pace of the next ones is the first that is known.
 _UNTIMED_STEPS = 10
 _PACE_STEPS = 20
 _HELD_OUT_SHOWN = 8
@@ -59,9 +60,9 @@ _MAX_SIDE = 512  # of what is held out and looked at every few minutes
 class TrainRequest:
     """What to train: image paths, OUT, where to start from, how, and for how long.
 
-    `minutes` (None: as many steps as the recipe says) sets the recipe's steps by the pace of the
-    first ones. `teacher` is a DINOv2 checkpoint folder that the class head learns from, `compiled`
-    compiles the network first, `save_seconds` is the time between saved states.
+    `minutes` (None: as many steps as the recipe says) sets the recipe's steps by the pace so far,
+    anew at every saved state. `teacher` is a DINOv2 checkpoint folder that the class head learns
+    from, `compiled` compiles the network first, `save_seconds` is the time between saved states.
     """
 
     paths: Sequence[str]
@@ -174,25 +175,27 @@ class TrainingRun:
     def go(self) -> Generator[Progress, None, None]:
         """Train to the end; a caller that stops early calls `save`."""
         trainer = self._trainer
-        paced = trainer.recipe.steps != UNPACED_STEPS
-        began = saved = time.monotonic()
+        pace = self._start_pace()
+        known = trainer.recipe.steps != UNPACED_STEPS
+        saved = time.monotonic()
         psnr: list[float] = []
-        while not paced or trainer.step_number < trainer.recipe.steps:
+        while not known or trainer.step_number < trainer.recipe.steps:
             report = trainer.step()
             psnr += [] if report.psnr_db is None else [report.psnr_db]
-            done = trainer.step_number - self.first_step
-            if not paced and done == _UNTIMED_STEPS:
-                began = time.monotonic()
-            if not paced and done == _UNTIMED_STEPS + _PACE_STEPS:
-                paced = True
-                trainer.set_steps(self._fit_steps(time.monotonic() - began))
+            done, now = trainer.step_number - self.first_step, time.monotonic()
+            is_due = known and now - saved >= self._request.save_seconds
+            if pace and done == _UNTIMED_STEPS:
+                pace.mark(trainer.step_number, now)
+            if pace and (is_due or (not known and done == _UNTIMED_STEPS + _PACE_STEPS)):
+                trainer.set_steps(pace.fit(trainer.step_number, now))
+                known = True
             held_out_db = None
-            if paced and time.monotonic() - saved >= self._request.save_seconds:
-                held_out_db = self._check_point(report.number, psnr)
+            if is_due:
+                held_out_db = self._check_point(psnr, pace)
                 saved = time.monotonic()
-            yield Progress(report, trainer.recipe.steps if paced else None, held_out_db)
+            yield Progress(report, trainer.recipe.steps if known else None, held_out_db)
         if not trainer.curve or trainer.curve[-1]["step"] != trainer.step_number:
-            self._check_point(trainer.step_number - 1, psnr)
+            self._check_point(psnr, pace)
 
     def save(self) -> None:
         """Keep the state, to go on from here."""
@@ -247,19 +250,27 @@ class TrainingRun:
             )
         return teacher
 
-    def _fit_steps(self, seconds: float) -> int:
-        assert self._request.minutes is not None, "only a run of so many minutes is paced"
-        steps = round(self._request.minutes * 60 / seconds * _PACE_STEPS)
-        return max(self._trainer.step_number, steps)
+    def _start_pace(self) -> Pace | None:
+        """The pace of a run whose minutes are given; what it had of them before a stop counts."""
+        if self._request.minutes is None:
+            return None
+        spent = 0.0
+        if self._trainer.curve:
+            last = self._trainer.curve[-1]
+            spent = (
+                float(last.get("minutes") or 0) * 60 * self.first_step / float(last["step"] or 1)
+            )
+        return Pace(self.first_step, time.monotonic(), self._request.minutes * 60, spent)
 
-    def _check_point(self, number: int, psnr: list[float]) -> float:
+    def _check_point(self, psnr: list[float], pace: Pace | None) -> float:
         """Measure the averaged weights on what is held out, and save; gives the mean PSNR in dB."""
         model = build_model(self.model, self._trainer.average_state(), self._dtype)
         held_out_db = float(np.mean(measure_reconstruction(model, self._held)))
         trained_db = round(float(np.mean(psnr)), 3) if psnr else None
-        self._trainer.curve.append(
-            {"step": number + 1, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
-        )
+        point = {"step": self.steps, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
+        if pace:
+            point["minutes"] = round(pace.count_spent(time.monotonic()) / 60, 3)
+        self._trainer.curve.append(point)
         psnr.clear()
         self.save()
         return held_out_db

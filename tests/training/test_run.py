@@ -15,6 +15,7 @@ from dinac_cli.images.reading import read_image
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.run import TrainingRun, TrainRequest, check_out
+from dinac_cli.training.trainer import STATE_NAME, read_state_metadata
 
 from .conftest import TINY
 
@@ -121,6 +122,27 @@ def test_a_run_stopped_before_its_pace_is_known_finds_it_later(
     progress = list(again.go())
     assert (progress[0].steps, progress[-1].steps) == (None, 34)
     assert again.steps == 34
+
+
+def test_the_pace_is_found_anew_at_every_saved_state(
+    photo_paths: list[str], tmp_path: Path
+) -> None:
+    recipe = TrainRecipe(steps=UNPACED_STEPS, batch_size=1, crop=32, scales=(1.0,))
+    request = _request(photo_paths, tmp_path / "m", recipe=recipe, minutes=1000.0, save_seconds=0.0)
+    run = TrainingRun(request)
+    steps = run.go()
+    lengths = [next(steps).steps for _ in range(34)]
+    steps.close()
+    assert lengths[:29] == [None] * 29
+    assert None not in lengths[29:]
+    assert len(set(lengths[29:])) > 1
+    again = TrainingRun(request)
+    assert next(again.go()).steps != lengths[-1]  # fitted to the minutes that are left
+    again.save()
+    curve = json.loads(read_state_metadata(tmp_path / "m" / STATE_NAME)["curve"])
+    minutes = [point["minutes"] for point in curve]
+    assert minutes == sorted(minutes)
+    assert minutes[0] > 0
 
 
 def test_the_curve_outlives_a_stop(photo_paths: list[str], tmp_path: Path) -> None:
