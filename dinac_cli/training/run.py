@@ -206,7 +206,8 @@ class TrainingRun:
         out = self._request.out
         state = self._trainer.average_state()
         model = build_model(self.model, state, torch.float32)
-        sample = self._kept[:_STATISTICS_IMAGES]
+        # By hash, as what is held out: neighbours in a folder are alike.
+        sample = sorted(self._kept, key=lambda image: image.sha256)[:_STATISTICS_IMAGES]
         mean, variance = measure_whitening(model, map(_load, sample))
         state["latent_norm_running_mean"] = mean
         state["latent_norm_running_var"] = variance

@@ -19,7 +19,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _LEVELS_PER_UNIT = 127.5
 _PROBE = 0.25  # standard deviations that a latent is moved by to see what it does
-_MAX_SIDE = 512
+_MAX_SIDE = 1024
 
 
 def build_model(model: DinacAE, state: dict[str, Tensor], dtype: torch.dtype) -> DinacAE:
@@ -39,27 +39,35 @@ def build_model(model: DinacAE, state: dict[str, Tensor], dtype: torch.dtype) ->
 @torch.inference_mode()
 def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor, Tensor]:
     """Mean and variance float32 [C] of the posterior's mode over uint8 images [H, W, 3]."""
-    total = torch.zeros(model.config.bottleneck_dim, dtype=torch.float64)
-    squares, count = total.clone(), 0
-    for batch in _batches(model, images):
-        mode = model.encode_posterior(batch).mode().double().cpu()  # [1, C, h, w]
-        total += mode.sum(dim=(0, 2, 3))
-        squares += mode.square().sum(dim=(0, 2, 3))
-        count += mode[:, 0].numel()
-    mean = total / count
-    return mean.float(), (squares / count - mean.square()).clamp(min=0).float()
+    mean, variance = _measure_moments(
+        model.encode_posterior(batch).mode() for batch in _batches(model, images)
+    )
+    return mean.float(), variance.float()
 
 
 @torch.inference_mode()
 def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[float]]:
     """How white latents are: smallest and largest channel mean and standard deviation."""
-    latents = [model.encode(batch)[0].flatten(1).cpu() for batch in _batches(model, images)]
-    values = torch.cat(latents, dim=1)  # [C, N]
-    mean, std = values.mean(dim=1), values.std(dim=1, correction=0)
+    mean, variance = _measure_moments(model.encode(batch) for batch in _batches(model, images))
     return {
         name: [round(float(figure.min()), 3), round(float(figure.max()), 3)]
-        for name, figure in (("mean", mean), ("std", std))
+        for name, figure in (("mean", mean), ("std", variance.sqrt()))
     }
+
+
+def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance float64 [C] of latents [1, C, h, w], in which every image counts alike.
+
+    A brightness hardly varies within an image: the sample is of images, however large they are.
+    """
+    firsts, squares = [], []
+    for values in latents:
+        flat = values[0].flatten(1).double().cpu()
+        firsts.append(flat.mean(dim=1))
+        squares.append(flat.square().mean(dim=1))
+    mean = torch.stack(firsts).mean(dim=0)
+    variance = torch.stack(squares).mean(dim=0) - mean.square()
+    return mean, variance.clamp(min=0)
 
 
 @torch.inference_mode()
