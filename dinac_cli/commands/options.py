@@ -106,11 +106,11 @@ PrecisionOption = Annotated[
         metavar="P",
         callback=one_of("--precision", PRECISIONS),
         autocompletion=complete(PRECISIONS),
-        help="How latents are stored. Bits a pixel and dB lost (nano, photographs):\n\n"
-        "f32  12.0  0     q6  2.1  0.10\n\n"
-        "bf16  5.4  0     q5  1.8  0.20\n\n"
-        "q8    2.7  0.02  q4  1.4  0.49\n\n"
-        "q7    2.3  0.05  q3  1.2  0.97\n\n",
+        help="How latents are stored.\n\nBits a pixel and dB lost (nano, photographs):\n\n"
+        "f32  14.5  0     q6  2.4  0.10\n\n"
+        "bf16  5.3  0     q5  2.2  0.20\n\n"
+        "q8    3.0  0.02  q4  1.8  0.50\n\n"
+        "q7    2.7  0.05  q3  1.5  0.99\n\n",
     ),
 ]
 Model = Annotated[
