@@ -16,6 +16,7 @@ from dinac_cli.images.reading import read_image
 from dinac_cli.images.samples import draw_samples
 from dinac_cli.metrics import measure_psnr
 from dinac_cli.model.config import DinacAEInferenceConfig
+from dinac_cli.model.registry import NANO, NANO_REVISION, resolve_model
 
 EVAL_FOLDER = Path(__file__).parents[2] / "shared/images/eval"
 WEIGHTS = Path(dinac_cli.__file__).parent / "weights/nano"
@@ -24,6 +25,16 @@ WEIGHTS = Path(dinac_cli.__file__).parent / "weights/nano"
 @pytest.fixture(scope="module")
 def nano() -> DinacAE:
     return DinacAE.from_pretrained("nano")
+
+
+def test_other_weights_have_another_revision() -> None:
+    """Whoever ships new weights raises the revision, and says so here."""
+    identity = resolve_model(NANO).identify()
+    assert (NANO_REVISION, identity.latent_space, identity.weights) == (
+        "3",
+        "3f54e46c58a65789",
+        "5b572fe73ab091d8",
+    )
 
 
 def test_size_and_interface(nano: DinacAE) -> None:

@@ -18,6 +18,7 @@ from dinac_cli.model import registry
 from dinac_cli.model.registry import (
     HUB_ALIASES,
     NANO,
+    NANO_REVISION,
     ResolvedModel,
     choose_default,
     find_cached,
@@ -84,8 +85,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 class TestLocal:
     def test_embedded_model(self, hub: Hub) -> None:
         nano = resolve_model("nano")
-        assert (nano.label, nano.revision) == ("nano", "2")
-        assert resolve_model("nano", "2") == nano
+        assert (nano.label, nano.revision) == ("nano", NANO_REVISION)
+        assert resolve_model("nano", NANO_REVISION) == nano
         assert nano.read_config().bottleneck_dim == 128
         assert "latent_sensitivity" in nano.read_settings()
         assert hub.calls == []
@@ -128,7 +129,7 @@ class TestLocal:
         monkeypatch.chdir(tmp_path)
         hub.cached[D2] = hub.make_snapshot()
         assert resolve_model("d2").label == D2
-        assert resolve_model("nano").revision == "2"
+        assert resolve_model("nano").revision == NANO_REVISION
 
     @pytest.mark.parametrize(
         "source", ["", "d3", "a/b/c", "../gone", "/gone/model", "owner/", "owner/model.safetensors"]
