@@ -121,6 +121,7 @@ class _ImageCache:
         self._images: OrderedDict[tuple[str, float], Pixels] = OrderedDict()
 
     def load(self, path: str, scale: float) -> Pixels:
+        """An image uint8 [H, W, 3] shrunk by `scale`, from memory or from its file."""
         key = (path, scale)
         if key in self._images:
             self._images.move_to_end(key)

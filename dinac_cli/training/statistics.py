@@ -60,12 +60,12 @@ def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
     A brightness hardly varies within an image: the sample is of images, however large they are.
     """
-    firsts, squares = [], []
+    means, squares = [], []
     for values in latents:
         flat = values[0].flatten(1).double().cpu()
-        firsts.append(flat.mean(dim=1))
+        means.append(flat.mean(dim=1))
         squares.append(flat.square().mean(dim=1))
-    mean = torch.stack(firsts).mean(dim=0)
+    mean = torch.stack(means).mean(dim=0)
     variance = torch.stack(squares).mean(dim=0) - mean.square()
     return mean, variance.clamp(min=0)
 
