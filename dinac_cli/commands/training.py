@@ -107,8 +107,9 @@ def report_training(request: TrainRequest, console: Console) -> int:
             console.say("dinac: stopped before the end; run the same command again to go on")
             return stop.exit_code
         values = run.finish()
+    images = "1 image" if run.count == 1 else f"{run.count} images"
     console.print_result(
-        f"{run.steps} steps on {run.count} images; {np.mean(values):.2f} dB on "
-        f"{len(values)} held out; try it with --model {request.out}"
+        f"{run.steps} steps on {images}; {np.mean(values):.2f} dB on {len(values)} held out; "
+        f"try it with --model {request.out}"
     )
     return 0

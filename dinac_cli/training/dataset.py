@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +14,26 @@ from PIL import Image
 from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.files.content import read_content
 from dinac_cli.images.reading import read_image
+from dinac_cli.training.split import choose_representatives, measure_features
 
 Pixels = npt.NDArray[np.uint8]
 
 CACHE_BYTES = 2 * 2**30
-_HELD_OUT_EVERY = 20
+_HELD_OUT_EVERY = 8
+_HELD_OUT_MOST = 64
 
 
 @dataclass(frozen=True)
 class TrainImage:
-    """One image that can be trained on: its path, size in pixels, and the hash of its file."""
+    """One image that can be trained on: its path, size in pixels, the hash of its file, and how
+    it looks, as `measure_features` has it.
+    """
 
     path: str
     height: int
     width: int
     sha256: str
+    features: tuple[float, ...] = field(repr=False)
 
 
 def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], list[str]]:
@@ -40,24 +45,41 @@ def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], li
     for path in paths:
         try:
             content = read_content(path)
-            height, width, _ = read_image(content.data).pixels.shape
+            pixels = read_image(content.data).pixels
         except DinacError as exc:
             left_out.append(f"{path}: {exc}")
             continue
+        height, width, _ = pixels.shape
         if min(height, width) < crop:
             left_out.append(f"{path}: {width}x{height} is smaller than a crop of {crop}")
             continue
-        images.append(TrainImage(path, height, width, content.sha256))
+        features = tuple(measure_features(pixels).tolist())
+        images.append(TrainImage(path, height, width, content.sha256, features))
     if not images:
         raise UsageError(f"no image of at least {crop} pixels a side to train on")
     return images, left_out
 
 
 def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[TrainImage]]:
-    """Split into images to train on and to watch progress by: one in twenty, chosen by hash."""
-    held = [image for image in images if int(image.sha256[:8], 16) % _HELD_OUT_EVERY == 0]
-    kept = [image for image in images if image not in held]
-    return (kept, held) if kept and held else (list(images), list(images[:1]))
+    """Split into images to train on and to watch progress by: one in eight, at most 64.
+
+    Those held out stand for the whole (`training/split.py`) and depend on what the files hold
+    alone; two files with the same content are on the same side. One content is on both.
+    """
+    ordered = sorted({image.sha256: image for image in images}.values(), key=_by_content)
+    if len(ordered) == 1:
+        return list(images), list(images[:1])
+    count = min(max(1, len(ordered) // _HELD_OUT_EVERY), _HELD_OUT_MOST)
+    features = np.array([image.features for image in ordered], np.float32)
+    chosen = {ordered[index].sha256 for index in choose_representatives(features, count)}
+    return (
+        [image for image in images if image.sha256 not in chosen],
+        [image for image in images if image.sha256 in chosen],
+    )
+
+
+def _by_content(image: TrainImage) -> str:
+    return image.sha256
 
 
 def hash_images(images: Iterable[TrainImage]) -> str:

@@ -206,7 +206,7 @@ class TrainingRun:
         out = self._request.out
         state = self._trainer.average_state()
         model = build_model(self.model, state, torch.float32)
-        # By hash, as what is held out: neighbours in a folder are alike.
+        # By hash: neighbours in a folder are alike.
         sample = sorted(self._kept, key=lambda image: image.sha256)[:_STATISTICS_IMAGES]
         mean, variance = measure_whitening(model, map(_load, sample))
         state["latent_norm_running_mean"] = mean
@@ -285,6 +285,7 @@ class TrainingRun:
             "compute": f"{self._device.type}/{'bf16' if self._dtype == torch.bfloat16 else 'f32'}",
             "images": len(self._kept),
             "images_left_out": len(self.left_out),
+            "images_held_out": len(self._held_out),
             "held_out_db": round(float(np.mean(values)), 3),
             "held_out_latents": spread,
             "curve": self._trainer.curve,

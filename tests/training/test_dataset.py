@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,23 +43,57 @@ def test_survey_refuses_a_set_without_large_images(photo_paths: list[str]) -> No
         survey_images(photo_paths, crop=4096)
 
 
+def _make_images(count: int) -> list[TrainImage]:
+    """Images of random looks, as a survey describes them."""
+    rng = np.random.default_rng(7)
+    return [
+        TrainImage(f"{i}.png", 64, 64, hashlib.sha256(bytes([i])).hexdigest(), tuple(features))
+        for i, features in enumerate(rng.lognormal(size=(count, 6)).tolist())
+    ]
+
+
 def test_held_out_images_are_not_trained_on() -> None:
-    hashes = [hashlib.sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(400)]
-    images = [TrainImage(f"{i}.png", 64, 64, digest) for i, digest in enumerate(hashes)]
+    images = _make_images(200)
     kept, held = hold_out(images)
-    assert len(kept) + len(held) == 400
+    assert len(held) == 25
+    assert len(kept) == 175
     assert not {image.path for image in kept} & {image.path for image in held}
-    assert 5 <= len(held) <= 60
     assert hold_out(images) == (kept, held)
 
 
+def test_what_is_held_out_does_not_depend_on_the_order() -> None:
+    images = _make_images(40)
+    assert {image.path for image in hold_out(images)[1]} == {
+        image.path for image in hold_out(images[::-1])[1]
+    }
+
+
+def test_copies_of_a_file_are_held_out_together() -> None:
+    images = _make_images(40)
+    _, held = hold_out(images)
+    copy = replace(held[0], path="copy.png")
+    kept, held_again = hold_out([*images, copy])
+    assert {image.path for image in held_again} == {image.path for image in [*held, copy]}
+    assert not {image.sha256 for image in kept} & {image.sha256 for image in held_again}
+
+
+def test_at_least_one_image_is_held_out_and_at_most_64() -> None:
+    assert len(hold_out(_make_images(2))[1]) == 1
+    many = [
+        replace(image, sha256=hashlib.sha256(image.sha256.encode() + bytes([turn])).hexdigest())
+        for turn in range(3)
+        for image in _make_images(256)
+    ]
+    assert len(hold_out(many)[1]) == 64
+
+
 def test_one_image_is_both_trained_on_and_watched() -> None:
-    only = TrainImage("a.png", 64, 64, "1" * 64)
+    only = TrainImage("a.png", 64, 64, "1" * 64, (0.0,))
     assert hold_out([only]) == ([only], [only])
 
 
 def test_the_data_hash_depends_on_every_image() -> None:
-    images = [TrainImage("a.png", 64, 64, digit * 64) for digit in "123"]
+    images = [TrainImage("a.png", 64, 64, digit * 64, (0.0,)) for digit in "123"]
     assert hash_images(images) != hash_images(images[:2])
     assert len(hash_images(images)) == 64
 
