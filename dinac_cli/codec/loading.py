@@ -72,6 +72,7 @@ class ModelHandle:
     def engine(self) -> Engine:
         """The loaded model. Raises ModelError, DeviceError."""
         from dinac_cli.codec.engine import Engine
+        from dinac_cli.model.acceleration import accelerate
         from dinac_cli.model.autoencoder import DinacAE
         from dinac_cli.model.device import resolve_device, resolve_dtype
 
@@ -80,4 +81,4 @@ class ModelHandle:
         model = DinacAE.from_pretrained(
             self.resolved.path, device=device, dtype=dtype, parts=(self.part,)
         )
-        return Engine(model)
+        return Engine(accelerate(model))

@@ -109,16 +109,18 @@ class DinacAE(nn.Module):
         self._demand_size(latents, height, width)
         schedule = CosineSchedule(self.config.logsnr_min, self.config.logsnr_max)
         times = space_times(settings.num_steps, settings.schedule, settings.strength)
-        noise = draw_noise(len(latents), height, width, settings.seed).to(self.device)
-        x = schedule.sigma(times[0]) * self.config.pixel_noise_std * noise
+        sigma = float(schedule.sigma(times[0]))
+        x, embedded = self._draw_start(len(latents), height, width, settings.seed, sigma)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             t = t[None].to(self.device)  # one time for all images
-            x0 = self.decoder(x_t, t, latents_raw)
+            begun = self.decoder.begin(
+                embedded if x_t is x else self.decoder.embed(x_t), t, latents_raw
+            )
+            x0 = self.decoder.finish(begun)
             if not settings.pdg:
                 return x0
-            x0_dropped = self.decoder(x_t, t, latents_raw, drop_middle=True)
-            return guide(x0, x0_dropped, settings.pdg_strength)
+            return guide(x0, self.decoder.finish(begun, drop_middle=True), settings.pdg_strength)
 
         return SAMPLERS[settings.sampler](denoise, x, times, schedule)
 
@@ -157,6 +159,17 @@ class DinacAE(nn.Module):
             if hasattr(self, module)
         }
         return {**counts, "total": sum(counts.values())}
+
+    def _draw_start(
+        self, batch: int, height: int, width: int, seed: int | None, sigma: float
+    ) -> tuple[Tensor, Tensor]:
+        """The noise [B, 3, height, width] that decoding starts from, and the decoder's view of it.
+
+        With a seed the view is of one image: all begin alike.
+        """
+        noise = draw_noise(batch, height, width, seed).to(self.device)
+        x = sigma * self.config.pixel_noise_std * noise
+        return x, self.decoder.embed(x if seed is None else x[:1])
 
     def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         channels = self.config.bottleneck_dim

@@ -6,6 +6,7 @@ Between the patch embedding and the pixels everything is channels-last: [B, h, w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,13 @@ LONGEST_WAVE = 10_000.0
 
 Modulation = tuple[Tensor, Tensor]
 """Scale and gate of one block, float32 [B or 1, 1, 1, D]."""
+
+
+class Begun(NamedTuple):
+    """What guided and unguided estimates share: the start blocks' result, all modulations."""
+
+    start: Tensor  # [B, h, w, D], float32
+    modulations: list[Modulation]
 
 
 class TimeEmbed(nn.Module):
@@ -160,11 +168,26 @@ class Decoder(nn.Module):
         modulations are computed once; `latents_raw` is [B, C, h, w], not whitened. With
         `drop_middle` the middle blocks are left out (path-drop).
         """
-        modulations = self.modulate(t)
-        first, last = len(self.start_blocks), len(modulations) - len(self.end_blocks)
+        return self.finish(self.begin(self.embed(x_t), t, latents_raw), drop_middle)
+
+    def embed(self, x_t: Tensor) -> Tensor:
+        """The patches of a noisy image as vectors [B, h, w, D]: all that `begin` sees of it."""
+        return self.patchify(x_t)
+
+    def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
+        """Go through the start blocks; `embedded` may be of one image for all of the batch."""
+        modulations = modulate(self.time_embed, self.adaln_base, self.adaln_deltas, t)
         latents = self.latent_up(latents_raw.permute(0, 2, 3, 1))  # [B, h, w, D]
-        x = self.fuse_in(torch.cat((self.patchify(x_t), latents), dim=-1)).float()
-        start = _run_blocks(self.start_blocks, x, modulations[:first])
+        embedded = embedded.expand_as(latents)
+        x = self.fuse_in(torch.cat((embedded, latents), dim=-1)).float()
+        return Begun(
+            _run_blocks(self.start_blocks, x, modulations[: len(self.start_blocks)]), modulations
+        )
+
+    def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
+        """Go through the middle and end blocks: the estimate of x0 [B, 3, H, W], float32."""
+        start, modulations = begun
+        first, last = len(self.start_blocks), len(modulations) - len(self.end_blocks)
         if drop_middle:
             middle = self.path_drop_mask_feature.flatten().expand_as(start)
         else:
@@ -173,11 +196,14 @@ class Decoder(nn.Module):
         x = _run_blocks(self.end_blocks, x, modulations[last:])
         return unpatchify(self.out_proj(x), self.patch_size).float()
 
-    def modulate(self, t: Tensor) -> list[Modulation]:
-        """Return scale and gate of each block, numbered through start, middle and end."""
-        s = F.silu(self.time_embed(t))  # [B, D]
-        base = self.adaln_base(s).float()
-        return [_split_modulation(base + delta(s).float()) for delta in self.adaln_deltas]
+
+def modulate(
+    time_embed: TimeEmbed, base: AdaLNBase, deltas: nn.ModuleList, t: Tensor
+) -> list[Modulation]:
+    """Return scale and gate of each block at times [B], numbered through start, middle and end."""
+    s = F.silu(time_embed(t))  # [B, D]
+    shared = base(s).float()
+    return [_split_modulation(shared + delta(s).float()) for delta in deltas]
 
 
 def _make_blocks(config: DinacAEConfig, count: int) -> nn.ModuleList:

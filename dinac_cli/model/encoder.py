@@ -35,6 +35,6 @@ class Encoder(nn.Module):
         tokens = grid.flatten(1, 2)  # [B, N, D]
         for block in self.blocks:
             tokens = block(tokens, rotation)
-        moments = self.to_bottleneck(tokens.unflatten(1, (height, width)))  # [B, h, w, 2C]
+        moments = self.to_bottleneck(tokens.reshape(grid.shape))  # [B, h, w, 2C]
         mean, logsnr = moments.float().permute(0, 3, 1, 2).chunk(2, dim=1)
         return Posterior(mean.contiguous(), logsnr.contiguous())

@@ -92,6 +92,8 @@ class RMSNorm(nn.Module):
 class PatchEmbed(nn.Module):
     """The patches of images [B, 3, H, W] as vectors [B, h, w, D]."""
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, in_channels: int, dim: int, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size

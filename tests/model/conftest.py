@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dinac_cli.model.acceleration import accelerate
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.config import DinacAEConfig, DinacAEInferenceConfig, from_json
 
@@ -66,6 +67,15 @@ def pair() -> Golden:
 @pytest.fixture(scope="session")
 def goldens(tiny: Golden, pair: Golden) -> list[Golden]:
     return [tiny, pair]
+
+
+@pytest.fixture(scope="session")
+def fast_goldens(goldens: list[Golden]) -> list[Golden]:
+    """The same, with the networks that the commands compute with."""
+    return [
+        replace(golden, float32=accelerate(golden.float32), bfloat16=accelerate(golden.bfloat16))
+        for golden in goldens
+    ]
 
 
 @pytest.fixture(scope="session")

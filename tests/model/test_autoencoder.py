@@ -7,6 +7,7 @@ import torch
 
 from dinac_cli import DinacAE, DinacAEInferenceConfig
 from dinac_cli.errors import UsageError
+from dinac_cli.model.decoder import modulate
 
 from .conftest import Golden
 
@@ -148,6 +149,7 @@ def test_every_parameter_learns(tiny: Golden) -> None:
 
 def test_a_new_networks_decoder_blocks_are_closed(tiny: Golden) -> None:
     decoder = DinacAE(tiny.config, parts={"decoder"}).decoder
-    for scale, gate in decoder.modulate(torch.tensor([0.3])):
+    parts = (decoder.time_embed, decoder.adaln_base, decoder.adaln_deltas)
+    for scale, gate in modulate(*parts, torch.tensor([0.3])):
         assert not scale.any()
         assert not gate.any()
