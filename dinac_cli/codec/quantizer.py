@@ -20,7 +20,7 @@ QUANTIZED = ("q8", "q7", "q6", "q5", "q4", "q3")
 SENSITIVITY_KEY = "latent_sensitivity"
 """Key of a checkpoint's `config.json`: a list of C positive numbers."""
 
-_PICTURE_STEPS = {"q8": 0.09, "q7": 0.135, "q6": 0.188, "q5": 0.27, "q4": 0.455, "q3": 0.7}
+_PICTURE_STEPS = {"q8": 0.086, "q7": 0.135, "q6": 0.188, "q5": 0.27, "q4": 0.455, "q3": 0.7}
 _PLAIN_STEPS = {"q8": 1 / 32, "q7": 1 / 16, "q6": 1 / 8, "q5": 1 / 4, "q4": 1 / 2, "q3": 1.0}
 
 

@@ -109,8 +109,8 @@ PrecisionOption = Annotated[
         help="How latents are stored.\n\nBits a pixel and dB lost (nano, photographs):\n\n"
         "f32  14.5  0     q6  2.4  0.10\n\n"
         "bf16  5.3  0     q5  2.2  0.20\n\n"
-        "q8    3.0  0.02  q4  1.8  0.50\n\n"
-        "q7    2.7  0.05  q3  1.5  0.99\n\n",
+        "q8    3.0  0.02  q4  1.8  0.48\n\n"
+        "q7    2.7  0.05  q3  1.5  0.98\n\n",
     ),
 ]
 Model = Annotated[

@@ -19,7 +19,7 @@ from dinac_cli.model.identity import ModelIdentity, read_identity
 from dinac_cli.model.source import locate_checkpoint, read_config, read_settings
 
 NANO = "nano"
-NANO_REVISION = "3"
+NANO_REVISION = "4"
 AUTO = "auto"
 HUB_ALIASES = {
     "d2": "data-archetype/dinac_ae_d2",
