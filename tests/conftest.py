@@ -10,6 +10,10 @@ import tempfile
 # Torch's waiting threads would spin, which on a machine with other work is very slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Triton's kernels run on the processor, interpreted; must be known before Triton is imported. On a
+# GPU machine set it to 0, and they are compiled.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Nothing comes from or goes to the caches of whoever runs the tests, and nothing from the network.
 _CACHES = tempfile.mkdtemp(prefix="dinac-tests-")
 atexit.register(shutil.rmtree, _CACHES, ignore_errors=True)

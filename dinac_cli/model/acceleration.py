@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.fast_decoder import FastDecoder
 from dinac_cli.model.fast_encoder import FastEncoder
+from dinac_cli.model.operations import Operations, choose_operations
 
 START_BYTES = 256 * 2**20
 """What the noises that are kept, with the decoder's view of them, may take."""
@@ -22,14 +23,14 @@ class FastDinacAE(DinacAE):
     saved. Seeded noise is kept for the sizes used last.
     """
 
-    def __init__(self, plain: DinacAE) -> None:
+    def __init__(self, plain: DinacAE, operations: Operations) -> None:
         nn.Module.__init__(self)
         self.config = plain.config
         self._matrix_dtype = plain.dtype
         if hasattr(plain, "encoder"):
-            self.encoder = FastEncoder(plain.encoder)  # type: ignore[assignment]
+            self.encoder = FastEncoder(plain.encoder, operations)  # type: ignore[assignment]
         if hasattr(plain, "decoder"):
-            self.decoder = FastDecoder(plain.decoder)  # type: ignore[assignment]
+            self.decoder = FastDecoder(plain.decoder, operations)  # type: ignore[assignment]
         if hasattr(plain, "dino_token_alignment_head"):
             self.dino_token_alignment_head = plain.dino_token_alignment_head
         self.register_buffer("latent_norm_running_mean", plain.latent_norm_running_mean)
@@ -66,12 +67,15 @@ class FastDinacAE(DinacAE):
             self._start_bytes -= _count_bytes(self._starts.popitem(last=False)[1])
 
 
-def accelerate(model: DinacAE) -> DinacAE:
+def accelerate(model: DinacAE, operations: Operations | None = None) -> DinacAE:
     """The fast form of a network that is ready for inference; the plain one need not be kept.
 
-    Where it has none (Metal lacks the complex numbers that turn queries and keys), the network.
+    It computes with `operations`, by default those that suit the device. Where there is no fast
+    form (Metal lacks the complex numbers that turn queries and keys), the network itself.
     """
-    return model if model.device.type == "mps" else FastDinacAE(model)
+    if model.device.type == "mps":
+        return model
+    return FastDinacAE(model, operations or choose_operations(model.device))
 
 
 def _count_bytes(tensors: tuple[Tensor, ...]) -> int:

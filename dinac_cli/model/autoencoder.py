@@ -113,10 +113,8 @@ class DinacAE(nn.Module):
         x, embedded = self._draw_start(len(latents), height, width, settings.seed, sigma)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            t = t[None].to(self.device)  # one time for all images
-            begun = self.decoder.begin(
-                embedded if x_t is x else self.decoder.embed(x_t), t, latents_raw
-            )
+            seen = embedded if x_t is x else self.decoder.embed(x_t)
+            begun = self.decoder.begin(seen, t[None], latents_raw)  # one time for all images
             x0 = self.decoder.finish(begun)
             if not settings.pdg:
                 return x0

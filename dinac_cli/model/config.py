@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from dinac_cli.errors import ModelError, UsageError
@@ -140,6 +140,11 @@ class DinacAEConfig:
         """The sizes of the class head, or None where the network has none."""
         sizes = [getattr(self, key) for key in CLASS_HEAD_SIZES]
         return None if sizes[0] is None else ClassHeadConfig(*sizes)
+
+    def without_class_head(self) -> DinacAEConfig:
+        """The same network but for its class head."""
+        nothing: dict[str, Any] = dict.fromkeys(CLASS_HEAD_SIZES)
+        return replace(self, **nothing)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class TimeEmbed(nn.Module):
         self.proj_out = Linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = (TIME_SCALE * t.float())[:, None] * self.freqs  # [B, 128]
+        t = t.to(self.freqs.device, torch.float32)
+        angles = (TIME_SCALE * t)[:, None] * self.freqs  # [B, 128]
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
         return self.proj_out(F.silu(self.proj_in(waves)))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dinac_cli.model.decoder import Begun, Decoder, FCDMBlock, Modulation, modulate
-from dinac_cli.model.fast_layers import FastLinear, scale_to_unit
-from dinac_cli.model.layers import NORM_EPS, patchify, unpatchify
+from dinac_cli.model.fast_layers import FastLinear
+from dinac_cli.model.layers import patchify, unpatchify
+from dinac_cli.model.operations import Operations
 
 _TIMES_KEPT = 64
 
@@ -15,9 +15,13 @@ _TIMES_KEPT = 64
 class FastConvBlock:
     """`decoder.FCDMBlock` on a float32 stream [B, h, w, D]."""
 
-    def __init__(self, plain: FCDMBlock) -> None:
-        self._conv = plain.dwconv
-        self._widen = FastLinear(plain.pwconv1.weight, plain.pwconv1.bias, gelu=True)
+    def __init__(self, plain: FCDMBlock, operations: Operations) -> None:
+        self._operations = operations
+        conv = plain.dwconv
+        assert conv.bias is not None
+        self._filters, self._filter_bias = conv.weight.detach(), conv.bias.detach()
+        in_linear = not operations.gelu_in_response
+        self._widen = FastLinear(plain.pwconv1.weight, plain.pwconv1.bias, gelu=in_linear)
         self._gamma = plain.grn.gamma.detach().flatten()
         # GRN's beta goes through a linear map alone: it is a part of that one's bias.
         assert plain.pwconv2.bias is not None
@@ -27,20 +31,18 @@ class FastConvBlock:
         self._shift = bias.float() + shift
 
     def __call__(self, x: Tensor, modulation: Modulation) -> Tensor:
-        scale, gate = modulation
-        u = x.to(self._conv.weight.dtype).permute(0, 3, 1, 2)
-        u = self._conv(u).permute(0, 2, 3, 1).float()  # [B, h, w, D]
-        u = self._widen((u * scale_to_unit(u)).mul_(1 + scale))  # [B, h, w, 4D]
-        norm = u.square().sum(dim=(1, 2), keepdim=True, dtype=torch.float32).sqrt_()
-        relative = norm / (norm.mean(dim=-1, keepdim=True) + NORM_EPS)  # [B, 1, 1, 4D]
-        u = u.mul_((1 + self._gamma * relative).to(u.dtype))
-        return torch.addcmul(x, gate, self._narrow(u).float().add_(self._shift))
+        """The stream after the block; `modulation` is 1 + scale, and gate, both [D]."""
+        factor, gate = modulation
+        u = self._operations.convolve(x, self._filters, self._filter_bias)
+        u = self._operations.normalize(u, factor, u.dtype)
+        u = self._operations.normalize_response(self._widen(u), self._gamma)  # [B, h, w, 4D]
+        return self._operations.add_gated(x, gate, self._narrow(u), self._shift)
 
 
 class FastDecoder(nn.Module):
     """Computes what `plain` does and takes its weights over; for inference alone."""
 
-    def __init__(self, plain: Decoder) -> None:
+    def __init__(self, plain: Decoder, operations: Operations) -> None:
         super().__init__()
         dim = plain.fuse_in.out_channels
         self._time = (plain.time_embed, plain.adaln_base, plain.adaln_deltas)
@@ -55,7 +57,7 @@ class FastDecoder(nn.Module):
         self._fuse_latents = FastLinear((of_latents @ up.float()).to(fuse.dtype))
         self._fuse_bias = plain.fuse_in.bias.detach().float() + of_latents @ up_bias.float()
         self._start, self._middle, self._end = (
-            [FastConvBlock(block) for block in blocks if isinstance(block, FCDMBlock)]
+            [FastConvBlock(block, operations) for block in blocks if isinstance(block, FCDMBlock)]
             for blocks in (plain.start_blocks, plain.middle_blocks, plain.end_blocks)
         )
         skip = plain.fuse_skip.weight.detach().flatten(1)
@@ -100,5 +102,8 @@ class FastDecoder(nn.Module):
         if time not in self._modulations:
             while len(self._modulations) >= _TIMES_KEPT:
                 del self._modulations[next(iter(self._modulations))]
-            self._modulations[time] = modulate(*self._time, t)
+            self._modulations[time] = [
+                (1 + scale.flatten(), gate.flatten().contiguous())
+                for scale, gate in modulate(*self._time, t)
+            ]
         return self._modulations[time]

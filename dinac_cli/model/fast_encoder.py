@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinac_cli.model.encoder import Encoder
-from dinac_cli.model.fast_layers import FastLinear, add_normalized, normalize, scale_to_unit
+from dinac_cli.model.fast_layers import FastLinear
 from dinac_cli.model.layers import SelfAttention, TransformerBlock, patchify
+from dinac_cli.model.operations import Operations
 from dinac_cli.model.posterior import Posterior
 from dinac_cli.model.rope import AxialRope2d
 
@@ -16,9 +17,10 @@ _GRIDS_KEPT = 8
 
 
 class FastAttention:
-    """`layers.SelfAttention`: norms and rotation of queries and keys at once, in place."""
+    """`layers.SelfAttention`: norms and rotation of queries and keys at once."""
 
-    def __init__(self, plain: SelfAttention) -> None:
+    def __init__(self, plain: SelfAttention, operations: Operations) -> None:
+        self._operations = operations
         self._head_dim = plain.head_dim
         self._qkv = FastLinear(plain.qkv.weight)
         self._proj_out = FastLinear(plain.proj_out.weight)
@@ -30,58 +32,76 @@ class FastAttention:
     def __call__(self, x: Tensor, rotation: Tensor) -> Tensor:
         """Attend among tokens [B, N, D]; `rotation` is complex [N, 1, d/2]."""
         qkv = self._qkv(x).reshape(*x.shape[:2], -1, self._head_dim)  # [B, N, 3·heads, d]
-        count = len(self._norm)
-        qk = qkv[:, :, :count].float()  # [B, N, 2·heads, d]
-        scale = scale_to_unit(qk)
-        pairs = qk.mul_(self._norm).view(*qk.shape[:-1], -1, 2)
-        torch.view_as_complex(pairs).mul_(rotation)
-        heads = qk.mul_(scale).to(qkv.dtype)
-        q, k = (part.transpose(1, 2) for part in heads.chunk(2, dim=2))  # [B, heads, N, d]
-        v = qkv[:, :, count:].transpose(1, 2)
+        parts = self._operations.rotate_heads(qkv, self._norm, rotation)
+        q, k, v = (part.transpose(1, 2) for part in parts)  # [B, heads, N, d]
         attended = F.scaled_dot_product_attention(q, k, v)
         return self._proj_out(attended.transpose(1, 2).flatten(2))
 
 
 class FastBlock:
-    """`layers.TransformerBlock` on a float32 stream [B, N, D], which it changes."""
+    """`layers.TransformerBlock`; a norm is computed together with the sum before it."""
 
-    def __init__(self, plain: TransformerBlock) -> None:
+    def __init__(self, plain: TransformerBlock, operations: Operations) -> None:
+        self._operations = operations
         norms = (plain.attn_norm1, plain.attn_norm2, plain.mlp_norm1, plain.mlp_norm2)
-        self._norms = [norm._impl.weight.detach() for norm in norms]
-        self._attention = FastAttention(plain.attn_core)
+        self.first_norm, *self._norms = (norm._impl.weight.detach() for norm in norms)
+        self._attention = FastAttention(plain.attn_core, operations)
         self._up = FastLinear(plain.mlp.up.weight, gelu=True)
         self._down = FastLinear(plain.mlp.down.weight)
 
-    def __call__(self, x: Tensor, rotation: Tensor) -> Tensor:
-        before, after, mlp_before, mlp_after = self._norms
-        x = add_normalized(x, self._attention(normalize(x, before), rotation), after)
-        return add_normalized(x, self._down(self._up(normalize(x, mlp_before))), mlp_after)
+    def __call__(
+        self, x: Tensor, normalized: Tensor, rotation: Tensor, following: Tensor | None
+    ) -> Tensor | None:
+        """Change the float32 stream `x` [B, N, D], given what the first norm makes of it.
+
+        Returns what the norm that follows the block makes of the result, if there is one.
+        """
+        after, mlp_before, mlp_after = self._norms
+        attended = self._attention(normalized, rotation)
+        y = self._operations.add_normalized(x, attended, after, mlp_before)
+        assert y is not None
+        return self._operations.add_normalized(x, self._down(self._up(y)), mlp_after, following)
 
 
 class FastEncoder(nn.Module):
     """Computes what `plain` does and takes its weights over; for inference alone."""
 
-    def __init__(self, plain: Encoder) -> None:
+    def __init__(self, plain: Encoder, operations: Operations) -> None:
         super().__init__()
+        self._operations = operations
         self._patch_size = plain.patchify.patch_size
         self._patches = FastLinear(plain.patchify.proj.weight, plain.patchify.proj.bias)
         self._blocks = [
-            FastBlock(block) for block in plain.blocks if isinstance(block, TransformerBlock)
+            FastBlock(block, operations)
+            for block in plain.blocks
+            if isinstance(block, TransformerBlock)
         ]
         self._moments = FastLinear(plain.to_bottleneck.weight, plain.to_bottleneck.bias)
         self._rope: AxialRope2d = plain.rope
         self._rotations: dict[tuple[int, int], Tensor] = {}
 
     def forward(self, images: Tensor) -> Posterior:
-        grid = self._patches(patchify(images, self._patch_size)).float()  # [B, h, w, D]
-        height, width = grid.shape[1:3]
-        rotation = self._rotate(height, width)
-        tokens = grid.flatten(1, 2)  # [B, N, D]
-        for block in self._blocks:
-            tokens = block(tokens, rotation)
+        """The posterior [B, C, h, w] of images [B, 3, H, W] in [-1, 1]."""
+        embedded = self._patches(patchify(images, self._patch_size))  # [B, h, w, D]
+        height, width = embedded.shape[1:3]
+        tokens = self._run_blocks(embedded.float().flatten(1, 2), self._rotate(height, width))
         moments = self._moments(tokens).reshape(len(tokens), height, width, -1)  # [B, h, w, 2C]
         mean, logsnr = moments.float().permute(0, 3, 1, 2).chunk(2, dim=1)
         return Posterior(mean.contiguous(), logsnr.contiguous())
+
+    def list_constants(self) -> list[Tensor]:
+        """What is kept from one call to the next beside the weights."""
+        return list(self._rotations.values())
+
+    def _run_blocks(self, x: Tensor, rotation: Tensor) -> Tensor:
+        """Take the float32 stream `x` [B, N, D] through all blocks, in place."""
+        dtype = self._patches.weight.dtype
+        y: Tensor | None = self._operations.normalize(x, self._blocks[0].first_norm, dtype)
+        followings = [*(block.first_norm for block in self._blocks[1:]), None]
+        for block, following in zip(self._blocks, followings, strict=True):
+            assert y is not None
+            y = block(x, y, rotation, following)
+        return x
 
     def _rotate(self, height: int, width: int) -> Tensor:
         """The rotation of a grid's tokens as complex numbers [N, 1, d/2], kept for a few grids."""

@@ -1,16 +1,10 @@
-"""What the fast encoder and decoder are made of: the plain layers' arithmetic in fewer passes.
-
-The plain layers (`layers`, `encoder`, `decoder`) are the reference. Here weights are laid out once
-for the processor, statistics are one pass over an activation, and what follows works in place.
-"""
+"""The matrix products of the fast network, with weights laid out once for the processor."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from dinac_cli.model.layers import NORM_EPS
 
 
 class FastLinear:
@@ -37,7 +31,7 @@ class FastLinear:
             )
             return packed
         y = F.linear(x, self.weight, self.bias)
-        return F.gelu(y) if self._gelu else y
+        return torch.ops.aten.gelu_(y) if self._gelu else y
 
 
 def _can_pack(weight: Tensor) -> bool:
@@ -48,20 +42,3 @@ def _can_pack(weight: Tensor) -> bool:
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
-
-
-def scale_to_unit(x: Tensor) -> Tensor:
-    """What brings the last dim of float32 `x` to a root mean square of 1, [..., 1]."""
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
-
-
-def normalize(x: Tensor, weight: Tensor) -> Tensor:
-    """`layers.normalize_rms` of a float32 `x`, which stays as it is."""
-    return (x * scale_to_unit(x)).mul_(weight)
-
-
-def add_normalized(x: Tensor, update: Tensor, weight: Tensor) -> Tensor:
-    """Add the RMS-normalised update to the float32 stream `x`, in place."""
-    update = update.float()
-    return x.addcmul_(update.mul_(scale_to_unit(update)), weight)

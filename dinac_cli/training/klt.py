@@ -37,12 +37,7 @@ NANO_CONFIG = DinacAEConfig(
     decoder_start_blocks=1,
     decoder_end_blocks=1,
     adaln_low_rank_rank=16,
-    class_head_feature_dim=None,
-    class_head_model_dim=None,
-    class_head_head_dim=None,
-    class_head_mlp_ratio=None,
-    class_head_register_token_count=None,
-)
+).without_class_head()
 """The architecture of the embedded model."""
 
 POSTERIOR_STD = 0.02

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from dinac_cli.model.acceleration import accelerate
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.config import DinacAEConfig, DinacAEInferenceConfig, from_json
+from dinac_cli.model.operations import Operations
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -30,6 +33,7 @@ class Golden:
     settings: list[DinacAEInferenceConfig]
     float32: DinacAE
     bfloat16: DinacAE
+    settings_tried: Sequence[int] = range(8)
 
     @property
     def weights(self) -> Path:
@@ -69,13 +73,17 @@ def goldens(tiny: Golden, pair: Golden) -> list[Golden]:
     return [tiny, pair]
 
 
+def accelerate_golden(golden: Golden, operations: Operations, tried: Sequence[int]) -> Golden:
+    """The same reference results, with the fast networks."""
+    float32, bfloat16 = (accelerate(m, operations) for m in (golden.float32, golden.bfloat16))
+    return replace(golden, float32=float32, bfloat16=bfloat16, settings_tried=tried)
+
+
 @pytest.fixture(scope="session")
-def fast_goldens(goldens: list[Golden]) -> list[Golden]:
-    """The same, with the networks that the commands compute with."""
-    return [
-        replace(golden, float32=accelerate(golden.float32), bfloat16=accelerate(golden.bfloat16))
-        for golden in goldens
-    ]
+def triton_operations() -> Operations:
+    """Triton's kernels, interpreted (see the outer conftest) or compiled."""
+    pytest.importorskip("triton")
+    return importlib.import_module("dinac_cli.model.triton_operations")
 
 
 @pytest.fixture(scope="session")

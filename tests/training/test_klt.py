@@ -42,12 +42,7 @@ SMALL = DinacAEConfig(
     bottleneck_dim=16,
     adaln_low_rank_rank=4,
     mlp_ratio=1.0,
-    class_head_feature_dim=None,
-    class_head_model_dim=None,
-    class_head_head_dim=None,
-    class_head_mlp_ratio=None,
-    class_head_register_token_count=None,
-)
+).without_class_head()
 
 Pixels = npt.NDArray[np.uint8]
 
