@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dinac_cli.codec.memory import free_bytes, measure_token_bytes
+from dinac_cli.codec.transfer import Array, Download, Transfer
 from dinac_cli.errors import DeviceError, ImageError
 from dinac_cli.images.pixels import crop_pixels, pad_pixels
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.config import DinacAEInferenceConfig
+from dinac_cli.model.graphs import Compute, GraphCache, record_cuda_graph
 
 Pixels = npt.NDArray[np.uint8]
 Latents = npt.NDArray[np.float32]
@@ -22,7 +28,30 @@ R = TypeVar("R")
 
 # Tokens of one micro-batch on a GPU: enough to fill it, the same for every run.
 _GPU_BATCH_TOKENS = 8192
+# One micro-batch goes up, one is computed, one comes down.
+_TOKENS_IN_FLIGHT = 3 * _GPU_BATCH_TOKENS
 _OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class Pending(Generic[R]):
+    """A micro-batch that is under way, or done."""
+
+    def __init__(self, fetch: Callable[[], R], download: Download, tokens: int) -> None:
+        self._fetch: Callable[[], R] | None = fetch
+        self._download = download
+        self._result: R
+        self.tokens = tokens
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `result` returns at once."""
+        return self._fetch is None or self._download.has_arrived
+
+    def result(self) -> R:
+        """What came of it, when it is there. Raises DeviceError."""
+        if self._fetch is not None:
+            self._result, self._fetch = self._fetch(), None
+        return self._result
 
 
 class Engine:
@@ -39,6 +68,11 @@ class Engine:
         self.device = model.device
         short = "bf16" if model.dtype == torch.bfloat16 else "f32"
         self.compute = f"{self.device.type}/{short}"
+        self._transfer = Transfer(self.device)
+        is_cuda = self.device.type == "cuda"
+        self._graphs = GraphCache(self._record) if is_cuda else None
+        self._under_way: deque[Pending[Any]] = deque()
+        self._tokens_at_most = _TOKENS_IN_FLIGHT
 
     def batch_size(self, height: int, width: int) -> int:
         """Images a call, for a padded size in pixels. One on the CPU, where more gain nothing."""
@@ -48,9 +82,7 @@ class Engine:
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse, before any work, an image that cannot fit into memory. Raises ImageError."""
-        rows, columns = -(-height // self.patch), -(-width // self.patch)
-        images = self.batch_size(rows * self.patch, columns * self.patch)
-        needed = images * rows * columns * measure_token_bytes(self._model.config)
+        needed = self._count_tokens(height, width) * measure_token_bytes(self._model.config)
         available = free_bytes(self.device)
         if available is not None and needed > available:
             raise ImageError(
@@ -58,17 +90,47 @@ class Engine:
                 f"{self.device.type} and {available / 2**30:.1f} GiB are free; scale it down"
             )
 
-    def encode(self, images: Sequence[Pixels]) -> list[Latents]:
-        """Whitened latents, float32 [C, h, w], of uint8 images [H, W, 3] of one padded size."""
+    def submit_images(self, images: Sequence[Pixels]) -> Pending[list[Latents]]:
+        """Encode uint8 images [H, W, 3] of one padded size: whitened latents, float32 [C, h, w].
 
-        def compute() -> torch.Tensor:
+        Returns when the device has its work. Raises ImageError where it lacks memory.
+        """
+
+        def send() -> Download:
             padded = [pad_pixels(image, self.patch) for image in images]
-            height, width = padded[0].shape[:2]
-            batch = _stack(padded, self.batch_size(height, width)).to(self.device)
-            pixels = batch.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)  # [B, 3, H, W]
-            return self._model.encode(pixels).cpu()
+            batch = self._transfer.upload(padded, self.batch_size(*padded[0].shape[:2]))
+            return self._transfer.download(self._run(batch.shape, self._encode_batch, batch))
 
-        return [latents.numpy() for latents in self._run(compute)[: len(images)]]
+        tokens = self._count_tokens(*images[0].shape[:2])
+        return self._submit(send, lambda latents: list(latents[: len(images)]), tokens)
+
+    def submit_latents(
+        self,
+        latents: Sequence[Latents],
+        sizes: Sequence[tuple[int, int]],
+        settings: DinacAEInferenceConfig,
+    ) -> Pending[list[Pixels]]:
+        """Decode latents of one grid: images uint8 [H, W, 3], cropped to their (height, width).
+
+        Returns when the device has its work. Raises ImageError where it lacks memory.
+        """
+        height, width = (self.patch * side for side in latents[0].shape[1:])
+
+        def send() -> Download:
+            batch = self._transfer.upload(latents, self.batch_size(height, width))
+            # Noise without a seed is drawn anew each time, which no recording does.
+            key = None if settings.seed is None else (batch.shape, settings)
+            decode = partial(self._decode_batch, settings=settings)
+            return self._transfer.download(self._run(key, decode, batch))
+
+        def crop(images: Array) -> list[Pixels]:
+            return [crop_pixels(image, *size) for image, size in zip(images, sizes, strict=False)]
+
+        return self._submit(send, crop, self._count_tokens(height, width))
+
+    def encode(self, images: Sequence[Pixels]) -> list[Latents]:
+        """What `submit_images` gives, waited for."""
+        return self.submit_images(images).result()
 
     def decode(
         self,
@@ -76,33 +138,73 @@ class Engine:
         sizes: Sequence[tuple[int, int]],
         settings: DinacAEInferenceConfig,
     ) -> list[Pixels]:
-        """Images uint8 [H, W, 3] of latents of one grid, cropped to their (height, width)."""
-        grid = latents[0].shape[1:]
-        height, width = grid[0] * self.patch, grid[1] * self.patch
+        """What `submit_latents` gives, waited for."""
+        return self.submit_latents(latents, sizes, settings).result()
 
-        def compute() -> torch.Tensor:
-            batch = _stack(latents, self.batch_size(height, width)).to(self.device)
-            x = self._model.decode(batch, height, width, settings)
-            levels = x.clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
-            return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()  # [B, H, W, 3]
+    def _encode_batch(self, batch: Tensor) -> Tensor:
+        """Whitened latents [B, C, h, w] of uint8 [B, H, W, 3]."""
+        return self._model.encode(batch.permute(0, 3, 1, 2).float().div(127.5).sub(1.0))
 
-        images = self._run(compute)[: len(latents)]
-        return [
-            crop_pixels(image.numpy(), *size) for image, size in zip(images, sizes, strict=True)
-        ]
+    def _decode_batch(self, batch: Tensor, settings: DinacAEInferenceConfig) -> Tensor:
+        """Images uint8 [B, H, W, 3] of whitened latents [B, C, h, w]."""
+        height, width = (self.patch * side for side in batch.shape[2:])
+        x = self._model.decode(batch, height, width, settings)
+        levels = x.clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
+        return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
-    def _run(self, compute: Callable[[], R]) -> R:
-        """Run `compute`; after an out-of-memory once more, with everything freed that can be.
+    def _run(self, key: Hashable, compute: Compute, batch: Tensor) -> Tensor:
+        if self._graphs is None or key is None:
+            return compute(batch)
+        return self._graphs.run(key, compute, batch)
 
-        The compute shape stays what it is: a smaller one would change the bytes of the result.
+    def _record(self, compute: Compute, batch: Tensor) -> Compute:
+        return record_cuda_graph(compute, batch, self._model.list_constants)
+
+    def _submit(
+        self, send: Callable[[], Download], unpack: Callable[[Array], R], tokens: int
+    ) -> Pending[R]:
+        """Send work to the device; after an out-of-memory once more, with all freed that can be.
+
+        From then on fewer are in flight. The compute shape stays what it is: a smaller one would
+        change the bytes of the result.
         """
+        self._make_room(tokens)
         try:
-            return self._try(compute)
+            download = self._try(send)
         except MemoryError:
-            pass  # what the failed call held is given up with its traceback, only then is it free
+            download = None  # what the call held goes with its traceback: only now is that free
+        if download is None:
+            self._give_up_memory()
+            download = self._try_again(send)
+        arrived = download
+        pending = Pending(lambda: unpack(self._try(arrived.fetch)), arrived, tokens)
+        if not pending.is_done:
+            self._under_way.append(pending)
+        return pending
+
+    def _make_room(self, tokens: int) -> None:
+        """Wait for the oldest batches until one more of this size may be in flight."""
+        while self._under_way and (
+            self._under_way[0].is_done or self._tokens_under_way + tokens > self._tokens_at_most
+        ):
+            self._under_way.popleft().result()
+
+    @property
+    def _tokens_under_way(self) -> int:
+        return sum(pending.tokens for pending in self._under_way)
+
+    def _give_up_memory(self) -> None:
+        """Wait for what is under way, remember that one more was too much, and free the rest."""
+        self._tokens_at_most = min(self._tokens_at_most, self._tokens_under_way)
+        while self._under_way:
+            self._under_way.popleft().result()
+        if self._graphs is not None:
+            self._graphs.clear()
         _free_memory(self.device)
+
+    def _try_again(self, send: Callable[[], R]) -> R:
         try:
-            return self._try(compute)
+            return self._try(send)
         except MemoryError as exc:
             _free_memory(self.device)
             raise ImageError(
@@ -110,21 +212,25 @@ class Engine:
                 "or choose another --device"
             ) from exc
 
-    def _try(self, compute: Callable[[], R]) -> R:
-        """Run `compute`; raises MemoryError where that is what is lacking, else DeviceError."""
+    def _try(self, work: Callable[[], R]) -> R:
+        """Do it on the device. Raises MemoryError where memory is lacking, else DeviceError."""
         try:
-            with torch.inference_mode():
-                return compute()
+            with torch.inference_mode(), _on_device(self.device):
+                return work()
         except RuntimeError as exc:
             if _is_out_of_memory(exc):
                 raise MemoryError from exc
             raise DeviceError(f"{self.device} failed: {_first_line(exc)}") from exc
 
+    def _count_tokens(self, height: int, width: int) -> int:
+        """Latent positions of the micro-batch that an image of this size is computed in."""
+        rows, columns = -(-height // self.patch), -(-width // self.patch)
+        return self.batch_size(rows * self.patch, columns * self.patch) * rows * columns
 
-def _stack(arrays: Sequence[npt.NDArray[np.generic]], count: int) -> torch.Tensor:
-    """One tensor of `count` arrays, the last one repeated where there are fewer."""
-    filled = [*arrays, *([arrays[-1]] * (count - len(arrays)))]
-    return torch.from_numpy(np.stack(filled))
+
+def _on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device, whatever the tensors say."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _is_out_of_memory(exc: RuntimeError) -> bool:

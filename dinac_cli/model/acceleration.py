@@ -48,6 +48,13 @@ class FastDinacAE(DinacAE):
         """Bytes of the noises that are kept."""
         return self._start_bytes
 
+    def list_constants(self) -> list[Tensor]:
+        constants = [tensor for start in self._starts.values() for tensor in start]
+        for part in ("encoder", "decoder"):
+            if hasattr(self, part):
+                constants += getattr(self, part).list_constants()
+        return constants
+
     def _draw_start(
         self, batch: int, height: int, width: int, seed: int | None, sigma: float
     ) -> tuple[Tensor, Tensor]:

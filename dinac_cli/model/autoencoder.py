@@ -158,6 +158,10 @@ class DinacAE(nn.Module):
         }
         return {**counts, "total": sum(counts.values())}
 
+    def list_constants(self) -> list[Tensor]:
+        """What is kept from one call to the next, beside the weights: nothing here."""
+        return []
+
     def _draw_start(
         self, batch: int, height: int, width: int, seed: int | None, sigma: float
     ) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,11 @@ class FastDecoder(nn.Module):
             x = block(x, modulation)
         return unpatchify(self._out(x), self._patch_size).float()
 
+    def list_constants(self) -> list[Tensor]:
+        """What is kept from one call to the next beside the weights."""
+        kept = [*self._modulations.values()]
+        return [tensor for modulations in kept for pair in modulations for tensor in pair]
+
     def _modulate(self, t: Tensor) -> list[Modulation]:
         """The modulations of a time, kept: the next image has the same times."""
         time = float(t)

@@ -32,7 +32,7 @@ from dinac_cli.pipeline.freshness import (
     check_image,
     describe_difference,
 )
-from dinac_cli.pipeline.job import Job, RunControl, Work, run_job
+from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made, deliver
 from dinac_cli.pipeline.records import RecordEntry, list_records, require_single
 from dinac_cli.results import FileResult, Status
@@ -142,12 +142,13 @@ class _DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         assert isinstance(group, _Group)
         return self._models[group.model].engine.batch_size(group.height, group.width)
 
-    def compute(self, batch: list[_ReadRecord]) -> list[npt.NDArray[np.uint8]]:
+    def submit(self, batch: list[_ReadRecord]) -> Computing[npt.NDArray[np.uint8]]:
         engine = batch[0].model.engine
         headers = [work.record.header for work in batch]
         engine.check_size(headers[0].height, headers[0].width)
         sizes = [(header.height, header.width) for header in headers]
-        return engine.decode([work.record.latents for work in batch], sizes, self._options.settings)
+        latents = [work.record.latents for work in batch]
+        return engine.submit_latents(latents, sizes, self._options.settings)
 
     def finish(self, work: _ReadRecord, computed: npt.NDArray[np.uint8]) -> Made:
         wanted = self._want(work.record_hash, work.model)

@@ -18,7 +18,7 @@ from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.reading import WHITE, SourceImage, measure_image, read_image
 from dinac_cli.pipeline.freshness import State, Verdict, WantedLatents, check_latents
-from dinac_cli.pipeline.job import Job, RunControl, Work, run_job
+from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made, deliver
 from dinac_cli.results import FileResult, Status
 
@@ -110,10 +110,10 @@ class _EncodeJob(Job[Input, _ReadImage, npt.NDArray[np.float32]]):
         assert isinstance(group, tuple)
         return self._model.engine.batch_size(*group)
 
-    def compute(self, batch: list[_ReadImage]) -> list[npt.NDArray[np.float32]]:
+    def submit(self, batch: list[_ReadImage]) -> Computing[npt.NDArray[np.float32]]:
         engine = self._model.engine
         engine.check_size(batch[0].source.height, batch[0].source.width)
-        return engine.encode([work.image.pixels for work in batch])
+        return engine.submit_images([work.image.pixels for work in batch])
 
     def finish(self, work: _ReadImage, computed: npt.NDArray[np.float32]) -> Made:
         record = build_record(

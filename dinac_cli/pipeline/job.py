@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -36,7 +37,23 @@ class Entry(Protocol):
 E = TypeVar("E", bound=Entry)
 R = TypeVar("R")
 
+C = TypeVar("C", covariant=True)
+
 READ_BYTES = 512 * 2**20
+
+BATCHES_AHEAD = 2
+"""Batches that a device may have beside the one that the run waits for."""
+
+
+class Computing(Protocol[C]):
+    """A batch that the model is at work on, or is done with."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `result` returns at once."""
+
+    def result(self) -> Sequence[C]:
+        """What came of each item, waited for. Raises DeviceError."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,7 @@ W = TypeVar("W", bound=Work)
 
 
 class Job(ABC, Generic[E, W, R]):
-    """What is done with each input. `read` and `finish` run in pools, `compute` in the caller."""
+    """What is done with each input. `read` and `finish` run in pools, `submit` in the caller."""
 
     @abstractmethod
     def read(self, entry: E, hold: Callable[[int], None]) -> W | FileResult:
@@ -80,8 +97,8 @@ class Job(ABC, Generic[E, W, R]):
         """How many inputs of a group the model takes at once."""
 
     @abstractmethod
-    def compute(self, batch: list[W]) -> list[R]:
-        """Run the model. Raises ImageError where this batch cannot be computed."""
+    def submit(self, batch: list[W]) -> Computing[R]:
+        """Give a batch to the model. Raises ImageError where it cannot be computed."""
 
     @abstractmethod
     def finish(self, work: W, computed: R) -> Made:
@@ -133,6 +150,7 @@ class _Run(Generic[E, W, R]):
         self._writers = writers
         self._budget = budget
         self._outbox = Outbox(ordered=ordered)
+        self._computing: deque[tuple[list[tuple[int, W]], Computing[R]]] = deque()
         self._batcher: Batcher[Hashable, tuple[int, W]] = Batcher(job.batch_size, REORDER_BYTES)
 
     def go(self, readers: ThreadPoolExecutor, entries: Iterable[E]) -> Generator[Made, None, None]:
@@ -146,6 +164,7 @@ class _Run(Generic[E, W, R]):
         for batch in self._batcher.flush():
             self._compute(batch)
             yield from self._take(self._in_flight)
+        self._collect(0)
         yield from self._take(0)
 
     def _pass_on(self, number: int, outcome: W | FileResult) -> None:
@@ -159,6 +178,7 @@ class _Run(Generic[E, W, R]):
         if self._outbox.waits_for_model and len(self._outbox) >= self._in_flight:
             for batch in self._batcher.flush():
                 self._compute(batch)
+            self._collect(0)
 
     def _read(self, numbered: tuple[int, E]) -> tuple[int, W | FileResult]:
         number, entry = numbered
@@ -179,13 +199,20 @@ class _Run(Generic[E, W, R]):
         works = [work for _, work in batch]
         try:
             with self._clock.measure("model"):
-                computed = self._job.compute(works)
+                self._computing.append((batch, self._job.submit(works)))
         except ImageError as exc:
             for number, work in batch:
                 self._outbox.put_result(number, fail(work.label, exc))
-            return
-        for (number, work), result in zip(batch, computed, strict=True):
-            self._outbox.put(number, self._writers.submit(self._finish, work, result))
+        self._collect(BATCHES_AHEAD)
+
+    def _collect(self, at_most: int) -> None:
+        """Pass on what is computed; waits until at most so many batches are under way."""
+        while self._computing and (len(self._computing) > at_most or self._computing[0][1].is_done):
+            batch, computing = self._computing.popleft()
+            with self._clock.measure("model"):
+                computed = computing.result()
+            for (number, work), result in zip(batch, computed, strict=True):
+                self._outbox.put(number, self._writers.submit(self._finish, work, result))
 
     def _finish(self, work: W, computed: R) -> Made:
         try:

@@ -16,6 +16,7 @@ from dinac_cli.codec import engine as engine_module
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.memory import measure_token_bytes
+from dinac_cli.codec.transfer import Array, Download, Transfer
 from dinac_cli.errors import DeviceError, ImageError
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.config import DinacAEConfig, DinacAEInferenceConfig
@@ -212,7 +213,7 @@ class TestMemory:
             def __del__(self) -> None:
                 alive.clear()
 
-        def compute() -> None:
+        def send() -> Download:
             large = Large()
             alive.append(True)
             raise MemoryError(large)
@@ -220,8 +221,90 @@ class TestMemory:
         monkeypatch.setattr(engine_module, "_free_memory", lambda device: seen.append(list(alive)))
         seen: list[list[bool]] = []
         with pytest.raises(ImageError):
-            make_engine(Mirror())._run(compute)
+            make_engine(Mirror())._submit(send, list, 1)
         assert seen[0] == []
+
+
+@dataclass
+class Slow(Download):
+    """A download that arrives when it is waited for."""
+
+    content: Tensor
+    fetched: bool = False
+
+    @property
+    def has_arrived(self) -> bool:
+        return self.fetched
+
+    def fetch(self) -> Array:
+        self.fetched = True
+        return self.content.numpy()
+
+
+class TestInFlight:
+    """As on a GPU, where work is sent and waited for later."""
+
+    @pytest.fixture
+    def downloads(self, monkeypatch: pytest.MonkeyPatch) -> list[Slow]:
+        sent: list[Slow] = []
+
+        def download(transfer: Transfer, x: Tensor) -> Slow:
+            sent.append(Slow(x))
+            return sent[-1]
+
+        monkeypatch.setattr(Transfer, "download", download)
+        return sent
+
+    def test_is_bounded_in_tokens(
+        self, downloads: list[Slow], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine_module, "_TOKENS_IN_FLIGHT", 3 * 16)
+        engine = make_engine(Mirror())
+        images = [draw(4, 4, seed) for seed in range(7)]
+        pendings = []
+        for count, image in enumerate(images, start=1):
+            pendings.append(engine.submit_images([image]))
+            assert sum(not download.fetched for download in downloads) == min(count, 3)
+        for image, pending in zip(images, pendings, strict=True):
+            (latents,) = pending.result()
+            assert pending.is_done
+            assert np.array_equal(np.rint((latents + 1) * 127.5), image.transpose(2, 0, 1))
+            assert pending.result()[0] is latents
+
+    def test_one_that_is_larger_than_the_bound_goes_alone(
+        self, downloads: list[Slow], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine_module, "_TOKENS_IN_FLIGHT", 10)
+        engine = make_engine(Mirror())
+        engine.submit_images([draw(4, 4)])
+        engine.submit_images([draw(4, 4)])
+        assert [download.fetched for download in downloads] == [True, False]
+
+    def test_out_of_memory_makes_fewer_of_it_for_good_and_loses_nothing(
+        self, downloads: list[Slow]
+    ) -> None:
+        model = Mirror()
+        engine = make_engine(model)
+        images = [draw(4, 4, seed) for seed in range(8)]
+        pendings = [engine.submit_images([image]) for image in images[:2]]
+        model.failures.append(torch.OutOfMemoryError("CUDA out of memory"))
+        pendings.append(engine.submit_images([images[2]]))
+        assert [download.fetched for download in downloads] == [True, True, False]
+        for image in images[3:]:
+            pendings.append(engine.submit_images([image]))
+            assert sum(not download.fetched for download in downloads) == 2
+        for image, pending in zip(images, pendings, strict=True):
+            (latents,) = pending.result()
+            assert np.array_equal(np.rint((latents + 1) * 127.5), image.transpose(2, 0, 1))
+
+    def test_a_failure_on_the_way_is_the_devices(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Lost(Download):
+            def fetch(self) -> Array:
+                raise RuntimeError("CUDA error: an illegal memory access\nat line 1")
+
+        monkeypatch.setattr(Transfer, "download", lambda transfer, x: Lost(x))
+        with pytest.raises(DeviceError, match="cpu failed: CUDA error: an illegal memory access"):
+            make_engine(Mirror()).encode([draw(4, 4)])
 
 
 class TestSizeCheck:

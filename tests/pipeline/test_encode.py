@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinac_cli.codec.engine import Engine
+from dinac_cli.codec.engine import Engine, Pending
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.container.record import hash_record, unpack_record
 from dinac_cli.container.stream import read_records
@@ -281,13 +281,13 @@ class TestAgain:
     def test_foreign_file_that_came_while_the_model_ran_stays(
         self, images: Path, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = Engine.encode
+        real = Engine.submit_images
 
-        def slow(engine: Engine, pixels: list[np.ndarray]) -> list[np.ndarray]:
+        def slow(engine: Engine, pixels: list[np.ndarray]) -> Pending[list[np.ndarray]]:
             (tmp_path / "out/1.png.dinac").write_bytes(b"mine")
             return real(engine, pixels)
 
-        monkeypatch.setattr(Engine, "encode", slow)
+        monkeypatch.setattr(Engine, "submit_images", slow)
         results = encode(images / "1.png", tmp_path / "out", encoder)
         assert "was not written by dinac" in str(results[0].reason)
         assert (tmp_path / "out/1.png.dinac").read_bytes() == b"mine"

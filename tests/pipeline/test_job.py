@@ -36,6 +36,19 @@ class NumberedWork(Work):
 
 
 @dataclass
+class Doubled:
+    """A batch that is done at once, or when it is waited for."""
+
+    job: Doubling
+    numbers: list[int]
+    is_done: bool
+
+    def result(self) -> list[int]:
+        self.job.under_way -= 1
+        return self.numbers
+
+
+@dataclass
 class Doubling(Job[Entry, NumberedWork, int]):
     """Doubles the numbers of its entries; what a step should raise is said by number."""
 
@@ -47,6 +60,9 @@ class Doubling(Job[Entry, NumberedWork, int]):
     pause: Callable[[], float] = lambda: 0.0
     to_stream: bool = False
     read_numbers: list[int] = field(default_factory=list)
+    takes_time: bool = False
+    under_way: int = 0
+    most_under_way: int = 0
     batches: list[list[int]] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
 
@@ -63,13 +79,15 @@ class Doubling(Job[Entry, NumberedWork, int]):
     def batch_size(self, group: Hashable) -> int:
         return self.capacity
 
-    def compute(self, batch: list[NumberedWork]) -> list[int]:
+    def submit(self, batch: list[NumberedWork]) -> Doubled:
         self.threads.add(threading.current_thread().name)
         self.batches.append([work.number for work in batch])
         for work in batch:
             if work.number in self.at_compute:
                 raise self.at_compute[work.number]
-        return [2 * work.number for work in batch]
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        return Doubled(self, [2 * work.number for work in batch], is_done=not self.takes_time)
 
     def finish(self, work: NumberedWork, computed: int) -> Made:
         time.sleep(self.pause())
@@ -108,6 +126,19 @@ def test_everything_is_done_once() -> None:
 
 def test_nothing_to_do() -> None:
     assert list(run(Doubling(), [])) == []
+
+
+@pytest.mark.parametrize("to_stream", [True, False])
+@pytest.mark.parametrize("takes_time", [True, False])
+def test_few_batches_are_under_way(takes_time: bool, to_stream: bool) -> None:
+    job = Doubling(takes_time=takes_time, capacity=2, to_stream=to_stream)
+    stream = io.BytesIO() if to_stream else None
+    results = list(run(job, make_entries(31), stream=stream))
+    assert sorted(result.bytes_out for result in results) == [2 * n for n in range(31)]
+    assert job.under_way == 0
+    assert job.most_under_way == (1 + job_module.BATCHES_AHEAD if takes_time else 1)
+    if stream is not None:
+        assert stream.getvalue() == b"".join(b"%d\n" % (2 * n) for n in range(31))
 
 
 def test_model_runs_in_the_callers_thread() -> None:
