@@ -20,5 +20,6 @@ atexit.register(shutil.rmtree, _CACHES, ignore_errors=True)
 os.environ["DINAC_CACHE"] = os.path.join(_CACHES, "dinac")
 os.environ["HF_HOME"] = os.path.join(_CACHES, "huggingface")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_CACHES, "inductor")
 for _name in ("DINAC_MODEL", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
     os.environ.pop(_name, None)

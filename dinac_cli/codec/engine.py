@@ -67,7 +67,7 @@ class Engine:
         self.patch = model.config.patch_size
         self.device = model.device
         short = "bf16" if model.dtype == torch.bfloat16 else "f32"
-        self.compute = f"{self.device.type}/{short}"
+        self.compute = f"{self.device.type}/{short}" + ("/compiled" if model.is_compiled else "")
         self._transfer = Transfer(self.device)
         is_cuda = self.device.type == "cuda"
         self._graphs = GraphCache(self._record) if is_cuda else None
@@ -220,7 +220,8 @@ class Engine:
         except RuntimeError as exc:
             if _is_out_of_memory(exc):
                 raise MemoryError from exc
-            raise DeviceError(f"{self.device} failed: {_first_line(exc)}") from exc
+            remedy = "; try without --compile" if self._model.is_compiled else ""
+            raise DeviceError(f"{self.device} failed: {_first_line(exc)}{remedy}") from exc
 
     def _count_tokens(self, height: int, width: int) -> int:
         """Latent positions of the micro-batch that an image of this size is computed in."""

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """The `--device` and `--dtype` options; resolved only when a model is loaded."""
+    """The `--device`, `--dtype` and `--compile` options; resolved only when a model is loaded."""
 
     device: str = "auto"
     dtype: str = "auto"
+    compiled: bool = False
 
 
 @dataclass
@@ -81,4 +82,4 @@ class ModelHandle:
         model = DinacAE.from_pretrained(
             self.resolved.path, device=device, dtype=dtype, parts=(self.part,)
         )
-        return Engine(accelerate(model))
+        return Engine(accelerate(model, compiled=self.choice.compiled))

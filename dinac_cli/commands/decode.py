@@ -26,6 +26,7 @@ def decode(
     allow_other_model: opt.AllowOtherModel = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    compiled: opt.CompileSizes = False,
     batch_size: opt.BatchSize = "auto",
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
@@ -78,7 +79,7 @@ def decode(
     output = Output(out, kind, is_stamped_image, overwrite, fsync)
     total = count_inputs(selection, output, lambda name: name_image(name, form.suffixes))
     refuse_other_settings(selection, output, form, settings)
-    find = choose_decoders(model, revision, DeviceChoice(device, dtype), console)
+    find = choose_decoders(model, revision, DeviceChoice(device, dtype, compiled), console)
     decoding = DecodeOptions(settings, form, find, allow_other_model, limit)
     prepare_out(output)
     code = run_batch(

@@ -22,6 +22,7 @@ def encode(
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    compiled: opt.CompileSizes = False,
     batch_size: opt.BatchSize = "auto",
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
@@ -63,7 +64,8 @@ def encode(
     kind = choose_output_kind(out, selection.scan, (LATENT_SUFFIX,))
     output = Output(out, kind, is_latent_file, overwrite, fsync)
     total = count_inputs(selection, output, name_latents)
-    encoder = choose_encoder(model, revision, DeviceChoice(device, dtype), output, console)
+    choice = DeviceChoice(device, dtype, compiled)
+    encoder = choose_encoder(model, revision, choice, output, console)
     wanted = WantedLatents(encoder, settings.precision, settings.background_name)
     refuse_mixed_latents(output, wanted)
     prepare_out(output)

@@ -148,6 +148,15 @@ Dtype = Annotated[
         help="bf16 or f32; auto: bf16 where the hardware multiplies it.",
     ),
 ]
+CompileSizes = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        rich_help_panel=_MODEL,
+        help="Compile the network for each size of image: faster, after a quarter of a minute "
+        "a size (later runs: a second); for large folders of few sizes.",
+    ),
+]
 BatchSize = Annotated[
     str,
     typer.Option(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from dinac_cli.model import torch_operations
 from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.model.decoder import Decoder
+from dinac_cli.model.encoder import Encoder
 from dinac_cli.model.fast_decoder import FastDecoder
 from dinac_cli.model.fast_encoder import FastEncoder
 from dinac_cli.model.operations import Operations, choose_operations
@@ -17,20 +21,22 @@ START_BYTES = 256 * 2**20
 
 
 class FastDinacAE(DinacAE):
-    """A `DinacAE` whose encoder and decoder were taken over from `plain`, for inference alone.
+    """A `DinacAE` with a faster form of the encoder and decoder of `plain`, for inference alone.
 
-    It has the same methods, but no parameters of those parts, so that it cannot be trained or
-    saved. Seeded noise is kept for the sizes used last.
+    `rebuild` makes that form of a part. The methods are the same, but the network cannot be
+    trained or saved. Seeded noise is kept for the sizes used last.
     """
 
-    def __init__(self, plain: DinacAE, operations: Operations) -> None:
+    def __init__(
+        self, plain: DinacAE, rebuild: Callable[[nn.Module], nn.Module], *, is_compiled: bool
+    ) -> None:
         nn.Module.__init__(self)
         self.config = plain.config
+        self.is_compiled = is_compiled
         self._matrix_dtype = plain.dtype
-        if hasattr(plain, "encoder"):
-            self.encoder = FastEncoder(plain.encoder, operations)  # type: ignore[assignment]
-        if hasattr(plain, "decoder"):
-            self.decoder = FastDecoder(plain.decoder, operations)  # type: ignore[assignment]
+        for part in ("encoder", "decoder"):
+            if hasattr(plain, part):
+                setattr(self, part, rebuild(getattr(plain, part)))
         if hasattr(plain, "dino_token_alignment_head"):
             self.dino_token_alignment_head = plain.dino_token_alignment_head
         self.register_buffer("latent_norm_running_mean", plain.latent_norm_running_mean)
@@ -74,15 +80,27 @@ class FastDinacAE(DinacAE):
             self._start_bytes -= _count_bytes(self._starts.popitem(last=False)[1])
 
 
-def accelerate(model: DinacAE, operations: Operations | None = None) -> DinacAE:
+def accelerate(
+    model: DinacAE, operations: Operations | None = None, *, compiled: bool = False
+) -> DinacAE:
     """The fast form of a network that is ready for inference; the plain one need not be kept.
 
-    It computes with `operations`, by default those that suit the device. Where there is no fast
-    form (Metal lacks the complex numbers that turn queries and keys), the network itself.
+    It computes with `operations`, by default those that suit the device. With `compiled`,
+    torch.compile joins torch's operations for each size of image: other roundings, more speed.
+    Where there is no fast form (Metal lacks the complex numbers that turn queries and keys), the
+    network itself.
     """
     if model.device.type == "mps":
         return model
-    return FastDinacAE(model, operations or choose_operations(model.device))
+    chosen = operations or (torch_operations if compiled else choose_operations(model.device))
+
+    def rebuild(part: nn.Module) -> nn.Module:
+        if isinstance(part, Encoder):
+            return FastEncoder(part, chosen, compiled=compiled)
+        assert isinstance(part, Decoder)
+        return FastDecoder(part, chosen, compiled=compiled)
+
+    return FastDinacAE(model, rebuild, is_compiled=compiled)
 
 
 def _count_bytes(tensors: tuple[Tensor, ...]) -> int:

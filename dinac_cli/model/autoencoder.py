@@ -39,6 +39,9 @@ class DinacAE(nn.Module):
     latent_norm_running_mean: Tensor
     latent_norm_running_var: Tensor
 
+    is_compiled = False
+    """Whether torch.compile has a part in its results."""
+
     def __init__(self, config: DinacAEConfig, parts: Collection[str] = ALL_PARTS) -> None:
         super().__init__()
         self.config = config

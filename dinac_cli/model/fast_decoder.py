@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from dinac_cli.model.compilation import compile_for_sizes
 from dinac_cli.model.decoder import Begun, Decoder, FCDMBlock, Modulation, modulate
 from dinac_cli.model.fast_layers import FastLinear
 from dinac_cli.model.layers import patchify, unpatchify
@@ -42,7 +43,7 @@ class FastConvBlock:
 class FastDecoder(nn.Module):
     """Computes what `plain` does and takes its weights over; for inference alone."""
 
-    def __init__(self, plain: Decoder, operations: Operations) -> None:
+    def __init__(self, plain: Decoder, operations: Operations, *, compiled: bool = False) -> None:
         super().__init__()
         dim = plain.fuse_in.out_channels
         self._time = (plain.time_embed, plain.adaln_base, plain.adaln_deltas)
@@ -66,6 +67,8 @@ class FastDecoder(nn.Module):
         self._without_middle = self._skip_middle(plain.path_drop_mask_feature.detach().flatten())
         self._out = FastLinear(plain.out_proj.weight, plain.out_proj.bias)
         self._modulations: dict[float, list[Modulation]] = {}
+        self._compute_start = compile_for_sizes(self._run_start) if compiled else self._run_start
+        self._compute_end = compile_for_sizes(self._run_end) if compiled else self._run_end
 
     def embed(self, x_t: Tensor) -> Tensor:
         """What `begin` takes of a noisy image [B, 3, H, W]: its half of the map that fuses them."""
@@ -74,14 +77,21 @@ class FastDecoder(nn.Module):
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
         """See `Decoder.begin`; all images share the time `t` [1]."""
-        modulations = self._modulate(t)
+        return self._compute_start(embedded, self._modulate(t), latents_raw)
+
+    def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
+        """See `Decoder.finish`."""
+        return self._compute_end(begun, drop_middle)
+
+    def _run_start(
+        self, embedded: Tensor, modulations: list[Modulation], latents_raw: Tensor
+    ) -> Begun:
         x = embedded + self._fuse_latents(latents_raw.permute(0, 2, 3, 1))
         for block, modulation in zip(self._start, modulations, strict=False):
             x = block(x, modulation)
         return Begun(x, modulations)
 
-    def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
-        """See `Decoder.finish`."""
+    def _run_end(self, begun: Begun, drop_middle: bool) -> Tensor:
         start, modulations = begun
         first, last = len(self._start), len(modulations) - len(self._end)
         x = self._skip_start(start).float()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinac_cli.model.compilation import compile_for_sizes
 from dinac_cli.model.encoder import Encoder
 from dinac_cli.model.fast_layers import FastLinear
 from dinac_cli.model.layers import SelfAttention, TransformerBlock, patchify
@@ -30,7 +31,7 @@ class FastAttention:
         self._norm = torch.stack(norms).detach().float().repeat_interleave(heads, dim=0)
 
     def __call__(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Attend among tokens [B, N, D]; `rotation` is complex [N, 1, d/2]."""
+        """Attend among tokens [B, N, D]; `rotation` is [N, 1, d/2, 2]."""
         qkv = self._qkv(x).reshape(*x.shape[:2], -1, self._head_dim)  # [B, N, 3·heads, d]
         parts = self._operations.rotate_heads(qkv, self._norm, rotation)
         q, k, v = (part.transpose(1, 2) for part in parts)  # [B, heads, N, d]
@@ -66,7 +67,7 @@ class FastBlock:
 class FastEncoder(nn.Module):
     """Computes what `plain` does and takes its weights over; for inference alone."""
 
-    def __init__(self, plain: Encoder, operations: Operations) -> None:
+    def __init__(self, plain: Encoder, operations: Operations, *, compiled: bool = False) -> None:
         super().__init__()
         self._operations = operations
         self._patch_size = plain.patchify.patch_size
@@ -79,12 +80,17 @@ class FastEncoder(nn.Module):
         self._moments = FastLinear(plain.to_bottleneck.weight, plain.to_bottleneck.bias)
         self._rope: AxialRope2d = plain.rope
         self._rotations: dict[tuple[int, int], Tensor] = {}
+        self._compute = compile_for_sizes(self._encode) if compiled else self._encode
 
     def forward(self, images: Tensor) -> Posterior:
         """The posterior [B, C, h, w] of images [B, 3, H, W] in [-1, 1]."""
+        height, width = (side // self._patch_size for side in images.shape[2:])
+        return self._compute(images, self._rotate(height, width))
+
+    def _encode(self, images: Tensor, rotation: Tensor) -> Posterior:
         embedded = self._patches(patchify(images, self._patch_size))  # [B, h, w, D]
         height, width = embedded.shape[1:3]
-        tokens = self._run_blocks(embedded.float().flatten(1, 2), self._rotate(height, width))
+        tokens = self._run_blocks(embedded.float().flatten(1, 2), rotation)
         moments = self._moments(tokens).reshape(len(tokens), height, width, -1)  # [B, h, w, 2C]
         mean, logsnr = moments.float().permute(0, 3, 1, 2).chunk(2, dim=1)
         return Posterior(mean.contiguous(), logsnr.contiguous())
@@ -104,10 +110,10 @@ class FastEncoder(nn.Module):
         return x
 
     def _rotate(self, height: int, width: int) -> Tensor:
-        """The rotation of a grid's tokens as complex numbers [N, 1, d/2], kept for a few grids."""
+        """Cosines and sines of a grid's tokens, float32 [N, 1, d/2, 2], kept for a few grids."""
         if (height, width) not in self._rotations:
             while len(self._rotations) >= _GRIDS_KEPT:
                 del self._rotations[next(iter(self._rotations))]
             cos, sin = self._rope(height, width)
-            self._rotations[height, width] = torch.complex(cos, sin)[:, None]
+            self._rotations[height, width] = torch.stack((cos, sin), dim=-1)[:, None]
         return self._rotations[height, width]

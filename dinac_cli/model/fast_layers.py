@@ -18,6 +18,7 @@ class FastLinear:
         self.weight = weight.detach().flatten(1).contiguous()
         self.bias = None if bias is None else bias.detach().to(weight.dtype)
         self._gelu = gelu
+        self._width = len(self.weight)
         self._packed = _can_pack(self.weight)
         if self._packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
@@ -26,12 +27,30 @@ class FastLinear:
         x = x.to(self.weight.dtype)
         if self._packed:
             after = "gelu" if self._gelu else "none"
-            packed: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self.weight, self.bias, after, [], "none"
-            )
-            return packed
+            if torch.compiler.is_compiling():
+                y: Tensor = multiply_packed_opaquely(x, self.weight, self.bias, after, self._width)
+                return y
+            return _multiply_packed(x, self.weight, self.bias, after)
         y = F.linear(x, self.weight, self.bias)
         return torch.ops.aten.gelu_(y) if self._gelu else y
+
+
+def _multiply_packed(x: Tensor, weight: Tensor, bias: Tensor | None, after: str) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], "none")
+    return y
+
+
+@torch.library.custom_op("dinac::multiply_packed", mutates_args=())
+def multiply_packed_opaquely(
+    x: Tensor, weight: Tensor, bias: Tensor | None, after: str, width: int
+) -> Tensor:
+    """`_multiply_packed` as torch.compile takes it: a call into which it does not look."""
+    return _multiply_packed(x, weight, bias, after)
+
+
+@multiply_packed_opaquely.register_fake
+def _shape_packed(x: Tensor, weight: Tensor, bias: Tensor | None, after: str, width: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], width))
 
 
 def _can_pack(weight: Tensor) -> bool:

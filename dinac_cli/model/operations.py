@@ -32,8 +32,8 @@ class Operations(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each [B, N, heads, d], of [B, N, 3·heads, d].
 
-        The first two normalised by `weight` [2·heads, d] and turned by complex `rotation`
-        [N, 1, d/2]; `qkv` may be used up.
+        The first two normalised by `weight` [2·heads, d] and turned by `rotation`: cosines
+        and sines, [N, 1, d/2, 2]. `qkv` may be used up.
         """
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

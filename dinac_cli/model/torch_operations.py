@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinac_cli.model.layers import NORM_EPS
+from dinac_cli.model.layers import NORM_EPS, normalize_rms
+from dinac_cli.model.rope import rotate
 
 gelu_in_response = False
 
@@ -30,9 +31,13 @@ def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor,
     """See `Operations.rotate_heads`."""
     count = len(weight)
     qk = qkv[:, :, :count].float()  # [B, N, 2·heads, d]
+    if torch.compiler.is_compiling():  # it knows no complex numbers, and needs no help
+        turned = rotate(normalize_rms(qk) * weight, (rotation[..., 0], rotation[..., 1]))
+        q, k = turned.to(qkv.dtype).chunk(2, dim=2)
+        return q, k, qkv[:, :, count:]
     scale = _scale_to_unit(qk)
     pairs = qk.mul_(weight).view(*qk.shape[:-1], -1, 2)
-    torch.view_as_complex(pairs).mul_(rotation)
+    torch.view_as_complex(pairs).mul_(torch.view_as_complex(rotation))
     q, k = qk.mul_(scale).to(qkv.dtype).chunk(2, dim=2)
     return q, k, qkv[:, :, count:]
 

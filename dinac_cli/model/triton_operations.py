@@ -56,7 +56,7 @@ def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor,
     kernels.rotate_rows[batch * tokens,](
         qkv,
         weight,
-        torch.view_as_real(rotation),
+        rotation,
         tokens,
         count,
         dim // 2,

@@ -33,6 +33,7 @@ class Mirror:
     config: DinacAEConfig = field(default_factory=lambda: DinacAEConfig(patch_size=1))
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    is_compiled: bool = False
     failures: list[Exception] = field(default_factory=list)
     calls: int = 0
 
@@ -148,6 +149,7 @@ class TestBatch:
     def test_compute_says_device_and_type(self, encoder: ModelHandle) -> None:
         assert encoder.engine.compute == "cpu/f32"
         assert make_engine(Mirror(dtype=torch.bfloat16)).compute == "cpu/bf16"
+        assert make_engine(Mirror(is_compiled=True)).compute == "cpu/f32/compiled"
 
 
 class TestMemory:
@@ -203,6 +205,11 @@ class TestMemory:
         with pytest.raises(DeviceError) as caught:
             make_engine(model).encode([draw(4, 4)])
         assert str(caught.value) == "cpu failed: CUDA error: unspecified"
+
+    def test_a_failure_of_compiled_work_has_a_remedy(self) -> None:
+        lack = RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+        with pytest.raises(DeviceError, match="compiler found; try without --compile"):
+            make_engine(Mirror(is_compiled=True, failures=[lack])).encode([draw(4, 4)])
 
     def test_what_the_first_try_held_is_free_before_the_second(
         self, monkeypatch: pytest.MonkeyPatch
