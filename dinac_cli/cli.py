@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dinac_cli import __version__
+from dinac_cli.commands.bench import bench
 from dinac_cli.commands.decode import decode
 from dinac_cli.commands.demo import demo
 from dinac_cli.commands.encode import encode
@@ -53,7 +54,7 @@ def describe(
     """Folders of images to small files of whitened latents, and back."""
 
 
-for _command in (encode, decode, psnr, train, demo):
+for _command in (encode, decode, psnr, train, bench, demo):
     app.command()(_command)
 
 

@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "codec": LOWEST | SIDE_BY_SIDE,
     "pipeline": LOWEST | SIDE_BY_SIDE | {"codec"},
     "training": LOWEST | SIDE_BY_SIDE | {"codec"},
+    "benchmark": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline"},
     "console": set(),
-    "commands": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline", "training", "console"},
+    "commands": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline", "training", "benchmark", "console"},
     "cli": LOWEST | {"commands", "console"},
     "__main__": {"cli"},
 }

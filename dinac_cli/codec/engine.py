@@ -75,10 +75,8 @@ class Engine:
         self._tokens_at_most = _TOKENS_IN_FLIGHT
 
     def batch_size(self, height: int, width: int) -> int:
-        """Images a call, for a padded size in pixels. One on the CPU, where more gain nothing."""
-        if self.device.type == "cpu":
-            return 1
-        return max(1, _GPU_BATCH_TOKENS // (height * width // self.patch**2))
+        """Images a call, for a padded size in pixels."""
+        return choose_batch_size(self.device, height * width // self.patch**2)
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse, before any work, an image that cannot fit into memory. Raises ImageError."""
@@ -227,6 +225,11 @@ class Engine:
         """Latent positions of the micro-batch that an image of this size is computed in."""
         rows, columns = -(-height // self.patch), -(-width // self.patch)
         return self.batch_size(rows * self.patch, columns * self.patch) * rows * columns
+
+
+def choose_batch_size(device: torch.device, tokens: int) -> int:
+    """Images a call, each of so many latent positions; one on the CPU, where more gain nothing."""
+    return 1 if device.type == "cpu" else max(1, _GPU_BATCH_TOKENS // tokens)
 
 
 def _on_device(device: torch.device) -> AbstractContextManager[object]:

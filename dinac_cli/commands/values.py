@@ -21,10 +21,12 @@ def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
     return complete
 
 
-def one_of(name: str, values: tuple[str, ...]) -> Callable[[str], str]:
-    """A check that refuses everything but `values` (`-` and `_` alike)."""
+def one_of(name: str, values: tuple[str, ...]) -> Callable[[str | None], str | None]:
+    """A check that refuses everything but `values` (`-` and `_` alike); None, a default, passes."""
 
-    def check(value: str) -> str:
+    def check(value: str | None) -> str | None:
+        if value is None:
+            return None
         for known in values:
             if value.replace("-", "_") == known.replace("-", "_"):
                 return known

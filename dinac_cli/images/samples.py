@@ -26,6 +26,12 @@ def draw_samples() -> Iterator[tuple[str, Pixels]]:
         yield name, draw(height, width)
 
 
+def draw_photographs(side: int) -> Iterator[Pixels]:
+    """Square pictures uint8 [side, side, 3] as detailed as photographs; the same ones always."""
+    for draw in (draw_clouds, draw_leaves, draw_sunset):
+        yield draw(side, side)
+
+
 def draw_clouds(height: int, width: int) -> Pixels:
     """Noise with a 1/f amplitude spectrum, as photographs have, between two colours."""
     rng = np.random.default_rng(_SEED)

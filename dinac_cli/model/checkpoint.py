@@ -68,6 +68,18 @@ def load_model(
     return model.eval()
 
 
+def build_model(model: DinacAE, state: Mapping[str, Tensor], dtype: torch.dtype) -> DinacAE:
+    """A network of the same kind with another state, computing in `dtype`."""
+    cast = {
+        name: tensor.detach().clone() if keeps_float32(name) else tensor.detach().to(dtype)
+        for name, tensor in state.items()
+    }
+    with torch.device("meta"):
+        copy = DinacAE(model.config, parts=("encoder", "decoder"))
+    copy.load_state_dict({name: cast[name] for name in copy.state_dict()}, assign=True)
+    return copy.eval()
+
+
 def save_checkpoint(
     state: Mapping[str, Tensor],
     config: DinacAEConfig,

@@ -312,3 +312,7 @@ def _demand_released_kinds(values: Mapping[str, object], released: Mapping[str, 
             raise ModelError(
                 f"the configuration's {key} is {_show(values[key])}; only {kind!r} is known"
             )
+
+
+RELEASED = {"d2": DinacAEConfig(), "dinac-ae": DinacAEConfig(encoder_depth=6)}
+"""The published networks."""

@@ -76,7 +76,7 @@ def decode_files(
         fold_case=output.kind is OutputKind.FOLDER and ignores_case(output.path),
     )
     entries: Iterator[RecordEntry] = itertools.islice(records, options.limit)
-    job = _DecodeJob(output, options)
+    job = DecodeJob(output, options)
     if output.kind is OutputKind.FOLDER:
         return run_job(job, entries, control)
     if output.kind is OutputKind.FILE:
@@ -103,7 +103,9 @@ class _Group:
     width: int
 
 
-class _DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
+class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
+    """What `decode_files` does with each record."""
+
     def __init__(self, output: Output, options: DecodeOptions) -> None:
         self._output = output
         self._options = options

@@ -60,7 +60,7 @@ def encode_files(
     DinacError where the run as a whole cannot go on (model, device, full disk).
     """
     model.check(options.precision)
-    job = _EncodeJob(output, model, options, stdin)
+    job = EncodeJob(output, model, options, stdin)
     return run_job(job, inputs, control, stdout if output.kind is OutputKind.STREAM else None)
 
 
@@ -72,9 +72,15 @@ class _ReadImage(Work):
     redo_reason: str | None
 
 
-class _EncodeJob(Job[Input, _ReadImage, npt.NDArray[np.float32]]):
+class EncodeJob(Job[Input, _ReadImage, npt.NDArray[np.float32]]):
+    """What `encode_files` does with each image."""
+
     def __init__(
-        self, output: Output, model: ModelHandle, options: EncodeOptions, stdin: BinaryIO | None
+        self,
+        output: Output,
+        model: ModelHandle,
+        options: EncodeOptions,
+        stdin: BinaryIO | None = None,
     ) -> None:
         self._output = output
         self._model = model

@@ -19,7 +19,7 @@ from dinac_cli.files.content import read_content
 from dinac_cli.images.pixels import crop_pixels
 from dinac_cli.images.reading import read_image
 from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.checkpoint import save_checkpoint
+from dinac_cli.model.checkpoint import build_model, save_checkpoint
 from dinac_cli.model.device import resolve_device, resolve_dtype
 from dinac_cli.model.registry import resolve_model
 from dinac_cli.training.dataset import (
@@ -34,7 +34,6 @@ from dinac_cli.training.pace import Pace
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.statistics import (
     Pixels,
-    build_model,
     measure_reconstruction,
     measure_sensitivity,
     measure_spread,

@@ -22,20 +22,6 @@ _PROBE = 0.25  # standard deviations that a latent is moved by to see what it do
 _MAX_SIDE = 1024
 
 
-def build_model(model: DinacAE, state: dict[str, Tensor], dtype: torch.dtype) -> DinacAE:
-    """A network of the same kind with another state, computing in `dtype`."""
-    from dinac_cli.model.tensor_file import keeps_float32
-
-    cast = {
-        name: tensor.detach().clone() if keeps_float32(name) else tensor.detach().to(dtype)
-        for name, tensor in state.items()
-    }
-    with torch.device("meta"):
-        copy = DinacAE(model.config, parts=("encoder", "decoder"))
-    copy.load_state_dict({name: cast[name] for name in copy.state_dict()}, assign=True)
-    return copy.eval()
-
-
 @torch.inference_mode()
 def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor, Tensor]:
     """Mean and variance float32 [C] of the posterior's mode over uint8 images [H, W, 3]."""

@@ -18,7 +18,7 @@ from .processes import DINAC, Finished, make_environment, run, run_noting_import
 
 COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
 HEAVY = ("torch", "numpy", "PIL", "huggingface_hub", "zstandard")
-COMMANDS = ["decode", "demo", "encode", "psnr", "train"]
+COMMANDS = ["bench", "decode", "demo", "encode", "psnr", "train"]
 
 
 @pytest.mark.parametrize(

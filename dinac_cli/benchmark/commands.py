@@ -1,0 +1,120 @@
+"""Whole commands, from start to exit, as t = a + b·N: start-up and the cost of one more file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinac_cli.errors import DinacError
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class CommandFigures:
+    """One run of a command over `files` files.
+
+    `seconds` from start to exit, `first_file_seconds` from start to the first finished file,
+    `peak_memory_mib` the largest resident memory of its process (None where nothing tells).
+    """
+
+    command: str
+    files: int
+    seconds: float
+    first_file_seconds: float
+    peak_memory_mib: float | None
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """t = a + b·N through the fastest runs of a command: `startup_seconds` a, `ms_per_file` b."""
+
+    command: str
+    startup_seconds: float
+    ms_per_file: float
+
+
+def measure_commands(
+    images: Sequence[Path], counts: Sequence[int], options: Sequence[str]
+) -> Iterator[CommandFigures]:
+    """Encode so many files and decode them again, each count three times in turns.
+
+    Where there are fewer images, they are taken again under other names. `options` go to both
+    commands. Raises DinacError where a command fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="dinac-bench-") as place:
+        folder = Path(place)
+        for count in counts:
+            _gather(images, count, folder / f"images-{count}")
+        for _, count in itertools.product(range(REPEATS), counts):
+            latents, decoded = folder / "latents", folder / "decoded"
+            yield _run("encode", folder / f"images-{count}", latents, count, options)
+            yield _run("decode", latents, decoded, count, options)
+            shutil.rmtree(latents)
+            shutil.rmtree(decoded)
+
+
+def fit_line(command: str, figures: Sequence[CommandFigures]) -> CommandLine:
+    """Least squares through the fastest run of each number of files; needs two numbers."""
+    fastest: dict[int, float] = {}
+    for run in figures:
+        if run.command == command:
+            fastest[run.files] = min(run.seconds, fastest.get(run.files, run.seconds))
+    n = len(fastest)
+    mean_x, mean_y = sum(fastest) / n, sum(fastest.values()) / n
+    spread = sum((x - mean_x) ** 2 for x in fastest)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in fastest.items()) / spread
+    return CommandLine(command, mean_y - slope * mean_x, 1000 * slope)
+
+
+def _gather(images: Sequence[Path], count: int, folder: Path) -> None:
+    """Put `count` files into `folder`, by turns through `images`."""
+    folder.mkdir()
+    for number, image in enumerate(itertools.islice(itertools.cycle(images), count)):
+        target = folder / f"{number:06d}{image.suffix}"
+        try:
+            os.link(image, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(image, target)
+
+
+def _run(
+    command: str, source: Path, out: Path, files: int, options: Sequence[str]
+) -> CommandFigures:
+    line = [sys.executable, "-m", "dinac_cli", command, str(source), str(out), *options, "--json"]
+    first, summary = None, ""
+    start = time.perf_counter()
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        assert process.stdout is not None
+        for text in process.stdout:
+            first, summary = first or time.perf_counter() - start, text
+        memory = _wait(process)
+        seconds = time.perf_counter() - start
+        if process.returncode or first is None or json.loads(summary)["written"] != files:
+            said.seek(0)
+            words = " ".join(said.read().split())
+            raise DinacError(f"the {command} to be timed failed: {words}")
+    return CommandFigures(command, files, seconds, first, memory)
+
+
+def _wait(process: subprocess.Popen[str]) -> float | None:
+    """Wait for the end; the peak of its resident memory in MiB."""
+    if not hasattr(os, "wait4"):
+        process.wait()
+        return None
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return usage.ru_maxrss * unit / 2**20

@@ -1,0 +1,143 @@
+"""The stages of a run, each alone and all together, with the model loaded before."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from dinac_cli.codec.loading import ModelHandle
+from dinac_cli.errors import DinacError
+from dinac_cli.files.inputs import Input
+from dinac_cli.files.output import Output, OutputKind
+from dinac_cli.images.formats import OUTPUT_FORMATS
+from dinac_cli.model.config import DinacAEInferenceConfig
+from dinac_cli.pipeline.batching import Batcher
+from dinac_cli.pipeline.decode import DecodeJob, DecodeOptions
+from dinac_cli.pipeline.encode import EncodeJob, EncodeOptions
+from dinac_cli.pipeline.freshness import is_latent_file, is_stamped_image
+from dinac_cli.pipeline.job import Entry, Job, RunControl, Work, run_job
+from dinac_cli.pipeline.records import RecordEntry
+from dinac_cli.results import FileResult
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Entry)
+W = TypeVar("W", bound=Work)
+R = TypeVar("R")
+
+_REORDER_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """Seconds that a command takes over the same files.
+
+    `read`, `model` and `write` are of each stage alone, with as many threads as in a run, `whole`
+    of the run.
+    """
+
+    command: str
+    files: int
+    read_seconds: float
+    model_seconds: float
+    write_seconds: float
+    whole_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """The whole over the slowest stage alone: 1 is perfect overlap."""
+        return self.whole_seconds / max(self.read_seconds, self.model_seconds, self.write_seconds)
+
+
+def measure_encode(
+    images: Sequence[Path], model: ModelHandle, workers: int, folder: Path
+) -> StageFigures:
+    """Encode images below `folder`, in parts and as a whole. Raises DinacError."""
+
+    def make_job(name: str) -> EncodeJob:
+        return EncodeJob(_make_output(folder / name, is_latent_file), model, EncodeOptions())
+
+    entries = [Input(str(path), f"{number:06d}") for number, path in enumerate(images)]
+    return _measure("encode", make_job, entries, workers)
+
+
+def measure_decode(
+    latents: Sequence[Path], model: ModelHandle, workers: int, folder: Path
+) -> StageFigures:
+    """Decode records to PNG below `folder`, in parts and as a whole. Raises DinacError."""
+    options = DecodeOptions(
+        DinacAEInferenceConfig(seed=0), OUTPUT_FORMATS["png"], lambda header: model
+    )
+
+    def make_job(name: str) -> DecodeJob:
+        return DecodeJob(_make_output(folder / name, is_stamped_image), options)
+
+    entries = [RecordEntry(str(path), path.name, path=str(path)) for path in latents]
+    return _measure("decode", make_job, entries, workers)
+
+
+def _measure(
+    command: str, make_job: Callable[[str], Job[E, W, R]], entries: Sequence[E], workers: int
+) -> StageFigures:
+    _run(make_job("warm"), entries[:2], workers)
+    job = make_job("parts")
+    with ThreadPoolExecutor(workers) as pool:
+        read_seconds, works = _time(lambda: list(pool.map(partial(_read, job), entries)))
+        model_seconds, made = _time(partial(_compute, job, works))
+        write_seconds, _ = _time(partial(_finish, job, made, pool))
+    works.clear()
+    made.clear()
+    whole_seconds, _ = _time(lambda: _run(make_job("whole"), entries, workers))
+    return StageFigures(
+        command, len(entries), read_seconds, model_seconds, write_seconds, whole_seconds
+    )
+
+
+def _read(job: Job[E, W, R], entry: E) -> W:
+    read = job.read(entry, lambda size_bytes: None)
+    if isinstance(read, FileResult):
+        raise DinacError(f"{entry.label}: {read.reason or 'is done already'}")
+    return read
+
+
+def _compute(job: Job[E, W, R], works: Sequence[W]) -> list[tuple[W, R]]:
+    batcher: Batcher[object, W] = Batcher(job.batch_size, _REORDER_BYTES)
+    batches = itertools.chain(
+        itertools.chain.from_iterable(
+            batcher.add(work, work.group, work.held_bytes) for work in works
+        ),
+        batcher.flush(),
+    )
+    under_way = [(batch, job.submit(batch)) for batch in batches]
+    return [
+        pair
+        for batch, computing in under_way
+        for pair in zip(batch, computing.result(), strict=True)
+    ]
+
+
+def _finish(job: Job[E, W, R], made: list[tuple[W, R]], pool: ThreadPoolExecutor) -> None:
+    for written in pool.map(lambda pair: job.finish(*pair), made):
+        if written.result.failed:
+            raise DinacError(f"{written.result.file}: {written.result.reason}")
+
+
+def _run(job: Job[E, W, R], entries: Sequence[E], workers: int) -> None:
+    for result in run_job(job, entries, RunControl(workers, 4 * workers)):
+        if result.failed:
+            raise DinacError(f"{result.file}: {result.reason}")
+
+
+def _make_output(folder: Path, is_ours: Callable[[str], bool]) -> Output:
+    return Output(str(folder), OutputKind.FOLDER, is_ours)
+
+
+def _time(work: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result

@@ -1,0 +1,57 @@
+"""The stages of a run, alone and together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinac_cli.benchmark.stages import StageFigures, measure_decode, measure_encode
+from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.errors import DinacError
+from dinac_cli.model.registry import ResolvedModel
+
+TINY = Path(__file__).parent.parent / "golden/tiny"
+
+
+def load(part: str) -> ModelHandle:
+    return ModelHandle(ResolvedModel(TINY, "tiny"), part, DeviceChoice("cpu", "f32"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.fromarray(np.full((20 + number, 30, 3), 80 * number, np.uint8)).save(path)
+    return [*paths, paths[0]]
+
+
+def test_encode_and_decode(images: list[Path], tmp_path: Path) -> None:
+    encoded = measure_encode(images, load("encoder"), 2, tmp_path / "latents")
+    assert (encoded.command, encoded.files) == ("encode", 4)
+    for part in ("parts", "whole"):
+        assert len(list((tmp_path / "latents" / part).iterdir())) == 4
+    latents = sorted((tmp_path / "latents/whole").iterdir())
+    decoded = measure_decode(latents, load("decoder"), 2, tmp_path / "decoded")
+    assert (decoded.command, decoded.files) == ("decode", 4)
+    parts, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / "decoded" / part).iterdir()}
+        for part in ("parts", "whole")
+    )
+    assert parts == whole
+    assert len(parts) == 4
+    for figures in (encoded, decoded):
+        assert min(figures.read_seconds, figures.model_seconds, figures.write_seconds) > 0
+        assert figures.whole_seconds > 0
+
+
+def test_ratio_is_over_the_slowest_stage() -> None:
+    assert StageFigures("encode", 9, 1.0, 4.0, 2.0, 5.0).ratio == 1.25
+
+
+def test_a_file_that_fails_is_an_error(images: list[Path], tmp_path: Path) -> None:
+    images[2].write_bytes(b"no image")
+    with pytest.raises(DinacError):
+        measure_encode(images, load("encoder"), 2, tmp_path / "latents")
