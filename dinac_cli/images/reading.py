@@ -13,6 +13,7 @@ from PIL.Image import Transpose
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
+from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.opening import (
     check_size,
@@ -71,21 +72,42 @@ def read_image(
         check_size(opened, max_pixels)
         _refuse_thumbnail(opened)
         _match_transparent_color(opened)
+        plain = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
+        if plain is None:
+            pixels, steps = _decode_pixels(opened, background)
+        else:
+            pixels, steps = plain, _describe_steps(turned=False, colors=color.SRGB, alpha="none")
         frames = getattr(opened, "n_frames", 1)
-        upright, turned = _load_upright(opened)
-        opaque, alpha = color.split_alpha(upright)
-        rgb, colors = color.convert_to_srgb(opaque, _find_profile(opened))
-        pixels = np.array(rgb)  # a writable copy, [H, W, 3]
-        if alpha is not None:
-            pixels = color.composite(pixels, alpha, background)
-    steps = {
-        "orientation": "applied" if turned else "none",
-        "color": colors,
-        "alpha": "none" if alpha is None else f"composited-#{bytes(background).hex()}",
-        "frame": f"1/{frames}",
-    }
+    steps["frame"] = f"1/{frames}"
     description = ";".join(f"{step}={result}" for step, result in steps.items())
-    return SourceImage(pixels, description, tuple(_warn(opened, frames, colors)))
+    return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
+
+
+def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
+    """Whether nothing is to be done to the decoded pixels: RGB, no profile, upright already."""
+    if opened.format != "JPEG" or opened.mode != "RGB":  # others are decoded to read their EXIF
+        return False
+    return _find_profile(opened) is None and _read_orientation(opened) not in _UPRIGHT
+
+
+def _decode_pixels(
+    opened: ImageFile.ImageFile, background: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], dict[str, str]]:
+    """Upright sRGB pixels [H, W, 3], and what was done to get there."""
+    upright, turned = _load_upright(opened)
+    opaque, alpha = color.split_alpha(upright)
+    rgb, colors = color.convert_to_srgb(opaque, _find_profile(opened))
+    pixels = np.array(rgb)  # a writable copy, [H, W, 3]
+    if alpha is None:
+        return pixels, _describe_steps(turned=turned, colors=colors, alpha="none")
+    composited = f"composited-#{bytes(background).hex()}"
+    steps = _describe_steps(turned=turned, colors=colors, alpha=composited)
+    return color.composite(pixels, alpha, background), steps
+
+
+def _describe_steps(*, turned: bool, colors: str, alpha: str) -> dict[str, str]:
+    orientation = "applied" if turned else "none"
+    return {"orientation": orientation, "color": colors, "alpha": alpha}
 
 
 def measure_image(data: bytes) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -109,7 +110,7 @@ def start(
     stdout: Any = subprocess.PIPE,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start one command line; standard error is piped."""
+    """Start one command line, which Ctrl-C reaches; standard error is piped."""
     return subprocess.Popen(
         [*DINAC, *arguments],
         stdin=stdin,
@@ -117,7 +118,13 @@ def start(
         stderr=subprocess.PIPE,
         cwd=cwd,
         env=make_environment(),
+        preexec_fn=_heed_interrupts if os.name == "posix" else None,
     )
+
+
+def _heed_interrupts() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[bytes]) -> Finished:
