@@ -40,7 +40,7 @@ def test_what_the_user_has_set_stands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"),
+    sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""),
     reason="needs the GNU C library",
 )
 @pytest.mark.parametrize(("mode", "at_most"), [("shared", 1), ("own", 64)])
