@@ -115,6 +115,13 @@ PrecisionOption = Annotated[
         "q7    2.7  0.05  q3  1.5  0.98\n\n",
     ),
 ]
+Anonymous = Annotated[
+    bool,
+    typer.Option(
+        "--anonymous",
+        help="Leave out of records where they come from: name, size and hash of the source.",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
