@@ -42,7 +42,7 @@ def encode(
     from dinac_cli.codec.loading import DeviceChoice
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
     from dinac_cli.commands.models import choose_encoder, refuse_mixed_latents
-    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.reporting import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
     from dinac_cli.commands.values import parse_color
     from dinac_cli.console import Console
@@ -74,7 +74,7 @@ def encode(
     prepare_out(output)
     code = run_batch(
         "encode",
-        f"encoded with {encoder.label}",
+        end_with(f"encoded with {encoder.label}"),
         lambda control, stdin: encode_files(
             selection, output, encoder, settings, control, stdin=stdin, stdout=stdout
         ),
