@@ -117,13 +117,12 @@ def _split_stream(
 
 
 def _title(item: StreamItem, label: str, number: int) -> str:
+    """What messages call the item of a stream while it has no name."""
     error = item.record
     is_rest = isinstance(error, FormatError) and error.rejection is Rejection.NOT_A_RECORD
-    return (
-        f"{label} after record {number - 1}"
-        if is_rest and number > 1
-        else (f"{label} record {number}")
-    )
+    if is_rest and number > 1:
+        return f"{label} after record {number - 1}"
+    return f"{label} record {number}"
 
 
 def _name_record(
