@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -143,9 +144,12 @@ def _name_record(
 def _holds_several(path: str) -> bool:
     """True for a file that goes on after its first record; told by block headers alone.
 
-    A damaged record tells nothing of its length: then it counts whether another one starts.
+    A damaged record tells nothing of its length: then it counts whether another one starts. A pipe
+    that has a name may hold any number, and can be read but once.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return True
         with open(path, "rb") as file:
             try:
                 return measure_record(file) < os.fstat(file.fileno()).st_size
