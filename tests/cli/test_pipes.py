@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from PIL import Image
@@ -201,7 +202,7 @@ def test_pipe_that_has_a_name_holds_records(work: Path, tmp_path: Path) -> None:
         named = tmp_path / f"named{number}"
         os.mkfifo(named)
         process = start(*(str(named) if word == "NAMED" else word for word in command))
-        named.write_bytes(records)
+        Thread(target=named.write_bytes, args=(records,), daemon=True).start()
         done = finish(process)
         assert (done.code, done.err) == (0, "")
     assert done.out.startswith("2 verified in ")
