@@ -15,6 +15,7 @@ from dinac_cli.commands.demo import demo
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.train import train
+from dinac_cli.commands.verify import verify
 from dinac_cli.console import Console
 from dinac_cli.errors import DinacError
 
@@ -54,7 +55,7 @@ def describe(
     """Folders of images to small files of whitened latents, and back."""
 
 
-for _command in (encode, decode, psnr, train, bench, demo):
+for _command in (encode, decode, psnr, verify, train, bench, demo):
     app.command()(_command)
 
 

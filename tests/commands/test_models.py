@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,13 @@ import pytest
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
-from dinac_cli.commands.models import choose_decoders, choose_encoder, refuse_mixed_latents
+from dinac_cli.commands.models import (
+    choose_decoders,
+    choose_encoder,
+    choose_encoders,
+    refuse_mixed_latents,
+    resolve_named,
+)
 from dinac_cli.console import Console
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import read_header
@@ -168,3 +175,36 @@ class TestDecoders:
         (tmp_path / "model.safetensors").write_bytes(b"text")
         with pytest.raises(ModelError):
             choose_decoders(str(tmp_path), None, CHOICE, Console())
+
+
+class TestEncodersOfRecords:
+    def header(self, model: ModelHandle, compute: str = "cpu/f32") -> RecordHeader:
+        return dataclasses.replace(read_header(make_record(model)), compute=compute)
+
+    def test_that_of_the_latents_in_its_own_arithmetic(self, nano: ModelHandle) -> None:
+        find = choose_encoders(None, DeviceChoice("cpu", "auto"))
+        dtypes = {
+            compute: find(self.header(nano, compute)).choice.dtype
+            for compute in ("cpu/f32", "cuda/bf16", "cpu/bf16/compiled", "cpu/f8", "")
+        }
+        assert list(dtypes.values()) == ["f32", "bf16", "bf16", "auto", "auto"]
+        found = find(self.header(nano))
+        assert (found.label, found.part) == ("nano", "encoder")
+        assert find(self.header(nano)) is found  # and is loaded once
+
+    def test_dtype_that_is_asked_for(self, nano: ModelHandle) -> None:
+        find = choose_encoders(None, DeviceChoice("cpu", "bf16"))
+        assert find(self.header(nano)).choice.dtype == "bf16"
+
+    def test_named_one(self, nano: ModelHandle) -> None:
+        named = resolve_named(str(TINY), None, Console())
+        assert choose_encoders(named, CHOICE)(self.header(nano)).label == "tiny"
+
+    def test_unknown_one_is_never_fetched(self, tiny: ModelHandle) -> None:
+        with pytest.raises(ModelError, match="neither embedded nor cached: name it with --model"):
+            choose_encoders(None, CHOICE)(self.header(tiny))
+
+    def test_none_is_named(self) -> None:
+        assert resolve_named("auto", None, Console()) is None
+        with pytest.raises(UsageError, match="--revision abc: say with --model"):
+            resolve_named("auto", "abc", Console())
