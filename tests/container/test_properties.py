@@ -61,8 +61,8 @@ def expect(header: RecordHeader, latents: Float32, steps: Float32 | None) -> Flo
     if header.precision == "f32":
         return latents
     if steps is not None:
-        symbols = np.rint(latents / steps[:, None, None])
-        return symbols.astype(np.float32) * steps[:, None, None]
+        symbols: Float32 = np.rint(latents / steps[:, None, None])
+        return symbols * steps[:, None, None]
     bits = latents.view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
     return rounded.astype(np.uint32).view(np.float32)
