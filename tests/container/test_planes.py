@@ -170,7 +170,7 @@ def test_every_form_of_symbols_is_within_half_a_step(
     rounding = 2.0**-22 * np.abs(latents) + 1e-44
     assert (error <= steps[:, None, None] / 2 + rounding).all()
     # The narrowest form that holds the largest symbol, which is never cut down to fit.
-    symbols = np.rint(latents / steps[:, None, None])
+    symbols = np.rint(latents.astype(np.float64) / steps[:, None, None])
     form = {(True, True): "uint8", (False, True): "int8"}.get(
         (bool(symbols.min() >= -8 and symbols.max() <= 7), bool(np.abs(symbols).max() <= 127))
     )

@@ -61,7 +61,8 @@ def expect(header: RecordHeader, latents: Float32, steps: Float32 | None) -> Flo
     if header.precision == "f32":
         return latents
     if steps is not None:
-        symbols: Float32 = np.rint(latents / steps[:, None, None])
+        # In float64: a quotient that float32 rounds can make or break a tie.
+        symbols = np.rint(latents.astype(np.float64) / steps[:, None, None]).astype(np.float32)
         return symbols * steps[:, None, None]
     bits = latents.view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
