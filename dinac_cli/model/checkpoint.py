@@ -138,7 +138,7 @@ def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> 
         elif entry.shape != shape:
             faults["wrongly shaped"].append(f"{shown} {list(entry.shape)} for {list(shape)}")
         elif entry.dtype not in ITEM_BYTES:
-            faults["wrongly typed"].append(f"{shown} {entry.dtype} for F32 or BF16")
+            faults["wrongly typed"].append(f"{shown} {show_name(entry.dtype)} for F32 or BF16")
     if any(faults.values()):
         raise _describe_faults(table.path, faults)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
@@ -23,7 +26,8 @@ from dinac_cli.container.record import read_header
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.model import registry
-from dinac_cli.model.registry import ResolvedModel, resolve_model
+from dinac_cli.model.identity import cache_folder
+from dinac_cli.model.registry import HUB_ALIASES, ResolvedModel, resolve_model
 from dinac_cli.pipeline.freshness import WantedLatents, is_latent_file
 
 TINY = Path(__file__).parent.parent / "golden/tiny"
@@ -54,6 +58,32 @@ def nano() -> ModelHandle:
 
 def choose(output: Output, model: str = "auto", revision: str | None = None) -> ModelHandle:
     return choose_encoder(model, revision, CHOICE, output, Console())
+
+
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files of models that are opened from now on."""
+    opened: list[Path] = []
+    real = Path.open
+
+    def note(path: Path, *args: Any, **options: Any) -> Any:
+        opened.append(path.resolve())
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", note)
+    return opened
+
+
+def watch_the_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The repositories that its cache, and nothing but its cache, is asked for from now on."""
+    asked: list[str] = []
+
+    def look(repository: str, *, local_files_only: bool = False, **options: Any) -> str:
+        assert local_files_only, "the Hub was asked"
+        asked.append(repository)
+        raise LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", look)
+    return asked
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +196,38 @@ class TestDecoders:
             f"encoded with model tiny (latent space {tiny.identity.latent_space}), "
             "which is neither embedded nor cached: name it with --model"
         )
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "/etc/passwd",
+            "owner/model",
+            "data-archetype/dinac_ae_d2",
+            "https://example.org/model.safetensors",
+            "../tiny",
+            str(TINY),  # a checkpoint of this very latent space
+            str(TINY / "model.safetensors"),
+        ],
+    )
+    def test_what_a_record_names_is_neither_opened_nor_fetched(
+        self, tiny: ModelHandle, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        header = dataclasses.replace(self.header(tiny), model=name, revision="main")
+        monkeypatch.chdir(TINY.parent)
+        opened, asked = watch_reads(monkeypatch), watch_the_hub(monkeypatch)
+        with pytest.raises(ModelError, match=r"neither embedded nor cached: name it with --model$"):
+            choose_decoders("auto", None, CHOICE, Console())(header)
+        assert {path.parent for path in opened} <= {resolve_model("nano").path, cache_folder()}
+        assert asked == list(HUB_ALIASES.values())
+
+    def test_an_alias_in_a_record_is_no_request_for_it(
+        self, nano: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The latent space decides: this record is of `nano`, whatever it says."""
+        asked = watch_the_hub(monkeypatch)
+        header = dataclasses.replace(self.header(nano), model="d2", revision="0" * 40)
+        assert choose_decoders("auto", None, CHOICE, Console())(header).label == "nano"
+        assert asked == []
 
     def test_revision_needs_a_repository(self) -> None:
         with pytest.raises(UsageError, match="--revision abc: say with --model"):
