@@ -162,7 +162,7 @@ def test_the_curve_outlives_a_stop(photo_paths: list[str], tmp_path: Path) -> No
 
 
 def test_what_a_killed_run_was_writing_is_no_other_file(tmp_path: Path) -> None:
-    (tmp_path / ".training.state.part").write_bytes(b"half")
+    (tmp_path / ".dinac-tmp-0-0-0-1-00000000").write_bytes(b"half")
     check_out(tmp_path)
 
 
