@@ -166,6 +166,21 @@ def test_what_a_killed_run_was_writing_is_no_other_file(tmp_path: Path) -> None:
     check_out(tmp_path)
 
 
+def test_a_state_that_a_kill_at_the_very_end_left_goes(
+    photo_paths: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    run = TrainingRun(_request(photo_paths, out))
+    list(run.go())
+    state = (out / "training.state").read_bytes()
+    run.finish()
+    (out / "training.state").write_bytes(state)
+    assert TrainingRun(_request(photo_paths, out)).check_finished()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json", "model.safetensors", "training.json",
+    ]  # fmt: skip
+
+
 def test_the_linear_optimum_is_a_start(photo_paths: list[str], tmp_path: Path) -> None:
     recipe = TrainRecipe(steps=1, batch_size=1, crop=32, scales=(1.0,))
     run = TrainingRun(_request(photo_paths, tmp_path / "m", init="klt", recipe=recipe))
