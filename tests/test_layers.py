@@ -36,12 +36,13 @@ ALLOWED: dict[str, set[str]] = {
 
 UPWARD = {
     ("commands.demo", "cli"),  # runs whole command lines, as its user will
-    ("commands.completions", "cli"),  # no command, but a tool: it writes what the program answers
+    ("commands.manual", "cli"),  # as a tool it writes the manual of the whole program
 }
 
 TORCH_FREE_PARTS = {"errors", "results", "container", "images", "metrics", "files", "console"}
 TORCH_FREE_MODULES = {
-    f"model.{name}" for name in ("config", "sizes", "source", "tensor_file", "identity", "registry")
+    f"model.{name}"
+    for name in ("config", "sizes", "source", "tensor_file", "identity", "registry", "summary")
 }
 
 

@@ -13,6 +13,7 @@ from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.model.config import RELEASED, SCHEDULES
 
 BENCH_PARTS = ("network", "commands")
+SHELLS = ("bash", "zsh", "fish", "powershell")
 
 _INPUTS, _MODEL, _RUN, _REPORTS = "Inputs", "Model and device", "Run", "Screen and reports"
 
@@ -421,4 +422,32 @@ Teacher = Annotated[
         metavar="FOLDER",
         help="A DINOv2 checkpoint folder: the class head, if there is one, learns its features.",
     ),
+]
+Shell = Annotated[
+    str,
+    typer.Argument(
+        metavar="SHELL",
+        callback=one_of("SHELL", SHELLS),
+        autocompletion=complete(SHELLS),
+        help=f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}.",
+    ),
+]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete(_MODELS[1:]),
+        help="nano (embedded), d2, dinac-ae, a Hub repository, a folder or a .safetensors file.",
+    ),
+]
+HubModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete(_MODELS[2:]),
+        help="d2, dinac-ae or a Hub repository.",
+    ),
+]
+ModelsJson = Annotated[
+    bool, typer.Option("--json", help="JSON lines on stdout, one object a model.")
 ]

@@ -9,7 +9,7 @@ import pytest
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
-from dinac_cli.commands.models import choose_decoders, choose_encoder, refuse_mixed_latents
+from dinac_cli.commands.choosing import choose_decoders, choose_encoder, refuse_mixed_latents
 from dinac_cli.console import Console
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import read_header
@@ -67,7 +67,7 @@ class TestEncoder:
     ) -> None:
         for out in (tmp_path, tmp_path / "gone"):
             assert choose(make_output(out)).label == "nano"
-        monkeypatch.setattr("dinac_cli.commands.models.choose_default", lambda device: str(TINY))
+        monkeypatch.setattr("dinac_cli.commands.choosing.choose_default", lambda device: str(TINY))
         assert choose(make_output(tmp_path)).label == "tiny"
 
     @pytest.mark.parametrize("kind", [OutputKind.FOLDER, OutputKind.FILE])
@@ -77,7 +77,7 @@ class TestEncoder:
         path = tmp_path / "out/a.dinac"
         path.parent.mkdir()
         path.write_bytes(make_record(nano))
-        monkeypatch.setattr("dinac_cli.commands.models.choose_default", lambda device: str(TINY))
+        monkeypatch.setattr("dinac_cli.commands.choosing.choose_default", lambda device: str(TINY))
         out = path if kind is OutputKind.FILE else path.parent
         assert choose(make_output(out, kind)).label == "nano"
         assert choose(make_output(out, kind, overwrite=True)).label == "tiny"
@@ -147,7 +147,7 @@ class TestDecoders:
         find = choose_decoders("auto", None, CHOICE, Console())
         found = find(self.header(nano))
         assert found.label == "nano"
-        monkeypatch.setattr("dinac_cli.commands.models.find_model", None)
+        monkeypatch.setattr("dinac_cli.commands.choosing.find_model", None)
         assert find(self.header(nano)) is found
 
     def test_unknown_one_is_refused_and_never_fetched(self, tiny: ModelHandle) -> None:
