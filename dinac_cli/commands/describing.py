@@ -65,12 +65,10 @@ def describe_summary(summary: ModelSummary) -> Iterator[tuple[str, str]]:
         if part in summary.parameters
     )
     yield "parameters", f"{summary.parameter_count:,} ({', '.join(parts)})"
-    yield (
-        "latents",
-        f"{summary.channels} channels, one position for {summary.patch}x{summary.patch}",
-    )
+    yield "latents", f"{summary.channels} channels at patch {summary.patch}"
     yield "stored in", summary.stored
-    yield "in bfloat16", f"{summary.float32_parameters:,} parameters stay float32, norms above all"
+    kept = f"{summary.float32_parameters:,} parameters stay float32, norms above all"
+    yield "in bfloat16", kept
     yield "latent space", summary.latent_space
     yield "weights", summary.weights
     yield "licence", summary.licence or "not said: see the model's page"

@@ -19,7 +19,7 @@ _EXIT_CODES = (
     ("0", "all done, or already done"),
     (
         "1",
-        "could not run, or the system stopped it (disk full, device absent, model not to be had)",
+        "could not run, or the system stopped it (disk full, device or model not to be had)",
     ),
     ("2", "wrong usage"),
     ("3", "finished, but some files failed, are missing, or did not verify"),

@@ -448,6 +448,4 @@ HubModel = Annotated[
         help="d2, dinac-ae or a Hub repository.",
     ),
 ]
-ModelsJson = Annotated[
-    bool, typer.Option("--json", help="JSON lines on stdout, one object a model.")
-]
+ModelsJson = Annotated[bool, typer.Option("--json", help="One JSON object a model on stdout.")]
