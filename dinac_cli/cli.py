@@ -18,6 +18,7 @@ from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.train import train
+from dinac_cli.commands.verify import verify
 from dinac_cli.console import Console
 from dinac_cli.errors import DinacError
 
@@ -55,7 +56,7 @@ def describe(
     """Folders of images to small files of whitened latents, and back."""
 
 
-for _command in (encode, decode, psnr, train, bench, demo, completions, man):
+for _command in (encode, decode, psnr, verify, train, bench, demo, completions, man):
     app.command()(_command)
 app.add_typer(models)
 

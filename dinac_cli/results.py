@@ -14,8 +14,18 @@ class Status(str, Enum):
     WRITTEN = "written"  # an output was made
     DONE = "done"  # an output that is whole and current was there already
     MEASURED = "measured"  # compared with its counterpart
+    VERIFIED = "verified"  # whole, and all that was asked of it
     MISSING = "missing"  # its counterpart is not there
     FAILED = "failed"  # refused or not possible; `reason` says why
+
+
+class SourceState(str, Enum):
+    """What became of the image that a record was made of."""
+
+    UNCHANGED = "unchanged"
+    CHANGED = "changed"
+    MISSING = "missing"
+    UNKNOWN = "unknown"  # the record holds no hash of it
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,7 @@ class FileResult:
 
     `file` is the input as the user would name it, `output` where its result went (None where
     there is none), `reason` one line for a failure or a redone file. Sizes are in bytes and pixels.
+    `delta` is the largest difference of latents that were encoded anew.
     """
 
     file: str
@@ -36,6 +47,8 @@ class FileResult:
     bytes_in: int = 0
     bytes_out: int = 0
     psnr_db: float | None = None
+    source: SourceState | None = None
+    delta: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -49,9 +62,16 @@ class FileResult:
             value = getattr(self, key)
             if value:
                 entry[key] = value
+        if self.source is not None:
+            entry["source"] = self.source.value
+        if self.delta is not None:
+            entry["delta"] = self.delta
         if self.warnings:
             entry["warnings"] = list(self.warnings)
         return entry
+
+
+_WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED)
 
 
 @dataclass
@@ -65,12 +85,19 @@ class Tally:
     bytes_in: int = 0
     bytes_out: int = 0
     not_inputs: int = 0
+    unknown_sources: int = 0
+    encoded_anew: int = 0
+    max_delta: float = 0.0
 
     def add(self, result: FileResult) -> None:
         """Count one result; pixels and bytes only of what this run worked on."""
         self.counts[result.status] += 1
         self.warned += len(result.warnings)
-        if result.status in (Status.WRITTEN, Status.MEASURED):
+        self.unknown_sources += result.source is SourceState.UNKNOWN
+        if result.delta is not None:
+            self.encoded_anew += 1
+            self.max_delta = max(self.max_delta, result.delta)
+        if result.status in _WORKED:
             self.pixels += result.width * result.height
         if result.status is Status.WRITTEN:
             self.redone += result.reason is not None
@@ -89,8 +116,8 @@ class Tally:
 
     @property
     def worked(self) -> int:
-        """How many files this run did something for: outputs made, or pairs measured."""
-        return self.written + self.counts[Status.MEASURED]
+        """How many files this run did something for: made an output, measured, verified."""
+        return sum(self.counts[status] for status in _WORKED)
 
     @property
     def failures(self) -> int:

@@ -34,14 +34,22 @@ def build_record(
     model: ModelHandle,
     compute: str,
     precision: str,
+    *,
+    anonymous: bool = False,
 ) -> bytes:
-    """The record of one image's whitened latents, float32 [C, h, w]. Raises FormatError."""
+    """The record of one image's whitened latents, float32 [C, h, w]. Raises FormatError.
+
+    An `anonymous` one says nothing of where it comes from: no name, size or hash of the source,
+    and of the model only a label that is public, for a folder or repository may be called after
+    its owner.
+    """
     channels, rows, columns = latents.shape
     steps = model.choose_steps(precision)
+    is_named = not anonymous or model.resolved.is_public
     header = RecordHeader(
-        name=escape_name(source.name),
-        model=escape_text(model.label),
-        revision=escape_text(model.resolved.revision),
+        name="" if anonymous else escape_name(source.name),
+        model=escape_text(model.label) if is_named else "",
+        revision=escape_text(model.resolved.revision) if is_named else "",
         latent_space=model.identity.latent_space,
         weights=model.identity.weights,
         compute=compute,
@@ -52,8 +60,8 @@ def build_record(
         height=source.height,
         width=source.width,
         shape=(channels, rows, columns),
-        source_bytes=source.size_bytes,
-        source_sha256=source.sha256,
+        source_bytes=None if anonymous else source.size_bytes,
+        source_sha256=None if anonymous else source.sha256,
     )
     return pack_record(header, latents, steps)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import name_model
@@ -11,7 +12,13 @@ from dinac_cli.console import Console
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.files.output import Output, OutputKind
-from dinac_cli.model.registry import AUTO, choose_default, find_model, resolve_model
+from dinac_cli.model.registry import (
+    AUTO,
+    ResolvedModel,
+    choose_default,
+    find_model,
+    resolve_model,
+)
 from dinac_cli.pipeline.freshness import WantedLatents, find_first_record
 
 
@@ -59,29 +66,59 @@ def choose_decoders(
 
     What a record says is only compared with the models at hand; nothing is fetched for it.
     """
-    if model != AUTO:
-        resolved = resolve_model(model, revision, announce=_announce(console))
-        handle = ModelHandle(resolved, "decoder", choice)
+    named = resolve_named(model, revision, console)
+    if named is not None:
+        handle = ModelHandle(named, "decoder", choice)
         handle.check()
         return lambda header: handle
-    _refuse_revision(revision)
-    known: dict[str, ModelHandle | None] = {}
+    return _choose_by_latents("decoder", lambda header: choice)
+
+
+def choose_encoders(
+    named: ResolvedModel | None, choice: DeviceChoice
+) -> Callable[[RecordHeader], ModelHandle]:
+    """The model that encodes each record anew: the named one, or that of its latent space.
+
+    A dtype of `auto` is the one that the record says it was encoded in.
+    """
+
+    def choose(header: RecordHeader) -> DeviceChoice:
+        dtype = header.compute.partition("/")[2].partition("/")[0]
+        is_open = choice.dtype == "auto" and dtype in ("bf16", "f32")
+        return replace(choice, dtype=dtype) if is_open else choice
+
+    return _choose_by_latents("encoder", choose, named)
+
+
+def resolve_named(model: str, revision: str | None, console: Console) -> ResolvedModel | None:
+    """The model that `--model` names; None where it is `auto`. Raises ModelError, UsageError."""
+    if model == AUTO:
+        _refuse_revision(revision)
+        return None
+    return resolve_model(model, revision, announce=_announce(console))
+
+
+def _choose_by_latents(
+    part: str, choose: Callable[[RecordHeader], DeviceChoice], named: ResolvedModel | None = None
+) -> Callable[[RecordHeader], ModelHandle]:
+    found: dict[str, ResolvedModel | None] = {}
+    handles: dict[tuple[ResolvedModel, DeviceChoice], ModelHandle] = {}
     lock = threading.Lock()
 
     def find(header: RecordHeader) -> ModelHandle:
         with lock:
-            if header.latent_space not in known:
-                resolved = find_model(header.latent_space)
-                known[header.latent_space] = (
-                    None if resolved is None else ModelHandle(resolved, "decoder", choice)
+            if named is None and header.latent_space not in found:
+                found[header.latent_space] = find_model(header.latent_space)
+            resolved = named or found[header.latent_space]
+            if resolved is None:
+                raise ModelError(
+                    f"encoded with model {name_model(header)}, which is neither embedded nor "
+                    "cached: name it with --model"
                 )
-            handle = known[header.latent_space]
-        if handle is None:
-            raise ModelError(
-                f"encoded with model {name_model(header)}, which is neither embedded nor cached: "
-                "name it with --model"
-            )
-        return handle
+            key = (resolved, choose(header))
+            if key not in handles:
+                handles[key] = ModelHandle(resolved, part, key[1])
+            return handles[key]
 
     return find
 

@@ -44,7 +44,7 @@ def decode(
     from dinac_cli.codec.loading import DeviceChoice
     from dinac_cli.commands.choosing import choose_decoders
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.reporting import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
     from dinac_cli.commands.values import choose_format
     from dinac_cli.console import Console
@@ -84,7 +84,7 @@ def decode(
     prepare_out(output)
     code = run_batch(
         "decode",
-        "decoded",
+        end_with("decoded"),
         lambda control, stdin: decode_files(
             selection, output, decoding, control, stdin=stdin, stdout=stdout
         ),

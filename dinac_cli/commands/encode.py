@@ -11,6 +11,7 @@ def encode(
     images: opt.Images = None,
     out: opt.EncodeOut,
     precision: opt.PrecisionOption = "bf16",
+    anonymous: opt.Anonymous = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -41,14 +42,15 @@ def encode(
     from dinac_cli.codec.loading import DeviceChoice
     from dinac_cli.commands.choosing import choose_encoder, refuse_mixed_latents
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
-    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.reporting import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
     from dinac_cli.commands.values import parse_color
     from dinac_cli.console import Console
+    from dinac_cli.errors import UsageError
     from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
     from dinac_cli.files.output import Output
     from dinac_cli.pipeline.encode import EncodeOptions, encode_files
-    from dinac_cli.pipeline.freshness import WantedLatents, is_latent_file
+    from dinac_cli.pipeline.freshness import is_latent_file
     from dinac_cli.pipeline.selection import (
         choose_output_kind,
         count_inputs,
@@ -57,7 +59,9 @@ def encode(
 
     console = Console(quiet=quiet, verbose=verbose)
     stdout = open_stdout(out)
-    settings = EncodeOptions(precision, parse_color(background), max_pixels, checksum)
+    if anonymous and checksum:
+        raise UsageError("--anonymous records hold no hash to compare: leave out --checksum")
+    settings = EncodeOptions(precision, parse_color(background), max_pixels, checksum, anonymous)
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     selection = select_inputs(inputs, IMAGES, out)
     require_existing(selection)
@@ -66,12 +70,11 @@ def encode(
     total = count_inputs(selection, output, name_latents)
     choice = DeviceChoice(device, dtype, compiled)
     encoder = choose_encoder(model, revision, choice, output, console)
-    wanted = WantedLatents(encoder, settings.precision, settings.background_name)
-    refuse_mixed_latents(output, wanted)
+    refuse_mixed_latents(output, settings.want(encoder))
     prepare_out(output)
     code = run_batch(
         "encode",
-        f"encoded with {encoder.label}",
+        end_with(f"encoded with {encoder.label}"),
         lambda control, stdin: encode_files(
             selection, output, encoder, settings, control, stdin=stdin, stdout=stdout
         ),

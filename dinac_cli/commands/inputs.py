@@ -36,11 +36,15 @@ class InputOptions:
     shard: str | None
 
 
-def select_inputs(options: InputOptions, kind: FileKind, out: str) -> Selection:
-    """The inputs of a run. Raises UsageError where the options contradict each other."""
+def select_inputs(options: InputOptions, kind: FileKind, out: str | None) -> Selection:
+    """The inputs of a run; `out` is None for one that writes nothing.
+
+    Raises UsageError where the options contradict each other.
+    """
     paths = tuple(options.paths or ())
-    if not out or "" in paths:
-        raise UsageError("an input or OUT is an empty name: is a variable unset?")
+    if out == "" or "" in paths:
+        place = "an input" if out is None else "an input or OUT"
+        raise UsageError(f"{place} is an empty name: is a variable unset?")
     if options.files_from is None and (options.null or options.root is not None):
         raise UsageError("--null and --root go with --files-from")
     listed = None
@@ -48,7 +52,7 @@ def select_inputs(options: InputOptions, kind: FileKind, out: str) -> Selection:
         if options.files_from == STDIN and STDIN in paths:
             raise UsageError("standard input cannot be both an input and the list of inputs")
         listed = _read_list(options.files_from)
-    require_inputs(paths, listed)
+    require_inputs(paths, listed, has_out=out is not None)
     scan = InputScan(kind, paths, listed, options.null, options.root, exclude=out)
     shard = None if options.shard is None else parse_shard(options.shard, os.environ)
     return Selection(scan, shard, options.limit)

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dinac_cli.commands.values import check_batch_size, check_device, complete, one_of, within
+from dinac_cli.commands.values import (
+    check_batch_size,
+    check_device,
+    check_percent,
+    complete,
+    one_of,
+    within,
+)
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.model.config import RELEASED, SCHEDULES
@@ -114,6 +121,13 @@ PrecisionOption = Annotated[
         "bf16  5.3  0     q5  2.2  0.20\n\n"
         "q8    3.0  0.02  q4  1.8  0.48\n\n"
         "q7    2.7  0.05  q3  1.5  0.98\n\n",
+    ),
+]
+Anonymous = Annotated[
+    bool,
+    typer.Option(
+        "--anonymous",
+        help="Leave out of records where they come from: name, size and hash of the source.",
     ),
 ]
 Model = Annotated[
@@ -304,6 +318,57 @@ PsnrFirst = Annotated[
 ]
 PsnrSecond = Annotated[
     str, typer.Argument(metavar="B", help="The reconstructions: a folder, or one image.")
+]
+VerifyModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        rich_help_panel=_MODEL,
+        autocompletion=complete(_MODELS),
+        help="Every record must be of this model; auto: of any.",
+    ),
+]
+VerifyDtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        rich_help_panel=_MODEL,
+        callback=one_of("--dtype", _DTYPES),
+        autocompletion=complete(_DTYPES),
+        help="bf16 or f32, for --reencode; auto: what the record was encoded in.",
+    ),
+]
+SourceFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="DIR",
+        help="The images that were encoded: each must still be there, by size and hash.",
+    ),
+]
+Reencode = Annotated[
+    str | None,
+    typer.Option(
+        "--reencode",
+        metavar="P%",
+        show_default="none",
+        callback=check_percent,
+        help="Encode about so many of the records anew, and report the largest difference.",
+    ),
+]
+MaxDelta = Annotated[
+    float | None,
+    typer.Option(
+        "--max-delta",
+        metavar="D",
+        show_default="0.25, and one step at q8 to q3",
+        callback=within(
+            "--max-delta", lambda value: 0 <= value < math.inf, "a finite number, 0 or more"
+        ),
+        help="How far a latent that is encoded anew may be off.",
+    ),
 ]
 DemoFolder = Annotated[str, typer.Argument(metavar="[DIR]", help="Where the demo puts its files.")]
 TrainOut = Annotated[

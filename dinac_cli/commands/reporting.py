@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
+from functools import partial
+from typing import Any, TextIO
 
 from dinac_cli.commands.signals import STOPPING, SignalledStop
 from dinac_cli.console import Console
@@ -18,6 +19,15 @@ from dinac_cli.results import FileResult, Status, Tally
 
 EXIT_FAILURES = 3
 STOPPED = "dinac: stopped before the end; run the same command again to go on"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a run says last: one line for people, one object for programs, and if it was stopped."""
+
+    describe: Callable[[RunProgress], str]
+    to_json: Callable[[Tally], dict[str, Any]] = Tally.to_json
+    stopped: str = STOPPED
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class RunProgress:
 
 def report_run(
     title: str,
-    verb: str,
+    ending: Ending,
     results: Generator[FileResult, None, None],
     progress: RunProgress,
     options: ReportOptions,
@@ -96,7 +106,7 @@ def report_run(
     stop: SignalledStop,
     count_others: Callable[[], int],
 ) -> int:
-    """Consume a run; returns the exit code. `verb` is what was done: "encoded", "decoded"."""
+    """Consume a run; returns the exit code."""
     with ExitStack() as stack:
         failures = stack.enter_context(open_failures(options.failures))
         stack.callback(results.close)
@@ -111,19 +121,24 @@ def report_run(
                 stop.set()  # what is in flight is finished, and reported
     progress.tally.not_inputs = count_others()
     if options.json:
-        console.print_json(progress.tally.to_json(), to_stderr=options.records_on_stdout)
+        console.print_json(ending.to_json(progress.tally), to_stderr=options.records_on_stdout)
     else:
-        text = describe_summary(progress, verb)
+        text = ending.describe(progress)
         (console.say if options.records_on_stdout else console.print_result)(text)
     if stop:
-        console.say(STOPPED)
+        console.say(ending.stopped)
     if stop.exit_code is not None:
         return stop.exit_code
     return EXIT_FAILURES if progress.tally.failures else 0
 
 
+def end_with(verb: str) -> Ending:
+    """The ending of a run that makes outputs; `verb` is what was done: "encoded", "decoded"."""
+    return Ending(partial(describe_summary, verb=verb))
+
+
 def describe_summary(progress: RunProgress, verb: str) -> str:
-    """The last line of a run."""
+    """The last line of a run that makes outputs."""
     tally = progress.tally
     parts = [f"{tally.written} {verb}"]
     if tally.redone:
@@ -132,14 +147,20 @@ def describe_summary(progress: RunProgress, verb: str) -> str:
         parts.append(f"{tally.counts[Status.DONE]} already done")
     if tally.failures:
         parts.append(f"{tally.failures} failed")
-    if tally.not_inputs:
-        files = "file" if tally.not_inputs == 1 else "files"
-        parts.append(f"{tally.not_inputs} other {files} passed over")
+    parts += describe_others(tally)
     text = ", ".join(parts)
     if tally.written:
         text += f"; {format_sizes(tally.bytes_in, tally.bytes_out)}"
         text += f" in {format_duration(time.monotonic() - progress.started)}"
     return text
+
+
+def describe_others(tally: Tally) -> list[str]:
+    """The part of a summary that counts files which are no inputs; empty where there are none."""
+    if not tally.not_inputs:
+        return []
+    files = "file" if tally.not_inputs == 1 else "files"
+    return [f"{tally.not_inputs} other {files} passed over"]
 
 
 def format_sizes(size_in: int, size_out: int) -> str:
@@ -206,6 +227,7 @@ def _report_file(
         console.say(f"dinac: {result.file}: made again: {result.reason}")
     elif options.verbose and not result.failed:
         place = f" → {result.output}" if result.output else ""
-        console.say(f"dinac: {result.file}{place} ({result.status.value})")
+        delta = "" if result.delta is None else f", largest |Δ| {result.delta:.3g}"
+        console.say(f"dinac: {result.file}{place} ({result.status.value}{delta})")
     if options.json:
         console.print_json(result.to_json(), to_stderr=options.records_on_stdout)

@@ -1,4 +1,4 @@
-"""What encode and decode have in common: from options to a running job and its report."""
+"""What encode, decode and verify have in common: from options to a running job and its report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dinac_cli.commands.reporting import ReportOptions, RunProgress, report_run
+from dinac_cli.commands.reporting import Ending, ReportOptions, RunProgress, report_run
 from dinac_cli.commands.signals import open_stdin, stop_on_signals
 from dinac_cli.commands.values import count_processors, parse_batch_size
 from dinac_cli.console import Console
@@ -28,7 +28,7 @@ Start = Callable[[RunControl, BinaryIO | None], Generator[FileResult, None, None
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The "Run" options of encode and decode."""
+    """The "Run" options of such a command."""
 
     workers: int | None
     batch_size: str
@@ -36,7 +36,7 @@ class RunOptions:
 
 def run_batch(
     title: str,
-    verb: str,
+    ending: Ending,
     start: Start,
     scan: InputScan,
     total: int | None,
@@ -56,7 +56,7 @@ def run_batch(
         progress = RunProgress(control.clock, total, stop)
         results = start(control, open_stdin(stop) if reads_stdin(scan) else None)
         return report_run(
-            title, verb, results, progress, report, console, stop, lambda: scan.others
+            title, ending, results, progress, report, console, stop, lambda: scan.others
         )
 
 

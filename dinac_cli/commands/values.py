@@ -83,6 +83,23 @@ def parse_batch_size(text: str) -> int | None:
     return int(text)
 
 
+def check_percent(value: str | None) -> str | None:
+    """Refuse what `parse_percent` does; None, a default, passes."""
+    if value is not None:
+        parse_percent(value)
+    return value
+
+
+def parse_percent(text: str) -> float:
+    """`5%` or `5` as 5.0: more than 0, at most 100."""
+    digits = text.removesuffix("%")
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,9})?", digits, re.ASCII) or not 0 < float(digits) <= 100:
+        raise UsageError(
+            f"--reencode {text}: expected a share such as 5%, more than 0, at most 100%"
+        )
+    return float(digits)
+
+
 def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
     """The image format of a decode: `--format`, else what OUT's suffix says, else PNG.
 

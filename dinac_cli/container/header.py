@@ -56,6 +56,11 @@ class RecordHeader:
     source_bytes: int | None = None
     source_sha256: str | None = None
 
+    @property
+    def is_anonymous(self) -> bool:
+        """True where nothing is said of the source: no name, size or hash."""
+        return not self.name and self.source_bytes is None and self.source_sha256 is None
+
     def __post_init__(self) -> None:
         if self.name:
             check_name(self.name)

@@ -207,10 +207,11 @@ def split_list(content: bytes, *, null: bool) -> Iterator[str]:
         start = end + 1
 
 
-def require_inputs(paths: tuple[str, ...], listed: bytes | None) -> None:
+def require_inputs(paths: tuple[str, ...], listed: bytes | None, *, has_out: bool = True) -> None:
     """Refuse a request that names no input, or standard input twice."""
     if not paths and listed is None:
-        raise UsageError("no input: name files, folders, '-' or --files-from LIST before OUT")
+        place = " before OUT" if has_out else ""
+        raise UsageError(f"no input: name files, folders, '-' or --files-from LIST{place}")
     if paths.count(STDIN) > 1:
         raise UsageError("standard input '-' is named twice as an input")
 

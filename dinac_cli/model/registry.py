@@ -43,6 +43,11 @@ class ResolvedModel:
     label: str
     revision: str = ""
 
+    @property
+    def is_public(self) -> bool:
+        """True where the label is one that every dinac knows, and tells nothing of its user."""
+        return bool(self.revision) and self.label in (NANO, *HUB_ALIASES.values())
+
     def read_config(self) -> DinacAEConfig:
         """Its sizes and constants. Raises ModelError."""
         return read_config(locate_checkpoint(self.path))

@@ -28,19 +28,25 @@ class EncodeOptions:
     """How images become records.
 
     `precision` is one of `container.PRECISIONS`, `background` the sRGB colour below alpha,
-    `max_pixels` the largest image that is read; `checksum` compares sources by hash always.
+    `max_pixels` the largest image that is read; `checksum` compares sources by hash always;
+    `anonymous` leaves out of records where they come from.
     """
 
     precision: str = "bf16"
     background: tuple[int, int, int] = WHITE
     max_pixels: int = MAX_PIXELS
     checksum: bool = False
+    anonymous: bool = False
 
     @property
     def background_name(self) -> str:
         """`#rrggbb`."""
         red, green, blue = self.background
         return f"#{red:02x}{green:02x}{blue:02x}"
+
+    def want(self, model: ModelHandle) -> WantedLatents:
+        """What a record must be that is there already."""
+        return WantedLatents(model, self.precision, self.background_name, self.anonymous)
 
 
 def encode_files(
@@ -86,7 +92,7 @@ class EncodeJob(Job[Input, _ReadImage, npt.NDArray[np.float32]]):
         self._model = model
         self._options = options
         self._stdin = stdin
-        self._wanted = WantedLatents(model, options.precision, options.background_name)
+        self._wanted = options.want(model)
 
     def read(self, entry: Input, hold: Callable[[int], None]) -> _ReadImage | FileResult:
         if entry.problem:
@@ -128,6 +134,7 @@ class EncodeJob(Job[Input, _ReadImage, npt.NDArray[np.float32]]):
             self._model,
             self._model.engine.compute,
             self._options.precision,
+            anonymous=self._options.anonymous,
         )
         result = FileResult(
             work.label,

@@ -46,11 +46,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class WantedLatents:
-    """What an encode run wants of a record: its model, precision and background."""
+    """What an encode run wants of a record: its model, precision and background.
+
+    Where `anonymous`, a record that tells of its source is another kind, lest it stay unnoticed;
+    the reverse gives nothing away, and such records are left as they are.
+    """
 
     model: ModelHandle
     precision: str
     background: str
+    anonymous: bool = False
 
     def describe_conflict(self, header: RecordHeader) -> str | None:
         """How an existing record differs from what is wanted, naming both; None if it does not."""
@@ -62,6 +67,8 @@ class WantedLatents:
         kept = read_description(header.image).get("alpha", "none")
         if kept not in ("none", f"composited-{self.background}"):
             return f"background {kept.removeprefix('composited-')}, not {self.background}"
+        if self.anonymous and not header.is_anonymous:
+            return "a record that names its source, not an anonymous one"
         return None
 
 

@@ -1,4 +1,4 @@
-"""The records of a decode run: one a file, or many in a stream or a concatenation."""
+"""The records of a run that reads them: one a file, or many in a stream or a concatenation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import BinaryIO
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.record import measure_record, read_header
 from dinac_cli.container.stream import StreamItem, read_records
-from dinac_cli.errors import DinacError, FormatError, UsageError
+from dinac_cli.errors import DinacError, FormatError, Rejection, UsageError
 from dinac_cli.files.content import InputError
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import CollisionCheck
@@ -20,10 +20,10 @@ from dinac_cli.files.naming import CollisionCheck
 
 @dataclass(frozen=True)
 class RecordEntry:
-    """One record to decode: a file of its own (`path`), or bytes that are here already (`data`).
+    """One record to read: a file of its own (`path`), or bytes that are here already (`data`).
 
     `name` is the relative name that the output's name is made of; `error` is set where there is
-    no record to decode.
+    no record to read.
     """
 
     label: str
@@ -36,7 +36,7 @@ class RecordEntry:
 def list_records(
     inputs: Iterable[Input],
     stdin: BinaryIO | None,
-    rename: Callable[[str], str],
+    rename: Callable[[str], str] | None = None,
     *,
     fold_case: bool = False,
 ) -> Iterator[RecordEntry]:
@@ -44,7 +44,8 @@ def list_records(
 
     A file of one record gives its own name to the output, in a file of several (as in a stream)
     each record's own name counts, below the folder of the file. `rename` makes an output's name of
-    it; a record whose output's name was there before in this run is an error.
+    it; a record whose output's name was there before in this run is an error (None: there are no
+    outputs).
     """
     names = RecordNames(rename, fold_case=fold_case)
     for entry in inputs:
@@ -67,7 +68,7 @@ class RecordNames:
     for files is found out here, one record at a time.
     """
 
-    def __init__(self, rename: Callable[[str], str], *, fold_case: bool) -> None:
+    def __init__(self, rename: Callable[[str], str] | None, *, fold_case: bool) -> None:
         self._rename = rename
         self._check = CollisionCheck(fold_case=fold_case)
         self._count = itertools.count(1)
@@ -78,6 +79,8 @@ class RecordNames:
 
     def claim(self, name: str) -> InputError | None:
         """Take the output's name of record `name`; the error where another record has it."""
+        if self._rename is None:
+            return None
         output = self._rename(name)
         if self._check.add(output):
             return None
@@ -108,9 +111,19 @@ def _split_stream(
     found = False
     for number, item in enumerate(read_records(stream), start=1):
         found = True
-        yield _name_record(item, f"{label} record {number}", label, folder, names)
+        yield _name_record(item, _title(item, label, number), label, folder, names)
     if not found:
         yield RecordEntry(label, label, error=InputError("is empty; pipe records into it"))
+
+
+def _title(item: StreamItem, label: str, number: int) -> str:
+    error = item.record
+    is_rest = isinstance(error, FormatError) and error.rejection is Rejection.NOT_A_RECORD
+    return (
+        f"{label} after record {number - 1}"
+        if is_rest and number > 1
+        else (f"{label} record {number}")
+    )
 
 
 def _name_record(

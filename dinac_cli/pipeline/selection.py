@@ -60,9 +60,16 @@ def count_inputs(selection: Selection, output: Output, rename: Callable[[str], s
             yield entry.label, None if entry.problem else rename(entry.name)
 
     if output.kind is OutputKind.STREAM:
-        count = sum(1 for _ in selection)  # records in a stream need no path of their own
-    else:
-        count = refuse_collisions(pairs, fold_case=ignores_case(output.path))
+        return count_unnamed(selection)  # records in a stream need no path of their own
+    return _settle(selection, refuse_collisions(pairs, fold_case=ignores_case(output.path)))
+
+
+def count_unnamed(selection: Selection) -> int | None:
+    """`count_inputs` of a run whose inputs have no outputs, or none with a path."""
+    return _settle(selection, sum(1 for _ in selection))
+
+
+def _settle(selection: Selection, count: int) -> int | None:
     if not count:
         _require_found(selection)
     return None if reads_stdin(selection.scan) else count

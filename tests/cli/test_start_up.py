@@ -28,6 +28,7 @@ COMMANDS = [
     "models",
     "psnr",
     "train",
+    "verify",
 ]
 
 

@@ -115,3 +115,22 @@ def test_other_shape_is_refused_always(header: RecordHeader, allow_other: bool) 
 def test_model_of_a_record_without_a_label(header: RecordHeader) -> None:
     nameless = dataclasses.replace(header, model="")
     assert name_model(nameless) == f"unknown (latent space {header.latent_space})"
+
+
+def test_anonymous_record_says_nothing_of_its_source_or_its_user(encoder: ModelHandle) -> None:
+    record = build_record(SOURCE, LATENTS, encoder, "cpu/f32", "f32", anonymous=True)
+    header = unpack_record(record).header
+    assert header.is_anonymous
+    assert (header.name, header.source_bytes, header.source_sha256) == ("", None, None)
+    assert (header.model, header.revision) == ("", "")  # a folder's name, which may be anything
+    assert header.latent_space == encoder.identity.latent_space
+    named = unpack_record(build_record(SOURCE, LATENTS, encoder, "cpu/f32", "f32")).header
+    assert not named.is_anonymous
+
+
+def test_anonymous_record_keeps_a_label_that_every_dinac_knows(encoder: ModelHandle) -> None:
+    for label, kept in (("nano", "nano"), ("somebody/private", "")):
+        resolved = dataclasses.replace(encoder.resolved, label=label, revision="4")
+        model = ModelHandle(resolved, "encoder", DeviceChoice())
+        record = build_record(SOURCE, LATENTS, model, "cpu/f32", "f32", anonymous=True)
+        assert unpack_record(record).header.model == kept

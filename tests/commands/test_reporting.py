@@ -15,6 +15,7 @@ from dinac_cli.commands.reporting import (
     ReportOptions,
     RunProgress,
     describe_summary,
+    end_with,
     format_duration,
     format_size,
     format_sizes,
@@ -206,7 +207,7 @@ class Run:
         chosen = ReportOptions(**options)  # type: ignore[arg-type]
         progress = RunProgress(StageClock(), len(self.results), self.stop)
         return report_run(
-            "encode", "encoded", self._go(), progress, chosen,
+            "encode", end_with("encoded"), self._go(), progress, chosen,
             console or Console(verbose=chosen.verbose), self.stop, lambda: 7,
         )  # fmt: skip
 

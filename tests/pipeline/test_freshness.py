@@ -41,11 +41,16 @@ class Pair:
         self.source.write_bytes(b"the picture")
         self.write()
 
-    def write(self, precision: str = "bf16", image: str = "alpha=none") -> None:
+    def write(
+        self, precision: str = "bf16", image: str = "alpha=none", *, anonymous: bool = False
+    ) -> None:
         content = read_content(str(self.source))
         source = Source("a.jpg", len(content.data), content.sha256, image, 16, 16)
         latents = np.zeros((8, 1, 1), np.float32)
-        self.target.write_bytes(build_record(source, latents, self.model, "cpu/f32", precision))
+        record = build_record(
+            source, latents, self.model, "cpu/f32", precision, anonymous=anonymous
+        )
+        self.target.write_bytes(record)
         self.age(self.source, 7200)
         self.age(self.target, 3600)
 
@@ -123,6 +128,22 @@ class TestSource:
         assert pair.check(precision="f32") == DONE
         pair.age(pair.source, 0)
         assert pair.check(precision="f32") == CHANGED
+
+    def test_record_that_names_its_source_is_no_anonymous_one(self, pair: Pair) -> None:
+        wanted = WantedLatents(pair.model, "bf16", WHITE, anonymous=True)
+        with pytest.raises(OutputError) as caught:
+            check_latents(str(pair.target), str(pair.source), wanted, checksum=False)
+        assert str(caught.value) == (
+            f"{pair.target} holds a record that names its source, not an anonymous one; "
+            "choose another OUT or add --overwrite"
+        )
+
+    def test_anonymous_record_is_left_alone(self, pair: Pair) -> None:
+        pair.write(anonymous=True)
+        assert pair.check() == DONE
+        wanted = WantedLatents(pair.model, "bf16", WHITE, anonymous=True)
+        verdict = check_latents(str(pair.target), str(pair.source), wanted, checksum=False)
+        assert verdict.state is State.DONE
 
 
 class TestDamage:
