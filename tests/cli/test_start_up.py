@@ -24,6 +24,7 @@ COMMANDS = [
     "decode",
     "demo",
     "encode",
+    "info",
     "man",
     "models",
     "psnr",
