@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 
+from hypothesis import settings
+
 # Torch's waiting threads would spin, which on a machine with other work is very slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -21,5 +23,9 @@ os.environ["DINAC_CACHE"] = os.path.join(_CACHES, "dinac")
 os.environ["HF_HOME"] = os.path.join(_CACHES, "huggingface")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_CACHES, "inductor")
+# The same examples in every run: a failure is the change's, and what is slow is a busy machine.
+settings.register_profile("dinac", deadline=None, derandomize=True)
+settings.load_profile("dinac")
+
 for _name in ("DINAC_MODEL", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
     os.environ.pop(_name, None)

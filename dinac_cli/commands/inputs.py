@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dinac_cli.commands.signals import STDIN_CLOSED
 from dinac_cli.container.frame import RECORD_START
@@ -13,6 +13,7 @@ from dinac_cli.files.inputs import STDIN, FileKind, InputScan, require_inputs
 from dinac_cli.files.naming import LATENT_SUFFIX
 from dinac_cli.files.sharding import parse_shard
 from dinac_cli.images.formats import is_image_name, looks_like_image
+from dinac_cli.pipeline.freshness import is_stamped_image
 from dinac_cli.pipeline.selection import Selection
 
 IMAGES = FileKind("image", "images", is_image_name, looks_like_image)
@@ -53,9 +54,16 @@ def select_inputs(options: InputOptions, kind: FileKind, out: str | None) -> Sel
             raise UsageError("standard input cannot be both an input and the list of inputs")
         listed = _read_list(options.files_from)
     require_inputs(paths, listed, has_out=out is not None)
+    if kind is IMAGES and out is not None and any(_is_same_folder(path, out) for path in paths):
+        # What was decoded into that folder is no original: it would be encoded, and decoded again.
+        kind = replace(kind, is_output=is_stamped_image)
     scan = InputScan(kind, paths, listed, options.null, options.root, exclude=out)
     shard = None if options.shard is None else parse_shard(options.shard, os.environ)
     return Selection(scan, shard, options.limit)
+
+
+def _is_same_folder(path: str, out: str) -> bool:
+    return os.path.isdir(path) and os.path.isdir(out) and os.path.samefile(path, out)
 
 
 def _read_list(path: str) -> bytes:

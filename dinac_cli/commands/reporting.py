@@ -8,11 +8,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TextIO
+from io import FileIO
+from typing import Any
 
 from dinac_cli.commands.signals import STOPPING, SignalledStop
 from dinac_cli.console import Console
-from dinac_cli.errors import OutputError
+from dinac_cli.files.atomic import describe_write_error
 from dinac_cli.files.inputs import STDIN_NAME
 from dinac_cli.pipeline.stages import StageClock, StopRequest
 from dinac_cli.results import FileResult, Status, Tally
@@ -193,32 +194,48 @@ def _join(parts: list[tuple[int, str]]) -> str:
     return "  ".join(text for _, text in parts)
 
 
+@dataclass(frozen=True)
+class FailuresFile:
+    """The `--failures` file, to which each failure goes at once."""
+
+    path: str
+    file: FileIO
+
+    def add(self, result: FileResult) -> None:
+        """Write one line of JSON. Raises OutputError; DiskFullError where no space is left."""
+        line = memoryview(json.dumps(result.to_json()).encode() + b"\n")
+        try:
+            while line:
+                line = line[self.file.write(line) :]
+        except OSError as exc:
+            raise describe_write_error(exc, f"--failures {self.path}") from exc
+
+
 @contextmanager
-def open_failures(path: str | None) -> Iterator[TextIO | None]:
+def open_failures(path: str | None) -> Iterator[FailuresFile | None]:
     """The `--failures` file, or None where it is not asked for. Raises OutputError."""
     if path is None:
         yield None
         return
     try:
-        file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below
+        file = FileIO(path, "w")
     except OSError as exc:
-        raise OutputError(f"--failures {path}: cannot write: {exc.strerror}") from exc
+        raise describe_write_error(exc, f"--failures {path}") from exc
     with file:
-        yield file
+        yield FailuresFile(path, file)
 
 
-def report_failure(result: FileResult, console: Console, failures: TextIO | None) -> None:
+def report_failure(result: FileResult, console: Console, failures: FailuresFile | None) -> None:
     """Name a file that failed, with its reason, on stderr and in the failures file."""
     if not result.failed:
         return
     console.fail(f"{result.file}: {result.reason}")
     if failures is not None:
-        failures.write(json.dumps(result.to_json()) + "\n")
-        failures.flush()
+        failures.add(result)
 
 
 def _report_file(
-    result: FileResult, options: ReportOptions, console: Console, failures: TextIO | None
+    result: FileResult, options: ReportOptions, console: Console, failures: FailuresFile | None
 ) -> None:
     report_failure(result, console, failures)
     for warning in result.warnings:

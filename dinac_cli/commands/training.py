@@ -112,4 +112,4 @@ def report_training(request: TrainRequest, console: Console) -> int:
         f"{run.steps} steps on {images}; {np.mean(values):.2f} dB on {len(values)} held out; "
         f"try it with --model {request.out}"
     )
-    return 0
+    return stop.exit_code or 0  # what was in flight when a signal came was the end

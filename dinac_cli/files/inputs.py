@@ -21,16 +21,22 @@ HEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class FileKind:
-    """What makes a file in a folder an input: its name or, failing that, its first bytes."""
+    """What makes a file in a folder an input: its name or, failing that, its first bytes.
+
+    `is_output` tells, by its path, what an earlier run left among the inputs: that is none.
+    """
 
     label: str
     plural: str
     accepts_name: Callable[[str], bool]
     accepts_head: Callable[[bytes], bool]
+    is_output: Callable[[str], bool] | None = None
 
     def accepts(self, path: str) -> bool:
         """True for a file that is such an input; one that cannot be read counts by its name."""
-        return self.accepts_name(os.path.basename(path)) or self._accepts_content(path)
+        if not (self.accepts_name(os.path.basename(path)) or self._accepts_content(path)):
+            return False
+        return self.is_output is None or not self.is_output(path)
 
     def _accepts_content(self, path: str) -> bool:
         try:

@@ -45,7 +45,8 @@ class Output:
         """The path of the output called `name` (relative, `/`-separated)."""
         if self.kind is OutputKind.FILE:
             return self.path
-        return os.path.join(self.path, *name.split("/"))
+        # Joined as text: `join` would take `1:30.png` for another drive on Windows, and leave OUT.
+        return os.path.join(self.path, "") + os.sep.join(name.split("/"))
 
     def prepare(self, target: str) -> None:
         """Make the folder of `target` and rid it of what killed runs left there.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from dinac_cli.errors import ModelError, OutputError, UsageError
@@ -93,26 +93,37 @@ def save_checkpoint(
     are further keys of `config.json`, which are not the network's. Each file is replaced at once
     or not at all; OutputError where that fails.
     """
+    files = pack_checkpoint(state, config, dtype, settings)
+    parts = {name: folder / f".{name}.part" for name in files}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            parts[name].write_bytes(content)
+        for name, part in parts.items():
+            part.replace(folder / name)
+    except OSError as exc:
+        raise OutputError(f"the checkpoint cannot be written to {folder}: {exc}") from exc
+    finally:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def pack_checkpoint(
+    state: Mapping[str, Tensor],
+    config: DinacAEConfig,
+    dtype: torch.dtype = torch.float32,
+    settings: Mapping[str, object] | None = None,
+) -> dict[str, bytes]:
+    """The files that `save_checkpoint` writes, by name, in the order to write them."""
     _demand_dtype(dtype)
     tensors = {
         canonical_name(name): _cast(canonical_name(name), tensor.detach().cpu(), dtype).contiguous()
         for name, tensor in state.items()
     }
     text = json.dumps({**(settings or {}), **to_json(config)}, indent=2, sort_keys=True) + "\n"
-    weights, text_file = folder / f".{WEIGHTS_NAME}.part", folder / f".{CONFIG_NAME}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, weights, metadata={"format": "pt"})
-        text_file.write_text(text, encoding="utf-8")
-        weights.chmod(text_file.stat().st_mode)  # the library makes files for their owner alone
-        weights.replace(folder / WEIGHTS_NAME)
-        text_file.replace(folder / CONFIG_NAME)
-    except (OSError, SafetensorError) as exc:
-        raise OutputError(f"the checkpoint cannot be written to {folder}: {exc}") from exc
-    finally:
-        for part in (weights, text_file):
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+    weights = save(tensors, metadata={"format": "pt"})
+    return {WEIGHTS_NAME: weights, CONFIG_NAME: text.encode()}
 
 
 def list_shapes(config: DinacAEConfig) -> dict[str, tuple[int, ...]]:
@@ -138,7 +149,7 @@ def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> 
         elif entry.shape != shape:
             faults["wrongly shaped"].append(f"{shown} {list(entry.shape)} for {list(shape)}")
         elif entry.dtype not in ITEM_BYTES:
-            faults["wrongly typed"].append(f"{shown} {entry.dtype} for F32 or BF16")
+            faults["wrongly typed"].append(f"{shown} {show_name(entry.dtype)} for F32 or BF16")
     if any(faults.values()):
         raise _describe_faults(table.path, faults)
 

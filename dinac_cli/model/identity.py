@@ -123,7 +123,8 @@ def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]
 def _canonical_bytes(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]:
     if entry.dtype not in ITEM_BYTES:
         raise ModelError(
-            f"{path}: tensor {show_name(name)} is stored as {entry.dtype}, not as F32 or BF16"
+            f"{path}: tensor {show_name(name)} is stored as {show_name(entry.dtype)}, "
+            "not as F32 or BF16"
         )
     dtype = "F32" if keeps_float32(name) else "BF16"
     yield f"{json.dumps([name, dtype, list(entry.shape)])}\n".encode()

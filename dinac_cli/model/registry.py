@@ -16,7 +16,13 @@ from pathlib import Path
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.model.config import DinacAEConfig
 from dinac_cli.model.identity import ModelIdentity, read_identity
-from dinac_cli.model.source import locate_checkpoint, read_config, read_settings
+from dinac_cli.model.source import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    locate_checkpoint,
+    read_config,
+    read_settings,
+)
 
 NANO = "nano"
 NANO_REVISION = "4"
@@ -28,7 +34,7 @@ HUB_ALIASES = {
 
 _NANO_FOLDER = Path(__file__).parent.parent / "weights" / NANO
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_WANTED_FILES = ["config.json", "*.safetensors", "README.md"]
+_WANTED_FILES = [CONFIG_NAME, "*.safetensors", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def find_model(latent_space: str) -> ResolvedModel | None:
 
 
 def find_cached(repository: str, revision: str | None = None) -> ResolvedModel | None:
-    """The Hub repository's checkpoint as it lies in the Hub's cache; None where it does not."""
+    """The Hub repository's checkpoint as it lies, whole, in the Hub's cache; or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -166,9 +172,22 @@ def find_cached(repository: str, revision: str | None = None) -> ResolvedModel |
         )
     except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
         return None
-    if not any(folder.glob("*.safetensors")):
-        return None
-    return ResolvedModel(folder, repository, folder.name)
+    return ResolvedModel(folder, repository, folder.name) if _is_whole(folder) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot in the Hub's cache has its weights and its configuration.
+
+    The client may give the folder of a download that was cut short. Weights without their
+    configuration would be read with the released constants, which need not be theirs; and other
+    weights would stand in for those whose blob, beside the snapshots, is still incomplete.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        return False
+    if (folder / WEIGHTS_NAME).is_file():
+        return True
+    has_other_weights = any(path.is_file() for path in folder.glob("*.safetensors"))
+    return has_other_weights and not any(folder.parent.parent.glob("blobs/*.incomplete"))
 
 
 def _list_local() -> Iterator[ResolvedModel]:
@@ -196,8 +215,11 @@ def _download(
             f"model {at} is not in the cache {constants.HF_HUB_CACHE} and not to be had: "
             f"{_explain_hub_error(exc)}"
         ) from exc
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"model {at} holds no .safetensors file; name a DINAC-AE repository")
+    if not _is_whole(folder):
+        raise ModelError(
+            f"model {at} has no config.json or no .safetensors file in {folder}; name a DINAC-AE "
+            "repository or, where its download was cut short, let it reach the Hub once more"
+        )
     return ResolvedModel(folder, repository, folder.name)
 
 

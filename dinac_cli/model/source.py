@@ -84,7 +84,7 @@ def read_settings(files: CheckpointFiles) -> Mapping[str, object]:
 def _find_weights(folder: Path) -> Path:
     if (folder / WEIGHTS_NAME).is_file():
         return folder / WEIGHTS_NAME
-    found = sorted(folder.glob("*.safetensors"))
+    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     if len(found) == 1:
         return found[0]
     if found:
@@ -99,6 +99,8 @@ def _demand_safetensors(path: Path) -> None:
     _refuse_pickle(path)
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is no .safetensors file; name a checkpoint's weights or folder")
+    if not path.is_file():  # a pipe would be waited for, a device has no size
+        raise ModelError(f"{path} is no regular file; name a checkpoint's weights or folder")
 
 
 def _refuse_pickle(path: Path) -> None:

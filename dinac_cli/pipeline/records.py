@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -117,13 +118,12 @@ def _split_stream(
 
 
 def _title(item: StreamItem, label: str, number: int) -> str:
+    """What messages call the item of a stream while it has no name."""
     error = item.record
     is_rest = isinstance(error, FormatError) and error.rejection is Rejection.NOT_A_RECORD
-    return (
-        f"{label} after record {number - 1}"
-        if is_rest and number > 1
-        else (f"{label} record {number}")
-    )
+    if is_rest and number > 1:
+        return f"{label} after record {number - 1}"
+    return f"{label} record {number}"
 
 
 def _name_record(
@@ -144,9 +144,12 @@ def _name_record(
 def _holds_several(path: str) -> bool:
     """True for a file that goes on after its first record; told by block headers alone.
 
-    A damaged record tells nothing of its length: then it counts whether another one starts.
+    A damaged record tells nothing of its length: then it counts whether another one starts. A pipe
+    that has a name may hold any number, and can be read but once.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return True
         with open(path, "rb") as file:
             try:
                 return measure_record(file) < os.fstat(file.fileno()).st_size

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import torch
 
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.codec.records import name_creator
-from dinac_cli.errors import OutputError, UsageError
+from dinac_cli.errors import UsageError
+from dinac_cli.files.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
 from dinac_cli.files.content import read_content
 from dinac_cli.images.pixels import crop_pixels
 from dinac_cli.images.reading import read_image
 from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.checkpoint import build_model, save_checkpoint
+from dinac_cli.model.checkpoint import build_model, pack_checkpoint
 from dinac_cli.model.device import resolve_device, resolve_dtype
 from dinac_cli.model.registry import resolve_model
 from dinac_cli.training.dataset import (
@@ -29,6 +31,7 @@ from dinac_cli.training.dataset import (
     hold_out,
     survey_images,
 )
+from dinac_cli.training.folder import write_file
 from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
 from dinac_cli.training.pace import Pace
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
@@ -44,7 +47,6 @@ from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer
 
 REPORT_NAME = "training.json"
 KLT = "klt"
-_PART = ".part"  # what a killed run was writing
 
 # The first steps compile and warm up; the pace of the next ones is the first that is known.
 _UNTIMED_STEPS = 10
@@ -91,7 +93,7 @@ def check_out(out: Path) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"{out}: OUT, the last argument, is an existing file: name a folder")
-    names = {name for name in os.listdir(out) if not name.endswith(_PART)}
+    names = {name for name in os.listdir(out) if not name.startswith(TEMPORARY_PREFIX)}
     if names and not names & {STATE_NAME, REPORT_NAME}:
         raise UsageError(f"{out} holds other files and no training: name a new folder")
 
@@ -129,6 +131,7 @@ class TrainingRun:
             teacher=self._load_teacher(),
             about=self.describe(),
         )
+        remove_dead_temporaries(str(request.out))
         self.resumed = self._trainer.resume(request.out)
         self.first_step = self._trainer.step_number
 
@@ -143,7 +146,10 @@ class TrainingRun:
         }
 
     def check_finished(self) -> bool:
-        """Whether OUT holds this very training, finished. Raises UsageError for another one."""
+        """Whether OUT holds this very training, finished. Raises UsageError for another one.
+
+        The state goes, which a run that was killed at the very end has left beside it.
+        """
         path = self._request.out / REPORT_NAME
         if not path.is_file():
             return False
@@ -153,6 +159,7 @@ class TrainingRun:
             if self._request.minutes is not None:
                 own["steps"] = report["recipe"]["steps"]
             if (report["recipe"], report["about"]) == (own, self.describe()):
+                self._drop_state()
                 return True
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise UsageError(f"{path} is damaged: choose another OUT") from exc
@@ -202,7 +209,6 @@ class TrainingRun:
 
     def finish(self) -> list[float]:
         """Measure, write the checkpoint, drop the state; returns the held-out PSNRs in dB."""
-        out = self._request.out
         state = self._trainer.average_state()
         model = build_model(self.model, state, torch.float32)
         # By hash: neighbours in a folder are alike.
@@ -217,13 +223,19 @@ class TrainingRun:
             self._request.recipe.seed,
         )
         values = measure_reconstruction(final, self._held)
-        save_checkpoint(
-            state, self.model.config, out, torch.bfloat16, {SENSITIVITY_KEY: sensitivity}
+        files = pack_checkpoint(
+            state, self.model.config, torch.bfloat16, {SENSITIVITY_KEY: sensitivity}
         )
+        for name, content in files.items():
+            write_file(self._request.out, name, content)
         spread = measure_spread(final, map(_load, self._held_out[:_STATISTICS_IMAGES]))
         self._write_report(values, spread)
-        (out / STATE_NAME).unlink(missing_ok=True)
+        self._drop_state()
         return values
+
+    def _drop_state(self) -> None:
+        with suppress(OSError):  # it does no harm
+            (self._request.out / STATE_NAME).unlink(missing_ok=True)
 
     def _start_model(self) -> DinacAE:
         request = self._request
@@ -289,13 +301,8 @@ class TrainingRun:
             "held_out_latents": spread,
             "curve": self._trainer.curve,
         }
-        path = request.out / REPORT_NAME
-        try:
-            part = request.out / f".{REPORT_NAME}{_PART}"
-            part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-            part.replace(path)
-        except OSError as exc:
-            raise OutputError(f"{path}: cannot write: {exc.strerror}") from exc
+        text = json.dumps(report, indent=2) + "\n"
+        write_file(request.out, REPORT_NAME, text.encode())
 
 
 def _load(image: TrainImage) -> Pixels:

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dinac_cli.errors import ModelError, OutputError
+from dinac_cli.errors import ModelError
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.posterior import Posterior
 from dinac_cli.model.schedule import CosineSchedule, noise_scale
 from dinac_cli.model.tensor_file import keeps_float32
 from dinac_cli.training.dataset import CropSource
 from dinac_cli.training.depthwise import use_matrices
+from dinac_cli.training.folder import write_file
 from dinac_cli.training.losses import (
     alignment_loss,
     expansion_loss,
@@ -121,16 +122,11 @@ class Trainer:
         return {**self.model.state_dict(), **self.optimizer.average}
 
     def save(self, folder: Path) -> None:
-        """Write what a later process needs to go on, at once or not at all."""
-        part = folder / f".{STATE_NAME}.part"
+        """Write what a later process needs to go on, at once or not at all. Raises OutputError."""
         metadata = {"step": str(self.step_number), "recipe": json.dumps(asdict(self.recipe))}
         metadata |= {**self._about, "curve": json.dumps(self.curve)}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(self.optimizer.state_tensors(), part, metadata=metadata)
-            part.replace(folder / STATE_NAME)
-        except OSError as exc:
-            raise OutputError(f"{folder}: cannot save the training state: {exc}") from exc
+        state = save(self.optimizer.state_tensors(), metadata=metadata)
+        write_file(folder, STATE_NAME, state)
 
     def resume(self, folder: Path) -> bool:
         """Take up a state that `save` left in the folder; False where there is none.

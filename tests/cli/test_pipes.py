@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from PIL import Image
@@ -189,3 +190,20 @@ def test_empty_standard_input(tmp_path: Path) -> None:
     assert (decoded.code, decoded.out) == (3, "0 decoded, 1 failed\n")
     assert decoded.err == "dinac: stdin: is empty; pipe records into it\n"
     assert list_files(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes with names")
+def test_pipe_that_has_a_name_holds_records(work: Path, tmp_path: Path) -> None:
+    """As a shell gives one for `<(command)`: it is read once, and each record named by itself."""
+    records = b"".join((work / f"latents/{name}.dinac").read_bytes() for name in NAMES[:2])
+    for number, command in enumerate(
+        (["decode", "NAMED", str(tmp_path / "out")], ["verify", "NAMED"])
+    ):
+        named = tmp_path / f"named{number}"
+        os.mkfifo(named)
+        process = start(*(str(named) if word == "NAMED" else word for word in command))
+        Thread(target=named.write_bytes, args=(records,), daemon=True).start()
+        done = finish(process)
+        assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("2 verified in ")
+    assert list_files(tmp_path / "out") == ["a.jpg.png", "b.png"]

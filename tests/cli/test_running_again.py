@@ -160,3 +160,17 @@ def test_what_is_not_surely_a_dead_temporary_stays(own: Path, name: str) -> None
     (own / "latents" / name).write_text("somebody's")
     assert run("encode", "photos", "latents", cwd=own).code == 0
     assert (own / "latents" / name).read_text() == "somebody's"
+
+
+def test_what_was_decoded_among_the_originals_is_no_original(own: Path) -> None:
+    for command in ("encode", "decode"):
+        done = run(command, "photos", "photos", cwd=own)
+        assert done.code == (3 if command == "decode" else 0)  # b.png is not dinac's to replace
+    before = read_files(own / "photos")
+    assert "a.jpg.png" in before
+    again = run("encode", "photos", "photos", cwd=own)
+    assert (again.code, again.err) == (0, "")
+    assert again.out.startswith("0 encoded with nano, 4 already done, ")
+    assert read_files(own / "photos") == before
+    stranger = run("encode", "photos", "elsewhere", cwd=own)  # into another folder, all are taken
+    assert stranger.out.startswith("6 encoded with nano")

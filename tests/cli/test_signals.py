@@ -108,6 +108,7 @@ def test_the_second_signal_stops_at_once_and_gives_the_cursor_back(
         ("encode", signal.SIGINT, 130),
         ("decode", signal.SIGINT, 130),
         ("encode", signal.SIGTERM, 143),
+        ("decode", signal.SIGTERM, 143),
     ],
 )
 def test_a_signal_ends_waiting_for_standard_input(

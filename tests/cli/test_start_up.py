@@ -34,7 +34,8 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("psnr", "--help"), ("encode", "--help"), ("--version",)]
+    "arguments",
+    [("--help",), ("psnr", "--help"), ("verify", "--help"), ("encode", "--help"), ("--version",)],
 )
 def test_help_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done, imported = run_noting_imports(tmp_path / "imports", HEAVY, *arguments)
@@ -56,7 +57,7 @@ def test_help_names_every_command_and_fits_80_columns() -> None:
     assert sorted(re.findall(r"^│ (\w+)  +[A-Z]", done.out, re.MULTILINE)) == COMMANDS
     bare = run()
     assert (bare.code, bare.out, bare.err) == (2, done.out.removesuffix("\n"), "")
-    for command in ([], ["encode"], ["decode"], ["psnr"], ["demo"]):
+    for command in ([], ["encode"], ["decode"], ["psnr"], ["verify"], ["demo"]):
         shown = run(*command, "-h")
         assert (shown.code, shown.err) == (0, "")
         assert max(map(len, shown.out.splitlines())) <= 80

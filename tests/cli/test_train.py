@@ -47,20 +47,36 @@ def test_a_trained_model_is_one_like_any_other(images: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
-def test_ctrl_c_saves_and_the_next_run_goes_on(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_next_run_goes_on(
+    images: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     model = tmp_path / "model"
     command = ("train", images, model, "--steps", "1000000", *QUICK)
     process = start(*command)
     wait_until(lambda: _has_read_input(process.pid))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stopped = finish(process)
-    assert stopped.code == 130
+    assert stopped.code == code
     assert "run the same command again to go on" in stopped.err
     assert list_files(model) == ["training.state"]
 
     other = run("train", images, model, "--steps", "5", *QUICK)
     assert other.code == 1
     assert "holds a stopped training with other steps" in other.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_a_second_ctrl_c_stops_at_once(images: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    process = start("train", images, model, "--steps", "1000000", *QUICK)
+    wait_until(lambda: _has_read_input(process.pid))
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert b"once more stops at once" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert finish(process).code == 130
+    assert not model.exists() or set(list_files(model)) <= {"training.state"}
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line(images: Path, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from dinac_cli.commands.values import (
+    check_percent,
     choose_format,
     complete,
     count_processors,
     one_of,
     parse_batch_size,
     parse_color,
+    parse_percent,
 )
 from dinac_cli.errors import UsageError
 from dinac_cli.files.output import OutputKind
@@ -143,3 +145,21 @@ class TestProcessors:
 
     def test_here(self) -> None:
         assert 1 <= count_processors() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "percent"), [("5%", 5.0), ("5", 5.0), ("0.5%", 0.5), ("100%", 100.0), ("0.001", 0.001)]
+)
+def test_share(text: str, percent: float) -> None:
+    assert parse_percent(text) == percent
+    assert check_percent(text) == text
+
+
+@pytest.mark.parametrize("text", ["0", "0%", "100.1", "-5", "5%%", "%", "", "1e1", "nan"])
+def test_no_share(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--reencode .*expected a share such as 5%"):
+        check_percent(text)
+
+
+def test_share_that_is_not_given() -> None:
+    assert check_percent(None) is None

@@ -148,6 +148,13 @@ def test_escape_is_allowed_and_the_identity_where_it_can_be(raw: str) -> None:
     assert (escaped == raw) is not _is_refused(raw)
 
 
+@settings(max_examples=200)
+@given(st.text(st.sampled_from("/\\.~: aCON\0é\udc80"), min_size=1) | st.text(min_size=1))
+def test_escape_of_an_escape_changes_nothing(raw: str) -> None:
+    escaped = escape_name(raw)
+    assert escape_name(escaped) == escaped
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(min_size=1, max_size=600))
 def test_escape_takes_any_bytes_of_a_file_name(raw: bytes) -> None:

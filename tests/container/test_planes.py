@@ -151,6 +151,34 @@ def test_quantised_is_within_half_a_step_of_each_channel(c: int, w: int, step: f
     assert same_bits(there_and_back(back, "q5", steps), back)
 
 
+@settings(max_examples=150)
+@given(
+    reach=st.sampled_from([7.4, 7.6, 127.4, 127.6, 32639.4]),
+    step=st.floats(2**-20, 2**20, width=32),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_form_of_symbols_is_within_half_a_step(
+    reach: float, step: float, shape: tuple[int, int, int], seed: int
+) -> None:
+    """Packed, one byte or two: to the bound itself, but for float32's own rounding."""
+    rng = np.random.default_rng(seed)
+    steps = (step * rng.uniform(0.1, 1, shape[0])).astype(np.float32)
+    latents = (rng.uniform(-reach, reach, shape) * steps[:, None, None]).astype(np.float32)
+    planes = split_planes(latents, "q4", steps)
+    error = np.abs(join_planes(planes, shape).astype(np.float64) - latents)
+    rounding = 2.0**-22 * np.abs(latents) + 1e-44
+    assert (error <= steps[:, None, None] / 2 + rounding).all()
+    # The narrowest form that holds the largest symbol, which is never cut down to fit.
+    symbols = np.rint(latents.astype(np.float64) / steps[:, None, None])
+    form = {(True, True): "uint8", (False, True): "int8"}.get(
+        (bool(symbols.min() >= -8 and symbols.max() <= 7), bool(np.abs(symbols).max() <= 127))
+    )
+    if form is None and symbols.min() >= -128 and symbols.max() <= 127:
+        form = "int8"
+    assert (str(planes["latents.q"].dtype) if "latents.q" in planes else None) == form
+
+
 def test_groups_of_channels_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     latents, steps = make_latents((5, 3, 7)), np.linspace(0.1, 0.5, 5, dtype=np.float32)
     whole = [there_and_back(latents, "bf16"), there_and_back(latents, "q8", steps)]

@@ -166,7 +166,7 @@ def read_by_the_specification(record: bytes) -> npt.NDArray[np.float32]:
         symbols = tensors["latents.q.high"] * np.int16(256) + tensors["latents.q.low"]
     elif tensors["latents.q"].dtype == np.uint8:
         halves = np.stack([tensors["latents.q"] >> 4, tensors["latents.q"] & 15], axis=1)
-        symbols = halves.ravel()[: np.prod(shape)].reshape(shape) - np.int8(8)
+        symbols = halves.astype(np.int8).ravel()[: np.prod(shape)].reshape(shape) - np.int8(8)
     else:
         symbols = tensors["latents.q"]
     steps = tensors["latents.step"].astype(np.float32)

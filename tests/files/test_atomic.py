@@ -84,6 +84,12 @@ class TestWriting:
         assert (tmp_path / "a").read_bytes() == b"mine"
         assert os.listdir(tmp_path) == ["a"]
 
+    def test_another_run_that_was_faster_with_the_same_bytes(self, tmp_path: Path) -> None:
+        """Not every format says who wrote a file: what is there already is as good."""
+        (tmp_path / "a").write_bytes(b"unstamped")
+        write(tmp_path / "a", b"unstamped")
+        assert os.listdir(tmp_path) == ["a"]
+
     def test_file_system_without_hard_links(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

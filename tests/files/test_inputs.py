@@ -313,8 +313,10 @@ class TestList:
 
 class TestRequest:
     def test_nothing_named(self) -> None:
-        with pytest.raises(UsageError, match="no input"):
+        with pytest.raises(UsageError, match=r"no input: .* LIST before OUT$"):
             require_inputs((), None)
+        with pytest.raises(UsageError, match=r"no input: .* LIST$"):
+            require_inputs((), None, has_out=False)
 
     def test_standard_input_twice(self) -> None:
         with pytest.raises(UsageError, match="named twice"):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import errno
+import ntpath
 import os
+import posixpath
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from dinac_cli.container.names import escape_name
 from dinac_cli.errors import OutputError
 from dinac_cli.files.atomic import TEMPORARY_PREFIX, DiskFullError
 from dinac_cli.files.output import Output, OutputKind
@@ -38,6 +44,20 @@ def test_file_out_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monk
     output = Output("x.dinac", OutputKind.FILE, lambda path: False, fsync=True)
     output.write(output.locate("a"), b"record")
     assert os.listdir() == ["x.dinac"]
+
+
+@pytest.mark.parametrize("system", [posixpath, ntpath])
+@given(st.text(st.sampled_from("/\\.~: aC1é\0"), min_size=1) | st.text(min_size=1))
+@example("1:30.png")  # to Windows' `join` a name on drive `1:`
+@example("../../a")
+@example("C:/a")
+def test_every_name_of_a_record_lies_below_the_folder(system: ModuleType, raw: str) -> None:
+    name = escape_name(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dinac_cli.files.output.os", SimpleNamespace(path=system, sep=system.sep))
+        path = system.normpath(make_output(Path("out")).locate(name))
+    assert path.startswith(f"out{system.sep}")
+    assert len(path.split(system.sep)) == len(name.split("/")) + 1
 
 
 def test_foreign_file_stays(tmp_path: Path) -> None:

@@ -34,6 +34,18 @@ def test_crop_undoes_pad(height: int, width: int, multiple: int) -> None:
     np.testing.assert_array_equal(crop_pixels(padded, height, width), pixels)
 
 
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20), st.integers(0, 99))
+def test_padding_repeats_what_lies_at_the_edge(
+    height: int, width: int, multiple: int, seed: int
+) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    padded = pad_pixels(pixels, multiple)
+    rows = np.minimum(np.arange(padded.shape[0]), height - 1)
+    columns = np.minimum(np.arange(padded.shape[1]), width - 1)
+    np.testing.assert_array_equal(padded, pixels[rows][:, columns])
+    np.testing.assert_array_equal(crop_pixels(padded, height, width), pixels)
+
+
 @pytest.mark.parametrize("size", [(5, 7), (16, 16)])
 def test_cropped_pixels_are_contiguous(size: tuple[int, int]) -> None:
     assert crop_pixels(make_pixels(16, 16), *size).flags.c_contiguous

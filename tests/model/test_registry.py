@@ -47,6 +47,7 @@ class Hub:
         self.folder = folder
         self.cached: dict[str, str] = {}
         self.answer: str | Exception = AssertionError("the Hub was asked")
+        self.on_download: Callable[[], None] = lambda: None
         self.calls: list[tuple[str, str | None, bool]] = []
 
     def snapshot_download(
@@ -57,12 +58,13 @@ class Hub:
         allow_patterns: list[str],
         local_files_only: bool = False,
     ) -> str:
-        assert allow_patterns == ["config.json", "*.safetensors"]
+        assert allow_patterns == ["config.json", "*.safetensors", "README.md"]
         self.calls.append((repository, revision, local_files_only))
         if local_files_only:
             if repository not in self.cached:
                 raise errors.LocalEntryNotFoundError("not cached")
             return self.cached[repository]
+        self.on_download()
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -164,13 +166,45 @@ class TestCached:
         resolve_model("d2", "v1")
         assert hub.calls == [(D2, "v1", True)]
 
-    def test_without_weights_is_fetched_whole(self, hub: Hub) -> None:
+    @pytest.mark.parametrize("missing", ["*.safetensors", "config.json"])
+    def test_half_a_download_is_fetched_whole(self, hub: Hub, missing: str) -> None:
+        hub.cached[D2] = hub.make_snapshot()
+        for path in (hub.folder / COMMIT).glob(missing):
+            path.unlink()
+        assert find_cached(D2) is None
+
+        def complete() -> None:
+            shutil.rmtree(hub.folder)
+            hub.answer = hub.make_snapshot()
+
+        hub.on_download = complete
+        assert resolve_model("d2") == ResolvedModel(hub.folder / COMMIT, D2, COMMIT)
+        assert [local for _, _, local in hub.calls] == [True, True, False]
+        assert find_cached(D2) is not None
+
+    @pytest.mark.parametrize("missing", ["*.safetensors", "config.json"])
+    def test_half_a_download_is_never_used(self, hub: Hub, missing: str) -> None:
+        """Where the Hub is out of reach, the client gives what there is of a folder."""
         hub.cached[D2] = hub.answer = hub.make_snapshot()
-        for weights in (hub.folder / COMMIT).glob("*.safetensors"):
-            weights.unlink()
-        with pytest.raises(ModelError, match=r"holds no \.safetensors file; name a DINAC-AE"):
+        for path in (hub.folder / COMMIT).glob(missing):
+            path.unlink()
+        space = resolve_model(str(GOLDEN / "tiny")).identify().latent_space
+        assert find_model(space) is None
+        with pytest.raises(ModelError) as caught:
             resolve_model("d2")
-        assert [local for _, _, local in hub.calls] == [True, False]
+        assert str(caught.value) == (
+            f"model {D2} (revision main) has no config.json or no .safetensors file in "
+            f"{hub.folder / COMMIT}; name a DINAC-AE repository or, where its download was cut "
+            "short, let it reach the Hub once more"
+        )
+
+    def test_link_to_a_blob_that_is_not_there_yet_is_half_a_download(self, hub: Hub) -> None:
+        hub.cached[D2] = hub.make_snapshot()
+        (hub.folder / COMMIT / "cases.safetensors").unlink()
+        weights = hub.folder / COMMIT / "model.safetensors"
+        weights.rename(hub.folder / "moved")
+        weights.symlink_to(hub.folder / "blob")
+        assert find_cached(D2) is None
 
     def test_in_the_clients_own_layout(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -185,6 +219,11 @@ class TestCached:
         assert find_cached(D2) == find_cached(D2, "main") == find_cached(D2, COMMIT) == expected
         assert find_cached(D2, "other") is None
         assert find_cached("data-archetype/dinac_ae") is None
+        (folder / "blobs").mkdir()
+        weights = folder / "snapshots" / COMMIT / "model.safetensors"
+        weights.rename(folder / "blobs/0123.incomplete")
+        assert (weights.parent / "cases.safetensors").exists()  # which is not taken in its place
+        assert find_cached(D2) is None
 
 
 class TestDownload:

@@ -10,7 +10,7 @@ import pytest
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import Source, build_record
-from dinac_cli.container.frame import PREAMBLE
+from dinac_cli.container.frame import PREAMBLE, RECORD_START
 from dinac_cli.errors import OutputError
 from dinac_cli.files.content import read_content
 from dinac_cli.images.writing import write_image
@@ -154,6 +154,21 @@ class TestDamage:
         assert state is State.STALE
         assert reason is not None
         assert reason == "the output was cut short" or reason.startswith("the output was damaged (")
+
+    @pytest.mark.parametrize("precision", ["f32", "bf16", "q4", "q8"])
+    def test_cut_at_any_byte(self, pair: Pair, precision: str) -> None:
+        """Never done; and from the 14 bytes on that tell a record, never somebody else's."""
+        pair.write(precision)
+        data = pair.target.read_bytes()
+        for size in range(len(data)):
+            pair.target.write_bytes(data[:size])
+            if size < len(RECORD_START):
+                with pytest.raises(OutputError, match="exists and was not written by dinac"):
+                    pair.check(precision=precision)
+            else:
+                assert pair.check(precision=precision)[0] is State.STALE
+        pair.write(precision)
+        assert pair.check(precision=precision) == DONE
 
     def test_something_follows(self, pair: Pair) -> None:
         pair.target.write_bytes(pair.target.read_bytes() + b"!")
@@ -323,6 +338,19 @@ class TestImage:
         assert not is_stamped_image(str(tmp_path / "a"))
         with pytest.raises(OutputError, match="exists and was not written by dinac"):
             self.check(tmp_path / "a")
+
+    @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
+    def test_cut_at_any_byte(self, tmp_path: Path, form: str) -> None:
+        """Cut short or edited cannot be told apart, so it is neither done nor replaced."""
+        self.write(tmp_path / "a", self.wanted, form)
+        data = (tmp_path / "a").read_bytes()
+        sizes = {*range(0, len(data), 7), *range(min(64, len(data))), len(data) - 1, len(data) - 2}
+        for size in sorted(sizes):
+            (tmp_path / "a").write_bytes(data[:size])
+            with pytest.raises(OutputError, match="exists and was not written by dinac"):
+                self.check(tmp_path / "a")
+        (tmp_path / "a").write_bytes(data)
+        assert self.check(tmp_path / "a") == DONE
 
     def test_edited_since(self, tmp_path: Path) -> None:
         self.write(tmp_path / "a", self.wanted)

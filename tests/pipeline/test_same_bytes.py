@@ -6,6 +6,7 @@ to add them up in another order; a narrow network would not show it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.files.inputs import Input
+from dinac_cli.files.sharding import Shard
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.model.acceleration import FastDinacAE
 from dinac_cli.model.autoencoder import DinacAE
@@ -25,6 +27,7 @@ from dinac_cli.model.registry import ResolvedModel
 from dinac_cli.pipeline.decode import DecodeOptions, decode_files
 from dinac_cli.pipeline.encode import EncodeOptions, encode_files
 from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.selection import Selection
 
 from .hand_made import (
     images_out,
@@ -144,8 +147,55 @@ class TestEncode:
         assert short == expected
         assert len(calls) >= 6
 
+    @pytest.mark.parametrize("batch_size", [3], indirect=True)
+    def test_in_parts_and_from_where_it_stopped(
+        self, images: Path, tmp_path: Path, encoder: ModelHandle, batch_size: int
+    ) -> None:
+        whole = encode(select_images(images), tmp_path / "whole", encoder, RunControl(2, 4))
+        parts: dict[str, bytes] = {}
+        for index in range(3):
+            part = dataclasses.replace(select_images(images), shard=Shard(index, 3))
+            made = encode(part, tmp_path / f"{index}", encoder, RunControl(2, 4))
+            assert not parts.keys() & made.keys()
+            parts |= made
+        assert parts == whole
+        for stop in (1, 4, 7):
+            out = tmp_path / f"stopped-{stop}"
+            start = dataclasses.replace(select_images(images), limit=stop)
+            assert len(encode(start, out, encoder, RunControl(2, 4))) == stop
+            assert encode(select_images(images), out, encoder, RunControl(4, 16)) == whole
+
 
 class TestDecode:
+    @pytest.mark.parametrize("batch_size", [3], indirect=True)
+    def test_in_parts_and_from_where_it_stopped(
+        self, images: Path, tmp_path: Path, checkpoint: Path, decoder: ModelHandle, batch_size: int
+    ) -> None:
+        latents = tmp_path / "latents"
+        model = ModelHandle(
+            ResolvedModel(checkpoint, "wide"), "encoder", DeviceChoice("cpu", "bf16")
+        )
+        encode(select_images(images), latents, model, RunControl())
+        options = DecodeOptions(
+            DinacAEInferenceConfig(num_steps=1, seed=1), OUTPUT_FORMATS["png"], lambda _: decoder
+        )
+
+        def decode(inputs: Selection, name: str, limit: int | None = None) -> dict[str, bytes]:
+            limited = dataclasses.replace(options, limit=limit)
+            out = images_out(tmp_path / name)
+            results = list(decode_files(inputs, out, limited, RunControl(2, 4)))
+            assert not [result.reason for result in results if result.failed]
+            return read_tree(tmp_path / name)
+
+        whole = decode(select_latents(latents), "whole")
+        parts: dict[str, bytes] = {}
+        for index in range(3):
+            part = dataclasses.replace(select_latents(latents), shard=Shard(index, 3))
+            parts |= decode(part, f"{index}")
+        assert parts == whole
+        assert len(decode(select_latents(latents), "stopped", limit=5)) == 5
+        assert decode(select_latents(latents), "stopped") == whole
+
     def test_in_any_company_and_trouble(
         self,
         images: Path,

@@ -148,3 +148,18 @@ class TestCount:
     def test_one_of_several_is_not_there(self, folder: Path) -> None:
         require_existing(select_images("gone.png", "gone too.png"))
         require_existing(select_images("-"))
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_names_equal_but_for_case(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, folds: bool
+) -> None:
+    """As the file system of OUT has it: one file there, or two."""
+    monkeypatch.setattr("dinac_cli.pipeline.selection.ignores_case", lambda out: folds)
+    touch(folder, "in/a.png", "in/A.PNG")
+    if not folds:
+        assert count(select_images("in")) == 2
+        return
+    with pytest.raises(UsageError, match=r"would both be written to a\.png\.dinac"):
+        count(select_images("in"))
+    assert not (folder / "out").exists()

@@ -162,8 +162,23 @@ def test_the_curve_outlives_a_stop(photo_paths: list[str], tmp_path: Path) -> No
 
 
 def test_what_a_killed_run_was_writing_is_no_other_file(tmp_path: Path) -> None:
-    (tmp_path / ".training.state.part").write_bytes(b"half")
+    (tmp_path / ".dinac-tmp-0-0-0-1-00000000").write_bytes(b"half")
     check_out(tmp_path)
+
+
+def test_a_state_that_a_kill_at_the_very_end_left_goes(
+    photo_paths: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    run = TrainingRun(_request(photo_paths, out))
+    list(run.go())
+    state = (out / "training.state").read_bytes()
+    run.finish()
+    (out / "training.state").write_bytes(state)
+    assert TrainingRun(_request(photo_paths, out)).check_finished()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json", "model.safetensors", "training.json",
+    ]  # fmt: skip
 
 
 def test_the_linear_optimum_is_a_start(photo_paths: list[str], tmp_path: Path) -> None:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
-from dinac_cli.commands.choosing import choose_decoders, choose_encoder, refuse_mixed_latents
+from dinac_cli.commands.choosing import (
+    choose_decoders,
+    choose_encoder,
+    choose_encoders,
+    refuse_mixed_latents,
+    resolve_named,
+)
 from dinac_cli.console import Console
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import read_header
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.model import registry
-from dinac_cli.model.registry import ResolvedModel, resolve_model
+from dinac_cli.model.identity import cache_folder
+from dinac_cli.model.registry import HUB_ALIASES, ResolvedModel, resolve_model
 from dinac_cli.pipeline.freshness import WantedLatents, is_latent_file
 
 TINY = Path(__file__).parent.parent / "golden/tiny"
@@ -47,6 +58,32 @@ def nano() -> ModelHandle:
 
 def choose(output: Output, model: str = "auto", revision: str | None = None) -> ModelHandle:
     return choose_encoder(model, revision, CHOICE, output, Console())
+
+
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files of models that are opened from now on."""
+    opened: list[Path] = []
+    real = Path.open
+
+    def note(path: Path, *args: Any, **options: Any) -> Any:
+        opened.append(path.resolve())
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", note)
+    return opened
+
+
+def watch_the_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The repositories that its cache, and nothing but its cache, is asked for from now on."""
+    asked: list[str] = []
+
+    def look(repository: str, *, local_files_only: bool = False, **options: Any) -> str:
+        assert local_files_only, "the Hub was asked"
+        asked.append(repository)
+        raise LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", look)
+    return asked
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +197,38 @@ class TestDecoders:
             "which is neither embedded nor cached: name it with --model"
         )
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "/etc/passwd",
+            "owner/model",
+            "data-archetype/dinac_ae_d2",
+            "https://example.org/model.safetensors",
+            "../tiny",
+            str(TINY),  # a checkpoint of this very latent space
+            str(TINY / "model.safetensors"),
+        ],
+    )
+    def test_what_a_record_names_is_neither_opened_nor_fetched(
+        self, tiny: ModelHandle, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        header = dataclasses.replace(self.header(tiny), model=name, revision="main")
+        monkeypatch.chdir(TINY.parent)
+        opened, asked = watch_reads(monkeypatch), watch_the_hub(monkeypatch)
+        with pytest.raises(ModelError, match=r"neither embedded nor cached: name it with --model$"):
+            choose_decoders("auto", None, CHOICE, Console())(header)
+        assert {path.parent for path in opened} <= {resolve_model("nano").path, cache_folder()}
+        assert asked == list(HUB_ALIASES.values())
+
+    def test_an_alias_in_a_record_is_no_request_for_it(
+        self, nano: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The latent space decides: this record is of `nano`, whatever it says."""
+        asked = watch_the_hub(monkeypatch)
+        header = dataclasses.replace(self.header(nano), model="d2", revision="0" * 40)
+        assert choose_decoders("auto", None, CHOICE, Console())(header).label == "nano"
+        assert asked == []
+
     def test_revision_needs_a_repository(self) -> None:
         with pytest.raises(UsageError, match="--revision abc: say with --model"):
             choose_decoders("auto", "abc", CHOICE, Console())
@@ -168,3 +237,36 @@ class TestDecoders:
         (tmp_path / "model.safetensors").write_bytes(b"text")
         with pytest.raises(ModelError):
             choose_decoders(str(tmp_path), None, CHOICE, Console())
+
+
+class TestEncodersOfRecords:
+    def header(self, model: ModelHandle, compute: str = "cpu/f32") -> RecordHeader:
+        return dataclasses.replace(read_header(make_record(model)), compute=compute)
+
+    def test_that_of_the_latents_in_its_own_arithmetic(self, nano: ModelHandle) -> None:
+        find = choose_encoders(None, DeviceChoice("cpu", "auto"))
+        dtypes = {
+            compute: find(self.header(nano, compute)).choice.dtype
+            for compute in ("cpu/f32", "cuda/bf16", "cpu/bf16/compiled", "cpu/f8", "")
+        }
+        assert list(dtypes.values()) == ["f32", "bf16", "bf16", "auto", "auto"]
+        found = find(self.header(nano))
+        assert (found.label, found.part) == ("nano", "encoder")
+        assert find(self.header(nano)) is found  # and is loaded once
+
+    def test_dtype_that_is_asked_for(self, nano: ModelHandle) -> None:
+        find = choose_encoders(None, DeviceChoice("cpu", "bf16"))
+        assert find(self.header(nano)).choice.dtype == "bf16"
+
+    def test_named_one(self, nano: ModelHandle) -> None:
+        named = resolve_named(str(TINY), None, Console())
+        assert choose_encoders(named, CHOICE)(self.header(nano)).label == "tiny"
+
+    def test_unknown_one_is_never_fetched(self, tiny: ModelHandle) -> None:
+        with pytest.raises(ModelError, match="neither embedded nor cached: name it with --model"):
+            choose_encoders(None, CHOICE)(self.header(tiny))
+
+    def test_none_is_named(self) -> None:
+        assert resolve_named("auto", None, Console()) is None
+        with pytest.raises(UsageError, match="--revision abc: say with --model"):
+            resolve_named("auto", "abc", Console())

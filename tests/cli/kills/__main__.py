@@ -1,0 +1,45 @@
+"""`python -m tests.cli.kills`: encode, decode and train, killed 200 times at random moments."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from time import monotonic
+
+from ..conftest import save
+from .commands import list_commands
+from .harness import Harness
+
+
+def main() -> None:
+    """Kill, compare, and print the figures; ends with an AssertionError where a claim fails."""
+    parser = argparse.ArgumentParser(prog="python -m tests.cli.kills", description=__doc__)
+    parser.add_argument("--times", type=int, default=200, help="kills of all commands together")
+    parser.add_argument("--images", type=Path, help="a folder of images (drawn, if not given)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=60, help="length of the training")
+    options = parser.parse_args()
+    began = monotonic()
+    with tempfile.TemporaryDirectory(prefix="dinac-kills-") as name:
+        folder = Path(name)
+        images = options.images or _draw_images(folder / "images")
+        commands = list_commands(images, folder / "encode/reference", options.steps)
+        left = options.times
+        for number, command in enumerate(commands):
+            harness = Harness(command, folder / command.name, options.seed)
+            share = left // (len(commands) - number)
+            harness.go(share)
+            left -= share
+            print(harness.figures.describe(command.name), flush=True)
+    print(f"{options.times} kills in {monotonic() - began:.0f} s, nothing damaged", flush=True)
+
+
+def _draw_images(folder: Path) -> Path:
+    for number in range(30):
+        save(folder / f"{number % 3}/{number:02}.png", 320, 240, number)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

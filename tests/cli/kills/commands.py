@@ -1,0 +1,68 @@
+"""The commands that are killed: how each is called, and what makes a file of it whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from safetensors.torch import load_file
+
+from dinac_cli.container.record import is_whole, unpack_record
+from dinac_cli.images.stamp import read_stamp
+
+from ..processes import DINAC
+
+TINY = Path(__file__).parents[2] / "golden/tiny"
+
+# How far a training is when its state is saved depends on the time, and its curve with it.
+DEPENDS_ON_TIME = ("training.state", "training.json")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, from a folder `source` to an OUT; `check` fails for a file that is not whole."""
+
+    name: str
+    program: tuple[str, ...]
+    source: Path
+    options: tuple[str, ...]
+    check: Callable[[Path], None]
+    undetermined: Sequence[str] = ()
+
+    def build(self, out: Path) -> list[str]:
+        """The command line that writes to `out`."""
+        return [*self.program, self.name, str(self.source), str(out), *self.options]
+
+
+def list_commands(images: Path, latents: Path, steps: int) -> list[Command]:
+    """Encode from `images`, decode from `latents` (what an encode run made of them), and train."""
+    training = (sys.executable, str(Path(__file__).with_name("training.py")))
+    options = ("--init", str(TINY), "--crop", "32", "--batch-size", "2", "--steps", str(steps))
+    on_cpu = ("--device", "cpu", "--dtype", "f32")
+    return [
+        Command("encode", DINAC, images, on_cpu, _check_record),
+        Command("decode", DINAC, latents, on_cpu, _check_image),
+        Command("train", training, images, options + on_cpu, _check_training, DEPENDS_ON_TIME),
+    ]
+
+
+def _check_record(path: Path) -> None:
+    assert is_whole(str(path)), f"{path} is cut short"
+    unpack_record(path.read_bytes())
+
+
+def _check_image(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+    assert read_stamp(path) is not None, f"{path} has no stamp"
+
+
+def _check_training(path: Path) -> None:
+    if path.suffix == ".json":
+        assert json.loads(path.read_bytes())
+    else:
+        assert load_file(path)

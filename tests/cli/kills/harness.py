@@ -1,0 +1,187 @@
+"""Kills a command at random moments, and looks after each at what it left."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+
+from dinac_cli.files.atomic import TEMPORARY_PREFIX
+
+from ..processes import make_environment
+from .commands import Command
+
+DEADLINE_SECONDS = 300.0
+KILLS_OF_ONE_OUT = 6
+
+# Of all kills: anywhere in a run, between its first file and its end, while a file is written.
+MOMENTS = {"any": 0.3, "working": 0.35, "writing": 0.35}
+
+
+@dataclass
+class Figures:
+    """What was done to one command, and seen."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    too_late: int = 0
+    finished: int = 0
+    files_checked: int = 0
+    temporaries: int = 0
+    partly_done: int = 0
+
+    def describe(self, name: str) -> str:
+        """One line for the screen."""
+        moments = ", ".join(f"{self.kills[moment]} {moment}" for moment in MOMENTS)
+        return (
+            f"{name}: {self.kills.total()} kills ({moments}); {self.partly_done} left OUT partly "
+            f"done, {self.temporaries} left a temporary; {self.files_checked} files checked; "
+            f"{self.finished} runs finished with the bytes of an uninterrupted one"
+        )
+
+
+class Harness:
+    """One command, its uninterrupted run in `folder / "reference"`, and OUTs that are killed.
+
+    Every finding is an AssertionError.
+    """
+
+    def __init__(self, command: Command, folder: Path, seed: int = 0) -> None:
+        self._command = command
+        self._folder = folder
+        self._random = random.Random(f"{command.name} {seed}")
+        self._whole: set[tuple[str, str]] = set()
+        self._sources = hash_files(command.source)
+        self.figures = Figures()
+        reference = folder / "reference"
+        began = monotonic()
+        process = self._start(reference)
+        first = began
+        while process.poll() is None:
+            if first == began and list_files(reference):
+                first = monotonic()
+            sleep(0.005)
+        self._duration = monotonic() - began
+        self._start_up = first - began
+        _require_success(process)
+        self._reference = hash_files(reference)
+        self._folders = {os.path.dirname(name) for name in self._reference}
+        assert self._reference, "the uninterrupted run made nothing"
+
+    def kill_and_finish(self, times: int) -> None:
+        """Kill one OUT up to `times` times, then let the run finish, and compare."""
+        out = self._folder / f"out{self.figures.finished:03}"
+        for _ in range(times):
+            if not self._kill_once(out):
+                break
+        else:
+            _require_success(self._start(out))
+        self.figures.finished += 1
+        made = hash_files(out)
+        self._check(out)
+        assert made.keys() == self._reference.keys(), f"{out} holds {sorted(made)}"
+        for name, digest in made.items():
+            if name not in self._command.undetermined:
+                assert digest == self._reference[name], f"{out / name} has other bytes"
+
+    def go(self, kills: int) -> None:
+        """Kill so many times, a few times each OUT."""
+        while (left := kills - self.figures.kills.total()) > 0:
+            self.kill_and_finish(min(left, self._random.randint(1, KILLS_OF_ONE_OUT)))
+
+    def _kill_once(self, out: Path) -> bool:
+        """False where the run was finished before its moment came."""
+        moment = self._random.choices(list(MOMENTS), list(MOMENTS.values()))[0]
+        known = set(list_temporaries(out))
+        process = self._start(out)
+        if moment == "writing":
+            left = self._random.randint(1, 3)  # temporaries to see
+            seen = known
+            while process.poll() is None and left:
+                found = set(self._spy(out))
+                left -= not found <= seen
+                seen = seen | found
+        else:
+            earliest = self._start_up if moment == "working" else 0.0
+            sleep(self._random.uniform(earliest, self._duration))
+        if process.poll() is not None:
+            self.figures.too_late += 1
+            _require_success(process)
+            return False
+        process.kill()
+        process.communicate()
+        self.figures.kills[moment] += 1
+        self._check(out)
+        self.figures.temporaries += bool(set(list_temporaries(out)) - known)
+        count = len(list_files(out)) - len(list_temporaries(out))
+        self.figures.partly_done += 0 < count < len(self._reference)
+        return True
+
+    def _spy(self, out: Path) -> list[str]:
+        """The temporaries of an OUT, found fast enough to see one that is being written."""
+        found = []
+        for folder in self._folders:
+            with suppress(FileNotFoundError):
+                names = os.listdir(out / folder)
+                found += [
+                    os.path.join(folder, name)
+                    for name in names
+                    if name.startswith(TEMPORARY_PREFIX)
+                ]
+        return found
+
+    def _check(self, out: Path) -> None:
+        assert hash_files(self._command.source) == self._sources, "a source was touched"
+        for name, digest in hash_files(out).items():
+            if os.path.basename(name).startswith(TEMPORARY_PREFIX):
+                continue
+            assert not os.path.basename(name).startswith("."), f"{out / name} is hidden"
+            self.figures.files_checked += 1
+            if name not in self._command.undetermined:
+                assert digest == self._reference.get(name), f"{out / name} has other bytes"
+            if (name, digest) not in self._whole:
+                self._command.check(out / name)
+                self._whole.add((name, digest))
+
+    def _start(self, out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command.build(out),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=make_environment(),
+        )
+
+
+def list_files(folder: Path) -> list[str]:
+    """Relative names of all files below a folder, hidden ones too."""
+    return [
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder)
+        for name in names
+    ]
+
+
+def list_temporaries(folder: Path) -> list[str]:
+    """Relative names of the temporary files below a folder."""
+    return [
+        name for name in list_files(folder) if os.path.basename(name).startswith(TEMPORARY_PREFIX)
+    ]
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Relative name → hash of the content, of all files below a folder."""
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in list_files(folder)
+    }
+
+
+def _require_success(process: subprocess.Popen[bytes]) -> None:
+    _, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0, err.decode()

@@ -1,0 +1,24 @@
+"""The harness in short: a few kills of each kind, on small images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..conftest import save
+from .commands import list_commands
+from .harness import Harness
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+
+
+def test_a_killed_run_damages_nothing_and_the_next_one_finishes(tmp_path: Path) -> None:
+    for number in range(8):
+        save(tmp_path / f"images/{number % 2}/{number}.png", 64, 48, number)
+    encode, *_ = list_commands(tmp_path / "images", tmp_path / "encode/reference", steps=4)
+    harness = Harness(encode, tmp_path / "encode")
+    harness.kill_and_finish(2)
+    assert harness.figures.finished == 1
+    assert harness.figures.kills.total() + harness.figures.too_late >= 1

@@ -1,0 +1,116 @@
+"""A short fuzzing run, and that the long one would notice what it looks for.
+
+The long one is `python -m tests.fuzzing --records 100000 --images 20000`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import list_files
+from tests.cli.processes import run
+from tests.fuzzing import records, worker
+from tests.fuzzing.run import Figures, run_target
+from tests.fuzzing.worker import TARGETS, fuzz
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.mark.parametrize(("kind", "count"), [("records", 2500), ("images", 800)])
+def test_nothing_is_found(kind: str, count: int) -> None:
+    report = run_target(kind, count, seed=1, findings=None)
+    assert report.findings == [], "\n".join(Figures(kind, report).describe())
+    assert report.mutants == count
+    assert report.kept > 20
+    assert report.outcomes["accepted"] > 0
+    assert kind != "records" or report.reframed >= count / 2
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Run some record mutants past a reader that does something wrong with the tenth."""
+
+    def run_with(fault):  # type: ignore[no-untyped-def]
+        calls = 0
+
+        def check(data: bytes) -> str:
+            nonlocal calls
+            calls += data not in seeds
+            return fault() if calls == 10 else "accepted"
+
+        seeds = records.list_seeds()
+        monkeypatch.setitem(TARGETS, "records", replace(TARGETS["records"], check=check))
+        return fuzz("records", 0, 0, 20, tmp_path / "state").findings
+
+    return run_with
+
+
+def test_an_unexpected_exception_is_a_finding(plant) -> None:  # type: ignore[no-untyped-def]
+    [(_, problem, data)] = plant(lambda: 1 // 0)
+    assert "ZeroDivisionError" in problem
+    assert len(bytes.fromhex(data)) > 0
+
+
+def test_a_slow_mutant_is_a_finding(plant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(worker, "SECONDS_AT_MOST", 0.2)
+
+    def sleep() -> str:
+        time.sleep(0.3)
+        return "accepted"
+
+    [(_, problem, _)] = plant(sleep)
+    assert problem.startswith("took 0.")
+
+
+def test_memory_is_a_finding(plant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(worker, "SPARE_BYTES", 32 << 20)
+    [(_, problem, _)] = plant(lambda: str(len(bytearray(b"x") * (200 << 20))))
+    assert problem.endswith(" MiB")
+
+
+def test_a_dead_process_is_a_finding_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    killer = tmp_path / "sitecustomize.py"
+    killer.write_text(
+        "import os, sys\n"
+        "def watch(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('state') and 'w' in arguments[1]:\n"
+        "        watch.calls += 1\n"
+        "        if watch.calls == 5: os._exit(9)\n"
+        "watch.calls = 0\n"
+        "if 'tests.fuzzing.worker' in sys.orig_argv: sys.addaudithook(watch)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    report = run_target("records", 7, seed=0, findings=tmp_path / "found")
+    [(number, problem, data)] = report.findings
+    assert problem == "ended the process with 9"
+    assert report.mutants == 7  # a second process went on behind it
+    assert (tmp_path / f"found/records-0-{number}").read_bytes() == bytes.fromhex(data)
+
+
+def test_mutants_among_good_records_are_failures_and_nothing_leaves_out(tmp_path: Path) -> None:
+    """As files and as a stream, through whole processes."""
+    import random
+
+    rng = random.Random(0)
+    seeds = records.list_seeds()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(60):
+        mutant, _ = records.mutate_record(rng, rng.choice(seeds), rng.choice(seeds))
+        (folder / f"{number:03}.dinac").write_bytes(mutant)
+    stream = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+    before = set(list_files(tmp_path))
+    for arguments, stdin in (((folder,), b""), (("-",), stream)):
+        done = run("decode", *arguments, tmp_path / "out", "--model", "nano", stdin=stdin)
+        assert done.code == 3
+        assert "Traceback" not in done.err
+        assert all(line.startswith("dinac: ") for line in done.err.splitlines())
+    after = set(list_files(tmp_path)) - before
+    assert all(name.startswith("out/") for name in after)

@@ -1,0 +1,153 @@
+"""One process of a fuzzing run: makes mutants, reads them, tells what came of it.
+
+`python -m tests.fuzzing.worker KIND SEED START STOP STATE` writes its report as JSON on stdout. The
+number and the bytes of the mutant at hand stand in the file STATE, for whoever finds this process
+dead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import PIL
+
+import dinac_cli
+from tests.fuzzing import images, records
+from tests.fuzzing.coverage import Coverage
+
+SECONDS_AT_MOST = 2.0
+SPARE_BYTES = 256 << 20
+_CORPUS_AT_MOST = 2000
+_PACKAGE = str(Path(dinac_cli.__file__).parent)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is fuzzed: good inputs, how to damage one, how to read it, what it may allocate."""
+
+    seeds: Callable[[], list[bytes]]
+    mutate: Callable[[random.Random, bytes, bytes], tuple[bytes, bool]]
+    check: Callable[[bytes], str]
+    declared_bytes: Callable[[bytes], int]
+    folders: tuple[str, ...]
+
+
+TARGETS = {
+    "records": Target(
+        records.list_seeds,
+        records.mutate_record,
+        records.check_record,
+        # the content, and the latents in float32, which may be four times what q4 stores in bytes
+        lambda data: 9 * records.count_declared_bytes(data),
+        (os.path.join(_PACKAGE, "container"),),
+    ),
+    "images": Target(
+        images.list_seeds,
+        images.mutate_image,
+        images.check_image,
+        lambda data: 12 * images.MAX_PIXELS,
+        (os.path.join(_PACKAGE, "images"), str(Path(PIL.__file__).parent)),
+    ),
+}
+
+
+@dataclass
+class Report:
+    """What came of a run. `findings` are (number of the mutant, what was wrong, its bytes)."""
+
+    mutants: int = 0
+    reframed: int = 0
+    kept: int = 0
+    arcs: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    slowest_seconds: float = 0.0
+    peak_bytes: int = 0
+    findings: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        """Count another process's report in."""
+        for key in ("mutants", "reframed", "kept"):
+            setattr(self, key, getattr(self, key) + getattr(other, key))
+        self.outcomes.update(other.outcomes)
+        self.arcs = max(self.arcs, other.arcs)
+        self.slowest_seconds = max(self.slowest_seconds, other.slowest_seconds)
+        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
+        self.findings += other.findings
+
+
+def fuzz(kind: str, seed: int, start: int, stop: int, state: Path) -> Report:
+    """Make and read the mutants `start` to `stop` of a run; equal arguments give equal mutants."""
+    target, report = TARGETS[kind], Report()
+    rng = random.Random(f"{kind} {seed} {start}")
+    seeds, corpus = target.seeds(), list[bytes]()
+    coverage = Coverage(target.folders)
+    for good in seeds:
+        with coverage.watch():
+            outcome = target.check(good)
+        assert outcome == "accepted", (outcome, good[:32])
+        coverage.take_new()
+    for number in range(start, stop):
+        pool = corpus if corpus and rng.random() < 0.5 else seeds
+        data, reframed = target.mutate(rng, rng.choice(pool), rng.choice(seeds))
+        state.write_bytes(number.to_bytes(8, "little") + data)
+        report.mutants += 1
+        report.reframed += reframed
+        outcome, problem = _try(target, data, coverage, report)
+        report.outcomes[outcome] += 1
+        if problem:
+            report.findings.append((number, problem, data.hex()))
+        if coverage.take_new() and len(corpus) < _CORPUS_AT_MOST:
+            corpus.append(data)
+    report.kept, report.arcs = len(corpus), coverage.arcs
+    return report
+
+
+def _try(target: Target, data: bytes, coverage: Coverage, report: Report) -> tuple[str, str | None]:
+    """Read one mutant under watch; what came of it, and what was wrong with that."""
+    held = _reset_peak()
+    start = time.perf_counter()
+    try:
+        with coverage.watch():
+            outcome, problem = target.check(data), None
+    except Exception as exc:  # whatever it is, it is what is looked for
+        outcome, problem = type(exc).__name__, traceback.format_exc(limit=-3)
+    seconds = time.perf_counter() - start
+    grown = _read_status("VmHWM") - held
+    report.slowest_seconds = max(report.slowest_seconds, seconds)
+    report.peak_bytes = max(report.peak_bytes, grown)
+    if seconds > SECONDS_AT_MOST:
+        problem = f"took {seconds:.1f} s"
+    if grown > target.declared_bytes(data) + SPARE_BYTES:
+        problem = f"took {grown / 2**20:.0f} MiB"
+    return outcome, problem
+
+
+def _reset_peak() -> int:
+    """Make the peak of resident memory start here; the bytes that are held now (0 off Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return 0
+    return _read_status("VmRSS")
+
+
+def _read_status(key: str) -> int:
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return int(text.partition(f"{key}:")[2].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    kind, seed, start, stop, state = sys.argv[1:]
+    print(json.dumps(vars(fuzz(kind, int(seed), int(start), int(stop), Path(state)))))
