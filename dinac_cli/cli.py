@@ -18,6 +18,7 @@ from dinac_cli.commands.info import info
 from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
 from dinac_cli.commands.psnr import psnr
+from dinac_cli.commands.report import report
 from dinac_cli.commands.train import train
 from dinac_cli.commands.verify import verify
 from dinac_cli.console import Console
@@ -57,7 +58,7 @@ def describe(
     """Folders of images to small files of whitened latents, and back."""
 
 
-for _command in (encode, decode, psnr, verify, info, train, bench, demo, completions, man):
+for _command in (encode, decode, psnr, verify, info, report, train, bench, demo, completions, man):
     app.command()(_command)
 app.add_typer(models)
 

@@ -28,8 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": LOWEST | SIDE_BY_SIDE | {"codec"},
     "training": LOWEST | SIDE_BY_SIDE | {"codec"},
     "benchmark": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline"},
+    "report": LOWEST | SIDE_BY_SIDE | {"pipeline"},
     "console": set(),
-    "commands": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline", "training", "benchmark", "console"},
+    "commands": LOWEST
+    | SIDE_BY_SIDE
+    | {"codec", "pipeline", "training", "benchmark", "report", "console"},
     "cli": LOWEST | {"commands", "console"},
     "__main__": {"cli"},
 }

@@ -514,3 +514,30 @@ HubModel = Annotated[
     ),
 ]
 ModelsJson = Annotated[bool, typer.Option("--json", help="One JSON object a model on stdout.")]
+ReportFolders = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="A B...",
+        show_default=False,
+        help="The folder of originals, then one or more folders of reconstructions.",
+    ),
+]
+ReportOut = Annotated[
+    str, typer.Argument(metavar="OUT.html", help="The last argument: the page to write.")
+]
+ReportLatents = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--latents",
+        metavar="DIR",
+        help="Folder of latents of a reconstruction, in their order: shows bits a pixel and, of "
+        "the first, the latents as colours; may be repeated.",
+    ),
+]
+Assets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Put the full images there, not into the page; for large sets."
+    ),
+]
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")]

@@ -28,6 +28,7 @@ COMMANDS = [
     "man",
     "models",
     "psnr",
+    "report",
     "train",
     "verify",
 ]
