@@ -10,17 +10,20 @@ import typer
 
 from dinac_cli import __version__
 from dinac_cli.commands.bench import bench
+from dinac_cli.commands.completions import COMPLETION_VARIABLE, PROGRAM, completions
 from dinac_cli.commands.decode import decode
 from dinac_cli.commands.demo import demo
 from dinac_cli.commands.encode import encode
+from dinac_cli.commands.info import info
+from dinac_cli.commands.man import man
+from dinac_cli.commands.models import models
 from dinac_cli.commands.psnr import psnr
+from dinac_cli.commands.report import report
 from dinac_cli.commands.train import train
 from dinac_cli.commands.verify import verify
 from dinac_cli.console import Console
 from dinac_cli.errors import DinacError
 
-PROGRAM = "dinac"
-COMPLETION_VARIABLE = "_DINAC_COMPLETE"
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
@@ -55,8 +58,9 @@ def describe(
     """Folders of images to small files of whitened latents, and back."""
 
 
-for _command in (encode, decode, psnr, verify, train, bench, demo):
+for _command in (encode, decode, psnr, verify, info, report, train, bench, demo, completions, man):
     app.command()(_command)
+app.add_typer(models)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -15,6 +16,7 @@ class Status(str, Enum):
     DONE = "done"  # an output that is whole and current was there already
     MEASURED = "measured"  # compared with its counterpart
     VERIFIED = "verified"  # whole, and all that was asked of it
+    READ = "read"  # a record that was only looked into
     MISSING = "missing"  # its counterpart is not there
     FAILED = "failed"  # refused or not possible; `reason` says why
 
@@ -34,7 +36,8 @@ class FileResult:
 
     `file` is the input as the user would name it, `output` where its result went (None where
     there is none), `reason` one line for a failure or a redone file. Sizes are in bytes and pixels.
-    `delta` is the largest difference of latents that were encoded anew.
+    `delta` is the largest difference of latents that were encoded anew, `facts` what else there is
+    to say in JSON.
     """
 
     file: str
@@ -49,6 +52,7 @@ class FileResult:
     psnr_db: float | None = None
     source: SourceState | None = None
     delta: float | None = None
+    facts: Mapping[str, Any] | None = None
 
     @property
     def failed(self) -> bool:
@@ -66,12 +70,14 @@ class FileResult:
             entry["source"] = self.source.value
         if self.delta is not None:
             entry["delta"] = self.delta
+        if self.facts is not None:
+            entry |= self.facts
         if self.warnings:
             entry["warnings"] = list(self.warnings)
         return entry
 
 
-_WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED)
+_WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
 
 
 @dataclass

@@ -28,20 +28,24 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": LOWEST | SIDE_BY_SIDE | {"codec"},
     "training": LOWEST | SIDE_BY_SIDE | {"codec"},
     "benchmark": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline"},
+    "report": LOWEST | SIDE_BY_SIDE | {"pipeline"},
     "console": set(),
-    "commands": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline", "training", "benchmark", "console"},
+    "commands": LOWEST
+    | SIDE_BY_SIDE
+    | {"codec", "pipeline", "training", "benchmark", "report", "console"},
     "cli": LOWEST | {"commands", "console"},
     "__main__": {"cli"},
 }
 
 UPWARD = {
     ("commands.demo", "cli"),  # runs whole command lines, as its user will
-    ("commands.completions", "cli"),  # no command, but a tool: it writes what the program answers
+    ("commands.manual", "cli"),  # as a tool it writes the manual of the whole program
 }
 
 TORCH_FREE_PARTS = {"errors", "results", "container", "images", "metrics", "files", "console"}
 TORCH_FREE_MODULES = {
-    f"model.{name}" for name in ("config", "sizes", "source", "tensor_file", "identity", "registry")
+    f"model.{name}"
+    for name in ("config", "sizes", "source", "tensor_file", "identity", "registry", "summary")
 }
 
 

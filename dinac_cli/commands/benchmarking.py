@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinac_cli.commands.inputs import IMAGES
+from dinac_cli.commands.tables import Table, align
 from dinac_cli.console import Console
 from dinac_cli.errors import UsageError
 from dinac_cli.files.inputs import InputScan
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from dinac_cli.benchmark.stages import StageFigures
 
 EXIT_INACCURATE = 1
-
-Table = list[list[str]]
 
 
 def choose_images(named: list[str]) -> tuple[Path, ...]:
@@ -209,17 +208,6 @@ def describe_comparison(one: Comparison) -> str:
         return text
     amount = "less" if one.memory_reduction >= 0 else "more"
     return f"{text}, with {abs(one.memory_reduction):.0%} {amount} memory"
-
-
-def align(rows: Table) -> Iterator[str]:
-    """The lines of a table: names to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            f"{cell:<{width}}" if any(r[i].isalpha() for r in rows[1:]) else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield " ".join(cells).rstrip()
 
 
 def _show(value: float) -> str:

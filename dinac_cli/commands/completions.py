@@ -1,13 +1,17 @@
-"""Writes the shells' completion scripts: `python -m dinac_cli.commands.completions FOLDER`."""
+"""`dinac completions`, and the scripts that lie in `completions/`.
 
-from __future__ import annotations
+`python -m dinac_cli.commands.completions FOLDER` writes those.
+"""
 
 import sys
 from pathlib import Path
 
-from typer.completion import get_completion_script  # type: ignore[attr-defined]
+import typer
 
-from dinac_cli.cli import COMPLETION_VARIABLE, PROGRAM
+from dinac_cli.commands import options as opt
+
+PROGRAM = "dinac"
+COMPLETION_VARIABLE = "_DINAC_COMPLETE"
 
 SCRIPTS = {
     "bash": f"{PROGRAM}.bash",
@@ -26,14 +30,27 @@ fi
 """
 
 
+def completions(shell: opt.Shell) -> None:
+    """Print the script that lets a shell complete commands, options and their values.
+
+    Nothing is installed: put it where the shell looks, or source it.
+    """
+    typer.echo(make_script(shell), nl=False)
+
+
+def make_script(shell: str) -> str:
+    """The completion script of a shell, one of `SCRIPTS`."""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+
+    script = get_completion_script(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE, shell=shell)
+    end = _ZSH_FIRST_TAB if shell == "zsh" else ""
+    return f"{script}\n{end}"
+
+
 def write_scripts(folder: Path) -> None:
     """Write every shell's script into an existing folder."""
     for shell, name in SCRIPTS.items():
-        script = get_completion_script(
-            prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE, shell=shell
-        )
-        end = _ZSH_FIRST_TAB if shell == "zsh" else ""
-        (folder / name).write_text(f"{script}\n{end}", encoding="utf-8", newline="\n")
+        (folder / name).write_text(make_script(shell), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

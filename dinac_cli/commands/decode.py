@@ -42,8 +42,8 @@ def decode(
     a.jpg.dinac becomes OUT/a.jpg.png, a.png.dinac becomes OUT/a.png. Run it again to go on.
     """
     from dinac_cli.codec.loading import DeviceChoice
+    from dinac_cli.commands.choosing import choose_decoders
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.models import choose_decoders
     from dinac_cli.commands.reporting import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
     from dinac_cli.commands.values import choose_format

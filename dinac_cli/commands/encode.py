@@ -40,8 +40,8 @@ def encode(
     a.jpg becomes OUT/a.jpg.dinac. Run it again to go on: what is done is left alone.
     """
     from dinac_cli.codec.loading import DeviceChoice
+    from dinac_cli.commands.choosing import choose_encoder, refuse_mixed_latents
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
-    from dinac_cli.commands.models import choose_encoder, refuse_mixed_latents
     from dinac_cli.commands.reporting import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
     from dinac_cli.commands.values import parse_color

@@ -20,6 +20,7 @@ from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.model.config import RELEASED, SCHEDULES
 
 BENCH_PARTS = ("network", "commands")
+SHELLS = ("bash", "zsh", "fish", "powershell")
 
 _INPUTS, _MODEL, _RUN, _REPORTS = "Inputs", "Model and device", "Run", "Screen and reports"
 
@@ -487,3 +488,56 @@ Teacher = Annotated[
         help="A DINOv2 checkpoint folder: the class head, if there is one, learns its features.",
     ),
 ]
+Shell = Annotated[
+    str,
+    typer.Argument(
+        metavar="SHELL",
+        callback=one_of("SHELL", SHELLS),
+        autocompletion=complete(SHELLS),
+        help=f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}.",
+    ),
+]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete(_MODELS[1:]),
+        help="nano (embedded), d2, dinac-ae, a Hub repository, a folder or a .safetensors file.",
+    ),
+]
+HubModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete(_MODELS[2:]),
+        help="d2, dinac-ae or a Hub repository.",
+    ),
+]
+ModelsJson = Annotated[bool, typer.Option("--json", help="One JSON object a model on stdout.")]
+ReportFolders = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="A B...",
+        show_default=False,
+        help="The folder of originals, then one or more folders of reconstructions.",
+    ),
+]
+ReportOut = Annotated[
+    str, typer.Argument(metavar="OUT.html", help="The last argument: the page to write.")
+]
+ReportLatents = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--latents",
+        metavar="DIR",
+        help="Folder of latents of a reconstruction, in their order: shows bits a pixel and, of "
+        "the first, the latents as colours; may be repeated.",
+    ),
+]
+Assets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Put the full images there, not into the page; for large sets."
+    ),
+]
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")]

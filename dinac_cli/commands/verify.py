@@ -32,8 +32,8 @@ def verify(
     Structure, checksum and values always, the rest where an option asks for it.
     """
     from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+    from dinac_cli.commands.choosing import choose_encoders, resolve_named
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.models import choose_encoders, resolve_named
     from dinac_cli.commands.reporting import ReportOptions
     from dinac_cli.commands.running import RunOptions, run_batch
     from dinac_cli.commands.verifying import choose_reencoding, end_verifying, require_folder

@@ -34,7 +34,7 @@ HUB_ALIASES = {
 
 _NANO_FOLDER = Path(__file__).parent.parent / "weights" / NANO
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_WANTED_FILES = [CONFIG_NAME, "*.safetensors"]
+_WANTED_FILES = [CONFIG_NAME, "*.safetensors", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,36 @@ def resolve_model(
 def resolve_checkpoint(source: str, revision: str | None = None) -> Path:
     """The local folder or file of the model that `source` names; see `resolve_model`."""
     return resolve_model(source, revision).path
+
+
+def find_local(source: str, revision: str | None = None) -> ResolvedModel:
+    """What `resolve_model` gives, of what is on this machine already.
+
+    Raises ModelError, with how to fetch it, for a Hub model that is not cached.
+    """
+    repository = HUB_ALIASES.get(source, source)
+    is_path = source not in HUB_ALIASES and os.path.exists(os.path.expanduser(source))
+    if source == NANO or is_path or not _REPOSITORY.fullmatch(repository):
+        return resolve_model(source, revision)
+    cached = find_cached(repository, revision)
+    if cached is None:
+        raise ModelError(f"model {repository} is not cached: dinac models pull {source}")
+    return cached
+
+
+def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
+    """Ask the Hub for a model and fetch what of it is not in the cache; goes on where it stopped.
+
+    Where HF_HUB_OFFLINE is set, what is cached is taken as it is. Raises ModelError where it is not
+    to be had, UsageError where `source` is no name of a Hub repository.
+    """
+    repository = HUB_ALIASES.get(source, source)
+    if not _REPOSITORY.fullmatch(repository):
+        raise UsageError(
+            f"{source}: neither an alias ({', '.join(HUB_ALIASES)}) nor a Hub repository "
+            "(owner/name)"
+        )
+    return _download(repository, revision, None)
 
 
 def choose_default(device: str) -> str:

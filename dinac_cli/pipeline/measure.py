@@ -83,7 +83,7 @@ def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
     found = False
     for entry in InputScan(kind, (first,), exclude=second):
         found = True
-        counterpart = None if entry.problem else _find_counterpart(entry.name, second)
+        counterpart = None if entry.problem else find_counterpart(entry.name, second)
         yield Pair(entry.label, counterpart, second, entry.problem)
     for entry in InputScan(kind, (second,), exclude=first):
         found = True
@@ -95,7 +95,8 @@ def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
         raise UsageError(f"no {kind.plural} found in {first} and {second}")
 
 
-def _find_counterpart(name: str, folder: str) -> str | None:
+def find_counterpart(name: str, folder: str) -> str | None:
+    """The reconstruction below `folder` of the image called `name`; None where there is none."""
     for candidate in undo_image_name(name, OUTPUT_SUFFIXES):
         path = os.path.join(folder, *candidate.split("/"))
         if os.path.isfile(path):
@@ -112,7 +113,7 @@ def _list_origins(
     for origin in [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]:
         path = os.path.join(first, *origin.split("/"))
         if _is_input(path, kind):
-            yield path, _find_counterpart(origin, second)
+            yield path, find_counterpart(origin, second)
 
 
 def _describe_rival(origins: Mapping[str, str | None]) -> str | None:
@@ -132,7 +133,7 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
     if pair.other is None:
         return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
     try:
-        pixels = [_read(path, options) for path in (pair.first, pair.other)]
+        pixels = [read_pixels(path, options) for path in (pair.first, pair.other)]
         psnr_db = measure_psnr(*pixels)
     except DinacError as exc:
         return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
@@ -147,8 +148,8 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
     )
 
 
-def _read(path: str, options: MeasureOptions) -> npt.NDArray[np.uint8]:
-    """The pixels of one side of a pair; its errors name the file."""
+def read_pixels(path: str, options: MeasureOptions) -> npt.NDArray[np.uint8]:
+    """The pixels uint8 [H, W, 3] of one side of a pair. Raises ImageError, which names the file."""
     try:
         data = read_content(path).data
         return read_image(data, background=options.background, max_pixels=options.max_pixels).pixels

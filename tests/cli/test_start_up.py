@@ -18,7 +18,20 @@ from .processes import DINAC, Finished, make_environment, run, run_noting_import
 
 COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
 HEAVY = ("torch", "numpy", "PIL", "huggingface_hub", "zstandard")
-COMMANDS = ["bench", "decode", "demo", "encode", "psnr", "train", "verify"]
+COMMANDS = [
+    "bench",
+    "completions",
+    "decode",
+    "demo",
+    "encode",
+    "info",
+    "man",
+    "models",
+    "psnr",
+    "report",
+    "train",
+    "verify",
+]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +112,9 @@ def test_commands_options_and_values_are_completed(
         (["encode", "--device", "c"], ["cpu", "cuda"]),
         (["decode", "--schedule", ""], ["cosine", "linear"]),
         (["decode", "-f", ""], ["avif", "bmp", "jpg", "png", "ppm", "tiff", "webp"]),
+        (["completions", "z"], ["zsh"]),
+        (["models", ""], ["list", "pull", "show"]),
+        (["models", "show", ""], ["d2", "dinac-ae", "nano"]),
         (["encode", ""], []),  # file names are the shell's own business
     ],
 )

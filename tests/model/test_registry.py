@@ -58,7 +58,7 @@ class Hub:
         allow_patterns: list[str],
         local_files_only: bool = False,
     ) -> str:
-        assert allow_patterns == ["config.json", "*.safetensors"]
+        assert allow_patterns == ["config.json", "*.safetensors", "README.md"]
         self.calls.append((repository, revision, local_files_only))
         if local_files_only:
             if repository not in self.cached:

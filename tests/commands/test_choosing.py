@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
-from dinac_cli.commands.models import (
+from dinac_cli.commands.choosing import (
     choose_decoders,
     choose_encoder,
     choose_encoders,
@@ -104,7 +104,7 @@ class TestEncoder:
     ) -> None:
         for out in (tmp_path, tmp_path / "gone"):
             assert choose(make_output(out)).label == "nano"
-        monkeypatch.setattr("dinac_cli.commands.models.choose_default", lambda device: str(TINY))
+        monkeypatch.setattr("dinac_cli.commands.choosing.choose_default", lambda device: str(TINY))
         assert choose(make_output(tmp_path)).label == "tiny"
 
     @pytest.mark.parametrize("kind", [OutputKind.FOLDER, OutputKind.FILE])
@@ -114,7 +114,7 @@ class TestEncoder:
         path = tmp_path / "out/a.dinac"
         path.parent.mkdir()
         path.write_bytes(make_record(nano))
-        monkeypatch.setattr("dinac_cli.commands.models.choose_default", lambda device: str(TINY))
+        monkeypatch.setattr("dinac_cli.commands.choosing.choose_default", lambda device: str(TINY))
         out = path if kind is OutputKind.FILE else path.parent
         assert choose(make_output(out, kind)).label == "nano"
         assert choose(make_output(out, kind, overwrite=True)).label == "tiny"
@@ -184,7 +184,7 @@ class TestDecoders:
         find = choose_decoders("auto", None, CHOICE, Console())
         found = find(self.header(nano))
         assert found.label == "nano"
-        monkeypatch.setattr("dinac_cli.commands.models.find_model", None)
+        monkeypatch.setattr("dinac_cli.commands.choosing.find_model", None)
         assert find(self.header(nano)) is found
 
     def test_unknown_one_is_refused_and_never_fetched(self, tiny: ModelHandle) -> None:

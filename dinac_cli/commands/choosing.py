@@ -1,0 +1,138 @@
+"""Chooses the models of a run from `--model`, from OUT, or from the records."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.codec.records import name_model
+from dinac_cli.console import Console
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.files.output import Output, OutputKind
+from dinac_cli.model.registry import (
+    AUTO,
+    ResolvedModel,
+    choose_default,
+    find_model,
+    resolve_model,
+)
+from dinac_cli.pipeline.freshness import WantedLatents, find_first_record
+
+
+def choose_encoder(
+    model: str, revision: str | None, choice: DeviceChoice, output: Output, console: Console
+) -> ModelHandle:
+    """The model that encodes: the named one, that of OUT's records, or the machine's default."""
+    if model == AUTO:
+        found = None if output.overwrite else _find_held(output)
+        if found is not None:
+            path, header = found
+            resolved = find_model(header.latent_space)
+            if resolved is None:
+                raise ModelError(
+                    f"{path} was encoded with model {name_model(header)}, which is not at hand: "
+                    "name it with --model, or choose another OUT"
+                )
+            _refuse_revision(revision)
+            return ModelHandle(resolved, "encoder", choice)
+        model = choose_default(choice.device)
+    resolved = resolve_model(model, revision, announce=_announce(console))
+    return ModelHandle(resolved, "encoder", choice)
+
+
+def refuse_mixed_latents(output: Output, wanted: WantedLatents) -> None:
+    """Stop before any work where OUT holds another model, precision or geometry."""
+    if output.overwrite:
+        return
+    found = _find_held(output)
+    if found is None:
+        return
+    path, header = found
+    conflict = wanted.describe_conflict(header)
+    if conflict is not None:
+        raise UsageError(
+            f"{output.path} already holds {conflict} ({path}): "
+            "choose another OUT, or add --overwrite to encode all anew"
+        )
+
+
+def choose_decoders(
+    model: str, revision: str | None, choice: DeviceChoice, console: Console
+) -> Callable[[RecordHeader], ModelHandle]:
+    """The model for each record: the named one for all, or that of its latent space.
+
+    What a record says is only compared with the models at hand; nothing is fetched for it.
+    """
+    named = resolve_named(model, revision, console)
+    if named is not None:
+        handle = ModelHandle(named, "decoder", choice)
+        handle.check()
+        return lambda header: handle
+    return _choose_by_latents("decoder", lambda header: choice)
+
+
+def choose_encoders(
+    named: ResolvedModel | None, choice: DeviceChoice
+) -> Callable[[RecordHeader], ModelHandle]:
+    """The model that encodes each record anew: the named one, or that of its latent space.
+
+    A dtype of `auto` is the one that the record says it was encoded in.
+    """
+
+    def choose(header: RecordHeader) -> DeviceChoice:
+        dtype = header.compute.partition("/")[2].partition("/")[0]
+        is_open = choice.dtype == "auto" and dtype in ("bf16", "f32")
+        return replace(choice, dtype=dtype) if is_open else choice
+
+    return _choose_by_latents("encoder", choose, named)
+
+
+def resolve_named(model: str, revision: str | None, console: Console) -> ResolvedModel | None:
+    """The model that `--model` names; None where it is `auto`. Raises ModelError, UsageError."""
+    if model == AUTO:
+        _refuse_revision(revision)
+        return None
+    return resolve_model(model, revision, announce=_announce(console))
+
+
+def _choose_by_latents(
+    part: str, choose: Callable[[RecordHeader], DeviceChoice], named: ResolvedModel | None = None
+) -> Callable[[RecordHeader], ModelHandle]:
+    found: dict[str, ResolvedModel | None] = {}
+    handles: dict[tuple[ResolvedModel, DeviceChoice], ModelHandle] = {}
+    lock = threading.Lock()
+
+    def find(header: RecordHeader) -> ModelHandle:
+        with lock:
+            if named is None and header.latent_space not in found:
+                found[header.latent_space] = find_model(header.latent_space)
+            resolved = named or found[header.latent_space]
+            if resolved is None:
+                raise ModelError(
+                    f"encoded with model {name_model(header)}, which is neither embedded nor "
+                    "cached: name it with --model"
+                )
+            key = (resolved, choose(header))
+            if key not in handles:
+                handles[key] = ModelHandle(resolved, part, key[1])
+            return handles[key]
+
+    return find
+
+
+def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
+    if output.kind is OutputKind.STREAM:
+        return None
+    return find_first_record(output.path)
+
+
+def _refuse_revision(revision: str | None) -> None:
+    if revision is not None:
+        raise UsageError(f"--revision {revision}: say with --model what it is a revision of")
+
+
+def _announce(console: Console) -> Callable[[str], None]:
+    return lambda text: console.say(f"dinac: {text}")

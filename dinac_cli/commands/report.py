@@ -1,0 +1,46 @@
+"""`dinac report`."""
+
+import typer
+
+from dinac_cli.commands import options as opt
+from dinac_cli.images.formats import MAX_PIXELS
+
+
+def report(
+    *,
+    folders: opt.ReportFolders,
+    out: opt.ReportOut,
+    latents: opt.ReportLatents = None,
+    assets: opt.Assets = None,
+    title: opt.Title = None,
+    background: opt.Background = "white",
+    max_pixels: opt.MaxPixels = MAX_PIXELS,
+    workers: opt.Workers = None,
+    overwrite: opt.Overwrite = False,
+    failures: opt.Failures = None,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Make a page that puts originals and reconstructions side by side.
+
+    It opens from disk, in any browser, and shows at one look where a model fails.
+    """
+    from dinac_cli.commands.comparing import make_report
+    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.values import count_processors, parse_color
+    from dinac_cli.console import Console
+    from dinac_cli.pipeline.measure import MeasureOptions
+
+    code = make_report(
+        folders,
+        out,
+        latents or [],
+        assets,
+        title,
+        MeasureOptions(parse_color(background), max_pixels),
+        workers or count_processors(),
+        overwrite,
+        ReportOptions(quiet=quiet, verbose=verbose, failures=failures),
+        Console(quiet=quiet, verbose=verbose),
+    )
+    raise typer.Exit(code)

@@ -1,0 +1,117 @@
+"""What records hold, one by one and all together. Free of torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.moments import ChannelMoments, measure_moments
+from dinac_cli.container.record import unpack_record
+from dinac_cli.errors import DinacError
+from dinac_cli.files.content import read_content
+from dinac_cli.files.inputs import Input
+from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.records import RecordEntry, list_records
+from dinac_cli.pipeline.stages import read_ahead, until_stopped
+from dinac_cli.results import FileResult, Status
+
+
+@dataclass(frozen=True)
+class RecordFacts:
+    """One record: its header, its size in bytes, the sums over its latents."""
+
+    header: RecordHeader
+    size_bytes: int
+    moments: ChannelMoments
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the whole record for each pixel of the image."""
+        return 8 * self.size_bytes / (self.header.height * self.header.width)
+
+    def to_json(self) -> dict[str, Any]:
+        """The header, the size, and the mean and deviation over all latents, flat."""
+        header = self.header
+        facts: dict[str, Any] = {
+            "bytes": self.size_bytes,
+            "bits_per_pixel": self.bits_per_pixel,
+            **{key: value for key, value in vars(header).items() if value not in ("", None)},
+        }
+        total, squares = self.moments.totals.sum(), self.moments.squares.sum()
+        count = self.moments.count * len(self.moments.totals)
+        mean = total / count
+        facts["shape"] = list(header.shape)
+        facts["mean"] = float(mean)
+        facts["std"] = float(max(squares / count - mean**2, 0.0) ** 0.5)
+        return facts
+
+
+@dataclass
+class Catalogue:
+    """Counts over the records of a run; grows with the number of models, not of records.
+
+    `moments` are those of each latent space and number of channels.
+    """
+
+    records: int = 0
+    size_bytes: int = 0
+    pixels: int = 0
+    models: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    precisions: Counter[str] = field(default_factory=Counter)
+    moments: dict[tuple[str, int], ChannelMoments] = field(default_factory=dict)
+    last: RecordFacts | None = None
+
+    def add(self, facts: RecordFacts) -> None:
+        """Count one record."""
+        header = facts.header
+        self.last = facts
+        self.records += 1
+        self.size_bytes += facts.size_bytes
+        self.pixels += header.height * header.width
+        self.models[header.model, header.latent_space, header.weights] += 1
+        self.precisions[header.precision] += 1
+        key = (header.latent_space, header.shape[0])
+        held = self.moments.get(key)
+        self.moments[key] = facts.moments if held is None else held + facts.moments
+
+
+def catalogue_files(
+    inputs: Iterable[Input],
+    catalogue: Catalogue,
+    control: RunControl,
+    *,
+    stdin: BinaryIO | None = None,
+    limit: int | None = None,
+) -> Generator[FileResult, None, None]:
+    """Read every record whole and count it in `catalogue`; yields one result a record."""
+    entries = itertools.islice(list_records(inputs, stdin), limit)
+    with ThreadPoolExecutor(control.workers, "read") as pool:
+        stopped = until_stopped(entries, control.stop)
+        for entry, facts in read_ahead(pool, _read, stopped, 2 * control.workers):
+            if isinstance(facts, DinacError):
+                yield FileResult(entry.label, Status.FAILED, reason=str(facts))
+                continue
+            catalogue.add(facts)
+            yield FileResult(
+                entry.label,
+                Status.READ,
+                width=facts.header.width,
+                height=facts.header.height,
+                facts=facts.to_json(),
+            )
+
+
+def _read(entry: RecordEntry) -> tuple[RecordEntry, RecordFacts | DinacError]:
+    if entry.error is not None:
+        return entry, entry.error
+    try:
+        data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+        record = unpack_record(data)
+    except DinacError as exc:
+        return entry, exc
+    return entry, RecordFacts(record.header, len(data), measure_moments(record.latents))

@@ -1,0 +1,117 @@
+"""Charts as SVG: how PSNR is distributed, and what it costs in bits."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+WIDTH, HEIGHT = 460, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 24, 34
+_BINS = 20
+COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range of values laid on a range of pixels."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def place(self, value: float) -> float:
+        """The pixel of a value."""
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return self.start + share * (self.stop - self.start)
+
+    def list_ticks(self) -> list[float]:
+        """Five values from end to end; one where there is nothing between."""
+        if self.high <= self.low:
+            return [self.low]
+        return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
+
+
+def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """Histograms of PSNR values in dB, one for each (name, values); "" where there are none."""
+    values = [value for _, some in series for value in some]
+    if not values:
+        return ""
+    edges = np.linspace(min(values), max(values) or 1.0, _BINS + 1)
+    if edges[0] == edges[-1]:
+        edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, _BINS + 1)
+    counts = [np.histogram(some, edges)[0] for _, some in series]
+    across = Axis(float(edges[0]), float(edges[-1]), _LEFT, WIDTH - _RIGHT)
+    up = Axis(0.0, float(max(count.max() for count in counts)), HEIGHT - _BOTTOM, _TOP)
+    shapes = []
+    for number, count in enumerate(counts):
+        points = [(across.place(edges[0]), up.place(0))]
+        for left, right, height in zip(edges, edges[1:], count, strict=False):
+            points += [
+                (across.place(left), up.place(height)),
+                (across.place(right), up.place(height)),
+            ]
+        points.append((across.place(edges[-1]), up.place(0)))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        color = COLORS[number % len(COLORS)]
+        shapes.append(
+            f'<polygon points="{path}" fill="{color}" fill-opacity="0.25" stroke="{color}"/>'
+        )
+    body = "".join([*_draw_axes(across, up, "PSNR, dB", "images"), *shapes])
+    return _wrap(body, "Histogram of PSNR", [name for name, _ in series])
+
+
+def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> str:
+    """Points (bits a pixel, PSNR in dB), and the mean of each series; "" where there are none."""
+    points = [point for _, some in series for point in some]
+    if not points:
+        return ""
+    xs, ys = zip(*points, strict=True)
+    across = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
+    up = Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
+    shapes = []
+    for number, (name, some) in enumerate(series):
+        color = COLORS[number % len(COLORS)]
+        shapes += [
+            f'<circle cx="{across.place(x):.1f}" cy="{up.place(y):.1f}" r="2.5" '
+            f'fill="{color}" fill-opacity="0.5"/>'
+            for x, y in some
+        ]
+        if some:
+            x, y = (float(np.mean(part)) for part in zip(*some, strict=True))
+            title = f"mean of {html.escape(name)}: {x:.2f} bits a pixel, {y:.2f} dB"
+            shapes.append(
+                f'<circle cx="{across.place(x):.1f}" cy="{up.place(y):.1f}" r="6" fill="none" '
+                f'stroke="{color}" stroke-width="2"><title>{title}</title></circle>'
+            )
+    body = "".join([*_draw_axes(across, up, "bits a pixel", "PSNR, dB"), *shapes])
+    return _wrap(body, "PSNR against bits a pixel", [name for name, _ in series])
+
+
+def _draw_axes(across: Axis, up: Axis, below: str, beside: str) -> Iterator[str]:
+    yield (
+        f'<path class="axis" fill="none" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
+    )
+    for value in across.list_ticks():
+        x = across.place(value)
+        yield f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{value:.3g}</text>'
+    for value in up.list_ticks():
+        y = up.place(value) + 4
+        yield f'<text x="{_LEFT - 5}" y="{y:.1f}" text-anchor="end">{value:.3g}</text>'
+    yield f'<text x="{(_LEFT + WIDTH) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{below}</text>'
+    yield f'<text x="4" y="10">{beside}</text>'
+
+
+def _wrap(body: str, title: str, names: Sequence[str]) -> str:
+    legend = " ".join(
+        f'<span style="color:{COLORS[number % len(COLORS)]}">&#9632;</span> {html.escape(name)}'
+        for number, name in enumerate(names)
+    )
+    return (
+        f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'role="img" aria-label="{title}">{body}</svg>'
+        f"<figcaption>{title}: {legend}</figcaption></figure>"
+    )

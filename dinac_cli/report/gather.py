@@ -1,0 +1,196 @@
+"""From folders to a page: pairs by name, their PSNR, pictures of both and of the latents."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dinac_cli.container.record import read_latents
+from dinac_cli.errors import DinacError, UsageError
+from dinac_cli.files.atomic import write_atomically
+from dinac_cli.files.content import read_content
+from dinac_cli.files.inputs import FileKind, Input, InputScan
+from dinac_cli.files.naming import name_latents
+from dinac_cli.images.stamp import read_stamp
+from dinac_cli.images.writing import write_image
+from dinac_cli.metrics import measure_psnr
+from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.measure import MeasureOptions, find_counterpart, read_pixels
+from dinac_cli.pipeline.stages import read_ahead, until_stopped
+from dinac_cli.report.latents import LatentColors, find_colors
+from dinac_cli.report.page import Page, PageImage, make_data_url
+from dinac_cli.results import FileResult, Status
+
+_THUMBNAIL_SIDE = 240
+_STAMP = {"report": "1"}
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """What is put side by side: a folder of originals, folders of reconstructions.
+
+    `latents` are folders of records, the k-th for the k-th reconstruction (for its bits a pixel);
+    the first also gives the pictures of latents. `assets` is a folder for the full images, which
+    otherwise stand in the page itself; `page_folder` is where the page will be.
+    """
+
+    originals: str
+    reconstructions: tuple[str, ...]
+    latents: tuple[str, ...]
+    assets: str | None
+    page_folder: str
+    reading: MeasureOptions
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    result: FileResult
+    image: PageImage | None = None
+
+
+def list_originals(request: ReportRequest, kind: FileKind) -> Iterator[Input]:
+    """The images that the page shows. Raises UsageError where a folder is not there."""
+    for folder in (request.originals, *request.reconstructions, *request.latents):
+        if not os.path.isdir(folder):
+            raise UsageError(f"{folder}: no such folder")
+    return iter(InputScan(kind, (request.originals,)))
+
+
+def gather_images(
+    request: ReportRequest, kind: FileKind, page: Page, control: RunControl
+) -> Generator[FileResult, None, None]:
+    """Add every original to `page`; yields one result an image.
+
+    An image that lacks a reconstruction is shown, and its result is a missing one. Memory holds
+    the images at work, and of each image its data in the page.
+    """
+    colors = _find_colors(request, kind)
+    numbered = enumerate(list_originals(request, kind))
+
+    def gather(item: tuple[int, Input]) -> _Gathered:
+        return _gather(*item, request, colors)
+
+    with ThreadPoolExecutor(control.workers, "report") as pool:
+        stopped = until_stopped(numbered, control.stop)
+        for gathered in read_ahead(pool, gather, stopped, 2 * control.workers):
+            if gathered.image is not None:
+                page.add(gathered.image)
+            yield gathered.result
+
+
+def _gather(
+    number: int, entry: Input, request: ReportRequest, colors: LatentColors | None
+) -> _Gathered:
+    try:
+        return _show(number, entry, request, colors)
+    except DinacError as exc:
+        return _Gathered(FileResult(entry.label, Status.FAILED, reason=str(exc)))
+
+
+def _show(
+    number: int, entry: Input, request: ReportRequest, colors: LatentColors | None
+) -> _Gathered:
+    if entry.path is None or entry.problem:
+        problem = entry.problem or "cannot be shown"
+        return _Gathered(FileResult(entry.label, Status.FAILED, reason=problem))
+    original = read_pixels(entry.path, request.reading)
+    height, width, _ = original.shape
+    psnr_db: list[float | None] = []
+    urls: list[str | None] = []
+    missing: list[str] = []
+    for k, folder in enumerate(request.reconstructions):
+        counterpart = find_counterpart(entry.name, folder)
+        if counterpart is None:
+            missing.append(folder)
+            psnr_db.append(None)
+            urls.append(None)
+            continue
+        other = read_pixels(counterpart, request.reading)
+        psnr_db.append(measure_psnr(original, other))
+        urls.append(_publish(other, f"{number:06}-{k + 1}.png", request))
+    image = PageImage(
+        entry.name,
+        width,
+        height,
+        psnr_db,
+        [_rate(request, k, entry.name, height * width) for k in range(len(urls))],
+        _make_thumbnail(original),
+        _publish(original, f"{number:06}-0.png", request),
+        urls,
+        _paint_latents(request, entry.name, colors),
+    )
+    first = next((value for value in psnr_db if value is not None), None)
+    reason = f"has no counterpart in {', '.join(missing)}" if missing else None
+    status = Status.MISSING if missing else Status.MEASURED
+    result = FileResult(
+        entry.label, status, reason=reason, width=width, height=height, psnr_db=first
+    )
+    return _Gathered(result, image)
+
+
+def _publish(pixels: Pixels, name: str, request: ReportRequest) -> str:
+    """The URL of a full image: the image itself, or a file beside the page."""
+    if request.assets is None:
+        return make_data_url(write_image(pixels, "png"), "png")
+    target = os.path.join(request.assets, name)
+    data = write_image(pixels, "png", stamp=_STAMP)
+    write_atomically(target, data, replace=request.overwrite, is_ours=_is_asset)
+    relative = os.path.relpath(target, request.page_folder or ".")
+    return quote(relative.replace(os.sep, "/"))
+
+
+def _is_asset(path: str) -> bool:
+    stamp = read_stamp(read_content(path).data)
+    return stamp is not None and stamp.get("report") == _STAMP["report"]
+
+
+def _make_thumbnail(pixels: Pixels) -> str:
+    image = Image.fromarray(pixels)
+    image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    return make_data_url(write_image(np.asarray(image), "jpg"), "jpeg")
+
+
+def _find_colors(request: ReportRequest, kind: FileKind) -> LatentColors | None:
+    if not request.latents:
+        return None
+    names = (entry.name for entry in list_originals(request, kind))
+    found = (_read_latents(request, name) for name in names)
+    return find_colors(latents for latents in found if latents is not None)
+
+
+def _read_latents(request: ReportRequest, name: str) -> npt.NDArray[np.float32] | None:
+    try:
+        return read_latents(_locate(request.latents[0], name))[0]
+    except (DinacError, OSError):
+        return None
+
+
+def _paint_latents(request: ReportRequest, name: str, colors: LatentColors | None) -> str | None:
+    latents = None if colors is None else _read_latents(request, name)
+    if latents is None or colors is None:
+        return None
+    return make_data_url(write_image(colors.paint(latents), "png"), "png")
+
+
+def _rate(request: ReportRequest, number: int, name: str, pixels: int) -> float | None:
+    """Bits a pixel of the record of a reconstruction, None where it is not known."""
+    if number >= len(request.latents):
+        return None
+    try:
+        return 8 * os.path.getsize(_locate(request.latents[number], name)) / pixels
+    except OSError:
+        return None
+
+
+def _locate(folder: str, name: str) -> str:
+    return os.path.join(folder, *name_latents(name).split("/"))

@@ -1,0 +1,205 @@
+"use strict";
+const find = (id) => document.getElementById(id);
+const data = JSON.parse(find("data").textContent);
+const names = data.reconstructions;
+const images = [...document.querySelectorAll("script.image")];
+const entries = images.map((node) => JSON.parse(node.dataset.facts));
+const pictures = (index) => JSON.parse(images[index].textContent);
+const show = (psnr) => (psnr === "missing" ? "missing" : psnr === null ? "identical" : psnr.toFixed(2) + " dB");
+const rank = (psnr) => (psnr === "missing" ? -1 : psnr === null ? Infinity : psnr);
+
+// The grid: cards are made once, and put into another order or hidden.
+const lazy = new IntersectionObserver((seen) => {
+  for (const { target, isIntersecting } of seen) {
+    if (!isIntersecting) continue;
+    target.src = pictures(target.dataset.index).thumbnail;
+    lazy.unobserve(target);
+  }
+}, { rootMargin: "600px" });
+
+const cards = entries.map((entry, index) => {
+  const card = document.createElement("button");
+  card.className = "card";
+  const image = document.createElement("img");
+  image.alt = entry.name + ", original";
+  image.dataset.index = index;
+  const name = document.createElement("span");
+  name.className = "name";
+  name.textContent = name.title = entry.name;
+  const values = document.createElement("span");
+  values.className = "values";
+  values.textContent = entry.psnr.map(show).join(" · ");
+  card.append(image, name, values);
+  card.addEventListener("click", () => open(index));
+  lazy.observe(image);
+  return card;
+});
+
+for (const [k, name] of names.entries()) {
+  find("sort").add(new Option(`worst first: ${name}`, `${k}+`));
+  find("sort").add(new Option(`best first: ${name}`, `${k}-`));
+}
+find("sort").add(new Option("by name", "name"));
+
+let order = [];
+function arrange() {
+  const sort = find("sort").value;
+  const k = Number.parseInt(sort) || 0;
+  const bound = (id, none) => (find(id).value === "" ? none : Number(find(id).value));
+  const low = bound("low", -Infinity), high = bound("high", Infinity);
+  const wanted = find("name").value.toLowerCase();
+  order = entries.map((_, index) => index).filter((index) => {
+    const value = rank(entries[index].psnr[k]);
+    return value >= low && value <= high && entries[index].name.toLowerCase().includes(wanted);
+  });
+  if (sort !== "name") {
+    const sign = sort.endsWith("-") ? -1 : 1;
+    const value = (index) => rank(entries[index].psnr[k]);
+    order.sort((a, b) => (value(a) === value(b) ? a - b : sign * (value(a) < value(b) ? -1 : 1)));
+  }
+  find("grid").replaceChildren(...order.map((index) => cards[index]));
+  find("count").textContent = `${order.length} of ${entries.length} images`;
+}
+for (const id of ["sort", "low", "high", "name"]) find(id).addEventListener("input", arrange);
+find("controls").addEventListener("submit", (event) => event.preventDefault());
+arrange();
+
+// The viewer: two pictures one on the other; views differ in what is shown of them and how.
+const viewer = find("viewer"), frame = find("frame"), above = find("above"), below = find("below");
+const state = { index: 0, view: "divider", chosen: 0, zoom: 0, divider: 50, gain: 10 };
+
+function views() {
+  const list = [["divider", "divider"], ["original", "original"]];
+  for (const [k, name] of names.entries()) list.push([`reconstruction ${k}`, name]);
+  list.push(["difference", "difference"]);
+  if (pictures(state.index).latents) list.push(["latents", "latents"]);
+  return list;
+}
+
+function paint() {
+  const entry = entries[state.index], all = pictures(state.index);
+  const name = names[state.chosen], value = show(entry.psnr[state.chosen]);
+  const original = `${entry.name}, original`;
+  const reconstruction = `${entry.name}, reconstruction ${name}, ${value}`;
+  const needs = state.view === "divider" || state.view === "difference" || state.view.startsWith("rec");
+  const missing = needs && !all.reconstructions[state.chosen];
+  const source = { original: [all.original, original], latents: [all.latents, `${entry.name}, latents`] };
+  const single = source[state.view] || (missing ? source.original : null);
+  const put = (image, [url, alt]) => { if (image.getAttribute("src") !== url) image.src = url; image.alt = alt; };
+  const pair = [all.reconstructions[state.chosen], reconstruction];
+  above.hidden = Boolean(single) || state.view.startsWith("rec");
+  put(below, single || (state.view === "divider" || state.view.startsWith("rec") ? pair : source.original));
+  if (!above.hidden) put(above, state.view === "divider" ? source.original : pair);
+  above.style.clipPath = state.view === "divider" ? `inset(0 ${100 - state.divider}% 0 0)` : "";
+  frame.classList.toggle("difference", state.view === "difference" && !missing);
+  frame.style.filter = state.view === "difference" && !missing ? `brightness(${state.gain})` : "";
+  below.classList.toggle("grid", state.view === "latents");
+  find("divider").hidden = state.view !== "divider" || Boolean(missing);
+  find("divider").style.left = `${state.divider}%`;
+  find("divider").setAttribute("aria-valuenow", Math.round(state.divider));
+  find("gain-label").hidden = state.view !== "difference";
+  find("gain-value").textContent = `${state.gain}x`;
+  const rate = entry.bits_per_pixel[state.chosen];
+  find("title").textContent = `${entry.name}: ${name} ${value}` + (rate ? `, ${rate.toFixed(2)} bits a pixel` : "");
+  find("views").replaceChildren(...views().map(([view, label]) => {
+    const button = document.createElement("button");
+    button.textContent = label;
+    const isRec = view.startsWith("rec");
+    const pressed = isRec ? state.view === view : state.view === view;
+    button.setAttribute("aria-pressed", pressed);
+    button.addEventListener("click", () => choose(view));
+    return button;
+  }));
+  resize();
+}
+
+function choose(view) {
+  if (view.startsWith("rec")) state.chosen = Number(view.split(" ")[1]);
+  state.view = view;
+  paint();
+}
+
+function fitted() {
+  const { width, height } = entries[state.index], stage = find("stage");
+  return Math.min(stage.clientWidth / width, stage.clientHeight / height);
+}
+
+function resize() {
+  const { width, height } = entries[state.index];
+  const scale = state.zoom || fitted();
+  frame.style.width = `${width * scale}px`;
+  frame.style.height = `${height * scale}px`;
+  frame.classList.toggle("large", scale >= 2);
+}
+
+function zoom(factor) {
+  const stage = find("stage"), before = state.zoom || fitted();
+  state.zoom = Math.min(32, Math.max(0.05, before * factor));
+  const ratio = state.zoom / before;
+  const x = stage.scrollLeft + stage.clientWidth / 2, y = stage.scrollTop + stage.clientHeight / 2;
+  resize();
+  stage.scrollTo(x * ratio - stage.clientWidth / 2, y * ratio - stage.clientHeight / 2);
+}
+
+function open(index) {
+  state.index = index;
+  state.zoom = 0;
+  if (state.view === "latents" && !pictures(index).latents) state.view = "divider";
+  if (!viewer.open) viewer.showModal();
+  paint();
+}
+
+function step(by) {
+  const at = order.indexOf(state.index);
+  if (order.length) open(order[(at + by + order.length) % order.length]);
+}
+
+function drag(event) {
+  const box = frame.getBoundingClientRect();
+  state.divider = Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width));
+  paint();
+}
+find("divider").addEventListener("pointerdown", (event) => {
+  find("divider").setPointerCapture(event.pointerId);
+  find("divider").addEventListener("pointermove", drag);
+});
+for (const type of ["pointerup", "pointercancel"]) {
+  find("divider").addEventListener(type, () => find("divider").removeEventListener("pointermove", drag));
+}
+find("divider").addEventListener("keydown", (event) => {
+  const by = { ArrowLeft: -2, ArrowRight: 2, Home: -100, End: 100 }[event.key];
+  if (by === undefined) return;
+  state.divider = Math.min(100, Math.max(0, state.divider + by));
+  paint();
+  event.preventDefault();
+  event.stopPropagation();
+});
+find("gain").addEventListener("input", () => { state.gain = Number(find("gain").value); paint(); });
+find("in").addEventListener("click", () => zoom(1.5));
+find("out").addEventListener("click", () => zoom(1 / 1.5));
+find("fit").addEventListener("click", () => { state.zoom = 0; resize(); });
+find("previous").addEventListener("click", () => step(-1));
+find("next").addEventListener("click", () => step(1));
+find("close").addEventListener("click", () => viewer.close());
+find("stage").addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && !event.metaKey) return;
+  event.preventDefault();
+  zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2);
+}, { passive: false });
+viewer.addEventListener("close", () => cards[state.index].focus());
+viewer.addEventListener("keydown", (event) => {
+  if (event.target.id === "gain" || event.ctrlKey || event.metaKey || event.altKey) return;
+  const digit = Number.parseInt(event.key);
+  const actions = {
+    ArrowLeft: () => step(-1), ArrowRight: () => step(1),
+    o: () => choose("original"), s: () => choose("divider"), d: () => choose("difference"),
+    p: () => { if (pictures(state.index).latents) choose("latents"); },
+    "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5),
+    0: () => { state.zoom = 0; resize(); },
+  };
+  if (digit >= 1 && digit <= names.length) choose(`reconstruction ${digit - 1}`);
+  else if (actions[event.key]) actions[event.key]();
+  else return;
+  event.preventDefault();
+});
+addEventListener("resize", () => { if (viewer.open) resize(); });

@@ -1,0 +1,107 @@
+"""`dinac info`: one record, a folder, a stream; without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.record import pack_record, read_latents
+
+from .conftest import SIZES
+from .processes import run, run_noting_imports
+
+
+def make_record(
+    seed: int, scale: float = 1.0, latent_space: str = "0123456789abcdef", name: str = ""
+) -> bytes:
+    latents = scale * np.random.default_rng(seed).standard_normal((4, 8, 8)).astype(np.float32)
+    header = RecordHeader(
+        shape=(4, 8, 8),
+        height=128,
+        width=128,
+        patch=16,
+        latent_space=latent_space,
+        weights="f" * 16,
+        precision="f32",
+        model="some",
+        name=name,
+    )
+    return pack_record(header, latents)
+
+
+def fill(folder: Path, scale: float = 1.0, count: int = 16) -> Path:
+    folder.mkdir()
+    for seed in range(count):
+        (folder / f"{seed}.dinac").write_bytes(make_record(seed, scale))
+    return folder
+
+
+def test_one_record_says_all_without_torch(work: Path, tmp_path: Path) -> None:
+    path = work / "latents/a.jpg.dinac"
+    done, imported = run_noting_imports(tmp_path / "imports", ("torch", "PIL"), "info", str(path))
+    assert (done.code, done.err, imported) == (0, "", "")
+    facts = dict(
+        line.split(maxsplit=1) for line in done.out.splitlines() if line[:1] != " " and line
+    )
+    _, header = read_latents(path)
+    assert facts["name"] == "a.jpg"
+    assert facts["image"] == "50x37"
+    assert facts["latents"] == "128 channels, 3x4 positions, patch 16"
+    assert facts["weights"] == header.weights
+    assert "channels: mean " in done.out
+    assert "far from" not in done.out  # one image says nothing of that
+
+
+def test_json_holds_the_header_and_figures(work: Path) -> None:
+    done = run("info", str(work / "latents"), "--json")
+    assert (done.code, done.err) == (0, "")
+    *records, summary = done.objects
+    assert [record["name"] for record in records] == list(SIZES)
+    latents, header = read_latents(work / "latents/a.jpg.dinac")
+    first = records[0]
+    assert first["shape"] == list(header.shape)
+    assert first["source_sha256"] == header.source_sha256
+    assert first["mean"] == pytest.approx(latents.mean(), rel=1e-4, abs=1e-6)
+    assert first["std"] == pytest.approx(latents.std(), rel=1e-4)
+    assert summary["records"] == 4
+    assert summary["precisions"] == {"bf16": 4}
+    [channels] = summary["channels"]
+    assert len(channels["mean"]) == len(channels["std"]) == 128
+
+
+def test_whitened_latents_pass_and_others_are_seen_at_a_glance(tmp_path: Path) -> None:
+    whitened = run("info", str(fill(tmp_path / "whitened")))
+    assert (whitened.code, whitened.err) == (0, "")
+    assert "records    16\n" in whitened.out
+    assert "far from" not in whitened.out
+    raw = run("info", str(fill(tmp_path / "raw", scale=5.0)))
+    assert "4 of 4 channels are far from N(0, 1)" in raw.out
+
+
+def test_mixed_models_are_named(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "mixed", count=2)
+    (folder / "other.dinac").write_bytes(make_record(9, latent_space="fedcba9876543210"))
+    done = run("info", str(folder))
+    assert done.code == 0
+    assert "model      2 by some (latent space 0123456789abcdef" in done.out
+    assert "channels of latent space fedcba9876543210: mean " in done.out
+    assert "no training should mix them" in done.out
+
+
+def test_a_damaged_record_is_a_failure_and_the_rest_is_shown(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "damaged", count=2)
+    (folder / "bad.dinac").write_bytes(make_record(3)[:-1])
+    done = run("info", str(folder))
+    assert done.code == 3
+    assert done.err.startswith(f"dinac: {folder}/bad.dinac: ")
+    assert "records    2\nfailed     1\n" in done.out
+
+
+def test_a_stream(tmp_path: Path) -> None:
+    stream = make_record(0, name="a.png") + make_record(1, name="b.png")
+    done = run("info", "-", "--json", stdin=stream)
+    assert (done.code, done.err) == (0, "")
+    assert [entry.get("name") for entry in done.objects[:2]] == ["a.png", "b.png"]

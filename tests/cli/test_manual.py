@@ -1,0 +1,58 @@
+"""The manual and the completion scripts are printed as they are shipped."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from dinac_cli import __version__
+from dinac_cli.cli import app
+from dinac_cli.commands.completions import SCRIPTS
+from dinac_cli.commands.manual import MANUAL, make_manual
+
+from .processes import run, run_on_terminal, strip_escapes
+
+COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
+
+
+def test_the_manual_is_that_of_the_command_tree() -> None:
+    """If not: `python -m dinac_cli.commands.manual`."""
+    assert MANUAL.read_text(encoding="utf-8") == make_manual(get_command(app), __version__)
+
+
+def test_in_a_pipe_the_manual_is_its_source() -> None:
+    done = run("man")
+    assert (done.code, done.out, done.err) == (0, MANUAL.read_text(encoding="utf-8"), "")
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="needs man")
+def test_on_a_terminal_it_is_a_page() -> None:
+    code, screen = run_on_terminal("man", environment={"MANPAGER": "cat", "PAGER": "cat"})
+    assert code == 0
+    plain = re.sub(".\b", "", strip_escapes(screen))  # bold is a character, back, and again
+    assert "dinac encode [options] [IMG...] OUT" in plain
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="needs man")
+def test_the_manual_has_no_mistakes() -> None:
+    line = ["man", "--warnings=all", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(MANUAL)]
+    done = subprocess.run(line, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("shell", list(SCRIPTS))
+def test_completions_prints_the_script(shell: str) -> None:
+    done = run("completions", shell)
+    script = (COMPLETIONS / SCRIPTS[shell]).read_text(encoding="utf-8")
+    assert (done.code, done.out, done.err) == (0, script, "")
+
+
+def test_a_shell_that_is_not_known() -> None:
+    done = run("completions", "tcsh")
+    line = "dinac: SHELL tcsh: choose one of bash, zsh, fish, powershell\n"
+    assert (done.code, done.out, done.err) == (2, "", line)

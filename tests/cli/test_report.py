@@ -1,0 +1,163 @@
+"""`dinac report`: the page from real folders, and what it does in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import SIZES, list_files, read_files
+from .processes import run, run_noting_imports
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+# Runs in the page: uses it as a person would, and leaves what it saw in the title.
+VISIT = """
+<script>
+(() => {
+const seen = {}, wait = (ms) => new Promise((done) => setTimeout(done, ms));
+const key = (name) =>
+  viewer.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+const order = () => [...document.querySelectorAll(".card .name")].map((node) => node.textContent);
+const use = (id, value) => { const node = document.getElementById(id); node.value = value;
+  node.dispatchEvent(new Event("input", { bubbles: true })); };
+(async () => {
+  await wait(200);
+  seen.worst = order();
+  use("sort", "0-"); seen.best = order();
+  use("sort", "name"); seen.named = order();
+  use("name", "deep"); seen.filtered = order(); use("name", "");
+  use("low", "1000"); seen.none = order(); use("low", "");
+  document.querySelector(".card").click(); await wait(200);
+  seen.open = viewer.open;
+  const box = document.getElementById("frame").getBoundingClientRect();
+  const divider = document.getElementById("divider");
+  divider.setPointerCapture = () => {};
+  divider.dispatchEvent(new PointerEvent("pointerdown", { pointerId: 1, bubbles: true }));
+  divider.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 4 }));
+  divider.dispatchEvent(new PointerEvent("pointerup", { pointerId: 1 }));
+  seen.divider = divider.getAttribute("aria-valuenow");
+  seen.clip = document.getElementById("above").style.clipPath;
+  seen.alts = [above.alt, below.alt];
+  key("d"); use("gain", "20"); seen.filter = document.getElementById("frame").style.filter;
+  const before = document.getElementById("frame").offsetWidth;
+  key("+"); seen.grows = document.getElementById("frame").offsetWidth > before;
+  key("p"); await wait(100); seen.latents = [below.naturalWidth, below.naturalHeight];
+  key("ArrowRight"); seen.title = document.getElementById("title").textContent;
+  const broken = (image) => image.src && image.complete && !image.naturalWidth;
+  seen.broken = [...document.images].filter(broken).length;
+  document.title = JSON.stringify(seen);
+})().catch((error) => { document.title = "failed: " + error; });
+})();
+</script>
+"""
+
+
+def browse(page: Path, width: int = 1200) -> tuple[dict[str, object], str]:
+    """What VISIT saw in a page, and what the browser's console said."""
+    assert CHROMIUM is not None
+    visited = page.with_name("visited.html")
+    visited.write_text(page.read_text(encoding="utf-8").replace("</body>", VISIT + "</body>"))
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}",
+         f"--window-size={width},900", "--virtual-time-budget=8000", "--dump-dom",
+         visited.as_uri()],
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    title = re.findall(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[0]
+    console = "\n".join(line for line in done.stderr.splitlines() if ":CONSOLE" in line)
+    assert title.startswith("{"), (title, console)
+    import html
+
+    return json.loads(html.unescape(title)), console
+
+
+def test_the_page_and_what_is_missing(own: Path) -> None:
+    (own / "decoded/sub/deep/c.webp.png").unlink()
+    before = read_files(own)
+    arguments = ("photos", "decoded", "out/page.html", "--latents", "latents")
+    done = run("report", *arguments, cwd=own)
+    assert done.code == 3
+    assert done.err == "dinac: photos/sub/deep/c.webp: has no counterpart in decoded\n"
+    assert re.fullmatch(r"4 images in out/page\.html \([\d.]+ kB\)\n", done.out)
+    after = read_files(own)
+    assert {name for name in after if name not in before} == {"out/page.html"}
+    assert before.items() <= after.items()
+    again = run("report", *arguments, cwd=own)
+    assert (again.code, read_files(own)) == (3, after)  # its own page it may replace
+
+
+def test_without_torch(work: Path, tmp_path: Path) -> None:
+    arguments = (str(work / "photos"), str(work / "decoded"), str(tmp_path / "page.html"))
+    done, imported = run_noting_imports(tmp_path / "imports", ("torch",), "report", *arguments)
+    assert (done.code, done.err, imported) == (0, "", "")
+
+
+def test_full_images_beside_the_page(own: Path) -> None:
+    done = run("report", "photos", "decoded", "page.html", "--assets", "out/full", cwd=own)
+    assert (done.code, done.err) == (0, "")
+    text = (own / "page.html").read_text()
+    assert list_files(own / "out/full") == [f"{i:06}-{k}.png" for i in range(4) for k in (0, 1)]
+    assert '"original": "out/full/000000-0.png"' in text
+    assert "data:image/png" not in text
+    assert (
+        run("report", "photos", "decoded", "page.html", "--assets", "out/full", cwd=own).code == 0
+    )
+    (own / "out/full/000000-0.png").write_bytes(b"somebody's")
+    refused = run("report", "photos", "decoded", "page.html", "--assets", "out/full", cwd=own)
+    assert refused.code == 3
+    assert "exists and was not written by dinac" in refused.err
+    assert (own / "out/full/000000-0.png").read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("photos", "page.html"), 2, "name a folder of originals, one or more of reconstructions"),
+        (("photos", "decoded", "page"), 2, "page: OUT, the last argument, is the page to write"),
+        (("photos", "nowhere", "page.html"), 2, "nowhere: no such folder"),
+        (("empty", "decoded", "page.html"), 2, "no images found in empty"),
+        (("photos", "decoded", "mine.html"), 1, "mine.html: exists and is no report of dinac"),
+    ],
+)
+def test_what_is_refused(own: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    (own / "mine.html").write_text("<html>")
+    done = run("report", *arguments, cwd=own)
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("dinac: ")
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_in_a_browser(own: Path) -> None:
+    arguments = ("photos", "decoded", "page.html", "--latents", "latents")
+    assert run("report", *arguments, cwd=own).code == 0
+    measured = json.loads(run("psnr", "photos", "decoded", "--json", cwd=own).out)
+    value = {Path(f["file"]).relative_to("photos").as_posix(): f["psnr"] for f in measured["files"]}
+    worst = sorted(value, key=lambda name: value[name])
+    seen, console = browse(own / "page.html")
+    assert console == ""
+    assert seen["worst"] == worst
+    assert seen["best"] == worst[::-1]
+    assert seen["named"] == list(SIZES)
+    assert seen["filtered"] == ["sub/deep/c.webp"]
+    assert seen["none"] == []
+    assert seen["open"] is True
+    assert seen["divider"] == "25"
+    assert seen["clip"] == "inset(0px 75% 0px 0px)"
+    assert seen["alts"] == [
+        "a.jpg, original",
+        f"a.jpg, reconstruction decoded, {value['a.jpg']:.2f} dB",
+    ]
+    assert seen["filter"] == "brightness(20)"
+    assert seen["grows"] is True
+    assert seen["latents"] == [4, 3]
+    assert str(seen["title"]).startswith("b.png: decoded ")
+    assert seen["broken"] == 0

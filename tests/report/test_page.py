@@ -1,0 +1,73 @@
+"""The page: figures, charts, and data that ends no element it stands in."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from dinac_cli.report.charts import draw_histogram, draw_scatter
+from dinac_cli.report.page import PAGE_START, Page, PageImage
+
+
+def make_image(name: str, *psnr_db: float | None, rate: float | None = 2.0) -> PageImage:
+    urls: list[str | None] = [None if value is None else "data:," for value in psnr_db]
+    rates = [rate] * len(psnr_db)
+    return PageImage(name, 4, 3, list(psnr_db), rates, "data:,", "data:,", urls)
+
+
+def read_facts(page: str) -> list[dict[str, object]]:
+    import html
+
+    found = re.findall(r'<script type="application/json" class="image" data-facts="(.*?)">', page)
+    return [json.loads(html.unescape(text)) for text in found]
+
+
+def test_figures_and_data() -> None:
+    page = Page("Title", ["r1", "r2"])
+    page.add(make_image("a.png", 30.0, 40.0))
+    page.add(make_image("b.png", 32.0, None))
+    page.add(make_image("c.png", math.inf, 42.0))
+    text = page.write().decode()
+    assert text.encode().startswith(PAGE_START)
+    assert "<td>r1</td><td>31.00</td><td>1.00</td>" in text
+    assert "<td>3</td><td>1</td><td>0</td></tr>" in text  # images, identical, missing of r1
+    assert "<td>2</td><td>0</td><td>1</td></tr>" in text
+    assert [facts["psnr"] for facts in read_facts(text)] == [
+        [30.0, 40.0],
+        [32.0, "missing"],
+        [None, 42.0],
+    ]
+    assert "{{" not in text
+
+
+def test_nothing_from_outside_is_markup_and_nothing_is_fetched() -> None:
+    evil = '</script><img src=x onerror="alert(1)">\'&<!--'
+    page = Page(evil, [evil])
+    page.add(make_image(evil, 30.0))
+    text = page.write().decode()
+    assert "<img src=x" not in text
+    [facts] = read_facts(text)
+    assert facts["name"] == evil
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", text)
+    assert text.count("</script>") == 3  # data, the image, the program
+
+
+@pytest.mark.parametrize("values", [[30.0], [30.0, 30.0], [20.0, 25.0, 44.0], [0.0, 0.0]])
+def test_charts_are_well_formed(values: list[float]) -> None:
+    points = [(2.0 + value / 50, value) for value in values]
+    for chart in (
+        draw_histogram([("a&b", values), ("c", [])]),
+        draw_scatter([("a&b", points), ("c", [])]),
+    ):
+        svg = ET.fromstring(chart[chart.index("<svg") : chart.index("</svg>") + 6])
+        assert "nan" not in chart
+        assert svg.get("role") == "img"
+        assert "a&amp;b" in chart
+
+
+def test_no_values_no_charts() -> None:
+    assert draw_histogram([("a", [])]) == draw_scatter([("a", [])]) == ""
