@@ -1,6 +1,7 @@
 """dinac: a batch image codec. Folders of images to small files of whitened latents, and back.
 
 from dinac_cli import DinacAE, DinacAEInferenceConfig   # the network, needs torch
+from dinac_cli import LatentFolder                      # a folder of latents as a PyTorch dataset
 from dinac_cli import read_latents                      # a record's latents, without torch
 """
 
@@ -10,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dinac_cli.container.record import read_latents
+    from dinac_cli.latent_folder import LatentFolder
     from dinac_cli.model.autoencoder import DinacAE
     from dinac_cli.model.config import DinacAEInferenceConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["DinacAE", "DinacAEInferenceConfig", "__version__", "read_latents"]
+__all__ = ["DinacAE", "DinacAEInferenceConfig", "LatentFolder", "__version__", "read_latents"]
 
 _HOMES = {
     "DinacAE": "dinac_cli.model.autoencoder",
     "DinacAEInferenceConfig": "dinac_cli.model.config",
+    "LatentFolder": "dinac_cli.latent_folder",
     "read_latents": "dinac_cli.container.record",
 }
 

@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": LOWEST | SIDE_BY_SIDE | {"codec"},
     "training": LOWEST | SIDE_BY_SIDE | {"codec"},
     "benchmark": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline"},
+    "latent_folder": LOWEST | {"container", "files"},
     "report": LOWEST | SIDE_BY_SIDE | {"pipeline"},
     "console": set(),
     "commands": LOWEST

@@ -20,6 +20,7 @@ from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.model.config import RELEASED, SCHEDULES
 
 BENCH_PARTS = ("network", "commands")
+EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
 _INPUTS, _MODEL, _RUN, _REPORTS = "Inputs", "Model and device", "Run", "Screen and reports"
@@ -541,3 +542,16 @@ Assets = Annotated[
     ),
 ]
 Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")]
+ExportOut = Annotated[
+    str, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
+]
+ExportFormat = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        callback=one_of("--to", EXPORT_FORMATS),
+        autocompletion=complete(EXPORT_FORMATS),
+        help="safetensors or npz: a file a record; webdataset: tars of many.",
+    ),
+]

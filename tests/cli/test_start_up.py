@@ -24,6 +24,7 @@ COMMANDS = [
     "decode",
     "demo",
     "encode",
+    "export",
     "info",
     "man",
     "models",

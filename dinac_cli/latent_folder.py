@@ -1,0 +1,62 @@
+"""Cached latents as a PyTorch dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from dinac_cli.container.record import read_latents
+from dinac_cli.errors import DinacError, FormatError, UsageError
+from dinac_cli.files.naming import LATENT_SUFFIX
+
+
+class LatentFolder(Dataset[Any]):
+    """The latent files below a folder, sorted by name; each is read when it is asked for.
+
+    An item is a dict: `latents` (whitened, float32 [C, h, w]), `name` (of the file, relative, with
+    `/`), `height` and `width` of the image in pixels; with `transform`, what that makes of it. It
+    can be pickled, so that workers of a DataLoader can have it, and holds names alone.
+    Errors: UsageError where there are none, DinacError for a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.transform = transform
+        found = (path for path in self.folder.rglob(f"*{LATENT_SUFFIX}") if path.is_file())
+        names = (path.relative_to(self.folder).as_posix() for path in found)
+        self.names = sorted(name for name in names if not _is_hidden(name))
+        if not self.names:
+            raise UsageError(f"no latent files found in {folder}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Any:
+        name = self.names[index]
+        path = self.folder / name
+        try:
+            latents, header = read_latents(path)
+        except FormatError as exc:
+            raise DinacError(f"{path}: {exc}") from exc
+        except OSError as exc:
+            raise DinacError(f"{path}: cannot read: {exc.strerror or exc}") from exc
+        item = {
+            "latents": torch.from_numpy(latents),
+            "name": name,
+            "height": header.height,
+            "width": header.width,
+        }
+        return item if self.transform is None else self.transform(item)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))

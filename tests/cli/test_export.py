@@ -1,0 +1,111 @@
+"""`dinac export`: latents come back from each form, read by other libraries."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from dinac_cli import read_latents
+from dinac_cli.commands.options import EXPORT_FORMATS
+from dinac_cli.pipeline.export import FORMATS
+
+from .conftest import SIZES, list_files, read_files
+from .processes import run, run_noting_imports
+
+
+def test_formats_are_spelled_alike() -> None:
+    assert EXPORT_FORMATS == FORMATS
+
+
+def test_safetensors(work: Path, tmp_path: Path) -> None:
+    arguments = ("export", str(work / "latents"), str(tmp_path / "out"))
+    done, imported = run_noting_imports(tmp_path / "imports", ("torch", "PIL"), *arguments)
+    assert (done.code, done.err, imported) == (0, "", "")
+    assert done.summary == "4 exported; SIZES in TIME\n"
+    assert list_files(tmp_path / "out") == sorted(f"{name}.safetensors" for name in SIZES)
+    for name, (width, height) in SIZES.items():
+        expected, header = read_latents(work / f"latents/{name}.dinac")
+        with safe_open(tmp_path / f"out/{name}.safetensors", "np") as file:
+            np.testing.assert_array_equal(file.get_tensor("latents"), expected)
+            metadata = file.metadata()
+        assert (metadata["width"], metadata["height"]) == (str(width), str(height))
+        assert metadata["latent_space"] == header.latent_space
+
+
+def test_npz(work: Path, tmp_path: Path) -> None:
+    assert run("export", work / "latents", tmp_path / "out", "--to", "npz").code == 0
+    expected, _ = read_latents(work / "latents/a.jpg.dinac")
+    with np.load(tmp_path / "out/a.jpg.npz") as file:  # pickle is refused by default
+        np.testing.assert_array_equal(file["latents"], expected)
+        assert json.loads(str(file["header"]))["name"] == "a.jpg"
+
+
+def test_webdataset(work: Path, tmp_path: Path) -> None:
+    assert run("export", work / "latents", tmp_path / "out", "--to", "webdataset").code == 0
+    assert list_files(tmp_path / "out") == ["000000.tar"]
+    with tarfile.open(tmp_path / "out/000000.tar") as tar:
+        names = tar.getnames()
+        assert names == [f"{i:08}.{suffix}" for i in range(4) for suffix in ("npy", "json")]
+        headers = [json.loads(_extract(tar, name)) for name in names[1::2]]
+        assert [header["name"] for header in headers] == list(SIZES)
+        array = np.load(io.BytesIO(_extract(tar, names[0])))
+    np.testing.assert_array_equal(array, read_latents(work / "latents/a.jpg.dinac")[0])
+
+
+def _extract(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
+def test_read_by_webdataset_itself(work: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    assert run("export", work / "latents", tmp_path / "out", "--to", "webdataset").code == 0
+    tar = str(tmp_path / "out/000000.tar")
+    samples = list(webdataset.WebDataset(tar, shardshuffle=False).decode())
+    gc.collect()  # it closes its files when they are collected
+    assert [sample["json"]["name"] for sample in samples] == list(SIZES)
+    expected, _ = read_latents(work / "latents/a.jpg.dinac")
+    np.testing.assert_array_equal(samples[0]["npy"], expected)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_equal_input_gives_equal_bytes_and_nothing_foreign_is_replaced(
+    own: Path, form: str
+) -> None:
+    for out in ("one", "two", "one"):
+        assert run("export", "latents", out, "--to", form, cwd=own).code == 0
+    assert read_files(own / "one") == read_files(own / "two")
+    name = list_files(own / "one")[0]
+    (own / "one" / name).write_text("somebody's")
+    refused = run("export", "latents", "one", "--to", form, cwd=own)
+    assert refused.code in (1, 3)
+    assert "exists and was not written by dinac" in refused.err
+    assert (own / "one" / name).read_text() == "somebody's"
+    assert run("export", "latents", "one", "--to", form, "--overwrite", cwd=own).code == 0
+    assert read_files(own / "one") == read_files(own / "two")
+
+
+def test_bad_records_are_named_and_the_rest_goes_on(own: Path) -> None:
+    (own / "latents/b.png.dinac").write_bytes(b"damaged")
+    done = run("export", "latents", "out", cwd=own)
+    assert done.code == 3
+    assert done.err.startswith("dinac: latents/b.png.dinac: ")
+    assert len(list_files(own / "out")) == 3
+
+
+def test_what_is_refused(own: Path) -> None:
+    done = run("export", "latents", "out", "--to", "pickle", cwd=own)
+    line = "dinac: --to pickle: choose one of safetensors, npz, webdataset\n"
+    assert (done.code, done.err) == (2, line)
+    assert run("export", "latents", "-", cwd=own).code == 2
