@@ -17,6 +17,7 @@ from dinac_cli.container.frame import (
     BytesSource,
     FileSource,
     Source,
+    take_frame_header,
     take_preamble,
     walk_record,
 )
@@ -82,6 +83,18 @@ def read_header(source: BinaryIO | bytes | memoryview) -> RecordHeader:
     if isinstance(source, (bytes, memoryview)):
         return _take_header(BytesSource(source))[0]
     return _take_header(FileSource(source))[0]
+
+
+def declared_bytes(data: bytes | memoryview) -> int:
+    """Return the memory that `unpack_record` takes for a record's content and latents, in bytes.
+
+    Nothing is decompressed but the header. The content may be far larger than both the record and
+    its latents: there may be other tensors, of zeros. Errors: FormatError.
+    """
+    channels, rows, columns = _take_header(BytesSource(data))[0].shape
+    source = BytesSource(data)
+    take_preamble(source)
+    return take_frame_header(source).content_size + 4 * channels * rows * columns
 
 
 def read_latents(path: str | os.PathLike[str]) -> tuple[Latents, RecordHeader]:

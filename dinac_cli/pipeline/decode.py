@@ -15,7 +15,13 @@ import numpy.typing as npt
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import Record, hash_record, read_header, unpack_record
+from dinac_cli.container.record import (
+    Record,
+    declared_bytes,
+    hash_record,
+    read_header,
+    unpack_record,
+)
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
@@ -123,8 +129,8 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         if verdict.state is State.DONE:
             return FileResult(entry.label, Status.DONE, output=self._locate(entry))
         channels, rows, columns = header.shape
+        hold(len(data) + declared_bytes(data))  # while it is unpacked; less is kept of it
         held_bytes = len(data) + 4 * channels * rows * columns
-        hold(held_bytes)
         self._models[id(model)] = model
         group = _Group(id(model), rows * header.patch, columns * header.patch)
         record = unpack_record(data)

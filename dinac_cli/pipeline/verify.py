@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import Record, read_header, unpack_record
+from dinac_cli.container.record import Record, declared_bytes, read_header, unpack_record
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
@@ -98,7 +98,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, npt.NDArray[np.float32]]):
         if self._options.source is not None:
             source = check_source(self._options.source, entry, header)
         sample = source.path if source is not None and candidate.is_sampled else None
-        held_bytes = len(data) + _count_bytes(header, sample)
+        held_bytes = len(data) + declared_bytes(data) + _count_pixels(header, sample)
         hold(held_bytes)
         record = unpack_record(data)
         result = self._judge(entry.label, header, source, len(data))
@@ -160,10 +160,8 @@ def describe_model(header: RecordHeader, model: ModelHandle) -> str | None:
     )
 
 
-def _count_bytes(header: RecordHeader, sample: str | None) -> int:
-    """Memory that a record's latents take and, for one of the sample, its source."""
-    channels, rows, columns = header.shape
-    latents = 4 * channels * rows * columns
+def _count_pixels(header: RecordHeader, sample: str | None) -> int:
+    """Memory in bytes that the source of a record takes; 0 where it is not read."""
     if sample is None:
-        return latents
-    return latents + 3 * header.height * header.width + os.path.getsize(sample)
+        return 0
+    return 3 * header.height * header.width + os.path.getsize(sample)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +15,19 @@ from PIL import Image
 
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
-from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import hash_record, pack_record, unpack_record
+from dinac_cli.container.content import compress_content
+from dinac_cli.container.frame import PREAMBLE
+from dinac_cli.container.header import RecordHeader, header_to_metadata
+from dinac_cli.container.record import Record, hash_record, pack_record, unpack_record
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.images.formats import OUTPUT_FORMATS, detect_format
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.model.config import DinacAEInferenceConfig
 from dinac_cli.model.registry import resolve_model
-from dinac_cli.pipeline.decode import DecodeOptions, decode_files, describe_settings
+from dinac_cli.pipeline.decode import DecodeJob, DecodeOptions, decode_files, describe_settings
 from dinac_cli.pipeline.encode import EncodeOptions, encode_files
+from dinac_cli.pipeline.records import RecordEntry
 from dinac_cli.results import FileResult, Status
 
 from .hand_made import (
@@ -69,6 +73,19 @@ def decode(
             stdout=stdout,
         )
     )
+
+
+def pack_with_zeros(model: ModelHandle, size: int) -> bytes:
+    """A record with a second tensor, of `size` zeros, which compress to almost nothing."""
+    header = make_header(model, "padded.png")
+    count = 4 * int(np.prod(header.shape))
+    tensors = {
+        "latents": {"dtype": "F32", "shape": [*header.shape], "data_offsets": [0, count]},
+        "more": {"dtype": "U8", "shape": [size], "data_offsets": [count, count + size]},
+    }
+    text = json.dumps({"__metadata__": header_to_metadata(header), **tensors}).encode()
+    head = len(text).to_bytes(8, "little") + text
+    return PREAMBLE + compress_content([head, bytes(count), bytes(size)])
 
 
 def read_pixels(data: bytes) -> npt.NDArray[np.uint8]:
@@ -451,3 +468,24 @@ def test_extreme_latents_are_decoded_all_the_same(tmp_path: Path, decoder: Model
     output = images_out(tmp_path / "out")
     (result,) = decode(tmp_path / "a.dinac", output, make_options(decoder))
     assert result.status is Status.WRITTEN
+
+
+def test_content_is_held_before_it_is_decompressed(
+    tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few KiB of record may decompress to a GiB in every reader at once."""
+    size = 4 << 20
+    record = pack_with_zeros(decoder, size)
+    assert len(record) < size // 100
+    events: list[int | str] = []
+
+    def unpack(data: bytes) -> Record:
+        events.append("unpack")
+        return unpack_record(data)
+
+    monkeypatch.setattr("dinac_cli.pipeline.decode.unpack_record", unpack)
+    job = DecodeJob(images_out(tmp_path / "out"), make_options(decoder))
+    job.read(RecordEntry("padded", "padded", data=record), events.append)
+    assert isinstance(events[0], int)
+    assert events[0] > size
+    assert events[1:] == ["unpack"]
