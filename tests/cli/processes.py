@@ -22,6 +22,7 @@ DEADLINE_SECONDS = 60.0
 
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SIZES = re.compile(r"[\d.]+ k?M?B → [\d.]+ k?M?B( \([\d.]+x\))?")
+_PROGRESS = re.compile(r"^dinac: [a-z]+ \d+(/\d+)?, .*\n", re.MULTILINE)
 _DURATION = re.compile(r"in (\d+\.\d s|\d+:\d\d)$", re.MULTILINE)
 
 # Runs the program and notes, at the very end, which of some packages it has imported.
@@ -95,7 +96,7 @@ def run(
         env=make_environment(environment),
         timeout=DEADLINE_SECONDS,
     )
-    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+    return Finished(done.returncode, done.stdout.decode(), drop_progress(done.stderr.decode()))
 
 
 def run_together(*command_lines: Sequence[str | Path], cwd: Path | None = None) -> list[Finished]:
@@ -130,7 +131,12 @@ def _heed_interrupts() -> None:
 def finish(process: subprocess.Popen[bytes]) -> Finished:
     """Wait for a started process."""
     out, err = process.communicate(timeout=DEADLINE_SECONDS)
-    return Finished(process.returncode, (out or b"").decode(), err.decode())
+    return Finished(process.returncode, (out or b"").decode(), drop_progress(err.decode()))
+
+
+def drop_progress(text: str) -> str:
+    """What a process said without its lines of progress, which a busy machine may bring about."""
+    return _PROGRESS.sub("", text)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

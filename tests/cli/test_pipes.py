@@ -14,7 +14,16 @@ from PIL import Image
 from safetensors.numpy import load
 
 from .conftest import SIZES, list_files, make_png, save
-from .processes import DINAC, Finished, finish, make_environment, parse_lines, run, start
+from .processes import (
+    DINAC,
+    Finished,
+    drop_progress,
+    finish,
+    make_environment,
+    parse_lines,
+    run,
+    start,
+)
 
 NAMES = list(SIZES)
 
@@ -41,8 +50,8 @@ def test_one_image_through_two_pipes(work: Path) -> None:
         assert encode.stderr is not None
         heard = encode.stderr.read().decode()
     assert (cat.returncode, encode.returncode, decode.returncode) == (0, 0, 0)
-    assert heard.startswith("1 encoded with nano; ")
-    assert err.decode().startswith("1 decoded; ")
+    assert drop_progress(heard).startswith("1 encoded with nano; ")
+    assert drop_progress(err.decode()).startswith("1 decoded; ")
     with Image.open(io.BytesIO(out)) as decoded:
         assert (decoded.format, decoded.size) == ("PNG", SIZES["b.png"])
 
