@@ -96,7 +96,7 @@ def run(
         env=make_environment(environment),
         timeout=DEADLINE_SECONDS,
     )
-    return Finished(done.returncode, done.stdout.decode(), drop_progress(done.stderr.decode()))
+    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def run_together(*command_lines: Sequence[str | Path], cwd: Path | None = None) -> list[Finished]:
