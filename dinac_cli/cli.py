@@ -14,6 +14,7 @@ from dinac_cli.commands.completions import COMPLETION_VARIABLE, PROGRAM, complet
 from dinac_cli.commands.decode import decode
 from dinac_cli.commands.demo import demo
 from dinac_cli.commands.encode import encode
+from dinac_cli.commands.features import features
 from dinac_cli.commands.info import info
 from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
@@ -58,7 +59,20 @@ def describe(
     """Folders of images to small files of whitened latents, and back."""
 
 
-for _command in (encode, decode, psnr, verify, info, report, train, bench, demo, completions, man):
+for _command in (
+    encode,
+    decode,
+    psnr,
+    verify,
+    info,
+    features,
+    report,
+    train,
+    bench,
+    demo,
+    completions,
+    man,
+):
     app.command()(_command)
 app.add_typer(models)
 

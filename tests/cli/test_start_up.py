@@ -24,6 +24,7 @@ COMMANDS = [
     "decode",
     "demo",
     "encode",
+    "features",
     "info",
     "man",
     "models",
