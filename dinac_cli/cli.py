@@ -15,6 +15,7 @@ from dinac_cli.commands.decode import decode
 from dinac_cli.commands.demo import demo
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.export import export
+from dinac_cli.commands.features import features
 from dinac_cli.commands.info import info
 from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
@@ -65,6 +66,7 @@ for _command in (
     psnr,
     verify,
     info,
+    features,
     report,
     export,
     train,

@@ -24,6 +24,7 @@ from dinac_cli.model.graphs import Compute, GraphCache, record_cuda_graph
 
 Pixels = npt.NDArray[np.uint8]
 Latents = npt.NDArray[np.float32]
+Features = npt.NDArray[np.float32]
 R = TypeVar("R")
 
 # Tokens of one micro-batch on a GPU: enough to fill it, the same for every run.
@@ -125,6 +126,25 @@ class Engine:
             return [crop_pixels(image, *size) for image, size in zip(images, sizes, strict=False)]
 
         return self._submit(send, crop, self._count_tokens(height, width))
+
+    def submit_features(
+        self, latents: Sequence[Latents], *, spatial: bool
+    ) -> Pending[list[Features]]:
+        """Predict DINO tokens of latents of one grid: float32 [1, D], the class token.
+
+        `spatial`: [1 + h·w, D], the patch tokens after it, row-major. Returns when the device has
+        its work. Raises ImageError where it lacks memory.
+        """
+        height, width = (self.patch * side for side in latents[0].shape[1:])
+
+        def send() -> Download:
+            batch = self._transfer.upload(latents, self.batch_size(height, width))
+            if spatial:
+                return self._transfer.download(self._model.predict_features(batch))
+            return self._transfer.download(self._model.predict_class(batch)[:, None].contiguous())
+
+        tokens = self._count_tokens(height, width)
+        return self._submit(send, lambda features: list(features[: len(latents)]), tokens)
 
     def encode(self, images: Sequence[Pixels]) -> list[Latents]:
         """What `submit_images` gives, waited for."""

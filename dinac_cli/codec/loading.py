@@ -29,7 +29,7 @@ class DeviceChoice:
 
 @dataclass
 class ModelHandle:
-    """One model and the part of it ("encoder" or "decoder") that a run needs.
+    """One model and the part of it ("encoder", "decoder", "class_head") that a run needs.
 
     Its configuration and identity are read without torch, so a run that finds everything done
     never imports it. `engine` loads the weights, once.

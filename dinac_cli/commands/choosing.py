@@ -74,6 +74,32 @@ def choose_decoders(
     return _choose_by_latents("decoder", lambda header: choice)
 
 
+def choose_class_heads(
+    model: str, revision: str | None, choice: DeviceChoice, console: Console
+) -> Callable[[RecordHeader], ModelHandle]:
+    """The model that predicts the features of each record, chosen as `choose_decoders` does.
+
+    One without a class head is a ModelError: at once where it is named.
+    """
+    named = resolve_named(model, revision, console)
+    if named is not None:
+        handle = require_class_head(ModelHandle(named, "class_head", choice))
+        handle.check()
+        return lambda header: handle
+    find = _choose_by_latents("class_head", lambda header: choice)
+    return lambda header: require_class_head(find(header))
+
+
+def require_class_head(model: ModelHandle) -> ModelHandle:
+    """The model itself, if it has a class head. Raises ModelError."""
+    if model.config.class_head is None:
+        raise ModelError(
+            f"model {model.label} has no class head, which predicts features: encode the images "
+            "with a model that has one, such as d2"
+        )
+    return model
+
+
 def choose_encoders(
     named: ResolvedModel | None, choice: DeviceChoice
 ) -> Callable[[RecordHeader], ModelHandle]:

@@ -47,6 +47,28 @@ Latents = Annotated[
         "on standard input.",
     ),
 ]
+FeaturesOut = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="OUT.safetensors",
+        show_default=False,
+        help="The last argument: the file to write; may be left out with --similar.",
+    ),
+]
+Spatial = Annotated[
+    bool, typer.Option("--spatial", help="Also write the patch tokens, one tensor an image.")
+]
+Similar = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="List the images that are most similar to the one of this latent file.",
+    ),
+]
+Top = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="K", show_default="10", help="How many images --similar lists."),
+]
 EncodeOut = Annotated[
     str,
     typer.Argument(

@@ -142,6 +142,14 @@ class DinacAE(nn.Module):
         head = self._class_head()
         return head.read_patch_tokens(head.embed_tokens(self.dewhiten(latents)))
 
+    def predict_features(self, latents: Tensor) -> Tensor:
+        """Return class and patch tokens [B, 1 + h·w, D] of whitened latents, class first, float32.
+
+        The same values as `predict_class` and `predict_tokens`, for the work of one.
+        """
+        class_token, patch_tokens = self._class_head()(self.dewhiten(latents))
+        return torch.cat((class_token[:, None], patch_tokens), dim=1)
+
     def whiten(self, latents_raw: Tensor) -> Tensor:
         """Bring each channel of raw latents to zero mean and unit variance; float32."""
         mean, std = self._latent_statistics(latents_raw)

@@ -25,6 +25,7 @@ COMMANDS = [
     "demo",
     "encode",
     "export",
+    "features",
     "info",
     "man",
     "models",
