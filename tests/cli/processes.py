@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 DINAC = (sys.executable, "-m", "dinac_cli")
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 150.0
 
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SIZES = re.compile(r"[\d.]+ k?M?B → [\d.]+ k?M?B( \([\d.]+x\))?")
@@ -87,7 +87,10 @@ def run(
     program: Sequence[str] = DINAC,
     environment: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Finished:
-    """Run one command line to its end; `environment` says what is different in it."""
+    """Run one command line to its end; `environment` says what is different in it.
+
+    Without its lines of progress, but where `program` is another one than the usual.
+    """
     done = subprocess.run(
         [*program, *arguments],
         input=stdin,
@@ -96,7 +99,9 @@ def run(
         env=make_environment(environment),
         timeout=DEADLINE_SECONDS,
     )
-    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+    said = done.stderr.decode()
+    said = drop_progress(said) if program is DINAC else said
+    return Finished(done.returncode, done.stdout.decode(), said)
 
 
 def run_together(*command_lines: Sequence[str | Path], cwd: Path | None = None) -> list[Finished]:
