@@ -18,6 +18,7 @@ from dinac_cli.commands.export import export
 from dinac_cli.commands.info import info
 from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
+from dinac_cli.commands.plan import plan
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.report import report
 from dinac_cli.commands.train import train
@@ -64,6 +65,7 @@ for _command in (
     decode,
     psnr,
     verify,
+    plan,
     info,
     report,
     export,

@@ -28,6 +28,7 @@ COMMANDS = [
     "info",
     "man",
     "models",
+    "plan",
     "psnr",
     "report",
     "train",
