@@ -62,6 +62,8 @@ def encode(
     if dry_run:
         from dinac_cli.commands.planning import PlanOptions, run_plan
 
+        if failures is not None:
+            raise UsageError("--dry-run writes nothing: leave out --failures")
         given = InputOptions(images, files_from, null, root, limit, shard)
         wanted = EncodeOptions(precision, parse_color(background), max_pixels, checksum, anonymous)
         raise typer.Exit(

@@ -108,6 +108,26 @@ def test_a_source_of_the_same_size_is_told_by_its_hash(own: Path) -> None:
     assert len(done.objects) == 2  # no orphans where single files are named
 
 
+def test_a_shard_or_limit_makes_no_orphans_of_the_other_inputs(own: Path) -> None:
+    done = run("plan", "photos", "latents", "--json", "--limit", "1", cwd=own)
+    assert states(done) == {"photos/a.jpg": "done"}
+
+
+def test_a_link_out_of_out_is_a_conflict(own: Path) -> None:
+    (own / "linked").mkdir()
+    (own / "linked/sub").symlink_to(own / "latents/sub", target_is_directory=True)
+    done = run("plan", "photos", "linked", "--json", cwd=own)
+    assert states(done)["photos/a.jpg"] == "new"
+    assert states(done)["photos/sub/b.png"] == "conflict"
+
+
+def test_a_dry_run_writes_no_list_of_failures(own: Path) -> None:
+    done = run("encode", "photos", "out", "--dry-run", "--failures", "failed", cwd=own)
+    assert done.code == 2
+    assert done.err == "dinac: --dry-run writes nothing: leave out --failures\n"
+    assert not (own / "failed").exists()
+
+
 def test_typical_rates_are_those_of_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     table = re.search(r"^\| precision \| (f32 .*) \|$", text, re.MULTILINE)
