@@ -19,6 +19,7 @@ from dinac_cli.commands.features import features
 from dinac_cli.commands.info import info
 from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
+from dinac_cli.commands.plan import plan
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.report import report
 from dinac_cli.commands.train import train
@@ -65,6 +66,7 @@ for _command in (
     decode,
     psnr,
     verify,
+    plan,
     info,
     features,
     report,

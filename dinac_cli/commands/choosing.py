@@ -14,8 +14,10 @@ from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.model.registry import (
     AUTO,
+    NANO,
     ResolvedModel,
     choose_default,
+    find_local,
     find_model,
     resolve_model,
 )
@@ -29,18 +31,34 @@ def choose_encoder(
     if model == AUTO:
         found = None if output.overwrite else _find_held(output)
         if found is not None:
-            path, header = found
-            resolved = find_model(header.latent_space)
-            if resolved is None:
-                raise ModelError(
-                    f"{path} was encoded with model {name_model(header)}, which is not at hand: "
-                    "name it with --model, or choose another OUT"
-                )
-            _refuse_revision(revision)
-            return ModelHandle(resolved, "encoder", choice)
+            return ModelHandle(_find_held_model(*found, revision), "encoder", choice)
         model = choose_default(choice.device)
     resolved = resolve_model(model, revision, announce=_announce(console))
     return ModelHandle(resolved, "encoder", choice)
+
+
+def choose_local_encoder(model: str, revision: str | None, output: Output) -> ResolvedModel:
+    """What `choose_encoder` takes, of what is on this machine: nothing is fetched, no GPU sought.
+
+    Where OUT holds no record there is none to compare the machine's default with, and nano stands
+    in for it. Raises ModelError where the model is not at hand.
+    """
+    if model != AUTO:
+        return find_local(model, revision)
+    found = None if output.overwrite else _find_held(output)
+    return find_local(NANO, revision) if found is None else _find_held_model(*found, revision)
+
+
+def _find_held_model(path: str, header: RecordHeader, revision: str | None) -> ResolvedModel:
+    """The model at hand that a record in OUT was encoded with. Raises ModelError, UsageError."""
+    resolved = find_model(header.latent_space)
+    if resolved is None:
+        raise ModelError(
+            f"{path} was encoded with model {name_model(header)}, which is not at hand: "
+            "name it with --model, or choose another OUT"
+        )
+    _refuse_revision(revision)
+    return resolved
 
 
 def refuse_mixed_latents(output: Output, wanted: WantedLatents) -> None:

@@ -31,6 +31,7 @@ def encode(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    dry_run: opt.DryRun = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -58,6 +59,16 @@ def encode(
     )
 
     console = Console(quiet=quiet, verbose=verbose)
+    if dry_run:
+        from dinac_cli.commands.planning import PlanOptions, run_plan
+
+        if failures is not None:
+            raise UsageError("--dry-run writes nothing: leave out --failures")
+        given = InputOptions(images, files_from, null, root, limit, shard)
+        wanted = EncodeOptions(precision, parse_color(background), max_pixels, checksum, anonymous)
+        raise typer.Exit(
+            run_plan(given, out, PlanOptions(wanted, model, revision, overwrite), console, as_json)
+        )
     stdout = open_stdout(out)
     if anonymous and checksum:
         raise UsageError("--anonymous records hold no hash to compare: leave out --checksum")

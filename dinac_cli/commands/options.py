@@ -232,6 +232,14 @@ Checksum = Annotated[
         help="Tell changed sources by their hash, not by size and time.",
     ),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        rich_help_panel=_RUN,
+        help="Say what would be done, as dinac plan does, and do nothing.",
+    ),
+]
 Fsync = Annotated[
     bool,
     typer.Option(

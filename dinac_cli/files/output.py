@@ -61,7 +61,7 @@ class Output:
         except OSError as exc:
             raise describe_write_error(exc, folder) from exc
         if self.kind is OutputKind.FOLDER:
-            self._require_inside(folder)
+            self.require_inside(folder)
         remove_dead_temporaries(folder)
         if len(self._ready) > 4096:  # a bound on memory; a folder checked twice does no harm
             self._ready.clear()
@@ -74,7 +74,8 @@ class Output:
             target, data, replace=self.overwrite, is_ours=self.is_ours, fsync=self.fsync
         )
 
-    def _require_inside(self, folder: str) -> None:
+    def require_inside(self, folder: str) -> None:
+        """Raises OutputError where a folder that is to hold outputs lies outside of OUT."""
         root, real = os.path.realpath(self.path), os.path.realpath(folder)
         if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
             raise OutputError(

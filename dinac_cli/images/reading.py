@@ -14,7 +14,7 @@ from PIL.Image import Transpose
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
 from dinac_cli.images.fast_jpeg import decode_jpeg
-from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS
 from dinac_cli.images.opening import (
     check_size,
     identify_image,
@@ -118,6 +118,22 @@ def measure_image(data: bytes) -> tuple[int, int]:
     kind = identify_image(data)
     with image_errors(kind):
         width, height = open_image(kind, io.BytesIO(data)).size
+    return width, height
+
+
+def measure_file(path: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """`measure_image` of a file, of which no more is read than its format asks for.
+
+    ImageError as for `read_image`; OSError where the file cannot be opened.
+    """
+    with open(path, "rb") as file:
+        kind = identify_image(file.read(HEAD_BYTES))
+        file.seek(0)
+        with image_errors(kind):
+            opened = open_image(kind, file)
+            check_size(opened, max_pixels)
+            _refuse_thumbnail(opened)
+            width, height = opened.size
     return width, height
 
 

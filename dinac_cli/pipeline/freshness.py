@@ -36,12 +36,22 @@ class State(Enum):
     STALE = "stale"
 
 
+class Cause(Enum):
+    """Why an output is stale: what of its source has changed, or that it is itself damaged."""
+
+    SIZE = "size"
+    HASH = "hash"
+    TIME = "time"
+    DAMAGE = "damage"
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """A state and, where the output must be made again, why (one line)."""
+    """A state and, where the output must be made again, why (one line, and a cause if known)."""
 
     state: State
     reason: str | None = None
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True)
@@ -134,18 +144,20 @@ def check_latents(
     except FormatError as exc:
         if exc.rejection in _OTHER_VERSION:
             raise OutputError(f"{target}: {exc}; or choose another OUT or add --overwrite") from exc
-        return Verdict(State.STALE, f"the output was damaged ({exc})")
+        return Verdict(State.STALE, f"the output was damaged ({exc})", Cause.DAMAGE)
     except OSError as exc:
         raise OutputError(f"{target}: cannot read: {exc.strerror}") from exc
     if not whole:
-        return Verdict(State.STALE, "the output was cut short")
+        return Verdict(State.STALE, "the output was cut short", Cause.DAMAGE)
     conflict = wanted.describe_conflict(header)
     if conflict is not None:
         raise OutputError(f"{target} holds {conflict}; choose another OUT or add --overwrite")
     if source is None:
         return Verdict(State.STALE, "standard input is always encoded")
-    changed = _has_changed(source, target, header, checksum=checksum)
-    return Verdict(State.STALE, "the source has changed") if changed else Verdict(State.DONE)
+    changed = _find_change(source, target, header, checksum=checksum)
+    if changed is None:
+        return Verdict(State.DONE)
+    return Verdict(State.STALE, "the source has changed", changed)
 
 
 def is_stamped_image(path: str) -> bool:
@@ -179,7 +191,7 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
 
 def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
     """The first readable record that a folder (or file) holds, by name, and its path; or None."""
-    for path in _list_latents(out):
+    for path in list_latents(out):
         try:
             with open(path, "rb") as file:
                 return path, read_header(file)
@@ -188,7 +200,8 @@ def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
     return None
 
 
-def _list_latents(out: str) -> Iterator[str]:
+def list_latents(out: str) -> Iterator[str]:
+    """The files named as latents are in a folder and below it, sorted; a file is its own."""
     if not os.path.isdir(out):
         yield out
     for parent, folders, names in os.walk(out):
@@ -204,13 +217,13 @@ def _subtract(settings: str, others: str) -> str:
     return ";".join(left) or settings
 
 
-def _has_changed(source: str, target: str, header: RecordHeader, *, checksum: bool) -> bool:
-    """Same size, and not newer or, if newer or where `checksum` asks, of the same hash."""
+def _find_change(source: str, target: str, header: RecordHeader, *, checksum: bool) -> Cause | None:
+    """None for the same size, and not newer or, if newer or `checksum` asks, of the same hash."""
     status = os.stat(source)
     if header.source_bytes is None or header.source_sha256 is None:
-        return status.st_mtime_ns > os.stat(target).st_mtime_ns
+        return Cause.TIME if status.st_mtime_ns > os.stat(target).st_mtime_ns else None
     if status.st_size != header.source_bytes:
-        return True
+        return Cause.SIZE
     if not checksum and status.st_mtime_ns <= os.stat(target).st_mtime_ns:
-        return False
-    return hash_file(source) != header.source_sha256
+        return None
+    return None if hash_file(source) == header.source_sha256 else Cause.HASH

@@ -29,6 +29,7 @@ COMMANDS = [
     "info",
     "man",
     "models",
+    "plan",
     "psnr",
     "report",
     "train",

@@ -1,0 +1,44 @@
+"""`dinac plan`."""
+
+import typer
+
+from dinac_cli.commands import options as opt
+from dinac_cli.images.formats import MAX_PIXELS
+
+
+def plan(
+    *,
+    images: opt.Images = None,
+    out: opt.EncodeOut,
+    precision: opt.PrecisionOption = "bf16",
+    anonymous: opt.Anonymous = False,
+    files_from: opt.FilesFrom = None,
+    null: opt.Null = False,
+    root: opt.Root = None,
+    limit: opt.Limit = None,
+    shard: opt.ShardOption = None,
+    background: opt.Background = "white",
+    max_pixels: opt.MaxPixels = MAX_PIXELS,
+    model: opt.Model = "auto",
+    revision: opt.Revision = None,
+    overwrite: opt.Overwrite = False,
+    checksum: opt.Checksum = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Say what encode would do: new, stale, damaged, done, in conflict, orphaned; change nothing.
+
+    Bytes are estimated from the records that are done, time is not estimated.
+    """
+    from dinac_cli.commands.inputs import InputOptions
+    from dinac_cli.commands.planning import PlanOptions, run_plan
+    from dinac_cli.commands.values import parse_color
+    from dinac_cli.console import Console
+    from dinac_cli.pipeline.encode import EncodeOptions
+
+    settings = EncodeOptions(precision, parse_color(background), max_pixels, checksum, anonymous)
+    inputs = InputOptions(images, files_from, null, root, limit, shard)
+    options = PlanOptions(settings, model, revision, overwrite)
+    console = Console(quiet=quiet, verbose=verbose)
+    raise typer.Exit(run_plan(inputs, out, options, console, as_json))

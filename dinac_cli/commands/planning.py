@@ -1,0 +1,99 @@
+"""Finds out what an encode run would do, and prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.commands.choosing import choose_local_encoder
+from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
+from dinac_cli.commands.reporting import EXIT_FAILURES, format_size
+from dinac_cli.commands.tables import align
+from dinac_cli.console import Console
+from dinac_cli.errors import UsageError
+from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
+from dinac_cli.files.output import Output
+from dinac_cli.pipeline.encode import EncodeOptions
+from dinac_cli.pipeline.freshness import is_latent_file
+from dinac_cli.pipeline.plan import WORK, Fate, Plan, PlannedFile, plan_files
+from dinac_cli.pipeline.selection import choose_output_kind, count_inputs, require_existing
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The options of encode that decide what is to be done."""
+
+    settings: EncodeOptions
+    model: str
+    revision: str | None
+    overwrite: bool
+
+
+def run_plan(
+    inputs: InputOptions, out: str, options: PlanOptions, console: Console, as_json: bool
+) -> int:
+    """Plan and print; returns the exit code. Raises DinacError where encode could not run."""
+    settings = options.settings
+    if settings.anonymous and settings.checksum:
+        raise UsageError("--anonymous records hold no hash to compare: leave out --checksum")
+    selection = select_inputs(inputs, IMAGES, out)
+    require_existing(selection)
+    kind = choose_output_kind(out, selection.scan, (LATENT_SUFFIX,))
+    output = Output(out, kind, is_latent_file, options.overwrite)
+    count_inputs(selection, output, name_latents)
+    model = choose_local_encoder(options.model, options.revision, output)
+    encoder = ModelHandle(model, "encoder", DeviceChoice())
+    encoder.check(settings.precision)
+    plan = Plan(settings.precision)
+    for file in plan_files(selection, output, settings.want(encoder), settings):
+        plan.add(file)
+        _report_file(file, console, as_json)
+    if as_json:
+        console.print_json(plan_to_json(plan))
+    else:
+        console.print_result("\n".join(describe_plan(plan)))
+    return EXIT_FAILURES if plan.counts[Fate.FAILED].files else 0
+
+
+def describe_plan(plan: Plan) -> Iterator[str]:
+    """The lines that a person reads."""
+    rows = [["state", "files", "bytes"]]
+    for fate, count in plan.counts.items():
+        has_bytes = fate not in (Fate.CONFLICT, Fate.FAILED)
+        size = format_size(plan.estimate_bytes(fate)) if has_bytes else "-"
+        rows.append([fate.value, str(count.files), size])
+    yield from align(rows)
+    files = sum(plan.counts[fate].files for fate in WORK)
+    basis = "as the records that are done" if plan.is_measured else "typical of the precision"
+    line = f"{files} to encode, about {format_size(plan.bytes_to_write)}"
+    line += f" at {plan.bits_per_pixel:.2f} bits a pixel ({basis})"
+    if plan.unmeasured:
+        line += f", without {plan.unmeasured} of unknown size"
+    yield f"{line}; time: not estimated"
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The summary object of a plan."""
+    return {
+        "summary": True,
+        **{fate.value: count.files for fate, count in plan.counts.items()},
+        "pixels": sum(plan.counts[fate].pixels for fate in WORK),
+        "bits_per_pixel": plan.bits_per_pixel,
+        "bits_per_pixel_measured": plan.is_measured,
+        "bytes_estimated": plan.bytes_to_write,
+        "unmeasured": plan.unmeasured,
+        "bytes_done": plan.counts[Fate.DONE].size_bytes,
+        "bytes_orphaned": plan.counts[Fate.ORPHANED].size_bytes,
+    }
+
+
+def _report_file(file: PlannedFile, console: Console, as_json: bool) -> None:
+    reason = f": {file.reason}" if file.reason else ""
+    if file.fate is Fate.FAILED:
+        console.fail(f"{file.file}{reason}")
+    elif console.verbose:
+        console.say(f"dinac: {file.fate.value} {file.file}{reason}")
+    if as_json:
+        console.print_json(file.to_json())

@@ -1,0 +1,138 @@
+"""`dinac plan` and `encode --dry-run` in real processes: each state, and that nothing changes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from dinac_cli.pipeline.plan import TYPICAL_BITS_PER_PIXEL
+
+from .conftest import save
+from .processes import Finished, run, run_noting_imports
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+def picture(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Relative name → modification time and content of all below a folder, folders too."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def states(done: Finished) -> dict[str, str]:
+    return {entry["file"]: entry["state"] for entry in done.objects[:-1]}
+
+
+def spoil(own: Path) -> None:
+    """Make one file of each state of what `own` holds; a.jpg stays done."""
+    (own / "latents/b.png.dinac").write_bytes((own / "latents/b.png.dinac").read_bytes()[:-1])
+    save(own / "photos/sub/b.png", 20, 20)
+    save(own / "photos/new.png", 40, 30)
+    (own / "photos/sub/deep/c.webp").unlink()
+    (own / "photos/taken.png").write_bytes((own / "photos/new.png").read_bytes())
+    (own / "latents/taken.png.dinac").write_text("mine")
+    (own / "photos/broken.png").write_bytes(b"no image")
+    (own / "latents/.a.jpg.dinac.tmp").write_text("left by a run that was killed")
+
+
+def test_each_state_and_nothing_changed(own: Path, tmp_path: Path) -> None:
+    spoil(own)
+    before = picture(own)
+    photos, latents = own / "photos", own / "latents"
+    done, imported = run_noting_imports(
+        tmp_path / "imports", ("torch", "huggingface_hub", "rich"),
+        "plan", str(photos), str(latents), "--json",
+    )  # fmt: skip
+    assert (done.code, imported) == (3, "")
+    assert picture(own) == before
+    assert states(done) == {
+        str(photos / "a.jpg"): "done",
+        str(photos / "b.png"): "damaged",
+        str(photos / "broken.png"): "failed",
+        str(photos / "new.png"): "new",
+        str(photos / "sub/b.png"): "stale",
+        str(photos / "taken.png"): "conflict",
+        str(latents / "sub/deep/c.webp.dinac"): "orphaned",
+    }
+    by_state = {entry.get("state"): entry for entry in done.objects}
+    assert by_state["stale"]["changed"] == "size"
+    assert by_state["new"]["pixels"] == 1200
+    summary = done.objects[-1]
+    assert summary["pixels"] == 1200 + 400 + 64 * 48
+    rate = 8 * (latents / "a.jpg.dinac").stat().st_size / (50 * 37)
+    assert (summary["bits_per_pixel"], summary["bits_per_pixel_measured"]) == (rate, True)
+    assert abs(summary["bytes_estimated"] - summary["pixels"] * rate / 8) <= 2
+
+
+def test_table_and_dry_run_say_the_same(own: Path) -> None:
+    spoil(own)
+    before = picture(own)
+    planned = run("plan", "photos", "latents", "--verbose", cwd=own)
+    dry = run("encode", "photos", "latents", "--dry-run", "--verbose", cwd=own)
+    assert picture(own) == before
+    assert planned == dry
+    rows = dict(re.findall(r"^(\w+) +(\d+) +[-\d]", planned.out, re.MULTILINE))
+    assert rows.pop("failed") == rows.pop("new") == rows.pop("done") == "1"
+    assert "dinac: stale photos/sub/b.png: the source has changed (size)\n" in planned.err
+    assert planned.out.endswith("time: not estimated\n")
+
+
+def test_out_that_is_not_there_is_not_made(own: Path) -> None:
+    done = run("plan", "photos", "fresh/out", "--json", "--precision", "q6", cwd=own)
+    assert (done.code, done.err) == (0, "")
+    assert set(states(done).values()) == {"new"}
+    assert done.objects[-1]["bits_per_pixel"] == 2.41
+    assert not (own / "fresh").exists()
+
+
+def test_other_settings_are_conflicts(own: Path) -> None:
+    done = run("plan", "photos", "latents", "--json", "--precision", "q6", cwd=own)
+    assert done.code == 0
+    assert set(states(done).values()) == {"conflict"}
+    assert "precision bf16, not q6" in done.objects[0]["reason"]
+
+
+def test_a_source_of_the_same_size_is_told_by_its_hash(own: Path) -> None:
+    path = own / "photos/b.png"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + b"!")
+    os.utime(path, (2e9, 2e9))
+    done = run("plan", "photos/b.png", "latents", "--json", cwd=own)
+    assert (done.code, done.objects[0]["changed"]) == (0, "hash")
+    assert len(done.objects) == 2  # no orphans where single files are named
+
+
+def test_a_shard_or_limit_makes_no_orphans_of_the_other_inputs(own: Path) -> None:
+    done = run("plan", "photos", "latents", "--json", "--limit", "1", cwd=own)
+    assert states(done) == {"photos/a.jpg": "done"}
+
+
+def test_a_link_out_of_out_is_a_conflict(own: Path) -> None:
+    (own / "linked").mkdir()
+    (own / "linked/sub").symlink_to(own / "latents/sub", target_is_directory=True)
+    done = run("plan", "photos", "linked", "--json", cwd=own)
+    assert states(done)["photos/a.jpg"] == "new"
+    assert states(done)["photos/sub/b.png"] == "conflict"
+
+
+def test_a_dry_run_writes_no_list_of_failures(own: Path) -> None:
+    done = run("encode", "photos", "out", "--dry-run", "--failures", "failed", cwd=own)
+    assert done.code == 2
+    assert done.err == "dinac: --dry-run writes nothing: leave out --failures\n"
+    assert not (own / "failed").exists()
+
+
+def test_typical_rates_are_those_of_the_readme() -> None:
+    text = README.read_text(encoding="utf-8")
+    table = re.search(r"^\| precision \| (f32 .*) \|$", text, re.MULTILINE)
+    rates = re.search(r"^\| bits a pixel \| (.*) \|$", text, re.MULTILINE)
+    assert table is not None
+    assert rates is not None
+    shown = zip(table[1].split(" | "), map(float, rates[1].split(" | ")), strict=True)
+    assert dict(shown) == TYPICAL_BITS_PER_PIXEL
