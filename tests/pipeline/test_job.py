@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -338,3 +341,14 @@ def test_clock_sees_every_stage() -> None:
     control = RunControl()
     list(run(Doubling(pause=lambda: 0.002), make_entries(20), control))
     assert all(seconds > 0 for seconds in control.clock.seconds.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_readers_and_writers_give_way_to_the_model() -> None:
+    def measure() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = measure()
+    with ThreadPoolExecutor(1, initializer=job_module._yield_to_model) as pool:
+        assert pool.submit(measure).result() == max(before, job_module._NICENESS)
+    assert measure() == before
