@@ -76,25 +76,30 @@ function views() {
   return list;
 }
 
+function put(image, [url, alt]) {
+  if (image.getAttribute("src") !== url) image.src = url;
+  image.alt = alt;
+}
+
 function paint() {
   const entry = entries[state.index], all = pictures(state.index);
   const name = names[state.chosen], value = show(entry.psnr[state.chosen]);
-  const original = `${entry.name}, original`;
-  const reconstruction = `${entry.name}, reconstruction ${name}, ${value}`;
-  const needs = state.view === "divider" || state.view === "difference" || state.view.startsWith("rec");
-  const missing = needs && !all.reconstructions[state.chosen];
-  const source = { original: [all.original, original], latents: [all.latents, `${entry.name}, latents`] };
-  const single = source[state.view] || (missing ? source.original : null);
-  const put = (image, [url, alt]) => { if (image.getAttribute("src") !== url) image.src = url; image.alt = alt; };
-  const pair = [all.reconstructions[state.chosen], reconstruction];
-  above.hidden = Boolean(single) || state.view.startsWith("rec");
-  put(below, single || (state.view === "divider" || state.view.startsWith("rec") ? pair : source.original));
-  if (!above.hidden) put(above, state.view === "divider" ? source.original : pair);
-  above.style.clipPath = state.view === "divider" ? `inset(0 ${100 - state.divider}% 0 0)` : "";
-  frame.classList.toggle("difference", state.view === "difference" && !missing);
-  frame.style.filter = state.view === "difference" && !missing ? `brightness(${state.gain})` : "";
+  const original = [all.original, `${entry.name}, original`];
+  const latents = [all.latents, `${entry.name}, latents`];
+  const url = all.reconstructions[state.chosen];
+  const reconstruction = url ? [url, `${entry.name}, reconstruction ${name}, ${value}`] : original;
+  const divided = state.view === "divider" && Boolean(url);
+  const subtracted = state.view === "difference" && Boolean(url);
+  above.hidden = !divided && !subtracted;
+  if (divided) { put(above, original); put(below, reconstruction); }
+  else if (subtracted) { put(above, reconstruction); put(below, original); }
+  else if (state.view === "latents") put(below, latents);
+  else put(below, state.view === "original" ? original : reconstruction);
+  above.style.clipPath = divided ? `inset(0 ${100 - state.divider}% 0 0)` : "";
+  frame.classList.toggle("difference", subtracted);
+  frame.style.filter = subtracted ? `brightness(${state.gain})` : "";
   below.classList.toggle("grid", state.view === "latents");
-  find("divider").hidden = state.view !== "divider" || Boolean(missing);
+  find("divider").hidden = !divided;
   find("divider").style.left = `${state.divider}%`;
   find("divider").setAttribute("aria-valuenow", Math.round(state.divider));
   find("gain-label").hidden = state.view !== "difference";
@@ -104,9 +109,7 @@ function paint() {
   find("views").replaceChildren(...views().map(([view, label]) => {
     const button = document.createElement("button");
     button.textContent = label;
-    const isRec = view.startsWith("rec");
-    const pressed = isRec ? state.view === view : state.view === view;
-    button.setAttribute("aria-pressed", pressed);
+    button.setAttribute("aria-pressed", state.view === view);
     button.addEventListener("click", () => choose(view));
     return button;
   }));
