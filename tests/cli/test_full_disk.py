@@ -123,11 +123,18 @@ def test_a_failures_file_without_room_is_named(
 
 
 def test_a_read_only_disk_is_one_line(
-    images: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (small_disk / "old").mkdir()
     assert not _mount("-o", "remount,ro", small_disk)
     reason = "cannot write: Read-only file system"
     line = _fail(capsys, "encode", images, small_disk / "new")
     assert line == f"dinac: {small_disk}/new: {reason}"
+    assert run(["encode", str(images), str(tmp_path / "latents")]) == 0
+    line = _fail(capsys, "decode", tmp_path / "latents", small_disk / "new")
+    assert line == f"dinac: {small_disk}/new: {reason}"
+    quick = ("--init", TINY, "--crop", "32", "--batch-size", "2", "--device", "cpu")
+    line = _fail(capsys, "train", images, small_disk / "new", "--steps", "1", *quick)
+    assert line.startswith(f"dinac: {small_disk}/new")
+    assert "Read-only file system" in line
     assert list_files(small_disk) == []
