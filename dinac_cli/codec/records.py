@@ -36,8 +36,11 @@ def build_record(
     precision: str,
     *,
     anonymous: bool = False,
+    flipped: npt.NDArray[np.float32] | None = None,
 ) -> bytes:
     """The record of one image's whitened latents, float32 [C, h, w]. Raises FormatError.
+
+    `flipped` are those of the mirrored image, which go beside.
 
     An `anonymous` one says nothing of where it comes from: no name, size or hash of the source,
     and of the model only a label that is public, for a folder or repository may be called after
@@ -63,7 +66,7 @@ def build_record(
         source_bytes=None if anonymous else source.size_bytes,
         source_sha256=None if anonymous else source.sha256,
     )
-    return pack_record(header, latents, steps)
+    return pack_record(header, latents, steps, flipped)
 
 
 def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:

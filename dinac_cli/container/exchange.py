@@ -9,12 +9,14 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dinac_cli.container.header import RecordHeader, header_to_metadata
 from dinac_cli.container.layout import write_layout
-from dinac_cli.container.planes import Latents
+from dinac_cli.container.record import Record
 
 
 def describe_latents(header: RecordHeader) -> Mapping[str, str]:
@@ -24,21 +26,35 @@ def describe_latents(header: RecordHeader) -> Mapping[str, str]:
     return {key: value for key, value in metadata.items() if value and key not in coding}
 
 
-def write_safetensors(header: RecordHeader, latents: Latents) -> bytes:
-    """One safetensors file: `latents` F32 [C, h, w], and the header as metadata."""
-    plain = np.ascontiguousarray(latents, "<f4")
-    return write_layout(describe_latents(header), {"latents": plain}) + plain.tobytes()
+def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
+    """What is exported of a record, by name: `latents` [C, h, w] and, with a twin, `flipped`."""
+    arrays = {"latents": record.latents}
+    return arrays if record.flipped is None else {**arrays, "flipped": record.flipped}
 
 
-def write_npz(header: RecordHeader, latents: Latents) -> bytes:
-    """One npz file: `latents` float32 [C, h, w], and the header as JSON in `header`."""
+def write_safetensors(record: Record) -> bytes:
+    """One safetensors file: the arrays of `list_arrays` as F32, and the header as metadata."""
+    plain = {
+        name: np.ascontiguousarray(array, "<f4") for name, array in list_arrays(record).items()
+    }
+    head = write_layout(describe_latents(record.header), plain)
+    return b"".join([head, *(array.tobytes() for array in plain.values())])
+
+
+def write_npz(record: Record) -> bytes:
+    """One npz file: the arrays of `list_arrays`, and the header as JSON in `header`."""
     file = io.BytesIO()
-    np.savez(file, latents=latents, header=np.array(json.dumps(describe_latents(header))))
+    entries: dict[str, Any] = {**list_arrays(record)}
+    entries["header"] = np.array(json.dumps(describe_latents(record.header)))
+    np.savez(file, **entries)
     return file.getvalue()
 
 
 class TarWriter:
-    """A tar of WebDataset samples: `KEY.npy`, float32 [C, h, w], and `KEY.json`, the header."""
+    """A tar of WebDataset samples: `KEY.npy`, float32 [C, h, w], and `KEY.json`, the header.
+
+    With a twin `KEY.flipped.npy` too.
+    """
 
     def __init__(self) -> None:
         self._file = io.BytesIO()
@@ -49,18 +65,23 @@ class TarWriter:
         """Bytes so far."""
         return self._file.tell()
 
-    def add(self, key: str, header: RecordHeader, latents: Latents) -> None:
+    def add(self, key: str, record: Record) -> None:
         """Add a sample; its key must hold no dot, at which WebDataset would cut it."""
         assert "." not in key
-        array = io.BytesIO()
-        np.save(array, latents)
-        self._add(f"{key}.npy", array.getvalue())
-        self._add(f"{key}.json", json.dumps(describe_latents(header)).encode())
+        self._add_array(f"{key}.npy", record.latents)
+        if record.flipped is not None:
+            self._add_array(f"{key}.flipped.npy", record.flipped)
+        self._add(f"{key}.json", json.dumps(describe_latents(record.header)).encode())
 
     def finish(self) -> bytes:
         """The whole tar."""
         self._tar.close()
         return self._file.getvalue()
+
+    def _add_array(self, name: str, array: npt.NDArray[np.float32]) -> None:
+        file = io.BytesIO()
+        np.save(file, array)
+        self._add(name, file.getvalue())
 
     def _add(self, name: str, data: bytes) -> None:
         entry = tarfile.TarInfo(name)

@@ -17,6 +17,7 @@ from dinac_cli.errors import FormatError, OutputError, Rejection
 from dinac_cli.files.atomic import refuse_foreign
 from dinac_cli.files.content import hash_file
 from dinac_cli.files.naming import LATENT_SUFFIX
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry
 
 # What only another version of dinac writes: such a record is none of ours to make again.
 _OTHER_VERSION = {
@@ -56,7 +57,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class WantedLatents:
-    """What an encode run wants of a record: its model, precision and background.
+    """What an encode run wants of a record: its model, precision, background and geometry.
 
     Where `anonymous`, a record that tells of its source is another kind, lest it stay unnoticed;
     the reverse gives nothing away, and such records are left as they are.
@@ -66,6 +67,7 @@ class WantedLatents:
     precision: str
     background: str
     anonymous: bool = False
+    geometry: Geometry = NO_GEOMETRY
 
     def describe_conflict(self, header: RecordHeader) -> str | None:
         """How an existing record differs from what is wanted, naming both; None if it does not."""
@@ -77,6 +79,9 @@ class WantedLatents:
         kept = read_description(header.image).get("alpha", "none")
         if kept not in ("none", f"composited-{self.background}"):
             return f"background {kept.removeprefix('composited-')}, not {self.background}"
+        geometry = find_geometry(header.image)
+        if geometry != self.geometry.text:
+            return f"geometry {geometry or 'none'}, not {self.geometry.text or 'none'}"
         if self.anonymous and not header.is_anonymous:
             return "a record that names its source, not an anonymous one"
         return None
