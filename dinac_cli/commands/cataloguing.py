@@ -54,6 +54,8 @@ def describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
     yield "name", header.name or "- (anonymous)"
     yield "image", f"{header.width}x{header.height}"
     yield "latents", f"{channels} channels, {rows}x{columns} positions, patch {header.patch}"
+    if facts.has_twin:
+        yield "twin", "the latents of the mirrored image too"
     yield "precision", header.precision
     yield "size", f"{format_size(facts.size_bytes)}, {facts.bits_per_pixel:.2f} bits a pixel"
     yield "model", " revision ".join(filter(None, (header.model, header.revision))) or "-"
@@ -77,6 +79,8 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
     yield "records", ", ".join([str(catalogue.records), *describe_others(tally)])
     if tally.failures:
         yield "failed", str(tally.failures)
+    if catalogue.twins:
+        yield "twins", f"{catalogue.twins} with the latents of the mirrored image too"
     yield "size", format_size(catalogue.size_bytes)
     if catalogue.pixels:
         rate = 8 * catalogue.size_bytes / catalogue.pixels
@@ -126,6 +130,7 @@ def catalogue_to_json(catalogue: Catalogue, tally: Tally) -> dict[str, Any]:
     return {
         "summary": True,
         "records": catalogue.records,
+        "flipped": catalogue.twins,
         "failed": tally.failures,
         "not_inputs": tally.not_inputs,
         "bytes": catalogue.size_bytes,

@@ -16,6 +16,7 @@ def decode(
     strength: opt.Strength = 1.0,
     seed: opt.Seed = 0,
     image_format: opt.FormatOption = None,
+    flipped: opt.Flipped = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -78,9 +79,9 @@ def decode(
     form = choose_format(image_format, out, kind)
     output = Output(out, kind, is_stamped_image, overwrite, fsync)
     total = count_inputs(selection, output, lambda name: name_image(name, form.suffixes))
-    refuse_other_settings(selection, output, form, settings)
     find = choose_decoders(model, revision, DeviceChoice(device, dtype, compiled), console)
-    decoding = DecodeOptions(settings, form, find, allow_other_model, limit)
+    decoding = DecodeOptions(settings, form, find, allow_other_model, limit, flipped)
+    refuse_other_settings(selection, output, decoding)
     prepare_out(output)
     code = run_batch(
         "decode",

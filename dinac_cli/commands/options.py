@@ -17,12 +17,14 @@ from dinac_cli.commands.values import (
 )
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.images.formats import OUTPUT_FORMATS
+from dinac_cli.images.geometry import MAX_SIDE
 from dinac_cli.model.config import RELEASED, SCHEDULES
 
 BENCH_PARTS = ("network", "commands")
 EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
+_GEOMETRY = "Geometry"
 _INPUTS, _MODEL, _RUN, _REPORTS = "Inputs", "Model and device", "Run", "Screen and reports"
 
 _MODELS = ("auto", "nano", "d2", "dinac-ae")
@@ -130,6 +132,80 @@ MaxPixels = Annotated[
     int,
     typer.Option(
         min=1, metavar="N", rich_help_panel=_INPUTS, help="Refuse images of more pixels than this."
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        "--resize",
+        min=1,
+        max=MAX_SIDE,
+        metavar="N",
+        rich_help_panel=_GEOMETRY,
+        help="Scale each image, up or down, so that its short side has N pixels.",
+    ),
+]
+MaxSide = Annotated[
+    int | None,
+    typer.Option(
+        "--max-side",
+        min=1,
+        max=MAX_SIDE,
+        metavar="N",
+        rich_help_panel=_GEOMETRY,
+        help="Scale larger images down, so that no side has more than N pixels.",
+    ),
+]
+CropSize = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        metavar="WxH",
+        rich_help_panel=_GEOMETRY,
+        help="Keep the centre of W x H pixels (N: of N x N) of what is there after scaling.",
+    ),
+]
+Flip = Annotated[
+    bool,
+    typer.Option(
+        "--flip",
+        rich_help_panel=_GEOMETRY,
+        help="Also store the latents of each image mirrored left to right.",
+    ),
+]
+Flipped = Annotated[
+    bool,
+    typer.Option("--flipped", help="Decode the mirrored images that encode --flip stored."),
+]
+OriginalResize = Annotated[
+    int | None,
+    typer.Option(
+        "--resize",
+        min=1,
+        max=MAX_SIDE,
+        metavar="N",
+        rich_help_panel=_GEOMETRY,
+        help="Scale originals so that the short side has N pixels, as encode does.",
+    ),
+]
+OriginalMaxSide = Annotated[
+    int | None,
+    typer.Option(
+        "--max-side",
+        min=1,
+        max=MAX_SIDE,
+        metavar="N",
+        rich_help_panel=_GEOMETRY,
+        help="Scale larger originals down to N pixels a side, as encode does.",
+    ),
+]
+OriginalCrop = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        metavar="WxH",
+        rich_help_panel=_GEOMETRY,
+        help="Keep the centre of W x H pixels of originals, as encode does.",
     ),
 ]
 PrecisionOption = Annotated[

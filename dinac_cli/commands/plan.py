@@ -12,6 +12,10 @@ def plan(
     out: opt.EncodeOut,
     precision: opt.PrecisionOption = "bf16",
     anonymous: opt.Anonymous = False,
+    resize: opt.Resize = None,
+    max_side: opt.MaxSide = None,
+    crop: opt.CropSize = None,
+    flip: opt.Flip = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -33,11 +37,14 @@ def plan(
     """
     from dinac_cli.commands.inputs import InputOptions
     from dinac_cli.commands.planning import PlanOptions, run_plan
-    from dinac_cli.commands.values import parse_color
+    from dinac_cli.commands.values import choose_geometry, parse_color
     from dinac_cli.console import Console
     from dinac_cli.pipeline.encode import EncodeOptions
 
-    settings = EncodeOptions(precision, parse_color(background), max_pixels, checksum, anonymous)
+    geometry = choose_geometry(resize, max_side, crop, flip=flip)
+    settings = EncodeOptions(
+        precision, parse_color(background), max_pixels, checksum, anonymous, geometry
+    )
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     options = PlanOptions(settings, model, revision, overwrite)
     console = Console(quiet=quiet, verbose=verbose)

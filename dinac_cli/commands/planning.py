@@ -46,7 +46,7 @@ def run_plan(
     model = choose_local_encoder(options.model, options.revision, output)
     encoder = ModelHandle(model, "encoder", DeviceChoice())
     encoder.check(settings.precision)
-    plan = Plan(settings.precision)
+    plan = Plan(settings.precision, with_twins=settings.geometry.flip)
     for file in plan_files(selection, output, settings.want(encoder), settings):
         plan.add(file)
         _report_file(file, console, as_json)

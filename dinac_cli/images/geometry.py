@@ -160,12 +160,10 @@ def read_geometry(description: str) -> Geometry:
         pairs = _split_pairs(description)
         unknown = pairs.keys() - _READING_KEYS - _GEOMETRY_KEYS
         if unknown:
-            raise ValueError(f"unknown key {min(unknown)}")
+            raise ValueError(f"unknown key {min(unknown)[:40]!a}")
         return _build_geometry(pairs)
     except ValueError as exc:
-        raise ImageError(
-            f"how its image was read is not understood ({exc}): update dinac-cli"
-        ) from exc
+        raise ImageError(f"{exc} in what it says of its image: update dinac-cli") from exc
 
 
 def find_geometry(description: str) -> str:

@@ -23,11 +23,15 @@ from dinac_cli.results import FileResult, Status
 
 @dataclass(frozen=True)
 class RecordFacts:
-    """One record: its header, its size in bytes, the sums over its latents."""
+    """One record: its header, its size in bytes, the sums over its latents.
+
+    `has_twin` where it also holds the latents of the mirrored image, which the sums leave out.
+    """
 
     header: RecordHeader
     size_bytes: int
     moments: ChannelMoments
+    has_twin: bool = False
 
     @property
     def bits_per_pixel(self) -> float:
@@ -46,6 +50,7 @@ class RecordFacts:
         count = self.moments.count * len(self.moments.totals)
         mean = total / count
         facts["shape"] = list(header.shape)
+        facts["flipped"] = self.has_twin
         facts["mean"] = float(mean)
         facts["std"] = float(max(squares / count - mean**2, 0.0) ** 0.5)
         return facts
@@ -59,6 +64,7 @@ class Catalogue:
     """
 
     records: int = 0
+    twins: int = 0
     size_bytes: int = 0
     pixels: int = 0
     models: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -71,6 +77,7 @@ class Catalogue:
         header = facts.header
         self.last = facts
         self.records += 1
+        self.twins += facts.has_twin
         self.size_bytes += facts.size_bytes
         self.pixels += header.height * header.width
         self.models[header.model, header.latent_space, header.weights] += 1
@@ -111,7 +118,8 @@ def _read(entry: RecordEntry) -> tuple[RecordEntry, RecordFacts | DinacError]:
         return entry, entry.error
     try:
         data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-        record = unpack_record(data)
+        record = unpack_record(data, with_twin=True)
     except DinacError as exc:
         return entry, exc
-    return entry, RecordFacts(record.header, len(data), measure_moments(record.latents))
+    moments = measure_moments(record.latents)
+    return entry, RecordFacts(record.header, len(data), moments, record.flipped is not None)

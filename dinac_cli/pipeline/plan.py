@@ -14,6 +14,7 @@ from dinac_cli.files.content import InputError
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import ignores_case, name_latents
 from dinac_cli.files.output import Output, OutputKind
+from dinac_cli.images.geometry import Geometry
 from dinac_cli.images.reading import measure_file
 from dinac_cli.pipeline.encode import EncodeOptions
 from dinac_cli.pipeline.freshness import (
@@ -142,16 +143,24 @@ def _judge(
 
 
 def _count_pixels(entry: Input, options: EncodeOptions) -> int | None:
-    """Pixels that the header declares; None for standard input and pipes, which are left unread."""
+    """Pixels to encode, by the header; None for standard input and pipes, which are left unread."""
     if entry.path is None:
         return None
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
         return None
     try:
-        width, height = measure_file(entry.path, max_pixels=options.max_pixels)
+        size = measure_file(
+            entry.path, max_pixels=options.max_pixels, upright=_tells_sides_apart(options.geometry)
+        )
+        width, height = options.geometry.measure(*size)
     except ImageError as exc:
         raise InputError(str(exc)) from exc
     return width * height
+
+
+def _tells_sides_apart(geometry: Geometry) -> bool:
+    """Whether an image that lies on its side may come out otherwise than an upright one."""
+    return geometry.crop is not None and geometry.crop[0] != geometry.crop[1]
 
 
 def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]:
@@ -190,8 +199,9 @@ class FateCount:
 class Plan:
     """Counts over the files of a plan, and the estimate of what encoding them would write."""
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, *, with_twins: bool = False) -> None:
         self.precision = precision
+        self._copies = 2 if with_twins else 1
         self.counts = {fate: FateCount() for fate in Fate}
 
     def add(self, file: PlannedFile) -> None:
@@ -212,7 +222,7 @@ class Plan:
         """Of the records that are done, else what the precision typically takes."""
         done = self.counts[Fate.DONE]
         if not self.is_measured:
-            return TYPICAL_BITS_PER_PIXEL[self.precision]
+            return self._copies * TYPICAL_BITS_PER_PIXEL[self.precision]
         return 8 * done.size_bytes / done.pixels
 
     def estimate_bytes(self, fate: Fate) -> int:

@@ -17,7 +17,7 @@ from dinac_cli.container.record import Record
 from dinac_cli.errors import DinacError, ImageError
 from dinac_cli.files.content import read_content
 from dinac_cli.images.formats import MAX_PIXELS
-from dinac_cli.images.geometry import Geometry
+from dinac_cli.images.geometry import Geometry, read_geometry
 from dinac_cli.images.reading import WHITE, read_image
 from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.records import RecordEntry
@@ -77,14 +77,13 @@ def choose_sample(entries: Iterable[RecordEntry], percent: float) -> Iterator[Ca
         is_first = False
 
 
-def read_source_pixels(
-    path: str, header: RecordHeader, geometry: Geometry
-) -> npt.NDArray[np.uint8]:
-    """The pixels uint8 [H, W, 3] that a record was encoded from, on the background it tells of.
+def read_source_pixels(path: str, header: RecordHeader) -> npt.NDArray[np.uint8]:
+    """The pixels uint8 [H, W, 3] that a record was encoded from, as it tells of them.
 
-    `geometry` is the record's own. Raises ImageError, which names the file, also where its size is
-    not that of the record.
+    That is on its background, scaled and cropped. Raises ImageError, which names the file, also
+    where its size is not that of the record, or what the record tells is not understood.
     """
+    geometry = _read_geometry(header)
     try:
         image = read_image(
             read_content(path).data,
@@ -97,8 +96,8 @@ def read_source_pixels(
     height, width, _ = pixels.shape
     if (height, width) != (header.height, header.width):
         raise ImageError(
-            f"its source {path} gives {width}x{height} pixels, the record has "
-            f"{header.width}x{header.height}"
+            f"its source {path} has {width}x{height} pixels{_describe_change(geometry)}, "
+            f"the record {header.width}x{header.height}"
         )
     return pixels
 
@@ -136,6 +135,17 @@ def describe_delta(deltas: tuple[float, float], max_delta: float | None) -> str 
         return None
     beyond = " and a step of the quantiser" if excess < delta and max_delta is None else ""
     return f"encoded anew, its latents differ by up to {delta:.3g}, more than {limit:g}{beyond}"
+
+
+def _read_geometry(header: RecordHeader) -> Geometry:
+    try:
+        return read_geometry(header.image)
+    except ImageError as exc:
+        raise ImageError(f"cannot be encoded anew: {exc}") from exc
+
+
+def _describe_change(geometry: Geometry) -> str:
+    return f" after {geometry.text}" if geometry.changes_pixels else ""
 
 
 def _read_background(header: RecordHeader) -> tuple[int, int, int]:

@@ -20,7 +20,6 @@ from dinac_cli.container.record import Record, declared_bytes, read_header, unpa
 from dinac_cli.errors import ImageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
-from dinac_cli.images.geometry import read_geometry
 from dinac_cli.images.reading import measure_file
 from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
@@ -116,7 +115,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
         self._models[id(model)] = model
         _, rows, columns = header.shape
         group = _Group(id(model), rows * header.patch, columns * header.patch)
-        pixels = read_source_pixels(sample, header, read_geometry(header.image))
+        pixels = read_source_pixels(sample, header)
         held_bytes += pixels.nbytes
         hold(held_bytes)
         return _SourcePixels(entry.label, group, held_bytes, result, record, model, pixels)
