@@ -53,7 +53,12 @@ def decode(
     from dinac_cli.files.output import Output
     from dinac_cli.images.formats import OUTPUT_SUFFIXES
     from dinac_cli.model.config import DinacAEInferenceConfig
-    from dinac_cli.pipeline.decode import DecodeOptions, decode_files, refuse_other_settings
+    from dinac_cli.pipeline.decode import (
+        DecodeOptions,
+        decode_files,
+        describe_settings,
+        refuse_other_settings,
+    )
     from dinac_cli.pipeline.freshness import is_stamped_image
     from dinac_cli.pipeline.selection import (
         choose_output_kind,
@@ -79,9 +84,9 @@ def decode(
     form = choose_format(image_format, out, kind)
     output = Output(out, kind, is_stamped_image, overwrite, fsync)
     total = count_inputs(selection, output, lambda name: name_image(name, form.suffixes))
+    refuse_other_settings(selection, output, form, describe_settings(settings, flipped=flipped))
     find = choose_decoders(model, revision, DeviceChoice(device, dtype, compiled), console)
     decoding = DecodeOptions(settings, form, find, allow_other_model, limit, flipped)
-    refuse_other_settings(selection, output, decoding)
     prepare_out(output)
     code = run_batch(
         "decode",

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images.formats import MAX_PIXELS
 
-Pixels = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from dinac_cli.images.pixels import Pixels
 
 MAX_SIDE = 1 << 20
 """No side that can be asked for is longer, in pixels."""
@@ -94,22 +92,17 @@ class Geometry:
     def apply(self, pixels: Pixels) -> Pixels:
         """Scale and crop uint8 [H, W, 3]; `pixels` itself where nothing is asked for.
 
-        Lanczos, antialiased, on sRGB values: of Pillow's filters the one that keeps most detail
-        in an image that is made smaller. Its arithmetic is in integers: the same everywhere. The
-        centre's remainder is split with the smaller half left and above. Raises ImageError as
+        Of an odd remainder of the crop the smaller half is left and above. Raises ImageError as
         `measure`.
         """
         if not self.changes_pixels:
             return pixels
+        # Only here: what parses options needs neither numpy nor Pillow.
+        from dinac_cli.images.pixels import crop_centre, scale_pixels
+
         height, width, _ = pixels.shape
         final = self.measure(width, height)
-        size = self.scale(width, height)
-        if size != (width, height):
-            pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-        left, top = (size[0] - final[0]) // 2, (size[1] - final[1]) // 2
-        centre = pixels[top : top + final[1], left : left + final[0]]
-        # A view would keep the whole image in memory.
-        return pixels if final == size else centre.copy()
+        return crop_centre(scale_pixels(pixels, *self.scale(width, height)), *final)
 
     def describe(self, description: str) -> str:
         """What was done to an image: `description`, what reading did, and this."""
@@ -136,11 +129,6 @@ class Geometry:
 
 NO_GEOMETRY = Geometry()
 """Images stay as they are, and have no twins."""
-
-
-def mirror_pixels(pixels: Pixels) -> Pixels:
-    """uint8 [H, W, 3] with left and right exchanged, C-contiguous."""
-    return np.ascontiguousarray(pixels[:, ::-1])
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -63,10 +63,6 @@ class DecodeOptions:
     limit: int | None = None
     flipped: bool = False
 
-    def describe(self) -> str:
-        """What an image's stamp says of how it was decoded."""
-        return describe_settings(self.settings, flipped=self.flipped)
-
 
 def decode_files(
     inputs: Iterable[Input],
@@ -212,7 +208,9 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         return self._output.locate(name_image(entry.name, self._options.format.suffixes))
 
     def _want(self, record_hash: str, model: ModelHandle) -> WantedImage:
-        return WantedImage(record_hash, model.identity.weights, self._options.describe())
+        options = self._options
+        settings = describe_settings(options.settings, flipped=options.flipped)
+        return WantedImage(record_hash, model.identity.weights, settings)
 
 
 def require_twin(record: Record) -> Latents:
@@ -224,19 +222,21 @@ def require_twin(record: Record) -> Latents:
     return record.flipped
 
 
-def refuse_other_settings(inputs: Iterable[Input], output: Output, options: DecodeOptions) -> None:
+def refuse_other_settings(
+    inputs: Iterable[Input], output: Output, form: OutputFormat, settings: str
+) -> None:
     """Stop before any work where OUT holds images of these inputs, decoded with other settings.
 
-    The first inputs tell; what differs further on is a failure of its own. Raises UsageError.
+    `settings` are as `describe_settings` has them. The first inputs tell; what differs further on is a failure of its own. Raises UsageError.
     """
     if output.overwrite or output.kind is OutputKind.STREAM:
         return
     for entry in itertools.islice(inputs, _INPUTS_LOOKED_AT):
-        target = output.locate(name_image(entry.name, options.format.suffixes))
+        target = output.locate(name_image(entry.name, form.suffixes))
         stamp = read_stamp(Path(target))
         if stamp is None:
             continue
-        conflict = describe_difference(stamp, "settings", options.describe())
+        conflict = describe_difference(stamp, "settings", settings)
         if conflict is not None:
             raise UsageError(
                 f"{output.path} already holds images decoded with {conflict} ({target}): "

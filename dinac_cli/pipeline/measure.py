@@ -12,7 +12,8 @@ from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import FileKind, InputScan
 from dinac_cli.files.naming import undo_image_name
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
-from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, Pixels
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
+from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.reading import WHITE, read_image
 from dinac_cli.metrics import measure_psnr
 from dinac_cli.pipeline.job import RunControl

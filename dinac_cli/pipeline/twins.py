@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.images.geometry import Pixels, mirror_pixels
+from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.pipeline.job import Computing
 
 if TYPE_CHECKING:
