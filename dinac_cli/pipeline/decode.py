@@ -227,7 +227,8 @@ def refuse_other_settings(
 ) -> None:
     """Stop before any work where OUT holds images of these inputs, decoded with other settings.
 
-    `settings` are as `describe_settings` has them. The first inputs tell; what differs further on is a failure of its own. Raises UsageError.
+    `settings` are as `describe_settings` has them. The first inputs tell; what differs further on
+    is a failure of its own. Raises UsageError.
     """
     if output.overwrite or output.kind is OutputKind.STREAM:
         return

@@ -44,6 +44,8 @@ def list_seeds() -> list[bytes]:
     for precision in _PRECISIONS:
         header = make_header((3, 2, 5), precision, name="", source_bytes=None, source_sha256=None)
         seeds.append(pack_record(header, make_latents((3, 2, 5)), steps_for(precision)))
+        twins = make_latents((3, 2, 5)), steps_for(precision), make_latents((3, 2, 5), 1)
+        seeds.append(pack_record(make_header((3, 2, 5), precision), *twins))
     return seeds
 
 
@@ -79,6 +81,7 @@ def check_record(data: bytes) -> str:
     assert record.header == header
     assert record.latents.shape == record.header.shape
     assert np.isfinite(record.latents).all()
+    _check_twin(data)
     name = record.header.name
     if name:
         place = os.path.normpath(os.path.join("/out", *name.split("/")))
@@ -86,6 +89,18 @@ def check_record(data: bytes) -> str:
         assert "\\" not in name
         assert "\0" not in name
     return "accepted"
+
+
+def _check_twin(data: bytes) -> None:
+    """Read the mirrored image's latents of a record that was read without them."""
+    try:
+        twin = unpack_record(data, with_twin=True).flipped
+    except FormatError as exc:
+        _require_one_line(exc)
+        return
+    if twin is not None:
+        assert twin.shape == read_header(data).shape
+        assert np.isfinite(twin).all()
 
 
 def _require_one_line(exc: FormatError) -> None:
