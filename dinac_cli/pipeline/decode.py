@@ -217,7 +217,8 @@ def require_twin(record: Record) -> Latents:
     """The latents of the mirrored image. Raises FormatError for a record without."""
     if record.flipped is None:
         raise FormatError(
-            Rejection.TENSOR, "holds no mirrored image: encode with --flip, or without --flipped"
+            Rejection.TENSOR,
+            "holds no mirrored image: encode with --flip, or decode without --flipped",
         )
     return record.flipped
 
