@@ -20,6 +20,7 @@ from dinac_cli.container.record import Record, declared_bytes, read_header, unpa
 from dinac_cli.errors import ImageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
+from dinac_cli.images.geometry import read_geometry
 from dinac_cli.images.reading import measure_file
 from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
@@ -179,10 +180,11 @@ def describe_lone(record: Record) -> str | None:
 
 
 def _count_pixels(header: RecordHeader, sample: str | None) -> int:
-    """Memory in bytes that the source of a record takes; 0 where it is not read."""
+    """Memory in bytes that the source of a record takes, also scaled; 0 where it is not read."""
     if sample is None:
         return 0
     pixels = header.height * header.width
     with suppress(ImageError):  # reading it will say what is wrong
-        pixels = max(pixels, math.prod(measure_file(sample)))
+        size = measure_file(sample)
+        pixels = math.prod(size) + math.prod(read_geometry(header.image).scale(*size))
     return 3 * pixels + os.path.getsize(sample)
