@@ -19,8 +19,9 @@ from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.pipeline.encode import EncodeJob, EncodeOptions, encode_files
 from dinac_cli.pipeline.freshness import State, WantedLatents, check_latents
 from dinac_cli.pipeline.plan import Fate, Plan, PlannedFile, plan_files
-from dinac_cli.pipeline.reencode import Reencoding
-from dinac_cli.pipeline.verify import VerifyOptions, verify_files
+from dinac_cli.pipeline.records import RecordEntry
+from dinac_cli.pipeline.reencode import Candidate, Reencoding
+from dinac_cli.pipeline.verify import VerifyJob, VerifyOptions, verify_files
 from dinac_cli.results import FileResult, Status
 
 from .hand_made import (
@@ -268,3 +269,14 @@ class TestVerify:
             "the record 24x24"
         )
         assert {result.status for result in self.verify(out, photos)} == {Status.VERIFIED}
+
+    def test_a_source_is_held_with_the_size_it_is_scaled_to(
+        self, out: Path, photos: Path, encoder: ModelHandle
+    ) -> None:
+        path = out / "a.png.dinac"
+        self.change(path, "resize=200;crop=24x24;flip=twin")
+        reencoding = Reencoding(100, lambda header: encoder)
+        job = VerifyJob(VerifyOptions(None, str(photos), reencoding))
+        held: list[int] = []
+        job.read(Candidate(RecordEntry("a", "a.png.dinac", str(path)), True), held.append)
+        assert held[0] > 3 * 200 * 300 > held[1]
