@@ -10,6 +10,7 @@ import pytest
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import Source, build_record
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.frame import PREAMBLE, RECORD_START
 from dinac_cli.errors import OutputError
 from dinac_cli.files.content import read_content
@@ -48,7 +49,7 @@ class Pair:
         source = Source("a.jpg", len(content.data), content.sha256, image, 16, 16)
         latents = np.zeros((8, 1, 1), np.float32)
         record = build_record(
-            source, latents, self.model, "cpu/f32", precision, anonymous=anonymous
+            source, Encoded(latents), self.model, "cpu/f32", precision, anonymous=anonymous
         )
         self.target.write_bytes(record)
         self.age(self.source, 7200)
