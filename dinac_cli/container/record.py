@@ -116,13 +116,14 @@ def read_header(source: BinaryIO | bytes | memoryview) -> RecordHeader:
 
 def read_outline(
     source: BinaryIO | bytes | memoryview, companions: Collection[str]
-) -> tuple[RecordHeader, frozenset[str]]:
-    """Read what `read_header` reads, and which of some `encoded.COMPANIONS` the record holds.
+) -> tuple[RecordHeader, dict[str, tuple[int, ...]]]:
+    """Read what `read_header` reads, and the shapes of those `encoded.COMPANIONS` that it holds.
 
     Errors: FormatError, also where one of these has another dtype or shape than it must.
     """
     head = _take_head(_open_source(source))
-    return head.header, frozenset(find_companions(head.tensors, head.header.shape, companions))
+    held = find_companions(head.tensors, head.header.shape, companions)
+    return head.header, {name: entry.shape for name, entry in held.items()}
 
 
 def declared_bytes(data: bytes | memoryview, companions: Collection[str] = ()) -> int:

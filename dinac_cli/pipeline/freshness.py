@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -86,9 +86,9 @@ class WantedLatents:
             return "a record that names its source, not an anonymous one"
         return None
 
-    def describe_lack(self, header: RecordHeader, held: frozenset[str]) -> str | None:
+    def describe_lack(self, header: RecordHeader, held: Collection[str]) -> str | None:
         """What is wanted and not `held`, or of another class head; None where nothing is."""
-        lacking = " and ".join(_LACKS[name] for name in sorted(self.companions - held))
+        lacking = " and ".join(_LACKS[name] for name in sorted(self.companions.difference(held)))
         if lacking:
             return f"the record holds {lacking}"
         if CLASS_TOKEN in self.companions and header.weights != self.model.identity.weights:
