@@ -1,4 +1,4 @@
-"""Whose features a run collects: a network at hand, or one that records hold tokens of. No torch."""
+"""Whose features a run collects: a network's at hand, or one that records hold tokens of."""
 
 from __future__ import annotations
 
