@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dinac_cli.cli import run as run_here
+
 from .conftest import list_files, save
-from .processes import DEADLINE_SECONDS, DINAC, Finished, drop_progress, make_environment, run
+from .processes import Finished, drop_progress, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of POSIX")
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
-NOBODY = 65534
+
+_NOT_POSSIBLE = 77
+
+# Root's Python may lie where another user cannot import from it. So the command runs once as root,
+# into another OUT, which imports all that it needs, and then as nobody.
+_AS_ANOTHER = f"""
+import contextlib, io, os, shutil, sys
+import dinac_cli
+from dinac_cli.cli import run
+*arguments, out = sys.argv[1:]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    run([*arguments, "warm-up"])
+shutil.rmtree("warm-up", ignore_errors=True)
+try:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+except OSError:
+    sys.exit({_NOT_POSSIBLE})
+if not os.access(dinac_cli.__file__, os.R_OK) or not os.access(".", os.W_OK):
+    sys.exit({_NOT_POSSIBLE})
+sys.exit(run([*arguments, out]))
+"""
 
 
 @pytest.fixture
@@ -34,101 +57,60 @@ def place() -> Iterator[Path]:
 
 
 def run_unprivileged(place: Path, *arguments: str | Path) -> Finished:
-    """Run one command line in `place` as somebody whom permissions bind."""
-    environment = {"HOME": str(place), "DINAC_CACHE": str(place / "cache")}
+    """Run one command line, whose last argument is OUT, as somebody whom permissions bind."""
+    environment = {"HOME": str(place)}
     if os.geteuid() != 0:
         return run(*arguments, cwd=place, environment=environment)
-    done = _run_as_nobody(place, *DINAC, *arguments, environment=environment)
-    said = drop_progress(done.stderr.decode())
-    return Finished(done.returncode, done.stdout.decode(), said)
+    program = (sys.executable, "-c", _AS_ANOTHER)
+    done = run(*arguments, program=program, cwd=place, environment=environment)
+    if done.code == _NOT_POSSIBLE:
+        pytest.skip("another user cannot run the program here")
+    return Finished(done.code, done.out, drop_progress(done.err))
 
 
-def _run_as_nobody(
-    place: Path, *command: str | Path, environment: Mapping[str, str | None]
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        cwd=place,
-        env=make_environment({"PYTHONPATH": str(Path(__file__).parents[2]), **environment}),
-        timeout=DEADLINE_SECONDS,
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-    )
-
-
-@pytest.fixture(autouse=True)
-def _skip_without_another_user(place: Path) -> None:
-    """Skip where root's own Python cannot be run by anybody else."""
-    if os.geteuid() != 0:
-        return
-    try:
-        done = _run_as_nobody(place, sys.executable, "-c", "import dinac_cli", environment={})
-    except (OSError, subprocess.SubprocessError):
-        pytest.skip("another user cannot be taken here")
-    if done.returncode:
-        pytest.skip("another user cannot run this Python")
+def encode(place: Path, *names: str) -> None:
+    """Images with these names, and their latents, as they are before anything is closed."""
+    for name in names:
+        save(place / "images" / name)
+    assert run_here(["encode", str(place / "images"), str(place / "latents")]) == 0
 
 
 def test_out_that_cannot_be_written_to(place: Path) -> None:
-    """OUT, or the folder that it would be made in: an error of the run, exit code 1."""
-    save(place / "images/a.png")
-    assert run("encode", "images", "latents", cwd=place).code == 0
+    """An error of the run, before any work; also where a folder OUT would have to be made."""
+    encode(place, "a.png")
     (place / "closed").mkdir()
     (place / "closed").chmod(0o555)
-    train = ("train", "images", "--steps", "1", "--init", TINY, "--crop", "32", "--device", "cpu")
-    for command in (("encode", "images"), ("decode", "latents"), train):
+    for command in (("encode", "images"), ("decode", "latents")):
         made = run_unprivileged(place, *command, "closed/out")
         assert (made.code, made.out) == (1, "")
         assert made.err == "dinac: closed/out: cannot write: Permission denied\n"
+    train = ("train", "images", "--steps", "1", "--init", TINY, "--crop", "32", "--device", "cpu")
     found = run_unprivileged(place, *train, "closed")
     assert (found.code, found.out) == (1, "")
     assert found.err == "dinac: closed: cannot write there: choose another folder\n"
     assert list_files(place / "closed") == []
 
 
-def test_a_folder_of_out_that_cannot_be_written_to(place: Path) -> None:
-    """Files that go there fail, each in a line, and the others are done."""
-    for name in ("a.png", "sub/b.png", "z.png"):
-        save(place / "images" / name)
-    assert run("encode", "images", "latents", cwd=place).code == 0
-    cases = {
-        "encode": ("images", "new", "images/sub/b.png", "new/sub/b.png.dinac"),
-        "decode": ("latents", "decoded", "latents/sub/b.png.dinac", "decoded/sub/b.png"),
-    }
-    for command, (source, out, failed, target) in cases.items():
-        (place / out / "sub").mkdir(parents=True)
-        (place / out).chmod(0o777)
-        (place / out / "sub").chmod(0o555)
-        done = run_unprivileged(place, command, source, out)
-        assert done.code == 3
-        assert done.err == f"dinac: {failed}: {target}: cannot write: Permission denied\n"
-        assert [Path(name).stem.split(".")[0] for name in list_files(place / out)] == ["a", "z"]
-
-
-def test_inputs_that_cannot_be_read(place: Path) -> None:
-    """A file and a folder: one line each, and the others are done."""
-    for name in ("a.png", "closed/b.png", "secret.png", "z.png"):
-        save(place / "images" / name)
-    assert run("encode", "images", "latents", cwd=place).code == 0
-    for command, source, suffix in (("encode", "images", ""), ("decode", "latents", ".dinac")):
-        (place / source / f"secret.png{suffix}").chmod(0)
-        (place / source / "closed").chmod(0)
-        done = run_unprivileged(place, command, source, f"{command}d")
-        assert done.code == 3
-        assert sorted(done.err.splitlines()) == [
-            f"dinac: {source}/closed: cannot list this folder: Permission denied",
-            f"dinac: {source}/secret.png{suffix}: cannot read: Permission denied",
-        ]
-        assert len(list_files(place / f"{command}d")) == 2
-
-
-def test_an_input_named_by_itself_that_cannot_be_read(place: Path) -> None:
-    save(place / "a.png")
-    (place / "a.png").chmod(0)
-    done = run_unprivileged(place, "encode", "a.png", "latents")
+@pytest.mark.parametrize(
+    ("command", "source", "suffix"), [("encode", "images", ""), ("decode", "latents", ".dinac")]
+)
+def test_what_is_closed_in_a_batch(place: Path, command: str, source: str, suffix: str) -> None:
+    """A file, a folder, a file named by itself, a folder of OUT: a line each; the rest is done."""
+    encode(place, "a.png", "closed/b.png", "full/c.png", "named.png", "secret.png", "z.png")
+    named = f"named.png{suffix}"
+    (place / source / named).rename(place / named)
+    for closed in (named, f"{source}/secret.png{suffix}", f"{source}/closed"):
+        (place / closed).chmod(0)
+    (place / "out/full").mkdir(parents=True)
+    (place / "out").chmod(0o777)
+    (place / "out/full").chmod(0o555)
+    done = run_unprivileged(place, command, source, named, "out")
     assert done.code == 3
-    assert done.err == "dinac: a.png: cannot read: Permission denied\n"
-    assert list_files(place / "latents") == []
+    made = "out/full/c.png.dinac" if command == "encode" else "out/full/c.png"
+    assert sorted(done.err.splitlines()) == [
+        f"dinac: {source}/closed: cannot list this folder: Permission denied",
+        f"dinac: {source}/full/c.png{suffix}: {made}: cannot write: Permission denied",
+        f"dinac: {source}/secret.png{suffix}: cannot read: Permission denied",
+        f"dinac: {named}: cannot read: Permission denied",
+    ]
+    assert [Path(name).name[0] for name in list_files(place / "out")] == ["a", "z"]

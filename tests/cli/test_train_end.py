@@ -134,11 +134,10 @@ def test_a_signal_in_the_last_step_leaves_the_rest_to_the_next_run(
     assert without_text(read_files(model)) == without_text(expected)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "training.json"])
 def test_a_second_signal_leaves_whole_files_and_no_temporary(
-    images: Path, tmp_path: Path, expected: dict[str, bytes], name: str
+    images: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    model = tmp_path / "model"
+    model, name = tmp_path / "model", "model.safetensors"
     program = (sys.executable, "-c", _TWO_SIGNALS, name)
     done = run("train", images, model, "--steps", "2", *QUICK, program=program)
     assert (done.code, done.out, done.err) == (143, "", STOPPING)

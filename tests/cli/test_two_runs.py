@@ -35,9 +35,8 @@ def test_a_second_training_is_refused_before_any_work(tmp_path: Path) -> None:
     first = start("train", "images", "model", "--steps", "1000000", *QUICK, cwd=tmp_path)
     wait_until((tmp_path / "model").exists)  # it is made and held at once, before torch is there
     busy = "dinac: model: another training writes there: let it end, or choose another OUT\n"
-    for steps in ("1000000", "2"):  # the same training, and another one
-        second = run("train", "images", "model", "--steps", steps, *QUICK, cwd=tmp_path)
-        assert (second.code, second.out, second.err) == (1, "", busy)
+    second = run("train", "images", "model", "--steps", "2", *QUICK, cwd=tmp_path)
+    assert (second.code, second.out, second.err) == (1, "", busy)
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
     assert finish(first).code == 143
