@@ -73,10 +73,11 @@ def name_export(name: str, form: str) -> str:
 
 def _unpack(entry: RecordEntry) -> _Unpacked | FileResult:
     try:
-        if entry.error is not None:
-            raise entry.error
-        data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-        record = unpack_record(data, COMPANIONS)
+        with entry.settle_name():
+            if entry.error is not None:
+                raise entry.error
+            data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+            record = unpack_record(data, COMPANIONS)
     except DinacError as exc:
         return FileResult(entry.label, Status.FAILED, reason=str(exc))
     return _Unpacked(entry, record, len(data))

@@ -185,6 +185,10 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
         self._features = features
 
     def read(self, entry: _Numbered, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
+        with entry.entry.settle_name():
+            return self._read(entry, hold)
+
+    def _read(self, entry: _Numbered, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
         data = _read_data(entry.entry)
         header, held = read_outline(data, self._options.taken)
         self._origin.demand_space(header)
