@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from dinac_cli.container.record import read_latents
+from dinac_cli.container.encoded import COMPANIONS
+from dinac_cli.container.exchange import list_arrays
+from dinac_cli.container.record import read_record
 from dinac_cli.errors import DinacError, FormatError, UsageError
 from dinac_cli.files.naming import LATENT_SUFFIX
 
@@ -19,8 +21,10 @@ class LatentFolder(Dataset[Any]):
     """The latent files below a folder, sorted by name; each is read when it is asked for.
 
     An item is a dict: `latents` (whitened, float32 [C, h, w]), `name` (of the file, relative, with
-    `/`), `height` and `width` of the image in pixels; with `transform`, what that makes of it. It
-    can be pickled, so that workers of a DataLoader can have it, and holds names alone.
+    `/`), `height` and `width` of the image in pixels and, where the record holds them, `logsnr`
+    (float32 [C, h, w], see `DinacAE.sample_latents`) and `class_token` (float32 [D]); with
+    `transform`, what that makes of it. It can be pickled, so that workers of a DataLoader can have
+    it, and holds names alone.
     Errors: UsageError where there are none, DinacError for a file that cannot be read.
     """
 
@@ -44,16 +48,16 @@ class LatentFolder(Dataset[Any]):
         name = self.names[index]
         path = self.folder / name
         try:
-            latents, header = read_latents(path)
+            record = read_record(path, COMPANIONS)
         except FormatError as exc:
             raise DinacError(f"{path}: {exc}") from exc
         except OSError as exc:
             raise DinacError(f"{path}: cannot read: {exc.strerror or exc}") from exc
         item = {
-            "latents": torch.from_numpy(latents),
+            **{key: torch.from_numpy(array) for key, array in list_arrays(record).items()},
             "name": name,
-            "height": header.height,
-            "width": header.width,
+            "height": record.header.height,
+            "width": record.header.width,
         }
         return item if self.transform is None else self.transform(item)
 

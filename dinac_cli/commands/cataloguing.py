@@ -55,6 +55,10 @@ def describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
     yield "image", f"{header.width}x{header.height}"
     yield "latents", f"{channels} channels, {rows}x{columns} positions, patch {header.patch}"
     yield "precision", header.precision
+    if facts.token_width:
+        yield "class token", f"{facts.token_width} values"
+    if facts.has_posterior:
+        yield "posterior", "log-SNR of each latent"
     yield "size", f"{format_size(facts.size_bytes)}, {facts.bits_per_pixel:.2f} bits a pixel"
     yield "model", " revision ".join(filter(None, (header.model, header.revision))) or "-"
     yield "latent space", header.latent_space
@@ -86,6 +90,12 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
         yield "model", name if len(catalogue.models) == 1 else f"{count} by {name}"
     for precision, count in catalogue.precisions.most_common():
         yield "precision", precision if len(catalogue.precisions) == 1 else f"{count} {precision}"
+    for name, count in (
+        ("class token", catalogue.class_tokens),
+        ("posterior", catalogue.posteriors),
+    ):
+        if count:
+            yield name, "in all" if count == catalogue.records else f"in {count}"
 
 
 def describe_moments(moments: ChannelMoments, title: str = "") -> str:
@@ -136,6 +146,8 @@ def catalogue_to_json(catalogue: Catalogue, tally: Tally) -> dict[str, Any]:
             for (model, space, weights), count in catalogue.models.most_common()
         ],
         "precisions": dict(catalogue.precisions),
+        "class_tokens": catalogue.class_tokens,
+        "posteriors": catalogue.posteriors,
         "channels": [
             {
                 "latent_space": space,

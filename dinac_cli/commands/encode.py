@@ -11,6 +11,8 @@ def encode(
     images: opt.Images = None,
     out: opt.EncodeOut,
     precision: opt.PrecisionOption = "bf16",
+    features: opt.StoreFeatures = False,
+    posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -65,14 +67,18 @@ def encode(
         if failures is not None:
             raise UsageError("--dry-run writes nothing: leave out --failures")
         given = InputOptions(images, files_from, null, root, limit, shard)
-        wanted = EncodeOptions(precision, parse_color(background), max_pixels, checksum, anonymous)
+        wanted = EncodeOptions(
+            precision, parse_color(background), max_pixels, checksum, anonymous, features, posterior
+        )
         raise typer.Exit(
             run_plan(given, out, PlanOptions(wanted, model, revision, overwrite), console, as_json)
         )
     stdout = open_stdout(out)
     if anonymous and checksum:
         raise UsageError("--anonymous records hold no hash to compare: leave out --checksum")
-    settings = EncodeOptions(precision, parse_color(background), max_pixels, checksum, anonymous)
+    settings = EncodeOptions(
+        precision, parse_color(background), max_pixels, checksum, anonymous, features, posterior
+    )
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     selection = select_inputs(inputs, IMAGES, out)
     require_existing(selection)
@@ -80,7 +86,7 @@ def encode(
     output = Output(out, kind, is_latent_file, overwrite, fsync)
     total = count_inputs(selection, output, name_latents)
     choice = DeviceChoice(device, dtype, compiled)
-    encoder = choose_encoder(model, revision, choice, output, console)
+    encoder = choose_encoder(model, revision, choice, output, console, features=features)
     refuse_mixed_latents(output, settings.want(encoder))
     prepare_out(output)
     code = run_batch(

@@ -11,6 +11,8 @@ def plan(
     images: opt.Images = None,
     out: opt.EncodeOut,
     precision: opt.PrecisionOption = "bf16",
+    features: opt.StoreFeatures = False,
+    posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -37,7 +39,9 @@ def plan(
     from dinac_cli.console import Console
     from dinac_cli.pipeline.encode import EncodeOptions
 
-    settings = EncodeOptions(precision, parse_color(background), max_pixels, checksum, anonymous)
+    settings = EncodeOptions(
+        precision, parse_color(background), max_pixels, checksum, anonymous, features, posterior
+    )
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     options = PlanOptions(settings, model, revision, overwrite)
     console = Console(quiet=quiet, verbose=verbose)

@@ -9,12 +9,14 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dinac_cli.container.header import RecordHeader, header_to_metadata
 from dinac_cli.container.layout import write_layout
-from dinac_cli.container.planes import Latents
+from dinac_cli.container.record import Record
 
 
 def describe_latents(header: RecordHeader) -> Mapping[str, str]:
@@ -24,21 +26,38 @@ def describe_latents(header: RecordHeader) -> Mapping[str, str]:
     return {key: value for key, value in metadata.items() if value and key not in coding}
 
 
-def write_safetensors(header: RecordHeader, latents: Latents) -> bytes:
-    """One safetensors file: `latents` F32 [C, h, w], and the header as metadata."""
-    plain = np.ascontiguousarray(latents, "<f4")
-    return write_layout(describe_latents(header), {"latents": plain}) + plain.tobytes()
+def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
+    """What is exported of a record: `latents` [C, h, w] and, where it was read with the record,
+    `logsnr` [C, h, w] of the posterior and `class_token` [D]."""
+    arrays = {
+        "latents": record.latents,
+        "logsnr": record.logsnr,
+        "class_token": record.class_token,
+    }
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
-def write_npz(header: RecordHeader, latents: Latents) -> bytes:
-    """One npz file: `latents` float32 [C, h, w], and the header as JSON in `header`."""
+def write_safetensors(record: Record) -> bytes:
+    """One safetensors file: the arrays as F32, and the header as metadata."""
+    plain = {name: np.ascontiguousarray(a, "<f4") for name, a in list_arrays(record).items()}
+    head = write_layout(describe_latents(record.header), plain)
+    return b"".join([head, *(array.tobytes() for array in plain.values())])
+
+
+def write_npz(record: Record) -> bytes:
+    """One npz file: the arrays as float32, and the header as JSON in `header`."""
     file = io.BytesIO()
-    np.savez(file, latents=latents, header=np.array(json.dumps(describe_latents(header))))
+    header = np.array(json.dumps(describe_latents(record.header)))
+    arrays: dict[str, Any] = {**list_arrays(record), "header": header}
+    np.savez(file, **arrays)
     return file.getvalue()
 
 
 class TarWriter:
-    """A tar of WebDataset samples: `KEY.npy`, float32 [C, h, w], and `KEY.json`, the header."""
+    """A tar of WebDataset samples: `KEY.npy`, the latents, and `KEY.json`, the header.
+
+    What else is exported is named: `KEY.logsnr.npy`, `KEY.class_token.npy`.
+    """
 
     def __init__(self) -> None:
         self._file = io.BytesIO()
@@ -49,13 +68,15 @@ class TarWriter:
         """Bytes so far."""
         return self._file.tell()
 
-    def add(self, key: str, header: RecordHeader, latents: Latents) -> None:
+    def add(self, key: str, record: Record) -> None:
         """Add a sample; its key must hold no dot, at which WebDataset would cut it."""
         assert "." not in key
-        array = io.BytesIO()
-        np.save(array, latents)
-        self._add(f"{key}.npy", array.getvalue())
-        self._add(f"{key}.json", json.dumps(describe_latents(header)).encode())
+        for name, values in list_arrays(record).items():
+            array = io.BytesIO()
+            np.save(array, values)
+            title = key if name == "latents" else f"{key}.{name}"
+            self._add(f"{title}.npy", array.getvalue())
+        self._add(f"{key}.json", json.dumps(describe_latents(record.header)).encode())
 
     def finish(self) -> bytes:
         """The whole tar."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from dinac_cli.container.encoded import COMPANIONS
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.moments import ChannelMoments, measure_moments
 from dinac_cli.container.record import unpack_record
@@ -23,11 +24,16 @@ from dinac_cli.results import FileResult, Status
 
 @dataclass(frozen=True)
 class RecordFacts:
-    """One record: its header, its size in bytes, the sums over its latents."""
+    """One record: its header, its size in bytes, the sums over its latents.
+
+    `has_posterior`, and the width of the class token, 0 where it holds none.
+    """
 
     header: RecordHeader
     size_bytes: int
     moments: ChannelMoments
+    has_posterior: bool = False
+    token_width: int = 0
 
     @property
     def bits_per_pixel(self) -> float:
@@ -46,6 +52,8 @@ class RecordFacts:
         count = self.moments.count * len(self.moments.totals)
         mean = total / count
         facts["shape"] = list(header.shape)
+        facts["posterior"] = self.has_posterior
+        facts["class_token"] = self.token_width
         facts["mean"] = float(mean)
         facts["std"] = float(max(squares / count - mean**2, 0.0) ** 0.5)
         return facts
@@ -61,6 +69,8 @@ class Catalogue:
     records: int = 0
     size_bytes: int = 0
     pixels: int = 0
+    posteriors: int = 0
+    class_tokens: int = 0
     models: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     precisions: Counter[str] = field(default_factory=Counter)
     moments: dict[tuple[str, int], ChannelMoments] = field(default_factory=dict)
@@ -73,6 +83,8 @@ class Catalogue:
         self.records += 1
         self.size_bytes += facts.size_bytes
         self.pixels += header.height * header.width
+        self.posteriors += facts.has_posterior
+        self.class_tokens += facts.token_width > 0
         self.models[header.model, header.latent_space, header.weights] += 1
         self.precisions[header.precision] += 1
         key = (header.latent_space, header.shape[0])
@@ -111,7 +123,13 @@ def _read(entry: RecordEntry) -> tuple[RecordEntry, RecordFacts | DinacError]:
         return entry, entry.error
     try:
         data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-        record = unpack_record(data)
+        record = unpack_record(data, COMPANIONS)
     except DinacError as exc:
         return entry, exc
-    return entry, RecordFacts(record.header, len(data), measure_moments(record.latents))
+    return entry, RecordFacts(
+        record.header,
+        len(data),
+        measure_moments(record.latents),
+        record.logsnr is not None,
+        0 if record.class_token is None else record.class_token.size,
+    )

@@ -6,11 +6,9 @@ from collections.abc import Callable, Generator, Hashable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import Source, build_record
+from dinac_cli.container.encoded import CLASS_TOKEN, LOGSNR, Encoded
 from dinac_cli.files.content import Content, InputError, read_content, read_stream_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import name_latents
@@ -29,7 +27,8 @@ class EncodeOptions:
 
     `precision` is one of `container.PRECISIONS`, `background` the sRGB colour below alpha,
     `max_pixels` the largest image that is read; `checksum` compares sources by hash always;
-    `anonymous` leaves out of records where they come from.
+    `anonymous` leaves out of records where they come from; `features` and `posterior` store the
+    class token and the log-SNR beside the latents.
     """
 
     precision: str = "bf16"
@@ -37,6 +36,8 @@ class EncodeOptions:
     max_pixels: int = MAX_PIXELS
     checksum: bool = False
     anonymous: bool = False
+    features: bool = False
+    posterior: bool = False
 
     @property
     def background_name(self) -> str:
@@ -44,9 +45,17 @@ class EncodeOptions:
         red, green, blue = self.background
         return f"#{red:02x}{green:02x}{blue:02x}"
 
+    @property
+    def companions(self) -> frozenset[str]:
+        """The tensors that go into records beside the latents."""
+        asked = {LOGSNR: self.posterior, CLASS_TOKEN: self.features}
+        return frozenset(name for name, is_asked in asked.items() if is_asked)
+
     def want(self, model: ModelHandle) -> WantedLatents:
         """What a record must be that is there already."""
-        return WantedLatents(model, self.precision, self.background_name, self.anonymous)
+        return WantedLatents(
+            model, self.precision, self.background_name, self.anonymous, self.companions
+        )
 
 
 def encode_files(
@@ -78,7 +87,7 @@ class _ReadImage(Work):
     redo_reason: str | None
 
 
-class EncodeJob(Job[Input, _ReadImage, npt.NDArray[np.float32]]):
+class EncodeJob(Job[Input, _ReadImage, Encoded]):
     """What `encode_files` does with each image."""
 
     def __init__(
@@ -122,12 +131,16 @@ class EncodeJob(Job[Input, _ReadImage, npt.NDArray[np.float32]]):
         assert isinstance(group, tuple)
         return self._model.engine.batch_size(*group)
 
-    def submit(self, batch: list[_ReadImage]) -> Computing[npt.NDArray[np.float32]]:
+    def submit(self, batch: list[_ReadImage]) -> Computing[Encoded]:
         engine = self._model.engine
         engine.check_size(batch[0].source.height, batch[0].source.width)
-        return engine.submit_images([work.image.pixels for work in batch])
+        return engine.submit_images(
+            [work.image.pixels for work in batch],
+            logsnr=self._options.posterior,
+            class_token=self._options.features,
+        )
 
-    def finish(self, work: _ReadImage, computed: npt.NDArray[np.float32]) -> Made:
+    def finish(self, work: _ReadImage, computed: Encoded) -> Made:
         record = build_record(
             work.source,
             computed,

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dinac_cli.container.exchange import TarWriter, write_npz, write_safetensors
-from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.planes import Latents
-from dinac_cli.container.record import unpack_record
+from dinac_cli.container.encoded import COMPANIONS
+from dinac_cli.container.exchange import TarWriter, list_arrays, write_npz, write_safetensors
+from dinac_cli.container.record import Record, unpack_record
 from dinac_cli.errors import DinacError, OutputError
 from dinac_cli.files.atomic import DiskFullError
 from dinac_cli.files.content import read_content
@@ -23,7 +22,7 @@ from dinac_cli.pipeline.records import RecordEntry, list_records
 from dinac_cli.pipeline.stages import read_ahead, until_stopped
 from dinac_cli.results import FileResult, Status
 
-WRITERS: dict[str, Callable[[RecordHeader, Latents], bytes]] = {
+WRITERS: dict[str, Callable[[Record], bytes]] = {
     "safetensors": write_safetensors,
     "npz": write_npz,
 }
@@ -36,8 +35,7 @@ _TAR_BYTES = 64 * 2**20
 @dataclass(frozen=True)
 class _Unpacked:
     entry: RecordEntry
-    header: RecordHeader
-    latents: Latents
+    record: Record
     size_bytes: int
 
 
@@ -79,14 +77,14 @@ def _unpack(entry: RecordEntry) -> _Unpacked | FileResult:
             if entry.error is not None:
                 raise entry.error
             data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-            record = unpack_record(data)
+            record = unpack_record(data, COMPANIONS)
     except DinacError as exc:
         return FileResult(entry.label, Status.FAILED, reason=str(exc))
-    return _Unpacked(entry, record.header, record.latents, len(data))
+    return _Unpacked(entry, record, len(data))
 
 
 def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
-    data = WRITERS[form](item.header, item.latents)
+    data = WRITERS[form](item.record)
     target = output.locate(name_export(item.entry.name, form))
     try:
         output.write(target, data)
@@ -104,7 +102,7 @@ def _write_tars(items: Iterable[_Unpacked | FileResult], output: Output) -> Iter
         if isinstance(item, FileResult):
             yield item
             continue
-        tar.add(f"{number:08}", item.header, item.latents)
+        tar.add(f"{number:08}", item.record)
         held.append(item)
         number += 1
         if tar.size_bytes >= _TAR_BYTES:
@@ -121,7 +119,7 @@ def _close_tar(
     data = tar.finish()
     output.write(target, data)
     for item in held:
-        yield _finish(item, target, 4 * item.latents.size)
+        yield _finish(item, target, sum(a.nbytes for a in list_arrays(item.record).values()))
 
 
 def _finish(item: _Unpacked, target: str, size_bytes: int) -> FileResult:
@@ -129,8 +127,8 @@ def _finish(item: _Unpacked, target: str, size_bytes: int) -> FileResult:
         item.entry.label,
         Status.WRITTEN,
         output=target,
-        width=item.header.width,
-        height=item.header.height,
+        width=item.record.header.width,
+        height=item.record.header.height,
         bytes_in=item.size_bytes,
         bytes_out=size_bytes,
     )

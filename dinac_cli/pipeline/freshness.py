@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import name_model
+from dinac_cli.container.encoded import CLASS_TOKEN, LOGSNR
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import is_whole, read_header
+from dinac_cli.container.record import is_whole, read_header, read_outline
 from dinac_cli.errors import FormatError, OutputError, Rejection
 from dinac_cli.files.atomic import refuse_foreign
 from dinac_cli.files.content import hash_file
 from dinac_cli.files.naming import LATENT_SUFFIX
+
+_LACKS = {LOGSNR: "no posterior", CLASS_TOKEN: "no class token"}
 
 # What only another version of dinac writes: such a record is none of ours to make again.
 _OTHER_VERSION = {
@@ -56,7 +59,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class WantedLatents:
-    """What an encode run wants of a record: its model, precision and background.
+    """What an encode run wants of a record: its model, precision and background, and the tensors
+    beside its latents (of `container.encoded.COMPANIONS`; it may hold more).
 
     Where `anonymous`, a record that tells of its source is another kind, lest it stay unnoticed;
     the reverse gives nothing away, and such records are left as they are.
@@ -66,6 +70,7 @@ class WantedLatents:
     precision: str
     background: str
     anonymous: bool = False
+    companions: frozenset[str] = frozenset()
 
     def describe_conflict(self, header: RecordHeader) -> str | None:
         """How an existing record differs from what is wanted, naming both; None if it does not."""
@@ -79,6 +84,15 @@ class WantedLatents:
             return f"background {kept.removeprefix('composited-')}, not {self.background}"
         if self.anonymous and not header.is_anonymous:
             return "a record that names its source, not an anonymous one"
+        return None
+
+    def describe_lack(self, header: RecordHeader, held: Collection[str]) -> str | None:
+        """What is wanted and not `held`, or of another class head; None where nothing is."""
+        lacking = " and ".join(_LACKS[name] for name in sorted(self.companions.difference(held)))
+        if lacking:
+            return f"the record holds {lacking}"
+        if CLASS_TOKEN in self.companions and header.weights != self.model.identity.weights:
+            return f"the record's class token is of other weights ({header.weights})"
         return None
 
 
@@ -139,7 +153,7 @@ def check_latents(
         raise refuse_foreign(target)
     try:
         with open(target, "rb") as file:
-            header = read_header(file)
+            header, held = read_outline(file, wanted.companions)
         whole = is_whole(target)
     except FormatError as exc:
         if exc.rejection in _OTHER_VERSION:
@@ -154,6 +168,9 @@ def check_latents(
         raise OutputError(f"{target} holds {conflict}; choose another OUT or add --overwrite")
     if source is None:
         return Verdict(State.STALE, "standard input is always encoded")
+    lack = wanted.describe_lack(header, held)
+    if lack is not None:
+        return Verdict(State.STALE, lack)
     changed = _find_change(source, target, header, checksum=checksum)
     if changed is None:
         return Verdict(State.DONE)

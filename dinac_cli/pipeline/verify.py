@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import check_model
+from dinac_cli.container.encoded import COMPANIONS, Encoded
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, declared_bytes, read_header, unpack_record
 from dinac_cli.files.content import read_content
@@ -81,7 +82,7 @@ class _Group:
     width: int
 
 
-class VerifyJob(Job[Candidate, _SourcePixels, npt.NDArray[np.float32]]):
+class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
     """What `verify_files` does with each record: the model's part is that of the sample alone."""
 
     def __init__(self, options: VerifyOptions) -> None:
@@ -98,9 +99,9 @@ class VerifyJob(Job[Candidate, _SourcePixels, npt.NDArray[np.float32]]):
         if self._options.source is not None:
             source = check_source(self._options.source, entry, header)
         sample = source.path if source is not None and candidate.is_sampled else None
-        held_bytes = len(data) + declared_bytes(data) + _count_pixels(header, sample)
+        held_bytes = len(data) + declared_bytes(data, COMPANIONS) + _count_pixels(header, sample)
         hold(held_bytes)
-        record = unpack_record(data)
+        record = unpack_record(data, COMPANIONS)
         result = self._judge(entry.label, header, source, len(data))
         if sample is None or self._options.reencoding is None or result.failed:
             return result
@@ -116,15 +117,15 @@ class VerifyJob(Job[Candidate, _SourcePixels, npt.NDArray[np.float32]]):
         assert isinstance(group, _Group)
         return self._models[group.model].engine.batch_size(group.height, group.width)
 
-    def submit(self, batch: list[_SourcePixels]) -> Computing[npt.NDArray[np.float32]]:
+    def submit(self, batch: list[_SourcePixels]) -> Computing[Encoded]:
         engine = batch[0].model.engine
         header = batch[0].record.header
         engine.check_size(header.height, header.width)
         return engine.submit_images([work.pixels for work in batch])
 
-    def finish(self, work: _SourcePixels, computed: npt.NDArray[np.float32]) -> Made:
+    def finish(self, work: _SourcePixels, computed: Encoded) -> Made:
         assert self._options.reencoding is not None
-        deltas = measure_delta(work.record, computed, work.model)
+        deltas = measure_delta(work.record, computed.latents, work.model)
         result = replace(work.result, delta=deltas[0])
         finding = describe_delta(deltas, self._options.reencoding.max_delta)
         if finding is not None:

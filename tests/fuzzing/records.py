@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from dinac_cli.container.encoded import COMPANIONS, Encoded
 from dinac_cli.container.frame import PREAMBLE
-from dinac_cli.container.record import pack_record, read_header, unpack_record
+from dinac_cli.container.record import (
+    pack_encoded,
+    pack_record,
+    read_header,
+    read_outline,
+    unpack_record,
+)
 from dinac_cli.container.stream import read_records
 from dinac_cli.errors import FormatError
 from tests.container.hand_made import make_header, make_latents, make_record, steps_for
@@ -34,7 +41,8 @@ _NAMES = ("../../etc/passwd", "/etc/passwd", "a/../b", "C:\\x", "C:/x", "a\\..\\
           "é" * 200, "a:b", "COM¹.png", "\n", "-rf")  # fmt: skip
 _DTYPES = ("F32", "U8", "I8", "F64", "BF16", "I16", "U64", "BOOL", "F8_E4M3", "X", "", "f32")
 _TENSORS = ("latents", "latents.q", "latents.step", "latents.exponent", "latents.mantissa",
-            "latents.q.high", "class_token", "flipped.latents", "__metadata__", "x")  # fmt: skip
+            "latents.q.high", "class_token", "posterior.logsnr", "flipped.latents",
+            "__metadata__", "x")  # fmt: skip
 _FLOATS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e38, 1e-45, 3.4e38)
 
 
@@ -44,6 +52,12 @@ def list_seeds() -> list[bytes]:
     for precision in _PRECISIONS:
         header = make_header((3, 2, 5), precision, name="", source_bytes=None, source_sha256=None)
         seeds.append(pack_record(header, make_latents((3, 2, 5)), steps_for(precision)))
+    latents, token = make_latents((3, 2, 5)), np.ones(8, np.float32)
+    full = Encoded(latents, logsnr=latents, class_token=token)
+    seeds += [
+        pack_encoded(make_header((3, 2, 5), precision), full, steps_for(precision))
+        for precision in _PRECISIONS
+    ]
     return seeds
 
 
@@ -71,14 +85,19 @@ def check_record(data: bytes) -> str:
         header = read_header(data)
     except FormatError:
         header = None
-    try:
-        record = unpack_record(data)
-    except FormatError as exc:
-        _require_one_line(exc)
-        return exc.rejection.value
+    for companions in ((), COMPANIONS):
+        try:
+            record = unpack_record(data, companions)
+        except FormatError as exc:
+            _require_one_line(exc)
+            return exc.rejection.value
     assert record.header == header
     assert record.latents.shape == record.header.shape
     assert np.isfinite(record.latents).all()
+    held = read_outline(data, COMPANIONS)[1]
+    for name, values in zip(COMPANIONS, (record.logsnr, record.class_token), strict=True):
+        assert (values is not None) == (name in held)
+        assert values is None or (values.shape == held[name] and np.isfinite(values).all())
     name = record.header.name
     if name:
         place = os.path.normpath(os.path.join("/out", *name.split("/")))

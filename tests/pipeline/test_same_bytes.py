@@ -91,7 +91,8 @@ def images(tmp_path: Path) -> Path:
 def encode(
     inputs: Iterable[Input], out: Path, model: ModelHandle, control: RunControl
 ) -> dict[str, bytes]:
-    results = list(encode_files(inputs, latents_out(out), model, EncodeOptions(), control))
+    options = EncodeOptions(posterior=True)
+    results = list(encode_files(inputs, latents_out(out), model, options, control))
     assert not [result.reason for result in results if result.failed]
     return read_tree(out)
 
@@ -100,7 +101,7 @@ def encode(
 def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every second call of the model lacks memory; counts them."""
     calls: list[int] = []
-    for name in ("encode", "decode"):
+    for name in ("encode_posterior", "decode"):
         real = getattr(DinacAE, name)
 
         def lack(
