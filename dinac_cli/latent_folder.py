@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from dinac_cli.container.encoded import COMPANIONS
+from dinac_cli.container.exchange import list_arrays
 from dinac_cli.container.record import read_record
 from dinac_cli.errors import DinacError, FormatError, UsageError
 from dinac_cli.files.naming import LATENT_SUFFIX
@@ -19,9 +21,11 @@ class LatentFolder(Dataset[Any]):
     """The latent files below a folder, sorted by name; each is read when it is asked for.
 
     An item is a dict: `latents` (whitened, float32 [C, h, w]), `name` (of the file, relative, with
-    `/`), `height` and `width` of the image in pixels and, where the record holds them, `flipped`,
-    the latents of the mirrored image; with `transform`, what that makes of it. It can be pickled,
-    so that workers of a DataLoader can have it, and holds names alone.
+    `/`), `height` and `width` of the image in pixels and, where the record holds them, `logsnr`
+    (float32 [C, h, w], see `DinacAE.sample_latents`), `class_token` (float32 [D]), and the same of
+    the mirrored image: `flipped` (its latents), `flipped_logsnr`, `flipped_class_token`. With
+    `transform` it is what that makes of it. It can be pickled, so that workers of a DataLoader can
+    have it, and holds names alone.
     Errors: UsageError where there are none, DinacError for a file that cannot be read.
     """
 
@@ -45,19 +49,17 @@ class LatentFolder(Dataset[Any]):
         name = self.names[index]
         path = self.folder / name
         try:
-            record = read_record(path, with_twin=True)
+            record = read_record(path, COMPANIONS, with_twin=True)
         except FormatError as exc:
             raise DinacError(f"{path}: {exc}") from exc
         except OSError as exc:
             raise DinacError(f"{path}: cannot read: {exc.strerror or exc}") from exc
         item = {
-            "latents": torch.from_numpy(record.latents),
+            **{key: torch.from_numpy(array) for key, array in list_arrays(record).items()},
             "name": name,
             "height": record.header.height,
             "width": record.header.width,
         }
-        if record.flipped is not None:
-            item["flipped"] = torch.from_numpy(record.flipped)
         return item if self.transform is None else self.transform(item)
 
 

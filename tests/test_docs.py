@@ -14,8 +14,9 @@ from typer.main import get_command
 
 import dinac_cli
 from dinac_cli import cli
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import PRECISIONS, RecordHeader
-from dinac_cli.container.record import pack_record
+from dinac_cli.container.record import pack_encoded
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ def record_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         precision="bf16",
         name="trip/a.jpg",
     )
-    record = pack_record(header, latents)
+    record = pack_encoded(header, Encoded(latents, logsnr=5 + latents))
     (tmp_path / "latents/trip").mkdir(parents=True)
     (tmp_path / "latents/trip/a.jpg.dinac").write_bytes(record)
     (tmp_path / "a.dinac").write_bytes(record)

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from dinac_cli import LatentFolder, read_latents
-from dinac_cli.container.record import pack_record
+from dinac_cli.container.encoded import Encoded
+from dinac_cli.container.record import pack_encoded, pack_record
 from dinac_cli.errors import DinacError, UsageError
 
 from .container.hand_made import make_header, make_latents
@@ -68,3 +69,14 @@ def test_a_bad_file_is_named(folder: Path) -> None:
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no latent files found"):
         LatentFolder(tmp_path)
+
+
+def test_what_stands_beside_the_latents(folder: Path) -> None:
+    logsnr, token = make_latents(SHAPE, 7), np.arange(4, dtype=np.float32)
+    encoded = Encoded(make_latents(SHAPE), logsnr, token)
+    (folder / "b.png.dinac").write_bytes(pack_encoded(make_header(SHAPE), encoded))
+    without, item, _ = (LatentFolder(folder)[index] for index in range(3))
+    assert without.keys() == {"latents", "name", "height", "width"}
+    assert item.keys() == {*without.keys(), "logsnr", "class_token"}
+    assert torch.equal(item["logsnr"], torch.from_numpy(logsnr))
+    assert torch.equal(item["class_token"], torch.from_numpy(token))

@@ -67,8 +67,8 @@ class DinacContender:
             return lambda: compute(x)
         for _ in range(_CALLS_BEFORE_RECORDING):
             compute(x)
-        replay = record_cuda_graph(compute, x, self.model.list_constants)
-        return lambda: replay(x)
+        replay = record_cuda_graph(lambda x: (compute(x),), x, self.model.list_constants)
+        return lambda: replay(x)[0]
 
 
 class Flux2Contender:

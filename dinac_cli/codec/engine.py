@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dinac_cli.codec.memory import free_bytes, measure_token_bytes
 from dinac_cli.codec.transfer import Array, Download, Transfer
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.errors import DeviceError, ImageError
 from dinac_cli.images.pixels import crop_pixels, pad_pixels
 from dinac_cli.model.autoencoder import DinacAE
@@ -37,16 +38,16 @@ _OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough 
 class Pending(Generic[R]):
     """A micro-batch that is under way, or done."""
 
-    def __init__(self, fetch: Callable[[], R], download: Download, tokens: int) -> None:
+    def __init__(self, fetch: Callable[[], R], downloads: Sequence[Download], tokens: int) -> None:
         self._fetch: Callable[[], R] | None = fetch
-        self._download = download
+        self._downloads = downloads
         self._result: R
         self.tokens = tokens
 
     @property
     def is_done(self) -> bool:
         """Whether `result` returns at once."""
-        return self._fetch is None or self._download.has_arrived
+        return self._fetch is None or all(part.has_arrived for part in self._downloads)
 
     def result(self) -> R:
         """What came of it, when it is there. Raises DeviceError."""
@@ -89,19 +90,26 @@ class Engine:
                 f"{self.device.type} and {available / 2**30:.1f} GiB are free; scale it down"
             )
 
-    def submit_images(self, images: Sequence[Pixels]) -> Pending[list[Latents]]:
-        """Encode uint8 images [H, W, 3] of one padded size: whitened latents, float32 [C, h, w].
+    def submit_images(
+        self, images: Sequence[Pixels], *, logsnr: bool = False, class_token: bool = False
+    ) -> Pending[list[Encoded]]:
+        """Encode uint8 images [H, W, 3] of one padded size: latents, and what else is asked for.
 
-        Returns when the device has its work. Raises ImageError where it lacks memory.
+        Latents are the same bytes, whatever is. Returns when the device has its work. Raises
+        ImageError where it lacks memory.
         """
+        asked = _Asked(logsnr, class_token)
 
-        def send() -> Download:
+        def send() -> list[Download]:
             padded = [pad_pixels(image, self.patch) for image in images]
             batch = self._transfer.upload(padded, self.batch_size(*padded[0].shape[:2]))
-            return self._transfer.download(self._run(batch.shape, self._encode_batch, batch))
+            encode = partial(self._encode_batch, asked=asked)
+            return self._send_back(self._run((batch.shape, asked), encode, batch))
 
-        tokens = self._count_tokens(*images[0].shape[:2])
-        return self._submit(send, lambda latents: list(latents[: len(images)]), tokens)
+        def unpack(arrays: list[Array]) -> list[Encoded]:
+            return [asked.name_parts(parts) for parts in zip(*arrays, strict=True)][: len(images)]
+
+        return self._submit(send, unpack, self._count_tokens(*images[0].shape[:2]))
 
     def submit_latents(
         self,
@@ -115,14 +123,15 @@ class Engine:
         """
         height, width = (self.patch * side for side in latents[0].shape[1:])
 
-        def send() -> Download:
+        def send() -> list[Download]:
             batch = self._transfer.upload(latents, self.batch_size(height, width))
             # Noise without a seed is drawn anew each time, which no recording does.
             key = None if settings.seed is None else (batch.shape, settings)
             decode = partial(self._decode_batch, settings=settings)
-            return self._transfer.download(self._run(key, decode, batch))
+            return self._send_back(self._run(key, decode, batch))
 
-        def crop(images: Array) -> list[Pixels]:
+        def crop(arrays: list[Array]) -> list[Pixels]:
+            [images] = arrays
             return [crop_pixels(image, *size) for image, size in zip(images, sizes, strict=False)]
 
         return self._submit(send, crop, self._count_tokens(height, width))
@@ -137,18 +146,18 @@ class Engine:
         """
         height, width = (self.patch * side for side in latents[0].shape[1:])
 
-        def send() -> Download:
+        def send() -> list[Download]:
             batch = self._transfer.upload(latents, self.batch_size(height, width))
             if spatial:
-                return self._transfer.download(self._model.predict_features(batch))
-            return self._transfer.download(self._model.predict_class(batch)[:, None].contiguous())
+                return self._send_back((self._model.predict_features(batch),))
+            return self._send_back((self._model.predict_class(batch)[:, None].contiguous(),))
 
         tokens = self._count_tokens(height, width)
-        return self._submit(send, lambda features: list(features[: len(latents)]), tokens)
+        return self._submit(send, lambda arrays: list(arrays[0][: len(latents)]), tokens)
 
     def encode(self, images: Sequence[Pixels]) -> list[Latents]:
-        """What `submit_images` gives, waited for."""
-        return self.submit_images(images).result()
+        """The latents, float32 [C, h, w], that `submit_images` gives, waited for."""
+        return [encoded.latents for encoded in self.submit_images(images).result()]
 
     def decode(
         self,
@@ -159,18 +168,29 @@ class Engine:
         """What `submit_latents` gives, waited for."""
         return self.submit_latents(latents, sizes, settings).result()
 
-    def _encode_batch(self, batch: Tensor) -> Tensor:
-        """Whitened latents [B, C, h, w] of uint8 [B, H, W, 3]."""
-        return self._model.encode(batch.permute(0, 3, 1, 2).float().div(127.5).sub(1.0))
+    def _encode_batch(self, batch: Tensor, asked: _Asked) -> tuple[Tensor, ...]:
+        """Whitened latents [B, C, h, w] of uint8 [B, H, W, 3], and what else is asked for."""
+        images = batch.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        if not asked.logsnr:
+            made: tuple[Tensor, ...] = (self._model.encode(images),)
+        else:
+            posterior = self._model.encode_posterior(images)
+            made = (self._model.whiten(posterior.mode()), posterior.logsnr.contiguous())
+        if asked.class_token:
+            made += (self._model.predict_class(made[0]).contiguous(),)
+        return made
 
-    def _decode_batch(self, batch: Tensor, settings: DinacAEInferenceConfig) -> Tensor:
+    def _decode_batch(self, batch: Tensor, settings: DinacAEInferenceConfig) -> tuple[Tensor, ...]:
         """Images uint8 [B, H, W, 3] of whitened latents [B, C, h, w]."""
         height, width = (self.patch * side for side in batch.shape[2:])
         x = self._model.decode(batch, height, width, settings)
         levels = x.clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
-        return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return (levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
 
-    def _run(self, key: Hashable, compute: Compute, batch: Tensor) -> Tensor:
+    def _send_back(self, tensors: Sequence[Tensor]) -> list[Download]:
+        return [self._transfer.download(tensor) for tensor in tensors]
+
+    def _run(self, key: Hashable, compute: Compute, batch: Tensor) -> tuple[Tensor, ...]:
         if self._graphs is None or key is None:
             return compute(batch)
         return self._graphs.run(key, compute, batch)
@@ -179,7 +199,7 @@ class Engine:
         return record_cuda_graph(compute, batch, self._model.list_constants)
 
     def _submit(
-        self, send: Callable[[], Download], unpack: Callable[[Array], R], tokens: int
+        self, send: Callable[[], list[Download]], unpack: Callable[[list[Array]], R], tokens: int
     ) -> Pending[R]:
         """Send work to the device; after an out-of-memory once more, with all freed that can be.
 
@@ -188,14 +208,18 @@ class Engine:
         """
         self._make_room(tokens)
         try:
-            download = self._try(send)
+            downloads = self._try(send)
         except MemoryError:
-            download = None  # what the call held goes with its traceback: only now is that free
-        if download is None:
+            downloads = None  # what the call held goes with its traceback: only now is that free
+        if downloads is None:
             self._give_up_memory()
-            download = self._try_again(send)
-        arrived = download
-        pending = Pending(lambda: unpack(self._try(arrived.fetch)), arrived, tokens)
+            downloads = self._try_again(send)
+        sent = downloads
+
+        def fetch() -> list[Array]:
+            return [download.fetch() for download in sent]
+
+        pending = Pending(lambda: unpack(self._try(fetch)), sent, tokens)
         if not pending.is_done:
             self._under_way.append(pending)
         return pending
@@ -245,6 +269,20 @@ class Engine:
         """Latent positions of the micro-batch that an image of this size is computed in."""
         rows, columns = -(-height // self.patch), -(-width // self.patch)
         return self.batch_size(rows * self.patch, columns * self.patch) * rows * columns
+
+
+class _Asked(NamedTuple):
+    """What encoding gives beside the latents, in this order."""
+
+    logsnr: bool
+    class_token: bool
+
+    def name_parts(self, parts: Sequence[Any]) -> Encoded:
+        """One image's arrays, the latents first, under their names."""
+        left = iter(parts)
+        latents = next(left)
+        logsnr = next(left) if self.logsnr else None
+        return Encoded(latents, logsnr, next(left) if self.class_token else None)
 
 
 def choose_batch_size(device: torch.device, tokens: int) -> int:

@@ -31,6 +31,8 @@ class DeviceChoice:
 class ModelHandle:
     """One model and the part of it ("encoder", "decoder", "class_head") that a run needs.
 
+    `more_parts` are others that it needs as well.
+
     Its configuration and identity are read without torch, so a run that finds everything done
     never imports it. `engine` loads the weights, once.
     """
@@ -38,6 +40,7 @@ class ModelHandle:
     resolved: ResolvedModel
     part: str
     choice: DeviceChoice
+    more_parts: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -79,7 +82,6 @@ class ModelHandle:
 
         device = resolve_device(self.choice.device)
         dtype = resolve_dtype(self.choice.dtype, device)
-        model = DinacAE.from_pretrained(
-            self.resolved.path, device=device, dtype=dtype, parts=(self.part,)
-        )
+        parts = (self.part, *self.more_parts)
+        model = DinacAE.from_pretrained(self.resolved.path, device=device, dtype=dtype, parts=parts)
         return Engine(accelerate(model, compiled=self.choice.compiled))

@@ -6,13 +6,11 @@ import functools
 import importlib.metadata
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from dinac_cli.codec.loading import ModelHandle
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.names import escape_name, escape_text
-from dinac_cli.container.record import pack_record
+from dinac_cli.container.record import pack_encoded
 from dinac_cli.errors import ModelError
 
 
@@ -30,23 +28,23 @@ class Source:
 
 def build_record(
     source: Source,
-    latents: npt.NDArray[np.float32],
+    encoded: Encoded,
     model: ModelHandle,
     compute: str,
     precision: str,
     *,
     anonymous: bool = False,
-    flipped: npt.NDArray[np.float32] | None = None,
+    flipped: Encoded | None = None,
 ) -> bytes:
-    """The record of one image's whitened latents, float32 [C, h, w]. Raises FormatError.
+    """The record of one image's latents and what is stored beside them. Raises FormatError.
 
-    `flipped` are those of the mirrored image, which go beside.
+    `flipped` is the same of the mirrored image.
 
     An `anonymous` one says nothing of where it comes from: no name, size or hash of the source,
     and of the model only a label that is public, for a folder or repository may be called after
     its owner.
     """
-    channels, rows, columns = latents.shape
+    channels, rows, columns = encoded.latents.shape
     steps = model.choose_steps(precision)
     is_named = not anonymous or model.resolved.is_public
     header = RecordHeader(
@@ -66,7 +64,7 @@ def build_record(
         source_bytes=None if anonymous else source.size_bytes,
         source_sha256=None if anonymous else source.sha256,
     )
-    return pack_record(header, latents, steps, flipped)
+    return pack_encoded(header, encoded, steps, flipped)
 
 
 def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from dinac_cli.commands.reporting import Ending, RunProgress, describe_others, format_size
 from dinac_cli.commands.tables import align, list_facts
 from dinac_cli.container.moments import ChannelMoments
-from dinac_cli.pipeline.catalogue import Catalogue, RecordFacts
+from dinac_cli.pipeline.catalogue import Beside, Catalogue, RecordFacts
 from dinac_cli.results import Tally
 
 _CHANNELS_SHOWN = 5
@@ -54,9 +54,13 @@ def describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
     yield "name", header.name or "- (anonymous)"
     yield "image", f"{header.width}x{header.height}"
     yield "latents", f"{channels} channels, {rows}x{columns} positions, patch {header.patch}"
-    if facts.has_twin:
-        yield "twin", "the latents of the mirrored image too"
     yield "precision", header.precision
+    if facts.upright.token_width:
+        yield "class token", f"{facts.upright.token_width} values"
+    if facts.upright.has_posterior:
+        yield "posterior", "log-SNR of each latent"
+    if facts.flipped is not None:
+        yield "twin", _describe_twin(facts.flipped)
     yield "size", f"{format_size(facts.size_bytes)}, {facts.bits_per_pixel:.2f} bits a pixel"
     yield "model", " revision ".join(filter(None, (header.model, header.revision))) or "-"
     yield "latent space", header.latent_space
@@ -79,8 +83,6 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
     yield "records", ", ".join([str(catalogue.records), *describe_others(tally)])
     if tally.failures:
         yield "failed", str(tally.failures)
-    if catalogue.twins:
-        yield "twins", f"{catalogue.twins} with the latents of the mirrored image too"
     yield "size", format_size(catalogue.size_bytes)
     if catalogue.pixels:
         rate = 8 * catalogue.size_bytes / catalogue.pixels
@@ -90,6 +92,23 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
         yield "model", name if len(catalogue.models) == 1 else f"{count} by {name}"
     for precision, count in catalogue.precisions.most_common():
         yield "precision", precision if len(catalogue.precisions) == 1 else f"{count} {precision}"
+    for name, count in (
+        ("class token", catalogue.class_tokens),
+        ("posterior", catalogue.posteriors),
+        ("twin", catalogue.twins),
+        ("its class token", catalogue.flipped_class_tokens),
+        ("its posterior", catalogue.flipped_posteriors),
+    ):
+        if count:
+            yield name, "in all" if count == catalogue.records else f"in {count}"
+
+
+def _describe_twin(beside: Beside) -> str:
+    """What there is of the mirrored image."""
+    parts = ["latents"]
+    parts += ["class token"] if beside.token_width else []
+    parts += ["posterior"] if beside.has_posterior else []
+    return f"{', '.join(parts)} of the mirrored image"
 
 
 def describe_moments(moments: ChannelMoments, title: str = "") -> str:
@@ -130,7 +149,6 @@ def catalogue_to_json(catalogue: Catalogue, tally: Tally) -> dict[str, Any]:
     return {
         "summary": True,
         "records": catalogue.records,
-        "flipped": catalogue.twins,
         "failed": tally.failures,
         "not_inputs": tally.not_inputs,
         "bytes": catalogue.size_bytes,
@@ -141,6 +159,11 @@ def catalogue_to_json(catalogue: Catalogue, tally: Tally) -> dict[str, Any]:
             for (model, space, weights), count in catalogue.models.most_common()
         ],
         "precisions": dict(catalogue.precisions),
+        "class_tokens": catalogue.class_tokens,
+        "posteriors": catalogue.posteriors,
+        "flipped": catalogue.twins,
+        "flipped_class_tokens": catalogue.flipped_class_tokens,
+        "flipped_posteriors": catalogue.flipped_posteriors,
         "channels": [
             {
                 "latent_space": space,

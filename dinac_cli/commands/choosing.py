@@ -25,16 +25,38 @@ from dinac_cli.pipeline.freshness import WantedLatents, find_first_record
 
 
 def choose_encoder(
-    model: str, revision: str | None, choice: DeviceChoice, output: Output, console: Console
+    model: str,
+    revision: str | None,
+    choice: DeviceChoice,
+    output: Output,
+    console: Console,
+    *,
+    features: bool = False,
 ) -> ModelHandle:
-    """The model that encodes: the named one, that of OUT's records, or the machine's default."""
+    """The model that encodes: the named one, that of OUT's records, or the machine's default.
+
+    With `features` its class head works beside its encoder: UsageError where it has none.
+    """
     if model == AUTO:
         found = None if output.overwrite else _find_held(output)
         if found is not None:
-            return ModelHandle(_find_held_model(*found, revision), "encoder", choice)
+            return open_encoder(_find_held_model(*found, revision), choice, features=features)
         model = choose_default(choice.device)
     resolved = resolve_model(model, revision, announce=_announce(console))
-    return ModelHandle(resolved, "encoder", choice)
+    return open_encoder(resolved, choice, features=features)
+
+
+def open_encoder(resolved: ResolvedModel, choice: DeviceChoice, *, features: bool) -> ModelHandle:
+    """The encoder of a model and, for `features`, its class head. Raises UsageError, ModelError."""
+    if not features:
+        return ModelHandle(resolved, "encoder", choice)
+    handle = ModelHandle(resolved, "encoder", choice, ("class_head",))
+    if handle.config.class_head is None:
+        raise UsageError(
+            f"--features: model {handle.label} has no class head, which predicts them: name one "
+            "that has, such as --model d2, or leave out --features"
+        )
+    return handle
 
 
 def choose_local_encoder(model: str, revision: str | None, output: Output) -> ResolvedModel:

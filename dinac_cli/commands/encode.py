@@ -11,6 +11,8 @@ def encode(
     images: opt.Images = None,
     out: opt.EncodeOut,
     precision: opt.PrecisionOption = "bf16",
+    features: opt.StoreFeatures = False,
+    posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = False,
     resize: opt.Resize = None,
     max_side: opt.MaxSide = None,
@@ -63,9 +65,15 @@ def encode(
     )
 
     console = Console(quiet=quiet, verbose=verbose)
-    geometry = choose_geometry(resize, max_side, crop, flip=flip)
     settings = EncodeOptions(
-        precision, parse_color(background), max_pixels, checksum, anonymous, geometry
+        precision,
+        parse_color(background),
+        max_pixels,
+        checksum,
+        anonymous,
+        features,
+        posterior,
+        choose_geometry(resize, max_side, crop, flip=flip),
     )
     if dry_run:
         from dinac_cli.commands.planning import PlanOptions, run_plan
@@ -88,7 +96,7 @@ def encode(
     output = Output(out, kind, is_latent_file, overwrite, fsync)
     total = count_inputs(selection, output, name_latents)
     choice = DeviceChoice(device, dtype, compiled)
-    encoder = choose_encoder(model, revision, choice, output, console)
+    encoder = choose_encoder(model, revision, choice, output, console, features=features)
     refuse_mixed_latents(output, settings.want(encoder))
     prepare_out(output)
     code = run_batch(

@@ -229,6 +229,20 @@ Anonymous = Annotated[
         help="Leave out of records where they come from: name, size and hash of the source.",
     ),
 ]
+StoreFeatures = Annotated[
+    bool,
+    typer.Option(
+        "--features",
+        help="Store the DINO class token too; needs a model with a class head, such as d2.",
+    ),
+]
+StorePosterior = Annotated[
+    bool,
+    typer.Option(
+        "--posterior",
+        help="Store the posterior's log-SNR too, so that latents can be sampled.",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(

@@ -11,6 +11,8 @@ def plan(
     images: opt.Images = None,
     out: opt.EncodeOut,
     precision: opt.PrecisionOption = "bf16",
+    features: opt.StoreFeatures = False,
+    posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = False,
     resize: opt.Resize = None,
     max_side: opt.MaxSide = None,
@@ -41,9 +43,15 @@ def plan(
     from dinac_cli.console import Console
     from dinac_cli.pipeline.encode import EncodeOptions
 
-    geometry = choose_geometry(resize, max_side, crop, flip=flip)
     settings = EncodeOptions(
-        precision, parse_color(background), max_pixels, checksum, anonymous, geometry
+        precision,
+        parse_color(background),
+        max_pixels,
+        checksum,
+        anonymous,
+        features,
+        posterior,
+        choose_geometry(resize, max_side, crop, flip=flip),
     )
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     options = PlanOptions(settings, model, revision, overwrite)

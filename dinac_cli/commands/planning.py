@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dinac_cli.codec.loading import DeviceChoice, ModelHandle
-from dinac_cli.commands.choosing import choose_local_encoder
+from dinac_cli.codec.loading import DeviceChoice
+from dinac_cli.commands.choosing import choose_local_encoder, open_encoder
 from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
 from dinac_cli.commands.reporting import EXIT_FAILURES, format_size
 from dinac_cli.commands.tables import align
@@ -44,9 +44,15 @@ def run_plan(
     output = Output(out, kind, is_latent_file, options.overwrite)
     count_inputs(selection, output, name_latents)
     model = choose_local_encoder(options.model, options.revision, output)
-    encoder = ModelHandle(model, "encoder", DeviceChoice())
+    encoder = open_encoder(model, DeviceChoice(), features=settings.features)
     encoder.check(settings.precision)
-    plan = Plan(settings.precision, with_twins=settings.geometry.flip)
+    head = encoder.config.class_head if settings.features else None
+    plan = Plan(
+        settings.precision,
+        posterior=settings.posterior,
+        token_width=0 if head is None else head.model_dim,
+        with_twins=settings.geometry.flip,
+    )
     for file in plan_files(selection, output, settings.want(encoder), settings):
         plan.add(file)
         _report_file(file, console, as_json)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dinac_cli.commands.reporting import format_duration
-from dinac_cli.commands.signals import STOPPING, stop_on_signals
+from dinac_cli.commands.signals import STOPPING, SignalledStop, stop_on_signals
 from dinac_cli.console import Console
 from dinac_cli.errors import UsageError
+from dinac_cli.files.holding import hold_folder
 from dinac_cli.pipeline.selection import Selection
 from dinac_cli.pipeline.stages import StopRequest
 from dinac_cli.training.recipe import UNPACED_STEPS
@@ -82,31 +83,41 @@ def list_paths(selection: Selection) -> list[str]:
 
 
 def report_training(request: TrainRequest, console: Console) -> int:
-    """Run a training and print what becomes of it; returns the exit code."""
-    from dinac_cli.training.run import TrainingRun, check_out
+    """Run a training and print what becomes of it; returns the exit code.
+
+    Two trainings would mix their files, so the second one into an OUT is refused before any work.
+    """
+    from dinac_cli.training.run import check_out
 
     check_out(request.out)
-    with stop_on_signals(console) as stop:
-        progress = TrainProgress(request.recipe.batch_size, stop)
-        run = TrainingRun(request)
-        if run.check_finished():
-            console.print_result(f"{request.out} is trained already")
-            return 0
-        if run.resumed:
-            console.say(f"dinac: going on from step {run.first_step}")
-        for reason in run.left_out:
-            console.warn(reason)
-        with console.track("train", progress) as update:
-            for step in run.go():
-                progress.add(step)
-                update()
-                if stop:
-                    break
-        if stop.exit_code is not None:
-            run.save()
-            console.say("dinac: stopped before the end; run the same command again to go on")
-            return stop.exit_code
-        values = run.finish()
+    refusal = f"{request.out}: another training writes there: let it end, or choose another OUT"
+    with hold_folder(str(request.out), refusal), stop_on_signals(console) as stop:
+        return _train(request, stop, console)
+
+
+def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
+    from dinac_cli.training.run import TrainingRun
+
+    progress = TrainProgress(request.recipe.batch_size, stop)
+    run = TrainingRun(request)
+    if run.check_finished():
+        console.print_result(f"{request.out} is trained already")
+        return 0
+    if run.resumed:
+        console.say(f"dinac: going on from step {run.first_step}")
+    for reason in run.left_out:
+        console.warn(reason)
+    with console.track("train", progress) as update:
+        for step in run.go():
+            progress.add(step)
+            update()
+            if stop:
+                break
+    if stop.exit_code is not None:
+        run.save()
+        console.say("dinac: stopped before the end; run the same command again to go on")
+        return stop.exit_code
+    values = run.finish()
     images = "1 image" if run.count == 1 else f"{run.count} images"
     console.print_result(
         f"{run.steps} steps on {images}; {np.mean(values):.2f} dB on {len(values)} held out; "

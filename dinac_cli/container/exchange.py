@@ -27,16 +27,26 @@ def describe_latents(header: RecordHeader) -> Mapping[str, str]:
 
 
 def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
-    """What is exported of a record, by name: `latents` [C, h, w] and, with a twin, `flipped`."""
-    arrays = {"latents": record.latents}
-    return arrays if record.flipped is None else {**arrays, "flipped": record.flipped}
+    """What is exported of a record: `latents` [C, h, w] and, where it was read with the record,
+    `logsnr` [C, h, w] of the posterior, `class_token` [D], and all of these of the mirrored image:
+    `flipped`, `flipped_logsnr`, `flipped_class_token`."""
+    arrays = {
+        "latents": record.latents,
+        "logsnr": record.logsnr,
+        "class_token": record.class_token,
+    }
+    if record.flipped is not None:
+        arrays |= {
+            "flipped": record.flipped.latents,
+            "flipped_logsnr": record.flipped.logsnr,
+            "flipped_class_token": record.flipped.class_token,
+        }
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def write_safetensors(record: Record) -> bytes:
     """One safetensors file: the arrays of `list_arrays` as F32, and the header as metadata."""
-    plain = {
-        name: np.ascontiguousarray(array, "<f4") for name, array in list_arrays(record).items()
-    }
+    plain = {name: np.ascontiguousarray(a, "<f4") for name, a in list_arrays(record).items()}
     head = write_layout(describe_latents(record.header), plain)
     return b"".join([head, *(array.tobytes() for array in plain.values())])
 
@@ -44,16 +54,16 @@ def write_safetensors(record: Record) -> bytes:
 def write_npz(record: Record) -> bytes:
     """One npz file: the arrays of `list_arrays`, and the header as JSON in `header`."""
     file = io.BytesIO()
-    entries: dict[str, Any] = {**list_arrays(record)}
-    entries["header"] = np.array(json.dumps(describe_latents(record.header)))
-    np.savez(file, **entries)
+    header = np.array(json.dumps(describe_latents(record.header)))
+    arrays: dict[str, Any] = {**list_arrays(record), "header": header}
+    np.savez(file, **arrays)
     return file.getvalue()
 
 
 class TarWriter:
-    """A tar of WebDataset samples: `KEY.npy`, float32 [C, h, w], and `KEY.json`, the header.
+    """A tar of WebDataset samples: `KEY.npy`, the latents, and `KEY.json`, the header.
 
-    With a twin `KEY.flipped.npy` too.
+    What else is exported is named: `KEY.logsnr.npy`, `KEY.flipped.npy`.
     """
 
     def __init__(self) -> None:
@@ -68,20 +78,17 @@ class TarWriter:
     def add(self, key: str, record: Record) -> None:
         """Add a sample; its key must hold no dot, at which WebDataset would cut it."""
         assert "." not in key
-        self._add_array(f"{key}.npy", record.latents)
-        if record.flipped is not None:
-            self._add_array(f"{key}.flipped.npy", record.flipped)
+        for name, values in list_arrays(record).items():
+            array = io.BytesIO()
+            np.save(array, values)
+            title = key if name == "latents" else f"{key}.{name}"
+            self._add(f"{title}.npy", array.getvalue())
         self._add(f"{key}.json", json.dumps(describe_latents(record.header)).encode())
 
     def finish(self) -> bytes:
         """The whole tar."""
         self._tar.close()
         return self._file.getvalue()
-
-    def _add_array(self, name: str, array: npt.NDArray[np.float32]) -> None:
-        file = io.BytesIO()
-        np.save(file, array)
-        self._add(name, file.getvalue())
 
     def _add(self, name: str, data: bytes) -> None:
         entry = tarfile.TarInfo(name)

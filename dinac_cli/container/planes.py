@@ -51,7 +51,6 @@ def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Pla
         raise FormatError(Rejection.STEP, f"{precision} needs one step for each channel")
     steps = steps.astype("<f4")
     _check_steps(steps)
-    # Floats come first in the payload, where they are aligned.
     return {STEP: steps, **_split_symbols(_quantise(latents, steps))}
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dinac_cli.container.content import decompress_content, take_head
 from dinac_cli.container.frame import PREAMBLE, BytesSource, take_preamble
 from dinac_cli.container.layout import read_layout
-from dinac_cli.container.planes import FLIPPED, PLAIN, STEP
+from dinac_cli.container.planes import FLIPPED, STEP
 from dinac_cli.container.record import read_header, unpack_record
 
 _FLOAT_BYTES = 4
@@ -23,7 +23,8 @@ class Rate:
     """Sizes pooled over the records of one precision; all counts are exact.
 
     `payload_bytes` are the compressed blocks behind the header's, without the frame's checksum;
-    `histograms` count the stored bytes of each plane (float32: of each of its four bytes).
+    `histograms` count the stored bytes of each plane (float32: of each of its four bytes), of what
+    stands beside the latents too.
     """
 
     records: int = 0
@@ -92,7 +93,7 @@ def _count_bytes(data: bytes, histograms: dict[str, npt.NDArray[np.int64]]) -> N
         if name == STEP:  # one number a channel: no symbols
             continue
         plane = stored[size + entry.begin : size + entry.end]
-        width = _FLOAT_BYTES if name == PLAIN else 1
+        width = _FLOAT_BYTES if entry.dtype == "F32" else 1
         for byte in range(width):
             counts = np.bincount(plane[byte::width], minlength=256)
             key = f"{name}.{byte}"

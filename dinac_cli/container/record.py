@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dinac_cli.container.content import compress_content, decompress_content, take_head
+from dinac_cli.container.encoded import (
+    CLASS_TOKEN,
+    LOGSNR,
+    Encoded,
+    find_companions,
+    read_companion,
+    split_encoded,
+)
 from dinac_cli.container.frame import (
     PREAMBLE,
     BytesSource,
@@ -31,7 +40,6 @@ from dinac_cli.container.planes import (
     find_planes,
     find_twin,
     join_planes,
-    split_planes,
 )
 from dinac_cli.errors import FormatError, Rejection
 
@@ -42,70 +50,83 @@ _DTYPES: dict[str, npt.DTypeLike] = {"U8": "u1", "I8": "i1", "F32": "<f4"}
 class Record:
     """A record that was read whole: its header, and latents float32 [C, h, w].
 
-    `flipped` are those of the mirrored image, where the record holds them and they were asked for.
+    `logsnr` [C, h, w] and `class_token` [D] are None where the record has none, or nobody asked;
+    `flipped` is all three of the mirrored image, and None likewise.
     """
 
     header: RecordHeader
     latents: Latents
-    flipped: Latents | None = None
+    logsnr: Latents | None = None
+    class_token: npt.NDArray[np.float32] | None = None
+    flipped: Encoded | None = None
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """What a record's header tells: where the tensors of its latents lie, and of their twin."""
+class Outline(NamedTuple):
+    """What a record holds, without its payload: the header, and what was asked for beside it.
+
+    `held` are the shapes of `encoded.COMPANIONS`, those of the mirrored image behind
+    `planes.FLIPPED`; `has_twin` where that image's latents are there.
+    """
 
     header: RecordHeader
-    tensors: dict[str, TensorEntry]
-    twin: dict[str, TensorEntry] | None
-    start: int
-
-    def view(self, content: bytes, tensors: Mapping[str, TensorEntry]) -> Latents:
-        """Latents out of some of the tensors. Errors: FormatError STEP, VALUE."""
-        planes = {name: _view_tensor(content, self.start, e) for name, e in tensors.items()}
-        return join_planes(planes, self.header.shape)
+    held: dict[str, tuple[int, ...]]
+    has_twin: bool = False
 
 
 def pack_record(
     header: RecordHeader,
     latents: Latents,
     steps: npt.NDArray[np.float32] | None = None,
-    flipped: Latents | None = None,
 ) -> bytes:
-    """Pack latents [C, h, w] into one record at the precision that the header names.
+    """Pack latents [C, h, w] alone; see `pack_encoded`."""
+    return pack_encoded(header, Encoded(latents), steps)
 
-    `steps` [C] are the quantiser's, for q8 to q3, `flipped` the latents of the mirrored image,
-    which go beside. Equal input gives equal bytes.
-    Errors: FormatError SHAPE, VALUE, STEP, HEADER_SIZE.
+
+def pack_encoded(
+    header: RecordHeader,
+    encoded: Encoded,
+    steps: npt.NDArray[np.float32] | None = None,
+    flipped: Encoded | None = None,
+) -> bytes:
+    """Pack one encoded image into one record, latents at the precision that the header names.
+
+    `steps` [C] are the quantiser's, for q8 to q3; `flipped` is the mirrored image, which goes
+    beside. Equal input gives equal bytes.
+    Errors: FormatError SHAPE, VALUE, STEP, TENSOR, HEADER_SIZE.
     """
-    planes = _split(header, latents, steps)
+    tensors = _split(header, encoded, steps)
     if flipped is not None:
-        twin = _split(header, flipped, steps)
-        planes |= {FLIPPED + name: plane for name, plane in twin.items()}
-        # Floats come first in the payload, where they are aligned.
-        planes = dict(sorted(planes.items(), key=lambda item: -item[1].itemsize))
-    head = write_layout(header_to_metadata(header), planes)
-    payload = [plane.reshape(-1).view(np.uint8).data for plane in planes.values()]
+        tensors |= _split(header, flipped, steps, FLIPPED)
+        _check_tokens(encoded.class_token, flipped.class_token)
+    # Floats come first in the payload, where they are aligned.
+    ordered = dict(sorted(tensors.items(), key=lambda item: item[1].dtype.kind != "f"))
+    head = write_layout(header_to_metadata(header), ordered)
+    payload = [tensor.reshape(-1).view(np.uint8).data for tensor in ordered.values()]
     return PREAMBLE + compress_content([head, *payload])
 
 
-def unpack_record(data: bytes | memoryview, *, with_twin: bool = False) -> Record:
-    """Unpack exactly one record.
+def unpack_record(
+    data: bytes | memoryview, companions: Collection[str] = (), *, with_twin: bool = False
+) -> Record:
+    """Unpack exactly one record, and those of `encoded.COMPANIONS` that are asked for.
 
-    Sizes are checked from the outside in, so that memory is taken for what the header describes
-    and the frame can hold, and for no more. Without `with_twin` the mirrored image's latents are
-    passed over, whatever they are. Errors: FormatError for each rule of the format.
+    Of the mirrored image too where `with_twin` asks for that; what nobody asked for is passed
+    over, whatever it is. Sizes are checked from the outside in, so that memory is taken for what
+    the header describes and the frame can hold, and for no more.
+    Errors: FormatError for each rule of the format.
     """
     size = walk_record(BytesSource(data))
     if size != len(data):
         raise FormatError(Rejection.TRAILING, f"{len(data) - size} bytes follow the record")
-    contents = _take_header(BytesSource(data), with_twin=with_twin)
+    head = _take_head(BytesSource(data))
     try:
+        views = _find_views(head, companions, with_twin=with_twin)
         content = decompress_content(memoryview(data)[len(PREAMBLE) :])
-        latents = contents.view(content, contents.tensors)
-        twin = None if contents.twin is None else contents.view(content, contents.twin)
-        return Record(contents.header, latents, twin)
+        content = decompress_content(memoryview(data)[len(PREAMBLE) :])
+        upright, *twins = [_read_view(content, head, view) for view in views]
+        return Record(head.header, *upright, twins[0] if twins else None)
     except FormatError as error:
-        error.header_name = contents.header.name or None
+        error.header_name = head.header.name or None
         raise
 
 
@@ -115,34 +136,42 @@ def read_header(source: BinaryIO | bytes | memoryview) -> RecordHeader:
     Only the first block or blocks are read, usually some 500 bytes; the rest is not looked at.
     Errors: FormatError.
     """
-    if isinstance(source, (bytes, memoryview)):
-        return _take_header(BytesSource(source)).header
-    return _take_header(FileSource(source)).header
+    return _take_head(_open_source(source)).header
 
 
-def declared_bytes(data: bytes | memoryview, *, with_twin: bool = False) -> int:
-    """Return the memory that `unpack_record` takes for a record's content and latents, in bytes.
+def read_outline(
+    source: BinaryIO | bytes | memoryview,
+    companions: Collection[str],
+    *,
+    with_twin: bool = False,
+) -> Outline:
+    """Read what `read_header` reads, and what else of `companions` and twin the record holds.
+
+    Errors: FormatError, also where one of these has another dtype or shape than it must.
+    """
+    head = _take_head(_open_source(source))
+    views = _find_views(head, companions, with_twin=with_twin)
+    shapes = {
+        view.prefix + name: entry.shape for view in views for name, entry in view.beside.items()
+    }
+    return Outline(head.header, shapes, len(views) > 1)
+
+
+def declared_bytes(
+    data: bytes | memoryview, companions: Collection[str] = (), *, with_twin: bool = False
+) -> int:
+    """Return the memory that `unpack_record` takes for content and all it gives, in bytes.
 
     Nothing is decompressed but the header. The content may be far larger than both the record and
     its latents: there may be other tensors, of zeros. Errors: FormatError.
     """
-    contents = _take_header(BytesSource(data), with_twin=with_twin)
-    channels, rows, columns = contents.header.shape
-    copies = 1 if contents.twin is None else 2
+    head = _take_head(BytesSource(data))
+    views = _find_views(head, companions, with_twin=with_twin)
     source = BytesSource(data)
     take_preamble(source)
-    return take_frame_header(source).content_size + copies * 4 * channels * rows * columns
-
-
-def read_record(path: str | os.PathLike[str], *, with_twin: bool = False) -> Record:
-    """Read a file of one record.
-
-    Errors: FormatError; OSError where the file cannot be read.
-    """
-    with Path(path).open("rb") as file:
-        size = check_whole(file)
-        file.seek(0)
-        return unpack_record(file.read(size), with_twin=with_twin)
+    content_size = take_frame_header(source).content_size
+    latents = 4 * math.prod(head.header.shape) * len(views)
+    return content_size + latents + sum(e.end - e.begin for v in views for e in v.beside.values())
 
 
 def read_latents(path: str | os.PathLike[str]) -> tuple[Latents, RecordHeader]:
@@ -152,6 +181,19 @@ def read_latents(path: str | os.PathLike[str]) -> tuple[Latents, RecordHeader]:
     """
     record = read_record(path)
     return record.latents, record.header
+
+
+def read_record(
+    path: str | os.PathLike[str], companions: Collection[str] = (), *, with_twin: bool = False
+) -> Record:
+    """Read a file of one record as `unpack_record` does.
+
+    Errors: FormatError; OSError where the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        size = check_whole(file)
+        file.seek(0)
+        return unpack_record(file.read(size), companions, with_twin=with_twin)
 
 
 def measure_record(file: BinaryIO) -> int:
@@ -192,16 +234,45 @@ def hash_record(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _split(header: RecordHeader, latents: Latents, steps: npt.NDArray[np.float32] | None) -> Planes:
-    if latents.shape != header.shape:
-        message = f"latents of shape {list(latents.shape)}, the header says {list(header.shape)}"
+@dataclass(frozen=True)
+class _Head:
+    """A record's header, all its tensors, those of its latents, and where their payload starts."""
+
+    header: RecordHeader
+    tensors: dict[str, TensorEntry]
+    planes: dict[str, TensorEntry]
+    start: int
+
+
+@dataclass(frozen=True)
+class _View:
+    """The tensors of one image, upright or mirrored: of its latents, and what is asked beside."""
+
+    prefix: str
+    planes: dict[str, TensorEntry]
+    beside: dict[str, TensorEntry]
+
+
+def _split(
+    header: RecordHeader,
+    encoded: Encoded,
+    steps: npt.NDArray[np.float32] | None,
+    prefix: str = "",
+) -> Planes:
+    shape = encoded.latents.shape
+    if shape != header.shape:
+        message = f"latents of shape {list(shape)}, the header says {list(header.shape)}"
         raise FormatError(Rejection.SHAPE, message)
-    latents = np.ascontiguousarray(latents, dtype=np.float32)
-    return split_planes(latents, header.precision, steps)
+    return split_encoded(encoded, header.precision, steps, prefix)
 
 
-def _take_header(source: Source, *, with_twin: bool = False) -> _Contents:
-    """Take a record's header, and look for the tensors that will be read."""
+def _open_source(source: BinaryIO | bytes | memoryview) -> Source:
+    if isinstance(source, (bytes, memoryview)):
+        return BytesSource(source)
+    return FileSource(source)
+
+
+def _take_head(source: Source) -> _Head:
     take_preamble(source)
     head, content_size = take_head(source)
     layout = read_layout(head)
@@ -211,12 +282,44 @@ def _take_header(source: Source, *, with_twin: bool = False) -> _Contents:
             Rejection.LAYOUT,
             f"tensors of {layout.payload_size} bytes in a payload of {content_size - len(head)}",
         )
-    tensors = find_planes(layout.tensors, header.precision, header.shape)
-    twin = find_twin(layout.tensors, header.precision, header.shape) if with_twin else None
-    return _Contents(header, tensors, twin, len(head))
+    planes = find_planes(layout.tensors, header.precision, header.shape)
+    return _Head(header, layout.tensors, planes, len(head))
 
 
-def _view_tensor(content: bytes, start: int, entry: TensorEntry) -> npt.NDArray[Any]:
+def _find_views(head: _Head, companions: Collection[str], *, with_twin: bool) -> list[_View]:
+    """The image and, where that is asked for and there, its mirrored twin."""
+    shape, precision = head.header.shape, head.header.precision
+    views = [_View("", head.planes, find_companions(head.tensors, shape, companions))]
+    twin = find_twin(head.tensors, precision, shape) if with_twin else None
+    if twin is not None:
+        beside = find_companions(head.tensors, shape, companions, FLIPPED)
+        views.append(_View(FLIPPED, twin, beside))
+        _check_tokens(views[0].beside.get(CLASS_TOKEN), beside.get(CLASS_TOKEN))
+    return views
+
+
+def _read_view(content: bytes, head: _Head, view: _View) -> Encoded:
+    planes = {name: _view_tensor(content, head, entry) for name, entry in view.planes.items()}
+    latents = join_planes(planes, head.header.shape)
+    read = {
+        name: read_companion(view.prefix + name, _view_tensor(content, head, entry))
+        for name, entry in view.beside.items()
+    }
+    return Encoded(latents, read.get(LOGSNR), read.get(CLASS_TOKEN))
+
+
+def _check_tokens(
+    own: TensorEntry | npt.NDArray[Any] | None, flipped: TensorEntry | npt.NDArray[Any] | None
+) -> None:
+    if own is not None and flipped is not None and own.shape != flipped.shape:
+        raise FormatError(
+            Rejection.TENSOR,
+            f"tensor {FLIPPED}{CLASS_TOKEN} has shape {list(flipped.shape)}, "
+            f"{CLASS_TOKEN} {list(own.shape)}: re-encode",
+        )
+
+
+def _view_tensor(content: bytes, head: _Head, entry: TensorEntry) -> npt.NDArray[Any]:
     dtype = np.dtype(_DTYPES[entry.dtype])
     count = (entry.end - entry.begin) // dtype.itemsize
-    return np.frombuffer(content, dtype, count, start + entry.begin).reshape(entry.shape)
+    return np.frombuffer(content, dtype, count, head.start + entry.begin).reshape(entry.shape)

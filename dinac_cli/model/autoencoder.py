@@ -15,7 +15,7 @@ from dinac_cli.model.decoder import Decoder
 from dinac_cli.model.encoder import Encoder
 from dinac_cli.model.posterior import Posterior
 from dinac_cli.model.sampling import SAMPLERS, draw_noise, guide
-from dinac_cli.model.schedule import CosineSchedule, space_times
+from dinac_cli.model.schedule import CosineSchedule, noise_scale, space_times
 
 ENCODER, DECODER, CLASS_HEAD = "encoder", "decoder", "class_head"
 
@@ -159,6 +159,24 @@ class DinacAE(nn.Module):
         """Undo `whiten`; float32."""
         mean, std = self._latent_statistics(latents)
         return latents.to(self.device, torch.float32) * std + mean
+
+    def sample_latents(
+        self, latents: Tensor, logsnr: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw whitened latents of the posterior whose whitened mode is `latents`; float32.
+
+        Both are [B, C, h, w]; `logsnr` is the posterior's own, of unwhitened latents. The
+        generator's device must be the network's.
+        """
+        _, std = self._latent_statistics(latents)
+        if logsnr.shape != latents.shape:
+            raise UsageError(
+                f"a log-SNR of shape {list(logsnr.shape)} is not that of latents of shape "
+                f"{list(latents.shape)}"
+            )
+        latents, logsnr = (x.to(self.device, torch.float32) for x in (latents, logsnr))
+        noise = torch.randn(latents.shape, generator=generator, device=self.device)
+        return latents + noise_scale(logsnr) / std * noise
 
     def count_parameters(self) -> dict[str, int]:
         """Return the number of parameters of each part that is there, and their total."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-Compute = Callable[[Tensor], Tensor]
+Compute = Callable[[Tensor], tuple[Tensor, ...]]
 Record = Callable[[Compute, Tensor], Compute]
 
 GRAPHS_KEPT = 8
@@ -19,10 +19,10 @@ _KEYS_COUNTED = 64
 class GraphCache:
     """Computes as it is told, and from the fourth call with a key on by replaying a recording.
 
-    A key stands for all that a result depends on beside the content of its input: the function and
-    the shape. The recordings of the `GRAPHS_KEPT` keys used last are kept; a call that cannot be
-    recorded goes on being computed. A replay runs the kernels that it has seen, so that results
-    are the same bytes.
+    A key stands for all that a result depends on beside the content of its input: the function,
+    what it is asked for, and the shape. The recordings of the `GRAPHS_KEPT` keys used last are
+    kept; a call that cannot be recorded goes on being computed. A replay runs the kernels that it
+    has seen, so that results are the same bytes.
     """
 
     def __init__(self, record: Record) -> None:
@@ -30,7 +30,7 @@ class GraphCache:
         self._graphs: OrderedDict[Hashable, Compute] = OrderedDict()
         self._calls: OrderedDict[Hashable, int] = OrderedDict()
 
-    def run(self, key: Hashable, compute: Compute, x: Tensor) -> Tensor:
+    def run(self, key: Hashable, compute: Compute, x: Tensor) -> tuple[Tensor, ...]:
         """What `compute` makes of `x`."""
         if key not in self._graphs:
             if self._count_call(key) <= _CALLS_BEFORE:
@@ -74,9 +74,9 @@ def record_cuda_graph(
         made = compute(given)
     constants = list_constants()
 
-    def replay(x: Tensor, kept: list[Tensor] = constants) -> Tensor:
+    def replay(x: Tensor, kept: list[Tensor] = constants) -> tuple[Tensor, ...]:
         given.copy_(x)
         graph.replay()
-        return made.clone()
+        return tuple(tensor.clone() for tensor in made)
 
     return replay

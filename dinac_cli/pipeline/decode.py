@@ -121,6 +121,10 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         self._models: dict[int, ModelHandle] = {}
 
     def read(self, entry: RecordEntry, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
+        with entry.settle_name():
+            return self._read(entry, hold)
+
+    def _read(self, entry: RecordEntry, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
         if entry.error is not None:
             raise entry.error
         data = read_content(entry.path).data if entry.path is not None else entry.data or b""
@@ -220,7 +224,7 @@ def require_twin(record: Record) -> Latents:
             Rejection.TENSOR,
             "holds no mirrored image: encode with --flip, or decode without --flipped",
         )
-    return record.flipped
+    return record.flipped.latents
 
 
 def refuse_other_settings(

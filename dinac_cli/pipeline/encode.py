@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import Source, build_record
+from dinac_cli.container.encoded import CLASS_TOKEN, LOGSNR
 from dinac_cli.files.content import Content, InputError, read_content, read_stream_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import name_latents
@@ -19,7 +20,7 @@ from dinac_cli.images.reading import WHITE, SourceImage, measure_image, read_ima
 from dinac_cli.pipeline.freshness import State, Verdict, WantedLatents, check_latents
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made, deliver
-from dinac_cli.pipeline.twins import Encoded, submit_with_twins
+from dinac_cli.pipeline.twins import Twins, submit_with_twins
 from dinac_cli.results import FileResult, Status
 
 
@@ -29,8 +30,9 @@ class EncodeOptions:
 
     `precision` is one of `container.PRECISIONS`, `background` the sRGB colour below alpha,
     `max_pixels` the largest image that is read; `checksum` compares sources by hash always;
-    `anonymous` leaves out of records where they come from; `geometry` is what images are scaled
-    and cropped to, and whether each gets a mirrored twin.
+    `anonymous` leaves out of records where they come from; `features` and `posterior` store the
+    class token and the log-SNR beside the latents; `geometry` is what images are scaled and
+    cropped to, and whether each gets a mirrored twin.
     """
 
     precision: str = "bf16"
@@ -38,6 +40,8 @@ class EncodeOptions:
     max_pixels: int = MAX_PIXELS
     checksum: bool = False
     anonymous: bool = False
+    features: bool = False
+    posterior: bool = False
     geometry: Geometry = NO_GEOMETRY
 
     @property
@@ -46,10 +50,21 @@ class EncodeOptions:
         red, green, blue = self.background
         return f"#{red:02x}{green:02x}{blue:02x}"
 
+    @property
+    def companions(self) -> frozenset[str]:
+        """The tensors that go into records beside the latents."""
+        asked = {LOGSNR: self.posterior, CLASS_TOKEN: self.features}
+        return frozenset(name for name, is_asked in asked.items() if is_asked)
+
     def want(self, model: ModelHandle) -> WantedLatents:
         """What a record must be that is there already."""
         return WantedLatents(
-            model, self.precision, self.background_name, self.anonymous, self.geometry
+            model,
+            self.precision,
+            self.background_name,
+            self.anonymous,
+            self.companions,
+            self.geometry,
         )
 
 
@@ -82,7 +97,7 @@ class _ReadImage(Work):
     redo_reason: str | None
 
 
-class EncodeJob(Job[Input, _ReadImage, Encoded]):
+class EncodeJob(Job[Input, _ReadImage, Twins]):
     """What `encode_files` does with each image."""
 
     def __init__(
@@ -120,13 +135,18 @@ class EncodeJob(Job[Input, _ReadImage, Encoded]):
         assert isinstance(group, tuple)
         return self._model.engine.batch_size(*group)
 
-    def submit(self, batch: list[_ReadImage]) -> Computing[Encoded]:
+    def submit(self, batch: list[_ReadImage]) -> Computing[Twins]:
         engine = self._model.engine
         engine.check_size(batch[0].source.height, batch[0].source.width)
-        images = [work.image.pixels for work in batch]
-        return submit_with_twins(engine, images, [self._options.geometry.flip] * len(batch))
+        return submit_with_twins(
+            engine,
+            [work.image.pixels for work in batch],
+            [self._options.geometry.flip] * len(batch),
+            logsnr=self._options.posterior,
+            class_token=self._options.features,
+        )
 
-    def finish(self, work: _ReadImage, computed: Encoded) -> Made:
+    def finish(self, work: _ReadImage, computed: Twins) -> Made:
         record = build_record(
             work.source,
             computed.upright,

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from dinac_cli.container.encoded import COMPANIONS
 from dinac_cli.container.exchange import TarWriter, list_arrays, write_npz, write_safetensors
 from dinac_cli.container.record import Record, unpack_record
 from dinac_cli.errors import DinacError, OutputError
@@ -72,10 +73,11 @@ def name_export(name: str, form: str) -> str:
 
 def _unpack(entry: RecordEntry) -> _Unpacked | FileResult:
     try:
-        if entry.error is not None:
-            raise entry.error
-        data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-        record = unpack_record(data, with_twin=True)
+        with entry.settle_name():
+            if entry.error is not None:
+                raise entry.error
+            data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+            record = unpack_record(data, COMPANIONS, with_twin=True)
     except DinacError as exc:
         return FileResult(entry.label, Status.FAILED, reason=str(exc))
     return _Unpacked(entry, record, len(data))
@@ -117,8 +119,7 @@ def _close_tar(
     data = tar.finish()
     output.write(target, data)
     for item in held:
-        arrays = list_arrays(item.record).values()
-        yield _finish(item, target, sum(array.nbytes for array in arrays))
+        yield _finish(item, target, sum(a.nbytes for a in list_arrays(item.record).values()))
 
 
 def _finish(item: _Unpacked, target: str, size_bytes: int) -> FileResult:

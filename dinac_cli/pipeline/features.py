@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections.abc import (
+    Callable,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+)
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -12,16 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from dinac_cli.codec.loading import ModelHandle
-from dinac_cli.codec.records import check_model, name_creator, name_model
+from dinac_cli.container.encoded import CLASS_TOKEN
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.names import escape_name, escape_text
-from dinac_cli.container.record import Record, read_header, unpack_record
-from dinac_cli.errors import DinacError, ModelError, UsageError
+from dinac_cli.container.names import escape_name
+from dinac_cli.container.record import Record, declared_bytes, read_outline, unpack_record
+from dinac_cli.errors import DinacError, FormatError, ModelError, UsageError
 from dinac_cli.files.content import InputError, read_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import LATENT_SUFFIX
 from dinac_cli.files.output import Output
 from dinac_cli.pipeline.feature_file import ImageFeatures, pack_features
+from dinac_cli.pipeline.feature_origin import FeatureOrigin, find_origin
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made
 from dinac_cli.pipeline.records import RecordEntry, list_records
@@ -43,16 +50,23 @@ class FeatureOptions:
     similar: str | None = None
     limit: int | None = None
 
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """What is taken from records that hold it; patch tokens come with a class token anyway."""
+        return () if self.spatial else (CLASS_TOKEN,)
+
 
 @dataclass
 class FeatureSet:
     """The features of a run, by the records' places in its order; all are kept in memory.
 
-    `query` is the image that the others are compared with, `size_bytes` that of the file written.
+    `query` is the image that the others are compared with, `computes` tell on what they were
+    predicted, `size_bytes` is that of the file written.
     """
 
     rows: dict[int, ImageFeatures] = field(default_factory=dict)
     query: ImageFeatures | None = None
+    computes: set[str] = field(default_factory=set)
     size_bytes: int = 0
 
     def list_rows(self) -> list[ImageFeatures]:
@@ -91,24 +105,26 @@ def predict_features(
 ) -> Generator[FileResult, None, None]:
     """Predict the features of every record into `features`; yields one result a record.
 
-    The model is that of `options.similar` or, without it, of the first record that says one;
-    records of another are failures. At the end `output`, if any, is written, unless the run was
-    stopped or nothing was predicted. Raises DinacError where the run as a whole cannot go on.
+    A class token that a record holds, by the same weights, is taken as it is, unless patch tokens
+    are wanted too: where all hold one, no model is needed. The model is that of `options.similar`
+    or, without it, of the first record that says one; records of another are failures. At the end
+    `output`, if any, is written, unless the run was stopped or nothing was predicted. Raises
+    DinacError where the run as a whole cannot go on.
     """
     records = list_records(inputs, stdin, None if output is None else name_features)
     entries: Iterator[RecordEntry] = itertools.islice(records, options.limit)
     if options.similar is not None:
-        model, features.query = _predict_query(options.similar, options)
+        origin, features.query = _predict_query(options.similar, options)
     else:
-        found, entries = _find_model(until_stopped(entries, control.stop), options)
+        found, entries = _find_first_origin(until_stopped(entries, control.stop), options)
         if found is None:
-            yield from _fail_all(entries)
+            yield from _fail_all(entries, options)
             return
-        model = found
-    job = FeatureJob(model, options.spatial, features)
+        origin = found
+    job = FeatureJob(origin, options, features)
     yield from run_job(job, itertools.starmap(_Numbered, enumerate(entries)), control)
     if output is not None and features.rows and not control.stop:
-        data = pack_features(features.list_rows(), _describe_origin(model))
+        data = pack_features(features.list_rows(), origin.describe(features.computes))
         output.write(output.path, data)
         features.size_bytes = len(data)
 
@@ -159,94 +175,117 @@ class _ReadRecord(Work):
 
 
 class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
-    """What `predict_features` does with each record; one model for all."""
+    """What `predict_features` does with each record; one network for all."""
 
-    def __init__(self, model: ModelHandle, spatial: bool, features: FeatureSet) -> None:
-        self._model = model
-        self._spatial = spatial
+    def __init__(
+        self, origin: FeatureOrigin, options: FeatureOptions, features: FeatureSet
+    ) -> None:
+        self._origin = origin
+        self._options = options
         self._features = features
 
     def read(self, entry: _Numbered, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
+        with entry.entry.settle_name():
+            return self._read(entry, hold)
+
+    def _read(self, entry: _Numbered, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
         data = _read_data(entry.entry)
-        header = read_header(data)
-        _demand_model(header, self._model)
-        channels, rows, columns = header.shape
-        held_bytes = len(data) + 4 * channels * rows * columns
+        header, held, _ = read_outline(data, self._options.taken)
+        self._origin.demand_space(header)
+        is_stored = self._origin.find_token(header, held)
+        if not is_stored:
+            self._origin.require_model()
+        taken = self._options.taken if is_stored else ()
+        held_bytes = len(data) + declared_bytes(data, taken)
         hold(held_bytes)
-        return _ReadRecord(
+        work = _ReadRecord(
             entry.label,
-            (rows, columns),
+            header.shape[1:],
             held_bytes,
             entry.number,
             entry.entry.name,
             entry.entry.path,
-            unpack_record(data),
+            unpack_record(data, taken),
             len(data),
         )
+        token = work.record.class_token
+        return work if token is None else self._keep(work, token[None], header.compute)
 
     def batch_size(self, group: Hashable) -> int:
         assert isinstance(group, tuple)
         rows, columns = group
-        patch = self._model.config.patch_size
-        return self._model.engine.batch_size(rows * patch, columns * patch)
+        model = self._origin.require_model()
+        patch = model.config.patch_size
+        return model.engine.batch_size(rows * patch, columns * patch)
 
     def submit(self, batch: list[_ReadRecord]) -> Computing[npt.NDArray[np.float32]]:
-        return _submit([work.record for work in batch], self._model, spatial=self._spatial)
+        model = self._origin.require_model()
+        return _submit([work.record for work in batch], model, spatial=self._options.spatial)
 
     def finish(self, work: _ReadRecord, computed: npt.NDArray[np.float32]) -> Made:
+        return Made(self._keep(work, computed, self._origin.require_model().engine.compute))
+
+    def _keep(
+        self, work: _ReadRecord, computed: npt.NDArray[np.float32], compute: str
+    ) -> FileResult:
+        """Put one image's features [1, D] or [1 + h·w, D] among those of the run."""
         row = _build_row(work.name, work.path, work.record.header, computed)
         self._features.rows[work.number] = row
+        self._features.computes.add(compute)
         header = work.record.header
-        return Made(
-            FileResult(
-                work.label,
-                Status.READ,
-                width=header.width,
-                height=header.height,
-                bytes_in=work.size_bytes,
-                facts={"name": row.name},
-            )
+        return FileResult(
+            work.label,
+            Status.READ,
+            width=header.width,
+            height=header.height,
+            bytes_in=work.size_bytes,
+            facts={"name": row.name},
         )
 
 
-def _predict_query(path: str, options: FeatureOptions) -> tuple[ModelHandle, ImageFeatures]:
-    """The features of one latent file, and the model. Raises UsageError, ModelError."""
+def _predict_query(path: str, options: FeatureOptions) -> tuple[FeatureOrigin, ImageFeatures]:
+    """The features of one latent file, and their origin. Raises UsageError, ModelError."""
     try:
-        record = unpack_record(read_content(path).data)
+        data = read_content(path).data
+        record = unpack_record(data, options.taken)
+        header, held, _ = read_outline(data, options.taken)
     except DinacError as exc:
         raise UsageError(f"--similar {path}: {exc}; name a .dinac file of one record") from exc
     try:
-        model = options.find_model(record.header)
-        _demand_model(record.header, model)
-        [computed] = _submit([record], model, spatial=False).result()
-    except ModelError as exc:
+        origin = find_origin(header, held, options.find_model)
+        origin.demand_space(header)
+        if origin.find_token(header, held) and record.class_token is not None:
+            computed = record.class_token[None]
+        else:
+            [computed] = _submit([record], origin.require_model(), spatial=False).result()
+    except (ModelError, FormatError) as exc:
         raise ModelError(f"{path}: {exc}") from exc
-    return model, _build_row(os.path.basename(path), path, record.header, computed)
+    return origin, _build_row(os.path.basename(path), path, header, computed)
 
 
-def _find_model(
+def _find_first_origin(
     entries: Iterator[RecordEntry], options: FeatureOptions
-) -> tuple[ModelHandle | None, Iterator[RecordEntry]]:
-    """The model of the first record that says one, and all the entries, those looked at too."""
+) -> tuple[FeatureOrigin | None, Iterator[RecordEntry]]:
+    """The network of the first record that says one, and all the entries, those looked at too."""
     seen: list[RecordEntry] = []
     for entry in entries:
         seen.append(entry)
         try:
-            header = read_header(_read_data(entry))
+            header, held, _ = read_outline(_read_data(entry), options.taken)
         except DinacError:
             continue  # a failure of its own, once it is read
         try:
-            return options.find_model(header), itertools.chain(seen, entries)
+            return find_origin(header, held, options.find_model), itertools.chain(seen, entries)
         except ModelError as exc:
             raise ModelError(f"{entry.label}: {exc}") from exc
     return None, iter(seen)
 
 
-def _fail_all(entries: Iterable[RecordEntry]) -> Iterator[FileResult]:
+def _fail_all(entries: Iterable[RecordEntry], options: FeatureOptions) -> Iterator[FileResult]:
     """The results of a run none of whose records can be read."""
     for entry in entries:
         try:
-            read_header(_read_data(entry))
+            read_outline(_read_data(entry), options.taken)
             raise InputError("changed while it was read; run the same command again")
         except DinacError as exc:
             yield FileResult(entry.label, Status.FAILED, reason=str(exc))
@@ -256,16 +295,6 @@ def _read_data(entry: RecordEntry) -> bytes:
     if entry.error is not None:
         raise entry.error
     return read_content(entry.path).data if entry.path is not None else entry.data or b""
-
-
-def _demand_model(header: RecordHeader, model: ModelHandle) -> None:
-    """Refuse latents of another model than the run's. Raises ModelError, naming both."""
-    check_model(header, model, allow_other=True)
-    if header.latent_space != model.identity.latent_space:
-        raise ModelError(
-            f"encoded with model {name_model(header)}, and the features of this run are those of "
-            f"{model.label} (latent space {model.identity.latent_space}): run it apart"
-        )
 
 
 def _submit(
@@ -285,15 +314,3 @@ def _build_row(
     return ImageFeatures(
         name_features(name), path, (rows, columns), computed[0].copy(), patch_tokens
     )
-
-
-def _describe_origin(model: ModelHandle) -> dict[str, str]:
-    """What the file says of where its features come from."""
-    return {
-        "model": escape_text(model.label),
-        "revision": escape_text(model.resolved.revision),
-        "latent_space": model.identity.latent_space,
-        "weights": model.identity.weights,
-        "compute": model.engine.compute,
-        "created_by": name_creator(),
-    }

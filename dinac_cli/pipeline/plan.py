@@ -40,6 +40,9 @@ TYPICAL_BITS_PER_PIXEL = {
     "q3": 1.53,
 }
 
+# Of nano in bf16 on the same photographs; in f32 the log-SNR has more digits, and takes more.
+POSTERIOR_BITS_PER_PIXEL = 4.53
+
 
 class Fate(str, Enum):
     """What a run would make of one file."""
@@ -197,11 +200,24 @@ class FateCount:
 
 
 class Plan:
-    """Counts over the files of a plan, and the estimate of what encoding them would write."""
+    """Counts over the files of a plan, and the estimate of what encoding them would write.
 
-    def __init__(self, precision: str, *, with_twins: bool = False) -> None:
-        self.precision = precision
-        self._copies = 2 if with_twins else 1
+    `posterior` and a class token of `token_width` values (0: none) are stored beside the latents,
+    and all of it once more `with_twins`.
+    """
+
+    def __init__(
+        self,
+        precision: str,
+        *,
+        posterior: bool = False,
+        token_width: int = 0,
+        with_twins: bool = False,
+    ) -> None:
+        copies = 2 if with_twins else 1
+        typical = TYPICAL_BITS_PER_PIXEL[precision]
+        self._typical = copies * (typical + (POSTERIOR_BITS_PER_PIXEL if posterior else 0))
+        self._token_bytes = copies * 4 * token_width
         self.counts = {fate: FateCount() for fate in Fate}
 
     def add(self, file: PlannedFile) -> None:
@@ -222,13 +238,16 @@ class Plan:
         """Of the records that are done, else what the precision typically takes."""
         done = self.counts[Fate.DONE]
         if not self.is_measured:
-            return self._copies * TYPICAL_BITS_PER_PIXEL[self.precision]
+            return self._typical
         return 8 * done.size_bytes / done.pixels
 
     def estimate_bytes(self, fate: Fate) -> int:
         """Bytes of its records: as they are for done and orphaned, else as estimated."""
         count = self.counts[fate]
-        return round(count.pixels * self.bits_per_pixel / 8) if fate in WORK else count.size_bytes
+        if fate not in WORK:
+            return count.size_bytes
+        tokens = 0 if self.is_measured else self._token_bytes * count.files
+        return tokens + round(count.pixels * self.bits_per_pixel / 8)
 
     @property
     def bytes_to_write(self) -> int:

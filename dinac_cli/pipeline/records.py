@@ -7,7 +7,8 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from dinac_cli.container.frame import RECORD_START
@@ -16,15 +17,15 @@ from dinac_cli.container.stream import StreamItem, read_records
 from dinac_cli.errors import DinacError, FormatError, Rejection, UsageError
 from dinac_cli.files.content import InputError
 from dinac_cli.files.inputs import Input
-from dinac_cli.files.naming import CollisionCheck
+from dinac_cli.pipeline.claims import NameClaim, NameClaims
 
 
 @dataclass(frozen=True)
 class RecordEntry:
     """One record to read: a file of its own (`path`), or bytes that are here already (`data`).
 
-    `name` is the relative name that the output's name is made of; `error` is set where there is
-    no record to read.
+    `name` is the relative name that the output's name is made of, `claim` the record's claim to
+    that; `error` is set where there is no record to read.
     """
 
     label: str
@@ -32,6 +33,14 @@ class RecordEntry:
     path: str | None = None
     data: bytes | None = None
     error: DinacError | None = None
+    claim: NameClaim | None = field(default=None, compare=False)
+
+    def settle_name(self) -> AbstractContextManager[None]:
+        """Around the reading of the record, in the order of the entries: the name is its own.
+
+        Whoever makes outputs reads each record within; see `NameClaim.settle`.
+        """
+        return nullcontext() if self.claim is None else self.claim.settle()
 
 
 def list_records(
@@ -45,8 +54,8 @@ def list_records(
 
     A file of one record gives its own name to the output, in a file of several (as in a stream)
     each record's own name counts, below the folder of the file. `rename` makes an output's name of
-    it; a record whose output's name was there before in this run is an error (None: there are no
-    outputs).
+    it; a record whose output's name an earlier whole record has is refused once it is read (None:
+    there are no outputs).
     """
     names = RecordNames(rename, fold_case=fold_case)
     for entry in inputs:
@@ -58,34 +67,28 @@ def list_records(
         elif _holds_several(entry.path):
             yield from _split_file(entry.path, entry.name.rpartition("/")[0], names)
         else:
-            error = names.claim(entry.name)
-            yield RecordEntry(entry.label, entry.name, path=entry.path, error=error)
+            claim = names.claim(entry.name)
+            yield RecordEntry(entry.label, entry.name, path=entry.path, claim=claim)
 
 
 class RecordNames:
     """Names of records: of those in a stream their own, or counted where that is missing.
 
     Only the records themselves tell the names in a stream, so what can be refused before any work
-    for files is found out here, one record at a time.
+    for files is found out one record at a time.
     """
 
     def __init__(self, rename: Callable[[str], str] | None, *, fold_case: bool) -> None:
-        self._rename = rename
-        self._check = CollisionCheck(fold_case=fold_case)
+        self._claims = NameClaims(rename, fold_case=fold_case)
         self._count = itertools.count(1)
 
     def count(self) -> str:
         """The next record's number in the run's streams, as a name."""
         return f"{next(self._count):06d}"
 
-    def claim(self, name: str) -> InputError | None:
-        """Take the output's name of record `name`; the error where another record has it."""
-        if self._rename is None:
-            return None
-        output = self._rename(name)
-        if self._check.add(output):
-            return None
-        return InputError(f"another record of this run goes to {output}; this one is left out")
+    def claim(self, name: str) -> NameClaim | None:
+        """Claim the output's name of record `name`; None in a run without outputs."""
+        return self._claims.make(name)
 
 
 def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:
@@ -138,7 +141,7 @@ def _name_record(
     except FormatError as exc:
         return RecordEntry(title, title, error=exc)
     name = f"{folder}/{own}" if folder else own
-    return RecordEntry(f"{label}: {name}", name, data=item.record, error=names.claim(name))
+    return RecordEntry(f"{label}: {name}", name, data=item.record, claim=names.claim(name))
 
 
 def _holds_several(path: str) -> bool:

@@ -21,7 +21,7 @@ from dinac_cli.images.geometry import Geometry, read_geometry
 from dinac_cli.images.reading import WHITE, read_image
 from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.records import RecordEntry
-from dinac_cli.pipeline.twins import Encoded
+from dinac_cli.pipeline.twins import Twins
 
 Latents = npt.NDArray[np.float32]
 
@@ -102,15 +102,15 @@ def read_source_pixels(path: str, header: RecordHeader) -> npt.NDArray[np.uint8]
     return pixels
 
 
-def measure_delta(record: Record, encoded: Encoded, model: ModelHandle) -> tuple[float, float]:
+def measure_delta(record: Record, computed: Twins, model: ModelHandle) -> tuple[float, float]:
     """Largest |Δ| of what was encoded, stored as the record's is, and what of it exceeds a step.
 
     Over the latents and, where the record has them, those of the mirrored image. Without a
     quantiser the two are the same. Raises FormatError where they cannot be stored.
     """
-    pairs = [(encoded.upright, record.latents)]
-    if encoded.flipped is not None and record.flipped is not None:
-        pairs.append((encoded.flipped, record.flipped))
+    pairs = [(computed.upright.latents, record.latents)]
+    if computed.flipped is not None and record.flipped is not None:
+        pairs.append((computed.flipped.latents, record.flipped.latents))
     deltas = [_measure_latents(*pair, record.header.precision, model) for pair in pairs]
     return max(delta for delta, _ in deltas), max(excess for _, excess in deltas)
 

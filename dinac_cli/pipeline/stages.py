@@ -83,7 +83,10 @@ class ByteBudget:
 def read_ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
 ) -> Generator[R, None, None]:
-    """Results of `work` over `items` in order, at most `window` of them under way or waiting."""
+    """Results of `work` over `items` in order, at most `window` of them under way or waiting.
+
+    Whatever has begun, all before it has begun as well, so that work may wait for earlier work.
+    """
     pending: deque[Future[R]] = deque()
     source = iter(items)
     try:
@@ -94,7 +97,9 @@ def read_ahead(
         while pending:
             yield pending.popleft().result()
     finally:
-        for future in pending:
+        # From the last to the first: what has begun may wait for what is before it in the line,
+        # which therefore must not be cancelled alone.
+        for future in reversed(pending):
             future.cancel()
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import check_model
+from dinac_cli.container.encoded import COMPANIONS
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, declared_bytes, read_header, unpack_record
 from dinac_cli.errors import ImageError
@@ -35,7 +36,7 @@ from dinac_cli.pipeline.reencode import (
     read_source_pixels,
 )
 from dinac_cli.pipeline.sources import SourceCheck, check_source
-from dinac_cli.pipeline.twins import Encoded, submit_with_twins
+from dinac_cli.pipeline.twins import Twins, submit_with_twins
 from dinac_cli.results import FileResult, Status
 
 
@@ -88,7 +89,7 @@ class _Group:
     width: int
 
 
-class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
+class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
     """What `verify_files` does with each record: the model's part is that of the sample alone."""
 
     def __init__(self, options: VerifyOptions) -> None:
@@ -105,9 +106,9 @@ class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
         if self._options.source is not None:
             source = check_source(self._options.source, entry, header)
         sample = source.path if source is not None and candidate.is_sampled else None
-        held_bytes = len(data) + declared_bytes(data, with_twin=True)
+        held_bytes = len(data) + declared_bytes(data, COMPANIONS, with_twin=True)
         hold(held_bytes + _count_pixels(header, sample))
-        record = unpack_record(data, with_twin=True)
+        record = unpack_record(data, COMPANIONS, with_twin=True)
         result = self._judge(entry.label, record, source, len(data))
         if sample is None or self._options.reencoding is None or result.failed:
             return result
@@ -125,14 +126,14 @@ class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
         assert isinstance(group, _Group)
         return self._models[group.model].engine.batch_size(group.height, group.width)
 
-    def submit(self, batch: list[_SourcePixels]) -> Computing[Encoded]:
+    def submit(self, batch: list[_SourcePixels]) -> Computing[Twins]:
         engine = batch[0].model.engine
         header = batch[0].record.header
         engine.check_size(header.height, header.width)
         flips = [work.record.flipped is not None for work in batch]
         return submit_with_twins(engine, [work.pixels for work in batch], flips)
 
-    def finish(self, work: _SourcePixels, computed: Encoded) -> Made:
+    def finish(self, work: _SourcePixels, computed: Twins) -> Made:
         assert self._options.reencoding is not None
         deltas = measure_delta(work.record, computed, work.model)
         result = replace(work.result, delta=deltas[0])

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.model.registry import ResolvedModel
 from dinac_cli.pipeline import feature_file
 from dinac_cli.pipeline.feature_file import ImageFeatures, is_feature_file, pack_features
@@ -30,7 +31,7 @@ def make_record(folder: Path, name: str, latents: npt.NDArray[np.float32]) -> by
     _, rows, columns = latents.shape
     patch = model.config.patch_size
     source = Source(name, 1, "0" * 64, "", rows * patch, columns * patch)
-    return build_record(source, latents, model, "cpu/f32", "f32")
+    return build_record(source, Encoded(latents), model, "cpu/f32", "f32")
 
 
 @pytest.fixture(scope="module")

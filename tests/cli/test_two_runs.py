@@ -1,11 +1,18 @@
-"""Two runs into one OUT at the same time: both finish, and every file is whole."""
+"""Two runs into one OUT at the same time: all files are whole, and a second training is refused."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 
-from .conftest import read_files, save
-from .processes import run, run_together
+import pytest
+
+from .conftest import list_files, read_files, save
+from .processes import finish, run, run_together, start, wait_until
+
+TINY = Path(__file__).parents[1] / "golden/tiny"
+QUICK = ("--init", TINY, "--crop", "32", "--batch-size", "2", "--device", "cpu", "--dtype", "f32")
 
 
 def test_both_encode_and_both_decode(tmp_path: Path) -> None:
@@ -19,3 +26,18 @@ def test_both_encode_and_both_decode(tmp_path: Path) -> None:
         made = read_files(tmp_path / command[2])
         assert len(made) == 30
         assert made == read_files(tmp_path / f"{command[2]}-alone")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of folders")
+def test_a_second_training_is_refused_before_any_work(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / f"images/{number}.png", 48, 48, number)
+    first = start("train", "images", "model", "--steps", "1000000", *QUICK, cwd=tmp_path)
+    wait_until((tmp_path / "model").exists)  # it is made and held at once, before torch is there
+    busy = "dinac: model: another training writes there: let it end, or choose another OUT\n"
+    second = run("train", "images", "model", "--steps", "2", *QUICK, cwd=tmp_path)
+    assert (second.code, second.out, second.err) == (1, "", busy)
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    assert finish(first).code == 143
+    assert set(list_files(tmp_path / "model")) <= {"training.state"}

@@ -220,7 +220,7 @@ class TestMemory:
             def __del__(self) -> None:
                 alive.clear()
 
-        def send() -> Download:
+        def send() -> list[Download]:
             large = Large()
             alive.append(True)
             raise MemoryError(large)
@@ -273,10 +273,11 @@ class TestInFlight:
             pendings.append(engine.submit_images([image]))
             assert sum(not download.fetched for download in downloads) == min(count, 3)
         for image, pending in zip(images, pendings, strict=True):
-            (latents,) = pending.result()
+            (encoded,) = pending.result()
+            latents = encoded.latents
             assert pending.is_done
             assert np.array_equal(np.rint((latents + 1) * 127.5), image.transpose(2, 0, 1))
-            assert pending.result()[0] is latents
+            assert pending.result()[0] is encoded
 
     def test_one_that_is_larger_than_the_bound_goes_alone(
         self, downloads: list[Slow], monkeypatch: pytest.MonkeyPatch
@@ -301,8 +302,8 @@ class TestInFlight:
             pendings.append(engine.submit_images([image]))
             assert sum(not download.fetched for download in downloads) == 2
         for image, pending in zip(images, pendings, strict=True):
-            (latents,) = pending.result()
-            assert np.array_equal(np.rint((latents + 1) * 127.5), image.transpose(2, 0, 1))
+            (encoded,) = pending.result()
+            assert np.array_equal(np.rint((encoded.latents + 1) * 127.5), image.transpose(2, 0, 1))
 
     def test_a_failure_on_the_way_is_the_devices(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Lost(Download):

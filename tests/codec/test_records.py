@@ -11,6 +11,7 @@ import pytest
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record, check_model, name_model
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import PRECISIONS, RecordHeader
 from dinac_cli.container.record import unpack_record
 from dinac_cli.errors import ModelError
@@ -24,7 +25,7 @@ LATENTS = np.random.default_rng(0).standard_normal((8, 3, 3)).astype(np.float32)
 
 @pytest.fixture(scope="session")
 def header(encoder: ModelHandle) -> RecordHeader:
-    return unpack_record(build_record(SOURCE, LATENTS, encoder, "cpu/f32", "bf16")).header
+    return unpack_record(build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", "bf16")).header
 
 
 def test_fields(encoder: ModelHandle, header: RecordHeader) -> None:
@@ -53,28 +54,28 @@ def test_fields(encoder: ModelHandle, header: RecordHeader) -> None:
 def test_latents_come_back_as_near_as_the_precision_says(
     encoder: ModelHandle, precision: str
 ) -> None:
-    record = unpack_record(build_record(SOURCE, LATENTS, encoder, "cpu/f32", precision))
+    record = unpack_record(build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", precision))
     steps = encoder.choose_steps(precision)
     largest = {"f32": 0.0, "bf16": 2.0**-8 * 4}.get(precision)
     if largest is None:
         assert steps is not None
         largest = steps.max() * 0.5001
     assert np.abs(record.latents - LATENTS).max() <= largest
-    assert build_record(SOURCE, LATENTS, encoder, "cpu/f32", precision) == build_record(
-        SOURCE, LATENTS, encoder, "cpu/f32", precision
+    assert build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", precision) == build_record(
+        SOURCE, Encoded(LATENTS), encoder, "cpu/f32", precision
     )
 
 
 def test_names_that_are_no_text_are_escaped(encoder: ModelHandle) -> None:
     source = dataclasses.replace(SOURCE, name=os.fsdecode(b"caf\xe9\n/con.jpg"))
-    header = unpack_record(build_record(source, LATENTS, encoder, "cpu/f32", "f32")).header
+    header = unpack_record(build_record(source, Encoded(LATENTS), encoder, "cpu/f32", "f32")).header
     assert header.name == "caf%E9%0A/%63on.jpg"
 
 
 def test_label_that_is_no_text_is_escaped() -> None:
     resolved = ResolvedModel(GOLDEN / "tiny", os.fsdecode(b"my\xffmodel"))
     model = ModelHandle(resolved, "encoder", DeviceChoice())
-    header = unpack_record(build_record(SOURCE, LATENTS, model, "cpu/f32", "f32")).header
+    header = unpack_record(build_record(SOURCE, Encoded(LATENTS), model, "cpu/f32", "f32")).header
     assert header.model == "my%FFmodel"
 
 
@@ -118,13 +119,13 @@ def test_model_of_a_record_without_a_label(header: RecordHeader) -> None:
 
 
 def test_anonymous_record_says_nothing_of_its_source_or_its_user(encoder: ModelHandle) -> None:
-    record = build_record(SOURCE, LATENTS, encoder, "cpu/f32", "f32", anonymous=True)
+    record = build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", "f32", anonymous=True)
     header = unpack_record(record).header
     assert header.is_anonymous
     assert (header.name, header.source_bytes, header.source_sha256) == ("", None, None)
     assert (header.model, header.revision) == ("", "")  # a folder's name, which may be anything
     assert header.latent_space == encoder.identity.latent_space
-    named = unpack_record(build_record(SOURCE, LATENTS, encoder, "cpu/f32", "f32")).header
+    named = unpack_record(build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", "f32")).header
     assert not named.is_anonymous
 
 
@@ -132,5 +133,5 @@ def test_anonymous_record_keeps_a_label_that_every_dinac_knows(encoder: ModelHan
     for label, kept in (("nano", "nano"), ("somebody/private", "")):
         resolved = dataclasses.replace(encoder.resolved, label=label, revision="4")
         model = ModelHandle(resolved, "encoder", DeviceChoice())
-        record = build_record(SOURCE, LATENTS, model, "cpu/f32", "f32", anonymous=True)
+        record = build_record(SOURCE, Encoded(LATENTS), model, "cpu/f32", "f32", anonymous=True)
         assert unpack_record(record).header.model == kept

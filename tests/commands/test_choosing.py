@@ -21,6 +21,7 @@ from dinac_cli.commands.choosing import (
     resolve_named,
 )
 from dinac_cli.console import Console
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import read_header
 from dinac_cli.errors import ModelError, UsageError
@@ -37,7 +38,7 @@ CHOICE = DeviceChoice("cpu", "f32")
 def make_record(model: ModelHandle, precision: str = "bf16") -> bytes:
     source = Source("a.jpg", 1, "0" * 64, "alpha=none", 16, 16)
     latents = np.zeros((model.config.bottleneck_dim, 1, 1), np.float32)
-    return build_record(source, latents, model, "cpu/f32", precision)
+    return build_record(source, Encoded(latents), model, "cpu/f32", precision)
 
 
 def make_output(

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.rate import measure_rates
-from dinac_cli.container.record import pack_record
+from dinac_cli.container.record import pack_encoded
 
 
 def _pack(
@@ -27,7 +28,8 @@ def _pack(
     )
     steps = None if step is None else np.full(channels, step, np.float32)
     latents = latents.astype(np.float32)
-    return pack_record(header, latents, steps, latents if twice else None)
+    encoded = Encoded(latents)
+    return pack_encoded(header, encoded, steps, encoded if twice else None)
 
 
 def test_counts_are_pooled_by_precision() -> None:
@@ -42,6 +44,24 @@ def test_counts_are_pooled_by_precision() -> None:
     assert rates["bf16"].record_bytes == sum(map(len, records[:3]))
     assert rates["bf16"].bits_per_pixel == pytest.approx(8 * sum(map(len, records[:3])) / 49152)
     assert rates["f32"].histograms.keys() == {f"latents.{byte}" for byte in range(4)}
+
+
+def test_what_stands_beside_the_latents_is_counted_as_the_floats_that_it_is() -> None:
+    header = RecordHeader(
+        shape=(1, 16, 16),
+        height=256,
+        width=256,
+        patch=16,
+        latent_space="0" * 16,
+        weights="0" * 16,
+        precision="f32",
+    )
+    values = np.ones((1, 16, 16), np.float32)
+    (rate,) = measure_rates([pack_encoded(header, Encoded(values, logsnr=-values))]).values()
+    names = ("latents", "posterior.logsnr")
+    assert rate.histograms.keys() == {f"{name}.{byte}" for name in names for byte in range(4)}
+    assert rate.histograms["posterior.logsnr.3"][0xBF] == 256
+    assert rate.entropy_bits == 0
 
 
 def test_entropy_of_fair_symbols_is_their_logarithm() -> None:

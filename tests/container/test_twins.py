@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.planes import join_planes, split_planes
 from dinac_cli.container.record import (
     declared_bytes,
-    pack_record,
+    pack_encoded,
     read_header,
     read_record,
     unpack_record,
@@ -45,8 +46,9 @@ PLAIN = tensor("F32", [1, 1, 2], 0, 8)
 
 
 def pack(precision: str, flipped: npt.NDArray[np.float32] | None) -> bytes:
-    return pack_record(
-        make_header(SHAPE, precision), make_latents(SHAPE), steps_for(precision), flipped
+    twin = None if flipped is None else Encoded(flipped)
+    return pack_encoded(
+        make_header(SHAPE, precision), Encoded(make_latents(SHAPE)), steps_for(precision), twin
     )
 
 
@@ -60,7 +62,7 @@ def test_both_come_back_and_who_does_not_ask_sees_the_record_as_ever(precision: 
     both = unpack_record(data, with_twin=True)
     assert both.flipped is not None
     np.testing.assert_array_equal(both.latents, store(make_latents(SHAPE), precision))
-    np.testing.assert_array_equal(both.flipped, store(make_latents(SHAPE, 1), precision))
+    np.testing.assert_array_equal(both.flipped.latents, store(make_latents(SHAPE, 1), precision))
     plain = unpack_record(data)
     assert plain.flipped is None
     assert (plain.header, read_header(data)) == (both.header, both.header)
@@ -78,10 +80,11 @@ def test_both_come_back_and_who_does_not_ask_sees_the_record_as_ever(precision: 
 def test_each_has_symbols_of_its_own_width(precision: str, first: float, second: float) -> None:
     latents, flipped = (np.full(SHAPE, value, np.float32) for value in (first, second))
     steps = None if steps_for(precision) is None else np.full(SHAPE[0], 0.25, np.float32)
-    data = pack_record(make_header(SHAPE, precision), latents, steps, flipped)
+    header = make_header(SHAPE, precision)
+    data = pack_encoded(header, Encoded(latents), steps, Encoded(flipped))
     record = unpack_record(data, with_twin=True)
     assert record.flipped is not None
-    for read, given_ in ((record.latents, latents), (record.flipped, flipped)):
+    for read, given_ in ((record.latents, latents), (record.flipped.latents, flipped)):
         np.testing.assert_array_equal(
             read, join_planes(split_planes(given_, precision, steps), SHAPE)
         )
@@ -103,7 +106,7 @@ def test_tensors_have_the_names_of_the_format_and_floats_come_first(precision: s
 def test_a_golden_record_has_a_twin() -> None:
     record = unpack_record((FOLDER / "reserved.dinac").read_bytes(), with_twin=True)
     assert record.flipped is not None
-    np.testing.assert_array_equal(record.flipped, record.latents)
+    np.testing.assert_array_equal(record.flipped.latents, record.latents)
 
 
 def test_memory_of_both_is_declared() -> None:

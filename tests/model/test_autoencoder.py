@@ -49,6 +49,21 @@ def test_whitening_is_undone_by_dewhitening(tiny: Golden) -> None:
 
 
 @torch.inference_mode()
+def test_whitened_samples_are_those_of_the_posterior(tiny: Golden) -> None:
+    posterior = tiny.float32.encode_posterior(tiny.cases["image.0"])
+    expected = tiny.float32.whiten(posterior.sample(torch.Generator().manual_seed(3)))
+    statistics = DinacAE.from_pretrained(tiny.folder, parts=())
+    assert statistics.count_parameters() == {"total": 0}
+    z, logsnr = tiny.cases["latents.0"], tiny.cases["logsnr.0"]
+    sample = statistics.sample_latents(z, logsnr, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(sample, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(sample, z, atol=1e-3)
+    assert not torch.equal(statistics.sample_latents(z, logsnr), sample)
+    with pytest.raises(UsageError, match=r"a log-SNR of shape \[1, 8, 2\] is not that of latents"):
+        statistics.sample_latents(z, logsnr[..., 0])
+
+
+@torch.inference_mode()
 def test_statistics_stay_float32_in_a_bfloat16_network(tiny: Golden) -> None:
     z = tiny.cases["latents.0"]
     assert torch.equal(tiny.bfloat16.dewhiten(z), tiny.float32.dewhiten(z))

@@ -24,21 +24,23 @@ class Recorder:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         self.recorded.append(str(tuple(x.shape)))
 
-        def replay(x: Tensor) -> Tensor:
+        def replay(x: Tensor) -> tuple[Tensor, ...]:
             self.replayed += 1
             return compute(x)
 
         return replay
 
 
-def double(x: Tensor) -> Tensor:
-    return 2 * x
+def double(x: Tensor) -> tuple[Tensor, ...]:
+    return 2 * x, x
 
 
 def run(cache: GraphCache, length: int, times: int = 1) -> None:
     for _ in range(times):
         x = torch.randn(length)
-        assert torch.equal(cache.run(length, double, x), 2 * x)
+        doubled, same = cache.run(length, double, x)
+        assert torch.equal(doubled, 2 * x)
+        assert torch.equal(same, x)
 
 
 def test_the_fourth_call_is_recorded_and_replayed() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from dinac_cli.codec.engine import Engine, Pending
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.record import hash_record, unpack_record
 from dinac_cli.container.stream import read_records
 from dinac_cli.errors import ModelError
@@ -283,9 +284,9 @@ class TestAgain:
     ) -> None:
         real = Engine.submit_images
 
-        def slow(engine: Engine, pixels: list[np.ndarray]) -> Pending[list[np.ndarray]]:
+        def slow(engine: Engine, pixels: list[np.ndarray], **asked: bool) -> Pending[list[Encoded]]:
             (tmp_path / "out/1.png.dinac").write_bytes(b"mine")
-            return real(engine, pixels)
+            return real(engine, pixels, **asked)
 
         monkeypatch.setattr(Engine, "submit_images", slow)
         results = encode(images / "1.png", tmp_path / "out", encoder)

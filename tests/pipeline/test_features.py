@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import pack_record
+from dinac_cli.container.record import pack_encoded, pack_record, read_header
 from dinac_cli.files.inputs import InputScan
 from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.model.registry import ResolvedModel
@@ -75,3 +76,23 @@ def test_bfloat16_is_near_and_a_model_is_loaded_with_its_class_head_alone(tmp_pa
     assert 0 < error <= 2 * theirs
     assert model.engine.compute == "cpu/bf16"
     assert set(model.engine._model.count_parameters()) == {"class_head", "total"}
+
+
+def test_stored_tokens_are_taken_but_not_with_patch_tokens_or_of_other_weights(
+    tmp_path: Path, model: ModelHandle
+) -> None:
+    latents, token = np.zeros((8, 2, 2), np.float32), np.ones(64, np.float32)
+    folder = fill(tmp_path / "latents", model, latents, 1)
+    header = read_header((folder / "0.dinac").read_bytes())
+    for number, weights in ((1, header.weights), (2, "0" * 16)):
+        stored = dataclasses.replace(header, weights=weights)
+        record = pack_encoded(stored, Encoded(latents, class_token=token))
+        (folder / f"{number}.dinac").write_bytes(record)
+    taken: list[list[bool]] = []
+    for spatial in (False, True):
+        features, scan = FeatureSet(), InputScan(LATENTS, (str(folder),))
+        options = FeatureOptions(lambda header: model, spatial)
+        results = list(predict_features(scan, None, options, features, RunControl()))
+        assert not [result.reason for result in results if result.failed]
+        taken.append([bool((row.class_token == token).all()) for row in features.list_rows()])
+    assert taken == [[False, True, False], [False] * 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import Source, build_record
+from dinac_cli.container.encoded import CLASS_TOKEN, LOGSNR, Encoded
 from dinac_cli.container.frame import PREAMBLE, RECORD_START
+from dinac_cli.container.planes import Latents
 from dinac_cli.errors import OutputError
 from dinac_cli.files.content import read_content
 from dinac_cli.images.writing import write_image
@@ -42,13 +45,19 @@ class Pair:
         self.write()
 
     def write(
-        self, precision: str = "bf16", image: str = "alpha=none", *, anonymous: bool = False
+        self,
+        precision: str = "bf16",
+        image: str = "alpha=none",
+        *,
+        anonymous: bool = False,
+        logsnr: Latents | None = None,
+        class_token: Latents | None = None,
     ) -> None:
         content = read_content(str(self.source))
         source = Source("a.jpg", len(content.data), content.sha256, image, 16, 16)
-        latents = np.zeros((8, 1, 1), np.float32)
+        encoded = Encoded(np.zeros((8, 1, 1), np.float32), logsnr, class_token)
         record = build_record(
-            source, latents, self.model, "cpu/f32", precision, anonymous=anonymous
+            source, encoded, self.model, "cpu/f32", precision, anonymous=anonymous
         )
         self.target.write_bytes(record)
         self.age(self.source, 7200)
@@ -58,9 +67,14 @@ class Pair:
         os.utime(path, (1.7e9 - seconds, 1.7e9 - seconds))
 
     def check(
-        self, *, checksum: bool = False, precision: str = "bf16", background: str = WHITE
+        self,
+        *companions: str,
+        checksum: bool = False,
+        precision: str = "bf16",
+        background: str = WHITE,
     ) -> tuple[State, str | None]:
-        wanted = WantedLatents(self.model, precision, background)
+        names = frozenset(companions)
+        wanted = WantedLatents(self.model, precision, background, companions=names)
         verdict = check_latents(str(self.target), str(self.source), wanted, checksum=checksum)
         return verdict.state, verdict.reason
 
@@ -72,6 +86,51 @@ def pair(tmp_path: Path, encoder: ModelHandle) -> Pair:
 
 CHANGED = (State.STALE, "the source has changed")
 DONE = (State.DONE, None)
+
+
+class TestCompanions:
+    """A class token and a posterior beside the latents."""
+
+    TOKEN, FLAT = np.ones(64, np.float32), np.zeros((8, 1, 1), np.float32)
+
+    def test_more_than_was_asked_is_done(self, pair: Pair) -> None:
+        pair.write(logsnr=self.FLAT, class_token=self.TOKEN)
+        for names in ((), (LOGSNR,), (CLASS_TOKEN,), (LOGSNR, CLASS_TOKEN)):
+            assert pair.check(*names) == DONE
+
+    def test_less_is_made_anew_and_says_what_is_missing(self, pair: Pair) -> None:
+        lacks = {
+            "no class token": [CLASS_TOKEN],
+            "no posterior": [LOGSNR],
+            "no class token and no posterior": [LOGSNR, CLASS_TOKEN],
+        }
+        for lack, names in lacks.items():
+            assert pair.check(*names) == (State.STALE, f"the record holds {lack}")
+        pair.write(logsnr=self.FLAT)
+        assert pair.check(LOGSNR) == DONE
+        assert pair.check(LOGSNR, CLASS_TOKEN)[1] == "the record holds no class token"
+
+    def test_a_token_of_another_class_head_is_made_anew(self, tmp_path: Path) -> None:
+        pair = Pair(tmp_path, make_handle("tiny", "encoder"))
+        pair.write(class_token=self.TOKEN)
+        own = pair.model.identity
+        pair.model.identity = dataclasses.replace(own, weights="0" * 16)
+        reason = f"the record's class token is of other weights ({own.weights})"
+        assert pair.check() == DONE
+        assert pair.check(CLASS_TOKEN) == (State.STALE, reason)
+
+    def test_one_of_another_form_is_damage_where_it_is_asked_for(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dinac_cli.container.encoded._check_shape", lambda *shapes: None)
+        pair.write(class_token=self.TOKEN[None])
+        monkeypatch.undo()
+        assert pair.check() == DONE
+        state, reason = pair.check(CLASS_TOKEN)
+        assert state is State.STALE
+        assert str(reason).startswith(
+            "the output was damaged (tensor class_token has shape [1, 64]"
+        )
 
 
 class TestSource:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.container.content import compress_content, decompress_content
+from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.frame import PREAMBLE
-from dinac_cli.container.record import Record, pack_record, unpack_record
+from dinac_cli.container.record import Record, pack_encoded, pack_record, unpack_record
 from dinac_cli.errors import OutputError
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.pipeline.encode import EncodeJob, EncodeOptions, encode_files
@@ -83,7 +84,7 @@ def test_a_record_is_that_of_the_image_scaled_beforehand(
         assert record.flipped is not None
         plain, mirrored = (unpack(tmp_path / f"out-{k}" / name) for k in ("plain", "mirrored"))
         np.testing.assert_array_equal(record.latents, plain.latents)
-        np.testing.assert_array_equal(record.flipped, mirrored.latents)
+        np.testing.assert_array_equal(record.flipped.latents, mirrored.latents)
         assert (record.header.width, record.header.height) == (24, 24)
         assert record.header.image == f"{plain.header.image};resize=24;crop=24x24;flip=twin"
 
@@ -217,7 +218,7 @@ class TestVerify:
     def change(self, path: Path, image: str) -> None:
         record = unpack(path)
         changed = replace(record.header, image=image)
-        path.write_bytes(pack_record(changed, record.latents, None, record.flipped))
+        path.write_bytes(pack_encoded(changed, Encoded(record.latents), flipped=record.flipped))
 
     def test_encoded_anew_with_the_geometry_of_the_record(
         self, out: Path, photos: Path, encoder: ModelHandle
@@ -229,7 +230,8 @@ class TestVerify:
         path = out / "a.png.dinac"
         record = unpack(path)
         assert record.flipped is not None
-        path.write_bytes(pack_record(record.header, record.latents, None, record.flipped + 2))
+        flipped = Encoded(record.flipped.latents + 2)
+        path.write_bytes(pack_encoded(record.header, Encoded(record.latents), flipped=flipped))
         results = self.verify(out, photos, encoder)
         assert "its latents differ by up to 2" in str(reasons(results)["a.png.dinac"])
         assert [r.status for r in results].count(Status.FAILED) == 1
@@ -238,7 +240,7 @@ class TestVerify:
         path = out / "a.png.dinac"
         record = unpack(path)
         header = replace(record.header, precision="f32")
-        data = pack_record(header, record.latents, None, record.flipped)
+        data = pack_encoded(header, Encoded(record.latents), flipped=record.flipped)
         content = bytearray(decompress_content(data[len(PREAMBLE) :]))
         content[-4:] = np.array([np.inf], "<f4").tobytes()
         path.write_bytes(PREAMBLE + compress_content([bytes(content)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.container.content import compress_content
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.stream import read_records
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import name_image
 from dinac_cli.pipeline.records import RecordEntry, list_records, require_single
@@ -28,7 +29,16 @@ def rename(name: str) -> str:
 def entries(
     inputs: Iterable[Input], stdin: BinaryIO | None = None, *, fold_case: bool = False
 ) -> list[RecordEntry]:
-    return list(list_records(inputs, stdin, rename, fold_case=fold_case))
+    """The entries; one whose name an earlier record took has the error that its reader gets."""
+    return [settle(entry) for entry in list_records(inputs, stdin, rename, fold_case=fold_case)]
+
+
+def settle(entry: RecordEntry) -> RecordEntry:
+    try:
+        with entry.settle_name():
+            return entry
+    except DinacError as exc:
+        return dataclasses.replace(entry, error=exc)
 
 
 def from_stream(data: bytes, *, fold_case: bool = False) -> list[RecordEntry]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.container.encoded import COMPANIONS
 from dinac_cli.container.record import unpack_record
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.sharding import Shard
@@ -99,7 +100,7 @@ def encode(
     control: RunControl,
     geometry: Geometry = NO_GEOMETRY,
 ) -> dict[str, bytes]:
-    options = EncodeOptions(geometry=geometry)
+    options = EncodeOptions(posterior=True, geometry=geometry)
     results = list(encode_files(inputs, latents_out(out), model, options, control))
     assert not [result.reason for result in results if result.failed]
     return read_tree(out)
@@ -109,7 +110,7 @@ def encode(
 def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every second call of the model lacks memory; counts them."""
     calls: list[int] = []
-    for name in ("encode", "decode"):
+    for name in ("encode_posterior", "decode"):
         real = getattr(DinacAE, name)
 
         def lack(
@@ -160,10 +161,12 @@ class TestEncode:
                 image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
         mirrored = encode(select_images(images), tmp_path / "mirrored", encoder, RunControl(2, 4))
         for name, data in twins[0].items():
-            record = unpack_record(data, with_twin=True)
+            record = unpack_record(data, COMPANIONS, with_twin=True)
             assert record.flipped is not None
-            np.testing.assert_array_equal(record.latents, unpack_record(plain[name]).latents)
-            np.testing.assert_array_equal(record.flipped, unpack_record(mirrored[name]).latents)
+            for made, alone in ((record, plain[name]), (record.flipped, mirrored[name])):
+                expected = unpack_record(alone, COMPANIONS)
+                np.testing.assert_array_equal(made.latents, expected.latents)
+                np.testing.assert_array_equal(made.logsnr, expected.logsnr)
 
     def test_whatever_memory_was_lacking(
         self,

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -167,6 +167,35 @@ class TestReadAhead:
             results.close()
             go.set()
         assert len(begun) <= 2
+
+    def test_closing_never_begins_what_waits_for_something_taken_back(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The thread becomes free while a closing run takes back what has not begun."""
+        go = threading.Event()
+        begun: list[int] = []
+
+        def work(number: int) -> int:
+            begun.append(number)
+            if number == 1:
+                go.wait(PATIENCE_SECONDS)
+            return number
+
+        take_back = Future.cancel
+
+        def cancel(future: Future[int]) -> bool:
+            is_cancelled = take_back(future)
+            if is_cancelled:
+                go.set()
+                time.sleep(MOMENT_SECONDS)
+            return is_cancelled
+
+        with ThreadPoolExecutor(1) as pool:
+            results = read_ahead(pool, work, range(10), 4)
+            next(results)
+            monkeypatch.setattr(Future, "cancel", cancel)
+            results.close()
+        assert begun == list(range(len(begun)))
 
 
 def test_stop_takes_nothing_more() -> None:
