@@ -170,7 +170,7 @@ Flip = Annotated[
     typer.Option(
         "--flip",
         rich_help_panel=_GEOMETRY,
-        help="Also store the latents of each image mirrored left to right.",
+        help="Store the same of each image mirrored left to right, too.",
     ),
 ]
 Flipped = Annotated[
