@@ -74,9 +74,7 @@ class Outline(NamedTuple):
 
 
 def pack_record(
-    header: RecordHeader,
-    latents: Latents,
-    steps: npt.NDArray[np.float32] | None = None,
+    header: RecordHeader, latents: Latents, steps: npt.NDArray[np.float32] | None = None
 ) -> bytes:
     """Pack latents [C, h, w] alone; see `pack_encoded`."""
     return pack_encoded(header, Encoded(latents), steps)
@@ -121,7 +119,6 @@ def unpack_record(
     head = _take_head(BytesSource(data))
     try:
         views = _find_views(head, companions, with_twin=with_twin)
-        content = decompress_content(memoryview(data)[len(PREAMBLE) :])
         content = decompress_content(memoryview(data)[len(PREAMBLE) :])
         upright, *twins = [_read_view(content, head, view) for view in views]
         return Record(head.header, *upright, twins[0] if twins else None)
