@@ -1,0 +1,116 @@
+"""The commands of the README, as a reader would copy them, and what a test runs in their place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+_FENCE = re.compile(r"^```(\w*)$")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line, or one whole example in Python; `section` is the `##` heading above."""
+
+    section: str
+    text: str
+    is_python: bool = False
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """Part of a command that cannot run in a test, what runs instead, and why."""
+
+    part: str
+    instead: str
+    why: str
+
+
+IN_CI = 'grep -qF "pip install -q -e \'.[test]\' && .venv/bin/pytest -q" "$ROOT/.ci/run"'
+
+SUBSTITUTIONS = (
+    Substitution(
+        "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/dinac demo",
+        "dinac demo",
+        "what is installed is what is tested; packages come from a network",
+    ),
+    Substitution(
+        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest -q",
+        IN_CI,
+        "the tests would run themselves; .ci/run runs this very line",
+    ),
+    Substitution(
+        ".venv/bin/pytest -q  ", IN_CI, "the tests would run themselves; .ci/run runs this"
+    ),
+    Substitution("pip install pip-audit && pip-audit", "true", "asks a service on the network"),
+    Substitution("--minutes 60", "--steps 2 --crop 32 --batch-size 2", "an hour"),
+    Substitution("--steps 12000 --compile", "--steps 2 --crop 32 --batch-size 2", "74 minutes"),
+    Substitution("--records 100000 --images 20000", "--records 20 --images 5", "9 minutes"),
+    Substitution("--times 200 --steps 40 --images photos/", "--times 3 --steps 2", "18 minutes"),
+    Substitution(
+        "DINAC_FUZZ=8000 pytest -n 0 tests/",
+        'DINAC_FUZZ=8 python -m pytest -q -n 0 -p no:cacheprovider "$ROOT"/tests/',
+        "2 minutes; and the sandbox is not the repository",
+    ),
+    Substitution(
+        "tests.readme.picture", "tests.readme.picture picture.png", "the repository stays as it is"
+    ),
+    Substitution("sleep 6", "sleep 0.1", "so many files are not here to be watched for long"),
+    Substitution("--files 200 --files 2000", "--files 2 --files 3", "minutes"),
+    Substitution("--files 200 --files 300 --files 2000", "--files 2 --files 3", "minutes"),
+    Substitution(
+        "--random-weights d2 --compile --compare flux2",
+        "--resolution 16 --seconds 0.1 --batch 1 --only network",
+        "minutes, a C++ compiler, and a library that the tests do without",
+    ),
+    Substitution(
+        "--seconds 60 --resolution 256", "--seconds 0.1 --resolution 16", "several minutes"
+    ),
+    Substitution(
+        "dinac bench  ",
+        "dinac bench --seconds 0.1 --resolution 16 --files 2 --files 3  ",
+        "a minute and more",
+    ),
+    Substitution("-n 10 -s", "-n 1 -r 1 -s", "half a minute"),
+    Substitution("torch.rand(16, 3, 256, 256)", "torch.rand(1, 3, 32, 32)", "half a minute"),
+)
+
+
+def substitute(text: str) -> str:
+    """A command as a test runs it. The longest part is replaced first, each at most once."""
+    for one in sorted(SUBSTITUTIONS, key=lambda one: -len(one.part)):
+        text = text.replace(one.part, one.instead, 1)
+    return text
+
+
+def list_commands(readme: str = README) -> Iterator[Command]:
+    """Commands of all indented and fenced blocks, in the order of the page."""
+    section, block, fence = "", list[str](), None
+    was_blank = True
+    for line in [*readme.splitlines(), ""]:
+        if fence is None and block and not line.startswith("    "):
+            yield from _split(section, block)
+            block = []
+        if (found := _FENCE.match(line)) is not None:
+            if fence == "python":
+                yield Command(section, "\n".join(block), is_python=True)
+            elif fence:
+                yield from _split(section, block)
+            fence, block = (found[1] or "text", []) if fence is None else (None, [])
+        elif fence is not None:
+            block.append(line)
+        elif line.startswith("    ") and (block or was_blank):
+            block.append(line[4:])
+        elif line.startswith("## "):
+            section = line[3:]
+        was_blank = not line.strip()
+
+
+def _split(section: str, block: list[str]) -> Iterator[Command]:
+    lines = "\n".join(block).replace("\\\n", " ").splitlines()
+    return (Command(section, line) for line in lines if line.strip())
