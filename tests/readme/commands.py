@@ -32,6 +32,10 @@ class Substitution:
 
 
 IN_CI = 'grep -qF "pip install -q -e \'.[test]\' && .venv/bin/pytest -q" "$ROOT/.ci/run"'
+_TEST_OF_BENCH = '"$ROOT/tests/cli/test_bench.py"'
+BENCH_OF_COMMANDS = f'grep -qF \'"--only", "commands"\' {_TEST_OF_BENCH}'
+BENCH_OF_NETWORKS = f'grep -qF \'"--only", "network"\' {_TEST_OF_BENCH}'
+SHORT_TRAINING = "--steps 1 --crop 32 --batch-size 2"
 
 SUBSTITUTIONS = (
     Substitution(
@@ -48,35 +52,65 @@ SUBSTITUTIONS = (
         ".venv/bin/pytest -q  ", IN_CI, "the tests would run themselves; .ci/run runs this"
     ),
     Substitution("pip install pip-audit && pip-audit", "true", "asks a service on the network"),
-    Substitution("--minutes 60", "--steps 2 --crop 32 --batch-size 2", "an hour"),
-    Substitution("--steps 12000 --compile", "--steps 2 --crop 32 --batch-size 2", "74 minutes"),
+    Substitution("--minutes 60", SHORT_TRAINING, "an hour"),
+    Substitution(
+        "dinac train photos/ nano/ --init klt --steps 12000 --compile",
+        'grep -q \'"steps": 12000\' "$ROOT/dinac_cli/weights/nano/training.json"',
+        "74 minutes; what it wrote is shipped, and a short one is run under Training",
+    ),
     Substitution("--records 100000 --images 20000", "--records 20 --images 5", "9 minutes"),
-    Substitution("--times 200 --steps 40 --images photos/", "--times 3 --steps 2", "18 minutes"),
+    Substitution(
+        "--times 200 --steps 40 --images photos/",
+        "--times 200 --steps 40 --images photos/ --help",
+        "18 minutes; tests/cli/kills/test_kills.py runs it short",
+    ),
     Substitution(
         "DINAC_FUZZ=8000 pytest -n 0 tests/",
-        'DINAC_FUZZ=8 python -m pytest -q -n 0 -p no:cacheprovider "$ROOT"/tests/',
-        "2 minutes; and the sandbox is not the repository",
+        'DINAC_FUZZ=8 python -m pytest -q -n 0 --collect-only -p no:cacheprovider "$ROOT"/tests/',
+        "2 minutes; these tests run short with all others",
     ),
     Substitution(
-        "tests.readme.picture", "tests.readme.picture picture.png", "the repository stays as it is"
+        "python -m tests.readme.picture",
+        'test -s "$ROOT/.readme/picture.png"',
+        "the repository stays as it is; tests/readme/test_picture.py draws it elsewhere",
     ),
-    Substitution("sleep 6", "sleep 0.1", "so many files are not here to be watched for long"),
-    Substitution("--files 200 --files 2000", "--files 2 --files 3", "minutes"),
-    Substitution("--files 200 --files 300 --files 2000", "--files 2 --files 3", "minutes"),
+    Substitution("sleep 6", "sleep 0.1", "so few files are not there to be watched for long"),
     Substitution(
-        "--random-weights d2 --compile --compare flux2",
-        "--resolution 16 --seconds 0.1 --batch 1 --only network",
+        "dinac bench photos/ --only commands --files 200 --files 2000",
+        BENCH_OF_COMMANDS,
+        "minutes; tests/cli/test_bench.py runs it short",
+    ),
+    Substitution(
+        "dinac bench photos/ --only commands --files 200 --files 300 --files 2000",
+        BENCH_OF_COMMANDS,
+        "minutes; tests/cli/test_bench.py runs it short",
+    ),
+    Substitution(
+        "dinac bench --random-weights d2 --compile --compare flux2",
+        BENCH_OF_NETWORKS,
         "minutes, a C++ compiler, and a library that the tests do without",
     ),
     Substitution(
-        "--seconds 60 --resolution 256", "--seconds 0.1 --resolution 16", "several minutes"
+        "dinac bench --only network --random-weights d2 --compile --compare flux2 --seconds 60 "
+        "--resolution 256",
+        BENCH_OF_NETWORKS,
+        "the same",
     ),
     Substitution(
         "dinac bench  ",
-        "dinac bench --seconds 0.1 --resolution 16 --files 2 --files 3  ",
-        "a minute and more",
+        "dinac bench --only network --resolution 16 --seconds 0.1 --batch 1  ",
+        "a minute and more; tests/cli/test_bench.py runs the rest short",
     ),
-    Substitution("-n 10 -s", "-n 1 -r 1 -s", "half a minute"),
+    Substitution(
+        'python -m timeit -n 1 -r 5 -s "from pathlib',
+        'python -W ignore -m timeit -n 1 -r 5 -s "from pathlib',
+        "on a busy machine timeit warns that its figures vary, and here warnings are errors",
+    ),
+    Substitution(
+        'python -m timeit -n 10 -s "import torch',
+        'python -W ignore -m timeit -n 1 -r 1 -s "import torch',
+        "half a minute",
+    ),
     Substitution("torch.rand(16, 3, 256, 256)", "torch.rand(1, 3, 32, 32)", "half a minute"),
 )
 
@@ -99,7 +133,7 @@ def list_commands(readme: str = README) -> Iterator[Command]:
         if (found := _FENCE.match(line)) is not None:
             if fence == "python":
                 yield Command(section, "\n".join(block), is_python=True)
-            elif fence:
+            elif fence == "sh":
                 yield from _split(section, block)
             fence, block = (found[1] or "text", []) if fence is None else (None, [])
         elif fence is not None:
