@@ -78,8 +78,9 @@ def test_file_names_above_the_bar_are_no_markup(tmp_path: Path) -> None:
     assert code == 3
     said = f"dinac: {tmp_path}/{name}: not an image (no known image format)"
     assert said in screen.replace("\r\n", " ")  # which goes on at a space where it is long
-    shown = run_on_terminal("psnr", tmp_path / "none[red]", tmp_path)
-    assert shown == (2, f"dinac: {tmp_path}/none[red]: no such file or folder\r\n")
+    code, screen = run_on_terminal("psnr", tmp_path / "none[red]", tmp_path)
+    said = f"dinac: {tmp_path}/none[red]: no such file or folder "
+    assert (code, screen.replace("\r\n", " ")) == (2, said)
 
 
 def test_a_narrow_character_set_is_no_failure(work: Path) -> None:

@@ -74,6 +74,11 @@ SUBSTITUTIONS = (
         'test -s "$ROOT/.readme/picture.png"',
         "the repository stays as it is; tests/readme/test_picture.py draws it elsewhere",
     ),
+    Substitution(
+        "tests.report.opening large.html",
+        "tests.report.opening large.html --help",
+        "needs a browser",
+    ),
     Substitution("sleep 6", "sleep 0.1", "so few files are not there to be watched for long"),
     Substitution(
         "dinac bench photos/ --only commands --files 200 --files 2000",
