@@ -15,7 +15,7 @@ _FENCE = re.compile(r"^```(\w*)$")
 
 @dataclass(frozen=True)
 class Command:
-    """One command line, or one whole example in Python; `section` is the `##` heading above."""
+    """One command line, or one whole example in Python; `section` is the heading above."""
 
     section: str
     text: str
@@ -52,11 +52,16 @@ SUBSTITUTIONS = (
         ".venv/bin/pytest -q  ", IN_CI, "the tests would run themselves; .ci/run runs this"
     ),
     Substitution("pip install pip-audit && pip-audit", "true", "asks a service on the network"),
+    Substitution(
+        "dinac train photos/ my-klt/ --minutes 60 --init klt",
+        'grep -q \'init="klt"\' "$ROOT/tests/training/test_run.py"',
+        "an hour; that test begins a short one with the KLT",
+    ),
     Substitution("--minutes 60", SHORT_TRAINING, "an hour"),
     Substitution(
         "dinac train photos/ nano/ --init klt --steps 12000 --compile",
         'grep -q \'"steps": 12000\' "$ROOT/dinac_cli/weights/nano/training.json"',
-        "74 minutes; what it wrote is shipped, and a short one is run under Training",
+        "74 minutes; what it wrote is shipped, and tests/training/test_run.py runs a short one",
     ),
     Substitution("--records 100000 --images 20000", "--records 20 --images 5", "9 minutes"),
     Substitution(
@@ -102,9 +107,7 @@ SUBSTITUTIONS = (
         "the same",
     ),
     Substitution(
-        "dinac bench  ",
-        "dinac bench --only network --resolution 16 --seconds 0.1 --batch 1  ",
-        "a minute and more; tests/cli/test_bench.py runs the rest short",
+        "dinac bench  ", BENCH_OF_NETWORKS + "  ", "a minute; tests/cli/test_bench.py runs it short"
     ),
     Substitution(
         'python -m timeit -n 1 -r 5 -s "from pathlib',
@@ -145,8 +148,8 @@ def list_commands(readme: str = README) -> Iterator[Command]:
             block.append(line)
         elif line.startswith("    ") and (block or was_blank):
             block.append(line[4:])
-        elif line.startswith("## "):
-            section = line[3:]
+        elif line.startswith(("## ", "### ")):
+            section = line.lstrip("# ")
         was_blank = not line.strip()
 
 

@@ -16,7 +16,7 @@ from ..cli.processes import DEADLINE_SECONDS, make_environment
 from ..cli.test_models import fill_cache
 from .commands import ROOT, Command, substitute
 
-PHOTOS = ("photos/a.jpg", "photos/b.jpg", "photos/c.png", "photos/trip/a.jpg")
+PHOTOS = ("photos/a.jpg", "photos/b.jpg", "photos/c.png", "photos/trip/a.jpg", "photos/trip/b.jpg")
 EVALUATION = ("eval/0.jpg", "eval/1.jpg")
 
 _STUB = "#!/bin/sh\n"
@@ -103,7 +103,7 @@ class Sandbox:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         draw = draw_leaves if number % 2 else draw_clouds
-        pixels = np.roll(draw(160, 192), 31 * number, axis=(0, 1))
+        pixels = np.roll(draw(112, 128), 31 * number, axis=(0, 1))
         Image.fromarray(pixels).save(path)
 
 
