@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import Annotated, Any
 
@@ -29,6 +30,8 @@ from dinac_cli.errors import DinacError
 
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
+
+_NARROW_COLUMNS = 60
 
 # The base of what the command line's parser raises. Typer has moved it between modules, but not
 # out of the ancestry of this one.
@@ -89,7 +92,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code. Errors end as one line on stderr."""
     try:
-        command: Any = _prepare_completion() if COMPLETION_VARIABLE in os.environ else app
+        command: Any = _prepare_completion() if COMPLETION_VARIABLE in os.environ else _fit_screen()
         code = command(arguments, prog_name=PROGRAM, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -131,6 +134,33 @@ def _prepare_completion() -> Any:
     for command in root.commands.values():
         for parameter in command.params:
             parameter.help = (parameter.help or "").partition("\n")[0]
+    return root
+
+
+def _fit_screen() -> Any:
+    """The command tree; on a narrow screen, whose frames cut options off, with plain help."""
+    root: Any = typer.main.get_command(app)
+    columns = shutil.get_terminal_size().columns
+    if columns >= _NARROW_COLUMNS:
+        return root
+
+    class Formatter(root.context_class.formatter_class):  # type: ignore[misc]
+        def __init__(self, **_: Any) -> None:
+            super().__init__(width=max(columns - 1, 20))
+
+        def write_dl(self, rows: Any, col_max: int = 2, col_spacing: int = 4) -> None:
+            super().write_dl(rows, 2, 4)  # a name on its own line, its meaning below
+
+    class Context(root.context_class):  # type: ignore[misc]
+        formatter_class = Formatter
+
+    def simplify(command: Any) -> None:
+        command.context_class, command.rich_markup_mode = Context, None
+        command.short_help = (command.help or "").partition("\n\n")[0]  # else it is cut
+        for child in getattr(command, "commands", {}).values():
+            simplify(child)
+
+    simplify(root)
     return root
 
 

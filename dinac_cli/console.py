@@ -1,7 +1,8 @@
 """What a person sees: results on stdout, everything else on stderr, a bar on a terminal.
 
 Used by the commands alone. Rich is imported only when a bar is drawn. File names are printed as
-they are, with unprintable characters escaped; they are never markup.
+they are, with unprintable characters escaped; they are never markup. What is longer than a
+terminal's line goes on at a space; in pipes and files a message is one line.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -56,13 +58,18 @@ class Console:
     def print_result(self, text: str) -> None:
         """A result, on stdout."""
         if not self.quiet:
-            _write_line(sys.stdout, text)
+            _write_text(sys.stdout, text)
+
+    @property
+    def result_width(self) -> int | None:
+        """Columns that a result has, None where it does not go to a terminal."""
+        return _measure_width(sys.stdout)
 
     def print_json(self, value: dict[str, Any], *, to_stderr: bool = False) -> None:
         """One JSON object on a line of its own, on stdout unless records go there."""
         text = json.dumps(value, allow_nan=False)
         if to_stderr:
-            self._write_above_bar(text)
+            self._write_above_bar(text, wrap=False)
         else:
             _write_line(sys.stdout, text)
 
@@ -85,13 +92,13 @@ class Console:
             return _Silent()
         return _Bar(self, title, state) if self.draws_bar else _PlainLines(self, title, state)
 
-    def _write_above_bar(self, text: str) -> None:
+    def _write_above_bar(self, text: str, *, wrap: bool = True) -> None:
         if self._live is None:
-            _write_line(sys.stderr, text)
+            (_write_text if wrap else _write_line)(sys.stderr, text)
             return
         from rich.text import Text
 
-        self._live.console.print(Text(text), soft_wrap=True)
+        self._live.console.print(Text(_wrap(text, sys.stderr) if wrap else text), soft_wrap=True)
 
 
 class _Silent(AbstractContextManager[Callable[[], None]]):
@@ -192,6 +199,33 @@ def _escape(char: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")
+
+
+def _write_text(stream: TextIO | None, text: str) -> None:
+    _write_line(stream, _wrap(text, stream))
+
+
+def _wrap(text: str, stream: TextIO | None) -> str:
+    """`text` with its long lines broken at spaces, for a terminal would break them anywhere."""
+    width = _measure_width(stream)
+    if width is None:
+        return text
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
+
+
+def _measure_width(stream: TextIO | None) -> int | None:
+    """Columns of the terminal that `stream` goes to, None where it goes elsewhere."""
+    try:
+        if stream is None or not stream.isatty():
+            return None
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
 
 
 def _write_line(stream: TextIO | None, text: str) -> None:

@@ -14,6 +14,7 @@ from dinac_cli.commands.reporting import (
     report_failure,
 )
 from dinac_cli.commands.signals import SignalledStop
+from dinac_cli.commands.tables import list_facts
 from dinac_cli.console import Console, escape_unprintable
 from dinac_cli.metrics import PsnrSummary, psnr_as_json, summarise_psnr
 from dinac_cli.pipeline.stages import StageClock
@@ -72,7 +73,8 @@ class MeasureReport:
         for entry in files:
             if "psnr" in entry:
                 self.console.print_result(format_pair(entry))
-        for line in format_table(summary, missing, failed - missing):
+        width = self.console.result_width
+        for line in format_table(summary, missing, failed - missing, width):
             self.console.print_result(line)
 
 
@@ -92,8 +94,13 @@ def format_pair(entry: dict[str, Any]) -> str:
     return f"{value:>9}  {escape_unprintable(entry['file'])}"
 
 
-def format_table(summary: PsnrSummary, missing: int, failed: int) -> list[str]:
-    """The table: a line of names, a line of figures, both fitting 80 columns where they can."""
+def format_table(
+    summary: PsnrSummary, missing: int, failed: int, width: int | None = None
+) -> list[str]:
+    """The table: a line of names, a line of figures, both fitting 80 columns where they can.
+
+    On a terminal whose `width` does not hold them it stands on end: a line for each figure.
+    """
     names = [*_COLUMNS, "images"]
     values = [_format_db(getattr(summary, name)) for name in _COLUMNS] + [str(summary.count)]
     for name, count in (
@@ -105,6 +112,8 @@ def format_table(summary: PsnrSummary, missing: int, failed: int) -> list[str]:
             names.append(name)
             values.append(str(count))
     widths = [max(len(name), len(value)) for name, value in zip(names, values, strict=True)]
+    if width is not None and sum(widths) + len(widths) - 1 > width:
+        return list(list_facts(list(zip(names, values, strict=True))))
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= _TABLE_WIDTH else " "
     return [
         gap.join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WIDTH, HEIGHT = 460, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 24, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 32, 34
 _BINS = 20
 COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
 

@@ -76,9 +76,11 @@ def test_file_names_above_the_bar_are_no_markup(tmp_path: Path) -> None:
     (tmp_path / "other.png").write_text("not a picture")
     code, screen = run_on_terminal("encode", tmp_path, tmp_path / "out")
     assert code == 3
-    assert f"dinac: {tmp_path}/{name}: not an image (no known image format)\r\n" in screen
-    shown = run_on_terminal("psnr", tmp_path / "none[red]", tmp_path)
-    assert shown == (2, f"dinac: {tmp_path}/none[red]: no such file or folder\r\n")
+    said = f"dinac: {tmp_path}/{name}: not an image (no known image format)"
+    assert said in screen.replace("\r\n", " ")  # which goes on at a space where it is long
+    code, screen = run_on_terminal("psnr", tmp_path / "none[red]", tmp_path)
+    said = f"dinac: {tmp_path}/none[red]: no such file or folder "
+    assert (code, screen.replace("\r\n", " ")) == (2, said)
 
 
 def test_a_narrow_character_set_is_no_failure(work: Path) -> None:

@@ -178,3 +178,15 @@ def test_a_model_that_is_not_to_be_had_is_one_line_with_the_remedy(
 def test_records_are_not_written_to_a_terminal(work: Path) -> None:
     for arguments in (("encode", work / "photos", "-"), ("decode", work / "latents", "-")):
         assert run_on_terminal(*arguments) == (2, f"dinac: {TERMINAL}\r\n")
+
+
+def test_help_on_a_narrow_screen_cuts_nothing_off() -> None:
+    done = run("decode", "--help", environment={"COLUMNS": "40"})
+    assert (done.code, done.err) == (0, "")
+    assert "…" not in done.out
+    assert "  --sampler NAME\n        ddim or dpmpp-2m." in done.out
+    assert max(map(len, done.out.splitlines())) < 40
+    overview = run("--help", environment={"COLUMNS": "40"})
+    assert (
+        "  encode\n        Encode images into files of\n        whitened latents.\n" in overview.out
+    )

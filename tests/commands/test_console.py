@@ -208,3 +208,27 @@ class TestBar:
         with Console().track("encode", State()):
             pass
         assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", terminal.getvalue())
+
+
+def test_long_lines_go_on_at_a_space_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    text = "4 encoded with nano; 61.1 kB → 85.7 kB (1.40x)\na-name-that-is-longer-than-the-line"
+    Console().print_result(text)
+    assert terminal.getvalue() == text + "\n"  # its width is not known
+    monkeypatch.setattr(terminal, "fileno", lambda: 1)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((24, 10)))
+    for write in (Console().print_result, lambda text: Console().print_json({"text": text})):
+        terminal.seek(0)
+        terminal.truncate()
+        write(text)
+        if terminal.getvalue().startswith("{"):
+            assert json.loads(terminal.getvalue()) == {"text": text}
+            assert terminal.getvalue().count("\n") == 1
+        else:
+            assert terminal.getvalue().splitlines() == [
+                "4 encoded with nano;",
+                "61.1 kB → 85.7 kB",
+                "(1.40x)",
+                "a-name-that-is-longer-than-the-line",
+            ]

@@ -117,3 +117,19 @@ def test_table_fits_eighty_columns(missing: int, failed: int, identical: int) ->
     names, values = format_table(summary, missing, failed)
     assert len(names) == len(values) <= 80
     assert names.split()[-1] == ("failed" if failed else "missing" if missing else "images")
+
+
+def test_a_table_that_a_terminal_cannot_hold_stands_on_end() -> None:
+    summary = summarise_psnr([30.0, 40.0])
+    assert format_table(summary, 0, 0, 80) == format_table(summary, 0, 0)
+    assert format_table(summary, 1, 0, 40) == [
+        "mean     35.00",
+        "std      5.00",
+        "median   35.00",
+        "p5       30.50",
+        "p95      39.50",
+        "min      30.00",
+        "max      40.00",
+        "images   2",
+        "missing  1",
+    ]

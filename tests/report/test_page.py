@@ -6,6 +6,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
@@ -67,6 +68,14 @@ def test_charts_are_well_formed(values: list[float]) -> None:
         assert "nan" not in chart
         assert svg.get("role") == "img"
         assert "a&amp;b" in chart
+
+
+def test_labels_of_a_chart_keep_clear_of_each_other() -> None:
+    chart = draw_histogram([("r", [30.0, 31.0, 40.0])])
+    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"', chart)
+    beside = sorted(float(y) for x, y in labels if float(x) < 44)
+    assert len(beside) == 6  # five ticks and what they are
+    assert min(b - a for a, b in pairwise(beside)) >= 15  # a line of text
 
 
 def test_no_values_no_charts() -> None:

@@ -1,0 +1,1 @@
+"""The README as a whole: its picture, and every command in it."""

@@ -1,0 +1,22 @@
+"""The README's picture is what its command draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .commands import README
+from .picture import MAX_BYTES, TARGET, write_picture
+
+
+def test_picture_is_small_named_and_what_the_program_draws(tmp_path: Path) -> None:
+    assert f"](.readme/{TARGET.name})" in README
+    assert TARGET.stat().st_size <= MAX_BYTES
+    write_picture(tmp_path / "picture.png")
+    with Image.open(TARGET) as kept, Image.open(tmp_path / "picture.png") as drawn:
+        assert kept.size == drawn.size
+        difference = np.asarray(kept.convert("RGB"), np.int16) - np.asarray(drawn.convert("RGB"))
+    # another machine's arithmetic moves a grain here and there, another Pillow the letters
+    assert np.abs(difference).mean() < 3

@@ -1,0 +1,60 @@
+"""`python -m tests.report.opening PAGE`: how long Chromium takes to open and to sort a report."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+# Times are milliseconds since the page was asked for; layout is forced, for else it is put off.
+_PROBE = """<head><script>
+document.addEventListener("DOMContentLoaded", () => {
+  const ready = performance.now();
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    const shown = performance.now(), sort = document.getElementById("sort"), sorts = [];
+    for (const option of sort.options) {
+      const start = performance.now();
+      sort.value = option.value;
+      sort.dispatchEvent(new Event("input"));
+      document.body.offsetHeight;
+      sorts.push(`${option.textContent} ${Math.round(performance.now() - start)} ms`);
+    }
+    const cards = document.querySelectorAll("#grid > *").length;
+    console.log(`OPENED ready ${Math.round(ready)} ms, ${cards} images shown ` +
+      `${Math.round(shown)} ms, sorted ${sorts.join(", ")} END`);
+  }));
+});
+</script>"""
+
+
+def main() -> None:
+    """Open the page and print the times."""
+    parser = argparse.ArgumentParser(prog="python -m tests.report.opening", description=__doc__)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--browser", default="chromium")
+    options = parser.parse_args()
+    text = options.page.read_text("utf-8").replace("<head>", _PROBE, 1)
+    # without --no-sandbox it does not start for root, as in containers
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    with tempfile.TemporaryDirectory() as folder:
+        probed = Path(folder) / "page.html"
+        probed.write_text(text, "utf-8")
+        command = [options.browser, *flags, "--remote-debugging-port=0", probed.as_uri()]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if (found := re.search("OPENED (.*) END", line)) is not None:
+                    print(found[1])
+                    break
+        finally:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()
