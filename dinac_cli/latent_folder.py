@@ -22,9 +22,10 @@ class LatentFolder(Dataset[Any]):
 
     An item is a dict: `latents` (whitened, float32 [C, h, w]), `name` (of the file, relative, with
     `/`), `height` and `width` of the image in pixels and, where the record holds them, `logsnr`
-    (float32 [C, h, w], see `DinacAE.sample_latents`) and `class_token` (float32 [D]); with
-    `transform`, what that makes of it. It can be pickled, so that workers of a DataLoader can have
-    it, and holds names alone.
+    (float32 [C, h, w], see `DinacAE.sample_latents`), `class_token` (float32 [D]), and the same of
+    the mirrored image: `flipped` (its latents), `flipped_logsnr`, `flipped_class_token`. With
+    `transform` it is what that makes of it. It can be pickled, so that workers of a DataLoader can
+    have it, and holds names alone.
     Errors: UsageError where there are none, DinacError for a file that cannot be read.
     """
 
@@ -48,7 +49,7 @@ class LatentFolder(Dataset[Any]):
         name = self.names[index]
         path = self.folder / name
         try:
-            record = read_record(path, COMPANIONS)
+            record = read_record(path, COMPANIONS, with_twin=True)
         except FormatError as exc:
             raise DinacError(f"{path}: {exc}") from exc
         except OSError as exc:

@@ -42,8 +42,9 @@ def record_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         name="trip/a.jpg",
     )
     record = pack_encoded(header, Encoded(latents, logsnr=5 + latents))
-    (tmp_path / "latents/trip").mkdir(parents=True)
-    (tmp_path / "latents/trip/a.jpg.dinac").write_bytes(record)
+    for folder in ("latents/trip", "sampled"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.jpg.dinac").write_bytes(record)
     (tmp_path / "a.dinac").write_bytes(record)
     monkeypatch.chdir(tmp_path)
     return latents

@@ -34,8 +34,11 @@ def build_record(
     precision: str,
     *,
     anonymous: bool = False,
+    flipped: Encoded | None = None,
 ) -> bytes:
     """The record of one image's latents and what is stored beside them. Raises FormatError.
+
+    `flipped` is the same of the mirrored image.
 
     An `anonymous` one says nothing of where it comes from: no name, size or hash of the source,
     and of the model only a label that is public, for a folder or repository may be called after
@@ -61,7 +64,7 @@ def build_record(
         source_bytes=None if anonymous else source.size_bytes,
         source_sha256=None if anonymous else source.sha256,
     )
-    return pack_encoded(header, encoded, steps)
+    return pack_encoded(header, encoded, steps, flipped)
 
 
 def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:

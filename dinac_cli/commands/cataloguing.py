@@ -10,7 +10,7 @@ import numpy as np
 from dinac_cli.commands.reporting import Ending, RunProgress, describe_others, format_size
 from dinac_cli.commands.tables import align, list_facts
 from dinac_cli.container.moments import ChannelMoments
-from dinac_cli.pipeline.catalogue import Catalogue, RecordFacts
+from dinac_cli.pipeline.catalogue import Beside, Catalogue, RecordFacts
 from dinac_cli.results import Tally
 
 _CHANNELS_SHOWN = 5
@@ -55,10 +55,12 @@ def describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
     yield "image", f"{header.width}x{header.height}"
     yield "latents", f"{channels} channels, {rows}x{columns} positions, patch {header.patch}"
     yield "precision", header.precision
-    if facts.token_width:
-        yield "class token", f"{facts.token_width} values"
-    if facts.has_posterior:
+    if facts.upright.token_width:
+        yield "class token", f"{facts.upright.token_width} values"
+    if facts.upright.has_posterior:
         yield "posterior", "log-SNR of each latent"
+    if facts.flipped is not None:
+        yield "twin", _describe_twin(facts.flipped)
     yield "size", f"{format_size(facts.size_bytes)}, {facts.bits_per_pixel:.2f} bits a pixel"
     yield "model", " revision ".join(filter(None, (header.model, header.revision))) or "-"
     yield "latent space", header.latent_space
@@ -93,9 +95,20 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
     for name, count in (
         ("class token", catalogue.class_tokens),
         ("posterior", catalogue.posteriors),
+        ("twin", catalogue.twins),
+        ("its class token", catalogue.flipped_class_tokens),
+        ("its posterior", catalogue.flipped_posteriors),
     ):
         if count:
             yield name, "in all" if count == catalogue.records else f"in {count}"
+
+
+def _describe_twin(beside: Beside) -> str:
+    """What there is of the mirrored image."""
+    parts = ["latents"]
+    parts += ["class token"] if beside.token_width else []
+    parts += ["posterior"] if beside.has_posterior else []
+    return f"{', '.join(parts)} of the mirrored image"
 
 
 def describe_moments(moments: ChannelMoments, title: str = "") -> str:
@@ -148,6 +161,9 @@ def catalogue_to_json(catalogue: Catalogue, tally: Tally) -> dict[str, Any]:
         "precisions": dict(catalogue.precisions),
         "class_tokens": catalogue.class_tokens,
         "posteriors": catalogue.posteriors,
+        "flipped": catalogue.twins,
+        "flipped_class_tokens": catalogue.flipped_class_tokens,
+        "flipped_posteriors": catalogue.flipped_posteriors,
         "channels": [
             {
                 "latent_space": space,

@@ -16,6 +16,7 @@ def decode(
     strength: opt.Strength = 1.0,
     seed: opt.Seed = 0,
     image_format: opt.FormatOption = None,
+    flipped: opt.Flipped = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -52,7 +53,12 @@ def decode(
     from dinac_cli.files.output import Output
     from dinac_cli.images.formats import OUTPUT_SUFFIXES
     from dinac_cli.model.config import DinacAEInferenceConfig
-    from dinac_cli.pipeline.decode import DecodeOptions, decode_files, refuse_other_settings
+    from dinac_cli.pipeline.decode import (
+        DecodeOptions,
+        decode_files,
+        describe_settings,
+        refuse_other_settings,
+    )
     from dinac_cli.pipeline.freshness import is_stamped_image
     from dinac_cli.pipeline.selection import (
         choose_output_kind,
@@ -78,9 +84,9 @@ def decode(
     form = choose_format(image_format, out, kind)
     output = Output(out, kind, is_stamped_image, overwrite, fsync)
     total = count_inputs(selection, output, lambda name: name_image(name, form.suffixes))
-    refuse_other_settings(selection, output, form, settings)
+    refuse_other_settings(selection, output, form, describe_settings(settings, flipped=flipped))
     find = choose_decoders(model, revision, DeviceChoice(device, dtype, compiled), console)
-    decoding = DecodeOptions(settings, form, find, allow_other_model, limit)
+    decoding = DecodeOptions(settings, form, find, allow_other_model, limit, flipped)
     prepare_out(output)
     code = run_batch(
         "decode",

@@ -14,6 +14,10 @@ def encode(
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = False,
+    resize: opt.Resize = None,
+    max_side: opt.MaxSide = None,
+    crop: opt.CropSize = None,
+    flip: opt.Flip = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -47,7 +51,7 @@ def encode(
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
     from dinac_cli.commands.reporting import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
-    from dinac_cli.commands.values import parse_color
+    from dinac_cli.commands.values import choose_geometry, parse_color
     from dinac_cli.console import Console
     from dinac_cli.errors import UsageError
     from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
@@ -61,24 +65,30 @@ def encode(
     )
 
     console = Console(quiet=quiet, verbose=verbose)
+    settings = EncodeOptions(
+        precision,
+        parse_color(background),
+        max_pixels,
+        checksum,
+        anonymous,
+        features,
+        posterior,
+        choose_geometry(resize, max_side, crop, flip=flip),
+    )
     if dry_run:
         from dinac_cli.commands.planning import PlanOptions, run_plan
 
         if failures is not None:
             raise UsageError("--dry-run writes nothing: leave out --failures")
         given = InputOptions(images, files_from, null, root, limit, shard)
-        wanted = EncodeOptions(
-            precision, parse_color(background), max_pixels, checksum, anonymous, features, posterior
-        )
         raise typer.Exit(
-            run_plan(given, out, PlanOptions(wanted, model, revision, overwrite), console, as_json)
+            run_plan(
+                given, out, PlanOptions(settings, model, revision, overwrite), console, as_json
+            )
         )
     stdout = open_stdout(out)
     if anonymous and checksum:
         raise UsageError("--anonymous records hold no hash to compare: leave out --checksum")
-    settings = EncodeOptions(
-        precision, parse_color(background), max_pixels, checksum, anonymous, features, posterior
-    )
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     selection = select_inputs(inputs, IMAGES, out)
     require_existing(selection)

@@ -14,6 +14,10 @@ def plan(
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = False,
+    resize: opt.Resize = None,
+    max_side: opt.MaxSide = None,
+    crop: opt.CropSize = None,
+    flip: opt.Flip = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -35,12 +39,19 @@ def plan(
     """
     from dinac_cli.commands.inputs import InputOptions
     from dinac_cli.commands.planning import PlanOptions, run_plan
-    from dinac_cli.commands.values import parse_color
+    from dinac_cli.commands.values import choose_geometry, parse_color
     from dinac_cli.console import Console
     from dinac_cli.pipeline.encode import EncodeOptions
 
     settings = EncodeOptions(
-        precision, parse_color(background), max_pixels, checksum, anonymous, features, posterior
+        precision,
+        parse_color(background),
+        max_pixels,
+        checksum,
+        anonymous,
+        features,
+        posterior,
+        choose_geometry(resize, max_side, crop, flip=flip),
     )
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     options = PlanOptions(settings, model, revision, overwrite)

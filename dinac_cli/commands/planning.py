@@ -47,8 +47,12 @@ def run_plan(
     encoder = open_encoder(model, DeviceChoice(), features=settings.features)
     encoder.check(settings.precision)
     head = encoder.config.class_head if settings.features else None
-    width = 0 if head is None else head.model_dim
-    plan = Plan(settings.precision, posterior=settings.posterior, token_width=width)
+    plan = Plan(
+        settings.precision,
+        posterior=settings.posterior,
+        token_width=0 if head is None else head.model_dim,
+        with_twins=settings.geometry.flip,
+    )
     for file in plan_files(selection, output, settings.want(encoder), settings):
         plan.add(file)
         _report_file(file, console, as_json)

@@ -9,6 +9,9 @@ from dinac_cli.images.formats import MAX_PIXELS
 def psnr(
     first: opt.PsnrFirst,
     second: opt.PsnrSecond,
+    resize: opt.OriginalResize = None,
+    max_side: opt.OriginalMaxSide = None,
+    crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Workers = None,
@@ -25,13 +28,14 @@ def psnr(
     from dinac_cli.commands.measuring import MeasureReport
     from dinac_cli.commands.reporting import ReportOptions
     from dinac_cli.commands.signals import stop_on_signals
-    from dinac_cli.commands.values import count_processors, parse_color
+    from dinac_cli.commands.values import choose_geometry, count_processors, parse_color
     from dinac_cli.console import Console
     from dinac_cli.pipeline.job import RunControl
     from dinac_cli.pipeline.measure import MeasureOptions, list_pairs, measure_pairs
 
     console = Console(quiet=quiet, verbose=verbose)
-    reading = MeasureOptions(parse_color(background), max_pixels)
+    geometry = choose_geometry(resize, max_side, crop)
+    reading = MeasureOptions(parse_color(background), max_pixels, geometry)
     total = sum(1 for _ in list_pairs(first, second, IMAGES))
     report = MeasureReport(console, ReportOptions(as_json, quiet, verbose, failures), total)
     with stop_on_signals(console) as stop:

@@ -13,6 +13,9 @@ def report(
     latents: opt.ReportLatents = None,
     assets: opt.Assets = None,
     title: opt.Title = None,
+    resize: opt.OriginalResize = None,
+    max_side: opt.OriginalMaxSide = None,
+    crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Workers = None,
@@ -27,17 +30,18 @@ def report(
     """
     from dinac_cli.commands.comparing import make_report
     from dinac_cli.commands.reporting import ReportOptions
-    from dinac_cli.commands.values import count_processors, parse_color
+    from dinac_cli.commands.values import choose_geometry, count_processors, parse_color
     from dinac_cli.console import Console
     from dinac_cli.pipeline.measure import MeasureOptions
 
+    geometry = choose_geometry(resize, max_side, crop)
     code = make_report(
         folders,
         out,
         latents or [],
         assets,
         title,
-        MeasureOptions(parse_color(background), max_pixels),
+        MeasureOptions(parse_color(background), max_pixels, geometry),
         workers or count_processors(),
         overwrite,
         ReportOptions(quiet=quiet, verbose=verbose, failures=failures),

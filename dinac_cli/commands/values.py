@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dinac_cli.errors import UsageError
 from dinac_cli.files.output import OutputKind
 from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat, format_of_suffix
+from dinac_cli.images.geometry import MAX_SIDE, Geometry, parse_size
 
 
 def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -72,6 +73,19 @@ def parse_color(text: str) -> tuple[int, int, int]:
     if len(value) != 3:
         raise UsageError(f"--background {text}: expected white, black, gray or #rrggbb")
     return value[0], value[1], value[2]
+
+
+def choose_geometry(
+    resize: int | None, max_side: int | None, crop: str | None, *, flip: bool = False
+) -> Geometry:
+    """What `--resize`, `--max-side`, `--crop` and `--flip` ask for. Raises UsageError."""
+    if resize is not None and max_side is not None:
+        raise UsageError("--resize and --max-side exclude each other: leave one of them out")
+    try:
+        size = None if crop is None else parse_size(crop)
+        return Geometry(resize, max_side, size, flip)
+    except ValueError as exc:
+        raise UsageError(f"--crop {crop}: expected WxH or N, 1 to {MAX_SIDE} pixels") from exc
 
 
 def parse_batch_size(text: str) -> int | None:

@@ -41,25 +41,29 @@ def split_encoded(
     companions = {LOGSNR: encoded.logsnr, CLASS_TOKEN: encoded.class_token}
     for name, values in companions.items():
         if values is not None:
-            _check_shape(name, values.shape, latents.shape)
-            _check_finite(name, values, "the model overflowed")
+            _check_shape(name, values.shape, latents.shape, prefix)
+            _check_finite(prefix + name, values, "the model overflowed")
             tensors[name] = np.ascontiguousarray(values, "<f4")
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def find_companions(
-    tensors: Mapping[str, TensorEntry], shape: tuple[int, int, int], wanted: Collection[str]
+    tensors: Mapping[str, TensorEntry],
+    shape: tuple[int, int, int],
+    wanted: Collection[str],
+    prefix: str = "",
 ) -> dict[str, TensorEntry]:
     """Return those of a record's tensors that are `wanted` and there, having checked their form.
 
-    `wanted` are of COMPANIONS, `shape` (C, h, w) is that of the latents. Errors: FormatError
-    TENSOR for another dtype or shape.
+    `wanted` are of COMPANIONS, and stand behind `prefix`, which goes from the names that are
+    returned; `shape` (C, h, w) is that of the latents. Errors: FormatError TENSOR for another
+    dtype or shape.
     """
-    found = {name: tensors[name] for name in wanted if name in tensors}
+    found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
     for name, entry in found.items():
         if entry.dtype != "F32":
-            raise _bad_tensor(name, f"is {entry.dtype}, not F32")
-        _check_shape(name, entry.shape, shape)
+            raise _bad_tensor(prefix + name, f"is {entry.dtype}, not F32")
+        _check_shape(name, entry.shape, shape, prefix)
     return found
 
 
@@ -69,11 +73,11 @@ def read_companion(name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float3
     return stored.astype(np.float32)
 
 
-def _check_shape(name: str, shape: tuple[int, ...], latents: tuple[int, ...]) -> None:
+def _check_shape(name: str, shape: tuple[int, ...], latents: tuple[int, ...], prefix: str) -> None:
     if name == LOGSNR and shape != latents:
-        raise _bad_tensor(name, f"has shape {list(shape)}, the latents {list(latents)}")
+        raise _bad_tensor(prefix + name, f"has shape {list(shape)}, the latents {list(latents)}")
     if name == CLASS_TOKEN and (len(shape) != 1 or not 1 <= shape[0] <= MAX_TOKEN_WIDTH):
-        raise _bad_tensor(name, f"has shape {list(shape)}, not [1 to {MAX_TOKEN_WIDTH}]")
+        raise _bad_tensor(prefix + name, f"has shape {list(shape)}, not [1 to {MAX_TOKEN_WIDTH}]")
 
 
 def _check_finite(name: str, values: npt.NDArray[Any], remedy: str) -> None:

@@ -28,24 +28,31 @@ def describe_latents(header: RecordHeader) -> Mapping[str, str]:
 
 def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
     """What is exported of a record: `latents` [C, h, w] and, where it was read with the record,
-    `logsnr` [C, h, w] of the posterior and `class_token` [D]."""
+    `logsnr` [C, h, w] of the posterior, `class_token` [D], and all of these of the mirrored image:
+    `flipped`, `flipped_logsnr`, `flipped_class_token`."""
     arrays = {
         "latents": record.latents,
         "logsnr": record.logsnr,
         "class_token": record.class_token,
     }
+    if record.flipped is not None:
+        arrays |= {
+            "flipped": record.flipped.latents,
+            "flipped_logsnr": record.flipped.logsnr,
+            "flipped_class_token": record.flipped.class_token,
+        }
     return {name: array for name, array in arrays.items() if array is not None}
 
 
 def write_safetensors(record: Record) -> bytes:
-    """One safetensors file: the arrays as F32, and the header as metadata."""
+    """One safetensors file: the arrays of `list_arrays` as F32, and the header as metadata."""
     plain = {name: np.ascontiguousarray(a, "<f4") for name, a in list_arrays(record).items()}
     head = write_layout(describe_latents(record.header), plain)
     return b"".join([head, *(array.tobytes() for array in plain.values())])
 
 
 def write_npz(record: Record) -> bytes:
-    """One npz file: the arrays as float32, and the header as JSON in `header`."""
+    """One npz file: the arrays of `list_arrays`, and the header as JSON in `header`."""
     file = io.BytesIO()
     header = np.array(json.dumps(describe_latents(record.header)))
     arrays: dict[str, Any] = {**list_arrays(record), "header": header}
@@ -56,7 +63,7 @@ def write_npz(record: Record) -> bytes:
 class TarWriter:
     """A tar of WebDataset samples: `KEY.npy`, the latents, and `KEY.json`, the header.
 
-    What else is exported is named: `KEY.logsnr.npy`, `KEY.class_token.npy`.
+    What else is exported is named: `KEY.logsnr.npy`, `KEY.flipped.npy`.
     """
 
     def __init__(self) -> None:

@@ -22,6 +22,10 @@ PLAIN = "latents"
 EXPONENT, MANTISSA = "latents.exponent", "latents.mantissa"
 SYMBOLS, STEP = "latents.q", "latents.step"
 SYMBOLS_HIGH, SYMBOLS_LOW = "latents.q.high", "latents.q.low"
+FLIPPED = "flipped."
+"""What the names of the same tensors of the mirrored image begin with."""
+
+_PLANES = (PLAIN, EXPONENT, MANTISSA, SYMBOLS, STEP, SYMBOLS_HIGH, SYMBOLS_LOW)
 
 # Two signed bytes, 256 * high + low, reach no further on the positive side.
 MAX_SYMBOL = 127 * 256 + 127
@@ -63,20 +67,42 @@ def join_planes(planes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, int, i
 
 
 def find_planes(
-    tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
+    tensors: Mapping[str, TensorEntry],
+    precision: str,
+    shape: tuple[int, int, int],
+    prefix: str = "",
 ) -> dict[str, TensorEntry]:
     """Return those of a record's tensors that hold latents of `shape`, having checked their form.
 
+    Of the tensors whose names begin with `prefix`, which goes from the names that are returned.
     Errors: FormatError TENSOR where one is missing, or has another dtype or shape.
     """
-    expected = _expected_planes(tensors, precision, shape)
+    own = {
+        name.removeprefix(prefix): entry
+        for name, entry in tensors.items()
+        if name.startswith(prefix)
+    }
+    expected = _expected_planes(own, precision, shape)
     for name, (dtype, plane_shape) in expected.items():
-        entry = tensors.get(name)
+        entry = own.get(name)
         if entry is None or (entry.dtype, entry.shape) != (dtype, plane_shape):
             raise FormatError(
-                Rejection.TENSOR, f"no tensor {name} of {dtype} and shape {list(plane_shape)}"
+                Rejection.TENSOR,
+                f"no tensor {prefix}{name} of {dtype} and shape {list(plane_shape)}",
             )
-    return {name: tensors[name] for name in expected}
+    return {name: own[name] for name in expected}
+
+
+def find_twin(
+    tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
+) -> dict[str, TensorEntry] | None:
+    """The tensors of the mirrored image's latents as `find_planes` has them; None without one.
+
+    A single one of them makes a twin, which then has to be whole. Errors: as for `find_planes`.
+    """
+    if not any(FLIPPED + name in tensors for name in _PLANES):
+        return None
+    return find_planes(tensors, precision, shape, FLIPPED)
 
 
 def _expected_planes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,8 +12,8 @@ import numpy.typing as npt
 from dinac_cli.container.content import decompress_content, take_head
 from dinac_cli.container.frame import PREAMBLE, BytesSource, take_preamble
 from dinac_cli.container.layout import read_layout
-from dinac_cli.container.planes import STEP
-from dinac_cli.container.record import read_header
+from dinac_cli.container.planes import FLIPPED, STEP
+from dinac_cli.container.record import read_header, unpack_record
 
 _FLOAT_BYTES = 4
 
@@ -61,14 +62,18 @@ def measure_rates(records: Iterable[bytes]) -> dict[str, Rate]:
     for data in records:
         header = read_header(data)
         rate = rates.setdefault(header.precision, Rate())
-        channels, rows, columns = header.shape
         rate.records += 1
-        rate.values += channels * rows * columns
+        rate.values += _count_latents(data) * math.prod(header.shape)
         rate.pixels += header.height * header.width
         rate.record_bytes += len(data)
         rate.payload_bytes += _measure_payload(data)
         _count_bytes(data, rate.histograms)
     return rates
+
+
+def _count_latents(data: bytes) -> int:
+    """How many latents a record holds: those of the image, and those of its mirrored twin."""
+    return 1 if unpack_record(data, with_twin=True).flipped is None else 2
 
 
 def _measure_payload(data: bytes) -> int:
@@ -83,7 +88,8 @@ def _count_bytes(data: bytes, histograms: dict[str, npt.NDArray[np.int64]]) -> N
     content = decompress_content(memoryview(data)[len(PREAMBLE) :])
     size = 8 + int.from_bytes(content[:8], "little")
     stored = np.frombuffer(content, np.uint8)
-    for name, entry in read_layout(content[:size]).tensors.items():
+    for full_name, entry in read_layout(content[:size]).tensors.items():
+        name = full_name.removeprefix(FLIPPED)
         if name == STEP:  # one number a channel: no symbols
             continue
         plane = stored[size + entry.begin : size + entry.end]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,14 @@ from dinac_cli.container.frame import (
 )
 from dinac_cli.container.header import RecordHeader, header_from_metadata, header_to_metadata
 from dinac_cli.container.layout import TensorEntry, read_layout, write_layout
-from dinac_cli.container.planes import Latents, find_planes, join_planes
+from dinac_cli.container.planes import (
+    FLIPPED,
+    Latents,
+    Planes,
+    find_planes,
+    find_twin,
+    join_planes,
+)
 from dinac_cli.errors import FormatError, Rejection
 
 _DTYPES: dict[str, npt.DTypeLike] = {"U8": "u1", "I8": "i1", "F32": "<f4"}
@@ -42,13 +50,27 @@ _DTYPES: dict[str, npt.DTypeLike] = {"U8": "u1", "I8": "i1", "F32": "<f4"}
 class Record:
     """A record that was read whole: its header, and latents float32 [C, h, w].
 
-    `logsnr` [C, h, w] and `class_token` [D] are None where the record has none, or nobody asked.
+    `logsnr` [C, h, w] and `class_token` [D] are None where the record has none, or nobody asked;
+    `flipped` is all three of the mirrored image, and None likewise.
     """
 
     header: RecordHeader
     latents: Latents
     logsnr: Latents | None = None
     class_token: npt.NDArray[np.float32] | None = None
+    flipped: Encoded | None = None
+
+
+class Outline(NamedTuple):
+    """What a record holds, without its payload: the header, and what was asked for beside it.
+
+    `held` are the shapes of `encoded.COMPANIONS`, those of the mirrored image behind
+    `planes.FLIPPED`; `has_twin` where that image's latents are there.
+    """
+
+    header: RecordHeader
+    held: dict[str, tuple[int, ...]]
+    has_twin: bool = False
 
 
 def pack_record(
@@ -59,18 +81,21 @@ def pack_record(
 
 
 def pack_encoded(
-    header: RecordHeader, encoded: Encoded, steps: npt.NDArray[np.float32] | None = None
+    header: RecordHeader,
+    encoded: Encoded,
+    steps: npt.NDArray[np.float32] | None = None,
+    flipped: Encoded | None = None,
 ) -> bytes:
     """Pack one encoded image into one record, latents at the precision that the header names.
 
-    `steps` [C] are the quantiser's, for q8 to q3. Equal input gives equal bytes.
+    `steps` [C] are the quantiser's, for q8 to q3; `flipped` is the mirrored image, which goes
+    beside. Equal input gives equal bytes.
     Errors: FormatError SHAPE, VALUE, STEP, TENSOR, HEADER_SIZE.
     """
-    shape = encoded.latents.shape
-    if shape != header.shape:
-        message = f"latents of shape {list(shape)}, the header says {list(header.shape)}"
-        raise FormatError(Rejection.SHAPE, message)
-    tensors = split_encoded(encoded, header.precision, steps)
+    tensors = _split(header, encoded, steps)
+    if flipped is not None:
+        tensors |= _split(header, flipped, steps, FLIPPED)
+        _check_tokens(encoded.class_token, flipped.class_token)
     # Floats come first in the payload, where they are aligned.
     ordered = dict(sorted(tensors.items(), key=lambda item: item[1].dtype.kind != "f"))
     head = write_layout(header_to_metadata(header), ordered)
@@ -78,10 +103,13 @@ def pack_encoded(
     return PREAMBLE + compress_content([head, *payload])
 
 
-def unpack_record(data: bytes | memoryview, companions: Collection[str] = ()) -> Record:
+def unpack_record(
+    data: bytes | memoryview, companions: Collection[str] = (), *, with_twin: bool = False
+) -> Record:
     """Unpack exactly one record, and those of `encoded.COMPANIONS` that are asked for.
 
-    Others are passed over. Sizes are checked from the outside in, so that memory is taken for what
+    Of the mirrored image too where `with_twin` asks for that; what nobody asked for is passed
+    over, whatever it is. Sizes are checked from the outside in, so that memory is taken for what
     the header describes and the frame can hold, and for no more.
     Errors: FormatError for each rule of the format.
     """
@@ -89,19 +117,13 @@ def unpack_record(data: bytes | memoryview, companions: Collection[str] = ()) ->
     if size != len(data):
         raise FormatError(Rejection.TRAILING, f"{len(data) - size} bytes follow the record")
     head = _take_head(BytesSource(data))
-    header = head.header
     try:
-        beside = find_companions(head.tensors, header.shape, companions)
+        views = _find_views(head, companions, with_twin=with_twin)
         content = decompress_content(memoryview(data)[len(PREAMBLE) :])
-        planes = {name: _view_tensor(content, head, entry) for name, entry in head.planes.items()}
-        latents = join_planes(planes, header.shape)
-        read = {
-            name: read_companion(name, _view_tensor(content, head, entry))
-            for name, entry in beside.items()
-        }
-        return Record(header, latents, read.get(LOGSNR), read.get(CLASS_TOKEN))
+        upright, *twins = [_read_view(content, head, view) for view in views]
+        return Record(head.header, *upright, twins[0] if twins else None)
     except FormatError as error:
-        error.header_name = header.name or None
+        error.header_name = head.header.name or None
         raise
 
 
@@ -115,30 +137,38 @@ def read_header(source: BinaryIO | bytes | memoryview) -> RecordHeader:
 
 
 def read_outline(
-    source: BinaryIO | bytes | memoryview, companions: Collection[str]
-) -> tuple[RecordHeader, dict[str, tuple[int, ...]]]:
-    """Read what `read_header` reads, and the shapes of those `encoded.COMPANIONS` that it holds.
+    source: BinaryIO | bytes | memoryview,
+    companions: Collection[str],
+    *,
+    with_twin: bool = False,
+) -> Outline:
+    """Read what `read_header` reads, and what else of `companions` and twin the record holds.
 
     Errors: FormatError, also where one of these has another dtype or shape than it must.
     """
     head = _take_head(_open_source(source))
-    held = find_companions(head.tensors, head.header.shape, companions)
-    return head.header, {name: entry.shape for name, entry in held.items()}
+    views = _find_views(head, companions, with_twin=with_twin)
+    shapes = {
+        view.prefix + name: entry.shape for view in views for name, entry in view.beside.items()
+    }
+    return Outline(head.header, shapes, len(views) > 1)
 
 
-def declared_bytes(data: bytes | memoryview, companions: Collection[str] = ()) -> int:
-    """Return the memory that `unpack_record` takes for content, latents and `companions`, in bytes.
+def declared_bytes(
+    data: bytes | memoryview, companions: Collection[str] = (), *, with_twin: bool = False
+) -> int:
+    """Return the memory that `unpack_record` takes for content and all it gives, in bytes.
 
     Nothing is decompressed but the header. The content may be far larger than both the record and
     its latents: there may be other tensors, of zeros. Errors: FormatError.
     """
     head = _take_head(BytesSource(data))
-    channels, rows, columns = head.header.shape
-    beside = find_companions(head.tensors, head.header.shape, companions).values()
+    views = _find_views(head, companions, with_twin=with_twin)
     source = BytesSource(data)
     take_preamble(source)
     content_size = take_frame_header(source).content_size
-    return content_size + 4 * channels * rows * columns + sum(e.end - e.begin for e in beside)
+    latents = 4 * math.prod(head.header.shape) * len(views)
+    return content_size + latents + sum(e.end - e.begin for v in views for e in v.beside.values())
 
 
 def read_latents(path: str | os.PathLike[str]) -> tuple[Latents, RecordHeader]:
@@ -150,7 +180,9 @@ def read_latents(path: str | os.PathLike[str]) -> tuple[Latents, RecordHeader]:
     return record.latents, record.header
 
 
-def read_record(path: str | os.PathLike[str], companions: Collection[str] = ()) -> Record:
+def read_record(
+    path: str | os.PathLike[str], companions: Collection[str] = (), *, with_twin: bool = False
+) -> Record:
     """Read a file of one record as `unpack_record` does.
 
     Errors: FormatError; OSError where the file cannot be read.
@@ -158,7 +190,7 @@ def read_record(path: str | os.PathLike[str], companions: Collection[str] = ()) 
     with Path(path).open("rb") as file:
         size = check_whole(file)
         file.seek(0)
-        return unpack_record(file.read(size), companions)
+        return unpack_record(file.read(size), companions, with_twin=with_twin)
 
 
 def measure_record(file: BinaryIO) -> int:
@@ -209,6 +241,28 @@ class _Head:
     start: int
 
 
+@dataclass(frozen=True)
+class _View:
+    """The tensors of one image, upright or mirrored: of its latents, and what is asked beside."""
+
+    prefix: str
+    planes: dict[str, TensorEntry]
+    beside: dict[str, TensorEntry]
+
+
+def _split(
+    header: RecordHeader,
+    encoded: Encoded,
+    steps: npt.NDArray[np.float32] | None,
+    prefix: str = "",
+) -> Planes:
+    shape = encoded.latents.shape
+    if shape != header.shape:
+        message = f"latents of shape {list(shape)}, the header says {list(header.shape)}"
+        raise FormatError(Rejection.SHAPE, message)
+    return split_encoded(encoded, header.precision, steps, prefix)
+
+
 def _open_source(source: BinaryIO | bytes | memoryview) -> Source:
     if isinstance(source, (bytes, memoryview)):
         return BytesSource(source)
@@ -227,6 +281,39 @@ def _take_head(source: Source) -> _Head:
         )
     planes = find_planes(layout.tensors, header.precision, header.shape)
     return _Head(header, layout.tensors, planes, len(head))
+
+
+def _find_views(head: _Head, companions: Collection[str], *, with_twin: bool) -> list[_View]:
+    """The image and, where that is asked for and there, its mirrored twin."""
+    shape, precision = head.header.shape, head.header.precision
+    views = [_View("", head.planes, find_companions(head.tensors, shape, companions))]
+    twin = find_twin(head.tensors, precision, shape) if with_twin else None
+    if twin is not None:
+        beside = find_companions(head.tensors, shape, companions, FLIPPED)
+        views.append(_View(FLIPPED, twin, beside))
+        _check_tokens(views[0].beside.get(CLASS_TOKEN), beside.get(CLASS_TOKEN))
+    return views
+
+
+def _read_view(content: bytes, head: _Head, view: _View) -> Encoded:
+    planes = {name: _view_tensor(content, head, entry) for name, entry in view.planes.items()}
+    latents = join_planes(planes, head.header.shape)
+    read = {
+        name: read_companion(view.prefix + name, _view_tensor(content, head, entry))
+        for name, entry in view.beside.items()
+    }
+    return Encoded(latents, read.get(LOGSNR), read.get(CLASS_TOKEN))
+
+
+def _check_tokens(
+    own: TensorEntry | npt.NDArray[Any] | None, flipped: TensorEntry | npt.NDArray[Any] | None
+) -> None:
+    if own is not None and flipped is not None and own.shape != flipped.shape:
+        raise FormatError(
+            Rejection.TENSOR,
+            f"tensor {FLIPPED}{CLASS_TOKEN} has shape {list(flipped.shape)}, "
+            f"{CLASS_TOKEN} {list(own.shape)}: re-encode",
+        )
 
 
 def _view_tensor(content: bytes, head: _Head, entry: TensorEntry) -> npt.NDArray[Any]:

@@ -39,6 +39,8 @@ _UPRIGHT: Mapping[object, Transpose] = {
     8: Transpose.ROTATE_90,
 }
 
+_TURNED = (5, 6, 7, 8)  # those of them that exchange width and height
+
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
@@ -121,10 +123,13 @@ def measure_image(data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def measure_file(path: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def measure_file(
+    path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = False
+) -> tuple[int, int]:
     """`measure_image` of a file, of which no more is read than its format asks for.
 
-    ImageError as for `read_image`; OSError where the file cannot be opened.
+    `upright` gives the size after orientation, for which a PNG has to be decoded. ImageError as
+    for `read_image`; OSError where the file cannot be opened.
     """
     with open(path, "rb") as file:
         kind = identify_image(file.read(HEAD_BYTES))
@@ -134,6 +139,10 @@ def measure_file(path: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
             check_size(opened, max_pixels)
             _refuse_thumbnail(opened)
             width, height = opened.size
+            # Pillow gives the size of a TIFF as it will be.
+            is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
+            if upright and not is_tiff and _read_orientation(opened) in _TURNED:
+                width, height = height, width
     return width, height
 
 

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from dinac_cli.container.encoded import COMPANIONS
+from dinac_cli.container.encoded import COMPANIONS, Encoded
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.moments import ChannelMoments, measure_moments
-from dinac_cli.container.record import unpack_record
+from dinac_cli.container.record import Record, unpack_record
 from dinac_cli.errors import DinacError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
@@ -23,17 +23,30 @@ from dinac_cli.results import FileResult, Status
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What is stored beside latents; the width of a class token is 0 where there is none."""
+
+    has_posterior: bool = False
+    token_width: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat."""
+        return {"posterior": self.has_posterior, "class_token": self.token_width}
+
+
+@dataclass(frozen=True)
 class RecordFacts:
     """One record: its header, its size in bytes, the sums over its latents.
 
-    `has_posterior`, and the width of the class token, 0 where it holds none.
+    `upright` is what it holds beside its latents, `flipped` what it holds beside those of the
+    mirrored image, which the sums leave out; None where it has no such latents.
     """
 
     header: RecordHeader
     size_bytes: int
     moments: ChannelMoments
-    has_posterior: bool = False
-    token_width: int = 0
+    upright: Beside
+    flipped: Beside | None
 
     @property
     def bits_per_pixel(self) -> float:
@@ -52,8 +65,10 @@ class RecordFacts:
         count = self.moments.count * len(self.moments.totals)
         mean = total / count
         facts["shape"] = list(header.shape)
-        facts["posterior"] = self.has_posterior
-        facts["class_token"] = self.token_width
+        facts |= self.upright.to_json()
+        facts["flipped"] = self.flipped is not None
+        if self.flipped is not None:
+            facts |= {f"flipped_{key}": value for key, value in self.flipped.to_json().items()}
         facts["mean"] = float(mean)
         facts["std"] = float(max(squares / count - mean**2, 0.0) ** 0.5)
         return facts
@@ -71,6 +86,9 @@ class Catalogue:
     pixels: int = 0
     posteriors: int = 0
     class_tokens: int = 0
+    twins: int = 0
+    flipped_posteriors: int = 0
+    flipped_class_tokens: int = 0
     models: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     precisions: Counter[str] = field(default_factory=Counter)
     moments: dict[tuple[str, int], ChannelMoments] = field(default_factory=dict)
@@ -83,8 +101,12 @@ class Catalogue:
         self.records += 1
         self.size_bytes += facts.size_bytes
         self.pixels += header.height * header.width
-        self.posteriors += facts.has_posterior
-        self.class_tokens += facts.token_width > 0
+        self.posteriors += facts.upright.has_posterior
+        self.class_tokens += facts.upright.token_width > 0
+        if facts.flipped is not None:
+            self.twins += 1
+            self.flipped_posteriors += facts.flipped.has_posterior
+            self.flipped_class_tokens += facts.flipped.token_width > 0
         self.models[header.model, header.latent_space, header.weights] += 1
         self.precisions[header.precision] += 1
         key = (header.latent_space, header.shape[0])
@@ -123,13 +145,18 @@ def _read(entry: RecordEntry) -> tuple[RecordEntry, RecordFacts | DinacError]:
         return entry, entry.error
     try:
         data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-        record = unpack_record(data, COMPANIONS)
+        record = unpack_record(data, COMPANIONS, with_twin=True)
     except DinacError as exc:
         return entry, exc
     return entry, RecordFacts(
         record.header,
         len(data),
         measure_moments(record.latents),
-        record.logsnr is not None,
-        0 if record.class_token is None else record.class_token.size,
+        _look_beside(record),
+        None if record.flipped is None else _look_beside(record.flipped),
     )
+
+
+def _look_beside(image: Record | Encoded) -> Beside:
+    token = image.class_token
+    return Beside(image.logsnr is not None, 0 if token is None else token.size)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.planes import Latents
 from dinac_cli.container.record import (
     Record,
     declared_bytes,
@@ -22,7 +23,7 @@ from dinac_cli.container.record import (
     read_header,
     unpack_record,
 )
-from dinac_cli.errors import OutputError, UsageError
+from dinac_cli.errors import FormatError, OutputError, Rejection, UsageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import ignores_case, name_image
@@ -51,7 +52,8 @@ class DecodeOptions:
     """How records become images.
 
     `find_model` gives the model for a latent space (or raises ModelError); `limit` bounds the
-    number of records, `allow_other_model` decodes latents of another space all the same.
+    number of records, `allow_other_model` decodes latents of another space all the same, `flipped`
+    decodes the mirrored image of each record.
     """
 
     settings: DinacAEInferenceConfig
@@ -59,6 +61,7 @@ class DecodeOptions:
     find_model: Callable[[RecordHeader], ModelHandle]
     allow_other_model: bool = False
     limit: int | None = None
+    flipped: bool = False
 
 
 def decode_files(
@@ -133,11 +136,14 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         if verdict.state is State.DONE:
             return FileResult(entry.label, Status.DONE, output=self._locate(entry))
         channels, rows, columns = header.shape
-        hold(len(data) + declared_bytes(data))  # while it is unpacked; less is kept of it
+        flipped = self._options.flipped
+        hold(len(data) + declared_bytes(data, with_twin=flipped))  # while it is unpacked
         held_bytes = len(data) + 4 * channels * rows * columns
         self._models[id(model)] = model
         group = _Group(id(model), rows * header.patch, columns * header.patch)
-        record = unpack_record(data)
+        record = unpack_record(data, with_twin=flipped)
+        if flipped:
+            record = Record(header, require_twin(record))
         return _ReadRecord(
             entry.label,
             group,
@@ -206,20 +212,28 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         return self._output.locate(name_image(entry.name, self._options.format.suffixes))
 
     def _want(self, record_hash: str, model: ModelHandle) -> WantedImage:
-        return WantedImage(
-            record_hash, model.identity.weights, describe_settings(self._options.settings)
+        options = self._options
+        settings = describe_settings(options.settings, flipped=options.flipped)
+        return WantedImage(record_hash, model.identity.weights, settings)
+
+
+def require_twin(record: Record) -> Latents:
+    """The latents of the mirrored image. Raises FormatError for a record without."""
+    if record.flipped is None:
+        raise FormatError(
+            Rejection.TENSOR,
+            "holds no mirrored image: encode with --flip, or decode without --flipped",
         )
+    return record.flipped.latents
 
 
 def refuse_other_settings(
-    inputs: Iterable[Input],
-    output: Output,
-    form: OutputFormat,
-    settings: DinacAEInferenceConfig,
+    inputs: Iterable[Input], output: Output, form: OutputFormat, settings: str
 ) -> None:
     """Stop before any work where OUT holds images of these inputs, decoded with other settings.
 
-    The first inputs tell; what differs further on is a failure of its own. Raises UsageError.
+    `settings` are as `describe_settings` has them. The first inputs tell; what differs further on
+    is a failure of its own. Raises UsageError.
     """
     if output.overwrite or output.kind is OutputKind.STREAM:
         return
@@ -228,7 +242,7 @@ def refuse_other_settings(
         stamp = read_stamp(Path(target))
         if stamp is None:
             continue
-        conflict = describe_difference(stamp, "settings", describe_settings(settings))
+        conflict = describe_difference(stamp, "settings", settings)
         if conflict is not None:
             raise UsageError(
                 f"{output.path} already holds images decoded with {conflict} ({target}): "
@@ -237,9 +251,9 @@ def refuse_other_settings(
         return
 
 
-def describe_settings(settings: DinacAEInferenceConfig) -> str:
+def describe_settings(settings: DinacAEInferenceConfig, *, flipped: bool = False) -> str:
     """The settings of a decode as they stand in an image's stamp: `steps=1;sampler=ddim;…`."""
-    pairs = {
+    pairs: dict[str, object] = {
         "steps": settings.num_steps,
         "sampler": settings.sampler,
         "schedule": settings.schedule,
@@ -247,4 +261,6 @@ def describe_settings(settings: DinacAEInferenceConfig) -> str:
         "strength": f"{settings.strength:g}",
         "seed": "fresh" if settings.seed is None else settings.seed,
     }
+    if flipped:
+        pairs["image"] = "flipped"
     return ";".join(f"{key}={value}" for key, value in pairs.items())

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import Source, build_record
-from dinac_cli.container.encoded import CLASS_TOKEN, LOGSNR, Encoded
+from dinac_cli.container.encoded import CLASS_TOKEN, LOGSNR
 from dinac_cli.files.content import Content, InputError, read_content, read_stream_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import name_latents
 from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.reading import WHITE, SourceImage, measure_image, read_image
 from dinac_cli.pipeline.freshness import State, Verdict, WantedLatents, check_latents
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made, deliver
+from dinac_cli.pipeline.twins import Twins, submit_with_twins
 from dinac_cli.results import FileResult, Status
 
 
@@ -28,7 +31,8 @@ class EncodeOptions:
     `precision` is one of `container.PRECISIONS`, `background` the sRGB colour below alpha,
     `max_pixels` the largest image that is read; `checksum` compares sources by hash always;
     `anonymous` leaves out of records where they come from; `features` and `posterior` store the
-    class token and the log-SNR beside the latents.
+    class token and the log-SNR beside the latents; `geometry` is what images are scaled and
+    cropped to, and whether each gets a mirrored twin.
     """
 
     precision: str = "bf16"
@@ -38,6 +42,7 @@ class EncodeOptions:
     anonymous: bool = False
     features: bool = False
     posterior: bool = False
+    geometry: Geometry = NO_GEOMETRY
 
     @property
     def background_name(self) -> str:
@@ -54,7 +59,12 @@ class EncodeOptions:
     def want(self, model: ModelHandle) -> WantedLatents:
         """What a record must be that is there already."""
         return WantedLatents(
-            model, self.precision, self.background_name, self.anonymous, self.companions
+            model,
+            self.precision,
+            self.background_name,
+            self.anonymous,
+            self.companions,
+            self.geometry,
         )
 
 
@@ -87,7 +97,7 @@ class _ReadImage(Work):
     redo_reason: str | None
 
 
-class EncodeJob(Job[Input, _ReadImage, Encoded]):
+class EncodeJob(Job[Input, _ReadImage, Twins]):
     """What `encode_files` does with each image."""
 
     def __init__(
@@ -111,43 +121,40 @@ class EncodeJob(Job[Input, _ReadImage, Encoded]):
             target = self._output.locate(name_latents(entry.name))
             return FileResult(entry.label, Status.DONE, output=target)
         content = self._read_content(entry)
-        width, height = measure_image(content.data)
-        held_bytes = len(content.data) + 3 * width * height
-        hold(held_bytes)
-        image = read_image(
-            content.data,
-            background=self._options.background,
-            max_pixels=self._options.max_pixels,
-        )
+        image = self._read_pixels(content, hold)
         height, width, _ = image.pixels.shape
         patch = self._model.config.patch_size
         source = Source(
             entry.name, len(content.data), content.sha256, image.description, height, width
         )
         group = (-(-height // patch) * patch, -(-width // patch) * patch)
+        held_bytes = len(content.data) + image.pixels.nbytes
         return _ReadImage(entry.label, group, held_bytes, entry.name, image, source, verdict.reason)
 
     def batch_size(self, group: Hashable) -> int:
         assert isinstance(group, tuple)
         return self._model.engine.batch_size(*group)
 
-    def submit(self, batch: list[_ReadImage]) -> Computing[Encoded]:
+    def submit(self, batch: list[_ReadImage]) -> Computing[Twins]:
         engine = self._model.engine
         engine.check_size(batch[0].source.height, batch[0].source.width)
-        return engine.submit_images(
+        return submit_with_twins(
+            engine,
             [work.image.pixels for work in batch],
+            [self._options.geometry.flip] * len(batch),
             logsnr=self._options.posterior,
             class_token=self._options.features,
         )
 
-    def finish(self, work: _ReadImage, computed: Encoded) -> Made:
+    def finish(self, work: _ReadImage, computed: Twins) -> Made:
         record = build_record(
             work.source,
-            computed,
+            computed.upright,
             self._model,
             self._model.engine.compute,
             self._options.precision,
             anonymous=self._options.anonymous,
+            flipped=computed.flipped,
         )
         result = FileResult(
             work.label,
@@ -168,6 +175,25 @@ class EncodeJob(Job[Input, _ReadImage, Encoded]):
         target = self._output.locate(name_latents(entry.name))
         self._output.prepare(target)
         return check_latents(target, entry.path, self._wanted, checksum=self._options.checksum)
+
+    def _read_pixels(self, content: Content, hold: Callable[[int], None]) -> SourceImage:
+        """The image as it is encoded; of a larger one no more is held once it is scaled."""
+        geometry = self._options.geometry
+        width, height = measure_image(content.data)
+        scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
+        hold(len(content.data) + 3 * (width * height + scaled))
+        image = read_image(
+            content.data,
+            background=self._options.background,
+            max_pixels=self._options.max_pixels,
+        )
+        image = replace(
+            image,
+            pixels=geometry.apply(image.pixels),
+            description=geometry.describe(image.description),
+        )
+        hold(len(content.data) + image.pixels.nbytes)
+        return image
 
     def _read_content(self, entry: Input) -> Content:
         if entry.path is not None:

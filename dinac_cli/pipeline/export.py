@@ -77,7 +77,7 @@ def _unpack(entry: RecordEntry) -> _Unpacked | FileResult:
             if entry.error is not None:
                 raise entry.error
             data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-            record = unpack_record(data, COMPANIONS)
+            record = unpack_record(data, COMPANIONS, with_twin=True)
     except DinacError as exc:
         return FileResult(entry.label, Status.FAILED, reason=str(exc))
     return _Unpacked(entry, record, len(data))

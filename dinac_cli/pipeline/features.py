@@ -190,7 +190,7 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
 
     def _read(self, entry: _Numbered, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
         data = _read_data(entry.entry)
-        header, held = read_outline(data, self._options.taken)
+        header, held, _ = read_outline(data, self._options.taken)
         self._origin.demand_space(header)
         is_stored = self._origin.find_token(header, held)
         if not is_stored:
@@ -248,7 +248,7 @@ def _predict_query(path: str, options: FeatureOptions) -> tuple[FeatureOrigin, I
     try:
         data = read_content(path).data
         record = unpack_record(data, options.taken)
-        header, held = read_outline(data, options.taken)
+        header, held, _ = read_outline(data, options.taken)
     except DinacError as exc:
         raise UsageError(f"--similar {path}: {exc}; name a .dinac file of one record") from exc
     try:
@@ -271,7 +271,7 @@ def _find_first_origin(
     for entry in entries:
         seen.append(entry)
         try:
-            header, held = read_outline(_read_data(entry), options.taken)
+            header, held, _ = read_outline(_read_data(entry), options.taken)
         except DinacError:
             continue  # a failure of its own, once it is read
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,13 +13,20 @@ from dinac_cli.codec.records import name_model
 from dinac_cli.container.encoded import CLASS_TOKEN, LOGSNR
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import is_whole, read_header, read_outline
+from dinac_cli.container.planes import FLIPPED
+from dinac_cli.container.record import Outline, is_whole, read_header, read_outline
 from dinac_cli.errors import FormatError, OutputError, Rejection
 from dinac_cli.files.atomic import refuse_foreign
 from dinac_cli.files.content import hash_file
 from dinac_cli.files.naming import LATENT_SUFFIX
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry
 
-_LACKS = {LOGSNR: "no posterior", CLASS_TOKEN: "no class token"}
+_LACKS = {
+    LOGSNR: "no posterior",
+    CLASS_TOKEN: "no class token",
+    FLIPPED + LOGSNR: "no posterior of the mirrored image",
+    FLIPPED + CLASS_TOKEN: "no class token of the mirrored image",
+}
 
 # What only another version of dinac writes: such a record is none of ours to make again.
 _OTHER_VERSION = {
@@ -59,8 +66,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class WantedLatents:
-    """What an encode run wants of a record: its model, precision and background, and the tensors
-    beside its latents (of `container.encoded.COMPANIONS`; it may hold more).
+    """What an encode run wants of a record: its model, precision, background and geometry, and the
+    tensors beside its latents (of `container.encoded.COMPANIONS`; it may hold more).
 
     Where `anonymous`, a record that tells of its source is another kind, lest it stay unnoticed;
     the reverse gives nothing away, and such records are left as they are.
@@ -71,6 +78,7 @@ class WantedLatents:
     background: str
     anonymous: bool = False
     companions: frozenset[str] = frozenset()
+    geometry: Geometry = NO_GEOMETRY
 
     def describe_conflict(self, header: RecordHeader) -> str | None:
         """How an existing record differs from what is wanted, naming both; None if it does not."""
@@ -82,18 +90,32 @@ class WantedLatents:
         kept = read_description(header.image).get("alpha", "none")
         if kept not in ("none", f"composited-{self.background}"):
             return f"background {kept.removeprefix('composited-')}, not {self.background}"
+        geometry = find_geometry(header.image)
+        if geometry != self.geometry.text:
+            return f"geometry {geometry or 'none'}, not {self.geometry.text or 'none'}"
         if self.anonymous and not header.is_anonymous:
             return "a record that names its source, not an anonymous one"
         return None
 
-    def describe_lack(self, header: RecordHeader, held: Collection[str]) -> str | None:
-        """What is wanted and not `held`, or of another class head; None where nothing is."""
-        lacking = " and ".join(_LACKS[name] for name in sorted(self.companions.difference(held)))
+    def describe_lack(self, outline: Outline) -> str | None:
+        """What is wanted and not there, or of another class head; None where nothing is."""
+        lacking = " and ".join(self._list_lacking(outline))
         if lacking:
             return f"the record holds {lacking}"
-        if CLASS_TOKEN in self.companions and header.weights != self.model.identity.weights:
-            return f"the record's class token is of other weights ({header.weights})"
+        weights = outline.header.weights
+        if CLASS_TOKEN in self.companions and weights != self.model.identity.weights:
+            return f"the record's class token is of other weights ({weights})"
         return None
+
+    def _list_lacking(self, outline: Outline) -> Iterator[str]:
+        """What is not there of both images; of the mirrored one, nothing that both lack."""
+        for name in sorted(self.companions):
+            if name not in outline.held:
+                yield _LACKS[name]
+            elif self.geometry.flip and outline.has_twin and FLIPPED + name not in outline.held:
+                yield _LACKS[FLIPPED + name]
+        if self.geometry.flip and not outline.has_twin:
+            yield "no mirrored image"
 
 
 @dataclass(frozen=True)
@@ -153,7 +175,7 @@ def check_latents(
         raise refuse_foreign(target)
     try:
         with open(target, "rb") as file:
-            header, held = read_outline(file, wanted.companions)
+            outline = read_outline(file, wanted.companions, with_twin=wanted.geometry.flip)
         whole = is_whole(target)
     except FormatError as exc:
         if exc.rejection in _OTHER_VERSION:
@@ -163,12 +185,13 @@ def check_latents(
         raise OutputError(f"{target}: cannot read: {exc.strerror}") from exc
     if not whole:
         return Verdict(State.STALE, "the output was cut short", Cause.DAMAGE)
+    header = outline.header
     conflict = wanted.describe_conflict(header)
     if conflict is not None:
         raise OutputError(f"{target} holds {conflict}; choose another OUT or add --overwrite")
     if source is None:
         return Verdict(State.STALE, "standard input is always encoded")
-    lack = wanted.describe_lack(header, held)
+    lack = wanted.describe_lack(outline)
     if lack is not None:
         return Verdict(State.STALE, lack)
     changed = _find_change(source, target, header, checksum=checksum)

@@ -7,14 +7,13 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from dinac_cli.errors import DinacError, ImageError, UsageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import FileKind, InputScan
 from dinac_cli.files.naming import undo_image_name
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
+from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.reading import WHITE, read_image
 from dinac_cli.metrics import measure_psnr
 from dinac_cli.pipeline.job import RunControl
@@ -39,10 +38,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How both images of a pair are read; see `EncodeOptions`."""
+    """How both images of a pair are read; see `EncodeOptions`. `geometry` is of originals alone."""
 
     background: tuple[int, int, int] = WHITE
     max_pixels: int = MAX_PIXELS
+    geometry: Geometry = NO_GEOMETRY
 
 
 def measure_pairs(
@@ -133,11 +133,11 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
     if pair.other is None:
         return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
     try:
-        pixels = [read_pixels(path, options) for path in (pair.first, pair.other)]
-        psnr_db = measure_psnr(*pixels)
+        original = read_original(pair.first, options)
+        psnr_db = measure_pixels(original, read_pixels(pair.other, options))
     except DinacError as exc:
         return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
-    height, width, _ = pixels[0].shape
+    height, width, _ = original.shape
     return FileResult(
         pair.first,
         Status.MEASURED,
@@ -148,7 +148,29 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
     )
 
 
-def read_pixels(path: str, options: MeasureOptions) -> npt.NDArray[np.uint8]:
+def measure_pixels(original: Pixels, other: Pixels) -> float:
+    """PSNR in dB of uint8 images [H, W, 3]. Raises ImageError where their sizes differ."""
+    try:
+        return measure_psnr(original, other)
+    except ImageError as exc:
+        raise ImageError(
+            f"{exc}; where encode was given --resize, --max-side or --crop, give the same here"
+        ) from exc
+
+
+def read_original(path: str, options: MeasureOptions) -> Pixels:
+    """The pixels uint8 [H, W, 3] of an original, scaled and cropped as it was for encoding.
+
+    Raises ImageError, which names the file.
+    """
+    pixels = read_pixels(path, options)
+    try:
+        return options.geometry.apply(pixels)
+    except ImageError as exc:
+        raise ImageError(f"{path}: {exc}") from exc
+
+
+def read_pixels(path: str, options: MeasureOptions) -> Pixels:
     """The pixels uint8 [H, W, 3] of one side of a pair. Raises ImageError, which names the file."""
     try:
         data = read_content(path).data

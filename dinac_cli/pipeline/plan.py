@@ -14,6 +14,7 @@ from dinac_cli.files.content import InputError
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import ignores_case, name_latents
 from dinac_cli.files.output import Output, OutputKind
+from dinac_cli.images.geometry import Geometry
 from dinac_cli.images.reading import measure_file
 from dinac_cli.pipeline.encode import EncodeOptions
 from dinac_cli.pipeline.freshness import (
@@ -145,16 +146,24 @@ def _judge(
 
 
 def _count_pixels(entry: Input, options: EncodeOptions) -> int | None:
-    """Pixels that the header declares; None for standard input and pipes, which are left unread."""
+    """Pixels to encode, by the header; None for standard input and pipes, which are left unread."""
     if entry.path is None:
         return None
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
         return None
     try:
-        width, height = measure_file(entry.path, max_pixels=options.max_pixels)
+        size = measure_file(
+            entry.path, max_pixels=options.max_pixels, upright=_tells_sides_apart(options.geometry)
+        )
+        width, height = options.geometry.measure(*size)
     except ImageError as exc:
         raise InputError(str(exc)) from exc
     return width * height
+
+
+def _tells_sides_apart(geometry: Geometry) -> bool:
+    """Whether an image that lies on its side may come out otherwise than an upright one."""
+    return geometry.crop is not None and geometry.crop[0] != geometry.crop[1]
 
 
 def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]:
@@ -193,13 +202,22 @@ class FateCount:
 class Plan:
     """Counts over the files of a plan, and the estimate of what encoding them would write.
 
-    `posterior` and a class token of `token_width` values (0: none) are stored beside the latents.
+    `posterior` and a class token of `token_width` values (0: none) are stored beside the latents,
+    and all of it once more `with_twins`.
     """
 
-    def __init__(self, precision: str, *, posterior: bool = False, token_width: int = 0) -> None:
-        self._typical = TYPICAL_BITS_PER_PIXEL[precision]
-        self._typical += POSTERIOR_BITS_PER_PIXEL if posterior else 0
-        self._token_bytes = 4 * token_width
+    def __init__(
+        self,
+        precision: str,
+        *,
+        posterior: bool = False,
+        token_width: int = 0,
+        with_twins: bool = False,
+    ) -> None:
+        copies = 2 if with_twins else 1
+        typical = TYPICAL_BITS_PER_PIXEL[precision]
+        self._typical = copies * (typical + (POSTERIOR_BITS_PER_PIXEL if posterior else 0))
+        self._token_bytes = copies * 4 * token_width
         self.counts = {fate: FateCount() for fate in Fate}
 
     def add(self, file: PlannedFile) -> None:

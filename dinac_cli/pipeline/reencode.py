@@ -17,9 +17,11 @@ from dinac_cli.container.record import Record
 from dinac_cli.errors import DinacError, ImageError
 from dinac_cli.files.content import read_content
 from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.images.geometry import Geometry, read_geometry
 from dinac_cli.images.reading import WHITE, read_image
 from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.records import RecordEntry
+from dinac_cli.pipeline.twins import Twins
 
 Latents = npt.NDArray[np.float32]
 
@@ -76,36 +78,50 @@ def choose_sample(entries: Iterable[RecordEntry], percent: float) -> Iterator[Ca
 
 
 def read_source_pixels(path: str, header: RecordHeader) -> npt.NDArray[np.uint8]:
-    """The pixels uint8 [H, W, 3] that a record was encoded from, on the background it tells of.
+    """The pixels uint8 [H, W, 3] that a record was encoded from, as it tells of them.
 
-    Raises ImageError, which names the file, also where its size is not that of the record.
+    That is on its background, scaled and cropped. Raises ImageError, which names the file, also
+    where its size is not that of the record, or what the record tells is not understood.
     """
+    geometry = _read_geometry(header)
     try:
         image = read_image(
             read_content(path).data,
             background=_read_background(header),
             max_pixels=max(MAX_PIXELS, header.height * header.width),
         )
+        pixels = geometry.apply(image.pixels)
     except DinacError as exc:
         raise ImageError(f"its source {path}: {exc}") from exc
-    height, width, _ = image.pixels.shape
+    height, width, _ = pixels.shape
     if (height, width) != (header.height, header.width):
         raise ImageError(
-            f"its source {path} has {width}x{height} pixels, the record "
-            f"{header.width}x{header.height}"
+            f"its source {path} has {width}x{height} pixels{_describe_change(geometry)}, "
+            f"the record {header.width}x{header.height}"
         )
-    return image.pixels
+    return pixels
 
 
-def measure_delta(record: Record, latents: Latents, model: ModelHandle) -> tuple[float, float]:
-    """Largest |Δ| of latents [C, h, w], stored as the record's are, and what of it exceeds a step.
+def measure_delta(record: Record, computed: Twins, model: ModelHandle) -> tuple[float, float]:
+    """Largest |Δ| of what was encoded, stored as the record's is, and what of it exceeds a step.
 
-    Without a quantiser the two are the same. Raises FormatError where they cannot be stored.
+    Over the latents and, where the record has them, those of the mirrored image. Without a
+    quantiser the two are the same. Raises FormatError where they cannot be stored.
     """
-    precision = record.header.precision
+    pairs = [(computed.upright.latents, record.latents)]
+    if computed.flipped is not None and record.flipped is not None:
+        pairs.append((computed.flipped.latents, record.flipped.latents))
+    deltas = [_measure_latents(*pair, record.header.precision, model) for pair in pairs]
+    return max(delta for delta, _ in deltas), max(excess for _, excess in deltas)
+
+
+def _measure_latents(
+    latents: Latents, held: Latents, precision: str, model: ModelHandle
+) -> tuple[float, float]:
+    channels, rows, columns = held.shape
     steps = model.choose_steps(precision)
-    stored = join_planes(split_planes(latents, precision, steps), record.header.shape)
-    deltas = np.abs(stored - record.latents).max(axis=(1, 2))  # [C]
+    stored = join_planes(split_planes(latents, precision, steps), (channels, rows, columns))
+    deltas = np.abs(stored - held).max(axis=(1, 2))  # [C]
     excess = deltas if steps is None else deltas - steps
     return float(deltas.max()), float(excess.max())
 
@@ -119,6 +135,17 @@ def describe_delta(deltas: tuple[float, float], max_delta: float | None) -> str 
         return None
     beyond = " and a step of the quantiser" if excess < delta and max_delta is None else ""
     return f"encoded anew, its latents differ by up to {delta:.3g}, more than {limit:g}{beyond}"
+
+
+def _read_geometry(header: RecordHeader) -> Geometry:
+    try:
+        return read_geometry(header.image)
+    except ImageError as exc:
+        raise ImageError(f"cannot be encoded anew: {exc}") from exc
+
+
+def _describe_change(geometry: Geometry) -> str:
+    return f" after {geometry.text}" if geometry.changes_pixels else ""
 
 
 def _read_background(header: RecordHeader) -> tuple[int, int, int]:

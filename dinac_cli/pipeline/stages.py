@@ -57,13 +57,20 @@ class ByteBudget:
             self._changed.notify_all()
 
     def take(self, number: int, size: int) -> None:
-        """Wait until `size` bytes may be held by work `number`."""
+        """Wait until `size` bytes may be held by work `number`, in place of what it holds."""
         with self._changed:
+            more = size - self._held.get(number, 0)
             self._changed.wait_for(
-                lambda: self._closed or number <= self._oldest or self._total + size <= self._limit
+                lambda: (
+                    more <= 0
+                    or self._closed
+                    or number <= self._oldest
+                    or self._total + more <= self._limit
+                )
             )
             self._held[number] = size
-            self._total += size
+            self._total += more
+            self._changed.notify_all()
 
     def give_back(self, number: int) -> None:
         """Work `number` has left the reading stage; what it held is free again."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Generator, Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -13,11 +15,15 @@ import numpy.typing as npt
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import check_model
-from dinac_cli.container.encoded import COMPANIONS, Encoded
+from dinac_cli.container.encoded import COMPANIONS
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, declared_bytes, read_header, unpack_record
+from dinac_cli.errors import ImageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
+from dinac_cli.images.geometry import read_geometry
+from dinac_cli.images.reading import measure_file
+from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made
 from dinac_cli.pipeline.records import list_records
@@ -30,6 +36,7 @@ from dinac_cli.pipeline.reencode import (
     read_source_pixels,
 )
 from dinac_cli.pipeline.sources import SourceCheck, check_source
+from dinac_cli.pipeline.twins import Twins, submit_with_twins
 from dinac_cli.results import FileResult, Status
 
 
@@ -82,7 +89,7 @@ class _Group:
     width: int
 
 
-class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
+class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
     """What `verify_files` does with each record: the model's part is that of the sample alone."""
 
     def __init__(self, options: VerifyOptions) -> None:
@@ -99,10 +106,10 @@ class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
         if self._options.source is not None:
             source = check_source(self._options.source, entry, header)
         sample = source.path if source is not None and candidate.is_sampled else None
-        held_bytes = len(data) + declared_bytes(data, COMPANIONS) + _count_pixels(header, sample)
-        hold(held_bytes)
-        record = unpack_record(data, COMPANIONS)
-        result = self._judge(entry.label, header, source, len(data))
+        held_bytes = len(data) + declared_bytes(data, COMPANIONS, with_twin=True)
+        hold(held_bytes + _count_pixels(header, sample))
+        record = unpack_record(data, COMPANIONS, with_twin=True)
+        result = self._judge(entry.label, record, source, len(data))
         if sample is None or self._options.reencoding is None or result.failed:
             return result
         model = self._options.reencoding.find_model(header)
@@ -111,21 +118,24 @@ class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
         _, rows, columns = header.shape
         group = _Group(id(model), rows * header.patch, columns * header.patch)
         pixels = read_source_pixels(sample, header)
+        held_bytes += pixels.nbytes
+        hold(held_bytes)
         return _SourcePixels(entry.label, group, held_bytes, result, record, model, pixels)
 
     def batch_size(self, group: Hashable) -> int:
         assert isinstance(group, _Group)
         return self._models[group.model].engine.batch_size(group.height, group.width)
 
-    def submit(self, batch: list[_SourcePixels]) -> Computing[Encoded]:
+    def submit(self, batch: list[_SourcePixels]) -> Computing[Twins]:
         engine = batch[0].model.engine
         header = batch[0].record.header
         engine.check_size(header.height, header.width)
-        return engine.submit_images([work.pixels for work in batch])
+        flips = [work.record.flipped is not None for work in batch]
+        return submit_with_twins(engine, [work.pixels for work in batch], flips)
 
-    def finish(self, work: _SourcePixels, computed: Encoded) -> Made:
+    def finish(self, work: _SourcePixels, computed: Twins) -> Made:
         assert self._options.reencoding is not None
-        deltas = measure_delta(work.record, computed.latents, work.model)
+        deltas = measure_delta(work.record, computed, work.model)
         result = replace(work.result, delta=deltas[0])
         finding = describe_delta(deltas, self._options.reencoding.max_delta)
         if finding is not None:
@@ -133,11 +143,13 @@ class VerifyJob(Job[Candidate, _SourcePixels, Encoded]):
         return Made(result)
 
     def _judge(
-        self, label: str, header: RecordHeader, source: SourceCheck | None, size_bytes: int
+        self, label: str, record: Record, source: SourceCheck | None, size_bytes: int
     ) -> FileResult:
         """The result of a record that is whole."""
+        header = record.header
         other = None if self._options.model is None else describe_model(header, self._options.model)
-        findings = [text for text in (other, source and source.finding) if text]
+        lone = describe_lone(record)
+        findings = [text for text in (lone, other, source and source.finding) if text]
         return FileResult(
             label,
             Status.FAILED if findings else Status.VERIFIED,
@@ -161,8 +173,19 @@ def describe_model(header: RecordHeader, model: ModelHandle) -> str | None:
     )
 
 
+def describe_lone(record: Record) -> str | None:
+    """What is wrong with a record that tells of a mirrored twin and has none; else None."""
+    if record.flipped is not None or "flip" not in read_description(record.header.image):
+        return None
+    return "says that it holds the latents of the mirrored image too, and does not: re-encode"
+
+
 def _count_pixels(header: RecordHeader, sample: str | None) -> int:
-    """Memory in bytes that the source of a record takes; 0 where it is not read."""
+    """Memory in bytes that the source of a record takes, also scaled; 0 where it is not read."""
     if sample is None:
         return 0
-    return 3 * header.height * header.width + os.path.getsize(sample)
+    pixels = header.height * header.width
+    with suppress(ImageError):  # reading it will say what is wrong
+        size = measure_file(sample)
+        pixels = math.prod(size) + math.prod(read_geometry(header.image).scale(*size))
+    return 3 * pixels + os.path.getsize(sample)

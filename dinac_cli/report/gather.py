@@ -20,9 +20,14 @@ from dinac_cli.files.inputs import FileKind, Input, InputScan
 from dinac_cli.files.naming import name_latents
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
-from dinac_cli.metrics import measure_psnr
 from dinac_cli.pipeline.job import RunControl
-from dinac_cli.pipeline.measure import MeasureOptions, find_counterpart, read_pixels
+from dinac_cli.pipeline.measure import (
+    MeasureOptions,
+    find_counterpart,
+    measure_pixels,
+    read_original,
+    read_pixels,
+)
 from dinac_cli.pipeline.stages import read_ahead, until_stopped
 from dinac_cli.report.latents import LatentColors, find_colors
 from dinac_cli.report.page import Page, PageImage, make_data_url
@@ -103,7 +108,7 @@ def _show(
     if entry.path is None or entry.problem:
         problem = entry.problem or "cannot be shown"
         return _Gathered(FileResult(entry.label, Status.FAILED, reason=problem))
-    original = read_pixels(entry.path, request.reading)
+    original = read_original(entry.path, request.reading)
     height, width, _ = original.shape
     psnr_db: list[float | None] = []
     urls: list[str | None] = []
@@ -116,7 +121,7 @@ def _show(
             urls.append(None)
             continue
         other = read_pixels(counterpart, request.reading)
-        psnr_db.append(measure_psnr(original, other))
+        psnr_db.append(measure_pixels(original, other))
         urls.append(_publish(other, f"{number:06}-{k + 1}.png", request))
     image = PageImage(
         entry.name,

@@ -60,6 +60,21 @@ REFUSED_LITERALLY = [
     ),
     # choices
     (
+        "encode photos out --resize 8 --max-side 8",
+        2,
+        "--resize and --max-side exclude each other: leave one of them out",
+    ),
+    (
+        "plan photos out --crop 8xy",
+        2,
+        "--crop 8xy: expected WxH or N, 1 to 1048576 pixels",
+    ),
+    (
+        "psnr photos decoded --crop 8x2000000",
+        2,
+        "--crop 8x2000000: expected WxH or N, 1 to 1048576 pixels",
+    ),
+    (
         "encode photos out --precision q9",
         2,
         "--precision q9: choose one of f32, bf16, q8, q7, q6, q5, q4, q3",

@@ -10,10 +10,12 @@ import pytest
 from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.rate import measure_rates
-from dinac_cli.container.record import pack_encoded, pack_record
+from dinac_cli.container.record import pack_encoded
 
 
-def _pack(latents: np.ndarray, precision: str, step: float | None = None) -> bytes:
+def _pack(
+    latents: np.ndarray, precision: str, step: float | None = None, *, twice: bool = False
+) -> bytes:
     channels, rows, columns = latents.shape
     header = RecordHeader(
         shape=(channels, rows, columns),
@@ -25,7 +27,9 @@ def _pack(latents: np.ndarray, precision: str, step: float | None = None) -> byt
         precision=precision,
     )
     steps = None if step is None else np.full(channels, step, np.float32)
-    return pack_record(header, latents.astype(np.float32), steps)
+    latents = latents.astype(np.float32)
+    encoded = Encoded(latents)
+    return pack_encoded(header, encoded, steps, encoded if twice else None)
 
 
 def test_counts_are_pooled_by_precision() -> None:
@@ -65,6 +69,13 @@ def test_entropy_of_fair_symbols_is_their_logarithm() -> None:
     (rate,) = measure_rates([_pack(symbols, "q8", step=1.0)]).values()
     assert rate.entropy_bits == pytest.approx(math.log2(64))
     assert rate.payload_bytes < rate.record_bytes
+
+
+def test_mirrored_twins_count_as_latents() -> None:
+    symbols = np.tile(np.arange(64) - 32, 64).reshape(4, 32, 32)
+    (rate,) = measure_rates([_pack(symbols, "q8", step=1.0, twice=True)]).values()
+    assert rate.values == 2 * symbols.size
+    assert rate.entropy_bits == pytest.approx(math.log2(64))
 
 
 def test_entropy_of_packed_symbols_is_that_of_their_pairs() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import zstandard
 
 from dinac_cli.container.encoded import COMPANIONS, Encoded
 from dinac_cli.container.frame import PREAMBLE
+from dinac_cli.container.planes import FLIPPED
 from dinac_cli.container.record import (
+    Record,
     pack_encoded,
     pack_record,
     read_header,
@@ -42,6 +45,7 @@ _NAMES = ("../../etc/passwd", "/etc/passwd", "a/../b", "C:\\x", "C:/x", "a\\..\\
 _DTYPES = ("F32", "U8", "I8", "F64", "BF16", "I16", "U64", "BOOL", "F8_E4M3", "X", "", "f32")
 _TENSORS = ("latents", "latents.q", "latents.step", "latents.exponent", "latents.mantissa",
             "latents.q.high", "class_token", "posterior.logsnr", "flipped.latents",
+            "flipped.class_token", "flipped.posterior.logsnr",
             "__metadata__", "x")  # fmt: skip
 _FLOATS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e38, 1e-45, 3.4e38)
 
@@ -54,10 +58,12 @@ def list_seeds() -> list[bytes]:
         seeds.append(pack_record(header, make_latents((3, 2, 5)), steps_for(precision)))
     latents, token = make_latents((3, 2, 5)), np.ones(8, np.float32)
     full = Encoded(latents, logsnr=latents, class_token=token)
-    seeds += [
-        pack_encoded(make_header((3, 2, 5), precision), full, steps_for(precision))
-        for precision in _PRECISIONS
-    ]
+    alone = Encoded(make_latents((3, 2, 5), 1))
+    for precision in _PRECISIONS:
+        header, steps = make_header((3, 2, 5), precision), steps_for(precision)
+        seeds.append(pack_encoded(header, full, steps))
+        seeds.append(pack_encoded(header, alone, steps, alone))
+        seeds.append(pack_encoded(header, full, steps, full._replace(latents=alone.latents)))
     return seeds
 
 
@@ -94,10 +100,9 @@ def check_record(data: bytes) -> str:
     assert record.header == header
     assert record.latents.shape == record.header.shape
     assert np.isfinite(record.latents).all()
-    held = read_outline(data, COMPANIONS)[1]
-    for name, values in zip(COMPANIONS, (record.logsnr, record.class_token), strict=True):
-        assert (values is not None) == (name in held)
-        assert values is None or (values.shape == held[name] and np.isfinite(values).all())
+    held = read_outline(data, COMPANIONS).held
+    _check_companions(record, held)
+    _check_twin(data)
     name = record.header.name
     if name:
         place = os.path.normpath(os.path.join("/out", *name.split("/")))
@@ -105,6 +110,31 @@ def check_record(data: bytes) -> str:
         assert "\\" not in name
         assert "\0" not in name
     return "accepted"
+
+
+def _check_twin(data: bytes) -> None:
+    """Read the mirrored image's latents of a record that was read without them."""
+    for companions in ((), COMPANIONS):
+        try:
+            twin = unpack_record(data, companions, with_twin=True).flipped
+        except FormatError as exc:
+            _require_one_line(exc)
+            return
+    outline = read_outline(data, COMPANIONS, with_twin=True)
+    assert (twin is not None) == outline.has_twin
+    if twin is not None:
+        assert twin.latents.shape == outline.header.shape
+        assert np.isfinite(twin.latents).all()
+        _check_companions(twin, outline.held, FLIPPED)
+
+
+def _check_companions(
+    image: Record | Encoded, held: Mapping[str, tuple[int, ...]], prefix: str = ""
+) -> None:
+    for name, values in zip(COMPANIONS, (image.logsnr, image.class_token), strict=True):
+        assert (values is not None) == (prefix + name in held)
+        assert values is None or values.shape == held[prefix + name]
+        assert values is None or np.isfinite(values).all()
 
 
 def _require_one_line(exc: FormatError) -> None:

@@ -479,7 +479,7 @@ def test_content_is_held_before_it_is_decompressed(
     assert len(record) < size // 100
     events: list[int | str] = []
 
-    def unpack(data: bytes) -> Record:
+    def unpack(data: bytes, **options: bool) -> Record:
         events.append("unpack")
         return unpack_record(data)
 

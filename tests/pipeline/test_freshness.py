@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dinac_cli.container.frame import PREAMBLE, RECORD_START
 from dinac_cli.container.planes import Latents
 from dinac_cli.errors import OutputError
 from dinac_cli.files.content import read_content
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.writing import write_image
 from dinac_cli.pipeline.freshness import (
     State,
@@ -52,12 +54,13 @@ class Pair:
         anonymous: bool = False,
         logsnr: Latents | None = None,
         class_token: Latents | None = None,
+        flipped: Encoded | None = None,
     ) -> None:
         content = read_content(str(self.source))
         source = Source("a.jpg", len(content.data), content.sha256, image, 16, 16)
         encoded = Encoded(np.zeros((8, 1, 1), np.float32), logsnr, class_token)
         record = build_record(
-            source, encoded, self.model, "cpu/f32", precision, anonymous=anonymous
+            source, encoded, self.model, "cpu/f32", precision, anonymous=anonymous, flipped=flipped
         )
         self.target.write_bytes(record)
         self.age(self.source, 7200)
@@ -72,9 +75,12 @@ class Pair:
         checksum: bool = False,
         precision: str = "bf16",
         background: str = WHITE,
+        geometry: Geometry = NO_GEOMETRY,
     ) -> tuple[State, str | None]:
         names = frozenset(companions)
-        wanted = WantedLatents(self.model, precision, background, companions=names)
+        wanted = WantedLatents(
+            self.model, precision, background, companions=names, geometry=geometry
+        )
         verdict = check_latents(str(self.target), str(self.source), wanted, checksum=checksum)
         return verdict.state, verdict.reason
 
@@ -109,6 +115,29 @@ class TestCompanions:
         pair.write(logsnr=self.FLAT)
         assert pair.check(LOGSNR) == DONE
         assert pair.check(LOGSNR, CLASS_TOKEN)[1] == "the record holds no class token"
+
+    def test_the_mirrored_image_must_have_as_much(self, pair: Pair) -> None:
+        flip, names = Geometry(flip=True), (LOGSNR, CLASS_TOKEN)
+        write = partial(pair.write, image="alpha=none;flip=twin")
+        full = Encoded(self.FLAT, self.FLAT, self.TOKEN)
+        lacks = {
+            "no mirrored image": None,
+            "no class token of the mirrored image and no posterior of the mirrored image": Encoded(
+                self.FLAT
+            ),
+            "no posterior of the mirrored image": Encoded(self.FLAT, None, self.TOKEN),
+        }
+        for lack, flipped in lacks.items():
+            write(flipped=flipped, logsnr=self.FLAT, class_token=self.TOKEN)
+            assert pair.check(*names, geometry=flip) == (State.STALE, f"the record holds {lack}")
+        write(flipped=Encoded(self.FLAT))
+        assert pair.check(*names, geometry=flip) == (
+            State.STALE,
+            "the record holds no class token and no posterior",
+        )
+        assert pair.check(geometry=flip) == DONE
+        write(flipped=full, logsnr=self.FLAT, class_token=self.TOKEN)
+        assert pair.check(*names, geometry=flip) == DONE
 
     def test_a_token_of_another_class_head_is_made_anew(self, tmp_path: Path) -> None:
         pair = Pair(tmp_path, make_handle("tiny", "encoder"))

@@ -16,6 +16,8 @@ from dinac_cli.results import FileResult, Status
 
 from .hand_made import IMAGES, draw, run_control, write_images
 
+HINT = "where encode was given --resize, --max-side or --crop, give the same here"
+
 
 def measure(first: Path, second: Path, options: MeasureOptions | None = None) -> list[FileResult]:
     return list(
@@ -115,7 +117,7 @@ def test_pairs_that_cannot_be_measured_fail(folders: tuple[Path, Path]) -> None:
     (second / "c.png").write_bytes(b"")
     results = measure(first, second)
     assert [(result.status, result.reason) for result in results] == [
-        (Status.FAILED, "sizes differ: 30x20 and 30x21"),
+        (Status.FAILED, f"sizes differ: 30x20 and 30x21; {HINT}"),
         (Status.FAILED, f"{first / 'b.png'}: not an image (no known image format)"),
         (Status.FAILED, f"{second / 'c.png'}: empty file (0 bytes)"),
     ]

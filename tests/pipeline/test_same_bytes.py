@@ -10,15 +10,20 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.container.encoded import COMPANIONS
+from dinac_cli.container.record import unpack_record
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.sharding import Shard
 from dinac_cli.images.formats import OUTPUT_FORMATS
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.model.acceleration import FastDinacAE
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.checkpoint import save_checkpoint
@@ -89,9 +94,13 @@ def images(tmp_path: Path) -> Path:
 
 
 def encode(
-    inputs: Iterable[Input], out: Path, model: ModelHandle, control: RunControl
+    inputs: Iterable[Input],
+    out: Path,
+    model: ModelHandle,
+    control: RunControl,
+    geometry: Geometry = NO_GEOMETRY,
 ) -> dict[str, bytes]:
-    options = EncodeOptions(posterior=True)
+    options = EncodeOptions(posterior=True, geometry=geometry)
     results = list(encode_files(inputs, latents_out(out), model, options, control))
     assert not [result.reason for result in results if result.failed]
     return read_tree(out)
@@ -133,6 +142,31 @@ class TestEncode:
             for turn, inputs in enumerate((entries, entries[::-1], entries[3:] + entries[:3])):
                 out = tmp_path / f"{number}-{turn}"
                 assert encode(inputs, out, encoder, RunControl(workers, in_flight)) == alone
+
+    @pytest.mark.parametrize("batch_size", [3], indirect=True)
+    def test_with_mirrored_twins(
+        self, images: Path, tmp_path: Path, encoder: ModelHandle, batch_size: int
+    ) -> None:
+        plain = encode(select_images(images), tmp_path / "plain", encoder, RunControl(2, 4))
+        twins = [
+            encode(
+                select_images(images), tmp_path / f"{workers}", encoder,
+                RunControl(workers, in_flight), Geometry(flip=True),
+            )
+            for workers, in_flight in CONTROLS
+        ]  # fmt: skip
+        assert twins[0] == twins[1] == twins[2]
+        for path in sorted(images.iterdir()):
+            with Image.open(path) as image:
+                image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+        mirrored = encode(select_images(images), tmp_path / "mirrored", encoder, RunControl(2, 4))
+        for name, data in twins[0].items():
+            record = unpack_record(data, COMPANIONS, with_twin=True)
+            assert record.flipped is not None
+            for made, alone in ((record, plain[name]), (record.flipped, mirrored[name])):
+                expected = unpack_record(alone, COMPANIONS)
+                np.testing.assert_array_equal(made.latents, expected.latents)
+                np.testing.assert_array_equal(made.logsnr, expected.logsnr)
 
     def test_whatever_memory_was_lacking(
         self,

@@ -50,6 +50,19 @@ class TestByteBudget:
         third.join(PATIENCE_SECONDS)
         assert not third.is_alive()
 
+    def test_one_that_holds_less_than_before_makes_room(self) -> None:
+        budget = ByteBudget(10)
+        budget.take(0, 1)
+        budget.take(1, 9)
+        waiting = start(budget.take, 2, 5)
+        assert is_blocked(waiting)
+        budget.take(1, 3)
+        waiting.join(PATIENCE_SECONDS)
+        assert not waiting.is_alive()
+        budget.give_back(1)
+        budget.give_back(0)
+        assert not is_blocked(start(budget.take, 3, 5))
+
     def test_one_that_becomes_the_oldest_is_admitted(self) -> None:
         budget = ByteBudget(10)
         budget.take(0, 4)

@@ -1,0 +1,202 @@
+"""Sizes against plain arithmetic, pixels against Pillow alone, and text that comes back."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dinac_cli.errors import ImageError
+from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.images.geometry import (
+    MAX_SIDE,
+    NO_GEOMETRY,
+    Geometry,
+    find_geometry,
+    parse_size,
+    read_geometry,
+)
+from dinac_cli.images.pixels import mirror_pixels
+
+from .hand_made import make_pixels
+
+READING = "orientation=applied;color=srgb;alpha=none;frame=1/1"
+
+sides = st.integers(1, 5000)
+wanted = st.integers(1, 3000)
+geometries = st.builds(
+    Geometry, resize=st.none() | st.integers(1, MAX_SIDE), flip=st.booleans(),
+    crop=st.none() | st.tuples(st.integers(1, MAX_SIDE), st.integers(1, MAX_SIDE)),
+) | st.builds(Geometry, max_side=st.integers(1, MAX_SIDE), flip=st.booleans())  # fmt: skip
+
+
+def round_half_up(value: Fraction) -> int:
+    return max(1, math.floor(value + Fraction(1, 2)))
+
+
+@given(width=sides, height=sides, side=wanted)
+def test_resize_makes_the_short_side_and_keeps_the_aspect(
+    width: int, height: int, side: int
+) -> None:
+    factor = Fraction(side, min(width, height))
+    expected = round_half_up(width * factor), round_half_up(height * factor)
+    if expected[0] * expected[1] > max(MAX_PIXELS, width * height):
+        with pytest.raises(ImageError, match=rf"^{width}x{height} would be scaled to "):
+            Geometry(resize=side).scale(width, height)
+        return
+    assert Geometry(resize=side).measure(width, height) == expected
+    assert min(expected) == side
+    assert Geometry(resize=side).measure(height, width) == expected[::-1]
+
+
+@given(width=sides, height=sides, side=wanted)
+def test_max_side_bounds_the_long_side_and_never_enlarges(
+    width: int, height: int, side: int
+) -> None:
+    factor = min(Fraction(1), Fraction(side, max(width, height)))
+    expected = round_half_up(width * factor), round_half_up(height * factor)
+    assert Geometry(max_side=side).measure(width, height) == expected
+    assert max(expected) == min(side, max(width, height))
+
+
+@given(geometries)
+def test_text_comes_back(geometry: Geometry) -> None:
+    description = geometry.describe(READING)
+    assert read_geometry(description) == geometry
+    assert find_geometry(description) == geometry.text
+    assert description == (f"{READING};{geometry.text}" if geometry.text else READING)
+
+
+def test_text_is_what_was_asked_for() -> None:
+    assert NO_GEOMETRY.text == ""
+    assert Geometry(256, None, (256, 128), True).text == "resize=256;crop=256x128;flip=twin"
+    assert Geometry(max_side=1024).text == "max_side=1024"
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("rotate=90", "unknown key 'rotate'"),
+        ("resize=0256", "'0256' is no number of pixels"),
+        ("resize=", "'' is no number of pixels"),
+        ("resize=-1", "'-1' is no number of pixels"),
+        ("resize=9999999", f"sides are 1 to {MAX_SIDE} pixels long"),
+        ("resize=8;max_side=8", "resize and max_side exclude each other"),
+        ("resize=8;resize=8", "'resize=8' is no pair, or its key is repeated"),
+        ("crop=8", "'8' is no size"),
+        ("crop=8x08", "8x08 is no size"),
+        ("crop=8x8x8", "8x8x8 is no size"),
+        ("flip=both", "unknown flip 'both'"),
+        ("flip", "'flip' is no pair, or its key is repeated"),
+    ],
+)
+def test_a_field_that_is_not_understood(field: str, reason: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_geometry(f"{READING};{field}")
+    assert str(caught.value) == f"{reason} in what it says of its image: update dinac-cli"
+
+
+def test_fields_of_other_writers() -> None:
+    assert read_geometry("") == read_geometry(READING) == NO_GEOMETRY
+    assert find_geometry("invented=later;crop=8x8") == "crop=8x8"
+
+
+@pytest.mark.parametrize("text", ["", "x", "8x", "x8", "0", "0x8", "-8", "8.5", "8X8", " 8", "٨"])
+def test_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        parse_size(text)
+
+
+def test_sizes() -> None:
+    assert (parse_size("256"), parse_size("256x128")) == ((256, 256), (256, 128))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "size"),
+    [
+        (Geometry(resize=16), (27, 16)),
+        (Geometry(resize=48), (80, 48)),
+        (Geometry(max_side=20), (20, 12)),
+        (Geometry(resize=24), (40, 24)),
+        (Geometry(max_side=99), (40, 24)),
+    ],
+)
+def test_pixels_are_those_of_pillow(geometry: Geometry, size: tuple[int, int]) -> None:
+    pixels = make_pixels(24, 40)
+    expected = Image.fromarray(pixels)
+    if size != expected.size:
+        expected = expected.resize(size, Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(geometry.apply(pixels), np.asarray(expected))
+
+
+def test_the_centre_is_kept_after_scaling() -> None:
+    pixels = make_pixels(24, 41)
+    np.testing.assert_array_equal(
+        Geometry(crop=(8, 7)).apply(pixels), pixels[8 : 8 + 7, 16 : 16 + 8]
+    )
+    scaled = Geometry(resize=12).apply(pixels)  # 21 x 12
+    both = Geometry(resize=12, crop=(12, 12)).apply(pixels)
+    np.testing.assert_array_equal(both, scaled[:, 4:16])
+    assert both.flags.owndata
+    assert both.flags.writeable
+
+
+def test_nothing_asked_for_gives_the_pixels_themselves() -> None:
+    pixels = make_pixels()
+    assert Geometry(flip=True).apply(pixels) is pixels
+    assert Geometry(max_side=40, crop=(40, 24)).apply(pixels) is pixels
+
+
+def test_mirrored() -> None:
+    pixels = make_pixels()
+    np.testing.assert_array_equal(mirror_pixels(pixels), pixels[:, ::-1])
+    assert mirror_pixels(pixels).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("geometry", "line"),
+    [
+        (
+            Geometry(crop=(64, 20)),
+            "40x24 is smaller than the crop of 64x20: crop less, or scale with --resize first",
+        ),
+        (
+            Geometry(resize=12, crop=(16, 16)),
+            "40x24, scaled to 20x12, is smaller than the crop of 16x16: "
+            "crop less, or choose a larger --resize",
+        ),
+        (
+            Geometry(max_side=20, crop=(16, 16)),
+            "40x24, scaled to 20x12, is smaller than the crop of 16x16: "
+            "crop less, or choose a larger --max-side",
+        ),
+        (
+            Geometry(resize=400_000),
+            "40x24 would be scaled to 666667x400000, 266666800000 pixels, more than the limit of "
+            f"{MAX_PIXELS}: choose a smaller --resize",
+        ),
+    ],
+)
+def test_images_that_do_not_fit(geometry: Geometry, line: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        geometry.apply(make_pixels(24, 40))
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"resize": 8, "max_side": 8}, "exclude each other"),
+        ({"resize": 0}, "sides are 1 to"),
+        ({"crop": (8, MAX_SIDE + 1)}, "sides are 1 to"),
+    ],
+)
+def test_what_no_image_can_have(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Geometry(**fields)
