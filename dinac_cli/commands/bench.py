@@ -29,7 +29,7 @@ def bench(
     """
     from dinac_cli.codec.loading import DeviceChoice
     from dinac_cli.commands.benchmarking import choose_images, choose_model, report_benchmark
-    from dinac_cli.commands.running import configure_threads
+    from dinac_cli.commands.tuning import configure_threads
     from dinac_cli.commands.values import count_processors
     from dinac_cli.console import Console
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -12,6 +9,7 @@ from typing import BinaryIO
 
 from dinac_cli.commands.reporting import Ending, ReportOptions, RunProgress, report_run
 from dinac_cli.commands.signals import open_stdin, stop_on_signals
+from dinac_cli.commands.tuning import bound_memory, configure_threads
 from dinac_cli.commands.values import count_processors, parse_batch_size
 from dinac_cli.console import Console
 from dinac_cli.errors import UsageError
@@ -20,8 +18,6 @@ from dinac_cli.files.output import STDOUT, Output, OutputKind
 from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.selection import reads_stdin
 from dinac_cli.results import FileResult
-
-_M_ARENA_MAX = -8  # of malloc.h
 
 Start = Callable[[RunControl, BinaryIO | None], Generator[FileResult, None, None]]
 
@@ -51,6 +47,7 @@ def run_batch(
     workers = run.workers or min(16, count_processors())
     in_flight = parse_batch_size(run.batch_size) or 4 * workers
     configure_threads()
+    bound_memory()
     with stop_on_signals(console) as stop:
         control = RunControl(workers, in_flight, stop)
         progress = RunProgress(control.clock, total, stop)
@@ -67,32 +64,6 @@ def prepare_out(output: Output) -> None:
     """
     if output.kind is not OutputKind.STREAM:
         output.prepare(output.locate(""))
-
-
-def configure_threads() -> None:
-    """Tell torch, before it is imported, how many processors there are and how to wait on them.
-
-    It would count the machine's cores, also where a control group grants fewer. Its threads would
-    spin while they wait for each other, which takes the processors from the threads that read and
-    write: beside one other busy process, decoding took 688 ms an image instead of 25 on two cores.
-    What the user has set stands.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _share_heaps()
-
-
-def _share_heaps() -> None:
-    """Let all threads share two heaps of the GNU C library, not one each.
-
-    What one thread frees another one's heap cannot use, so that the memory of a long run creeps
-    up: by 5 and 8 % from 200 files to 1,400 (two runs), by 3 and 4 % with two. Other libraries
-    know no such call, and what the user has set stands.
-    """
-    if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def open_stdout(out: str) -> BinaryIO | None:

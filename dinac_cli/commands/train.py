@@ -31,8 +31,8 @@ def train(
     from pathlib import Path
 
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
-    from dinac_cli.commands.running import configure_threads
     from dinac_cli.commands.training import choose_length, list_paths, report_training
+    from dinac_cli.commands.tuning import configure_threads
     from dinac_cli.console import Console
     from dinac_cli.training.recipe import TrainRecipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 
-from dinac_cli.commands.running import configure_threads
+from dinac_cli.commands.tuning import configure_threads
 
 SAVE_SECONDS = 0.2
 
