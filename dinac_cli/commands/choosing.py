@@ -59,16 +59,18 @@ def open_encoder(resolved: ResolvedModel, choice: DeviceChoice, *, features: boo
     return handle
 
 
-def choose_local_encoder(model: str, revision: str | None, output: Output) -> ResolvedModel:
+def choose_local_encoder(
+    model: str, revision: str | None, output: Output, default: str = NANO
+) -> ResolvedModel:
     """What `choose_encoder` takes, of what is on this machine: nothing is fetched, no GPU sought.
 
-    Where OUT holds no record there is none to compare the machine's default with, and nano stands
-    in for it. Raises ModelError where the model is not at hand.
+    Where OUT holds no record there is none to compare the machine's default with, and `default`
+    stands in for it. Raises ModelError where the model is not at hand.
     """
     if model != AUTO:
         return find_local(model, revision)
     found = None if output.overwrite else _find_held(output)
-    return find_local(NANO, revision) if found is None else _find_held_model(*found, revision)
+    return find_local(default, revision) if found is None else _find_held_model(*found, revision)
 
 
 def _find_held_model(path: str, header: RecordHeader, revision: str | None) -> ResolvedModel:

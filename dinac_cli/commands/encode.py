@@ -75,27 +75,24 @@ def encode(
         posterior,
         choose_geometry(resize, max_side, crop, flip=flip),
     )
+    inputs = InputOptions(images, files_from, null, root, limit, shard)
+    choice = DeviceChoice(device, dtype, compiled)
+    run = RunOptions(workers, batch_size)
     if dry_run:
         from dinac_cli.commands.planning import PlanOptions, run_plan
 
         if failures is not None:
             raise UsageError("--dry-run writes nothing: leave out --failures")
-        given = InputOptions(images, files_from, null, root, limit, shard)
-        raise typer.Exit(
-            run_plan(
-                given, out, PlanOptions(settings, model, revision, overwrite), console, as_json
-            )
-        )
+        plan = PlanOptions(settings, model, revision, overwrite, choice, run)
+        raise typer.Exit(run_plan(inputs, out, plan, console, as_json))
     stdout = open_stdout(out)
     if anonymous and checksum:
         raise UsageError("--anonymous records hold no hash to compare: leave out --checksum")
-    inputs = InputOptions(images, files_from, null, root, limit, shard)
     selection = select_inputs(inputs, IMAGES, out)
     require_existing(selection)
     kind = choose_output_kind(out, selection.scan, (LATENT_SUFFIX,))
     output = Output(out, kind, is_latent_file, overwrite, fsync)
     total = count_inputs(selection, output, name_latents)
-    choice = DeviceChoice(device, dtype, compiled)
     encoder = choose_encoder(model, revision, choice, output, console, features=features)
     refuse_mixed_latents(output, settings.want(encoder))
     prepare_out(output)
@@ -107,7 +104,7 @@ def encode(
         ),
         selection.scan,
         total,
-        RunOptions(workers, batch_size),
+        run,
         ReportOptions(as_json, quiet, verbose, failures, fail_fast, stdout is not None),
         console,
     )

@@ -27,18 +27,25 @@ def plan(
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_size: opt.BatchSize = "auto",
+    workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
+    quick: opt.Quick = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Say what encode would do: new, stale, damaged, done, in conflict, orphaned; change nothing.
 
-    Bytes are estimated from the records that are done, time is not estimated.
+    Bytes are estimated from the records that are done, time by encoding some images to nowhere.
     """
+    from dinac_cli.codec.loading import DeviceChoice
     from dinac_cli.commands.inputs import InputOptions
     from dinac_cli.commands.planning import PlanOptions, run_plan
+    from dinac_cli.commands.running import RunOptions
     from dinac_cli.commands.values import choose_geometry, parse_color
     from dinac_cli.console import Console
     from dinac_cli.pipeline.encode import EncodeOptions
@@ -54,6 +61,14 @@ def plan(
         choose_geometry(resize, max_side, crop, flip=flip),
     )
     inputs = InputOptions(images, files_from, null, root, limit, shard)
-    options = PlanOptions(settings, model, revision, overwrite)
+    options = PlanOptions(
+        settings,
+        model,
+        revision,
+        overwrite,
+        DeviceChoice(device, dtype),
+        RunOptions(workers, batch_size),
+        quick,
+    )
     console = Console(quiet=quiet, verbose=verbose)
     raise typer.Exit(run_plan(inputs, out, options, console, as_json))

@@ -9,16 +9,20 @@ from typing import Any
 from dinac_cli.codec.loading import DeviceChoice
 from dinac_cli.commands.choosing import choose_local_encoder, open_encoder
 from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
-from dinac_cli.commands.reporting import EXIT_FAILURES, format_size
+from dinac_cli.commands.reporting import EXIT_FAILURES, format_duration, format_size
+from dinac_cli.commands.running import RunOptions, make_control
+from dinac_cli.commands.signals import SignalledStop, stop_on_signals
 from dinac_cli.commands.tables import align
 from dinac_cli.console import Console
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.files.output import Output
+from dinac_cli.model.registry import choose_default
 from dinac_cli.pipeline.encode import EncodeOptions
 from dinac_cli.pipeline.freshness import is_latent_file
 from dinac_cli.pipeline.plan import WORK, Fate, Plan, PlannedFile, plan_files
 from dinac_cli.pipeline.selection import choose_output_kind, count_inputs, require_existing
+from dinac_cli.pipeline.trial import TrialSample, run_trial
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,23 @@ class PlanOptions:
     model: str
     revision: str | None
     overwrite: bool
+    choice: DeviceChoice
+    run: RunOptions
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class _Time:
+    """What a trial found out of the time that encoding takes, or why there was none."""
+
+    seconds: float | None
+    basis: str
+    files: int = 0
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return f"not estimated ({self.basis})" if self.basis else "none"
+        return f"about {format_duration(self.seconds)} ({self.basis})"
 
 
 def run_plan(
@@ -53,17 +74,48 @@ def run_plan(
         token_width=0 if head is None else head.model_dim,
         with_twins=settings.geometry.flip,
     )
+    sample = TrialSample()
     for file in plan_files(selection, output, settings.want(encoder), settings):
         plan.add(file)
+        if file.entry is not None and file.pixels is not None:
+            sample.add(file.entry)
         _report_file(file, console, as_json)
+    with stop_on_signals(console) as stop:
+        took = _estimate_time(sample, plan, output, options, stop)
+    if stop.exit_code is not None:
+        return stop.exit_code
     if as_json:
-        console.print_json(plan_to_json(plan))
+        console.print_json(plan_to_json(plan, took))
     else:
-        console.print_result("\n".join(describe_plan(plan)))
+        console.print_result("\n".join(describe_plan(plan, took)))
     return EXIT_FAILURES if plan.counts[Fate.FAILED].files else 0
 
 
-def describe_plan(plan: Plan) -> Iterator[str]:
+def _estimate_time(
+    sample: TrialSample, plan: Plan, output: Output, options: PlanOptions, stop: SignalledStop
+) -> _Time:
+    """Encode some of the images to nowhere with the model that would encode them all."""
+    if not sample.entries:
+        return _Time(None, "")
+    if options.quick or options.choice.compiled:
+        return _Time(None, "--quick" if options.quick else "networks of --compile are not tried")
+    try:
+        model = choose_local_encoder(
+            options.model, options.revision, output, choose_default(options.choice.device)
+        )
+    except ModelError as exc:
+        return _Time(None, str(exc))
+    encoder = open_encoder(model, options.choice, features=options.settings.features)
+    control = make_control(options.run, stop)
+    trial = run_trial(sample.entries, encoder, options.settings, control)
+    if trial is None:
+        return _Time(None, "those that were tried cannot be encoded")
+    pixels = sum(plan.counts[fate].pixels for fate in WORK)
+    basis = f"{trial.compute}, of {trial.files} tried"
+    return _Time(trial.estimate_seconds(pixels), basis, trial.files)
+
+
+def describe_plan(plan: Plan, took: _Time) -> Iterator[str]:
     """The lines that a person reads."""
     rows = [["state", "files", "bytes"]]
     for fate, count in plan.counts.items():
@@ -77,10 +129,11 @@ def describe_plan(plan: Plan) -> Iterator[str]:
     line += f" at {plan.bits_per_pixel:.2f} bits a pixel ({basis})"
     if plan.unmeasured:
         line += f", without {plan.unmeasured} of unknown size"
-    yield f"{line}; time: not estimated"
+    yield line
+    yield f"time: {took}"
 
 
-def plan_to_json(plan: Plan) -> dict[str, Any]:
+def plan_to_json(plan: Plan, took: _Time) -> dict[str, Any]:
     """The summary object of a plan."""
     return {
         "summary": True,
@@ -90,6 +143,8 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "bits_per_pixel_measured": plan.is_measured,
         "bytes_estimated": plan.bytes_to_write,
         "unmeasured": plan.unmeasured,
+        "seconds_estimated": took.seconds,
+        "tried": took.files,
         "bytes_done": plan.counts[Fate.DONE].size_bytes,
         "bytes_orphaned": plan.counts[Fate.ORPHANED].size_bytes,
     }

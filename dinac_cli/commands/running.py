@@ -17,6 +17,7 @@ from dinac_cli.files.inputs import InputScan
 from dinac_cli.files.output import STDOUT, Output, OutputKind
 from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.selection import reads_stdin
+from dinac_cli.pipeline.stages import StopRequest
 from dinac_cli.results import FileResult
 
 Start = Callable[[RunControl, BinaryIO | None], Generator[FileResult, None, None]]
@@ -44,17 +45,22 @@ def run_batch(
 
     `start` gets the control and, where it is an input, standard input, and gives the results.
     """
-    workers = run.workers or min(16, count_processors())
-    in_flight = parse_batch_size(run.batch_size) or 4 * workers
-    configure_threads()
-    bound_memory()
     with stop_on_signals(console) as stop:
-        control = RunControl(workers, in_flight, stop)
+        control = make_control(run, stop)
         progress = RunProgress(control.clock, total, stop)
         results = start(control, open_stdin(stop) if reads_stdin(scan) else None)
         return report_run(
             title, ending, results, progress, report, console, stop, lambda: scan.others
         )
+
+
+def make_control(run: RunOptions, stop: StopRequest) -> RunControl:
+    """The limits of a run, and what is told to torch before it is imported. Raises UsageError."""
+    workers = run.workers or min(16, count_processors())
+    in_flight = parse_batch_size(run.batch_size) or 4 * workers
+    configure_threads()
+    bound_memory()
+    return RunControl(workers, in_flight, stop)
 
 
 def prepare_out(output: Output) -> None:

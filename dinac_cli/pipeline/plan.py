@@ -64,7 +64,7 @@ class PlannedFile:
     """One input, or one orphaned record, and why it has its fate (one line).
 
     `pixels` is the size of the image, None where it is unknown; `size_bytes` that of a record that
-    is done or orphaned.
+    is done or orphaned; `entry` the input, of a file to encode.
     """
 
     file: str
@@ -74,6 +74,7 @@ class PlannedFile:
     changed: str | None = None
     pixels: int | None = None
     size_bytes: int | None = None
+    entry: Input | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One flat JSON object; fields that say nothing are left out."""
@@ -114,7 +115,8 @@ def _plan_file(
     if entry.problem:
         raise InputError(entry.problem)
     if output.kind is OutputKind.STREAM:
-        return PlannedFile(entry.label, Fate.NEW, pixels=_count_pixels(entry, options))
+        pixels = _count_pixels(entry, options)
+        return PlannedFile(entry.label, Fate.NEW, pixels=pixels, entry=entry)
     target = output.locate(name_latents(entry.name))
     if output.kind is OutputKind.FOLDER:
         output.require_inside(os.path.dirname(target) or ".")
@@ -125,14 +127,14 @@ def _plan_file(
         pixels = header.height * header.width
         size_bytes = os.path.getsize(target)
         return PlannedFile(entry.label, Fate.DONE, target, pixels=pixels, size_bytes=size_bytes)
-    pixels_wanted = _count_pixels(entry, options)
-    if verdict.state is State.ABSENT:
-        return PlannedFile(entry.label, Fate.NEW, target, pixels=pixels_wanted)
-    if verdict.cause is Cause.DAMAGE:
-        return PlannedFile(entry.label, Fate.DAMAGED, target, verdict.reason, None, pixels_wanted)
-    changed = None if verdict.cause is None else verdict.cause.value
-    reason = verdict.reason if changed is None else f"{verdict.reason} ({changed})"
-    return PlannedFile(entry.label, Fate.STALE, target, reason, changed, pixels_wanted)
+    fate, reason, changed = Fate.NEW, verdict.reason, None
+    if verdict.state is not State.ABSENT:
+        fate = Fate.DAMAGED if verdict.cause is Cause.DAMAGE else Fate.STALE
+    if fate is Fate.STALE and verdict.cause is not None:
+        changed = verdict.cause.value
+        reason = f"{reason} ({changed})"
+    pixels = _count_pixels(entry, options)
+    return PlannedFile(entry.label, fate, target, reason, changed, pixels, entry=entry)
 
 
 def _judge(

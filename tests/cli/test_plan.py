@@ -47,7 +47,7 @@ def test_each_state_and_nothing_changed(own: Path, tmp_path: Path) -> None:
     photos, latents = own / "photos", own / "latents"
     done, imported = run_noting_imports(
         tmp_path / "imports", ("torch", "huggingface_hub", "rich"),
-        "plan", str(photos), str(latents), "--json",
+        "plan", str(photos), str(latents), "--json", "--quick",
     )  # fmt: skip
     assert (done.code, imported) == (3, "")
     assert picture(own) == before
@@ -76,11 +76,31 @@ def test_table_and_dry_run_say_the_same(own: Path) -> None:
     planned = run("plan", "photos", "latents", "--verbose", cwd=own)
     dry = run("encode", "photos", "latents", "--dry-run", "--verbose", cwd=own)
     assert picture(own) == before
-    assert planned == dry
+    assert planned.code == dry.code == 3
+    assert planned.err == dry.err
+    assert planned.out.splitlines()[:-1] == dry.out.splitlines()[:-1]
     rows = dict(re.findall(r"^(\w+) +(\d+) +[-\d]", planned.out, re.MULTILINE))
     assert rows.pop("failed") == rows.pop("new") == rows.pop("done") == "1"
     assert "dinac: stale photos/sub/b.png: the source has changed (size)\n" in planned.err
-    assert planned.out.endswith("time: not estimated\n")
+    for done in (planned, dry):
+        assert re.search(r"\ntime: about [\d.]+ s \(cpu/\w+, of 3 tried\)\n$", done.out)
+
+
+def test_time_grows_with_the_pixels_and_is_left_out_where_nothing_is_tried(own: Path) -> None:
+    one = run("plan", "photos/a.jpg", "one", "--json", cwd=own).objects[-1]
+    all_of_them = run("plan", "photos", "all", "--json", "--workers", "1", cwd=own).objects[-1]
+    assert 0 < one["seconds_estimated"] < 600
+    assert (one["tried"], all_of_them["tried"]) == (1, 4)
+    assert not (own / "one").exists()
+    for extra, why in (
+        (("--quick",), "not estimated (--quick)"),
+        (("--overwrite", "--quick"), "not estimated (--quick)"),
+    ):
+        done = run("plan", "photos", "fresh", *extra, cwd=own)
+        assert done.out.endswith(f"\ntime: {why}\n")
+    dry = run("encode", "photos", "fresh", "--dry-run", "--compile", cwd=own)
+    assert dry.out.endswith("\ntime: not estimated (networks of --compile are not tried)\n")
+    assert run("plan", "photos", "latents", cwd=own).out.endswith("\ntime: none\n")
 
 
 def test_out_that_is_not_there_is_not_made(own: Path) -> None:

@@ -52,6 +52,14 @@ DryRun = Annotated[
         help="Say what would be done, as dinac plan does, and do nothing.",
     ),
 ]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        rich_help_panel=RUN,
+        help="Leave out the estimate of time, which takes a few seconds and a network.",
+    ),
+]
 Fsync = Annotated[
     bool,
     typer.Option(
