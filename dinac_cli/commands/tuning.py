@@ -17,7 +17,8 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
-_LARGE_BYTES = 8 * 2**20
+_LARGE_BYTES = 4 * 2**20
+_SPARE_BYTES = 2 * 2**20
 _KEPT_PRIMITIVES = 64
 
 
@@ -47,7 +48,7 @@ def bound_memory() -> None:
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(_KEPT_PRIMITIVES))
     _set_malloc("MALLOC_MMAP_THRESHOLD_", _M_MMAP_THRESHOLD, _LARGE_BYTES)
-    _set_malloc("MALLOC_TRIM_THRESHOLD_", _M_TRIM_THRESHOLD, _LARGE_BYTES)
+    _set_malloc("MALLOC_TRIM_THRESHOLD_", _M_TRIM_THRESHOLD, _SPARE_BYTES)
 
 
 def _set_malloc(variable: str, parameter: int, value: int) -> None:
