@@ -19,7 +19,7 @@ _M_ARENA_MAX = -8
 
 _LARGE_BYTES = 4 * 2**20
 _SPARE_BYTES = 2 * 2**20
-_KEPT_PRIMITIVES = 64
+_KEPT_PRIMITIVES = 32
 
 
 def configure_threads() -> None:
