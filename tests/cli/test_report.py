@@ -93,6 +93,12 @@ def test_the_page_and_what_is_missing(own: Path) -> None:
     assert (again.code, read_files(own)) == (3, after)  # its own page it may replace
 
 
+def test_an_original_that_cannot_be_read_is_named_once(own: Path) -> None:
+    (own / "photos/a.jpg").write_bytes(b"")
+    done = run("report", "photos", "decoded", "page.html", cwd=own)
+    assert (done.code, done.err) == (3, "dinac: photos/a.jpg: empty file (0 bytes)\n")
+
+
 def test_without_torch(work: Path, tmp_path: Path) -> None:
     arguments = (str(work / "photos"), str(work / "decoded"), str(tmp_path / "page.html"))
     done, imported = run_noting_imports(tmp_path / "imports", ("torch",), "report", *arguments)
