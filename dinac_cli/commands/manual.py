@@ -97,7 +97,7 @@ def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _usage(command: Any) -> str:
     arguments = [
-        f"[{p.metavar}...]" if p.nargs == -1 else p.metavar or ""
+        f"[{p.metavar}...]" if p.nargs == -1 else p.metavar if p.required else f"[{p.metavar}]"
         for p in command.params
         if not p.opts[0].startswith("-")
     ]
