@@ -50,7 +50,7 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
     if _is_name_of_other_file(out, suffixes):
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file that is not written here: "
-            f"name a folder ({out}/ if it is to be one) or a file that ends in {', '.join(suffixes)}"
+            f"name a folder ({out}/ if it is one) or a file that ends in {', '.join(suffixes)}"
         )
     return OutputKind.FOLDER
 

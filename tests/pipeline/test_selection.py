@@ -117,7 +117,7 @@ class TestOutputKind:
             choose_output_kind(out, InputScan(IMAGES, tuple(inputs)), suffixes)
         assert str(caught.value) == (
             f"{out}: OUT, the last argument, is named like a file that is not written here: "
-            f"name a folder ({out}/ if it is to be one) or a file that ends in {', '.join(suffixes)}"
+            f"name a folder ({out}/ if it is one) or a file that ends in {', '.join(suffixes)}"
         )
 
 
