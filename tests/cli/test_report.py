@@ -34,6 +34,14 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
   use("low", "1000"); seen.none = order(); use("low", "");
   document.querySelector(".card").click(); await wait(200);
   seen.open = viewer.open;
+  const rows = [];  // of the last buttons, as the space before them grows
+  for (let width = 0; width < innerWidth; width += 40) {
+    document.getElementById("title").style.minWidth = width + "px";
+    const tops = ["previous", "next", "close"].map((id) => document.getElementById(id).offsetTop);
+    rows.push(new Set(tops).size);
+  }
+  document.getElementById("title").style.minWidth = "";
+  seen.rows = Math.max(...rows);
   const box = document.getElementById("frame").getBoundingClientRect();
   const divider = document.getElementById("divider");
   divider.setPointerCapture = () => {};
@@ -156,6 +164,7 @@ def test_in_a_browser(own: Path) -> None:
     assert seen["filtered"] == ["sub/deep/c.webp"]
     assert seen["none"] == []
     assert seen["open"] is True
+    assert seen["rows"] == 1
     assert seen["divider"] == "25"
     assert seen["clip"] == "inset(0px 75% 0px 0px)"
     assert seen["alts"] == [
