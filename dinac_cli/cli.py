@@ -140,6 +140,7 @@ def _prepare_completion() -> Any:
 def _fit_screen() -> Any:
     """The command tree; on a narrow screen, whose frames cut options off, with plain help."""
     root: Any = typer.main.get_command(app)
+    _hide_flag_types(root)
     columns = shutil.get_terminal_size().columns
     if columns >= _NARROW_COLUMNS:
         return root
@@ -162,6 +163,16 @@ def _fit_screen() -> Any:
 
     simplify(root)
     return root
+
+
+def _hide_flag_types(command: Any, parent: Any = None) -> None:
+    """Leave out of the help the type of options that take no value: some Typers print `<bool>`."""
+    context = command.context_class(command, parent=parent, **command.context_settings)
+    for parameter in command.get_params(context):  # with --help, which is none of its own
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for child in getattr(command, "commands", {}).values():
+        _hide_flag_types(child, context)
 
 
 def _print_error(message: str) -> None:

@@ -26,7 +26,8 @@ class LatentFolder(Dataset[Any]):
     the mirrored image: `flipped` (its latents), `flipped_logsnr`, `flipped_class_token`. With
     `transform` it is what that makes of it. It can be pickled, so that workers of a DataLoader can
     have it, and holds names alone.
-    Errors: UsageError where there are none, DinacError for a file that cannot be read.
+    Errors: UsageError where there is no such folder or no latent file in it, DinacError for a file
+    that cannot be read.
     """
 
     def __init__(
@@ -35,12 +36,17 @@ class LatentFolder(Dataset[Any]):
         transform: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise UsageError(f"{folder}: no such folder")
         self.transform = transform
         found = (path for path in self.folder.rglob(f"*{LATENT_SUFFIX}") if path.is_file())
         names = (path.relative_to(self.folder).as_posix() for path in found)
         self.names = sorted(name for name in names if not _is_hidden(name))
         if not self.names:
             raise UsageError(f"no latent files found in {folder}")
+
+    def __repr__(self) -> str:
+        return f"LatentFolder({str(self.folder)!r}): {len(self)} latent files"
 
     def __len__(self) -> int:
         return len(self.names)

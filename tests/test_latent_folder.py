@@ -69,6 +69,12 @@ def test_a_bad_file_is_named(folder: Path) -> None:
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no latent files found"):
         LatentFolder(tmp_path)
+    with pytest.raises(UsageError, match=r"nowhere: no such folder$"):
+        LatentFolder(tmp_path / "nowhere")
+
+
+def test_it_says_what_it_is(folder: Path) -> None:
+    assert repr(LatentFolder(folder)) == f"LatentFolder({str(folder)!r}): 3 latent files"
 
 
 def test_what_stands_beside_the_latents(folder: Path) -> None:

@@ -14,7 +14,7 @@ def bench(
     compare: opt.Compare = None,
     files: opt.FileCounts = None,
     workers: opt.Workers = None,
-    model: opt.Model = "auto",
+    model: opt.BenchModel = "auto",
     revision: opt.Revision = None,
     random_weights: opt.RandomWeights = None,
     device: opt.Device = "auto",

@@ -129,6 +129,7 @@ def describe_strays(moments: ChannelMoments) -> Iterator[str]:
     yield (
         f"{len(strays)} of {len(mean)} channels are far from N(0, 1): "
         "very plain images, or latents that are not whitened"
+        + ("; the farthest:" if len(strays) > _CHANNELS_SHOWN else "")
     )
     rows = [["channel", "mean", "std"]]
     rows += [[str(i), f"{mean[i]:+.2f}", f"{std[i]:.2f}"] for i in strays[:_CHANNELS_SHOWN]]

@@ -22,7 +22,7 @@ def decode(
     root: opt.Root = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
-    model: opt.Model = "auto",
+    model: opt.RecordModel = "auto",
     revision: opt.Revision = None,
     allow_other_model: opt.AllowOtherModel = False,
     device: opt.Device = "auto",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dinac_cli.commands.reporting import format_size
-from dinac_cli.commands.tables import align, list_facts
+from dinac_cli.commands.tables import fit_table, list_facts
 from dinac_cli.console import Console
 from dinac_cli.errors import ModelError
 from dinac_cli.model.registry import HUB_ALIASES, NANO, ResolvedModel, find_cached, resolve_model
@@ -30,7 +30,7 @@ def report_models(as_json: bool, console: Console) -> None:
         rows.append([name, entry.get("repository", "-"), entry["state"], revision, size, count])
     if as_json:
         return
-    for line in align(rows):
+    for line in fit_table(rows, console.result_width):
         console.print_result(line)
 
 

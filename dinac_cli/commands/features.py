@@ -17,7 +17,7 @@ def features(
     root: opt.Root = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
-    model: opt.Model = "auto",
+    model: opt.RecordModel = "auto",
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",

@@ -97,11 +97,18 @@ def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _usage(command: Any) -> str:
     arguments = [
-        f"[{p.metavar}...]" if p.nargs == -1 else p.metavar or ""
-        for p in command.params
-        if not p.opts[0].startswith("-")
+        _name_argument(parameter)
+        for parameter in command.params
+        if not parameter.opts[0].startswith("-")
     ]
     return " ".join(["[options]", *arguments])
+
+
+def _name_argument(parameter: Any) -> str:
+    name = parameter.metavar or ""
+    if parameter.nargs == -1 and not name.endswith("..."):
+        name += "..."
+    return name if parameter.required else f"[{name}]"
 
 
 def _describe_default(parameter: Any) -> str:

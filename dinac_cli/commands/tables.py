@@ -23,6 +23,19 @@ def align(rows: Table) -> Iterator[str]:
         yield " ".join(cells).rstrip()
 
 
+def fit_table(rows: Table, width: int | None) -> Iterator[str]:
+    """The table or, on a terminal whose `width` does not hold it, each row as lines of its own."""
+    lines = list(align(rows))
+    if width is None or max(map(len, lines)) <= width:
+        yield from lines
+        return
+    names, *others = rows
+    for number, row in enumerate(others):
+        if number:
+            yield ""
+        yield from list_facts(list(zip(names, row, strict=True)))
+
+
 def list_facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Lines of a name and a value each, the values below one another."""
     width = max((len(name) for name, _ in facts), default=0) + 2

@@ -124,6 +124,8 @@ def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
     Where HF_HUB_OFFLINE is set, what is cached is taken as it is. Raises ModelError where it is not
     to be had, UsageError where `source` is no name of a Hub repository.
     """
+    if source == NANO:
+        raise UsageError(f"model {NANO} is embedded: there is nothing to fetch")
     repository = HUB_ALIASES.get(source, source)
     if not _REPOSITORY.fullmatch(repository):
         raise UsageError(
@@ -236,7 +238,7 @@ def _explain_hub_error(exc: Exception) -> str:
     if constants.HF_HUB_OFFLINE:
         return f"HF_HUB_OFFLINE is set: unset it once to download, or take --model {NANO}"
     if isinstance(exc, errors.LocalEntryNotFoundError):
-        return f"the Hub cannot be reached: do so once to download, or take --model {NANO}"
+        return f"the Hub cannot be reached: run it once with a network, or take --model {NANO}"
     detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
     return f"the download failed ({detail}): try again, or take --model {NANO}"
 

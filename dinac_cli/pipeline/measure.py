@@ -134,7 +134,7 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
         return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
     try:
         original = read_original(pair.first, options)
-        psnr_db = measure_pixels(original, read_pixels(pair.other, options))
+        psnr_db = measure_pixels(original, read_reconstruction(pair.other, options))
     except DinacError as exc:
         return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
     height, width, _ = original.shape
@@ -161,19 +161,22 @@ def measure_pixels(original: Pixels, other: Pixels) -> float:
 def read_original(path: str, options: MeasureOptions) -> Pixels:
     """The pixels uint8 [H, W, 3] of an original, scaled and cropped as it was for encoding.
 
+    Raises DinacError without the file's name, which is that of the result.
+    """
+    return options.geometry.apply(_read_pixels(path, options))
+
+
+def read_reconstruction(path: str, options: MeasureOptions) -> Pixels:
+    """The pixels uint8 [H, W, 3] of the other side of a pair.
+
     Raises ImageError, which names the file.
     """
-    pixels = read_pixels(path, options)
     try:
-        return options.geometry.apply(pixels)
-    except ImageError as exc:
-        raise ImageError(f"{path}: {exc}") from exc
-
-
-def read_pixels(path: str, options: MeasureOptions) -> Pixels:
-    """The pixels uint8 [H, W, 3] of one side of a pair. Raises ImageError, which names the file."""
-    try:
-        data = read_content(path).data
-        return read_image(data, background=options.background, max_pixels=options.max_pixels).pixels
+        return _read_pixels(path, options)
     except DinacError as exc:
         raise ImageError(f"{path}: {exc}") from exc
+
+
+def _read_pixels(path: str, options: MeasureOptions) -> Pixels:
+    data = read_content(path).data
+    return read_image(data, background=options.background, max_pixels=options.max_pixels).pixels

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from dinac_cli.errors import UsageError
 from dinac_cli.files.inputs import STDIN, Input, InputScan
-from dinac_cli.files.naming import ignores_case, refuse_collisions
+from dinac_cli.files.naming import LATENT_SUFFIX, ignores_case, refuse_collisions
 from dinac_cli.files.output import STDOUT, Output, OutputKind
 from dinac_cli.files.sharding import Shard
+from dinac_cli.images.formats import is_image_name
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Selection:
 def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:
     """What OUT is: `-`, a file (one input file, and a suffix of the output kind), or a folder.
 
-    Raises UsageError where OUT is an existing file and would have to be a folder.
+    Raises UsageError where OUT would have to be a folder and is an existing file, or is named like
+    a file that is not written: more likely the last input, or a format that is not to be had.
     """
     if out == STDOUT:
         return OutputKind.STREAM
@@ -45,7 +47,19 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
             f"{out}: OUT, the last argument, is an existing file and not a folder: "
             "name an output folder after the inputs"
         )
+    if _is_name_of_other_file(out, suffixes):
+        raise UsageError(
+            f"{out}: OUT, the last argument, is named like a file that is not written here: "
+            f"name a folder ({out}/ if it is one) or a file that ends in {', '.join(suffixes)}"
+        )
     return OutputKind.FOLDER
+
+
+def _is_name_of_other_file(out: str, suffixes: tuple[str, ...]) -> bool:
+    name = out.lower()
+    return not name.endswith((*suffixes, "/", os.sep)) and (
+        is_image_name(out) or name.endswith(LATENT_SUFFIX)
+    )
 
 
 def count_inputs(selection: Selection, output: Output, rename: Callable[[str], str]) -> int | None:

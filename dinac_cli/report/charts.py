@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,13 @@ COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values laid on a range of pixels."""
+    """A range of values laid on a range of pixels, in so many equal parts."""
 
     low: float
     high: float
     start: float
     stop: float
+    parts: int = 4
 
     def place(self, value: float) -> float:
         """The pixel of a value."""
@@ -29,10 +31,18 @@ class Axis:
         return self.start + share * (self.stop - self.start)
 
     def list_ticks(self) -> list[float]:
-        """Five values from end to end; one where there is nothing between."""
+        """Where the parts begin and end; one value where there is nothing between."""
         if self.high <= self.low:
             return [self.low]
-        return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
+        step = (self.high - self.low) / self.parts
+        return [self.low + step * i for i in range(self.parts + 1)]
+
+
+def lay_counts(highest: int, start: float, stop: float) -> Axis:
+    """An axis from 0 to `highest` or little more, above 0, whose ticks are whole numbers."""
+    step = math.ceil(highest / 4)
+    parts = math.ceil(highest / step)
+    return Axis(0.0, float(step * parts), start, stop, parts)
 
 
 def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
@@ -45,7 +55,7 @@ def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
         edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, _BINS + 1)
     counts = [np.histogram(some, edges)[0] for _, some in series]
     across = Axis(float(edges[0]), float(edges[-1]), _LEFT, WIDTH - _RIGHT)
-    up = Axis(0.0, float(max(count.max() for count in counts)), HEIGHT - _BOTTOM, _TOP)
+    up = lay_counts(max(int(count.max()) for count in counts), HEIGHT - _BOTTOM, _TOP)
     shapes = []
     for number, count in enumerate(counts):
         points = [(across.place(edges[0]), up.place(0))]
@@ -97,12 +107,16 @@ def _draw_axes(across: Axis, up: Axis, below: str, beside: str) -> Iterator[str]
     )
     for value in across.list_ticks():
         x = across.place(value)
-        yield f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{value:.3g}</text>'
+        yield f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{_label(value)}</text>'
     for value in up.list_ticks():
         y = up.place(value) + 4
-        yield f'<text x="{_LEFT - 5}" y="{y:.1f}" text-anchor="end">{value:.3g}</text>'
+        yield f'<text x="{_LEFT - 5}" y="{y:.1f}" text-anchor="end">{_label(value)}</text>'
     yield f'<text x="{(_LEFT + WIDTH) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{below}</text>'
     yield f'<text x="4" y="10">{beside}</text>'
+
+
+def _label(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _wrap(body: str, title: str, names: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from dinac_cli.pipeline.measure import (
     find_counterpart,
     measure_pixels,
     read_original,
-    read_pixels,
+    read_reconstruction,
 )
 from dinac_cli.pipeline.stages import read_ahead, until_stopped
 from dinac_cli.report.latents import LatentColors, find_colors
@@ -120,7 +120,7 @@ def _show(
             psnr_db.append(None)
             urls.append(None)
             continue
-        other = read_pixels(counterpart, request.reading)
+        other = read_reconstruction(counterpart, request.reading)
         psnr_db.append(measure_pixels(original, other))
         urls.append(_publish(other, f"{number:06}-{k + 1}.png", request))
     image = PageImage(

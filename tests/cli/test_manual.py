@@ -36,6 +36,9 @@ def test_on_a_terminal_it_is_a_page() -> None:
     assert code == 0
     plain = re.sub(".\b", "", strip_escapes(screen))  # bold is a character, back, and again
     assert "dinac encode [options] [IMG...] OUT" in plain
+    assert "dinac features [options] [LATENTS...] [OUT.safetensors]" in plain
+    assert "dinac report [options] A B... OUT.html" in plain
+    assert "dinac demo [options] [DIR]" in plain
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="needs man")

@@ -77,8 +77,10 @@ def test_what_is_not_here() -> None:
 
 
 def test_what_is_no_model() -> None:
-    for name in ("nano", "no such thing"):
+    for name, reason in (
+        ("nano", "model nano is embedded: there is nothing to fetch"),
+        ("what", "what: neither an alias (d2, dinac-ae) nor a Hub repository (owner/name)"),
+    ):
         done = run("models", "pull", name)
-        assert (done.code, done.out) == (2, "")
-        assert f"dinac: {name}: neither an alias (d2, dinac-ae) nor a Hub repository" in done.err
+        assert (done.code, done.out, done.err) == (2, "", f"dinac: {reason}\n")
     assert json.loads(run("models", "show", "nano", "--json").out)["label"] == "nano"

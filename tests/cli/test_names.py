@@ -118,9 +118,9 @@ def test_failures_name_odd_files_safely(images: Path, tmp_path: Path) -> None:
     )
     assert "\n".join(done.err.splitlines()) + "\n" == done.err
     code, screen = run_on_terminal("encode", images, tmp_path / "out")
-    shown = strip_escapes(screen)
+    shown = strip_escapes(screen).replace("\r\n", " ")  # a long path wraps the line
     assert code == 3
-    assert all(f"dinac: {images}/{name}: {reason}\r\n" in shown for name in SCREEN)
+    assert all(f"dinac: {images}/{name}: {reason} " in shown for name in SCREEN)
     assert "\x1b[31mred" not in screen
 
 

@@ -34,6 +34,14 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
   use("low", "1000"); seen.none = order(); use("low", "");
   document.querySelector(".card").click(); await wait(200);
   seen.open = viewer.open;
+  const rows = [];  // of the last buttons, as the space before them grows
+  for (let width = 0; width < innerWidth; width += 40) {
+    document.getElementById("title").style.minWidth = width + "px";
+    const tops = ["previous", "next", "close"].map((id) => document.getElementById(id).offsetTop);
+    rows.push(new Set(tops).size);
+  }
+  document.getElementById("title").style.minWidth = "";
+  seen.rows = Math.max(...rows);
   const box = document.getElementById("frame").getBoundingClientRect();
   const divider = document.getElementById("divider");
   divider.setPointerCapture = () => {};
@@ -93,6 +101,12 @@ def test_the_page_and_what_is_missing(own: Path) -> None:
     assert (again.code, read_files(own)) == (3, after)  # its own page it may replace
 
 
+def test_an_original_that_cannot_be_read_is_named_once(own: Path) -> None:
+    (own / "photos/a.jpg").write_bytes(b"")
+    done = run("report", "photos", "decoded", "page.html", cwd=own)
+    assert (done.code, done.err) == (3, "dinac: photos/a.jpg: empty file (0 bytes)\n")
+
+
 def test_without_torch(work: Path, tmp_path: Path) -> None:
     arguments = (str(work / "photos"), str(work / "decoded"), str(tmp_path / "page.html"))
     done, imported = run_noting_imports(tmp_path / "imports", ("torch",), "report", *arguments)
@@ -150,6 +164,7 @@ def test_in_a_browser(own: Path) -> None:
     assert seen["filtered"] == ["sub/deep/c.webp"]
     assert seen["none"] == []
     assert seen["open"] is True
+    assert seen["rows"] == 1
     assert seen["divider"] == "25"
     assert seen["clip"] == "inset(0px 75% 0px 0px)"
     assert seen["alts"] == [

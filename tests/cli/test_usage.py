@@ -190,3 +190,22 @@ def test_help_on_a_narrow_screen_cuts_nothing_off() -> None:
     assert (
         "  encode\n        Encode images into files of\n        whitened latents.\n" in overview.out
     )
+
+
+@pytest.mark.parametrize("command", ["encode", "models list"])
+def test_help_gives_no_type_to_what_takes_no_value(command: str) -> None:
+    done = run(*command.split(), "--help", environment={"COLUMNS": "80"})
+    assert (done.code, done.err) == (0, "")
+    assert "--json" in done.out
+    assert re.search(r"--help +-h +Show this message and exit\.", done.out)
+    assert "bool" not in done.out.lower()
+
+
+def test_an_absent_device_is_none_of_a_run_that_computes_nothing(work: Path) -> None:
+    for arguments in (
+        ("encode", "photos", "latents"),
+        ("decode", "latents", "decoded"),
+        ("verify", "latents"),
+    ):
+        done = run(*arguments, "--device", "cuda:99", cwd=work)
+        assert (done.code, done.err) == (0, "")

@@ -239,7 +239,7 @@ class TestDownload:
         [
             (
                 errors.LocalEntryNotFoundError("cannot find\nan appropriate snapshot"),
-                "the Hub cannot be reached: do so once to download, or take --model nano",
+                "the Hub cannot be reached: run it once with a network, or take --model nano",
             ),
             (
                 http_error(errors.GatedRepoError),

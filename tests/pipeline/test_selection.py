@@ -76,6 +76,8 @@ class TestOutputKind:
             (["a.png", "b.png"], "x.dinac", OutputKind.FOLDER),
             (["in"], "x.dinac", OutputKind.FOLDER),
             (["*.png"], "x.dinac", OutputKind.FOLDER),
+            (["a.png"], "new.png/", OutputKind.FOLDER),
+            (["a.png"], "v1.5", OutputKind.FOLDER),
         ],
     )
     def test_kind(self, folder: Path, inputs: list[str], out: str, kind: OutputKind) -> None:
@@ -97,6 +99,26 @@ class TestOutputKind:
         (folder / "dangling").symlink_to("nowhere")
         with pytest.raises(UsageError, match=f"^{out}: OUT, the last argument, is an existing"):
             choose_output_kind(out, InputScan(IMAGES, tuple(inputs)), (".dinac",))
+
+    @pytest.mark.parametrize(
+        ("inputs", "out", "suffixes"),
+        [
+            (["a.png"], "new.PNG", (".dinac",)),
+            (["a.png", "b.png"], "forgotten.jpg", (".dinac",)),
+            (["a.png"], "x.gif", (".png", ".jpg")),
+            (["a.png"], "x.dinac", (".png", ".jpg")),
+        ],
+    )
+    def test_name_of_another_kind_of_file_is_no_folder(
+        self, folder: Path, inputs: list[str], out: str, suffixes: tuple[str, ...]
+    ) -> None:
+        touch(folder, "a.png", "b.png")
+        with pytest.raises(UsageError) as caught:
+            choose_output_kind(out, InputScan(IMAGES, tuple(inputs)), suffixes)
+        assert str(caught.value) == (
+            f"{out}: OUT, the last argument, is named like a file that is not written here: "
+            f"name a folder ({out}/ if it is one) or a file that ends in {', '.join(suffixes)}"
+        )
 
 
 class TestCount:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from dinac_cli.report.charts import draw_histogram, draw_scatter
+from dinac_cli.report.charts import draw_histogram, draw_scatter, lay_counts
 from dinac_cli.report.page import PAGE_START, Page, PageImage
 
 
@@ -71,11 +71,25 @@ def test_charts_are_well_formed(values: list[float]) -> None:
 
 
 def test_labels_of_a_chart_keep_clear_of_each_other() -> None:
-    chart = draw_histogram([("r", [30.0, 31.0, 40.0])])
+    chart = draw_histogram([("r", [30.0, 30.0, 30.0, 30.0, 40.0])])
     labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"', chart)
     beside = sorted(float(y) for x, y in labels if float(x) < 44)
     assert len(beside) == 6  # five ticks and what they are
     assert min(b - a for a, b in pairwise(beside)) >= 15  # a line of text
+
+
+@pytest.mark.parametrize(
+    ("highest", "ticks"),
+    [(1, [0, 1]), (3, [0, 1, 2, 3]), (5, [0, 2, 4, 6]), (11, [0, 3, 6, 9, 12])],
+)
+def test_images_are_counted_in_whole_numbers(highest: int, ticks: list[float]) -> None:
+    assert lay_counts(highest, 206, 32).list_ticks() == ticks
+
+
+def test_large_figures_of_a_chart_are_written_out() -> None:
+    chart = draw_scatter([("r", [(2.0, 30.0), (5250.0, 40.0)])])  # the second of a tiny image
+    assert ">5,250<" in chart
+    assert "e+" not in chart
 
 
 def test_no_values_no_charts() -> None:

@@ -10,7 +10,7 @@ from dinac_cli.commands.values import complete, one_of
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
-DemoFolder = Annotated[str, typer.Argument(metavar="[DIR]", help="Where the demo puts its files.")]
+DemoFolder = Annotated[str, typer.Argument(metavar="DIR", help="Where the demo puts its files.")]
 Shell = Annotated[
     str,
     typer.Argument(

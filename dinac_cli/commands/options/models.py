@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: Typer reads these annotations at run time.
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +13,27 @@ _MODELS = ("auto", "nano", "d2", "dinac-ae")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _DTYPES = ("auto", "bf16", "f32")
 
-Model = Annotated[
-    str,
-    typer.Option(
+_WHAT_IT_TAKES = "nano (embedded), d2, dinac-ae, a Hub repository, a folder or a .safetensors file"
+
+
+def _describe_auto(auto: str) -> Any:
+    return typer.Option(
+        "--model",
         envvar="DINAC_MODEL",
         metavar="MODEL",
         rich_help_panel=MODEL,
         autocompletion=complete(_MODELS),
-        help="nano (embedded), d2, dinac-ae, a Hub repository, a folder or a .safetensors file; "
-        "auto: that of the latents, else nano on a CPU and d2 on a GPU.",
-    ),
+        help=f"{_WHAT_IT_TAKES}; auto: {auto}.",
+    )
+
+
+Model = Annotated[
+    str, _describe_auto("that of the latents in OUT, else nano on a CPU and d2 on a GPU")
 ]
+RecordModel = Annotated[
+    str, _describe_auto("the one that made the latents, where it is embedded or cached")
+]
+BenchModel = Annotated[str, _describe_auto("nano on a CPU and d2 on a GPU")]
 Revision = Annotated[
     str | None,
     typer.Option(metavar="REV", rich_help_panel=MODEL, help="Branch, tag or commit on the Hub."),
@@ -35,7 +45,7 @@ Device = Annotated[
         rich_help_panel=MODEL,
         callback=check_device,
         autocompletion=complete(_DEVICES),
-        help="auto, cpu, cuda, cuda:N or mps; one that is absent is an error.",
+        help="auto, cpu, cuda, cuda:N or mps; to compute on one that is absent is an error.",
     ),
 ]
 Dtype = Annotated[
@@ -91,7 +101,7 @@ ModelName = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete(_MODELS[1:]),
-        help="nano (embedded), d2, dinac-ae, a Hub repository, a folder or a .safetensors file.",
+        help=f"{_WHAT_IT_TAKES}.",
     ),
 ]
 HubModel = Annotated[

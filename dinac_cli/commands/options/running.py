@@ -57,7 +57,7 @@ Quick = Annotated[
     typer.Option(
         "--quick",
         rich_help_panel=RUN,
-        help="Leave out the estimate of time, which takes a few seconds and a network.",
+        help="Leave out the estimate of time, which loads the model and takes a few seconds.",
     ),
 ]
 Fsync = Annotated[

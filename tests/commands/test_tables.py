@@ -1,0 +1,16 @@
+"""Tables of plain text, on screens that hold them and on others."""
+
+from __future__ import annotations
+
+import pytest
+
+from dinac_cli.commands.tables import Table, fit_table
+
+ROWS: Table = [["name", "size"], ["nano", "10.4 MB"], ["d2", "-"]]
+TABLE = ["name    size", "nano 10.4 MB", "d2         -"]
+FACTS = ["name  nano", "size  10.4 MB", "", "name  d2", "size  -"]
+
+
+@pytest.mark.parametrize(("width", "lines"), [(None, TABLE), (12, TABLE), (11, FACTS)])
+def test_a_table_that_does_not_fit_stands_on_end(width: int | None, lines: list[str]) -> None:
+    assert list(fit_table(ROWS, width)) == lines
