@@ -101,6 +101,8 @@ def test_time_grows_with_the_pixels_and_is_left_out_where_nothing_is_tried(own: 
     dry = run("encode", "photos", "fresh", "--dry-run", "--compile", cwd=own)
     assert dry.out.endswith("\ntime: not estimated (networks of --compile are not tried)\n")
     assert run("plan", "photos", "latents", cwd=own).out.endswith("\ntime: none\n")
+    piped = run("plan", "-", "fresh", cwd=own, stdin=(own / "photos/a.jpg").read_bytes())
+    assert piped.out.endswith("\ntime: not estimated (of unknown size)\n")
 
 
 def test_out_that_is_not_there_is_not_made(own: Path) -> None:
