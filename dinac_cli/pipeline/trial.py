@@ -100,7 +100,7 @@ def run_trial(
                 ends.append(time.perf_counter())
                 sizes.append((result.height or 0, result.width or 0))
             is_cut = ends[-1] - ends[0] > TRIAL_SECONDS if ends else number >= len(entries)
-            if is_cut:
+            if is_cut or control.stop:
                 break
     if not ends:
         return None

@@ -74,11 +74,11 @@ class Machine:
             self.taken += 1
             yield FileResult(entry.label, self._status, width=64, height=64)
 
-    def try_images(self, count: int) -> Trial | None:
+    def try_images(self, count: int, control: RunControl | None = None) -> Trial | None:
         sample = TrialSample()
         for entry in offer(count):
             sample.add(entry)
-        return run_trial(sample, self.model, EncodeOptions(), RunControl())
+        return run_trial(sample, self.model, EncodeOptions(), control or RunControl())
 
 
 def test_a_batch_that_takes_the_whole_sample_is_not_taken_for_its_pace(
@@ -114,3 +114,10 @@ def test_a_slow_device_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found is not None
     assert found.files == machine.taken == 6
     assert found.seconds_per_pixel == pytest.approx(BATCH_SECONDS / 64 / 64)
+
+
+def test_a_stop_request_waits_for_no_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, control = Machine(monkeypatch, 1, Status.WRITTEN), RunControl()
+    control.stop.set()
+    assert machine.try_images(TRIAL_FILES, control) is not None
+    assert machine.taken == 1
