@@ -140,7 +140,8 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
         other = read_pixels(pair.other, options)
         psnr_db = measure_reconstruction(original, other, pair.other)
     except DinacError as exc:
-        return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
+        reason = str(exc).removeprefix(f"{pair.first}: ")  # messages name that one anyway
+        return FileResult(pair.first, Status.FAILED, output=pair.other, reason=reason)
     height, width, _ = original.shape
     return FileResult(
         pair.first,

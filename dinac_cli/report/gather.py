@@ -99,7 +99,8 @@ def _gather(
     try:
         return _show(number, entry, request, colors)
     except DinacError as exc:
-        return _Gathered(FileResult(entry.label, Status.FAILED, reason=str(exc)))
+        reason = str(exc).removeprefix(f"{entry.path}: ")  # messages name that one anyway
+        return _Gathered(FileResult(entry.label, Status.FAILED, reason=reason))
 
 
 def _show(

@@ -118,7 +118,7 @@ def test_pairs_that_cannot_be_measured_fail(folders: tuple[Path, Path]) -> None:
     results = measure(first, second)
     assert [(result.status, result.reason) for result in results] == [
         (Status.FAILED, f"sizes differ: 30x20 and 30x21; {HINT}"),
-        (Status.FAILED, f"{first / 'b.png'}: not an image (no known image format)"),
+        (Status.FAILED, "not an image (no known image format)"),
         (Status.FAILED, f"{second / 'c.png'}: empty file (0 bytes)"),
     ]
     limited = measure(first, second, MeasureOptions(max_pixels=10))
