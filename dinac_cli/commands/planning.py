@@ -96,7 +96,7 @@ def _estimate_time(
 ) -> _Time:
     """Encode some of the images to nowhere with the model that would encode them all."""
     if not sample.entries:
-        return _Time(None, "")
+        return _Time(None, "of unknown size" if plan.unmeasured else "")
     if options.quick or options.choice.compiled:
         return _Time(None, "--quick" if options.quick else "networks of --compile are not tried")
     try:
@@ -107,7 +107,7 @@ def _estimate_time(
         return _Time(None, str(exc))
     encoder = open_encoder(model, options.choice, features=options.settings.features)
     control = make_control(options.run, stop)
-    trial = run_trial(sample.entries, encoder, options.settings, control)
+    trial = run_trial(sample, encoder, options.settings, control)
     if trial is None:
         return _Time(None, "those that were tried cannot be encoded")
     pixels = sum(plan.counts[fate].pixels for fate in WORK)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from dinac_cli.container.encoded import COMPANIONS, Encoded
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.moments import ChannelMoments, measure_moments
-from dinac_cli.container.record import Record, unpack_record
+from dinac_cli.container.record import Record, declared_bytes, unpack_record
 from dinac_cli.errors import DinacError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
-from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.job import READ_BYTES, RunControl
 from dinac_cli.pipeline.records import RecordEntry, list_records
-from dinac_cli.pipeline.stages import read_ahead, until_stopped
+from dinac_cli.pipeline.stages import read_within, until_stopped
 from dinac_cli.results import FileResult, Status
 
 
@@ -126,25 +127,33 @@ def catalogue_files(
     entries = itertools.islice(list_records(inputs, stdin), limit)
     with ThreadPoolExecutor(control.workers, "read") as pool:
         stopped = until_stopped(entries, control.stop)
-        for entry, facts in read_ahead(pool, _read, stopped, 2 * control.workers):
-            if isinstance(facts, DinacError):
-                yield FileResult(entry.label, Status.FAILED, reason=str(facts))
-                continue
-            catalogue.add(facts)
-            yield FileResult(
-                entry.label,
-                Status.READ,
-                width=facts.header.width,
-                height=facts.header.height,
-                facts=facts.to_json(),
-            )
+        reads = read_within(pool, _read, stopped, 2 * control.workers, READ_BYTES)
+        with closing(reads):
+            for entry, facts in reads:
+                yield _count(entry, facts, catalogue)
 
 
-def _read(entry: RecordEntry) -> tuple[RecordEntry, RecordFacts | DinacError]:
+def _count(entry: RecordEntry, facts: RecordFacts | DinacError, catalogue: Catalogue) -> FileResult:
+    if isinstance(facts, DinacError):
+        return FileResult(entry.label, Status.FAILED, reason=str(facts))
+    catalogue.add(facts)
+    return FileResult(
+        entry.label,
+        Status.READ,
+        width=facts.header.width,
+        height=facts.header.height,
+        facts=facts.to_json(),
+    )
+
+
+def _read(
+    entry: RecordEntry, hold: Callable[[int], None]
+) -> tuple[RecordEntry, RecordFacts | DinacError]:
     if entry.error is not None:
         return entry, entry.error
     try:
         data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+        hold(len(data) + declared_bytes(data, COMPANIONS, with_twin=True))
         record = unpack_record(data, COMPANIONS, with_twin=True)
     except DinacError as exc:
         return entry, exc

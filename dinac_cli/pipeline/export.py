@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from dinac_cli.container.encoded import COMPANIONS
 from dinac_cli.container.exchange import TarWriter, list_arrays, write_npz, write_safetensors
-from dinac_cli.container.record import Record, unpack_record
+from dinac_cli.container.record import Record, declared_bytes, unpack_record
 from dinac_cli.errors import DinacError, OutputError
 from dinac_cli.files.atomic import DiskFullError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import LATENT_SUFFIX
 from dinac_cli.files.output import Output
-from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.job import READ_BYTES, RunControl
 from dinac_cli.pipeline.records import RecordEntry, list_records
-from dinac_cli.pipeline.stages import read_ahead, until_stopped
+from dinac_cli.pipeline.stages import read_within, until_stopped
 from dinac_cli.results import FileResult, Status
 
 WRITERS: dict[str, Callable[[Record], bytes]] = {
@@ -57,12 +58,13 @@ def export_files(
     entries = itertools.islice(list_records(inputs, stdin, rename), limit)
     with ThreadPoolExecutor(control.workers, "read") as pool:
         stopped = until_stopped(entries, control.stop)
-        unpacked = read_ahead(pool, _unpack, stopped, 2 * control.workers)
-        if form == WEBDATASET:
-            yield from _write_tars(unpacked, output)
-        else:
-            for item in unpacked:
-                yield item if isinstance(item, FileResult) else _write(item, output, form)
+        unpacked = read_within(pool, _unpack, stopped, 2 * control.workers, READ_BYTES)
+        with closing(unpacked):
+            if form == WEBDATASET:
+                yield from _write_tars(unpacked, output)
+            else:
+                for item in unpacked:
+                    yield item if isinstance(item, FileResult) else _write(item, output, form)
 
 
 def name_export(name: str, form: str) -> str:
@@ -71,12 +73,13 @@ def name_export(name: str, form: str) -> str:
     return f"{stem}.{form}"
 
 
-def _unpack(entry: RecordEntry) -> _Unpacked | FileResult:
+def _unpack(entry: RecordEntry, hold: Callable[[int], None]) -> _Unpacked | FileResult:
     try:
         with entry.settle_name():
             if entry.error is not None:
                 raise entry.error
             data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+            hold(len(data) + declared_bytes(data, COMPANIONS, with_twin=True))
             record = unpack_record(data, COMPANIONS, with_twin=True)
     except DinacError as exc:
         return FileResult(entry.label, Status.FAILED, reason=str(exc))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from dinac_cli.errors import DinacError, ImageError, UsageError
 from dinac_cli.files.content import read_content
@@ -13,9 +14,11 @@ from dinac_cli.files.inputs import FileKind, InputScan
 from dinac_cli.files.naming import undo_image_name
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
-from dinac_cli.images.pixels import Pixels
+from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, read_image
+from dinac_cli.images.stamp import read_stamp
 from dinac_cli.metrics import measure_psnr
+from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.stages import read_ahead, until_stopped
 from dinac_cli.results import FileResult, Status
@@ -134,7 +137,8 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
         return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
     try:
         original = read_original(pair.first, options)
-        psnr_db = measure_pixels(original, read_reconstruction(pair.other, options))
+        other = read_reconstruction(pair.other, options)
+        psnr_db = measure_reconstruction(original, other, pair.other)
     except DinacError as exc:
         return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
     height, width, _ = original.shape
@@ -148,14 +152,23 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
     )
 
 
-def measure_pixels(original: Pixels, other: Pixels) -> float:
-    """PSNR in dB of uint8 images [H, W, 3]. Raises ImageError where their sizes differ."""
+def measure_reconstruction(original: Pixels, other: Pixels, path: str) -> float:
+    """PSNR in dB of uint8 images [H, W, 3], `other` being the one at `path`.
+
+    What decode --flipped made is compared with the mirrored original, of which it is an image.
+    Raises ImageError where their sizes differ.
+    """
     try:
-        return measure_psnr(original, other)
+        return measure_psnr(mirror_pixels(original) if _is_flipped(path) else original, other)
     except ImageError as exc:
         raise ImageError(
             f"{exc}; where encode was given --resize, --max-side or --crop, give the same here"
         ) from exc
+
+
+def _is_flipped(path: str) -> bool:
+    stamp = read_stamp(Path(path)) or {}
+    return read_description(stamp.get("settings", "")).get("image") == "flipped"
 
 
 def read_original(path: str, options: MeasureOptions) -> Pixels:

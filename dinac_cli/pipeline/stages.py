@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -101,6 +101,29 @@ def read_ahead(
         # which therefore must not be cancelled alone.
         for future in reversed(pending):
             future.cancel()
+
+
+def read_within(
+    pool: ThreadPoolExecutor,
+    work: Callable[[T, Callable[[int], None]], R],
+    items: Iterable[T],
+    window: int,
+    limit: int,
+) -> Generator[R, None, None]:
+    """`read_ahead`, where `work` says by `hold(size_bytes)` what it is about to take of memory.
+
+    It waits there until that fits within `limit`; what it holds is free once its result is taken.
+    """
+    with ByteBudget(limit) as budget:
+
+        def read(numbered: tuple[int, T]) -> tuple[int, R]:
+            number, item = numbered
+            return number, work(item, lambda size: budget.take(number, size))
+
+        with closing(read_ahead(pool, read, enumerate(items), window)) as results:
+            for number, result in results:
+                budget.give_back(number)
+                yield result
 
 
 def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import itertools
+import math
 import os
 import time
 import zlib
-from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.files.inputs import Input
@@ -17,6 +19,9 @@ from dinac_cli.pipeline.encode import EncodeOptions, encode_files
 from dinac_cli.pipeline.freshness import is_latent_file
 from dinac_cli.pipeline.job import RunControl
 from dinac_cli.results import Status
+
+if TYPE_CHECKING:
+    from dinac_cli.codec.engine import Engine
 
 TRIAL_FILES = 32
 TRIAL_SECONDS = 2.0
@@ -45,10 +50,15 @@ class TrialSample:
         """What was kept, in the order in which it was added."""
         return [entry for _, _, entry in sorted(self._kept, key=lambda kept: kept[1])]
 
+    @property
+    def is_all(self) -> bool:
+        """Whether all that was added was kept."""
+        return self._added == len(self._kept)
+
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial of `files` images found: seconds until the first is done, and from then on.
+    """What a trial of `files` images found: seconds to load the model, and to encode a pixel.
 
     `compute` is device and arithmetic.
     """
@@ -64,33 +74,47 @@ class Trial:
 
 
 def run_trial(
-    entries: Iterable[Input], model: ModelHandle, options: EncodeOptions, control: RunControl
+    sample: TrialSample, model: ModelHandle, options: EncodeOptions, control: RunControl
 ) -> Trial | None:
     """Encode images as a run does, and write nothing; None where not one of them can be encoded.
 
-    Takes no new image after `TRIAL_SECONDS`, nor after a stop request. Raises DinacError where the
-    run could not go on either.
+    Ends `TRIAL_SECONDS` after the first one is done, or at a stop request. Where the sample is a
+    part, it is encoded over and over until then: a GPU may take all of it in one batch, which tells
+    nothing of the next. Raises DinacError where the run could not go on either.
     """
     began = time.perf_counter()
-    compute = model.engine.compute
+    engine = model.engine
     loaded = time.perf_counter()
+    entries = sample.entries
+    repeated = entries if sample.is_all else itertools.cycle(entries)
     output = Output(STDOUT, OutputKind.STREAM, is_latent_file)
     ends: list[float] = []
-    pixels: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    is_cut = False
     with (
         open(os.devnull, "wb") as nowhere,
-        closing(encode_files(entries, output, model, options, control, stdout=nowhere)) as results,
+        closing(encode_files(repeated, output, model, options, control, stdout=nowhere)) as results,
     ):
-        for result in results:
+        for number, result in enumerate(results, start=1):
             if result.status is Status.WRITTEN:
                 ends.append(time.perf_counter())
-                pixels.append((result.width or 0) * (result.height or 0))
-                if ends[-1] - ends[0] > TRIAL_SECONDS:
-                    control.stop.set()
+                sizes.append((result.height or 0, result.width or 0))
+            is_cut = ends[-1] - ends[0] > TRIAL_SECONDS if ends else number >= len(entries)
+            if is_cut or control.stop:
+                break
     if not ends:
         return None
-    # The first one waits for more than its own work, unless it is the only one.
-    alone = len(ends) == 1
-    seconds = ends[-1] - (loaded if alone else ends[0])
-    rate = seconds / sum(pixels if alone else pixels[1:])
-    return Trial(len(ends), (loaded if alone else ends[0]) - began, rate, compute)
+    files = min(len(ends), len(entries))
+    seconds, pixels = ends[-1] - loaded, sum(map(math.prod, sizes))
+    if is_cut:
+        # The first batch waits for more than its own work; after it they come at their pace.
+        later = pixels - _count_batch(engine, *sizes[0]) * math.prod(sizes[0])
+        if later > 0:
+            seconds, pixels = ends[-1] - ends[0], later
+    return Trial(files, loaded - began, seconds / pixels, engine.compute)
+
+
+def _count_batch(engine: Engine, height: int, width: int) -> int:
+    """Images of a size that come out of the model at once."""
+    rows, columns = -(-height // engine.patch), -(-width // engine.patch)
+    return engine.batch_size(rows * engine.patch, columns * engine.patch)

@@ -24,7 +24,7 @@ from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.measure import (
     MeasureOptions,
     find_counterpart,
-    measure_pixels,
+    measure_reconstruction,
     read_original,
     read_reconstruction,
 )
@@ -121,7 +121,7 @@ def _show(
             urls.append(None)
             continue
         other = read_reconstruction(counterpart, request.reading)
-        psnr_db.append(measure_pixels(original, other))
+        psnr_db.append(measure_reconstruction(original, other, counterpart))
         urls.append(_publish(other, f"{number:06}-{k + 1}.png", request))
     image = PageImage(
         entry.name,

@@ -105,6 +105,13 @@ def test_decoded_and_measured(square: Path, tmp_path: Path) -> None:
     )
     same = run("psnr", "photos", tmp_path / "plain", *GEOMETRY, "--json", cwd=square)
     assert (same.code, same.err, json.loads(same.out)["count"]) == (0, "", 3)
+    small = run("psnr", "photos/a.jpg", tmp_path / "plain/a.jpg.png", "--crop", "99", cwd=square)
+    assert small.err == (
+        "dinac: photos/a.jpg: 50x37 is smaller than the crop of 99x99: "
+        "crop less, or scale with --resize first\n"
+    )
+    twins = run("psnr", "photos", tmp_path / "twins", *GEOMETRY, "--json", cwd=square)
+    assert abs(json.loads(twins.out)["mean"] - json.loads(same.out)["mean"]) < 1
     page = tmp_path / "page.html"
     report = run("report", "photos", tmp_path / "plain", page, *GEOMETRY, cwd=square)
     assert (report.code, report.err) == (0, "")

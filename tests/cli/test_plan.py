@@ -86,7 +86,7 @@ def test_table_and_dry_run_say_the_same(own: Path) -> None:
         assert re.search(r"\ntime: about [\d.]+ s \(cpu/\w+, of 3 tried\)\n$", done.out)
 
 
-def test_time_grows_with_the_pixels_and_is_left_out_where_nothing_is_tried(own: Path) -> None:
+def test_time_says_how_many_were_tried_and_why_none_were(own: Path) -> None:
     one = run("plan", "photos/a.jpg", "one", "--json", cwd=own).objects[-1]
     all_of_them = run("plan", "photos", "all", "--json", "--workers", "1", cwd=own).objects[-1]
     assert 0 < one["seconds_estimated"] < 600
@@ -101,6 +101,8 @@ def test_time_grows_with_the_pixels_and_is_left_out_where_nothing_is_tried(own: 
     dry = run("encode", "photos", "fresh", "--dry-run", "--compile", cwd=own)
     assert dry.out.endswith("\ntime: not estimated (networks of --compile are not tried)\n")
     assert run("plan", "photos", "latents", cwd=own).out.endswith("\ntime: none\n")
+    piped = run("plan", "-", "fresh", cwd=own, stdin=(own / "photos/a.jpg").read_bytes())
+    assert piped.out.endswith("\ntime: not estimated (of unknown size)\n")
 
 
 def test_out_that_is_not_there_is_not_made(own: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -15,6 +15,7 @@ from dinac_cli.pipeline.stages import (
     StageClock,
     StopRequest,
     read_ahead,
+    read_within,
     until_stopped,
 )
 
@@ -240,3 +241,23 @@ class TestClock:
         with pytest.raises(ValueError, match="x"), clock.measure("write"):
             raise ValueError("x")
         assert clock.seconds["write"] == 3.0
+
+
+def test_what_is_read_ahead_fits_the_limit() -> None:
+    lock, held, most = threading.Lock(), 0, 0
+
+    def read(item: int, hold: Callable[[int], None]) -> int:
+        nonlocal held, most
+        hold(6)
+        with lock:
+            held += 1
+            most = max(most, held)
+        time.sleep(MOMENT_SECONDS / 5)
+        with lock:
+            held -= 1
+        return item
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(read_within(pool, read, range(12), 8, limit=13)) == list(range(12))
+        assert most <= 3  # two within the limit, and the oldest one
+        assert next(read_within(pool, read, range(12), 8, limit=6)) == 0  # nobody is left waiting
