@@ -84,7 +84,6 @@ SUBSTITUTIONS = (
         "tests.report.opening large.html --help",
         "needs a browser",
     ),
-    Substitution("sleep 6", "sleep 0.1", "so few files are not there to be watched for long"),
     Substitution(
         "dinac bench photos/ --only commands --files 200 --files 2000",
         BENCH_OF_COMMANDS,
