@@ -102,7 +102,7 @@ def test_what_is_missing_is_planned_and_made_anew_and_more_is_done(
     assert encode(photos, out, "--precision", "f32", "--posterior", cwd=folder).code == 0
     lack = "the record holds no class token"
     planned, imported = run_noting_imports(
-        tmp_path / "imports", ("torch",), "plan", str(photos), str(out), "--json",
+        tmp_path / "imports", ("torch",), "plan", str(photos), str(out), "--json", "--quick",
         *map(str, options),
     )  # fmt: skip
     assert (planned.code, planned.err, imported) == (0, "", "")
