@@ -77,7 +77,7 @@ def encode(
     )
     inputs = InputOptions(images, files_from, null, root, limit, shard)
     choice = DeviceChoice(device, dtype, compiled)
-    run = RunOptions(workers, batch_size)
+    run = RunOptions(workers, batch_size, is_bounded=True)
     if dry_run:
         from dinac_cli.commands.planning import PlanOptions, run_plan
 

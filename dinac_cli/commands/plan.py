@@ -67,7 +67,7 @@ def plan(
         revision,
         overwrite,
         DeviceChoice(device, dtype),
-        RunOptions(workers, batch_size),
+        RunOptions(workers, batch_size, is_bounded=True),
         quick,
     )
     console = Console(quiet=quiet, verbose=verbose)

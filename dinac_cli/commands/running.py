@@ -25,10 +25,11 @@ Start = Callable[[RunControl, BinaryIO | None], Generator[FileResult, None, None
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The "Run" options of such a command."""
+    """The "Run" options of such a command, and whether it bounds memory at the cost of speed."""
 
     workers: int | None
     batch_size: str
+    is_bounded: bool = False
 
 
 def run_batch(
@@ -59,7 +60,8 @@ def make_control(run: RunOptions, stop: StopRequest) -> RunControl:
     workers = run.workers or min(16, count_processors())
     in_flight = parse_batch_size(run.batch_size) or 4 * workers
     configure_threads()
-    bound_memory()
+    if run.is_bounded:
+        bound_memory()
     return RunControl(workers, in_flight, stop)
 
 
