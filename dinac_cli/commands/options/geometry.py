@@ -2,43 +2,33 @@
 
 # No `from __future__ import annotations`: Typer reads these annotations at run time.
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dinac_cli.commands.options.panels import GEOMETRY
 from dinac_cli.images.geometry import MAX_SIDE
 
+
+def _side(name: str, text: str) -> Any:
+    return typer.Option(name, min=1, max=MAX_SIDE, metavar="N", rich_help_panel=GEOMETRY, help=text)
+
+
+def _crop(text: str) -> Any:
+    return typer.Option("--crop", metavar="WxH", rich_help_panel=GEOMETRY, help=text)
+
+
 Resize = Annotated[
     int | None,
-    typer.Option(
-        "--resize",
-        min=1,
-        max=MAX_SIDE,
-        metavar="N",
-        rich_help_panel=GEOMETRY,
-        help="Scale each image, up or down, so that its short side has N pixels.",
-    ),
+    _side("--resize", "Scale each image, up or down, so that its short side has N pixels."),
 ]
 MaxSide = Annotated[
     int | None,
-    typer.Option(
-        "--max-side",
-        min=1,
-        max=MAX_SIDE,
-        metavar="N",
-        rich_help_panel=GEOMETRY,
-        help="Scale larger images down, so that no side has more than N pixels.",
-    ),
+    _side("--max-side", "Scale larger images down, so that no side has more than N pixels."),
 ]
 CropSize = Annotated[
     str | None,
-    typer.Option(
-        "--crop",
-        metavar="WxH",
-        rich_help_panel=GEOMETRY,
-        help="Keep the centre of W x H pixels (N: of N x N) of what is there after scaling.",
-    ),
+    _crop("Keep the centre of W x H pixels (N: of N x N) of what is there after scaling."),
 ]
 Flip = Annotated[
     bool,
@@ -54,32 +44,13 @@ Flipped = Annotated[
 ]
 OriginalResize = Annotated[
     int | None,
-    typer.Option(
-        "--resize",
-        min=1,
-        max=MAX_SIDE,
-        metavar="N",
-        rich_help_panel=GEOMETRY,
-        help="Scale originals so that the short side has N pixels, as encode does.",
-    ),
+    _side("--resize", "Scale originals so that the short side has N pixels, as encode does."),
 ]
 OriginalMaxSide = Annotated[
     int | None,
-    typer.Option(
-        "--max-side",
-        min=1,
-        max=MAX_SIDE,
-        metavar="N",
-        rich_help_panel=GEOMETRY,
-        help="Scale larger originals down to N pixels a side, as encode does.",
-    ),
+    _side("--max-side", "Scale larger originals down to N pixels a side, as encode does."),
 ]
 OriginalCrop = Annotated[
     str | None,
-    typer.Option(
-        "--crop",
-        metavar="WxH",
-        rich_help_panel=GEOMETRY,
-        help="Keep the centre of W x H pixels of originals, as encode does.",
-    ),
+    _crop("Keep the centre of W x H pixels of originals, as encode does."),
 ]
