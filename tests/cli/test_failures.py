@@ -72,7 +72,7 @@ def test_fail_fast_stops_and_what_is_in_flight_is_reported(tmp_path: Path) -> No
         "dinac: stopped before the end; run the same command again to go on\n"
     )
     *files, summary = done.objects
-    assert files[0]["file"] == f"{folder}/00.png"
+    assert f"{folder}/00.png" in [entry["file"] for entry in files]
     assert len(files) < 10
     assert summary["written"] == len(list_files(tmp_path / "out")) == len(files) - 1
 
@@ -98,13 +98,10 @@ def test_a_corrupt_record_fails_alone(own: Path) -> None:
     before = read_files(own / "decoded")
     done = run("decode", "latents", "decoded", "--failures", "failed.jsonl", cwd=own)
     assert (done.code, done.out) == (3, "0 decoded, 3 already done, 3 failed\n")
-    first, second, third = done.err.splitlines()
+    first, second, third = sorted(done.err.splitlines())
     assert first == f"dinac: latents/b.png.dinac: {CORRUPT}"
     assert second.startswith("dinac: latents/empty.dinac: ")
     assert third.startswith("dinac: latents/wrong.dinac: not a latent record: ")
-    assert json.loads((own / "failed.jsonl").read_text().splitlines()[0]) == {
-        "file": "latents/b.png.dinac",
-        "status": "failed",
-        "reason": CORRUPT,
-    }
+    failed = [json.loads(line) for line in (own / "failed.jsonl").read_text().splitlines()]
+    assert {"file": "latents/b.png.dinac", "status": "failed", "reason": CORRUPT} in failed
     assert read_files(own / "decoded") == before
