@@ -31,12 +31,12 @@ def psnr(
     from dinac_cli.commands.values import choose_geometry, count_processors, parse_color
     from dinac_cli.console import Console
     from dinac_cli.pipeline.job import RunControl
-    from dinac_cli.pipeline.measure import MeasureOptions, list_pairs, measure_pairs
+    from dinac_cli.pipeline.measure import MeasureOptions, count_pairs, measure_pairs
 
     console = Console(quiet=quiet, verbose=verbose)
     geometry = choose_geometry(resize, max_side, crop)
     reading = MeasureOptions(parse_color(background), max_pixels, geometry)
-    total = sum(1 for _ in list_pairs(first, second, IMAGES))
+    total = count_pairs(first, second, IMAGES)
     report = MeasureReport(console, ReportOptions(as_json, quiet, verbose, failures), total)
     with stop_on_signals(console) as stop:
         control = RunControl(workers or count_processors(), stop=stop)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from dinac_cli.codec.loading import ModelHandle
@@ -16,10 +15,11 @@ from dinac_cli.files.naming import name_latents
 from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
-from dinac_cli.images.reading import WHITE, SourceImage, measure_image, read_image
+from dinac_cli.images.reading import WHITE, SourceImage
 from dinac_cli.pipeline.freshness import State, Verdict, WantedLatents, check_latents
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made, deliver
+from dinac_cli.pipeline.shaping import read_shaped
 from dinac_cli.pipeline.twins import Twins, submit_with_twins
 from dinac_cli.results import FileResult, Status
 
@@ -121,7 +121,13 @@ class EncodeJob(Job[Input, _ReadImage, Twins]):
             target = self._output.locate(name_latents(entry.name))
             return FileResult(entry.label, Status.DONE, output=target)
         content = self._read_content(entry)
-        image = self._read_pixels(content, hold)
+        image = read_shaped(
+            content.data,
+            hold,
+            background=self._options.background,
+            max_pixels=self._options.max_pixels,
+            geometry=self._options.geometry,
+        )
         height, width, _ = image.pixels.shape
         patch = self._model.config.patch_size
         source = Source(
@@ -175,25 +181,6 @@ class EncodeJob(Job[Input, _ReadImage, Twins]):
         target = self._output.locate(name_latents(entry.name))
         self._output.prepare(target)
         return check_latents(target, entry.path, self._wanted, checksum=self._options.checksum)
-
-    def _read_pixels(self, content: Content, hold: Callable[[int], None]) -> SourceImage:
-        """The image as it is encoded; of a larger one no more is held once it is scaled."""
-        geometry = self._options.geometry
-        width, height = measure_image(content.data)
-        scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
-        hold(len(content.data) + 3 * (width * height + scaled))
-        image = read_image(
-            content.data,
-            background=self._options.background,
-            max_pixels=self._options.max_pixels,
-        )
-        image = replace(
-            image,
-            pixels=geometry.apply(image.pixels),
-            description=geometry.describe(image.description),
-        )
-        hold(len(content.data) + image.pixels.nbytes)
-        return image
 
     def _read_content(self, entry: Input) -> Content:
         if entry.path is not None:

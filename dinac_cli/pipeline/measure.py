@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NoReturn
 
 from dinac_cli.errors import DinacError, ImageError, UsageError
 from dinac_cli.files.content import read_content
@@ -15,12 +15,13 @@ from dinac_cli.files.naming import undo_image_name
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.pixels import Pixels, mirror_pixels
-from dinac_cli.images.reading import WHITE, read_image
+from dinac_cli.images.reading import WHITE
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.metrics import measure_psnr
 from dinac_cli.pipeline.freshness import read_description
-from dinac_cli.pipeline.job import RunControl
-from dinac_cli.pipeline.stages import read_ahead, until_stopped
+from dinac_cli.pipeline.job import READ_BYTES, RunControl
+from dinac_cli.pipeline.shaping import hold_beside, read_shaped
+from dinac_cli.pipeline.stages import read_within, until_stopped
 from dinac_cli.results import FileResult, Status
 
 
@@ -59,12 +60,12 @@ def measure_pairs(
     """
     pairs = list_pairs(first, second, kind)
 
-    def measure(pair: Pair) -> FileResult:
-        return _measure(pair, options)
+    def measure(pair: Pair, hold: Callable[[int], None]) -> FileResult:
+        return _measure(pair, options, hold)
 
     with ThreadPoolExecutor(control.workers, "measure") as pool:
         stopped = until_stopped(pairs, control.stop)
-        yield from read_ahead(pool, measure, stopped, 2 * control.workers)
+        yield from read_within(pool, measure, stopped, 2 * control.workers, READ_BYTES)
 
 
 def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
@@ -80,6 +81,25 @@ def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
     if os.path.isdir(first):
         return _pair_folders(first, second, kind)
     return iter([Pair(first, second)])
+
+
+def count_pairs(first: str, second: str, kind: FileKind) -> int:
+    """How many pairs there are. Raises UsageError as `list_pairs`, and where each lacks a side."""
+    total, is_any = 0, False
+    for pair in list_pairs(first, second, kind):
+        total += 1
+        is_any = is_any or pair.other is not None or pair.problem is not None
+    if not is_any:
+        refuse_strangers(first, second)
+    return total
+
+
+def refuse_strangers(first: str, second: str) -> NoReturn:
+    """Say once, as a UsageError, that of no image of `first` there is one in `second`."""
+    raise UsageError(
+        f"no image in {first} has a counterpart in {second}: one is named like its original, "
+        "a.jpg or a.jpg.png for a.jpg"
+    )
 
 
 def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
@@ -130,15 +150,16 @@ def _is_input(path: str, kind: FileKind) -> bool:
     return os.path.isfile(path) and kind.accepts(path)
 
 
-def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
+def _measure(pair: Pair, options: MeasureOptions, hold: Callable[[int], None]) -> FileResult:
     if pair.problem is not None:
         return FileResult(pair.first, Status.FAILED, reason=pair.problem)
     if pair.other is None:
         return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
     try:
-        original = read_original(pair.first, options)
-        other = read_reconstruction(pair.other, options)
-        psnr_db = measure_reconstruction(original, other, pair.other)
+        original = read_original(pair.first, options, hold)
+        beside = hold_beside(hold, original.nbytes)
+        other = read_reconstruction(pair.other, options, beside)
+        psnr_db = measure_reconstruction(original, other)
     except DinacError as exc:
         return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
     height, width, _ = original.shape
@@ -152,44 +173,51 @@ def _measure(pair: Pair, options: MeasureOptions) -> FileResult:
     )
 
 
-def measure_reconstruction(original: Pixels, other: Pixels, path: str) -> float:
-    """PSNR in dB of uint8 images [H, W, 3], `other` being the one at `path`.
-
-    What decode --flipped made is compared with the mirrored original, of which it is an image.
-    Raises ImageError where their sizes differ.
-    """
+def measure_reconstruction(original: Pixels, other: Pixels) -> float:
+    """PSNR in dB of uint8 images [H, W, 3]. Raises ImageError where their sizes differ."""
     try:
-        return measure_psnr(mirror_pixels(original) if _is_flipped(path) else original, other)
+        return measure_psnr(original, other)
     except ImageError as exc:
         raise ImageError(
             f"{exc}; where encode was given --resize, --max-side or --crop, give the same here"
         ) from exc
 
 
-def _is_flipped(path: str) -> bool:
-    stamp = read_stamp(Path(path)) or {}
-    return read_description(stamp.get("settings", "")).get("image") == "flipped"
-
-
-def read_original(path: str, options: MeasureOptions) -> Pixels:
+def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Pixels:
     """The pixels uint8 [H, W, 3] of an original, scaled and cropped as it was for encoding.
 
-    Raises DinacError without the file's name, which is that of the result.
+    See `read_shaped` for `hold`. Raises DinacError without the file's name, which is that of the
+    result.
     """
-    return options.geometry.apply(_read_pixels(path, options))
+    return _read_pixels(read_content(path).data, options, hold, options.geometry)
 
 
-def read_reconstruction(path: str, options: MeasureOptions) -> Pixels:
+def read_reconstruction(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Pixels:
     """The pixels uint8 [H, W, 3] of the other side of a pair.
 
-    Raises ImageError, which names the file.
+    What decode --flipped made is mirrored back. See `read_shaped` for `hold`. Raises ImageError,
+    which names the file.
     """
     try:
-        return _read_pixels(path, options)
+        data = read_content(path).data
+        pixels = _read_pixels(data, options, hold, NO_GEOMETRY)
     except DinacError as exc:
         raise ImageError(f"{path}: {exc}") from exc
+    return mirror_pixels(pixels) if _is_flipped(data) else pixels
 
 
-def _read_pixels(path: str, options: MeasureOptions) -> Pixels:
-    data = read_content(path).data
-    return read_image(data, background=options.background, max_pixels=options.max_pixels).pixels
+def _read_pixels(
+    data: bytes, options: MeasureOptions, hold: Callable[[int], None], geometry: Geometry
+) -> Pixels:
+    return read_shaped(
+        data,
+        hold,
+        background=options.background,
+        max_pixels=options.max_pixels,
+        geometry=geometry,
+    ).pixels
+
+
+def _is_flipped(data: bytes) -> bool:
+    stamp = read_stamp(data) or {}
+    return read_description(stamp.get("settings", "")).get("image") == "flipped"

@@ -18,9 +18,10 @@ from dinac_cli.errors import DinacError, ImageError
 from dinac_cli.files.content import read_content
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import Geometry, read_geometry
-from dinac_cli.images.reading import WHITE, read_image
+from dinac_cli.images.reading import WHITE
 from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.records import RecordEntry
+from dinac_cli.pipeline.shaping import read_shaped
 from dinac_cli.pipeline.twins import Twins
 
 Latents = npt.NDArray[np.float32]
@@ -77,20 +78,24 @@ def choose_sample(entries: Iterable[RecordEntry], percent: float) -> Iterator[Ca
         is_first = False
 
 
-def read_source_pixels(path: str, header: RecordHeader) -> npt.NDArray[np.uint8]:
+def read_source_pixels(
+    path: str, header: RecordHeader, hold: Callable[[int], None]
+) -> npt.NDArray[np.uint8]:
     """The pixels uint8 [H, W, 3] that a record was encoded from, as it tells of them.
 
-    That is on its background, scaled and cropped. Raises ImageError, which names the file, also
-    where its size is not that of the record, or what the record tells is not understood.
+    That is on its background, scaled and cropped; see `read_shaped` for `hold`. Raises ImageError,
+    which names the file, also where its size is not that of the record, or what the record tells
+    is not understood.
     """
     geometry = _read_geometry(header)
     try:
-        image = read_image(
+        pixels = read_shaped(
             read_content(path).data,
+            hold,
             background=_read_background(header),
             max_pixels=max(MAX_PIXELS, header.height * header.width),
-        )
-        pixels = geometry.apply(image.pixels)
+            geometry=geometry,
+        ).pixels
     except DinacError as exc:
         raise ImageError(f"its source {path}: {exc}") from exc
     height, width, _ = pixels.shape

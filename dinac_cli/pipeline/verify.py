@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-import os
 from collections.abc import Callable, Generator, Hashable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -18,11 +15,8 @@ from dinac_cli.codec.records import check_model
 from dinac_cli.container.encoded import COMPANIONS
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, declared_bytes, read_header, unpack_record
-from dinac_cli.errors import ImageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
-from dinac_cli.images.geometry import read_geometry
-from dinac_cli.images.reading import measure_file
 from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.job import Computing, Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made
@@ -107,7 +101,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
             source = check_source(self._options.source, entry, header)
         sample = source.path if source is not None and candidate.is_sampled else None
         held_bytes = len(data) + declared_bytes(data, COMPANIONS, with_twin=True)
-        hold(held_bytes + _count_pixels(header, sample))
+        hold(held_bytes)
         record = unpack_record(data, COMPANIONS, with_twin=True)
         result = self._judge(entry.label, record, source, len(data))
         if sample is None or self._options.reencoding is None or result.failed:
@@ -117,7 +111,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         self._models[id(model)] = model
         _, rows, columns = header.shape
         group = _Group(id(model), rows * header.patch, columns * header.patch)
-        pixels = read_source_pixels(sample, header)
+        pixels = read_source_pixels(sample, header, lambda size: hold(held_bytes + size))
         held_bytes += pixels.nbytes
         hold(held_bytes)
         return _SourcePixels(entry.label, group, held_bytes, result, record, model, pixels)
@@ -178,14 +172,3 @@ def describe_lone(record: Record) -> str | None:
     if record.flipped is not None or "flip" not in read_description(record.header.image):
         return None
     return "says that it holds the latents of the mirrored image too, and does not: re-encode"
-
-
-def _count_pixels(header: RecordHeader, sample: str | None) -> int:
-    """Memory in bytes that the source of a record takes, also scaled; 0 where it is not read."""
-    if sample is None:
-        return 0
-    pixels = header.height * header.width
-    with suppress(ImageError):  # reading it will say what is wrong
-        size = measure_file(sample)
-        pixels = math.prod(size) + math.prod(read_geometry(header.image).scale(*size))
-    return 3 * pixels + os.path.getsize(sample)

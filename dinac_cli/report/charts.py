@@ -12,28 +12,40 @@ import numpy as np
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 32, 34
 _BINS = 20
+_LOG_FROM = 8  # the largest value over the smallest
 COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values laid on a range of pixels, in so many equal parts."""
+    """A range of values laid on a range of pixels, in so many equal parts.
+
+    With `is_log` equal parts are equal factors; `low` is above 0 then.
+    """
 
     low: float
     high: float
     start: float
     stop: float
     parts: int = 4
+    is_log: bool = False
 
     def place(self, value: float) -> float:
         """The pixel of a value."""
-        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        share = 0.5
+        if self.high > self.low and self.is_log:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        elif self.high > self.low:
+            share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.stop - self.start)
 
     def list_ticks(self) -> list[float]:
         """Where the parts begin and end; one value where there is nothing between."""
         if self.high <= self.low:
             return [self.low]
+        if self.is_log:
+            factor = (self.high / self.low) ** (1 / self.parts)
+            return [self.low * factor**i for i in range(self.parts + 1)]
         step = (self.high - self.low) / self.parts
         return [self.low + step * i for i in range(self.parts + 1)]
 
@@ -80,7 +92,9 @@ def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
     if not points:
         return ""
     xs, ys = zip(*points, strict=True)
-    across = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
+    # A tiny image takes hundreds of bits a pixel: it must not squeeze all others into one line.
+    is_log = 0 < min(xs) < max(xs) / _LOG_FROM
+    across = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, is_log=is_log)
     up = Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
     shapes = []
     for number, (name, some) in enumerate(series):
@@ -97,7 +111,8 @@ def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
                 f'<circle cx="{across.place(x):.1f}" cy="{up.place(y):.1f}" r="6" fill="none" '
                 f'stroke="{color}" stroke-width="2"><title>{title}</title></circle>'
             )
-    body = "".join([*_draw_axes(across, up, "bits a pixel", "PSNR, dB"), *shapes])
+    below = "bits a pixel (logarithmic)" if is_log else "bits a pixel"
+    body = "".join([*_draw_axes(across, up, below, "PSNR, dB"), *shapes])
     return _wrap(body, "PSNR against bits a pixel", [name for name, _ in series])
 
 

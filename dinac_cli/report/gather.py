@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from dinac_cli.container.record import read_latents
 from dinac_cli.errors import DinacError, UsageError
@@ -18,9 +17,10 @@ from dinac_cli.files.atomic import write_atomically
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import FileKind, Input, InputScan
 from dinac_cli.files.naming import name_latents
+from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
-from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.job import READ_BYTES, RunControl
 from dinac_cli.pipeline.measure import (
     MeasureOptions,
     find_counterpart,
@@ -28,15 +28,14 @@ from dinac_cli.pipeline.measure import (
     read_original,
     read_reconstruction,
 )
-from dinac_cli.pipeline.stages import read_ahead, until_stopped
+from dinac_cli.pipeline.shaping import hold_beside
+from dinac_cli.pipeline.stages import read_within, until_stopped
 from dinac_cli.report.latents import LatentColors, find_colors
-from dinac_cli.report.page import Page, PageImage, make_data_url
+from dinac_cli.report.page import Page, PageImage, Reconstruction, make_data_url
+from dinac_cli.report.pictures import draw_difference, make_thumbnail
 from dinac_cli.results import FileResult, Status
 
-_THUMBNAIL_SIDE = 240
 _STAMP = {"report": "1"}
-
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -77,68 +76,82 @@ def gather_images(
     """Add every original to `page`; yields one result an image.
 
     An image that lacks a reconstruction is shown, and its result is a missing one. Memory holds
-    the images at work, and of each image its data in the page.
+    the images at work, bounded in bytes, and of each image its data in the page.
     """
     colors = _find_colors(request, kind)
     numbered = enumerate(list_originals(request, kind))
 
-    def gather(item: tuple[int, Input]) -> _Gathered:
-        return _gather(*item, request, colors)
+    def gather(item: tuple[int, Input], hold: Callable[[int], None]) -> _Gathered:
+        return _gather(*item, request, colors, hold)
 
     with ThreadPoolExecutor(control.workers, "report") as pool:
         stopped = until_stopped(numbered, control.stop)
-        for gathered in read_ahead(pool, gather, stopped, 2 * control.workers):
+        for gathered in read_within(pool, gather, stopped, 2 * control.workers, READ_BYTES):
             if gathered.image is not None:
                 page.add(gathered.image)
             yield gathered.result
 
 
 def _gather(
-    number: int, entry: Input, request: ReportRequest, colors: LatentColors | None
+    number: int,
+    entry: Input,
+    request: ReportRequest,
+    colors: LatentColors | None,
+    hold: Callable[[int], None],
 ) -> _Gathered:
     try:
-        return _show(number, entry, request, colors)
+        return _show(number, entry, request, colors, hold)
     except DinacError as exc:
         return _Gathered(FileResult(entry.label, Status.FAILED, reason=str(exc)))
 
 
 def _show(
-    number: int, entry: Input, request: ReportRequest, colors: LatentColors | None
+    number: int,
+    entry: Input,
+    request: ReportRequest,
+    colors: LatentColors | None,
+    hold: Callable[[int], None],
 ) -> _Gathered:
     if entry.path is None or entry.problem:
         problem = entry.problem or "cannot be shown"
         return _Gathered(FileResult(entry.label, Status.FAILED, reason=problem))
-    original = read_original(entry.path, request.reading)
+    original = read_original(entry.path, request.reading, hold)
     height, width, _ = original.shape
-    psnr_db: list[float | None] = []
-    urls: list[str | None] = []
-    missing: list[str] = []
-    for k, folder in enumerate(request.reconstructions):
-        counterpart = find_counterpart(entry.name, folder)
-        if counterpart is None:
-            missing.append(folder)
-            psnr_db.append(None)
-            urls.append(None)
-            continue
-        other = read_reconstruction(counterpart, request.reading)
-        psnr_db.append(measure_reconstruction(original, other, counterpart))
-        urls.append(_publish(other, f"{number:06}-{k + 1}.png", request))
     image = PageImage(
         entry.name,
         width,
         height,
-        psnr_db,
-        [_rate(request, k, entry.name, height * width) for k in range(len(urls))],
-        _make_thumbnail(original),
+        make_thumbnail(original),
         _publish(original, f"{number:06}-0.png", request),
-        urls,
         _paint_latents(request, entry.name, colors),
     )
-    first = next((value for value in psnr_db if value is not None), None)
+    missing: list[str] = []
+    for k, folder in enumerate(request.reconstructions):
+        beside = hold_beside(hold, original.nbytes + image.size_bytes)
+        counterpart = find_counterpart(entry.name, folder)
+        if counterpart is None:
+            missing.append(folder)
+            image.reconstructions.append(None)
+            continue
+        other = read_reconstruction(counterpart, request.reading, beside)
+        image.reconstructions.append(
+            Reconstruction(
+                measure_reconstruction(original, other),
+                _rate(request, k, entry.name, height * width),
+                draw_difference(original, other),
+                _publish(other, f"{number:06}-{k + 1}.png", request),
+            )
+        )
     reason = f"has no counterpart in {', '.join(missing)}" if missing else None
     status = Status.MISSING if missing else Status.MEASURED
+    first = next(filter(None, image.reconstructions), None)
     result = FileResult(
-        entry.label, status, reason=reason, width=width, height=height, psnr_db=first
+        entry.label,
+        status,
+        reason=reason,
+        width=width,
+        height=height,
+        psnr_db=None if first is None else first.psnr_db,
     )
     return _Gathered(result, image)
 
@@ -157,12 +170,6 @@ def _publish(pixels: Pixels, name: str, request: ReportRequest) -> str:
 def _is_asset(path: str) -> bool:
     stamp = read_stamp(read_content(path).data)
     return stamp is not None and stamp.get("report") == _STAMP["report"]
-
-
-def _make_thumbnail(pixels: Pixels) -> str:
-    image = Image.fromarray(pixels)
-    image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    return make_data_url(write_image(np.asarray(image), "jpg"), "jpeg")
 
 
 def _find_colors(request: ReportRequest, kind: FileKind) -> LatentColors | None:

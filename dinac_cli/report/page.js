@@ -6,32 +6,51 @@ const images = [...document.querySelectorAll("script.image")];
 const entries = images.map((node) => JSON.parse(node.dataset.facts));
 const pictures = (index) => JSON.parse(images[index].textContent);
 const show = (psnr) => (psnr === "missing" ? "missing" : psnr === null ? "identical" : psnr.toFixed(2) + " dB");
-const rank = (psnr) => (psnr === "missing" ? -1 : psnr === null ? Infinity : psnr);
+const rank = (psnr) => (psnr === null ? Infinity : psnr);
 
-// The grid: cards are made once, and put into another order or hidden.
-const lazy = new IntersectionObserver((seen) => {
-  for (const { target, isIntersecting } of seen) {
+// The grid: cards are made once, and put into another order or hidden; pictures come when seen.
+let chosen = 0;  // the reconstruction that the order is by
+const seen = new Set();
+const lazy = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
     if (!isIntersecting) continue;
-    target.src = pictures(target.dataset.index).thumbnail;
+    seen.add(Number(target.dataset.index));
+    fill(target.dataset.index);
     lazy.unobserve(target);
   }
 }, { rootMargin: "600px" });
 
+function fill(index) {
+  const [original, difference] = cards[index].querySelectorAll("img"), all = pictures(index);
+  const url = all.differences[chosen];
+  put(original, [all.thumbnail, `${entries[index].name}, original`]);
+  difference.style.visibility = url ? "" : "hidden";
+  if (url) put(difference, [url, `${entries[index].name}, where ${names[chosen]} differs`]);
+}
+
+function put(image, [url, alt]) {
+  if (image.getAttribute("src") !== url) image.src = url;
+  image.alt = alt;
+}
+
 const cards = entries.map((entry, index) => {
   const card = document.createElement("button");
   card.className = "card";
-  const image = document.createElement("img");
-  image.alt = entry.name + ", original";
-  image.dataset.index = index;
+  card.dataset.index = index;
   const name = document.createElement("span");
   name.className = "name";
   name.textContent = name.title = entry.name;
   const values = document.createElement("span");
   values.className = "values";
   values.textContent = entry.psnr.map(show).join(" · ");
-  card.append(image, name, values);
+  for (const shown of ["original", "difference"]) {
+    const image = card.appendChild(document.createElement("img"));
+    image.className = shown;
+    image.alt = "";
+  }
+  card.append(name, values);
   card.addEventListener("click", () => open(index));
-  lazy.observe(image);
+  lazy.observe(card);
   return card;
 });
 
@@ -48,25 +67,36 @@ function arrange() {
   const bound = (id, none) => (find(id).value === "" ? none : Number(find(id).value));
   const low = bound("low", -Infinity), high = bound("high", Infinity);
   const wanted = find("name").value.toLowerCase();
+  const value = (index) => rank(entries[index].psnr[k]);
   order = entries.map((_, index) => index).filter((index) => {
-    const value = rank(entries[index].psnr[k]);
-    return value >= low && value <= high && entries[index].name.toLowerCase().includes(wanted);
+    const within = value(index) === "missing"
+      ? low === -Infinity && high === Infinity
+      : value(index) >= low && value(index) <= high;
+    return within && entries[index].name.toLowerCase().includes(wanted);
   });
   if (sort !== "name") {
     const sign = sort.endsWith("-") ? -1 : 1;
-    const value = (index) => rank(entries[index].psnr[k]);
-    order.sort((a, b) => (value(a) === value(b) ? a - b : sign * (value(a) < value(b) ? -1 : 1)));
+    const missing = (index) => value(index) === "missing";
+    order.sort((a, b) => {
+      if (missing(a) || missing(b) || value(a) === value(b)) return missing(a) - missing(b) || a - b;
+      return value(a) < value(b) ? -sign : sign;
+    });
+  }
+  if (k !== chosen) {
+    state.chosen = chosen = k;
+    for (const index of seen) fill(index);
   }
   find("grid").replaceChildren(...order.map((index) => cards[index]));
   find("count").textContent = `${order.length} of ${entries.length} images`;
 }
 for (const id of ["sort", "low", "high", "name"]) find(id).addEventListener("input", arrange);
+find("show").addEventListener("input", () => { find("grid").dataset.show = find("show").value; });
 find("controls").addEventListener("submit", (event) => event.preventDefault());
-arrange();
 
 // The viewer: two pictures one on the other; views differ in what is shown of them and how.
 const viewer = find("viewer"), frame = find("frame"), above = find("above"), below = find("below");
 const state = { index: 0, view: "divider", chosen: 0, zoom: 0, divider: 50, gain: 10 };
+arrange();
 
 function views() {
   const list = [["divider", "divider"], ["original", "original"]];
@@ -74,11 +104,6 @@ function views() {
   list.push(["difference", "difference"]);
   if (pictures(state.index).latents) list.push(["latents", "latents"]);
   return list;
-}
-
-function put(image, [url, alt]) {
-  if (image.getAttribute("src") !== url) image.src = url;
-  image.alt = alt;
 }
 
 function paint() {

@@ -18,26 +18,45 @@ from dinac_cli.report.charts import draw_histogram, draw_scatter
 PAGE_START = (
     b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="dinac report">'
 )
+_MISSING = "missing"
 _COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One reconstruction of an image; the pictures are URLs.
+
+    `bits_per_pixel` is None where it is not known; `difference` is a small picture, `full` the
+    reconstruction itself.
+    """
+
+    psnr_db: float
+    bits_per_pixel: float | None
+    difference: str
+    full: str
 
 
 @dataclass
 class PageImage:
-    """What the page shows of one image.
+    """What the page shows of one image; the pictures are URLs.
 
-    `psnr_db` and `bits_per_pixel` have an entry a reconstruction, None where it is missing or
-    not known; the pictures are URLs, a reconstruction that is missing None.
+    `reconstructions` has an entry for each of the page's, None where it is missing.
     """
 
     name: str
     width: int
     height: int
-    psnr_db: list[float | None]
-    bits_per_pixel: list[float | None]
     thumbnail: str
     original: str
-    reconstructions: list[str | None]
     latents: str | None = None
+    reconstructions: list[Reconstruction | None] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """What its pictures take in the page."""
+        found = filter(None, self.reconstructions)
+        shown = [len(one.difference) + len(one.full) for one in found]
+        return len(self.thumbnail) + len(self.original) + len(self.latents or "") + sum(shown)
 
 
 @dataclass
@@ -50,6 +69,7 @@ class Page:
     rates: list[list[tuple[float, float]]] = field(init=False)
     missing: list[int] = field(init=False)
     images: list[str] = field(default_factory=list)
+    size_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.psnr_db = [[] for _ in self.names]
@@ -58,15 +78,15 @@ class Page:
 
     def add(self, image: PageImage) -> None:
         """Count one image, and keep its data."""
-        for number, psnr_db in enumerate(image.psnr_db):
-            if psnr_db is None:
+        for number, one in enumerate(image.reconstructions):
+            if one is None:
                 self.missing[number] += 1
                 continue
-            self.psnr_db[number].append(psnr_db)
-            rate = image.bits_per_pixel[number]
-            if rate is not None and math.isfinite(psnr_db):
-                self.rates[number].append((rate, psnr_db))
+            self.psnr_db[number].append(one.psnr_db)
+            if one.bits_per_pixel is not None and math.isfinite(one.psnr_db):
+                self.rates[number].append((one.bits_per_pixel, one.psnr_db))
         self.images.append(_write_image(image))
+        self.size_bytes += len(self.images[-1])
 
     def write(self) -> bytes:
         """The whole page."""
@@ -76,7 +96,7 @@ class Page:
             "script": _read("page.js"),
             "lead": f"{len(self.images)} images, {len(self.names)} "
             + ("reconstruction each" if len(self.names) == 1 else "reconstructions each")
-            + ". Select an image to look into it.",
+            + ". Below each its differences, tenfold. Select an image to look into it.",
             "figures": "\n".join(self._list_figures()),
             "data": _embed({"reconstructions": list(self.names)}),
             "images": "\n".join(self.images),
@@ -91,7 +111,7 @@ class Page:
 
     def _list_figures(self) -> Iterator[str]:
         heads = "".join(
-            f"<th>{name}</th>" for name in ("", *_COLUMNS, "images", "identical", "missing")
+            f"<th>{name}</th>" for name in ("PSNR, dB", *_COLUMNS, "images", "identical", "missing")
         )
         yield f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>'
         for number, name in enumerate(self.names):
@@ -116,18 +136,20 @@ def make_data_url(data: bytes, kind: str) -> str:
 
 
 def _write_image(image: PageImage) -> str:
+    some = image.reconstructions
     facts = {
         "name": image.name,
         "width": image.width,
         "height": image.height,
-        # null is an infinite PSNR; what is missing is left out
-        "psnr": [_Missing if v is None else psnr_as_json(v) for v in image.psnr_db],
-        "bits_per_pixel": image.bits_per_pixel,
+        # null is an infinite PSNR
+        "psnr": [_MISSING if one is None else psnr_as_json(one.psnr_db) for one in some],
+        "bits_per_pixel": [None if one is None else one.bits_per_pixel for one in some],
     }
     pictures: dict[str, Any] = {
         "thumbnail": image.thumbnail,
         "original": image.original,
-        "reconstructions": image.reconstructions,
+        "differences": [None if one is None else one.difference for one in some],
+        "reconstructions": [None if one is None else one.full for one in some],
     }
     if image.latents is not None:
         pictures["latents"] = image.latents
@@ -136,9 +158,6 @@ def _write_image(image: PageImage) -> str:
         f'<script type="application/json" class="image" data-facts="{attribute}">'
         f"{_embed(pictures)}</script>"
     )
-
-
-_Missing = "missing"
 
 
 def _embed(value: object) -> str:

@@ -7,8 +7,14 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from dinac_cli.cli import run as run_here
+from dinac_cli.commands import comparing
 
 from .conftest import SIZES, list_files, read_files
 from .processes import run, run_noting_imports
@@ -28,6 +34,12 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
 (async () => {
   await wait(200);
   seen.worst = order();
+  const shown = (name) => [...document.querySelectorAll(".card ." + name)];
+  const heights = () => ["original", "difference"].map((name) => shown(name)[0].offsetHeight > 0);
+  seen.small = shown("difference").map((image) => [image.naturalWidth, image.alt]);
+  seen.both = heights();
+  use("show", "original"); seen.originals = heights();
+  use("show", "difference"); seen.differences = heights(); use("show", "both");
   use("sort", "0-"); seen.best = order();
   use("sort", "name"); seen.named = order();
   use("name", "deep"); seen.filtered = order(); use("name", "");
@@ -65,7 +77,7 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
 """
 
 
-def browse(page: Path, width: int = 1200) -> tuple[dict[str, object], str]:
+def browse(page: Path, width: int = 1200) -> tuple[dict[str, Any], str]:
     """What VISIT saw in a page, and what the browser's console said."""
     assert CHROMIUM is not None
     visited = page.with_name("visited.html")
@@ -137,6 +149,7 @@ def test_full_images_beside_the_page(own: Path) -> None:
         (("photos", "decoded", "page"), 2, "page: OUT, the last argument, is the page to write"),
         (("photos", "nowhere", "page.html"), 2, "nowhere: no such folder"),
         (("empty", "decoded", "page.html"), 2, "no images found in empty"),
+        (("photos", "decoded", "latents", "page.html"), 2, "no image in photos has a counterpart "),
         (("photos", "decoded", "mine.html"), 1, "mine.html: exists and is no report of dinac"),
     ],
 )
@@ -160,6 +173,13 @@ def test_in_a_browser(own: Path) -> None:
     assert console == ""
     assert seen["worst"] == worst
     assert seen["best"] == worst[::-1]
+    assert [alt for _, alt in seen["small"]] == [f"{name}, where decoded differs" for name in worst]
+    assert min(width for width, _ in seen["small"]) > 0
+    assert (seen["both"], seen["originals"], seen["differences"]) == (
+        [True, True],
+        [True, False],
+        [False, True],
+    )
     assert seen["named"] == list(SIZES)
     assert seen["filtered"] == ["sub/deep/c.webp"]
     assert seen["none"] == []
@@ -176,3 +196,49 @@ def test_in_a_browser(own: Path) -> None:
     assert seen["latents"] == [4, 3]
     assert str(seen["title"]).startswith("b.png: decoded ")
     assert seen["broken"] == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_what_is_missing_comes_last(own: Path) -> None:
+    assert run("decode", "latents", "four", "-n", "4", cwd=own).code == 0
+    (own / "decoded/b.png").unlink()
+    assert run("report", "photos", "decoded", "four", "page.html", cwd=own).code == 3
+    seen, console = browse(own / "page.html")
+    assert console == ""
+    assert seen["worst"][-1] == seen["best"][-1] == "b.png"
+    assert sorted(seen["worst"]) == sorted(SIZES)
+    assert [width > 0 for width, _ in seen["small"]] == [True, True, True, False]
+
+
+def test_a_mirrored_reconstruction_is_shown_beside_the_original(own: Path) -> None:
+    assert run("encode", "photos/b.png", "twins", "--flip", cwd=own).code == 0
+    assert run("decode", "twins", "mirrored", "--flipped", cwd=own).code == 0
+    (own / "one").mkdir()
+    shutil.copy(own / "photos/b.png", own / "one")
+    done = run("report", "one", "mirrored", "page.html", "--assets", "full", cwd=own)
+    assert (done.code, done.err) == (0, "")
+    original, shown = (read_pixels(own / f"full/000000-{k}.png") for k in range(2))
+    assert np.abs(original - shown).mean() < np.abs(original - shown[:, ::-1]).mean() / 2
+
+
+def test_a_page_that_would_not_open_asks_for_a_folder(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(own)
+    arguments = ["report", "photos", "decoded", "page.html"]
+    monkeypatch.setattr(comparing, "_LARGE_PAGE_BYTES", 1000)
+    assert run_here(arguments) == 0
+    hint = "dinac: a large page; --assets DIR keeps the full images beside it\n"
+    assert capsys.readouterr().err == hint
+    (own / "page.html").unlink()
+    monkeypatch.setattr(comparing, "MAX_PAGE_BYTES", 1000)
+    assert run_here(arguments) == 2
+    assert capsys.readouterr().err.endswith("name a folder for them with --assets DIR\n")
+    assert not (own / "page.html").exists()
+    assert run_here([*arguments, "--assets", "full"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def read_pixels(path: Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(float)

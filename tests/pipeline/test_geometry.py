@@ -281,4 +281,4 @@ class TestVerify:
         job = VerifyJob(VerifyOptions(None, str(photos), reencoding))
         held: list[int] = []
         job.read(Candidate(RecordEntry("a", "a.png.dinac", str(path)), True), held.append)
-        assert held[0] > 3 * 200 * 300 > held[1]
+        assert max(held) > 3 * 200 * 300 > held[-1]

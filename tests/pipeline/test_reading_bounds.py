@@ -1,4 +1,4 @@
-"""`info` and `export` read no more at once than the budget of a run, and end at any moment."""
+"""What reads ahead holds no more at once than the budget of a run, and ends at any moment."""
 
 from __future__ import annotations
 
@@ -9,30 +9,43 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.files.inputs import Input
-from dinac_cli.pipeline import catalogue, export
+from dinac_cli.pipeline import catalogue, export, measure
 from dinac_cli.pipeline.catalogue import Catalogue, catalogue_files
 from dinac_cli.pipeline.export import export_files
 from dinac_cli.pipeline.job import RunControl
+from dinac_cli.pipeline.measure import MeasureOptions, measure_pairs
+from dinac_cli.pipeline.shaping import hold_beside
+from dinac_cli.report import gather
+from dinac_cli.report.gather import ReportRequest, gather_images
+from dinac_cli.report.page import Page
 from dinac_cli.results import FileResult
 
-from .hand_made import latents_out, make_handle, make_record
+from .hand_made import IMAGES, latents_out, make_handle, make_record, write_images
 
 PATIENCE_SECONDS = 20.0
 FILES = 12
 
 
-@pytest.fixture(params=["info", "export"])
+@pytest.fixture(params=["info", "export", "psnr", "report"])
 def results(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[FileResult, None, None]:
-    """A run over records each of which alone is more than the budget."""
-    for module in (catalogue, export):
+    """A run over records, or pairs of images, each of which alone is more than the budget."""
+    for module in (catalogue, export, measure, gather):
         monkeypatch.setattr(module, "READ_BYTES", 1)
+    control = RunControl(workers=4)
+    if request.param in ("psnr", "report"):
+        folders = [str(tmp_path / name) for name in ("photos", "decoded")]
+        for folder in folders:
+            write_images(Path(folder), *(f"{number}.png" for number in range(FILES)))
+        if request.param == "psnr":
+            return measure_pairs(folders[0], folders[1], IMAGES, MeasureOptions(), control)
+        asked = ReportRequest(folders[0], (folders[1],), (), None, "", MeasureOptions())
+        return gather_images(asked, IMAGES, Page("title", ["decoded"]), control)
     data = make_record(make_handle("tiny", "encoder"), "a.png")
     inputs = [Input(str(tmp_path / f"{number}.dinac"), str(number)) for number in range(FILES)]
     for entry in inputs:
         Path(entry.path or "").write_bytes(data)
-    control = RunControl(workers=4)
     if request.param == "info":
         return catalogue_files(inputs, Catalogue(), control)
     return export_files(inputs, latents_out(tmp_path / "out"), "npz", control)
@@ -50,3 +63,14 @@ def test_a_run_that_ends_early_leaves_no_reader_waiting(
     closing.start()
     closing.join(PATIENCE_SECONDS)
     assert not closing.is_alive()
+
+
+def test_a_pair_takes_both_images_at_once(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", "a.png", height=200, width=300)
+    held: list[int] = []
+    path = str(tmp_path / "photos/a.png")
+    pixels = measure.read_original(path, MeasureOptions(), held.append)
+    beside = hold_beside(held.append, pixels.nbytes)
+    measure.read_reconstruction(path, MeasureOptions(), beside)
+    assert min(held[:2]) > pixels.nbytes == 3 * 200 * 300
+    assert min(held[2:]) > 2 * pixels.nbytes

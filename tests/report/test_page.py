@@ -10,14 +10,16 @@ from itertools import pairwise
 
 import pytest
 
-from dinac_cli.report.charts import draw_histogram, draw_scatter, lay_counts
-from dinac_cli.report.page import PAGE_START, Page, PageImage
+from dinac_cli.report.charts import Axis, draw_histogram, draw_scatter, lay_counts
+from dinac_cli.report.page import PAGE_START, Page, PageImage, Reconstruction
 
 
 def make_image(name: str, *psnr_db: float | None, rate: float | None = 2.0) -> PageImage:
-    urls: list[str | None] = [None if value is None else "data:," for value in psnr_db]
-    rates = [rate] * len(psnr_db)
-    return PageImage(name, 4, 3, list(psnr_db), rates, "data:,", "data:,", urls)
+    image = PageImage(name, 4, 3, "data:,", "data:,")
+    for value in psnr_db:
+        found = None if value is None else Reconstruction(value, rate, "data:,", "data:,")
+        image.reconstructions.append(found)
+    return image
 
 
 def read_facts(page: str) -> list[dict[str, object]]:
@@ -90,6 +92,16 @@ def test_large_figures_of_a_chart_are_written_out() -> None:
     chart = draw_scatter([("r", [(2.0, 30.0), (5250.0, 40.0)])])  # the second of a tiny image
     assert ">5,250<" in chart
     assert "e+" not in chart
+
+
+def test_one_tiny_image_does_not_squeeze_the_others() -> None:
+    chart = draw_scatter([("r", [(2.0, 30.0), (4.0, 30.0), (5250.0, 40.0)])])
+    places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="2.5"', chart)]
+    assert places == sorted(places)
+    assert places[1] - places[0] > 20
+    assert "bits a pixel (logarithmic)" in chart
+    ticks = Axis(2.0, 162.0, 0, 100, is_log=True).list_ticks()
+    assert ticks == pytest.approx([2, 6, 18, 54, 162])
 
 
 def test_no_values_no_charts() -> None:
