@@ -90,7 +90,7 @@ def describe_pair(result: FileResult) -> dict[str, Any]:
 
 def format_pair(entry: dict[str, Any]) -> str:
     """One line of the verbose report: the PSNR, then the name."""
-    value = "identical" if entry["psnr"] is None else f"{entry['psnr']:9.2f}"
+    value = "identical" if entry["psnr"] is None else f"{entry['psnr']:.2f} dB"
     return f"{value:>9}  {escape_unprintable(entry['file'])}"
 
 
@@ -101,8 +101,9 @@ def format_table(
 
     On a terminal whose `width` does not hold them it stands on end: a line for each figure.
     """
-    names = [*_COLUMNS, "images"]
-    values = [_format_db(getattr(summary, name)) for name in _COLUMNS] + [str(summary.count)]
+    names = ["PSNR", *_COLUMNS, "images"]
+    figures = (_format_db(getattr(summary, name)) for name in _COLUMNS)
+    values = ["dB", *figures, str(summary.count)]
     for name, count in (
         ("identical", summary.identical),
         ("missing", missing),

@@ -16,8 +16,8 @@ DIFFERENCES = {"a.jpg": 10, "b.png": 1, "sub/c.png": 0}
 NEAR, FAR = (20 * log10(255 / levels) for levels in (1, 10))
 
 TABLE = """\
- mean    std  median     p5    p95    min    max  images  identical
-38.13  10.00   38.13  29.13  47.13  28.13  48.13       3          1
+PSNR   mean    std  median     p5    p95    min    max  images  identical
+  dB  38.13  10.00   38.13  29.13  47.13  28.13  48.13       3          1
 """
 
 
@@ -38,7 +38,7 @@ def test_the_table(pairs: Path) -> None:
     assert (done.code, done.out, done.err) == (0, TABLE, "")
     verbose = run("psnr", "one", "two", "--verbose", cwd=pairs)
     assert verbose.out == (
-        "    28.13  one/a.jpg\n    48.13  one/b.png\nidentical  one/sub/c.png\n" + TABLE
+        " 28.13 dB  one/a.jpg\n 48.13 dB  one/b.png\nidentical  one/sub/c.png\n" + TABLE
     )
 
 
@@ -79,8 +79,8 @@ def test_identical_images_only(pairs: Path) -> None:
     done = run("psnr", "one", "one", cwd=pairs)
     assert (done.code, done.err) == (0, "")
     assert done.out == (
-        "mean  std  median  p5  p95  min  max  images  identical\n"
-        "   -    -       -   -    -    -    -       3          3\n"
+        "PSNR  mean  std  median  p5  p95  min  max  images  identical\n"
+        "  dB     -    -       -   -    -    -    -       3          3\n"
     )
     report = json.loads(run("psnr", "one", "one", "--json", cwd=pairs).out)
     assert [report[key] for key in ("mean", "std", "count", "identical")] == [None, None, 3, 3]
@@ -93,8 +93,8 @@ def test_missing_and_broken_counterparts(pairs: Path) -> None:
     done = run("psnr", "one", "two", "--failures", "failed.jsonl", cwd=pairs)
     assert done.code == 3
     assert done.out == (
-        " mean   std  median     p5    p95    min    max  images  missing  failed\n"
-        "28.13  0.00   28.13  28.13  28.13  28.13  28.13       1        2       1\n"
+        "PSNR   mean   std  median     p5    p95    min    max  images  missing  failed\n"
+        "  dB  28.13  0.00   28.13  28.13  28.13  28.13  28.13       1        2       1\n"
     )
     assert done.err == (
         "dinac: one/b.png: has no counterpart in two\n"
@@ -114,5 +114,5 @@ def test_two_files_and_no_torch(pairs: Path, tmp_path: Path) -> None:
         str(pairs / "one/b.png"), str(pairs / "two/b.png"),
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[1] == ("48.13  0.00   48.13  48.13  48.13  48.13  48.13       1")
+    assert done.out.splitlines()[1] == ("  dB  48.13  0.00   48.13  48.13  48.13  48.13  48.13       1")
     assert "torch" not in imported

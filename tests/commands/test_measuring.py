@@ -37,8 +37,8 @@ def consume(*results: FileResult, stop: SignalledStop | None = None, **options: 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert consume(*PAIRS) == 0
     assert capsys.readouterr() == (
-        " mean   std  median     p5    p95    min    max  images  identical\n"
-        "35.00  5.00   35.00  30.50  39.50  30.00  40.00       3          1\n",
+        "PSNR   mean   std  median     p5    p95    min    max  images  identical\n"
+        "  dB  35.00  5.00   35.00  30.50  39.50  30.00  40.00       3          1\n",
         "",
     )
 
@@ -57,10 +57,10 @@ def test_verbose_names_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
     odd = FileResult("A/\x1b[1m.png", Status.MEASURED, output="B/x", psnr_db=31.256)
     consume(*PAIRS, odd, MISSING, verbose=True)
     assert capsys.readouterr().out.splitlines()[:4] == [
-        "    30.00  A/a.png",
-        "    40.00  A/b.png",
+        " 30.00 dB  A/a.png",
+        " 40.00 dB  A/b.png",
         "identical  A/c.png",
-        "    31.26  A/\\x1b[1m.png",
+        " 31.26 dB  A/\\x1b[1m.png",
     ]
 
 
@@ -94,7 +94,7 @@ def test_all_identical(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert (report["mean"], report["count"], report["identical"]) == (None, 1, 1)
     assert consume(PAIRS[2]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["-", "-", "-"]
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["dB", "-", "-", "-"]
 
 
 def test_nothing_measured_is_a_failure() -> None:
@@ -123,6 +123,7 @@ def test_a_table_that_a_terminal_cannot_hold_stands_on_end() -> None:
     summary = summarise_psnr([30.0, 40.0])
     assert format_table(summary, 0, 0, 80) == format_table(summary, 0, 0)
     assert format_table(summary, 1, 0, 40) == [
+        "PSNR     dB",
         "mean     35.00",
         "std      5.00",
         "median   35.00",
