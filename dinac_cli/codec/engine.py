@@ -18,12 +18,11 @@ from dinac_cli.codec.memory import free_bytes, measure_token_bytes
 from dinac_cli.codec.transfer import Array, Download, Transfer
 from dinac_cli.container.encoded import Encoded
 from dinac_cli.errors import DeviceError, ImageError
-from dinac_cli.images.pixels import crop_pixels, pad_pixels
+from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.config import DinacAEInferenceConfig
 from dinac_cli.model.graphs import Compute, GraphCache, record_cuda_graph
 
-Pixels = npt.NDArray[np.uint8]
 Latents = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
 R = TypeVar("R")

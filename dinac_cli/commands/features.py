@@ -22,7 +22,7 @@ def features(
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_size: opt.BatchSize = "auto",
-    workers: opt.Workers = None,
+    workers: opt.Readers = None,
     overwrite: opt.Overwrite = False,
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,

@@ -13,7 +13,7 @@ def info(
     root: opt.Root = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
-    workers: opt.Workers = None,
+    workers: opt.Readers = None,
     failures: opt.Failures = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dinac_cli.codec.loading import DeviceChoice
@@ -14,7 +14,7 @@ from dinac_cli.commands.running import RunOptions, make_control
 from dinac_cli.commands.signals import SignalledStop, stop_on_signals
 from dinac_cli.commands.tables import align
 from dinac_cli.console import Console
-from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.errors import DeviceError, ModelError, UsageError
 from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.files.output import Output
 from dinac_cli.model.registry import choose_default
@@ -63,6 +63,7 @@ def run_plan(
     require_existing(selection)
     kind = choose_output_kind(out, selection.scan, (LATENT_SUFFIX,))
     output = Output(out, kind, is_latent_file, options.overwrite)
+    output.require_makeable()
     count_inputs(selection, output, name_latents)
     model = choose_local_encoder(options.model, options.revision, output)
     encoder = open_encoder(model, DeviceChoice(), features=settings.features)
@@ -81,7 +82,9 @@ def run_plan(
             sample.add(file.entry)
         _report_file(file, console, as_json)
     with stop_on_signals(console) as stop:
-        took = _estimate_time(sample, plan, output, options, stop)
+        # What nobody will see is not worth the seconds.
+        is_quick = options.quick or (console.quiet and not as_json)
+        took = _estimate_time(sample, plan, output, replace(options, quick=is_quick), stop)
     if stop.exit_code is not None:
         return stop.exit_code
     if as_json:
@@ -100,14 +103,12 @@ def _estimate_time(
     if options.quick or options.choice.compiled:
         return _Time(None, "--quick" if options.quick else "networks of --compile are not tried")
     try:
-        model = choose_local_encoder(
-            options.model, options.revision, output, choose_default(options.choice.device)
-        )
-    except ModelError as exc:
+        default = choose_default(options.choice.device)
+        model = choose_local_encoder(options.model, options.revision, output, default)
+        encoder = open_encoder(model, options.choice, features=options.settings.features)
+        trial = run_trial(sample, encoder, options.settings, make_control(options.run, stop))
+    except (ModelError, DeviceError) as exc:
         return _Time(None, str(exc))
-    encoder = open_encoder(model, options.choice, features=options.settings.features)
-    control = make_control(options.run, stop)
-    trial = run_trial(sample, encoder, options.settings, control)
     if trial is None:
         return _Time(None, "those that were tried cannot be encoded")
     pixels = sum(plan.counts[fate].pixels for fate in WORK)

@@ -14,7 +14,7 @@ def psnr(
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
-    workers: opt.Workers = None,
+    workers: opt.Readers = None,
     failures: opt.Failures = None,
     as_json: opt.PsnrJson = False,
     quiet: opt.Quiet = False,

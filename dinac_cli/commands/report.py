@@ -18,7 +18,7 @@ def report(
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
-    workers: opt.Workers = None,
+    workers: opt.Readers = None,
     overwrite: opt.Overwrite = False,
     failures: opt.Failures = None,
     quiet: opt.Quiet = False,

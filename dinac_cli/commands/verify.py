@@ -20,7 +20,7 @@ def verify(
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.VerifyDtype = "auto",
-    workers: opt.Workers = None,
+    workers: opt.Readers = None,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
     as_json: opt.Json = False,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Pixels = NDArray[np.uint8]
+from dinac_cli.images.pixels import Pixels
 
 _SEED = 7
 

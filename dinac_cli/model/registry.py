@@ -25,6 +25,7 @@ from dinac_cli.model.source import (
 )
 
 NANO = "nano"
+_INSTEAD = f"take {NANO}, which is embedded"
 NANO_REVISION = "4"
 AUTO = "auto"
 HUB_ALIASES = {
@@ -236,11 +237,13 @@ def _explain_hub_error(exc: Exception) -> str:
     if isinstance(exc, errors.RevisionNotFoundError):
         return "the repository has no such revision: check --revision"
     if constants.HF_HUB_OFFLINE:
-        return f"HF_HUB_OFFLINE is set: unset it once to download, or take --model {NANO}"
+        return (
+            f"HF_HUB_OFFLINE is set: unset it once to download, or take {NANO}, which is embedded"
+        )
     if isinstance(exc, errors.LocalEntryNotFoundError):
-        return f"the Hub cannot be reached: run it once with a network, or take --model {NANO}"
+        return f"the Hub cannot be reached: run it once with a network, or {_INSTEAD}"
     detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
-    return f"the download failed ({detail}): try again, or take --model {NANO}"
+    return f"the download failed ({detail}): try again, or {_INSTEAD}"
 
 
 def _refuse_revision(source: str, revision: str | None, own: str) -> None:

@@ -8,15 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.files.content import read_content
+from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.reading import read_image
 from dinac_cli.training.split import choose_representatives, measure_features
-
-Pixels = npt.NDArray[np.uint8]
 
 CACHE_BYTES = 2 * 2**30
 _HELD_OUT_EVERY = 8

@@ -18,7 +18,7 @@ from dinac_cli.codec.records import name_creator
 from dinac_cli.errors import UsageError
 from dinac_cli.files.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
 from dinac_cli.files.content import read_content
-from dinac_cli.images.pixels import crop_pixels
+from dinac_cli.images.pixels import Pixels, crop_pixels
 from dinac_cli.images.reading import read_image
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.checkpoint import build_model, pack_checkpoint
@@ -36,7 +36,6 @@ from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
 from dinac_cli.training.pace import Pace
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.statistics import (
-    Pixels,
     measure_reconstruction,
     measure_sensitivity,
     measure_spread,

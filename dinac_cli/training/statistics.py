@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from dinac_cli.codec.engine import Engine
-from dinac_cli.images.pixels import crop_pixels, pad_pixels
+from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 from dinac_cli.metrics import measure_psnr
 from dinac_cli.model.autoencoder import DinacAE
 from dinac_cli.model.config import DinacAEInferenceConfig
-
-Pixels = npt.NDArray[np.uint8]
 
 _LEVELS_PER_UNIT = 127.5
 _PROBE = 0.25  # standard deviations that a latent is moved by to see what it does

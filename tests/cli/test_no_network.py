@@ -135,7 +135,8 @@ def test_a_hub_that_is_out_of_reach_is_one_line(isolated: Isolated, tmp_path: Pa
     assert asked == f"dinac: downloading data-archetype/dinac_ae_d2 (revision main) into {hub}"
     assert answer == (
         f"dinac: model data-archetype/dinac_ae_d2 (revision main) is not in the cache {hub} and "
-        "not to be had: the Hub cannot be reached: run it once with a network, or take --model nano"
+        "not to be had: the Hub cannot be reached: run it once with a network, "
+        "or take nano, which is embedded"
     )
     assert isolated.attempts != ""
     assert not (tmp_path / "out").exists()

@@ -84,6 +84,9 @@ def test_out_that_cannot_be_written_to(place: Path) -> None:
         made = run_unprivileged(place, *command, "closed/out")
         assert (made.code, made.out) == (1, "")
         assert made.err == "dinac: closed/out: cannot write: Permission denied\n"
+    planned = run_unprivileged(place, "plan", "images", "--quick", "closed/new/out")
+    assert (planned.code, planned.out) == (1, "")
+    assert planned.err == "dinac: closed: cannot write there: choose another OUT\n"
     train = ("train", "images", "--steps", "1", "--init", TINY, "--crop", "32", "--device", "cpu")
     found = run_unprivileged(place, *train, "closed")
     assert (found.code, found.out) == (1, "")

@@ -105,6 +105,28 @@ def test_time_says_how_many_were_tried_and_why_none_were(own: Path) -> None:
     assert piped.out.endswith("\ntime: not estimated (of unknown size)\n")
 
 
+def test_an_absent_device_costs_the_estimate_alone(own: Path) -> None:
+    planned = run("plan", "photos", "fresh", "--device", "cuda:99", cwd=own)
+    assert (planned.code, planned.err) == (0, "")
+    assert "\n4 to encode, about " in planned.out
+    assert "\ntime: not estimated (device cuda:99 is absent; " in planned.out
+
+
+def test_nothing_is_tried_that_nobody_sees(own: Path, tmp_path: Path) -> None:
+    options = ("plan", str(own / "photos"), str(own / "fresh"), "--quiet")
+    quiet, imported = run_noting_imports(tmp_path / "imports", ("torch",), *options)
+    assert (quiet.code, quiet.out, quiet.err, imported) == (0, "", "", "")
+    heard = run("plan", "photos", "fresh", "--quiet", "--json", cwd=own)
+    assert heard.objects[-1]["tried"] == 4
+
+
+def test_out_that_could_not_be_made_is_refused(own: Path) -> None:
+    (own / "file").write_text("in the way")
+    done = run("plan", "photos", "file/out/deep", "--quick", cwd=own)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "dinac: file: is no folder: choose another OUT\n"
+
+
 def test_out_that_is_not_there_is_not_made(own: Path) -> None:
     done = run("plan", "photos", "fresh/out", "--json", "--precision", "q6", cwd=own)
     assert (done.code, done.err) == (0, "")

@@ -114,5 +114,7 @@ def test_two_files_and_no_torch(pairs: Path, tmp_path: Path) -> None:
         str(pairs / "one/b.png"), str(pairs / "two/b.png"),
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[1] == ("  dB  48.13  0.00   48.13  48.13  48.13  48.13  48.13       1")
+    assert done.out.splitlines()[1] == (
+        "  dB  48.13  0.00   48.13  48.13  48.13  48.13  48.13       1"
+    )
     assert "torch" not in imported

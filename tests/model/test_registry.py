@@ -34,6 +34,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 Download = Callable[..., str]
 
+INSTEAD = "take nano, which is embedded"
+
 
 def http_error(kind: type[errors.HfHubHTTPError], message: str = "404") -> errors.HfHubHTTPError:
     response = SimpleNamespace(headers={}, request=None, status_code=404)
@@ -239,7 +241,7 @@ class TestDownload:
         [
             (
                 errors.LocalEntryNotFoundError("cannot find\nan appropriate snapshot"),
-                "the Hub cannot be reached: run it once with a network, or take --model nano",
+                f"the Hub cannot be reached: run it once with a network, or {INSTEAD}",
             ),
             (
                 http_error(errors.GatedRepoError),
@@ -255,16 +257,16 @@ class TestDownload:
             ),
             (
                 http_error(errors.HfHubHTTPError, "500 Server Error\n\n<html>"),
-                "the download failed (500 Server Error): try again, or take --model nano",
+                f"the download failed (500 Server Error): try again, or {INSTEAD}",
             ),
             (
                 OSError(28, "No space left on device"),
                 "the download failed ([Errno 28] No space left on device): "
-                "try again, or take --model nano",
+                f"try again, or {INSTEAD}",
             ),
             (
                 RuntimeError(),
-                "the download failed (RuntimeError): try again, or take --model nano",
+                f"the download failed (RuntimeError): try again, or {INSTEAD}",
             ),
         ],
     )
@@ -287,7 +289,7 @@ class TestDownload:
             resolve_model("d2")
         assert str(caught.value) == (
             f"model {D2} (revision main) is not in the cache {tmp_path} and not to be had: "
-            "HF_HUB_OFFLINE is set: unset it once to download, or take --model nano"
+            f"HF_HUB_OFFLINE is set: unset it once to download, or {INSTEAD}"
         )
 
     def test_interruption_is_no_failure_of_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:

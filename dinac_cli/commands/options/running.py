@@ -2,12 +2,24 @@
 
 # No `from __future__ import annotations`: Typer reads these annotations at run time.
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dinac_cli.commands.options.panels import REPORTS, RUN
 from dinac_cli.commands.values import check_batch_size
+
+
+def _workers(text: str) -> Any:
+    return typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        rich_help_panel=RUN,
+        show_default="one a processor",
+        help=text,
+    )
+
 
 BatchSize = Annotated[
     str,
@@ -18,16 +30,8 @@ BatchSize = Annotated[
         help="Images in memory at once, or auto; never changes a result.",
     ),
 ]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        rich_help_panel=RUN,
-        show_default="one a processor",
-        help="Threads that read, and threads that write.",
-    ),
-]
+Workers = Annotated[int | None, _workers("Threads that read, and threads that write.")]
+Readers = Annotated[int | None, _workers("Threads that read.")]
 Overwrite = Annotated[
     bool,
     typer.Option(
