@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import SUBSTITUTIONS, Command, list_commands
+from .commands import SUBSTITUTIONS, Command, list_commands, substitute
 from .sandbox import STAND_INS, STUBS, Sandbox, copy_sandbox
 
 COMMANDS = list(list_commands())
@@ -30,9 +30,16 @@ def test_commands_of_a_section_run_one_after_the_other(
     section: str, filled: Sandbox, tmp_path: Path
 ) -> None:
     sandbox = copy_sandbox(filled, tmp_path / "own")
+    shortened: set[str] = set()
     for command in COMMANDS:
-        if command.section == section:
-            sandbox.check(command)
+        if command.section != section:
+            continue
+        text = substitute(command.text).partition("  #")[0].rstrip()
+        if text in shortened:  # another long command was shortened to the same one
+            continue
+        if not command.text.startswith(text):
+            shortened.add(text)
+        sandbox.check(command)
 
 
 def test_blocks_are_found() -> None:
