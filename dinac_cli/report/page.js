@@ -63,7 +63,7 @@ find("sort").add(new Option("by name", "name"));
 let order = [];
 function arrange() {
   const sort = find("sort").value;
-  const k = Number.parseInt(sort) || 0;
+  const k = sort === "name" ? chosen : Number.parseInt(sort);
   const bound = (id, none) => (find(id).value === "" ? none : Number(find(id).value));
   const low = bound("low", -Infinity), high = bound("high", Infinity);
   const wanted = find("name").value.toLowerCase();
