@@ -12,7 +12,7 @@ from dinac_cli.commands.reporting import (
     RunProgress,
     format_size,
     open_failures,
-    report_failure,
+    report_problems,
 )
 from dinac_cli.commands.signals import stop_on_signals
 from dinac_cli.console import Console
@@ -22,6 +22,7 @@ from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.measure import MeasureOptions, find_counterpart, refuse_strangers
 from dinac_cli.report.gather import ReportRequest, gather_images, list_originals
 from dinac_cli.report.page import PAGE_START, Page
+from dinac_cli.report.records import locate_record
 
 IMAGES_IN_A_PAGE = 300
 """More images than these need a folder beside the page, or it would not open at once."""
@@ -70,7 +71,7 @@ def make_report(
         with console.track("report", progress) as update:
             for result in gather_images(request, IMAGES, page, control):
                 progress.add(result)
-                report_failure(result, console, failures)
+                report_problems(result, console, failures)
                 update()
                 if assets is None and page.size_bytes > MAX_PAGE_BYTES:
                     raise UsageError(
@@ -107,14 +108,17 @@ def _check_request(request: ReportRequest, out: str) -> int:
         raise UsageError("--latents: one folder for each folder of reconstructions, in that order")
     if os.path.lexists(out) and not request.overwrite and not is_report(out):
         raise OutputError(f"{out}: exists and is no report of dinac; add --overwrite to replace it")
-    total, strangers = 0, list(request.reconstructions)
+    total, strangers, bare = 0, list(request.reconstructions), list(request.latents)
     for entry in list_originals(request, IMAGES):
         total += 1
         strangers = [folder for folder in strangers if find_counterpart(entry.name, folder) is None]
+        bare = [folder for folder in bare if not os.path.exists(locate_record(folder, entry.name))]
     if not total:
         raise UsageError(f"no images found in {request.originals}")
     if strangers:
         refuse_strangers(request.originals, strangers[0])
+    if bare:
+        raise UsageError(f"--latents {bare[0]}: holds no record of an image in {request.originals}")
     if total > IMAGES_IN_A_PAGE and request.assets is None:
         raise UsageError(
             f"{total} images in one page would not open: name a folder for them with --assets DIR"

@@ -11,7 +11,7 @@ from dinac_cli.commands.reporting import (
     ReportOptions,
     RunProgress,
     open_failures,
-    report_failure,
+    report_problems,
 )
 from dinac_cli.commands.signals import SignalledStop
 from dinac_cli.commands.tables import list_facts
@@ -46,7 +46,7 @@ class MeasureReport:
         ):
             for result in pairs:
                 progress.add(result)
-                report_failure(result, self.console, failures)
+                report_problems(result, self.console, failures)
                 if result.psnr_db is not None:
                     values.append(result.psnr_db)
                 if self.options.json or self.options.verbose:

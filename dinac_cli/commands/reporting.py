@@ -225,21 +225,20 @@ def open_failures(path: str | None) -> Iterator[FailuresFile | None]:
         yield FailuresFile(path, file)
 
 
-def report_failure(result: FileResult, console: Console, failures: FailuresFile | None) -> None:
-    """Name a file that failed, with its reason, on stderr and in the failures file."""
-    if not result.failed:
-        return
-    console.fail(f"{result.file}: {result.reason}")
-    if failures is not None:
-        failures.add(result)
+def report_problems(result: FileResult, console: Console, failures: FailuresFile | None) -> None:
+    """Name a file that failed, with its reason, on stderr and in the failures file; and warn."""
+    if result.failed:
+        console.fail(f"{result.file}: {result.reason}")
+        if failures is not None:
+            failures.add(result)
+    for warning in result.warnings:
+        console.warn(f"{result.file}: {warning}")
 
 
 def _report_file(
     result: FileResult, options: ReportOptions, console: Console, failures: FailuresFile | None
 ) -> None:
-    report_failure(result, console, failures)
-    for warning in result.warnings:
-        console.warn(f"{result.file}: {warning}")
+    report_problems(result, console, failures)
     if result.status is Status.WRITTEN and result.reason:
         console.say(f"dinac: {result.file}: made again: {result.reason}")
     elif options.verbose and not result.failed:

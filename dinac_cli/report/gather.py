@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import numpy as np
-import numpy.typing as npt
-
-from dinac_cli.container.record import read_latents
 from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.files.atomic import write_atomically
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import FileKind, Input, InputScan
-from dinac_cli.files.naming import name_latents
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
@@ -30,9 +26,10 @@ from dinac_cli.pipeline.measure import (
 )
 from dinac_cli.pipeline.shaping import hold_beside
 from dinac_cli.pipeline.stages import read_within, until_stopped
-from dinac_cli.report.latents import LatentColors, find_colors
+from dinac_cli.report.latents import LatentColors
 from dinac_cli.report.page import Page, PageImage, Reconstruction, make_data_url
 from dinac_cli.report.pictures import draw_difference, make_thumbnail
+from dinac_cli.report.records import choose_colors, locate_record, measure_rate, paint_record
 from dinac_cli.results import FileResult, Status
 
 _STAMP = {"report": "1"}
@@ -78,7 +75,7 @@ def gather_images(
     An image that lacks a reconstruction is shown, and its result is a missing one. Memory holds
     the images at work, bounded in bytes, and of each image its data in the page.
     """
-    colors = _find_colors(request, kind)
+    colors = _choose_colors(request, kind)
     numbered = enumerate(list_originals(request, kind))
 
     def gather(item: tuple[int, Input], hold: Callable[[int], None]) -> _Gathered:
@@ -86,10 +83,11 @@ def gather_images(
 
     with ThreadPoolExecutor(control.workers, "report") as pool:
         stopped = until_stopped(numbered, control.stop)
-        for gathered in read_within(pool, gather, stopped, 2 * control.workers, READ_BYTES):
-            if gathered.image is not None:
-                page.add(gathered.image)
-            yield gathered.result
+        with closing(read_within(pool, gather, stopped, 2 * control.workers, READ_BYTES)) as images:
+            for gathered in images:
+                if gathered.image is not None:
+                    page.add(gathered.image)
+                yield gathered.result
 
 
 def _gather(
@@ -115,6 +113,13 @@ def _show(
     if entry.path is None or entry.problem:
         problem = entry.problem or "cannot be shown"
         return _Gathered(FileResult(entry.label, Status.FAILED, reason=problem))
+    painted, warnings = None, list[str]()
+    if colors is not None:
+        record = locate_record(request.latents[0], entry.name)
+        try:
+            painted = paint_record(record, colors, hold)
+        except DinacError as exc:
+            warnings.append(f"its latents are not shown: {record}: {exc}")
     original = read_original(entry.path, request.reading, hold)
     height, width, _ = original.shape
     image = PageImage(
@@ -123,7 +128,7 @@ def _show(
         height,
         make_thumbnail(original),
         _publish(original, f"{number:06}-0.png", request),
-        _paint_latents(request, entry.name, colors),
+        painted,
     )
     missing: list[str] = []
     for k, folder in enumerate(request.reconstructions):
@@ -137,7 +142,7 @@ def _show(
         image.reconstructions.append(
             Reconstruction(
                 measure_reconstruction(original, other),
-                _rate(request, k, entry.name, height * width),
+                _find_rate(request, k, entry.name, height * width),
                 draw_difference(original, other),
                 _publish(other, f"{number:06}-{k + 1}.png", request),
             )
@@ -149,6 +154,7 @@ def _show(
         entry.label,
         status,
         reason=reason,
+        warnings=tuple(warnings),
         width=width,
         height=height,
         psnr_db=None if first is None else first.psnr_db,
@@ -172,37 +178,15 @@ def _is_asset(path: str) -> bool:
     return stamp is not None and stamp.get("report") == _STAMP["report"]
 
 
-def _find_colors(request: ReportRequest, kind: FileKind) -> LatentColors | None:
+def _choose_colors(request: ReportRequest, kind: FileKind) -> LatentColors | None:
     if not request.latents:
         return None
     names = (entry.name for entry in list_originals(request, kind))
-    found = (_read_latents(request, name) for name in names)
-    return find_colors(latents for latents in found if latents is not None)
+    return choose_colors(locate_record(request.latents[0], name) for name in names)
 
 
-def _read_latents(request: ReportRequest, name: str) -> npt.NDArray[np.float32] | None:
-    try:
-        return read_latents(_locate(request.latents[0], name))[0]
-    except (DinacError, OSError):
-        return None
-
-
-def _paint_latents(request: ReportRequest, name: str, colors: LatentColors | None) -> str | None:
-    latents = None if colors is None else _read_latents(request, name)
-    if latents is None or colors is None:
-        return None
-    return make_data_url(write_image(colors.paint(latents), "png"), "png")
-
-
-def _rate(request: ReportRequest, number: int, name: str, pixels: int) -> float | None:
+def _find_rate(request: ReportRequest, number: int, name: str, pixels: int) -> float | None:
     """Bits a pixel of the record of a reconstruction, None where it is not known."""
     if number >= len(request.latents):
         return None
-    try:
-        return 8 * os.path.getsize(_locate(request.latents[number], name)) / pixels
-    except OSError:
-        return None
-
-
-def _locate(folder: str, name: str) -> str:
-    return os.path.join(folder, *name_latents(name).split("/"))
+    return measure_rate(locate_record(request.latents[number], name), pixels)

@@ -35,6 +35,10 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
   await wait(200);
   seen.worst = order();
   const shown = (name) => [...document.querySelectorAll(".card ." + name)];
+  const isThere = (image) => image.src && image.complete;
+  const isFilled = (image) => isThere(image) || image.style.visibility === "hidden";
+  const isReady = () => shown("original").every(isThere) && shown("difference").every(isFilled);
+  for (let tries = 0; tries < 100 && !isReady(); tries += 1) await wait(50);
   const heights = () => ["original", "difference"].map((name) => shown(name)[0].offsetHeight > 0);
   seen.small = shown("difference").map((image) => [image.naturalWidth, image.alt]);
   seen.both = heights();
@@ -85,7 +89,8 @@ def browse(page: Path, width: int = 1200) -> tuple[dict[str, Any], str]:
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}",
+         "--run-all-compositor-stages-before-draw", "--enable-logging=stderr",
+         f"--user-data-dir={page.parent / 'profile'}",
          f"--window-size={width},900", "--virtual-time-budget=8000", "--dump-dom",
          visited.as_uri()],
         capture_output=True, text=True, timeout=90,
@@ -111,6 +116,23 @@ def test_the_page_and_what_is_missing(own: Path) -> None:
     assert before.items() <= after.items()
     again = run("report", *arguments, cwd=own)
     assert (again.code, read_files(own)) == (3, after)  # its own page it may replace
+
+
+def test_latents_that_are_not_shown(own: Path) -> None:
+    record = own / "latents/b.png.dinac"
+    record.write_bytes(record.read_bytes()[:-9])
+    (own / "latents/sub/b.png.dinac").unlink()
+    arguments = ("photos", "decoded", "page.html", "--latents")
+    done = run("report", *arguments, "latents", cwd=own)
+    assert done.code == 0
+    said, *others = done.err.splitlines()
+    assert said.startswith("dinac: warning: photos/b.png: its latents are not shown: latents/b.png")
+    assert said.endswith("is cut short: copy it again or re-encode")
+    assert others == []
+    (own / "other").mkdir()
+    none = run("report", *arguments, "other", cwd=own)
+    assert (none.code, none.out) == (2, "")
+    assert none.err == "dinac: --latents other: holds no record of an image in photos\n"
 
 
 def test_an_original_that_cannot_be_read_is_named_once(own: Path) -> None:
