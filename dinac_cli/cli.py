@@ -37,6 +37,9 @@ _NARROW_COLUMNS = 60
 # out of the ancestry of this one.
 _ParserError: type[Any] = typer.BadParameter.__mro__[2]
 
+# What of it stands for a command without arguments: its message is the help, if that is plain.
+_HELP_INSTEAD = "NoArgsIsHelpError"
+
 app = typer.Typer(
     name=PROGRAM,
     add_completion=False,  # completion scripts are files; nothing edits a start-up file
@@ -103,8 +106,11 @@ def run(arguments: list[str]) -> int:
                 _print_error(line)
         return exc.exit_code
     except _ParserError as exc:
-        if exc.format_message():  # empty where the help was printed instead
-            _print_error(f"{exc.format_message()} (see '{_name_command(exc)} --help')")
+        message = exc.format_message()  # empty where the help was printed instead
+        if type(exc).__name__ == _HELP_INSTEAD:
+            typer.echo(message, nl=bool(message), err=True)
+        elif message:
+            _print_error(f"{message} (see '{_name_command(exc, arguments)} --help')")
         return int(exc.exit_code)
     except BrokenPipeError:
         _settle_stdout()
@@ -179,9 +185,12 @@ def _print_error(message: str) -> None:
     Console().fail(" ".join(message.split()))
 
 
-def _name_command(exc: Exception) -> str:
+def _name_command(exc: Exception, arguments: list[str]) -> str:
     context = getattr(exc, "ctx", None)
-    return context.command_path if context is not None else PROGRAM
+    if context is not None:
+        return str(context.command_path)
+    named = [name for name in arguments[:1] if name in typer.main.get_command(app).commands]  # type: ignore[attr-defined]
+    return " ".join([PROGRAM, *named])
 
 
 def _settle_stdout() -> None:

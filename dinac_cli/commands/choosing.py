@@ -53,8 +53,8 @@ def open_encoder(resolved: ResolvedModel, choice: DeviceChoice, *, features: boo
     handle = ModelHandle(resolved, "encoder", choice, ("class_head",))
     if handle.config.class_head is None:
         raise UsageError(
-            f"--features: model {handle.label} has no class head, which predicts them: name one "
-            "that has, such as --model d2, or leave out --features"
+            f"--features: model {handle.label} has no class head (the part that predicts them): "
+            "name one that has, such as --model d2, or leave out --features"
         )
     return handle
 
@@ -86,19 +86,25 @@ def _find_held_model(path: str, header: RecordHeader, revision: str | None) -> R
 
 
 def refuse_mixed_latents(output: Output, wanted: WantedLatents) -> None:
-    """Stop before any work where OUT holds another model, precision or geometry."""
-    if output.overwrite:
-        return
-    found = _find_held(output)
+    """Stop before any work where OUT holds another model, precision or geometry: a UsageError."""
+    refusal = describe_mixed_latents(output, wanted)
+    if refusal is not None:
+        raise UsageError(refusal)
+
+
+def describe_mixed_latents(output: Output, wanted: WantedLatents) -> str | None:
+    """What OUT holds that these latents do not go beside, and what to do; None where they do."""
+    found = None if output.overwrite else _find_held(output)
     if found is None:
-        return
+        return None
     path, header = found
     conflict = wanted.describe_conflict(header)
-    if conflict is not None:
-        raise UsageError(
-            f"{output.path} already holds {conflict} ({path}): "
-            "choose another OUT, or add --overwrite to encode all anew"
-        )
+    if conflict is None:
+        return None
+    return (
+        f"{output.path} already holds {conflict} ({path}): "
+        "choose another OUT, or add --overwrite to encode all anew"
+    )
 
 
 def choose_decoders(
@@ -136,8 +142,8 @@ def require_class_head(model: ModelHandle) -> ModelHandle:
     """The model itself, if it has a class head. Raises ModelError."""
     if model.config.class_head is None:
         raise ModelError(
-            f"model {model.label} has no class head, which predicts features: encode the images "
-            "with a model that has one, such as d2"
+            f"model {model.label} has no class head (the part that predicts features): encode the "
+            "images with a model that has one, such as d2"
         )
     return model
 

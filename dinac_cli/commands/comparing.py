@@ -83,7 +83,9 @@ def make_report(
             return stop.exit_code
         data = page.write()
         write_atomically(out, data, replace=overwrite, is_ours=is_report)
-    console.print_result(f"{len(page.images)} images in {out} ({format_size(len(data))})")
+    count = "1 image" if len(page.images) == 1 else f"{len(page.images)} images"
+    failed = f", {page.failed} failed" if page.failed else ""
+    console.print_result(f"{count} in {out} ({format_size(len(data))}){failed}")
     if assets is None and len(data) > _LARGE_PAGE_BYTES:
         console.say("dinac: a large page; --assets DIR keeps the full images beside it")
     return EXIT_FAILURES if progress.tally.failures else 0

@@ -71,7 +71,7 @@ def describe_summary(summary: ModelSummary) -> Iterator[tuple[str, str]]:
     yield "in bfloat16", kept
     yield "latent space", summary.latent_space
     yield "weights", summary.weights
-    yield "licence", summary.licence or "not said: see the model's page"
+    yield "licence", summary.licence or "not said"
 
 
 def _describe_entry(name: str) -> dict[str, Any]:

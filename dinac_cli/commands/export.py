@@ -35,7 +35,7 @@ def export(
     from dinac_cli.errors import UsageError
     from dinac_cli.files.output import STDOUT, Output, OutputKind
     from dinac_cli.pipeline.export import export_files
-    from dinac_cli.pipeline.selection import count_unnamed, require_existing
+    from dinac_cli.pipeline.selection import count_unnamed, refuse_file_name, require_existing
 
     if out == STDOUT:
         raise UsageError("OUT is a folder here: name one")
@@ -43,6 +43,7 @@ def export(
     inputs = InputOptions(latents, files_from, null, root, limit, shard)
     selection = select_inputs(inputs, LATENTS, out)
     require_existing(selection)
+    refuse_file_name(out)
     output = Output(out, OutputKind.FOLDER, lambda path: False, overwrite, fsync)
     total = count_unnamed(selection)
     prepare_out(output)

@@ -53,7 +53,7 @@ def select_inputs(options: InputOptions, kind: FileKind, out: str | None) -> Sel
         if options.files_from == STDIN and STDIN in paths:
             raise UsageError("standard input cannot be both an input and the list of inputs")
         listed = _read_list(options.files_from)
-    require_inputs(paths, listed, has_out=out is not None)
+    require_inputs(paths, listed, out)
     if kind is IMAGES and out is not None and any(_is_same_folder(path, out) for path in paths):
         # What was decoded into that folder is no original: it would be encoded, and decoded again.
         kind = replace(kind, is_output=is_stamped_image)

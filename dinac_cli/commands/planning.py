@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dinac_cli.codec.loading import DeviceChoice
-from dinac_cli.commands.choosing import choose_local_encoder, open_encoder
+from dinac_cli.commands.choosing import choose_local_encoder, describe_mixed_latents, open_encoder
 from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
 from dinac_cli.commands.reporting import EXIT_FAILURES, format_duration, format_size
 from dinac_cli.commands.running import RunOptions, make_control
@@ -48,7 +48,7 @@ class _Time:
 
     def __str__(self) -> str:
         if self.seconds is None:
-            return f"not estimated ({self.basis})" if self.basis else "none"
+            return f"not estimated ({self.basis})"
         return f"about {format_duration(self.seconds)} ({self.basis})"
 
 
@@ -76,21 +76,25 @@ def run_plan(
         with_twins=settings.geometry.flip,
     )
     sample = TrialSample()
-    for file in plan_files(selection, output, settings.want(encoder), settings):
+    wanted = settings.want(encoder)
+    refusal = describe_mixed_latents(output, wanted)
+    for file in plan_files(selection, output, wanted, settings):
         plan.add(file)
         if file.entry is not None and file.pixels is not None:
             sample.add(file.entry)
         _report_file(file, console, as_json)
     with stop_on_signals(console) as stop:
         # What nobody will see is not worth the seconds.
-        is_quick = options.quick or (console.quiet and not as_json)
+        is_quick = options.quick or refusal is not None or (console.quiet and not as_json)
         took = _estimate_time(sample, plan, output, replace(options, quick=is_quick), stop)
     if stop.exit_code is not None:
         return stop.exit_code
     if as_json:
-        console.print_json(plan_to_json(plan, took))
+        console.print_json(plan_to_json(plan, took, refusal))
     else:
-        console.print_result("\n".join(describe_plan(plan, took)))
+        console.print_result("\n".join(describe_plan(plan, took, refusal)))
+    if refusal is not None:
+        return UsageError.exit_code
     return EXIT_FAILURES if plan.counts[Fate.FAILED].files else 0
 
 
@@ -116,8 +120,8 @@ def _estimate_time(
     return _Time(trial.estimate_seconds(pixels), basis, trial.files)
 
 
-def describe_plan(plan: Plan, took: _Time) -> Iterator[str]:
-    """The lines that a person reads."""
+def describe_plan(plan: Plan, took: _Time, refusal: str | None = None) -> Iterator[str]:
+    """The lines that a person reads; `refusal` is why encode would not begin."""
     rows = [["state", "files", "bytes"]]
     for fate, count in plan.counts.items():
         has_bytes = fate not in (Fate.CONFLICT, Fate.FAILED)
@@ -125,6 +129,9 @@ def describe_plan(plan: Plan, took: _Time) -> Iterator[str]:
         rows.append([fate.value, str(count.files), size])
     yield from align(rows)
     files = sum(plan.counts[fate].files for fate in WORK)
+    if refusal is not None or not files:
+        yield "nothing to encode" if refusal is None else f"encode would refuse: {refusal}"
+        return
     basis = "as the records that are done" if plan.is_measured else "typical of the precision"
     line = f"{files} to encode, about {format_size(plan.bytes_to_write)}"
     line += f" at {plan.bits_per_pixel:.2f} bits a pixel ({basis})"
@@ -134,10 +141,11 @@ def describe_plan(plan: Plan, took: _Time) -> Iterator[str]:
     yield f"time: {took}"
 
 
-def plan_to_json(plan: Plan, took: _Time) -> dict[str, Any]:
+def plan_to_json(plan: Plan, took: _Time, refusal: str | None = None) -> dict[str, Any]:
     """The summary object of a plan."""
     return {
         "summary": True,
+        "refused": refusal,
         **{fate.value: count.files for fate, count in plan.counts.items()},
         "pixels": sum(plan.counts[fate].pixels for fate in WORK),
         "bits_per_pixel": plan.bits_per_pixel,

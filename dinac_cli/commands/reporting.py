@@ -202,7 +202,7 @@ class FailuresFile:
     file: FileIO
 
     def add(self, result: FileResult) -> None:
-        """Write one line of JSON. Raises OutputError; DiskFullError where no space is left."""
+        """Write one line of JSON. Raises OutputError; UnwritableDiskError where no more fits."""
         line = memoryview(json.dumps(result.to_json()).encode() + b"\n")
         try:
             while line:

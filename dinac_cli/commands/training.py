@@ -119,8 +119,10 @@ def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
         return stop.exit_code
     values = run.finish()
     images = "1 image" if run.count == 1 else f"{run.count} images"
+    before = "" if run.start_db is None else f" ({run.start_db:.2f} before)"
+    where = f"{len(values)} held out" if run.is_held_out else "the same"
     console.print_result(
-        f"{run.steps} steps on {images}; {np.mean(values):.2f} dB on {len(values)} held out; "
+        f"{run.steps} steps on {images}; {np.mean(values):.2f} dB on {where}{before}; "
         f"try it with --model {request.out}"
     )
     return stop.exit_code or 0  # what was in flight when a signal came was the end

@@ -34,8 +34,8 @@ _live: set[str] = set()
 _live_lock = threading.Lock()
 
 
-class DiskFullError(OutputError):
-    """No space is left: nothing more of the run can be written."""
+class UnwritableDiskError(OutputError):
+    """No space is left, or the disk is read-only: nothing more of the run can be written."""
 
 
 def write_atomically(
@@ -49,7 +49,7 @@ def write_atomically(
     """Write `data` to `target` by way of a temporary file beside it.
 
     Without `replace`, a file that came to stand at `target` in the meantime is replaced only if
-    `is_ours` says that dinac wrote it. Raises OutputError; DiskFullError where no space is left.
+    `is_ours` says that dinac wrote it. Raises OutputError; UnwritableDiskError where no more fits.
     """
     folder = os.path.dirname(target) or "."
     temporary = os.path.join(folder, _name_temporary())
@@ -78,14 +78,19 @@ def write_atomically(
 
 
 def describe_write_error(exc: OSError, target: str) -> OutputError:
-    """The OutputError for a failed write; a full disk stops a run, all else only its file."""
+    """The OutputError for a failed write.
+
+    A disk that takes no more, or nothing at all, stops a run; all else only its file.
+    """
     if exc.errno in _FATAL_ERRNOS:
-        return DiskFullError(
+        return UnwritableDiskError(
             f"{target}: {exc.strerror}: free some space and run the same command again"
         )
+    if exc.errno == errno.EROFS:
+        return UnwritableDiskError(f"{target}: {exc.strerror}: name another place")
     if exc.errno == errno.ENAMETOOLONG:
         return OutputError(f"{target}: the output's name is too long for this file system")
-    return OutputError(f"{target}: cannot write: {exc.strerror or exc}")
+    return OutputError(f"{target}: cannot write: {exc.strerror or exc}: name another place")
 
 
 def discard_live_temporaries() -> None:

@@ -213,10 +213,17 @@ def split_list(content: bytes, *, null: bool) -> Iterator[str]:
         start = end + 1
 
 
-def require_inputs(paths: tuple[str, ...], listed: bytes | None, *, has_out: bool = True) -> None:
-    """Refuse a request that names no input, or standard input twice."""
+def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None) -> None:
+    """Refuse a request that names no input, or standard input twice; `out` is what it takes as OUT.
+
+    Raises UsageError.
+    """
     if not paths and listed is None:
-        place = " before OUT" if has_out else ""
+        if out is not None and os.path.exists(out):
+            raise UsageError(
+                f"no input: {out} was taken as OUT, the last argument; name OUT after the inputs"
+            )
+        place = "" if out is None else " before OUT"
         raise UsageError(f"no input: name files, folders, '-' or --files-from LIST{place}")
     if paths.count(STDIN) > 1:
         raise UsageError("standard input '-' is named twice as an input")

@@ -13,7 +13,7 @@ from dinac_cli.container.encoded import COMPANIONS
 from dinac_cli.container.exchange import TarWriter, list_arrays, write_npz, write_safetensors
 from dinac_cli.container.record import Record, declared_bytes, unpack_record
 from dinac_cli.errors import DinacError, OutputError
-from dinac_cli.files.atomic import DiskFullError
+from dinac_cli.files.atomic import UnwritableDiskError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import LATENT_SUFFIX
@@ -91,7 +91,7 @@ def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
     target = output.locate(name_export(item.entry.name, form))
     try:
         output.write(target, data)
-    except DiskFullError:
+    except UnwritableDiskError:
         raise
     except OutputError as exc:
         return FileResult(item.entry.label, Status.FAILED, reason=str(exc))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from dinac_cli.errors import DinacError, ImageError, OutputError
-from dinac_cli.files.atomic import DiskFullError
+from dinac_cli.files.atomic import UnwritableDiskError
 from dinac_cli.files.content import InputError
 from dinac_cli.pipeline.batching import Batcher
 from dinac_cli.pipeline.outbox import Made, Outbox
@@ -200,7 +200,7 @@ class _Run(Generic[E, W, R]):
         number, entry = numbered
         try:
             return number, self._job.read(entry, lambda size: self._budget.take(number, size))
-        except DiskFullError:  # there may be no room for another folder
+        except UnwritableDiskError:  # there may be no room for another folder
             raise
         except DinacError as exc:
             return number, fail(entry.label, exc)
@@ -233,7 +233,7 @@ class _Run(Generic[E, W, R]):
     def _finish(self, work: W, computed: R) -> Made:
         try:
             return self._job.finish(work, computed)
-        except DiskFullError:
+        except UnwritableDiskError:
             raise
         except DinacError as exc:
             return Made(fail(work.label, exc))

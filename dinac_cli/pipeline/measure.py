@@ -18,7 +18,7 @@ from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.metrics import measure_psnr
-from dinac_cli.pipeline.freshness import read_description
+from dinac_cli.pipeline.freshness import list_latents, read_description
 from dinac_cli.pipeline.job import READ_BYTES, RunControl
 from dinac_cli.pipeline.shaping import hold_beside, read_shaped
 from dinac_cli.pipeline.stages import read_within, until_stopped
@@ -96,6 +96,8 @@ def count_pairs(first: str, second: str, kind: FileKind) -> int:
 
 def refuse_strangers(first: str, second: str) -> NoReturn:
     """Say once, as a UsageError, that of no image of `first` there is one in `second`."""
+    if os.path.isdir(second) and next(list_latents(second), None) is not None:
+        raise UsageError(f"{second} holds latent files: name the folder that decode made of them")
     raise UsageError(
         f"no image in {first} has a counterpart in {second}: one is named like its original, "
         "a.jpg or a.jpg.png for a.jpg"

@@ -14,6 +14,9 @@ from dinac_cli.files.output import STDOUT, Output, OutputKind
 from dinac_cli.files.sharding import Shard
 from dinac_cli.images.formats import is_image_name
 
+_FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
+"""What a file beside images is called that somebody may expect to be written."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -47,6 +50,11 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
             f"{out}: OUT, the last argument, is an existing file and not a folder: "
             "name an output folder after the inputs"
         )
+    if out.lower().endswith(suffixes):
+        raise UsageError(
+            f"{out}: OUT, the last argument, is named like a file, but the input is not one "
+            f"file: name a folder ({out}/ if it is one)"
+        )
     if _is_name_of_other_file(out, suffixes):
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file that is not written here: "
@@ -55,10 +63,18 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
     return OutputKind.FOLDER
 
 
-def _is_name_of_other_file(out: str, suffixes: tuple[str, ...]) -> bool:
-    name = out.lower()
-    return not name.endswith((*suffixes, "/", os.sep)) and (
-        is_image_name(out) or name.endswith(LATENT_SUFFIX)
+def refuse_file_name(out: str) -> None:
+    """Raises UsageError where OUT, which is to be a folder, is named like a file and not there."""
+    if not os.path.isdir(out) and _is_name_of_other_file(out):
+        raise UsageError(
+            f"{out}: OUT, the last argument, is named like a file, and is a folder here: "
+            f"write {out}/ if it is meant"
+        )
+
+
+def _is_name_of_other_file(out: str, suffixes: tuple[str, ...] = ()) -> bool:
+    return not out.lower().endswith((*suffixes, "/", os.sep)) and (
+        is_image_name(out) or out.lower().endswith(_FILE_SUFFIXES)
     )
 
 

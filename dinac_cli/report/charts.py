@@ -113,7 +113,7 @@ def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
             )
     below = "bits a pixel (logarithmic)" if is_log else "bits a pixel"
     body = "".join([*_draw_axes(across, up, below, "PSNR, dB"), *shapes])
-    return _wrap(body, "PSNR against bits a pixel", [name for name, _ in series])
+    return _wrap(body, "PSNR against bits a pixel", [name if some else "" for name, some in series])
 
 
 def _draw_axes(across: Axis, up: Axis, below: str, beside: str) -> Iterator[str]:
@@ -138,6 +138,7 @@ def _wrap(body: str, title: str, names: Sequence[str]) -> str:
     legend = " ".join(
         f'<span style="color:{COLORS[number % len(COLORS)]}">&#9632;</span> {html.escape(name)}'
         for number, name in enumerate(names)
+        if name
     )
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '

@@ -85,7 +85,9 @@ def gather_images(
         stopped = until_stopped(numbered, control.stop)
         with closing(read_within(pool, gather, stopped, 2 * control.workers, READ_BYTES)) as images:
             for gathered in images:
-                if gathered.image is not None:
+                if gathered.image is None:
+                    page.failed += 1
+                else:
                     page.add(gathered.image)
                 yield gathered.result
 

@@ -124,7 +124,8 @@ function paint() {
   frame.classList.toggle("difference", subtracted);
   frame.style.filter = subtracted ? `brightness(${state.gain})` : "";
   below.classList.toggle("grid", state.view === "latents");
-  find("divider").hidden = !divided;
+  for (const id of ["divider", "left", "right"]) find(id).hidden = !divided;
+  find("right").textContent = name;
   find("divider").style.left = `${state.divider}%`;
   find("divider").setAttribute("aria-valuenow", Math.round(state.divider));
   find("gain-label").hidden = state.view !== "difference";

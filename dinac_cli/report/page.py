@@ -61,7 +61,10 @@ class PageImage:
 
 @dataclass
 class Page:
-    """The figures and images of a page; `images` are HTML already, one element an image."""
+    """The figures and images of a page; `images` are HTML already, one element an image.
+
+    `failed` counts those that could not be read, and are not on it.
+    """
 
     title: str
     names: Sequence[str]
@@ -70,6 +73,7 @@ class Page:
     missing: list[int] = field(init=False)
     images: list[str] = field(default_factory=list)
     size_bytes: int = 0
+    failed: int = 0
 
     def __post_init__(self) -> None:
         self.psnr_db = [[] for _ in self.names]
@@ -94,9 +98,7 @@ class Page:
             "title": html.escape(self.title),
             "style": _read("page.css"),
             "script": _read("page.js"),
-            "lead": f"{len(self.images)} images, {len(self.names)} "
-            + ("reconstruction each" if len(self.names) == 1 else "reconstructions each")
-            + ". Below each its differences, tenfold. Select an image to look into it.",
+            "lead": self._introduce(),
             "figures": "\n".join(self._list_figures()),
             "data": _embed({"reconstructions": list(self.names)}),
             "images": "\n".join(self.images),
@@ -108,6 +110,15 @@ class Page:
             key, _, rest = piece.partition("}}")
             filled += [parts[key], rest]
         return "".join(filled).encode("utf-8", "replace")
+
+    def _introduce(self) -> str:
+        images = "1 image" if len(self.images) == 1 else f"{len(self.images)} images"
+        each = "1 reconstruction" if len(self.names) == 1 else f"{len(self.names)} reconstructions"
+        failed = f" {self.failed} more could not be shown." if self.failed else ""
+        return (
+            f"{images}, {each} each.{failed} Below each its differences, tenfold. "
+            "Select an image to look into it."
+        )
 
     def _list_figures(self) -> Iterator[str]:
         heads = "".join(

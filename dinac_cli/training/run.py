@@ -177,9 +177,23 @@ class TrainingRun:
         """Images that are trained on."""
         return len(self._kept)
 
+    @property
+    def start_db(self) -> float | None:
+        """Mean PSNR in dB on what is held out, before the first step; None if it is not known."""
+        first = next(iter(self._trainer.curve), {"step": None})
+        return first["held_out_db"] if first["step"] == 0 else None
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether it is measured on other images than those that are trained on."""
+        return self._held_out[0] not in self._kept
+
     def go(self) -> Generator[Progress, None, None]:
         """Train to the end; a caller that stops early calls `save`."""
         trainer = self._trainer
+        if not trainer.step_number and not trainer.curve:
+            start_db = round(self._measure_held_out(), 3)
+            trainer.curve.append({"step": 0, "train_db": None, "held_out_db": start_db})
         pace = self._start_pace()
         known = trainer.recipe.steps != UNPACED_STEPS
         saved = time.monotonic()
@@ -275,8 +289,7 @@ class TrainingRun:
 
     def _check_point(self, psnr: list[float], pace: Pace | None) -> float:
         """Measure the averaged weights on what is held out, and save; gives the mean PSNR in dB."""
-        model = build_model(self.model, self._trainer.average_state(), self._dtype)
-        held_out_db = float(np.mean(measure_reconstruction(model, self._held)))
+        held_out_db = self._measure_held_out()
         trained_db = round(float(np.mean(psnr)), 3) if psnr else None
         point = {"step": self.steps, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
         if pace:
@@ -285,6 +298,10 @@ class TrainingRun:
         psnr.clear()
         self.save()
         return held_out_db
+
+    def _measure_held_out(self) -> float:
+        model = build_model(self.model, self._trainer.average_state(), self._dtype)
+        return float(np.mean(measure_reconstruction(model, self._held)))
 
     def _write_report(self, values: list[float], spread: dict[str, list[float]]) -> None:
         request = self._request

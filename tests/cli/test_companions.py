@@ -87,8 +87,8 @@ def test_a_model_without_class_head_is_refused_before_any_work(
     for done in run_together(*lines):
         assert (done.code, done.out) == (2, "")
         assert done.err == (
-            "dinac: --features: model nano has no class head, which predicts them: name one that "
-            "has, such as --model d2, or leave out --features\n"
+            "dinac: --features: model nano has no class head (the part that predicts them): "
+            "name one that has, such as --model d2, or leave out --features\n"
         )
     assert not Path(out).exists()
 

@@ -163,7 +163,7 @@ def test_what_cannot_be_is_said_in_one_line(work: Path, latents: Path, tmp_path:
         ("features",),
     ]
     ends = [
-        (1, "model nano has no class head, which predicts features: encode"),
+        (1, "model nano has no class head (the part that predicts features): encode"),
         (1, "model nano has no class head"),
         (1, "neither embedded nor cached: name it with --model"),
         (1, "exists and holds no features of dinac; add --overwrite"),

@@ -127,12 +127,15 @@ def test_a_read_only_disk_is_one_line(
 ) -> None:
     (small_disk / "old").mkdir()
     assert not _mount("-o", "remount,ro", small_disk)
-    reason = "cannot write: Read-only file system"
+    reason = "Read-only file system: name another place"
     line = _fail(capsys, "encode", images, small_disk / "new")
     assert line == f"dinac: {small_disk}/new: {reason}"
     assert run(["encode", str(images), str(tmp_path / "latents")]) == 0
     line = _fail(capsys, "decode", tmp_path / "latents", small_disk / "new")
     assert line == f"dinac: {small_disk}/new: {reason}"
+    # One that is there already is found out by the first image, and there is no second.
+    line = _fail(capsys, "encode", images, small_disk / "old")
+    assert line.endswith(f": {reason}")
     quick = ("--init", TINY, "--crop", "32", "--batch-size", "2", "--device", "cpu")
     line = _fail(capsys, "train", images, small_disk / "new", "--steps", "1", *quick)
     assert line.startswith(f"dinac: {small_disk}/new")

@@ -120,7 +120,17 @@ def test_demo_shows_each_command_and_runs_twice(tmp_path: Path) -> None:
     assert lines[lines.index(commands[0]) + 1] == "5 encoded with nano; SIZES in TIME"
     assert lines[lines.index(commands[1]) + 1] == "5 decoded; SIZES in TIME"
     table = lines[lines.index(commands[2]) + 1 :]
-    assert table[0].split() == ["mean", "std", "median", "p5", "p95", "min", "max", "images"]
+    assert table[0].split() == [
+        "PSNR",
+        "mean",
+        "std",
+        "median",
+        "p5",
+        "p95",
+        "min",
+        "max",
+        "images",
+    ]
     assert table[1].split()[-1] == "5"
     before = read_files(tmp_path)
 

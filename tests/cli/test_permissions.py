@@ -18,6 +18,8 @@ from .processes import Finished, drop_progress, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of POSIX")
 
+DENIED = "cannot write: Permission denied: name another place"
+
 TINY = Path(__file__).parents[1] / "golden/tiny"
 
 _NOT_POSSIBLE = 77
@@ -83,7 +85,7 @@ def test_out_that_cannot_be_written_to(place: Path) -> None:
     for command in (("encode", "images"), ("decode", "latents")):
         made = run_unprivileged(place, *command, "closed/out")
         assert (made.code, made.out) == (1, "")
-        assert made.err == "dinac: closed/out: cannot write: Permission denied\n"
+        assert made.err == f"dinac: closed/out: {DENIED}\n"
     planned = run_unprivileged(place, "plan", "images", "--quick", "closed/new/out")
     assert (planned.code, planned.out) == (1, "")
     assert planned.err == "dinac: closed: cannot write there: choose another OUT\n"
@@ -112,7 +114,7 @@ def test_what_is_closed_in_a_batch(place: Path, command: str, source: str, suffi
     made = "out/full/c.png.dinac" if command == "encode" else "out/full/c.png"
     assert sorted(done.err.splitlines()) == [
         f"dinac: {source}/closed: cannot list this folder: Permission denied",
-        f"dinac: {source}/full/c.png{suffix}: {made}: cannot write: Permission denied",
+        f"dinac: {source}/full/c.png{suffix}: {made}: {DENIED}",
         f"dinac: {source}/secret.png{suffix}: cannot read: Permission denied",
         f"dinac: {named}: cannot read: Permission denied",
     ]

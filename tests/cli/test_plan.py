@@ -100,7 +100,7 @@ def test_time_says_how_many_were_tried_and_why_none_were(own: Path) -> None:
         assert done.out.endswith(f"\ntime: {why}\n")
     dry = run("encode", "photos", "fresh", "--dry-run", "--compile", cwd=own)
     assert dry.out.endswith("\ntime: not estimated (networks of --compile are not tried)\n")
-    assert run("plan", "photos", "latents", cwd=own).out.endswith("\ntime: none\n")
+    assert run("plan", "photos", "latents", cwd=own).out.endswith("\nnothing to encode\n")
     piped = run("plan", "-", "fresh", cwd=own, stdin=(own / "photos/a.jpg").read_bytes())
     assert piped.out.endswith("\ntime: not estimated (of unknown size)\n")
 
@@ -137,9 +137,16 @@ def test_out_that_is_not_there_is_not_made(own: Path) -> None:
 
 def test_other_settings_are_conflicts(own: Path) -> None:
     done = run("plan", "photos", "latents", "--json", "--precision", "q6", cwd=own)
-    assert done.code == 0
+    assert done.code == 2
     assert set(states(done).values()) == {"conflict"}
     assert "precision bf16, not q6" in done.objects[0]["reason"]
+    assert (own / "photos/new.png").write_bytes((own / "photos/b.png").read_bytes())
+    shown = run("plan", "photos", "latents", "--precision", "q6", cwd=own)
+    refused = run("encode", "photos", "latents", "--precision", "q6", cwd=own)
+    assert (shown.code, shown.err) == (refused.code, "")
+    refusal = refused.err.removeprefix("dinac: ")
+    assert shown.out.splitlines(keepends=True)[-1] == f"encode would refuse: {refusal}"
+    assert done.objects[-1]["refused"] == refusal.strip()
 
 
 def test_a_source_of_the_same_size_is_told_by_its_hash(own: Path) -> None:

@@ -171,7 +171,12 @@ def test_full_images_beside_the_page(own: Path) -> None:
         (("photos", "decoded", "page"), 2, "page: OUT, the last argument, is the page to write"),
         (("photos", "nowhere", "page.html"), 2, "nowhere: no such folder"),
         (("empty", "decoded", "page.html"), 2, "no images found in empty"),
-        (("photos", "decoded", "latents", "page.html"), 2, "no image in photos has a counterpart "),
+        (("photos", "decoded", "empty", "page.html"), 2, "no image in photos has a counterpart "),
+        (
+            ("photos", "latents", "page.html"),
+            2,
+            "latents holds latent files: name the folder that ",
+        ),
         (("photos", "decoded", "mine.html"), 1, "mine.html: exists and is no report of dinac"),
     ],
 )

@@ -35,7 +35,12 @@ REFUSED = [
 ]
 REFUSED_LITERALLY = [
     # inputs and OUT
-    ("encode photos", 2, "no input: name files, folders, '-' or --files-from LIST before OUT"),
+    ("encode nowhere", 2, "no input: name files, folders, '-' or --files-from LIST before OUT"),
+    (
+        "encode photos",
+        2,
+        "no input: photos was taken as OUT, the last argument; name OUT after the inputs",
+    ),
     ("encode none out", 2, "none: no such file or folder"),
     ("encode none*.png out", 2, "none*.png: no file matches this pattern"),
     ("encode empty out", 2, "no images found in empty"),
@@ -56,7 +61,7 @@ REFUSED_LITERALLY = [
     (
         "encode photos photos/notes.txt/out",
         1,
-        "photos/notes.txt/out: cannot write: Not a directory",
+        "photos/notes.txt/out: cannot write: Not a directory: name another place",
     ),
     # choices
     (
@@ -172,7 +177,7 @@ def test_a_model_that_is_not_to_be_had_is_one_line_with_the_remedy(
     assert (done.code, done.out) == (1, "")
     (line,) = done.err.splitlines()
     assert line.startswith("dinac: model data-archetype/dinac_ae_d2 (revision main) is not ")
-    assert all(part in line for part in (os.environ["HF_HOME"], "HF_HUB_OFFLINE", "--model nano"))
+    assert all(part in line for part in (os.environ["HF_HOME"], "HF_HUB_OFFLINE", "nano"))
 
 
 def test_records_are_not_written_to_a_terminal(work: Path) -> None:
@@ -187,6 +192,10 @@ def test_help_on_a_narrow_screen_cuts_nothing_off() -> None:
     assert "  --sampler NAME\n        ddim or dpmpp-2m." in done.out
     assert max(map(len, done.out.splitlines())) < 40
     overview = run("--help", environment={"COLUMNS": "40"})
+    for arguments in ((), ("models",)):  # help without being asked for
+        bare = run(*arguments, environment={"COLUMNS": "40"})
+        asked = run(*arguments, "--help", environment={"COLUMNS": "40"})
+        assert (bare.code, bare.out + bare.err) == (2, asked.out)
     assert (
         "  encode\n        Encode images into files of\n        whitened latents.\n" in overview.out
     )

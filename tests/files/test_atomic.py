@@ -16,7 +16,7 @@ from dinac_cli.errors import OutputError
 from dinac_cli.files import atomic
 from dinac_cli.files.atomic import (
     TEMPORARY_PREFIX,
-    DiskFullError,
+    UnwritableDiskError,
     discard_live_temporaries,
     remove_dead_temporaries,
     write_atomically,
@@ -162,9 +162,9 @@ class TestFailure:
         [
             (errno.EIO, OutputError),
             (errno.EACCES, OutputError),
-            (errno.EROFS, OutputError),
-            (errno.ENOSPC, DiskFullError),
-            (errno.EDQUOT, DiskFullError),
+            (errno.EROFS, UnwritableDiskError),
+            (errno.ENOSPC, UnwritableDiskError),
+            (errno.EDQUOT, UnwritableDiskError),
         ],
     )
     def test_step(
@@ -205,7 +205,7 @@ class TestFailure:
             return descriptors[-1]
 
         monkeypatch.setattr(os, "open", opened)
-        with pytest.raises(DiskFullError, match="No space left on device: free some space"):
+        with pytest.raises(UnwritableDiskError, match="No space left on device: free some space"):
             write(tmp_path / "a", b"record" * 100_000)
         assert os.listdir(tmp_path) == []
 

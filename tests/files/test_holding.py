@@ -74,4 +74,4 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     folder = tmp_path / "file/out"
     with pytest.raises(OutputError) as caught, hold_folder(str(folder), "busy"):
         pytest.fail("there is no such folder")
-    assert str(caught.value) == f"{folder}: cannot write: Not a directory"
+    assert str(caught.value) == f"{folder}: cannot write: Not a directory: name another place"

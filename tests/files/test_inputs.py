@@ -314,13 +314,17 @@ class TestList:
 class TestRequest:
     def test_nothing_named(self) -> None:
         with pytest.raises(UsageError, match=r"no input: .* LIST before OUT$"):
-            require_inputs((), None)
+            require_inputs((), None, "nowhere")
         with pytest.raises(UsageError, match=r"no input: .* LIST$"):
-            require_inputs((), None, has_out=False)
+            require_inputs((), None, None)
+
+    def test_out_that_was_meant_as_the_input(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"^no input: .* was taken as OUT, the last argument"):
+            require_inputs((), None, str(tmp_path))
 
     def test_standard_input_twice(self) -> None:
         with pytest.raises(UsageError, match="named twice"):
-            require_inputs(("-", "a", "-"), None)
+            require_inputs(("-", "a", "-"), None, None)
 
     def test_list_alone_will_do(self) -> None:
-        require_inputs((), b"")
+        require_inputs((), b"", None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dinac_cli.container.names import escape_name
 from dinac_cli.errors import OutputError
-from dinac_cli.files.atomic import TEMPORARY_PREFIX, DiskFullError
+from dinac_cli.files.atomic import TEMPORARY_PREFIX, UnwritableDiskError
 from dinac_cli.files.output import Output, OutputKind
 
 
@@ -129,7 +129,7 @@ def test_no_room_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "makedirs", makedirs)
-    with pytest.raises(DiskFullError, match="free some space and run the same command again"):
+    with pytest.raises(UnwritableDiskError, match="free some space and run the same command again"):
         make_output(tmp_path / "out").prepare(str(tmp_path / "out/a"))
 
 

@@ -17,7 +17,7 @@ from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.record import hash_record, unpack_record
 from dinac_cli.container.stream import read_records
 from dinac_cli.errors import ModelError
-from dinac_cli.files.atomic import DiskFullError
+from dinac_cli.files.atomic import UnwritableDiskError
 from dinac_cli.files.output import OutputKind
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.model.registry import ResolvedModel
@@ -311,7 +311,7 @@ class TestRunAsAWhole:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", fsync)
-        with pytest.raises(DiskFullError):
+        with pytest.raises(UnwritableDiskError):
             encode(images, tmp_path / "out", encoder, fsync=True)
         assert read_tree(tmp_path / "out") == {}
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from dinac_cli.errors import DeviceError, DinacError, ImageError, OutputError, UsageError
-from dinac_cli.files.atomic import DiskFullError
+from dinac_cli.files.atomic import UnwritableDiskError
 from dinac_cli.pipeline import job as job_module
 from dinac_cli.pipeline.job import Job, RunControl, Work, run_job
 from dinac_cli.pipeline.outbox import Made
@@ -228,8 +228,8 @@ class TestFailures:
     @pytest.mark.parametrize(
         "job",
         [
-            Doubling(at_read={3: DiskFullError("full")}),
-            Doubling(at_finish={3: DiskFullError("full")}),
+            Doubling(at_read={3: UnwritableDiskError("full")}),
+            Doubling(at_finish={3: UnwritableDiskError("full")}),
             Doubling(at_compute={3: DeviceError("gone")}),
         ],
     )

@@ -73,9 +73,6 @@ class TestOutputKind:
             (["a.png"], "old.dinac", OutputKind.FILE),
             (["a.png"], "folder.dinac", OutputKind.FOLDER),
             (["a.png"], "new", OutputKind.FOLDER),
-            (["a.png", "b.png"], "x.dinac", OutputKind.FOLDER),
-            (["in"], "x.dinac", OutputKind.FOLDER),
-            (["*.png"], "x.dinac", OutputKind.FOLDER),
             (["a.png"], "new.png/", OutputKind.FOLDER),
             (["a.png"], "v1.5", OutputKind.FOLDER),
         ],
@@ -100,6 +97,18 @@ class TestOutputKind:
         with pytest.raises(UsageError, match=f"^{out}: OUT, the last argument, is an existing"):
             choose_output_kind(out, InputScan(IMAGES, tuple(inputs)), (".dinac",))
 
+    @pytest.mark.parametrize("inputs", [["a.png", "b.png"], ["in"], ["*.png"]])
+    def test_name_of_a_file_for_more_than_one(self, folder: Path, inputs: list[str]) -> None:
+        touch(folder, "a.png", "b.png", "in/c.png")
+        with pytest.raises(UsageError) as caught:
+            choose_output_kind("x.dinac", InputScan(IMAGES, tuple(inputs)), (".dinac",))
+        assert str(caught.value) == (
+            "x.dinac: OUT, the last argument, is named like a file, but the input is not one file: "
+            "name a folder (x.dinac/ if it is one)"
+        )
+        scan = InputScan(IMAGES, tuple(inputs))
+        assert choose_output_kind("x.dinac/", scan, (".dinac",)) is OutputKind.FOLDER
+
     @pytest.mark.parametrize(
         ("inputs", "out", "suffixes"),
         [
@@ -107,6 +116,7 @@ class TestOutputKind:
             (["a.png", "b.png"], "forgotten.jpg", (".dinac",)),
             (["a.png"], "x.gif", (".png", ".jpg")),
             (["a.png"], "x.dinac", (".png", ".jpg")),
+            (["a.png"], "x.npz", (".dinac",)),
         ],
     )
     def test_name_of_another_kind_of_file_is_no_folder(

@@ -142,7 +142,8 @@ def test_the_pace_is_found_anew_at_every_saved_state(
     assert next(again.go()).steps != lengths[-1]  # fitted to the minutes that are left
     again.save()
     curve = json.loads(read_state_metadata(tmp_path / "m" / STATE_NAME)["curve"])
-    minutes = [point["minutes"] for point in curve]
+    assert curve[0]["step"] == 0
+    minutes = [point["minutes"] for point in curve[1:]]
     assert minutes == sorted(minutes)
     assert minutes[0] > 0
 
@@ -158,7 +159,7 @@ def test_the_curve_outlives_a_stop(photo_paths: list[str], tmp_path: Path) -> No
     list(again.go())
     again.finish()
     curve = json.loads((out / "training.json").read_text())["curve"]
-    assert [point["step"] for point in curve] == [1, 2, 3, 4, 5]
+    assert [point["step"] for point in curve] == [0, 1, 2, 3, 4, 5]
 
 
 def test_what_a_killed_run_was_writing_is_no_other_file(tmp_path: Path) -> None:
