@@ -24,11 +24,11 @@ from dinac_cli.container.record import (
     unpack_record,
 )
 from dinac_cli.errors import FormatError, OutputError, Rejection, UsageError
-from dinac_cli.files.content import read_content
+from dinac_cli.files.content import InputError, read_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import ignores_case, name_image
 from dinac_cli.files.output import Output, OutputKind
-from dinac_cli.images.formats import OutputFormat
+from dinac_cli.images.formats import OutputFormat, looks_like_image
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
 from dinac_cli.model.config import DinacAEInferenceConfig
@@ -128,6 +128,8 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         if entry.error is not None:
             raise entry.error
         data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+        if looks_like_image(data):
+            raise InputError("an image, not a latent record: encode makes a record of it")
         header = read_header(data)
         model = self._options.find_model(header)
         check_model(header, model, allow_other=self._options.allow_other_model)

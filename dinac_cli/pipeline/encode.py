@@ -9,6 +9,7 @@ from typing import BinaryIO
 from dinac_cli.codec.loading import ModelHandle
 from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.encoded import CLASS_TOKEN, LOGSNR
+from dinac_cli.container.frame import RECORD_START
 from dinac_cli.files.content import Content, InputError, read_content, read_stream_content
 from dinac_cli.files.inputs import Input
 from dinac_cli.files.naming import name_latents
@@ -121,6 +122,8 @@ class EncodeJob(Job[Input, _ReadImage, Twins]):
             target = self._output.locate(name_latents(entry.name))
             return FileResult(entry.label, Status.DONE, output=target)
         content = self._read_content(entry)
+        if content.data.startswith(RECORD_START):
+            raise InputError("a latent record, not an image: decode makes an image of it")
         image = read_shaped(
             content.data,
             hold,

@@ -101,7 +101,7 @@ def test_a_corrupt_record_fails_alone(own: Path) -> None:
     first, second, third = sorted(done.err.splitlines())
     assert first == f"dinac: latents/b.png.dinac: {CORRUPT}"
     assert second.startswith("dinac: latents/empty.dinac: ")
-    assert third.startswith("dinac: latents/wrong.dinac: not a latent record: ")
+    assert third.startswith("dinac: latents/wrong.dinac: an image, not a latent record: ")
     failed = [json.loads(line) for line in (own / "failed.jsonl").read_text().splitlines()]
     assert {"file": "latents/b.png.dinac", "status": "failed", "reason": CORRUPT} in failed
     assert read_files(own / "decoded") == before

@@ -180,6 +180,19 @@ def test_a_model_that_is_not_to_be_had_is_one_line_with_the_remedy(
     assert all(part in line for part in (os.environ["HF_HOME"], "HF_HUB_OFFLINE", "nano"))
 
 
+def test_the_other_way_round_names_the_other_command(work: Path, tmp_path: Path) -> None:
+    encoded = run("encode", "latents/a.jpg.dinac", tmp_path / "out", cwd=work)
+    assert (encoded.code, encoded.err) == (
+        3,
+        "dinac: latents/a.jpg.dinac: a latent record, not an image: decode makes an image of it\n",
+    )
+    decoded = run("decode", "photos/a.jpg", tmp_path / "out", cwd=work)
+    assert (decoded.code, decoded.err) == (
+        3,
+        "dinac: photos/a.jpg: an image, not a latent record: encode makes a record of it\n",
+    )
+
+
 def test_records_are_not_written_to_a_terminal(work: Path) -> None:
     for arguments in (("encode", work / "photos", "-"), ("decode", work / "latents", "-")):
         assert run_on_terminal(*arguments) == (2, f"dinac: {TERMINAL}\r\n")
