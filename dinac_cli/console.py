@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 import time
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.live import Live
+
+_FACT = re.compile(r"\S.{0,20}? {2,}\S")
+"""A line of a name and its value, as tables have them; the value goes on indented."""
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
@@ -211,7 +215,13 @@ def _wrap(text: str, stream: TextIO | None) -> str:
     if width is None:
         return text
     return "\n".join(
-        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent="  " if _FACT.match(line) else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         if len(line) > width
         else line
         for line in text.split("\n")

@@ -67,6 +67,7 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
   seen.divider = divider.getAttribute("aria-valuenow");
   seen.clip = document.getElementById("above").style.clipPath;
   seen.alts = [above.alt, below.alt];
+  seen.halves = ["left", "right"].map((id) => document.getElementById(id).textContent);
   key("d"); use("gain", "20"); seen.filter = document.getElementById("frame").style.filter;
   const before = document.getElementById("frame").offsetWidth;
   key("+"); seen.grows = document.getElementById("frame").offsetWidth > before;
@@ -139,6 +140,8 @@ def test_an_original_that_cannot_be_read_is_named_once(own: Path) -> None:
     (own / "photos/a.jpg").write_bytes(b"")
     done = run("report", "photos", "decoded", "page.html", cwd=own)
     assert (done.code, done.err) == (3, "dinac: photos/a.jpg: empty file (0 bytes)\n")
+    assert re.fullmatch(r"3 images in page\.html \([\d.]+ kB\), 1 failed\n", done.out)
+    assert " each. 1 more could not be shown. " in (own / "page.html").read_text()
 
 
 def test_without_torch(work: Path, tmp_path: Path) -> None:
@@ -151,6 +154,7 @@ def test_full_images_beside_the_page(own: Path) -> None:
     done = run("report", "photos", "decoded", "page.html", "--assets", "out/full", cwd=own)
     assert (done.code, done.err) == (0, "")
     text = (own / "page.html").read_text()
+    assert "<p>4 images, 1 reconstruction each. Below" in text
     assert list_files(own / "out/full") == [f"{i:06}-{k}.png" for i in range(4) for k in (0, 1)]
     assert '"original": "out/full/000000-0.png"' in text
     assert "data:image/png" not in text
@@ -218,6 +222,7 @@ def test_in_a_browser(own: Path) -> None:
         "a.jpg, original",
         f"a.jpg, reconstruction decoded, {value['a.jpg']:.2f} dB",
     ]
+    assert seen["halves"] == ["original", "decoded"]
     assert seen["filter"] == "brightness(20)"
     assert seen["grows"] is True
     assert seen["latents"] == [4, 3]

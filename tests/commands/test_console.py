@@ -91,6 +91,19 @@ class TestStreams:
         Console().fail("[red]x[/red]\x1b[31m\nnext: bad")
         assert capsys.readouterr().err == "dinac: [red]x[/red]\\x1b[31m\\nnext: bad\n"
 
+    def test_a_value_goes_on_indented(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dinac_cli.console._measure_width", lambda stream: 20)
+        Console().print_result("latents  128 channels, 20x20 positions\na remark that is too long")
+        assert capsys.readouterr().out.splitlines() == [
+            "latents  128",
+            "  channels, 20x20",
+            "  positions",
+            "a remark that is too",
+            "long",
+        ]
+
     def test_json_is_one_line_of_ascii_that_any_reader_takes(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:

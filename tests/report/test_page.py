@@ -104,5 +104,11 @@ def test_one_tiny_image_does_not_squeeze_the_others() -> None:
     assert ticks == pytest.approx([2, 6, 18, 54, 162])
 
 
+def test_the_legend_names_what_is_drawn() -> None:
+    chart = draw_scatter([("known", [(2.0, 30.0)]), ("unknown", [])])
+    assert "</span> known" in chart
+    assert "unknown" not in chart
+
+
 def test_no_values_no_charts() -> None:
     assert draw_histogram([("a", [])]) == draw_scatter([("a", [])]) == ""
