@@ -58,7 +58,7 @@ SUBSTITUTIONS = (
     Substitution("--times 200 --steps 40", "--times 1 --steps 2", "18 minutes"),
     Substitution(
         "DINAC_FUZZ=8000 pytest -n 0 tests/",
-        'DINAC_FUZZ=240 python -m pytest -q -n 0 -p no:cacheprovider "$ROOT"/tests/',
+        'DINAC_FUZZ=60 python -m pytest -q -n 0 -p no:cacheprovider "$ROOT"/tests/',
         "2 minutes",
     ),
     Substitution(
