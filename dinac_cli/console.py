@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.live import Live
 
-_FACT = re.compile(r"\S.{0,20}? {2,}\S")
+_FACT = re.compile(r" *\S.{0,20}? {2,}\S")
 """A line of a name and its value, as tables have them; the value goes on indented."""
 
 PLAIN_INTERVAL_SECONDS = 5.0

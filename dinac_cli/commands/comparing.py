@@ -75,12 +75,15 @@ def make_report(
                 update()
                 if assets is None and page.size_bytes > MAX_PAGE_BYTES:
                     raise UsageError(
-                        f"{total} images of these sizes in one page would not open: "
+                        "images of these sizes in one page would not open: "
                         "name a folder for them with --assets DIR"
                     )
         if stop.exit_code is not None:
             console.say(STOPPED)
             return stop.exit_code
+        if not page.images:
+            console.say(f"dinac: no image could be shown; {out} was not written")
+            return EXIT_FAILURES
         data = page.write()
         write_atomically(out, data, replace=overwrite, is_ours=is_report)
     count = "1 image" if len(page.images) == 1 else f"{len(page.images)} images"

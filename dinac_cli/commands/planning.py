@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,7 +64,8 @@ def run_plan(
     require_existing(selection)
     kind = choose_output_kind(out, selection.scan, (LATENT_SUFFIX,))
     output = Output(out, kind, is_latent_file, options.overwrite)
-    output.require_makeable()
+    if not os.path.lexists(out):
+        output.require_writable()
     count_inputs(selection, output, name_latents)
     model = choose_local_encoder(options.model, options.revision, output)
     encoder = open_encoder(model, DeviceChoice(), features=settings.features)
@@ -83,6 +85,8 @@ def run_plan(
         if file.entry is not None and file.pixels is not None:
             sample.add(file.entry)
         _report_file(file, console, as_json)
+    if any(plan.counts[fate].files for fate in WORK):
+        output.require_writable()
     with stop_on_signals(console) as stop:
         # What nobody will see is not worth the seconds.
         is_quick = options.quick or refusal is not None or (console.quiet and not as_json)

@@ -67,17 +67,18 @@ class Output:
             self._ready.clear()
         self._ready.add(folder)
 
-    def require_makeable(self) -> None:
-        """Raises OutputError where OUT is not there and could not be made; makes nothing."""
-        place = os.path.dirname(self.path) if self.kind is OutputKind.FILE else self.path
-        if self.kind is OutputKind.STREAM or os.path.isdir(place or "."):
+    def require_writable(self) -> None:
+        """Raises OutputError where nothing could be written, as far as looking tells."""
+        if self.kind is OutputKind.STREAM:
             return
-        while place and not os.path.lexists(place):
+        place = os.path.dirname(self.path) if self.kind is OutputKind.FILE else self.path
+        while place and not os.path.lexists(place) and os.path.dirname(place) != place:
             place = os.path.dirname(place)
-        if not os.path.isdir(place or "."):
+        place = place or "."
+        if not os.path.isdir(place):
             raise OutputError(f"{place}: is no folder: choose another OUT")
-        if not os.access(place or ".", os.W_OK | os.X_OK):
-            raise OutputError(f"{place or '.'}: cannot write there: choose another OUT")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise OutputError(f"{place}: cannot write there: choose another OUT")
 
     def write(self, target: str, data: bytes) -> None:
         """Write one whole output file. Raises OutputError."""

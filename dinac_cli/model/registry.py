@@ -237,9 +237,7 @@ def _explain_hub_error(exc: Exception) -> str:
     if isinstance(exc, errors.RevisionNotFoundError):
         return "the repository has no such revision: check --revision"
     if constants.HF_HUB_OFFLINE:
-        return (
-            f"HF_HUB_OFFLINE is set: unset it once to download, or take {NANO}, which is embedded"
-        )
+        return f"HF_HUB_OFFLINE is set: unset it once to download, or {_INSTEAD}"
     if isinstance(exc, errors.LocalEntryNotFoundError):
         return f"the Hub cannot be reached: run it once with a network, or {_INSTEAD}"
     detail = str(exc).strip().partition("\n")[0] or type(exc).__name__

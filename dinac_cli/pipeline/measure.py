@@ -11,14 +11,14 @@ from typing import NoReturn
 from dinac_cli.errors import DinacError, ImageError, UsageError
 from dinac_cli.files.content import read_content
 from dinac_cli.files.inputs import FileKind, InputScan
-from dinac_cli.files.naming import undo_image_name
+from dinac_cli.files.naming import LATENT_SUFFIX, undo_image_name
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.metrics import measure_psnr
-from dinac_cli.pipeline.freshness import list_latents, read_description
+from dinac_cli.pipeline.freshness import read_description
 from dinac_cli.pipeline.job import READ_BYTES, RunControl
 from dinac_cli.pipeline.shaping import hold_beside, read_shaped
 from dinac_cli.pipeline.stages import read_within, until_stopped
@@ -47,6 +47,14 @@ class MeasureOptions:
     background: tuple[int, int, int] = WHITE
     max_pixels: int = MAX_PIXELS
     geometry: Geometry = NO_GEOMETRY
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """The first side of a pair: uint8 [H, W, 3], and whether decode --flipped made it."""
+
+    pixels: Pixels
+    is_flipped: bool
 
 
 def measure_pairs(
@@ -96,7 +104,8 @@ def count_pairs(first: str, second: str, kind: FileKind) -> int:
 
 def refuse_strangers(first: str, second: str) -> NoReturn:
     """Say once, as a UsageError, that of no image of `first` there is one in `second`."""
-    if os.path.isdir(second) and next(list_latents(second), None) is not None:
+    names = os.listdir(second) if os.path.isdir(second) else []
+    if any(name.lower().endswith(LATENT_SUFFIX) for name in names):
         raise UsageError(f"{second} holds latent files: name the folder that decode made of them")
     raise UsageError(
         f"no image in {first} has a counterpart in {second}: one is named like its original, "
@@ -159,12 +168,12 @@ def _measure(pair: Pair, options: MeasureOptions, hold: Callable[[int], None]) -
         return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
     try:
         original = read_original(pair.first, options, hold)
-        beside = hold_beside(hold, original.nbytes)
-        other = read_reconstruction(pair.other, options, beside)
-        psnr_db = measure_reconstruction(original, other)
+        beside = hold_beside(hold, original.pixels.nbytes)
+        other = read_reconstruction(pair.other, original, options, beside)
+        psnr_db = measure_reconstruction(original.pixels, other)
     except DinacError as exc:
         return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
-    height, width, _ = original.shape
+    height, width, _ = original.pixels.shape
     return FileResult(
         pair.first,
         Status.MEASURED,
@@ -185,27 +194,30 @@ def measure_reconstruction(original: Pixels, other: Pixels) -> float:
         ) from exc
 
 
-def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Pixels:
-    """The pixels uint8 [H, W, 3] of an original, scaled and cropped as it was for encoding.
+def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Original:
+    """An original, scaled and cropped as it was for encoding.
 
     See `read_shaped` for `hold`. Raises DinacError without the file's name, which is that of the
     result.
     """
-    return _read_pixels(read_content(path).data, options, hold, options.geometry)
+    data = read_content(path).data
+    return Original(_read_pixels(data, options, hold, options.geometry), _is_flipped(data))
 
 
-def read_reconstruction(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Pixels:
+def read_reconstruction(
+    path: str, original: Original, options: MeasureOptions, hold: Callable[[int], None]
+) -> Pixels:
     """The pixels uint8 [H, W, 3] of the other side of a pair.
 
-    What decode --flipped made is mirrored back. See `read_shaped` for `hold`. Raises ImageError,
-    which names the file.
+    What decode --flipped made is mirrored back, unless the original is of that kind itself. See
+    `read_shaped` for `hold`. Raises ImageError, which names the file.
     """
     try:
         data = read_content(path).data
         pixels = _read_pixels(data, options, hold, NO_GEOMETRY)
     except DinacError as exc:
         raise ImageError(f"{path}: {exc}") from exc
-    return mirror_pixels(pixels) if _is_flipped(data) else pixels
+    return mirror_pixels(pixels) if _is_flipped(data) and not original.is_flipped else pixels
 
 
 def _read_pixels(

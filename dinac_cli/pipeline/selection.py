@@ -56,9 +56,10 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
             f"file: name a folder ({out}/ if it is one)"
         )
     if _is_name_of_other_file(out, suffixes):
+        file = f" or a file that ends in {', '.join(suffixes)}" if scan.single_file else ""
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file that is not written here: "
-            f"name a folder ({out}/ if it is one) or a file that ends in {', '.join(suffixes)}"
+            f"name a folder ({out}/ if it is one){file}"
         )
     return OutputKind.FOLDER
 

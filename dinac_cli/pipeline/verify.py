@@ -29,6 +29,7 @@ from dinac_cli.pipeline.reencode import (
     measure_delta,
     read_source_pixels,
 )
+from dinac_cli.pipeline.shaping import hold_beside
 from dinac_cli.pipeline.sources import SourceCheck, check_source
 from dinac_cli.pipeline.twins import Twins, submit_with_twins
 from dinac_cli.results import FileResult, Status
@@ -111,7 +112,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         self._models[id(model)] = model
         _, rows, columns = header.shape
         group = _Group(id(model), rows * header.patch, columns * header.patch)
-        pixels = read_source_pixels(sample, header, lambda size: hold(held_bytes + size))
+        pixels = read_source_pixels(sample, header, hold_beside(hold, held_bytes))
         held_bytes += pixels.nbytes
         hold(held_bytes)
         return _SourcePixels(entry.label, group, held_bytes, result, record, model, pixels)

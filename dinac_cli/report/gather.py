@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from dinac_cli.errors import DinacError, UsageError
-from dinac_cli.files.atomic import write_atomically
-from dinac_cli.files.content import read_content
+from dinac_cli.files.atomic import UnwritableDiskError, write_atomically
+from dinac_cli.files.content import InputError, read_content
 from dinac_cli.files.inputs import FileKind, Input, InputScan
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.stamp import read_stamp
@@ -29,10 +29,11 @@ from dinac_cli.pipeline.stages import read_within, until_stopped
 from dinac_cli.report.latents import LatentColors
 from dinac_cli.report.page import Page, PageImage, Reconstruction, make_data_url
 from dinac_cli.report.pictures import draw_difference, make_thumbnail
-from dinac_cli.report.records import choose_colors, locate_record, measure_rate, paint_record
+from dinac_cli.report.records import ShownRecord, choose_colors, locate_record, show_record
 from dinac_cli.results import FileResult, Status
 
 _STAMP = {"report": "1"}
+_WORK_FACTOR = 3  # what drawing and packing an image takes of memory, in its own size
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,11 @@ def _gather(
     hold: Callable[[int], None],
 ) -> _Gathered:
     try:
-        return _show(number, entry, request, colors, hold)
+        if entry.path is None or entry.problem:
+            raise InputError(entry.problem or "cannot be shown")
+        return _show(number, entry, entry.path, request, colors, hold)
+    except UnwritableDiskError:
+        raise
     except DinacError as exc:
         return _Gathered(FileResult(entry.label, Status.FAILED, reason=str(exc)))
 
@@ -108,60 +113,75 @@ def _gather(
 def _show(
     number: int,
     entry: Input,
+    path: str,
     request: ReportRequest,
     colors: LatentColors | None,
     hold: Callable[[int], None],
 ) -> _Gathered:
-    if entry.path is None or entry.problem:
-        problem = entry.problem or "cannot be shown"
-        return _Gathered(FileResult(entry.label, Status.FAILED, reason=problem))
-    painted, warnings = None, list[str]()
-    if colors is not None:
-        record = locate_record(request.latents[0], entry.name)
-        try:
-            painted = paint_record(record, colors, hold)
-        except DinacError as exc:
-            warnings.append(f"its latents are not shown: {record}: {exc}")
-    original = read_original(entry.path, request.reading, hold)
-    height, width, _ = original.shape
+    records, warnings = _show_records(entry.name, request, colors, hold)
+    original = read_original(path, request.reading, hold)
+    height, width, _ = original.pixels.shape
+    hold(_WORK_FACTOR * original.pixels.nbytes)
     image = PageImage(
         entry.name,
         width,
         height,
-        make_thumbnail(original),
-        _publish(original, f"{number:06}-0.png", request),
-        painted,
+        make_thumbnail(original.pixels),
+        _publish(original.pixels, f"{number:06}-0.png", request),
+        records[0].picture if records and records[0] is not None else None,
     )
     missing: list[str] = []
     for k, folder in enumerate(request.reconstructions):
-        beside = hold_beside(hold, original.nbytes + image.size_bytes)
         counterpart = find_counterpart(entry.name, folder)
         if counterpart is None:
             missing.append(folder)
             image.reconstructions.append(None)
             continue
-        other = read_reconstruction(counterpart, request.reading, beside)
+        beside = hold_beside(hold, original.pixels.nbytes + image.size_bytes)
+        other = read_reconstruction(counterpart, original, request.reading, beside)
+        beside(_WORK_FACTOR * other.nbytes)
+        record = records[k] if k < len(records) else None
         image.reconstructions.append(
             Reconstruction(
-                measure_reconstruction(original, other),
-                _find_rate(request, k, entry.name, height * width),
-                draw_difference(original, other),
+                measure_reconstruction(original.pixels, other),
+                None if record is None else 8 * record.size_bytes / (height * width),
+                draw_difference(original.pixels, other),
                 _publish(other, f"{number:06}-{k + 1}.png", request),
             )
         )
-    reason = f"has no counterpart in {', '.join(missing)}" if missing else None
-    status = Status.MISSING if missing else Status.MEASURED
+    return _Gathered(_tell(entry, image, missing, warnings), image)
+
+
+def _tell(entry: Input, image: PageImage, missing: list[str], warnings: list[str]) -> FileResult:
     first = next(filter(None, image.reconstructions), None)
-    result = FileResult(
+    return FileResult(
         entry.label,
-        status,
-        reason=reason,
+        Status.MISSING if missing else Status.MEASURED,
+        reason=f"has no counterpart in {', '.join(missing)}" if missing else None,
         warnings=tuple(warnings),
-        width=width,
-        height=height,
+        width=image.width,
+        height=image.height,
         psnr_db=None if first is None else first.psnr_db,
     )
-    return _Gathered(result, image)
+
+
+def _show_records(
+    name: str, request: ReportRequest, colors: LatentColors | None, hold: Callable[[int], None]
+) -> tuple[list[ShownRecord | None], list[str]]:
+    """The record of each folder of latents, None where there is none; and what is wrong with any.
+
+    The first one is painted.
+    """
+    records: list[ShownRecord | None] = []
+    warnings: dict[str, None] = {}  # a folder may be named for several reconstructions
+    for k, folder in enumerate(request.latents):
+        path = locate_record(folder, name)
+        try:
+            records.append(show_record(path, None if k else colors, hold))
+        except DinacError as exc:
+            records.append(None)
+            warnings[f"its latents are not shown: {path}: {exc}"] = None
+    return records, list(warnings)
 
 
 def _publish(pixels: Pixels, name: str, request: ReportRequest) -> str:
@@ -185,10 +205,3 @@ def _choose_colors(request: ReportRequest, kind: FileKind) -> LatentColors | Non
         return None
     names = (entry.name for entry in list_originals(request, kind))
     return choose_colors(locate_record(request.latents[0], name) for name in names)
-
-
-def _find_rate(request: ReportRequest, number: int, name: str, pixels: int) -> float | None:
-    """Bits a pixel of the record of a reconstruction, None where it is not known."""
-    if number >= len(request.latents):
-        return None
-    return measure_rate(locate_record(request.latents[number], name), pixels)

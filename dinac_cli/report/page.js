@@ -11,8 +11,8 @@ const rank = (psnr) => (psnr === null ? Infinity : psnr);
 // The grid: cards are made once, and put into another order or hidden; pictures come when seen.
 let chosen = 0;  // the reconstruction that the order is by
 const seen = new Set();
-const lazy = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
+const lazy = new IntersectionObserver((changes) => {
+  for (const { target, isIntersecting } of changes) {
     if (!isIntersecting) continue;
     seen.add(Number(target.dataset.index));
     fill(target.dataset.index);
@@ -84,6 +84,7 @@ function arrange() {
   }
   if (k !== chosen) {
     state.chosen = chosen = k;
+    if (state.view.startsWith("rec")) state.view = `reconstruction ${k}`;
     for (const index of seen) fill(index);
   }
   find("grid").replaceChildren(...order.map((index) => cards[index]));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,12 @@ def locate_record(folder: str, name: str) -> str:
     return os.path.join(folder, *name_latents(name).split("/"))
 
 
-def measure_rate(path: str, pixels: int) -> float | None:
-    """Bits a pixel of a record, None where it is not there."""
-    try:
-        return 8 * os.path.getsize(path) / pixels
-    except OSError:
-        return None
+@dataclass(frozen=True)
+class ShownRecord:
+    """What a page shows of a record: its size, and its latents as the URL of a picture."""
+
+    size_bytes: int
+    picture: str | None
 
 
 def choose_colors(paths: Iterable[str]) -> LatentColors | None:
@@ -35,8 +36,10 @@ def choose_colors(paths: Iterable[str]) -> LatentColors | None:
     return find_colors(_read_all(paths))
 
 
-def paint_record(path: str, colors: LatentColors, hold: Callable[[int], None]) -> str | None:
-    """URL of a record's latents as a picture, None where it is not there.
+def show_record(
+    path: str, colors: LatentColors | None, hold: Callable[[int], None]
+) -> ShownRecord | None:
+    """Read a whole record and, where there are colours, paint it; None where it is not there.
 
     `hold(size_bytes)` waits until that much may be in memory. Raises DinacError.
     """
@@ -45,12 +48,15 @@ def paint_record(path: str, colors: LatentColors, hold: Callable[[int], None]) -
     data = read_content(path).data
     hold(len(data) + 3 * declared_bytes(data))  # colours are found in float64
     latents = unpack_record(data).latents
-    return make_data_url(write_image(colors.paint(latents), "png"), "png")
+    picture = None
+    if colors is not None:
+        picture = make_data_url(write_image(colors.paint(latents), "png"), "png")
+    return ShownRecord(len(data), picture)
 
 
 def _read_all(paths: Iterable[str]) -> Iterator[npt.NDArray[np.float32]]:
     for path in paths:
         try:
             yield read_latents(path)[0]
-        except (DinacError, OSError):  # where it is painted, what is damaged will be named
+        except (DinacError, OSError):  # what is damaged is named where it is shown
             continue

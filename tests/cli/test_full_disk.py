@@ -105,6 +105,19 @@ def test_training_is_not_damaged_by_a_full_disk(
     assert made == ["config.json", "model.safetensors", "training.json"]
 
 
+def test_a_page_stays_where_its_pictures_have_no_room(
+    images: Path, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    command = ["report", str(images), str(images), str(page)]
+    assert run(command) == 0
+    before = page.read_bytes()
+    assert not _mount("-o", "remount,size=16k", small_disk)
+    line = _fail(capsys, *command, "--assets", small_disk / "full")
+    assert "No space left on device" in line
+    assert page.read_bytes() == before
+
+
 def test_a_failures_file_without_room_is_named(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,6 +112,8 @@ def test_decoded_and_measured(square: Path, tmp_path: Path) -> None:
     )
     twins = run("psnr", "photos", tmp_path / "twins", *GEOMETRY, "--json", cwd=square)
     assert abs(json.loads(twins.out)["mean"] - json.loads(same.out)["mean"]) < 1
+    itself = run("psnr", tmp_path / "twins", tmp_path / "twins", "--json", cwd=square)
+    assert json.loads(itself.out)["identical"] == 3
     page = tmp_path / "page.html"
     report = run("report", "photos", tmp_path / "plain", page, *GEOMETRY, cwd=square)
     assert (report.code, report.err) == (0, "")

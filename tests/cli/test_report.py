@@ -72,6 +72,11 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
   const before = document.getElementById("frame").offsetWidth;
   key("+"); seen.grows = document.getElementById("frame").offsetWidth > before;
   key("p"); await wait(100); seen.latents = [below.naturalWidth, below.naturalHeight];
+  key("1"); viewer.close(); use("sort", "0-"); use("sort", "0+");
+  document.querySelector(".card").click();
+  const pressed = () => document.querySelector("#views [aria-pressed=true]").textContent;
+  seen.pressed = pressed();
+  use("sort", "name"); viewer.close(); document.querySelector(".card").click();
   key("ArrowRight"); seen.title = document.getElementById("title").textContent;
   const broken = (image) => image.src && image.complete && !image.naturalWidth;
   seen.broken = [...document.images].filter(broken).length;
@@ -130,6 +135,14 @@ def test_latents_that_are_not_shown(own: Path) -> None:
     assert said.startswith("dinac: warning: photos/b.png: its latents are not shown: latents/b.png")
     assert said.endswith("is cut short: copy it again or re-encode")
     assert others == []
+    # Neither what is left of a record nor its size counts, whichever folder it is of.
+    again = run("report", *arguments, "latents", "--latents", "latents", cwd=own)
+    assert again.code == 2
+    for path in (own / "latents").rglob("*.dinac"):
+        path.write_bytes(path.read_bytes()[:500])
+    spoilt = run("report", *arguments, "latents", cwd=own)
+    assert (spoilt.code, len(spoilt.err.splitlines())) == (0, 3)
+    assert "PSNR against bits a pixel" not in (own / "page.html").read_text()
     (own / "other").mkdir()
     none = run("report", *arguments, "other", cwd=own)
     assert (none.code, none.out) == (2, "")
@@ -222,6 +235,7 @@ def test_in_a_browser(own: Path) -> None:
         "a.jpg, original",
         f"a.jpg, reconstruction decoded, {value['a.jpg']:.2f} dB",
     ]
+    assert seen["pressed"] == "decoded"
     assert seen["halves"] == ["original", "decoded"]
     assert seen["filter"] == "brightness(20)"
     assert seen["grows"] is True
@@ -251,6 +265,15 @@ def test_a_mirrored_reconstruction_is_shown_beside_the_original(own: Path) -> No
     assert (done.code, done.err) == (0, "")
     original, shown = (read_pixels(own / f"full/000000-{k}.png") for k in range(2))
     assert np.abs(original - shown).mean() < np.abs(original - shown[:, ::-1]).mean() / 2
+
+
+def test_a_page_without_images_takes_no_other_ones_place(own: Path) -> None:
+    assert run("report", "photos", "decoded", "page.html", cwd=own).code == 0
+    before = (own / "page.html").read_bytes()
+    done = run("report", "photos", "decoded", "page.html", "--max-pixels", "1", cwd=own)
+    assert (done.code, done.out) == (3, "")
+    assert done.err.endswith("\ndinac: no image could be shown; page.html was not written\n")
+    assert (own / "page.html").read_bytes() == before
 
 
 def test_a_page_that_would_not_open_asks_for_a_folder(

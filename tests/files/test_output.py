@@ -150,3 +150,20 @@ def test_folders_are_remembered_within_bounds(tmp_path: Path) -> None:
     output._ready.update(str(number) for number in range(5000))
     output.prepare(str(tmp_path / "a"))
     assert output._ready == {str(tmp_path)}
+
+
+def test_a_drive_that_is_not_there_ends_the_search_for_a_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The topmost folder is its own parent, and on Windows it need not be there."""
+    monkeypatch.setattr("dinac_cli.files.output.os", StrangeSystem())
+    with pytest.raises(OutputError, match=r"^Z:\\: is no folder: choose another OUT$"):
+        make_output(Path("Z:\\new\\out")).require_writable()
+
+
+class StrangeSystem:
+    """`os` of Windows, where nothing is."""
+
+    path = SimpleNamespace(
+        dirname=ntpath.dirname, lexists=lambda path: False, isdir=lambda path: False
+    )

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.files.inputs import Input
-from dinac_cli.pipeline import catalogue, export, measure
+from dinac_cli.pipeline import catalogue, export, measure, stages
 from dinac_cli.pipeline.catalogue import Catalogue, catalogue_files
 from dinac_cli.pipeline.export import export_files
 from dinac_cli.pipeline.job import RunControl
 from dinac_cli.pipeline.measure import MeasureOptions, measure_pairs
-from dinac_cli.pipeline.shaping import hold_beside
 from dinac_cli.report import gather
 from dinac_cli.report.gather import ReportRequest, gather_images
 from dinac_cli.report.page import Page
@@ -38,10 +37,7 @@ def results(
         folders = [str(tmp_path / name) for name in ("photos", "decoded")]
         for folder in folders:
             write_images(Path(folder), *(f"{number}.png" for number in range(FILES)))
-        if request.param == "psnr":
-            return measure_pairs(folders[0], folders[1], IMAGES, MeasureOptions(), control)
-        asked = ReportRequest(folders[0], (folders[1],), (), None, "", MeasureOptions())
-        return gather_images(asked, IMAGES, Page("title", ["decoded"]), control)
+        return compare(request.param, folders)
     data = make_record(make_handle("tiny", "encoder"), "a.png")
     inputs = [Input(str(tmp_path / f"{number}.dinac"), str(number)) for number in range(FILES)]
     for entry in inputs:
@@ -65,12 +61,24 @@ def test_a_run_that_ends_early_leaves_no_reader_waiting(
     assert not closing.is_alive()
 
 
-def test_a_pair_takes_both_images_at_once(tmp_path: Path) -> None:
-    write_images(tmp_path / "photos", "a.png", height=200, width=300)
-    held: list[int] = []
-    path = str(tmp_path / "photos/a.png")
-    pixels = measure.read_original(path, MeasureOptions(), held.append)
-    beside = hold_beside(held.append, pixels.nbytes)
-    measure.read_reconstruction(path, MeasureOptions(), beside)
-    assert min(held[:2]) > pixels.nbytes == 3 * 200 * 300
-    assert min(held[2:]) > 2 * pixels.nbytes
+@pytest.mark.parametrize("command", ["psnr", "report"])
+def test_a_pair_takes_both_images_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(stages.ByteBudget, "take", lambda budget, n, size: taken.append(size))
+    folders = [str(tmp_path / name) for name in ("photos", "decoded")]
+    for folder in folders:
+        write_images(Path(folder), "a.png", height=200, width=300)
+    assert [result.failed for result in compare(command, folders)] == [False]
+    pixels = 3 * 200 * 300
+    assert min(taken) >= pixels
+    assert max(taken) > (2 if command == "psnr" else 4) * pixels
+
+
+def compare(command: str, folders: list[str]) -> Generator[FileResult, None, None]:
+    control = RunControl(workers=4)
+    if command == "psnr":
+        return measure_pairs(folders[0], folders[1], IMAGES, MeasureOptions(), control)
+    asked = ReportRequest(folders[0], (folders[1],), (), None, "", MeasureOptions())
+    return gather_images(asked, IMAGES, Page("title", ["decoded"]), control)

@@ -125,9 +125,10 @@ class TestOutputKind:
         touch(folder, "a.png", "b.png")
         with pytest.raises(UsageError) as caught:
             choose_output_kind(out, InputScan(IMAGES, tuple(inputs)), suffixes)
+        file = f" or a file that ends in {', '.join(suffixes)}" if len(inputs) == 1 else ""
         assert str(caught.value) == (
             f"{out}: OUT, the last argument, is named like a file that is not written here: "
-            f"name a folder ({out}/ if it is one) or a file that ends in {', '.join(suffixes)}"
+            f"name a folder ({out}/ if it is one){file}"
         )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+import sys
 import tempfile
+import threading
 from pathlib import Path
 
 # Times are milliseconds since the page was asked for; layout is forced, for else it is put off.
@@ -29,6 +31,9 @@ document.addEventListener("DOMContentLoaded", () => {
 </script>"""
 
 
+DEADLINE_SECONDS = 60.0
+
+
 def main() -> None:
     """Open the page and print the times."""
     parser = argparse.ArgumentParser(prog="python -m tests.report.opening", description=__doc__)
@@ -38,22 +43,27 @@ def main() -> None:
     text = options.page.read_text("utf-8").replace("<head>", _PROBE, 1)
     # without --no-sandbox it does not start for root, as in containers
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         probed = Path(folder) / "page.html"
         probed.write_text(text, "utf-8")
-        command = [options.browser, *flags, "--remote-debugging-port=0", probed.as_uri()]
+        flags += ["--remote-debugging-port=0", f"--user-data-dir={folder}/profile"]
+        command = [options.browser, *flags, probed.as_uri()]
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         )
         assert process.stderr is not None
+        patience = threading.Timer(DEADLINE_SECONDS, process.kill)
+        patience.start()
         try:
-            for line in process.stderr:
-                if (found := re.search("OPENED (.*) END", line)) is not None:
-                    print(found[1])
-                    break
+            times = (re.search("OPENED (.*) END", line) for line in process.stderr)
+            found = next(filter(None, times), None)
         finally:
+            patience.cancel()
             process.kill()
             process.wait()
+    if found is None:
+        sys.exit(f"{options.browser} did not open the page")
+    print(found[1])
 
 
 if __name__ == "__main__":
