@@ -51,7 +51,6 @@ SUBSTITUTIONS = (
     Substitution(
         ".venv/bin/pytest -q  ", IN_CI, "the tests would run themselves; .ci/run runs this"
     ),
-    Substitution("pip install pip-audit && pip-audit", "true", "asks a service on the network"),
     Substitution("--minutes 60", SHORT_TRAINING, "an hour"),
     Substitution("--steps 12000 --compile", SHORT_TRAINING, "74 minutes"),
     Substitution("--records 100000 --images 20000", "--records 20 --images 5", "9 minutes"),
