@@ -107,8 +107,8 @@ def run(arguments: list[str]) -> int:
         return exc.exit_code
     except _ParserError as exc:
         message = exc.format_message()  # empty where the help was printed instead
-        if type(exc).__name__ == _HELP_INSTEAD:
-            typer.echo(message, nl=bool(message), err=True)
+        if message and type(exc).__name__ == _HELP_INSTEAD:
+            typer.echo(message, err=True)
         elif message:
             _print_error(f"{message} (see '{_name_command(exc, arguments)} --help')")
         return int(exc.exit_code)
@@ -189,8 +189,8 @@ def _name_command(exc: Exception, arguments: list[str]) -> str:
     context = getattr(exc, "ctx", None)
     if context is not None:
         return str(context.command_path)
-    named = [name for name in arguments[:1] if name in typer.main.get_command(app).commands]  # type: ignore[attr-defined]
-    return " ".join([PROGRAM, *named])
+    root: Any = typer.main.get_command(app)
+    return " ".join([PROGRAM, *(name for name in arguments[:1] if name in root.commands)])
 
 
 def _settle_stdout() -> None:

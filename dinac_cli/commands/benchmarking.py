@@ -86,6 +86,7 @@ class _Report:
         )
 
     def add_networks(self) -> None:
+        """Time the networks, and what they are compared with; check the error of the fast one."""
         from dinac_cli.benchmark.network import compare_with
 
         figures = self._collect("network", self._benchmark.measure_networks(), "networks")
@@ -105,6 +106,7 @@ class _Report:
                 self._failures.append(f"the error of {text} is too large")
 
     def add_commands(self) -> None:
+        """Time whole commands and their stages."""
         from dinac_cli.benchmark.commands import fit_line
 
         runs = self._collect("commands", self._benchmark.measure_commands(), "commands")

@@ -64,7 +64,7 @@ def run_plan(
     require_existing(selection)
     kind = choose_output_kind(out, selection.scan, (LATENT_SUFFIX,))
     output = Output(out, kind, is_latent_file, options.overwrite)
-    if not os.path.lexists(out):
+    if not os.path.lexists(out):  # one that is there is written to only where there is work
         output.require_writable()
     count_inputs(selection, output, name_latents)
     model = choose_local_encoder(options.model, options.revision, output)

@@ -125,6 +125,7 @@ class FCDMBlock(nn.Module):
         self.pwconv2 = Pointwise(hidden_dim, dim)
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """The stream after this block; `modulation` scales its input and gates its output."""
         scale, gate = modulation
         # The permuted view is an NCHW tensor in channels-last memory: nothing moves.
         u = x.to(self.dwconv.weight.dtype).permute(0, 3, 1, 2)

@@ -29,6 +29,7 @@ class Encoder(nn.Module):
         self.to_bottleneck = Pointwise(dim, 2 * config.bottleneck_dim)
 
     def forward(self, images: Tensor) -> Posterior:
+        """The posterior of images [B, 3, H, W] in [-1, 1]."""
         grid = self.patchify(images).float()  # [B, h, w, D]
         height, width = grid.shape[1:3]
         rotation = self.rope(height, width)

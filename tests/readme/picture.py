@@ -1,6 +1,6 @@
 """The picture at the top of the README, drawn by the program itself from its sample images.
 
-`python -m tests.readme.picture` writes `.readme/picture.png` anew, or the file that it names.
+`python -m tests.readme.picture` writes `picture.png` beside it anew, or the file that it names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dinac_cli import cli, read_latents
 from dinac_cli.commands.sampling import write_samples
 from dinac_cli.report.latents import find_colors
 
-TARGET = Path(__file__).parent.parent.parent / ".readme/picture.png"
+TARGET = Path(__file__).with_suffix(".png")
 MAX_BYTES = 120_000
 
 _PATCH = 16
