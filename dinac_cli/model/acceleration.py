@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from dinac_cli.model.encoder import Encoder
 from dinac_cli.model.fast_decoder import FastDecoder
 from dinac_cli.model.fast_encoder import FastEncoder
 from dinac_cli.model.operations import Operations, choose_operations
+from dinac_cli.model.recent import Recent
 
 START_BYTES = 256 * 2**20
 """What the noises that are kept, with the decoder's view of them, may take."""
@@ -41,10 +42,9 @@ class FastDinacAE(DinacAE):
             self.dino_token_alignment_head = plain.dino_token_alignment_head
         self.register_buffer("latent_norm_running_mean", plain.latent_norm_running_mean)
         self.register_buffer("latent_norm_running_var", plain.latent_norm_running_var)
-        self._starts: OrderedDict[tuple[int, int, int, float], tuple[Tensor, Tensor]] = (
-            OrderedDict()
+        self._starts: Recent[tuple[int, int, int, float], tuple[Tensor, Tensor]] = Recent(
+            START_BYTES, _count_bytes
         )
-        self._start_bytes = 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,10 +52,10 @@ class FastDinacAE(DinacAE):
 
     def count_start_bytes(self) -> int:
         """Bytes of the noises that are kept."""
-        return self._start_bytes
+        return self._starts.weight
 
     def list_constants(self) -> list[Tensor]:
-        constants = [tensor for start in self._starts.values() for tensor in start]
+        constants = [tensor for start in self._starts.list_values() for tensor in start]
         for part in ("encoder", "decoder"):
             if hasattr(self, part):
                 constants += getattr(self, part).list_constants()
@@ -66,18 +66,9 @@ class FastDinacAE(DinacAE):
     ) -> tuple[Tensor, Tensor]:
         if seed is None:
             return super()._draw_start(batch, height, width, seed, sigma)
-        key = (height, width, seed, sigma)
-        if key not in self._starts:
-            self._keep(key, super()._draw_start(1, height, width, seed, sigma))
-        self._starts.move_to_end(key)
-        x, embedded = self._starts[key]
+        draw = partial(super()._draw_start, 1, height, width, seed, sigma)
+        x, embedded = self._starts.get((height, width, seed, sigma), draw)
         return x.expand(batch, -1, -1, -1), embedded
-
-    def _keep(self, key: tuple[int, int, int, float], start: tuple[Tensor, Tensor]) -> None:
-        self._starts[key] = start
-        self._start_bytes += _count_bytes(start)
-        while self._start_bytes > START_BYTES and len(self._starts) > 1:
-            self._start_bytes -= _count_bytes(self._starts.popitem(last=False)[1])
 
 
 def accelerate(

@@ -9,6 +9,7 @@ from dinac_cli.model.decoder import Begun, Decoder, FCDMBlock, Modulation, modul
 from dinac_cli.model.fast_layers import FastLinear
 from dinac_cli.model.layers import patchify, unpatchify
 from dinac_cli.model.operations import Operations
+from dinac_cli.model.recent import Recent
 
 _TIMES_KEPT = 64
 
@@ -66,7 +67,7 @@ class FastDecoder(nn.Module):
         self._skip_middle = FastLinear(skip[:, dim:])
         self._without_middle = self._skip_middle(plain.path_drop_mask_feature.detach().flatten())
         self._out = FastLinear(plain.out_proj.weight, plain.out_proj.bias)
-        self._modulations: dict[float, list[Modulation]] = {}
+        self._modulations: Recent[float, list[Modulation]] = Recent(_TIMES_KEPT)
         self._compute_start = compile_for_sizes(self._run_start) if compiled else self._run_start
         self._compute_end = compile_for_sizes(self._run_end) if compiled else self._run_end
 
@@ -108,17 +109,16 @@ class FastDecoder(nn.Module):
 
     def list_constants(self) -> list[Tensor]:
         """What is kept from one call to the next beside the weights."""
-        kept = [*self._modulations.values()]
+        kept = self._modulations.list_values()
         return [tensor for modulations in kept for pair in modulations for tensor in pair]
 
     def _modulate(self, t: Tensor) -> list[Modulation]:
         """The modulations of a time, kept: the next image has the same times."""
-        time = float(t)
-        if time not in self._modulations:
-            while len(self._modulations) >= _TIMES_KEPT:
-                del self._modulations[next(iter(self._modulations))]
-            self._modulations[time] = [
+
+        def make() -> list[Modulation]:
+            return [
                 (1 + scale.flatten(), gate.flatten().contiguous())
                 for scale, gate in modulate(*self._time, t)
             ]
-        return self._modulations[time]
+
+        return self._modulations.get(float(t), make)

@@ -12,6 +12,7 @@ from dinac_cli.model.fast_layers import FastLinear
 from dinac_cli.model.layers import SelfAttention, TransformerBlock, patchify
 from dinac_cli.model.operations import Operations
 from dinac_cli.model.posterior import Posterior
+from dinac_cli.model.recent import Recent
 from dinac_cli.model.rope import AxialRope2d
 
 _GRIDS_KEPT = 8
@@ -79,7 +80,7 @@ class FastEncoder(nn.Module):
         ]
         self._moments = FastLinear(plain.to_bottleneck.weight, plain.to_bottleneck.bias)
         self._rope: AxialRope2d = plain.rope
-        self._rotations: dict[tuple[int, int], Tensor] = {}
+        self._rotations: Recent[tuple[int, int], Tensor] = Recent(_GRIDS_KEPT)
         self._compute = compile_for_sizes(self._encode) if compiled else self._encode
 
     def forward(self, images: Tensor) -> Posterior:
@@ -97,7 +98,7 @@ class FastEncoder(nn.Module):
 
     def list_constants(self) -> list[Tensor]:
         """What is kept from one call to the next beside the weights."""
-        return list(self._rotations.values())
+        return self._rotations.list_values()
 
     def _run_blocks(self, x: Tensor, rotation: Tensor) -> Tensor:
         """Take the float32 stream `x` [B, N, D] through all blocks, in place."""
@@ -111,9 +112,9 @@ class FastEncoder(nn.Module):
 
     def _rotate(self, height: int, width: int) -> Tensor:
         """Cosines and sines of a grid's tokens, float32 [N, 1, d/2, 2], kept for a few grids."""
-        if (height, width) not in self._rotations:
-            while len(self._rotations) >= _GRIDS_KEPT:
-                del self._rotations[next(iter(self._rotations))]
+
+        def make() -> Tensor:
             cos, sin = self._rope(height, width)
-            self._rotations[height, width] = torch.stack((cos, sin), dim=-1)[:, None]
-        return self._rotations[height, width]
+            return torch.stack((cos, sin), dim=-1)[:, None]
+
+        return self._rotations.get((height, width), make)

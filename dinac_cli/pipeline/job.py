@@ -46,7 +46,7 @@ READ_BYTES = 512 * 2**20
 
 _NICENESS = 10
 
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = 3
 """Batches that a device may have beside the one that the run waits for."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -228,7 +230,7 @@ class TestMemory:
         monkeypatch.setattr(engine_module, "_free_memory", lambda device: seen.append(list(alive)))
         seen: list[list[bool]] = []
         with pytest.raises(ImageError):
-            make_engine(Mirror())._submit(send, list, 1)
+            make_engine(Mirror())._submit(send, list, 1).result()
         assert seen[0] == []
 
 
@@ -260,6 +262,7 @@ class TestInFlight:
             return sent[-1]
 
         monkeypatch.setattr(Transfer, "download", download)
+        monkeypatch.setattr(engine_module, "_make_lanes", lambda model: None)
         return sent
 
     def test_is_bounded_in_tokens(
@@ -315,6 +318,133 @@ class TestInFlight:
             make_engine(Mirror()).encode([draw(4, 4)])
 
 
+class Meeting(Mirror):
+    """A model that notes how many calls are computed at once; the first `meet` wait for another."""
+
+    def __init__(self, meet: int = 0) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._meet = meet
+        self._barrier = threading.Barrier(2)
+        self._at_once = 0
+        self.most_at_once = 0
+
+    def encode(self, images: Tensor) -> Tensor:
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            meets = self.calls < self._meet
+        try:
+            images = super().encode(images)
+            if meets:
+                self._barrier.wait(timeout=30)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+        return images
+
+
+def show(latents: npt.NDArray[np.float32]) -> Pixels:
+    """The pixels of which `Mirror` made them."""
+    return np.rint((latents + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0)
+
+
+class TestSideBySide:
+    """On the CPU, where two calls fill each other's gaps."""
+
+    def test_two_at_once_and_no_more(self) -> None:
+        model = Meeting(meet=8)
+        engine = make_engine(model)
+        images = [draw(4, 4, seed) for seed in range(8)]
+        pendings = [engine.submit_images([image]) for image in images]
+        for image, pending in zip(images, pendings, strict=True):
+            assert np.array_equal(show(pending.result()[0].latents), image)
+            assert pending.is_done
+        assert model.most_at_once == 2
+
+    def test_large_ones_go_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine_module, "_CPU_TOKENS_IN_FLIGHT", 31)
+        model = Meeting()
+        engine = make_engine(model)
+        for pending in [engine.submit_images([draw(4, 4, seed)]) for seed in range(20)]:
+            pending.result()
+        assert model.most_at_once == 1
+
+    def test_compiled_work_goes_alone(self) -> None:
+        model = Meeting()
+        model.is_compiled = True
+        engine = make_engine(model)
+        assert engine.submit_images([draw(4, 4)]).is_done
+
+    def test_out_of_memory_loses_nothing_and_makes_it_one_by_one(self) -> None:
+        model = Meeting(meet=2)
+        engine = make_engine(model)
+        images = [draw(4, 4, seed) for seed in range(12)]
+        pendings = [engine.submit_images([image]) for image in images[:2]]
+        for image, pending in zip(images, pendings, strict=False):
+            assert np.array_equal(show(pending.result()[0].latents), image)
+        model.failures.append(MemoryError())
+        lacking = engine.submit_images([images[2]])
+        assert np.array_equal(show(lacking.result()[0].latents), images[2])
+        assert model.calls == 4
+        model.most_at_once = 0
+        pendings = [engine.submit_images([image]) for image in images[3:]]
+        for image, pending in zip(images[3:], pendings, strict=True):
+            assert np.array_equal(show(pending.result()[0].latents), image)
+        assert model.most_at_once == 1
+
+    def test_the_second_try_has_the_memory_to_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = Meeting(meet=2)
+        engine = make_engine(model)
+        model.failures.append(MemoryError())
+        started = threading.Event()
+        released = threading.Event()
+        lacking = engine.submit_images([draw(4, 4)])
+        wait([lacking._sent])
+
+        def encode(images: Tensor) -> Tensor:
+            started.set()
+            released.wait(timeout=30)
+            return images
+
+        monkeypatch.setattr(model, "encode", encode)
+        beside = engine.submit_images([draw(4, 4, 1)])
+        started.wait(timeout=30)
+        monkeypatch.setattr(
+            engine_module, "_free_memory", lambda device: seen.append(beside.is_done)
+        )
+        seen: list[bool] = []
+        threading.Timer(0.05, released.set).start()
+        lacking.result()
+        assert seen == [True]
+
+    def test_a_failure_is_told_when_it_is_asked_for(self) -> None:
+        model = Mirror(failures=[RuntimeError("broken\nat line 1")])
+        engine = make_engine(model)
+        lost, whole = engine.submit_images([draw(4, 4)]), engine.submit_images([draw(4, 4, 1)])
+        with pytest.raises(DeviceError, match=r"^cpu failed: broken$"):
+            lost.result()
+        assert np.array_equal(show(whole.result()[0].latents), draw(4, 4, 1))
+
+    def test_same_bytes_side_by_side(self, encoder: ModelHandle, decoder: ModelHandle) -> None:
+        sizes = [(16 + 16 * (seed % 3), 48 + 16 * (seed % 5)) for seed in range(40)]
+        images = [draw(*size, seed) for seed, size in enumerate(sizes)]
+        alone = [encoder.engine.encode([image])[0] for image in images]
+        pendings = [encoder.engine.submit_images([image]) for image in images]
+        latents = [pending.result()[0].latents for pending in pendings]
+        assert all(np.array_equal(*pair) for pair in zip(alone, latents, strict=True))
+        decoded = [
+            decoder.engine.decode([one], [size], SETTINGS)[0]
+            for one, size in zip(latents, sizes, strict=True)
+        ]
+        waiting = [
+            decoder.engine.submit_latents([one], [size], SETTINGS)
+            for one, size in zip(latents, sizes, strict=True)
+        ]
+        for pixels, pending in zip(decoded, waiting, strict=True):
+            assert np.array_equal(pending.result()[0], pixels)
+
+
 class TestSizeCheck:
     @pytest.fixture
     def limit(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
@@ -341,6 +471,31 @@ class TestSizeCheck:
     ) -> None:
         limit(None)
         encoder.engine.check_size(10**6, 10**6)
+
+    def test_what_is_computed_beside_it_does_not_decide(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = Mirror()
+        engine = make_engine(model)
+        token_bytes = measure_token_bytes(model.config)
+        started, released = threading.Event(), threading.Event()
+
+        def encode(images: Tensor) -> Tensor:
+            started.set()
+            released.wait(timeout=30)
+            return images
+
+        def count_free(device: torch.device) -> int:
+            return (16 if beside.is_done else 15) * token_bytes
+
+        monkeypatch.setattr(model, "encode", encode)
+        monkeypatch.setattr(engine_module, "free_bytes", count_free)
+        beside = engine.submit_images([draw(4, 4)])
+        started.wait(timeout=30)
+        threading.Timer(0.05, released.set).start()
+        engine.check_size(4, 4)
+        with pytest.raises(ImageError):
+            engine.check_size(4, 5)
 
     def test_counts_the_whole_batch(
         self,

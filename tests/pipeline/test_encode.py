@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinac_cli.codec.engine import Engine, Pending
+from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.codec.pending import Pending
 from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.record import hash_record, unpack_record
 from dinac_cli.container.stream import read_records

@@ -7,6 +7,7 @@ to add them up in another order; a narrow network would not show it.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -108,23 +109,24 @@ def encode(
 
 @pytest.fixture
 def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every second call of the model lacks memory; counts them."""
-    calls: list[int] = []
+    """Every second first try of the model, side by side with others, lacks memory; counts them."""
+    tries: list[int] = []
     for name in ("encode_posterior", "decode"):
         real = getattr(DinacAE, name)
 
         def lack(
             model: FastDinacAE, *args: object, real: object = real, **kwargs: object
         ) -> Tensor:
-            calls.append(1)
-            if len(calls) % 2:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+            if threading.current_thread() is not threading.main_thread():
+                tries.append(1)
+                if len(tries) % 2:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
             assert callable(real)
             result: Tensor = real(model, *args, **kwargs)
             return result
 
         monkeypatch.setattr(FastDinacAE, name, lack, raising=False)
-    return calls
+    return tries
 
 
 class TestEncode:
@@ -177,10 +179,10 @@ class TestEncode:
         request: pytest.FixtureRequest,
     ) -> None:
         expected = encode(select_images(images), tmp_path / "calm", encoder, RunControl(2, 4))
-        calls = request.getfixturevalue("short_of_memory")
+        tries = request.getfixturevalue("short_of_memory")
         short = encode(select_images(images), tmp_path / "short", encoder, RunControl(2, 4))
         assert short == expected
-        assert len(calls) >= 6
+        assert len(tries) >= 3  # the first and the third lacked it
 
     @pytest.mark.parametrize("batch_size", [3], indirect=True)
     def test_in_parts_and_from_where_it_stopped(
