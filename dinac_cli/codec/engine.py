@@ -159,7 +159,7 @@ class Engine:
 
     def _encode_batch(self, batch: Tensor, asked: _Asked) -> tuple[Tensor, ...]:
         """Whitened latents [B, C, h, w] of uint8 [B, H, W, 3], and what else is asked for."""
-        images = batch.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        images = batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         if not asked.logsnr:
             made: tuple[Tensor, ...] = (self._model.encode(images),)
         else:
@@ -173,7 +173,7 @@ class Engine:
         """Images uint8 [B, H, W, 3] of whitened latents [B, C, h, w]."""
         height, width = (self.patch * side for side in batch.shape[2:])
         x = self._model.decode(batch, height, width, settings)
-        levels = x.clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
+        levels = x.clamp(-1.0, 1.0).add_(1.0).mul_(127.5).round_()
         return (levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
 
     def _send_back(self, tensors: Sequence[Tensor]) -> list[Download]:

@@ -422,7 +422,9 @@ class TestSideBySide:
     def test_a_failure_is_told_when_it_is_asked_for(self) -> None:
         model = Mirror(failures=[RuntimeError("broken\nat line 1")])
         engine = make_engine(model)
-        lost, whole = engine.submit_images([draw(4, 4)]), engine.submit_images([draw(4, 4, 1)])
+        lost = engine.submit_images([draw(4, 4)])
+        lost.wait()
+        whole = engine.submit_images([draw(4, 4, 1)])
         with pytest.raises(DeviceError, match=r"^cpu failed: broken$"):
             lost.result()
         assert np.array_equal(show(whole.result()[0].latents), draw(4, 4, 1))
