@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def _run(
     command: str, source: Path, out: Path, files: int, options: Sequence[str]
 ) -> CommandFigures:
     line = [sys.executable, "-m", "dinac_cli", command, str(source), str(out), *options, "--json"]
-    first, summary = None, ""
+    first, summary, peak = None, "", None
     start = time.perf_counter()
     with (
         tempfile.TemporaryFile("w+") as said,
@@ -100,13 +101,26 @@ def _run(
         assert process.stdout is not None
         for text in process.stdout:
             first, summary = first or time.perf_counter() - start, text
-        memory = _wait(process)
+            peak = _read_peak(process.pid) or peak
+        waited = _wait(process)
         seconds = time.perf_counter() - start
         if process.returncode or first is None or json.loads(summary)["written"] != files:
             said.seek(0)
             words = " ".join(said.read().split())
             raise DinacError(f"the {command} to be timed failed: {words}")
-    return CommandFigures(command, files, seconds, first, memory)
+    return CommandFigures(command, files, seconds, first, peak or waited)
+
+
+def _read_peak(pid: int) -> float | None:
+    """The peak so far of a process's resident memory in MiB; None but on Linux.
+
+    What `_wait` gives counts there what this process had when it started the other.
+    """
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
+    except OSError:
+        return None
+    return int(found[1]) / 1024 if found else None
 
 
 def _wait(process: subprocess.Popen[str]) -> float | None:

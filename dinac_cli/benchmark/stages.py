@@ -41,28 +41,28 @@ _REORDER_BYTES = 256 * 2**20
 class StageFigures:
     """Seconds that a command takes over the same files: each the fastest of `ROUNDS` in turns.
 
-    `read`, `model` and `write` are of each stage alone, as it is in a run (with as many threads,
-    and on the CPU two micro-batches side by side), `whole` of the run. `serial` is the model
-    again, one micro-batch after another, as the network is timed by itself.
+    `read`, `model` and `write` are of each stage alone, with as many threads as in a run: the
+    model one micro-batch after another, as the network is timed by itself. `overlapped` is the
+    model alone with as many micro-batches under way as in a run, `whole` the run.
     """
 
     command: str
     files: int
     read_seconds: float
     model_seconds: float
-    serial_seconds: float
     write_seconds: float
+    overlapped_seconds: float
     whole_seconds: float
 
     @property
     def ratio(self) -> float:
-        """The whole over the slowest stage alone: 1 is perfect overlap."""
+        """The whole over the slowest stage alone."""
         return self.whole_seconds / max(self.read_seconds, self.model_seconds, self.write_seconds)
 
     @property
-    def serial_ratio(self) -> float:
-        """The whole over the model's time, one micro-batch after another."""
-        return self.whole_seconds / self.serial_seconds
+    def overlapped_ratio(self) -> float:
+        """The whole over the model overlapped with itself: 1 where reading and writing are free."""
+        return self.whole_seconds / self.overlapped_seconds
 
 
 def measure_encode(
@@ -97,8 +97,8 @@ class _Seconds(NamedTuple):
 
     read: float
     model: float
-    serial: float
     write: float
+    overlapped: float
     whole: float
 
 
@@ -127,13 +127,13 @@ def _time_round(
     with ThreadPoolExecutor(workers) as pool:
         read, works = _time(lambda: list(pool.map(partial(_read, job), entries)))
         batches = _gather(job, works)
-        serial, _ = _time(lambda: [job.submit(batch).result() for batch in batches])
-        model, made = _time(partial(_compute, job, batches))
+        model, _ = _time(lambda: [job.submit(batch).result() for batch in batches])
+        overlapped, made = _time(partial(_compute, job, batches))
         write, _ = _time(partial(_finish, job, made, pool))
     works.clear()
     made.clear()
     whole, _ = _time(lambda: _run(make_job("whole"), entries, workers))
-    return _Seconds(read, model, serial, write, whole)
+    return _Seconds(read, model, write, overlapped, whole)
 
 
 def _read(job: Job[E, W, R], entry: E) -> W:

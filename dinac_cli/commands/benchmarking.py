@@ -118,7 +118,7 @@ class _Report:
         stages = self._collect("stages", self._benchmark.measure_stages(), "stages")
         for entry, figures in zip(self._collected["stages"], stages, strict=True):
             entry["ratio"] = figures.ratio
-            entry["serial_ratio"] = figures.serial_ratio
+            entry["overlapped_ratio"] = figures.overlapped_ratio
         self._print_table(tabulate_stages(stages))
 
     def finish(self) -> int:
@@ -187,19 +187,19 @@ def tabulate_commands(runs: Sequence[CommandFigures]) -> Table:
 
 
 def tabulate_stages(stages: Sequence[StageFigures]) -> Table:
-    """One row a command: each stage alone, the whole, the whole over the slowest and the model.
+    """One row a command: each stage alone, the whole, and the whole over the slowest.
 
-    The model is there twice: as it is in a run, and one micro-batch after another (serial).
+    After them the model alone again, overlapped with itself as in a run, and the whole over that.
     """
     table = [
-        ["command", "files", "read", "model", "write", "whole", "whole/slowest", "serial",
-         "whole/serial"]
+        ["command", "files", "read", "model", "write", "whole", "whole/slowest",
+         "overlapped", "whole/overlapped"]
     ]  # fmt: skip
     for one in stages:
         seconds = (one.read_seconds, one.model_seconds, one.write_seconds, one.whole_seconds)
         table.append(
             [one.command, str(one.files), *(f"{value:.2f}" for value in seconds),
-             f"{one.ratio:.2f}", f"{one.serial_seconds:.2f}", f"{one.serial_ratio:.2f}"]
+             f"{one.ratio:.2f}", f"{one.overlapped_seconds:.2f}", f"{one.overlapped_ratio:.2f}"]
         )  # fmt: skip
     return table
 

@@ -42,10 +42,10 @@ def bound_memory() -> None:
 
     oneDNN keeps what it has compiled for a shape, up to 1,024 of it: some 140 KB each, a dozen a
     size. Large buffers go back to the system at once instead of leaving holes among what is kept.
-    Over 200 photographs of 73 sizes the two took the peak of `encode` from 545 MiB to 400; that
-    over 2,000 was 6 % higher than over 200 before, and 3 % with both. What comes again has to be
-    made again: D2 took 5 % longer to encode 1024², `nano` up to 7 % over 294 photographs. A step of
-    D2's decoder took 24 % longer at 1024², which is why `decode` goes without.
+    Over 200 photographs of 73 sizes the two took the peak of `encode` from 545 MiB to 400 (one
+    micro-batch at a time); that over 2,000 was 6 % higher than over 200 before, and 3 % with both.
+    What comes again has to be made again: D2 took 5 % longer to encode 1024², `nano` 4 % over 294
+    photographs. A step of D2's decoder took 24 % longer at 1024², so `decode` goes without.
     """
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(_KEPT_PRIMITIVES))

@@ -102,9 +102,9 @@ _ZLIB_RUNS = 3
 OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
     output.name: output
     for output in (
-        # A photograph's bytes repeat by chance alone, so zlib looks for runs (its strategy Z_RLE),
-        # not for matches: as small as the default level 6, and five times as fast. Level 1 with
-        # matches takes a sixth longer and 6 % more bytes (300 reconstructions).
+        # A photograph's bytes repeat by chance alone, so zlib looks for runs (its strategy Z_RLE)
+        # and not for matches. 300 reconstructions: 11.6 ms and 263 kB each; with matches 13.1 ms
+        # and 286 kB at level 1, 30 ms and 266 kB at the default level 6.
         OutputFormat(
             "png",
             (".png",),

@@ -142,8 +142,10 @@ def run_job(
 def _yield_to_model() -> None:
     """Let the calling thread give way to the threads that compute (on Linux, which has that).
 
-    They wait for one another, so that one which a reader displaces holds up all: 300 photographs on
-    two cores took 1.15 times the model alone with this and 1.19 times without (means of four runs).
+    They wait for one another, so that one which a reader displaces holds up all: with a model that
+    takes one micro-batch at a time, 300 photographs on two cores took 1.15 times the model alone
+    with this and 1.19 times without (means of four runs); where two are computed side by side, 1 %
+    less.
     """
     if sys.platform == "linux":
         with suppress(OSError):

@@ -53,7 +53,9 @@ def test_line_through_three_numbers() -> None:
 
 def test_commands_are_run_and_cleaned_up(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "REPEATS", 2)
+    ballast = b"x" * (1500 * 2**20)  # what this process has is not the commands' memory
     figures = list(measure_commands([image], [2, 3], NANO))
+    del ballast
     assert [(f.command, f.files) for f in figures] == [
         (command, files) for _ in range(2) for files in (2, 3) for command in ("encode", "decode")
     ]
@@ -61,7 +63,7 @@ def test_commands_are_run_and_cleaned_up(image: Path, monkeypatch: pytest.Monkey
         assert 0 < one.first_file_seconds <= one.seconds
         if sys.platform == "linux":
             assert one.peak_memory_mib is not None
-            assert 50 < one.peak_memory_mib < 4000
+            assert 50 < one.peak_memory_mib < 1500
     assert list(image.parent.iterdir()) == [image]
 
 

@@ -39,8 +39,8 @@ def test_commands_alone_as_tables(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert sum("ms a file" in line for line in finished.out.splitlines()) == 2
     assert words[-4] == [
-        "command", "files", "read", "model", "write", "whole", "whole/slowest", "serial",
-        "whole/serial",
+        "command", "files", "read", "model", "write", "whole", "whole/slowest",
+        "overlapped", "whole/overlapped",
     ]  # fmt: skip
     assert all(len(line) <= 80 for line in finished.out.splitlines()[1:])
 
