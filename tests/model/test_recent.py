@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -20,7 +21,7 @@ def test_a_value_is_made_once() -> None:
 def test_those_used_last_stay() -> None:
     kept: Recent[int, int] = Recent(3)
     for key in (1, 2, 3, 1, 4):
-        assert kept.get(key, lambda key=key: 10 * key) == 10 * key
+        assert kept.get(key, partial(int, 10 * key)) == 10 * key
     assert kept.list_values() == [30, 10, 40]
     assert kept.weight == 3
 
@@ -28,7 +29,7 @@ def test_those_used_last_stay() -> None:
 def test_weight_is_bounded_but_for_the_newest() -> None:
     kept: Recent[str, bytes] = Recent(10, len)
     for key, size in (("a", 4), ("b", 5), ("c", 3)):
-        kept.get(key, lambda size=size: bytes(size))
+        kept.get(key, partial(bytes, size))
     assert [len(value) for value in kept.list_values()] == [5, 3]
     assert kept.get("d", lambda: bytes(99)) == bytes(99)
     assert (len(kept.list_values()), kept.weight) == (1, 99)
