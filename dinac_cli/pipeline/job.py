@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Generic, Protocol, TypeVar
@@ -23,7 +23,7 @@ from dinac_cli.pipeline.stages import (
     ByteBudget,
     StageClock,
     StopRequest,
-    read_ahead,
+    start_ahead,
     until_stopped,
 )
 from dinac_cli.results import FileResult, Status
@@ -173,9 +173,12 @@ class _Run(Generic[E, W, R]):
 
     def go(self, readers: ThreadPoolExecutor, entries: Iterable[E]) -> Generator[Made, None, None]:
         """Everything that is made, from the first entry to the last; closing it stops reading."""
-        reads = read_ahead(readers, self._read, enumerate(entries), self._in_flight)
+        reads = start_ahead(readers, self._read, enumerate(entries), self._in_flight)
         with closing(reads):
-            for number, outcome in self._clock.wait_for("read", reads):
+            for read in self._clock.wait_for("read", reads):
+                yield from self._pass_time(read)
+                with self._clock.measure("read"):
+                    number, outcome = read.result()
                 self._budget.give_back(number)
                 self._pass_on(number, outcome)
                 yield from self._take(self._in_flight)
@@ -184,6 +187,17 @@ class _Run(Generic[E, W, R]):
             yield from self._take(self._in_flight)
         self._collect(0)
         yield from self._take(0)
+
+    def _pass_time(self, read: Future[tuple[int, W | FileResult]]) -> Iterator[Made]:
+        """Everything that is computed and written before the next input is read.
+
+        Who feeds a run slowly has each output at once, not when the next input comes.
+        """
+        while self._computing and not read.done():
+            self._collect(len(self._computing) - 1)
+            yield from self._take(self._in_flight)
+        if not read.done():
+            yield from self._take(0)
 
     def _pass_on(self, number: int, outcome: W | FileResult) -> None:
         """To the model what was read, to the outbox what is final already."""

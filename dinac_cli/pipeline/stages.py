@@ -80,10 +80,10 @@ class ByteBudget:
             self._changed.notify_all()
 
 
-def read_ahead(
+def start_ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
-) -> Generator[R, None, None]:
-    """Results of `work` over `items` in order, at most `window` of them under way or waiting.
+) -> Generator[Future[R], None, None]:
+    """`work` over `items` in order, at most `window` of it under way or waiting.
 
     Whatever has begun, all before it has begun as well, so that work may wait for earlier work.
     """
@@ -93,14 +93,25 @@ def read_ahead(
         for item in source:
             pending.append(pool.submit(work, item))
             if len(pending) >= window:
-                yield pending.popleft().result()
+                yield pending[0]
+                pending.popleft()
         while pending:
-            yield pending.popleft().result()
+            yield pending[0]
+            pending.popleft()
     finally:
         # From the last to the first: what has begun may wait for what is before it in the line,
         # which therefore must not be cancelled alone.
         for future in reversed(pending):
             future.cancel()
+
+
+def read_ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
+) -> Generator[R, None, None]:
+    """The results of `start_ahead`, each waited for."""
+    with closing(start_ahead(pool, work, items, window)) as begun:
+        for future in begun:
+            yield future.result()
 
 
 def read_within(

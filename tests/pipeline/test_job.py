@@ -88,6 +88,8 @@ class Doubling(Job[Entry, NumberedWork, int]):
         for work in batch:
             if work.number in self.at_compute:
                 raise self.at_compute[work.number]
+        if self.takes_time:
+            time.sleep(0.02)  # in which what is read next gets ahead
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         return Doubled(self, [2 * work.number for work in batch], is_done=not self.takes_time)
@@ -136,12 +138,36 @@ def test_nothing_to_do() -> None:
 def test_few_batches_are_under_way(takes_time: bool, to_stream: bool) -> None:
     job = Doubling(takes_time=takes_time, capacity=2, to_stream=to_stream)
     stream = io.BytesIO() if to_stream else None
-    results = list(run(job, make_entries(31), stream=stream))
+    control = RunControl(workers=2, in_flight=16)
+    results = list(run(job, make_entries(31), control, stream=stream))
     assert sorted(result.bytes_out for result in results) == [2 * n for n in range(31)]
     assert job.under_way == 0
     assert job.most_under_way == (1 + job_module.BATCHES_AHEAD if takes_time else 1)
     if stream is not None:
         assert stream.getvalue() == b"".join(b"%d\n" % (2 * n) for n in range(31))
+
+
+@pytest.mark.parametrize("to_stream", [True, False])
+@pytest.mark.parametrize("takes_time", [True, False])
+def test_outputs_do_not_wait_for_the_next_input(takes_time: bool, to_stream: bool) -> None:
+    fed = threading.Event()
+
+    class Fed(Doubling):
+        def read(self, entry: Entry, hold: Callable[[int], None]) -> NumberedWork | FileResult:
+            if entry.number == 3:
+                assert fed.wait(timeout=30)
+            return super().read(entry, hold)
+
+    job = Fed(takes_time=takes_time, to_stream=to_stream)
+    stream = io.BytesIO() if to_stream else None
+    results = run(job, make_entries(6), RunControl(workers=4, in_flight=4), stream)
+    began = time.monotonic()
+    assert sorted(next(results).bytes_out for _ in range(3)) == [0, 2, 4]
+    assert time.monotonic() - began < 15
+    if stream is not None:
+        assert stream.getvalue() == b"0\n2\n4\n"
+    fed.set()
+    assert sorted(result.bytes_out for result in results) == [6, 8, 10]
 
 
 def test_model_runs_in_the_callers_thread() -> None:

@@ -67,7 +67,7 @@ SUBSTITUTIONS = (
     ),
     *(() if BROWSER else (Substitution("opening large.html", "opening -h", "needs a browser"),)),
     Substitution("--files 200 --files 2000", "--files 2 --files 3", "minutes"),
-    Substitution("--files 200 --files 300 --files 2000", "--files 2 --files 3", "minutes"),
+    Substitution("--files 50 --files 300", "--files 2 --files 3", "minutes"),
     Substitution(
         "dinac bench --random-weights d2 --compile --compare flux2",
         BENCH_OF_NETWORKS,
