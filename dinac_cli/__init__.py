@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dinac_cli.container.record import read_latents
     from dinac_cli.latent_folder import LatentFolder
-    from dinac_cli.model.autoencoder import DinacAE
-    from dinac_cli.model.config import DinacAEInferenceConfig
+    from dinac_cli.models.dinac.autoencoder import DinacAE
+    from dinac_cli.models.dinac.config import DinacAEInferenceConfig
 
 __version__ = "0.1.0"
 
 __all__ = ["DinacAE", "DinacAEInferenceConfig", "LatentFolder", "__version__", "read_latents"]
 
 _HOMES = {
-    "DinacAE": "dinac_cli.model.autoencoder",
-    "DinacAEInferenceConfig": "dinac_cli.model.config",
+    "DinacAE": "dinac_cli.models.dinac.autoencoder",
+    "DinacAEInferenceConfig": "dinac_cli.models.dinac.config",
     "LatentFolder": "dinac_cli.latent_folder",
     "read_latents": "dinac_cli.container.record",
 }

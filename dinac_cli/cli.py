@@ -23,9 +23,9 @@ from dinac_cli.commands.models import models
 from dinac_cli.commands.plan import plan
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.report import report
+from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.train import train
 from dinac_cli.commands.verify import verify
-from dinac_cli.console import Console
 from dinac_cli.errors import DinacError
 
 EXIT_INTERRUPTED = 130

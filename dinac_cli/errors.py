@@ -80,3 +80,19 @@ class FormatError(DinacError):
         super().__init__(message)
         self.rejection = rejection
         self.header_name: str | None = None
+
+
+class InputError(DinacError):
+    """An input cannot be read, is far too large, or changed while it was read."""
+
+
+class UnwritableDiskError(OutputError):
+    """No space is left, or the disk is read-only: nothing more of the run can be written."""
+
+
+class CheckpointError(ModelError):
+    """Tensors that do not fit the configuration; `details` lists every one of them."""
+
+    def __init__(self, message: str, details: list[str]) -> None:
+        super().__init__(message)
+        self.details = details

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from dinac_cli.container.encoded import COMPANIONS
-from dinac_cli.container.exchange import list_arrays
-from dinac_cli.container.record import read_record
+from dinac_cli.container.record import list_arrays, read_record
+from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError
-from dinac_cli.files.naming import LATENT_SUFFIX
+from dinac_cli.storage.naming import LATENT_SUFFIX
 
 
 class LatentFolder(Dataset[Any]):

@@ -14,9 +14,9 @@ from typer.main import get_command
 
 import dinac_cli
 from dinac_cli import cli
-from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import PRECISIONS, RecordHeader
 from dinac_cli.container.record import pack_encoded
+from dinac_cli.container.tensors import Encoded
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

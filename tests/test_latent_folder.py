@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from dinac_cli import LatentFolder, read_latents
-from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.record import pack_encoded, pack_record
+from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import DinacError, UsageError
 
 from .container.hand_made import make_header, make_latents

@@ -14,15 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dinac_cli.codec.flight import Array, Download, Pending, Sent, Transfer, UnderWay, settle
 from dinac_cli.codec.memory import free_bytes, measure_token_bytes
-from dinac_cli.codec.pending import Pending, Sent, UnderWay, settle
-from dinac_cli.codec.transfer import Array, Download, Transfer
-from dinac_cli.container.encoded import Encoded
+from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import DeviceError, ImageError
 from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.config import DinacAEInferenceConfig
-from dinac_cli.model.graphs import Compute, GraphCache, record_cuda_graph
+from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+from dinac_cli.models.dinac.fast.graphs import Compute, GraphCache, record_cuda_graph
 
 Latents = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dinac_cli.model.config import DinacAEConfig
+from dinac_cli.models.dinac.config import DinacAEConfig
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = Path("/sys/fs/cgroup")

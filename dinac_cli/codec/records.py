@@ -6,11 +6,11 @@ import functools
 import importlib.metadata
 from dataclasses import dataclass
 
-from dinac_cli.codec.loading import ModelHandle
-from dinac_cli.container.encoded import Encoded
+from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.names import escape_name, escape_text
 from dinac_cli.container.record import pack_encoded
+from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ModelError
 
 

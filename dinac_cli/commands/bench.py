@@ -27,17 +27,16 @@ def bench(
 
     The plain network, the fast one and what they are compared with take turns.
     """
-    from dinac_cli.codec.loading import DeviceChoice
+    from dinac_cli.codec.handle import DeviceChoice
+    from dinac_cli.codec.machine import configure_threads, count_processors
     from dinac_cli.commands.benchmarking import choose_images, choose_model, report_benchmark
-    from dinac_cli.commands.tuning import configure_threads
-    from dinac_cli.commands.values import count_processors
-    from dinac_cli.console import Console
+    from dinac_cli.commands.screen.console import Console
 
     console = Console(quiet=quiet)
     paths = choose_images(images or [])
     resolved = choose_model(model, revision, random_weights, device, console)
     configure_threads()
-    from dinac_cli.benchmark.run import BenchRequest  # brings torch, which now knows its threads
+    from dinac_cli.bench.benchmark import BenchRequest  # brings torch, which now knows its threads
 
     request = BenchRequest(
         resolved,

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinac_cli.commands.inputs import IMAGES
-from dinac_cli.commands.tables import Table, align
-from dinac_cli.console import Console
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.tables import Table, align
 from dinac_cli.errors import UsageError
-from dinac_cli.files.inputs import InputScan
-from dinac_cli.model.registry import AUTO, ResolvedModel, choose_default, resolve_model
+from dinac_cli.models.registry import AUTO, ResolvedModel, choose_default, resolve_model
+from dinac_cli.storage.inputs import InputScan
 
 if TYPE_CHECKING:
-    from dinac_cli.benchmark.commands import CommandFigures, CommandLine
-    from dinac_cli.benchmark.network import Comparison, NetworkFigures
-    from dinac_cli.benchmark.run import Benchmark, BenchRequest
-    from dinac_cli.benchmark.stages import StageFigures
+    from dinac_cli.bench.benchmark import Benchmark, BenchRequest
+    from dinac_cli.bench.network import Comparison, NetworkFigures
+    from dinac_cli.bench.processes import CommandFigures, CommandLine
+    from dinac_cli.bench.stages import StageFigures
 
 EXIT_INACCURATE = 1
 
@@ -54,7 +54,7 @@ def report_benchmark(
     request: BenchRequest, only: str | None, as_json: bool, console: Console
 ) -> int:
     """Measure, and print what comes of it; returns the exit code."""
-    from dinac_cli.benchmark.run import Benchmark
+    from dinac_cli.bench.benchmark import Benchmark
 
     if len(request.file_counts) < 2:
         raise UsageError("--files: name two numbers or more; a line takes two points")
@@ -87,7 +87,7 @@ class _Report:
 
     def add_networks(self) -> None:
         """Time the networks, and what they are compared with; check the error of the fast one."""
-        from dinac_cli.benchmark.network import compare_with
+        from dinac_cli.bench.network import compare_with
 
         figures = self._collect("network", self._benchmark.measure_networks(), "networks")
         self._print_table(tabulate_networks(figures))
@@ -107,7 +107,7 @@ class _Report:
 
     def add_commands(self) -> None:
         """Time whole commands and their stages."""
-        from dinac_cli.benchmark.commands import fit_line
+        from dinac_cli.bench.processes import fit_line
 
         runs = self._collect("commands", self._benchmark.measure_commands(), "commands")
         lines = [fit_line(command, runs) for command in ("encode", "decode")]

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dinac_cli.commands.reporting import Ending, RunProgress, describe_others, format_size
-from dinac_cli.commands.tables import align, list_facts
-from dinac_cli.container.moments import ChannelMoments
-from dinac_cli.pipeline.catalogue import Beside, Catalogue, RecordFacts
-from dinac_cli.results import Tally
+from dinac_cli.commands.run import Ending, RunProgress, describe_others, format_size
+from dinac_cli.commands.screen.tables import align, list_facts
+from dinac_cli.jobs.info import Beside, Catalogue, ChannelMoments, RecordFacts
+from dinac_cli.jobs.results import Tally
 
 _CHANNELS_SHOWN = 5
 

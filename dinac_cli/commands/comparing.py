@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from dinac_cli.commands.inputs import IMAGES
-from dinac_cli.commands.reporting import (
+from dinac_cli.commands.run import (
     EXIT_FAILURES,
     ReportOptions,
     RunProgress,
@@ -14,15 +14,15 @@ from dinac_cli.commands.reporting import (
     open_failures,
     report_problems,
 )
-from dinac_cli.commands.signals import stop_on_signals
-from dinac_cli.console import Console
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.signals import stop_on_signals
 from dinac_cli.errors import OutputError, UsageError
-from dinac_cli.files.atomic import write_atomically
-from dinac_cli.pipeline.job import RunControl
-from dinac_cli.pipeline.measure import MeasureOptions, find_counterpart, refuse_strangers
-from dinac_cli.report.gather import ReportRequest, gather_images, list_originals
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.psnr import MeasureOptions, find_counterpart, refuse_strangers
+from dinac_cli.report.latents import locate_record
 from dinac_cli.report.page import PAGE_START, Page
-from dinac_cli.report.records import locate_record
+from dinac_cli.report.report import ReportRequest, gather_images, list_originals
+from dinac_cli.storage.atomic import write_atomically
 
 IMAGES_IN_A_PAGE = 300
 """More images than these need a folder beside the page, or it would not open at once."""

@@ -1,9 +1,5 @@
-"""`dinac completions`, and the scripts that lie in `completions/`.
+"""`dinac completions`, and the scripts that lie in `completions/`."""
 
-`python -m dinac_cli.commands.completions FOLDER` writes those.
-"""
-
-import sys
 from pathlib import Path
 
 import typer
@@ -51,7 +47,3 @@ def write_scripts(folder: Path) -> None:
     """Write every shell's script into an existing folder."""
     for shell, name in SCRIPTS.items():
         (folder / name).write_text(make_script(shell), encoding="utf-8", newline="\n")
-
-
-if __name__ == "__main__":
-    write_scripts(Path(sys.argv[1]))

@@ -42,29 +42,29 @@ def decode(
 
     a.jpg.dinac becomes OUT/a.jpg.png, a.png.dinac becomes OUT/a.png. Run it again to go on.
     """
-    from dinac_cli.codec.loading import DeviceChoice
-    from dinac_cli.commands.choosing import choose_decoders
+    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.reporting import ReportOptions, end_with
+    from dinac_cli.commands.run import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
+    from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.values import choose_format
-    from dinac_cli.console import Console
-    from dinac_cli.files.naming import name_image
-    from dinac_cli.files.output import Output
     from dinac_cli.images.formats import OUTPUT_SUFFIXES
-    from dinac_cli.model.config import DinacAEInferenceConfig
-    from dinac_cli.pipeline.decode import (
+    from dinac_cli.jobs.decode import (
         DecodeOptions,
         decode_files,
         describe_settings,
         refuse_other_settings,
     )
-    from dinac_cli.pipeline.freshness import is_stamped_image
-    from dinac_cli.pipeline.selection import (
+    from dinac_cli.jobs.freshness import is_stamped_image
+    from dinac_cli.jobs.model_choice import choose_decoders
+    from dinac_cli.jobs.request import (
         choose_output_kind,
         count_inputs,
         require_existing,
     )
+    from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+    from dinac_cli.storage.naming import name_image
+    from dinac_cli.storage.output import Output
 
     console = Console(quiet=quiet, verbose=verbose)
     stdout = open_stdout(out)

@@ -10,7 +10,7 @@ from dinac_cli.commands import options as opt
 def demo(folder: opt.DemoFolder = "dinac-demo") -> None:
     """Make sample images, encode, decode and measure them, showing each command."""
     from dinac_cli.commands.sampling import write_samples
-    from dinac_cli.console import Console
+    from dinac_cli.commands.screen.console import Console
 
     console = Console()
     originals, latents, decoded = (f"{folder}/{name}" for name in ("images", "latents", "decoded"))

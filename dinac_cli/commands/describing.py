@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from dinac_cli.commands.reporting import format_size
-from dinac_cli.commands.tables import fit_table, list_facts
-from dinac_cli.console import Console
+from dinac_cli.commands.run import format_size
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.tables import fit_table, list_facts
 from dinac_cli.errors import ModelError
-from dinac_cli.model.registry import HUB_ALIASES, NANO, ResolvedModel, find_cached, resolve_model
-from dinac_cli.model.summary import ModelSummary, summarise_model
+from dinac_cli.models.registry import HUB_ALIASES, NANO, ResolvedModel, find_cached, resolve_model
+from dinac_cli.models.summary import ModelSummary, summarise_model
 
 _PARTS = {"encoder": "encoder", "decoder": "decoder", "class_head": "class head"}
 

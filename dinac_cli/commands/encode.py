@@ -46,23 +46,23 @@ def encode(
 
     a.jpg becomes OUT/a.jpg.dinac. Run it again to go on: what is done is left alone.
     """
-    from dinac_cli.codec.loading import DeviceChoice
-    from dinac_cli.commands.choosing import choose_encoder, refuse_mixed_latents
+    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
-    from dinac_cli.commands.reporting import ReportOptions, end_with
+    from dinac_cli.commands.run import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
+    from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.values import choose_geometry, parse_color
-    from dinac_cli.console import Console
     from dinac_cli.errors import UsageError
-    from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
-    from dinac_cli.files.output import Output
-    from dinac_cli.pipeline.encode import EncodeOptions, encode_files
-    from dinac_cli.pipeline.freshness import is_latent_file
-    from dinac_cli.pipeline.selection import (
+    from dinac_cli.jobs.encode import EncodeOptions, encode_files
+    from dinac_cli.jobs.freshness import is_latent_file
+    from dinac_cli.jobs.model_choice import choose_encoder, refuse_mixed_latents
+    from dinac_cli.jobs.request import (
         choose_output_kind,
         count_inputs,
         require_existing,
     )
+    from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
+    from dinac_cli.storage.output import Output
 
     console = Console(quiet=quiet, verbose=verbose)
     settings = EncodeOptions(

@@ -29,13 +29,13 @@ def export(
     As float32, with what their records say of them; needs no model.
     """
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.reporting import ReportOptions, end_with
+    from dinac_cli.commands.run import ReportOptions, end_with
     from dinac_cli.commands.running import RunOptions, prepare_out, run_batch
-    from dinac_cli.console import Console
+    from dinac_cli.commands.screen.console import Console
     from dinac_cli.errors import UsageError
-    from dinac_cli.files.output import STDOUT, Output, OutputKind
-    from dinac_cli.pipeline.export import export_files
-    from dinac_cli.pipeline.selection import count_unnamed, refuse_file_name, require_existing
+    from dinac_cli.jobs.export import export_files
+    from dinac_cli.jobs.request import count_unnamed, refuse_file_name, require_existing
+    from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
     if out == STDOUT:
         raise UsageError("OUT is a folder here: name one")

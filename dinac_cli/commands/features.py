@@ -35,20 +35,16 @@ def features(
 
     OUT holds `class_tokens`, F32 [N, D], and their `names`. Needs a model with a class head.
     """
-    from dinac_cli.codec.loading import DeviceChoice
-    from dinac_cli.commands.choosing import choose_class_heads
+    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
     from dinac_cli.commands.predicting import FeatureRequest, end_features, open_feature_file
-    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.run import ReportOptions
     from dinac_cli.commands.running import RunOptions, prepare_out, run_batch
-    from dinac_cli.console import Console
-    from dinac_cli.pipeline.features import (
-        FeatureOptions,
-        FeatureSet,
-        name_features,
-        predict_features,
-    )
-    from dinac_cli.pipeline.selection import count_inputs, count_unnamed, require_existing
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.jobs.feature_set import FeatureSet, name_features
+    from dinac_cli.jobs.features import FeatureOptions, predict_features
+    from dinac_cli.jobs.model_choice import choose_class_heads
+    from dinac_cli.jobs.request import count_inputs, count_unnamed, require_existing
 
     console = Console(quiet=quiet, verbose=verbose)
     request = FeatureRequest.read(latents, out, similar, top, spatial=spatial)

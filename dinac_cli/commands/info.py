@@ -25,11 +25,11 @@ def info(
     """
     from dinac_cli.commands.cataloguing import end_catalogue
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.run import ReportOptions
     from dinac_cli.commands.running import RunOptions, run_batch
-    from dinac_cli.console import Console
-    from dinac_cli.pipeline.catalogue import Catalogue, catalogue_files
-    from dinac_cli.pipeline.selection import count_unnamed, require_existing
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.jobs.info import Catalogue, catalogue_files
+    from dinac_cli.jobs.request import count_unnamed, require_existing
 
     console = Console(quiet=quiet, verbose=verbose)
     inputs = InputOptions(latents, files_from, null, root, limit, shard)

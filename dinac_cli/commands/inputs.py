@@ -6,15 +6,15 @@ import os
 import sys
 from dataclasses import dataclass, replace
 
-from dinac_cli.commands.signals import STDIN_CLOSED
+from dinac_cli.commands.screen.signals import STDIN_CLOSED
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import UsageError
-from dinac_cli.files.inputs import STDIN, FileKind, InputScan, require_inputs
-from dinac_cli.files.naming import LATENT_SUFFIX
-from dinac_cli.files.sharding import parse_shard
 from dinac_cli.images.formats import is_image_name, looks_like_image
-from dinac_cli.pipeline.freshness import is_stamped_image
-from dinac_cli.pipeline.selection import Selection
+from dinac_cli.jobs.freshness import is_stamped_image
+from dinac_cli.jobs.request import Selection
+from dinac_cli.storage.inputs import STDIN, FileKind, InputScan, require_inputs
+from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.parts import parse_shard
 
 IMAGES = FileKind("image", "images", is_image_name, looks_like_image)
 LATENTS = FileKind(

@@ -6,19 +6,19 @@ from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dinac_cli.commands.reporting import (
+from dinac_cli.commands.run import (
     EXIT_FAILURES,
     ReportOptions,
     RunProgress,
     open_failures,
     report_problems,
 )
-from dinac_cli.commands.signals import SignalledStop
-from dinac_cli.commands.tables import list_facts
-from dinac_cli.console import Console, escape_unprintable
-from dinac_cli.metrics import PsnrSummary, psnr_as_json, summarise_psnr
-from dinac_cli.pipeline.stages import StageClock
-from dinac_cli.results import FileResult, Status
+from dinac_cli.commands.screen.console import Console, escape_unprintable
+from dinac_cli.commands.screen.signals import SignalledStop
+from dinac_cli.commands.screen.tables import list_facts
+from dinac_cli.images.metrics import PsnrSummary, psnr_as_json, summarise_psnr
+from dinac_cli.jobs.executor.control import StageClock
+from dinac_cli.jobs.results import FileResult, Status
 
 _TABLE_WIDTH = 80
 STOPPED_MEASURING = "dinac: stopped before the end; these are the figures of what was measured"

@@ -13,7 +13,7 @@ models = typer.Typer(
 def list_models(as_json: opt.ModelsJson = False) -> None:
     """List the models that have a short name, and which of them are here."""
     from dinac_cli.commands.describing import report_models
-    from dinac_cli.console import Console
+    from dinac_cli.commands.screen.console import Console
 
     report_models(as_json, Console())
 
@@ -22,8 +22,8 @@ def list_models(as_json: opt.ModelsJson = False) -> None:
 def pull(model: opt.HubModel, revision: opt.Revision = None) -> None:
     """Fetch a model from the Hub into its cache; run it again to go on where it stopped."""
     from dinac_cli.commands.describing import report_pulled
-    from dinac_cli.console import Console
-    from dinac_cli.model.registry import pull_model
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.models.registry import pull_model
 
     report_pulled(pull_model(model, revision), Console())
 
@@ -34,7 +34,7 @@ def show(
 ) -> None:
     """Describe a model that is here: sizes, identities, precision, licence. Fetches nothing."""
     from dinac_cli.commands.describing import report_model
-    from dinac_cli.console import Console
-    from dinac_cli.model.registry import find_local
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.models.registry import find_local
 
     report_model(find_local(model, revision), as_json, Console())

@@ -42,13 +42,13 @@ def plan(
 
     Bytes are estimated from the records that are done, time by encoding some images to nowhere.
     """
-    from dinac_cli.codec.loading import DeviceChoice
+    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.inputs import InputOptions
     from dinac_cli.commands.planning import PlanOptions, run_plan
     from dinac_cli.commands.running import RunOptions
+    from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.values import choose_geometry, parse_color
-    from dinac_cli.console import Console
-    from dinac_cli.pipeline.encode import EncodeOptions
+    from dinac_cli.jobs.encode import EncodeOptions
 
     settings = EncodeOptions(
         precision,

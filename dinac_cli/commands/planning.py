@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dinac_cli.codec.loading import DeviceChoice
-from dinac_cli.commands.choosing import choose_local_encoder, describe_mixed_latents, open_encoder
+from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
-from dinac_cli.commands.reporting import EXIT_FAILURES, format_duration, format_size
+from dinac_cli.commands.run import EXIT_FAILURES, format_duration, format_size
 from dinac_cli.commands.running import RunOptions, make_control
-from dinac_cli.commands.signals import SignalledStop, stop_on_signals
-from dinac_cli.commands.tables import align
-from dinac_cli.console import Console
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.signals import SignalledStop, stop_on_signals
+from dinac_cli.commands.screen.tables import align
 from dinac_cli.errors import DeviceError, ModelError, UsageError
-from dinac_cli.files.naming import LATENT_SUFFIX, name_latents
-from dinac_cli.files.output import Output
-from dinac_cli.model.registry import choose_default
-from dinac_cli.pipeline.encode import EncodeOptions
-from dinac_cli.pipeline.freshness import is_latent_file
-from dinac_cli.pipeline.plan import WORK, Fate, Plan, PlannedFile, plan_files
-from dinac_cli.pipeline.selection import choose_output_kind, count_inputs, require_existing
-from dinac_cli.pipeline.trial import TrialSample, run_trial
+from dinac_cli.jobs.encode import EncodeOptions
+from dinac_cli.jobs.freshness import is_latent_file
+from dinac_cli.jobs.model_choice import choose_local_encoder, describe_mixed_latents, open_encoder
+from dinac_cli.jobs.plan import WORK, Fate, Plan, PlannedFile, plan_files
+from dinac_cli.jobs.request import choose_output_kind, count_inputs, require_existing
+from dinac_cli.jobs.trial import TrialSample, run_trial
+from dinac_cli.models.registry import choose_default
+from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
+from dinac_cli.storage.output import Output
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dinac_cli.commands.reporting import Ending, RunProgress, describe_others, format_size
-from dinac_cli.commands.tables import align
+from dinac_cli.commands.run import Ending, RunProgress, describe_others, format_size
+from dinac_cli.commands.screen.tables import align
 from dinac_cli.errors import OutputError, UsageError
-from dinac_cli.files.output import Output, OutputKind
-from dinac_cli.pipeline.feature_file import FEATURES_SUFFIX, is_feature_file
-from dinac_cli.pipeline.features import FeatureSet, rank_similar
-from dinac_cli.results import Tally
+from dinac_cli.jobs.feature_set import FEATURES_SUFFIX, FeatureSet, is_feature_file, rank_similar
+from dinac_cli.jobs.results import Tally
+from dinac_cli.storage.output import Output, OutputKind
 
 TOP = 10
 

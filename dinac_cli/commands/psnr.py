@@ -24,14 +24,15 @@ def psnr(
 
     Pairs are found by name: A/a.jpg goes with B/a.jpg or B/a.jpg.png.
     """
+    from dinac_cli.codec.machine import count_processors
     from dinac_cli.commands.inputs import IMAGES
     from dinac_cli.commands.measuring import MeasureReport
-    from dinac_cli.commands.reporting import ReportOptions
-    from dinac_cli.commands.signals import stop_on_signals
-    from dinac_cli.commands.values import choose_geometry, count_processors, parse_color
-    from dinac_cli.console import Console
-    from dinac_cli.pipeline.job import RunControl
-    from dinac_cli.pipeline.measure import MeasureOptions, count_pairs, measure_pairs
+    from dinac_cli.commands.run import ReportOptions
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.commands.screen.signals import stop_on_signals
+    from dinac_cli.commands.values import choose_geometry, parse_color
+    from dinac_cli.jobs.executor.control import RunControl
+    from dinac_cli.jobs.psnr import MeasureOptions, count_pairs, measure_pairs
 
     console = Console(quiet=quiet, verbose=verbose)
     geometry = choose_geometry(resize, max_side, crop)

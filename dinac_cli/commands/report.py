@@ -28,11 +28,12 @@ def report(
 
     It opens from disk, in any browser, and shows at one look where a model fails.
     """
+    from dinac_cli.codec.machine import count_processors
     from dinac_cli.commands.comparing import make_report
-    from dinac_cli.commands.reporting import ReportOptions
-    from dinac_cli.commands.values import choose_geometry, count_processors, parse_color
-    from dinac_cli.console import Console
-    from dinac_cli.pipeline.measure import MeasureOptions
+    from dinac_cli.commands.run import ReportOptions
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.commands.values import choose_geometry, parse_color
+    from dinac_cli.jobs.psnr import MeasureOptions
 
     geometry = choose_geometry(resize, max_side, crop)
     code = make_report(

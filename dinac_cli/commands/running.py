@@ -7,18 +7,17 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dinac_cli.commands.reporting import Ending, ReportOptions, RunProgress, report_run
-from dinac_cli.commands.signals import open_stdin, stop_on_signals
-from dinac_cli.commands.tuning import bound_memory, configure_threads
-from dinac_cli.commands.values import count_processors, parse_batch_size
-from dinac_cli.console import Console
+from dinac_cli.codec.machine import bound_memory, configure_threads, count_processors
+from dinac_cli.commands.run import Ending, ReportOptions, RunProgress, report_run
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.signals import open_stdin, stop_on_signals
+from dinac_cli.commands.values import parse_batch_size
 from dinac_cli.errors import UsageError
-from dinac_cli.files.inputs import InputScan
-from dinac_cli.files.output import STDOUT, Output, OutputKind
-from dinac_cli.pipeline.job import RunControl
-from dinac_cli.pipeline.selection import reads_stdin
-from dinac_cli.pipeline.stages import StopRequest
-from dinac_cli.results import FileResult
+from dinac_cli.jobs.executor.control import RunControl, StopRequest
+from dinac_cli.jobs.request import reads_stdin
+from dinac_cli.jobs.results import FileResult
+from dinac_cli.storage.inputs import InputScan
+from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
 Start = Callable[[RunControl, BinaryIO | None], Generator[FileResult, None, None]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from dinac_cli.files.output import Output, OutputKind
 from dinac_cli.images.formats import format_of_suffix
 from dinac_cli.images.samples import draw_samples
 from dinac_cli.images.writing import write_image
+from dinac_cli.storage.output import Output, OutputKind
 
 
 def write_samples(folder: str) -> int:

@@ -30,10 +30,10 @@ def train(
     """
     from pathlib import Path
 
+    from dinac_cli.codec.machine import configure_threads
     from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
+    from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.training import choose_length, list_paths, report_training
-    from dinac_cli.commands.tuning import configure_threads
-    from dinac_cli.console import Console
     from dinac_cli.training.recipe import TrainRecipe
 
     console = Console(quiet=quiet, verbose=verbose)
@@ -41,7 +41,7 @@ def train(
     paths = list_paths(selection)
     length = choose_length(steps, minutes)
     configure_threads()
-    from dinac_cli.training.run import TrainRequest  # brings torch, which now knows its threads
+    from dinac_cli.training.session import TrainRequest  # brings torch, which now knows its threads
 
     recipe = TrainRecipe(steps=length, batch_size=batch_size, crop=crop, seed=seed)
     request = TrainRequest(

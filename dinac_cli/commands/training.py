@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dinac_cli.commands.reporting import format_duration
-from dinac_cli.commands.signals import STOPPING, SignalledStop, stop_on_signals
-from dinac_cli.console import Console
+from dinac_cli.commands.run import format_duration
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
 from dinac_cli.errors import UsageError
-from dinac_cli.files.holding import hold_folder
-from dinac_cli.pipeline.selection import Selection
-from dinac_cli.pipeline.stages import StopRequest
+from dinac_cli.jobs.executor.control import StopRequest
+from dinac_cli.jobs.request import Selection
+from dinac_cli.storage.lock import hold_folder
 from dinac_cli.training.recipe import UNPACED_STEPS
 
 if TYPE_CHECKING:
-    from dinac_cli.training.run import Progress, TrainRequest
+    from dinac_cli.training.session import Progress, TrainRequest
 
 _SMOOTHING = 0.98
 
@@ -87,7 +87,7 @@ def report_training(request: TrainRequest, console: Console) -> int:
 
     Two trainings would mix their files, so the second one into an OUT is refused before any work.
     """
-    from dinac_cli.training.run import check_out
+    from dinac_cli.training.session import check_out
 
     check_out(request.out)
     refusal = f"{request.out}: another training writes there: let it end, or choose another OUT"
@@ -96,7 +96,7 @@ def report_training(request: TrainRequest, console: Console) -> int:
 
 
 def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
-    from dinac_cli.training.run import TrainingRun
+    from dinac_cli.training.session import TrainingRun
 
     progress = TrainProgress(request.recipe.batch_size, stop)
     run = TrainingRun(request)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Callable
 
 from dinac_cli.errors import UsageError
-from dinac_cli.files.output import OutputKind
 from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat, format_of_suffix
 from dinac_cli.images.geometry import MAX_SIDE, Geometry, parse_size
+from dinac_cli.storage.output import OutputKind
 
 
 def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -128,19 +126,3 @@ def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
     if by_suffix not in (None, chosen):
         raise UsageError(f"--format {name} contradicts the suffix of {out}: leave one of them out")
     return chosen
-
-
-def count_processors() -> int:
-    """Processors this process may use: affinity and, on Linux, the control group's quota."""
-    if sys.platform == "linux":
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            count = min(count, round(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass
-    return max(1, count)

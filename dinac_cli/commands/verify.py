@@ -31,15 +31,15 @@ def verify(
 
     Structure, checksum and values always, the rest where an option asks for it.
     """
-    from dinac_cli.codec.loading import DeviceChoice, ModelHandle
-    from dinac_cli.commands.choosing import choose_encoders, resolve_named
+    from dinac_cli.codec.handle import DeviceChoice, ModelHandle
     from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.reporting import ReportOptions
+    from dinac_cli.commands.run import ReportOptions
     from dinac_cli.commands.running import RunOptions, run_batch
+    from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.verifying import choose_reencoding, end_verifying, require_folder
-    from dinac_cli.console import Console
-    from dinac_cli.pipeline.selection import count_unnamed, require_existing
-    from dinac_cli.pipeline.verify import VerifyOptions, verify_files
+    from dinac_cli.jobs.model_choice import choose_encoders, resolve_named
+    from dinac_cli.jobs.request import count_unnamed, require_existing
+    from dinac_cli.jobs.verify import VerifyOptions, verify_files
 
     console = Console(quiet=quiet, verbose=verbose)
     require_folder(source)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from dinac_cli.codec.loading import ModelHandle
-from dinac_cli.commands.reporting import Ending, RunProgress, describe_others, format_duration
+from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.commands.run import Ending, RunProgress, describe_others, format_duration
 from dinac_cli.commands.values import parse_percent
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import UsageError
-from dinac_cli.pipeline.reencode import Reencoding
-from dinac_cli.results import Status, Tally
+from dinac_cli.jobs.reencode import Reencoding
+from dinac_cli.jobs.results import Status, Tally
 
 
 def require_folder(source: str | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy.typing as npt
 
-from dinac_cli.container.content import MAX_HEADER_BYTES
+from dinac_cli.container.zstd import MAX_HEADER_BYTES
 from dinac_cli.errors import FormatError, Rejection
 
 _DTYPE_BYTES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -13,15 +13,6 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.container.content import compress_content, decompress_content, take_head
-from dinac_cli.container.encoded import (
-    CLASS_TOKEN,
-    LOGSNR,
-    Encoded,
-    find_companions,
-    read_companion,
-    split_encoded,
-)
 from dinac_cli.container.frame import (
     PREAMBLE,
     BytesSource,
@@ -33,14 +24,21 @@ from dinac_cli.container.frame import (
 )
 from dinac_cli.container.header import RecordHeader, header_from_metadata, header_to_metadata
 from dinac_cli.container.layout import TensorEntry, read_layout, write_layout
-from dinac_cli.container.planes import (
+from dinac_cli.container.tensors import (
+    CLASS_TOKEN,
     FLIPPED,
+    LOGSNR,
+    Encoded,
     Latents,
     Planes,
+    find_companions,
     find_planes,
     find_twin,
     join_planes,
+    read_companion,
+    split_encoded,
 )
+from dinac_cli.container.zstd import compress_content, decompress_content, take_head
 from dinac_cli.errors import FormatError, Rejection
 
 _DTYPES: dict[str, npt.DTypeLike] = {"U8": "u1", "I8": "i1", "F32": "<f4"}
@@ -320,3 +318,28 @@ def _view_tensor(content: bytes, head: _Head, entry: TensorEntry) -> npt.NDArray
     dtype = np.dtype(_DTYPES[entry.dtype])
     count = (entry.end - entry.begin) // dtype.itemsize
     return np.frombuffer(content, dtype, count, head.start + entry.begin).reshape(entry.shape)
+
+
+def describe_latents(header: RecordHeader) -> Mapping[str, str]:
+    """What goes along with exported latents: the record's header, without what coded it."""
+    metadata = header_to_metadata(header)
+    coding = ("dinac", "precision", "predictor", "step")
+    return {key: value for key, value in metadata.items() if value and key not in coding}
+
+
+def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
+    """What is exported of a record: `latents` [C, h, w] and, where it was read with the record,
+    `logsnr` [C, h, w] of the posterior, `class_token` [D], and all of these of the mirrored image:
+    `flipped`, `flipped_logsnr`, `flipped_class_token`."""
+    arrays = {
+        "latents": record.latents,
+        "logsnr": record.logsnr,
+        "class_token": record.class_token,
+    }
+    if record.flipped is not None:
+        arrays |= {
+            "flipped": record.flipped.latents,
+            "flipped_logsnr": record.flipped.logsnr,
+            "flipped_class_token": record.flipped.class_token,
+        }
+    return {name: array for name, array in arrays.items() if array is not None}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dinac_cli.container.content import decompress_content
 from dinac_cli.container.frame import PREAMBLE, RECORD_START, walk_frame, walk_record
+from dinac_cli.container.zstd import decompress_content
 from dinac_cli.errors import FormatError, Rejection
 
 _READ_BYTES = 1 << 16

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from dinac_cli.errors import ImageError
 from dinac_cli.images import color
 from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.opening import (
     check_size,
     identify_image,
@@ -195,3 +197,34 @@ def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str
         yield f"first of {frames} frames"
     if colors == color.ASSUMED_SRGB:
         yield "unusable ICC profile ignored: colours taken as sRGB"
+
+
+def read_shaped(
+    data: bytes,
+    hold: Callable[[int], None],
+    *,
+    background: tuple[int, int, int],
+    max_pixels: int,
+    geometry: Geometry = NO_GEOMETRY,
+) -> SourceImage:
+    """`read_image` and `geometry` after it; of a larger image no more is held once it is scaled.
+
+    `hold(size_bytes)` waits until that much may be in memory, `data` counted with it. Raises
+    ImageError.
+    """
+    width, height = measure_image(data)
+    scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
+    hold(len(data) + 3 * (width * height + scaled))
+    image = read_image(data, background=background, max_pixels=max_pixels)
+    image = replace(
+        image,
+        pixels=geometry.apply(image.pixels),
+        description=geometry.describe(image.description),
+    )
+    hold(len(data) + image.pixels.nbytes)
+    return image
+
+
+def hold_beside(hold: Callable[[int], None], kept_bytes: int) -> Callable[[int], None]:
+    """`hold` for one more image beside what is kept already."""
+    return lambda size: hold(kept_bytes + size)

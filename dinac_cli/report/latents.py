@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from dinac_cli.container.record import declared_bytes, read_latents, unpack_record
+from dinac_cli.errors import DinacError
+from dinac_cli.images.writing import write_image
+from dinac_cli.report.page import make_data_url
+from dinac_cli.storage.content import read_content
+from dinac_cli.storage.naming import name_latents
 
 _DEVIATIONS_SHOWN = 2.5  # a component reaches black and white so far from its mean
 
@@ -61,3 +70,47 @@ def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | No
     scale = np.ones(3)
     scale[:kept] = np.sqrt(np.maximum(variances[::-1][:kept], 1e-12))
     return LatentColors(mean, chosen, scale)
+
+
+def locate_record(folder: str, name: str) -> str:
+    """Where below `folder` the record of the image called `name` is, if it is there."""
+    return os.path.join(folder, *name_latents(name).split("/"))
+
+
+@dataclass(frozen=True)
+class ShownRecord:
+    """What a page shows of a record: its size, and its latents as the URL of a picture."""
+
+    size_bytes: int
+    picture: str | None
+
+
+def choose_colors(paths: Iterable[str]) -> LatentColors | None:
+    """The colours of all these records; what is not there or damaged is passed over."""
+    return find_colors(_read_all(paths))
+
+
+def show_record(
+    path: str, colors: LatentColors | None, hold: Callable[[int], None]
+) -> ShownRecord | None:
+    """Read a whole record and, where there are colours, paint it; None where it is not there.
+
+    `hold(size_bytes)` waits until that much may be in memory. Raises DinacError.
+    """
+    if not os.path.lexists(path):
+        return None
+    data = read_content(path).data
+    hold(len(data) + 3 * declared_bytes(data))  # colours are found in float64
+    latents = unpack_record(data).latents
+    picture = None
+    if colors is not None:
+        picture = make_data_url(write_image(colors.paint(latents), "png"), "png")
+    return ShownRecord(len(data), picture)
+
+
+def _read_all(paths: Iterable[str]) -> Iterator[npt.NDArray[np.float32]]:
+    for path in paths:
+        try:
+            yield read_latents(path)[0]
+        except (DinacError, OSError):  # what is damaged is named where it is shown
+            continue

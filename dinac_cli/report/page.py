@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from dinac_cli.metrics import psnr_as_json, summarise_psnr
+from dinac_cli.images.metrics import psnr_as_json, summarise_psnr
 from dinac_cli.report.charts import draw_histogram, draw_scatter
 
 PAGE_START = (

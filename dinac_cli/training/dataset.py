@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from dinac_cli.errors import DinacError, UsageError
-from dinac_cli.files.content import read_content
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.reading import read_image
+from dinac_cli.storage.content import read_content
 from dinac_cli.training.split import choose_representatives, measure_features
 
 CACHE_BYTES = 2 * 2**30

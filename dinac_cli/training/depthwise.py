@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinac_cli.model.decoder import FCDMBlock
+from dinac_cli.models.dinac.decoder import FCDMBlock
 
 MAX_POSITIONS = 256
 """Above this many positions of a grid the matrices, which grow as its square, cost more."""

@@ -26,9 +26,9 @@ from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.images.reading import read_image
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.checkpoint import save_checkpoint
-from dinac_cli.model.config import DinacAEConfig
+from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.checkpoint import save_checkpoint
+from dinac_cli.models.dinac.config import DinacAEConfig
 
 NANO_CONFIG = DinacAEConfig(
     model_dim=256,

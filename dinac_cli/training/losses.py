@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dinac_cli.model.posterior import Posterior
+from dinac_cli.models.dinac.posterior import Posterior
 
 # Below this a crop counts as perfect: a hundredth of an 8-bit level, squared, in [-1, 1].
 _MSE_FLOOR = (0.01 / 127.5) ** 2 * 1e2

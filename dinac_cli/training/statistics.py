@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dinac_cli.codec.engine import Engine
+from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
-from dinac_cli.metrics import measure_psnr
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.config import DinacAEInferenceConfig
+from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.config import DinacAEInferenceConfig
 
 _LEVELS_PER_UNIT = 127.5
 _PROBE = 0.25  # standard deviations that a latent is moved by to see what it does

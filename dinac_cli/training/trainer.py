@@ -17,13 +17,13 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dinac_cli.errors import ModelError
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.posterior import Posterior
-from dinac_cli.model.schedule import CosineSchedule, noise_scale
-from dinac_cli.model.tensor_file import keeps_float32
+from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.posterior import Posterior
+from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale
+from dinac_cli.models.dinac.tensor_file import keeps_float32
+from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.training.dataset import CropSource
 from dinac_cli.training.depthwise import use_matrices
-from dinac_cli.training.folder import write_file
 from dinac_cli.training.losses import (
     alignment_loss,
     expansion_loss,
@@ -231,3 +231,16 @@ def read_state_metadata(path: Path) -> dict[str, str]:
     if not {"step", "recipe", "curve"} <= metadata.keys():
         raise ModelError(f"{path} is no training state: choose another OUT")
     return dict(metadata)
+
+
+def write_file(folder: Path, name: str, data: bytes) -> None:
+    """Write one file of a training, made if need be: there and whole, or as before.
+
+    Raises OutputError; UnwritableDiskError where no more fits.
+    """
+    output = Output(str(folder), OutputKind.FOLDER, is_ours=_is_any, overwrite=True)
+    output.write(output.locate(name), data)
+
+
+def _is_any(path: str) -> bool:
+    return True  # a folder that holds anything else is refused before

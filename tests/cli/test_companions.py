@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from dinac_cli import LatentFolder
-from dinac_cli.container import encoded
-from dinac_cli.container.encoded import COMPANIONS, Encoded
 from dinac_cli.container.record import Record, pack_encoded, read_record, unpack_record
 from dinac_cli.container.stream import read_records
+from dinac_cli.container import tensors
+from dinac_cli.container.tensors import COMPANIONS, Encoded
 
 from .conftest import save
 from .processes import DINAC, Finished, make_environment, run, run_noting_imports, run_together
@@ -155,7 +155,7 @@ def test_verify_reads_them_and_encodes_anew_beside_them(folder: Path, tmp_path: 
     (tmp_path / "wide.dinac").write_bytes(record)
     assert run("verify", tmp_path).code == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoded, "_check_finite", lambda *values: None)
+        patch.setattr(tensors, "_check_finite", lambda *values: None)
         infinite = spoilt._replace(logsnr=np.full(full.latents.shape, np.inf, np.float32))
         (tmp_path / "infinite.dinac").write_bytes(pack_encoded(full.header, infinite))
     done = run("verify", tmp_path)

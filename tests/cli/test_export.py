@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from dinac_cli import read_latents
 from dinac_cli.commands.options import EXPORT_FORMATS
-from dinac_cli.pipeline.export import FORMATS
+from dinac_cli.jobs.export import FORMATS
 
 from .conftest import SIZES, list_files, read_files
 from .processes import run, run_noting_imports

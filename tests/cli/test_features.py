@@ -11,12 +11,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
-from dinac_cli.container.encoded import Encoded
-from dinac_cli.model.registry import ResolvedModel
-from dinac_cli.pipeline import feature_file
-from dinac_cli.pipeline.feature_file import ImageFeatures, is_feature_file, pack_features
+from dinac_cli.container.tensors import Encoded
+from dinac_cli.jobs import feature_set
+from dinac_cli.jobs.feature_set import ImageFeatures, is_feature_file, pack_features
+from dinac_cli.models.registry import ResolvedModel
 
 from .processes import Finished, run, run_together
 
@@ -190,7 +190,7 @@ def test_only_own_files_are_replaced_unasked(latents: Path, tmp_path: Path) -> N
 
 
 def test_many_names_are_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_file, "NAMES_AT_MOST", 10)
+    monkeypatch.setattr(feature_set, "NAMES_AT_MOST", 10)
     path = tmp_path / "many.safetensors"
     rows = [ImageFeatures(name, None, (1, 1), np.ones(4, np.float32)) for name in ("a/ä", "b c")]
     path.write_bytes(pack_features(rows, {"model": "some"}))

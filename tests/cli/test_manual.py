@@ -13,7 +13,7 @@ from typer.main import get_command
 from dinac_cli import __version__
 from dinac_cli.cli import app
 from dinac_cli.commands.completions import SCRIPTS
-from dinac_cli.commands.manual import MANUAL, make_manual
+from dinac_cli.commands.man import MANUAL, make_manual
 
 from .processes import run, run_on_terminal, strip_escapes
 
@@ -21,7 +21,7 @@ COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
 
 
 def test_the_manual_is_that_of_the_command_tree() -> None:
-    """If not: `python -m dinac_cli.commands.manual`."""
+    """If not: `python -m dinac_cli.artifacts man`."""
     assert MANUAL.read_text(encoding="utf-8") == make_manual(get_command(app), __version__)
 
 

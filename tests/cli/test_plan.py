@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from dinac_cli.pipeline.plan import TYPICAL_BITS_PER_PIXEL
+from dinac_cli.jobs.plan import TYPICAL_BITS_PER_PIXEL
 
 from .conftest import save
 from .processes import Finished, run, run_noting_imports

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-te
 EAGER = (
     sys.executable,
     "-c",
-    "import dinac_cli.console as c; c.PLAIN_INTERVAL_SECONDS = 0.0; "
+    "import dinac_cli.commands.screen.console as c; c.PLAIN_INTERVAL_SECONDS = 0.0; "
     "from dinac_cli.cli import main; main()",
 )
 SUMMARY = r"4 encoded with nano, 1 other file passed over; .+ in .+ s\r\n"

@@ -141,7 +141,7 @@ def test_completion_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_the_scripts_in_completions_are_those_that_would_be_written(tmp_path: Path) -> None:
-    """If not: `python -m dinac_cli.commands.completions completions`."""
+    """If not: `python -m dinac_cli.artifacts completions completions`."""
     write_scripts(tmp_path)
     assert sorted(path.name for path in COMPLETIONS.iterdir()) == sorted(SCRIPTS.values())
     for name in SCRIPTS.values():

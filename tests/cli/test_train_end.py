@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dinac_cli.cli import run as run_here
-from dinac_cli.training import run as training
+from dinac_cli.training import session as training
 from dinac_cli.training.trainer import Trainer
 
 from .conftest import list_files, read_files, save
@@ -31,7 +31,7 @@ _TWO_SIGNALS = """
 import os, signal, sys
 name = sys.argv.pop(1)
 from dinac_cli.cli import main
-from dinac_cli.files import atomic
+from dinac_cli.storage import atomic
 publish = atomic._publish
 def interrupt(temporary, target, **options):
     if target.endswith(name):

@@ -12,9 +12,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from dinac_cli import LatentFolder
-from dinac_cli.container.encoded import COMPANIONS, Encoded
-from dinac_cli.container.exchange import list_arrays
-from dinac_cli.container.record import Record, pack_encoded, read_record
+from dinac_cli.container.record import Record, list_arrays, pack_encoded, read_record
+from dinac_cli.container.tensors import COMPANIONS, Encoded
 
 from .conftest import read_files, save
 from .processes import Finished, run, run_together
@@ -135,7 +134,7 @@ def test_verify_reads_and_compares_both(folder: Path, tmp_path: Path) -> None:
     good = pack_encoded(record.header, get_upright(record), None, record.flipped)
     stored = record.flipped.class_token.tobytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dinac_cli.container.encoded._check_finite", lambda *values: None)
+        patch.setattr("dinac_cli.container.tensors._check_finite", lambda *values: None)
         spoilt = np.frombuffer(stored, np.float32).copy()
         spoilt[3] = np.nan
         twin = record.flipped._replace(class_token=spoilt)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dinac_cli.codec.loading import DeviceChoice, ModelHandle
-from dinac_cli.model.registry import ResolvedModel
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.models.registry import ResolvedModel
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -9,10 +9,10 @@ import torch
 
 from dinac_cli.codec import engine as engine_module
 from dinac_cli.codec.engine import Engine
-from dinac_cli.codec.loading import DeviceChoice, ModelHandle
-from dinac_cli.container.encoded import Encoded
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.graphs import Compute, GraphCache
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.container.tensors import Encoded
+from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.fast.graphs import Compute, GraphCache
 
 from .conftest import make_handle
 

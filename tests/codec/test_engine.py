@@ -16,12 +16,12 @@ from torch import Tensor
 
 from dinac_cli.codec import engine as engine_module
 from dinac_cli.codec.engine import Engine
-from dinac_cli.codec.loading import ModelHandle
+from dinac_cli.codec.flight import Array, Download, Transfer
+from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.memory import measure_token_bytes
-from dinac_cli.codec.transfer import Array, Download, Transfer
 from dinac_cli.errors import DeviceError, ImageError
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.config import DinacAEConfig, DinacAEInferenceConfig
+from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.config import DinacAEConfig, DinacAEInferenceConfig
 
 SETTINGS = DinacAEInferenceConfig(seed=0)
 

@@ -9,7 +9,7 @@ import torch
 
 from dinac_cli.codec import memory
 from dinac_cli.codec.memory import free_bytes, measure_token_bytes
-from dinac_cli.model.config import DinacAEConfig
+from dinac_cli.models.dinac.config import DinacAEConfig
 
 CPU = torch.device("cpu")
 

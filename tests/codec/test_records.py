@@ -9,13 +9,13 @@ import os
 import numpy as np
 import pytest
 
-from dinac_cli.codec.loading import DeviceChoice, ModelHandle
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record, check_model, name_model
-from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.header import PRECISIONS, RecordHeader
 from dinac_cli.container.record import unpack_record
+from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ModelError
-from dinac_cli.model.registry import ResolvedModel, resolve_model
+from dinac_cli.models.registry import ResolvedModel, resolve_model
 
 from .conftest import GOLDEN, make_handle
 

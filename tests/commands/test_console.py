@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from dinac_cli import console as console_module
-from dinac_cli.console import Console, escape_unprintable
+from dinac_cli.commands.screen import console as console_module
+from dinac_cli.commands.screen.console import Console, escape_unprintable
 
 
 class Terminal(io.StringIO):
@@ -94,7 +94,7 @@ class TestStreams:
     def test_a_value_goes_on_indented(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dinac_cli.console._measure_width", lambda stream: 20)
+        monkeypatch.setattr("dinac_cli.commands.screen.console._measure_width", lambda stream: 20)
         Console().print_result("latents  128 channels, 20x20 positions\na remark that is too long")
         assert capsys.readouterr().out.splitlines() == [
             "latents  128",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dinac_cli.commands.tables import Table, fit_table
+from dinac_cli.commands.screen.tables import Table, fit_table
 
 ROWS: Table = [["name", "size"], ["nano", "10.4 MB"], ["d2", "-"]]
 TABLE = ["name    size", "nano 10.4 MB", "d2         -"]

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dinac_cli.codec.machine import count_processors
 from dinac_cli.commands.values import (
     check_percent,
     choose_format,
     complete,
-    count_processors,
     one_of,
     parse_batch_size,
     parse_color,
     parse_percent,
 )
 from dinac_cli.errors import UsageError
-from dinac_cli.files.output import OutputKind
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_FORMATS
+from dinac_cli.storage.output import OutputKind
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,6 @@ import pytest
 import safetensors.numpy
 import zstandard
 
-from dinac_cli.container.encoded import (
-    CLASS_TOKEN,
-    COMPANIONS,
-    LOGSNR,
-    MAX_TOKEN_WIDTH,
-    Encoded,
-    split_encoded,
-)
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.record import (
     declared_bytes,
@@ -26,6 +18,14 @@ from dinac_cli.container.record import (
     pack_record,
     read_outline,
     unpack_record,
+)
+from dinac_cli.container.tensors import (
+    CLASS_TOKEN,
+    COMPANIONS,
+    LOGSNR,
+    MAX_TOKEN_WIDTH,
+    Encoded,
+    split_encoded,
 )
 from dinac_cli.errors import FormatError, Rejection
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dinac_cli.container.moments import measure_moments
+from dinac_cli.jobs.info import measure_moments
 
 
 def test_moments_over_images_of_several_sizes() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from dinac_cli.container.header import PRECISIONS, RecordHeader
 from dinac_cli.container.names import escape_name, escape_text
-from dinac_cli.container.planes import MAX_SYMBOL
 from dinac_cli.container.record import measure_record, pack_record, read_latents, unpack_record
 from dinac_cli.container.stream import read_records
+from dinac_cli.container.tensors import MAX_SYMBOL
 from dinac_cli.errors import FormatError
 
 from .hand_made import make_header

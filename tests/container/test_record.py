@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.header import PRECISIONS
-from dinac_cli.container.planes import join_planes, split_planes
 from dinac_cli.container.record import (
     hash_record,
     is_whole,
@@ -31,6 +30,7 @@ from dinac_cli.container.record import (
     read_latents,
     unpack_record,
 )
+from dinac_cli.container.tensors import join_planes, split_planes
 from dinac_cli.errors import FormatError, Rejection
 
 from .hand_made import (

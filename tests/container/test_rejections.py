@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import zstandard
 
-from dinac_cli.container.content import MAX_HEADER_BYTES
 from dinac_cli.container.frame import MAX_CONTENT_BYTES, PREAMBLE
 from dinac_cli.container.record import is_whole, pack_record, read_header, unpack_record
+from dinac_cli.container.zstd import MAX_HEADER_BYTES
 from dinac_cli.errors import FormatError, Rejection
 
 from .hand_made import (

@@ -7,11 +7,17 @@ import io
 import numpy as np
 import pytest
 
-from dinac_cli.container.encoded import CLASS_TOKEN, COMPANIONS, LOGSNR, MAX_TOKEN_WIDTH, Encoded
+from dinac_cli.bench.rate import measure_rates
 from dinac_cli.container.header import PRECISIONS
-from dinac_cli.container.planes import FLIPPED
-from dinac_cli.container.rate import measure_rates
 from dinac_cli.container.record import declared_bytes, pack_encoded, read_outline, unpack_record
+from dinac_cli.container.tensors import (
+    CLASS_TOKEN,
+    COMPANIONS,
+    FLIPPED,
+    LOGSNR,
+    MAX_TOKEN_WIDTH,
+    Encoded,
+)
 from dinac_cli.errors import FormatError, Rejection
 
 from .golden_records import FOLDER

@@ -13,10 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
-from dinac_cli.container.encoded import Encoded
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.header import PRECISIONS
-from dinac_cli.container.planes import join_planes, split_planes
 from dinac_cli.container.record import (
     declared_bytes,
     pack_encoded,
@@ -24,6 +22,7 @@ from dinac_cli.container.record import (
     read_record,
     unpack_record,
 )
+from dinac_cli.container.tensors import Encoded, join_planes, split_planes
 from dinac_cli.errors import FormatError, Rejection
 
 from .golden_records import FOLDER, content_of

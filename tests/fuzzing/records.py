@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from dinac_cli.container.encoded import COMPANIONS, Encoded
 from dinac_cli.container.frame import PREAMBLE
-from dinac_cli.container.planes import FLIPPED
 from dinac_cli.container.record import (
     Record,
     pack_encoded,
@@ -25,6 +23,7 @@ from dinac_cli.container.record import (
     unpack_record,
 )
 from dinac_cli.container.stream import read_records
+from dinac_cli.container.tensors import COMPANIONS, FLIPPED, Encoded
 from dinac_cli.errors import FormatError
 from tests.container.hand_made import make_header, make_latents, make_record, steps_for
 from tests.fuzzing.mutation import mutate_bytes

@@ -99,7 +99,7 @@ def test_imports_nothing_heavy() -> None:
 
 def test_reading_does_not_import_torch() -> None:
     code = (
-        "import sys, dinac_cli.images.reading, dinac_cli.images.writing, dinac_cli.metrics;"
+        "import sys, dinac_cli.images.reading, dinac_cli.images.writing, dinac_cli.images.metrics;"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

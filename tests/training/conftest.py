@@ -9,7 +9,7 @@ import torch
 
 from dinac_cli.images.samples import draw_clouds, draw_leaves, draw_rings
 from dinac_cli.images.writing import write_image
-from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.models.dinac.autoencoder import DinacAE
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
 

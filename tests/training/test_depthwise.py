@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.decoder import FCDMBlock
+from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.decoder import FCDMBlock
 from dinac_cli.training.depthwise import MatrixDepthwise, use_matrices
 
 from .conftest import TINY

@@ -17,9 +17,9 @@ from torch import Tensor
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.errors import UsageError
 from dinac_cli.images.samples import draw_clouds, draw_leaves, draw_page
-from dinac_cli.model.autoencoder import DinacAE
-from dinac_cli.model.config import DinacAEConfig, DinacAEInferenceConfig
-from dinac_cli.model.registry import resolve_model
+from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.config import DinacAEConfig, DinacAEInferenceConfig
+from dinac_cli.models.registry import resolve_model
 from dinac_cli.training import klt
 from dinac_cli.training.klt import (
     NANO_CONFIG,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dinac_cli.model.posterior import Posterior
+from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.training.losses import expansion_loss, measure_mse, reconstruction_loss
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dinac_cli.training.pace import Pace
+from dinac_cli.training.session import Pace
 
 
 def test_steps_fill_the_time_that_is_left() -> None:

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from dinac_cli.errors import ModelError, UsageError
-from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.training.dataset import CropSource, survey_images
 from dinac_cli.training.losses import alignment_loss
 from dinac_cli.training.recipe import TrainRecipe
-from dinac_cli.training.run import TrainingRun, TrainRequest
+from dinac_cli.training.session import TrainingRun, TrainRequest
 from dinac_cli.training.teacher import Teacher
 from dinac_cli.training.trainer import Trainer
 

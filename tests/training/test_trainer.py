@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dinac_cli.errors import ModelError, UsageError
-from dinac_cli.model.autoencoder import DinacAE
+from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.training.dataset import CropSource, survey_images
 from dinac_cli.training.optimizer import Optimizer, orthogonalize, split_wide
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe

@@ -8,7 +8,7 @@ import typer
 
 from dinac_cli.commands.options.panels import MODEL
 from dinac_cli.commands.values import complete, one_of
-from dinac_cli.model.config import RELEASED
+from dinac_cli.models.dinac.config import RELEASED
 
 BENCH_PARTS = ("network", "commands")
 

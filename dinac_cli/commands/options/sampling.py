@@ -9,7 +9,7 @@ import typer
 
 from dinac_cli.commands.values import complete, one_of, within
 from dinac_cli.images.formats import OUTPUT_FORMATS
-from dinac_cli.model.config import SCHEDULES
+from dinac_cli.models.dinac.config import SCHEDULES
 
 DecodeOut = Annotated[
     str,

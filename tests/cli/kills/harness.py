@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 
-from dinac_cli.files.atomic import TEMPORARY_PREFIX
+from dinac_cli.storage.atomic import TEMPORARY_PREFIX
 
 from ..processes import make_environment
 from .commands import Command

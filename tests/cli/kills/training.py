@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 
-from dinac_cli.commands.tuning import configure_threads
+from dinac_cli.codec.machine import configure_threads
 
 SAVE_SECONDS = 0.2
 
@@ -14,7 +14,7 @@ def main() -> None:
     """Run the command line that follows."""
     configure_threads()  # before torch comes, as the command does
     from dinac_cli.cli import run
-    from dinac_cli.training import run as training
+    from dinac_cli.training import session as training
 
     often = functools.partial(training.TrainRequest, save_seconds=SAVE_SECONDS)
     training.TrainRequest = often  # type: ignore[misc, assignment]

@@ -1,0 +1,179 @@
+"""One benchmark: the network, whole commands, and the stages of a run, on one device."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinac_cli.bench.contenders import Contender, draw_network, list_contenders
+from dinac_cli.bench.network import (
+    Accuracy,
+    NetworkFigures,
+    check_accuracy,
+    measure_networks,
+)
+from dinac_cli.bench.processes import CommandFigures, measure_commands
+from dinac_cli.bench.stages import StageFigures, measure_decode, measure_encode
+from dinac_cli.bench.timing import measure_matmul
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.images.samples import draw_photographs
+from dinac_cli.images.writing import write_image
+from dinac_cli.models.device import resolve_device, resolve_dtype
+from dinac_cli.models.dinac.autoencoder import DECODER, ENCODER, DinacAE
+from dinac_cli.models.dinac.checkpoint import save_checkpoint
+from dinac_cli.models.dinac.config import RELEASED
+from dinac_cli.models.registry import ResolvedModel
+
+_STAGE_FILES = 300
+_SAMPLE_SIDE = 256
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to time: a model, or random weights in the sizes of `RELEASED[random_weights]`.
+
+    `images` are what the commands work on (samples where there are none), `file_counts` how many
+    files of them; `seconds` is about the time of each comparison of networks.
+    """
+
+    model: ResolvedModel | None
+    random_weights: str | None
+    choice: DeviceChoice
+    compare: str | None
+    resolutions: tuple[int, ...]
+    batches: tuple[int, ...]
+    images: tuple[Path, ...]
+    file_counts: tuple[int, ...]
+    workers: int
+    seconds: float
+
+
+@dataclass
+class Benchmark:
+    """The parts of a benchmark, each measured when it is asked for."""
+
+    request: BenchRequest
+    device: torch.device = field(init=False)
+    dtype: torch.dtype = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raises DeviceError, UsageError."""
+        self.device = resolve_device(self.request.choice.device)
+        self.dtype = resolve_dtype(self.request.choice.dtype, self.device)
+
+    @property
+    def label(self) -> str:
+        """What is timed."""
+        if self.request.model is None:
+            return f"{self.request.random_weights}, random weights"
+        return self.request.model.label
+
+    def describe(self) -> dict[str, Any]:
+        """Where and with what all is measured; the matrix product's rate is measured here."""
+        cuda = self.device.type == "cuda"
+        return {
+            "model": self.label,
+            "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
+            "dtype": "bf16" if self.dtype == torch.bfloat16 else "f32",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "matmul_tflops": self._matmul_rate / 1e12,
+        }
+
+    def measure_networks(self) -> Iterator[NetworkFigures]:
+        """The contenders in turns. Raises ModelError, UsageError."""
+        yield from measure_networks(
+            self._contenders,
+            self._plain.config,
+            self.device,
+            self.request.resolutions,
+            self.request.batches,
+            self._matmul_rate,
+            self.request.seconds,
+        )
+
+    def check_accuracy(self) -> list[Accuracy]:
+        """The same networks against the plain one in float32; gives them up afterwards."""
+        exact = self._load(torch.float32)
+        checks = check_accuracy(self._contenders, exact, min(self.request.resolutions))
+        del self._contenders, self._plain, exact
+        gc.collect()
+        return checks
+
+    def measure_commands(self) -> Iterator[CommandFigures]:
+        """Whole commands over several numbers of files. Raises DinacError."""
+        with self._gather() as (model, images, _):
+            options = ["--model", str(model.path), "--device", str(self.device)]
+            options += ["--dtype", "bf16" if self.dtype == torch.bfloat16 else "f32"]
+            options += ["--workers", str(self.request.workers)]
+            if self.request.choice.compiled:
+                options.append("--compile")
+            yield from measure_commands(images, self.request.file_counts, options)
+
+    def measure_stages(self) -> Iterator[StageFigures]:
+        """The stages of encode and decode over the largest number of files, but at most 300.
+
+        Between its stages a file is kept in memory. Raises DinacError.
+        """
+        with self._gather() as (model, images, folder):
+            count = min(_STAGE_FILES, max(self.request.file_counts))
+            paths = [images[number % len(images)] for number in range(count)]
+            choice, workers = self.request.choice, self.request.workers
+            encoder = ModelHandle(model, ENCODER, choice)
+            yield measure_encode(paths, encoder, workers, folder / "latents")
+            latents = sorted((folder / "latents/whole").iterdir())
+            decoder = ModelHandle(model, DECODER, choice)
+            yield measure_decode(latents, decoder, workers, folder / "decoded")
+
+    @cached_property
+    def _matmul_rate(self) -> float:
+        return measure_matmul(self.device, self.dtype)
+
+    @cached_property
+    def _plain(self) -> DinacAE:
+        return self._load(self.dtype)
+
+    @cached_property
+    def _contenders(self) -> dict[str, Contender]:
+        return list_contenders(
+            self._plain, compiled=self.request.choice.compiled, compare=self.request.compare
+        )
+
+    def _load(self, dtype: torch.dtype) -> DinacAE:
+        if self.request.model is None:
+            assert self.request.random_weights is not None
+            return draw_network(RELEASED[self.request.random_weights], self.device, dtype)
+        path = self.request.model.path
+        return DinacAE.from_pretrained(
+            path, device=self.device, dtype=dtype, parts=(ENCODER, DECODER)
+        )
+
+    @contextmanager
+    def _gather(self) -> Iterator[tuple[ResolvedModel, tuple[Path, ...], Path]]:
+        """Model and images as files, and a folder that is gone afterwards."""
+        with tempfile.TemporaryDirectory(prefix="dinac-bench-") as place:
+            folder = Path(place)
+            model = self.request.model
+            if model is None:
+                drawn = self._load(self.dtype)
+                config = drawn.config.without_class_head()
+                save_checkpoint(drawn.state_dict(), config, folder / "model", self.dtype)
+                model = ResolvedModel(folder / "model", self.label)
+            yield model, self.request.images or _write_samples(folder), folder
+
+
+def _write_samples(folder: Path) -> tuple[Path, ...]:
+    paths = []
+    for number, pixels in enumerate(draw_photographs(_SAMPLE_SIDE)):
+        path = folder / f"sample-{number}.jpg"
+        path.write_bytes(write_image(pixels, "jpg"))
+        paths.append(path)
+    return tuple(paths)

@@ -1,0 +1,183 @@
+"""The stages of a run, each alone and all together, with the model loaded before."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.errors import DinacError
+from dinac_cli.images.formats import OUTPUT_FORMATS
+from dinac_cli.jobs.decode import DecodeJob, DecodeOptions
+from dinac_cli.jobs.encode import EncodeJob, EncodeOptions
+from dinac_cli.jobs.entries import RecordEntry
+from dinac_cli.jobs.executor.batches import Batcher
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.job import Entry, Job, Work
+from dinac_cli.jobs.executor.local import run_job
+from dinac_cli.jobs.freshness import is_latent_file, is_stamped_image
+from dinac_cli.jobs.results import FileResult
+from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.output import Output, OutputKind
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Entry)
+W = TypeVar("W", bound=Work)
+R = TypeVar("R")
+
+ROUNDS = 3
+
+_REORDER_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """Seconds that a command takes over the same files: each the fastest of `ROUNDS` in turns.
+
+    `read`, `model` and `write` are of each stage alone, with as many threads as in a run: the
+    model one micro-batch after another, as the network is timed by itself. `overlapped` is the
+    model alone with as many micro-batches under way as in a run, `whole` the run.
+    """
+
+    command: str
+    files: int
+    read_seconds: float
+    model_seconds: float
+    write_seconds: float
+    overlapped_seconds: float
+    whole_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """The whole over the slowest stage alone."""
+        return self.whole_seconds / max(self.read_seconds, self.model_seconds, self.write_seconds)
+
+    @property
+    def overlapped_ratio(self) -> float:
+        """The whole over the model overlapped with itself: 1 where reading and writing are free."""
+        return self.whole_seconds / self.overlapped_seconds
+
+
+def measure_encode(
+    images: Sequence[Path], model: ModelHandle, workers: int, folder: Path
+) -> StageFigures:
+    """Encode images below `folder`, in parts and as a whole. Raises DinacError."""
+
+    def make_job(name: str) -> EncodeJob:
+        return EncodeJob(_make_output(folder / name, is_latent_file), model, EncodeOptions())
+
+    entries = [Input(str(path), f"{number:06d}") for number, path in enumerate(images)]
+    return _measure("encode", make_job, entries, workers, folder)
+
+
+def measure_decode(
+    latents: Sequence[Path], model: ModelHandle, workers: int, folder: Path
+) -> StageFigures:
+    """Decode records to PNG below `folder`, in parts and as a whole. Raises DinacError."""
+    options = DecodeOptions(
+        DinacAEInferenceConfig(seed=0), OUTPUT_FORMATS["png"], lambda header: model
+    )
+
+    def make_job(name: str) -> DecodeJob:
+        return DecodeJob(_make_output(folder / name, is_stamped_image), options)
+
+    entries = [RecordEntry(str(path), path.name, path=str(path)) for path in latents]
+    return _measure("decode", make_job, entries, workers, folder)
+
+
+class _Seconds(NamedTuple):
+    """What one round took."""
+
+    read: float
+    model: float
+    write: float
+    overlapped: float
+    whole: float
+
+
+def _measure(
+    command: str,
+    make_job: Callable[[str], Job[E, W, R]],
+    entries: Sequence[E],
+    workers: int,
+    folder: Path,
+) -> StageFigures:
+    """Time it in rounds; what the last whole run wrote stays in `folder` as `whole`."""
+    _run(make_job("warm"), entries[:2], workers)
+    rounds = []
+    for _ in range(ROUNDS):
+        for name in ("parts", "whole"):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder / name)
+        rounds.append(_time_round(make_job, entries, workers))
+    return StageFigures(command, len(entries), *map(min, zip(*rounds, strict=True)))
+
+
+def _time_round(
+    make_job: Callable[[str], Job[E, W, R]], entries: Sequence[E], workers: int
+) -> _Seconds:
+    job = make_job("parts")
+    with ThreadPoolExecutor(workers) as pool:
+        read, works = _time(lambda: list(pool.map(partial(_read, job), entries)))
+        batches = _gather(job, works)
+        model, _ = _time(lambda: [job.submit(batch).result() for batch in batches])
+        overlapped, made = _time(partial(_compute, job, batches))
+        write, _ = _time(partial(_finish, job, made, pool))
+    works.clear()
+    made.clear()
+    whole, _ = _time(lambda: _run(make_job("whole"), entries, workers))
+    return _Seconds(read, model, write, overlapped, whole)
+
+
+def _read(job: Job[E, W, R], entry: E) -> W:
+    read = job.read(entry, lambda size_bytes: None)
+    if isinstance(read, FileResult):
+        raise DinacError(f"{entry.label}: {read.reason or 'is done already'}")
+    return read
+
+
+def _gather(job: Job[E, W, R], works: Sequence[W]) -> list[list[W]]:
+    """Micro-batches, as a run makes them."""
+    batcher: Batcher[object, W] = Batcher(job.batch_size, _REORDER_BYTES)
+    added = (batcher.add(work, work.group, work.held_bytes) for work in works)
+    return [*itertools.chain.from_iterable(added), *batcher.flush()]
+
+
+def _compute(job: Job[E, W, R], batches: Sequence[list[W]]) -> list[tuple[W, R]]:
+    under_way = [(batch, job.submit(batch)) for batch in batches]
+    return [
+        pair
+        for batch, computing in under_way
+        for pair in zip(batch, computing.result(), strict=True)
+    ]
+
+
+def _finish(job: Job[E, W, R], made: list[tuple[W, R]], pool: ThreadPoolExecutor) -> None:
+    for written in pool.map(lambda pair: job.finish(*pair), made):
+        if written.result.failed:
+            raise DinacError(f"{written.result.file}: {written.result.reason}")
+
+
+def _run(job: Job[E, W, R], entries: Sequence[E], workers: int) -> None:
+    for result in run_job(job, entries, RunControl(workers, 4 * workers)):
+        if result.failed:
+            raise DinacError(f"{result.file}: {result.reason}")
+
+
+def _make_output(folder: Path, is_ours: Callable[[str], bool]) -> Output:
+    return Output(str(folder), OutputKind.FOLDER, is_ours)
+
+
+def _time(work: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result

@@ -1,0 +1,94 @@
+"""Ctrl-C and SIGTERM: the first asks the run to finish what is in flight, the second ends it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, RawIOBase
+from types import FrameType
+from typing import BinaryIO
+
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.errors import UsageError
+from dinac_cli.jobs.executor.control import StopRequest
+from dinac_cli.storage.atomic import discard_live_temporaries
+
+POLL_SECONDS = 0.1
+_SHOW_CURSOR = b"\x1b[?25h\n"  # the bar hides it
+STDIN_CLOSED = "standard input is closed: redirect it, or name files or folders"
+STOPPING = "finishing what is in flight; once more stops at once"
+
+
+class SignalledStop(StopRequest):
+    """A stop request that remembers the signal it came by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal_number: int | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """130 after Ctrl-C, 143 after SIGTERM, None where no signal came."""
+        return None if self.signal_number is None else 128 + self.signal_number
+
+
+@contextmanager
+def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
+    """Within the block, signals end in a stop request; outside they are what they were."""
+    stop = SignalledStop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop:
+            discard_live_temporaries()
+            if console.draws_bar:
+                os.write(2, _SHOW_CURSOR)
+            os._exit(128 + number)
+        stop.signal_number = number
+        stop.set()
+        # Not through the console: its lock may be held by the very code this interrupts. A bar
+        # says it by itself.
+        if not (console.quiet or console.draws_bar):
+            os.write(2, f"dinac: {STOPPING}\n".encode())
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, old in zip(numbers, previous, strict=True):
+            signal.signal(number, old)
+
+
+class _StoppableRaw(RawIOBase):
+    """Standard input that ends when a stop is requested, also while nothing arrives."""
+
+    def __init__(self, descriptor: int, stop: StopRequest) -> None:
+        self._descriptor = descriptor
+        self._stop = stop
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._stop:
+            if select.select([self._descriptor], [], [], POLL_SECONDS)[0]:
+                data = os.read(self._descriptor, len(buffer))
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
+
+
+def open_stdin(stop: StopRequest) -> BinaryIO:
+    """Standard input as bytes; reading from it does not outlast a stop request.
+
+    Raises UsageError where it is closed.
+    """
+    if sys.stdin is None:
+        raise UsageError(STDIN_CLOSED)
+    if sys.platform == "win32":
+        return sys.stdin.buffer
+    return BufferedReader(_StoppableRaw(sys.stdin.fileno(), stop))

@@ -1,0 +1,323 @@
+"""Latents as the tensors of a record: byte planes that an entropy coder likes, and back.
+
+Every function works through its arrays in groups of channels, so that the temporaries stay small
+beside the latents themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.container.layout import TensorEntry
+from dinac_cli.errors import FormatError, Rejection
+
+Latents = npt.NDArray[np.float32]
+Planes = dict[str, npt.NDArray[Any]]
+
+PLAIN = "latents"
+EXPONENT, MANTISSA = "latents.exponent", "latents.mantissa"
+SYMBOLS, STEP = "latents.q", "latents.step"
+SYMBOLS_HIGH, SYMBOLS_LOW = "latents.q.high", "latents.q.low"
+FLIPPED = "flipped."
+"""What the names of the same tensors of the mirrored image begin with."""
+
+_PLANES = (PLAIN, EXPONENT, MANTISSA, SYMBOLS, STEP, SYMBOLS_HIGH, SYMBOLS_LOW)
+
+# Two signed bytes, 256 * high + low, reach no further on the positive side.
+MAX_SYMBOL = 127 * 256 + 127
+
+_GROUP_VALUES = 1 << 20
+_BF16_NOT_FINITE = 0xFF  # this exponent is that of infinities and NaN
+
+
+def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Planes:
+    """Return the tensors that hold `latents` [C, h, w], in the order of the payload.
+
+    `steps` [C] is given for q8 to q3 alone. float32 is exact, bfloat16 rounds to nearest even, a
+    symbol is the latent over its channel's step, rounded half to even.
+    Errors: FormatError VALUE for what is not finite or too large, STEP for unusable steps.
+    """
+    if not np.isfinite(latents).all():
+        raise FormatError(Rejection.VALUE, "the latents hold NaN or infinity: the model overflowed")
+    if precision == "f32":
+        return {PLAIN: latents.astype("<f4", copy=False)}
+    if precision == "bf16":
+        return _split_bf16(latents)
+    if steps is None or steps.shape != latents.shape[:1]:
+        raise FormatError(Rejection.STEP, f"{precision} needs one step for each channel")
+    steps = steps.astype("<f4")
+    _check_steps(steps)
+    return {STEP: steps, **_split_symbols(_quantise(latents, steps))}
+
+
+def join_planes(planes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, int, int]) -> Latents:
+    """Return float32 latents of `shape` (C, h, w) from the tensors that `find_planes` found.
+
+    Errors: FormatError VALUE for what is not finite, STEP for unusable steps.
+    """
+    if PLAIN in planes:
+        return _join_f32(planes[PLAIN])
+    if EXPONENT in planes:
+        return _join_bf16(planes[EXPONENT], planes[MANTISSA])
+    return _dequantise(_join_symbols(planes, shape), planes[STEP])
+
+
+def find_planes(
+    tensors: Mapping[str, TensorEntry],
+    precision: str,
+    shape: tuple[int, int, int],
+    prefix: str = "",
+) -> dict[str, TensorEntry]:
+    """Return those of a record's tensors that hold latents of `shape`, having checked their form.
+
+    Of the tensors whose names begin with `prefix`, which goes from the names that are returned.
+    Errors: FormatError TENSOR where one is missing, or has another dtype or shape.
+    """
+    own = {
+        name.removeprefix(prefix): entry
+        for name, entry in tensors.items()
+        if name.startswith(prefix)
+    }
+    expected = _expected_planes(own, precision, shape)
+    for name, (dtype, plane_shape) in expected.items():
+        entry = own.get(name)
+        if entry is None or (entry.dtype, entry.shape) != (dtype, plane_shape):
+            raise FormatError(
+                Rejection.TENSOR,
+                f"no tensor {prefix}{name} of {dtype} and shape {list(plane_shape)}",
+            )
+    return {name: own[name] for name in expected}
+
+
+def find_twin(
+    tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
+) -> dict[str, TensorEntry] | None:
+    """The tensors of the mirrored image's latents as `find_planes` has them; None without one.
+
+    A single one of them makes a twin, which then has to be whole. Errors: as for `find_planes`.
+    """
+    if not any(FLIPPED + name in tensors for name in _PLANES):
+        return None
+    return find_planes(tensors, precision, shape, FLIPPED)
+
+
+def _expected_planes(
+    tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    if precision == "f32":
+        return {PLAIN: ("F32", shape)}
+    if precision == "bf16":
+        return {EXPONENT: ("U8", shape), MANTISSA: ("U8", shape)}
+    steps = {STEP: ("F32", shape[:1])}
+    if SYMBOLS not in tensors:
+        return {**steps, SYMBOLS_HIGH: ("I8", shape), SYMBOLS_LOW: ("I8", shape)}
+    if SYMBOLS_HIGH in tensors or SYMBOLS_LOW in tensors:
+        raise FormatError(Rejection.TENSOR, "two sets of symbols in one record: re-encode")
+    if tensors[SYMBOLS].dtype == "U8":
+        channels, rows, columns = shape
+        return {**steps, SYMBOLS: ("U8", (-(-channels * rows * columns // 2),))}
+    return {**steps, SYMBOLS: ("I8", shape)}
+
+
+def _split_bf16(latents: Latents) -> Planes:
+    exponent = np.empty(latents.shape, np.uint8)
+    mantissa = np.empty(latents.shape, np.uint8)
+    for group in _channel_groups(latents.shape):
+        bits = latents[group].view(np.uint32)
+        rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
+        # The sign goes to the far end: it is noise, and belongs with the mantissa.
+        rotated = rounded << 1 | rounded >> 15
+        exponent[group] = rotated >> 8 & 0xFF
+        mantissa[group] = rotated & 0xFF
+    if exponent.max() == _BF16_NOT_FINITE:
+        raise FormatError(Rejection.VALUE, "a latent is too large for bfloat16: use f32")
+    return {EXPONENT: exponent, MANTISSA: mantissa}
+
+
+def _join_bf16(exponent: npt.NDArray[np.uint8], mantissa: npt.NDArray[np.uint8]) -> Latents:
+    if exponent.max() == _BF16_NOT_FINITE:
+        raise _not_finite()
+    latents = np.empty(exponent.shape, np.float32)
+    for group in _channel_groups(latents.shape):
+        rotated = exponent[group].astype(np.uint32) << 8 | mantissa[group]
+        latents.view(np.uint32)[group] = rotated << 15 & 0x7FFF0000 | rotated << 31
+    return latents
+
+
+def _join_f32(plain: npt.NDArray[np.float32]) -> Latents:
+    if not np.isfinite(plain).all():
+        raise _not_finite()
+    return plain.astype(np.float32)
+
+
+def _quantise(latents: Latents, steps: Latents) -> npt.NDArray[np.int16]:
+    symbols = np.empty(latents.shape, np.int16)
+    for group in _channel_groups(latents.shape):
+        # Float64: in float32 the quotient itself is rounded, which can make or break a tie.
+        quotients = latents[group].astype(np.float64) / steps[group, None, None]
+        rounded = np.rint(quotients)
+        if np.abs(rounded).max() > MAX_SYMBOL:
+            raise FormatError(
+                Rejection.VALUE,
+                f"a latent is more than {MAX_SYMBOL} steps from zero: use larger steps, or f32",
+            )
+        symbols[group] = rounded
+    return symbols
+
+
+def _split_symbols(symbols: npt.NDArray[np.int16]) -> Planes:
+    smallest, largest = int(symbols.min()), int(symbols.max())
+    if smallest >= -8 and largest <= 7:
+        return {SYMBOLS: _pack_nibbles(symbols.astype(np.int8).ravel())}
+    if smallest >= -128 and largest <= 127:
+        return {SYMBOLS: symbols.astype(np.int8)}
+    # A signed low byte keeps the high one at zero for all but the few wide symbols; with an
+    # unsigned one the high byte would repeat the sign, at a bit a value.
+    low = symbols.astype(np.int8)
+    high = ((symbols.astype(np.int32) - low) >> 8).astype(np.int8)
+    return {SYMBOLS_HIGH: high, SYMBOLS_LOW: low}
+
+
+def _join_symbols(
+    planes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, int, int]
+) -> npt.NDArray[Any]:
+    if SYMBOLS_HIGH in planes:
+        symbols = planes[SYMBOLS_HIGH].astype(np.int16)
+        symbols *= 256
+        symbols += planes[SYMBOLS_LOW]
+        return symbols
+    if planes[SYMBOLS].dtype == np.uint8:
+        return _unpack_nibbles(planes[SYMBOLS], shape)
+    return planes[SYMBOLS]
+
+
+def _pack_nibbles(symbols: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    packed = np.zeros(-(-symbols.size // 2), np.uint8)
+    nibbles = (symbols + 8).astype(np.uint8)
+    packed[:] = nibbles[0::2] << 4
+    packed[: symbols.size // 2] |= nibbles[1::2]
+    return packed
+
+
+def _unpack_nibbles(
+    packed: npt.NDArray[np.uint8], shape: tuple[int, int, int]
+) -> npt.NDArray[np.int8]:
+    channels, rows, columns = shape
+    size = channels * rows * columns
+    if size % 2 and packed[-1] & 0xF:
+        raise FormatError(
+            Rejection.VALUE, "the unused half of the last byte is not zero: re-encode"
+        )
+    symbols = np.empty(2 * packed.size, np.int8)
+    symbols[0::2] = packed >> 4
+    symbols[1::2] = packed & 0xF
+    symbols -= 8
+    return symbols[:size].reshape(shape)
+
+
+def _dequantise(symbols: npt.NDArray[Any], steps: Latents) -> Latents:
+    _check_steps(steps)
+    latents = np.empty(symbols.shape, np.float32)
+    np.multiply(symbols, steps[:, None, None], out=latents, dtype=np.float32)
+    return latents
+
+
+def _check_steps(steps: Latents) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = steps * np.float32(2**15)
+    if not (np.isfinite(largest).all() and (steps > 0).all()):
+        raise FormatError(Rejection.STEP, "a quantiser step is not a positive, finite number")
+
+
+def _channel_groups(shape: tuple[int, ...]) -> Iterator[slice]:
+    channels, rows, columns = shape
+    group = max(1, _GROUP_VALUES // (rows * columns))
+    for start in range(0, channels, group):
+        yield slice(start, start + group)
+
+
+def _not_finite() -> FormatError:
+    return FormatError(Rejection.VALUE, "the latents hold NaN or infinity: re-encode")
+
+
+LOGSNR, CLASS_TOKEN = "posterior.logsnr", "class_token"
+
+
+COMPANIONS = (LOGSNR, CLASS_TOKEN)
+"""Tensors that a record may hold beside its latents, and a reader may ask for."""
+
+
+MAX_TOKEN_WIDTH = 1 << 16
+
+
+class Encoded(NamedTuple):
+    """One image encoded: float32 whitened `latents` [C, h, w] and, where they were asked for,
+    `logsnr` [C, h, w] of the posterior, unwhitened, and the DINO `class_token` [D]."""
+
+    latents: Latents
+    logsnr: Latents | None = None
+    class_token: npt.NDArray[np.float32] | None = None
+
+
+def split_encoded(
+    encoded: Encoded, precision: str, steps: npt.NDArray[np.float32] | None, prefix: str = ""
+) -> Planes:
+    """Return the tensors that hold one encoded image, their names behind `prefix`.
+
+    `steps` [C] are the quantiser's, for q8 to q3. Errors: FormatError SHAPE, VALUE, STEP.
+    """
+    latents = np.ascontiguousarray(encoded.latents, np.float32)
+    tensors = split_planes(latents, precision, steps)
+    companions = {LOGSNR: encoded.logsnr, CLASS_TOKEN: encoded.class_token}
+    for name, values in companions.items():
+        if values is not None:
+            _check_shape(name, values.shape, latents.shape, prefix)
+            _check_finite(prefix + name, values, "the model overflowed")
+            tensors[name] = np.ascontiguousarray(values, "<f4")
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def find_companions(
+    tensors: Mapping[str, TensorEntry],
+    shape: tuple[int, int, int],
+    wanted: Collection[str],
+    prefix: str = "",
+) -> dict[str, TensorEntry]:
+    """Return those of a record's tensors that are `wanted` and there, having checked their form.
+
+    `wanted` are of COMPANIONS, and stand behind `prefix`, which goes from the names that are
+    returned; `shape` (C, h, w) is that of the latents. Errors: FormatError TENSOR for another
+    dtype or shape.
+    """
+    found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
+    for name, entry in found.items():
+        if entry.dtype != "F32":
+            raise _bad_tensor(prefix + name, f"is {entry.dtype}, not F32")
+        _check_shape(name, entry.shape, shape, prefix)
+    return found
+
+
+def read_companion(name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return a copy of a stored tensor. Errors: FormatError VALUE for what is not finite."""
+    _check_finite(name, stored, "re-encode")
+    return stored.astype(np.float32)
+
+
+def _check_shape(name: str, shape: tuple[int, ...], latents: tuple[int, ...], prefix: str) -> None:
+    if name == LOGSNR and shape != latents:
+        raise _bad_tensor(prefix + name, f"has shape {list(shape)}, the latents {list(latents)}")
+    if name == CLASS_TOKEN and (len(shape) != 1 or not 1 <= shape[0] <= MAX_TOKEN_WIDTH):
+        raise _bad_tensor(prefix + name, f"has shape {list(shape)}, not [1 to {MAX_TOKEN_WIDTH}]")
+
+
+def _check_finite(name: str, values: npt.NDArray[Any], remedy: str) -> None:
+    if not np.isfinite(values).all():
+        raise FormatError(Rejection.VALUE, f"tensor {name} holds NaN or infinity: {remedy}")
+
+
+def _bad_tensor(name: str, fault: str) -> FormatError:
+    return FormatError(Rejection.TENSOR, f"tensor {name} {fault}: re-encode")

@@ -1,0 +1,78 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from dinac_cli.jobs.executor.budget import T
+
+
+class StopRequest:
+    """Asks a running job to take no new input and finish what is in flight."""
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def set(self) -> None:
+        """Ask; may be called from a signal handler, for there is no lock in it."""
+        self._requested = True
+
+    def __bool__(self) -> bool:
+        return self._requested
+
+
+def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
+    """`items`, up to the moment a stop is requested."""
+    for item in items:
+        if stop:
+            return
+        yield item
+
+
+@dataclass
+class StageClock:
+    """Seconds that the model thread spent in each stage, to name the one that limits."""
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0}
+    )
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time inside the block to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def wait_for(self, stage: str, items: Iterator[T]) -> Iterator[T]:
+        """`items`, with the time spent waiting for each counted as `stage`."""
+        while True:
+            with self.measure(stage):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+    @property
+    def limiting(self) -> str:
+        """The stage that takes most of the time: read, model or write."""
+        return max(self.seconds, key=lambda stage: self.seconds[stage])
+
+
+@dataclass
+class RunControl:
+    """What a caller holds of a running job: the stop request, the clock, and its limits.
+
+    `workers` threads read and as many write; at most `in_flight` inputs are read ahead.
+    """
+
+    workers: int = 2
+    in_flight: int = 8
+    stop: StopRequest = field(default_factory=StopRequest)
+    clock: StageClock = field(default_factory=StageClock)

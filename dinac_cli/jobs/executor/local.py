@@ -1,0 +1,222 @@
+"""The loop that every job runs in: read ahead, compute in batches, write behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator, Hashable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from typing import BinaryIO, Generic
+
+from dinac_cli.errors import DinacError, ImageError, InputError, OutputError, UnwritableDiskError
+from dinac_cli.jobs.executor.batches import Batcher
+from dinac_cli.jobs.executor.budget import REORDER_BYTES, ByteBudget, start_ahead
+from dinac_cli.jobs.executor.control import RunControl, until_stopped
+from dinac_cli.jobs.executor.job import Computing, E, Job, Made, R, W, fail
+from dinac_cli.jobs.results import FileResult
+
+
+class Outbox:
+    """Futures of what is being written, numbered in the order of the inputs.
+
+    `ordered`: they leave in that order (a stream). Otherwise each leaves when it is done.
+    """
+
+    def __init__(self, *, ordered: bool) -> None:
+        self._ordered = ordered
+        self._pending: dict[int, Future[Made]] = {}
+        self._next = 0
+
+    def put(self, number: int, future: Future[Made]) -> None:
+        """Add the write of input `number`."""
+        self._pending[number] = future
+
+    def put_result(self, number: int, result: FileResult) -> None:
+        """Add a result that needs no writing."""
+        future: Future[Made] = Future()
+        future.set_result(Made(result))
+        self._pending[number] = future
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def waits_for_model(self) -> bool:
+        """True where the next one in order has not been computed yet."""
+        return self._ordered and bool(self._pending) and self._next not in self._pending
+
+    def take_ready(self, at_most: int) -> Iterator[Made]:
+        """What is done; waits until no more than `at_most` are left, or the model is behind."""
+        while self._pending:
+            number = self._find_ready(must_wait=len(self._pending) > at_most)
+            if number is None:
+                return
+            self._next = number + 1
+            yield self._pending.pop(number).result()
+
+    def _find_ready(self, *, must_wait: bool) -> int | None:
+        if self._ordered:
+            future = self._pending.get(self._next)
+            return self._next if future and (must_wait or future.done()) else None
+        if must_wait:
+            wait(self._pending.values(), return_when=FIRST_COMPLETED)
+        return next((n for n, future in self._pending.items() if future.done()), None)
+
+
+READ_BYTES = 512 * 2**20
+
+_NICENESS = 10
+
+BATCHES_AHEAD = 3
+"""Batches that a device may have beside the one that the run waits for."""
+
+
+def run_job(
+    job: Job[E, W, R], entries: Iterable[E], control: RunControl, stream: BinaryIO | None = None
+) -> Generator[FileResult, None, None]:
+    """Do `job` for every entry; yields each result when it is final.
+
+    With `stream`, outputs are written there in the order of the entries. Memory is bounded
+    whatever the number of entries. A full disk or a device that fails ends the run with an error;
+    anything else is the failure of one input.
+    """
+    with (
+        ThreadPoolExecutor(control.workers, "read", initializer=_yield_to_model) as readers,
+        ThreadPoolExecutor(control.workers, "write", initializer=_yield_to_model) as writers,
+        ByteBudget(READ_BYTES) as budget,
+    ):
+        run = _Run(job, control, writers, budget, ordered=stream is not None)
+        with closing(run.go(readers, until_stopped(entries, control.stop))) as outputs:
+            for made in outputs:
+                if stream is not None and made.data:
+                    with control.clock.measure("write"):
+                        stream.write(made.data)
+                        stream.flush()
+                yield made.result
+
+
+def _yield_to_model() -> None:
+    """Let the calling thread give way to the threads that compute (on Linux, which has that).
+
+    They wait for one another, so that one which a reader displaces holds up all: with a model that
+    takes one micro-batch at a time, 300 photographs on two cores took 1.15 times the model alone
+    with this and 1.19 times without (means of four runs); where two are computed side by side, 1 %
+    less.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+class _Run(Generic[E, W, R]):
+    def __init__(
+        self,
+        job: Job[E, W, R],
+        control: RunControl,
+        writers: ThreadPoolExecutor,
+        budget: ByteBudget,
+        *,
+        ordered: bool,
+    ) -> None:
+        self._job = job
+        self._clock = control.clock
+        self._in_flight = control.in_flight
+        self._writers = writers
+        self._budget = budget
+        self._outbox = Outbox(ordered=ordered)
+        self._computing: deque[tuple[list[tuple[int, W]], Computing[R]]] = deque()
+        self._batcher: Batcher[Hashable, tuple[int, W]] = Batcher(job.batch_size, REORDER_BYTES)
+
+    def go(self, readers: ThreadPoolExecutor, entries: Iterable[E]) -> Generator[Made, None, None]:
+        """Everything that is made, from the first entry to the last; closing it stops reading."""
+        reads = start_ahead(readers, self._read, enumerate(entries), self._in_flight)
+        with closing(reads):
+            for read in self._clock.wait_for("read", reads):
+                yield from self._pass_time(read)
+                with self._clock.measure("read"):
+                    number, outcome = read.result()
+                self._budget.give_back(number)
+                self._pass_on(number, outcome)
+                yield from self._take(self._in_flight)
+        for batch in self._batcher.flush():
+            self._compute(batch)
+            yield from self._take(self._in_flight)
+        self._collect(0)
+        yield from self._take(0)
+
+    def _pass_time(self, read: Future[tuple[int, W | FileResult]]) -> Iterator[Made]:
+        """Everything that is computed and written before the next input is read.
+
+        Who feeds a run slowly has each output at once, not when the next input comes.
+        """
+        while self._computing and not read.done():
+            self._collect(len(self._computing) - 1)
+            yield from self._take(self._in_flight)
+        if not read.done():
+            yield from self._take(0)
+
+    def _pass_on(self, number: int, outcome: W | FileResult) -> None:
+        """To the model what was read, to the outbox what is final already."""
+        if isinstance(outcome, FileResult):
+            self._outbox.put_result(number, outcome)
+        else:
+            item = (number, outcome)
+            for batch in self._batcher.add(item, outcome.group, outcome.held_bytes):
+                self._compute(batch)
+        if self._outbox.waits_for_model and len(self._outbox) >= self._in_flight:
+            for batch in self._batcher.flush():
+                self._compute(batch)
+            self._collect(0)
+
+    def _read(self, numbered: tuple[int, E]) -> tuple[int, W | FileResult]:
+        number, entry = numbered
+        try:
+            return number, self._job.read(entry, lambda size: self._budget.take(number, size))
+        except UnwritableDiskError:  # there may be no room for another folder
+            raise
+        except DinacError as exc:
+            return number, fail(entry.label, exc)
+        except OSError as exc:
+            failure = InputError(f"cannot read: {exc.strerror or exc}")
+            return number, fail(entry.label, failure)
+        except MemoryError:
+            failure = InputError("not enough memory to read it; scale it down")
+            return number, fail(entry.label, failure)
+
+    def _compute(self, batch: list[tuple[int, W]]) -> None:
+        works = [work for _, work in batch]
+        try:
+            with self._clock.measure("model"):
+                self._computing.append((batch, self._job.submit(works)))
+        except ImageError as exc:
+            for number, work in batch:
+                self._outbox.put_result(number, fail(work.label, exc))
+        self._collect(BATCHES_AHEAD)
+
+    def _collect(self, at_most: int) -> None:
+        """Pass on what is computed; waits until at most so many batches are under way."""
+        while self._computing and (len(self._computing) > at_most or self._computing[0][1].is_done):
+            batch, computing = self._computing.popleft()
+            with self._clock.measure("model"):
+                computed = computing.result()
+            for (number, work), result in zip(batch, computed, strict=True):
+                self._outbox.put(number, self._writers.submit(self._finish, work, result))
+
+    def _finish(self, work: W, computed: R) -> Made:
+        try:
+            return self._job.finish(work, computed)
+        except UnwritableDiskError:
+            raise
+        except DinacError as exc:
+            return Made(fail(work.label, exc))
+        except MemoryError:
+            failure = OutputError("not enough memory to write it; free some and run again")
+            return Made(fail(work.label, failure))
+
+    def _take(self, at_most: int) -> Iterator[Made]:
+        with self._clock.measure("write"):
+            ready = list(self._outbox.take_ready(at_most))
+        yield from ready

@@ -1,0 +1,148 @@
+"""Features of many images in one safetensors file. Free of torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import (
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from dinac_cli.container.names import escape_name
+from dinac_cli.errors import OutputError
+from dinac_cli.storage.naming import LATENT_SUFFIX
+
+FEATURES_SUFFIX = ".safetensors"
+
+NAMES_AT_MOST = 2**20
+"""Bytes that the names may take in the file's header; more of them make a tensor of their own."""
+
+_KIND_KEY, _KIND = "dinac", "features"
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What is predicted of one image.
+
+    `class_token` is float32 [D], `patch_tokens` float32 [h·w, D] or None where only the class
+    token is wanted; `grid` is (h, w). `path` is the record's own file, None for one of a stream.
+    """
+
+    name: str
+    path: str | None
+    grid: tuple[int, int]
+    class_token: npt.NDArray[np.float32]
+    patch_tokens: npt.NDArray[np.float32] | None = None
+
+
+def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> bytes:
+    """The file of at least one image's features; `facts` join its metadata.
+
+    `class_tokens` is F32 [N, D]. With patch tokens, `spatial_tokens.<index>` are F32 [h·w, D] and
+    `grids`, I32 [N, 2], says h and w of each. The names are a JSON list under the metadata key
+    `names` or, where that were more than NAMES_AT_MOST, the U8 tensor `names`, one a line.
+    Raises OutputError where memory is lacking.
+    """
+    try:
+        tensors: dict[str, npt.NDArray[np.generic]] = {
+            "class_tokens": np.stack([row.class_token for row in rows])
+        }
+        for index, row in enumerate(rows):
+            if row.patch_tokens is not None:
+                tensors[f"spatial_tokens.{index}"] = row.patch_tokens
+        if len(tensors) > 1:
+            tensors["grids"] = np.array([row.grid for row in rows], np.int32)
+        metadata = {**facts, _KIND_KEY: _KIND}
+        names = json.dumps([row.name for row in rows])
+        if len(names) <= NAMES_AT_MOST:
+            metadata["names"] = names
+        else:
+            lines = "\n".join(row.name for row in rows)
+            tensors["names"] = np.frombuffer(lines.encode(), np.uint8)
+        return save(tensors, metadata)
+    except MemoryError as exc:
+        raise OutputError(
+            "not enough memory for the features of all these images: write several files, "
+            "with --shard or --limit"
+        ) from exc
+
+
+def is_feature_file(path: str) -> bool:
+    """True for a file that `pack_features` made; told by its header alone."""
+    try:
+        with open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size)) if size <= _MAX_HEADER_BYTES else {}
+        return bool(header["__metadata__"][_KIND_KEY] == _KIND)
+    except (OSError, struct.error, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+@dataclass
+class FeatureSet:
+    """The features of a run, by the records' places in its order; all are kept in memory.
+
+    `query` is the image that the others are compared with, `computes` tell on what they were
+    predicted, `size_bytes` is that of the file written.
+    """
+
+    rows: dict[int, ImageFeatures] = field(default_factory=dict)
+    query: ImageFeatures | None = None
+    computes: set[str] = field(default_factory=set)
+    size_bytes: int = 0
+
+    def list_rows(self) -> list[ImageFeatures]:
+        """The features in the order of the inputs."""
+        return [self.rows[number] for number in sorted(self.rows)]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image beside the one that was asked for; `similarity` is the cosine, rank 1 the nearest.
+
+    `path` is its record's file, None where that came in a stream.
+    """
+
+    rank: int
+    similarity: float
+    name: str
+    path: str | None
+
+
+def name_features(name: str) -> str:
+    """What an image is called in a file of features: its record's name without `.dinac`."""
+    if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
+        name = name[: -len(LATENT_SUFFIX)]
+    return escape_name(name)
+
+
+def rank_similar(features: FeatureSet, top: int) -> list[Neighbour]:
+    """The `top` images nearest to the query by their class tokens; the query's own file is none."""
+    query = features.query
+    if query is None:
+        return []
+    itself = None if query.path is None else os.path.realpath(query.path)
+    rows = [
+        row
+        for row in features.list_rows()
+        if row.path is None or os.path.realpath(row.path) != itself
+    ]
+    similarities = np.array([_measure_cosine(row.class_token, query.class_token) for row in rows])
+    nearest = np.argsort(-similarities, kind="stable")[:top]
+    return [
+        Neighbour(rank, float(similarities[i]), rows[i].name, rows[i].path)
+        for rank, i in enumerate(nearest, start=1)
+    ]
+
+
+def _measure_cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    return float(x @ y / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-30))

@@ -1,0 +1,268 @@
+"""Whether an output that is there already is done, stale, somebody else's, or of other settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.records import name_model
+from dinac_cli.container.frame import RECORD_START
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.record import Outline, is_whole, read_header, read_outline
+from dinac_cli.container.tensors import CLASS_TOKEN, FLIPPED, LOGSNR
+from dinac_cli.errors import FormatError, OutputError, Rejection
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry
+from dinac_cli.storage.atomic import refuse_foreign
+from dinac_cli.storage.content import hash_file
+from dinac_cli.storage.naming import LATENT_SUFFIX
+
+_LACKS = {
+    LOGSNR: "no posterior",
+    CLASS_TOKEN: "no class token",
+    FLIPPED + LOGSNR: "no posterior of the mirrored image",
+    FLIPPED + CLASS_TOKEN: "no class token of the mirrored image",
+}
+
+# What only another version of dinac writes: such a record is none of ours to make again.
+_OTHER_VERSION = {
+    Rejection.VERSION,
+    Rejection.FLAGS,
+    Rejection.RESERVED,
+    Rejection.PRECISION,
+    Rejection.PREDICTOR,
+}
+
+
+class State(Enum):
+    """What stands where an output should go."""
+
+    ABSENT = "absent"
+    DONE = "done"
+    STALE = "stale"
+
+
+class Cause(Enum):
+    """Why an output is stale: what of its source has changed, or that it is itself damaged."""
+
+    SIZE = "size"
+    HASH = "hash"
+    TIME = "time"
+    DAMAGE = "damage"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A state and, where the output must be made again, why (one line, and a cause if known)."""
+
+    state: State
+    reason: str | None = None
+    cause: Cause | None = None
+
+
+@dataclass(frozen=True)
+class WantedLatents:
+    """What an encode run wants of a record: its model, precision, background and geometry, and the
+    tensors beside its latents (of `container.encoded.COMPANIONS`; it may hold more).
+
+    Where `anonymous`, a record that tells of its source is another kind, lest it stay unnoticed;
+    the reverse gives nothing away, and such records are left as they are.
+    """
+
+    model: ModelHandle
+    precision: str
+    background: str
+    anonymous: bool = False
+    companions: frozenset[str] = frozenset()
+    geometry: Geometry = NO_GEOMETRY
+
+    def describe_conflict(self, header: RecordHeader) -> str | None:
+        """How an existing record differs from what is wanted, naming both; None if it does not."""
+        if header.latent_space != self.model.identity.latent_space:
+            own = f"{self.model.label} (latent space {self.model.identity.latent_space})"
+            return f"model {name_model(header)}, not {own}"
+        if header.precision != self.precision:
+            return f"precision {header.precision}, not {self.precision}"
+        kept = read_description(header.image).get("alpha", "none")
+        if kept not in ("none", f"composited-{self.background}"):
+            return f"background {kept.removeprefix('composited-')}, not {self.background}"
+        geometry = find_geometry(header.image)
+        if geometry != self.geometry.text:
+            return f"geometry {geometry or 'none'}, not {self.geometry.text or 'none'}"
+        if self.anonymous and not header.is_anonymous:
+            return "a record that names its source, not an anonymous one"
+        return None
+
+    def describe_lack(self, outline: Outline) -> str | None:
+        """What is wanted and not there, or of another class head; None where nothing is."""
+        lacking = " and ".join(self._list_lacking(outline))
+        if lacking:
+            return f"the record holds {lacking}"
+        weights = outline.header.weights
+        if CLASS_TOKEN in self.companions and weights != self.model.identity.weights:
+            return f"the record's class token is of other weights ({weights})"
+        return None
+
+    def _list_lacking(self, outline: Outline) -> Iterator[str]:
+        """What is not there of both images; of the mirrored one, nothing that both lack."""
+        for name in sorted(self.companions):
+            if name not in outline.held:
+                yield _LACKS[name]
+            elif self.geometry.flip and outline.has_twin and FLIPPED + name not in outline.held:
+                yield _LACKS[FLIPPED + name]
+        if self.geometry.flip and not outline.has_twin:
+            yield "no mirrored image"
+
+
+@dataclass(frozen=True)
+class WantedImage:
+    """What a decode run wants of an image: the record's hash, the weights, the settings."""
+
+    record_hash: str
+    weights: str
+    settings: str
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """What is written into the image."""
+        return {"record": self.record_hash, "weights": self.weights, "settings": self.settings}
+
+    def describe_conflict(self, stamp: Mapping[str, str]) -> str | None:
+        """How an existing image differs from what is wanted, naming both; None if it does not."""
+        return describe_difference(stamp, "settings", self.settings) or describe_difference(
+            stamp, "weights", self.weights
+        )
+
+
+def describe_difference(stamp: Mapping[str, str], key: str, wanted: str) -> str | None:
+    """How one entry of an image's stamp differs from what is wanted; None if it does not."""
+    held = stamp.get(key, "unknown")
+    if held == wanted:
+        return None
+    return f"{key} {_subtract(held, wanted)}, not {_subtract(wanted, held)}"
+
+
+def is_latent_file(path: str) -> bool:
+    """True for a file that begins as a record does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(RECORD_START)) == RECORD_START
+    except OSError:
+        return False
+
+
+def read_description(image: str) -> dict[str, str]:
+    """A record's `image` field, `key=value` pairs separated by semicolons, as a mapping."""
+    pairs = (pair.partition("=") for pair in image.split(";"))
+    return {key: value for key, _, value in pairs}
+
+
+def check_latents(
+    target: str, source: str | None, wanted: WantedLatents, *, checksum: bool
+) -> Verdict:
+    """Judge the record at `target` against its source file (None: standard input).
+
+    Raises OutputError where it was not written by dinac, is of another version of the format, or
+    holds another model, precision or geometry than wanted.
+    """
+    if not os.path.lexists(target):
+        return Verdict(State.ABSENT)
+    if not is_latent_file(target):
+        raise refuse_foreign(target)
+    try:
+        with open(target, "rb") as file:
+            outline = read_outline(file, wanted.companions, with_twin=wanted.geometry.flip)
+        whole = is_whole(target)
+    except FormatError as exc:
+        if exc.rejection in _OTHER_VERSION:
+            raise OutputError(f"{target}: {exc}; or choose another OUT or add --overwrite") from exc
+        return Verdict(State.STALE, f"the output was damaged ({exc})", Cause.DAMAGE)
+    except OSError as exc:
+        raise OutputError(f"{target}: cannot read: {exc.strerror}") from exc
+    if not whole:
+        return Verdict(State.STALE, "the output was cut short", Cause.DAMAGE)
+    header = outline.header
+    conflict = wanted.describe_conflict(header)
+    if conflict is not None:
+        raise OutputError(f"{target} holds {conflict}; choose another OUT or add --overwrite")
+    if source is None:
+        return Verdict(State.STALE, "standard input is always encoded")
+    lack = wanted.describe_lack(outline)
+    if lack is not None:
+        return Verdict(State.STALE, lack)
+    changed = _find_change(source, target, header, checksum=checksum)
+    if changed is None:
+        return Verdict(State.DONE)
+    return Verdict(State.STALE, "the source has changed", changed)
+
+
+def is_stamped_image(path: str) -> bool:
+    """True for an image that dinac wrote and nobody has changed."""
+    from dinac_cli.images.stamp import read_stamp
+
+    return read_stamp(Path(path)) is not None
+
+
+def check_image(target: str, wanted: WantedImage) -> Verdict:
+    """Judge the image at `target` against the record and settings that are wanted.
+
+    Raises OutputError where it was not written by dinac, or decoded with other settings.
+    """
+    from dinac_cli.images.stamp import read_stamp
+
+    if not os.path.lexists(target):
+        return Verdict(State.ABSENT)
+    stamp = read_stamp(Path(target))
+    if stamp is None:
+        raise refuse_foreign(target)
+    conflict = wanted.describe_conflict(stamp)
+    if conflict is not None:
+        raise OutputError(
+            f"{target} was decoded with {conflict}; choose another OUT or add --overwrite"
+        )
+    if stamp.get("record") != wanted.record_hash:
+        return Verdict(State.STALE, "the latents have changed")
+    return Verdict(State.DONE)
+
+
+def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
+    """The first readable record that a folder (or file) holds, by name, and its path; or None."""
+    for path in list_latents(out):
+        try:
+            with open(path, "rb") as file:
+                return path, read_header(file)
+        except (FormatError, OSError):
+            continue
+    return None
+
+
+def list_latents(out: str) -> Iterator[str]:
+    """The files named as latents are in a folder and below it, sorted; a file is its own."""
+    if not os.path.isdir(out):
+        yield out
+    for parent, folders, names in os.walk(out):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(LATENT_SUFFIX):
+                yield os.path.join(parent, name)
+
+
+def _subtract(settings: str, others: str) -> str:
+    """Those of some settings (`key=value`, separated by semicolons) that are not among others."""
+    left = [pair for pair in settings.split(";") if pair not in others.split(";")]
+    return ";".join(left) or settings
+
+
+def _find_change(source: str, target: str, header: RecordHeader, *, checksum: bool) -> Cause | None:
+    """None for the same size, and not newer or, if newer or `checksum` asks, of the same hash."""
+    status = os.stat(source)
+    if header.source_bytes is None or header.source_sha256 is None:
+        return Cause.TIME if status.st_mtime_ns > os.stat(target).st_mtime_ns else None
+    if status.st_size != header.source_bytes:
+        return Cause.SIZE
+    if not checksum and status.st_mtime_ns <= os.stat(target).st_mtime_ns:
+        return None
+    return None if hash_file(source) == header.source_sha256 else Cause.HASH

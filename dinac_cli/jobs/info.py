@@ -1,0 +1,206 @@
+"""What records hold, one by one and all together. Free of torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.record import Record, declared_bytes, unpack_record
+from dinac_cli.container.tensors import COMPANIONS, Encoded
+from dinac_cli.errors import DinacError
+from dinac_cli.jobs.entries import RecordEntry, list_records
+from dinac_cli.jobs.executor.budget import read_within
+from dinac_cli.jobs.executor.control import RunControl, until_stopped
+from dinac_cli.jobs.executor.local import READ_BYTES
+from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.storage.content import read_content
+from dinac_cli.storage.inputs import Input
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is stored beside latents; the width of a class token is 0 where there is none."""
+
+    has_posterior: bool = False
+    token_width: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat."""
+        return {"posterior": self.has_posterior, "class_token": self.token_width}
+
+
+@dataclass(frozen=True)
+class RecordFacts:
+    """One record: its header, its size in bytes, the sums over its latents.
+
+    `upright` is what it holds beside its latents, `flipped` what it holds beside those of the
+    mirrored image, which the sums leave out; None where it has no such latents.
+    """
+
+    header: RecordHeader
+    size_bytes: int
+    moments: ChannelMoments
+    upright: Beside
+    flipped: Beside | None
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the whole record for each pixel of the image."""
+        return 8 * self.size_bytes / (self.header.height * self.header.width)
+
+    def to_json(self) -> dict[str, Any]:
+        """The header, the size, and the mean and deviation over all latents, flat."""
+        header = self.header
+        facts: dict[str, Any] = {
+            "bytes": self.size_bytes,
+            "bits_per_pixel": self.bits_per_pixel,
+            **{key: value for key, value in vars(header).items() if value not in ("", None)},
+        }
+        total, squares = self.moments.totals.sum(), self.moments.squares.sum()
+        count = self.moments.count * len(self.moments.totals)
+        mean = total / count
+        facts["shape"] = list(header.shape)
+        facts |= self.upright.to_json()
+        facts["flipped"] = self.flipped is not None
+        if self.flipped is not None:
+            facts |= {f"flipped_{key}": value for key, value in self.flipped.to_json().items()}
+        facts["mean"] = float(mean)
+        facts["std"] = float(max(squares / count - mean**2, 0.0) ** 0.5)
+        return facts
+
+
+@dataclass
+class Catalogue:
+    """Counts over the records of a run; grows with the number of models, not of records.
+
+    `moments` are those of each latent space and number of channels.
+    """
+
+    records: int = 0
+    size_bytes: int = 0
+    pixels: int = 0
+    posteriors: int = 0
+    class_tokens: int = 0
+    twins: int = 0
+    flipped_posteriors: int = 0
+    flipped_class_tokens: int = 0
+    models: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    precisions: Counter[str] = field(default_factory=Counter)
+    moments: dict[tuple[str, int], ChannelMoments] = field(default_factory=dict)
+    last: RecordFacts | None = None
+
+    def add(self, facts: RecordFacts) -> None:
+        """Count one record."""
+        header = facts.header
+        self.last = facts
+        self.records += 1
+        self.size_bytes += facts.size_bytes
+        self.pixels += header.height * header.width
+        self.posteriors += facts.upright.has_posterior
+        self.class_tokens += facts.upright.token_width > 0
+        if facts.flipped is not None:
+            self.twins += 1
+            self.flipped_posteriors += facts.flipped.has_posterior
+            self.flipped_class_tokens += facts.flipped.token_width > 0
+        self.models[header.model, header.latent_space, header.weights] += 1
+        self.precisions[header.precision] += 1
+        key = (header.latent_space, header.shape[0])
+        held = self.moments.get(key)
+        self.moments[key] = facts.moments if held is None else held + facts.moments
+
+
+def catalogue_files(
+    inputs: Iterable[Input],
+    catalogue: Catalogue,
+    control: RunControl,
+    *,
+    stdin: BinaryIO | None = None,
+    limit: int | None = None,
+) -> Generator[FileResult, None, None]:
+    """Read every record whole and count it in `catalogue`; yields one result a record."""
+    entries = itertools.islice(list_records(inputs, stdin), limit)
+    with ThreadPoolExecutor(control.workers, "read") as pool:
+        stopped = until_stopped(entries, control.stop)
+        reads = read_within(pool, _read, stopped, 2 * control.workers, READ_BYTES)
+        with closing(reads):
+            for entry, facts in reads:
+                yield _count(entry, facts, catalogue)
+
+
+def _count(entry: RecordEntry, facts: RecordFacts | DinacError, catalogue: Catalogue) -> FileResult:
+    if isinstance(facts, DinacError):
+        return FileResult(entry.label, Status.FAILED, reason=str(facts))
+    catalogue.add(facts)
+    return FileResult(
+        entry.label,
+        Status.READ,
+        width=facts.header.width,
+        height=facts.header.height,
+        facts=facts.to_json(),
+    )
+
+
+def _read(
+    entry: RecordEntry, hold: Callable[[int], None]
+) -> tuple[RecordEntry, RecordFacts | DinacError]:
+    if entry.error is not None:
+        return entry, entry.error
+    try:
+        data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+        hold(len(data) + declared_bytes(data, COMPANIONS, with_twin=True))
+        record = unpack_record(data, COMPANIONS, with_twin=True)
+    except DinacError as exc:
+        return entry, exc
+    return entry, RecordFacts(
+        record.header,
+        len(data),
+        measure_moments(record.latents),
+        _look_beside(record),
+        None if record.flipped is None else _look_beside(record.flipped),
+    )
+
+
+def _look_beside(image: Record | Encoded) -> Beside:
+    token = image.class_token
+    return Beside(image.logsnr is not None, 0 if token is None else token.size)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelMoments:
+    """Sums over latents: `count` positions, `totals` and `squares` float64 [C] over them."""
+
+    count: int
+    totals: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+
+    def __add__(self, other: ChannelMoments) -> ChannelMoments:
+        """The sums over both; the channels must be as many."""
+        return ChannelMoments(
+            self.count + other.count, self.totals + other.totals, self.squares + other.squares
+        )
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """Mean of each channel [C]."""
+        return self.totals / self.count
+
+    @property
+    def std(self) -> npt.NDArray[np.float64]:
+        """Standard deviation of each channel [C], of the population."""
+        variance = self.squares / self.count - self.mean**2
+        return np.sqrt(np.maximum(variance, 0.0))
+
+
+def measure_moments(latents: npt.NDArray[np.float32]) -> ChannelMoments:
+    """The sums over one image's latents [C, h, w]."""
+    values = latents.reshape(len(latents), -1).astype(np.float64)  # [C, h·w]
+    return ChannelMoments(values.shape[1], values.sum(axis=1), np.square(values).sum(axis=1))

@@ -1,0 +1,120 @@
+"""How long an encode run takes, found out by encoding some of its images to nowhere."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import os
+import time
+import zlib
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.jobs.encode import EncodeOptions, encode_files
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.freshness import is_latent_file
+from dinac_cli.jobs.results import Status
+from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.output import STDOUT, Output, OutputKind
+
+if TYPE_CHECKING:
+    from dinac_cli.codec.engine import Engine
+
+TRIAL_FILES = 32
+TRIAL_SECONDS = 2.0
+
+
+class TrialSample:
+    """At most `TRIAL_FILES` of all images that are added, chosen by the CRC of their names.
+
+    The first ones would not do: images of one folder are often alike.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, int, Input]] = []
+        self._added = 0
+
+    def add(self, entry: Input) -> None:
+        """Offer one image."""
+        crc = zlib.crc32(entry.name.encode(errors="surrogateescape"))
+        self._added += 1
+        heapq.heappush(self._kept, (-crc, self._added, entry))
+        if len(self._kept) > TRIAL_FILES:
+            heapq.heappop(self._kept)
+
+    @property
+    def entries(self) -> list[Input]:
+        """What was kept, in the order in which it was added."""
+        return [entry for _, _, entry in sorted(self._kept, key=lambda kept: kept[1])]
+
+    @property
+    def is_all(self) -> bool:
+        """Whether all that was added was kept."""
+        return self._added == len(self._kept)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial of `files` images found: seconds to load the model, and to encode a pixel.
+
+    `compute` is device and arithmetic.
+    """
+
+    files: int
+    start_seconds: float
+    seconds_per_pixel: float
+    compute: str
+
+    def estimate_seconds(self, pixels: int) -> float:
+        """What a run over so many pixels takes, start-up included."""
+        return self.start_seconds + self.seconds_per_pixel * pixels
+
+
+def run_trial(
+    sample: TrialSample, model: ModelHandle, options: EncodeOptions, control: RunControl
+) -> Trial | None:
+    """Encode images as a run does, and write nothing; None where not one of them can be encoded.
+
+    Ends `TRIAL_SECONDS` after the first one is done, or at a stop request. Where the sample is a
+    part, it is encoded over and over until then: a GPU may take all of it in one batch, which tells
+    nothing of the next. Raises DinacError where the run could not go on either.
+    """
+    began = time.perf_counter()
+    engine = model.engine
+    loaded = time.perf_counter()
+    entries = sample.entries
+    repeated = entries if sample.is_all else itertools.cycle(entries)
+    output = Output(STDOUT, OutputKind.STREAM, is_latent_file)
+    ends: list[float] = []
+    sizes: list[tuple[int, int]] = []
+    is_cut = False
+    with (
+        open(os.devnull, "wb") as nowhere,
+        closing(encode_files(repeated, output, model, options, control, stdout=nowhere)) as results,
+    ):
+        for number, result in enumerate(results, start=1):
+            if result.status is Status.WRITTEN:
+                ends.append(time.perf_counter())
+                sizes.append((result.height or 0, result.width or 0))
+            is_cut = ends[-1] - ends[0] > TRIAL_SECONDS if ends else number >= len(entries)
+            if is_cut or control.stop:
+                break
+    if not ends:
+        return None
+    files = min(len(ends), len(entries))
+    seconds, pixels = ends[-1] - loaded, sum(map(math.prod, sizes))
+    if is_cut:
+        # The first batch waits for more than its own work; after it they come at their pace.
+        later = pixels - _count_batch(engine, *sizes[0]) * math.prod(sizes[0])
+        if later > 0:
+            seconds, pixels = ends[-1] - ends[0], later
+    return Trial(files, loaded - began, seconds / pixels, engine.compute)
+
+
+def _count_batch(engine: Engine, height: int, width: int) -> int:
+    """Images of a size that come out of the model at once."""
+    rows, columns = -(-height // engine.patch), -(-width // engine.patch)
+    return engine.batch_size(rows * engine.patch, columns * engine.patch)

@@ -1,0 +1,1 @@
+"""The DINAC autoencoder: its network, configuration and checkpoints."""

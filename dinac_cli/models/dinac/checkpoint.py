@@ -1,0 +1,137 @@
+"""Checkpoints: safetensors weights and a config.json, read into a network and written from one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dinac_cli.errors import CheckpointError, ModelError, OutputError, UsageError
+from dinac_cli.models.dinac.config import DinacAEConfig, to_json
+from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
+from dinac_cli.models.dinac.tensor_file import (
+    ITEM_BYTES,
+    TensorTable,
+    canonical_name,
+    keeps_float32,
+    show_name,
+)
+
+_NAMES_SHOWN = 5
+
+
+def save_checkpoint(
+    state: Mapping[str, Tensor],
+    config: DinacAEConfig,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    settings: Mapping[str, object] | None = None,
+) -> None:
+    """Write `config.json` and `model.safetensors` of a network's state into a folder.
+
+    With torch.bfloat16 the tensors that a bfloat16 network keeps in float32 stay so. `settings`
+    are further keys of `config.json`, which are not the network's. Each file is replaced at once
+    or not at all; OutputError where that fails.
+    """
+    files = pack_checkpoint(state, config, dtype, settings)
+    parts = {name: folder / f".{name}.part" for name in files}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            parts[name].write_bytes(content)
+        for name, part in parts.items():
+            part.replace(folder / name)
+    except OSError as exc:
+        raise OutputError(f"the checkpoint cannot be written to {folder}: {exc}") from exc
+    finally:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def pack_checkpoint(
+    state: Mapping[str, Tensor],
+    config: DinacAEConfig,
+    dtype: torch.dtype = torch.float32,
+    settings: Mapping[str, object] | None = None,
+) -> dict[str, bytes]:
+    """The files that `save_checkpoint` writes, by name, in the order to write them."""
+    demand_dtype(dtype)
+    tensors = {
+        canonical_name(name): _cast(canonical_name(name), tensor.detach().cpu(), dtype).contiguous()
+        for name, tensor in state.items()
+    }
+    text = json.dumps({**(settings or {}), **to_json(config)}, indent=2, sort_keys=True) + "\n"
+    weights = save(tensors, metadata={"format": "pt"})
+    return {WEIGHTS_NAME: weights, CONFIG_NAME: text.encode()}
+
+
+def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise one CheckpointError for all tensors of a file that `shapes` does not allow."""
+    present = table.by_canonical_name
+    faults: dict[str, list[str]] = {
+        "missing": [name for name in shapes if name not in present],
+        "unexpected": [],
+        "wrongly shaped": [],
+        "wrongly typed": [],
+    }
+    for stored, entry in table.entries.items():
+        shape = shapes.get(canonical_name(stored))
+        shown = show_name(stored)
+        if shape is None:
+            faults["unexpected"].append(shown)
+        elif entry.shape != shape:
+            faults["wrongly shaped"].append(f"{shown} {list(entry.shape)} for {list(shape)}")
+        elif entry.dtype not in ITEM_BYTES:
+            faults["wrongly typed"].append(f"{shown} {show_name(entry.dtype)} for F32 or BF16")
+    if any(faults.values()):
+        raise _describe_faults(table.path, faults)
+
+
+def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointError:
+    summaries = []
+    for fault, names in faults.items():
+        if names:
+            shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
+            more = ", …" if len(names) > _NAMES_SHOWN else ""
+            summaries.append(f"{len(names)} {fault} ({shown}{more})")
+    message = (
+        f"{path} does not fit its configuration: {'; '.join(summaries)}; "
+        "take the config.json that belongs to these weights"
+    )
+    details = [f"{fault}: {name}" for fault, names in faults.items() for name in sorted(names)]
+    return CheckpointError(message, details)
+
+
+def read_tensors(
+    table: TensorTable, names: Collection[str], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    entries = table.by_canonical_name
+    try:
+        with safe_open(table.path, framework="pt") as file:
+            # A copy even where the type stays: the file's tensors are mapped, unaligned, and
+            # change with the file.
+            return {
+                name: _cast(name, file.get_tensor(entries[name].name), dtype, device)
+                for name in names
+            }
+    except (OSError, SafetensorError) as exc:
+        raise ModelError(f"{table.path} cannot be read: {exc}; get the checkpoint again") from exc
+
+
+def _cast(
+    name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
+    wanted = torch.float32 if keeps_float32(name) else dtype
+    return tensor.to(device or tensor.device, wanted, copy=True)
+
+
+def demand_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise UsageError(f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16")

@@ -1,0 +1,226 @@
+"""The decoder: a convolutional denoiser of images, conditioned on latents.
+
+Between the patch embedding and the pixels everything is channels-last: [B, h, w, D].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinac_cli.models.dinac.config import TIME_FREQUENCIES, DinacAEConfig
+from dinac_cli.models.dinac.layers import (
+    NORM_EPS,
+    Linear,
+    PatchEmbed,
+    Pointwise,
+    normalize_rms,
+    unpatchify,
+)
+
+TIME_SCALE = 1000.0
+"""The time embedding counts in thousandths of the diffusion time."""
+
+LONGEST_WAVE = 10_000.0
+"""The slowest frequency of the time embedding is the fastest divided by this."""
+
+Modulation = tuple[Tensor, Tensor]
+"""Scale and gate of one block, float32 [B or 1, 1, 1, D]."""
+
+
+class Begun(NamedTuple):
+    """What guided and unguided estimates share: the start blocks' result, all modulations."""
+
+    start: Tensor  # [B, h, w, D], float32
+    modulations: list[Modulation]
+
+
+class TimeEmbed(nn.Module):
+    """Diffusion times [B] as condition vectors [B, D]."""
+
+    freqs: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        last = TIME_FREQUENCIES - 1
+        freqs = [LONGEST_WAVE ** (-index / last) for index in range(TIME_FREQUENCIES)]
+        self.register_buffer("freqs", torch.tensor(freqs))
+        self.proj_in = Linear(2 * TIME_FREQUENCIES, dim)
+        self.proj_out = Linear(dim, dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        t = t.to(self.freqs.device, torch.float32)
+        angles = (TIME_SCALE * t)[:, None] * self.freqs  # [B, 128]
+        waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
+        return self.proj_out(F.silu(self.proj_in(waves)))
+
+
+class AdaLNBase(nn.Module):
+    """The part of the modulations that all blocks share."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = Linear(dim, 2 * dim)
+        # A new network starts with closed gates, so each block begins as the identity.
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, s: Tensor) -> Tensor:
+        return self.proj(s)
+
+
+class AdaLNDelta(nn.Module):
+    """One block's own low-rank part of its modulation."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.down = Linear(dim, rank, bias=False)
+        self.up = Linear(rank, 2 * dim, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, s: Tensor) -> Tensor:
+        return self.up(self.down(s))
+
+
+def normalize_response(u: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """Global response normalisation of [B, h, w, D] in float32: gamma·(u·n) + beta + u.
+
+    n is each channel's L2 norm over the grid, relative to the mean of all channels': Woo et al.,
+    ConvNeXt V2, https://arxiv.org/abs/2301.00808.
+    """
+    u = u.float()
+    norm = torch.linalg.vector_norm(u, dim=(1, 2), keepdim=True)  # [B, 1, 1, D]
+    relative = norm / (norm.mean(dim=-1, keepdim=True) + NORM_EPS)
+    return torch.addcmul(beta, u, 1 + gamma * relative)
+
+
+class GRN(nn.Module):
+    """Global response normalisation; the weights are [1, D, 1, 1] as checkpoints have them."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, dim, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, dim, 1, 1))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return normalize_response(u, self.gamma.flatten(), self.beta.flatten())
+
+
+class FCDMBlock(nn.Module):
+    """A modulated convolution block on a float32 residual stream [B, h, w, D]."""
+
+    def __init__(self, dim: int, hidden_dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.pwconv1 = Pointwise(dim, hidden_dim)
+        self.grn = GRN(hidden_dim)
+        self.pwconv2 = Pointwise(hidden_dim, dim)
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """The stream after this block; `modulation` scales its input and gates its output."""
+        scale, gate = modulation
+        # The permuted view is an NCHW tensor in channels-last memory: nothing moves.
+        u = x.to(self.dwconv.weight.dtype).permute(0, 3, 1, 2)
+        if u.is_cuda and u.dtype == torch.float32:
+            u = u.contiguous()  # cuDNN's channels-last kernels may round to TF32
+        u = self.dwconv(u).permute(0, 2, 3, 1)  # [B, h, w, D]
+        u = normalize_rms(u) * (1 + scale)
+        u = self.grn(F.gelu(self.pwconv1(u)))  # [B, h, w, 4D]
+        return x + gate * self.pwconv2(u)
+
+
+class Decoder(nn.Module):
+    """A noisy image, its time and unwhitened latents to an estimate of the clean image."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, config: DinacAEConfig) -> None:
+        super().__init__()
+        dim = config.model_dim
+        self.patch_size = config.patch_size
+        self.path_drop_mask_feature = nn.Parameter(torch.zeros(1, dim, 1, 1))
+        self.patchify = PatchEmbed(config.in_channels, dim, config.patch_size)
+        self.latent_up = Pointwise(config.bottleneck_dim, dim)
+        self.fuse_in = Pointwise(2 * dim, dim)
+        self.time_embed = TimeEmbed(dim)
+        self.adaln_base = AdaLNBase(dim)
+        self.adaln_deltas = nn.ModuleList(
+            AdaLNDelta(dim, config.adaln_low_rank_rank) for _ in range(config.decoder_depth)
+        )
+        self.start_blocks = _make_blocks(config, config.decoder_start_blocks)
+        self.middle_blocks = _make_blocks(config, config.decoder_middle_blocks)
+        self.fuse_skip = Pointwise(2 * dim, dim)
+        self.end_blocks = _make_blocks(config, config.decoder_end_blocks)
+        self.out_proj = Pointwise(dim, config.in_channels * config.patch_size**2)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, latents_raw: Tensor, drop_middle: bool = False
+    ) -> Tensor:
+        """Estimate x0 [B, 3, H, W], float32.
+
+        `x_t` is [B, 3, H, W]; `t` is [B], or [1] where all images share a time, so that the
+        modulations are computed once; `latents_raw` is [B, C, h, w], not whitened. With
+        `drop_middle` the middle blocks are left out (path-drop).
+        """
+        return self.finish(self.begin(self.embed(x_t), t, latents_raw), drop_middle)
+
+    def embed(self, x_t: Tensor) -> Tensor:
+        """The patches of a noisy image as vectors [B, h, w, D]: all that `begin` sees of it."""
+        return self.patchify(x_t)
+
+    def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
+        """Go through the start blocks; `embedded` may be of one image for all of the batch."""
+        modulations = modulate(self.time_embed, self.adaln_base, self.adaln_deltas, t)
+        latents = self.latent_up(latents_raw.permute(0, 2, 3, 1))  # [B, h, w, D]
+        embedded = embedded.expand_as(latents)
+        x = self.fuse_in(torch.cat((embedded, latents), dim=-1)).float()
+        return Begun(
+            _run_blocks(self.start_blocks, x, modulations[: len(self.start_blocks)]), modulations
+        )
+
+    def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
+        """Go through the middle and end blocks: the estimate of x0 [B, 3, H, W], float32."""
+        start, modulations = begun
+        first, last = len(self.start_blocks), len(modulations) - len(self.end_blocks)
+        if drop_middle:
+            middle = self.path_drop_mask_feature.flatten().expand_as(start)
+        else:
+            middle = _run_blocks(self.middle_blocks, start, modulations[first:last])
+        x = self.fuse_skip(torch.cat((start, middle), dim=-1)).float()
+        x = _run_blocks(self.end_blocks, x, modulations[last:])
+        return unpatchify(self.out_proj(x), self.patch_size).float()
+
+
+def modulate(
+    time_embed: TimeEmbed, base: AdaLNBase, deltas: nn.ModuleList, t: Tensor
+) -> list[Modulation]:
+    """Return scale and gate of each block at times [B], numbered through start, middle and end."""
+    s = F.silu(time_embed(t))  # [B, D]
+    shared = base(s).float()
+    return [_split_modulation(shared + delta(s).float()) for delta in deltas]
+
+
+def _make_blocks(config: DinacAEConfig, count: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        FCDMBlock(config.model_dim, config.mlp_dim, config.depthwise_kernel_size)
+        for _ in range(count)
+    )
+
+
+def _run_blocks(blocks: nn.ModuleList, x: Tensor, modulations: list[Modulation]) -> Tensor:
+    for block, modulation in zip(blocks, modulations, strict=True):
+        x = block(x, modulation)
+    return x
+
+
+def _split_modulation(modulation: Tensor) -> Modulation:
+    scale, gate = modulation[:, None, None, :].chunk(2, dim=-1)
+    return scale, gate

@@ -1,0 +1,1 @@
+"""The network's fast form, for inference."""

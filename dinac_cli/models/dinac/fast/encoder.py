@@ -1,0 +1,120 @@
+"""The encoder of `encoder.py` in fewer passes over memory."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinac_cli.models.dinac.encoder import Encoder
+from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
+from dinac_cli.models.dinac.fast.layers import FastLinear
+from dinac_cli.models.dinac.fast.operations import Operations
+from dinac_cli.models.dinac.layers import SelfAttention, TransformerBlock, patchify
+from dinac_cli.models.dinac.posterior import Posterior
+from dinac_cli.models.dinac.recent import Recent
+from dinac_cli.models.dinac.rope import AxialRope2d
+
+_GRIDS_KEPT = 8
+
+
+class FastAttention:
+    """`layers.SelfAttention`: norms and rotation of queries and keys at once."""
+
+    def __init__(self, plain: SelfAttention, operations: Operations) -> None:
+        self._operations = operations
+        self._head_dim = plain.head_dim
+        self._qkv = FastLinear(plain.qkv.weight)
+        self._proj_out = FastLinear(plain.proj_out.weight)
+        heads = plain.proj_out.in_features // plain.head_dim
+        norms = (plain.q_norm._impl.weight, plain.k_norm._impl.weight)
+        # [2·heads, d]: one row for each head of the queries, then of the keys.
+        self._norm = torch.stack(norms).detach().float().repeat_interleave(heads, dim=0)
+
+    def __call__(self, x: Tensor, rotation: Tensor) -> Tensor:
+        """Attend among tokens [B, N, D]; `rotation` is [N, 1, d/2, 2]."""
+        qkv = self._qkv(x).reshape(*x.shape[:2], -1, self._head_dim)  # [B, N, 3·heads, d]
+        parts = self._operations.rotate_heads(qkv, self._norm, rotation)
+        q, k, v = (part.transpose(1, 2) for part in parts)  # [B, heads, N, d]
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self._proj_out(attended.transpose(1, 2).flatten(2))
+
+
+class FastBlock:
+    """`layers.TransformerBlock`; a norm is computed together with the sum before it."""
+
+    def __init__(self, plain: TransformerBlock, operations: Operations) -> None:
+        self._operations = operations
+        norms = (plain.attn_norm1, plain.attn_norm2, plain.mlp_norm1, plain.mlp_norm2)
+        self.first_norm, *self._norms = (norm._impl.weight.detach() for norm in norms)
+        self._attention = FastAttention(plain.attn_core, operations)
+        self._up = FastLinear(plain.mlp.up.weight, gelu=True)
+        self._down = FastLinear(plain.mlp.down.weight)
+
+    def __call__(
+        self, x: Tensor, normalized: Tensor, rotation: Tensor, following: Tensor | None
+    ) -> Tensor | None:
+        """Change the float32 stream `x` [B, N, D], given what the first norm makes of it.
+
+        Returns what the norm that follows the block makes of the result, if there is one.
+        """
+        after, mlp_before, mlp_after = self._norms
+        attended = self._attention(normalized, rotation)
+        y = self._operations.add_normalized(x, attended, after, mlp_before)
+        assert y is not None
+        return self._operations.add_normalized(x, self._down(self._up(y)), mlp_after, following)
+
+
+class FastEncoder(nn.Module):
+    """Computes what `plain` does and takes its weights over; for inference alone."""
+
+    def __init__(self, plain: Encoder, operations: Operations, *, compiled: bool = False) -> None:
+        super().__init__()
+        self._operations = operations
+        self._patch_size = plain.patchify.patch_size
+        self._patches = FastLinear(plain.patchify.proj.weight, plain.patchify.proj.bias)
+        self._blocks = [
+            FastBlock(block, operations)
+            for block in plain.blocks
+            if isinstance(block, TransformerBlock)
+        ]
+        self._moments = FastLinear(plain.to_bottleneck.weight, plain.to_bottleneck.bias)
+        self._rope: AxialRope2d = plain.rope
+        self._rotations: Recent[tuple[int, int], Tensor] = Recent(_GRIDS_KEPT)
+        self._compute = compile_for_sizes(self._encode) if compiled else self._encode
+
+    def forward(self, images: Tensor) -> Posterior:
+        """The posterior [B, C, h, w] of images [B, 3, H, W] in [-1, 1]."""
+        height, width = (side // self._patch_size for side in images.shape[2:])
+        return self._compute(images, self._rotate(height, width))
+
+    def _encode(self, images: Tensor, rotation: Tensor) -> Posterior:
+        embedded = self._patches(patchify(images, self._patch_size))  # [B, h, w, D]
+        height, width = embedded.shape[1:3]
+        tokens = self._run_blocks(embedded.float().flatten(1, 2), rotation)
+        moments = self._moments(tokens).reshape(len(tokens), height, width, -1)  # [B, h, w, 2C]
+        mean, logsnr = moments.float().permute(0, 3, 1, 2).chunk(2, dim=1)
+        return Posterior(mean.contiguous(), logsnr.contiguous())
+
+    def list_constants(self) -> list[Tensor]:
+        """What is kept from one call to the next beside the weights."""
+        return self._rotations.list_values()
+
+    def _run_blocks(self, x: Tensor, rotation: Tensor) -> Tensor:
+        """Take the float32 stream `x` [B, N, D] through all blocks, in place."""
+        dtype = self._patches.weight.dtype
+        y: Tensor | None = self._operations.normalize(x, self._blocks[0].first_norm, dtype)
+        followings = [*(block.first_norm for block in self._blocks[1:]), None]
+        for block, following in zip(self._blocks, followings, strict=True):
+            assert y is not None
+            y = block(x, y, rotation, following)
+        return x
+
+    def _rotate(self, height: int, width: int) -> Tensor:
+        """Cosines and sines of a grid's tokens, float32 [N, 1, d/2, 2], kept for a few grids."""
+
+        def make() -> Tensor:
+            cos, sin = self._rope(height, width)
+            return torch.stack((cos, sin), dim=-1)[:, None]
+
+        return self._rotations.get((height, width), make)

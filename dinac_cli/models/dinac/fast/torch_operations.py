@@ -1,0 +1,70 @@
+"""`operations.Operations` in torch: statistics in one pass, what follows in place."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinac_cli.models.dinac.layers import NORM_EPS, normalize_rms
+from dinac_cli.models.dinac.rope import rotate
+
+gelu_in_response = False
+
+
+def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """See `Operations.normalize`."""
+    x = x.float()
+    return (x * _scale_to_unit(x)).mul_(weight).to(dtype)
+
+
+def add_normalized(
+    x: Tensor, update: Tensor, weight: Tensor, following: Tensor | None
+) -> Tensor | None:
+    """See `Operations.add_normalized`."""
+    dtype, update = update.dtype, update.float()
+    x.addcmul_(update.mul_(_scale_to_unit(update)), weight)
+    return None if following is None else normalize(x, following, dtype)
+
+
+def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See `Operations.rotate_heads`."""
+    count = len(weight)
+    qk = qkv[:, :, :count].float()  # [B, N, 2·heads, d]
+    if torch.compiler.is_compiling():  # it knows no complex numbers, and needs no help
+        turned = rotate(normalize_rms(qk) * weight, (rotation[..., 0], rotation[..., 1]))
+        q, k = turned.to(qkv.dtype).chunk(2, dim=2)
+        return q, k, qkv[:, :, count:]
+    scale = _scale_to_unit(qk)
+    pairs = qk.mul_(weight).view(*qk.shape[:-1], -1, 2)
+    torch.view_as_complex(pairs).mul_(torch.view_as_complex(rotation))
+    q, k = qk.mul_(scale).to(qkv.dtype).chunk(2, dim=2)
+    return q, k, qkv[:, :, count:]
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `Operations.convolve`."""
+    # The permuted view is an NCHW tensor in channels-last memory: nothing moves.
+    u = x.to(weight.dtype).permute(0, 3, 1, 2)
+    if u.is_cuda and u.dtype == torch.float32:
+        u = u.contiguous()  # cuDNN's channels-last kernels may round to TF32
+    u = F.conv2d(u, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+    return u.permute(0, 2, 3, 1)
+
+
+def normalize_response(u: Tensor, gamma: Tensor) -> Tensor:
+    """See `Operations.normalize_response`."""
+    norm = u.square().sum(dim=(1, 2), keepdim=True, dtype=torch.float32).sqrt_()
+    relative = norm / (norm.mean(dim=-1, keepdim=True) + NORM_EPS)  # [B, 1, 1, D]
+    return u.mul_((1 + gamma * relative).to(u.dtype))
+
+
+def add_gated(x: Tensor, gate: Tensor, update: Tensor, shift: Tensor) -> Tensor:
+    """See `Operations.add_gated`."""
+    return torch.addcmul(x, gate, update.float().add_(shift))
+
+
+def _scale_to_unit(x: Tensor) -> Tensor:
+    """What brings the last dim of float32 `x` to a root mean square of 1, [..., 1]."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()

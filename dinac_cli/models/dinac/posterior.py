@@ -1,0 +1,35 @@
+"""The encoder's answer: a Gaussian over unwhitened latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dinac_cli.models.dinac.schedule import noise_scale, signal_scale
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A variance-preserving Gaussian: N(alpha·mean, sigma²), alpha² + sigma² = 1.
+
+    `mean` and `logsnr` are float32 [B, C, h, w].
+    """
+
+    mean: Tensor
+    logsnr: Tensor
+
+    def mode(self) -> Tensor:
+        """Return the likeliest latents, alpha·mean."""
+        return signal_scale(self.logsnr) * self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents; the generator's device must be that of the latents."""
+        noise = torch.randn(
+            self.mean.shape,
+            generator=generator,
+            dtype=self.mean.dtype,
+            device=self.mean.device,
+        )
+        return self.mode() + noise_scale(self.logsnr) * noise

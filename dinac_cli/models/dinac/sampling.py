@@ -1,0 +1,72 @@
+"""Samplers: from noise to an image in a given number of denoiser calls.
+
+Each takes a denoiser (noisy image and time → clean image), the starting image [B, 3, H, W] in
+float32, the descending times [N + 1] on the CPU, and the schedule; and returns the image after
+the update to the last time, which is not the last clean estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dinac_cli.models.dinac.schedule import CosineSchedule
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [B, 3, H, W], t []) → x0 estimate [B, 3, H, W]."""
+
+Sampler = Callable[[Denoiser, Tensor, Tensor, CosineSchedule], Tensor]
+
+
+def sample_ddim(denoise: Denoiser, x: Tensor, times: Tensor, schedule: CosineSchedule) -> Tensor:
+    """DDIM without added noise: Song et al., https://arxiv.org/abs/2010.02502, equation 12."""
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    for i in range(len(times) - 1):
+        x0 = denoise(x, times[i])
+        noise = (x - alpha[i] * x0) / sigma[i]
+        x = alpha[i + 1] * x0 + sigma[i + 1] * noise
+    return x
+
+
+def sample_dpmpp_2m(
+    denoise: Denoiser, x: Tensor, times: Tensor, schedule: CosineSchedule
+) -> Tensor:
+    """DPM-Solver++(2M): Lu et al., https://arxiv.org/abs/2211.01095, algorithm 2."""
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    half_logsnr = schedule.logsnr(times) / 2
+    x0_before: Tensor | None = None
+    for i in range(len(times) - 1):
+        x0 = denoise(x, times[i])
+        h = half_logsnr[i + 1] - half_logsnr[i]
+        weight = alpha[i + 1] * torch.expm1(-h)
+        x = (sigma[i + 1] / sigma[i]) * x - weight * x0
+        if x0_before is not None:
+            r = (half_logsnr[i] - half_logsnr[i - 1]) / h
+            x = x - 0.5 * weight * (x0 - x0_before) / r
+        x0_before = x0
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim, "dpmpp_2m": sample_dpmpp_2m}
+
+
+def guide(x0_full: Tensor, x0_dropped: Tensor, strength: float) -> Tensor:
+    """Path-drop guidance: go from the estimate of the shortened network past the full one's."""
+    return x0_dropped + strength * (x0_full - x0_dropped)
+
+
+def draw_noise(batch: int, height: int, width: int, seed: int | None) -> Tensor:
+    """Draw standard normal noise [batch, 3, height, width] in float32 on the CPU.
+
+    With a seed, each image of the batch has the very noise that it has alone; without one, each
+    has its own.
+    """
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+        return torch.randn((batch, 3, height, width), generator=generator)
+    generator.manual_seed(seed)
+    noise = torch.randn((1, 3, height, width), generator=generator)
+    return noise.expand(batch, -1, -1, -1)

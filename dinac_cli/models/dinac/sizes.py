@@ -1,0 +1,69 @@
+"""The sizes of a network, told from the names and shapes of its tensors. Free of torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dinac_cli.errors import ModelError
+from dinac_cli.models.dinac.config import CLASS_HEAD_SIZES, DinacAEConfig
+
+
+def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> DinacAEConfig:
+    """Tell the sizes of a network from its canonical tensor names and shapes.
+
+    Constants that shapes do not tell take the released values. ModelError where a tensor that
+    is needed is missing or has the wrong rank.
+    """
+    measure = _Shapes(shapes)
+    model_dim, in_channels, patch_size, _ = measure("encoder.patchify.proj.weight", rank=4)
+    depths = {part: measure.count(f"decoder.{part}_blocks") for part in ("start", "middle", "end")}
+    head = _infer_class_head(measure) if measure.count("dino_token_alignment_head", r"\w+") else {}
+    return DinacAEConfig(
+        in_channels=in_channels,
+        patch_size=patch_size,
+        model_dim=model_dim,
+        encoder_depth=measure.count("encoder.blocks"),
+        decoder_depth=sum(depths.values()),
+        decoder_start_blocks=depths["start"],
+        decoder_end_blocks=depths["end"],
+        bottleneck_dim=measure("latent_norm_running_mean", rank=1)[0],
+        mlp_ratio=measure("encoder.blocks.0.mlp.up.weight", rank=2)[0] / max(1, model_dim),
+        depthwise_kernel_size=measure("decoder.start_blocks.0.dwconv.weight", rank=4)[-1],
+        adaln_low_rank_rank=measure("decoder.adaln_deltas.0.down.weight", rank=2)[0],
+        **{**dict.fromkeys(CLASS_HEAD_SIZES), **head},
+    )
+
+
+def _infer_class_head(measure: _Shapes) -> dict[str, Any]:
+    head = "dino_token_alignment_head"
+    registers, dim = measure(f"{head}.register_tokens", rank=2)
+    return {
+        "class_head_feature_dim": dim,
+        "class_head_model_dim": dim,
+        "class_head_head_dim": measure(f"{head}.block.attn_core.q_norm._impl.weight", rank=1)[0],
+        "class_head_mlp_ratio": measure(f"{head}.block.mlp.up.weight", rank=2)[0] / max(1, dim),
+        "class_head_register_token_count": registers,
+    }
+
+
+class _Shapes:
+    """The tensor shapes of a file, asked for by name and rank."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._shapes = shapes
+
+    def __call__(self, name: str, rank: int) -> tuple[int, ...]:
+        shape = self._shapes.get(name)
+        if shape is None or len(shape) != rank:
+            found = "is missing" if shape is None else f"has shape {list(shape)}"
+            raise ModelError(
+                f"the network's sizes cannot be told: tensor {name} {found}; "
+                "is this a DINAC-AE checkpoint?"
+            )
+        return shape
+
+    def count(self, prefix: str, member: str = r"\d+") -> int:
+        pattern = re.compile(rf"{re.escape(prefix)}\.({member})\.")
+        return len({match[1] for name in self._shapes if (match := pattern.match(name))})

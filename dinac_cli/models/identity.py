@@ -1,0 +1,187 @@
+"""Which network it is: two short hashes that a bfloat16 copy of a checkpoint shares with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.errors import ModelError
+from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.dinac.tensor_file import (
+    ITEM_BYTES,
+    TensorEntry,
+    check_aliases,
+    keeps_float32,
+    map_bytes,
+    read_tensor_table,
+    show_name,
+)
+
+IDENTITY_DIGITS = 16
+"""Hexadecimal digits of an identity: the first 64 bits of a SHA-256."""
+
+_CHUNK_BYTES = 4 << 20
+_LATENT_SPACE_TENSORS = re.compile(r"encoder\..*|latent_norm_running_(mean|var)")
+_LATENT_SPACE_CONSTANTS = ("latent_running_stats_eps",)
+_CONSTANTS = ("latent_running_stats_eps", "logsnr_max", "logsnr_min", "pixel_noise_std")
+
+_CACHE_VERSION = 1
+_CACHE_ENTRIES = 64
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Two hashes of 16 hexadecimal digits.
+
+    `latent_space` tells what an encoder's latents mean, `weights` the whole network.
+    """
+
+    latent_space: str
+    weights: str
+
+
+def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
+    """Hash the tensors of a safetensors file and the constants of its configuration.
+
+    Each hash is the beginning of a SHA-256 over the tensors sorted by canonical name: a line of
+    JSON with name, type and shape, then the little-endian bytes, both after the cast to the
+    network's bfloat16 form; then a line of JSON for each constant. ModelError for a file that is
+    no checkpoint.
+    """
+    table = read_tensor_table(path)
+    tensors = table.by_canonical_name
+    check_aliases(table, tensors)
+    latent_space, weights = hashlib.sha256(), hashlib.sha256()
+    for name, entry in tensors.items():
+        hashes = [weights]
+        if _LATENT_SPACE_TENSORS.fullmatch(name):
+            hashes.append(latent_space)
+        for data in _canonical_bytes(path, name, entry):
+            for digest in hashes:
+                digest.update(data)
+    latent_space.update(_constant_lines(config, _LATENT_SPACE_CONSTANTS))
+    weights.update(_constant_lines(config, _CONSTANTS))
+    return ModelIdentity(
+        latent_space.hexdigest()[:IDENTITY_DIGITS], weights.hexdigest()[:IDENTITY_DIGITS]
+    )
+
+
+def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
+    """Return `compute_identity`, remembered by the file's path, size and modification time.
+
+    A cache that cannot be read or written only costs the time to hash again.
+    """
+    try:
+        status = path.stat()
+    except OSError as exc:
+        raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    key = json.dumps(
+        [
+            os.path.abspath(path),
+            status.st_size,
+            status.st_mtime_ns,
+            [getattr(config, name) for name in _CONSTANTS],
+        ]
+    )
+    remembered = _read_cache()
+    if key in remembered:
+        return remembered[key]
+    identity = compute_identity(path, config)
+    newest = list(_read_cache().items())[1 - _CACHE_ENTRIES :]
+    _write_cache({**dict(newest), key: identity})
+    return identity
+
+
+def cache_folder() -> Path:
+    """Return the folder of what dinac remembers: $DINAC_CACHE, or `dinac` in the user's cache."""
+    own = os.environ.get("DINAC_CACHE")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path("~/.cache").expanduser()) / "dinac"
+
+
+def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Return the bits of float32 values rounded to bfloat16, half to even; NaN stays NaN."""
+    bits = values.view(np.uint32)
+    # Where the sum wraps around, the value is a NaN, which the last line replaces.
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
+
+
+def _canonical_bytes(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]:
+    if entry.dtype not in ITEM_BYTES:
+        raise ModelError(
+            f"{path}: tensor {show_name(name)} is stored as {show_name(entry.dtype)}, "
+            "not as F32 or BF16"
+        )
+    dtype = "F32" if keeps_float32(name) else "BF16"
+    yield f"{json.dumps([name, dtype, list(entry.shape)])}\n".encode()
+    data = map_bytes(path, entry)
+    for start in range(0, data.size, _CHUNK_BYTES):
+        yield _cast(data[start : start + _CHUNK_BYTES], entry.dtype, dtype)
+
+
+def _cast(data: npt.NDArray[np.uint8], stored: str, wanted: str) -> bytes:
+    if stored == wanted:
+        return data.tobytes()
+    # A tensor's first byte need not lie on a multiple of four, so the chunk is copied first.
+    if wanted == "BF16":
+        values = np.frombuffer(data.tobytes(), "<f4").astype(np.float32, copy=False)
+        return round_to_bfloat16(values).astype("<u2").tobytes()
+    return (np.frombuffer(data.tobytes(), "<u2").astype("<u4") << 16).tobytes()
+
+
+def _constant_lines(config: DinacAEConfig, names: tuple[str, ...]) -> bytes:
+    return "".join(f"{json.dumps([name, getattr(config, name)])}\n" for name in names).encode()
+
+
+def _cache_path() -> Path:
+    return cache_folder() / "identities.json"
+
+
+def _read_cache() -> dict[str, ModelIdentity]:
+    try:
+        document = json.loads(_cache_path().read_text("utf-8"))
+        if document["version"] != _CACHE_VERSION:
+            return {}
+        return {key: _parse_identity(value) for key, value in document["identities"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _parse_identity(value: Any) -> ModelIdentity:
+    identity = ModelIdentity(**value)
+    for digits in (identity.latent_space, identity.weights):
+        if not re.fullmatch(f"[0-9a-f]{{{IDENTITY_DIGITS}}}", digits):
+            raise ValueError(digits)
+    return identity
+
+
+def _write_cache(identities: dict[str, ModelIdentity]) -> None:
+    document = {
+        "version": _CACHE_VERSION,
+        "identities": {key: asdict(identity) for key, identity in identities.items()},
+    }
+    path = _cache_path()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".identities-", dir=path.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(document, file, indent=1)
+            os.replace(name, path)
+        except OSError:
+            os.unlink(name)
+            raise

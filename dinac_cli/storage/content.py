@@ -1,0 +1,80 @@
+"""Reading one input whole, with what is needed to tell later whether it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from dinac_cli.errors import InputError
+
+MAX_INPUT_BYTES = 2**31
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of one input."""
+
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def read_content(path: str) -> Content:
+    """Read a file. Raises InputError, also where the file changed in the meantime.
+
+    A pipe that has a name (as a shell gives one for `<(command)`) is read to its end.
+    """
+    try:
+        with open(path, "rb") as file:
+            before = os.fstat(file.fileno())
+            content = _read_bounded(file, expected=before.st_size)
+            after = os.fstat(file.fileno())
+    except OSError as exc:
+        raise InputError(f"cannot read: {exc.strerror or exc}") from exc
+    # A pipe has no size, and its time is that of the last write.
+    is_file = stat.S_ISREG(before.st_mode)
+    if is_file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise InputError("changed while it was read; run the same command again")
+    return content
+
+
+def read_stream_content(stream: BinaryIO) -> Content:
+    """Read standard input to its end. Raises InputError."""
+    content = _read_bounded(stream)
+    if not content.data:
+        raise InputError("is empty; pipe an image into it")
+    return content
+
+
+def hash_file(path: str) -> str:
+    """SHA-256 of a file, 64 hex digits, in constant memory. Raises InputError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as exc:
+        raise InputError(f"cannot read: {exc.strerror or exc}") from exc
+    return digest.hexdigest()
+
+
+def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
+    """Read to the end, in pieces: asking for the limit at once would allocate it."""
+    pieces = []
+    total = 0
+    while expected <= MAX_INPUT_BYTES and total <= MAX_INPUT_BYTES:
+        piece = file.read(max(_CHUNK_BYTES, expected - total))
+        if not piece:
+            break
+        pieces.append(piece)
+        total += len(piece)
+    else:
+        raise InputError(f"larger than {MAX_INPUT_BYTES // 2**30} GiB")
+    return Content(pieces[0] if len(pieces) == 1 else b"".join(pieces))

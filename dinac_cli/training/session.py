@@ -1,0 +1,351 @@
+"""A whole training run: survey, steps, saved states, and the checkpoint at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dinac_cli.codec.quantizer import SENSITIVITY_KEY
+from dinac_cli.codec.records import name_creator
+from dinac_cli.errors import UsageError
+from dinac_cli.images.pixels import Pixels, crop_pixels
+from dinac_cli.images.reading import read_image
+from dinac_cli.models.device import resolve_device, resolve_dtype
+from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
+from dinac_cli.models.dinac.checkpoint import pack_checkpoint
+from dinac_cli.models.registry import resolve_model
+from dinac_cli.storage.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
+from dinac_cli.storage.content import read_content
+from dinac_cli.training.dataset import (
+    CropSource,
+    TrainImage,
+    hash_images,
+    hold_out,
+    survey_images,
+)
+from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
+from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+from dinac_cli.training.statistics import (
+    measure_reconstruction,
+    measure_sensitivity,
+    measure_spread,
+    measure_whitening,
+)
+from dinac_cli.training.teacher import Teacher
+from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer, write_file
+
+
+class Pace:
+    """Fits the length of a run to its end, again and again: the first steps are the slowest.
+
+    Those read images that later ones find in memory, and compile what later ones only call. Times
+    are in seconds, of one clock that only goes forward.
+    """
+
+    def __init__(self, number: int, now: float, seconds: float, spent: float = 0.0) -> None:
+        self._start = now - spent
+        self._deadline = self._start + seconds
+        self.mark(number, now)
+
+    def count_spent(self, now: float) -> float:
+        """Seconds spent so far, `spent` before this start included."""
+        return now - self._start
+
+    def mark(self, number: int, now: float) -> None:
+        """Count the pace from here: `number` steps are done."""
+        self._number, self._time = number, now
+
+    def fit(self, number: int, now: float) -> int:
+        """Steps of the whole run, if all others take as long as those since the last mark."""
+        step_seconds = max(1e-9, now - self._time) / max(1, number - self._number)
+        self.mark(number, now)
+        return number + max(0, round((self._deadline - now) / step_seconds))
+
+
+REPORT_NAME = "training.json"
+KLT = "klt"
+
+# The first steps compile and warm up; the pace of the next ones is the first that is known.
+_UNTIMED_STEPS = 10
+_PACE_STEPS = 20
+_HELD_OUT_SHOWN = 8
+_STATISTICS_IMAGES = 400
+_SENSITIVITY_IMAGES = 4
+_MAX_SIDE = 512  # of what is held out and looked at every few minutes
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train: image paths, OUT, where to start from, how, and for how long.
+
+    `minutes` (None: as many steps as the recipe says) sets the recipe's steps by the pace so far,
+    anew at every saved state. `teacher` is a DINOv2 checkpoint folder that the class head learns
+    from, `compiled` compiles the network first, `save_seconds` is the time between saved states.
+    """
+
+    paths: Sequence[str]
+    out: Path
+    init: str
+    recipe: TrainRecipe
+    minutes: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    compiled: bool = False
+    teacher: Path | None = None
+    save_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: the last step, its length (None: not known yet), PSNR held out in dB."""
+
+    step: StepReport
+    steps: int | None
+    held_out_db: float | None = None
+
+
+def check_out(out: Path) -> None:
+    """Refuse an OUT that holds something else than a training. Raises UsageError."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"{out}: OUT, the last argument, is an existing file: name a folder")
+    names = {name for name in os.listdir(out) if not name.startswith(TEMPORARY_PREFIX)}
+    if names and not names & {STATE_NAME, REPORT_NAME}:
+        raise UsageError(f"{out} holds other files and no training: name a new folder")
+
+
+class TrainingRun:
+    """Prepares a run, yields its progress, and writes the checkpoint.
+
+    Killed at any moment, the same request goes on from the last saved state. Raises DinacError.
+    """
+
+    def __init__(self, request: TrainRequest) -> None:
+        self._request = request
+        self._device = resolve_device(request.device)
+        self._dtype = resolve_dtype(request.dtype, self._device)
+        images, self.left_out = survey_images(request.paths, request.recipe.crop)
+        self._kept, self._held_out = hold_out(images)
+        self._held = [
+            crop_pixels(_load(image), _MAX_SIDE, _MAX_SIDE)
+            for image in self._held_out[:_HELD_OUT_SHOWN]
+        ]
+        self.model = self._start_model()
+        recipe = request.recipe
+        if recipe.crop % self.model.config.patch_size:
+            raise UsageError(
+                f"--crop {recipe.crop}: it must be a multiple of the model's patch of "
+                f"{self.model.config.patch_size} pixels"
+            )
+        source = CropSource(self._kept, recipe.crop, recipe.scales, recipe.seed)
+        self._trainer = Trainer(
+            self.model,
+            recipe,
+            source,
+            self._dtype,
+            compiled=request.compiled,
+            teacher=self._load_teacher(),
+            about=self.describe(),
+        )
+        remove_dead_temporaries(str(request.out))
+        self.resumed = self._trainer.resume(request.out)
+        self.first_step = self._trainer.step_number
+
+    def describe(self) -> dict[str, str]:
+        """What makes this training another one, beside the recipe: start, images, length."""
+        request = self._request
+        return {
+            "init": request.init,
+            "images": hash_images(self._kept),
+            "minutes": "" if request.minutes is None else f"{request.minutes:g}",
+            "teacher": "" if request.teacher is None else str(request.teacher),
+        }
+
+    def check_finished(self) -> bool:
+        """Whether OUT holds this very training, finished. Raises UsageError for another one.
+
+        The state goes, which a run that was killed at the very end has left beside it.
+        """
+        path = self._request.out / REPORT_NAME
+        if not path.is_file():
+            return False
+        own = json.loads(json.dumps(asdict(self._request.recipe)))
+        try:
+            report = json.loads(path.read_bytes())
+            if self._request.minutes is not None:
+                own["steps"] = report["recipe"]["steps"]
+            if (report["recipe"], report["about"]) == (own, self.describe()):
+                self._drop_state()
+                return True
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise UsageError(f"{path} is damaged: choose another OUT") from exc
+        raise UsageError(
+            f"{self._request.out} holds a finished training of other settings or images: choose "
+            f"another OUT (to train it further, --init {self._request.out})"
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps that were trained so far, those before a stop as well."""
+        return self._trainer.step_number
+
+    @property
+    def count(self) -> int:
+        """Images that are trained on."""
+        return len(self._kept)
+
+    @property
+    def start_db(self) -> float | None:
+        """Mean PSNR in dB on what is held out, before the first step; None if it is not known."""
+        first = next(iter(self._trainer.curve), {"step": None})
+        return first["held_out_db"] if first["step"] == 0 else None
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether it is measured on other images than those that are trained on."""
+        return self._held_out[0] not in self._kept
+
+    def go(self) -> Generator[Progress, None, None]:
+        """Train to the end; a caller that stops early calls `save`."""
+        trainer = self._trainer
+        if not trainer.step_number and not trainer.curve:
+            start_db = round(self._measure_held_out(), 3)
+            trainer.curve.append({"step": 0, "train_db": None, "held_out_db": start_db})
+        pace = self._start_pace()
+        known = trainer.recipe.steps != UNPACED_STEPS
+        saved = time.monotonic()
+        psnr: list[float] = []
+        while not known or trainer.step_number < trainer.recipe.steps:
+            report = trainer.step()
+            psnr += [] if report.psnr_db is None else [report.psnr_db]
+            done, now = trainer.step_number - self.first_step, time.monotonic()
+            is_due = known and now - saved >= self._request.save_seconds
+            if pace and done == _UNTIMED_STEPS:
+                pace.mark(trainer.step_number, now)
+            if pace and (is_due or (not known and done == _UNTIMED_STEPS + _PACE_STEPS)):
+                trainer.set_steps(pace.fit(trainer.step_number, now))
+                known = True
+            held_out_db = None
+            if is_due:
+                held_out_db = self._check_point(psnr, pace)
+                saved = time.monotonic()
+            yield Progress(report, trainer.recipe.steps if known else None, held_out_db)
+        if not trainer.curve or trainer.curve[-1]["step"] != trainer.step_number:
+            self._check_point(psnr, pace)
+
+    def save(self) -> None:
+        """Keep the state, to go on from here."""
+        self._trainer.save(self._request.out)
+
+    def finish(self) -> list[float]:
+        """Measure, write the checkpoint, drop the state; returns the held-out PSNRs in dB."""
+        state = self._trainer.average_state()
+        model = build_model(self.model, state, torch.float32)
+        # By hash: neighbours in a folder are alike.
+        sample = sorted(self._kept, key=lambda image: image.sha256)[:_STATISTICS_IMAGES]
+        mean, variance = measure_whitening(model, map(_load, sample))
+        state["latent_norm_running_mean"] = mean
+        state["latent_norm_running_var"] = variance
+        final = build_model(self.model, state, self._dtype)
+        sensitivity = measure_sensitivity(
+            final,
+            [_load(image) for image in sample[:_SENSITIVITY_IMAGES]],
+            self._request.recipe.seed,
+        )
+        values = measure_reconstruction(final, self._held)
+        files = pack_checkpoint(
+            state, self.model.config, torch.bfloat16, {SENSITIVITY_KEY: sensitivity}
+        )
+        for name, content in files.items():
+            write_file(self._request.out, name, content)
+        spread = measure_spread(final, map(_load, self._held_out[:_STATISTICS_IMAGES]))
+        self._write_report(values, spread)
+        self._drop_state()
+        return values
+
+    def _drop_state(self) -> None:
+        with suppress(OSError):  # it does no harm
+            (self._request.out / STATE_NAME).unlink(missing_ok=True)
+
+    def _start_model(self) -> DinacAE:
+        request = self._request
+        if request.init == KLT:
+            statistics = measure_patches(map(_load, self._kept), NANO_CONFIG.patch_size)
+            model = DinacAE(NANO_CONFIG)
+            model.load_state_dict(build_klt(statistics, NANO_CONFIG))
+            return model.to(self._device)
+        resolved = resolve_model(request.init)
+        return DinacAE.from_pretrained(resolved.path, device=self._device)
+
+    def _load_teacher(self) -> Teacher | None:
+        folder = self._request.teacher
+        if folder is None:
+            return None
+        head = self.model.config.class_head
+        if head is None:
+            raise UsageError(f"--teacher {folder}: {self._request.init} has no class head to train")
+        teacher = Teacher.load(folder, self._device)
+        if teacher.config.hidden_size != head.feature_dim:
+            raise UsageError(
+                f"--teacher {folder}: its features are {teacher.config.hidden_size} wide, those of "
+                f"{self._request.init} {head.feature_dim}"
+            )
+        return teacher
+
+    def _start_pace(self) -> Pace | None:
+        """The pace of a run whose minutes are given; what it had of them before a stop counts."""
+        if self._request.minutes is None:
+            return None
+        spent = 0.0
+        if self._trainer.curve:
+            last = self._trainer.curve[-1]
+            spent = (
+                float(last.get("minutes") or 0) * 60 * self.first_step / float(last["step"] or 1)
+            )
+        return Pace(self.first_step, time.monotonic(), self._request.minutes * 60, spent)
+
+    def _check_point(self, psnr: list[float], pace: Pace | None) -> float:
+        """Measure the averaged weights on what is held out, and save; gives the mean PSNR in dB."""
+        held_out_db = self._measure_held_out()
+        trained_db = round(float(np.mean(psnr)), 3) if psnr else None
+        point = {"step": self.steps, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
+        if pace:
+            point["minutes"] = round(pace.count_spent(time.monotonic()) / 60, 3)
+        self._trainer.curve.append(point)
+        psnr.clear()
+        self.save()
+        return held_out_db
+
+    def _measure_held_out(self) -> float:
+        model = build_model(self.model, self._trainer.average_state(), self._dtype)
+        return float(np.mean(measure_reconstruction(model, self._held)))
+
+    def _write_report(self, values: list[float], spread: dict[str, list[float]]) -> None:
+        request = self._request
+        report = {
+            "created_by": name_creator(),
+            "about": self.describe(),
+            "recipe": asdict(self._trainer.recipe),
+            "compute": f"{self._device.type}/{'bf16' if self._dtype == torch.bfloat16 else 'f32'}",
+            "images": len(self._kept),
+            "images_left_out": len(self.left_out),
+            "images_held_out": len(self._held_out),
+            "held_out_db": round(float(np.mean(values)), 3),
+            "held_out_latents": spread,
+            "curve": self._trainer.curve,
+        }
+        text = json.dumps(report, indent=2) + "\n"
+        write_file(request.out, REPORT_NAME, text.encode())
+
+
+def _load(image: TrainImage) -> Pixels:
+    return read_image(read_content(image.path).data).pixels

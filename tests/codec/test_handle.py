@@ -1,0 +1,94 @@
+"""A model is known before it is loaded, and loaded once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.codec.quantizer import SENSITIVITY_KEY
+from dinac_cli.errors import DeviceError, ModelError, UsageError
+from dinac_cli.models.registry import ResolvedModel, resolve_model
+
+from .conftest import GOLDEN, make_handle
+
+
+def copy_tiny(folder: Path, **settings: object) -> ResolvedModel:
+    shutil.copytree(GOLDEN / "tiny", folder / "mine")
+    config = folder / "mine/config.json"
+    config.chmod(0o644)
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    return ResolvedModel(folder / "mine", "mine")
+
+
+def test_only_the_part_that_is_needed_is_loaded() -> None:
+    model = make_handle(part="decoder").engine._model
+    assert hasattr(model, "decoder")
+    assert not hasattr(model, "encoder")
+
+
+def test_engine_is_made_once(encoder: ModelHandle) -> None:
+    assert encoder.engine is encoder.engine
+
+
+def test_identity_needs_no_weights_in_memory() -> None:
+    handle = make_handle()
+    assert handle.config.bottleneck_dim == 8
+    assert len(handle.identity.latent_space) == 16
+    assert "engine" not in vars(handle)
+
+
+def test_embedded_model_is_calibrated() -> None:
+    nano = ModelHandle(resolve_model("nano"), "encoder", DeviceChoice())
+    assert nano.sensitivity is not None
+    assert nano.sensitivity.shape == (128,)
+    steps = nano.choose_steps("q8")
+    assert steps is not None
+    assert steps[0] < steps[127]  # the strongest component costs the picture most
+
+
+def test_device_that_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    handle = ModelHandle(ResolvedModel(GOLDEN / "tiny", "tiny"), "encoder", DeviceChoice("cuda"))
+    with pytest.raises(DeviceError, match="device cuda is absent"):
+        _ = handle.engine
+    handle.choice = DeviceChoice("tpu")
+    with pytest.raises(UsageError, match="device 'tpu' is unknown"):
+        _ = handle.engine
+
+
+class TestCheck:
+    def test_of_a_sound_model(self, encoder: ModelHandle) -> None:
+        encoder.check("q8")
+        encoder.check()
+
+    def test_of_a_damaged_configuration(self, tmp_path: Path) -> None:
+        model = copy_tiny(tmp_path, model_dim=65)
+        with pytest.raises(ModelError, match="model_dim is 65"):
+            ModelHandle(model, "encoder", DeviceChoice()).check()
+
+    def test_of_a_missing_checkpoint(self, tmp_path: Path) -> None:
+        model = ResolvedModel(tmp_path / "gone", "gone")
+        with pytest.raises(ModelError, match="does not exist"):
+            ModelHandle(model, "encoder", DeviceChoice()).check()
+
+    def test_of_a_damaged_calibration(self, tmp_path: Path) -> None:
+        model = copy_tiny(tmp_path, **{SENSITIVITY_KEY: [1.0]})
+        with pytest.raises(ModelError, match="must be 8 positive numbers"):
+            ModelHandle(model, "encoder", DeviceChoice()).check("q8")
+
+
+def test_calibration_of_a_checkpoint_is_used(tmp_path: Path) -> None:
+    model = copy_tiny(tmp_path, **{SENSITIVITY_KEY: [1, 2, 4, 8, 16, 32, 64, 128]})
+    steps = ModelHandle(model, "encoder", DeviceChoice()).choose_steps("q8")
+    assert steps is not None
+    assert np.array_equal(steps, steps[0] / 2.0 ** np.arange(8))
+
+
+def test_module_is_free_of_torch_until_a_model_is_loaded() -> None:
+    assert "torch" not in vars(sys.modules["dinac_cli.codec.handle"])

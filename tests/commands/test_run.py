@@ -1,0 +1,327 @@
+"""From results to figures, lines, files and an exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from dinac_cli.commands.run import (
+    EXIT_FAILURES,
+    ReportOptions,
+    RunProgress,
+    describe_summary,
+    end_with,
+    format_duration,
+    format_size,
+    format_sizes,
+    open_failures,
+    report_run,
+)
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.signals import STOPPING, SignalledStop
+from dinac_cli.errors import OutputError
+from dinac_cli.jobs.executor.control import StageClock
+from dinac_cli.jobs.results import FileResult, Status, Tally
+
+WRITTEN = FileResult(
+    "a.jpg", Status.WRITTEN, output="out/a.jpg.dinac",
+    width=100, height=50, bytes_in=2000, bytes_out=500,
+)  # fmt: skip
+DONE = FileResult("b.jpg", Status.DONE, output="out/b.jpg.dinac")
+FAILED = FileResult("c.jpg", Status.FAILED, reason="not an image")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1234, "1.2 kB"),
+        (999_949, "999.9 kB"),
+        (999_960, "1.0 MB"),
+        (5.25e6, "5.2 MB"),
+        (7.77e9, "7.8 GB"),
+        (1e12, "1.0 TB"),
+        (1.5e15, "1500.0 TB"),
+    ],
+)
+def test_size(size: float, text: str) -> None:
+    assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (4.21, "4.2 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1:00"),
+        (187, "3:07"),
+        (3599.4, "59:59"),
+        (3599.6, "1:00:00"),
+        (7387, "2:03:07"),
+        (360000, "100:00:00"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_sizes_with_their_ratio() -> None:
+    assert format_sizes(2000, 500) == "2.0 kB → 500 B (0.25x)"
+    assert format_sizes(0, 500) == "0 B → 500 B"
+
+
+class TestTally:
+    def test_counts_sizes_of_what_was_written_alone(self) -> None:
+        tally = Tally()
+        for result in (WRITTEN, DONE, FAILED, FileResult("d", Status.MISSING)):
+            tally.add(result)
+        assert tally.to_json() == {
+            "summary": True,
+            "written": 1,
+            "redone": 0,
+            "done": 1,
+            "failed": 2,
+            "not_inputs": 0,
+            "pixels": 5000,
+            "bytes_in": 2000,
+            "bytes_out": 500,
+        }
+        assert tally.finished == 4
+
+    def test_result_leaves_out_what_says_nothing(self) -> None:
+        assert FAILED.to_json() == {"file": "c.jpg", "status": "failed", "reason": "not an image"}
+        assert WRITTEN.to_json() == {
+            "file": "a.jpg",
+            "status": "written",
+            "output": "out/a.jpg.dinac",
+            "width": 100,
+            "height": 50,
+            "bytes_in": 2000,
+            "bytes_out": 500,
+        }
+        odd = FileResult("d.gif", Status.WRITTEN, warnings=("first of 3 frames",))
+        assert odd.to_json()["warnings"] == ["first of 3 frames"]
+
+
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> RunProgress:
+    """A run of 100 files at 2 images/s, 10 of them done and one failed."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = StageClock()
+    clock.seconds = {"read": 1.0, "model": 9.0, "write": 2.0}
+    progress = RunProgress(clock, 100, SignalledStop(), started=now)
+    for _ in range(9):
+        progress.add(WRITTEN)
+    progress.add(FAILED)
+    now += 4
+    return progress
+
+
+class TestLine:
+    whole = "1 failed  2.0 images/s  ETA 45.0 s  0.0 MP/s  18.0 kB → 4.5 kB (0.25x)  limit: model"
+
+    @pytest.mark.parametrize(
+        ("width", "line"),
+        [
+            (200, whole),
+            (80, whole.replace("0.0 MP/s  ", "")),
+            (60, "1 failed  2.0 images/s  ETA 45.0 s  18.0 kB → 4.5 kB (0.25x)"),
+            (40, "1 failed  2.0 images/s  ETA 45.0 s"),
+            (33, "1 failed  2.0 images/s"),
+            (20, "1 failed"),
+            (5, "1 fai"),
+        ],
+    )
+    def test_keeps_what_matters_most(self, progress: RunProgress, width: int, line: str) -> None:
+        assert progress.describe_line(width) == line
+
+    def test_never_exceeds_the_width(self, progress: RunProgress) -> None:
+        assert all(len(progress.describe_line(width)) <= width for width in range(200))
+
+    def test_before_the_first_result(self) -> None:
+        assert RunProgress(StageClock(), 3, SignalledStop()).describe_line(40) == "starting"
+
+    def test_while_it_stops(self, progress: RunProgress) -> None:
+        progress.stop.set()
+        assert progress.describe_line(80) == STOPPING
+        assert progress.describe_line(20) == STOPPING[:20]
+
+    def test_without_a_total(self, progress: RunProgress) -> None:
+        progress.total = None
+        assert "ETA" not in progress.describe_line(200)
+
+    def test_more_results_than_inputs(self, progress: RunProgress) -> None:
+        """A file may hold many records: then nobody knows how many there are."""
+        for _ in range(90):
+            progress.add(WRITTEN)
+        assert "ETA 0.0 s" in progress.describe_line(200)
+        progress.add(WRITTEN)
+        assert progress.total is None
+        assert "ETA" not in progress.describe_line(200)
+
+
+class TestSummary:
+    def test_of_everything(self, progress: RunProgress) -> None:
+        progress.add(DONE)
+        progress.add(FileResult("e", Status.WRITTEN, reason="the source has changed"))
+        progress.tally.not_inputs = 2
+        assert describe_summary(progress, "encoded with nano") == (
+            "10 encoded with nano, 1 of them again, 1 already done, 1 failed, "
+            "2 other files passed over; 18.0 kB → 4.5 kB (0.25x) in 4.0 s"
+        )
+
+    def test_of_nothing(self) -> None:
+        empty = RunProgress(StageClock(), 0, SignalledStop())
+        assert describe_summary(empty, "decoded") == "0 decoded"
+
+
+class Run:
+    """A run that gives these results, and what comes of it."""
+
+    def __init__(self, *results: FileResult) -> None:
+        self.results = results
+        self.stop = SignalledStop()
+        self.given = 0
+        self.closed = False
+
+    def _go(self) -> Generator[FileResult, None, None]:
+        try:
+            for result in self.results:
+                if self.stop:
+                    return
+                self.given += 1
+                yield result
+        finally:
+            self.closed = True
+
+    def report(self, console: Console | None = None, **options: object) -> int:
+        chosen = ReportOptions(**options)  # type: ignore[arg-type]
+        progress = RunProgress(StageClock(), len(self.results), self.stop)
+        return report_run(
+            "encode", end_with("encoded"), self._go(), progress, chosen,
+            console or Console(verbose=chosen.verbose), self.stop, lambda: 7,
+        )  # fmt: skip
+
+
+def json_lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class TestRun:
+    def test_all_done(self, capsys: pytest.CaptureFixture[str]) -> None:
+        run = Run(WRITTEN, DONE)
+        assert run.report() == 0
+        assert run.closed
+        out, err = capsys.readouterr()
+        summary = r"1 encoded, 1 already done, 7 other files passed over; .* in \d\.\d s\n"
+        assert re.fullmatch(summary, out)
+        assert err == ""
+
+    def test_failures_are_named_and_end_in_their_exit_code(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert Run(WRITTEN, FAILED).report() == EXIT_FAILURES == 3
+        assert capsys.readouterr().err == "dinac: c.jpg: not an image\n"
+
+    def test_missing_counterpart_is_a_failure(self) -> None:
+        missing = FileResult("d.jpg", Status.MISSING, reason="has no counterpart in B")
+        assert Run(missing).report() == EXIT_FAILURES
+
+    def test_remarks(self, capsys: pytest.CaptureFixture[str]) -> None:
+        again = FileResult("d.jpg", Status.WRITTEN, output="x", reason="the source has changed")
+        odd = FileResult("e.gif", Status.WRITTEN, output="y", warnings=("first of 3 frames",))
+        Run(again, odd).report()
+        assert capsys.readouterr().err == (
+            "dinac: d.jpg: made again: the source has changed\n"
+            "dinac: warning: e.gif: first of 3 frames\n"
+        )
+
+    def test_verbose_names_every_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        streamed = FileResult("d.jpg", Status.WRITTEN)
+        Run(WRITTEN, DONE, streamed).report(verbose=True)
+        assert capsys.readouterr().err == (
+            "dinac: a.jpg → out/a.jpg.dinac (written)\n"
+            "dinac: b.jpg → out/b.jpg.dinac (done)\n"
+            "dinac: d.jpg (written)\n"
+        )
+
+    def test_quiet_leaves_failures(self, capsys: pytest.CaptureFixture[str]) -> None:
+        Run(WRITTEN, FAILED).report(Console(quiet=True))
+        assert capsys.readouterr() == ("", "dinac: c.jpg: not an image\n")
+
+    def test_json_has_an_object_a_file_and_the_summary_last(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Run(WRITTEN, FAILED).report(json=True)
+        out, err = capsys.readouterr()
+        lines = json_lines(out)
+        assert lines[:2] == [WRITTEN.to_json(), FAILED.to_json()]
+        assert lines[2]["summary"] is True
+        assert (lines[2]["written"], lines[2]["failed"], lines[2]["not_inputs"]) == (1, 1, 7)
+        assert err == "dinac: c.jpg: not an image\n"
+
+    def test_json_moves_where_records_go_to_stdout(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Run(WRITTEN).report(json=True, records_on_stdout=True)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert [line.get("summary", False) for line in json_lines(err)] == [False, True]
+
+    def test_summary_moves_too(self, capsys: pytest.CaptureFixture[str]) -> None:
+        Run(WRITTEN).report(records_on_stdout=True)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("1 encoded")
+
+    def test_failures_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "failures.jsonl"
+        Run(WRITTEN, FAILED, DONE).report(failures=str(path))
+        assert json_lines(path.read_text()) == [FAILED.to_json()]
+        Run(WRITTEN).report(failures=str(path))
+        assert path.read_text() == ""
+
+    def test_failures_file_that_cannot_be_written(self, tmp_path: Path) -> None:
+        run = Run(WRITTEN)
+        with pytest.raises(OutputError, match=r"--failures .*: cannot write: Is a directory"):
+            run.report(failures=str(tmp_path))
+        assert run.given == 0
+
+    def test_fail_fast_stops_at_the_first_failure(self) -> None:
+        run = Run(FAILED, WRITTEN, WRITTEN)
+        assert run.report(fail_fast=True) == EXIT_FAILURES
+        assert run.given == 1
+        assert run.closed
+
+    def test_signal(self, capsys: pytest.CaptureFixture[str]) -> None:
+        run = Run(WRITTEN, FAILED)
+        run.stop.signal_number = 2
+        run.stop.set()
+        assert run.report() == 130
+        assert "run the same command again to go on" in capsys.readouterr().err
+
+    def test_is_closed_after_an_error_of_the_run(self) -> None:
+        run = Run(WRITTEN)
+
+        class Unprintable(Console):
+            def print_json(self, value: dict[str, object], *, to_stderr: bool = False) -> None:
+                raise BrokenPipeError
+
+        with pytest.raises(BrokenPipeError) as caught:
+            run.report(Unprintable(), json=True)
+        assert run.closed, "while the frames of the error still hold it"
+        del caught
+
+
+def test_no_failures_file() -> None:
+    with open_failures(None) as file:
+        assert file is None

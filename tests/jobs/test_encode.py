@@ -1,0 +1,377 @@
+"""Encoding many images: each as if it were alone, in order, and again at no cost."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinac_cli.codec.engine import Engine
+from dinac_cli.codec.flight import Pending
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.container.record import hash_record, unpack_record
+from dinac_cli.container.stream import read_records
+from dinac_cli.container.tensors import Encoded
+from dinac_cli.errors import ModelError, UnwritableDiskError
+from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.jobs.encode import EncodeOptions, encode_files
+from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.storage.output import OutputKind
+
+from .hand_made import (
+    GOLDEN,
+    draw,
+    latents_out,
+    make_handle,
+    read_tree,
+    reasons,
+    run_control,
+    select_images,
+    statuses,
+    write_images,
+)
+
+EIGHT = [f"{number}.png" for number in range(6)] + ["trip/x.png", "trip/y.png"]
+
+
+def encode(
+    source: Path | str,
+    out: Path,
+    model: ModelHandle,
+    options: EncodeOptions | None = None,
+    workers: int = 2,
+    in_flight: int = 4,
+    *,
+    overwrite: bool = False,
+    fsync: bool = False,
+) -> list[FileResult]:
+    return list(
+        encode_files(
+            select_images(source, exclude=out),
+            latents_out(out, overwrite=overwrite, fsync=fsync),
+            model,
+            options or EncodeOptions(),
+            run_control(workers, in_flight),
+        )
+    )
+
+
+def encode_to_stream(source: Path | str, model: ModelHandle, stdin: bytes = b"") -> bytes:
+    stdout = io.BytesIO()
+    results = encode_files(
+        select_images(source),
+        latents_out(Path("-"), OutputKind.STREAM),
+        model,
+        EncodeOptions(),
+        run_control(workers=3),
+        stdin=io.BytesIO(stdin),
+        stdout=stdout,
+    )
+    list(results)
+    return stdout.getvalue()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_images(tmp_path / "in", *EIGHT)
+    write_images(tmp_path / "in", "5.png", height=40, width=16)  # another size among them
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def expected(images: Path, encoder: ModelHandle) -> dict[str, bytes]:
+    """The records of the eight images by one worker, one at a time."""
+    encode(images, images.parent / "expected", encoder, workers=1, in_flight=1)
+    return read_tree(images.parent / "expected")
+
+
+class TestSameBytes:
+    def test_alone_and_in_a_folder_of_eight(
+        self, images: Path, tmp_path: Path, encoder: ModelHandle, expected: dict[str, bytes]
+    ) -> None:
+        assert len(expected) == 8
+        for name in ("3.png", "5.png"):
+            encode(images / name, tmp_path / "alone", encoder)
+            assert read_tree(tmp_path / "alone")[f"{name}.dinac"] == expected[f"{name}.dinac"]
+
+    @pytest.mark.parametrize(("workers", "in_flight"), [(1, 8), (4, 1), (3, 2), (2, 64)])
+    def test_any_workers_and_batch(
+        self,
+        images: Path,
+        tmp_path: Path,
+        encoder: ModelHandle,
+        expected: dict[str, bytes],
+        workers: int,
+        in_flight: int,
+    ) -> None:
+        encode(images, tmp_path / "out", encoder, workers=workers, in_flight=in_flight)
+        assert read_tree(tmp_path / "out") == expected
+
+    def test_batches_of_a_graphics_card(
+        self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of three here, so that the last one of six is filled up."""
+        model = make_handle("tiny", "encoder")
+        monkeypatch.setattr(Engine, "batch_size", lambda self, height, width: 3)
+        encode(images, tmp_path / "out", model, in_flight=8)
+        encode(images, tmp_path / "narrow", model, in_flight=1)
+        encode(images / "4.png", tmp_path / "alone", model)
+        out = read_tree(tmp_path / "out")
+        assert out == read_tree(tmp_path / "narrow")
+        assert out["4.png.dinac"] == read_tree(tmp_path / "alone")["4.png.dinac"]
+
+    def test_stream_is_the_records_in_order(
+        self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
+    ) -> None:
+        stream = encode_to_stream(images, encoder)
+        assert stream == b"".join(expected[name] for name in sorted(expected))
+
+    def test_order_of_a_stream_with_bad_files_in_it(
+        self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
+    ) -> None:
+        (images / "2.png").write_bytes(b"no image")
+        stream = encode_to_stream(images, encoder)
+        del expected["2.png.dinac"]
+        assert stream == b"".join(expected[name] for name in sorted(expected))
+
+
+def test_result_and_record_of_an_image(tmp_path: Path, encoder: ModelHandle) -> None:
+    write_images(tmp_path, "trip/a.png")
+    (result,) = encode(tmp_path, tmp_path / "out", encoder)
+    source = (tmp_path / "trip/a.png").read_bytes()
+    data = (tmp_path / "out/trip/a.png.dinac").read_bytes()
+    assert result == FileResult(
+        file=str(tmp_path / "trip/a.png"),
+        status=Status.WRITTEN,
+        output=str(tmp_path / "out/trip/a.png.dinac"),
+        width=30,
+        height=20,
+        bytes_in=len(source),
+        bytes_out=len(data),
+    )
+    header = unpack_record(data).header
+    assert (header.name, header.height, header.width) == ("trip/a.png", 20, 30)
+    assert header.source_bytes == len(source)
+    assert header.source_sha256 == hash_record(source)
+    (latents,) = encoder.engine.encode([draw(0)])
+    record = unpack_record(data)
+    assert np.abs(record.latents - latents).max() <= 2.0**-8 * np.abs(latents).max()
+
+
+def test_bad_files_fail_and_the_rest_goes_on(images: Path, encoder: ModelHandle) -> None:
+    out = images.parent / "out"
+    (images / "0.png").write_bytes(b"")
+    (images / "1.png").write_bytes(b"text")
+    (images / "2.png").write_bytes((images / "2.png").read_bytes()[:100])
+    (images / "3.png").unlink()
+    (images / "3.png").symlink_to("nowhere")
+    (images / "notes.txt").write_text("no image")
+    results = encode(images, out, encoder)
+    failed = {name: reason for name, reason in reasons(results).items() if reason}
+    assert set(failed) == {"0.png", "1.png", "2.png", "3.png"}
+    assert failed["0.png"] == "empty file (0 bytes)"
+    assert failed["3.png"] == "cannot read: No such file or directory"
+    assert set(read_tree(out)) == {f"{n}.dinac" for n in ("4.png", "5.png", *EIGHT[6:])}
+
+
+def test_missing_name_is_one_failure(images: Path, tmp_path: Path, encoder: ModelHandle) -> None:
+    results = encode_files(
+        select_images(images / "gone.png", images / "1.png"),
+        latents_out(tmp_path / "out"),
+        encoder,
+        EncodeOptions(),
+        run_control(),
+    )
+    assert reasons(results) == {"gone.png": "no such file or folder", "1.png": None}
+
+
+def test_image_of_too_many_pixels(images: Path, tmp_path: Path, encoder: ModelHandle) -> None:
+    options = EncodeOptions(max_pixels=600)
+    results = statuses(encode(images, tmp_path / "out", encoder, options))
+    assert results.pop("5.png") is Status.FAILED
+    assert set(results.values()) == {Status.WRITTEN}
+
+
+def test_limit_of_pixels_is_the_readers() -> None:
+    assert EncodeOptions().max_pixels == MAX_PIXELS
+
+
+class TestAgain:
+    def test_everything_is_done_and_no_model_is_loaded(
+        self, images: Path, expected: dict[str, bytes]
+    ) -> None:
+        out = images.parent / "expected"
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*.dinac")}
+        model = make_handle("tiny", "encoder")
+        results = encode(images, out, model)
+        assert set(statuses(results).values()) == {Status.DONE}
+        assert {result.output for result in results} == {str(path) for path in before}
+        assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.dinac")}
+        assert "engine" not in vars(model)
+
+    def test_what_is_missing_changed_or_damaged_is_made_again(
+        self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
+    ) -> None:
+        out = images.parent / "expected"
+        (out / "0.png.dinac").unlink()
+        (out / "1.png.dinac").write_bytes(expected["1.png.dinac"][:-20])
+        (out / "2.png.dinac").write_bytes(expected["2.png.dinac"][:40])
+        shutil.copy(images / "4.png", images / "3.png")
+        os.utime(images / "3.png", (4e9, 4e9))
+        results = encode(images, out, encoder)
+        made = {
+            result.file.rpartition("/")[2]: result.reason
+            for result in results
+            if result.status is Status.WRITTEN
+        }
+        assert made.pop("2.png", "").startswith("the output was damaged (")  # type: ignore[union-attr]
+        assert made == {
+            "0.png": None,
+            "1.png": "the output was cut short",
+            "3.png": "the source has changed",
+        }
+        now = read_tree(out)
+        assert {n: now[f"{n}.png.dinac"] == expected[f"{n}.png.dinac"] for n in range(6)} == {
+            0: True, 1: True, 2: True, 3: False, 4: True, 5: True
+        }  # fmt: skip
+
+    def test_checksum_sees_what_size_and_time_do_not(
+        self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
+    ) -> None:
+        out = images.parent / "expected"
+        data = bytearray((images / "1.png").read_bytes())
+        data[-1] ^= 1  # in the checksum of the last chunk, which does not matter
+        (images / "1.png").write_bytes(data)
+        os.utime(images / "1.png", (1, 1))
+        assert set(statuses(encode(images, out, encoder)).values()) == {Status.DONE}
+        again = statuses(encode(images, out, encoder, EncodeOptions(checksum=True)))
+        assert [name for name, status in again.items() if status is Status.WRITTEN] == ["1.png"]
+
+    def test_other_precision_is_an_error_unless_overwritten(
+        self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
+    ) -> None:
+        out = images.parent / "expected"
+        options = EncodeOptions(precision="f32")
+        results = encode(images, out, encoder, options)
+        assert set(statuses(results).values()) == {Status.FAILED}
+        assert "holds precision bf16, not f32" in str(results[0].reason)
+        assert read_tree(out) == expected
+        results = encode(images, out, encoder, options, overwrite=True)
+        assert set(statuses(results).values()) == {Status.WRITTEN}
+        assert {result.reason for result in results} == {None}
+        records = read_tree(out).values()
+        assert {unpack_record(data).header.precision for data in records} == {"f32"}
+
+    def test_foreign_file_stays_unless_overwritten(
+        self, images: Path, tmp_path: Path, encoder: ModelHandle
+    ) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/1.png.dinac").write_bytes(b"mine")
+        results = encode(images, tmp_path / "out", encoder)
+        assert "was not written by dinac" in str(reasons(results)["1.png"])
+        assert (tmp_path / "out/1.png.dinac").read_bytes() == b"mine"
+        results = encode(images, tmp_path / "out", encoder, overwrite=True)
+        assert set(statuses(results).values()) == {Status.WRITTEN}
+
+    def test_foreign_file_that_came_while_the_model_ran_stays(
+        self, images: Path, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = Engine.submit_images
+
+        def slow(engine: Engine, pixels: list[np.ndarray], **asked: bool) -> Pending[list[Encoded]]:
+            (tmp_path / "out/1.png.dinac").write_bytes(b"mine")
+            return real(engine, pixels, **asked)
+
+        monkeypatch.setattr(Engine, "submit_images", slow)
+        results = encode(images / "1.png", tmp_path / "out", encoder)
+        assert "was not written by dinac" in str(results[0].reason)
+        assert (tmp_path / "out/1.png.dinac").read_bytes() == b"mine"
+
+    def test_leftovers_of_a_killed_run_go(
+        self, images: Path, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "out/trip").mkdir(parents=True)
+        monkeypatch.setattr("dinac_cli.storage.atomic._is_dead", lambda path, name: True)
+        (tmp_path / "out/trip/.dinac-tmp-x").write_bytes(b"half a rec")
+        encode(images, tmp_path / "out", encoder)
+        assert set(read_tree(tmp_path / "out")) == {f"{name}.dinac" for name in EIGHT}
+
+
+class TestRunAsAWhole:
+    def test_full_disk_ends_it(
+        self, images: Path, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fsync(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(UnwritableDiskError):
+            encode(images, tmp_path / "out", encoder, fsync=True)
+        assert read_tree(tmp_path / "out") == {}
+
+    def test_model_that_is_none_ends_it_before_any_file_fails(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(GOLDEN / "tiny", tmp_path / "mine")
+        config = tmp_path / "mine/config.json"
+        values = json.loads(config.read_text())
+        config.chmod(0o644)
+        config.write_text(json.dumps({**values, "model_dim": 65}))
+        model = ModelHandle(ResolvedModel(tmp_path / "mine", "mine"), "encoder", DeviceChoice())
+        with pytest.raises(ModelError, match="model_dim is 65"):
+            encode(images, tmp_path / "out", model)
+        assert not (tmp_path / "out").exists()
+
+
+class TestStandardInput:
+    def test_to_a_stream(self, images: Path, encoder: ModelHandle) -> None:
+        data = (images / "0.png").read_bytes()
+        record = unpack_record(encode_to_stream("-", encoder, data))
+        assert record.header.name == "stdin"
+        assert record.header.source_bytes == len(data)
+
+    def test_to_a_folder_and_again(
+        self, images: Path, tmp_path: Path, encoder: ModelHandle
+    ) -> None:
+        for reason in (None, "standard input is always encoded"):
+            (result,) = encode_files(
+                select_images("-"),
+                latents_out(tmp_path / "out"),
+                encoder,
+                EncodeOptions(),
+                run_control(),
+                stdin=io.BytesIO((images / "0.png").read_bytes()),
+            )
+            assert (result.status, result.reason) == (Status.WRITTEN, reason)
+        assert set(read_tree(tmp_path / "out")) == {"stdin.dinac"}
+
+    def test_that_is_empty(self, encoder: ModelHandle) -> None:
+        assert encode_to_stream("-", encoder) == b""
+
+
+def test_stream_of_a_run_that_was_stopped_is_whole_records(
+    images: Path, encoder: ModelHandle
+) -> None:
+    stdout = io.BytesIO()
+    results = encode_files(
+        select_images(images),
+        latents_out(Path("-"), OutputKind.STREAM),
+        encoder,
+        EncodeOptions(),
+        run_control(workers=1, in_flight=1),
+        stdout=stdout,
+    )
+    next(results)
+    next(results)
+    results.close()
+    items = list(read_records(io.BytesIO(stdout.getvalue())))
+    names = [
+        unpack_record(item.record).header.name for item in items if isinstance(item.record, bytes)
+    ]
+    assert names == ["0.png", "1.png"]

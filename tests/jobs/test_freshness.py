@@ -1,0 +1,447 @@
+"""An output that is there: done, to be made again, or not to be touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.records import Source, build_record
+from dinac_cli.container.frame import PREAMBLE, RECORD_START
+from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded, Latents
+from dinac_cli.errors import OutputError
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
+from dinac_cli.images.writing import write_image
+from dinac_cli.jobs.freshness import (
+    State,
+    WantedImage,
+    WantedLatents,
+    check_image,
+    check_latents,
+    find_first_record,
+    is_latent_file,
+    is_stamped_image,
+    read_description,
+)
+from dinac_cli.storage.content import read_content
+
+from .hand_made import draw, make_handle, make_record
+
+WHITE = "#ffffff"
+
+
+class Pair:
+    """A source file and the record that was made of it, an hour younger."""
+
+    def __init__(self, folder: Path, model: ModelHandle) -> None:
+        self.model = model
+        self.source = folder / "a.jpg"
+        self.target = folder / "a.jpg.dinac"
+        self.source.write_bytes(b"the picture")
+        self.write()
+
+    def write(
+        self,
+        precision: str = "bf16",
+        image: str = "alpha=none",
+        *,
+        anonymous: bool = False,
+        logsnr: Latents | None = None,
+        class_token: Latents | None = None,
+        flipped: Encoded | None = None,
+    ) -> None:
+        content = read_content(str(self.source))
+        source = Source("a.jpg", len(content.data), content.sha256, image, 16, 16)
+        encoded = Encoded(np.zeros((8, 1, 1), np.float32), logsnr, class_token)
+        record = build_record(
+            source, encoded, self.model, "cpu/f32", precision, anonymous=anonymous, flipped=flipped
+        )
+        self.target.write_bytes(record)
+        self.age(self.source, 7200)
+        self.age(self.target, 3600)
+
+    def age(self, path: Path, seconds: int) -> None:
+        os.utime(path, (1.7e9 - seconds, 1.7e9 - seconds))
+
+    def check(
+        self,
+        *companions: str,
+        checksum: bool = False,
+        precision: str = "bf16",
+        background: str = WHITE,
+        geometry: Geometry = NO_GEOMETRY,
+    ) -> tuple[State, str | None]:
+        names = frozenset(companions)
+        wanted = WantedLatents(
+            self.model, precision, background, companions=names, geometry=geometry
+        )
+        verdict = check_latents(str(self.target), str(self.source), wanted, checksum=checksum)
+        return verdict.state, verdict.reason
+
+
+@pytest.fixture
+def pair(tmp_path: Path, encoder: ModelHandle) -> Pair:
+    return Pair(tmp_path, encoder)
+
+
+CHANGED = (State.STALE, "the source has changed")
+DONE = (State.DONE, None)
+
+
+class TestCompanions:
+    """A class token and a posterior beside the latents."""
+
+    TOKEN, FLAT = np.ones(64, np.float32), np.zeros((8, 1, 1), np.float32)
+
+    def test_more_than_was_asked_is_done(self, pair: Pair) -> None:
+        pair.write(logsnr=self.FLAT, class_token=self.TOKEN)
+        for names in ((), (LOGSNR,), (CLASS_TOKEN,), (LOGSNR, CLASS_TOKEN)):
+            assert pair.check(*names) == DONE
+
+    def test_less_is_made_anew_and_says_what_is_missing(self, pair: Pair) -> None:
+        lacks = {
+            "no class token": [CLASS_TOKEN],
+            "no posterior": [LOGSNR],
+            "no class token and no posterior": [LOGSNR, CLASS_TOKEN],
+        }
+        for lack, names in lacks.items():
+            assert pair.check(*names) == (State.STALE, f"the record holds {lack}")
+        pair.write(logsnr=self.FLAT)
+        assert pair.check(LOGSNR) == DONE
+        assert pair.check(LOGSNR, CLASS_TOKEN)[1] == "the record holds no class token"
+
+    def test_the_mirrored_image_must_have_as_much(self, pair: Pair) -> None:
+        flip, names = Geometry(flip=True), (LOGSNR, CLASS_TOKEN)
+        write = partial(pair.write, image="alpha=none;flip=twin")
+        full = Encoded(self.FLAT, self.FLAT, self.TOKEN)
+        lacks = {
+            "no mirrored image": None,
+            "no class token of the mirrored image and no posterior of the mirrored image": Encoded(
+                self.FLAT
+            ),
+            "no posterior of the mirrored image": Encoded(self.FLAT, None, self.TOKEN),
+        }
+        for lack, flipped in lacks.items():
+            write(flipped=flipped, logsnr=self.FLAT, class_token=self.TOKEN)
+            assert pair.check(*names, geometry=flip) == (State.STALE, f"the record holds {lack}")
+        write(flipped=Encoded(self.FLAT))
+        assert pair.check(*names, geometry=flip) == (
+            State.STALE,
+            "the record holds no class token and no posterior",
+        )
+        assert pair.check(geometry=flip) == DONE
+        write(flipped=full, logsnr=self.FLAT, class_token=self.TOKEN)
+        assert pair.check(*names, geometry=flip) == DONE
+
+    def test_a_token_of_another_class_head_is_made_anew(self, tmp_path: Path) -> None:
+        pair = Pair(tmp_path, make_handle("tiny", "encoder"))
+        pair.write(class_token=self.TOKEN)
+        own = pair.model.identity
+        pair.model.identity = dataclasses.replace(own, weights="0" * 16)
+        reason = f"the record's class token is of other weights ({own.weights})"
+        assert pair.check() == DONE
+        assert pair.check(CLASS_TOKEN) == (State.STALE, reason)
+
+    def test_one_of_another_form_is_damage_where_it_is_asked_for(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dinac_cli.container.tensors._check_shape", lambda *shapes: None)
+        pair.write(class_token=self.TOKEN[None])
+        monkeypatch.undo()
+        assert pair.check() == DONE
+        state, reason = pair.check(CLASS_TOKEN)
+        assert state is State.STALE
+        assert str(reason).startswith(
+            "the output was damaged (tensor class_token has shape [1, 64]"
+        )
+
+
+class TestSource:
+    def test_unchanged(self, pair: Pair) -> None:
+        assert pair.check() == DONE
+        assert pair.check(checksum=True) == DONE
+
+    def test_unchanged_is_not_hashed(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dinac_cli.jobs.freshness.hash_file", None)
+        assert pair.check() == DONE
+
+    def test_output_is_not_there(self, pair: Pair) -> None:
+        pair.target.unlink()
+        assert pair.check() == (State.ABSENT, None)
+
+    def test_other_size(self, pair: Pair) -> None:
+        pair.source.write_bytes(b"the picture!")
+        pair.age(pair.source, 7200)
+        assert pair.check() == CHANGED
+
+    def test_newer_and_the_same(self, pair: Pair) -> None:
+        pair.age(pair.source, 0)
+        assert pair.check() == DONE
+
+    def test_newer_and_another(self, pair: Pair) -> None:
+        pair.source.write_bytes(b"The Picture")
+        pair.age(pair.source, 0)
+        assert pair.check() == CHANGED
+
+    def test_older_and_another_is_seen_by_its_hash_alone(self, pair: Pair) -> None:
+        pair.source.write_bytes(b"The Picture")
+        pair.age(pair.source, 7200)
+        assert pair.check() == DONE
+        assert pair.check(checksum=True) == CHANGED
+
+    def test_as_old_as_the_output(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        pair.age(pair.source, 3600)
+        monkeypatch.setattr("dinac_cli.jobs.freshness.hash_file", None)
+        assert pair.check() == DONE
+
+    def test_gone(self, pair: Pair) -> None:
+        pair.source.unlink()
+        with pytest.raises(OSError, match="No such file"):
+            pair.check()
+
+    def test_standard_input_is_encoded_always(self, pair: Pair) -> None:
+        wanted = WantedLatents(pair.model, "bf16", WHITE)
+        verdict = check_latents(str(pair.target), None, wanted, checksum=False)
+        assert (verdict.state, verdict.reason) == (State.STALE, "standard input is always encoded")
+
+    def test_record_that_does_not_tell_its_source_goes_by_time(self, pair: Pair) -> None:
+        pair.target.write_bytes(make_record(pair.model, "a.jpg", precision="f32"))
+        pair.age(pair.target, 3600)
+        assert pair.check(precision="f32") == DONE
+        pair.age(pair.source, 0)
+        assert pair.check(precision="f32") == CHANGED
+
+    def test_record_that_names_its_source_is_no_anonymous_one(self, pair: Pair) -> None:
+        wanted = WantedLatents(pair.model, "bf16", WHITE, anonymous=True)
+        with pytest.raises(OutputError) as caught:
+            check_latents(str(pair.target), str(pair.source), wanted, checksum=False)
+        assert str(caught.value) == (
+            f"{pair.target} holds a record that names its source, not an anonymous one; "
+            "choose another OUT or add --overwrite"
+        )
+
+    def test_anonymous_record_is_left_alone(self, pair: Pair) -> None:
+        pair.write(anonymous=True)
+        assert pair.check() == DONE
+        wanted = WantedLatents(pair.model, "bf16", WHITE, anonymous=True)
+        verdict = check_latents(str(pair.target), str(pair.source), wanted, checksum=False)
+        assert verdict.state is State.DONE
+
+
+class TestDamage:
+    @pytest.mark.parametrize("size", [-1, 300, 60, 20])
+    def test_cut_short(self, pair: Pair, size: int) -> None:
+        pair.target.write_bytes(pair.target.read_bytes()[:size])
+        state, reason = pair.check()
+        assert state is State.STALE
+        assert reason is not None
+        assert reason == "the output was cut short" or reason.startswith("the output was damaged (")
+
+    @pytest.mark.parametrize("precision", ["f32", "bf16", "q4", "q8"])
+    def test_cut_at_any_byte(self, pair: Pair, precision: str) -> None:
+        """Never done; and from the 14 bytes on that tell a record, never somebody else's."""
+        pair.write(precision)
+        data = pair.target.read_bytes()
+        for size in range(len(data)):
+            pair.target.write_bytes(data[:size])
+            if size < len(RECORD_START):
+                with pytest.raises(OutputError, match="exists and was not written by dinac"):
+                    pair.check(precision=precision)
+            else:
+                assert pair.check(precision=precision)[0] is State.STALE
+        pair.write(precision)
+        assert pair.check(precision=precision) == DONE
+
+    def test_something_follows(self, pair: Pair) -> None:
+        pair.target.write_bytes(pair.target.read_bytes() + b"!")
+        assert pair.check() == (State.STALE, "the output was cut short")
+
+    def test_damaged_header(self, pair: Pair) -> None:
+        data = bytearray(pair.target.read_bytes())
+        data[40:60] = bytes(20)
+        pair.target.write_bytes(data)
+        state, reason = pair.check()
+        assert state is State.STALE
+        assert reason is not None
+        assert reason.startswith("the output was damaged (")
+
+    def test_unreadable(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: str) -> bool:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("dinac_cli.jobs.freshness.is_whole", refuse)
+        with pytest.raises(OutputError, match=r"a\.jpg\.dinac: cannot read: Permission denied$"):
+            pair.check()
+
+
+class TestForeign:
+    @pytest.mark.parametrize("content", [b"", b"mine", PREAMBLE[:13]])
+    def test_file(self, pair: Pair, content: bytes) -> None:
+        pair.target.write_bytes(content)
+        with pytest.raises(OutputError, match="exists and was not written by dinac"):
+            pair.check()
+
+    def test_folder(self, pair: Pair) -> None:
+        pair.target.unlink()
+        pair.target.mkdir()
+        with pytest.raises(OutputError, match="exists and was not written by dinac"):
+            pair.check()
+
+    def test_link_that_leads_nowhere(self, pair: Pair) -> None:
+        pair.target.unlink()
+        pair.target.symlink_to("nowhere")
+        with pytest.raises(OutputError, match="exists and was not written by dinac"):
+            pair.check()
+
+    def test_record_of_a_later_version_is_no_damage(self, pair: Pair) -> None:
+        data = bytearray(pair.target.read_bytes())
+        data[14] = 7  # the version, behind magic, size and `DINAC\0`
+        pair.target.write_bytes(data)
+        with pytest.raises(OutputError, match=r"a\.jpg\.dinac: .*; or choose another OUT or add"):
+            pair.check()
+
+
+class TestConflict:
+    def test_model(self, pair: Pair, encoder: ModelHandle) -> None:
+        other = make_handle("pair", "encoder")
+        pair.target.write_bytes(make_record(other, "a.jpg"))
+        with pytest.raises(OutputError) as caught:
+            pair.check()
+        assert str(caught.value) == (
+            f"{pair.target} holds model pair (latent space {other.identity.latent_space}), not "
+            f"tiny (latent space {encoder.identity.latent_space}); "
+            "choose another OUT or add --overwrite"
+        )
+
+    def test_precision(self, pair: Pair) -> None:
+        with pytest.raises(OutputError, match="holds precision bf16, not q8; choose another OUT"):
+            pair.check(precision="q8")
+
+    def test_background(self, pair: Pair) -> None:
+        pair.write(image="orientation=none;alpha=composited-#ffffff;frame=1/1")
+        assert pair.check() == DONE
+        with pytest.raises(OutputError, match="holds background #ffffff, not #000000; choose"):
+            pair.check(background="#000000")
+
+    def test_background_does_not_matter_without_alpha(self, pair: Pair) -> None:
+        assert pair.check(background="#000000") == DONE
+
+    def test_comes_before_the_change_of_the_source(self, pair: Pair) -> None:
+        pair.source.write_bytes(b"another picture")
+        with pytest.raises(OutputError, match="precision"):
+            pair.check(precision="q8")
+
+
+def test_description_as_a_mapping() -> None:
+    assert read_description("a=1;b=x=y;c") == {"a": "1", "b": "x=y", "c": ""}
+    assert read_description("") == {"": ""}
+
+
+def test_latent_file(tmp_path: Path, encoder: ModelHandle) -> None:
+    (tmp_path / "a").write_bytes(make_record(encoder, "a"))
+    (tmp_path / "b").write_bytes(b"(\xb5/\xfd")
+    assert is_latent_file(str(tmp_path / "a"))
+    assert not is_latent_file(str(tmp_path / "b"))
+    assert not is_latent_file(str(tmp_path / "gone"))
+    assert not is_latent_file(str(tmp_path))
+
+
+class TestFirstRecord:
+    def test_is_the_first_by_name_that_can_be_read(
+        self, tmp_path: Path, encoder: ModelHandle
+    ) -> None:
+        for name in ("sub/0.dinac", "2.dinac", "3.DINAC"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(make_record(encoder, name))
+        (tmp_path / "0.dinac").write_bytes(b"mine")
+        (tmp_path / "1.txt").write_bytes(make_record(encoder, "x"))
+        found = find_first_record(str(tmp_path))
+        assert found is not None
+        assert found[0] == str(tmp_path / "2.dinac")
+        assert found[1].name == "2.dinac"
+        (tmp_path / "2.dinac").unlink()
+        found = find_first_record(str(tmp_path))
+        assert found is not None
+        assert found[1].name == "3.DINAC"
+
+    def test_of_a_file(self, tmp_path: Path, encoder: ModelHandle) -> None:
+        (tmp_path / "a").write_bytes(make_record(encoder, "x"))
+        found = find_first_record(str(tmp_path / "a"))
+        assert found is not None
+        assert found[1].name == "x"
+
+    def test_of_nothing(self, tmp_path: Path) -> None:
+        assert find_first_record(str(tmp_path)) is None
+        assert find_first_record(str(tmp_path / "gone")) is None
+
+
+class TestImage:
+    wanted = WantedImage("1" * 64, "2" * 16, "steps=1")
+
+    def write(self, path: Path, wanted: WantedImage | None, form: str = "png") -> None:
+        stamp = None if wanted is None else wanted.stamp
+        path.write_bytes(write_image(draw(0), form, stamp=stamp))
+
+    def check(self, path: Path) -> tuple[State, str | None]:
+        verdict = check_image(str(path), self.wanted)
+        return verdict.state, verdict.reason
+
+    def test_absent(self, tmp_path: Path) -> None:
+        assert self.check(tmp_path / "a.png") == (State.ABSENT, None)
+
+    @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
+    def test_done(self, tmp_path: Path, form: str) -> None:
+        self.write(tmp_path / "a", self.wanted, form)
+        assert self.check(tmp_path / "a") == DONE
+        assert is_stamped_image(str(tmp_path / "a"))
+
+    def test_other_latents(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "a", WantedImage("0" * 64, "2" * 16, "steps=1"))
+        assert self.check(tmp_path / "a") == (State.STALE, "the latents have changed")
+
+    @pytest.mark.parametrize(
+        ("held", "message"),
+        [
+            (WantedImage("1" * 64, "2" * 16, "steps=4"), "settings steps=4, not steps=1"),
+            (WantedImage("1" * 64, "3" * 16, "steps=1"), f"weights {'3' * 16}, not {'2' * 16}"),
+        ],
+    )
+    def test_other_settings(self, tmp_path: Path, held: WantedImage, message: str) -> None:
+        self.write(tmp_path / "a", held)
+        with pytest.raises(OutputError) as caught:
+            self.check(tmp_path / "a")
+        assert str(caught.value) == (
+            f"{tmp_path / 'a'} was decoded with {message}; choose another OUT or add --overwrite"
+        )
+
+    @pytest.mark.parametrize("form", ["png", "bmp"])
+    def test_foreign(self, tmp_path: Path, form: str) -> None:
+        self.write(tmp_path / "a", None, form)
+        assert not is_stamped_image(str(tmp_path / "a"))
+        with pytest.raises(OutputError, match="exists and was not written by dinac"):
+            self.check(tmp_path / "a")
+
+    @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
+    def test_cut_at_any_byte(self, tmp_path: Path, form: str) -> None:
+        """Cut short or edited cannot be told apart, so it is neither done nor replaced."""
+        self.write(tmp_path / "a", self.wanted, form)
+        data = (tmp_path / "a").read_bytes()
+        sizes = {*range(0, len(data), 7), *range(min(64, len(data))), len(data) - 1, len(data) - 2}
+        for size in sorted(sizes):
+            (tmp_path / "a").write_bytes(data[:size])
+            with pytest.raises(OutputError, match="exists and was not written by dinac"):
+                self.check(tmp_path / "a")
+        (tmp_path / "a").write_bytes(data)
+        assert self.check(tmp_path / "a") == DONE
+
+    def test_edited_since(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "a", self.wanted)
+        with (tmp_path / "a").open("ab") as file:
+            file.write(b"!")
+        with pytest.raises(OutputError, match="exists and was not written by dinac"):
+            self.check(tmp_path / "a")

@@ -1,0 +1,170 @@
+"""The front door: what its methods give, keep and refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dinac_cli import DinacAE, DinacAEInferenceConfig
+from dinac_cli.errors import UsageError
+from dinac_cli.models.dinac.decoder import modulate
+
+from .conftest import Golden
+
+
+def test_the_model_cards_example(tiny: Golden) -> None:
+    device = "cpu"
+    model = DinacAE.from_pretrained(
+        str(tiny.folder),
+        device=device,
+        dtype=torch.bfloat16,
+    )
+
+    image = tiny.cases["image.0"]
+
+    with torch.inference_mode():
+        latents = model.encode(image.to(device=device, dtype=torch.bfloat16))
+        class_token = model.predict_class(latents)
+        recon = model.decode(
+            latents,
+            height=int(image.shape[-2]),
+            width=int(image.shape[-1]),
+            inference_config=DinacAEInferenceConfig(num_steps=1),
+        )
+
+    assert (latents.shape, latents.dtype) == ((1, 8, 2, 3), torch.float32)
+    assert (class_token.shape, class_token.dtype) == ((1, 64), torch.float32)
+    assert (recon.shape, recon.dtype) == (image.shape, torch.float32)
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.bfloat16)
+
+
+@torch.inference_mode()
+def test_whitening_is_undone_by_dewhitening(tiny: Golden) -> None:
+    model, z = tiny.float32, tiny.cases["latents.0"]
+    raw = model.dewhiten(z)
+    torch.testing.assert_close(model.whiten(raw), z)
+    posterior = model.encode_posterior(tiny.cases["image.0"])
+    torch.testing.assert_close(raw, posterior.mode(), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(raw, z)
+
+
+@torch.inference_mode()
+def test_whitened_samples_are_those_of_the_posterior(tiny: Golden) -> None:
+    posterior = tiny.float32.encode_posterior(tiny.cases["image.0"])
+    expected = tiny.float32.whiten(posterior.sample(torch.Generator().manual_seed(3)))
+    statistics = DinacAE.from_pretrained(tiny.folder, parts=())
+    assert statistics.count_parameters() == {"total": 0}
+    z, logsnr = tiny.cases["latents.0"], tiny.cases["logsnr.0"]
+    sample = statistics.sample_latents(z, logsnr, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(sample, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(sample, z, atol=1e-3)
+    assert not torch.equal(statistics.sample_latents(z, logsnr), sample)
+    with pytest.raises(UsageError, match=r"a log-SNR of shape \[1, 8, 2\] is not that of latents"):
+        statistics.sample_latents(z, logsnr[..., 0])
+
+
+@torch.inference_mode()
+def test_statistics_stay_float32_in_a_bfloat16_network(tiny: Golden) -> None:
+    z = tiny.cases["latents.0"]
+    assert torch.equal(tiny.bfloat16.dewhiten(z), tiny.float32.dewhiten(z))
+
+
+@torch.inference_mode()
+def test_a_seed_decides_the_noise(tiny: Golden) -> None:
+    z = tiny.cases["latents.1"]
+
+    def decode(seed: int | None) -> torch.Tensor:
+        return tiny.float32.decode(z, 16, 16, DinacAEInferenceConfig(seed=seed))
+
+    assert torch.equal(decode(1), decode(1))
+    assert not torch.equal(decode(1), decode(2))
+    assert not torch.equal(decode(None), decode(None))
+
+
+@torch.inference_mode()
+def test_each_image_of_a_batch_has_the_noise_that_it_has_alone(tiny: Golden) -> None:
+    z = tiny.cases["latents.0"]
+    config = DinacAEInferenceConfig(num_steps=2, seed=9)
+    first, second = tiny.float32.decode(torch.cat((z, z)), 32, 48, config)
+    alone = tiny.float32.decode(z, 32, 48, config)[0]
+    torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(second, alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_reconstruct_is_encode_then_decode(tiny: Golden) -> None:
+    model, config = tiny.float32, DinacAEInferenceConfig(seed=0)
+    image = tiny.cases["image.0"]
+    expected = model.decode(model.encode(image), 32, 48, config)
+    assert torch.equal(model.reconstruct(image, config), expected)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 30, 48), (1, 3, 32, 40), (1, 4, 32, 48), (3, 32, 48), (1, 3, 0, 16)]
+)
+def test_images_that_do_not_fit(shape: tuple[int, ...], tiny: Golden) -> None:
+    with pytest.raises(UsageError, match="do not fit this model; it takes floats") as refusal:
+        tiny.float32.encode(torch.zeros(shape))
+    assert str(list(shape)) in str(refusal.value)
+
+
+def test_integer_images_do_not_fit(tiny: Golden) -> None:
+    with pytest.raises(UsageError, match=r"type torch\.uint8 do not fit"):
+        tiny.float32.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 48), (31, 48), (0, 0)])
+def test_sizes_that_do_not_fit_the_latents(size: tuple[int, int], tiny: Golden) -> None:
+    message = "latents of 2 rows and 3 columns hold an image of height 32 and width 48, not of"
+    with pytest.raises(UsageError, match=f"{message} {size[0]} and {size[1]}"):
+        tiny.float32.decode(tiny.cases["latents.0"], *size)
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 2, 3), (8, 2, 3)])
+def test_latents_of_another_model(shape: tuple[int, ...], tiny: Golden) -> None:
+    latents = torch.zeros(shape)
+    for method in (tiny.float32.dewhiten, tiny.float32.predict_class):
+        with pytest.raises(UsageError, match=r"it takes \[batch, 8, height, width\]"):
+            method(latents)
+    with pytest.raises(UsageError, match=r"it takes \[batch, 8, height, width\]"):
+        tiny.float32.decode(latents, 32, 48)
+
+
+@torch.inference_mode()
+def test_one_time_for_all_is_each_ones_time(pair: Golden) -> None:
+    decoder = pair.float32.decoder
+    raw = pair.float32.dewhiten(pair.cases["latents.0"])
+    noisy = pair.cases["image.0"]
+    one, each = decoder(noisy, torch.tensor([0.4]), raw), decoder(noisy, torch.full((2,), 0.4), raw)
+    torch.testing.assert_close(one, each)
+    times = torch.tensor([0.4, 0.9])
+    both = decoder(noisy, times, raw)
+    torch.testing.assert_close(both[0], one[0], rtol=1e-4, atol=1e-5)
+    late = decoder(noisy[1:], times[1:], raw[1:])
+    torch.testing.assert_close(both[1:], late, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(both[1], one[1], atol=1e-3)
+
+
+def test_every_parameter_learns(tiny: Golden) -> None:
+    model = DinacAE(tiny.config)
+    model.load_state_dict(tiny.float32.state_dict())
+    image = tiny.cases["image.0"]
+    posterior = model.encoder(image)
+    raw = posterior.sample(torch.Generator().manual_seed(0))
+    x0 = model.decoder(image, torch.tensor([0.5]), raw)
+    x0_dropped = model.decoder(image, torch.tensor([0.5]), raw, drop_middle=True)
+    class_token, patch_tokens = model.dino_token_alignment_head(raw)
+    outputs = (x0, x0_dropped, class_token, patch_tokens, posterior.logsnr)
+    total = torch.stack([output.square().sum() for output in outputs]).sum()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(total, parameters)
+    still = [name for name, gradient in zip(names, gradients, strict=True) if not gradient.any()]
+    assert still == []
+
+
+def test_a_new_networks_decoder_blocks_are_closed(tiny: Golden) -> None:
+    decoder = DinacAE(tiny.config, parts={"decoder"}).decoder
+    parts = (decoder.time_embed, decoder.adaln_base, decoder.adaln_deltas)
+    for scale, gate in modulate(*parts, torch.tensor([0.3])):
+        assert not scale.any()
+        assert not gate.any()

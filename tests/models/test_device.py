@@ -1,0 +1,89 @@
+"""Devices and compute types: what a name means, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dinac_cli.errors import DeviceError, UsageError
+from dinac_cli.models.device import resolve_device, resolve_dtype
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with so many CUDA devices, and with MPS or without."""
+    cuda_count, has_mps = request.param
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda_count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("machine", "name", "device"),
+    [
+        ((0, False), "auto", "cpu"),
+        ((0, True), "auto", "mps"),
+        ((2, True), "auto", "cuda:0"),
+        ((2, True), "cuda", "cuda"),
+        ((2, False), "cuda:1", "cuda:1"),
+        ((2, True), "mps", "mps"),
+        ((2, True), "cpu", "cpu"),
+    ],
+    indirect=["machine"],
+)
+def test_devices_that_are_there(name: str, device: str) -> None:
+    assert resolve_device(name) == torch.device(device)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("machine", "name", "present"),
+    [
+        ((0, False), "cuda", "cpu"),
+        ((0, True), "cuda:0", "mps, cpu"),
+        ((2, False), "cuda:2", "cuda:0, cuda:1, cpu"),
+        ((1, False), "mps", "cuda:0, cpu"),
+    ],
+    indirect=["machine"],
+)
+def test_an_absent_device_is_never_replaced(name: str, present: str) -> None:
+    with pytest.raises(DeviceError, match=f"^device {name} is absent; this machine has {present}$"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "meta", "", "CPU", "cuda:0\n"])
+def test_unknown_devices(name: str) -> None:
+    with pytest.raises(UsageError, match="is unknown; take auto, cuda, cuda:N, mps or cpu"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("device", "probe", "dtype"),
+    [
+        ("cuda:0", None, torch.bfloat16),
+        ("mps", "_is_amx_tile_supported", torch.float32),
+        ("cpu", None, torch.float32),
+        ("cpu", "_is_amx_tile_supported", torch.bfloat16),
+        ("cpu", "_is_avx512_bf16_supported", torch.bfloat16),
+    ],
+)
+def test_automatic_type(
+    device: str, probe: str | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda found=name == probe: found)
+    assert resolve_dtype("auto", torch.device(device)) == dtype
+
+
+def test_a_torch_without_probes_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
+
+
+def test_named_types() -> None:
+    for device in (torch.device("cpu"), torch.device("cuda:0")):
+        assert resolve_dtype("bf16", device) == torch.bfloat16
+        assert resolve_dtype("f32", device) == torch.float32
+    with pytest.raises(UsageError, match="dtype 'f16' is unknown; take auto, bf16 or f32"):
+        resolve_dtype("f16", torch.device("cpu"))

@@ -1,0 +1,170 @@
+"""Configurations: what is read, what is inferred, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.models.dinac.config import (
+    DinacAEConfig,
+    DinacAEInferenceConfig,
+    from_json,
+    to_json,
+)
+from dinac_cli.models.dinac.sizes import infer_config
+from dinac_cli.models.dinac.tensor_file import read_tensor_table
+
+from .conftest import Golden, read_json
+
+HEAD_KEYS = [key for key in to_json(DinacAEConfig()) if key.startswith("class_head_")]
+HEAD_SIZES = [key for key in HEAD_KEYS if key != "class_head_mlp_type"]
+
+
+def test_defaults_are_the_released_values(manifest: dict[str, Any]) -> None:
+    assert from_json(manifest["config"]) == DinacAEConfig()
+    assert to_json(DinacAEConfig()) == manifest["config"]
+
+
+def test_dinac_ae_differs_in_encoder_depth_alone(manifest: dict[str, Any]) -> None:
+    config = from_json({**manifest["config"], "encoder_depth": 6})
+    assert config == dataclasses.replace(DinacAEConfig(), encoder_depth=6)
+
+
+def test_goldens_are_inferred_from_their_tensors(goldens: list[Golden]) -> None:
+    for golden in goldens:
+        assert infer_config(read_tensor_table(golden.weights).canonical_shapes) == golden.config
+
+
+def test_json_comes_back(goldens: list[Golden]) -> None:
+    for golden in goldens:
+        assert to_json(golden.config) == read_json(golden.folder / "config.json")
+
+
+def test_unknown_keys_are_ignored(manifest: dict[str, Any]) -> None:
+    more = {"model_type": "dinac_ae", "quantiser_steps": [0.5], "other_mode": 3}
+    assert from_json({**manifest["config"], **more}) == DinacAEConfig()
+
+
+def test_absent_constants_take_the_released_values(manifest: dict[str, Any]) -> None:
+    sizes = {k: v for k, v in manifest["config"].items() if k not in ("logsnr_min", "logsnr_max")}
+    assert from_json(sizes) == DinacAEConfig()
+
+
+@pytest.mark.parametrize("absence", ["missing", "null"])
+def test_no_class_head_keys_mean_no_class_head(manifest: dict[str, Any], absence: str) -> None:
+    values = {k: v for k, v in manifest["config"].items() if k not in HEAD_KEYS}
+    if absence == "null":
+        values |= dict.fromkeys(HEAD_KEYS)
+    config = from_json(values)
+    assert config.class_head is None
+    assert not any(key in to_json(config) for key in HEAD_KEYS)
+    assert from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize("absent", HEAD_SIZES)
+def test_some_class_head_keys_are_refused(manifest: dict[str, Any], absent: str) -> None:
+    values = {k: v for k, v in manifest["config"].items() if k != absent}
+    with pytest.raises(ModelError, match=f"lacks {absent}$"):
+        from_json(values)
+
+
+def test_a_class_head_type_without_sizes_is_refused(manifest: dict[str, Any]) -> None:
+    values = {k: v for k, v in manifest["config"].items() if k not in HEAD_SIZES}
+    with pytest.raises(ModelError, match=", ".join(HEAD_SIZES[:2])):
+        from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("encoder_mlp_type", "swiglu", "encoder_mlp_type is 'swiglu'; only 'gelu' is known"),
+        ("class_head_mlp_type", "swiglu", "class_head_mlp_type is 'swiglu'; only 'gelu' is known"),
+        ("bottleneck_posterior_kind", "none", "bottleneck_posterior_kind is 'none'"),
+        ("bottleneck_norm_mode", "batch", "bottleneck_norm_mode is 'batch'; only 'disabled'"),
+        ("class_head_feature_dim", 384, "class_head_feature_dim 384 differs"),
+        ("in_channels", 4, "in_channels is 4; it must be an integer from 3 to 3"),
+        ("patch_size", 0, "patch_size is 0"),
+        ("patch_size", 10**9, "patch_size is 1000000000"),
+        ("model_dim", 900, "model_dim is 900; it must be divisible by 64"),
+        ("model_dim", 896.0, "model_dim is 896.0; it must be an integer"),
+        ("model_dim", True, "model_dim is True"),
+        ("model_dim", "896", "model_dim is '896'"),
+        ("model_dim", None, "model_dim is None"),
+        ("model_dim", [[[]]], "model_dim is a list"),
+        ("encoder_depth", 10**6, "encoder_depth is 1000000"),
+        ("decoder_depth", 4, "decoder_depth 4 leaves no middle block"),
+        ("depthwise_kernel_size", 6, "depthwise_kernel_size is 6; it must be odd"),
+        ("mlp_ratio", "4", "mlp_ratio is '4'"),
+        ("mlp_ratio", float("nan"), "mlp_ratio is nan"),
+        ("mlp_ratio", 10**400, "mlp_ratio is 1000"),
+        ("mlp_ratio", 3.9999, "mlp_ratio is 3.9999; times the width 896 it must be whole"),
+        ("pixel_noise_std", 0, "pixel_noise_std is 0"),
+        ("logsnr_min", 10, "logsnr_min 10.0 is not below its logsnr_max 10.0"),
+        ("latent_running_stats_eps", -1.0, "latent_running_stats_eps is -1.0"),
+        ("class_head_head_dim", 50, "class_head_head_dim is 50; it must be divisible by 4"),
+        ("class_head_head_dim", 80, "class_head_model_dim is 768; it must be divisible by 80"),
+    ],
+)
+def test_wrong_values_are_refused(
+    manifest: dict[str, Any], key: str, value: object, message: str
+) -> None:
+    with pytest.raises(ModelError, match=re.escape(message)) as refusal:
+        from_json({**manifest["config"], key: value})
+    assert "\n" not in str(refusal.value)
+
+
+def test_missing_sizes_are_named_together() -> None:
+    with pytest.raises(ModelError, match="lacks adaln_low_rank_rank, bottleneck_dim, decoder_"):
+        from_json({"model_dim": 896})
+
+
+@pytest.mark.parametrize("values", [[], "config", None, 3])
+def test_what_is_no_object_is_refused(values: object) -> None:
+    with pytest.raises(ModelError, match="not a JSON object"):
+        from_json(values)
+
+
+def test_sizes_that_cannot_be_told_are_refused(tiny: Golden) -> None:
+    shapes = read_tensor_table(tiny.weights).canonical_shapes
+    name = "encoder.patchify.proj.weight"
+    without = {key: shape for key, shape in shapes.items() if key != name}
+    with pytest.raises(ModelError, match=f"tensor {re.escape(name)} is missing"):
+        infer_config(without)
+    with pytest.raises(ModelError, match=re.escape(f"tensor {name} has shape [64]")):
+        infer_config({**shapes, name: (64,)})
+
+
+def test_decode_defaults() -> None:
+    config = DinacAEInferenceConfig()
+    assert dataclasses.astuple(config) == (1, "ddim", "linear", False, 2.0, 1.0, None)
+
+
+def test_the_sampler_may_be_spelled_with_a_hyphen() -> None:
+    assert DinacAEInferenceConfig(sampler="dpmpp-2m").sampler == "dpmpp_2m"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("num_steps", 0, "an integer ≥ 1"),
+        ("num_steps", 1.0, "an integer ≥ 1"),
+        ("num_steps", True, "an integer ≥ 1"),
+        ("sampler", "euler", "ddim or dpmpp_2m"),
+        ("schedule", "karras", "linear or cosine"),
+        ("pdg", 1, "True or False"),
+        ("pdg_strength", float("inf"), "a finite number"),
+        ("strength", 0.0, "a number in (0, 1]"),
+        ("strength", 1.5, "a number in (0, 1]"),
+        ("strength", float("nan"), "a number in (0, 1]"),
+        ("seed", 2**64, "None or an integer of 64 bits"),
+        ("seed", "0", "None or an integer of 64 bits"),
+    ],
+)
+def test_decode_settings_out_of_range(field: str, value: Any, wanted: str) -> None:
+    message = f"{field} is {value!r}; it must be {wanted}"
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        DinacAEInferenceConfig(**{field: value})

@@ -1,0 +1,394 @@
+"""From what `--model` names to a checkpoint on disk, and one clear line where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+
+from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.models import registry
+from dinac_cli.models.registry import (
+    HUB_ALIASES,
+    NANO,
+    NANO_REVISION,
+    ResolvedModel,
+    choose_default,
+    find_cached,
+    find_model,
+    resolve_checkpoint,
+    resolve_model,
+)
+
+from .conftest import GOLDEN
+
+D2 = "data-archetype/dinac_ae_d2"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+Download = Callable[..., str]
+
+INSTEAD = "take nano, which is embedded"
+
+
+def http_error(kind: type[errors.HfHubHTTPError], message: str = "404") -> errors.HfHubHTTPError:
+    response = SimpleNamespace(headers={}, request=None, status_code=404)
+    return kind(message, response=response)  # type: ignore[arg-type]
+
+
+class Hub:
+    """The Hub's client: what is cached, and what asking the Hub comes to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cached: dict[str, str] = {}
+        self.answer: str | Exception = AssertionError("the Hub was asked")
+        self.on_download: Callable[[], None] = lambda: None
+        self.calls: list[tuple[str, str | None, bool]] = []
+
+    def snapshot_download(
+        self,
+        repository: str,
+        *,
+        revision: str | None,
+        allow_patterns: list[str],
+        local_files_only: bool = False,
+    ) -> str:
+        assert allow_patterns == ["config.json", "*.safetensors", "README.md"]
+        self.calls.append((repository, revision, local_files_only))
+        if local_files_only:
+            if repository not in self.cached:
+                raise errors.LocalEntryNotFoundError("not cached")
+            return self.cached[repository]
+        self.on_download()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def make_snapshot(self, name: str = "tiny") -> str:
+        folder = self.folder / COMMIT
+        shutil.copytree(GOLDEN / name, folder)
+        return str(folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub(tmp_path / "snapshots")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/cache/hub")
+    return hub
+
+
+class TestLocal:
+    def test_embedded_model(self, hub: Hub) -> None:
+        nano = resolve_model("nano")
+        assert (nano.label, nano.revision) == ("nano", NANO_REVISION)
+        assert resolve_model("nano", NANO_REVISION) == nano
+        assert nano.read_config().bottleneck_dim == 128
+        assert "latent_sensitivity" in nano.read_settings()
+        assert hub.calls == []
+
+    def test_folder(self, hub: Hub) -> None:
+        tiny = resolve_model(str(GOLDEN / "tiny"))
+        assert tiny == ResolvedModel(GOLDEN / "tiny", "tiny", "")
+        assert tiny.read_config().bottleneck_dim == 8
+        assert resolve_checkpoint(str(GOLDEN / "tiny")) == GOLDEN / "tiny"
+        assert hub.calls == []
+
+    def test_file(self) -> None:
+        model = resolve_model(str(GOLDEN / "tiny/model.safetensors"))
+        assert model.label == "model.safetensors"
+        assert model.identify() == resolve_model(str(GOLDEN / "tiny")).identify()
+
+    def test_folder_is_named_by_where_it_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(GOLDEN / "tiny")
+        assert resolve_model(".").label == "tiny"
+
+    def test_home_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(GOLDEN))
+        assert resolve_model("~/tiny").path == GOLDEN / "tiny"
+
+    def test_local_folder_comes_before_a_repository_of_its_name(
+        self, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copytree(GOLDEN / "tiny", tmp_path / "owner/model")
+        monkeypatch.chdir(tmp_path)
+        assert resolve_model("owner/model").label == "model"
+        assert hub.calls == []
+
+    def test_alias_comes_before_a_folder_of_its_name(
+        self, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "d2").mkdir()
+        (tmp_path / "nano").mkdir()
+        monkeypatch.chdir(tmp_path)
+        hub.cached[D2] = hub.make_snapshot()
+        assert resolve_model("d2").label == D2
+        assert resolve_model("nano").revision == NANO_REVISION
+
+    @pytest.mark.parametrize(
+        "source", ["", "d3", "a/b/c", "../gone", "/gone/model", "owner/", "owner/model.safetensors"]
+    )
+    def test_nothing_of_all_that(self, hub: Hub, source: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            resolve_model(source)
+        assert str(caught.value) == (
+            f"--model {source}: no such file or folder, and neither an alias (nano, d2, dinac-ae) "
+            "nor a Hub repository (owner/name)"
+        )
+        assert hub.calls == []
+
+    @pytest.mark.parametrize("source", ["nano", str(GOLDEN / "tiny")])
+    def test_revision_is_for_repositories(self, source: str) -> None:
+        with pytest.raises(UsageError, match=r"^--revision main: .* is no Hub repository; leave"):
+            resolve_model(source, "main")
+
+
+class TestCached:
+    @pytest.mark.parametrize("source", ["d2", D2])
+    def test_is_taken_without_a_word(self, hub: Hub, source: str) -> None:
+        hub.cached[D2] = hub.make_snapshot()
+        said: list[str] = []
+        model = resolve_model(source, announce=said.append)
+        assert model == ResolvedModel(hub.folder / COMMIT, D2, COMMIT)
+        assert hub.calls == [(D2, None, True)]
+        assert said == []
+
+    def test_of_a_revision(self, hub: Hub) -> None:
+        hub.cached[D2] = hub.make_snapshot()
+        resolve_model("d2", "v1")
+        assert hub.calls == [(D2, "v1", True)]
+
+    @pytest.mark.parametrize("missing", ["*.safetensors", "config.json"])
+    def test_half_a_download_is_fetched_whole(self, hub: Hub, missing: str) -> None:
+        hub.cached[D2] = hub.make_snapshot()
+        for path in (hub.folder / COMMIT).glob(missing):
+            path.unlink()
+        assert find_cached(D2) is None
+
+        def complete() -> None:
+            shutil.rmtree(hub.folder)
+            hub.answer = hub.make_snapshot()
+
+        hub.on_download = complete
+        assert resolve_model("d2") == ResolvedModel(hub.folder / COMMIT, D2, COMMIT)
+        assert [local for _, _, local in hub.calls] == [True, True, False]
+        assert find_cached(D2) is not None
+
+    @pytest.mark.parametrize("missing", ["*.safetensors", "config.json"])
+    def test_half_a_download_is_never_used(self, hub: Hub, missing: str) -> None:
+        """Where the Hub is out of reach, the client gives what there is of a folder."""
+        hub.cached[D2] = hub.answer = hub.make_snapshot()
+        for path in (hub.folder / COMMIT).glob(missing):
+            path.unlink()
+        space = resolve_model(str(GOLDEN / "tiny")).identify().latent_space
+        assert find_model(space) is None
+        with pytest.raises(ModelError) as caught:
+            resolve_model("d2")
+        assert str(caught.value) == (
+            f"model {D2} (revision main) has no config.json or no .safetensors file in "
+            f"{hub.folder / COMMIT}; name a DINAC-AE repository or, where its download was cut "
+            "short, let it reach the Hub once more"
+        )
+
+    def test_link_to_a_blob_that_is_not_there_yet_is_half_a_download(self, hub: Hub) -> None:
+        hub.cached[D2] = hub.make_snapshot()
+        (hub.folder / COMMIT / "cases.safetensors").unlink()
+        weights = hub.folder / COMMIT / "model.safetensors"
+        weights.rename(hub.folder / "moved")
+        weights.symlink_to(hub.folder / "blob")
+        assert find_cached(D2) is None
+
+    def test_in_the_clients_own_layout(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        assert find_cached(D2) is None
+        folder = tmp_path / "models--data-archetype--dinac_ae_d2"
+        shutil.copytree(GOLDEN / "tiny", folder / "snapshots" / COMMIT)
+        (folder / "refs").mkdir()
+        (folder / "refs/main").write_text(COMMIT)
+        expected = ResolvedModel(folder / "snapshots" / COMMIT, D2, COMMIT)
+        assert find_cached(D2) == find_cached(D2, "main") == find_cached(D2, COMMIT) == expected
+        assert find_cached(D2, "other") is None
+        assert find_cached("data-archetype/dinac_ae") is None
+        (folder / "blobs").mkdir()
+        weights = folder / "snapshots" / COMMIT / "model.safetensors"
+        weights.rename(folder / "blobs/0123.incomplete")
+        assert (weights.parent / "cases.safetensors").exists()  # which is not taken in its place
+        assert find_cached(D2) is None
+
+
+class TestDownload:
+    def test_is_announced_and_then_there(self, hub: Hub) -> None:
+        hub.answer = hub.make_snapshot()
+        said: list[str] = []
+        model = resolve_model("d2", announce=said.append)
+        assert model == ResolvedModel(hub.folder / COMMIT, D2, COMMIT)
+        assert said == [f"downloading {D2} (revision main) into /cache/hub"]
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (
+                errors.LocalEntryNotFoundError("cannot find\nan appropriate snapshot"),
+                f"the Hub cannot be reached: run it once with a network, or {INSTEAD}",
+            ),
+            (
+                http_error(errors.GatedRepoError),
+                "the repository wants its terms accepted: do so on its page, then log in",
+            ),
+            (
+                http_error(errors.RepositoryNotFoundError),
+                "the Hub has no such repository, or it is private: check the name, or log in",
+            ),
+            (
+                http_error(errors.RevisionNotFoundError),
+                "the repository has no such revision: check --revision",
+            ),
+            (
+                http_error(errors.HfHubHTTPError, "500 Server Error\n\n<html>"),
+                f"the download failed (500 Server Error): try again, or {INSTEAD}",
+            ),
+            (
+                OSError(28, "No space left on device"),
+                "the download failed ([Errno 28] No space left on device): "
+                f"try again, or {INSTEAD}",
+            ),
+            (
+                RuntimeError(),
+                f"the download failed (RuntimeError): try again, or {INSTEAD}",
+            ),
+        ],
+    )
+    def test_that_fails_is_one_line(self, hub: Hub, error: Exception, reason: str) -> None:
+        hub.answer = error
+        with pytest.raises(ModelError) as caught:
+            resolve_model("d2", "v2")
+        assert str(caught.value) == (
+            f"model {D2} (revision v2) is not in the cache /cache/hub and not to be had: {reason}"
+        )
+        assert caught.value.__cause__ is error
+
+    def test_offline_with_an_empty_cache(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The client itself says no here, and nothing is sent."""
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(ModelError) as caught:
+            resolve_model("d2")
+        assert str(caught.value) == (
+            f"model {D2} (revision main) is not in the cache {tmp_path} and not to be had: "
+            f"HF_HUB_OFFLINE is set: unset it once to download, or {INSTEAD}"
+        )
+
+    def test_interruption_is_no_failure_of_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupt(*args: object, local_files_only: bool = False, **options: object) -> str:
+            if local_files_only:
+                raise errors.LocalEntryNotFoundError("not cached")
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            resolve_model("d2")
+
+
+class TestFindModel:
+    def test_embedded_one_is_found_without_the_client(
+        self, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        space = resolve_model("nano").identify().latent_space
+        monkeypatch.setattr(registry, "_download", None)
+        found = find_model(space)
+        assert found is not None
+        assert found.label == NANO
+        assert hub.calls == []
+
+    def test_cached_one_is_found(self, hub: Hub) -> None:
+        hub.cached[HUB_ALIASES["dinac-ae"]] = hub.make_snapshot()
+        space = resolve_model(str(GOLDEN / "tiny")).identify().latent_space
+        found = find_model(space)
+        assert found is not None
+        assert found.label == HUB_ALIASES["dinac-ae"]
+        assert all(local for _, _, local in hub.calls)
+
+    def test_unknown_one_is_never_fetched(self, hub: Hub) -> None:
+        assert find_model("0" * 16) is None
+        assert [(repository, local) for repository, _, local in hub.calls] == [
+            (repository, True) for repository in HUB_ALIASES.values()
+        ]
+
+    def test_damaged_cache_is_passed_over(self, hub: Hub) -> None:
+        hub.cached[D2] = hub.make_snapshot()
+        weights = hub.folder / COMMIT / "model.safetensors"
+        weights.chmod(0o644)
+        weights.write_bytes(b"text")
+        hub.cached[HUB_ALIASES["dinac-ae"]] = str(GOLDEN / "pair")
+        space = resolve_model(str(GOLDEN / "pair/model.safetensors")).identify().latent_space
+        found = find_model(space)
+        assert found is not None
+        assert found.label == HUB_ALIASES["dinac-ae"]
+
+
+class TestDefault:
+    @pytest.fixture
+    def nodes(self, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+        """The device files that are there: at first, none."""
+        nodes: set[str] = set()
+        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.setattr(os.path, "exists", lambda path: path in nodes)
+        return nodes
+
+    @pytest.fixture
+    def no_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An import of torch fails."""
+        monkeypatch.delitem(sys.modules, "dinac_cli.models.device", raising=False)
+        monkeypatch.setitem(sys.modules, "torch", None)
+
+    @pytest.mark.usefixtures("no_torch")
+    def test_without_a_gpu_torch_is_not_imported(self, nodes: set[str]) -> None:
+        assert choose_default("auto") == "nano"
+        nodes.add("/dev/nvidiactl")
+        assert choose_default("cpu") == "nano"
+        with pytest.raises(ImportError):
+            choose_default("auto")
+
+    @pytest.mark.parametrize(
+        ("cuda", "mps", "device", "model"),
+        [
+            (0, False, "auto", "nano"),
+            (1, False, "auto", "d2"),
+            (0, True, "auto", "d2"),
+            (1, False, "cuda:0", "d2"),
+            (1, True, "mps", "d2"),
+        ],
+    )
+    def test_with_a_gpu_torch_decides(
+        self,
+        nodes: set[str],
+        cuda: int,
+        mps: bool,
+        device: str,
+        model: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        nodes.add("/dev/kfd")
+        monkeypatch.setattr("torch.cuda.device_count", lambda: cuda)
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+        assert choose_default(device) == model
+
+    @pytest.mark.usefixtures("no_torch")
+    def test_other_systems_ask_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        with pytest.raises(ImportError):
+            choose_default("auto")

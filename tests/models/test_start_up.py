@@ -1,0 +1,33 @@
+"""What is imported when: the start-up time that each import costs is a promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from .conftest import GOLDEN
+
+TORCH_FREE = ("config", "identity", "registry", "sizes", "source", "tensor_file")
+
+IMPORT_ALL = "; ".join(f"import dinac_cli.models.{name}" for name in TORCH_FREE)
+
+LOAD_AND_ENCODE = f"""
+import sys, torch
+from dinac_cli.models.dinac.autoencoder import DinacAE
+with torch.inference_mode():
+    DinacAE.from_pretrained({str(GOLDEN / "tiny")!r}).reconstruct(torch.zeros(1, 3, 16, 16))
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def run_python(code: str) -> None:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_what_needs_no_torch_imports_none() -> None:
+    run_python(f"import sys, dinac_cli.models; {IMPORT_ALL}; assert 'torch' not in sys.modules")
+
+
+def test_loading_and_using_a_network_never_imports_the_compiler() -> None:
+    run_python(LOAD_AND_ENCODE)

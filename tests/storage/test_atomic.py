@@ -1,0 +1,352 @@
+"""A file is there and whole, or not there, whatever fails on the way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dinac_cli.errors import OutputError, UnwritableDiskError
+from dinac_cli.storage import atomic
+from dinac_cli.storage.atomic import (
+    TEMPORARY_PREFIX,
+    discard_live_temporaries,
+    remove_dead_temporaries,
+    write_atomically,
+)
+
+DEAD_PID = 2**22 + 1  # more than a system gives out
+
+
+def is_record(path: str) -> bool:
+    return Path(path).read_bytes().startswith(b"record")
+
+
+def write(target: Path, data: bytes, *, replace: bool = False, fsync: bool = False) -> None:
+    write_atomically(str(target), data, replace=replace, is_ours=is_record, fsync=fsync)
+
+
+def fail_with(number: int) -> Callable[..., None]:
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+class TestWriting:
+    @pytest.mark.parametrize("fsync", [False, True])
+    @pytest.mark.parametrize("replace", [False, True])
+    def test_new_file(self, tmp_path: Path, replace: bool, fsync: bool) -> None:
+        write(tmp_path / "a", b"record 1", replace=replace, fsync=fsync)
+        assert (tmp_path / "a").read_bytes() == b"record 1"
+        assert os.listdir(tmp_path) == ["a"]
+
+    def test_file_is_as_readable_as_others(self, tmp_path: Path) -> None:
+        write(tmp_path / "a", b"record")
+        (tmp_path / "b").write_bytes(b"")
+        assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+        assert (tmp_path / "a").stat().st_nlink == 1
+
+    def test_own_file_is_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"record 1")
+        write(tmp_path / "a", b"record 2")
+        assert (tmp_path / "a").read_bytes() == b"record 2"
+        assert os.listdir(tmp_path) == ["a"]
+
+    def test_foreign_file_is_replaced_only_on_demand(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"mine")
+        with pytest.raises(OutputError, match="exists and was not written by dinac"):
+            write(tmp_path / "a", b"record")
+        assert (tmp_path / "a").read_bytes() == b"mine"
+        assert os.listdir(tmp_path) == ["a"]
+        write(tmp_path / "a", b"record", replace=True)
+        assert (tmp_path / "a").read_bytes() == b"record"
+
+    def test_foreign_file_that_came_in_the_meantime_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.link
+
+        def link(temporary: str, target: str) -> None:
+            (tmp_path / "a").write_bytes(b"mine")
+            real(temporary, target)
+
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(OutputError, match="exists and was not written by dinac"):
+            write(tmp_path / "a", b"record")
+        assert (tmp_path / "a").read_bytes() == b"mine"
+        assert os.listdir(tmp_path) == ["a"]
+
+    def test_another_run_that_was_faster_with_the_same_bytes(self, tmp_path: Path) -> None:
+        """Not every format says who wrote a file: what is there already is as good."""
+        (tmp_path / "a").write_bytes(b"unstamped")
+        write(tmp_path / "a", b"unstamped")
+        assert os.listdir(tmp_path) == ["a"]
+
+    def test_file_system_without_hard_links(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "link", fail_with(errno.EPERM))
+        write(tmp_path / "a", b"record 1")
+        write(tmp_path / "a", b"record 2")
+        assert (tmp_path / "a").read_bytes() == b"record 2"
+        (tmp_path / "b").write_bytes(b"mine")
+        with pytest.raises(OutputError, match="exists and was not written by dinac"):
+            write(tmp_path / "b", b"record")
+        assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+    @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL])
+    def test_file_system_without_locks(
+        self, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fcntl, "flock", fail_with(number))
+        write(tmp_path / "a", b"record")
+        assert os.listdir(tmp_path) == ["a"]
+
+    def test_temporary_is_locked_and_named_while_it_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[str, bool]] = []
+
+        def dup(descriptor: int) -> int:
+            (name,) = os.listdir(tmp_path)
+            seen.append((name, atomic._is_unlocked(str(tmp_path / name))))
+            assert remove_dead_temporaries(str(tmp_path)) == 0
+            return real(descriptor)
+
+        real = os.dup
+        monkeypatch.setattr(os, "dup", dup)
+        write(tmp_path / "a", b"record")
+        ((name, unlocked),) = seen
+        assert not unlocked
+        assert name.startswith(TEMPORARY_PREFIX)
+        assert name.startswith(".")  # skipped where OUT is an input
+        host, boot, namespace, pid, random = name.removeprefix(TEMPORARY_PREFIX).split("-")
+        assert (host, boot, namespace) == atomic._identify_host()
+        assert int(pid) == os.getpid()
+        assert int(random, 16) < 2**32
+
+    def test_flushed_to_the_disk_before_it_has_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[str] = []
+        for name in ("fsync", "link"):
+            real = getattr(os, name)
+
+            def note(*args: object, name: str = name, real: Callable[..., None] = real) -> None:
+                calls.append(name)
+                real(*args)
+
+            monkeypatch.setattr(os, name, note)
+        write(tmp_path / "a", b"record", fsync=True)
+        assert calls == ["fsync", "link", "fsync"]  # the file, its name, the folder
+        calls.clear()
+        write(tmp_path / "b", b"record")
+        assert calls == ["link"]
+
+
+class TestFailure:
+    """Each step fails once; what was there stays, and nothing else is left."""
+
+    @pytest.mark.parametrize("step", ["open", "dup", "fdopen", "fsync", "replace"])
+    @pytest.mark.parametrize("existing", [None, b"record 1"])
+    @pytest.mark.parametrize(
+        ("number", "kind"),
+        [
+            (errno.EIO, OutputError),
+            (errno.EACCES, OutputError),
+            (errno.EROFS, UnwritableDiskError),
+            (errno.ENOSPC, UnwritableDiskError),
+            (errno.EDQUOT, UnwritableDiskError),
+        ],
+    )
+    def test_step(
+        self,
+        tmp_path: Path,
+        step: str,
+        existing: bytes | None,
+        number: int,
+        kind: type[OutputError],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        target = tmp_path / "a"
+        if existing is not None:
+            target.write_bytes(existing)
+        monkeypatch.setattr(os, "link", fail_with(errno.EPERM))  # so that all comes to a rename
+        monkeypatch.setattr(os, step, fail_with(number))
+        with pytest.raises(OutputError) as caught:
+            write(target, b"record 2", fsync=True)
+        monkeypatch.undo()
+        assert type(caught.value) is kind
+        assert str(caught.value).startswith(f"{target}: ")
+        assert os.strerror(number) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert os.listdir(tmp_path) == ([] if existing is None else ["a"])
+        assert existing is None or target.read_bytes() == existing
+        assert not atomic._live
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
+    def test_short_write(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The disk is full in the middle of the data."""
+        descriptors = []
+        real_open = os.open
+
+        def opened(path: str, flags: int, mode: int = 0o777) -> int:
+            # A device that takes no byte stands for the file, whose name is made all the same.
+            os.close(real_open(path, flags, mode))
+            descriptors.append(real_open("/dev/full", os.O_WRONLY))
+            return descriptors[-1]
+
+        monkeypatch.setattr(os, "open", opened)
+        with pytest.raises(UnwritableDiskError, match="No space left on device: free some space"):
+            write(tmp_path / "a", b"record" * 100_000)
+        assert os.listdir(tmp_path) == []
+
+    def test_lock_that_fails_for_another_reason(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fcntl, "flock", fail_with(errno.EIO))
+        with pytest.raises(OutputError, match="cannot write"):
+            write(tmp_path / "a", b"record")
+        assert os.listdir(tmp_path) == []
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        for target in (tmp_path / "file/a", tmp_path / "gone/a"):
+            with pytest.raises(OutputError, match="cannot write: "):
+                write(target, b"record")
+
+    def test_name_too_long(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputError, match="the output's name is too long for this file system"):
+            write(tmp_path / ("a" * 300), b"record")
+        assert os.listdir(tmp_path) == []
+
+    def test_folder_in_the_place_of_the_output(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        with pytest.raises(OutputError, match="cannot write: "):
+            write(tmp_path / "a", b"record", replace=True)
+        assert os.listdir(tmp_path) == ["a"]
+
+
+def test_writers_to_one_target_leave_one_of_them_whole(tmp_path: Path) -> None:
+    contents = [b"record" + bytes([48 + number]) * 200_000 for number in range(4)]
+    errors: list[Exception] = []
+
+    def run(data: bytes) -> None:
+        try:
+            for _ in range(20):
+                write(tmp_path / "a", data)
+        except Exception as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=run, args=(data,)) for data in contents]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert not (tmp_path / "a").exists() or (tmp_path / "a").read_bytes() in contents
+    assert not errors
+    assert (tmp_path / "a").read_bytes() in contents
+    assert os.listdir(tmp_path) == ["a"]
+
+
+class TestLeftovers:
+    def leave(
+        self,
+        folder: Path,
+        pid: int,
+        *,
+        host: str | None = None,
+        boot: str | None = None,
+        namespace: str | None = None,
+        age_seconds: float = 0.0,
+    ) -> Path:
+        """A temporary as a process of that pid would have left it."""
+        own = atomic._identify_host()
+        parts = (host or own[0], boot or own[1], namespace or own[2], str(pid), "0badcafe")
+        path = folder / (TEMPORARY_PREFIX + "-".join(parts))
+        path.write_bytes(b"rec")
+        then = time.time() - age_seconds
+        os.utime(path, (then, then))
+        return path
+
+    def test_of_a_dead_process_go(self, tmp_path: Path) -> None:
+        path = self.leave(tmp_path, DEAD_PID)
+        assert remove_dead_temporaries(str(tmp_path)) == 1
+        assert not path.exists()
+
+    def test_of_a_live_process_stay(self, tmp_path: Path) -> None:
+        path = self.leave(tmp_path, os.getppid())
+        assert remove_dead_temporaries(str(tmp_path)) == 0
+        assert path.exists()
+
+    def test_of_a_process_that_may_not_be_signalled_stay(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = self.leave(tmp_path, 1)
+        monkeypatch.setattr(os, "kill", fail_with(errno.EPERM))
+        assert remove_dead_temporaries(str(tmp_path)) == 0
+        assert path.exists()
+
+    def test_that_a_live_process_holds_stay_however_old(self, tmp_path: Path) -> None:
+        path = self.leave(tmp_path, os.getpid(), age_seconds=1e6)
+        with path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert remove_dead_temporaries(str(tmp_path)) == 0
+        assert path.exists()
+
+    def test_of_a_reused_pid_go_when_old_and_unlocked(self, tmp_path: Path) -> None:
+        path = self.leave(tmp_path, os.getpid(), age_seconds=3600)
+        assert remove_dead_temporaries(str(tmp_path)) == 1
+        assert not path.exists()
+
+    @pytest.mark.parametrize(("boot", "namespace"), [("00000000", None), (None, "1")])
+    def test_of_another_container_or_boot_go_when_old_and_unlocked(
+        self, tmp_path: Path, boot: str | None, namespace: str | None
+    ) -> None:
+        young = self.leave(tmp_path, DEAD_PID, boot=boot, namespace=namespace)
+        assert remove_dead_temporaries(str(tmp_path)) == 0
+        assert young.exists()
+        old = self.leave(tmp_path, DEAD_PID, boot=boot, namespace=namespace, age_seconds=3600)
+        with old.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert remove_dead_temporaries(str(tmp_path)) == 0
+        assert remove_dead_temporaries(str(tmp_path)) == 1
+
+    def test_of_another_host_stay(self, tmp_path: Path) -> None:
+        path = self.leave(tmp_path, DEAD_PID, host="0" * 8, age_seconds=1e6)
+        assert remove_dead_temporaries(str(tmp_path)) == 0
+        assert path.exists()
+
+    @pytest.mark.parametrize("name", ["", "x", "a-b-c-d", "a-b-c-d-e", "a-b-c-1-e-f"])
+    def test_of_no_such_name_stay(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / f"{TEMPORARY_PREFIX}{name}").touch()
+        (tmp_path / "a").touch()
+        assert remove_dead_temporaries(str(tmp_path)) == 0
+        assert len(os.listdir(tmp_path)) == 2
+
+    def test_pid_beyond_all_numbers(self, tmp_path: Path) -> None:
+        self.leave(tmp_path, 10**30)
+        assert remove_dead_temporaries(str(tmp_path)) == 1
+
+    def test_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        assert remove_dead_temporaries(str(tmp_path / "gone")) == 0
+
+    def test_own_ones_go_before_the_process_is_ended(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def link(temporary: str, target: str) -> None:
+            assert os.listdir(tmp_path) == [os.path.basename(temporary)]
+            discard_live_temporaries()
+            assert os.listdir(tmp_path) == []
+            raise OSError(errno.EIO, "the end")
+
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(OutputError):
+            write(tmp_path / "a", b"record")
+        assert os.listdir(tmp_path) == []

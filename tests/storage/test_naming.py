@@ -1,0 +1,142 @@
+"""What outputs are called, and which names may not meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dinac_cli.errors import UsageError
+from dinac_cli.images.formats import OUTPUT_FORMATS
+from dinac_cli.storage.naming import (
+    CollisionCheck,
+    ignores_case,
+    name_image,
+    name_latents,
+    refuse_collisions,
+    undo_image_name,
+)
+
+PNG = OUTPUT_FORMATS["png"].suffixes
+JPG = OUTPUT_FORMATS["jpg"].suffixes
+SUFFIXES = tuple(suffix for form in OUTPUT_FORMATS.values() for suffix in form.suffixes)
+
+NAMES = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12
+).filter(lambda name: name not in (".", ".."))
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+
+
+def test_latents_append_their_suffix_as_gzip_does() -> None:
+    assert name_latents("trip/a.jpg") == "trip/a.jpg.dinac"
+    assert name_latents("a") == "a.dinac"
+    assert name_latents("a.dinac") == "a.dinac.dinac"
+
+
+@pytest.mark.parametrize(
+    ("latents", "suffixes", "image"),
+    [
+        ("a.png.dinac", PNG, "a.png"),
+        ("a.PNG.DINAC", PNG, "a.PNG"),
+        ("a.jpg.dinac", PNG, "a.jpg.png"),
+        ("a.jpeg.dinac", JPG, "a.jpeg"),
+        ("a.png.dinac", JPG, "a.png.jpg"),
+        ("a.dinac", PNG, "a.png"),
+        ("trip.png/a.dinac", PNG, "trip.png/a.png"),
+        ("a.tar.dinac", PNG, "a.tar.png"),
+        ("no-suffix", PNG, "no-suffix.png"),
+        (".dinac", PNG, ".dinac.png"),
+        (".png.dinac", PNG, ".png.png"),
+        ("a.png.dinac.dinac", PNG, "a.png.dinac.png"),
+        ("trailing..dinac", PNG, "trailing..png"),
+    ],
+)
+def test_image_name(latents: str, suffixes: tuple[str, ...], image: str) -> None:
+    assert name_image(latents, suffixes) == image
+
+
+@given(st.lists(PATHS, unique=True, max_size=20))
+def test_distinct_names_have_distinct_latents(names: list[str]) -> None:
+    assert len({name_latents(name) for name in names}) == len(names)
+
+
+@given(PATHS, st.sampled_from(list(OUTPUT_FORMATS.values())).map(lambda form: form.suffixes))
+def test_measuring_finds_what_decoding_made(name: str, suffixes: tuple[str, ...]) -> None:
+    decoded = name_image(name_latents(name), suffixes)
+    assert decoded in undo_image_name(name, SUFFIXES)
+    assert decoded.lower().endswith(suffixes)
+
+
+def test_undoing_prefers_the_same_name() -> None:
+    assert undo_image_name("a.jpg", [".png", ".webp"]) == ["a.jpg", "a.jpg.png", "a.jpg.webp"]
+
+
+class TestCollisions:
+    def test_check_knows_what_it_saw(self) -> None:
+        check = CollisionCheck()
+        assert [check.add(name) for name in ("a", "b", "a", "A")] == [True, True, False, True]
+
+    def test_check_that_folds_case(self) -> None:
+        check = CollisionCheck(fold_case=True)
+        assert [check.add(name) for name in ("a", "A", "ß", "SS")] == [True, False, True, False]
+
+    def test_both_inputs_and_the_output_are_named(self) -> None:
+        pairs = [("1/a.jpg", "a.jpg.dinac"), ("b.jpg", "b.jpg.dinac"), ("2/a.jpg", "a.jpg.dinac")]
+        with pytest.raises(UsageError) as caught:
+            refuse_collisions(lambda: pairs)
+        assert str(caught.value) == (
+            "1/a.jpg and 2/a.jpg would both be written to a.jpg.dinac: "
+            "give them different OUTs or rename one"
+        )
+
+    def test_case_matters_where_the_file_system_says_so(self) -> None:
+        pairs = [("a.jpg", "a.jpg.dinac"), ("A.jpg", "A.jpg.dinac")]
+        assert refuse_collisions(lambda: pairs) == 2
+        with pytest.raises(UsageError, match=r"^a\.jpg and A\.jpg would"):
+            refuse_collisions(lambda: pairs, fold_case=True)
+
+    def test_what_will_fail_is_counted_and_collides_with_nothing(self) -> None:
+        pairs = [("/x/a.jpg", None), ("/y/a.jpg", None), ("a.jpg", "a.jpg.dinac")]
+        assert refuse_collisions(lambda: pairs) == 3
+
+    def test_names_are_gone_through_once_where_none_collide(self) -> None:
+        calls: list[None] = []
+
+        def pairs() -> Iterator[tuple[str, str]]:
+            calls.append(None)
+            yield from ((str(i), str(i)) for i in range(3))
+
+        assert refuse_collisions(pairs) == 3
+        assert len(calls) == 1
+
+
+class TestCaseOfTheFileSystem:
+    def test_names_that_differ_in_case_are_two_here(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        expected = os.path.exists(tmp_path / "OUT")
+        assert ignores_case(str(tmp_path / "out")) is expected
+        assert ignores_case(str(tmp_path / "out/not/made/yet")) is expected
+
+    def test_other_folder_of_the_swapped_name(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "OUT").mkdir(exist_ok=True)
+        assert ignores_case(str(tmp_path / "out")) is os.path.samefile(
+            tmp_path / "out", tmp_path / "OUT"
+        )
+
+    def test_file_system_that_folds_case(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "out").mkdir()
+        real = os.path.exists
+        monkeypatch.setattr(os.path, "exists", lambda path: real(path) or path.endswith("OUT"))
+        monkeypatch.setattr(os.path, "samefile", lambda one, other: one.lower() == other.lower())
+        assert ignores_case(str(tmp_path / "out"))
+        assert ignores_case(str(tmp_path / "out/not/made/yet"))
+
+    def test_root_says_nothing(self) -> None:
+        assert not ignores_case("/")
