@@ -1,6 +1,7 @@
-"""dinac: a batch image codec. Folders of images to small files of whitened latents, and back.
+"""dinac: a batch image codec. Encodes folders of images into small files of whitened latents.
 
-from dinac_cli import DinacAE, DinacAEInferenceConfig   # the network, needs torch
+from dinac_cli import encode_files, decode_files, verify_files   # what the commands do
+from dinac_cli import DinacAE, DinacAEInferenceConfig   # the model, needs torch
 from dinac_cli import LatentFolder                      # a folder of latents as a PyTorch dataset
 from dinac_cli import read_latents                      # a record's latents, without torch
 """
@@ -11,24 +12,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dinac_cli.container.record import read_latents
+    from dinac_cli.jobs.decode import decode_files
+    from dinac_cli.jobs.encode import encode_files
+    from dinac_cli.jobs.results import FileResult
+    from dinac_cli.jobs.verify import verify_files
     from dinac_cli.latent_folder import LatentFolder
     from dinac_cli.models.dinac.autoencoder import DinacAE
-    from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+    from dinac_cli.models.interface import DinacAEInferenceConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["DinacAE", "DinacAEInferenceConfig", "LatentFolder", "__version__", "read_latents"]
+__all__ = [
+    "DinacAE",
+    "DinacAEInferenceConfig",
+    "FileResult",
+    "LatentFolder",
+    "__version__",
+    "decode_files",
+    "encode_files",
+    "read_latents",
+    "verify_files",
+]
 
 _HOMES = {
     "DinacAE": "dinac_cli.models.dinac.autoencoder",
-    "DinacAEInferenceConfig": "dinac_cli.models.dinac.config",
+    "DinacAEInferenceConfig": "dinac_cli.models.interface",
+    "FileResult": "dinac_cli.jobs.results",
     "LatentFolder": "dinac_cli.latent_folder",
+    "decode_files": "dinac_cli.jobs.decode",
+    "encode_files": "dinac_cli.jobs.encode",
     "read_latents": "dinac_cli.container.record",
+    "verify_files": "dinac_cli.jobs.verify",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: torch must not slow down `dinac --help`."""
+    """Imports a public name when it is first used, so that torch does not slow `dinac --help`."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -26,23 +26,20 @@ from dinac_cli.commands.report import report
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.train import train
 from dinac_cli.commands.verify import verify
-from dinac_cli.errors import DinacError
-
-EXIT_INTERRUPTED = 130
-EXIT_CLOSED_PIPE = 141
+from dinac_cli.errors import DinacError, Exit
 
 _NARROW_COLUMNS = 60
 
-# The base of what the command line's parser raises. Typer has moved it between modules, but not
-# out of the ancestry of this one.
+# The base class of the parser's errors. Typer has moved it between modules, but it has always been
+# an ancestor of this class.
 _ParserError: type[Any] = typer.BadParameter.__mro__[2]
 
-# What of it stands for a command without arguments: its message is the help, if that is plain.
+# Raised for a command without arguments; its message is the plain help text.
 _HELP_INSTEAD = "NoArgsIsHelpError"
 
 app = typer.Typer(
     name=PROGRAM,
-    add_completion=False,  # completion scripts are files; nothing edits a start-up file
+    add_completion=False,  # completion scripts are files; dinac edits no start-up file
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -88,25 +85,26 @@ app.add_typer(models)
 
 
 def main() -> None:
-    """Run the program named on the command line and exit."""
+    """Runs the command line and exits."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; returns its exit code. Errors end as one line on stderr."""
+    """Runs one command line and returns its exit code. An error becomes one line on stderr."""
+    flags = {"verbose": False}
     try:
         command: Any = _prepare_completion() if COMPLETION_VARIABLE in os.environ else _fit_screen()
-        code = command(arguments, prog_name=PROGRAM, standalone_mode=False)
+        code = command(arguments, prog_name=PROGRAM, standalone_mode=False, obj=flags)
         if sys.stdout is not None:
             sys.stdout.flush()
     except DinacError as exc:
         _print_error(str(exc))
-        if {"--verbose", "-v"} & set(arguments):
+        if flags["verbose"]:
             for line in getattr(exc, "details", ()):  # a checkpoint's tensors, one a line
                 _print_error(line)
         return exc.exit_code
     except _ParserError as exc:
-        message = exc.format_message()  # empty where the help was printed instead
+        message = exc.format_message()  # empty if the help was printed instead
         if message and type(exc).__name__ == _HELP_INSTEAD:
             typer.echo(message, err=True)
         elif message:
@@ -114,28 +112,28 @@ def run(arguments: list[str]) -> int:
         return int(exc.exit_code)
     except BrokenPipeError:
         _settle_stdout()
-        return EXIT_CLOSED_PIPE
+        return Exit.CLOSED_PIPE
     except OSError as exc:
         _settle_stdout()
         _print_error(f"the system refused: {exc}")
-        return DinacError.exit_code
+        return Exit.REFUSED
     except (KeyboardInterrupt, typer.Abort):
-        return EXIT_INTERRUPTED
+        return Exit.INTERRUPTED
     except SystemExit as exc:
-        # The parser's library makes its own exit, of code 1, out of a closed pipe.
+        # On a closed pipe, the parser exits with code 1.
         if not isinstance(exc.__context__, BrokenPipeError):
             raise
         _settle_stdout()
-        return EXIT_CLOSED_PIPE
+        return Exit.CLOSED_PIPE
     return code if isinstance(code, int) else 0
 
 
 def _prepare_completion() -> Any:
-    """The command tree that answers completion scripts: each candidate and its help on one line."""
-    os.environ["COLUMNS"] = "1000"  # a wrapped help would make two candidates of one
+    """Returns the command tree for completion scripts: each candidate and its help on one line."""
+    os.environ["COLUMNS"] = "1000"  # wrapped help would turn one candidate into two
     from typer.completion import completion_init  # type: ignore[attr-defined]
 
-    completion_init()  # Typer does so itself only with options that write start-up files
+    completion_init()  # Typer itself does so only with options that write start-up files
     root: Any = typer.main.get_command(app)
     for command in root.commands.values():
         for parameter in command.params:
@@ -144,7 +142,7 @@ def _prepare_completion() -> Any:
 
 
 def _fit_screen() -> Any:
-    """The command tree; on a narrow screen, whose frames cut options off, with plain help."""
+    """Returns the command tree; on a narrow screen with plain help, because frames cut options."""
     root: Any = typer.main.get_command(app)
     _hide_flag_types(root)
     columns = shutil.get_terminal_size().columns
@@ -156,14 +154,14 @@ def _fit_screen() -> Any:
             super().__init__(width=max(columns - 1, 20))
 
         def write_dl(self, rows: Any, col_max: int = 2, col_spacing: int = 4) -> None:
-            super().write_dl(rows, 2, 4)  # a name on its own line, its meaning below
+            super().write_dl(rows, 2, 4)  # the name on one line, its help below
 
     class Context(root.context_class):  # type: ignore[misc]
         formatter_class = Formatter
 
     def simplify(command: Any) -> None:
         command.context_class, command.rich_markup_mode = Context, None
-        command.short_help = (command.help or "").partition("\n\n")[0]  # else it is cut
+        command.short_help = (command.help or "").partition("\n\n")[0]  # else it is cut off
         for child in getattr(command, "commands", {}).values():
             simplify(child)
 
@@ -172,9 +170,9 @@ def _fit_screen() -> Any:
 
 
 def _hide_flag_types(command: Any, parent: Any = None) -> None:
-    """Leave out of the help the type of options that take no value: some Typers print `<bool>`."""
+    """Hides the type of options without a value; some versions of Typer print `<bool>`."""
     context = command.context_class(command, parent=parent, **command.context_settings)
-    for parameter in command.get_params(context):  # with --help, which is none of its own
+    for parameter in command.get_params(context):  # including --help
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
     for child in getattr(command, "commands", {}).values():
@@ -194,7 +192,7 @@ def _name_command(exc: Exception, arguments: list[str]) -> str:
 
 
 def _settle_stdout() -> None:
-    """Write what is still buffered or, where that fails, drop it: Python's exit would complain."""
+    """Flushes stdout; if that fails, drops the rest, or Python would complain on exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

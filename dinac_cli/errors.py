@@ -1,44 +1,56 @@
-"""The one error tree of dinac: what a caller may catch, and the exit code each kind ends with.
+"""dinac's error tree: the exceptions that a caller may catch, and their exit codes.
 
-Every message is one line that says what is wrong, where, and what to do about it. Errors of
-other libraries are wrapped at the edge where they arise (``raise ... from exc``).
+Every message is one line that says what is wrong, where, and what to do about it. Errors of other
+libraries are wrapped where they arise (``raise ... from exc``).
 """
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, IntEnum
+
+
+class Exit(IntEnum):
+    """The exit codes of every command."""
+
+    DONE = 0
+    REFUSED = 1  # could not run, or the system stopped it
+    USAGE = 2  # wrong usage
+    FAILURES = 3  # finished, but some files failed, are missing, or did not verify
+    INTERRUPTED = 130  # Ctrl-C
+    CLOSED_PIPE = 141
+    TERMINATED = 143  # SIGTERM
 
 
 class DinacError(Exception):
-    """Anything that dinac refuses or cannot do; the base of all its errors."""
+    """The base of all dinac errors."""
 
-    exit_code = 1
+    exit_code = Exit.REFUSED
 
 
 class UsageError(DinacError):
-    """The request itself is wrong: arguments that contradict each other or name nothing."""
+    """The request is wrong: its arguments contradict each other or match nothing."""
 
-    exit_code = 2
+    exit_code = Exit.USAGE
 
 
 class ImageError(DinacError):
-    """One image cannot be read or written; the rest of a batch goes on."""
+    """One image cannot be read or written; the rest of the batch continues."""
 
 
 class ModelError(DinacError):
-    """A checkpoint is wrong, does not fit the latents, or is not to be had."""
+    """A checkpoint is invalid, does not fit the latents, or is not available."""
 
 
 class DeviceError(DinacError):
-    """The device that was asked for is absent or cannot do what was asked."""
+    """The requested device is missing or cannot do the work."""
 
 
 class OutputError(DinacError):
-    """An output cannot be written where it was asked for, or must not be replaced."""
+    """An output cannot be written to the requested place, or must not be replaced."""
 
 
 class Rejection(str, Enum):
-    """Why the reader refused a latent record; one member per rule of the specification."""
+    """Why a latent record is refused: one member per rule of the specification."""
 
     # frame
     NOT_A_RECORD = "not-a-record"
@@ -71,9 +83,10 @@ class Rejection(str, Enum):
 
 
 class FormatError(DinacError):
-    """A latent record that the reader refuses, with the rule that it broke.
+    """A latent record is refused, by the reader or before it is written.
 
-    `rejection` is the rule, `header_name` the record's own name where it could still be read.
+    `rejection` is the rule that it breaks; `header_name` is the record's own name, if that is
+    readable.
     """
 
     def __init__(self, rejection: Rejection, message: str) -> None:
@@ -83,15 +96,15 @@ class FormatError(DinacError):
 
 
 class InputError(DinacError):
-    """An input cannot be read, is far too large, or changed while it was read."""
+    """An input cannot be read, is too large, or changed while it was read."""
 
 
 class UnwritableDiskError(OutputError):
-    """No space is left, or the disk is read-only: nothing more of the run can be written."""
+    """The disk is full or read-only: the run cannot write anything more."""
 
 
 class CheckpointError(ModelError):
-    """Tensors that do not fit the configuration; `details` lists every one of them."""
+    """Tensors do not fit the configuration; `details` has one line for each of them."""
 
     def __init__(self, message: str, details: list[str]) -> None:
         super().__init__(message)

@@ -17,16 +17,16 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 
 
 class LatentFolder(Dataset[Any]):
-    """The latent files below a folder, sorted by name; each is read when it is asked for.
+    """The latent files below a folder, sorted by name; each is read on access.
 
     An item is a dict: `latents` (whitened, float32 [C, h, w]), `name` (of the file, relative, with
-    `/`), `height` and `width` of the image in pixels and, where the record holds them, `logsnr`
-    (float32 [C, h, w], see `DinacAE.sample_latents`), `class_token` (float32 [D]), and the same of
-    the mirrored image: `flipped` (its latents), `flipped_logsnr`, `flipped_class_token`. With
-    `transform` it is what that makes of it. It can be pickled, so that workers of a DataLoader can
-    have it, and holds names alone.
-    Errors: UsageError where there is no such folder or no latent file in it, DinacError for a file
-    that cannot be read.
+    `/`), `height` and `width` of the image in pixels. If the record holds them, it also has
+    `logsnr` (float32 [C, h, w], see `DinacAE.sample_latents`), `class_token` (float32 [D]) and, for
+    the mirrored image, `flipped` (its latents), `flipped_logsnr` and `flipped_class_token`.
+    `transform` is applied to each item. The dataset holds only names and can be pickled for the
+    workers of a DataLoader.
+    Raises UsageError if the folder does not exist or has no latent file; an access raises
+    DinacError if the file cannot be read.
     """
 
     def __init__(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,38 +17,40 @@ import dinac_cli
 ROOT = Path(dinac_cli.__file__).parent
 PACKAGE = "dinac_cli"
 
-# A part of the package, and the parts below it that it may import from. What stands side by side
-# (model, container, images, metrics, files; pipeline and training) knows nothing of each other.
-LOWEST = {"errors", "results"}
-SIDE_BY_SIDE = {"model", "container", "images", "metrics", "files"}
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "results": {"errors"},
-    **dict.fromkeys(SIDE_BY_SIDE, LOWEST),
-    "codec": LOWEST | SIDE_BY_SIDE,
-    "pipeline": LOWEST | SIDE_BY_SIDE | {"codec"},
-    "training": LOWEST | SIDE_BY_SIDE | {"codec"},
-    "benchmark": LOWEST | SIDE_BY_SIDE | {"codec", "pipeline"},
-    "latent_folder": LOWEST | {"container", "files"},
-    "report": LOWEST | SIDE_BY_SIDE | {"pipeline"},
-    "console": set(),
-    "commands": LOWEST
-    | SIDE_BY_SIDE
-    | {"codec", "pipeline", "training", "benchmark", "report", "console"},
-    "cli": LOWEST | {"commands", "console"},
-    "__main__": {"cli"},
-}
+# The floors of the house, lowest first. A room imports from the floors below its own and, inside
+# itself, from anything that does not import it. Rooms on one floor do not know each other.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("container", "images", "models", "storage"),
+    ("codec", "latent_folder"),
+    ("jobs.results",),
+    ("jobs.executor",),
+    ("jobs", "training"),
+    ("bench", "report"),
+    ("commands.screen",),
+    ("commands",),
+    ("cli",),
+    ("__main__", "artifacts"),
+)
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-UPWARD = {
-    ("commands.demo", "cli"),  # runs whole command lines, as its user will
-    ("commands.manual", "cli"),  # as a tool it writes the manual of the whole program
-}
-
-TORCH_FREE_PARTS = {"errors", "results", "container", "images", "metrics", "files", "console"}
+TORCH_FREE_PARTS = {"errors", "container", "images", "storage"}
 TORCH_FREE_MODULES = {
-    f"model.{name}"
-    for name in ("config", "sizes", "source", "tensor_file", "identity", "registry", "summary")
+    "models.interface",
+    "models.registry",
+    "models.identity",
+    "models.summary",
+    *(f"models.dinac.{name}" for name in ("config", "sizes", "source", "tensor_file")),
+    "jobs.results",
+    "commands.screen.console",
 }
+
+
+def find_room(module: str) -> str:
+    """The innermost room of a module: `jobs.executor` for `jobs.executor.local`."""
+    names = module.split(".")
+    paths = (".".join(names[:count]) for count in range(len(names), 0, -1))
+    return next(path for path in paths if path in ROOMS)
 
 
 @dataclass(frozen=True)
@@ -129,25 +132,43 @@ MODULES = list(list_modules())
 
 def test_modules_are_found() -> None:
     assert len(MODULES) > 60
-    assert {"cli", "model", "model.registry", "files.inputs", "pipeline.job"} <= set(MODULES)
+    assert {"cli", "models", "models.registry", "storage.inputs", "jobs.executor.job"} <= set(
+        MODULES
+    )
     assert Import("container.record", True) in list(list_own_imports("codec.records"))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_imports_from_lower_layers(module: str) -> None:
-    part = module.split(".")[0]
-    upward = {
-        found.target
-        for found in list_own_imports(module)
-        if found.target.split(".")[0] not in ALLOWED[part] | {part}
-        and (module, found.target) not in UPWARD
+def find_violations(module: str, targets: Iterable[str]) -> set[str]:
+    """The imported modules that are not on a floor below the module's own room, or inside it."""
+    room = find_room(module)
+    return {
+        target
+        for target in targets
+        if find_room(target) != room and ROOMS[find_room(target)] >= ROOMS[room]
     }
-    assert not upward
 
 
-def test_exceptions_are_needed() -> None:
-    for module, target in UPWARD:
-        assert target in {found.target for found in list_own_imports(module)}
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_from_lower_floors(module: str) -> None:
+    assert not find_violations(module, (found.target for found in list_own_imports(module)))
+
+
+@pytest.mark.parametrize(
+    ("module", "target"),
+    [
+        ("container.record", "jobs.encode"),
+        ("jobs.executor.local", "jobs.encode"),
+        ("images.reading", "storage.content"),
+        ("jobs.encode", "commands.screen.console"),
+        ("commands.demo", "cli"),
+    ],
+)
+def test_planted_violation_is_found(module: str, target: str) -> None:
+    assert find_violations(module, ["errors", target]) == {target}
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {find_room(module) for module in MODULES} == set(ROOMS)
 
 
 def test_no_module_needs_itself_to_be_imported() -> None:
@@ -156,9 +177,8 @@ def test_no_module_needs_itself_to_be_imported() -> None:
         for module in MODULES
     }
     order = list(graphlib.TopologicalSorter(graph).static_order())  # CycleError otherwise
-    places = ("model.config", "model.layers", "model.encoder", "model.autoencoder")
-    assert [name for name in order if name in places] == list(places)
-    assert order.index("model.autoencoder") < order.index("model.checkpoint")
+    places = [f"models.dinac.{name}" for name in ("config", "layers", "encoder", "autoencoder")]
+    assert [name for name in order if name in places] == places
 
 
 @pytest.mark.parametrize(
@@ -174,8 +194,8 @@ def test_torch_free_module_names_no_torch(module: str) -> None:
     "module",
     [name for name in MODULES if name.split(".")[0] in TORCH_FREE_PARTS | {"commands", "cli"}]
     + sorted(TORCH_FREE_MODULES)
-    + ["codec.loading", "codec.records", "codec.quantizer"]
-    + [name for name in MODULES if name.split(".")[0] == "pipeline"],
+    + ["codec.handle", "codec.records", "codec.quantizer", "codec.machine"]
+    + [name for name in MODULES if name.split(".")[0] == "jobs"],
 )
 def test_import_brings_no_torch_along(module: str) -> None:
     bringing = {
@@ -188,32 +208,49 @@ def test_import_brings_no_torch_along(module: str) -> None:
 
 def test_what_does_bring_torch_is_seen() -> None:
     assert any(imports_torch(found) for found in list_imports("codec.engine"))
-    assert "model.autoencoder" in close_over("codec.engine")
+    assert "models.dinac.autoencoder" in close_over("codec.engine")
 
 
 @pytest.mark.parametrize(
-    ("library", "users"), [("rich", {"console"}), ("typer", {"commands", "cli"})]
+    ("library", "users"),
+    [("rich", {"commands.screen"}), ("typer", {"artifacts", "commands", "cli"})],
 )
 def test_library_of_the_screen_is_used_by_the_screen_alone(library: str, users: set[str]) -> None:
     found = {
-        module.split(".")[0]
+        find_room(module)
         for module in MODULES
         if any(entry.target.split(".")[0] == library for entry in list_imports(module))
     }
     assert found == users
 
 
-def test_console_is_used_by_the_commands_alone() -> None:
-    users = {
-        module.split(".")[0]
-        for module in MODULES
-        if any(found.target == "console" for found in list_own_imports(module))
-    }
-    assert users == {"commands", "cli"}
+FLOOR_MATES = {("commands", room) for room in ("jobs", "report", "bench")}
+
+
+def test_no_two_files_share_a_name() -> None:
+    """But for one verb on two floors, and the fast network, which mirrors the plain one."""
+    homes: dict[str, list[str]] = {}
+    for module in MODULES:
+        if not ROOT.joinpath(*module.split(".")).is_dir():
+            folder, _, name = module.rpartition(".")
+            homes.setdefault(name, []).append(folder)
+    shared = {name: tuple(sorted(folders)) for name, folders in homes.items() if len(folders) > 1}
+    mirrored = ("models.dinac", "models.dinac.fast")
+    assert {
+        name: folders
+        for name, folders in shared.items()
+        if folders != mirrored and tuple(folders) not in {tuple(sorted(m)) for m in FLOOR_MATES}
+    } == {}
+
+
+def _is_main_guard(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def list_calls(module: str) -> Iterator[str]:
-    for node in ast.walk(parse(module)):
+    """The calls of a module but for those of its own program, below a main guard."""
+    body = [n for n in parse(module).body if not _is_main_guard(n)]
+    for node in itertools.chain.from_iterable(map(ast.walk, body)):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func)
         elif isinstance(node, ast.Raise) and node.exc is not None:
@@ -222,7 +259,11 @@ def list_calls(module: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [name for name in MODULES if name.split(".")[0] not in {"commands", "console", "cli"}],
+    [
+        name
+        for name in MODULES
+        if find_room(name) not in {"commands", "commands.screen", "cli", "artifacts"}
+    ],
 )
 def test_nothing_below_the_commands_prints_or_exits(module: str) -> None:
     forbidden = {"print", "input", "exit", "quit", "sys.exit", "os._exit", "SystemExit"}

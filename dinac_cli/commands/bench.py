@@ -1,53 +1,350 @@
-"""`dinac bench`."""
+"""`dinac bench`: times the model and the commands; prints tables or one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.values import complete, one_of
+from dinac_cli.errors import UsageError
+from dinac_cli.models.dinac.config import RELEASED
+
+if TYPE_CHECKING:
+    from dinac_cli.bench.benchmark import Benchmark
+    from dinac_cli.bench.network import Comparison, NetworkFigures
+    from dinac_cli.bench.processes import CommandFigures, CommandLine
+    from dinac_cli.bench.stages import StageFigures
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.commands.screen.tables import Table
+    from dinac_cli.models.registry import ResolvedModel
+
+EXIT_INACCURATE = 1
+
+_PARTS = ("network", "commands")
+
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="IMG", show_default="samples of 256x256", help="Images to time the commands on."
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PART",
+        show_default="both",
+        callback=one_of("--only", _PARTS),
+        autocompletion=complete(_PARTS),
+        help="network: time the model alone; commands: time whole commands alone.",
+    ),
+]
+Resolution = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=16,
+        metavar="PIXELS",
+        show_default="256 and 512",
+        help="Side of the images that the model is timed on; may be repeated.",
+    ),
+]
+Batch = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        show_default="as in the commands",
+        help="Images that the model computes at once; may be repeated.",
+    ),
+]
+Seconds = Annotated[
+    float, typer.Option(min=0.1, metavar="S", help="Approximate time of each comparison of models.")
+]
+Compare = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        callback=one_of("--compare", ("flux2",)),
+        autocompletion=complete(("flux2",)),
+        help="Time another autoencoder too: flux2 (with random weights).",
+    ),
+]
+FileCounts = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--files",
+        min=2,
+        metavar="N",
+        show_default="20 and 200",
+        help="Number of files to time the commands on; give it at least twice.",
+    ),
+]
+RandomWeights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=opt.MODEL,
+        callback=one_of("--random-weights", tuple(RELEASED)),
+        autocompletion=complete(tuple(RELEASED)),
+        help="Use random weights in the sizes of a published model: d2 or dinac-ae.",
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", rich_help_panel=opt.MODEL, help="Time the compiled model too.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def bench(
-    images: opt.BenchImages = None,
-    only: opt.Only = None,
-    resolution: opt.Resolution = None,
-    batch: opt.BenchBatch = None,
-    seconds: opt.Seconds = 5.0,
-    compare: opt.Compare = None,
-    files: opt.FileCounts = None,
+    images: Images = None,
+    only: Only = None,
+    resolution: Resolution = None,
+    batch: Batch = None,
+    seconds: Seconds = 5.0,
+    compare: Compare = None,
+    files: FileCounts = None,
     model: opt.BenchModel = "auto",
     revision: opt.Revision = None,
-    random_weights: opt.RandomWeights = None,
+    random_weights: RandomWeights = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
-    compiled: opt.CompileBench = False,
+    compiled: Compile = False,
     workers: opt.Workers = None,
-    as_json: opt.BenchJson = False,
+    as_json: Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Time the network and the commands on this machine.
+    """Time the model and the commands on this machine.
 
-    The plain network, the fast one and what they are compared with take turns.
+    The plain model, the fast model and the models they are compared with take turns.
     """
     from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.codec.machine import configure_threads, count_processors
-    from dinac_cli.commands.benchmarking import choose_images, choose_model, report_benchmark
     from dinac_cli.commands.screen.console import Console
 
     console = Console(quiet=quiet)
-    paths = choose_images(images or [])
-    resolved = choose_model(model, revision, random_weights, device, console)
+    file_counts = tuple(sorted(set(files or (20, 200))))
+    if len(file_counts) < 2:
+        raise UsageError("--files: give at least two numbers; a line needs two points")
+    paths = _choose_images(images or [])
+    resolved = _choose_model(model, revision, random_weights, device, console)
     configure_threads()
-    from dinac_cli.bench.benchmark import BenchRequest  # brings torch, which now knows its threads
+    # Imports torch, which reads the settings of configure_threads.
+    from dinac_cli.bench.benchmark import Benchmark, BenchRequest
 
     request = BenchRequest(
-        resolved,
-        random_weights,
-        DeviceChoice(device, dtype, compiled),
-        compare,
-        tuple(resolution or (256, 512)),
-        tuple(batch or ()),
-        paths,
-        tuple(sorted(set(files or (20, 200)))),
-        workers or min(16, count_processors()),
-        seconds,
+        model=resolved,
+        random_weights=random_weights,
+        choice=DeviceChoice(device=device, dtype=dtype, compiled=compiled),
+        compare=compare,
+        resolutions=tuple(resolution or (256, 512)),
+        batches=tuple(batch or ()),
+        images=paths,
+        file_counts=file_counts,
+        workers=workers or min(16, count_processors()),
+        seconds=seconds,
     )
-    raise typer.Exit(report_benchmark(request, only, as_json, console))
+    report = _Report(Benchmark(request), console, as_json)
+    report.add_machine()
+    if only != "commands":
+        report.add_networks()
+    if only != "network":
+        report.add_commands()
+    raise typer.Exit(report.finish())
+
+
+def _choose_images(named: list[str]) -> tuple[Path, ...]:
+    """Returns the images to time the commands on. Raises UsageError if one is missing."""
+    from dinac_cli.jobs.request import IMAGES
+    from dinac_cli.storage.inputs import InputScan
+
+    if not named:
+        return ()
+    paths = []
+    for entry in InputScan(IMAGES, tuple(named)):
+        if entry.problem or entry.path is None:
+            raise UsageError(f"{entry.label}: {entry.problem or 'cannot be timed'}")
+        paths.append(Path(entry.path))
+    if not paths:
+        raise UsageError(f"no images found in {', '.join(named)}")
+    return tuple(paths)
+
+
+def _choose_model(
+    model: str, revision: str | None, random_weights: str | None, device: str, console: Console
+) -> ResolvedModel | None:
+    """Returns the model to time, None for random weights. Raises ModelError, UsageError."""
+    from dinac_cli.models.registry import AUTO, choose_default, resolve_model
+
+    if random_weights is not None:
+        if model != AUTO:
+            raise UsageError("--random-weights and --model cannot be used together")
+        return None
+    if model == AUTO:
+        model = choose_default(device)
+    return resolve_model(model, revision, announce=console.say)
+
+
+class _Report:
+    """Collects the figures for JSON, or prints each table as soon as it is measured."""
+
+    def __init__(self, benchmark: Benchmark, console: Console, as_json: bool) -> None:
+        self._benchmark = benchmark
+        self._console = console
+        self._as_json = as_json
+        self._collected: dict[str, Any] = {}
+        self._failures: list[str] = []
+
+    def add_machine(self) -> None:
+        self._collected["machine"] = machine = self._benchmark.describe()
+        self._print(
+            "{model}; {device}, {dtype}, {threads} threads, torch {torch}; "
+            "matrix products {matmul_tflops:.2f} TFLOP/s".format(**machine)
+        )
+
+    def add_networks(self) -> None:
+        """Times our models and the one to compare with; checks the error of the fast model."""
+        from dinac_cli.bench.network import compare_with
+
+        figures = self._collect("network", self._benchmark.measure_networks(), "models")
+        self._print_table(tabulate_networks(figures))
+        compared = self._benchmark.request.compare
+        if compared is not None:
+            comparisons = compare_with(compared, figures)
+            self._collected["compare"] = [asdict(comparison) for comparison in comparisons]
+            for comparison in comparisons:
+                self._print(describe_comparison(comparison))
+        checks = self._benchmark.check_accuracy()
+        self._collected["accuracy"] = [{**asdict(c), "holds": c.holds} for c in checks]
+        for check in checks:
+            text = f"{check.task}, {check.network}: {check.error:.2g} (at most {check.bound:.2g})"
+            self._print(f"error of {text}")
+            if not check.holds:
+                self._failures.append(f"the error of {text} is too large")
+
+    def add_commands(self) -> None:
+        """Times whole commands and their stages."""
+        from dinac_cli.bench.processes import fit_line
+
+        runs = self._collect("commands", self._benchmark.measure_commands(), "commands")
+        lines = [fit_line(command, runs) for command in ("encode", "decode")]
+        self._collected["lines"] = [asdict(line) for line in lines]
+        self._print_table(tabulate_commands(runs))
+        for line in lines:
+            self._print(describe_line(line))
+        stages = self._collect("stages", self._benchmark.measure_stages(), "stages")
+        for entry, figures in zip(self._collected["stages"], stages, strict=True):
+            entry["ratio"] = figures.ratio
+            entry["overlapped_ratio"] = figures.overlapped_ratio
+        self._print_table(tabulate_stages(stages))
+
+    def finish(self) -> int:
+        """Prints the JSON and the failed checks; returns the exit code."""
+        if self._as_json:
+            self._console.print_json(self._collected)
+        for failure in self._failures:
+            self._console.fail(failure)
+        return EXIT_INACCURATE if self._failures else 0
+
+    def _collect(self, key: str, figures: Iterable[Any], what: str) -> list[Any]:
+        self._console.say(f"timing the {what}")
+        collected = list(figures)
+        self._collected[key] = [asdict(entry) for entry in collected]
+        return collected
+
+    def _print(self, text: str) -> None:
+        if not self._as_json:
+            self._console.print_result(text)
+
+    def _print_table(self, rows: Table) -> None:
+        from dinac_cli.commands.screen.tables import align
+
+        for line in align(rows):
+            self._print(line)
+        self._print("")
+
+
+def tabulate_networks(figures: Sequence[NetworkFigures]) -> Table:
+    """Returns one row per task, size, batch and contender, under 80 columns wide."""
+    table = [
+        ["task", "NFE", "network", "size", "batch", "ms/batch", "ms/image", "images/s", "MiB",
+         "matmul", "speed"]
+    ]  # fmt: skip
+    for row in figures:
+        table.append(
+            [
+                row.task,
+                str(row.steps or "-"),
+                row.network,
+                str(row.resolution),
+                str(row.batch),
+                f"{row.ms_per_batch:.1f}",
+                _format_figure(row.ms_per_image),
+                _format_figure(row.images_per_second),
+                _format_mib(row.peak_memory_mib),
+                "-" if row.matmul_share is None else f"{row.matmul_share:.0%}",
+                f"{row.speedup:.2f}x",
+            ]
+        )
+    return table
+
+
+def tabulate_commands(runs: Sequence[CommandFigures]) -> Table:
+    """Returns one row per command and number of files: the fastest run."""
+    table = [["command", "files", "seconds", "first file", "MiB"]]
+    fastest: dict[tuple[int, str], CommandFigures] = {}
+    for run in runs:
+        key = (run.files, run.command)
+        if key not in fastest or run.seconds < fastest[key].seconds:
+            fastest[key] = run
+    for row in fastest.values():
+        table.append(
+            [row.command, str(row.files), f"{row.seconds:.2f}",
+             f"{row.first_file_seconds:.2f}", _format_mib(row.peak_memory_mib)]
+        )  # fmt: skip
+    return table
+
+
+def tabulate_stages(stages: Sequence[StageFigures]) -> Table:
+    """Returns one row per command.
+
+    The columns are each stage alone, the whole run, the whole over the slowest stage, the model
+    alone with overlapping micro-batches as in a run, and the whole over the overlapped model.
+    """
+    table = [
+        ["command", "files", "read", "model", "write", "whole", "whole/slowest",
+         "overlapped", "whole/overlapped"]
+    ]  # fmt: skip
+    for row in stages:
+        seconds = (row.read_seconds, row.model_seconds, row.write_seconds, row.whole_seconds)
+        table.append(
+            [row.command, str(row.files), *(f"{value:.2f}" for value in seconds),
+             f"{row.ratio:.2f}", f"{row.overlapped_seconds:.2f}", f"{row.overlapped_ratio:.2f}"]
+        )  # fmt: skip
+    return table
+
+
+def describe_line(line: CommandLine) -> str:
+    """Returns e.g. `encode: 1.42 s + 6.31 ms a file`."""
+    return f"{line.command}: {line.startup_seconds:.2f} s + {line.ms_per_file:.2f} ms a file"
+
+
+def describe_comparison(row: Comparison) -> str:
+    """Returns e.g. `encode 256, batch 1: fast is 12.1x as fast as flux2, with 85% less memory`."""
+    text = f"{row.task} {row.resolution}, batch {row.batch}: "
+    text += f"{row.network} is {row.speedup:.1f}x as fast as {row.other}"
+    if row.memory_reduction is None:
+        return text
+    amount = "less" if row.memory_reduction >= 0 else "more"
+    return f"{text}, with {abs(row.memory_reduction):.0%} {amount} memory"
+
+
+def _format_mib(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _format_figure(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}" if value >= 100 else f"{value:.1f}"

@@ -1,10 +1,11 @@
-"""`dinac completions`, and the scripts that lie in `completions/`."""
+"""`dinac completions`, and the scripts in the folder `completions/`."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from dinac_cli.commands import options as opt
+from dinac_cli.commands.values import complete, one_of
 
 PROGRAM = "dinac"
 COMPLETION_VARIABLE = "_DINAC_COMPLETE"
@@ -17,8 +18,8 @@ SCRIPTS = {
 }
 """File name of each shell's script."""
 
-# A file on zsh's fpath is run as the function of its name at the first Tab. Typer's script only
-# defines another function there, so that Tab would do nothing; sourced, it needs no more.
+# At the first Tab, zsh runs a file on its fpath as the function of that name. Typer's script only
+# defines another function there, so that Tab would do nothing. If it is sourced, it needs no more.
 _ZSH_FIRST_TAB = f"""
 if [[ "$funcstack[1]" = "_{PROGRAM}" ]]; then
   _{PROGRAM}_completion "$@"
@@ -26,16 +27,29 @@ fi
 """
 
 
-def completions(shell: opt.Shell) -> None:
+SHELLS = tuple(SCRIPTS)
+
+Shell = Annotated[
+    str,
+    typer.Argument(
+        metavar="SHELL",
+        callback=one_of("SHELL", SHELLS),
+        autocompletion=complete(SHELLS),
+        help=f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}.",
+    ),
+]
+
+
+def completions(shell: Shell) -> None:
     """Print the script that lets a shell complete commands, options and their values.
 
-    Nothing is installed: put it where the shell looks, or source it.
+    Nothing is installed: save it where the shell looks for it, or source it.
     """
     typer.echo(make_script(shell), nl=False)
 
 
 def make_script(shell: str) -> str:
-    """The completion script of a shell, one of `SCRIPTS`."""
+    """Returns the completion script of a shell, one of `SCRIPTS`."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     script = get_completion_script(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE, shell=shell)
@@ -44,6 +58,6 @@ def make_script(shell: str) -> str:
 
 
 def write_scripts(folder: Path) -> None:
-    """Write every shell's script into an existing folder."""
+    """Writes every shell's script into an existing folder."""
     for shell, name in SCRIPTS.items():
         (folder / name).write_text(make_script(shell), encoding="utf-8", newline="\n")

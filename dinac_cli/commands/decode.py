@@ -1,22 +1,112 @@
 """`dinac decode`."""
 
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.values import complete, one_of, within
+from dinac_cli.images.formats import OUTPUT_FORMATS
+from dinac_cli.models.interface import SCHEDULES
+
+DecodeOut = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUT",
+        help="The last argument: a folder, an image file (for one input file), or - for one image "
+        "on standard output.",
+    ),
+]
+Steps = Annotated[
+    int,
+    typer.Option(
+        "--steps", "-n", min=1, metavar="N", help="Decoder evaluations (NFE); 1 is best for PSNR."
+    ),
+]
+Sampler = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        callback=one_of("--sampler", ("ddim", "dpmpp-2m")),
+        autocompletion=complete(("ddim", "dpmpp-2m")),
+        help="ddim or dpmpp-2m.",
+    ),
+]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        callback=one_of("--schedule", SCHEDULES),
+        autocompletion=complete(SCHEDULES),
+        help="Spacing of the times: linear or cosine.",
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="G",
+        show_default="off",
+        callback=within("--guidance", math.isfinite, "a finite number"),
+        help="Strength of path-drop guidance, which doubles the work.",
+    ),
+]
+Strength = Annotated[
+    float,
+    typer.Option(
+        metavar="S",
+        callback=within("--strength", lambda value: 0 < value <= 1, "more than 0, at most 1"),
+        help="Scale of the times, above 0 to 1; 1 is full noise.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        callback=within("--seed", lambda value: -(2**63) <= value < 2**64, "a 64-bit integer"),
+        help="Seed of the noise.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="NAME",
+        show_default="png, or the format of OUT's suffix",
+        autocompletion=complete(tuple(OUTPUT_FORMATS)),
+        help=f"Image format: {', '.join(OUTPUT_FORMATS)}.",
+    ),
+]
+Flipped = Annotated[
+    bool,
+    typer.Option("--flipped", help="Decode the mirrored images that encode --flip stored."),
+]
+AllowOtherModel = Annotated[
+    bool,
+    typer.Option(
+        "--allow-other-model",
+        rich_help_panel=opt.MODEL,
+        help="Also decode latents of another model, if their shape fits.",
+    ),
+]
 
 
 def decode(
     *,
     latents: opt.Latents = None,
-    out: opt.DecodeOut,
-    steps: opt.Steps = 1,
-    sampler: opt.Sampler = "ddim",
-    schedule: opt.Schedule = "linear",
-    guidance: opt.Guidance = None,
-    strength: opt.Strength = 1.0,
-    seed: opt.Seed = 0,
-    image_format: opt.FormatOption = None,
-    flipped: opt.Flipped = False,
+    out: DecodeOut,
+    steps: Steps = 1,
+    sampler: Sampler = "ddim",
+    schedule: Schedule = "linear",
+    guidance: Guidance = None,
+    strength: Strength = 1.0,
+    seed: Seed = 0,
+    image_format: Format = None,
+    flipped: Flipped = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -24,7 +114,7 @@ def decode(
     shard: opt.ShardOption = None,
     model: opt.RecordModel = "auto",
     revision: opt.Revision = None,
-    allow_other_model: opt.AllowOtherModel = False,
+    allow_other_model: AllowOtherModel = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     compiled: opt.CompileSizes = False,
@@ -43,61 +133,27 @@ def decode(
     a.jpg.dinac becomes OUT/a.jpg.png, a.png.dinac becomes OUT/a.png. Run it again to go on.
     """
     from dinac_cli.codec.handle import DeviceChoice
-    from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.run import ReportOptions, end_with
-    from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.values import choose_format
-    from dinac_cli.images.formats import OUTPUT_SUFFIXES
-    from dinac_cli.jobs.decode import (
-        DecodeOptions,
-        decode_files,
-        describe_settings,
-        refuse_other_settings,
-    )
-    from dinac_cli.jobs.freshness import is_stamped_image
-    from dinac_cli.jobs.model_choice import choose_decoders
-    from dinac_cli.jobs.request import (
-        choose_output_kind,
-        count_inputs,
-        require_existing,
-    )
-    from dinac_cli.models.dinac.config import DinacAEInferenceConfig
-    from dinac_cli.storage.naming import name_image
-    from dinac_cli.storage.output import Output
+    from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
+    from dinac_cli.commands.values import parse_batch_size
+    from dinac_cli.jobs.decode import DecodeRequest, make_settings
+    from dinac_cli.jobs.model_choice import ModelChoice
 
-    console = Console(quiet=quiet, verbose=verbose)
-    stdout = open_stdout(out)
-    settings = DinacAEInferenceConfig(
-        num_steps=steps,
-        sampler=sampler,
-        schedule=schedule,
-        pdg=guidance is not None,
-        pdg_strength=2.0 if guidance is None else guidance,
-        strength=strength,
-        seed=seed,
+    device_choice = DeviceChoice(device=device, dtype=dtype, compiled=compiled)
+    request = DecodeRequest(
+        inputs=read_inputs(latents, files_from, null, root, limit, shard),
+        out=out,
+        settings=make_settings(steps, sampler, schedule, guidance, strength, seed),
+        format=image_format,
+        flipped=flipped,
+        model=ModelChoice(model=model, revision=revision, device=device_choice),
+        allow_other_model=allow_other_model,
+        overwrite=overwrite,
+        fsync=fsync,
+        workers=workers,
+        in_flight=parse_batch_size(batch_size),
     )
-    inputs = InputOptions(latents, files_from, null, root, limit, shard)
-    selection = select_inputs(inputs, LATENTS, out)
-    require_existing(selection)
-    kind = choose_output_kind(out, selection.scan, OUTPUT_SUFFIXES)
-    form = choose_format(image_format, out, kind)
-    output = Output(out, kind, is_stamped_image, overwrite, fsync)
-    total = count_inputs(selection, output, lambda name: name_image(name, form.suffixes))
-    refuse_other_settings(selection, output, form, describe_settings(settings, flipped=flipped))
-    find = choose_decoders(model, revision, DeviceChoice(device, dtype, compiled), console)
-    decoding = DecodeOptions(settings, form, find, allow_other_model, limit, flipped)
-    prepare_out(output)
-    code = run_batch(
-        "decode",
-        end_with("decoded"),
-        lambda control, stdin: decode_files(
-            selection, output, decoding, control, stdin=stdin, stdout=stdout
-        ),
-        selection.scan,
-        total,
-        RunOptions(workers, batch_size),
-        ReportOptions(as_json, quiet, verbose, failures, fail_fast, stdout is not None),
-        console,
+    screen = ScreenOptions(
+        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
     )
-    raise typer.Exit(code)
+
+    raise typer.Exit(run_request(request, lambda run: Summary("decoded"), screen, out))

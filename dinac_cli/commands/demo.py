@@ -1,34 +1,68 @@
 """`dinac demo`."""
 
+from __future__ import annotations
+
+import os
 import shlex
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from dinac_cli.commands import options as opt
+from dinac_cli.commands.decode import decode
+from dinac_cli.commands.encode import encode
+from dinac_cli.commands.psnr import psnr
+
+DemoFolder = Annotated[
+    str, typer.Argument(metavar="DIR", help="Folder for the images and latents of the demo.")
+]
 
 
-def demo(folder: opt.DemoFolder = "dinac-demo") -> None:
-    """Make sample images, encode, decode and measure them, showing each command."""
-    from dinac_cli.commands.sampling import write_samples
+def demo(folder: DemoFolder = "dinac-demo") -> None:
+    """Make sample images, encode, decode and measure them, and show each command."""
     from dinac_cli.commands.screen.console import Console
 
     console = Console()
     originals, latents, decoded = (f"{folder}/{name}" for name in ("images", "latents", "decoded"))
     count = write_samples(originals)
     console.print_result(f"{count} sample images are in {originals}")
-    for arguments in (
-        ["encode", originals, latents, "--model", "nano"],
-        ["decode", latents, decoded, "--model", "nano"],
-        ["psnr", originals, decoded],
-    ):
-        console.print_result(f"\n$ dinac {shlex.join(arguments)}")
-        code = _run(arguments)
-        if code:
-            raise typer.Exit(code)
+    model = {"model": "nano"}
+    _run(console, encode, [originals, latents], {"images": [originals], "out": latents} | model)
+    _run(console, decode, [latents, decoded], {"latents": [latents], "out": decoded} | model)
+    _run(console, psnr, [originals, decoded], {"first": originals, "second": decoded})
     console.print_result(f"\nCompare {originals} with {decoded}; then try it on your own folder.")
 
 
-def _run(arguments: list[str]) -> int:
-    from dinac_cli.cli import run
+def _run(
+    console: Any, command: Callable[..., None], shown: list[str], values: dict[str, Any]
+) -> None:
+    """Shows a command line and runs it; a failure ends the demo with its exit code."""
+    model = ["--model", values["model"]] if "model" in values else []
+    console.print_result(f"\n$ dinac {shlex.join([command.__name__, *shown, *model])}")
+    try:
+        command(**values)
+    except typer.Exit as done:
+        if done.exit_code:
+            raise
 
-    return run(arguments)
+
+def write_samples(folder: str) -> int:
+    """Writes the samples that do not exist yet below `folder`; returns how many samples there are.
+
+    Raises OutputError.
+    """
+    from dinac_cli.images.formats import format_of_suffix
+    from dinac_cli.images.samples import draw_samples
+    from dinac_cli.images.writing import write_image
+    from dinac_cli.storage.output import Output, OutputKind
+
+    output = Output(folder, OutputKind.FOLDER, is_ours=lambda path: False)
+    count = 0
+    for name, pixels in draw_samples():
+        count += 1
+        target = output.locate(name)
+        form = format_of_suffix(name)
+        assert form is not None, "samples have suffixes of output formats"
+        if not os.path.lexists(target):
+            output.write(target, write_image(pixels, form.name))
+    return count

@@ -1,9 +1,26 @@
 """`dinac encode`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.images.formats import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.encode import EncodeRun
+
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        rich_help_panel=opt.RUN,
+        help="Print what would be done, as dinac plan does, and do nothing.",
+    ),
+]
 
 
 def encode(
@@ -37,75 +54,59 @@ def encode(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
-    dry_run: opt.DryRun = False,
+    dry_run: DryRun = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Encode images into files of whitened latents.
 
-    a.jpg becomes OUT/a.jpg.dinac. Run it again to go on: what is done is left alone.
+    a.jpg becomes OUT/a.jpg.dinac. Run it again to go on: finished outputs are kept.
     """
     from dinac_cli.codec.handle import DeviceChoice
-    from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
-    from dinac_cli.commands.run import ReportOptions, end_with
-    from dinac_cli.commands.running import RunOptions, open_stdout, prepare_out, run_batch
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.values import choose_geometry, parse_color
+    from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
+    from dinac_cli.commands.values import parse_batch_size
     from dinac_cli.errors import UsageError
-    from dinac_cli.jobs.encode import EncodeOptions, encode_files
-    from dinac_cli.jobs.freshness import is_latent_file
-    from dinac_cli.jobs.model_choice import choose_encoder, refuse_mixed_latents
-    from dinac_cli.jobs.request import (
-        choose_output_kind,
-        count_inputs,
-        require_existing,
-    )
-    from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
-    from dinac_cli.storage.output import Output
+    from dinac_cli.images.color import parse_color
+    from dinac_cli.images.geometry import choose_geometry
+    from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+    from dinac_cli.jobs.model_choice import ModelChoice
 
-    console = Console(quiet=quiet, verbose=verbose)
-    settings = EncodeOptions(
-        precision,
-        parse_color(background),
-        max_pixels,
-        checksum,
-        anonymous,
-        features,
-        posterior,
-        choose_geometry(resize, max_side, crop, flip=flip),
+    options = EncodeOptions(
+        precision=precision,
+        background=parse_color(background),
+        max_pixels=max_pixels,
+        checksum=checksum,
+        anonymous=anonymous,
+        features=features,
+        posterior=posterior,
+        geometry=choose_geometry(resize, max_side, crop, flip=flip),
     )
-    inputs = InputOptions(images, files_from, null, root, limit, shard)
-    choice = DeviceChoice(device, dtype, compiled)
-    run = RunOptions(workers, batch_size, is_bounded=True)
+    device_choice = DeviceChoice(device=device, dtype=dtype, compiled=compiled)
+    request = EncodeRequest(
+        inputs=read_inputs(images, files_from, null, root, limit, shard),
+        out=out,
+        options=options,
+        model=ModelChoice(model=model, revision=revision, device=device_choice),
+        overwrite=overwrite,
+        fsync=fsync,
+        workers=workers,
+        in_flight=parse_batch_size(batch_size),
+    )
+    screen = ScreenOptions(
+        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+    )
     if dry_run:
-        from dinac_cli.commands.planning import PlanOptions, run_plan
+        from dinac_cli.commands.plan import print_plan
+        from dinac_cli.jobs.plan import PlanRequest
 
         if failures is not None:
-            raise UsageError("--dry-run writes nothing: leave out --failures")
-        plan = PlanOptions(settings, model, revision, overwrite, choice, run)
-        raise typer.Exit(run_plan(inputs, out, plan, console, as_json))
-    stdout = open_stdout(out)
-    if anonymous and checksum:
-        raise UsageError("--anonymous records hold no hash to compare: leave out --checksum")
-    selection = select_inputs(inputs, IMAGES, out)
-    require_existing(selection)
-    kind = choose_output_kind(out, selection.scan, (LATENT_SUFFIX,))
-    output = Output(out, kind, is_latent_file, overwrite, fsync)
-    total = count_inputs(selection, output, name_latents)
-    encoder = choose_encoder(model, revision, choice, output, console, features=features)
-    refuse_mixed_latents(output, settings.want(encoder))
-    prepare_out(output)
-    code = run_batch(
-        "encode",
-        end_with(f"encoded with {encoder.label}"),
-        lambda control, stdin: encode_files(
-            selection, output, encoder, settings, control, stdin=stdin, stdout=stdout
-        ),
-        selection.scan,
-        total,
-        run,
-        ReportOptions(as_json, quiet, verbose, failures, fail_fast, stdout is not None),
-        console,
-    )
-    raise typer.Exit(code)
+            raise UsageError("--dry-run writes nothing; leave out --failures")
+        raise typer.Exit(print_plan(PlanRequest(encode=request), screen))
+
+    raise typer.Exit(run_request(request, summarise, screen, out))
+
+
+def summarise(run: EncodeRun) -> Summary:
+    """Returns the summary of an encode run."""
+    return Summary(f"encoded with {run.model.label}")

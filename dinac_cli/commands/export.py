@@ -1,15 +1,37 @@
 """`dinac export`."""
 
+from __future__ import annotations
+
+from typing import Annotated
+
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.values import complete, one_of
+
+EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
+
+ExportOut = Annotated[
+    str, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
+]
+ExportFormat = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        callback=one_of("--to", EXPORT_FORMATS),
+        autocompletion=complete(EXPORT_FORMATS),
+        help="safetensors or npz: one file a record; webdataset: tars of many records.",
+    ),
+]
 
 
 def export(
     *,
     latents: opt.Latents = None,
-    out: opt.ExportOut,
-    form: opt.ExportFormat = "safetensors",
+    out: ExportOut,
+    form: ExportFormat = "safetensors",
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -24,39 +46,22 @@ def export(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Write latents in the form of other tools, to be read without dinac.
+    """Write latents in formats of other tools, to read them without dinac.
 
-    As float32, with what their records say of them; needs no model.
+    They are float32, with the metadata of their records; needs no model.
     """
-    from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.run import ReportOptions, end_with
-    from dinac_cli.commands.running import RunOptions, prepare_out, run_batch
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.errors import UsageError
-    from dinac_cli.jobs.export import export_files
-    from dinac_cli.jobs.request import count_unnamed, refuse_file_name, require_existing
-    from dinac_cli.storage.output import STDOUT, Output, OutputKind
+    from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
+    from dinac_cli.jobs.export import ExportRequest
 
-    if out == STDOUT:
-        raise UsageError("OUT is a folder here: name one")
-    console = Console(quiet=quiet, verbose=verbose)
-    inputs = InputOptions(latents, files_from, null, root, limit, shard)
-    selection = select_inputs(inputs, LATENTS, out)
-    require_existing(selection)
-    refuse_file_name(out)
-    output = Output(out, OutputKind.FOLDER, lambda path: False, overwrite, fsync)
-    total = count_unnamed(selection)
-    prepare_out(output)
-    code = run_batch(
-        "export",
-        end_with("exported"),
-        lambda control, stdin: export_files(
-            selection, output, form, control, stdin=stdin, limit=limit
-        ),
-        selection.scan,
-        total,
-        RunOptions(workers, "auto"),
-        ReportOptions(as_json, quiet, verbose, failures, fail_fast),
-        console,
+    request = ExportRequest(
+        inputs=read_inputs(latents, files_from, null, root, limit, shard),
+        out=out,
+        format=form,
+        overwrite=overwrite,
+        fsync=fsync,
+        workers=workers,
     )
-    raise typer.Exit(code)
+    screen = ScreenOptions(
+        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+    )
+    raise typer.Exit(run_request(request, lambda run: Summary("exported"), screen))

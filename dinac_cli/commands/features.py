@@ -1,17 +1,55 @@
 """`dinac features`."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.progress import RunProgress
+from dinac_cli.commands.screen.summary import Summary, describe_others
+from dinac_cli.commands.screen.tables import align, format_size
+from dinac_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.features import FeaturesRun
+
+FeaturesOut = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="OUT.safetensors",
+        show_default=False,
+        help="The last argument: the file to write; may be left out with --similar.",
+    ),
+]
+Spatial = Annotated[
+    bool, typer.Option("--spatial", help="Also write the patch tokens, one tensor an image.")
+]
+Similar = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="List the images that are most similar to the image of this latent file.",
+    ),
+]
+Top = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="K", show_default="10", help="Number of images --similar lists."),
+]
+
+_SUFFIX = ".safetensors"
+_TOP = 10
 
 
 def features(
     *,
     latents: opt.Latents = None,
-    out: opt.FeaturesOut = None,
-    spatial: opt.Spatial = False,
-    similar: opt.Similar = None,
-    top: opt.Top = None,
+    out: FeaturesOut = None,
+    spatial: Spatial = False,
+    similar: Similar = None,
+    top: Top = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -31,46 +69,106 @@ def features(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Predict DINO features from files of latents, without decoding them, and find like images.
+    """Predict DINO features from files of latents, without decoding them; find similar images.
 
     OUT holds `class_tokens`, F32 [N, D], and their `names`. Needs a model with a class head.
     """
     from dinac_cli.codec.handle import DeviceChoice
-    from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.predicting import FeatureRequest, end_features, open_feature_file
-    from dinac_cli.commands.run import ReportOptions
-    from dinac_cli.commands.running import RunOptions, prepare_out, run_batch
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.jobs.feature_set import FeatureSet, name_features
-    from dinac_cli.jobs.features import FeatureOptions, predict_features
-    from dinac_cli.jobs.model_choice import choose_class_heads
-    from dinac_cli.jobs.request import count_inputs, count_unnamed, require_existing
+    from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
+    from dinac_cli.commands.values import parse_batch_size
+    from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
+    from dinac_cli.jobs.model_choice import ModelChoice
 
-    console = Console(quiet=quiet, verbose=verbose)
-    request = FeatureRequest.read(latents, out, similar, top, spatial=spatial)
-    inputs = InputOptions(list(request.latents), files_from, null, root, limit, shard)
-    selection = select_inputs(inputs, LATENTS, request.out)
-    require_existing(selection)
-    output = open_feature_file(request.out, overwrite=overwrite, fsync=fsync)
-    if output is None:
-        total = count_unnamed(selection)
-    else:
-        total = count_inputs(selection, output, name_features)
-    find = choose_class_heads(model, revision, DeviceChoice(device, dtype), console)
-    predicting = FeatureOptions(find, spatial, similar, limit)
-    if output is not None:
-        prepare_out(output)
-    found = FeatureSet()
-    code = run_batch(
-        "features",
-        end_features(found, request),
-        lambda control, stdin: predict_features(
-            selection, output, predicting, found, control, stdin=stdin
+    if top is not None and similar is None:
+        raise UsageError("--top goes with --similar FILE")
+    paths, target = split_arguments(latents, out, similar, spatial=spatial)
+    request = FeaturesRequest(
+        inputs=read_inputs(paths, files_from, null, root, limit, shard),
+        out=target,
+        options=FeatureOptions(spatial=spatial, similar=similar),
+        model=ModelChoice(
+            model=model, revision=revision, device=DeviceChoice(device=device, dtype=dtype)
         ),
-        selection.scan,
-        total,
-        RunOptions(workers, batch_size),
-        ReportOptions(as_json, quiet, verbose, failures, fail_fast),
-        console,
+        overwrite=overwrite,
+        fsync=fsync,
+        workers=workers,
+        in_flight=parse_batch_size(batch_size),
     )
-    raise typer.Exit(code)
+    screen = ScreenOptions(
+        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+    )
+    count = 0 if similar is None else top or _TOP
+    raise typer.Exit(run_request(request, lambda run: FeaturesSummary(run, target, count), screen))
+
+
+def split_arguments(
+    latents: list[str] | None, last: str | None, similar: str | None, *, spatial: bool
+) -> tuple[list[str], str | None]:
+    """Returns the inputs and OUT: with `--similar`, the last argument may be an input.
+
+    Raises UsageError.
+    """
+    named = list(latents or ())
+    if last is None and similar is not None and not spatial:
+        return named, None
+    if last is None:
+        raise UsageError(f"name the file to write as the last argument: OUT{_SUFFIX}")
+    if last.lower().endswith(_SUFFIX):
+        return named, last
+    if similar is None:
+        raise UsageError(f"{last}: OUT, the last argument, is the file to write; name it {_SUFFIX}")
+    if spatial:
+        raise UsageError(f"--spatial needs OUT; name it last, with {_SUFFIX}")
+    return [*named, last], None
+
+
+class FeaturesSummary(Summary):
+    """The end of a features run: its file, and the `top` images most similar to `--similar`."""
+
+    def __init__(self, run: FeaturesRun, out: str | None, top: int) -> None:
+        super().__init__()
+        self._features = run.features
+        self._out = out
+        self._top = top
+        written = "" if out is None else f"; {out} was not written"
+        self.stopped = f"stopped before the end{written}"
+
+    def describe(self, progress: RunProgress) -> str:
+        return "\n".join(self._list_lines(progress))
+
+    def _list_lines(self, progress: RunProgress) -> Iterator[str]:
+        from dinac_cli.jobs.feature_set import rank_similar
+
+        rows = self._features.rows
+        count = f"{len(rows)} class token" + ("" if len(rows) == 1 else "s")
+        if rows:
+            count += f" of {len(next(iter(rows.values())).class_token)} values"
+        if self._features.size_bytes:
+            count += f" in {self._out} ({format_size(self._features.size_bytes)})"
+        failed = progress.tally.failures
+        failures = [f"{failed} failed"] if failed else []
+        yield ", ".join([count, *failures, *describe_others(progress.tally)])
+        neighbours = rank_similar(self._features, self._top)
+        if neighbours:
+            yield ""
+            table = [["rank", "similarity", "name"]]
+            table += [[str(n.rank), f"{n.similarity:.4f}", n.name] for n in neighbours]
+            yield from align(table)
+
+    def to_json(self, progress: RunProgress) -> dict[str, Any]:
+        from dinac_cli.jobs.feature_set import rank_similar
+
+        summary: dict[str, Any] = {
+            "summary": True,
+            "records": len(self._features.rows),
+            "failed": progress.tally.failures,
+            "not_inputs": progress.tally.not_inputs,
+        }
+        if self._features.size_bytes:
+            summary |= {"output": self._out, "bytes": self._features.size_bytes}
+        if self._top:
+            summary["similar"] = [
+                {"rank": n.rank, "similarity": n.similarity, "name": n.name, "file": n.path}
+                for n in rank_similar(self._features, self._top)
+            ]
+        return summary

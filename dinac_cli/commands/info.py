@@ -1,8 +1,28 @@
-"""`dinac info`."""
+"""`dinac info`: prints what one record holds, or what many add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.progress import RunProgress
+from dinac_cli.commands.screen.summary import Summary, describe_others
+from dinac_cli.commands.screen.tables import align, format_size, list_facts
+from dinac_cli.jobs.results import Tally
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.info import Beside, Catalogue, ChannelMoments, InfoRun, RecordFacts
+
+_CHANNELS_SHOWN = 5
+
+# Over a folder of photographs, channels of whitened latents differ from N(0, 1) by less than this,
+# and channels of another scale by more. A few images prove nothing: sky has no detail.
+_JUDGED_RECORDS = 16
+_MEAN_AT_MOST = 1.0
+_STD_WITHIN = (0.5, 2.0)
 
 
 def info(
@@ -19,33 +39,178 @@ def info(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Show what files of latents hold: of one all that it says, of many what they come to.
+    """Show what files of latents hold: every field of a single record, the totals of many.
 
-    Mean and deviation of each channel are set against N(0, 1), which latents for training follow.
+    The mean and deviation of each channel are compared with N(0, 1), as training expects.
     """
-    from dinac_cli.commands.cataloguing import end_catalogue
-    from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.run import ReportOptions
-    from dinac_cli.commands.running import RunOptions, run_batch
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.jobs.info import Catalogue, catalogue_files
-    from dinac_cli.jobs.request import count_unnamed, require_existing
+    from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
+    from dinac_cli.jobs.info import InfoRequest
 
-    console = Console(quiet=quiet, verbose=verbose)
-    inputs = InputOptions(latents, files_from, null, root, limit, shard)
-    selection = select_inputs(inputs, LATENTS, None)
-    require_existing(selection)
-    catalogue = Catalogue()
-    code = run_batch(
-        "info",
-        end_catalogue(catalogue),
-        lambda control, stdin: catalogue_files(
-            selection, catalogue, control, stdin=stdin, limit=limit
-        ),
-        selection.scan,
-        count_unnamed(selection),
-        RunOptions(workers, "auto"),
-        ReportOptions(as_json, quiet, verbose, failures),
-        console,
+    request = InfoRequest(
+        inputs=read_inputs(latents, files_from, null, root, limit, shard), workers=workers
     )
-    raise typer.Exit(code)
+    screen = ScreenOptions(json=as_json, quiet=quiet, verbose=verbose, failures=failures)
+    raise typer.Exit(run_request(request, InfoSummary, screen))
+
+
+class InfoSummary(Summary):
+    """The end of an info run: its catalogue."""
+
+    stopped = "stopped before the end; these are the figures of the records read so far"
+
+    def __init__(self, run: InfoRun) -> None:
+        super().__init__()
+        self._catalogue = run.catalogue
+
+    def describe(self, progress: RunProgress) -> str:
+        return "\n".join(describe_catalogue(self._catalogue, progress))
+
+    def to_json(self, progress: RunProgress) -> dict[str, Any]:
+        return catalogue_to_json(self._catalogue, progress.tally)
+
+
+def describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator[str]:
+    """Yields the lines that a person reads."""
+    if catalogue.records == 1 and catalogue.last is not None and progress.done == 1:
+        yield from list_facts(list(describe_record(catalogue.last)))
+    else:
+        yield from list_facts(list(_describe_records(catalogue, progress.tally)))
+    for (latent_space, _), moments in catalogue.moments.items():
+        yield ""
+        title = f" of latent space {latent_space}" if len(catalogue.moments) > 1 else ""
+        yield describe_moments(moments, title)
+        if catalogue.records >= _JUDGED_RECORDS:
+            yield from describe_strays(moments)
+    if len(catalogue.moments) > 1:
+        yield "These records are of several latent spaces; do not mix them in a training."
+
+
+def describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
+    """Yields the names and values of one record's fields."""
+    header = facts.header
+    channels, rows, columns = header.shape
+    yield "name", header.name or "- (anonymous)"
+    yield "image", f"{header.width}x{header.height}"
+    yield "latents", f"{channels} channels, {rows}x{columns} positions, patch {header.patch}"
+    yield "precision", header.precision
+    if facts.upright.token_width:
+        yield "class token", f"{facts.upright.token_width} values"
+    if facts.upright.has_posterior:
+        yield "posterior", "log-SNR of each latent"
+    if facts.flipped is not None:
+        yield "twin", _describe_twin(facts.flipped)
+    yield "size", f"{format_size(facts.size_bytes)}, {facts.bits_per_pixel:.2f} bits a pixel"
+    yield "model", " revision ".join(filter(None, (header.model, header.revision))) or "-"
+    yield "latent space", header.latent_space
+    yield "weights", header.weights
+    if header.source_bytes is not None:
+        yield "source bytes", str(header.source_bytes)
+    if header.source_sha256 is not None:
+        yield "source sha256", header.source_sha256
+    for name, value in (
+        ("reading", header.image),
+        ("computed on", header.compute),
+        ("steps", header.step),
+        ("written by", header.created_by),
+    ):
+        if value:
+            yield name, value
+
+
+def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str, str]]:
+    yield "records", ", ".join([str(catalogue.records), *describe_others(tally)])
+    if tally.failures:
+        yield "failed", str(tally.failures)
+    yield "size", format_size(catalogue.size_bytes)
+    if catalogue.pixels:
+        rate = 8 * catalogue.size_bytes / catalogue.pixels
+        yield "pixels", f"{catalogue.pixels / 1e6:.1f} million, {rate:.2f} bits a pixel"
+    for (model, latent_space, weights), count in catalogue.models.most_common():
+        name = f"{model or 'unknown'} (latent space {latent_space}, weights {weights})"
+        yield "model", name if len(catalogue.models) == 1 else f"{count} by {name}"
+    for precision, count in catalogue.precisions.most_common():
+        yield "precision", precision if len(catalogue.precisions) == 1 else f"{count} {precision}"
+    for name, count in (
+        ("class token", catalogue.class_tokens),
+        ("posterior", catalogue.posteriors),
+        ("twin", catalogue.twins),
+        ("its class token", catalogue.flipped_class_tokens),
+        ("its posterior", catalogue.flipped_posteriors),
+    ):
+        if count:
+            yield name, "in all" if count == catalogue.records else f"in {count}"
+
+
+def _describe_twin(beside: Beside) -> str:
+    """Returns what a record holds of the mirrored image."""
+    parts = ["latents"]
+    parts += ["class token"] if beside.token_width else []
+    parts += ["posterior"] if beside.has_posterior else []
+    return f"{', '.join(parts)} of the mirrored image"
+
+
+def describe_moments(moments: ChannelMoments, title: str = "") -> str:
+    """Returns the range of means and deviations over the channels."""
+    mean, std = moments.mean, moments.std
+    return (
+        f"channels{title}: mean {mean.min():+.2f} to {mean.max():+.2f}, "
+        f"standard deviation {std.min():.2f} to {std.max():.2f} (N(0, 1): 0 and 1)"
+    )
+
+
+def describe_strays(moments: ChannelMoments) -> Iterator[str]:
+    """Yields how many channels are far from N(0, 1), and the farthest ones, if any."""
+    strays = find_strays(moments)
+    if not strays:
+        return
+    mean, std = moments.mean, moments.std
+    yield (
+        f"{len(strays)} of {len(mean)} channels are far from N(0, 1): "
+        "very plain images, or latents that are not whitened"
+        + ("; the farthest:" if len(strays) > _CHANNELS_SHOWN else "")
+    )
+    rows = [["channel", "mean", "std"]]
+    rows += [[str(i), f"{mean[i]:+.2f}", f"{std[i]:.2f}"] for i in strays[:_CHANNELS_SHOWN]]
+    yield from align(rows)
+
+
+def find_strays(moments: ChannelMoments) -> list[int]:
+    """Returns the channels that are far from N(0, 1), the farthest first."""
+    import numpy as np
+
+    low, high = _STD_WITHIN
+    mean, std = moments.mean, moments.std
+    far = (np.abs(mean) > _MEAN_AT_MOST) | (std < low) | (std > high)
+    distance = np.abs(mean) + np.abs(np.log(np.maximum(std, 1e-6)))
+    return [int(i) for i in np.argsort(-distance, kind="stable") if far[i]]
+
+
+def catalogue_to_json(catalogue: Catalogue, tally: Tally) -> dict[str, Any]:
+    """Returns the summary object of an info run."""
+    return {
+        "summary": True,
+        "records": catalogue.records,
+        "failed": tally.failures,
+        "not_inputs": tally.not_inputs,
+        "bytes": catalogue.size_bytes,
+        "pixels": catalogue.pixels,
+        "bits_per_pixel": 8 * catalogue.size_bytes / catalogue.pixels if catalogue.pixels else None,
+        "models": [
+            {"model": model, "latent_space": space, "weights": weights, "records": count}
+            for (model, space, weights), count in catalogue.models.most_common()
+        ],
+        "precisions": dict(catalogue.precisions),
+        "class_tokens": catalogue.class_tokens,
+        "posteriors": catalogue.posteriors,
+        "flipped": catalogue.twins,
+        "flipped_class_tokens": catalogue.flipped_class_tokens,
+        "flipped_posteriors": catalogue.flipped_posteriors,
+        "channels": [
+            {
+                "latent_space": space,
+                "mean": [float(value) for value in moments.mean],
+                "std": [float(value) for value in moments.std],
+            }
+            for (space, _), moments in catalogue.moments.items()
+        ],
+    }

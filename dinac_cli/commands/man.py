@@ -18,17 +18,17 @@ _EXIT_CODES = (
     ("0", "all done, or already done"),
     (
         "1",
-        "could not run, or the system stopped it (disk full, device or model not to be had)",
+        "could not run, or the system stopped it (disk full, no such device or model)",
     ),
     ("2", "wrong usage"),
     ("3", "finished, but some files failed, are missing, or did not verify"),
     ("130, 143, 141", "Ctrl-C, SIGTERM, closed pipe"),
 )
 _ENVIRONMENT = (
-    ("DINAC_MODEL", "what --model is where it is not given"),
-    ("DINAC_CACHE", "folder of what dinac keeps between runs: identities of models"),
-    ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "as huggingface_hub takes them"),
-    ("OMP_NUM_THREADS", "threads that compute"),
+    ("DINAC_MODEL", "the default of --model"),
+    ("DINAC_CACHE", "folder of dinac's cache: identities of models"),
+    ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),
+    ("OMP_NUM_THREADS", "number of computing threads"),
     ("NO_COLOR", "no colours"),
 )
 
@@ -39,7 +39,7 @@ def man() -> None:
 
 
 def show_manual() -> int:
-    """Show the page with `man` on a terminal, else print its source; returns the exit code."""
+    """Shows the page with `man` on a terminal, else prints its source; returns the exit code."""
     pager = shutil.which("man") if sys.stdout is not None and sys.stdout.isatty() else None
     if pager is not None:
         return subprocess.run([pager, "-l", str(MANUAL)]).returncode
@@ -48,7 +48,7 @@ def show_manual() -> int:
 
 
 def make_manual(root: Any, version: str) -> str:
-    """The page, in the language of man(7), of the program whose root command is `root`."""
+    """Returns the page, in the format of man(7), of the program with root command `root`."""
     return "\n".join([*_begin(root, version), *_list_commands(root), *_end()]) + "\n"
 
 
@@ -90,7 +90,7 @@ def _end() -> Iterator[str]:
 
 
 def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The commands that do something, each with the words that call it."""
+    """Yields each command below a group, with its full name."""
     children = getattr(command, "commands", None)
     if children is None:
         yield path, command

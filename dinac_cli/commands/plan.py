@@ -1,9 +1,28 @@
-"""`dinac plan`."""
+"""`dinac plan`: prints what an encode run would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.images.formats import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from dinac_cli.commands.run import ScreenOptions
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.jobs.plan import Plan, PlannedFile, PlanRequest, TimeEstimate
+
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        rich_help_panel=opt.RUN,
+        help="Skip the estimate of time, which loads the model and takes a few seconds.",
+    ),
+]
 
 
 def plan(
@@ -33,42 +52,135 @@ def plan(
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
-    quick: opt.Quick = False,
+    quick: Quick = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Say what encode would do: new, stale, damaged, done, in conflict, orphaned; change nothing.
+    """Print what encode would do: new, stale, damaged, done, in conflict, orphaned; change nothing.
 
-    Bytes are estimated from the records that are done, time by encoding some images to nowhere.
+    Bytes are estimated from finished records; for the time, it encodes a sample and discards it.
     """
     from dinac_cli.codec.handle import DeviceChoice
-    from dinac_cli.commands.inputs import InputOptions
-    from dinac_cli.commands.planning import PlanOptions, run_plan
-    from dinac_cli.commands.running import RunOptions
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.values import choose_geometry, parse_color
-    from dinac_cli.jobs.encode import EncodeOptions
+    from dinac_cli.commands.run import ScreenOptions, read_inputs
+    from dinac_cli.commands.values import parse_batch_size
+    from dinac_cli.images.color import parse_color
+    from dinac_cli.images.geometry import choose_geometry
+    from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+    from dinac_cli.jobs.model_choice import ModelChoice
+    from dinac_cli.jobs.plan import PlanRequest
 
-    settings = EncodeOptions(
-        precision,
-        parse_color(background),
-        max_pixels,
-        checksum,
-        anonymous,
-        features,
-        posterior,
-        choose_geometry(resize, max_side, crop, flip=flip),
+    options = EncodeOptions(
+        precision=precision,
+        background=parse_color(background),
+        max_pixels=max_pixels,
+        checksum=checksum,
+        anonymous=anonymous,
+        features=features,
+        posterior=posterior,
+        geometry=choose_geometry(resize, max_side, crop, flip=flip),
     )
-    inputs = InputOptions(images, files_from, null, root, limit, shard)
-    options = PlanOptions(
-        settings,
-        model,
-        revision,
-        overwrite,
-        DeviceChoice(device, dtype),
-        RunOptions(workers, batch_size, is_bounded=True),
-        quick,
+    request = EncodeRequest(
+        inputs=read_inputs(images, files_from, null, root, limit, shard),
+        out=out,
+        options=options,
+        model=ModelChoice(
+            model=model, revision=revision, device=DeviceChoice(device=device, dtype=dtype)
+        ),
+        overwrite=overwrite,
+        workers=workers,
+        in_flight=parse_batch_size(batch_size),
     )
-    console = Console(quiet=quiet, verbose=verbose)
-    raise typer.Exit(run_plan(inputs, out, options, console, as_json))
+    screen = ScreenOptions(json=as_json, quiet=quiet, verbose=verbose)
+    raise typer.Exit(print_plan(PlanRequest(encode=request, quick=quick), screen))
+
+
+def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
+    """Makes a plan and prints it; returns the exit code. Raises DinacError if encode cannot run."""
+    from dinac_cli.commands.run import tune_process
+    from dinac_cli.commands.screen.signals import stop_on_signals
+    from dinac_cli.errors import Exit
+    from dinac_cli.jobs.plan import Fate
+
+    console = screen.open_console()
+    run = request.open()
+    for file in run.list_files():
+        _print_file(file, console, screen.json)
+    tune_process(request.encode)
+    with stop_on_signals(console) as stop:
+        # An estimate that nobody will read is not worth its seconds.
+        is_unread = run.refusal is not None or (console.quiet and not screen.json)
+        took = run.estimate_time(request.encode.make_control(stop), quick=is_unread)
+    if stop.exit_code is not None:
+        return stop.exit_code
+    if screen.json:
+        console.print_json(plan_to_json(run.plan, took, run.refusal))
+    else:
+        console.print_result("\n".join(describe_plan(run.plan, took, run.refusal)))
+    if run.refusal is not None:
+        return Exit.USAGE
+    return Exit.FAILURES if run.plan.counts[Fate.FAILED].files else Exit.DONE
+
+
+def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:
+    """Yields the lines that a person reads; `refusal` is why encode would not start."""
+    from dinac_cli.commands.screen.tables import align, format_size
+    from dinac_cli.jobs.plan import WORK, Fate
+
+    rows = [["state", "files", "bytes"]]
+    for fate, count in plan.counts.items():
+        has_bytes = fate not in (Fate.CONFLICT, Fate.FAILED)
+        size = format_size(plan.estimate_bytes(fate)) if has_bytes else "-"
+        rows.append([fate.value, str(count.files), size])
+    yield from align(rows)
+    files = sum(plan.counts[fate].files for fate in WORK)
+    if refusal is not None or not files:
+        yield "nothing to encode" if refusal is None else f"encode would refuse: {refusal}"
+        return
+    basis = "as in finished records" if plan.is_measured else "typical of the precision"
+    line = f"{files} to encode, about {format_size(plan.bytes_to_write)}"
+    line += f" at {plan.bits_per_pixel:.2f} bits a pixel ({basis})"
+    if plan.unmeasured:
+        line += f", without {plan.unmeasured} of unknown size"
+    yield line
+    yield f"time: {_describe_time(took)}"
+
+
+def _describe_time(took: TimeEstimate) -> str:
+    from dinac_cli.commands.screen.tables import format_duration
+
+    if took.seconds is None:
+        return f"not estimated ({took.basis})"
+    return f"about {format_duration(took.seconds)} ({took.basis})"
+
+
+def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> dict[str, Any]:
+    """Returns the summary object of a plan."""
+    from dinac_cli.jobs.plan import WORK, Fate
+
+    return {
+        "summary": True,
+        "refused": refusal,
+        **{fate.value: count.files for fate, count in plan.counts.items()},
+        "pixels": sum(plan.counts[fate].pixels for fate in WORK),
+        "bits_per_pixel": plan.bits_per_pixel,
+        "bits_per_pixel_measured": plan.is_measured,
+        "bytes_estimated": plan.bytes_to_write,
+        "unmeasured": plan.unmeasured,
+        "seconds_estimated": took.seconds,
+        "tried": took.files,
+        "bytes_done": plan.counts[Fate.DONE].size_bytes,
+        "bytes_orphaned": plan.counts[Fate.ORPHANED].size_bytes,
+    }
+
+
+def _print_file(file: PlannedFile, console: Console, as_json: bool) -> None:
+    from dinac_cli.jobs.plan import Fate
+
+    reason = f": {file.reason}" if file.reason else ""
+    if file.fate is Fate.FAILED:
+        console.fail(f"{file.file}{reason}")
+    elif console.verbose:
+        console.say(f"{file.fate.value} {file.file}{reason}")
+    if as_json:
+        console.print_json(file.to_json())

@@ -1,14 +1,41 @@
-"""`dinac psnr`."""
+"""`dinac psnr`: a table for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.console import escape_unprintable
+from dinac_cli.commands.screen.progress import RunProgress
+from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.screen.tables import list_facts
+from dinac_cli.errors import Exit
 from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.jobs.results import FileResult, Status, Tally
+
+if TYPE_CHECKING:
+    from dinac_cli.commands.run import ScreenOptions
+    from dinac_cli.images.metrics import PsnrSummary
+
+First = Annotated[str, typer.Argument(metavar="A", help="The originals: a folder, or one image.")]
+Second = Annotated[
+    str, typer.Argument(metavar="B", help="The reconstructions: a folder, or one image.")
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=opt.REPORTS, help="One JSON object on stdout."),
+]
+
+_TABLE_WIDTH = 80
+_COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
 
 
 def psnr(
-    first: opt.PsnrFirst,
-    second: opt.PsnrSecond,
+    first: First,
+    second: Second,
     resize: opt.OriginalResize = None,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
@@ -16,7 +43,7 @@ def psnr(
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
-    as_json: opt.PsnrJson = False,
+    as_json: Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -24,23 +51,114 @@ def psnr(
 
     Pairs are found by name: A/a.jpg goes with B/a.jpg or B/a.jpg.png.
     """
-    from dinac_cli.codec.machine import count_processors
-    from dinac_cli.commands.inputs import IMAGES
-    from dinac_cli.commands.measuring import MeasureReport
-    from dinac_cli.commands.run import ReportOptions
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.screen.signals import stop_on_signals
-    from dinac_cli.commands.values import choose_geometry, parse_color
-    from dinac_cli.jobs.executor.control import RunControl
-    from dinac_cli.jobs.psnr import MeasureOptions, count_pairs, measure_pairs
+    from dinac_cli.commands.run import ScreenOptions, run_request
+    from dinac_cli.images.color import parse_color
+    from dinac_cli.images.geometry import choose_geometry
+    from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
 
-    console = Console(quiet=quiet, verbose=verbose)
-    geometry = choose_geometry(resize, max_side, crop)
-    reading = MeasureOptions(parse_color(background), max_pixels, geometry)
-    total = count_pairs(first, second, IMAGES)
-    report = MeasureReport(console, ReportOptions(as_json, quiet, verbose, failures), total)
-    with stop_on_signals(console) as stop:
-        control = RunControl(workers or count_processors(), stop=stop)
-        pairs = measure_pairs(first, second, IMAGES, reading, control)
-        code = report.consume(pairs, control.clock, stop)
-    raise typer.Exit(code)
+    options = MeasureOptions(
+        background=parse_color(background),
+        max_pixels=max_pixels,
+        geometry=choose_geometry(resize, max_side, crop),
+    )
+    request = PsnrRequest(first=first, second=second, options=options, workers=workers)
+    screen = ScreenOptions(json=as_json, quiet=quiet, verbose=verbose, failures=failures)
+    summary = PsnrTable(screen, screen.open_console().result_width)
+    raise typer.Exit(run_request(request, lambda run: summary, screen))
+
+
+class PsnrTable(Summary):
+    """The end of a psnr run: its table, with a line for each pair if `--verbose` is given."""
+
+    lists_files = False
+    stopped = "stopped before the end; these are the figures of the pairs measured so far"
+
+    def __init__(self, screen: ScreenOptions, width: int | None = None) -> None:
+        super().__init__()
+        self._screen = screen
+        self._width = width
+        self._pairs: list[dict[str, Any]] = []
+        self._values: list[float] = []
+
+    def add(self, result: FileResult) -> None:
+        if result.psnr_db is not None:
+            self._values.append(result.psnr_db)
+        if self._screen.json or self._screen.verbose:
+            self._pairs.append(describe_pair(result))
+
+    def describe(self, progress: RunProgress) -> str:
+        from dinac_cli.images.metrics import summarise_psnr
+
+        missing, failed = _count_lacking(progress.tally)
+        lines = [format_pair(entry) for entry in self._pairs if "psnr" in entry]
+        lines += format_table(summarise_psnr(self._values), missing, failed, self._width)
+        return "\n".join(lines)
+
+    def to_json(self, progress: RunProgress) -> dict[str, Any]:
+        from dinac_cli.images.metrics import summarise_psnr
+
+        missing, failed = _count_lacking(progress.tally)
+        counts = {"missing": missing, "failed": failed, "files": self._pairs}
+        return {**asdict(summarise_psnr(self._values)), **counts}
+
+    def choose_exit(self, tally: Tally) -> Exit:
+        return Exit.FAILURES if tally.failures or not self._values else Exit.DONE
+
+
+def _count_lacking(tally: Tally) -> tuple[int, int]:
+    """Returns the missing and the failed pairs."""
+    missing = tally.counts[Status.MISSING]
+    return missing, tally.failures - missing
+
+
+def describe_pair(result: FileResult) -> dict[str, Any]:
+    """Returns one pair of the JSON object; the infinite PSNR of an identical pair is null."""
+    from dinac_cli.images.metrics import psnr_as_json
+
+    entry: dict[str, Any] = {"file": result.file, "status": result.status.value}
+    if result.name:
+        entry["name"] = result.name
+    if result.psnr_db is not None:
+        entry |= {"other": result.output, "psnr": psnr_as_json(result.psnr_db)}
+    for key in ("reason", "error", "rejection"):
+        if getattr(result, key):
+            entry[key] = getattr(result, key)
+    return entry
+
+
+def format_pair(entry: dict[str, Any]) -> str:
+    """Returns one line of the verbose report: the PSNR, then the name."""
+    value = "identical" if entry["psnr"] is None else f"{entry['psnr']:.2f} dB"
+    return f"{value:>9}  {escape_unprintable(entry['file'])}"
+
+
+def format_table(
+    summary: PsnrSummary, missing: int, failed: int, width: int | None = None
+) -> list[str]:
+    """Returns a line of names and a line of figures, in 80 columns if possible.
+
+    If the terminal's `width` is too small for them, returns a line for each figure instead.
+    """
+    names = ["PSNR", *_COLUMNS, "images"]
+    figures = (_format_db(getattr(summary, name)) for name in _COLUMNS)
+    values = ["dB", *figures, str(summary.count)]
+    for name, count in (
+        ("identical", summary.identical),
+        ("missing", missing),
+        ("failed", failed),
+    ):
+        if count:
+            names.append(name)
+            values.append(str(count))
+    widths = [max(len(name), len(value)) for name, value in zip(names, values, strict=True)]
+    if width is not None and sum(widths) + len(widths) - 1 > width:
+        return list(list_facts(list(zip(names, values, strict=True))))
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= _TABLE_WIDTH else " "
+    return [
+        gap.join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in (names, values)
+    ]
+
+
+def _format_db(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

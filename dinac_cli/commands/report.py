@@ -1,18 +1,60 @@
 """`dinac report`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.progress import RunProgress
+from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.screen.tables import format_size
+from dinac_cli.errors import Exit
 from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.jobs.results import Tally
+
+if TYPE_CHECKING:
+    from dinac_cli.report.report import ReportRun
+
+Folders = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="A B...",
+        show_default=False,
+        help="The folder of originals, then one or more folders of reconstructions.",
+    ),
+]
+ReportOut = Annotated[
+    str, typer.Argument(metavar="OUT.html", help="The last argument: the page to write.")
+]
+LatentFolders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--latents",
+        metavar="DIR",
+        help="Folder of latents of a reconstruction, in their order: shows bits a pixel and, for "
+        "the first, the latents as colours; may be repeated.",
+    ),
+]
+Assets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Put the full images there, not into the page; for large sets."
+    ),
+]
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")]
+
+_LARGE_PAGE_BYTES = 2**26
 
 
 def report(
     *,
-    folders: opt.ReportFolders,
-    out: opt.ReportOut,
-    latents: opt.ReportLatents = None,
-    assets: opt.Assets = None,
-    title: opt.Title = None,
+    folders: Folders,
+    out: ReportOut,
+    latents: LatentFolders = None,
+    assets: Assets = None,
+    title: Title = None,
     resize: opt.OriginalResize = None,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
@@ -24,28 +66,60 @@ def report(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Make a page that puts originals and reconstructions side by side.
+    """Write a page that shows originals and reconstructions side by side.
 
-    It opens from disk, in any browser, and shows at one look where a model fails.
+    It opens from disk, in any browser, and shows at a glance where a model fails.
     """
-    from dinac_cli.codec.machine import count_processors
-    from dinac_cli.commands.comparing import make_report
-    from dinac_cli.commands.run import ReportOptions
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.values import choose_geometry, parse_color
+    from dinac_cli.commands.run import ScreenOptions, run_request
+    from dinac_cli.images.color import parse_color
+    from dinac_cli.images.geometry import choose_geometry
     from dinac_cli.jobs.psnr import MeasureOptions
+    from dinac_cli.report.report import ReportRequest
 
-    geometry = choose_geometry(resize, max_side, crop)
-    code = make_report(
-        folders,
-        out,
-        latents or [],
-        assets,
-        title,
-        MeasureOptions(parse_color(background), max_pixels, geometry),
-        workers or count_processors(),
-        overwrite,
-        ReportOptions(quiet=quiet, verbose=verbose, failures=failures),
-        Console(quiet=quiet, verbose=verbose),
+    request = ReportRequest(
+        originals=folders[0],
+        reconstructions=tuple(folders[1:]),
+        out=out,
+        latents=tuple(latents or ()),
+        assets=assets,
+        title=title,
+        options=MeasureOptions(
+            background=parse_color(background),
+            max_pixels=max_pixels,
+            geometry=choose_geometry(resize, max_side, crop),
+        ),
+        overwrite=overwrite,
+        workers=workers,
     )
-    raise typer.Exit(code)
+    screen = ScreenOptions(quiet=quiet, verbose=verbose, failures=failures)
+    raise typer.Exit(run_request(request, PageSummary, screen))
+
+
+class PageSummary(Summary):
+    """The end of a report run."""
+
+    lists_files = False
+    stopped = "stopped before the end; the page was not written"
+
+    def __init__(self, run: ReportRun) -> None:
+        super().__init__()
+        self._run = run
+        self._out = run.request.out
+
+    def describe(self, progress: RunProgress) -> str:
+        if not self._run.size_bytes:
+            return ""
+        page = self._run.page
+        count = "1 image" if len(page.images) == 1 else f"{len(page.images)} images"
+        failed = f", {page.failed} failed" if page.failed else ""
+        return f"{count} in {self._out} ({format_size(self._run.size_bytes)}){failed}"
+
+    def remark(self) -> str | None:
+        if not self._run.page.images:
+            return f"no image could be shown; {self._out} was not written"
+        if self._run.request.assets is None and self._run.size_bytes > _LARGE_PAGE_BYTES:
+            return "a large page; --assets DIR keeps the full images beside it"
+        return None
+
+    def choose_exit(self, tally: Tally) -> Exit:
+        return Exit.FAILURES if tally.failures or not self._run.page.images else Exit.DONE

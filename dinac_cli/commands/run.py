@@ -1,208 +1,197 @@
-"""Turns the results of a run into what is printed, written and returned."""
+"""Runs a request under signals, with progress, and reports its results."""
 
 from __future__ import annotations
 
 import json
-import time
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from io import FileIO
-from typing import Any
+from typing import BinaryIO, TypeVar
 
+from dinac_cli.codec.machine import bound_memory, configure_threads
 from dinac_cli.commands.screen.console import Console
-from dinac_cli.commands.screen.signals import STOPPING, SignalledStop
-from dinac_cli.jobs.executor.control import StageClock, StopRequest
-from dinac_cli.jobs.results import FileResult, Status, Tally
+from dinac_cli.commands.screen.progress import RunProgress
+from dinac_cli.commands.screen.signals import (
+    STDIN_CLOSED,
+    SignalledStop,
+    open_stdin,
+    stop_on_signals,
+)
+from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.errors import UsageError
+from dinac_cli.jobs.request import InputRequest, Request, Run
+from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.atomic import describe_write_error
-from dinac_cli.storage.inputs import STDIN_NAME
+from dinac_cli.storage.inputs import STDIN, STDIN_NAME
+from dinac_cli.storage.output import STDOUT
 
-EXIT_FAILURES = 3
-STOPPED = "dinac: stopped before the end; run the same command again to go on"
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What a run says last: one line for people, one object for programs, and if it was stopped."""
-
-    describe: Callable[[RunProgress], str]
-    to_json: Callable[[Tally], dict[str, Any]] = Tally.to_json
-    stopped: str = STOPPED
+R = TypeVar("R", bound=Run)
 
 
-@dataclass(frozen=True)
-class ReportOptions:
-    """The "Screen and reports" options of a command. With `records_on_stdout`, JSON moves away."""
+@dataclass(frozen=True, kw_only=True)
+class ScreenOptions:
+    """The "Screen and reports" options of a command, and whether a failure ends it."""
 
     json: bool = False
     quiet: bool = False
     verbose: bool = False
     failures: str | None = None
     fail_fast: bool = False
-    records_on_stdout: bool = False
+
+    def open_console(self) -> Console:
+        """Returns the command's console."""
+        return Console(quiet=self.quiet, verbose=self.verbose)
+
+
+def read_inputs(
+    paths: list[str] | None,
+    files_from: str | None,
+    null: bool,
+    root: str | None,
+    limit: int | None,
+    shard: str | None,
+) -> InputRequest:
+    """Returns the "Inputs" options as a request; reads a list on standard input. UsageError."""
+    named = tuple(paths or ())
+    listed = None
+    if files_from == STDIN and STDIN not in named:
+        if sys.stdin is None:
+            raise UsageError(STDIN_CLOSED)
+        listed = sys.stdin.buffer.read()
+    return InputRequest(
+        paths=named,
+        files_from=files_from,
+        listed=listed,
+        null=null,
+        root=root,
+        limit=limit,
+        shard=shard,
+    )
+
+
+def run_request(
+    request: Request[R],
+    summarise: Callable[[R], Summary],
+    options: ScreenOptions,
+    out: str | None = None,
+) -> int:
+    """Opens a request and runs it to its end; returns the exit code.
+
+    `summarise` makes the summary of the opened run. `out` is OUT if it may be standard output.
+    """
+    console = options.open_console()
+    stdout = open_stdout(out)
+    run = request.open(console.say)
+    total = run.count()
+    if request.uses_model:
+        tune_process(request)
+    with stop_on_signals(console) as stop:
+        control = request.make_control(stop)
+        progress = RunProgress(control.clock, total, stop)
+        stdin = open_stdin(stop) if run.reads_stdin else None
+        results = run.start(control, stdin=stdin, stdout=stdout)
+        reporter = _Reporter(summarise(run), progress, options, console, stop, stdout is not None)
+        reporter.consume(type(request).__name__.removesuffix("Request").lower(), results, run)
+        return reporter.finish()
+
+
+def tune_process(request: Request[Run]) -> None:
+    """Sets torch's threads and memory before it is imported."""
+    configure_threads()
+    if request.bounds_memory:
+        bound_memory()
+
+
+def open_stdout(out: str | None) -> BinaryIO | None:
+    """Returns standard output as bytes if OUT is `-`, else None.
+
+    Raises UsageError if standard output is a terminal, or closed.
+    """
+    if out != STDOUT:
+        return None
+    if sys.stdout is None:
+        raise UsageError("standard output is closed; name a file or folder")
+    if sys.stdout.isatty():
+        raise UsageError("standard output is a terminal; redirect it, or name a file or folder")
+    return sys.stdout.buffer
 
 
 @dataclass
-class RunProgress:
-    """The figures of a running job, as the progress display shows them."""
+class _Reporter:
+    """Turns results into lines, JSON, the failures file and the exit code."""
 
-    clock: StageClock
-    total: int | None
-    stop: StopRequest
-    tally: Tally = field(default_factory=Tally)
-    started: float = field(default_factory=time.monotonic)
-    first_done: float | None = None
+    summary: Summary
+    progress: RunProgress
+    options: ScreenOptions
+    console: Console
+    stop: SignalledStop
+    records_on_stdout: bool
 
-    @property
-    def done(self) -> int:
-        """Files that have an outcome."""
-        return self.tally.finished
+    def consume(self, title: str, results: Generator[FileResult, None, None], run: Run) -> None:
+        """Reports every result of a run."""
+        with ExitStack() as stack:
+            failures = stack.enter_context(open_failures(self.options.failures))
+            stack.callback(results.close)
+            update = stack.enter_context(self.console.track(title, self.progress))
+            for result in results:
+                if self.stop and result.failed and result.file == STDIN_NAME:
+                    continue  # the stop cut it off; that says nothing about its content
+                self.progress.add(result)
+                self.summary.add(result)
+                self._report_file(result, failures)
+                update()
+                if result.failed and self.options.fail_fast:
+                    self.stop.set()  # the work in flight is finished, and reported
+        self.progress.tally.not_inputs = run.not_inputs
 
-    def add(self, result: FileResult) -> None:
-        """Count one result."""
-        self.tally.add(result)
-        if self.total is not None and self.done > self.total:
-            self.total = None  # a file held several records, and others may
-        if self.tally.worked and self.first_done is None:
-            # Speed counts from the first output: loading the model is no part of it.
-            self.first_done = time.monotonic()
-
-    def describe_line(self, width: int) -> str:
-        """Figures that fit into `width` characters, the more important ones kept."""
+    def finish(self) -> int:
+        """Prints the summary and returns the exit code."""
+        if self.options.json:
+            summary = self.summary.to_json(self.progress)
+            self.console.print_json(summary, to_stderr=self.records_on_stdout)
+        else:
+            text = self.summary.describe(self.progress)
+            if text:
+                (self.console.say if self.records_on_stdout else self.console.print_result)(text)
+        remark = self.summary.remark()
+        if remark is not None:
+            self.console.say(remark)
         if self.stop:
-            return STOPPING[:width]
-        tally = self.tally
-        parts = [(0, f"{tally.failures} failed")] if tally.failures else []
-        speed = self._files_per_second()
-        if speed:
-            parts.append((1, f"{speed:.1f} images/s"))
-            if self.total is not None:
-                parts.append((2, f"ETA {format_duration((self.total - self.done) / speed)}"))
-            pixels = tally.pixels / tally.worked * speed
-            parts.append((5, f"{pixels / 1e6:.1f} MP/s"))
-        if tally.bytes_out:
-            parts.append((3, format_sizes(tally.bytes_in, tally.bytes_out)))
-            parts.append((4, f"limit: {self.clock.limiting}"))
-        if not parts:
-            parts = [(0, "starting")]
-        while len(parts) > 1 and len(_join(parts)) > width:
-            parts.remove(max(parts))
-        return _join(parts)[:width]
+            self.console.say(self.summary.stopped)
+        if self.stop.exit_code is not None:
+            return self.stop.exit_code
+        return self.summary.choose_exit(self.progress.tally)
 
-    def _files_per_second(self) -> float | None:
-        if self.first_done is None or self.tally.worked < 2:
-            return None
-        elapsed = time.monotonic() - self.first_done
-        return (self.tally.worked - 1) / elapsed if elapsed > 0 else None
-
-
-def report_run(
-    title: str,
-    ending: Ending,
-    results: Generator[FileResult, None, None],
-    progress: RunProgress,
-    options: ReportOptions,
-    console: Console,
-    stop: SignalledStop,
-    count_others: Callable[[], int],
-) -> int:
-    """Consume a run; returns the exit code."""
-    with ExitStack() as stack:
-        failures = stack.enter_context(open_failures(options.failures))
-        stack.callback(results.close)
-        update = stack.enter_context(console.track(title, progress))
-        for result in results:
-            if stop and result.failed and result.file == STDIN_NAME:
-                continue  # reading it was cut off, which says nothing about what it holds
-            progress.add(result)
-            _report_file(result, options, console, failures)
-            update()
-            if result.failed and options.fail_fast:
-                stop.set()  # what is in flight is finished, and reported
-    progress.tally.not_inputs = count_others()
-    if options.json:
-        console.print_json(ending.to_json(progress.tally), to_stderr=options.records_on_stdout)
-    else:
-        text = ending.describe(progress)
-        (console.say if options.records_on_stdout else console.print_result)(text)
-    if stop:
-        console.say(ending.stopped)
-    if stop.exit_code is not None:
-        return stop.exit_code
-    return EXIT_FAILURES if progress.tally.failures else 0
-
-
-def end_with(verb: str) -> Ending:
-    """The ending of a run that makes outputs; `verb` is what was done: "encoded", "decoded"."""
-    return Ending(partial(describe_summary, verb=verb))
-
-
-def describe_summary(progress: RunProgress, verb: str) -> str:
-    """The last line of a run that makes outputs."""
-    tally = progress.tally
-    parts = [f"{tally.written} {verb}"]
-    if tally.redone:
-        parts.append(f"{tally.redone} of them again")
-    if tally.counts[Status.DONE]:
-        parts.append(f"{tally.counts[Status.DONE]} already done")
-    if tally.failures:
-        parts.append(f"{tally.failures} failed")
-    parts += describe_others(tally)
-    text = ", ".join(parts)
-    if tally.written:
-        text += f"; {format_sizes(tally.bytes_in, tally.bytes_out)}"
-        text += f" in {format_duration(time.monotonic() - progress.started)}"
-    return text
-
-
-def describe_others(tally: Tally) -> list[str]:
-    """The part of a summary that counts files which are no inputs; empty where there are none."""
-    if not tally.not_inputs:
-        return []
-    files = "file" if tally.not_inputs == 1 else "files"
-    return [f"{tally.not_inputs} other {files} passed over"]
-
-
-def format_sizes(size_in: int, size_out: int) -> str:
-    """`3.1 MB → 1.2 MB (0.39x)`."""
-    ratio = f" ({size_out / size_in:.2f}x)" if size_in else ""
-    return f"{format_size(size_in)} → {format_size(size_out)}{ratio}"
-
-
-def format_size(size_bytes: float) -> str:
-    """Bytes in decimal units: `1.2 MB`."""
-    if size_bytes < 999.5:
-        return f"{size_bytes:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        size_bytes /= 1000
-        if size_bytes < 999.95:  # what is not rounded up to 1000.0
-            return f"{size_bytes:.1f} {unit}"
-    return f"{size_bytes / 1000:.1f} TB"
-
-
-def format_duration(seconds: float) -> str:
-    """`4.2 s`, `3:07` or `2:03:07`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _join(parts: list[tuple[int, str]]) -> str:
-    return "  ".join(text for _, text in parts)
+    def _report_file(self, result: FileResult, failures: FailuresFile | None) -> None:
+        if result.failed:
+            self.console.fail(f"{result.file}: {result.reason}")
+            if failures is not None:
+                failures.add(result)
+        for warning in result.warnings:
+            self.console.warn(f"{result.file}: {warning}")
+        if not self.summary.lists_files:
+            return
+        if result.status is Status.WRITTEN and result.reason:
+            self.console.say(f"{result.file}: redone: {result.reason}")
+        elif self.options.verbose and not result.failed:
+            place = f" → {result.output}" if result.output else ""
+            delta = "" if result.delta is None else f", largest |Δ| {result.delta:.3g}"
+            self.console.say(f"{result.file}{place} ({result.status.value}{delta})")
+        if self.options.json:
+            self.console.print_json(result.to_json(), to_stderr=self.records_on_stdout)
 
 
 @dataclass(frozen=True)
 class FailuresFile:
-    """The `--failures` file, to which each failure goes at once."""
+    """The `--failures` file, to which each failure is written at once."""
 
     path: str
     file: FileIO
 
     def add(self, result: FileResult) -> None:
-        """Write one line of JSON. Raises OutputError; UnwritableDiskError where no more fits."""
+        """Writes one line of JSON. Raises OutputError, or UnwritableDiskError if it is full."""
         line = memoryview(json.dumps(result.to_json()).encode() + b"\n")
         try:
             while line:
@@ -213,7 +202,7 @@ class FailuresFile:
 
 @contextmanager
 def open_failures(path: str | None) -> Iterator[FailuresFile | None]:
-    """The `--failures` file, or None where it is not asked for. Raises OutputError."""
+    """Opens the `--failures` file; gives None if it is not requested. Raises OutputError."""
     if path is None:
         yield None
         return
@@ -223,27 +212,3 @@ def open_failures(path: str | None) -> Iterator[FailuresFile | None]:
         raise describe_write_error(exc, f"--failures {path}") from exc
     with file:
         yield FailuresFile(path, file)
-
-
-def report_problems(result: FileResult, console: Console, failures: FailuresFile | None) -> None:
-    """Name a file that failed, with its reason, on stderr and in the failures file; and warn."""
-    if result.failed:
-        console.fail(f"{result.file}: {result.reason}")
-        if failures is not None:
-            failures.add(result)
-    for warning in result.warnings:
-        console.warn(f"{result.file}: {warning}")
-
-
-def _report_file(
-    result: FileResult, options: ReportOptions, console: Console, failures: FailuresFile | None
-) -> None:
-    report_problems(result, console, failures)
-    if result.status is Status.WRITTEN and result.reason:
-        console.say(f"dinac: {result.file}: made again: {result.reason}")
-    elif options.verbose and not result.failed:
-        place = f" → {result.output}" if result.output else ""
-        delta = "" if result.delta is None else f", largest |Δ| {result.delta:.3g}"
-        console.say(f"dinac: {result.file}{place} ({result.status.value}{delta})")
-    if options.json:
-        console.print_json(result.to_json(), to_stderr=options.records_on_stdout)

@@ -1,24 +1,81 @@
-"""`dinac train`."""
+"""`dinac train`: trains a model, shows its progress, and says how it ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.values import complete
+from dinac_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from dinac_cli.commands.screen.console import Console
+    from dinac_cli.commands.screen.signals import SignalledStop
+    from dinac_cli.jobs.executor.control import StopRequest
+    from dinac_cli.training.session import Progress, TrainRequest
+
+_SMOOTHING = 0.98
+
+Out = Annotated[
+    str, typer.Argument(metavar="OUT", help="The last argument: the checkpoint folder to make.")
+]
+Init = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        autocompletion=complete(("nano", "d2", "klt")),
+        help="The model to start from, as for --model; or klt, the linear optimum of IMG.",
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(min=0.01, metavar="M", help="How long to train; the learning rate ends at zero."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", min=1, metavar="N", help="How many steps to train, instead of --minutes."
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Crops per step.")]
+Crop = Annotated[
+    int, typer.Option(min=32, metavar="PIXELS", help="Side of a crop; skips smaller images.")
+]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, metavar="N", help="Seed of all randomness in the training.")
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="A DINOv2 checkpoint folder; the class head, if the model has one, learns its "
+        "features.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the model first; pays off after several minutes."),
+]
 
 
 def train(
     *,
     images: opt.Images = None,
-    out: opt.TrainOut,
-    init: opt.Init = "nano",
-    minutes: opt.Minutes = None,
-    steps: opt.TrainSteps = None,
-    batch_size: opt.TrainBatchSize = 64,
-    crop: opt.Crop = 128,
-    seed: opt.TrainSeed = 0,
-    teacher: opt.Teacher = None,
+    out: Out,
+    init: Init = "nano",
+    minutes: Minutes = None,
+    steps: Steps = None,
+    batch_size: BatchSize = 64,
+    crop: Crop = 128,
+    seed: Seed = 0,
+    teacher: Teacher = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
-    compiled: opt.Compile = False,
+    compiled: Compile = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -26,33 +83,143 @@ def train(
 
     OUT becomes a checkpoint folder that every command takes as --model.
 
-    Killed or stopped, the same command goes on where it was.
+    After a stop or a kill, the same command resumes the training.
     """
     from pathlib import Path
 
     from dinac_cli.codec.machine import configure_threads
-    from dinac_cli.commands.inputs import IMAGES, InputOptions, select_inputs
     from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.training import choose_length, list_paths, report_training
-    from dinac_cli.training.recipe import TrainRecipe
+    from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 
     console = Console(quiet=quiet, verbose=verbose)
-    selection = select_inputs(InputOptions(images, None, False, None, None, None), IMAGES, out)
-    paths = list_paths(selection)
-    length = choose_length(steps, minutes)
+    paths = _list_images(images, out)
+    if (steps is None) == (minutes is None):
+        raise UsageError("say how long to train: either --minutes or --steps")
     configure_threads()
-    from dinac_cli.training.session import TrainRequest  # brings torch, which now knows its threads
+    # Imports torch, which reads the settings of configure_threads.
+    from dinac_cli.training.session import TrainRequest
 
-    recipe = TrainRecipe(steps=length, batch_size=batch_size, crop=crop, seed=seed)
+    recipe = TrainRecipe(steps=steps or UNPACED_STEPS, batch_size=batch_size, crop=crop, seed=seed)
     request = TrainRequest(
-        paths,
-        Path(out),
-        init,
-        recipe,
-        minutes,
-        device,
-        dtype,
-        compiled,
-        None if teacher is None else Path(teacher),
+        paths=paths,
+        out=Path(out),
+        init=init,
+        recipe=recipe,
+        minutes=minutes,
+        device=device,
+        dtype=dtype,
+        compiled=compiled,
+        teacher=None if teacher is None else Path(teacher),
     )
-    raise typer.Exit(report_training(request, console))
+    raise typer.Exit(_run_training(request, console))
+
+
+def _list_images(named: list[str] | None, out: str) -> tuple[str, ...]:
+    """Returns the images to train on. Raises UsageError if one is missing or standard input."""
+    from dinac_cli.jobs.request import IMAGES, InputRequest
+
+    paths = []
+    for entry in InputRequest(paths=tuple(named or ())).select(IMAGES, out):
+        if entry.problem or entry.path is None:
+            reason = entry.problem or "cannot be trained on; name files or folders"
+            raise UsageError(f"{entry.label}: {reason}")
+        paths.append(entry.path)
+    return tuple(paths)
+
+
+def _run_training(request: TrainRequest, console: Console) -> int:
+    """Runs a training and prints its result; returns the exit code.
+
+    Two trainings would mix their files, so the second one into an OUT is refused before any work.
+    """
+    from dinac_cli.commands.screen.signals import stop_on_signals
+    from dinac_cli.storage.lock import hold_folder
+    from dinac_cli.training.session import check_out
+
+    check_out(request.out)
+    refusal = (
+        f"{request.out}: another training is writing there; wait for its end, or choose another OUT"
+    )
+    with hold_folder(str(request.out), refusal), stop_on_signals(console) as stop:
+        return _train(request, stop, console)
+
+
+def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
+    from statistics import fmean
+
+    from dinac_cli.commands.screen.summary import STOPPED
+    from dinac_cli.training.session import TrainingRun
+
+    progress = TrainProgress(request.recipe.batch_size, stop)
+    run = TrainingRun(request)
+    if run.check_finished():
+        console.print_result(f"{request.out} is already trained")
+        return 0
+    if run.resumed:
+        console.say(f"resuming from step {run.first_step}")
+    for reason in run.skipped:
+        console.warn(reason)
+    with console.track("train", progress) as update:
+        for step in run.go():
+            progress.add(step)
+            update()
+            if stop:
+                break
+    if stop.exit_code is not None:
+        run.save()
+        console.say(STOPPED)
+        return stop.exit_code
+    values = run.finish()
+    images = "1 image" if run.count == 1 else f"{run.count} images"
+    before = "" if run.start_db is None else f" ({run.start_db:.2f} before)"
+    measured = f"{len(values)} held out" if run.is_held_out else "the same"
+    console.print_result(
+        f"{run.steps} steps on {images}; {fmean(values):.2f} dB on {measured}{before}; "
+        f"use it with --model {request.out}"
+    )
+    return stop.exit_code or 0  # a signal during `finish`
+
+
+@dataclass
+class TrainProgress:
+    """The figures of a training run that the progress display shows."""
+
+    batch_size: int
+    stop: StopRequest
+    first: int | None = None
+    done: int = 0
+    total: int | None = None
+    train_db: float | None = None
+    held_out_db: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, progress: Progress) -> None:
+        """Takes in one step."""
+        step = progress.step
+        self.first = step.number if self.first is None else self.first
+        self.done, self.total = step.number + 1, progress.steps
+        if step.psnr_db is not None:
+            before = step.psnr_db if self.train_db is None else self.train_db
+            self.train_db = _SMOOTHING * before + (1 - _SMOOTHING) * step.psnr_db
+        if progress.held_out_db is not None:
+            self.held_out_db = progress.held_out_db
+
+    def describe_line(self, width: int) -> str:
+        """Returns figures in at most `width` characters, the most important first."""
+        from dinac_cli.commands.screen.signals import STOPPING
+        from dinac_cli.commands.screen.tables import format_duration
+
+        if self.stop:
+            return STOPPING[:width]
+        if self.first is None:
+            return "reading the images"[:width]
+        speed = (self.done - self.first) / max(1e-6, time.monotonic() - self.started)
+        parts = []
+        if self.held_out_db is not None:
+            parts.append(f"{self.held_out_db:.2f} dB held out")
+        if self.train_db is not None:
+            parts.append(f"{self.train_db:.2f} dB")
+        if self.total is not None:
+            parts.append(f"ETA {format_duration((self.total - self.done) / max(speed, 1e-6))}")
+        parts.append(f"{speed * self.batch_size:.0f} images/s")
+        return "  ".join(parts)[:width]

@@ -1,25 +1,82 @@
 """`dinac verify`."""
 
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.progress import RunProgress
+from dinac_cli.commands.screen.summary import Summary, describe_others
+from dinac_cli.commands.screen.tables import format_duration
+from dinac_cli.commands.values import check_percent, complete, parse_percent, within
+from dinac_cli.jobs.results import Status
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.verify import VerifyRun
+
+SourceFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="DIR",
+        help="Folder of the encoded images: each must still exist, with its size and hash.",
+    ),
+]
+Reencode = Annotated[
+    str | None,
+    typer.Option(
+        "--reencode",
+        metavar="P%",
+        show_default="none",
+        callback=check_percent,
+        help="Re-encode about this share of the records, and report the largest difference.",
+    ),
+]
+MaxDelta = Annotated[
+    float | None,
+    typer.Option(
+        "--max-delta",
+        metavar="D",
+        show_default="0.25, and one step at q8 to q3",
+        callback=within(
+            "--max-delta", lambda value: 0 <= value < math.inf, "a finite number, 0 or more"
+        ),
+        help="Largest difference allowed for a re-encoded latent.",
+    ),
+]
+VerifyModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        rich_help_panel=opt.MODEL,
+        autocompletion=complete(opt.MODELS),
+        help="Every record must be of this model; auto: of any.",
+    ),
+]
+VerifyDtype = Annotated[
+    str, opt.dtype("bf16 or f32, for --reencode; auto: the dtype that the record was encoded in.")
+]
 
 
 def verify(
     *,
     latents: opt.Latents = None,
-    source: opt.SourceFolder = None,
-    reencode: opt.Reencode = None,
-    max_delta: opt.MaxDelta = None,
+    source: SourceFolder = None,
+    reencode: Reencode = None,
+    max_delta: MaxDelta = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
-    model: opt.VerifyModel = "auto",
+    model: VerifyModel = "auto",
     revision: opt.Revision = None,
     device: opt.Device = "auto",
-    dtype: opt.VerifyDtype = "auto",
+    dtype: VerifyDtype = "auto",
     workers: opt.Readers = None,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
@@ -27,42 +84,62 @@ def verify(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Verify files of latents: whole, undamaged, of the right model, of unchanged images.
+    """Verify files of latents: complete, undamaged, of the right model, of unchanged images.
 
-    Structure, checksum and values always, the rest where an option asks for it.
+    Structure, checksum and values are always checked, the rest if an option requests it.
     """
-    from dinac_cli.codec.handle import DeviceChoice, ModelHandle
-    from dinac_cli.commands.inputs import LATENTS, InputOptions, select_inputs
-    from dinac_cli.commands.run import ReportOptions
-    from dinac_cli.commands.running import RunOptions, run_batch
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.verifying import choose_reencoding, end_verifying, require_folder
-    from dinac_cli.jobs.model_choice import choose_encoders, resolve_named
-    from dinac_cli.jobs.request import count_unnamed, require_existing
-    from dinac_cli.jobs.verify import VerifyOptions, verify_files
+    from dinac_cli.codec.handle import DeviceChoice
+    from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
+    from dinac_cli.jobs.model_choice import ModelChoice
+    from dinac_cli.jobs.verify import VerifyRequest
 
-    console = Console(quiet=quiet, verbose=verbose)
-    require_folder(source)
-    selection = select_inputs(
-        InputOptions(latents, files_from, null, root, limit, shard), LATENTS, None
+    request = VerifyRequest(
+        inputs=read_inputs(latents, files_from, null, root, limit, shard),
+        source=source,
+        reencode=None if reencode is None else parse_percent(reencode),
+        max_delta=max_delta,
+        model=ModelChoice(
+            model=model, revision=revision, device=DeviceChoice(device=device, dtype=dtype)
+        ),
+        workers=workers,
     )
-    require_existing(selection)
-    total = count_unnamed(selection)
-    named = resolve_named(model, revision, console)
-    choice = DeviceChoice(device, dtype)
-    wanted = None if named is None else ModelHandle(named, "encoder", choice)
-    if wanted is not None:
-        wanted.check()
-    reencoding = choose_reencoding(reencode, max_delta, source, choose_encoders(named, choice))
-    options = VerifyOptions(wanted, source, reencoding, limit)
-    code = run_batch(
-        "verify",
-        end_verifying(reencoding),
-        lambda control, stdin: verify_files(selection, options, control, stdin=stdin),
-        selection.scan,
-        total,
-        RunOptions(workers, "auto"),
-        ReportOptions(as_json, quiet, verbose, failures, fail_fast),
-        console,
+    screen = ScreenOptions(
+        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
     )
-    raise typer.Exit(code)
+    raise typer.Exit(run_request(request, VerifySummary, screen))
+
+
+class VerifySummary(Summary):
+    """The end of a verify run."""
+
+    stopped = "stopped before the end; these are the findings so far"
+
+    def __init__(self, run: VerifyRun) -> None:
+        super().__init__()
+        self._reencodes = run.options.reencoding is not None
+
+    def describe(self, progress: RunProgress) -> str:
+        tally = progress.tally
+        parts = [f"{tally.counts[Status.VERIFIED]} verified"]
+        if tally.failures:
+            parts.append(f"{tally.failures} failed")
+        parts += describe_others(tally)
+        texts = [", ".join(parts)]
+        if tally.unknown_sources:
+            texts.append(f"{tally.unknown_sources} without a hash of the source")
+        if self._reencodes:
+            largest = f", largest |Δ| {tally.max_delta:.3g}" if tally.reencoded else ""
+            texts.append(f"{tally.reencoded} re-encoded{largest}")
+        return f"{'; '.join(texts)} in {format_duration(progress.elapsed)}"
+
+    def to_json(self, progress: RunProgress) -> dict[str, Any]:
+        tally = progress.tally
+        return {
+            "summary": True,
+            "verified": tally.counts[Status.VERIFIED],
+            "failed": tally.failures,
+            "unknown_sources": tally.unknown_sources,
+            "encoded_anew": tally.reencoded,
+            "max_delta": tally.max_delta if tally.reencoded else None,
+            "not_inputs": tally.not_inputs,
+        }

@@ -1,1 +1,1 @@
-"""Images to 8-bit sRGB pixels and back. Submodules import Pillow only where they need it."""
+"""Image files to 8-bit sRGB pixels and back. Only the modules that need Pillow import it."""

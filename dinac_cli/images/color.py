@@ -1,4 +1,4 @@
-"""Bring decoded images of every mode to 8-bit sRGB: depth, alpha, ICC profile, background."""
+"""Converts decoded images of any mode to 8-bit sRGB: depth, alpha, ICC profile, background."""
 
 from __future__ import annotations
 
@@ -9,18 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
-from dinac_cli.errors import ImageError
+from dinac_cli.errors import ImageError, UsageError
 
 SRGB, CONVERTED, ASSUMED_SRGB = "srgb", "converted", "assumed-srgb"
-"""Where an image's colours came from: no or an sRGB profile; another one; an unusable one."""
+"""An image's colour description: SRGB for no profile or an sRGB profile, CONVERTED for another
+profile, ASSUMED_SRGB for an unusable one."""
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """Returns `white`, `black`, `gray` or `#rrggbb` as (red, green, blue), 0 to 255 each.
+
+    Raises UsageError.
+    """
+    named = {"white": "ffffff", "black": "000000", "gray": "808080", "grey": "808080"}
+    digits = named.get(text.lower(), text.removeprefix("#"))
+    try:
+        value = bytes.fromhex(digits)
+    except ValueError:
+        value = b""
+    if len(value) != 3:
+        raise UsageError(f"--background {text}: expected white, black, gray or #rrggbb")
+    return value[0], value[1], value[2]
 
 
 def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
-    """Scale gray of 16 bits, 32 bits or floating point to mode L, or LA if a value is transparent.
+    """Scales 16-bit, 32-bit and float gray to mode L, or LA if one value is transparent.
 
-    Pillow's own conversion clips at 255. 16 bits are scaled by 1/257 and rounded; 32-bit integers
-    count as 16-bit (Pillow reads 16-bit PGM so), floats as 0..1; ImageError outside these ranges.
-    Images of other modes come back as they are.
+    Pillow's own conversion clips at 255. This one scales 16-bit values by 1/257 and rounds;
+    32-bit integers count as 16-bit (Pillow reads 16-bit PGM this way), floats as 0..1. Raises
+    ImageError for values outside these ranges. Returns images of other modes unchanged.
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -28,7 +45,7 @@ def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
     peak, white_is_zero = _gray_scale(image)
     if values.min() < 0 or not values.max() <= peak:  # `not <=` also catches NaN
         raise ImageError(
-            f"gray values outside 0..{peak} have no defined brightness: convert to 8 or 16 bits"
+            f"gray values outside 0..{peak} have no defined brightness; convert to 8 or 16 bits"
         )
     if values.dtype.kind == "f":
         gray = np.rint(values * (255 / peak)).astype(np.uint8)
@@ -43,7 +60,7 @@ def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _gray_scale(image: ImageFile.ImageFile) -> tuple[int, bool]:
-    """Peak value, and whether zero is white: TIFF alone has 12 bits and negatives."""
+    """Returns the peak value, and whether zero is white. Only TIFF has 12 bits and negatives."""
     peak = 1 if image.mode == "F" else 65535
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return peak, False
@@ -53,7 +70,7 @@ def _gray_scale(image: ImageFile.ImageFile) -> tuple[int, bool]:
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
-    """Separate the colours, in a mode without alpha, from alpha: uint8 [H, W], None if opaque."""
+    """Returns the colours, in a mode without alpha, and alpha, uint8 [H, W]; None if opaque."""
     if not image.has_transparency_data:
         return image, None
     if image.mode in ("1", "L", "LA", "La"):
@@ -68,17 +85,17 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | No
 def composite(
     rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """Lay `rgb` [H, W, 3] over one colour with `alpha` [H, W], in sRGB values, rounded exactly."""
+    """Blends `rgb` [H, W, 3] with `alpha` [H, W] over one colour, in sRGB, rounded exactly."""
     weight = alpha[..., None].astype(np.uint16)  # [H, W, 1]
     below = np.asarray(background, dtype=np.uint16) * (255 - weight)  # at most 255 * 255
     return ((rgb * weight + below + 127) // 255).astype(np.uint8)
 
 
 def convert_to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
-    """Convert an image without alpha to mode RGB, through its ICC profile where it has one.
+    """Converts an image without alpha to mode RGB, through its ICC profile if it has one.
 
-    Returns the image and SRGB, CONVERTED or ASSUMED_SRGB. A profile that is as good as sRGB
-    changes nothing, so that its pixels stay exact.
+    Returns the image and SRGB, CONVERTED or ASSUMED_SRGB. A profile practically equal to sRGB is
+    ignored, so that the pixels stay exact.
     """
     if profile is None:
         return _to_rgb(image), SRGB
@@ -97,7 +114,7 @@ def convert_to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Im
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow copies the pixels even where there is nothing to convert.
+    # Pillow copies the pixels even if the mode is already RGB.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -115,9 +132,10 @@ def _color_space(profile: bytes) -> str:
 
 @lru_cache(maxsize=8)
 def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Build the transform from `profile` to sRGB, or None if it changes no value by more than 1.
+    """Builds the transform from `profile` to sRGB; None if it changes no value by more than 1.
 
-    Cached: the images of a folder mostly share a profile, and a CMYK table takes long to build.
+    Cached, because the images of a folder usually share a profile and a CMYK transform is slow to
+    build.
     """
     transform = ImageCms.ImageCmsTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)),
@@ -125,8 +143,8 @@ def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | 
         mode,
         "RGB",
         ImageCms.Intent.PERCEPTUAL,
-        # For gray the optimised table is off by up to 10 levels in the shadows, and 256 colours
-        # need no speed.
+        # For gray, the optimised table is wrong by up to 10 levels in the shadows, and a table of
+        # 256 values needs no optimisation.
         flags=ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE,
     )
     if mode not in ("L", "RGB"):
@@ -138,7 +156,7 @@ def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | 
 
 
 def _sample_colors() -> Image.Image:
-    """All grays and a 9 x 9 x 9 grid of colours, as one row of RGB pixels."""
+    """Returns all grays and a 9 x 9 x 9 grid of colours, as one row of RGB pixels."""
     grays = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)  # [256, 3]
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)  # [729, 3]

@@ -1,4 +1,4 @@
-"""JPEG pixels by simplejpeg (the extra `fast`), where they are the same as Pillow's."""
+"""JPEG decoding by simplejpeg (the extra `fast`), used only if its pixels equal Pillow's."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-# 4:4:4, 4:2:2 and 4:2:0 (by Pillow's numbers): what an encoder may have done to the colours.
+# Pillow's numbers for the chroma subsamplings 4:4:4, 4:2:2 and 4:2:0.
 _SUBSAMPLINGS = (0, 1, 2)
 
 Decode = Callable[[bytes], NDArray[np.uint8]]
 
 
 def decode_jpeg(data: bytes, opened: ImageFile.ImageFile) -> NDArray[np.uint8] | None:
-    """The pixels [H, W, 3] of an RGB JPEG; None where Pillow has to decode it.
+    """Returns the pixels [H, W, 3] of an RGB JPEG, or None if Pillow has to decode it.
 
-    `opened` is the same file as Pillow sees it, not decoded yet. None without simplejpeg, where
-    its pixels are not Pillow's, and for anything that it refuses: what is wrong with a damaged
-    file, Pillow then says.
+    `opened` is the same file, opened by Pillow and not yet decoded. Returns None if simplejpeg is
+    not installed, if its pixels differ from Pillow's, and for any file that it refuses: Pillow
+    then reports the error.
     """
     decode = _find_decoder()
     if decode is None:
         return None
     try:
         pixels = decode(data)
-    except Exception:  # whatever it has against this file, Pillow has the last word
+    except Exception:  # Pillow decides whether the file is damaged
         return None
     return pixels if pixels.shape == (opened.height, opened.width, 3) else None
 
 
 @functools.cache
 def _find_decoder() -> Decode | None:
-    """simplejpeg's decoder, if it is installed and agrees with Pillow to the last bit here.
+    """Returns simplejpeg's decoder if it is installed and agrees with Pillow to the last bit.
 
-    The two bring a JPEG library each. An image's bytes must not depend on which one read it, so
-    both decode a few small images first.
+    Each brings its own JPEG library, and the pixels of an image must not depend on the library.
+    Both therefore decode a few small images first.
     """
     try:
         import simplejpeg
@@ -56,12 +56,12 @@ def _find_decoder() -> Decode | None:
 def _agrees(decode: Decode, data: bytes) -> bool:
     try:
         return np.array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data))))
-    except Exception:  # a decoder that fails on a sound file is of no use
+    except Exception:  # a decoder that fails on a valid file is not used
         return False
 
 
 def _draw_samples() -> list[bytes]:
-    """Small JPEGs of odd sizes in each subsampling, baseline and progressive."""
+    """Returns small JPEGs of an odd size in each subsampling, baseline and progressive."""
     pixels = np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
     samples = []
     for subsampling in _SUBSAMPLINGS:

@@ -1,6 +1,6 @@
-"""Which files are images, told by first bytes or by suffix, and the formats that are written.
+"""Image formats: detection by first bytes or by suffix, and the formats of the outputs.
 
-Nothing here imports Pillow or numpy, so that help, completion and folder scans start at once.
+This module does not import Pillow or numpy, so that help, completion and folder scans start fast.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 MAX_PIXELS = 178_956_970
-"""Default limit of an image's width x height; what Pillow itself takes for a decompression bomb."""
+"""Default limit of an image's width x height, Pillow's own for decompression bombs."""
 
 HEAD_BYTES = 32
-"""How many first bytes of a file `detect_format` wants to see."""
+"""The number of first bytes that `detect_format` needs."""
 
-# Raster formats only. EPS and PDF (which would run Ghostscript), WMF, FITS and the like are left
-# out for safety; ICO because its header does not tell the size of what it unpacks to; TGA because
-# it has no first bytes to know it by.
+# Raster formats only. EPS and PDF (which would run Ghostscript), WMF and FITS are left out for
+# safety; ICO because its header does not declare the decoded size; TGA because it has no signature.
 _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "JPEG": re.compile(rb"\xff\xd8\xff"),
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -26,14 +25,14 @@ _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "AVIF": re.compile(rb".{4}ftyp(avi[fs]|m(if|sf)1.{4}(.{4})*?avi[fs])", re.DOTALL),
     "GIF": re.compile(rb"GIF8[79]a"),
     "TIFF": re.compile(rb"(?!.{8}CR)(II[*+]\x00|MM\x00[*+])", re.DOTALL),
-    # Two letters are not enough: reserved zeros and the size of a known header must follow.
+    # "BM" alone is too weak: reserved zeros and the size of a known header must follow.
     "BMP": re.compile(rb"BM.{4}\x00{4}.{4}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\x00{3}", re.DOTALL),
     "PPM": re.compile(rb"P([1-6]|f)\s+(#|-?[0-9])"),
     "JPEG2000": re.compile(rb"\xff\x4f\xff\x51|\x00{3}\x0cjP  \r\n\x87\n"),
     "QOI": re.compile(rb"qoif"),
 }
 INPUT_FORMATS = tuple(_SIGNATURES)
-"""Names of the formats that are read, as Pillow spells them."""
+"""Pillow's names of the supported input formats."""
 
 _UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
     "HEIC": re.compile(rb".{4}ftyp(he(ic|ix|vc|vx|im|is)|m(if|sf)1)", re.DOTALL),
@@ -57,12 +56,12 @@ _SUFFIXES = frozenset(
 
 
 def detect_format(head: bytes) -> str | None:
-    """Name the readable format that a file's first `HEAD_BYTES` bytes belong to, or None."""
+    """Returns the input format of a file's first `HEAD_BYTES` bytes, or None."""
     return _match(_SIGNATURES, head)
 
 
 def detect_unreadable(head: bytes) -> str | None:
-    """Name the image format, known but not read, that `head` belongs to, or None."""
+    """Returns the known but unsupported image format of `head`, or None."""
     return _match(_UNREADABLE, head)
 
 
@@ -71,21 +70,21 @@ def _match(signatures: Mapping[str, re.Pattern[bytes]], head: bytes) -> str | No
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Tell whether a file's first `HEAD_BYTES` bytes are those of a readable image."""
+    """True if a file's first `HEAD_BYTES` bytes are in an input format."""
     return detect_format(head[:HEAD_BYTES]) is not None
 
 
 def is_image_name(name: str | PurePath) -> bool:
-    """Tell whether a file name has the suffix of a readable image, in either case."""
+    """True if a file name has the suffix of an input format, in upper or lower case."""
     return PurePath(name).suffix.lower() in _SUFFIXES
 
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """One format that images are written in.
+    """One format of the outputs.
 
-    `suffixes` are the file name endings, the first one is what dinac appends; `pillow` is Pillow's
-    name; `save_options` go to `Image.save`; `has_stamp` tells whether a stamp can be embedded.
+    `suffixes` are its file name endings; dinac appends the first. `pillow` is Pillow's name.
+    `save_options` go to `Image.save`. `has_stamp` is true if a file can hold a stamp.
     """
 
     name: str
@@ -97,13 +96,13 @@ class OutputFormat:
 
 _ZLIB_RUNS = 3
 
-# A reconstruction is written to be looked at and measured, so no format adds a loss of its own
-# where it has the choice, and the lossy ones keep the full colour resolution.
+# Reconstructions are viewed and measured, so formats that can be lossless are, and the lossy
+# formats keep the full colour resolution.
 OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
     output.name: output
     for output in (
-        # A photograph's bytes repeat by chance alone, so zlib looks for runs (its strategy Z_RLE)
-        # and not for matches. 300 reconstructions: 11.6 ms and 263 kB each; with matches 13.1 ms
+        # Bytes of a photograph repeat only by chance, so zlib searches for runs (strategy Z_RLE)
+        # instead of matches. Mean of 300 reconstructions: 11.6 ms and 263 kB; with matches 13.1 ms
         # and 286 kB at level 1, 30 ms and 266 kB at the default level 6.
         OutputFormat(
             "png",
@@ -119,7 +118,7 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
             {"quality": 95, "subsampling": "4:4:4"},
             has_stamp=True,
         ),
-        # For lossless WebP, quality and method are effort: the least is already below PNG's size.
+        # In lossless WebP, quality and method set the effort; the least already beats PNG in size.
         OutputFormat(
             "webp",
             (".webp",),
@@ -148,10 +147,10 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
 }
 
 OUTPUT_SUFFIXES = tuple(suffix for form in OUTPUT_FORMATS.values() for suffix in form.suffixes)
-"""File name endings of everything that is written, in lower case."""
+"""The suffixes of all output formats, in lower case."""
 
 
 def format_of_suffix(path: str | PurePath) -> OutputFormat | None:
-    """Find the output format whose suffix a path carries, in either case; None if there is none."""
+    """Returns the output format for a path's suffix, in upper or lower case, or None."""
     suffix = PurePath(path).suffix.lower()
     return next((f for f in OUTPUT_FORMATS.values() if suffix in f.suffixes), None)

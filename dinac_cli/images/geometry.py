@@ -1,4 +1,4 @@
-"""How the sides of an image are changed before it is encoded: scaled, cropped, told as text."""
+"""The geometry of an image before encoding: scale, crop and flip, and its description."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dinac_cli.errors import ImageError
+from dinac_cli.errors import ImageError, UsageError
+from dinac_cli.images.description import format_description, parse_description
 from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.images.pixels import Pixels
 
 MAX_SIDE = 1 << 20
-"""No side that can be asked for is longer, in pixels."""
+"""The longest side that can be requested, in pixels."""
 
-# What reading says of itself in a description, beside the geometry.
+# The keys that the reader writes into a description.
 _READING_KEYS = {"orientation", "color", "alpha", "frame"}
 _GEOMETRY_KEYS = {"resize", "max_side", "crop", "flip"}
 _TWIN = "twin"
@@ -27,12 +28,12 @@ _SIZE = re.compile(f"({_SIDE})x({_SIDE})")
 
 @dataclass(frozen=True)
 class Geometry:
-    """What is done to an upright image of sRGB pixels: scaled, then cropped, and mirrored.
+    """The changes to an upright image of sRGB pixels: scale, then crop; and a mirrored twin.
 
-    `resize` is what the short side becomes, up or down; `max_side` what the long side becomes
-    where it is longer (not both); `crop` (width, height) the centre that is kept of that; all in
-    pixels. `flip` asks for a twin beside the image, mirrored left to right; `apply` does not make
-    it. Raises ValueError for what no image can have.
+    `resize` scales the short side to this length, up or down. `max_side` scales the long side down
+    to this length; the two exclude each other. `crop` (width, height) then keeps the centre. All
+    are in pixels. `flip` requests a twin of the image, mirrored left to right; `apply` does not
+    make it. Raises ValueError for sides outside 1 to `MAX_SIDE`.
     """
 
     resize: int | None = None
@@ -42,46 +43,40 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.max_side is not None:
-            raise ValueError("resize and max_side exclude each other")
+            raise ValueError("resize and max_side cannot be used together")
         for side in (self.resize, self.max_side, *(self.crop or ())):
             if side is not None and not 1 <= side <= MAX_SIDE:
-                raise ValueError(f"sides are 1 to {MAX_SIDE} pixels long")
+                raise ValueError(f"sides must be 1 to {MAX_SIDE} pixels long")
 
     @property
     def text(self) -> str:
-        """`resize=256;crop=256x256;flip=twin`: what is asked for; empty where nothing is."""
-        pairs = []
-        if self.resize is not None:
-            pairs.append(f"resize={self.resize}")
-        if self.max_side is not None:
-            pairs.append(f"max_side={self.max_side}")
-        if self.crop is not None:
-            pairs.append(f"crop={_name_size(self.crop)}")
-        if self.flip:
-            pairs.append(f"flip={_TWIN}")
-        return ";".join(pairs)
+        """Returns what is requested, as in `resize=256;crop=256x256;flip=twin`; "" if nothing."""
+        return format_description(self._list_pairs())
 
     @property
     def changes_pixels(self) -> bool:
-        """False where `apply` gives back what it gets."""
+        """False if `apply` returns its argument."""
         return self.resize is not None or self.max_side is not None or self.crop is not None
 
     def scale(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after scaling; the other side is rounded half up, at least 1 pixel.
+        """Returns (width, height) after scaling; the other side is rounded half up, at least 1.
 
-        Raises ImageError where that would be too large an image.
+        Raises ImageError if the scaled image has more pixels than both the source and MAX_PIXELS.
         """
         size = self._scale_sides(width, height)
         pixels = size[0] * size[1]
         if pixels > max(MAX_PIXELS, width * height):
             raise ImageError(
                 f"{width}x{height} would be scaled to {_name_size(size)}, {pixels} pixels, more "
-                f"than the limit of {MAX_PIXELS}: choose a smaller --resize"
+                f"than the limit of {MAX_PIXELS}; choose a smaller --resize"
             )
         return size
 
     def measure(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height in the end. Raises ImageError as `scale`, and for less than the crop."""
+        """Returns (width, height) after scaling and cropping.
+
+        Raises ImageError as `scale` does, and if the scaled image is smaller than the crop.
+        """
         size = self.scale(width, height)
         if self.crop is None:
             return size
@@ -90,14 +85,14 @@ class Geometry:
         return self.crop
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Scale and crop uint8 [H, W, 3]; `pixels` itself where nothing is asked for.
+        """Scales and crops uint8 [H, W, 3]; returns `pixels` itself if nothing changes.
 
-        Of an odd remainder of the crop the smaller half is left and above. Raises ImageError as
-        `measure`.
+        If the margin of the crop is odd, the extra pixel is cut at the right or bottom. Raises
+        ImageError as `measure` does.
         """
         if not self.changes_pixels:
             return pixels
-        # Only here: what parses options needs neither numpy nor Pillow.
+        # Imported here because the parsing of options must not load numpy and Pillow.
         from dinac_cli.images.pixels import crop_centre, scale_pixels
 
         height, width, _ = pixels.shape
@@ -105,8 +100,17 @@ class Geometry:
         return crop_centre(scale_pixels(pixels, *self.scale(width, height)), *final)
 
     def describe(self, description: str) -> str:
-        """What was done to an image: `description`, what reading did, and this."""
-        return ";".join(filter(None, (description, self.text)))
+        """Returns the reader's `description` of an image, with this geometry appended."""
+        return format_description(parse_description(description) | self._list_pairs())
+
+    def _list_pairs(self) -> dict[str, str]:
+        pairs = {
+            "resize": self.resize,
+            "max_side": self.max_side,
+            "crop": None if self.crop is None else _name_size(self.crop),
+            "flip": _TWIN if self.flip else None,
+        }
+        return {key: str(value) for key, value in pairs.items() if value is not None}
 
     def _scale_sides(self, width: int, height: int) -> tuple[int, int]:
         short, long = sorted((width, height))
@@ -120,54 +124,56 @@ class Geometry:
         assert self.crop is not None
         crop = f"is smaller than the crop of {_name_size(self.crop)}"
         if scaled == source:
-            return f"{_name_size(source)} {crop}: crop less, or scale with --resize first"
+            return f"{_name_size(source)} {crop}; crop less, or scale with --resize first"
         option = "--max-side" if self.resize is None else "--resize"
-        return f"{_name_size(source)}, scaled to {_name_size(scaled)}, {crop}: " + (
-            f"crop less, or choose a larger {option}"
-        )
+        scaling = f"{_name_size(source)}, scaled to {_name_size(scaled)},"
+        return f"{scaling} {crop}; crop less, or choose a larger {option}"
 
 
 NO_GEOMETRY = Geometry()
-"""Images stay as they are, and have no twins."""
+"""Leaves images as they are, without twins."""
+
+
+def choose_geometry(
+    resize: int | None, max_side: int | None, crop: str | None, *, flip: bool = False
+) -> Geometry:
+    """Returns what `--resize`, `--max-side`, `--crop` and `--flip` ask for. Raises UsageError."""
+    if resize is not None and max_side is not None:
+        raise UsageError("--resize and --max-side cannot be used together")
+    try:
+        size = None if crop is None else parse_size(crop)
+        return Geometry(resize, max_side, size, flip)
+    except ValueError as exc:
+        raise UsageError(f"--crop {crop}: expected WxH or N, 1 to {MAX_SIDE} pixels") from exc
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`256x128`, or `256` for a square, as (width, height). Raises ValueError."""
+    """Parses `256x128`, or `256` for a square, to (width, height). Raises ValueError."""
     match = _SIZE.fullmatch(text if "x" in text else f"{text}x{text}")
     if match is None:
-        raise ValueError(f"{text} is no size")
+        raise ValueError(f"{text} is not a size")
     return int(match[1]), int(match[2])
 
 
 def read_geometry(description: str) -> Geometry:
-    """The geometry that a record's `image` field tells of: `key=value`, separated by semicolons.
+    """Returns the geometry in a record's `image` field.
 
-    Raises ImageError where the field holds anything that is not understood.
+    Raises ImageError for an unknown key or an invalid value.
     """
     try:
-        pairs = _split_pairs(description)
+        pairs = parse_description(description, strict=True)
         unknown = pairs.keys() - _READING_KEYS - _GEOMETRY_KEYS
         if unknown:
             raise ValueError(f"unknown key {min(unknown)[:40]!a}")
         return _build_geometry(pairs)
     except ValueError as exc:
-        raise ImageError(f"{exc} in what it says of its image: update dinac-cli") from exc
+        raise ImageError(f"{exc} in the record's image field; update dinac-cli") from exc
 
 
 def find_geometry(description: str) -> str:
-    """The part of a record's `image` field that is of its geometry, as `Geometry.text` has it."""
-    pairs = (pair for pair in description.split(";") if pair.partition("=")[0] in _GEOMETRY_KEYS)
-    return ";".join(pairs)
-
-
-def _split_pairs(description: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for pair in filter(None, description.split(";")):
-        key, sign, value = pair.partition("=")
-        if not sign or key in pairs:
-            raise ValueError(f"{pair[:40]!a} is no pair, or its key is repeated")
-        pairs[key] = value
-    return pairs
+    """Returns the geometry part of a record's `image` field, in the form of `Geometry.text`."""
+    pairs = parse_description(description).items()
+    return format_description({key: value for key, value in pairs if key in _GEOMETRY_KEYS})
 
 
 def _build_geometry(pairs: Mapping[str, str]) -> Geometry:
@@ -175,7 +181,7 @@ def _build_geometry(pairs: Mapping[str, str]) -> Geometry:
         raise ValueError(f"unknown flip {pairs['flip'][:40]!a}")
     crop = pairs.get("crop")
     if crop is not None and "x" not in crop:
-        raise ValueError(f"{crop[:40]!a} is no size")
+        raise ValueError(f"{crop[:40]!a} is not a size")
     return Geometry(
         _read_side(pairs.get("resize")),
         _read_side(pairs.get("max_side")),
@@ -188,12 +194,12 @@ def _read_side(text: str | None) -> int | None:
     if text is None:
         return None
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!a} is no number of pixels")
+        raise ValueError(f"{text[:40]!a} is not a number of pixels")
     return int(text)
 
 
 def _scale(width: int, height: int, wanted: int, side: int) -> tuple[int, int]:
-    """Both sides times wanted / side, rounded half up in integers."""
+    """Returns both sides times wanted / side, rounded half up in integer arithmetic."""
     return (
         max(1, (2 * width * wanted + side) // (2 * side)),
         max(1, (2 * height * wanted + side) // (2 * side)),

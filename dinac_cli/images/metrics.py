@@ -1,4 +1,4 @@
-"""How close a reconstruction is to its original: PSNR of pairs, and their summary."""
+"""PSNR between originals and reconstructions, and its summary over many pairs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from dinac_cli.errors import ImageError
 
 PEAK = 255
-_BLOCK_BYTES = 1 << 20  # keeps the differences in the cache, and memory small for large images
+_BLOCK_BYTES = 1 << 20  # the differences of a block fit into the CPU cache
 
 
 def measure_psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio of two uint8 [H, W, 3] images, in dB.
+    """Returns the peak signal-to-noise ratio of two uint8 [H, W, 3] images, in dB.
 
-    Peak 255 over all three channels at once; the squared error is summed in exact integers, and
-    identical images give infinity. ImageError if the sizes differ.
+    The peak is 255; the squared error is averaged over all pixels and channels and summed in exact
+    integers. Identical images give infinity. Raises ImageError if the sizes differ.
     """
     if first.shape != second.shape:
         raise ImageError(f"sizes differ: {_size(first)} and {_size(second)}")
@@ -44,10 +44,10 @@ def _size(pixels: NDArray[np.uint8]) -> str:
 
 @dataclass(frozen=True)
 class PsnrSummary:
-    """Statistics over PSNR values in dB; identical pairs, of infinite PSNR, are only counted.
+    """Statistics of PSNR values in dB; identical pairs (infinite PSNR) are counted but left out.
 
-    `std` is the population's, percentiles are linear; all are None where no finite value is left.
-    `count` is the number of pairs, `identical` of them without any difference.
+    `std` is the population standard deviation; percentiles are interpolated linearly; all are None
+    if no value is finite. `count` is the number of pairs, `identical` included.
     """
 
     mean: float | None
@@ -62,7 +62,7 @@ class PsnrSummary:
 
 
 def summarise_psnr(values: Iterable[float]) -> PsnrSummary:
-    """Summarise the PSNR values of many pairs, in dB."""
+    """Summarises the PSNR values of many pairs, in dB."""
     everything = list(values)
     finite = np.array([v for v in everything if math.isfinite(v)], dtype=np.float64)
     identical = len(everything) - finite.size
@@ -83,5 +83,5 @@ def summarise_psnr(values: Iterable[float]) -> PsnrSummary:
 
 
 def psnr_as_json(psnr_db: float) -> float | None:
-    """Give a PSNR as JSON can hold it: None, that is null, for infinity."""
+    """Returns a PSNR as a JSON value: None (null) for infinity."""
     return psnr_db if math.isfinite(psnr_db) else None

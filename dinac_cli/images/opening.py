@@ -1,4 +1,4 @@
-"""Open hostile image bytes with Pillow: listed formats alone, our own limit, one kind of error."""
+"""Opens untrusted image bytes with Pillow: listed formats only, our own limit, one error class."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from dinac_cli.images.formats import (
 
 
 def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
-    """Tell a cut file from a damaged one, which libwebp does not."""
+    """Opens a WebP; raises EOFError if it is truncated, which libwebp reports as plain damage."""
     declared = int.from_bytes(file.read(12)[4:8], "little") + 8
     if file.seek(0, io.SEEK_END) < declared:
         raise EOFError
@@ -45,8 +45,8 @@ def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
     return WebPImagePlugin.WebPImageFile(file)
 
 
-# Called directly and not through Image.open: that one applies a limit which is one global of the
-# process, and asks every plugin that somebody has registered.
+# Called directly, because Image.open applies a process-wide limit and tries every registered
+# plugin.
 _OPENERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.jpeg_factory,
     "PNG": PngImagePlugin.PngImageFile,
@@ -67,26 +67,26 @@ _limit_lock = threading.Lock()
 
 
 def identify_image(head: bytes) -> str:
-    """Name the format that a file's first bytes belong to; ImageError if none that is read."""
+    """Returns the format of a file's first bytes. Raises ImageError if it is not supported."""
     if not head:
         raise ImageError("empty file (0 bytes)")
     if kind := detect_format(head[:HEAD_BYTES]):
         return kind
     if foreign := detect_unreadable(head[:HEAD_BYTES]):
-        raise ImageError(f"{foreign} images are not supported: convert it to PNG or JPEG first")
+        raise ImageError(f"{foreign} images are not supported; convert it to PNG or JPEG first")
     raise ImageError("not an image (no known image format)")
 
 
 def open_image(kind: str, file: IO[bytes]) -> ImageFile.ImageFile:
-    """Parse the header of a file of the named format; its pixels are not decoded yet.
+    """Parses the header of a file in format `kind`; does not decode the pixels.
 
-    To be called, like everything done with the result, inside `image_errors`.
+    Call this, and use its result, inside `image_errors`.
     """
     return _OPENERS[kind](file)
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:
-    """Refuse an image whose header declares more than `max_pixels` pixels."""
+    """Raises ImageError if the header declares more than `max_pixels` pixels."""
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -96,16 +96,16 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def load_image(image: ImageFile.ImageFile) -> None:
-    """Decode the pixels of the first frame, in place."""
+    """Decodes the pixels of the first frame, in place."""
     with _pillow_limit_lifted(image.width * image.height):
         image.load()
 
 
 @contextmanager
 def _pillow_limit_lifted(pixels: int) -> Iterator[None]:
-    """Let Pillow's TIFF and GIF decoders, which check its global limit again, pass a large image.
+    """Lifts Pillow's global limit, which its TIFF and GIF decoders check again, for a large image.
 
-    One large image at a time, so that two threads cannot restore each other's limit.
+    Only one large image is decoded at a time, so that threads do not restore each other's limit.
     """
     if pixels <= MAX_PIXELS:
         yield
@@ -120,10 +120,10 @@ def _pillow_limit_lifted(pixels: int) -> Iterator[None]:
 
 @contextmanager
 def image_errors(kind: str) -> Iterator[None]:
-    """Turn whatever Pillow raises on a bad file into an ImageError of one line.
+    """Turns any error of Pillow on a bad file into an ImageError of one line.
 
-    Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, KeyError, MemoryError
-    and more, as the damage has it; nothing narrower than Exception covers them.
+    Depending on the damage, Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error,
+    KeyError, MemoryError and more; only Exception covers them all.
     """
     _quiet_pillow()
     try:
@@ -154,14 +154,14 @@ def _means_truncated(exc: BaseException) -> bool:
 
 
 def _quiet_pillow() -> None:
-    """Keep what Pillow says about odd metadata off the screen.
+    """Silences Pillow's warnings and log messages about odd metadata.
 
-    warnings.catch_warnings is not thread-safe, and images are read by many threads; a filter that
-    stays is. It leaves DecompressionBombWarning, which is no UserWarning, as the program set it.
+    A permanent filter is thread-safe, unlike warnings.catch_warnings, and many threads read images.
+    The filter does not match DecompressionBombWarning, which is not a UserWarning.
     """
     with _filters_lock:
         if ("ignore", None, UserWarning, _PILLOW_MODULES, 0) not in warnings.filters:
             warnings.filterwarnings("ignore", "", UserWarning, _PILLOW_MODULES.pattern)
         logger = logging.getLogger("PIL")
-        if not logger.handlers:  # else Python prints the errors of a logger that nobody set up
+        if not logger.handlers:  # Python prints the errors of a logger without handlers
             logger.addHandler(logging.NullHandler())

@@ -1,4 +1,4 @@
-"""Pad pixels to whole patches and crop them back; scale, crop and mirror them before that."""
+"""Pads pixels to whole patches and crops them back; scales, crops and mirrors images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Pixels = NDArray[np.uint8]
 
 
 def pad_pixels(pixels: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
-    """Repeat the right and bottom edges until both sides are multiples of `multiple`.
+    """Repeats the right and bottom edges until both sides are multiples of `multiple`.
 
-    `pixels` is [H, W, 3]; the result [H', W', 3] is `pixels` itself where nothing is missing.
+    `pixels` is [H, W, 3]. Returns [H', W', 3], or `pixels` itself if both sides are multiples.
     """
     height, width, _ = pixels.shape
     missing = ((0, -height % multiple), (0, -width % multiple), (0, 0))
@@ -22,15 +22,15 @@ def pad_pixels(pixels: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
 
 
 def crop_pixels(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Cut [H', W', 3] down to its upper left [height, width, 3], C-contiguous."""
+    """Crops [H', W', 3] to its upper left [height, width, 3], C-contiguous."""
     return np.ascontiguousarray(pixels[:height, :width])
 
 
 def scale_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Scale uint8 [H, W, 3] to [height, width, 3]; `pixels` itself where that is its size.
+    """Scales uint8 [H, W, 3] to [height, width, 3]; returns `pixels` itself if it has that size.
 
-    Lanczos, antialiased, on sRGB values: of Pillow's filters the one that keeps most detail in an
-    image that is made smaller. It computes in integers: the same on every machine.
+    Uses Lanczos, antialiased, on sRGB values: of Pillow's filters it keeps the most detail when an
+    image is reduced. It computes in integers, so the result is the same on every machine.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -38,8 +38,11 @@ def scale_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
 
 
 def crop_centre(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Cut uint8 [H, W, 3] to its centre [height, width, 3], an odd remainder's smaller half above
-    and left; `pixels` itself where that is its size."""
+    """Crops uint8 [H, W, 3] to its centre [height, width, 3].
+
+    If a margin is odd, the extra pixel is cut at the right or bottom. Returns `pixels` itself if
+    it has that size.
+    """
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -48,5 +51,5 @@ def crop_centre(pixels: Pixels, width: int, height: int) -> Pixels:
 
 
 def mirror_pixels(pixels: Pixels) -> Pixels:
-    """uint8 [H, W, 3] with left and right exchanged, C-contiguous."""
+    """Mirrors uint8 [H, W, 3] left to right, C-contiguous."""
     return np.ascontiguousarray(pixels[:, ::-1])

@@ -1,4 +1,4 @@
-"""Read one image, whatever its format, into upright 8-bit sRGB pixels."""
+"""Reads an image of any supported format into upright 8-bit sRGB pixels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL.Image import Transpose
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
+from dinac_cli.images.description import format_description
 from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
@@ -30,7 +31,7 @@ WHITE = (255, 255, 255)
 _ORIENTATION = 0x0112
 _NEW_SUBFILE_TYPE = 254
 
-# What turns an image of each EXIF orientation upright; 1 is upright already.
+# The transposition that turns each EXIF orientation upright; orientation 1 needs none.
 _UPRIGHT: Mapping[object, Transpose] = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -41,15 +42,15 @@ _UPRIGHT: Mapping[object, Transpose] = {
     8: Transpose.ROTATE_90,
 }
 
-_TURNED = (5, 6, 7, 8)  # those of them that exchange width and height
+_TURNED = (5, 6, 7, 8)  # the orientations that exchange width and height
 
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """One image as it is encoded and measured.
+    """One image, as `encode` and `psnr` use it.
 
-    `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` says what was done to get there,
-    as in "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are for the user.
+    `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, as in
+    "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are for the user.
     """
 
     pixels: NDArray[np.uint8]
@@ -63,12 +64,12 @@ def read_image(
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
 ) -> SourceImage:
-    """Decode the bytes of an image file to upright sRGB pixels without alpha.
+    """Decodes the bytes of an image file to upright sRGB pixels without alpha.
 
-    The content decides the format. EXIF orientation is applied, ICC profiles are converted to sRGB
-    (perceptual intent), alpha is composited over `background` (sRGB, 0..255), the first frame of
-    several is taken. Safe in many threads. ImageError, without the file's name, if the bytes are
-    no whole image of a known format or declare more than `max_pixels` pixels.
+    The first bytes decide the format. Applies the EXIF orientation, converts ICC profiles to sRGB
+    (perceptual intent), composites alpha over `background` (sRGB, 0..255), and decodes only the
+    first frame. Thread-safe. Raises ImageError, without the file's name, if the bytes are not a
+    complete image of a supported format or declare more than `max_pixels` pixels.
     """
     kind = identify_image(data)
     with image_errors(kind):
@@ -83,13 +84,14 @@ def read_image(
             pixels, steps = plain, _describe_steps(turned=False, colors=color.SRGB, alpha="none")
         frames = getattr(opened, "n_frames", 1)
     steps["frame"] = f"1/{frames}"
-    description = ";".join(f"{step}={result}" for step, result in steps.items())
+    description = format_description(steps)
     return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
 
 
 def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
-    """Whether nothing is to be done to the decoded pixels: RGB, no profile, upright already."""
-    if opened.format != "JPEG" or opened.mode != "RGB":  # others are decoded to read their EXIF
+    """True if the decoded pixels need no conversion: RGB, no profile, upright."""
+    # The format is checked first because reading the EXIF of other formats may decode the pixels.
+    if opened.format != "JPEG" or opened.mode != "RGB":
         return False
     return _find_profile(opened) is None and _read_orientation(opened) not in _UPRIGHT
 
@@ -97,7 +99,7 @@ def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
 def _decode_pixels(
     opened: ImageFile.ImageFile, background: tuple[int, int, int]
 ) -> tuple[NDArray[np.uint8], dict[str, str]]:
-    """Upright sRGB pixels [H, W, 3], and what was done to get there."""
+    """Returns upright sRGB pixels [H, W, 3], and the conversions as description pairs."""
     upright, turned = _load_upright(opened)
     opaque, alpha = color.split_alpha(upright)
     rgb, colors = color.convert_to_srgb(opaque, _find_profile(opened))
@@ -115,9 +117,9 @@ def _describe_steps(*, turned: bool, colors: str, alpha: str) -> dict[str, str]:
 
 
 def measure_image(data: bytes) -> tuple[int, int]:
-    """Width and height that an image file's header declares, before orientation; no decoding.
+    """Returns (width, height) from an image file's header, before orientation.
 
-    ImageError as for `read_image`.
+    Does not decode the pixels. Raises ImageError as `read_image` does.
     """
     kind = identify_image(data)
     with image_errors(kind):
@@ -128,10 +130,10 @@ def measure_image(data: bytes) -> tuple[int, int]:
 def measure_file(
     path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = False
 ) -> tuple[int, int]:
-    """`measure_image` of a file, of which no more is read than its format asks for.
+    """Returns (width, height) of a file; reads only the part that its format needs for this.
 
-    `upright` gives the size after orientation, for which a PNG has to be decoded. ImageError as
-    for `read_image`; OSError where the file cannot be opened.
+    With `upright`, returns the size after orientation; this decodes a PNG. Raises ImageError as
+    `read_image` does, OSError if the file cannot be opened.
     """
     with open(path, "rb") as file:
         kind = identify_image(file.read(HEAD_BYTES))
@@ -141,7 +143,7 @@ def measure_file(
             check_size(opened, max_pixels)
             _refuse_thumbnail(opened)
             width, height = opened.size
-            # Pillow gives the size of a TIFF as it will be.
+            # For a TIFF, Pillow already reports the size after orientation.
             is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
             if upright and not is_tiff and _read_orientation(opened) in _TURNED:
                 width, height = height, width
@@ -149,9 +151,9 @@ def measure_file(
 
 
 def _load_upright(opened: ImageFile.ImageFile) -> tuple[Image.Image, bool]:
-    """Decode, and apply the EXIF orientation; tell whether there was one."""
+    """Decodes and applies the EXIF orientation; returns the image and whether it was turned."""
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
-        # Pillow turns a TIFF upright by itself when it decodes, and forgets the tag.
+        # Pillow turns a TIFF upright when it decodes it, and drops the tag.
         turned = _read_orientation(opened) in _UPRIGHT
         load_image(opened)
         return color.reduce_depth(opened), turned
@@ -164,39 +166,39 @@ def _load_upright(opened: ImageFile.ImageFile) -> tuple[Image.Image, bool]:
 def _read_orientation(opened: ImageFile.ImageFile) -> object:
     try:
         return opened.getexif().get(_ORIENTATION)
-    except Exception:  # malformed EXIF raises whatever it likes, and the picture is whole without
+    except Exception:  # malformed EXIF raises any error, but the pixels can still be decoded
         return None
 
 
 def _refuse_thumbnail(opened: ImageFile.ImageFile) -> None:
-    """Refuse what a camera's raw file (DNG, NEF, ARW: TIFF inside) shows to a TIFF reader."""
+    """Refuses the thumbnail, all that a TIFF reader sees of camera raw files (DNG, NEF, ARW)."""
     if not isinstance(opened, TiffImagePlugin.TiffImageFile):
         return
     kind = opened.tag_v2.get(_NEW_SUBFILE_TYPE)
     if isinstance(kind, int) and kind & 1:
         raise ImageError(
-            "only a thumbnail is readable, as in camera raw files: convert it to TIFF or PNG first"
+            "only a thumbnail is readable, as in camera raw files; convert it to TIFF or PNG first"
         )
 
 
 def _match_transparent_color(opened: ImageFile.ImageFile) -> None:
-    """Cut a transparent colour of 16 bits to the high bytes that Pillow keeps of the pixels."""
+    """Reduces a 16-bit transparent colour to its high bytes, as Pillow reduces the pixels."""
     wide = bool(opened.tile) and opened.tile[0].args == "RGB;16B"
     if wide and "transparency" in opened.info:
         opened.info["transparency"] = tuple(v >> 8 for v in opened.info["transparency"])
 
 
 def _find_profile(opened: ImageFile.ImageFile) -> bytes | None:
-    """The ICC profile; empty, which is unusable, where Pillow could not even unpack it."""
+    """Returns the ICC profile; b"", which is unusable, if Pillow could not unpack it."""
     return (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
 
 
 def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str]:
-    # The further images in a phone's JPEG are previews and depth maps, not frames.
+    # The other images in a phone's JPEG (MPO) are previews and depth maps, not frames.
     if frames > 1 and not isinstance(opened, MpoImagePlugin.MpoImageFile):
-        yield f"first of {frames} frames"
+        yield f"only the first of {frames} frames is used"
     if colors == color.ASSUMED_SRGB:
-        yield "unusable ICC profile ignored: colours taken as sRGB"
+        yield "unusable ICC profile ignored; colours taken as sRGB"
 
 
 def read_shaped(
@@ -207,10 +209,10 @@ def read_shaped(
     max_pixels: int,
     geometry: Geometry = NO_GEOMETRY,
 ) -> SourceImage:
-    """`read_image` and `geometry` after it; of a larger image no more is held once it is scaled.
+    """Reads an image with `read_image` and applies `geometry` to it.
 
-    `hold(size_bytes)` waits until that much may be in memory, `data` counted with it. Raises
-    ImageError.
+    `hold(size_bytes)` waits until that much memory, `data` included, may be used; it is called
+    before decoding and again with the final, smaller size. Raises ImageError.
     """
     width, height = measure_image(data)
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
@@ -226,5 +228,5 @@ def read_shaped(
 
 
 def hold_beside(hold: Callable[[int], None], kept_bytes: int) -> Callable[[int], None]:
-    """`hold` for one more image beside what is kept already."""
+    """Returns a `hold` that adds the `kept_bytes` already in memory."""
     return lambda size: hold(kept_bytes + size)

@@ -1,4 +1,4 @@
-"""A few small pictures made from nothing, for the demo: no photographs need to be shipped."""
+"""Small generated pictures for the demo and the benchmarks, so that no photographs are shipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEED = 7
 
 
 def draw_samples() -> Iterator[tuple[str, Pixels]]:
-    """Names (relative, with suffix) and uint8 [H, W, 3] pixels; the same ones every time."""
+    """Yields names (relative, with suffix) and uint8 [H, W, 3] pixels; always the same."""
     samples: tuple[tuple[str, Callable[[int, int], Pixels], int, int], ...] = (
         ("clouds.jpg", draw_clouds, 256, 384),
         ("leaves.png", draw_leaves, 320, 320),
@@ -27,13 +27,13 @@ def draw_samples() -> Iterator[tuple[str, Pixels]]:
 
 
 def draw_photographs(side: int) -> Iterator[Pixels]:
-    """Square pictures uint8 [side, side, 3] as detailed as photographs; the same ones always."""
+    """Yields pictures uint8 [side, side, 3] as detailed as photographs; always the same."""
     for draw in (draw_clouds, draw_leaves, draw_sunset):
         yield draw(side, side)
 
 
 def draw_clouds(height: int, width: int) -> Pixels:
-    """Noise with a 1/f amplitude spectrum, as photographs have, between two colours."""
+    """Draws noise between two colours, with a spectrum that falls with frequency as in photos."""
     rng = np.random.default_rng(_SEED)
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))
@@ -44,7 +44,7 @@ def draw_clouds(height: int, width: int) -> Pixels:
 
 
 def draw_leaves(height: int, width: int) -> Pixels:
-    """Dead leaves: overlapping discs whose sizes follow a power law."""
+    """Draws dead leaves: overlapping discs with radii from a power law."""
     rng = np.random.default_rng(_SEED)
     image = Image.new("RGB", (width, height), (60, 66, 44))
     pen = ImageDraw.Draw(image)
@@ -57,7 +57,7 @@ def draw_leaves(height: int, width: int) -> Pixels:
 
 
 def draw_page(height: int, width: int) -> Pixels:
-    """Lines of text on paper, the hardest thing for a codec of this kind."""
+    """Draws lines of text on paper, the hardest content for a latent codec."""
     image = Image.new("RGB", (width, height), (250, 248, 240))
     pen = ImageDraw.Draw(image)
     line = "whitened latents of a patch-16 encoder, 128 channels"
@@ -68,7 +68,7 @@ def draw_page(height: int, width: int) -> Pixels:
 
 
 def draw_rings(height: int, width: int) -> Pixels:
-    """A zone plate: every frequency from the middle outwards."""
+    """Draws a zone plate: the frequency rises from the centre outwards."""
     y = np.linspace(-1, 1, height)[:, None]
     x = np.linspace(-1, 1, width)[None, :]
     field = 0.5 + 0.5 * np.cos(28 * (x**2 + y**2))
@@ -76,7 +76,7 @@ def draw_rings(height: int, width: int) -> Pixels:
 
 
 def draw_sunset(height: int, width: int) -> Pixels:
-    """Smooth gradients with one hard edge."""
+    """Draws smooth gradients with one hard edge."""
     y = np.linspace(0, 1, height)[:, None]
     x = np.linspace(-1, 1, width)[None, :]
     sky = _blend(np.broadcast_to(y, (height, width)), (44, 52, 110), (250, 160, 90))
@@ -87,6 +87,6 @@ def draw_sunset(height: int, width: int) -> Pixels:
 def _blend(
     weight: NDArray[np.float64], low: tuple[int, int, int], high: tuple[int, int, int]
 ) -> Pixels:
-    """Colours from `low` (weight 0) to `high` (weight 1), [H, W] to uint8 [H, W, 3]."""
+    """Maps weights [H, W] to colours uint8 [H, W, 3], from `low` (0) to `high` (1)."""
     start, end = np.array(low, np.float64), np.array(high, np.float64)
     return np.rint(start + weight[..., None] * (end - start)).astype(np.uint8)

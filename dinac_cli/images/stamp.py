@@ -1,8 +1,8 @@
-"""The stamp in a decoded image: which record and which settings it came from.
+"""The stamp in a decoded image: the record and the settings that it was decoded from.
 
-A stamp is a JSON object of strings: an iTXt chunk in PNG, a property of an XMP packet elsewhere.
-It also holds the size of its file: a picture that somebody edited, or that was cut short, no longer
-counts as one that dinac wrote, though editors keep the metadata.
+A stamp is a JSON object of strings: an iTXt chunk in PNG, an XMP property in the other formats.
+It also holds the size of its file. Editors keep the metadata, so the size tells an edited or
+truncated image from an image as dinac wrote it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dinac_cli.images.formats import HEAD_BYTES
 from dinac_cli.images.opening import identify_image, image_errors, open_image
 
 _PNG_KEY = "dinac"
-_PNG_HEADER_BYTES = 33  # signature and IHDR, which has to be the first chunk
+_PNG_HEADER_BYTES = 33  # signature and IHDR, which must be the first chunk
 _SIZE_KEY = "file_bytes"
-_SIZE_UNSET = "?" * 12  # a fixed width, so that filling it in moves nothing
+_SIZE_UNSET = "?" * 12  # as wide as a formatted size, so that filling it in moves no byte
 _STAMP_PROPERTY = re.compile(rb'dinac:stamp="([^"]*)"')
 
 
 def insert_png_stamp(png: bytes, stamp: Mapping[str, str]) -> bytes:
-    """Put `stamp` into a PNG file, before its pixels."""
+    """Inserts `stamp` into a PNG file, before the pixels."""
     empty = _pack_itxt(_pack(stamp, _SIZE_UNSET))
     chunk = _pack_itxt(_pack(stamp, _format_size(len(png) + len(empty))))
     return png[:_PNG_HEADER_BYTES] + chunk + png[_PNG_HEADER_BYTES:]
@@ -42,7 +42,7 @@ def _pack_itxt(text: str) -> bytes:
 
 
 def pack_xmp(stamp: Mapping[str, str], size: str = _SIZE_UNSET) -> bytes:
-    """Make the XMP packet that holds `stamp`, to be completed by `seal_xmp` once it is written."""
+    """Returns the XMP packet with `stamp`; `seal_xmp` completes it in the written file."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -54,12 +54,12 @@ def pack_xmp(stamp: Mapping[str, str], size: str = _SIZE_UNSET) -> bytes:
 
 
 def seal_xmp(data: bytes, stamp: Mapping[str, str]) -> bytes:
-    """Fill in the size of a file that was written with `pack_xmp(stamp)`."""
+    """Fills in the file size in `data`, a file written with `pack_xmp(stamp)`."""
     return data.replace(pack_xmp(stamp), pack_xmp(stamp, _format_size(len(data))), 1)
 
 
 def _pack(stamp: Mapping[str, str], size: str) -> str:
-    # ASCII, in a fixed order: the same stamp gives the same bytes.
+    # ASCII in a fixed order, so that equal stamps give equal bytes.
     return json.dumps({**stamp, _SIZE_KEY: size}, sort_keys=True, separators=(",", ":"))
 
 
@@ -68,10 +68,9 @@ def _format_size(size_bytes: int) -> str:
 
 
 def read_stamp(source: bytes | Path) -> dict[str, str] | None:
-    """Read the stamp of an image that dinac wrote, without decoding its pixels.
+    """Returns the stamp of an image that dinac wrote, without decoding the pixels.
 
-    None for everything else: no image, another program's, one that changed since, an unreadable
-    file.
+    None for any other file: not an image, written by another program, changed since, unreadable.
     """
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
@@ -81,7 +80,7 @@ def read_stamp(source: bytes | Path) -> dict[str, str] | None:
 
 
 def _find(file: IO[bytes]) -> bytes | None:
-    """Take the stamp's JSON out of an image file's header."""
+    """Returns the stamp's JSON from an image file's header."""
     kind = identify_image(file.read(HEAD_BYTES))
     file.seek(0)
     with image_errors(kind):

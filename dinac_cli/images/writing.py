@@ -1,4 +1,4 @@
-"""Write pixels as an image file's bytes, with a stamp where the format has room for one."""
+"""Writes pixels as the bytes of an image file, with a stamp if the format can hold one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _XMP_TAG = 700
 def write_image(
     pixels: NDArray[np.uint8], format_name: str, *, stamp: Mapping[str, str] | None = None
 ) -> bytes:
-    """Encode uint8 sRGB `pixels` [H, W, 3] in one of `OUTPUT_FORMATS`; no other metadata goes in.
+    """Encodes uint8 sRGB `pixels` [H, W, 3] in one of `OUTPUT_FORMATS`.
 
-    `stamp` is embedded where the format can hold it (`OutputFormat.has_stamp`), else left out.
-    ImageError if the format cannot hold an image of this size.
+    Embeds `stamp` if the format can hold it (`OutputFormat.has_stamp`), and no other metadata.
+    Raises ImageError if the format cannot hold an image of this size.
     """
     output = OUTPUT_FORMATS[format_name]
     if stamp is None or not output.has_stamp:

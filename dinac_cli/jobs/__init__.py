@@ -1,7 +1,7 @@
-"""Many files: reading ahead, one model thread, writing behind, in bounded memory. Never prints.
+"""The work of each verb on many files, in bounded memory. Never prints.
 
-The batch interface is one generator per job: `encode.encode_files`, `decode.decode_files` and
-`measure.measure_folders` take the inputs and options of a run and yield one `FileResult` a file,
-as soon as it is final. The caller's own thread runs the model, so whatever the caller does between
-two results (drawing a progress bar, stopping early) needs no locking.
+Each verb has a module with a request (plain data), the run that opening it gives, and a generator
+that yields one `FileResult` a file as soon as it is final. The caller's own thread runs the model,
+so whatever the caller does between two results (drawing a progress bar, stopping early) needs no
+lock.
 """

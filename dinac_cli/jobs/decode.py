@@ -1,30 +1,30 @@
-"""Latent records to images."""
+"""Decodes latent records into images."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import check_model
-from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import (
-    Record,
-    declared_bytes,
-    hash_record,
-    read_header,
-    unpack_record,
-)
+from dinac_cli.container.record import Record, hash_record, open_record
 from dinac_cli.container.tensors import Latents
 from dinac_cli.errors import FormatError, InputError, OutputError, Rejection, UsageError
-from dinac_cli.images.formats import OutputFormat, looks_like_image
+from dinac_cli.images.description import format_description
+from dinac_cli.images.formats import (
+    OUTPUT_FORMATS,
+    OUTPUT_SUFFIXES,
+    OutputFormat,
+    format_of_suffix,
+    looks_like_image,
+)
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
 from dinac_cli.jobs.entries import RecordEntry, list_records, require_single
@@ -37,66 +37,209 @@ from dinac_cli.jobs.freshness import (
     WantedImage,
     check_image,
     describe_difference,
+    is_stamped_image,
+)
+from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_decoders
+from dinac_cli.jobs.request import (
+    LATENTS,
+    Announce,
+    InputRequest,
+    Request,
+    Selection,
+    SelectionRun,
+    choose_output_kind,
+    keep_quiet,
+    list_paths,
+    run_request,
 )
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+from dinac_cli.models.interface import DinacAEInferenceConfig
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.naming import ignores_case, name_image
+from dinac_cli.storage.naming import name_image
 from dinac_cli.storage.output import Output, OutputKind
 
 _INPUTS_LOOKED_AT = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
     """How records become images.
 
-    `find_model` gives the model for a latent space (or raises ModelError); `limit` bounds the
-    number of records, `allow_other_model` decodes latents of another space all the same, `flipped`
-    decodes the mirrored image of each record.
+    `allow_other_model` decodes latents of another latent space too, `flipped` decodes the mirrored
+    twin of each record.
     """
 
     settings: DinacAEInferenceConfig
     format: OutputFormat
-    find_model: Callable[[RecordHeader], ModelHandle]
     allow_other_model: bool = False
-    limit: int | None = None
     flipped: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecodeRequest(Request["DecodeRun"]):
+    """A run that decodes `inputs` into OUT: a folder, an image file, or `-`.
+
+    `format` is a name in `OUTPUT_FORMATS`; None: the format of OUT's suffix, or PNG. `settings`
+    default to one step with seed 0.
+    """
+
+    inputs: InputRequest
+    out: str
+    settings: DinacAEInferenceConfig = field(default_factory=lambda: DinacAEInferenceConfig(seed=0))
+    format: str | None = None
+    flipped: bool = False
+    model: ModelChoice = field(default_factory=ModelChoice)
+    allow_other_model: bool = False
+    overwrite: bool = False
+    fsync: bool = False
+
+    def open(self, announce: Announce = keep_quiet) -> DecodeRun:
+        selection = self.inputs.select(LATENTS, self.out)
+        kind = choose_output_kind(self.out, selection.scan, OUTPUT_SUFFIXES)
+        options = DecodeOptions(
+            settings=self.settings,
+            format=choose_format(self.format, self.out, kind),
+            allow_other_model=self.allow_other_model,
+            flipped=self.flipped,
+        )
+        output = Output(self.out, kind, is_stamped_image, self.overwrite, self.fsync)
+        refuse_other_settings(selection, output, options)
+        models = choose_decoders(self.model, announce)
+        return DecodeRun(selection, output, models, options)
+
+
+@dataclass
+class DecodeRun(SelectionRun):
+    """A decode run that is ready to start."""
+
+    selection: Selection
+    output: Output
+    models: ModelFinder
+    options: DecodeOptions
+
+    def count(self) -> int | None:
+        return self.selection.count(
+            self.output, lambda name: name_image(name, self.options.format.suffixes)
+        )
+
+    def start(
+        self,
+        control: RunControl,
+        *,
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+    ) -> Generator[FileResult, None, None]:
+        self.output.open()
+        return decode_inputs(
+            self.selection,
+            self.output,
+            self.models,
+            self.options,
+            control,
+            limit=self.selection.limit,
+            stdin=stdin,
+            stdout=stdout,
+        )
+
+
 def decode_files(
+    latents: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    model: str = "auto",
+    steps: int = 1,
+    sampler: str = "ddim",
+    schedule: str = "linear",
+    guidance: float | None = None,
+    strength: float = 1.0,
+    seed: int = 0,
+    format: str | None = None,
+    flipped: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Generator[FileResult, None, None]:
+    """Decodes latent files and folders into the folder `out`, as `dinac decode` does.
+
+    The keywords are the command's options. Results and errors are those of `encode_files`.
+    """
+    request = DecodeRequest(
+        inputs=InputRequest(paths=list_paths(latents)),
+        out=os.fspath(out),
+        settings=make_settings(steps, sampler, schedule, guidance, strength, seed),
+        format=format,
+        flipped=flipped,
+        model=ModelChoice(model=model, device=DeviceChoice(device=device, dtype=dtype)),
+        workers=workers,
+        overwrite=overwrite,
+    )
+    return run_request(request)
+
+
+def make_settings(
+    steps: int, sampler: str, schedule: str, guidance: float | None, strength: float, seed: int
+) -> DinacAEInferenceConfig:
+    """Returns the settings that the command's options describe. Raises UsageError."""
+    return DinacAEInferenceConfig(
+        num_steps=steps,
+        sampler=sampler,
+        schedule=schedule,
+        pdg=guidance is not None,
+        pdg_strength=2.0 if guidance is None else guidance,
+        strength=strength,
+        seed=seed,
+    )
+
+
+def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
+    """Returns the image format: the named one, else the one of OUT's suffix, else PNG.
+
+    Raises UsageError if the two disagree or the name is unknown.
+    """
+    by_suffix = format_of_suffix(out) if kind is OutputKind.FILE else None
+    if name is None:
+        return by_suffix or OUTPUT_FORMATS["png"]
+    chosen = OUTPUT_FORMATS.get(name.lower()) or format_of_suffix(f"x.{name}")
+    if chosen is None:
+        raise UsageError(f"--format {name}: choose one of {', '.join(OUTPUT_FORMATS)}")
+    if by_suffix not in (None, chosen):
+        raise UsageError(f"--format {name} contradicts the suffix of {out}; leave out one of them")
+    return chosen
+
+
+def decode_inputs(
     inputs: Iterable[Input],
     output: Output,
+    models: ModelFinder,
     options: DecodeOptions,
     control: RunControl,
     *,
+    limit: int | None = None,
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Decode every record; yields one result a record as soon as it is final.
+    """Decodes every record, `limit` at most, and yields one result a record.
 
-    Models are loaded when the first record needs them, each once. With `output` a stream, the
-    only image goes to `stdout`. Raises DinacError where the run as a whole cannot go on.
+    Each model is loaded when the first record needs it. If `output` is a stream, the only image
+    goes to `stdout`. Raises DinacError if the run as a whole cannot go on.
     """
     records = list_records(
         inputs,
         stdin,
         lambda name: name_image(name, options.format.suffixes),
-        fold_case=output.kind is OutputKind.FOLDER and ignores_case(output.path),
+        fold_case=output.folds_case,
     )
-    entries: Iterator[RecordEntry] = itertools.islice(records, options.limit)
-    job = DecodeJob(output, options)
-    if output.kind is OutputKind.FOLDER:
-        return run_job(job, entries, control)
-    if output.kind is OutputKind.FILE:
-        return run_job(job, require_single(entries, output.path), control)
-    return run_job(job, require_single(entries, "standard output"), control, stdout)
+    entries: Iterator[RecordEntry] = itertools.islice(records, limit)
+    if output.kind is not OutputKind.FOLDER:
+        entries = require_single(entries, "standard output" if output.is_stream else output.path)
+    job = DecodeJob(output, models, options)
+    return run_job(job, entries, control, stdout if output.is_stream else None)
 
 
 @dataclass(frozen=True)
 class _ReadRecord(Work):
-    name: str
     record: Record
     model: ModelHandle
     record_hash: str
@@ -104,54 +247,42 @@ class _ReadRecord(Work):
     redo_reason: str | None
 
 
-@dataclass(frozen=True)
-class _Group:
-    """What records of one batch share: the model and the latent grid."""
-
-    model: int
-    height: int
-    width: int
-
-
 class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
-    """What `decode_files` does with each record."""
+    """The work of `decode_inputs` on each record."""
 
-    def __init__(self, output: Output, options: DecodeOptions) -> None:
+    def __init__(self, output: Output, models: ModelFinder, options: DecodeOptions) -> None:
         self._output = output
+        self._models = models
         self._options = options
-        self._models: dict[int, ModelHandle] = {}
 
     def read(self, entry: RecordEntry, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
         with entry.settle_name():
             return self._read(entry, hold)
 
     def _read(self, entry: RecordEntry, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
-        if entry.error is not None:
-            raise entry.error
-        data = read_content(entry.path).data if entry.path is not None else entry.data or b""
+        data = entry.read()
         if looks_like_image(data):
-            raise InputError("an image, not a latent record: encode makes a record of it")
-        header = read_header(data)
-        model = self._options.find_model(header)
+            raise InputError("an image, not a latent record; use encode")
+        opened = open_record(data)
+        header = opened.header
+        model = self._models.find(header)
         check_model(header, model, allow_other=self._options.allow_other_model)
         record_hash = hash_record(data)
         verdict = self._judge(entry, record_hash, model)
         if verdict.state is State.DONE:
-            return FileResult(entry.label, Status.DONE, output=self._locate(entry))
+            return FileResult(entry.label, Status.DONE, output=self._locate(entry.name))
         channels, rows, columns = header.shape
         flipped = self._options.flipped
-        hold(len(data) + declared_bytes(data, with_twin=flipped))  # while it is unpacked
+        hold(len(data) + opened.declared_bytes(with_twin=flipped))  # while it is unpacked
         held_bytes = len(data) + 4 * channels * rows * columns
-        self._models[id(model)] = model
-        group = _Group(id(model), rows * header.patch, columns * header.patch)
-        record = unpack_record(data, with_twin=flipped)
+        record = opened.unpack(with_twin=flipped)
         if flipped:
             record = Record(header, require_twin(record))
         return _ReadRecord(
             entry.label,
-            group,
-            held_bytes,
             entry.name,
+            (model, rows * header.patch, columns * header.patch),
+            held_bytes,
             record,
             model,
             record_hash,
@@ -160,8 +291,9 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         )
 
     def batch_size(self, group: Hashable) -> int:
-        assert isinstance(group, _Group)
-        return self._models[group.model].engine.batch_size(group.height, group.width)
+        assert isinstance(group, tuple)
+        model, height, width = group
+        return int(model.engine.batch_size(height, width))
 
     def submit(self, batch: list[_ReadRecord]) -> Computing[npt.NDArray[np.uint8]]:
         engine = batch[0].model.engine
@@ -185,24 +317,21 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             bytes_in=work.size_bytes,
             bytes_out=len(data),
         )
-        if not form.has_stamp and self._is_same(self._locate(work), data):
-            return Made(replace(result, output=self._locate(work)))
+        if not form.has_stamp and self._is_same(self._locate(work.name), data):
+            return Made(replace(result, output=self._locate(work.name)))
         return deliver(self._output, name_image(work.name, form.suffixes), data, result)
 
     def _judge(self, entry: RecordEntry, record_hash: str, model: ModelHandle) -> Verdict:
-        """What is to be done about the image that may be there already."""
-        if self._output.kind is OutputKind.STREAM or self._output.overwrite:
+        """Returns the verdict on an existing image."""
+        target = self._output.look(name_image(entry.name, self._options.format.suffixes))
+        if target is None or not self._options.format.has_stamp:
+            # Without a stamp, only decoding again shows whether it is the same image.
             return Verdict(State.ABSENT)
-        target = self._locate(entry)
-        self._output.prepare(target)
-        if not self._options.format.has_stamp:
-            return Verdict(State.ABSENT)  # nothing tells whose it is before it is made again
         return check_image(target, self._want(record_hash, model))
 
     def _is_same(self, target: str, data: bytes) -> bool:
-        """Whether an unstamped image is there already. Raises OutputError for another one."""
-        is_free = self._output.kind is OutputKind.STREAM or self._output.overwrite
-        if is_free or not os.path.lexists(target):
+        """Whether an unstamped image exists already. Raises OutputError if it is another image."""
+        if not self._output.keeps_existing or not os.path.lexists(target):
             return False
         if os.path.isfile(target) and read_content(target).data == data:
             return True
@@ -211,51 +340,47 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             "say who wrote them; choose another output folder or add --overwrite"
         )
 
-    def _locate(self, entry: RecordEntry | _ReadRecord) -> str:
-        return self._output.locate(name_image(entry.name, self._options.format.suffixes))
+    def _locate(self, name: str) -> str:
+        return self._output.locate(name_image(name, self._options.format.suffixes))
 
     def _want(self, record_hash: str, model: ModelHandle) -> WantedImage:
-        options = self._options
-        settings = describe_settings(options.settings, flipped=options.flipped)
-        return WantedImage(record_hash, model.identity.weights, settings)
+        return WantedImage(record_hash, model.identity.weights, describe_settings(self._options))
 
 
 def require_twin(record: Record) -> Latents:
-    """The latents of the mirrored image. Raises FormatError for a record without."""
+    """Returns the latents of the mirrored image. Raises FormatError if there are none."""
     if record.flipped is None:
         raise FormatError(
             Rejection.TENSOR,
-            "holds no mirrored image: encode with --flip, or decode without --flipped",
+            "holds no mirrored image; encode with --flip, or decode without --flipped",
         )
     return record.flipped.latents
 
 
-def refuse_other_settings(
-    inputs: Iterable[Input], output: Output, form: OutputFormat, settings: str
-) -> None:
-    """Stop before any work where OUT holds images of these inputs, decoded with other settings.
+def refuse_other_settings(inputs: Iterable[Input], output: Output, options: DecodeOptions) -> None:
+    """Raises UsageError if OUT holds images of these inputs, decoded with other settings.
 
-    `settings` are as `describe_settings` has them. The first inputs tell; what differs further on
-    is a failure of its own. Raises UsageError.
+    The first inputs decide. A difference further on is the failure of one input.
     """
-    if output.overwrite or output.kind is OutputKind.STREAM:
+    if not output.keeps_existing:
         return
     for entry in itertools.islice(inputs, _INPUTS_LOOKED_AT):
-        target = output.locate(name_image(entry.name, form.suffixes))
+        target = output.locate(name_image(entry.name, options.format.suffixes))
         stamp = read_stamp(Path(target))
         if stamp is None:
             continue
-        conflict = describe_difference(stamp, "settings", settings)
+        conflict = describe_difference(stamp, "settings", describe_settings(options))
         if conflict is not None:
             raise UsageError(
-                f"{output.path} already holds images decoded with {conflict} ({target}): "
-                "choose another OUT, or add --overwrite to decode all anew"
+                f"{output.path} already holds images decoded with {conflict} ({target}); "
+                "choose another OUT, or add --overwrite to decode everything again"
             )
         return
 
 
-def describe_settings(settings: DinacAEInferenceConfig, *, flipped: bool = False) -> str:
-    """The settings of a decode as they stand in an image's stamp: `steps=1;sampler=ddim;…`."""
+def describe_settings(options: DecodeOptions) -> str:
+    """Returns a decode's settings as an image's stamp holds them: `steps=1;sampler=ddim;…`."""
+    settings = options.settings
     pairs: dict[str, object] = {
         "steps": settings.num_steps,
         "sampler": settings.sampler,
@@ -264,6 +389,6 @@ def describe_settings(settings: DinacAEInferenceConfig, *, flipped: bool = False
         "strength": f"{settings.strength:g}",
         "seed": "fresh" if settings.seed is None else settings.seed,
     }
-    if flipped:
+    if options.flipped:
         pairs["image"] = "flipped"
-    return ";".join(f"{key}={value}" for key, value in pairs.items())
+    return format_description(pairs)

@@ -1,96 +1,58 @@
-"""Images to latent records."""
+"""Encodes images into latent records."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded
-from dinac_cli.errors import InputError
+from dinac_cli.errors import InputError, UsageError
+from dinac_cli.images.color import parse_color
 from dinac_cli.images.formats import MAX_PIXELS
-from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, choose_geometry
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
-from dinac_cli.jobs.freshness import State, Verdict, WantedLatents, check_latents
+from dinac_cli.jobs.freshness import State, Verdict, WantedLatents, check_latents, is_latent_file
+from dinac_cli.jobs.model_choice import ModelChoice, choose_encoder, refuse_mixed_latents
+from dinac_cli.jobs.request import (
+    IMAGES,
+    Announce,
+    InputRequest,
+    Request,
+    Selection,
+    SelectionRun,
+    choose_output_kind,
+    keep_quiet,
+    list_paths,
+    run_request,
+)
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import Content, read_content, read_stream_content
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.naming import name_latents
-from dinac_cli.storage.output import Output, OutputKind
+from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
+from dinac_cli.storage.output import Output
 
 if TYPE_CHECKING:
     from dinac_cli.codec.engine import Engine
 
 
-@dataclass(frozen=True)
-class Twins:
-    """What came of one image, and of the same one mirrored, where that was encoded too."""
-
-    upright: Encoded
-    flipped: Encoded | None = None
-
-
-def submit_with_twins(
-    engine: Engine,
-    images: Sequence[Pixels],
-    flips: Sequence[bool],
-    *,
-    logsnr: bool = False,
-    class_token: bool = False,
-) -> Computing[Twins]:
-    """Encode uint8 images [H, W, 3] of one padded size and, where `flips` says so, their twins.
-
-    `logsnr` and `class_token` ask of both what they ask of `Engine.submit_images`. The twins are a
-    micro-batch of their own, of the same shape, so that no image comes out otherwise because there
-    are twins. Raises ImageError where the device lacks memory.
-    """
-
-    def submit(pixels: Sequence[Pixels]) -> Computing[Encoded]:
-        return engine.submit_images(pixels, logsnr=logsnr, class_token=class_token)
-
-    upright = submit(images)
-    mirrored = [mirror_pixels(p) for p, flip in zip(images, flips, strict=True) if flip]
-    return _TwinBatches(upright, submit(mirrored) if mirrored else None, flips)
-
-
-@dataclass(frozen=True)
-class _TwinBatches:
-    """Two micro-batches under way as one."""
-
-    upright: Computing[Encoded]
-    mirrored: Computing[Encoded] | None
-    flips: Sequence[bool]
-
-    @property
-    def is_done(self) -> bool:
-        """Whether `result` returns at once."""
-        return self.upright.is_done and (self.mirrored is None or self.mirrored.is_done)
-
-    def result(self) -> list[Twins]:
-        """What came of each image, when it is there. Raises DeviceError."""
-        twins = iter(() if self.mirrored is None else self.mirrored.result())
-        return [
-            Twins(encoded, next(twins) if flip else None)
-            for encoded, flip in zip(self.upright.result(), self.flips, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
     """How images become records.
 
-    `precision` is one of `container.PRECISIONS`, `background` the sRGB colour below alpha,
-    `max_pixels` the largest image that is read; `checksum` compares sources by hash always;
-    `anonymous` leaves out of records where they come from; `features` and `posterior` store the
-    class token and the log-SNR beside the latents; `geometry` is what images are scaled and
-    cropped to, and whether each gets a mirrored twin.
+    `precision` is one of `container.header.PRECISIONS`, `background` the sRGB colour below alpha,
+    `max_pixels` the largest image that is read. `checksum` always compares sources by hash.
+    `anonymous` leaves name, size and hash of the source out of records. `features` and `posterior`
+    store the class token and the log-SNR beside the latents. `geometry` says how images are scaled
+    and cropped, and whether each gets a mirrored twin.
     """
 
     precision: str = "bf16"
@@ -110,12 +72,12 @@ class EncodeOptions:
 
     @property
     def companions(self) -> frozenset[str]:
-        """The tensors that go into records beside the latents."""
-        asked = {LOGSNR: self.posterior, CLASS_TOKEN: self.features}
-        return frozenset(name for name, is_asked in asked.items() if is_asked)
+        """The tensors that records get beside the latents."""
+        requested = {LOGSNR: self.posterior, CLASS_TOKEN: self.features}
+        return frozenset(name for name, is_requested in requested.items() if is_requested)
 
     def want(self, model: ModelHandle) -> WantedLatents:
-        """What a record must be that is there already."""
+        """Returns what an existing record must be to count as done."""
         return WantedLatents(
             model,
             self.precision,
@@ -125,8 +87,116 @@ class EncodeOptions:
             self.geometry,
         )
 
+    def require_consistent(self) -> None:
+        """Raises UsageError if two options contradict each other."""
+        if self.anonymous and self.checksum:
+            raise UsageError("--anonymous records hold no hash to compare; leave out --checksum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeRequest(Request["EncodeRun"]):
+    """A run that encodes `inputs` into OUT: a folder, a `.dinac` file, or `-`."""
+
+    inputs: InputRequest
+    out: str
+    options: EncodeOptions = field(default_factory=EncodeOptions)
+    model: ModelChoice = field(default_factory=ModelChoice)
+    overwrite: bool = False
+    fsync: bool = False
+
+    bounds_memory: ClassVar[bool] = True
+
+    def open(self, announce: Announce = keep_quiet) -> EncodeRun:
+        selection, output = self.open_places()
+        model = choose_encoder(self.model, output, announce, features=self.options.features)
+        model.check(self.options.precision)
+        refuse_mixed_latents(output, self.options.want(model))
+        return EncodeRun(selection, output, model, self.options)
+
+    def open_places(self) -> tuple[Selection, Output]:
+        """Returns the inputs and OUT. Raises UsageError."""
+        self.options.require_consistent()
+        selection = self.inputs.select(IMAGES, self.out)
+        kind = choose_output_kind(self.out, selection.scan, (LATENT_SUFFIX,))
+        return selection, Output(self.out, kind, is_latent_file, self.overwrite, self.fsync)
+
+
+@dataclass
+class EncodeRun(SelectionRun):
+    """An encode run that is ready to start."""
+
+    selection: Selection
+    output: Output
+    model: ModelHandle
+    options: EncodeOptions
+
+    def count(self) -> int | None:
+        return self.selection.count(self.output, name_latents)
+
+    def start(
+        self,
+        control: RunControl,
+        *,
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+    ) -> Generator[FileResult, None, None]:
+        self.output.open()
+        return encode_inputs(
+            self.selection,
+            self.output,
+            self.model,
+            self.options,
+            control,
+            stdin=stdin,
+            stdout=stdout,
+        )
+
 
 def encode_files(
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    model: str = "auto",
+    precision: str = "bf16",
+    resize: int | None = None,
+    max_side: int | None = None,
+    crop: str | None = None,
+    flip: bool = False,
+    background: str = "white",
+    features: bool = False,
+    posterior: bool = False,
+    anonymous: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Generator[FileResult, None, None]:
+    """Encodes image files and folders into the folder `out`, as `dinac encode` does.
+
+    The keywords are the command's options. Yields one result a file as soon as it is final; a
+    failed file is a result, not an exception. Raises UsageError, ModelError or OutputError at once
+    if the request as a whole is wrong; DeviceError or OutputError later if the run cannot go on.
+    """
+    options = EncodeOptions(
+        precision=precision,
+        background=parse_color(background),
+        anonymous=anonymous,
+        features=features,
+        posterior=posterior,
+        geometry=choose_geometry(resize, max_side, crop, flip=flip),
+    )
+    request = EncodeRequest(
+        inputs=InputRequest(paths=list_paths(images)),
+        out=os.fspath(out),
+        options=options,
+        model=ModelChoice(model=model, device=DeviceChoice(device=device, dtype=dtype)),
+        workers=workers,
+        overwrite=overwrite,
+    )
+    return run_request(request)
+
+
+def encode_inputs(
     inputs: Iterable[Input],
     output: Output,
     model: ModelHandle,
@@ -136,27 +206,26 @@ def encode_files(
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Encode every input; yields one result a file as soon as it is final.
+    """Encodes every input and yields one result a file as soon as it is final.
 
-    The model is loaded when the first image needs it, so a run that finds everything done does
-    without. With `output` a stream, records go to `stdout` in the order of the inputs. Raises
-    DinacError where the run as a whole cannot go on (model, device, full disk).
+    The model is loaded when the first image needs it, so a run without work never loads it. If
+    `output` is a stream, records go to `stdout` in the order of the inputs. Raises DinacError if
+    the run as a whole cannot go on (model, device, full disk).
     """
     model.check(options.precision)
     job = EncodeJob(output, model, options, stdin)
-    return run_job(job, inputs, control, stdout if output.kind is OutputKind.STREAM else None)
+    return run_job(job, inputs, control, stdout if output.is_stream else None)
 
 
 @dataclass(frozen=True)
 class _ReadImage(Work):
-    name: str
     image: SourceImage
     source: Source
     redo_reason: str | None
 
 
-class EncodeJob(Job[Input, _ReadImage, Twins]):
-    """What `encode_files` does with each image."""
+class EncodeJob(Job[Input, _ReadImage, "Twins"]):
+    """The work of `encode_inputs` on each image."""
 
     def __init__(
         self,
@@ -180,7 +249,7 @@ class EncodeJob(Job[Input, _ReadImage, Twins]):
             return FileResult(entry.label, Status.DONE, output=target)
         content = self._read_content(entry)
         if content.data.startswith(RECORD_START):
-            raise InputError("a latent record, not an image: decode makes an image of it")
+            raise InputError("a latent record, not an image; use decode")
         image = read_shaped(
             content.data,
             hold,
@@ -195,7 +264,7 @@ class EncodeJob(Job[Input, _ReadImage, Twins]):
         )
         group = (-(-height // patch) * patch, -(-width // patch) * patch)
         held_bytes = len(content.data) + image.pixels.nbytes
-        return _ReadImage(entry.label, group, held_bytes, entry.name, image, source, verdict.reason)
+        return _ReadImage(entry.label, entry.name, group, held_bytes, image, source, verdict.reason)
 
     def batch_size(self, group: Hashable) -> int:
         assert isinstance(group, tuple)
@@ -235,11 +304,10 @@ class EncodeJob(Job[Input, _ReadImage, Twins]):
         return deliver(self._output, name_latents(work.name), record, result)
 
     def _judge(self, entry: Input) -> Verdict:
-        """What is to be done about the output that may be there already."""
-        if self._output.kind is OutputKind.STREAM or self._output.overwrite:
+        """Returns the verdict on an existing record."""
+        target = self._output.look(name_latents(entry.name))
+        if target is None:
             return Verdict(State.ABSENT)
-        target = self._output.locate(name_latents(entry.name))
-        self._output.prepare(target)
         return check_latents(target, entry.path, self._wanted, checksum=self._options.checksum)
 
     def _read_content(self, entry: Input) -> Content:
@@ -247,3 +315,56 @@ class EncodeJob(Job[Input, _ReadImage, Twins]):
             return read_content(entry.path)
         assert self._stdin is not None, "a run that reads standard input is given it"
         return read_stream_content(self._stdin)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """One encoded image and, if requested, its mirrored twin."""
+
+    upright: Encoded
+    flipped: Encoded | None = None
+
+
+def submit_with_twins(
+    engine: Engine,
+    images: Sequence[Pixels],
+    flips: Sequence[bool],
+    *,
+    logsnr: bool = False,
+    class_token: bool = False,
+) -> Computing[Twins]:
+    """Encodes uint8 images [H, W, 3] of one padded size and, where `flips` is true, their twins.
+
+    `logsnr` and `class_token` are those of `Engine.submit_images`. The twins are a micro-batch of
+    their own, of the same shape, so that twins never change an image's latents. Raises ImageError
+    if the device runs out of memory.
+    """
+
+    def submit(pixels: Sequence[Pixels]) -> Computing[Encoded]:
+        return engine.submit_images(pixels, logsnr=logsnr, class_token=class_token)
+
+    upright = submit(images)
+    mirrored = [mirror_pixels(p) for p, flip in zip(images, flips, strict=True) if flip]
+    return _TwinBatches(upright, submit(mirrored) if mirrored else None, flips)
+
+
+@dataclass(frozen=True)
+class _TwinBatches:
+    """Two micro-batches in flight as one."""
+
+    upright: Computing[Encoded]
+    mirrored: Computing[Encoded] | None
+    flips: Sequence[bool]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `result` returns at once."""
+        return self.upright.is_done and (self.mirrored is None or self.mirrored.is_done)
+
+    def result(self) -> list[Twins]:
+        """Waits for both and returns the twins of each image. Raises DeviceError."""
+        twins = iter(() if self.mirrored is None else self.mirrored.result())
+        return [
+            Twins(encoded, next(twins) if flip else None)
+            for encoded, flip in zip(self.upright.result(), self.flips, strict=True)
+        ]

@@ -1,4 +1,4 @@
-"""The records of a run that reads them: one a file, or many in a stream or a concatenation."""
+"""The records that a run reads: one a file, or several in a stream or a concatenated file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import mmap
 import os
 import stat
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,96 +16,91 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.record import measure_record, read_header
 from dinac_cli.container.stream import StreamItem, read_records
 from dinac_cli.errors import DinacError, FormatError, InputError, Rejection, UsageError
+from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
 
 
-@dataclass(frozen=True)
 class NameClaim:
-    """A record's claim to the name `output`, by its place among the claims of the run."""
+    """A record's claim to an output name, in the order in which the records were listed."""
 
-    claims: NameClaims
-    number: int
-    output: str
+    def __init__(self, names: OutputNames, output: str, earlier: NameClaim | None) -> None:
+        self.output = output
+        self._names = names
+        self._earlier = earlier
+        self._settled = threading.Event()
 
     @contextmanager
     def settle(self) -> Iterator[None]:
-        """Around the reading of the record: with its end the name is taken, with an error free.
+        """Surrounds the reading of the record: on success the name is taken, on failure it is free.
 
-        Waits for earlier claims to the same name. Raises InputError where one of them took it.
+        Waits for the earlier claim to the same name. Raises InputError if the name is taken.
         """
-        if self.claims.wait_for_turn(self):
-            self.claims.settle(self, is_whole=True)
-            raise InputError(
-                f"another record of this run goes to {self.output}; this one is left out"
-            )
-        is_whole = False
+        if self._earlier is not None:
+            self._earlier._settled.wait()
+            self._earlier = None
+        is_undamaged = False
         try:
+            if self._names.is_taken(self.output):
+                raise InputError(
+                    f"another record of this run goes to {self.output}; this one is left out"
+                )
             yield
-            is_whole = True
+            is_undamaged = True
         finally:
-            self.claims.settle(self, is_whole=is_whole)
+            self._names.close(self, takes_name=is_undamaged)
+            self._settled.set()
 
 
-class NameClaims:
-    """The claims of a run: made while records are listed, settled while they are read.
+class OutputNames:
+    """The output names of a run: each goes to the first undamaged record that claims it.
 
-    Only the content tells whether a record is whole, and it is unpacked by its reader alone, within
-    the budget of the run. So a later claim to a name waits, in the thread of its own reader, until
-    each earlier one is settled. That ends: readers start in the order of the claims, so that an
-    earlier claim is settled or its reader has a thread; that reader waits for claims before its
-    own and for the byte budget, which lets the oldest one through. The oldest reader therefore
-    never waits, and each becomes the oldest. Claims that nobody reads are none to wait for: they
-    are the last ones of a run that was stopped.
+    Names are claimed when records are listed, and settled when their readers know whether a record
+    is damaged. A reader waits for the earlier claim to its name. It never waits for ever: readers
+    start in the order of the claims, so the earlier claim is settled or has a thread, and the byte
+    budget always lets the oldest reader through.
     """
 
     def __init__(self, rename: Callable[[str], str] | None, *, fold_case: bool = False) -> None:
         self._rename = rename
         self._fold_case = fold_case
-        self._numbers = itertools.count()
-        self._changed = threading.Condition()
-        # Hashes, not names, so that a long run takes little memory.
-        self._taken: set[int] = set()
-        self._open: dict[int, deque[int]] = {}
+        self._lock = threading.Lock()
+        self._open: dict[int, NameClaim] = {}
+        self._taken: set[int] = set()  # hashes, so that a long run needs little memory
 
-    def make(self, name: str) -> NameClaim | None:
-        """Claim the output's name of record `name`; None in a run without outputs."""
+    def claim(self, name: str) -> NameClaim | None:
+        """Claims the output name of record `name`; returns None in a run without outputs."""
         if self._rename is None:
             return None
-        claim = NameClaim(self, next(self._numbers), self._rename(name))
-        with self._changed:
-            self._open.setdefault(self._key(claim), deque()).append(claim.number)
+        output = self._rename(name)
+        with self._lock:
+            claim = NameClaim(self, output, self._open.get(self._key(output)))
+            self._open[self._key(output)] = claim
         return claim
 
-    def wait_for_turn(self, claim: NameClaim) -> bool:
-        """Wait until no earlier claim to the name is open; whether one of them took it."""
-        key = self._key(claim)
-        with self._changed:
-            self._changed.wait_for(lambda: self._open[key][0] == claim.number)
-            return key in self._taken
+    def is_taken(self, output: str) -> bool:
+        """Whether an undamaged record has the name."""
+        with self._lock:
+            return self._key(output) in self._taken
 
-    def settle(self, claim: NameClaim, *, is_whole: bool) -> None:
-        """Close the claim whose turn it is; that of a whole record takes the name."""
-        key = self._key(claim)
-        with self._changed:
-            numbers = self._open[key]
-            assert numbers[0] == claim.number, "claims are settled in their order"
-            numbers.popleft()
-            if not numbers:
-                del self._open[key]
-            if is_whole:
+    def close(self, claim: NameClaim, *, takes_name: bool) -> None:
+        """Removes a settled claim; if it takes the name, no later claim can."""
+        key = self._key(claim.output)
+        with self._lock:
+            if takes_name:
                 self._taken.add(key)
-            self._changed.notify_all()
+            if self._open.get(key) is claim:
+                del self._open[key]
 
-    def _key(self, claim: NameClaim) -> int:
-        return hash(claim.output.casefold() if self._fold_case else claim.output)
+    def _key(self, output: str) -> int:
+        return hash(output.casefold() if self._fold_case else output)
 
 
 @dataclass(frozen=True)
 class RecordEntry:
-    """One record to read: a file of its own (`path`), or bytes that are here already (`data`).
+    """One record to read: a file (`path`), or bytes that are already in memory (`data`).
 
     `name` is the relative name that the output's name is made of, `claim` the record's claim to
-    that; `error` is set where there is no record to read.
+    the output's name. `error` is set if there is no record to read.
     """
 
     label: str
@@ -116,11 +110,14 @@ class RecordEntry:
     error: DinacError | None = None
     claim: NameClaim | None = field(default=None, compare=False)
 
-    def settle_name(self) -> AbstractContextManager[None]:
-        """Around the reading of the record, in the order of the entries: the name is its own.
+    def read(self) -> bytes:
+        """Returns the record's bytes, unchecked. Raises `error`, InputError."""
+        if self.error is not None:
+            raise self.error
+        return self.data or b"" if self.path is None else read_content(self.path).data
 
-        Whoever makes outputs reads each record within; see `NameClaim.settle`.
-        """
+    def settle_name(self) -> AbstractContextManager[None]:
+        """Surrounds the reading of a record that gets an output; see `NameClaim.settle`."""
         return nullcontext() if self.claim is None else self.claim.settle()
 
 
@@ -131,14 +128,14 @@ def list_records(
     *,
     fold_case: bool = False,
 ) -> Iterator[RecordEntry]:
-    """The records of files and streams, in order; a stream is read as it arrives.
+    """Yields the records of files and streams, in order; a stream is read as it arrives.
 
-    A file of one record gives its own name to the output, in a file of several (as in a stream)
-    each record's own name counts, below the folder of the file. `rename` makes an output's name of
-    it; a record whose output's name an earlier whole record has is refused once it is read (None:
-    there are no outputs).
+    The output of a file with one record is named after the file. In a file of several records, as
+    in a stream, each record has a name of its own, below the folder of the file. `rename` turns a
+    record's name into its output's (None: the run has no outputs). A record whose output name
+    belongs to an earlier undamaged record is refused when it is read.
     """
-    names = RecordNames(rename, fold_case=fold_case)
+    names = _RecordNames(rename, fold_case=fold_case)
     for entry in inputs:
         if entry.problem:
             yield RecordEntry(entry.label, entry.name, error=InputError(entry.problem))
@@ -152,28 +149,23 @@ def list_records(
             yield RecordEntry(entry.label, entry.name, path=entry.path, claim=claim)
 
 
-class RecordNames:
-    """Names of records: of those in a stream their own, or counted where that is missing.
-
-    Only the records themselves tell the names in a stream, so what can be refused before any work
-    for files is found out one record at a time.
-    """
+class _RecordNames(OutputNames):
+    """Output names, and numbers for the records of streams that have no name."""
 
     def __init__(self, rename: Callable[[str], str] | None, *, fold_case: bool) -> None:
-        self._claims = NameClaims(rename, fold_case=fold_case)
+        super().__init__(rename, fold_case=fold_case)
         self._count = itertools.count(1)
 
     def count(self) -> str:
-        """The next record's number in the run's streams, as a name."""
+        """Returns the number of the next record in the run's streams, as a name."""
         return f"{next(self._count):06d}"
-
-    def claim(self, name: str) -> NameClaim | None:
-        """Claim the output's name of record `name`; None in a run without outputs."""
-        return self._claims.make(name)
 
 
 def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:
-    """The only record of a run whose OUT, called `place`, takes one image. Raises UsageError."""
+    """Yields the only record of a run whose OUT, called `place`, takes one image.
+
+    Raises UsageError if there is a second record.
+    """
     first = list(itertools.islice(entries, 2))
     if len(first) > 1:
         raise UsageError(
@@ -182,7 +174,7 @@ def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[Recor
     yield from first
 
 
-def _split_file(path: str, folder: str, names: RecordNames) -> Iterator[RecordEntry]:
+def _split_file(path: str, folder: str, names: _RecordNames) -> Iterator[RecordEntry]:
     try:
         with open(path, "rb") as file:
             yield from _split_stream(file, path, folder, names)
@@ -191,7 +183,7 @@ def _split_file(path: str, folder: str, names: RecordNames) -> Iterator[RecordEn
 
 
 def _split_stream(
-    stream: BinaryIO, label: str, folder: str, names: RecordNames
+    stream: BinaryIO, label: str, folder: str, names: _RecordNames
 ) -> Iterator[RecordEntry]:
     found = False
     for number, item in enumerate(read_records(stream), start=1):
@@ -202,7 +194,7 @@ def _split_stream(
 
 
 def _title(item: StreamItem, label: str, number: int) -> str:
-    """What messages call the item of a stream while it has no name."""
+    """Returns what messages call a stream's item that has no name."""
     error = item.record
     is_rest = isinstance(error, FormatError) and error.rejection is Rejection.NOT_A_RECORD
     if is_rest and number > 1:
@@ -211,9 +203,9 @@ def _title(item: StreamItem, label: str, number: int) -> str:
 
 
 def _name_record(
-    item: StreamItem, title: str, label: str, folder: str, names: RecordNames
+    item: StreamItem, title: str, label: str, folder: str, names: _RecordNames
 ) -> RecordEntry:
-    """The entry of one record of a stream; `title` says which one while it has no name."""
+    """Returns the entry of one record of a stream; `title` is its label until it has a name."""
     counted = names.count()
     if isinstance(item.record, FormatError):
         return RecordEntry(title, title, error=item.record)
@@ -226,10 +218,10 @@ def _name_record(
 
 
 def _holds_several(path: str) -> bool:
-    """True for a file that goes on after its first record; told by block headers alone.
+    """True for a file with data after its first record; reads block headers alone.
 
-    A damaged record tells nothing of its length: then it counts whether another one starts. A pipe
-    that has a name may hold any number, and can be read but once.
+    The length of a damaged record is unknown: the file then holds several if another record starts
+    in it. A named pipe may hold any number, and can be read only once.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -240,7 +232,7 @@ def _holds_several(path: str) -> bool:
             except FormatError:
                 return _has_later_start(file)
     except (OSError, ValueError):
-        return False  # reading it will say what is wrong
+        return False  # reading it reports the fault
 
 
 def _has_later_start(file: BinaryIO) -> bool:

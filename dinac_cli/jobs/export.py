@@ -1,4 +1,4 @@
-"""Records to files of other tools. Free of torch."""
+"""Exports records as files of other tools, as float32. Free of torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import json
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -15,26 +14,77 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dinac_cli.container.layout import write_layout
-from dinac_cli.container.record import (
-    Record,
-    declared_bytes,
-    describe_latents,
-    list_arrays,
-    unpack_record,
-)
+from dinac_cli.container.record import Record, describe_latents, list_arrays, open_record
 from dinac_cli.container.tensors import COMPANIONS
-from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError
+from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError, UsageError
 from dinac_cli.jobs.entries import RecordEntry, list_records
-from dinac_cli.jobs.executor.budget import read_within
-from dinac_cli.jobs.executor.control import RunControl, until_stopped
-from dinac_cli.jobs.executor.local import READ_BYTES
+from dinac_cli.jobs.executor.budget import map_bounded
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.request import (
+    LATENTS,
+    Announce,
+    InputRequest,
+    Request,
+    Selection,
+    SelectionRun,
+    keep_quiet,
+    refuse_file_name,
+)
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import LATENT_SUFFIX
-from dinac_cli.storage.output import Output
+from dinac_cli.storage.output import STDOUT, Output, OutputKind
+
+WEBDATASET = "webdataset"
+FORMATS = ("safetensors", "npz", WEBDATASET)
 
 _TAR_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(Request["ExportRun"]):
+    """A run that exports the records among `inputs` into the folder OUT, as one of `FORMATS`."""
+
+    inputs: InputRequest
+    out: str
+    format: str = "safetensors"
+    overwrite: bool = False
+    fsync: bool = False
+
+    def open(self, announce: Announce = keep_quiet) -> ExportRun:
+        if self.out == STDOUT:
+            raise UsageError("OUT is a folder here; name one")
+        selection = self.inputs.select(LATENTS, self.out)
+        refuse_file_name(self.out)
+        output = Output(self.out, OutputKind.FOLDER, _is_never_ours, self.overwrite, self.fsync)
+        return ExportRun(selection, output, self.format)
+
+
+def _is_never_ours(path: str) -> bool:
+    """An exported file does not say who wrote it, so none is replaced without --overwrite."""
+    return False
+
+
+@dataclass
+class ExportRun(SelectionRun):
+    """An export run that is ready to start."""
+
+    selection: Selection
+    output: Output
+    format: str
+
+    def start(
+        self,
+        control: RunControl,
+        *,
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+    ) -> Generator[FileResult, None, None]:
+        self.output.open()
+        limit = self.selection.limit
+        return export_inputs(
+            self.selection, self.output, self.format, control, limit=limit, stdin=stdin
+        )
 
 
 @dataclass(frozen=True)
@@ -44,31 +94,28 @@ class _Unpacked:
     size_bytes: int
 
 
-def export_files(
+def export_inputs(
     inputs: Iterable[Input],
     output: Output,
     form: str,
     control: RunControl,
     *,
-    stdin: BinaryIO | None = None,
     limit: int | None = None,
+    stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Export every record below OUT in one of `FORMATS`; yields one result a record.
+    """Exports every record, `limit` at most, below OUT and yields one result a record.
 
-    `safetensors` and `npz` make a file a record, `webdataset` tars of about 64 MiB with samples
-    in the order of the inputs, numbered. Raises OutputError where the disk is full.
+    `safetensors` and `npz` make one file a record; `webdataset` makes tars of about 64 MiB, with
+    numbered samples in the order of the inputs. Raises OutputError if the disk is full.
     """
     rename = None if form == WEBDATASET else lambda name: name_export(name, form)
     entries = itertools.islice(list_records(inputs, stdin, rename), limit)
-    with ThreadPoolExecutor(control.workers, "read") as pool:
-        stopped = until_stopped(entries, control.stop)
-        unpacked = read_within(pool, _unpack, stopped, 2 * control.workers, READ_BYTES)
-        with closing(unpacked):
-            if form == WEBDATASET:
-                yield from _write_tars(unpacked, output)
-            else:
-                for item in unpacked:
-                    yield item if isinstance(item, FileResult) else _write(item, output, form)
+    with closing(map_bounded(entries, _unpack, control)) as unpacked:
+        if form == WEBDATASET:
+            yield from _write_tars(unpacked, output)
+        else:
+            for item in unpacked:
+                yield item if isinstance(item, FileResult) else _write(item, output, form)
 
 
 def name_export(name: str, form: str) -> str:
@@ -80,30 +127,30 @@ def name_export(name: str, form: str) -> str:
 def _unpack(entry: RecordEntry, hold: Callable[[int], None]) -> _Unpacked | FileResult:
     try:
         with entry.settle_name():
-            if entry.error is not None:
-                raise entry.error
-            data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-            hold(len(data) + declared_bytes(data, COMPANIONS, with_twin=True))
-            record = unpack_record(data, COMPANIONS, with_twin=True)
+            data = entry.read()
+            opened = open_record(data)
+            hold(len(data) + opened.declared_bytes(COMPANIONS, with_twin=True))
+            record = opened.unpack(COMPANIONS, with_twin=True)
     except DinacError as exc:
-        return FileResult(entry.label, Status.FAILED, reason=str(exc))
+        return FileResult.fail(entry.label, exc, name=entry.name)
     return _Unpacked(entry, record, len(data))
 
 
 def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
-    data = WRITERS[form](item.record)
+    write = write_safetensors if form == "safetensors" else write_npz
+    data = write(item.record)
     target = output.locate(name_export(item.entry.name, form))
     try:
         output.write(target, data)
     except UnwritableDiskError:
         raise
     except OutputError as exc:
-        return FileResult(item.entry.label, Status.FAILED, reason=str(exc))
+        return FileResult.fail(item.entry.label, exc, name=item.entry.name)
     return _finish(item, target, len(data))
 
 
 def _write_tars(items: Iterable[_Unpacked | FileResult], output: Output) -> Iterator[FileResult]:
-    """Tars one after another; a record is done when the tar that holds it is written."""
+    """Writes tars one after another; a record is done when its tar is written."""
     tar, held, number, tars = TarWriter(), list[_Unpacked](), 0, 0
     for item in items:
         if isinstance(item, FileResult):
@@ -138,18 +185,19 @@ def _finish(item: _Unpacked, target: str, size_bytes: int) -> FileResult:
         height=item.record.header.height,
         bytes_in=item.size_bytes,
         bytes_out=size_bytes,
+        name=item.entry.name,
     )
 
 
 def write_safetensors(record: Record) -> bytes:
-    """One safetensors file: the arrays of `list_arrays` as F32, and the header as metadata."""
+    """Returns a safetensors file: the arrays of `list_arrays`, and the header as metadata."""
     plain = {name: np.ascontiguousarray(a, "<f4") for name, a in list_arrays(record).items()}
     head = write_layout(describe_latents(record.header), plain)
     return b"".join([head, *(array.tobytes() for array in plain.values())])
 
 
 def write_npz(record: Record) -> bytes:
-    """One npz file: the arrays of `list_arrays`, and the header as JSON in `header`."""
+    """Returns an npz file: the arrays of `list_arrays`, and the header as JSON in `header`."""
     file = io.BytesIO()
     header = np.array(json.dumps(describe_latents(record.header)))
     arrays: dict[str, Any] = {**list_arrays(record), "header": header}
@@ -158,9 +206,9 @@ def write_npz(record: Record) -> bytes:
 
 
 class TarWriter:
-    """A tar of WebDataset samples: `KEY.npy`, the latents, and `KEY.json`, the header.
+    """A tar of WebDataset samples: `KEY.npy` holds the latents, `KEY.json` the header.
 
-    What else is exported is named: `KEY.logsnr.npy`, `KEY.flipped.npy`.
+    Further arrays have names: `KEY.logsnr.npy`, `KEY.flipped.npy`.
     """
 
     def __init__(self) -> None:
@@ -169,11 +217,11 @@ class TarWriter:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes so far."""
+        """Bytes written so far."""
         return self._file.tell()
 
     def add(self, key: str, record: Record) -> None:
-        """Add a sample; its key must hold no dot, at which WebDataset would cut it."""
+        """Adds a sample; WebDataset cuts keys at a dot, so `key` must hold none."""
         assert "." not in key
         for name, values in list_arrays(record).items():
             array = io.BytesIO()
@@ -183,7 +231,7 @@ class TarWriter:
         self._add(f"{key}.json", json.dumps(describe_latents(record.header)).encode())
 
     def finish(self) -> bytes:
-        """The whole tar."""
+        """Closes the tar and returns its bytes."""
         self._tar.close()
         return self._file.getvalue()
 
@@ -191,11 +239,3 @@ class TarWriter:
         entry = tarfile.TarInfo(name)
         entry.size = len(data)
         self._tar.addfile(entry, io.BytesIO(data))
-
-
-WRITERS: dict[str, Callable[[Record], bytes]] = {
-    "safetensors": write_safetensors,
-    "npz": write_npz,
-}
-WEBDATASET = "webdataset"
-FORMATS = (*WRITERS, WEBDATASET)

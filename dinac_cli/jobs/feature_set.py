@@ -1,14 +1,11 @@
-"""Features of many images in one safetensors file. Free of torch."""
+"""The features of many images: in memory, in one safetensors file, and ranked by similarity."""
 
 from __future__ import annotations
 
 import json
 import os
 import struct
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +19,7 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 FEATURES_SUFFIX = ".safetensors"
 
 NAMES_AT_MOST = 2**20
-"""Bytes that the names may take in the file's header; more of them make a tensor of their own."""
+"""Bytes that the names may take in the file's header; longer names become a tensor."""
 
 _KIND_KEY, _KIND = "dinac", "features"
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -30,10 +27,10 @@ _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What is predicted of one image.
+    """The features of one image.
 
-    `class_token` is float32 [D], `patch_tokens` float32 [h·w, D] or None where only the class
-    token is wanted; `grid` is (h, w). `path` is the record's own file, None for one of a stream.
+    `class_token` is float32 [D], `patch_tokens` float32 [h·w, D] or None if only the class token
+    is requested; `grid` is (h, w). `path` is the record's file, None if it came in a stream.
     """
 
     name: str
@@ -44,12 +41,12 @@ class ImageFeatures:
 
 
 def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> bytes:
-    """The file of at least one image's features; `facts` join its metadata.
+    """Returns the file of the features of one or more images; `facts` join its metadata.
 
     `class_tokens` is F32 [N, D]. With patch tokens, `spatial_tokens.<index>` are F32 [h·w, D] and
-    `grids`, I32 [N, 2], says h and w of each. The names are a JSON list under the metadata key
-    `names` or, where that were more than NAMES_AT_MOST, the U8 tensor `names`, one a line.
-    Raises OutputError where memory is lacking.
+    `grids`, I32 [N, 2], holds h and w of each. The names are a JSON list under the metadata key
+    `names` or, if it is longer than NAMES_AT_MOST, the U8 tensor `names`, one name a line.
+    Raises OutputError if memory runs out.
     """
     try:
         tensors: dict[str, npt.NDArray[np.generic]] = {
@@ -70,13 +67,13 @@ def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> by
         return save(tensors, metadata)
     except MemoryError as exc:
         raise OutputError(
-            "not enough memory for the features of all these images: write several files, "
+            "not enough memory for the features of all these images; write several files, "
             "with --shard or --limit"
         ) from exc
 
 
 def is_feature_file(path: str) -> bool:
-    """True for a file that `pack_features` made; told by its header alone."""
+    """True for a file that `pack_features` made; reads its header alone."""
     try:
         with open(path, "rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
@@ -88,10 +85,10 @@ def is_feature_file(path: str) -> bool:
 
 @dataclass
 class FeatureSet:
-    """The features of a run, by the records' places in its order; all are kept in memory.
+    """The features of a run, all in memory, by the position of their records in it.
 
-    `query` is the image that the others are compared with, `computes` tell on what they were
-    predicted, `size_bytes` is that of the file written.
+    `query` is the image that the others are compared with, `computes` the devices and precisions
+    that predicted them, `size_bytes` the size of the file written.
     """
 
     rows: dict[int, ImageFeatures] = field(default_factory=dict)
@@ -100,15 +97,15 @@ class FeatureSet:
     size_bytes: int = 0
 
     def list_rows(self) -> list[ImageFeatures]:
-        """The features in the order of the inputs."""
+        """Returns the features in the order of the inputs."""
         return [self.rows[number] for number in sorted(self.rows)]
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image beside the one that was asked for; `similarity` is the cosine, rank 1 the nearest.
+    """An image similar to the query: `similarity` is the cosine, rank 1 the most similar.
 
-    `path` is its record's file, None where that came in a stream.
+    `path` is its record's file, None if it came in a stream.
     """
 
     rank: int
@@ -118,14 +115,14 @@ class Neighbour:
 
 
 def name_features(name: str) -> str:
-    """What an image is called in a file of features: its record's name without `.dinac`."""
+    """Returns an image's name in a file of features: its record's name without `.dinac`."""
     if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
         name = name[: -len(LATENT_SUFFIX)]
     return escape_name(name)
 
 
 def rank_similar(features: FeatureSet, top: int) -> list[Neighbour]:
-    """The `top` images nearest to the query by their class tokens; the query's own file is none."""
+    """Returns the `top` images most similar to the query by class token, but not the query."""
     query = features.query
     if query is None:
         return []

@@ -1,4 +1,4 @@
-"""Latent records to DINO features, all into one file, and the images whose features are near."""
+"""Predicts DINO features from latent records, all into one file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -23,63 +23,146 @@ from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.records import check_model, name_creator, name_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.names import escape_text
-from dinac_cli.container.record import Record, declared_bytes, read_outline, unpack_record
+from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import CLASS_TOKEN
-from dinac_cli.errors import DinacError, FormatError, InputError, ModelError, Rejection, UsageError
+from dinac_cli.errors import (
+    DinacError,
+    FormatError,
+    InputError,
+    ModelError,
+    OutputError,
+    Rejection,
+    UsageError,
+)
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.control import RunControl, until_stopped
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
-from dinac_cli.jobs.feature_set import FeatureSet, ImageFeatures, name_features, pack_features
+from dinac_cli.jobs.feature_set import (
+    FeatureSet,
+    ImageFeatures,
+    is_feature_file,
+    name_features,
+    pack_features,
+)
+from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_class_heads
+from dinac_cli.jobs.request import (
+    LATENTS,
+    Announce,
+    InputRequest,
+    Request,
+    Selection,
+    SelectionRun,
+    keep_quiet,
+)
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.output import Output
+from dinac_cli.storage.output import Output, OutputKind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """What is predicted.
+    """What is predicted: class tokens, and patch tokens too if `spatial`.
 
-    `find_model` gives the model of a record, with its class head (or raises ModelError); `spatial`
-    asks for patch tokens too, `similar` is the latent file that the others are compared with,
-    `limit` bounds the number of records.
+    `similar` is the latent file that all others are compared with.
     """
 
-    find_model: Callable[[RecordHeader], ModelHandle]
     spatial: bool = False
     similar: str | None = None
-    limit: int | None = None
 
     @property
-    def taken(self) -> tuple[str, ...]:
-        """What is taken from records that hold it; patch tokens come with a class token anyway."""
+    def stored(self) -> tuple[str, ...]:
+        """The tensors to take from records that hold them; predicting patch tokens needs none."""
         return () if self.spatial else (CLASS_TOKEN,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesRequest(Request["FeaturesRun"]):
+    """A run that predicts the features of `inputs` and writes them to the file OUT, if any."""
+
+    inputs: InputRequest
+    out: str | None = None
+    options: FeatureOptions = field(default_factory=FeatureOptions)
+    model: ModelChoice = field(default_factory=ModelChoice)
+    overwrite: bool = False
+    fsync: bool = False
+
+    def open(self, announce: Announce = keep_quiet) -> FeaturesRun:
+        selection = self.inputs.select(LATENTS, self.out)
+        output = None if self.out is None else self._open_output(self.out)
+        models = choose_class_heads(self.model, announce)
+        return FeaturesRun(selection, output, models, self.options)
+
+    def _open_output(self, out: str) -> Output:
+        if os.path.isdir(out):
+            raise UsageError(f"{out}: OUT, the last argument, is a folder; name a file")
+        if os.path.lexists(out) and not self.overwrite and not is_feature_file(out):
+            raise OutputError(
+                f"{out}: exists and holds no features of dinac; add --overwrite to replace it"
+            )
+        return Output(out, OutputKind.FILE, is_feature_file, self.overwrite, self.fsync)
+
+
+@dataclass
+class FeaturesRun(SelectionRun):
+    """A features run that is ready to start; `features` fills up while it runs."""
+
+    selection: Selection
+    output: Output | None
+    models: ModelFinder
+    options: FeatureOptions
+    features: FeatureSet = field(default_factory=FeatureSet)
+
+    def count(self) -> int | None:
+        return self.selection.count(self.output, name_features)
+
+    def start(
+        self,
+        control: RunControl,
+        *,
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+    ) -> Generator[FileResult, None, None]:
+        if self.output is not None:
+            self.output.open()
+        return predict_features(
+            self.selection,
+            self.output,
+            self.models,
+            self.options,
+            self.features,
+            control,
+            limit=self.selection.limit,
+            stdin=stdin,
+        )
 
 
 def predict_features(
     inputs: Iterable[Input],
     output: Output | None,
+    models: ModelFinder,
     options: FeatureOptions,
     features: FeatureSet,
     control: RunControl,
     *,
+    limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Predict the features of every record into `features`; yields one result a record.
+    """Predicts the features of every record, `limit` at most, into `features`.
 
-    A class token that a record holds, by the same weights, is taken as it is, unless patch tokens
-    are wanted too: where all hold one, no model is needed. The model is that of `options.similar`
-    or, without it, of the first record that says one; records of another are failures. At the end
-    `output`, if any, is written, unless the run was stopped or nothing was predicted. Raises
-    DinacError where the run as a whole cannot go on.
+    A class token that a record holds, by the same weights, is used as it is, unless patch tokens
+    are requested too: if all records hold one, no model is needed. The model is the one of
+    `options.similar` or, without it, of the first record that names one; records of another model
+    fail. At the end `output`, if any, is written, unless the run was stopped or nothing was
+    predicted. Raises DinacError if the run as a whole cannot go on.
     """
     records = list_records(inputs, stdin, None if output is None else name_features)
-    entries: Iterator[RecordEntry] = itertools.islice(records, options.limit)
+    entries: Iterator[RecordEntry] = itertools.islice(records, limit)
     if options.similar is not None:
-        origin, features.query = _predict_query(options.similar, options)
+        origin, features.query = _predict_query(options.similar, models, options)
     else:
-        found, entries = _find_first_origin(until_stopped(entries, control.stop), options)
+        found, entries = _find_first_origin(until_stopped(entries, control.stop), models, options)
         if found is None:
             yield from _fail_all(entries, options)
             return
@@ -94,7 +177,7 @@ def predict_features(
 
 @dataclass(frozen=True)
 class _Numbered:
-    """A record and its place in the run: results arrive in any order."""
+    """A record and its place in the run, because results arrive in any order."""
 
     number: int
     entry: RecordEntry
@@ -103,18 +186,21 @@ class _Numbered:
     def label(self) -> str:
         return self.entry.label
 
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
 
 @dataclass(frozen=True)
 class _ReadRecord(Work):
     number: int
-    name: str
     path: str | None
     record: Record
     size_bytes: int
 
 
 class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
-    """What `predict_features` does with each record; one network for all."""
+    """The work of `predict_features` on each record; one model for all."""
 
     def __init__(
         self, origin: FeatureOrigin, options: FeatureOptions, features: FeatureSet
@@ -128,23 +214,24 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
             return self._read(entry, hold)
 
     def _read(self, entry: _Numbered, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
-        data = _read_data(entry.entry)
-        header, held, _ = read_outline(data, self._options.taken)
+        data = entry.entry.read()
+        opened = open_record(data)
+        header, held, _ = opened.outline(self._options.stored)
         self._origin.demand_space(header)
         is_stored = self._origin.find_token(header, held)
         if not is_stored:
             self._origin.require_model()
-        taken = self._options.taken if is_stored else ()
-        held_bytes = len(data) + declared_bytes(data, taken)
+        stored = self._options.stored if is_stored else ()
+        held_bytes = len(data) + opened.declared_bytes(stored)
         hold(held_bytes)
         work = _ReadRecord(
             entry.label,
+            entry.name,
             header.shape[1:],
             held_bytes,
             entry.number,
-            entry.entry.name,
             entry.entry.path,
-            unpack_record(data, taken),
+            opened.unpack(stored),
             len(data),
         )
         token = work.record.class_token
@@ -167,7 +254,7 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
     def _keep(
         self, work: _ReadRecord, computed: npt.NDArray[np.float32], compute: str
     ) -> FileResult:
-        """Put one image's features [1, D] or [1 + h·w, D] among those of the run."""
+        """Adds one image's features, [1, D] or [1 + h·w, D], to those of the run."""
         row = _build_row(work.name, work.path, work.record.header, computed)
         self._features.rows[work.number] = row
         self._features.computes.add(compute)
@@ -182,16 +269,19 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
         )
 
 
-def _predict_query(path: str, options: FeatureOptions) -> tuple[FeatureOrigin, ImageFeatures]:
-    """The features of one latent file, and their origin. Raises UsageError, ModelError."""
+def _predict_query(
+    path: str, models: ModelFinder, options: FeatureOptions
+) -> tuple[FeatureOrigin, ImageFeatures]:
+    """Returns the origin and the features of one latent file. Raises UsageError, ModelError."""
     try:
         data = read_content(path).data
-        record = unpack_record(data, options.taken)
-        header, held, _ = read_outline(data, options.taken)
+        opened = open_record(data)
+        record = opened.unpack(options.stored)
+        header, held, _ = opened.outline(options.stored)
     except DinacError as exc:
         raise UsageError(f"--similar {path}: {exc}; name a .dinac file of one record") from exc
     try:
-        origin = find_origin(header, held, options.find_model)
+        origin = find_origin(header, held, models)
         origin.demand_space(header)
         if origin.find_token(header, held) and record.class_token is not None:
             computed = record.class_token[None]
@@ -203,37 +293,31 @@ def _predict_query(path: str, options: FeatureOptions) -> tuple[FeatureOrigin, I
 
 
 def _find_first_origin(
-    entries: Iterator[RecordEntry], options: FeatureOptions
+    entries: Iterator[RecordEntry], models: ModelFinder, options: FeatureOptions
 ) -> tuple[FeatureOrigin | None, Iterator[RecordEntry]]:
-    """The network of the first record that says one, and all the entries, those looked at too."""
+    """Returns the origin of the first readable record, and all entries, including those read."""
     seen: list[RecordEntry] = []
     for entry in entries:
         seen.append(entry)
         try:
-            header, held, _ = read_outline(_read_data(entry), options.taken)
+            header, held, _ = open_record(entry.read()).outline(options.stored)
         except DinacError:
-            continue  # a failure of its own, once it is read
+            continue  # reported when the run reads it
         try:
-            return find_origin(header, held, options.find_model), itertools.chain(seen, entries)
+            return find_origin(header, held, models), itertools.chain(seen, entries)
         except ModelError as exc:
             raise ModelError(f"{entry.label}: {exc}") from exc
     return None, iter(seen)
 
 
 def _fail_all(entries: Iterable[RecordEntry], options: FeatureOptions) -> Iterator[FileResult]:
-    """The results of a run none of whose records can be read."""
+    """Yields the results of a run in which no record can be read."""
     for entry in entries:
         try:
-            read_outline(_read_data(entry), options.taken)
+            open_record(entry.read()).outline(options.stored)
             raise InputError("changed while it was read; run the same command again")
         except DinacError as exc:
-            yield FileResult(entry.label, Status.FAILED, reason=str(exc))
-
-
-def _read_data(entry: RecordEntry) -> bytes:
-    if entry.error is not None:
-        raise entry.error
-    return read_content(entry.path).data if entry.path is not None else entry.data or b""
+            yield FileResult.fail(entry.label, exc, name=entry.name)
 
 
 def _submit(
@@ -247,7 +331,7 @@ def _submit(
 def _build_row(
     name: str, path: str | None, header: RecordHeader, computed: npt.NDArray[np.float32]
 ) -> ImageFeatures:
-    """One image's features out of [1, D] or [1 + h·w, D], copied: they would keep their batch."""
+    """Returns one image's features, copied: a view would keep its whole batch in memory."""
     _, rows, columns = header.shape
     patch_tokens = computed[1:].copy() if len(computed) > 1 else None
     return ImageFeatures(
@@ -257,9 +341,10 @@ def _build_row(
 
 @dataclass(frozen=True)
 class FeatureOrigin:
-    """The network whose features a run collects: all of one, of tokens `width` long.
+    """The model whose features a run collects, with class tokens of `width` values.
 
-    `model` is None where it is not at hand; then `missing` says why, and only stored tokens do.
+    `model` is None if the model is not on this machine: `missing` then says why, and only the
+    tokens that records hold are available.
     """
 
     label: str
@@ -271,35 +356,35 @@ class FeatureOrigin:
     missing: str = ""
 
     def demand_space(self, header: RecordHeader) -> None:
-        """Refuse latents of another space. Raises ModelError, naming both."""
+        """Raises ModelError, naming both, if latents are of another space."""
         if self.model is not None:
             check_model(header, self.model, allow_other=True)
         if header.latent_space != self.latent_space:
             raise ModelError(
-                f"encoded with model {name_model(header)}, and the features of this run are those "
-                f"of {self.label} (latent space {self.latent_space}): run it apart"
+                f"encoded with model {name_model(header)}, and the features of this run are of "
+                f"{self.label} (latent space {self.latent_space}); use a run of its own"
             )
 
     def find_token(self, header: RecordHeader, held: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether a record holds the token that this network predicts. Raises FormatError."""
+        """Whether a record holds the class token of this model. Raises FormatError."""
         if CLASS_TOKEN not in held or header.weights != self.weights:
             return False
         [width] = held[CLASS_TOKEN]
         if width != self.width:
             raise FormatError(
                 Rejection.TENSOR,
-                f"a class token of {width} values, its model's have {self.width}: re-encode",
+                f"a class token of {width} values; its model's have {self.width}: re-encode",
             )
         return True
 
     def require_model(self) -> ModelHandle:
-        """The model, where a token must be predicted. Raises ModelError."""
+        """Returns the model, to predict a token. Raises ModelError."""
         if self.model is None:
             raise ModelError(self.missing)
         return self.model
 
     def describe(self, computes: Collection[str]) -> dict[str, str]:
-        """What a file says of where its features come from."""
+        """Returns the metadata of a file of features: their model, and what computed them."""
         return {
             "model": escape_text(self.label),
             "revision": escape_text(self.revision),
@@ -313,14 +398,14 @@ class FeatureOrigin:
 def find_origin(
     header: RecordHeader,
     held: Mapping[str, tuple[int, ...]],
-    find_model: Callable[[RecordHeader], ModelHandle],
+    models: ModelFinder,
 ) -> FeatureOrigin:
-    """The network of a record: the model found for it or, with a token of its own, what it says.
+    """Returns the model found for a record or, if the record holds a class token, the named one.
 
-    Raises ModelError where there is neither.
+    Raises ModelError if there is neither.
     """
     try:
-        model = find_model(header)
+        model = models.find(header)
     except ModelError as exc:
         if CLASS_TOKEN not in held:
             raise
@@ -329,7 +414,7 @@ def find_origin(
         space, weights = header.latent_space, header.weights
         return FeatureOrigin(label, header.revision, space, weights, width, missing=str(exc))
     head = model.config.class_head
-    assert head is not None, "models without one are refused by `find_model`"
+    assert head is not None, "`ClassHeads` refuses models without one"
     identity, revision = model.identity, model.resolved.revision
     space, weights = identity.latent_space, identity.weights
     return FeatureOrigin(model.label, revision, space, weights, head.model_dim, model)

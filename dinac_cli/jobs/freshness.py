@@ -1,4 +1,4 @@
-"""Whether an output that is there already is done, stale, somebody else's, or of other settings."""
+"""Whether an existing output is current, stale, foreign, or made with other settings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.records import name_model
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import Outline, is_whole, read_header, read_outline
+from dinac_cli.container.record import Outline, open_record, read_header
 from dinac_cli.container.tensors import CLASS_TOKEN, FLIPPED, LOGSNR
 from dinac_cli.errors import FormatError, OutputError, Rejection
+from dinac_cli.images.description import parse_description, subtract_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.content import hash_file
@@ -27,7 +28,7 @@ _LACKS = {
     FLIPPED + CLASS_TOKEN: "no class token of the mirrored image",
 }
 
-# What only another version of dinac writes: such a record is none of ours to make again.
+# Only another version of dinac writes such records: this one must not replace them.
 _OTHER_VERSION = {
     Rejection.VERSION,
     Rejection.FLAGS,
@@ -38,7 +39,7 @@ _OTHER_VERSION = {
 
 
 class State(Enum):
-    """What stands where an output should go."""
+    """The state of an output's place."""
 
     ABSENT = "absent"
     DONE = "done"
@@ -46,7 +47,7 @@ class State(Enum):
 
 
 class Cause(Enum):
-    """Why an output is stale: what of its source has changed, or that it is itself damaged."""
+    """Why an output is stale: what changed in its source, or that it is damaged itself."""
 
     SIZE = "size"
     HASH = "hash"
@@ -56,7 +57,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A state and, where the output must be made again, why (one line, and a cause if known)."""
+    """A state and, if the output must be redone, the reason in one line and the cause if known."""
 
     state: State
     reason: str | None = None
@@ -65,11 +66,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class WantedLatents:
-    """What an encode run wants of a record: its model, precision, background and geometry, and the
-    tensors beside its latents (of `container.encoded.COMPANIONS`; it may hold more).
+    """What an encode run requires of a record.
 
-    Where `anonymous`, a record that tells of its source is another kind, lest it stay unnoticed;
-    the reverse gives nothing away, and such records are left as they are.
+    `companions` are the tensors beside the latents (of `container.tensors.COMPANIONS`); a record
+    may hold more. If `anonymous`, a record that names its source conflicts. The reverse gives
+    nothing away, so anonymous records are kept in any run.
     """
 
     model: ModelHandle
@@ -80,13 +81,13 @@ class WantedLatents:
     geometry: Geometry = NO_GEOMETRY
 
     def describe_conflict(self, header: RecordHeader) -> str | None:
-        """How an existing record differs from what is wanted, naming both; None if it does not."""
+        """Returns how an existing record differs from this, naming both; None if it does not."""
         if header.latent_space != self.model.identity.latent_space:
             own = f"{self.model.label} (latent space {self.model.identity.latent_space})"
             return f"model {name_model(header)}, not {own}"
         if header.precision != self.precision:
             return f"precision {header.precision}, not {self.precision}"
-        kept = read_description(header.image).get("alpha", "none")
+        kept = parse_description(header.image).get("alpha", "none")
         if kept not in ("none", f"composited-{self.background}"):
             return f"background {kept.removeprefix('composited-')}, not {self.background}"
         geometry = find_geometry(header.image)
@@ -97,7 +98,7 @@ class WantedLatents:
         return None
 
     def describe_lack(self, outline: Outline) -> str | None:
-        """What is wanted and not there, or of another class head; None where nothing is."""
+        """Returns which required tensor is missing or of another class head; None if none is."""
         lacking = " and ".join(self._list_lacking(outline))
         if lacking:
             return f"the record holds {lacking}"
@@ -107,7 +108,7 @@ class WantedLatents:
         return None
 
     def _list_lacking(self, outline: Outline) -> Iterator[str]:
-        """What is not there of both images; of the mirrored one, nothing that both lack."""
+        """Yields what the image and its mirrored twin lack; a lack of both is named once."""
         for name in sorted(self.companions):
             if name not in outline.held:
                 yield _LACKS[name]
@@ -119,7 +120,7 @@ class WantedLatents:
 
 @dataclass(frozen=True)
 class WantedImage:
-    """What a decode run wants of an image: the record's hash, the weights, the settings."""
+    """What a decode run requires of an image: the record's hash, the weights, the settings."""
 
     record_hash: str
     weights: str
@@ -131,18 +132,18 @@ class WantedImage:
         return {"record": self.record_hash, "weights": self.weights, "settings": self.settings}
 
     def describe_conflict(self, stamp: Mapping[str, str]) -> str | None:
-        """How an existing image differs from what is wanted, naming both; None if it does not."""
+        """Returns how an existing image differs from this, naming both; None if it does not."""
         return describe_difference(stamp, "settings", self.settings) or describe_difference(
             stamp, "weights", self.weights
         )
 
 
 def describe_difference(stamp: Mapping[str, str], key: str, wanted: str) -> str | None:
-    """How one entry of an image's stamp differs from what is wanted; None if it does not."""
+    """Returns how one entry of an image's stamp differs from `wanted`; None if it does not."""
     held = stamp.get(key, "unknown")
     if held == wanted:
         return None
-    return f"{key} {_subtract(held, wanted)}, not {_subtract(wanted, held)}"
+    return f"{key} {subtract_description(held, wanted)}, not {subtract_description(wanted, held)}"
 
 
 def is_latent_file(path: str) -> bool:
@@ -154,19 +155,13 @@ def is_latent_file(path: str) -> bool:
         return False
 
 
-def read_description(image: str) -> dict[str, str]:
-    """A record's `image` field, `key=value` pairs separated by semicolons, as a mapping."""
-    pairs = (pair.partition("=") for pair in image.split(";"))
-    return {key: value for key, _, value in pairs}
-
-
 def check_latents(
     target: str, source: str | None, wanted: WantedLatents, *, checksum: bool
 ) -> Verdict:
-    """Judge the record at `target` against its source file (None: standard input).
+    """Judges the record at `target` against its source file (None: standard input).
 
-    Raises OutputError where it was not written by dinac, is of another version of the format, or
-    holds another model, precision or geometry than wanted.
+    Raises OutputError if dinac did not write it, if it is of another version of the format, or if
+    it holds another model, precision or geometry.
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
@@ -174,15 +169,16 @@ def check_latents(
         raise refuse_foreign(target)
     try:
         with open(target, "rb") as file:
-            outline = read_outline(file, wanted.companions, with_twin=wanted.geometry.flip)
-        whole = is_whole(target)
+            record = open_record(file)
+            outline = record.outline(wanted.companions, with_twin=wanted.geometry.flip)
+            is_whole = record.is_whole()
     except FormatError as exc:
         if exc.rejection in _OTHER_VERSION:
             raise OutputError(f"{target}: {exc}; or choose another OUT or add --overwrite") from exc
         return Verdict(State.STALE, f"the output was damaged ({exc})", Cause.DAMAGE)
     except OSError as exc:
         raise OutputError(f"{target}: cannot read: {exc.strerror}") from exc
-    if not whole:
+    if not is_whole:
         return Verdict(State.STALE, "the output was cut short", Cause.DAMAGE)
     header = outline.header
     conflict = wanted.describe_conflict(header)
@@ -207,9 +203,9 @@ def is_stamped_image(path: str) -> bool:
 
 
 def check_image(target: str, wanted: WantedImage) -> Verdict:
-    """Judge the image at `target` against the record and settings that are wanted.
+    """Judges the image at `target` against the record and settings that are wanted.
 
-    Raises OutputError where it was not written by dinac, or decoded with other settings.
+    Raises OutputError if dinac did not write it, or decoded it with other settings.
     """
     from dinac_cli.images.stamp import read_stamp
 
@@ -229,7 +225,7 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
 
 
 def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
-    """The first readable record that a folder (or file) holds, by name, and its path; or None."""
+    """Returns the path and header of the first readable record below OUT, by name, or None."""
     for path in list_latents(out):
         try:
             with open(path, "rb") as file:
@@ -240,7 +236,7 @@ def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
 
 
 def list_latents(out: str) -> Iterator[str]:
-    """The files named as latents are in a folder and below it, sorted; a file is its own."""
+    """Yields the files named `.dinac` below a folder, sorted; if `out` is a file, that file."""
     if not os.path.isdir(out):
         yield out
     for parent, folders, names in os.walk(out):
@@ -250,14 +246,12 @@ def list_latents(out: str) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
-def _subtract(settings: str, others: str) -> str:
-    """Those of some settings (`key=value`, separated by semicolons) that are not among others."""
-    left = [pair for pair in settings.split(";") if pair not in others.split(";")]
-    return ";".join(left) or settings
-
-
 def _find_change(source: str, target: str, header: RecordHeader, *, checksum: bool) -> Cause | None:
-    """None for the same size, and not newer or, if newer or `checksum` asks, of the same hash."""
+    """Returns what changed in the source since the record was made, or None.
+
+    A source of the same size is unchanged if it is not newer than the record. If it is newer, or
+    if `checksum` is set, its hash decides.
+    """
     status = os.stat(source)
     if header.source_bytes is None or header.source_sha256 is None:
         return Cause.TIME if status.st_mtime_ns > os.stat(target).st_mtime_ns else None

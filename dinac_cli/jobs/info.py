@@ -1,11 +1,10 @@
-"""What records hold, one by one and all together. Free of torch."""
+"""Reads what records hold, one by one and all together. Free of torch."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -14,27 +13,62 @@ import numpy as np
 import numpy.typing as npt
 
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import Record, declared_bytes, unpack_record
+from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import COMPANIONS, Encoded
 from dinac_cli.errors import DinacError
 from dinac_cli.jobs.entries import RecordEntry, list_records
-from dinac_cli.jobs.executor.budget import read_within
-from dinac_cli.jobs.executor.control import RunControl, until_stopped
-from dinac_cli.jobs.executor.local import READ_BYTES
+from dinac_cli.jobs.executor.budget import map_bounded
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.request import (
+    LATENTS,
+    Announce,
+    InputRequest,
+    Request,
+    Selection,
+    SelectionRun,
+    keep_quiet,
+)
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoRequest(Request["InfoRun"]):
+    """A run that reads the records among `inputs` and adds them up."""
+
+    inputs: InputRequest
+
+    def open(self, announce: Announce = keep_quiet) -> InfoRun:
+        return InfoRun(self.inputs.select(LATENTS), Catalogue())
+
+
+@dataclass
+class InfoRun(SelectionRun):
+    """An info run that is ready to start; `catalogue` fills up while it runs."""
+
+    selection: Selection
+    catalogue: Catalogue
+
+    def start(
+        self,
+        control: RunControl,
+        *,
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+    ) -> Generator[FileResult, None, None]:
+        limit = self.selection.limit
+        return catalogue_inputs(self.selection, self.catalogue, control, limit=limit, stdin=stdin)
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What is stored beside latents; the width of a class token is 0 where there is none."""
+    """What is stored beside latents; `token_width` is 0 if there is no class token."""
 
     has_posterior: bool = False
     token_width: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Flat."""
+        """Returns one flat JSON object."""
         return {"posterior": self.has_posterior, "class_token": self.token_width}
 
 
@@ -42,8 +76,8 @@ class Beside:
 class RecordFacts:
     """One record: its header, its size in bytes, the sums over its latents.
 
-    `upright` is what it holds beside its latents, `flipped` what it holds beside those of the
-    mirrored image, which the sums leave out; None where it has no such latents.
+    `upright` says what it holds beside its latents, `flipped` what it holds beside those of the
+    mirrored image (None if it has none), which the sums leave out.
     """
 
     header: RecordHeader
@@ -58,7 +92,7 @@ class RecordFacts:
         return 8 * self.size_bytes / (self.header.height * self.header.width)
 
     def to_json(self) -> dict[str, Any]:
-        """The header, the size, and the mean and deviation over all latents, flat."""
+        """Returns the header, the size, and mean and deviation of all latents, flat."""
         header = self.header
         facts: dict[str, Any] = {
             "bytes": self.size_bytes,
@@ -80,9 +114,9 @@ class RecordFacts:
 
 @dataclass
 class Catalogue:
-    """Counts over the records of a run; grows with the number of models, not of records.
+    """Counts over the records of a run; its size depends on the number of models, not of records.
 
-    `moments` are those of each latent space and number of channels.
+    `moments` has one entry for each latent space and number of channels.
     """
 
     records: int = 0
@@ -99,7 +133,7 @@ class Catalogue:
     last: RecordFacts | None = None
 
     def add(self, facts: RecordFacts) -> None:
-        """Count one record."""
+        """Counts one record."""
         header = facts.header
         self.last = facts
         self.records += 1
@@ -118,27 +152,24 @@ class Catalogue:
         self.moments[key] = facts.moments if held is None else held + facts.moments
 
 
-def catalogue_files(
+def catalogue_inputs(
     inputs: Iterable[Input],
     catalogue: Catalogue,
     control: RunControl,
     *,
-    stdin: BinaryIO | None = None,
     limit: int | None = None,
+    stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Read every record whole and count it in `catalogue`; yields one result a record."""
+    """Reads every record, `limit` at most, counts it in `catalogue` and yields its result."""
     entries = itertools.islice(list_records(inputs, stdin), limit)
-    with ThreadPoolExecutor(control.workers, "read") as pool:
-        stopped = until_stopped(entries, control.stop)
-        reads = read_within(pool, _read, stopped, 2 * control.workers, READ_BYTES)
-        with closing(reads):
-            for entry, facts in reads:
-                yield _count(entry, facts, catalogue)
+    with closing(map_bounded(entries, _read, control)) as reads:
+        for entry, facts in reads:
+            yield _count(entry, facts, catalogue)
 
 
 def _count(entry: RecordEntry, facts: RecordFacts | DinacError, catalogue: Catalogue) -> FileResult:
     if isinstance(facts, DinacError):
-        return FileResult(entry.label, Status.FAILED, reason=str(facts))
+        return FileResult.fail(entry.label, facts, name=entry.name)
     catalogue.add(facts)
     return FileResult(
         entry.label,
@@ -146,18 +177,18 @@ def _count(entry: RecordEntry, facts: RecordFacts | DinacError, catalogue: Catal
         width=facts.header.width,
         height=facts.header.height,
         facts=facts.to_json(),
+        name=entry.name,
     )
 
 
 def _read(
     entry: RecordEntry, hold: Callable[[int], None]
 ) -> tuple[RecordEntry, RecordFacts | DinacError]:
-    if entry.error is not None:
-        return entry, entry.error
     try:
-        data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-        hold(len(data) + declared_bytes(data, COMPANIONS, with_twin=True))
-        record = unpack_record(data, COMPANIONS, with_twin=True)
+        data = entry.read()
+        opened = open_record(data)
+        hold(len(data) + opened.declared_bytes(COMPANIONS, with_twin=True))
+        record = opened.unpack(COMPANIONS, with_twin=True)
     except DinacError as exc:
         return entry, exc
     return entry, RecordFacts(
@@ -183,24 +214,24 @@ class ChannelMoments:
     squares: npt.NDArray[np.float64]
 
     def __add__(self, other: ChannelMoments) -> ChannelMoments:
-        """The sums over both; the channels must be as many."""
+        """Returns the sums over both, which must have the same number of channels."""
         return ChannelMoments(
             self.count + other.count, self.totals + other.totals, self.squares + other.squares
         )
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
-        """Mean of each channel [C]."""
+        """The mean of each channel, [C]."""
         return self.totals / self.count
 
     @property
     def std(self) -> npt.NDArray[np.float64]:
-        """Standard deviation of each channel [C], of the population."""
+        """The population standard deviation of each channel, [C]."""
         variance = self.squares / self.count - self.mean**2
         return np.sqrt(np.maximum(variance, 0.0))
 
 
 def measure_moments(latents: npt.NDArray[np.float32]) -> ChannelMoments:
-    """The sums over one image's latents [C, h, w]."""
+    """Returns the sums over one image's latents [C, h, w]."""
     values = latents.reshape(len(latents), -1).astype(np.float64)  # [C, h·w]
     return ChannelMoments(values.shape[1], values.sum(axis=1), np.square(values).sum(axis=1))

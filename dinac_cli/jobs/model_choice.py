@@ -1,17 +1,18 @@
-"""Chooses the models of a run from `--model`, from OUT, or from the records."""
+"""Chooses the models of a run: the named one, or those of OUT or of each record."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+from dinac_cli.codec.compute import Compute
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import name_model
-from dinac_cli.commands.screen.console import Console
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.jobs.freshness import WantedLatents, find_first_record
+from dinac_cli.jobs.request import Announce
 from dinac_cli.models.registry import (
     AUTO,
     NANO,
@@ -21,80 +22,105 @@ from dinac_cli.models.registry import (
     find_model,
     resolve_model,
 )
-from dinac_cli.storage.output import Output, OutputKind
+from dinac_cli.storage.output import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """The model that a request names (or `auto`), and the device that it runs on."""
+
+    model: str = AUTO
+    revision: str | None = None
+    device: DeviceChoice = field(default_factory=DeviceChoice)
+
+    def resolve(self, announce: Announce) -> ResolvedModel | None:
+        """Returns the named model; None for `auto`. Raises ModelError, UsageError."""
+        if self.model == AUTO:
+            self.refuse_revision()
+            return None
+        return resolve_model(self.model, self.revision, announce=announce)
+
+    def refuse_revision(self) -> None:
+        """Raises UsageError if there is a revision, which needs a named model."""
+        if self.revision is not None:
+            raise UsageError(f"--revision {self.revision}: name its model with --model")
 
 
 def choose_encoder(
-    model: str,
-    revision: str | None,
-    choice: DeviceChoice,
-    output: Output,
-    console: Console,
-    *,
-    features: bool = False,
+    choice: ModelChoice, output: Output, announce: Announce, *, features: bool = False
 ) -> ModelHandle:
-    """The model that encodes: the named one, that of OUT's records, or the machine's default.
+    """Returns the encoder: the named one, the one of OUT's records, or the machine's default.
 
-    With `features` its class head works beside its encoder: UsageError where it has none.
+    With `features`, its class head is loaded too. Raises UsageError if it has none, ModelError.
     """
+    model = choice.model
     if model == AUTO:
-        found = None if output.overwrite else _find_held(output)
+        found = _find_held(output)
         if found is not None:
-            return open_encoder(_find_held_model(*found, revision), choice, features=features)
-        model = choose_default(choice.device)
-    resolved = resolve_model(model, revision, announce=_announce(console))
-    return open_encoder(resolved, choice, features=features)
+            resolved = _find_held_model(*found, choice)
+            return open_encoder(resolved, choice.device, features=features)
+        model = choose_default(choice.device.device)
+    resolved = resolve_model(model, choice.revision, announce=announce)
+    return open_encoder(resolved, choice.device, features=features)
 
 
-def open_encoder(resolved: ResolvedModel, choice: DeviceChoice, *, features: bool) -> ModelHandle:
-    """The encoder of a model and, for `features`, its class head. Raises UsageError, ModelError."""
+def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NANO) -> ResolvedModel:
+    """Returns what `choose_encoder` would choose, from this machine alone.
+
+    Nothing is downloaded and no GPU is looked for: if OUT holds no record, `default` replaces the
+    machine's default. Raises ModelError if the model is not on this machine.
+    """
+    if choice.model != AUTO:
+        return find_local(choice.model, choice.revision)
+    found = _find_held(output)
+    if found is None:
+        return find_local(default, choice.revision)
+    return _find_held_model(*found, choice)
+
+
+def open_encoder(resolved: ResolvedModel, device: DeviceChoice, *, features: bool) -> ModelHandle:
+    """Returns a model's encoder and, for `features`, its class head.
+
+    Raises UsageError if it has no class head, ModelError.
+    """
     if not features:
-        return ModelHandle(resolved, "encoder", choice)
-    handle = ModelHandle(resolved, "encoder", choice, ("class_head",))
+        return ModelHandle(resolved, "encoder", device)
+    handle = ModelHandle(resolved, "encoder", device, ("class_head",))
     if handle.config.class_head is None:
         raise UsageError(
-            f"--features: model {handle.label} has no class head (the part that predicts them): "
-            "name one that has, such as --model d2, or leave out --features"
+            f"--features: model {handle.label} has no class head (the part that predicts them); "
+            "name a model that has one, such as --model d2, or leave out --features"
         )
     return handle
 
 
-def choose_local_encoder(
-    model: str, revision: str | None, output: Output, default: str = NANO
-) -> ResolvedModel:
-    """What `choose_encoder` takes, of what is on this machine: nothing is fetched, no GPU sought.
-
-    Where OUT holds no record there is none to compare the machine's default with, and `default`
-    stands in for it. Raises ModelError where the model is not at hand.
-    """
-    if model != AUTO:
-        return find_local(model, revision)
-    found = None if output.overwrite else _find_held(output)
-    return find_local(default, revision) if found is None else _find_held_model(*found, revision)
+def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
+    """Returns the path and header of a record in OUT, unless the run replaces it anyway."""
+    return find_first_record(output.path) if output.keeps_existing else None
 
 
-def _find_held_model(path: str, header: RecordHeader, revision: str | None) -> ResolvedModel:
-    """The model at hand that a record in OUT was encoded with. Raises ModelError, UsageError."""
+def _find_held_model(path: str, header: RecordHeader, choice: ModelChoice) -> ResolvedModel:
+    """Returns the model of a record in OUT, from this machine. Raises ModelError, UsageError."""
     resolved = find_model(header.latent_space)
     if resolved is None:
         raise ModelError(
-            f"{path} was encoded with model {name_model(header)}, which is not at hand: "
+            f"{path} was encoded with model {name_model(header)}, which is not available here; "
             "name it with --model, or choose another OUT"
         )
-    _refuse_revision(revision)
+    choice.refuse_revision()
     return resolved
 
 
 def refuse_mixed_latents(output: Output, wanted: WantedLatents) -> None:
-    """Stop before any work where OUT holds another model, precision or geometry: a UsageError."""
+    """Raises UsageError if OUT holds latents of another model, precision or geometry."""
     refusal = describe_mixed_latents(output, wanted)
     if refusal is not None:
         raise UsageError(refusal)
 
 
 def describe_mixed_latents(output: Output, wanted: WantedLatents) -> str | None:
-    """What OUT holds that these latents do not go beside, and what to do; None where they do."""
-    found = None if output.overwrite else _find_held(output)
+    """Returns how OUT's latents differ from the wanted ones and what to do, or None."""
+    found = _find_held(output)
     if found is None:
         return None
     path, header = found
@@ -102,111 +128,129 @@ def describe_mixed_latents(output: Output, wanted: WantedLatents) -> str | None:
     if conflict is None:
         return None
     return (
-        f"{output.path} already holds {conflict} ({path}): "
-        "choose another OUT, or add --overwrite to encode all anew"
+        f"{output.path} already holds {conflict} ({path}); "
+        "choose another OUT, or add --overwrite to re-encode everything"
     )
 
 
-def choose_decoders(
-    model: str, revision: str | None, choice: DeviceChoice, console: Console
-) -> Callable[[RecordHeader], ModelHandle]:
-    """The model for each record: the named one for all, or that of its latent space.
+class ModelFinder(Protocol):
+    """Finds the model for each record of a run."""
 
-    What a record says is only compared with the models at hand; nothing is fetched for it.
+    def find(self, header: RecordHeader) -> ModelHandle:
+        """Returns the model for a record, always the same handle. Raises ModelError."""
+
+
+@dataclass(frozen=True)
+class FixedModel:
+    """One model for all records."""
+
+    handle: ModelHandle
+
+    def find(self, header: RecordHeader) -> ModelHandle:
+        """Returns the model."""
+        return self.handle
+
+
+class ModelsOfRecords:
+    """The model that each record was encoded with, if this machine has it; nothing is downloaded.
+
+    If `named` is given it replaces them all. If `follows_dtype`, a dtype of `auto` becomes the one
+    that the record was encoded in.
     """
-    named = resolve_named(model, revision, console)
-    if named is not None:
-        handle = ModelHandle(named, "decoder", choice)
-        handle.check()
-        return lambda header: handle
-    return _choose_by_latents("decoder", lambda header: choice)
+
+    def __init__(
+        self,
+        part: str,
+        device: DeviceChoice,
+        named: ResolvedModel | None = None,
+        *,
+        follows_dtype: bool = False,
+    ) -> None:
+        self._part = part
+        self._device = device
+        self._named = named
+        self._follows_dtype = follows_dtype
+        self._found: dict[str, ResolvedModel | None] = {}
+        self._handles: dict[tuple[ResolvedModel, DeviceChoice], ModelHandle] = {}
+        self._lock = threading.Lock()
+
+    def find(self, header: RecordHeader) -> ModelHandle:
+        """Returns the model of a record's latent space. Raises ModelError if it is not here."""
+        with self._lock:
+            resolved = self._named or self._find_by_space(header)
+            key = (resolved, self._choose_device(header))
+            if key not in self._handles:
+                self._handles[key] = ModelHandle(resolved, self._part, key[1])
+            return self._handles[key]
+
+    def _find_by_space(self, header: RecordHeader) -> ResolvedModel:
+        space = header.latent_space
+        if space not in self._found:
+            self._found[space] = find_model(space)
+        resolved = self._found[space]
+        if resolved is None:
+            raise ModelError(
+                f"encoded with model {name_model(header)}, which is neither embedded nor cached; "
+                "name it with --model"
+            )
+        return resolved
+
+    def _choose_device(self, header: RecordHeader) -> DeviceChoice:
+        compute = Compute.parse(header.compute)
+        if self._follows_dtype and self._device.dtype == "auto" and compute is not None:
+            return replace(self._device, dtype=compute.dtype)
+        return self._device
 
 
-def choose_class_heads(
-    model: str, revision: str | None, choice: DeviceChoice, console: Console
-) -> Callable[[RecordHeader], ModelHandle]:
-    """The model that predicts the features of each record, chosen as `choose_decoders` does.
+class ClassHeads:
+    """The models of `finder`, each of which must have a class head."""
 
-    One without a class head is a ModelError: at once where it is named.
+    def __init__(self, finder: ModelFinder) -> None:
+        self._finder = finder
+
+    def find(self, header: RecordHeader) -> ModelHandle:
+        """Returns the model of a record. Raises ModelError if it has no class head."""
+        return require_class_head(self._finder.find(header))
+
+
+def choose_decoders(choice: ModelChoice, announce: Announce) -> ModelFinder:
+    """Returns the decoder of each record: the named one, or the one of its latent space.
+
+    A record only chooses among the models on this machine; nothing is downloaded for it.
     """
-    named = resolve_named(model, revision, console)
-    if named is not None:
-        handle = require_class_head(ModelHandle(named, "class_head", choice))
-        handle.check()
-        return lambda header: handle
-    find = _choose_by_latents("class_head", lambda header: choice)
-    return lambda header: require_class_head(find(header))
+    return _choose_by_records("decoder", choice, announce)
+
+
+def choose_class_heads(choice: ModelChoice, announce: Announce) -> ModelFinder:
+    """Returns the model that predicts the features of each record; see `choose_decoders`.
+
+    Raises ModelError if the named model has no class head.
+    """
+    finder = _choose_by_records("class_head", choice, announce)
+    if isinstance(finder, FixedModel):
+        require_class_head(finder.handle)
+    return ClassHeads(finder)
+
+
+def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelFinder:
+    """Returns the re-encoder of each record: the named model, or its own, in its own dtype."""
+    return ModelsOfRecords("encoder", device, named, follows_dtype=True)
+
+
+def _choose_by_records(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
+    named = choice.resolve(announce)
+    if named is None:
+        return ModelsOfRecords(part, choice.device)
+    handle = ModelHandle(named, part, choice.device)
+    handle.check()
+    return FixedModel(handle)
 
 
 def require_class_head(model: ModelHandle) -> ModelHandle:
-    """The model itself, if it has a class head. Raises ModelError."""
+    """Returns the model itself. Raises ModelError if it has no class head."""
     if model.config.class_head is None:
         raise ModelError(
-            f"model {model.label} has no class head (the part that predicts features): encode the "
+            f"model {model.label} has no class head (the part that predicts features); encode the "
             "images with a model that has one, such as d2"
         )
     return model
-
-
-def choose_encoders(
-    named: ResolvedModel | None, choice: DeviceChoice
-) -> Callable[[RecordHeader], ModelHandle]:
-    """The model that encodes each record anew: the named one, or that of its latent space.
-
-    A dtype of `auto` is the one that the record says it was encoded in.
-    """
-
-    def choose(header: RecordHeader) -> DeviceChoice:
-        dtype = header.compute.partition("/")[2].partition("/")[0]
-        is_open = choice.dtype == "auto" and dtype in ("bf16", "f32")
-        return replace(choice, dtype=dtype) if is_open else choice
-
-    return _choose_by_latents("encoder", choose, named)
-
-
-def resolve_named(model: str, revision: str | None, console: Console) -> ResolvedModel | None:
-    """The model that `--model` names; None where it is `auto`. Raises ModelError, UsageError."""
-    if model == AUTO:
-        _refuse_revision(revision)
-        return None
-    return resolve_model(model, revision, announce=_announce(console))
-
-
-def _choose_by_latents(
-    part: str, choose: Callable[[RecordHeader], DeviceChoice], named: ResolvedModel | None = None
-) -> Callable[[RecordHeader], ModelHandle]:
-    found: dict[str, ResolvedModel | None] = {}
-    handles: dict[tuple[ResolvedModel, DeviceChoice], ModelHandle] = {}
-    lock = threading.Lock()
-
-    def find(header: RecordHeader) -> ModelHandle:
-        with lock:
-            if named is None and header.latent_space not in found:
-                found[header.latent_space] = find_model(header.latent_space)
-            resolved = named or found[header.latent_space]
-            if resolved is None:
-                raise ModelError(
-                    f"encoded with model {name_model(header)}, which is neither embedded nor "
-                    "cached: name it with --model"
-                )
-            key = (resolved, choose(header))
-            if key not in handles:
-                handles[key] = ModelHandle(resolved, part, key[1])
-            return handles[key]
-
-    return find
-
-
-def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
-    if output.kind is OutputKind.STREAM:
-        return None
-    return find_first_record(output.path)
-
-
-def _refuse_revision(revision: str | None) -> None:
-    if revision is not None:
-        raise UsageError(f"--revision {revision}: say with --model what it is a revision of")
-
-
-def _announce(console: Console) -> Callable[[str], None]:
-    return lambda text: console.say(f"dinac: {text}")

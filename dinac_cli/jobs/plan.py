@@ -1,18 +1,27 @@
-"""What an encode run would do, found out without doing any of it. Free of torch."""
+"""Finds out what an encode run would do, without doing any of it. Free of torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.container.record import read_header
-from dinac_cli.errors import DinacError, ImageError, InputError, OutputError
+from dinac_cli.errors import (
+    DeviceError,
+    DinacError,
+    ImageError,
+    InputError,
+    ModelError,
+    OutputError,
+)
 from dinac_cli.images.geometry import Geometry
 from dinac_cli.images.reading import measure_file
-from dinac_cli.jobs.encode import EncodeOptions
+from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.freshness import (
     Cause,
     State,
@@ -22,12 +31,15 @@ from dinac_cli.jobs.freshness import (
     is_latent_file,
     list_latents,
 )
+from dinac_cli.jobs.model_choice import choose_local_encoder, describe_mixed_latents, open_encoder
 from dinac_cli.jobs.request import Selection
+from dinac_cli.jobs.trial import Trial, TrialSample, run_trial
+from dinac_cli.models.registry import choose_default
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.naming import ignores_case, name_latents
+from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import Output, OutputKind
 
-# Of nano on photographs; the README's table of precisions.
+# Measured with nano on photographs: the table of precisions in the documentation.
 TYPICAL_BITS_PER_PIXEL = {
     "f32": 14.49,
     "bf16": 5.28,
@@ -39,18 +51,18 @@ TYPICAL_BITS_PER_PIXEL = {
     "q3": 1.53,
 }
 
-# Of nano in bf16 on the same photographs; in f32 the log-SNR has more digits, and takes more.
+# Measured with nano in bf16 on the same photographs; in f32 the log-SNR has more digits.
 POSTERIOR_BITS_PER_PIXEL = 4.53
 
 
 class Fate(str, Enum):
-    """What a run would make of one file."""
+    """What a run would do with one file."""
 
     NEW = "new"
     STALE = "stale"
     DAMAGED = "damaged"
     DONE = "done"
-    CONFLICT = "conflict"  # what stands there is not to be replaced
+    CONFLICT = "conflict"  # the existing file must not be replaced
     ORPHANED = "orphaned"  # a record whose source is not among the inputs
     FAILED = "failed"  # the input cannot be read
 
@@ -60,10 +72,10 @@ WORK = (Fate.NEW, Fate.STALE, Fate.DAMAGED)
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One input, or one orphaned record, and why it has its fate (one line).
+    """One input, or one orphaned record, and the reason for its fate in one line.
 
-    `pixels` is the size of the image, None where it is unknown; `size_bytes` that of a record that
-    is done or orphaned; `entry` the input, of a file to encode.
+    `pixels` is the size of the image (None if unknown), `size_bytes` the size of a record that is
+    done or orphaned, `entry` the input of a file to encode.
     """
 
     file: str
@@ -76,7 +88,7 @@ class PlannedFile:
     entry: Input | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """One flat JSON object; fields that say nothing are left out."""
+        """Returns one flat JSON object without the empty fields."""
         facts = {
             "file": self.file,
             "state": self.fate.value,
@@ -89,12 +101,103 @@ class PlannedFile:
         return {key: value for key, value in facts.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class TimeEstimate:
+    """The time that encoding takes, found by a trial of `files` images, or why there is none."""
+
+    seconds: float | None
+    basis: str
+    files: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """A plan for an encode request; `quick` leaves the trial out."""
+
+    encode: EncodeRequest
+    quick: bool = False
+
+    def open(self) -> PlanRun:
+        """Checks the request, and names the model without downloading anything.
+
+        Raises UsageError, ModelError or OutputError if encode could not run either.
+        """
+        selection, output = self.encode.open_places()
+        if not os.path.lexists(output.path):  # an existing OUT is written to only if there is work
+            output.require_writable()
+        selection.count(output, name_latents)
+        options = self.encode.options
+        resolved = choose_local_encoder(self.encode.model, output)
+        model = open_encoder(resolved, DeviceChoice(), features=options.features)
+        model.check(options.precision)
+        head = model.config.class_head if options.features else None
+        plan = Plan(
+            options.precision,
+            posterior=options.posterior,
+            token_width=0 if head is None else head.model_dim,
+            with_twins=options.geometry.flip,
+        )
+        wanted = options.want(model)
+        refusal = describe_mixed_latents(output, wanted)
+        return PlanRun(self, selection, output, wanted, plan, refusal)
+
+
+@dataclass
+class PlanRun:
+    """A plan that is ready to be made; `refusal` is why encode would refuse to start."""
+
+    request: PlanRequest
+    selection: Selection
+    output: Output
+    wanted: WantedLatents
+    plan: Plan
+    refusal: str | None
+    sample: TrialSample = field(default_factory=TrialSample)
+
+    def list_files(self) -> Iterator[PlannedFile]:
+        """Yields the fate of each file and counts it in `plan`. Raises OutputError."""
+        options = self.request.encode.options
+        for file in plan_files(self.selection, self.output, self.wanted, options):
+            self.plan.add(file)
+            if file.entry is not None and file.pixels is not None:
+                self.sample.add(file.entry)
+            yield file
+        if any(self.plan.counts[fate].files for fate in WORK):
+            self.output.require_writable()
+
+    def estimate_time(self, control: RunControl, *, quick: bool = False) -> TimeEstimate:
+        """Encodes a sample, with the model that would encode all files, and discards it."""
+        request = self.request.encode
+        if not self.sample.entries:
+            return TimeEstimate(None, "of unknown size" if self.plan.unmeasured else "")
+        if quick or self.request.quick:
+            return TimeEstimate(None, "--quick")
+        if request.model.device.compiled:
+            return TimeEstimate(None, "compiled models are not tried")
+        try:
+            trial = self._run_trial(control)
+        except (ModelError, DeviceError) as exc:
+            return TimeEstimate(None, str(exc))
+        if trial is None:
+            return TimeEstimate(None, "none of the sample can be encoded")
+        pixels = sum(self.plan.counts[fate].pixels for fate in WORK)
+        basis = f"{trial.compute}, of {trial.files} tried"
+        return TimeEstimate(trial.estimate_seconds(pixels), basis, trial.files)
+
+    def _run_trial(self, control: RunControl) -> Trial | None:
+        request = self.request.encode
+        default = choose_default(request.model.device.device)
+        resolved = choose_local_encoder(request.model, self.output, default)
+        model = open_encoder(resolved, request.model.device, features=request.options.features)
+        return run_trial(self.sample, model, request.options, control)
+
+
 def plan_files(
     selection: Selection, output: Output, wanted: WantedLatents, options: EncodeOptions
 ) -> Iterator[PlannedFile]:
-    """What an encode run would make of each input, and the orphaned records of a folder OUT.
+    """Yields the fate of each input, and the orphaned records of a folder OUT.
 
-    Reads only: no folder is made, no temporary removed. What concerns one file is its fate.
+    Only reads: makes no folder and removes no temporary file. An error of one file is its fate.
     """
     for entry in selection:
         try:
@@ -142,12 +245,12 @@ def _judge(
     if not output.overwrite:
         return check_latents(target, entry.path, wanted, checksum=options.checksum)
     if os.path.lexists(target):
-        return Verdict(State.STALE, "--overwrite makes it again")
+        return Verdict(State.STALE, "--overwrite re-encodes it")
     return Verdict(State.ABSENT)
 
 
 def _count_pixels(entry: Input, options: EncodeOptions) -> int | None:
-    """Pixels to encode, by the header; None for standard input and pipes, which are left unread."""
+    """Returns the pixels to encode, from the header; None for standard input and named pipes."""
     if entry.path is None:
         return None
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
@@ -163,19 +266,19 @@ def _count_pixels(entry: Input, options: EncodeOptions) -> int | None:
 
 
 def _tells_sides_apart(geometry: Geometry) -> bool:
-    """Whether an image that lies on its side may come out otherwise than an upright one."""
+    """Whether a portrait image has other pixels to encode than the same image in landscape."""
     return geometry.crop is not None and geometry.crop[0] != geometry.crop[1]
 
 
 def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]:
-    """Records in OUT of no input; also not of those that a shard or limit leaves to other runs."""
+    """Yields the records in OUT of no input, in this or in any other shard."""
     scan = selection.scan
     if output.kind is not OutputKind.FOLDER or not os.path.isdir(output.path):
         return
     if scan.listed is not None or not all(os.path.isdir(path) for path in scan.paths):
         return
-    folds = ignores_case(output.path)
-    # Hashes, not names, so that a long list takes little memory.
+    folds = output.folds_case
+    # Hashes, not names, so that a long list needs little memory.
     expected = {hash(_fold(name_latents(entry.name), folds)) for entry in scan}
     for path in list_latents(output.path):
         name = os.path.relpath(path, output.path).replace(os.sep, "/")
@@ -192,7 +295,7 @@ def _fold(name: str, folds: bool) -> str:
 
 @dataclass
 class FateCount:
-    """Files of one fate, and what is known of their sizes."""
+    """Files of one fate, and their known sizes."""
 
     files: int = 0
     pixels: int = 0
@@ -201,10 +304,10 @@ class FateCount:
 
 
 class Plan:
-    """Counts over the files of a plan, and the estimate of what encoding them would write.
+    """Counts over the files of a plan, and an estimate of the bytes to write.
 
-    `posterior` and a class token of `token_width` values (0: none) are stored beside the latents,
-    and all of it once more `with_twins`.
+    A record holds a posterior if `posterior`, a class token of `token_width` values (0: none), and
+    everything twice if `with_twins`.
     """
 
     def __init__(
@@ -222,7 +325,7 @@ class Plan:
         self.counts = {fate: FateCount() for fate in Fate}
 
     def add(self, file: PlannedFile) -> None:
-        """Count one file."""
+        """Counts one file."""
         count = self.counts[file.fate]
         count.files += 1
         count.pixels += file.pixels or 0
@@ -231,19 +334,19 @@ class Plan:
 
     @property
     def is_measured(self) -> bool:
-        """True where the rate is that of records that are done, not the typical one."""
+        """True if the rate is measured on the records that are done, not the typical one."""
         return self.counts[Fate.DONE].pixels > 0
 
     @property
     def bits_per_pixel(self) -> float:
-        """Of the records that are done, else what the precision typically takes."""
+        """The rate of the records that are done, else the typical rate of the precision."""
         done = self.counts[Fate.DONE]
         if not self.is_measured:
             return self._typical
         return 8 * done.size_bytes / done.pixels
 
     def estimate_bytes(self, fate: Fate) -> int:
-        """Bytes of its records: as they are for done and orphaned, else as estimated."""
+        """Returns the bytes of a fate's records: measured if they exist, else estimated."""
         count = self.counts[fate]
         if fate not in WORK:
             return count.size_bytes
@@ -252,7 +355,7 @@ class Plan:
 
     @property
     def bytes_to_write(self) -> int:
-        """Estimate of what the run would write."""
+        """The estimated bytes that the run would write."""
         return sum(map(self.estimate_bytes, WORK))
 
     @property

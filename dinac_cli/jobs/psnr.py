@@ -1,24 +1,24 @@
-"""Reconstructions against originals: pairs by name, PSNR of each, in bounded memory."""
+"""Measures reconstructions against originals: pairs by name, PSNR of each pair."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from functools import partial
+from typing import BinaryIO, ClassVar, NoReturn
 
 from dinac_cli.errors import DinacError, ImageError, UsageError
+from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, hold_beside, read_shaped
 from dinac_cli.images.stamp import read_stamp
-from dinac_cli.jobs.executor.budget import read_within
-from dinac_cli.jobs.executor.control import RunControl, until_stopped
-from dinac_cli.jobs.executor.local import READ_BYTES
-from dinac_cli.jobs.freshness import read_description
+from dinac_cli.jobs.executor.budget import map_bounded
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import FileKind, InputScan
@@ -27,26 +27,64 @@ from dinac_cli.storage.naming import LATENT_SUFFIX, undo_image_name
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its reconstruction; `other` is None where there is none.
+    """An image and its reconstruction; `other` is None if there is none.
 
-    `first` is the path in A (or, for an image that only B has, in B), `side` the folder that
-    lacks a counterpart. `problem` is set where a folder could not be looked into, or holds a second
-    reconstruction of an image.
+    `first` is the path in A (or in B, for an image that only B has), `name` its name below that
+    folder, `side` the folder that lacks a counterpart. `problem` is set if a folder cannot be
+    listed, or if it holds a second reconstruction of an image.
     """
 
     first: str
     other: str | None
+    name: str
     side: str = ""
     problem: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """How both images of a pair are read; see `EncodeOptions`. `geometry` is of originals alone."""
+    """How both images of a pair are read; see `EncodeOptions`. `geometry` is for originals only."""
 
     background: tuple[int, int, int] = WHITE
     max_pixels: int = MAX_PIXELS
     geometry: Geometry = NO_GEOMETRY
+
+
+@dataclass(frozen=True, kw_only=True)
+class PsnrRequest(Request["PsnrRun"]):
+    """A run that measures the images of `second` against those of `first`: two folders or files."""
+
+    first: str
+    second: str
+    options: MeasureOptions = field(default_factory=MeasureOptions)
+
+    most_workers: ClassVar[int] = 2**16
+    uses_model: ClassVar[bool] = False
+
+    def open(self, announce: Announce = keep_quiet) -> PsnrRun:
+        list_pairs(self.first, self.second, IMAGES)  # raises UsageError if they do not match
+        return PsnrRun(self.first, self.second, self.options)
+
+
+@dataclass
+class PsnrRun(Run):
+    """A psnr run that is ready to start."""
+
+    first: str
+    second: str
+    options: MeasureOptions
+
+    def count(self) -> int | None:
+        return count_pairs(self.first, self.second, IMAGES)
+
+    def start(
+        self,
+        control: RunControl,
+        *,
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+    ) -> Generator[FileResult, None, None]:
+        return measure_pairs(self.first, self.second, IMAGES, self.options, control)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,26 +98,19 @@ class Original:
 def measure_pairs(
     first: str, second: str, kind: FileKind, options: MeasureOptions, control: RunControl
 ) -> Generator[FileResult, None, None]:
-    """PSNR of every image of `first` against its counterpart in `second` (two folders or files).
+    """Yields the PSNR of every image of `first` against its counterpart in `second`.
 
-    Counterparts have the same relative name, or that name with the suffix that decoding appended.
-    Images without one, on either side, are yielded as missing. Raises UsageError where a file is
-    to be compared with a folder.
+    Both are folders, or both are files. Counterparts have the same relative name, or that name with
+    the suffix that decoding appended. An image without one, on either side, is yielded as missing.
+    Raises UsageError for a file and a folder.
     """
-    pairs = list_pairs(first, second, kind)
-
-    def measure(pair: Pair, hold: Callable[[int], None]) -> FileResult:
-        return _measure(pair, options, hold)
-
-    with ThreadPoolExecutor(control.workers, "measure") as pool:
-        stopped = until_stopped(pairs, control.stop)
-        yield from read_within(pool, measure, stopped, 2 * control.workers, READ_BYTES)
+    return map_bounded(list_pairs(first, second, kind), partial(_measure, options=options), control)
 
 
 def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
-    """Pairs of two folders, or of two files. Raises UsageError for one of each or neither.
+    """Returns the pairs of two folders, or of two files. Raises UsageError for one of each.
 
-    A folder that lies inside of the other one is no part of that.
+    A folder that lies inside the other one is not part of it.
     """
     for path in (first, second):
         if not os.path.exists(path):
@@ -88,11 +119,11 @@ def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
         raise UsageError(f"{first} and {second}: name two folders or two files")
     if os.path.isdir(first):
         return _pair_folders(first, second, kind)
-    return iter([Pair(first, second)])
+    return iter([Pair(first, second, os.path.basename(first))])
 
 
 def count_pairs(first: str, second: str, kind: FileKind) -> int:
-    """How many pairs there are. Raises UsageError as `list_pairs`, and where each lacks a side."""
+    """Counts the pairs. Raises UsageError as `list_pairs` does, and if no pair is complete."""
     total, is_any = 0, False
     for pair in list_pairs(first, second, kind):
         total += 1
@@ -103,13 +134,13 @@ def count_pairs(first: str, second: str, kind: FileKind) -> int:
 
 
 def refuse_strangers(first: str, second: str) -> NoReturn:
-    """Say once, as a UsageError, that of no image of `first` there is one in `second`."""
+    """Raises a UsageError that says once that no image of `first` has a counterpart."""
     names = os.listdir(second) if os.path.isdir(second) else []
     if any(name.lower().endswith(LATENT_SUFFIX) for name in names):
-        raise UsageError(f"{second} holds latent files: name the folder that decode made of them")
+        raise UsageError(f"{second} holds latent files; name the folder that decode wrote")
     raise UsageError(
-        f"no image in {first} has a counterpart in {second}: one is named like its original, "
-        "a.jpg or a.jpg.png for a.jpg"
+        f"no image in {first} has a counterpart in {second}; a reconstruction of a.jpg is named "
+        "a.jpg or a.jpg.png"
     )
 
 
@@ -118,19 +149,19 @@ def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
     for entry in InputScan(kind, (first,), exclude=second):
         found = True
         counterpart = None if entry.problem else find_counterpart(entry.name, second)
-        yield Pair(entry.label, counterpart, second, entry.problem)
+        yield Pair(entry.label, counterpart, entry.name, second, entry.problem)
     for entry in InputScan(kind, (second,), exclude=first):
         found = True
         origins = dict(_list_origins(entry.name, first, second, kind))
         if entry.problem or entry.label not in origins.values():
             problem = entry.problem or _describe_rival(origins)
-            yield Pair(entry.label, None, first, problem)
+            yield Pair(entry.label, None, entry.name, first, problem)
     if not found:
         raise UsageError(f"no {kind.plural} found in {first} and {second}")
 
 
 def find_counterpart(name: str, folder: str) -> str | None:
-    """The reconstruction below `folder` of the image called `name`; None where there is none."""
+    """Returns the reconstruction below `folder` of the image called `name`, or None."""
     for candidate in undo_image_name(name, OUTPUT_SUFFIXES):
         path = os.path.join(folder, *candidate.split("/"))
         if os.path.isfile(path):
@@ -141,8 +172,7 @@ def find_counterpart(name: str, folder: str) -> str | None:
 def _list_origins(
     name: str, first: str, second: str, kind: FileKind
 ) -> Iterator[tuple[str, str | None]]:
-    """The images of `first` that the image `name` of `second` may be of, and what each is paired
-    with."""
+    """Yields the possible originals in `first` of the image `name`, and their counterparts."""
     stem, suffix = os.path.splitext(name)
     for origin in [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]:
         path = os.path.join(first, *origin.split("/"))
@@ -151,7 +181,7 @@ def _list_origins(
 
 
 def _describe_rival(origins: Mapping[str, str | None]) -> str | None:
-    """Why an image is left over whose original is there: another one was taken."""
+    """Returns why an image whose original exists has no pair: another reconstruction has it."""
     for path, other in origins.items():
         return f"{path} is measured against {other}: keep one reconstruction of it in the folder"
     return None
@@ -161,18 +191,19 @@ def _is_input(path: str, kind: FileKind) -> bool:
     return os.path.isfile(path) and kind.accepts(path)
 
 
-def _measure(pair: Pair, options: MeasureOptions, hold: Callable[[int], None]) -> FileResult:
+def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions) -> FileResult:
     if pair.problem is not None:
-        return FileResult(pair.first, Status.FAILED, reason=pair.problem)
+        return FileResult(pair.first, Status.FAILED, reason=pair.problem, name=pair.name)
     if pair.other is None:
-        return FileResult(pair.first, Status.MISSING, reason=f"has no counterpart in {pair.side}")
+        reason = f"has no counterpart in {pair.side}"
+        return FileResult(pair.first, Status.MISSING, reason=reason, name=pair.name)
     try:
         original = read_original(pair.first, options, hold)
         beside = hold_beside(hold, original.pixels.nbytes)
         other = read_reconstruction(pair.other, original, options, beside)
         psnr_db = measure_reconstruction(original.pixels, other)
     except DinacError as exc:
-        return FileResult(pair.first, Status.FAILED, output=pair.other, reason=str(exc))
+        return FileResult.fail(pair.first, exc, name=pair.name, output=pair.other)
     height, width, _ = original.pixels.shape
     return FileResult(
         pair.first,
@@ -181,24 +212,25 @@ def _measure(pair: Pair, options: MeasureOptions, hold: Callable[[int], None]) -
         width=width,
         height=height,
         psnr_db=psnr_db,
+        name=pair.name,
     )
 
 
 def measure_reconstruction(original: Pixels, other: Pixels) -> float:
-    """PSNR in dB of uint8 images [H, W, 3]. Raises ImageError where their sizes differ."""
+    """Returns the PSNR in dB of uint8 images [H, W, 3]. Raises ImageError if their sizes differ."""
     try:
         return measure_psnr(original, other)
     except ImageError as exc:
         raise ImageError(
-            f"{exc}; where encode was given --resize, --max-side or --crop, give the same here"
+            f"{exc}; if encode was given --resize, --max-side or --crop, give the same here"
         ) from exc
 
 
 def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Original:
-    """An original, scaled and cropped as it was for encoding.
+    """Reads an original, scaled and cropped as it was for encoding.
 
-    See `read_shaped` for `hold`. Raises DinacError without the file's name, which is that of the
-    result.
+    `hold` is that of `read_shaped`. Raises DinacError without the file's name, which the result
+    holds.
     """
     data = read_content(path).data
     return Original(_read_pixels(data, options, hold, options.geometry), _is_flipped(data))
@@ -207,10 +239,10 @@ def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None
 def read_reconstruction(
     path: str, original: Original, options: MeasureOptions, hold: Callable[[int], None]
 ) -> Pixels:
-    """The pixels uint8 [H, W, 3] of the other side of a pair.
+    """Reads the other side of a pair as uint8 [H, W, 3].
 
-    What decode --flipped made is mirrored back, unless the original is of that kind itself. See
-    `read_shaped` for `hold`. Raises ImageError, which names the file.
+    The output of decode --flipped is mirrored back, unless the original is such an output too.
+    `hold` is that of `read_shaped`. Raises ImageError, which names the file.
     """
     try:
         data = read_content(path).data
@@ -234,4 +266,4 @@ def _read_pixels(
 
 def _is_flipped(data: bytes) -> bool:
     stamp = read_stamp(data) or {}
-    return read_description(stamp.get("settings", "")).get("image") == "flipped"
+    return parse_description(stamp.get("settings", "")).get("image") == "flipped"

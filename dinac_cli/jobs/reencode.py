@@ -1,4 +1,4 @@
-"""A sample of records encoded anew from their sources: which, from what pixels, how near."""
+"""Re-encodes a sample of records from their sources: which ones, and how far they may differ."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record
 from dinac_cli.container.tensors import join_planes, split_planes
 from dinac_cli.errors import DinacError, ImageError
+from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import Geometry, read_geometry
 from dinac_cli.images.reading import WHITE, read_shaped
 from dinac_cli.jobs.encode import Twins
 from dinac_cli.jobs.entries import RecordEntry
-from dinac_cli.jobs.freshness import read_description
+from dinac_cli.jobs.model_choice import ModelFinder
 from dinac_cli.storage.content import read_content
 
 Latents = npt.NDArray[np.float32]
@@ -28,8 +29,8 @@ Latents = npt.NDArray[np.float32]
 DEFAULT_MAX_DELTA = 0.25
 """In units of a whitened latent, whose standard deviation is about 1.
 
-`nano` in float32 and in bfloat16 differed by 0.15 at most over 60 photographs (0.002 on average),
-and another device differs by less than another arithmetic. Latents of another picture are several
+Over 60 photographs, `nano` in float32 and in bfloat16 differed by 0.15 at most and by 0.002 on
+average. Two devices differ by less than two precisions. Latents of another picture are several
 units away.
 """
 
@@ -38,14 +39,14 @@ _COMPOSITED = re.compile("composited-#([0-9a-f]{6})")
 
 @dataclass(frozen=True)
 class Reencoding:
-    """How much is encoded anew (percent), with which models, and how far it may be off.
+    """The share to re-encode (percent), the models for it, and the largest difference allowed.
 
-    `max_delta` of None is `DEFAULT_MAX_DELTA` and, at q8 to q3, one step of the quantiser more: a
-    latent on the edge of two steps may come down on the other side.
+    If `max_delta` is None, `DEFAULT_MAX_DELTA` is allowed and, at q8 to q3, one quantiser step
+    more: a latent between two steps may be rounded to either.
     """
 
     percent: float
-    find_model: Callable[[RecordHeader], ModelHandle]
+    models: ModelFinder
     max_delta: float | None = None
 
 
@@ -58,14 +59,19 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The record as messages name it."""
         return self.entry.label
+
+    @property
+    def name(self) -> str:
+        """The record's relative name."""
+        return self.entry.name
 
 
 def choose_sample(entries: Iterable[RecordEntry], percent: float) -> Iterator[Candidate]:
-    """Mark the first record and, by the CRC of their names, about `percent` of all others.
+    """Marks the first record and, by the CRC of their names, about `percent` of all others.
 
-    The same names give the same sample, in every order of work; of 0 percent there is none.
+    The same names always give the same sample; 0 percent gives none.
     """
     is_first = percent > 0
     for entry in entries:
@@ -80,11 +86,11 @@ def choose_sample(entries: Iterable[RecordEntry], percent: float) -> Iterator[Ca
 def read_source_pixels(
     path: str, header: RecordHeader, hold: Callable[[int], None]
 ) -> npt.NDArray[np.uint8]:
-    """The pixels uint8 [H, W, 3] that a record was encoded from, as it tells of them.
+    """Returns the pixels uint8 [H, W, 3] that a record was encoded from.
 
-    That is on its background, scaled and cropped; see `read_shaped` for `hold`. Raises ImageError,
-    which names the file, also where its size is not that of the record, or what the record tells
-    is not understood.
+    The record's header says on which background, and how scaled and cropped; `hold` is that of
+    `read_shaped`. Raises ImageError, which names the file, if it cannot be read, if its size is not
+    the record's, or if the header's description is not understood.
     """
     geometry = _read_geometry(header)
     try:
@@ -107,10 +113,11 @@ def read_source_pixels(
 
 
 def measure_delta(record: Record, computed: Twins, model: ModelHandle) -> tuple[float, float]:
-    """Largest |Δ| of what was encoded, stored as the record's is, and what of it exceeds a step.
+    """Returns the largest |Δ| of the latents, and the largest |Δ| beyond a quantiser step.
 
-    Over the latents and, where the record has them, those of the mirrored image. Without a
-    quantiser the two are the same. Raises FormatError where they cannot be stored.
+    Both are over the latents, stored at the record's precision, and over those of the mirrored
+    image if the record has them. Without a quantiser they are equal. Raises FormatError if the
+    latents cannot be stored.
     """
     pairs = [(computed.upright.latents, record.latents)]
     if computed.flipped is not None and record.flipped is not None:
@@ -131,21 +138,21 @@ def _measure_latents(
 
 
 def describe_delta(deltas: tuple[float, float], max_delta: float | None) -> str | None:
-    """What is wrong with what `measure_delta` gave, in one line; None where nothing is."""
+    """Returns a finding in one line if the result of `measure_delta` is too large, or None."""
     delta, excess = deltas
     measured = excess if max_delta is None else delta
     limit = DEFAULT_MAX_DELTA if max_delta is None else max_delta
     if measured <= limit:
         return None
     beyond = " and a step of the quantiser" if excess < delta and max_delta is None else ""
-    return f"encoded anew, its latents differ by up to {delta:.3g}, more than {limit:g}{beyond}"
+    return f"re-encoded, its latents differ by up to {delta:.3g}, more than {limit:g}{beyond}"
 
 
 def _read_geometry(header: RecordHeader) -> Geometry:
     try:
         return read_geometry(header.image)
     except ImageError as exc:
-        raise ImageError(f"cannot be encoded anew: {exc}") from exc
+        raise ImageError(f"cannot be re-encoded: {exc}") from exc
 
 
 def _describe_change(geometry: Geometry) -> str:
@@ -153,7 +160,7 @@ def _describe_change(geometry: Geometry) -> str:
 
 
 def _read_background(header: RecordHeader) -> tuple[int, int, int]:
-    match = _COMPOSITED.fullmatch(read_description(header.image).get("alpha", ""))
+    match = _COMPOSITED.fullmatch(parse_description(header.image).get("alpha", ""))
     if match is None:
         return WHITE
     red, green, blue = bytes.fromhex(match[1])

@@ -1,21 +1,201 @@
-"""Which inputs a run takes, what their outputs are called, and what is refused before any work."""
+"""What all requests share: their inputs, their limits, and what is refused before any work.
+
+A request is plain data that holds all a run needs. It pickles, so the command line, Python, or
+another process can open it. `Request.open` checks it and chooses the model; the `Run` that it
+returns yields one `FileResult` a file:
+
+    run = EncodeRequest(inputs=InputRequest(paths=("photos/",)), out="latents/").open()
+    run.count()
+    for result in run.start(RunControl()):
+        print(result.name, result.status)
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO, ClassVar, Generic, TypeVar
 
+from dinac_cli.codec.machine import count_processors
+from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import UsageError
-from dinac_cli.images.formats import is_image_name
-from dinac_cli.storage.inputs import STDIN, Input, InputScan
-from dinac_cli.storage.naming import LATENT_SUFFIX, ignores_case, refuse_collisions
+from dinac_cli.images.formats import is_image_name, looks_like_image
+from dinac_cli.jobs.executor.control import RunControl, StopRequest
+from dinac_cli.jobs.freshness import is_stamped_image
+from dinac_cli.jobs.results import FileResult
+from dinac_cli.storage.inputs import STDIN, FileKind, Input, InputScan, require_inputs
+from dinac_cli.storage.naming import LATENT_SUFFIX, refuse_collisions
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
-from dinac_cli.storage.parts import Shard
+from dinac_cli.storage.parts import Shard, parse_shard
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
-"""What a file beside images is called that somebody may expect to be written."""
+"""Suffixes, besides those of images, of files that somebody may expect dinac to write."""
+
+Announce = Callable[[str], None]
+"""Receives a line about something slow that is about to happen, such as a download."""
+
+
+def is_latent_name(name: str) -> bool:
+    """True for a name that ends in `.dinac`."""
+    return name.lower().endswith(LATENT_SUFFIX)
+
+
+def looks_like_record(head: bytes) -> bool:
+    """True for the first bytes of a record."""
+    return head.startswith(RECORD_START)
+
+
+IMAGES = FileKind("image", "images", is_image_name, looks_like_image)
+LATENTS = FileKind("latent file", "latent files", is_latent_name, looks_like_record)
+
+
+def keep_quiet(line: str) -> None:
+    """An `Announce` that drops the line."""
+
+
+class Run(ABC):
+    """A request that was checked and whose model was chosen: ready to start, once."""
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether standard input is one of the inputs."""
+        return False
+
+    @property
+    def not_inputs(self) -> int:
+        """Files below the input folders that are not inputs; known after an iteration."""
+        return 0
+
+    @abstractmethod
+    def count(self) -> int | None:
+        """Counts the inputs, and checks that no two of them have the same output.
+
+        Returns None if the number is unknown (standard input). `start` need not wait for it.
+        Raises UsageError.
+        """
+
+    @abstractmethod
+    def start(
+        self,
+        control: RunControl,
+        *,
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+    ) -> Generator[FileResult, None, None]:
+        """Starts the run and returns a generator of results, each yielded as soon as it is final.
+
+        `stdin` is needed if `reads_stdin`, `stdout` if OUT is `-`. The caller's thread runs the
+        model. Raises DinacError if the run as a whole cannot go on (model, device, full disk).
+        """
+
+
+R = TypeVar("R", bound=Run, covariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(ABC, Generic[R]):
+    """All that a run needs, as plain data.
+
+    `workers` threads read and as many write (None: one a processor, 16 at most); about `in_flight`
+    images are in memory at once (None: 4 a worker). Neither changes a result.
+    """
+
+    workers: int | None = None
+    in_flight: int | None = None
+
+    most_workers: ClassVar[int] = 16
+    uses_model: ClassVar[bool] = True
+    bounds_memory: ClassVar[bool] = False
+    """Whether a run bounds the memory of torch's caches at the cost of some speed."""
+
+    @abstractmethod
+    def open(self, announce: Announce = keep_quiet) -> R:
+        """Checks the request and chooses its model. Raises UsageError, ModelError, OutputError."""
+
+    def make_control(self, stop: StopRequest | None = None) -> RunControl:
+        """Returns the limits of a run that ends early if `stop` is requested."""
+        workers = self.workers or min(self.most_workers, count_processors())
+        in_flight = self.in_flight or 4 * workers
+        stop = StopRequest() if stop is None else stop
+        return RunControl(workers=workers, in_flight=in_flight, stop=stop)
+
+
+def run_request(request: Request[R]) -> Generator[FileResult, None, None]:
+    """Opens a request, counts its inputs and starts it, without a screen.
+
+    What is wrong with the request as a whole is raised at once, as a DinacError.
+    """
+    run = request.open()
+    run.count()
+    return run.start(request.make_control())
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRequest:
+    """Inputs as the user names them, and which part of them a run takes.
+
+    `paths` are files, folders, globs or `-`. `files_from` is a file that lists more; `listed` is
+    the content of that list if it was read already (from standard input). The list is
+    NUL-separated if `null` is set, and relative to `root`. `shard` is `I/N` or `auto`, `limit` the
+    number of inputs.
+    """
+
+    paths: tuple[str, ...] = ()
+    files_from: str | None = None
+    listed: bytes | None = None
+    null: bool = False
+    root: str | None = None
+    limit: int | None = None
+    shard: str | None = None
+
+    def select(self, kind: FileKind, out: str | None = None) -> Selection:
+        """Returns the inputs of `kind`; `out` is None for a run that writes nothing.
+
+        Raises UsageError if the fields contradict each other, or if the only input does not exist.
+        """
+        if out == "" or "" in self.paths:
+            place = "an input" if out is None else "an input or OUT"
+            raise UsageError(f"{place} is an empty name; is a variable unset?")
+        if self.files_from is None and (self.null or self.root is not None):
+            raise UsageError("--null and --root go with --files-from")
+        if self.files_from == STDIN and STDIN in self.paths:
+            raise UsageError("standard input cannot be both an input and the list of inputs")
+        listed = self._read_list()
+        require_inputs(self.paths, listed, out)
+        if kind is IMAGES and out is not None and any(_is_same(path, out) for path in self.paths):
+            # An image that dinac decoded into that folder is no original; encoding it would make
+            # another generation with each run.
+            kind = replace(kind, is_output=is_stamped_image)
+        scan = InputScan(kind, self.paths, listed, self.null, self.root, exclude=out)
+        shard = None if self.shard is None else parse_shard(self.shard, os.environ)
+        selection = Selection(scan, shard, self.limit)
+        selection.require_existing()
+        return selection
+
+    def _read_list(self) -> bytes | None:
+        if self.files_from is None or self.listed is not None:
+            return self.listed
+        try:
+            with open(self.files_from, "rb") as file:
+                return file.read()
+        except OSError as exc:
+            raise UsageError(
+                f"--files-from {self.files_from}: cannot read: {exc.strerror}"
+            ) from exc
+
+
+def _is_same(path: str, out: str) -> bool:
+    return os.path.isdir(path) and os.path.isdir(out) and os.path.samefile(path, out)
+
+
+def list_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Returns one path, or several, as text."""
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    return tuple(os.fspath(path) for path in paths)
 
 
 @dataclass(frozen=True)
@@ -32,12 +212,71 @@ class Selection:
         )
         return itertools.islice(chosen, self.limit)
 
+    @property
+    def reads_stdin(self) -> bool:
+        """True if standard input is one of the inputs."""
+        return STDIN in self.scan.paths
+
+    def require_existing(self) -> None:
+        """Raises UsageError if there is no input, or if the only input does not exist."""
+        first = list(itertools.islice(iter(self), 2))
+        if not first:
+            self._require_found()
+        elif len(first) == 1 and first[0].problem:
+            raise UsageError(f"{first[0].label}: {first[0].problem}")
+
+    def count(self, output: Output | None = None, rename: Callable[[str], str] = str) -> int | None:
+        """Counts the inputs; returns None if standard input is among them, which may hold several.
+
+        If there is an `output`, `rename` turns an input's name into its output's. Raises UsageError
+        if there is no input, or if two inputs would have the same output.
+        """
+
+        def pairs() -> Iterator[tuple[str, str | None]]:
+            for entry in self:
+                yield entry.label, None if entry.problem else rename(entry.name)
+
+        if output is None or output.is_stream:  # no output has a path of its own
+            count = sum(1 for _ in self)
+        else:
+            count = refuse_collisions(pairs, fold_case=output.folds_case)
+        if not count:
+            self._require_found()
+        return None if self.reads_stdin else count
+
+    def _require_found(self) -> None:
+        if self.shard is not None and next(iter(Selection(self.scan)), None) is not None:
+            return  # a part may be empty if the whole is not
+        scan = self.scan
+        for _ in scan:
+            return
+        places = ", ".join(scan.paths) or "the list"
+        others = f" ({scan.others} other files)" if scan.others else ""
+        raise UsageError(f"no {scan.kind.plural} found in {places}{others}")
+
+
+class SelectionRun(Run):
+    """A run over a selection of inputs."""
+
+    selection: Selection
+
+    @property
+    def reads_stdin(self) -> bool:
+        return self.selection.reads_stdin
+
+    @property
+    def not_inputs(self) -> int:
+        return self.selection.scan.others
+
+    def count(self) -> int | None:
+        return self.selection.count()
+
 
 def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:
-    """What OUT is: `-`, a file (one input file, and a suffix of the output kind), or a folder.
+    """Returns what OUT is: `-`, a folder, or a file (for one input file and one of `suffixes`).
 
-    Raises UsageError where OUT would have to be a folder and is an existing file, or is named like
-    a file that is not written: more likely the last input, or a format that is not to be had.
+    Raises UsageError if OUT must be a folder and is an existing file, or is named like a file that
+    dinac would not write: it probably is the last input, or a format that is not available.
     """
     if out == STDOUT:
         return OutputKind.STREAM
@@ -47,28 +286,28 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
         return OutputKind.FILE
     if os.path.lexists(out):
         raise UsageError(
-            f"{out}: OUT, the last argument, is an existing file and not a folder: "
+            f"{out}: OUT, the last argument, is an existing file and not a folder; "
             "name an output folder after the inputs"
         )
     if out.lower().endswith(suffixes):
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file, but the input is not one "
-            f"file: name a folder ({out}/ if it is one)"
+            f"file; name a folder ({out}/ if it is one)"
         )
     if _is_name_of_other_file(out, suffixes):
         file = f" or a file that ends in {', '.join(suffixes)}" if scan.single_file else ""
         raise UsageError(
-            f"{out}: OUT, the last argument, is named like a file that is not written here: "
+            f"{out}: OUT, the last argument, is named like a file that is not written here; "
             f"name a folder ({out}/ if it is one){file}"
         )
     return OutputKind.FOLDER
 
 
 def refuse_file_name(out: str) -> None:
-    """Raises UsageError where OUT, which is to be a folder, is named like a file and not there."""
+    """Raises UsageError if OUT, which is a folder here, is named like a file."""
     if not os.path.isdir(out) and _is_name_of_other_file(out):
         raise UsageError(
-            f"{out}: OUT, the last argument, is named like a file, and is a folder here: "
+            f"{out}: OUT, the last argument, is named like a file, and is a folder here; "
             f"write {out}/ if it is meant"
         )
 
@@ -77,54 +316,3 @@ def _is_name_of_other_file(out: str, suffixes: tuple[str, ...] = ()) -> bool:
     return not out.lower().endswith((*suffixes, "/", os.sep)) and (
         is_image_name(out) or out.lower().endswith(_FILE_SUFFIXES)
     )
-
-
-def count_inputs(selection: Selection, output: Output, rename: Callable[[str], str]) -> int | None:
-    """Go through the names once, before any work; returns how many inputs there are.
-
-    None where standard input is among them and may hold any number. Raises UsageError where
-    nothing is found or two inputs would have one output.
-    """
-
-    def pairs() -> Iterator[tuple[str, str | None]]:
-        for entry in selection:
-            yield entry.label, None if entry.problem else rename(entry.name)
-
-    if output.kind is OutputKind.STREAM:
-        return count_unnamed(selection)  # records in a stream need no path of their own
-    return _settle(selection, refuse_collisions(pairs, fold_case=ignores_case(output.path)))
-
-
-def count_unnamed(selection: Selection) -> int | None:
-    """`count_inputs` of a run whose inputs have no outputs, or none with a path."""
-    return _settle(selection, sum(1 for _ in selection))
-
-
-def _settle(selection: Selection, count: int) -> int | None:
-    if not count:
-        _require_found(selection)
-    return None if reads_stdin(selection.scan) else count
-
-
-def require_existing(selection: Selection) -> None:
-    """Refuse a run whose only input is a file that is not there. Raises UsageError."""
-    first = list(itertools.islice(iter(selection), 2))
-    if len(first) == 1 and first[0].problem:
-        raise UsageError(f"{first[0].label}: {first[0].problem}")
-
-
-def _require_found(selection: Selection) -> None:
-    everything = Selection(selection.scan)
-    if selection.shard is not None and next(iter(everything), None) is not None:
-        return  # an empty part of a list that is not empty is a part like any other
-    scan = selection.scan
-    for _ in scan:
-        return
-    where = ", ".join(scan.paths) or "the list"
-    others = f" ({scan.others} other files)" if scan.others else ""
-    raise UsageError(f"no {scan.kind.plural} found in {where}{others}")
-
-
-def reads_stdin(scan: InputScan) -> bool:
-    """True where standard input is one of the inputs."""
-    return STDIN in scan.paths

@@ -1,4 +1,4 @@
-"""What became of each file of a run, and the running tally of a whole one."""
+"""The result of each file of a run, and the tally of a whole run."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from dinac_cli.errors import DinacError, FormatError
+
 
 class Status(str, Enum):
-    """How one file ended."""
+    """How the work on one file ended."""
 
-    WRITTEN = "written"  # an output was made
-    DONE = "done"  # an output that is whole and current was there already
+    WRITTEN = "written"  # an output was written
+    DONE = "done"  # a complete, current output already existed
     MEASURED = "measured"  # compared with its counterpart
-    VERIFIED = "verified"  # whole, and all that was asked of it
-    READ = "read"  # a record that was only looked into
-    MISSING = "missing"  # its counterpart is not there
+    VERIFIED = "verified"  # undamaged, and passed every check that was requested
+    READ = "read"  # a record that was read, without an output
+    MISSING = "missing"  # its counterpart does not exist
     FAILED = "failed"  # refused or not possible; `reason` says why
 
 
 class SourceState(str, Enum):
-    """What became of the image that a record was made of."""
+    """The state of the image that a record was encoded from."""
 
     UNCHANGED = "unchanged"
     CHANGED = "changed"
@@ -32,12 +34,13 @@ class SourceState(str, Enum):
 
 @dataclass(frozen=True)
 class FileResult:
-    """One input's outcome.
+    """The outcome of one input.
 
-    `file` is the input as the user would name it, `output` where its result went (None where
-    there is none), `reason` one line for a failure or a redone file. Sizes are in bytes and pixels.
-    `delta` is the largest difference of latents that were encoded anew, `facts` what else there is
-    to say in JSON.
+    `file` is the input as the user would name it, `name` its name relative to the folder that it
+    was found in, `output` the path written (None if there is none), `reason` one line for a failure
+    or a redone file. `error` is the class of a failure's error, `rejection` the broken rule of a
+    damaged record. Sizes are in bytes and pixels. `delta` is the largest difference of re-encoded
+    latents. `facts` are further keys for JSON.
     """
 
     file: str
@@ -53,16 +56,46 @@ class FileResult:
     source: SourceState | None = None
     delta: float | None = None
     facts: Mapping[str, Any] | None = None
+    name: str = ""
+    error: str | None = None
+    rejection: str | None = None
+
+    @classmethod
+    def fail(
+        cls, file: str, exc: DinacError, *, name: str = "", output: str | None = None
+    ) -> FileResult:
+        """Returns the result of an input that failed with `exc`, whose code it keeps."""
+        rejection = exc.rejection.value if isinstance(exc, FormatError) else None
+        return cls(
+            file,
+            Status.FAILED,
+            output=output,
+            reason=str(exc),
+            name=name,
+            error=type(exc).__name__,
+            rejection=rejection,
+        )
 
     @property
     def failed(self) -> bool:
-        """True where the run's exit code must say so."""
+        """True if the run's exit code must report this file."""
         return self.status in (Status.FAILED, Status.MISSING)
 
     def to_json(self) -> dict[str, Any]:
-        """The result as one flat JSON object; fields that say nothing are left out."""
+        """Returns the result as one flat JSON object without its empty fields."""
         entry: dict[str, Any] = {"file": self.file, "status": self.status.value}
-        for key in ("output", "reason", "width", "height", "bytes_in", "bytes_out"):
+        if self.name and self.facts is None:  # facts have a name of their own: the record's
+            entry["name"] = self.name
+        for key in (
+            "output",
+            "reason",
+            "error",
+            "rejection",
+            "width",
+            "height",
+            "bytes_in",
+            "bytes_out",
+        ):
             value = getattr(self, key)
             if value:
                 entry[key] = value
@@ -82,7 +115,7 @@ _WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
 
 @dataclass
 class Tally:
-    """Counts over a run; grows with nothing but numbers."""
+    """Counts over a run; its size does not depend on the number of files."""
 
     counts: Counter[Status] = field(default_factory=Counter)
     redone: int = 0
@@ -92,16 +125,16 @@ class Tally:
     bytes_out: int = 0
     not_inputs: int = 0
     unknown_sources: int = 0
-    encoded_anew: int = 0
+    reencoded: int = 0
     max_delta: float = 0.0
 
     def add(self, result: FileResult) -> None:
-        """Count one result; pixels and bytes only of what this run worked on."""
+        """Counts one result; pixels and bytes only if this run worked on the file."""
         self.counts[result.status] += 1
         self.warned += len(result.warnings)
         self.unknown_sources += result.source is SourceState.UNKNOWN
         if result.delta is not None:
-            self.encoded_anew += 1
+            self.reencoded += 1
             self.max_delta = max(self.max_delta, result.delta)
         if result.status in _WORKED:
             self.pixels += result.width * result.height
@@ -112,26 +145,26 @@ class Tally:
 
     @property
     def finished(self) -> int:
-        """How many files have an outcome."""
+        """Files that have an outcome."""
         return sum(self.counts.values())
 
     @property
     def written(self) -> int:
-        """How many outputs this run made."""
+        """Outputs that this run wrote."""
         return self.counts[Status.WRITTEN]
 
     @property
     def worked(self) -> int:
-        """How many files this run did something for: made an output, measured, verified."""
+        """Files that this run worked on: wrote an output, measured, verified or read."""
         return sum(self.counts[status] for status in _WORKED)
 
     @property
     def failures(self) -> int:
-        """How many files failed or lack their counterpart."""
+        """Files that failed or lack their counterpart."""
         return self.counts[Status.FAILED] + self.counts[Status.MISSING]
 
     def to_json(self) -> dict[str, Any]:
-        """The tally as the summary object that ends a `--json` run."""
+        """Returns the tally as the summary object that ends a `--json` run."""
         return {
             "summary": True,
             "written": self.written,

@@ -1,4 +1,4 @@
-"""How long an encode run takes, found out by encoding some of its images to nowhere."""
+"""Estimates the time of an encode run: encodes a sample of its images and discards it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.jobs.encode import EncodeOptions, encode_files
+from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.freshness import is_latent_file
 from dinac_cli.jobs.results import Status
@@ -28,9 +28,9 @@ TRIAL_SECONDS = 2.0
 
 
 class TrialSample:
-    """At most `TRIAL_FILES` of all images that are added, chosen by the CRC of their names.
+    """At most `TRIAL_FILES` of the images that are added, chosen by the CRC of their names.
 
-    The first ones would not do: images of one folder are often alike.
+    The first images would be a poor sample: those of one folder are often alike.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class TrialSample:
         self._added = 0
 
     def add(self, entry: Input) -> None:
-        """Offer one image."""
+        """Offers one image."""
         crc = zlib.crc32(entry.name.encode(errors="surrogateescape"))
         self._added += 1
         heapq.heappush(self._kept, (-crc, self._added, entry))
@@ -47,20 +47,20 @@ class TrialSample:
 
     @property
     def entries(self) -> list[Input]:
-        """What was kept, in the order in which it was added."""
+        """The images kept, in the order in which they were added."""
         return [entry for _, _, entry in sorted(self._kept, key=lambda kept: kept[1])]
 
     @property
     def is_all(self) -> bool:
-        """Whether all that was added was kept."""
+        """Whether every image that was added was kept."""
         return self._added == len(self._kept)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial of `files` images found: seconds to load the model, and to encode a pixel.
+    """The findings of a trial of `files` images: seconds to load the model and for a pixel.
 
-    `compute` is device and arithmetic.
+    `compute` names device and precision.
     """
 
     files: int
@@ -69,18 +69,18 @@ class Trial:
     compute: str
 
     def estimate_seconds(self, pixels: int) -> float:
-        """What a run over so many pixels takes, start-up included."""
+        """Returns the seconds of a run over so many pixels, start-up included."""
         return self.start_seconds + self.seconds_per_pixel * pixels
 
 
 def run_trial(
     sample: TrialSample, model: ModelHandle, options: EncodeOptions, control: RunControl
 ) -> Trial | None:
-    """Encode images as a run does, and write nothing; None where not one of them can be encoded.
+    """Encodes images as a run does and discards them; returns None if none can be encoded.
 
-    Ends `TRIAL_SECONDS` after the first one is done, or at a stop request. Where the sample is a
-    part, it is encoded over and over until then: a GPU may take all of it in one batch, which tells
-    nothing of the next. Raises DinacError where the run could not go on either.
+    Ends `TRIAL_SECONDS` after the first image is done, or at a stop request. If the sample is only
+    a part of the images, it is encoded repeatedly until then: a GPU may take all of it in one
+    batch, which says nothing about the next. Raises DinacError if the run could not go on either.
     """
     began = time.perf_counter()
     engine = model.engine
@@ -93,7 +93,9 @@ def run_trial(
     is_cut = False
     with (
         open(os.devnull, "wb") as nowhere,
-        closing(encode_files(repeated, output, model, options, control, stdout=nowhere)) as results,
+        closing(
+            encode_inputs(repeated, output, model, options, control, stdout=nowhere)
+        ) as results,
     ):
         for number, result in enumerate(results, start=1):
             if result.status is Status.WRITTEN:
@@ -107,7 +109,7 @@ def run_trial(
     files = min(len(ends), len(entries))
     seconds, pixels = ends[-1] - loaded, sum(map(math.prod, sizes))
     if is_cut:
-        # The first batch waits for more than its own work; after it they come at their pace.
+        # The first batch waits for more than its own work; the later ones come at their own pace.
         later = pixels - _count_batch(engine, *sizes[0]) * math.prod(sizes[0])
         if later > 0:
             seconds, pixels = ends[-1] - ends[0], later
@@ -115,6 +117,6 @@ def run_trial(
 
 
 def _count_batch(engine: Engine, height: int, width: int) -> int:
-    """Images of a size that come out of the model at once."""
+    """Returns how many images of a size the model takes at once."""
     rows, columns = -(-height // engine.patch), -(-width // engine.patch)
     return engine.batch_size(rows * engine.patch, columns * engine.patch)

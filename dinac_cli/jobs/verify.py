@@ -1,29 +1,30 @@
-"""Records against what they say of themselves, their model, and the images they were made of."""
+"""Checks records against themselves, their model, and the images that they were encoded from."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import Record, declared_bytes, read_header, unpack_record
+from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import COMPANIONS
-from dinac_cli.errors import InputError
+from dinac_cli.errors import InputError, UsageError
+from dinac_cli.images.description import parse_description
 from dinac_cli.images.reading import hold_beside
 from dinac_cli.jobs.encode import Twins, submit_with_twins
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
-from dinac_cli.jobs.freshness import read_description
+from dinac_cli.jobs.model_choice import ModelChoice, choose_encoders
 from dinac_cli.jobs.reencode import (
     Candidate,
     Reencoding,
@@ -32,40 +33,130 @@ from dinac_cli.jobs.reencode import (
     measure_delta,
     read_source_pixels,
 )
+from dinac_cli.jobs.request import (
+    LATENTS,
+    Announce,
+    InputRequest,
+    Request,
+    Selection,
+    SelectionRun,
+    keep_quiet,
+    list_paths,
+    run_request,
+)
 from dinac_cli.jobs.results import FileResult, SourceState, Status
-from dinac_cli.storage.content import hash_file, read_content
+from dinac_cli.storage.content import hash_file
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import LATENT_SUFFIX
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """What is looked at beside the records themselves.
+    """What is checked besides the records themselves; None leaves a check out.
 
-    `model` is the one they must be of, `source` the folder of their images, `reencoding` (with
-    `source` only) the sample that is encoded anew; None leaves each out. `limit` bounds the number
-    of records.
+    `model` is the model that made the records, `source` the folder of their images, `reencoding`
+    the sample to re-encode, which needs `source`.
     """
 
     model: ModelHandle | None = None
     source: str | None = None
     reencoding: Reencoding | None = None
-    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest(Request["VerifyRun"]):
+    """A run that verifies the records among `inputs`.
+
+    `source` is the folder of their images, `reencode` the share in percent to re-encode, and
+    `max_delta` the largest difference allowed (None: see `Reencoding`). A named `model` is the one
+    that every record must be of.
+    """
+
+    inputs: InputRequest
+    source: str | None = None
+    reencode: float | None = None
+    max_delta: float | None = None
+    model: ModelChoice = field(default_factory=ModelChoice)
+
+    def open(self, announce: Announce = keep_quiet) -> VerifyRun:
+        if self.source is not None and not os.path.isdir(self.source):
+            raise UsageError(f"--source {self.source}: no such folder")
+        selection = self.inputs.select(LATENTS)
+        named = self.model.resolve(announce)
+        model = None if named is None else ModelHandle(named, "encoder", self.model.device)
+        if model is not None:
+            model.check()
+        reencoding = None
+        if self.reencode is None:
+            if self.max_delta is not None:
+                raise UsageError("--max-delta goes with --reencode")
+        elif self.source is None:
+            raise UsageError("--reencode reads the images again; name their folder with --source")
+        else:
+            models = choose_encoders(named, self.model.device)
+            reencoding = Reencoding(self.reencode, models, self.max_delta)
+        options = VerifyOptions(model=model, source=self.source, reencoding=reencoding)
+        return VerifyRun(selection, options)
+
+
+@dataclass
+class VerifyRun(SelectionRun):
+    """A verify run that is ready to start."""
+
+    selection: Selection
+    options: VerifyOptions
+
+    def start(
+        self,
+        control: RunControl,
+        *,
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+    ) -> Generator[FileResult, None, None]:
+        limit = self.selection.limit
+        return verify_inputs(self.selection, self.options, control, limit=limit, stdin=stdin)
 
 
 def verify_files(
+    latents: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    reencode: float | None = None,
+    max_delta: float | None = None,
+    model: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    workers: int | None = None,
+) -> Generator[FileResult, None, None]:
+    """Verifies latent files and folders, as `dinac verify` does; `reencode` is in percent.
+
+    The keywords are the command's options. Results and errors are those of `encode_files`.
+    """
+    request = VerifyRequest(
+        inputs=InputRequest(paths=list_paths(latents)),
+        source=None if source is None else os.fspath(source),
+        reencode=reencode,
+        max_delta=max_delta,
+        model=ModelChoice(model=model, device=DeviceChoice(device=device, dtype=dtype)),
+        workers=workers,
+    )
+    return run_request(request)
+
+
+def verify_inputs(
     inputs: Iterable[Input],
     options: VerifyOptions,
     control: RunControl,
     *,
+    limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Verify every record; yields one result a record, verified or failed with all its findings.
+    """Verifies every record, `limit` at most; a failed result names all its findings.
 
-    A model is loaded only where a record is to be encoded anew. Raises DinacError where the run as
-    a whole cannot go on.
+    A model is loaded only if a record is re-encoded. Raises DinacError if the run as a whole cannot
+    go on.
     """
-    entries = itertools.islice(list_records(inputs, stdin), options.limit)
+    entries = itertools.islice(list_records(inputs, stdin), limit)
     percent = 0.0 if options.reencoding is None else options.reencoding.percent
     return run_job(VerifyJob(options), choose_sample(entries, percent), control)
 
@@ -78,51 +169,42 @@ class _SourcePixels(Work):
     pixels: npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class _Group:
-    """What images of one batch share: the model and the padded size in pixels."""
-
-    model: int
-    height: int
-    width: int
-
-
 class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
-    """What `verify_files` does with each record: the model's part is that of the sample alone."""
+    """The work of `verify_inputs` on each record; the model works on the sample alone."""
 
     def __init__(self, options: VerifyOptions) -> None:
         self._options = options
-        self._models: dict[int, ModelHandle] = {}
 
     def read(self, candidate: Candidate, hold: Callable[[int], None]) -> _SourcePixels | FileResult:
         entry = candidate.entry
-        if entry.error is not None:
-            raise entry.error
-        data = read_content(entry.path).data if entry.path is not None else entry.data or b""
-        header = read_header(data)
+        data = entry.read()
+        opened = open_record(data)
+        header = opened.header
         source = None
         if self._options.source is not None:
             source = check_source(self._options.source, entry, header)
         sample = source.path if source is not None and candidate.is_sampled else None
-        held_bytes = len(data) + declared_bytes(data, COMPANIONS, with_twin=True)
+        held_bytes = len(data) + opened.declared_bytes(COMPANIONS, with_twin=True)
         hold(held_bytes)
-        record = unpack_record(data, COMPANIONS, with_twin=True)
+        record = opened.unpack(COMPANIONS, with_twin=True)
         result = self._judge(entry.label, record, source, len(data))
         if sample is None or self._options.reencoding is None or result.failed:
             return result
-        model = self._options.reencoding.find_model(header)
+        model = self._options.reencoding.models.find(header)
         check_model(header, model, allow_other=False)
-        self._models[id(model)] = model
         _, rows, columns = header.shape
-        group = _Group(id(model), rows * header.patch, columns * header.patch)
+        group = (model, rows * header.patch, columns * header.patch)
         pixels = read_source_pixels(sample, header, hold_beside(hold, held_bytes))
         held_bytes += pixels.nbytes
         hold(held_bytes)
-        return _SourcePixels(entry.label, group, held_bytes, result, record, model, pixels)
+        return _SourcePixels(
+            entry.label, entry.name, group, held_bytes, result, record, model, pixels
+        )
 
     def batch_size(self, group: Hashable) -> int:
-        assert isinstance(group, _Group)
-        return self._models[group.model].engine.batch_size(group.height, group.width)
+        assert isinstance(group, tuple)
+        model, height, width = group
+        return int(model.engine.batch_size(height, width))
 
     def submit(self, batch: list[_SourcePixels]) -> Computing[Twins]:
         engine = batch[0].model.engine
@@ -143,7 +225,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
     def _judge(
         self, label: str, record: Record, source: SourceCheck | None, size_bytes: int
     ) -> FileResult:
-        """The result of a record that is whole."""
+        """Returns the result of an undamaged record."""
         header = record.header
         other = None if self._options.model is None else describe_model(header, self._options.model)
         lone = describe_lone(record)
@@ -160,7 +242,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
 
 
 def describe_model(header: RecordHeader, model: ModelHandle) -> str | None:
-    """How a record's model differs from the one it must be of, naming both; None if it does not."""
+    """Returns how a record's model differs from the required one, naming both, or None."""
     own = model.identity
     if (header.latent_space, header.weights) == (own.latent_space, own.weights):
         return None
@@ -172,17 +254,17 @@ def describe_model(header: RecordHeader, model: ModelHandle) -> str | None:
 
 
 def describe_lone(record: Record) -> str | None:
-    """What is wrong with a record that tells of a mirrored twin and has none; else None."""
-    if record.flipped is not None or "flip" not in read_description(record.header.image):
+    """Returns a finding if a record's description promises a mirrored twin that it lacks."""
+    if record.flipped is not None or "flip" not in parse_description(record.header.image):
         return None
-    return "says that it holds the latents of the mirrored image too, and does not: re-encode"
+    return "should hold the latents of the mirrored image too, and does not; re-encode it"
 
 
 @dataclass(frozen=True)
 class SourceCheck:
-    """What became of a record's source; `path` is None where there is no such file.
+    """The state of a record's source; `path` is None if there is no such file.
 
-    `finding` is one line where it is missing, changed, or cannot be read.
+    `finding` is one line if the source is missing, changed, or cannot be read.
     """
 
     state: SourceState
@@ -191,31 +273,31 @@ class SourceCheck:
 
 
 def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> SourceCheck:
-    """Compare the source of a record below `folder` with the size and hash that the record holds.
+    """Compares the source of a record below `folder` with the size and hash that the record holds.
 
-    It is looked for under the name of the record's file without `.dinac` and, where nothing is
-    there (the file was named by itself, or renamed), under the record's own name.
+    The source is looked for under the name of the record's file without `.dinac`. If nothing is
+    there (the file was named by itself, or renamed), the record's own name is tried.
     """
     places = [os.path.join(folder, *name.split("/")) for name in _list_names(entry, header)]
     if not places:
         return SourceCheck(SourceState.UNKNOWN)
     path = next((place for place in places if os.path.isfile(place)), None)
     if path is None:
-        finding = f"its source {places[0]} is not there"
+        finding = f"its source {places[0]} does not exist"
         return SourceCheck(SourceState.MISSING, finding=finding)
     try:
         difference = _describe_change(path, header)
     except InputError as exc:
         return SourceCheck(SourceState.MISSING, finding=f"its source {path}: {exc}")
     if difference is not None:
-        finding = f"its source {path} has changed ({difference}): encode it again"
+        finding = f"its source {path} has changed ({difference}); re-encode it"
         return SourceCheck(SourceState.CHANGED, path, finding)
     is_known = header.source_sha256 is not None
     return SourceCheck(SourceState.UNCHANGED if is_known else SourceState.UNKNOWN, path)
 
 
 def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:
-    """Relative names that the source may have; none for an anonymous record in a stream."""
+    """Yields relative names of the source; none for an anonymous record in a stream."""
     if entry.path is not None and entry.name.lower().endswith(LATENT_SUFFIX):
         yield entry.name[: -len(LATENT_SUFFIX)]
     elif header.name:
@@ -225,6 +307,7 @@ def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:
 
 
 def _describe_change(path: str, header: RecordHeader) -> str | None:
+    """Returns how the file differs from the record's source, or None. Raises InputError."""
     try:
         size = os.path.getsize(path)
     except OSError as exc:

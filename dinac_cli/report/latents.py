@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.container.record import declared_bytes, read_latents, unpack_record
+from dinac_cli.container.record import open_record, read_latents
 from dinac_cli.errors import DinacError
 from dinac_cli.images.writing import write_image
 from dinac_cli.report.page import make_data_url
@@ -100,8 +100,9 @@ def show_record(
     if not os.path.lexists(path):
         return None
     data = read_content(path).data
-    hold(len(data) + 3 * declared_bytes(data))  # colours are found in float64
-    latents = unpack_record(data).latents
+    record = open_record(data)
+    hold(len(data) + 3 * record.declared_bytes())  # colours are found in float64
+    latents = record.unpack().latents
     picture = None
     if colors is not None:
         picture = make_data_url(write_image(colors.paint(latents), "png"), "png")

@@ -1,1 +1,1 @@
-"""Files in and out: what is an input, what its output is called, how it is written safely."""
+"""Local files: finding and reading inputs, naming outputs and writing them safely."""

@@ -1,8 +1,8 @@
-"""Writing a file so that it is either there and whole, or not there.
+"""Writes a file so that it is either complete or absent.
 
-Data goes to a temporary file beside the target, is flushed, and then takes the target's name.
-The temporary's name says who made it, and it is locked while it is in use: what a killed run
-left behind is told apart from what a live one is writing, also over a shared file system.
+The data goes to a temporary file beside the target, which is then renamed to the target. The
+temporary's name identifies its process, and it is locked while it is in use. This tells the
+leftovers of a killed run from the files of a live one, even on a shared file system.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def write_atomically(
     is_ours: Callable[[str], bool],
     fsync: bool = False,
 ) -> None:
-    """Write `data` to `target` by way of a temporary file beside it.
+    """Writes `data` to `target` through a temporary file beside it.
 
-    Without `replace`, a file that came to stand at `target` in the meantime is replaced only if
-    `is_ours` says that dinac wrote it. Raises OutputError; UnwritableDiskError where no more fits.
+    Without `replace`, an existing `target` is replaced only if `is_ours` says that dinac wrote it.
+    Raises UnwritableDiskError if the disk is full or read-only, OutputError for other failures.
     """
     folder = os.path.dirname(target) or "."
     temporary = os.path.join(folder, _name_temporary())
@@ -57,8 +57,8 @@ def write_atomically(
             _lock(descriptor)
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 file.write(data)
-            # A file system on the network may say only on closing that nothing more fits. Closing
-            # a copy makes it speak, and leaves the lock.
+            # A network file system may report a full disk only on close. Closing a duplicate
+            # raises that error and keeps the lock.
             os.close(os.dup(descriptor))
             if fsync:
                 os.fsync(descriptor)
@@ -74,23 +74,23 @@ def write_atomically(
 
 
 def describe_write_error(exc: OSError, target: str) -> OutputError:
-    """The OutputError for a failed write.
+    """Returns the OutputError for a failed write.
 
-    A disk that takes no more, or nothing at all, stops a run; all else only its file.
+    A full or read-only disk stops the run (UnwritableDiskError); other errors fail only the file.
     """
     if exc.errno in _FATAL_ERRNOS:
         return UnwritableDiskError(
-            f"{target}: {exc.strerror}: free some space and run the same command again"
+            f"{target}: {exc.strerror}; free some space and run the same command again"
         )
     if exc.errno == errno.EROFS:
-        return UnwritableDiskError(f"{target}: {exc.strerror}: name another place")
+        return UnwritableDiskError(f"{target}: {exc.strerror}; choose another place")
     if exc.errno == errno.ENAMETOOLONG:
         return OutputError(f"{target}: the output's name is too long for this file system")
-    return OutputError(f"{target}: cannot write: {exc.strerror or exc}: name another place")
+    return OutputError(f"{target}: cannot write: {exc.strerror or exc}; choose another place")
 
 
 def discard_live_temporaries() -> None:
-    """Remove the temporary files of this process; for the moment before it is ended."""
+    """Removes the temporary files of this process, just before it exits."""
     with _live_lock:
         leftovers = tuple(_live)
     for path in leftovers:
@@ -98,7 +98,7 @@ def discard_live_temporaries() -> None:
 
 
 def remove_dead_temporaries(folder: str) -> int:
-    """Remove temporaries in `folder` that a dead process of this host left; returns how many."""
+    """Removes the temporaries of dead processes of this host; returns their number."""
     removed = 0
     try:
         names = [name for name in os.listdir(folder) if name.startswith(TEMPORARY_PREFIX)]
@@ -114,7 +114,7 @@ def remove_dead_temporaries(folder: str) -> int:
 
 @functools.cache
 def _identify_host() -> tuple[str, str, str]:
-    """(host, boot, pid namespace): two processes with equal ones can see each other's pids."""
+    """Returns (host, boot, pid namespace). Processes with equal values see each other's pids."""
     host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     boot = _read_text("/proc/sys/kernel/random/boot_id").replace("-", "")[:8] or "0"
     try:
@@ -135,9 +135,9 @@ def _is_dead(path: str, name: str) -> bool:
         return False
     if (parts[1], parts[2]) == (boot, namespace) and not _is_running(int(parts[3])):
         return True
-    # A pid that runs may be another process by now (in containers nearly all are 1), and one of
-    # another container or an earlier boot says nothing here. The lock does; but a file that is a
-    # moment old may be about to be locked.
+    # A running pid may have been reused (in containers nearly all are 1), and a pid of another
+    # container or an earlier boot has no meaning here. The lock decides, but only for older files:
+    # a new one may not be locked yet.
     return _is_older_than(path, _SETTLING_SECONDS) and _is_unlocked(path)
 
 
@@ -155,7 +155,7 @@ if sys.platform != "win32":
             os.kill(pid, 0)
         except (ProcessLookupError, OverflowError):
             return False
-        except OSError:  # it runs, as somebody else's
+        except OSError:  # it runs under another user
             return True
         return True
 
@@ -163,7 +163,7 @@ if sys.platform != "win32":
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
-            # File systems without locks: the pid in the name must do.
+            # Without locks in the file system, only the pid in the name identifies a live file.
             if exc.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
                 raise
 
@@ -183,27 +183,27 @@ if sys.platform != "win32":
 else:
 
     def _is_running(pid: int) -> bool:
-        """Nothing asks here without harm: signal 0 is Ctrl-C. The age of the file must do."""
+        """Always True: signal 0 is Ctrl-C on Windows. Only the age of the file decides."""
         return True
 
     def _lock(descriptor: int) -> None:
-        """An open file cannot be removed here, which is lock enough."""
+        """Does nothing, because Windows does not remove an open file."""
 
     def _is_unlocked(path: str) -> bool:
         return True
 
 
 def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[str], bool]) -> None:
-    """Give the temporary its final name; without `replace` never over somebody else's file."""
+    """Renames `temporary` to `target`; without `replace`, never over a foreign file."""
     if not replace:
         try:
-            os.link(temporary, target)  # unlike a rename, fails where a file is there
+            os.link(temporary, target)  # unlike a rename, this fails if the target exists
             return
         except OSError as exc:
-            # Either a file is there, or this file system has no hard links.
+            # Either the target exists, or this file system has no hard links.
             if os.path.lexists(target) and not is_ours(target):
                 if _are_equal(temporary, target):
-                    return  # another run was faster; not every format says who wrote a file
+                    return  # another run wrote it first; some formats cannot hold a stamp
                 raise refuse_foreign(target) from exc
     os.replace(temporary, target)
 
@@ -216,7 +216,7 @@ def _are_equal(one: str, other: str) -> bool:
 
 
 def refuse_foreign(target: str) -> OutputError:
-    """The OutputError for a file that stands where an output should go."""
+    """Returns the OutputError for a foreign file in the place of an output."""
     return OutputError(
         f"{target}: exists and was not written by dinac; "
         "choose another output folder or add --overwrite"

@@ -1,4 +1,4 @@
-"""Reading one input whole, with what is needed to tell later whether it has changed."""
+"""Reads a whole input, and hashes it, so that a later run can detect a change."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Content:
 
 
 def read_content(path: str) -> Content:
-    """Read a file. Raises InputError, also where the file changed in the meantime.
+    """Reads a file, or a named pipe (such as `<(command)` in a shell) to its end.
 
-    A pipe that has a name (as a shell gives one for `<(command)`) is read to its end.
+    Raises InputError if the file cannot be read, is too large or changes while it is read.
     """
     try:
         with open(path, "rb") as file:
@@ -38,7 +38,7 @@ def read_content(path: str) -> Content:
             after = os.fstat(file.fileno())
     except OSError as exc:
         raise InputError(f"cannot read: {exc.strerror or exc}") from exc
-    # A pipe has no size, and its time is that of the last write.
+    # Only files are checked: a pipe has no size, and each write changes its time.
     is_file = stat.S_ISREG(before.st_mode)
     if is_file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError("changed while it was read; run the same command again")
@@ -46,7 +46,7 @@ def read_content(path: str) -> Content:
 
 
 def read_stream_content(stream: BinaryIO) -> Content:
-    """Read standard input to its end. Raises InputError."""
+    """Reads standard input to its end. Raises InputError."""
     content = _read_bounded(stream)
     if not content.data:
         raise InputError("is empty; pipe an image into it")
@@ -54,7 +54,7 @@ def read_stream_content(stream: BinaryIO) -> Content:
 
 
 def hash_file(path: str) -> str:
-    """SHA-256 of a file, 64 hex digits, in constant memory. Raises InputError."""
+    """Returns the SHA-256 of a file, 64 hex digits, in constant memory. Raises InputError."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -66,7 +66,7 @@ def hash_file(path: str) -> str:
 
 
 def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
-    """Read to the end, in pieces: asking for the limit at once would allocate it."""
+    """Reads to the end in pieces, because one read of the limit would allocate it at once."""
     pieces = []
     total = 0
     while expected <= MAX_INPUT_BYTES and total <= MAX_INPUT_BYTES:

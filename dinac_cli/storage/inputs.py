@@ -1,7 +1,7 @@
-"""From what a user names (files, folders, globs, lists, `-`) to a stream of inputs.
+"""Expands the user's arguments (files, folders, globs, lists, `-`) to a stream of inputs.
 
-Nothing here is kept in memory per file: a folder is walked as often as it is iterated, in sorted
-order, so two walks of an unchanged folder agree.
+No file is kept in memory: each iteration walks the folders again, in sorted order, so two
+iterations over an unchanged folder agree.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ HEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class FileKind:
-    """What makes a file in a folder an input: its name or, failing that, its first bytes.
+    """The test for a file in a folder: its name or, if that fails, its first bytes.
 
-    `is_output` tells, by its path, what an earlier run left among the inputs: that is none.
+    `is_output` recognises, by path, outputs of an earlier run among the inputs; they are rejected.
     """
 
     label: str
@@ -33,7 +33,7 @@ class FileKind:
     is_output: Callable[[str], bool] | None = None
 
     def accepts(self, path: str) -> bool:
-        """True for a file that is such an input; one that cannot be read counts by its name."""
+        """True if the file is an input; for an unreadable file only the name decides."""
         if not (self.accepts_name(os.path.basename(path)) or self._accepts_content(path)):
             return False
         return self.is_output is None or not self.is_output(path)
@@ -50,7 +50,7 @@ class FileKind:
 class Input:
     """One input: `path` to open (None is standard input), `name` below OUT (relative, `/`).
 
-    `problem` is set where the name itself is the failure (no such file, outside of --root).
+    `problem` is set if the name itself is the error (no such file, outside of --root).
     """
 
     path: str | None
@@ -59,18 +59,18 @@ class Input:
 
     @property
     def label(self) -> str:
-        """How messages name it."""
+        """Its name in messages."""
         return STDIN_NAME if self.path is None else self.path
 
 
 @dataclass
 class InputScan:
-    """The inputs of one run; iterate it as often as needed.
+    """The inputs of one run; can be iterated repeatedly.
 
-    `paths` are files, folders, globs or `-`; `listed` the content of a `--files-from` list (None:
-    no list), `null` whether it is NUL-separated, `root` what its absolute entries are relative to.
-    `exclude` is a folder that is never entered (OUT, where it lies inside an input folder).
-    `others` counts, after an iteration, the files that are not of `kind`.
+    `paths` are files, folders, globs or `-`. `listed` is the content of a `--files-from` list, or
+    None; it is NUL-separated if `null`, and its names are relative to `root`. `exclude` is a folder
+    that is never entered (OUT inside an input folder). After an iteration, `others` is the number
+    of files that are not of `kind`.
     """
 
     kind: FileKind
@@ -91,7 +91,7 @@ class InputScan:
 
     @property
     def single_file(self) -> bool:
-        """True where exactly one file (or `-`) is named, and no folder, glob or list."""
+        """True for exactly one file (or `-`), and no folder, glob or list."""
         if self.listed is not None or len(self.paths) != 1:
             return False
         path = self.paths[0]
@@ -108,10 +108,10 @@ class InputScan:
             yield _name_file(path, os.path.basename(path))
 
     def _expand_glob(self, pattern: str) -> Iterator[Input]:
-        """Matches of a pattern; what lies in a folder that matches is named relative to it.
+        """Yields the matches of a pattern; files in a matching folder are named relative to it.
 
-        `**` also matches what is inside of such a folder, and follows a link that leads back to
-        where it came from, so each file is taken once, in the place that comes first.
+        `**` also matches the content of a matching folder and follows links in a loop, so each file
+        is yielded once, at its first match.
         """
         matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
@@ -130,13 +130,13 @@ class InputScan:
                 yield _name_file(match, os.path.basename(match))
 
     def _resolve_entry(self, entry: str) -> Iterator[Input]:
-        """One entry of a list, under its relative path (as rsync --files-from does)."""
+        """Resolves one entry of a list; keeps its relative path, as rsync --files-from does."""
         name = entry
         if self.root is not None:
             path = os.path.join(self.root, entry)
             name = os.path.relpath(path, self.root)
         elif os.path.isabs(entry):
-            problem = "absolute path in the list: say what it is relative to with --root DIR"
+            problem = "absolute path in the list; name its base folder with --root DIR"
             yield Input(entry, os.path.basename(entry), problem)
             return
         else:
@@ -144,7 +144,7 @@ class InputScan:
         name = os.path.normpath(name).replace(os.sep, "/")
         if name == ".." or name.startswith("../"):
             where = f"--root {self.root}" if self.root is not None else "the current folder"
-            problem = f"lies outside of {where}, so its output would lie outside of OUT"
+            problem = f"is outside {where}, so its output would be outside OUT"
             yield Input(entry, os.path.basename(entry), problem)
         elif os.path.isdir(path):
             prefix = "" if name == "." else name + "/"
@@ -155,7 +155,7 @@ class InputScan:
     def _walk(
         self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
     ) -> Iterator[Input]:
-        """Inputs below `folder`, sorted; links to folders are followed, loops are not."""
+        """Yields the inputs below `folder`, sorted; follows links to folders, but no loops."""
         try:
             identity = _identify(folder)
             if identity in ancestors or (ancestors and self._is_excluded(identity)):
@@ -177,7 +177,7 @@ class InputScan:
                 self.others += 1
 
     def _is_excluded(self, identity: tuple[int, int]) -> bool:
-        # Asked for each folder: OUT may be made only when the first output is.
+        # Checked for each folder, because OUT may be created only with the first output.
         try:
             return self.exclude is not None and identity == _identify(self.exclude)
         except OSError:
@@ -188,18 +188,18 @@ class InputScan:
             if not stat.S_ISREG(entry.stat().st_mode):
                 return False
         except OSError:
-            # A link that leads nowhere is reported only if its name says it is an input.
+            # A dangling link is reported only if it has the name of an input.
             return self.kind.accepts_name(entry.name)
         return self.kind.accepts(entry.path)
 
 
 def split_list(content: bytes, *, null: bool) -> Iterator[str]:
-    """Entries of a file list, newline- or NUL-separated; empty ones are skipped.
+    """Yields the entries of a file list, newline- or NUL-separated; skips empty ones.
 
-    Raises UsageError where a list that should be newline-separated holds a NUL, as no name can.
+    Raises UsageError if a newline-separated list holds a NUL, which no file name can hold.
     """
     if not null and b"\0" in content:
-        raise UsageError("the list of --files-from holds NUL characters: add --null")
+        raise UsageError("the list of --files-from holds NUL characters; add --null")
     separator = b"\0" if null else b"\n"
     start = 0
     while start < len(content):
@@ -214,9 +214,9 @@ def split_list(content: bytes, *, null: bool) -> Iterator[str]:
 
 
 def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None) -> None:
-    """Refuse a request that names no input, or standard input twice; `out` is what it takes as OUT.
+    """Raises UsageError if a request names no input, or standard input twice.
 
-    Raises UsageError.
+    `out` is its OUT argument, if it has one.
     """
     if not paths and listed is None:
         if out is not None and os.path.exists(out):
@@ -253,7 +253,7 @@ def _identify(folder: str) -> tuple[int, int]:
 
 
 def _resolve_parent(path: str) -> str:
-    """`path` through the folders that it really leads through; its last part may be a link."""
+    """Returns `path` with the links in its parent resolved; the last part may be a link."""
     parent, name = os.path.split(path.rstrip(os.sep) or path)
     return os.path.join(os.path.realpath(parent), name)
 

@@ -1,4 +1,4 @@
-"""A folder held by one process at a time."""
+"""An exclusive lock on a folder, held by one process at a time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if sys.platform != "win32":
 
 @contextlib.contextmanager
 def hold_folder(folder: str, refusal: str) -> Iterator[None]:
-    """Within the block, no other process holds the folder, which is made if need be.
+    """Locks the folder for the block, against other processes; creates it if needed.
 
-    It goes again where nothing came into it. The end of a process, of whatever kind, ends its hold.
-    Where a file system knows no locks, as on Windows, nothing is refused. Raises OutputError: with
-    `refusal` where another process holds the folder, or where nothing can be written there.
+    A folder that was created here is removed if it is still empty at the end. If a process dies,
+    its lock is released. On Windows, and on file systems without locks, there is no lock. Raises
+    OutputError: with `refusal` if another process holds the lock, or if the folder is not writable.
     """
     is_new = not os.path.lexists(folder)
     try:
@@ -31,11 +31,11 @@ def hold_folder(folder: str, refusal: str) -> Iterator[None]:
         raise describe_write_error(exc, folder) from exc
     try:
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(f"{folder}: cannot write there: choose another folder")
+            raise OutputError(f"{folder}: cannot write there; choose another folder")
         yield
     finally:
         if is_new:
-            with contextlib.suppress(OSError):  # something is in it
+            with contextlib.suppress(OSError):  # it is not empty
                 os.rmdir(folder)
         if descriptor is not None:
             os.close(descriptor)
@@ -54,12 +54,12 @@ if sys.platform != "win32":
             except BlockingIOError:
                 os.close(descriptor)
                 raise
-            except OSError:  # a file system without locks, or none for folders
+            except OSError:  # this file system has no locks, or none for folders
                 return descriptor
             os.close(descriptor)
 
     def _is_at(descriptor: int, folder: str) -> bool:
-        """False where who held the folder has removed it before it was locked here."""
+        """False if the previous holder removed the folder before this process locked it."""
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(folder))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What an output is called. A name depends on its own input alone, never on the rest of a run."""
+"""Names of outputs. A name depends only on its own input, never on the rest of a run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LATENT_SUFFIX = ".dinac"
 
 
 def name_latents(name: str) -> str:
-    """`a.jpg` → `a.jpg.dinac`, as gzip does."""
+    """Returns the record's name: `a.jpg` → `a.jpg.dinac`, as gzip does."""
     return name + LATENT_SUFFIX
 
 
 def name_image(name: str, suffixes: tuple[str, ...]) -> str:
-    """The decoded image's name: `a.png.dinac` → `a.png`, `a.jpg.dinac` → `a.jpg.png`.
+    """Returns the decoded image's name: `a.png.dinac` → `a.png`, `a.jpg.dinac` → `a.jpg.png`.
 
-    `suffixes` are those of the output format, the first one is appended where none is there.
+    `suffixes` are those of the output format; the first is appended if the name has none of them.
     """
     if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
         name = name[: -len(LATENT_SUFFIX)]
@@ -27,14 +27,14 @@ def name_image(name: str, suffixes: tuple[str, ...]) -> str:
 
 
 def undo_image_name(name: str, suffixes: Iterable[str]) -> list[str]:
-    """Names that an image called `name` may have after encoding and decoding, likeliest first."""
+    """Returns possible names of image `name` after encoding and decoding, likeliest first."""
     return [name, *(name + suffix for suffix in suffixes)]
 
 
 class CollisionCheck:
-    """Tells when two inputs would have one output; keeps a hash of each name, not the name.
+    """Detects repeated output names; keeps a hash of each name, not the name.
 
-    Names that differ only in case count as one where `fold_case` is set.
+    With `fold_case`, names that differ only in case are equal.
     """
 
     def __init__(self, *, fold_case: bool = False) -> None:
@@ -42,7 +42,7 @@ class CollisionCheck:
         self._seen: set[int] = set()
 
     def add(self, name: str) -> bool:
-        """Note `name`; False where it was there before."""
+        """Adds `name`; returns False if it was added before."""
         key = hash(name.casefold() if self._fold_case else name)
         if key in self._seen:
             return False
@@ -53,10 +53,10 @@ class CollisionCheck:
 def refuse_collisions(
     pairs: Callable[[], Iterable[tuple[str, str | None]]], *, fold_case: bool = False
 ) -> int:
-    """Check (input, output name) pairs before any work; returns how many there are.
+    """Checks (input, output name) pairs before any work; returns their number.
 
-    The name None is that of an input that will fail: it is counted, and collides with nothing.
-    `pairs` is called again to name both inputs once a collision is found. Raises UsageError.
+    The name None stands for an input that will fail; it is counted but never collides. Raises
+    UsageError for a collision; `pairs` is then called again to find the first input of the two.
     """
     check = CollisionCheck(fold_case=fold_case)
     count = 0
@@ -69,7 +69,7 @@ def refuse_collisions(
                 if its_name is not None and _same(its_name, name, fold_case)
             )
             raise UsageError(
-                f"{first} and {source} would both be written to {name}: "
+                f"{first} and {source} would both be written to {name}; "
                 "give them different OUTs or rename one"
             )
     return count
@@ -80,10 +80,10 @@ def _same(one: str, other: str, fold_case: bool) -> bool:
 
 
 def ignores_case(folder: str) -> bool:
-    """True where the file system of `folder` (or its nearest existing parent) folds case.
+    """True if the file system of `folder` (or its nearest existing parent) ignores case.
 
-    Found by asking for the folder under its name in swapped case; a name without letters
-    says nothing and counts as case-sensitive.
+    Tests whether the folder also exists under its name in swapped case; a name without letters
+    counts as case-sensitive.
     """
     folder = os.path.realpath(folder)
     while not os.path.isdir(folder):

@@ -1,4 +1,4 @@
-"""Where outputs go: a folder, one file, or standard output."""
+"""OUT of a run: a folder, one file, or standard output."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from dinac_cli.storage.atomic import (
     remove_dead_temporaries,
     write_atomically,
 )
+from dinac_cli.storage.naming import ignores_case
 
 STDOUT = "-"
+
+_FOLDERS_REMEMBERED = 4096
 
 
 class OutputKind(str, Enum):
@@ -29,8 +32,8 @@ class OutputKind(str, Enum):
 class Output:
     """OUT of one run, and the only thing that writes there.
 
-    `is_ours` tells whether dinac wrote an existing file; such a file may be replaced, any other
-    only with `overwrite`. Nothing is ever written outside of a folder OUT, also not through a
+    `is_ours` tells whether dinac wrote an existing file: only such a file may be replaced, unless
+    `overwrite` allows any. Nothing is ever written outside a folder OUT, not even through a
     symbolic link below it.
     """
 
@@ -41,17 +44,64 @@ class Output:
     fsync: bool = False
     _ready: set[str] = field(default_factory=set, init=False)
 
+    @property
+    def is_stream(self) -> bool:
+        """True if outputs go to standard output, one after another."""
+        return self.kind is OutputKind.STREAM
+
+    @property
+    def keeps_existing(self) -> bool:
+        """True if outputs may exist already, and a run must look at them before it writes."""
+        return not self.is_stream and not self.overwrite
+
+    @property
+    def folds_case(self) -> bool:
+        """True if names that differ only in case are one file in OUT."""
+        return self.kind is OutputKind.FOLDER and ignores_case(self.path)
+
     def locate(self, name: str) -> str:
-        """The path of the output called `name` (relative, `/`-separated)."""
+        """Returns the path of the output called `name` (relative, `/`-separated)."""
         if self.kind is OutputKind.FILE:
             return self.path
-        # Joined as text: `join` would take `1:30.png` for another drive on Windows, and leave OUT.
+        # Joined as text: on Windows `join` would take `1:30.png` for another drive and leave OUT.
         return os.path.join(self.path, "") + os.sep.join(name.split("/"))
 
-    def prepare(self, target: str) -> None:
-        """Make the folder of `target` and rid it of what killed runs left there.
+    def look(self, name: str) -> str | None:
+        """Returns the path at which an earlier output called `name` must be looked for.
 
-        Raises OutputError where the folder cannot be made or lies outside of OUT.
+        Returns None if an earlier output does not matter: OUT is a stream, or is overwritten. Makes
+        the output's folder. Raises OutputError if the folder cannot be made or lies outside OUT.
+        """
+        if not self.keeps_existing:
+            return None
+        target = self.locate(name)
+        self.prepare(target)
+        return target
+
+    def deliver(self, name: str, data: bytes) -> str | None:
+        """Writes one output and returns its path.
+
+        Returns None if OUT is a stream: the caller then writes `data` there, in order. Raises
+        OutputError.
+        """
+        if self.is_stream:
+            return None
+        target = self.locate(name)
+        self.write(target, data)
+        return target
+
+    def open(self) -> None:
+        """Makes OUT's folder, so that failing to is an error of the run, not of each of its files.
+
+        Raises OutputError.
+        """
+        if not self.is_stream:
+            self.prepare(self.locate(""))
+
+    def prepare(self, target: str) -> None:
+        """Makes the folder of `target` and removes temporary files that killed runs left there.
+
+        Raises OutputError if the folder cannot be made or lies outside OUT.
         """
         folder = os.path.dirname(target) or "."
         if folder in self._ready:
@@ -63,35 +113,35 @@ class Output:
         if self.kind is OutputKind.FOLDER:
             self.require_inside(folder)
         remove_dead_temporaries(folder)
-        if len(self._ready) > 4096:  # a bound on memory; a folder checked twice does no harm
+        if len(self._ready) > _FOLDERS_REMEMBERED:  # a bound on memory; preparing twice is harmless
             self._ready.clear()
         self._ready.add(folder)
 
     def require_writable(self) -> None:
-        """Raises OutputError where nothing could be written, as far as looking tells."""
-        if self.kind is OutputKind.STREAM:
+        """Raises OutputError if nothing can be written to OUT, as far as permissions tell."""
+        if self.is_stream:
             return
         place = os.path.dirname(self.path) if self.kind is OutputKind.FILE else self.path
         while place and not os.path.lexists(place) and os.path.dirname(place) != place:
             place = os.path.dirname(place)
         place = place or "."
         if not os.path.isdir(place):
-            raise OutputError(f"{place}: is no folder: choose another OUT")
+            raise OutputError(f"{place}: not a folder; choose another OUT")
         if not os.access(place, os.W_OK | os.X_OK):
-            raise OutputError(f"{place}: cannot write there: choose another OUT")
+            raise OutputError(f"{place}: cannot write there; choose another OUT")
 
     def write(self, target: str, data: bytes) -> None:
-        """Write one whole output file. Raises OutputError."""
+        """Writes one whole output file. Raises OutputError."""
         self.prepare(target)
         write_atomically(
             target, data, replace=self.overwrite, is_ours=self.is_ours, fsync=self.fsync
         )
 
     def require_inside(self, folder: str) -> None:
-        """Raises OutputError where a folder that is to hold outputs lies outside of OUT."""
+        """Raises OutputError if a folder for outputs lies outside OUT."""
         root, real = os.path.realpath(self.path), os.path.realpath(folder)
         if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
             raise OutputError(
-                f"{folder}: leads outside of {self.path} through a symbolic link; "
+                f"{folder}: leads outside {self.path} through a symbolic link; "
                 "remove the link or name its target as OUT"
             )

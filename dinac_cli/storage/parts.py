@@ -1,4 +1,4 @@
-"""Splitting one list of inputs over machines, by name alone."""
+"""Splits a list of inputs over machines by the hash of each name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dinac_cli.errors import UsageError
 
-# launchers of processes, their variables for the index and the count; the first that is set wins
+# Process launchers with their variables for index and count; the first that is set is used.
 _LAUNCHERS = (
     ("torchrun", "RANK", "WORLD_SIZE"),
     ("Slurm", "SLURM_PROCID", "SLURM_NTASKS"),
@@ -19,7 +19,7 @@ _ARRAY = ("Slurm array", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` (from 0) of `count`: the names whose CRC-32 mod count is index."""
+    """Part `index` (from 0) of `count`: the names with CRC-32 mod `count` equal to `index`."""
 
     index: int
     count: int
@@ -27,30 +27,30 @@ class Shard:
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 <= self.index < self.count:
             raise UsageError(
-                f"--shard {self.index}/{self.count}: I goes from 0 to N-1, for instance 0/8 to 7/8"
+                f"--shard {self.index}/{self.count}: I must be 0 to N-1, for example 0/8 to 7/8"
             )
 
     def holds(self, name: str) -> bool:
-        """True if the file with this relative name belongs to this part."""
+        """True if the file with this relative name belongs to this shard."""
         return zlib.crc32(os.fsencode(name)) % self.count == self.index
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
-    """`I/N`, or `auto`: from the variables that torchrun or Slurm set. Raises UsageError.
+    """Parses `I/N`, or `auto`: from the variables that torchrun or Slurm set. Raises UsageError.
 
-    Source of the variables: the launchers' own documentation. They are used only where `auto` asks
-    for them: a shell inside an allocation has them set too, and must not silently do one part.
+    The variables are those in the launchers' documentation. Only `auto` reads them, because they
+    are also set in a shell inside an allocation, which must not silently process one shard.
     """
     if text == "auto":
         return _detect_shard(environment)
     index, slash, count = text.partition("/")
     if not (slash and index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
-        raise UsageError(f"--shard {text}: expected I/N (for instance 0/8) or auto")
+        raise UsageError(f"--shard {text}: expected I/N (for example 0/8) or auto")
     return Shard(int(index), int(count))
 
 
 def _detect_shard(environment: Mapping[str, str]) -> Shard:
-    """The part of this process of this task: each task of an array may start several processes."""
+    """Combines process and array task: each task of an array may start several processes."""
     found = [_read_numbers(environment, index, count) for _, index, count in _LAUNCHERS]
     process = next(filter(None, found), None)
     task = _read_numbers(environment, *_ARRAY[1:])
@@ -66,7 +66,7 @@ def _detect_shard(environment: Mapping[str, str]) -> Shard:
 
 
 def _index_of_task(environment: Mapping[str, str], task_id: int) -> int:
-    """Which task of its array, from 0: ids may begin anywhere and be several apart."""
+    """Returns the task's index in its array, from 0; ids may start anywhere and have a step."""
     first = _read_number(environment, "SLURM_ARRAY_TASK_MIN") or 0
     step = _read_number(environment, "SLURM_ARRAY_TASK_STEP") or 1
     return (task_id - first) // step

@@ -1,4 +1,4 @@
-"""Image files and ICC profiles made byte by byte, where Pillow would not write such a thing."""
+"""Image files and ICC profiles built byte by byte, because Pillow cannot write them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pixels = NDArray[np.uint8]
 
 
 def make_pixels(height: int = 24, width: int = 40) -> Pixels:
-    """Smooth, asymmetric colours: no flip or turn of them looks the same."""
+    """Smooth, asymmetric colours: every flip and rotation looks different."""
     y, x = np.mgrid[0:height, 0:width]
     channels = [x * 255 // (width - 1), y * 255 // (height - 1), (x + 2 * y) * 3 % 256]
     return np.stack(channels, axis=-1).astype(np.uint8)
@@ -35,7 +35,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def make_png(
     size: tuple[int, int], depth: int, color_type: int, rows: list[bytes], *chunks: bytes
 ) -> bytes:
-    """A PNG of unfiltered rows; `size` is (width, height), `chunks` go before the pixels."""
+    """A PNG of unfiltered rows; `size` is (width, height), `chunks` precede the pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\x00" + row for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + chunk(b"IEND", b"")
@@ -75,13 +75,13 @@ def _gamma(value: float) -> bytes:
 
 
 ADOBE_GAMMA = 563 / 256
-ADOBE_TO_XYZ = np.array(  # D50, one column a primary
+ADOBE_TO_XYZ = np.array(  # D50, one column per primary
     [[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]]
 )
 
 
 def make_adobe_profile() -> bytes:
-    """A wide RGB space, that of Adobe RGB (1998)."""
+    """A wide-gamut RGB profile with the primaries of Adobe RGB (1998)."""
     tags = {b"wtpt": _xyz(0.9642, 1.0, 0.8249)}
     for i, letter in enumerate(b"rgb"):
         tags[bytes([letter]) + b"XYZ"] = _xyz(*ADOBE_TO_XYZ[:, i])
@@ -96,10 +96,10 @@ def make_linear_gray_profile() -> bytes:
 
 
 def make_cmyk_profile() -> bytes:
-    """Inks that are all one gray: paper is L* 100, any of C, M, Y gives 50, K gives 0."""
+    """A profile of gray inks: paper is L* 100, any of C, M, Y gives 50, K gives 0."""
     ramp = bytes(range(256))
     lab = b""
-    for node in range(16):  # the two levels of C, M, Y and K, of which K turns fastest
+    for node in range(16):  # two levels of C, M, Y and K each; K varies fastest
         lightness = 0 if node & 1 else 128 if node else 255
         lab += bytes([lightness, 128, 128])
     table = struct.pack(">4s4xBBBx", b"mft1", 4, 3, 2)

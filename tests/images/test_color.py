@@ -1,4 +1,4 @@
-"""Colours reach sRGB: ICC profiles of every space, and alpha blending exact to the last bit."""
+"""Conversion to sRGB with ICC profiles of every colour space, and exact alpha blending."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from dinac_cli.images.color import composite
+from dinac_cli.images.description import parse_description
 from dinac_cli.images.reading import SourceImage, read_image
 
 from .hand_made import (
@@ -23,7 +24,7 @@ from .hand_made import (
     save,
 )
 
-XYZ_TO_SRGB = np.linalg.inv(  # D50, as ICC profiles have it
+XYZ_TO_SRGB = np.linalg.inv(  # D50, as in ICC profiles
     [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
 )
 
@@ -44,11 +45,11 @@ def assert_close(actual: Pixels, expected: object, tolerance: int = 2) -> None:
 
 
 def color_of(source: SourceImage) -> str:
-    return source.description.split(";")[1]
+    return parse_description(source.description)["color"]
 
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF"])
-def test_converts_wide_gamut(name: str) -> None:
+def test_wide_gamut_rgb_is_converted(name: str) -> None:
     pixels = make_pixels() // 2 + 60  # inside the gamut of sRGB
     source = read(Image.fromarray(pixels), make_adobe_profile(), name)
     linear = (pixels / 255) ** ADOBE_GAMMA @ ADOBE_TO_XYZ.T @ XYZ_TO_SRGB.T
@@ -56,33 +57,33 @@ def test_converts_wide_gamut(name: str) -> None:
     assert inside.mean() > 0.8
     assert_close(source.pixels[inside], encode_srgb(linear)[inside])
     assert np.abs(source.pixels.astype(int) - pixels).max() > 20
-    assert (color_of(source), source.warnings) == ("color=converted", ())
+    assert (color_of(source), source.warnings) == ("converted", ())
 
 
-def test_converts_gray_profile() -> None:
+def test_gray_profile_is_applied() -> None:
     ramp = np.arange(256, dtype=np.uint8)[None]
     source = read(Image.fromarray(ramp), make_linear_gray_profile())
     assert_close(source.pixels[0, :, 1], encode_srgb(ramp[0] / 255))
-    assert color_of(source) == "color=converted"
+    assert color_of(source) == "converted"
 
 
-def test_converts_cmyk_profile() -> None:
+def test_cmyk_profile_is_applied() -> None:
     inks = Image.new("CMYK", (3, 1), (0, 0, 0, 0))
     inks.putpixel((1, 0), (255, 0, 0, 0))
     inks.putpixel((2, 0), (0, 0, 0, 255))
     source = read(inks, make_cmyk_profile())
     assert_close(source.pixels, [[[255] * 3, [119] * 3, [0] * 3]])
-    assert color_of(source) == "color=converted"
+    assert color_of(source) == "converted"
 
 
-def test_converts_gray_pixels_under_rgb_profile() -> None:
+def test_rgb_profile_is_applied_to_gray_pixels() -> None:
     ramp = np.arange(256, dtype=np.uint8)[None]
     source = read(Image.fromarray(ramp), make_adobe_profile())
     assert_close(source.pixels[0, :, 0], encode_srgb((ramp[0] / 255) ** ADOBE_GAMMA))
-    assert color_of(source) == "color=converted"
+    assert color_of(source) == "converted"
 
 
-def test_converts_before_compositing() -> None:
+def test_colours_are_converted_before_compositing() -> None:
     image = Image.new("RGBA", (2, 1), (200, 100, 50, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
     source = read(image, make_adobe_profile(), "PNG")
@@ -90,12 +91,12 @@ def test_converts_before_compositing() -> None:
     assert source.pixels[0].tolist() == [opaque.pixels[0, 0].tolist(), [255, 255, 255]]
 
 
-def test_leaves_srgb_profile_alone() -> None:
+def test_srgb_profile_changes_no_pixel() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = make_pixels()
     source = read(Image.fromarray(pixels), profile)
     np.testing.assert_array_equal(source.pixels, pixels)
-    assert (color_of(source), source.warnings) == ("color=srgb", ())
+    assert (color_of(source), source.warnings) == ("srgb", ())
 
 
 @pytest.mark.parametrize(
@@ -108,23 +109,23 @@ def test_leaves_srgb_profile_alone() -> None:
     ],
     ids=["garbage", "truncated", "gray", "cmyk"],
 )
-def test_ignores_unusable_profile_with_a_warning(profile: bytes) -> None:
+def test_unusable_profile_is_ignored_with_a_warning(profile: bytes) -> None:
     pixels = make_pixels()
     source = read(Image.fromarray(pixels), profile)
     np.testing.assert_array_equal(source.pixels, pixels)
-    assert color_of(source) == "color=assumed-srgb"
-    assert source.warnings == ("unusable ICC profile ignored: colours taken as sRGB",)
+    assert color_of(source) == "assumed-srgb"
+    assert source.warnings == ("unusable ICC profile ignored; colours taken as sRGB",)
 
 
-def test_warns_of_profile_that_does_not_unpack() -> None:
+def test_corrupt_compressed_profile_gives_a_warning() -> None:
     broken = chunk(b"iCCP", b"name\x00\x00not zlib at all")
     source = read_image(make_png((1, 1), 8, 2, [b"\x01\x02\x03"], broken))
     assert source.pixels.tolist() == [[[1, 2, 3]]]
-    assert source.warnings == ("unusable ICC profile ignored: colours taken as sRGB",)
+    assert source.warnings == ("unusable ICC profile ignored; colours taken as sRGB",)
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 255])
-def test_composite_is_exact_for_all_values(level: int) -> None:
+def test_compositing_is_exact_for_all_values(level: int) -> None:
     value, alpha = np.mgrid[0:256, 0:256]
     rgb = np.repeat(value[..., None], 3, axis=-1).astype(np.uint8)
     blended = composite(rgb, alpha.astype(np.uint8), (level, 0, 255))

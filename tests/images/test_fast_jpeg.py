@@ -1,4 +1,4 @@
-"""The fast JPEG decoder gives Pillow's pixels, or leaves the file to Pillow."""
+"""The fast JPEG decoder returns Pillow's pixels, or leaves the file to Pillow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _forget_decoder() -> Iterator[None]:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each image that is read, whether the fast decoder gave its pixels."""
+    """For each JPEG offered to the fast decoder, whether it returned the pixels."""
     log: list[bool] = []
 
     def note(*arguments: object) -> object:
@@ -51,7 +51,7 @@ def read_slowly(data: bytes, monkeypatch: pytest.MonkeyPatch) -> reading.SourceI
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (17, 31), (64, 48)])
-def test_same_pixels_as_pillow(
+def test_pixels_equal_those_of_pillow(
     subsampling: str,
     progressive: bool,
     size: tuple[int, int],
@@ -68,7 +68,7 @@ def test_same_pixels_as_pillow(
     assert fast.pixels.flags.writeable
 
 
-def test_what_is_not_plain_is_left_to_pillow(decoded: list[bool]) -> None:
+def test_images_that_need_a_conversion_are_left_to_pillow(decoded: list[bool]) -> None:
     image = Image.fromarray(make_pixels())
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     read_image(save(image, "JPEG", icc_profile=profile))
@@ -79,14 +79,14 @@ def test_what_is_not_plain_is_left_to_pillow(decoded: list[bool]) -> None:
     assert decoded == []
 
 
-def test_a_damaged_file_gets_pillows_word(decoded: list[bool]) -> None:
+def test_damaged_file_gets_pillows_error(decoded: list[bool]) -> None:
     data = save(Image.fromarray(make_pixels()), "JPEG")
     with pytest.raises(ImageError, match="truncated JPEG file"):
         read_image(data[:-20])
     assert decoded == [False]
 
 
-def test_a_decoder_of_other_pixels_is_not_used(
+def test_decoder_with_different_pixels_is_not_used(
     decoded: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = simplejpeg.decode_jpeg
@@ -95,14 +95,18 @@ def test_a_decoder_of_other_pixels_is_not_used(
     assert decoded == [False]
 
 
-def test_without_the_extra(decoded: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_decodes_if_simplejpeg_is_not_installed(
+    decoded: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     read_image(save(Image.fromarray(make_pixels()), "JPEG"))
     assert decoded == [False]
 
 
 @pytest.mark.skipif(not TRAIN.is_dir(), reason="needs the photographs")
-def test_same_pixels_of_photographs(decoded: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_of_photographs_equal_those_of_pillow(
+    decoded: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = sorted(TRAIN.glob("*.jpg"))[:40]
     for path in paths:
         data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Formats are told by their first bytes, and without loading Pillow."""
+"""Formats are detected by their first bytes, without Pillow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .hand_made import make_pixels, save
 
 
 @pytest.mark.parametrize("name", INPUT_FORMATS)
-def test_detects_every_input_format(name: str) -> None:
+def test_every_input_format_is_detected(name: str) -> None:
     data = save(Image.fromarray(make_pixels()), name)
     assert detect_format(data[:HEAD_BYTES]) == name
     assert looks_like_image(data)
@@ -48,7 +48,7 @@ def test_detects_every_input_format(name: str) -> None:
         (b"", None),
     ],
 )
-def test_detects_by_first_bytes(head: bytes, expected: str | None) -> None:
+def test_format_is_detected_by_first_bytes(head: bytes, expected: str | None) -> None:
     assert detect_format(head) == expected
     assert looks_like_image(head) == (expected is not None)
 
@@ -66,7 +66,7 @@ def test_detects_by_first_bytes(head: bytes, expected: str | None) -> None:
         ("", False),
     ],
 )
-def test_is_image_name(name: str, expected: bool) -> None:
+def test_image_names_have_a_known_suffix(name: str, expected: bool) -> None:
     assert is_image_name(name) is expected
     assert is_image_name(Path(name)) is expected
 
@@ -75,7 +75,7 @@ def test_is_image_name(name: str, expected: bool) -> None:
     ("path", "expected"),
     [("a.PNG", "png"), ("a.jpeg", "jpg"), ("a.tif", "tiff"), ("a.gif", None), ("a", None)],
 )
-def test_format_of_suffix(path: str, expected: str | None) -> None:
+def test_output_format_is_found_by_suffix(path: str, expected: str | None) -> None:
     output = format_of_suffix(path)
     assert (output and output.name) == expected
 
@@ -88,7 +88,7 @@ def test_every_output_is_a_readable_input() -> None:
         assert output.pillow in INPUT_FORMATS
 
 
-def test_imports_nothing_heavy() -> None:
+def test_formats_import_no_heavy_module() -> None:
     code = (
         "import sys, dinac_cli.images.formats;"
         "print(sorted({'PIL', 'numpy', 'torch', 'rich', 'typer'} & set(sys.modules)))"
@@ -97,7 +97,7 @@ def test_imports_nothing_heavy() -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def test_reading_does_not_import_torch() -> None:
+def test_images_do_not_import_torch() -> None:
     code = (
         "import sys, dinac_cli.images.reading, dinac_cli.images.writing, dinac_cli.images.metrics;"
         "print('torch' in sys.modules)"

@@ -1,4 +1,4 @@
-"""Sizes against plain arithmetic, pixels against Pillow alone, and text that comes back."""
+"""Sizes match exact arithmetic, pixels match Pillow, and descriptions are parsed back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def round_half_up(value: Fraction) -> int:
 
 
 @given(width=sides, height=sides, side=wanted)
-def test_resize_makes_the_short_side_and_keeps_the_aspect(
+def test_resize_sets_the_short_side_and_keeps_the_aspect(
     width: int, height: int, side: int
 ) -> None:
     factor = Fraction(side, min(width, height))
@@ -66,14 +66,14 @@ def test_max_side_bounds_the_long_side_and_never_enlarges(
 
 
 @given(geometries)
-def test_text_comes_back(geometry: Geometry) -> None:
+def test_description_is_parsed_back(geometry: Geometry) -> None:
     description = geometry.describe(READING)
     assert read_geometry(description) == geometry
     assert find_geometry(description) == geometry.text
     assert description == (f"{READING};{geometry.text}" if geometry.text else READING)
 
 
-def test_text_is_what_was_asked_for() -> None:
+def test_text_lists_what_is_requested() -> None:
     assert NO_GEOMETRY.text == ""
     assert Geometry(256, None, (256, 128), True).text == "resize=256;crop=256x128;flip=twin"
     assert Geometry(max_side=1024).text == "max_side=1024"
@@ -83,37 +83,37 @@ def test_text_is_what_was_asked_for() -> None:
     ("field", "reason"),
     [
         ("rotate=90", "unknown key 'rotate'"),
-        ("resize=0256", "'0256' is no number of pixels"),
-        ("resize=", "'' is no number of pixels"),
-        ("resize=-1", "'-1' is no number of pixels"),
-        ("resize=9999999", f"sides are 1 to {MAX_SIDE} pixels long"),
-        ("resize=8;max_side=8", "resize and max_side exclude each other"),
-        ("resize=8;resize=8", "'resize=8' is no pair, or its key is repeated"),
-        ("crop=8", "'8' is no size"),
-        ("crop=8x08", "8x08 is no size"),
-        ("crop=8x8x8", "8x8x8 is no size"),
+        ("resize=0256", "'0256' is not a number of pixels"),
+        ("resize=", "'' is not a number of pixels"),
+        ("resize=-1", "'-1' is not a number of pixels"),
+        ("resize=9999999", f"sides must be 1 to {MAX_SIDE} pixels long"),
+        ("resize=8;max_side=8", "resize and max_side cannot be used together"),
+        ("resize=8;resize=8", "'resize=8' is not a key=value pair, or repeats a key"),
+        ("crop=8", "'8' is not a size"),
+        ("crop=8x08", "8x08 is not a size"),
+        ("crop=8x8x8", "8x8x8 is not a size"),
         ("flip=both", "unknown flip 'both'"),
-        ("flip", "'flip' is no pair, or its key is repeated"),
+        ("flip", "'flip' is not a key=value pair, or repeats a key"),
     ],
 )
-def test_a_field_that_is_not_understood(field: str, reason: str) -> None:
+def test_malformed_field_is_refused(field: str, reason: str) -> None:
     with pytest.raises(ImageError) as caught:
         read_geometry(f"{READING};{field}")
-    assert str(caught.value) == f"{reason} in what it says of its image: update dinac-cli"
+    assert str(caught.value) == f"{reason} in the record's image field; update dinac-cli"
 
 
-def test_fields_of_other_writers() -> None:
+def test_unknown_fields_are_ignored_in_a_comparison() -> None:
     assert read_geometry("") == read_geometry(READING) == NO_GEOMETRY
     assert find_geometry("invented=later;crop=8x8") == "crop=8x8"
 
 
 @pytest.mark.parametrize("text", ["", "x", "8x", "x8", "0", "0x8", "-8", "8.5", "8X8", " 8", "٨"])
-def test_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="is no size"):
+def test_malformed_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
 
 
-def test_sizes() -> None:
+def test_size_is_parsed() -> None:
     assert (parse_size("256"), parse_size("256x128")) == ((256, 256), (256, 128))
 
 
@@ -127,7 +127,7 @@ def test_sizes() -> None:
         (Geometry(max_side=99), (40, 24)),
     ],
 )
-def test_pixels_are_those_of_pillow(geometry: Geometry, size: tuple[int, int]) -> None:
+def test_scaled_pixels_equal_those_of_pillow(geometry: Geometry, size: tuple[int, int]) -> None:
     pixels = make_pixels(24, 40)
     expected = Image.fromarray(pixels)
     if size != expected.size:
@@ -135,7 +135,7 @@ def test_pixels_are_those_of_pillow(geometry: Geometry, size: tuple[int, int]) -
     np.testing.assert_array_equal(geometry.apply(pixels), np.asarray(expected))
 
 
-def test_the_centre_is_kept_after_scaling() -> None:
+def test_crop_keeps_the_centre_after_scaling() -> None:
     pixels = make_pixels(24, 41)
     np.testing.assert_array_equal(
         Geometry(crop=(8, 7)).apply(pixels), pixels[8 : 8 + 7, 16 : 16 + 8]
@@ -147,13 +147,13 @@ def test_the_centre_is_kept_after_scaling() -> None:
     assert both.flags.writeable
 
 
-def test_nothing_asked_for_gives_the_pixels_themselves() -> None:
+def test_unchanged_pixels_are_not_copied() -> None:
     pixels = make_pixels()
     assert Geometry(flip=True).apply(pixels) is pixels
     assert Geometry(max_side=40, crop=(40, 24)).apply(pixels) is pixels
 
 
-def test_mirrored() -> None:
+def test_pixels_are_mirrored() -> None:
     pixels = make_pixels()
     np.testing.assert_array_equal(mirror_pixels(pixels), pixels[:, ::-1])
     assert mirror_pixels(pixels).flags.c_contiguous
@@ -164,26 +164,26 @@ def test_mirrored() -> None:
     [
         (
             Geometry(crop=(64, 20)),
-            "40x24 is smaller than the crop of 64x20: crop less, or scale with --resize first",
+            "40x24 is smaller than the crop of 64x20; crop less, or scale with --resize first",
         ),
         (
             Geometry(resize=12, crop=(16, 16)),
-            "40x24, scaled to 20x12, is smaller than the crop of 16x16: "
+            "40x24, scaled to 20x12, is smaller than the crop of 16x16; "
             "crop less, or choose a larger --resize",
         ),
         (
             Geometry(max_side=20, crop=(16, 16)),
-            "40x24, scaled to 20x12, is smaller than the crop of 16x16: "
+            "40x24, scaled to 20x12, is smaller than the crop of 16x16; "
             "crop less, or choose a larger --max-side",
         ),
         (
             Geometry(resize=400_000),
             "40x24 would be scaled to 666667x400000, 266666800000 pixels, more than the limit of "
-            f"{MAX_PIXELS}: choose a smaller --resize",
+            f"{MAX_PIXELS}; choose a smaller --resize",
         ),
     ],
 )
-def test_images_that_do_not_fit(geometry: Geometry, line: str) -> None:
+def test_image_of_unsuitable_size_is_refused(geometry: Geometry, line: str) -> None:
     with pytest.raises(ImageError) as caught:
         geometry.apply(make_pixels(24, 40))
     assert str(caught.value) == line
@@ -192,11 +192,11 @@ def test_images_that_do_not_fit(geometry: Geometry, line: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"resize": 8, "max_side": 8}, "exclude each other"),
-        ({"resize": 0}, "sides are 1 to"),
-        ({"crop": (8, MAX_SIDE + 1)}, "sides are 1 to"),
+        ({"resize": 8, "max_side": 8}, "cannot be used together"),
+        ({"resize": 0}, "sides must be 1 to"),
+        ({"crop": (8, MAX_SIDE + 1)}, "sides must be 1 to"),
     ],
 )
-def test_what_no_image_can_have(fields: dict[str, Any], reason: str) -> None:
+def test_impossible_geometry_is_refused(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Geometry(**fields)

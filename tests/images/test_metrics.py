@@ -1,4 +1,4 @@
-"""PSNR against its definition, and the summary with identical pairs left out."""
+"""PSNR matches its definition; the summary leaves out identical pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dinac_cli.errors import ImageError
 from dinac_cli.images.metrics import PsnrSummary, measure_psnr, psnr_as_json, summarise_psnr
 
 
-def test_matches_definition() -> None:
+def test_psnr_matches_its_definition() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 256, (2, 31, 17, 3), dtype=np.uint8)
     mse = np.mean((first.astype(float) - second) ** 2)
@@ -26,23 +26,23 @@ def test_matches_definition() -> None:
 @pytest.mark.parametrize(
     ("error", "psnr"), [(1, 48.1308036), (5, 34.1514036), (255, 0.0)], ids=["1", "5", "255"]
 )
-def test_known_values(error: int, psnr: float) -> None:
+def test_psnr_of_a_constant_error(error: int, psnr: float) -> None:
     black = np.zeros((8, 8, 3), dtype=np.uint8)
     assert measure_psnr(black, black + np.uint8(error)) == pytest.approx(psnr, abs=1e-7)
 
 
-def test_is_symmetric_and_does_not_wrap() -> None:
+def test_psnr_is_symmetric_and_does_not_wrap() -> None:
     black, white = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
     assert measure_psnr(black, white) == measure_psnr(white, black) == 0.0
 
 
-def test_largest_errors_of_a_large_image_do_not_overflow() -> None:
+def test_largest_error_of_a_large_image_does_not_overflow() -> None:
     black = np.broadcast_to(np.uint8(0), (3000, 4000, 3))
     white = np.broadcast_to(np.uint8(255), (3000, 4000, 3))
     assert measure_psnr(black, white) == 0.0
 
 
-def test_counts_every_block() -> None:
+def test_every_block_is_counted() -> None:
     first = np.zeros((700, 700, 3), dtype=np.uint8)
     second = first.copy()
     second[-1, -1, -1] = 1
@@ -54,12 +54,12 @@ def test_identical_images_have_infinite_psnr() -> None:
     assert measure_psnr(image, image.copy()) == math.inf
 
 
-def test_reads_uncontiguous_images() -> None:
+def test_images_need_not_be_contiguous() -> None:
     image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     assert measure_psnr(image[:, ::-1], image[:, ::-1].copy()) == math.inf
 
 
-def test_names_both_sizes() -> None:
+def test_error_names_both_sizes() -> None:
     with pytest.raises(ImageError, match=r"^sizes differ: 640x427 and 320x213$"):
         measure_psnr(np.zeros((427, 640, 3), np.uint8), np.zeros((213, 320, 3), np.uint8))
 
@@ -85,7 +85,7 @@ def test_summary_without_finite_values(values: list[float]) -> None:
     assert summarise_psnr(values) == expected
 
 
-def test_everything_fits_into_json() -> None:
+def test_psnr_and_summary_are_valid_json() -> None:
     assert (psnr_as_json(math.inf), psnr_as_json(31.5)) == (None, 31.5)
     text = json.dumps(asdict(summarise_psnr([math.inf, 30.0])), allow_nan=False)
     assert json.loads(text) == {

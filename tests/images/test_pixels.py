@@ -12,14 +12,14 @@ from dinac_cli.images.pixels import crop_pixels, pad_pixels
 from .hand_made import make_pixels
 
 
-def test_repeats_right_and_bottom_edges() -> None:
+def test_padding_is_at_the_right_and_bottom() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     padded = pad_pixels(pixels, 3)
     assert padded[..., 0].tolist() == [[0, 3, 3], [6, 9, 9], [6, 9, 9]]
     assert padded.dtype == np.uint8
 
 
-def test_leaves_whole_sizes_alone() -> None:
+def test_whole_patches_are_not_padded() -> None:
     pixels = make_pixels(32, 48)
     assert pad_pixels(pixels, 16) is pixels
 
@@ -35,9 +35,7 @@ def test_crop_undoes_pad(height: int, width: int, multiple: int) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20), st.integers(0, 99))
-def test_padding_repeats_what_lies_at_the_edge(
-    height: int, width: int, multiple: int, seed: int
-) -> None:
+def test_padding_repeats_the_edges(height: int, width: int, multiple: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     padded = pad_pixels(pixels, multiple)
     rows = np.minimum(np.arange(padded.shape[0]), height - 1)

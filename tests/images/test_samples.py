@@ -1,4 +1,4 @@
-"""The demo's pictures, made from nothing."""
+"""The generated pictures of the demo."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dinac_cli.images.samples import draw_samples
 from dinac_cli.images.writing import write_image
 
 
-def test_are_the_same_every_time() -> None:
+def test_samples_are_always_the_same() -> None:
     for (name, first), (again, second) in zip(draw_samples(), draw_samples(), strict=True):
         assert name == again
         assert np.array_equal(first, second)
 
 
-def test_are_pictures_that_can_be_written_under_their_names() -> None:
+def test_samples_can_be_written_under_their_names() -> None:
     samples = dict(draw_samples())
     assert len(samples) >= 4
     for name, pixels in samples.items():
@@ -27,7 +27,7 @@ def test_are_pictures_that_can_be_written_under_their_names() -> None:
         assert write_image(pixels, form.name)
 
 
-def test_show_something_and_differ_in_size_depth_and_format() -> None:
+def test_samples_have_contrast_and_differ_in_size_folder_and_format() -> None:
     samples = dict(draw_samples())
     assert all(np.ptp(pixels) > 100 for pixels in samples.values())
     assert len({pixels.shape for pixels in samples.values()}) >= 3

@@ -1,4 +1,4 @@
-"""Written images hold the pixels, the stamp and nothing else."""
+"""Written images hold the pixels and the stamp, and no other metadata."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_written_pixels_are_read_back(name: str, stamp: dict[str, str] | None) -
 
 @pytest.mark.parametrize("name", OUTPUT_FORMATS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (17, 31)])
-def test_writes_awkward_sizes(name: str, size: tuple[int, int]) -> None:
+def test_extreme_sizes_are_written(name: str, size: tuple[int, int]) -> None:
     data = write_image(np.full((*size, 3), 77, dtype=np.uint8), name, stamp=STAMP)
     assert read_image(data).pixels.shape == (*size, 3)
 
@@ -58,19 +58,19 @@ def test_stamp_is_read_back(name: str, tmp_path: Path) -> None:
     st.sampled_from(STAMPED), st.dictionaries(st.text(min_size=1), st.text(max_size=80), max_size=5)
 )
 @settings(max_examples=60, deadline=None)
-def test_any_text_survives_in_a_stamp(name: str, stamp: dict[str, str]) -> None:
+def test_any_text_in_a_stamp_is_read_back(name: str, stamp: dict[str, str]) -> None:
     stamp.pop("file_bytes", None)
     assert read_stamp(write_image(make_pixels(4, 4), name, stamp=stamp)) == stamp
 
 
 @pytest.mark.parametrize("name", STAMPED)
-def test_stamp_survives_text_like_its_own_filling(name: str) -> None:
+def test_stamp_with_text_like_its_own_syntax_is_read_back(name: str) -> None:
     stamp = {"name": "?" * 40, "xml": "\"/><&quot;]]>'"}
     assert read_stamp(write_image(make_pixels(), name, stamp=stamp)) == stamp
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUT_FORMATS.keys() - set(STAMPED)))
-def test_format_without_a_slot_leaves_the_stamp_out(name: str) -> None:
+def test_format_that_cannot_hold_a_stamp_leaves_it_out(name: str) -> None:
     data = write_image(make_pixels(), name, stamp=STAMP)
     assert data == write_image(make_pixels(), name)
     assert read_stamp(data) is None
@@ -84,7 +84,7 @@ def test_changed_file_has_no_stamp(name: str) -> None:
     assert read_stamp(data + b"\x00") is None
 
 
-def test_edited_picture_that_kept_its_metadata_has_no_stamp() -> None:
+def test_edited_image_with_kept_metadata_has_no_stamp() -> None:
     written = Image.open(io.BytesIO(write_image(make_pixels(), "jpg", stamp=STAMP)))
     edited = save(written.point(lambda v: 255 - v), "JPEG", xmp=written.info["xmp"])
     assert b"dinac:stamp" in edited
@@ -137,12 +137,12 @@ def test_metadata_of_the_source_is_not_copied(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "width"), [("webp", 16384), ("jpg", 65536)])
-def test_says_when_a_format_is_too_small(name: str, width: int) -> None:
+def test_image_too_large_for_its_format_is_refused(name: str, width: int) -> None:
     with pytest.raises(ImageError, match=rf"^cannot write {width}x1 as {name} \(.+\)$"):
         write_image(np.zeros((1, width, 3), dtype=np.uint8), name)
 
 
-def test_writes_without_loading_every_plugin() -> None:
+def test_writing_does_not_load_every_plugin() -> None:
     code = (
         "import sys, numpy as np; from dinac_cli.images.writing import write_image;"
         "from dinac_cli.images.formats import OUTPUT_FORMATS;"

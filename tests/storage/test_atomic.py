@@ -1,12 +1,13 @@
-"""A file is there and whole, or not there, whatever fails on the way."""
+"""Atomic writes leave a complete file or none, whichever step fails."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
+import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,16 @@ from dinac_cli.storage.atomic import (
     write_atomically,
 )
 
-DEAD_PID = 2**22 + 1  # more than a system gives out
+from .leftovers import DEAD_PID, leave_temporary, split_temporary_name
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("rb+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def is_record(path: str) -> bool:
@@ -42,12 +52,12 @@ def fail_with(number: int) -> Callable[..., None]:
 class TestWriting:
     @pytest.mark.parametrize("fsync", [False, True])
     @pytest.mark.parametrize("replace", [False, True])
-    def test_new_file(self, tmp_path: Path, replace: bool, fsync: bool) -> None:
+    def test_new_file_is_written(self, tmp_path: Path, replace: bool, fsync: bool) -> None:
         write(tmp_path / "a", b"record 1", replace=replace, fsync=fsync)
         assert (tmp_path / "a").read_bytes() == b"record 1"
         assert os.listdir(tmp_path) == ["a"]
 
-    def test_file_is_as_readable_as_others(self, tmp_path: Path) -> None:
+    def test_file_has_the_mode_of_other_new_files(self, tmp_path: Path) -> None:
         write(tmp_path / "a", b"record")
         (tmp_path / "b").write_bytes(b"")
         assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
@@ -59,7 +69,7 @@ class TestWriting:
         assert (tmp_path / "a").read_bytes() == b"record 2"
         assert os.listdir(tmp_path) == ["a"]
 
-    def test_foreign_file_is_replaced_only_on_demand(self, tmp_path: Path) -> None:
+    def test_foreign_file_is_replaced_only_on_request(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"mine")
         with pytest.raises(OutputError, match="exists and was not written by dinac"):
             write(tmp_path / "a", b"record")
@@ -68,7 +78,7 @@ class TestWriting:
         write(tmp_path / "a", b"record", replace=True)
         assert (tmp_path / "a").read_bytes() == b"record"
 
-    def test_foreign_file_that_came_in_the_meantime_stays(
+    def test_foreign_file_that_appears_during_the_write_is_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         real = os.link
@@ -83,13 +93,13 @@ class TestWriting:
         assert (tmp_path / "a").read_bytes() == b"mine"
         assert os.listdir(tmp_path) == ["a"]
 
-    def test_another_run_that_was_faster_with_the_same_bytes(self, tmp_path: Path) -> None:
-        """Not every format says who wrote a file: what is there already is as good."""
+    def test_equal_file_of_another_run_is_kept(self, tmp_path: Path) -> None:
+        """Some formats cannot hold a stamp, so an existing file with the same bytes is accepted."""
         (tmp_path / "a").write_bytes(b"unstamped")
         write(tmp_path / "a", b"unstamped")
         assert os.listdir(tmp_path) == ["a"]
 
-    def test_file_system_without_hard_links(
+    def test_file_system_without_hard_links_is_supported(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(os, "link", fail_with(errno.EPERM))
@@ -102,37 +112,40 @@ class TestWriting:
         assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
     @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL])
-    def test_file_system_without_locks(
+    def test_file_system_without_locks_is_supported(
         self, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(fcntl, "flock", fail_with(number))
         write(tmp_path / "a", b"record")
         assert os.listdir(tmp_path) == ["a"]
 
-    def test_temporary_is_locked_and_named_while_it_is_written(
+    def test_temporary_is_locked_and_hidden_during_the_write(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[tuple[str, bool]] = []
 
         def dup(descriptor: int) -> int:
             (name,) = os.listdir(tmp_path)
-            seen.append((name, atomic._is_unlocked(str(tmp_path / name))))
+            seen.append((name, is_locked(tmp_path / name)))
             assert remove_dead_temporaries(str(tmp_path)) == 0
             return real(descriptor)
 
         real = os.dup
         monkeypatch.setattr(os, "dup", dup)
         write(tmp_path / "a", b"record")
-        ((name, unlocked),) = seen
-        assert not unlocked
+        ((name, locked),) = seen
+        assert locked
         assert name.startswith(TEMPORARY_PREFIX)
-        assert name.startswith(".")  # skipped where OUT is an input
-        host, boot, namespace, pid, random = name.removeprefix(TEMPORARY_PREFIX).split("-")
-        assert (host, boot, namespace) == atomic._identify_host()
-        assert int(pid) == os.getpid()
+        assert name.startswith(".")  # hidden, so skipped when OUT is an input
+
+    def test_temporary_name_identifies_the_process(self, tmp_path: Path) -> None:
+        host, boot, namespace, pid, random = split_temporary_name(tmp_path)
+        assert host == hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+        assert split_temporary_name(tmp_path)[:4] == [host, boot, namespace, str(os.getpid())]
+        assert pid == str(os.getpid())
         assert int(random, 16) < 2**32
 
-    def test_flushed_to_the_disk_before_it_has_its_name(
+    def test_file_is_flushed_to_disk_before_it_is_renamed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls: list[str] = []
@@ -152,7 +165,7 @@ class TestWriting:
 
 
 class TestFailure:
-    """Each step fails once; what was there stays, and nothing else is left."""
+    """Each step fails once; an existing file is kept, and no temporary is left."""
 
     @pytest.mark.parametrize("step", ["open", "dup", "fdopen", "fsync", "replace"])
     @pytest.mark.parametrize("existing", [None, b"record 1"])
@@ -166,7 +179,7 @@ class TestFailure:
             (errno.EDQUOT, UnwritableDiskError),
         ],
     )
-    def test_step(
+    def test_failed_step_leaves_nothing_new(
         self,
         tmp_path: Path,
         step: str,
@@ -178,7 +191,7 @@ class TestFailure:
         target = tmp_path / "a"
         if existing is not None:
             target.write_bytes(existing)
-        monkeypatch.setattr(os, "link", fail_with(errno.EPERM))  # so that all comes to a rename
+        monkeypatch.setattr(os, "link", fail_with(errno.EPERM))  # the rename is the fallback
         monkeypatch.setattr(os, step, fail_with(number))
         with pytest.raises(OutputError) as caught:
             write(target, b"record 2", fsync=True)
@@ -191,50 +204,49 @@ class TestFailure:
         assert existing is None or target.read_bytes() == existing
         assert not atomic._live
 
-    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
-    def test_short_write(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The disk is full in the middle of the data."""
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+    def test_disk_that_fills_up_during_the_write(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         descriptors = []
         real_open = os.open
 
         def opened(path: str, flags: int, mode: int = 0o777) -> int:
-            # A device that takes no byte stands for the file, whose name is made all the same.
+            # Creates the file, but returns a device that accepts no byte in its place.
             os.close(real_open(path, flags, mode))
             descriptors.append(real_open("/dev/full", os.O_WRONLY))
             return descriptors[-1]
 
         monkeypatch.setattr(os, "open", opened)
-        with pytest.raises(UnwritableDiskError, match="No space left on device: free some space"):
+        with pytest.raises(UnwritableDiskError, match="No space left on device; free some space"):
             write(tmp_path / "a", b"record" * 100_000)
         assert os.listdir(tmp_path) == []
 
-    def test_lock_that_fails_for_another_reason(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_failed_lock_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fcntl, "flock", fail_with(errno.EIO))
         with pytest.raises(OutputError, match="cannot write"):
             write(tmp_path / "a", b"record")
         assert os.listdir(tmp_path) == []
 
-    def test_no_folder(self, tmp_path: Path) -> None:
+    def test_missing_folder_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         for target in (tmp_path / "file/a", tmp_path / "gone/a"):
             with pytest.raises(OutputError, match="cannot write: "):
                 write(target, b"record")
 
-    def test_name_too_long(self, tmp_path: Path) -> None:
+    def test_too_long_name_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="the output's name is too long for this file system"):
             write(tmp_path / ("a" * 300), b"record")
         assert os.listdir(tmp_path) == []
 
-    def test_folder_in_the_place_of_the_output(self, tmp_path: Path) -> None:
+    def test_folder_in_the_place_of_the_output_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
         with pytest.raises(OutputError, match="cannot write: "):
             write(tmp_path / "a", b"record", replace=True)
         assert os.listdir(tmp_path) == ["a"]
 
 
-def test_writers_to_one_target_leave_one_of_them_whole(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_one_complete_file(tmp_path: Path) -> None:
     contents = [b"record" + bytes([48 + number]) * 200_000 for number in range(4)]
     errors: list[Exception] = []
 
@@ -256,88 +268,69 @@ def test_writers_to_one_target_leave_one_of_them_whole(tmp_path: Path) -> None:
 
 
 class TestLeftovers:
-    def leave(
-        self,
-        folder: Path,
-        pid: int,
-        *,
-        host: str | None = None,
-        boot: str | None = None,
-        namespace: str | None = None,
-        age_seconds: float = 0.0,
-    ) -> Path:
-        """A temporary as a process of that pid would have left it."""
-        own = atomic._identify_host()
-        parts = (host or own[0], boot or own[1], namespace or own[2], str(pid), "0badcafe")
-        path = folder / (TEMPORARY_PREFIX + "-".join(parts))
-        path.write_bytes(b"rec")
-        then = time.time() - age_seconds
-        os.utime(path, (then, then))
-        return path
-
-    def test_of_a_dead_process_go(self, tmp_path: Path) -> None:
-        path = self.leave(tmp_path, DEAD_PID)
+    def test_leftover_of_a_dead_process_is_removed(self, tmp_path: Path) -> None:
+        path = leave_temporary(tmp_path, DEAD_PID)
         assert remove_dead_temporaries(str(tmp_path)) == 1
         assert not path.exists()
 
-    def test_of_a_live_process_stay(self, tmp_path: Path) -> None:
-        path = self.leave(tmp_path, os.getppid())
+    def test_temporary_of_a_live_process_is_kept(self, tmp_path: Path) -> None:
+        path = leave_temporary(tmp_path, os.getppid())
         assert remove_dead_temporaries(str(tmp_path)) == 0
         assert path.exists()
 
-    def test_of_a_process_that_may_not_be_signalled_stay(
+    def test_temporary_of_another_users_process_is_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        path = self.leave(tmp_path, 1)
+        path = leave_temporary(tmp_path, 1)
         monkeypatch.setattr(os, "kill", fail_with(errno.EPERM))
         assert remove_dead_temporaries(str(tmp_path)) == 0
         assert path.exists()
 
-    def test_that_a_live_process_holds_stay_however_old(self, tmp_path: Path) -> None:
-        path = self.leave(tmp_path, os.getpid(), age_seconds=1e6)
+    def test_locked_temporary_is_kept_at_any_age(self, tmp_path: Path) -> None:
+        path = leave_temporary(tmp_path, os.getpid(), age_seconds=1e6)
         with path.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             assert remove_dead_temporaries(str(tmp_path)) == 0
         assert path.exists()
 
-    def test_of_a_reused_pid_go_when_old_and_unlocked(self, tmp_path: Path) -> None:
-        path = self.leave(tmp_path, os.getpid(), age_seconds=3600)
+    def test_leftover_of_a_reused_pid_is_removed_if_old_and_unlocked(self, tmp_path: Path) -> None:
+        path = leave_temporary(tmp_path, os.getpid(), age_seconds=3600)
         assert remove_dead_temporaries(str(tmp_path)) == 1
         assert not path.exists()
 
     @pytest.mark.parametrize(("boot", "namespace"), [("00000000", None), (None, "1")])
-    def test_of_another_container_or_boot_go_when_old_and_unlocked(
+    def test_leftover_of_another_container_or_boot_is_removed_if_old_and_unlocked(
         self, tmp_path: Path, boot: str | None, namespace: str | None
     ) -> None:
-        young = self.leave(tmp_path, DEAD_PID, boot=boot, namespace=namespace)
+        young = leave_temporary(tmp_path, DEAD_PID, boot=boot, namespace=namespace)
         assert remove_dead_temporaries(str(tmp_path)) == 0
         assert young.exists()
-        old = self.leave(tmp_path, DEAD_PID, boot=boot, namespace=namespace, age_seconds=3600)
+        old = leave_temporary(tmp_path, DEAD_PID, boot=boot, namespace=namespace, age_seconds=3600)
         with old.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             assert remove_dead_temporaries(str(tmp_path)) == 0
         assert remove_dead_temporaries(str(tmp_path)) == 1
 
-    def test_of_another_host_stay(self, tmp_path: Path) -> None:
-        path = self.leave(tmp_path, DEAD_PID, host="0" * 8, age_seconds=1e6)
+    def test_leftover_of_another_host_is_kept(self, tmp_path: Path) -> None:
+        path = leave_temporary(tmp_path, DEAD_PID, host="0" * 8, age_seconds=1e6)
         assert remove_dead_temporaries(str(tmp_path)) == 0
         assert path.exists()
 
     @pytest.mark.parametrize("name", ["", "x", "a-b-c-d", "a-b-c-d-e", "a-b-c-1-e-f"])
-    def test_of_no_such_name_stay(self, tmp_path: Path, name: str) -> None:
+    def test_file_with_a_malformed_name_is_kept(self, tmp_path: Path, name: str) -> None:
         (tmp_path / f"{TEMPORARY_PREFIX}{name}").touch()
         (tmp_path / "a").touch()
         assert remove_dead_temporaries(str(tmp_path)) == 0
         assert len(os.listdir(tmp_path)) == 2
 
-    def test_pid_beyond_all_numbers(self, tmp_path: Path) -> None:
-        self.leave(tmp_path, 10**30)
+    def test_leftover_with_an_impossible_pid_is_removed(self, tmp_path: Path) -> None:
+        leave_temporary(tmp_path, 10**30)
         assert remove_dead_temporaries(str(tmp_path)) == 1
 
-    def test_folder_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_missing_folder_has_no_leftovers(self, tmp_path: Path) -> None:
         assert remove_dead_temporaries(str(tmp_path / "gone")) == 0
 
-    def test_own_ones_go_before_the_process_is_ended(
+    def test_own_temporaries_are_discarded_before_the_process_exits(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def link(temporary: str, target: str) -> None:

@@ -1,13 +1,13 @@
-"""Reading one input whole, or saying why not."""
+"""An input is read completely, or the error says why not."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import threading
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
@@ -23,13 +23,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_content_and_hash(file: Path) -> None:
+def test_content_and_hash_are_those_of_the_file(file: Path) -> None:
     content = read_content(str(file))
     assert content.data == file.read_bytes()
     assert content.sha256 == hashlib.sha256(content.data).hexdigest() == hash_file(str(file))
 
 
-def test_several_pieces(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_read_in_several_pieces(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content_module, "_CHUNK_BYTES", 100)
     assert read_content(str(file)).data == file.read_bytes()
     assert read_stream_content(io.BytesIO(b"x" * 1234)).data == b"x" * 1234
@@ -41,36 +41,38 @@ def test_empty_file_is_read(tmp_path: Path) -> None:
     assert read_content(str(tmp_path / "empty")).data == b""
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     for read in (read_content, hash_file):
         with pytest.raises(InputError, match=r"^cannot read: No such file or directory$"):
             read(str(tmp_path / "gone"))
 
 
-def test_folder(tmp_path: Path) -> None:
+def test_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot read: Is a directory$"):
         read_content(str(tmp_path))
 
 
-def test_nothing_on_standard_input() -> None:
+def test_empty_standard_input_is_an_error() -> None:
     with pytest.raises(InputError, match="is empty; pipe an image into it"):
         read_stream_content(io.BytesIO())
 
 
 @pytest.mark.parametrize("change", ["grown", "rewritten"])
-def test_change_while_it_is_read(file: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = content_module._read_bounded
+def test_file_that_changes_during_the_read_is_an_error(
+    file: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fstat
+    calls = itertools.count()
 
-    def read(opened: BinaryIO, expected: int) -> content_module.Content:
-        result = real(opened, expected)
-        if change == "grown":
-            with file.open("ab") as more:
-                more.write(b"!")
-        else:
-            os.utime(file, ns=(1, 1))
-        return result
+    def fstat(descriptor: int) -> os.stat_result:
+        if next(calls) == 1:  # the second call follows the read
+            if change == "grown":
+                os.truncate(file, file.stat().st_size + 1)
+            else:
+                os.utime(file, ns=(1, 1))
+        return real(descriptor)
 
-    monkeypatch.setattr(content_module, "_read_bounded", read)
+    monkeypatch.setattr(os, "fstat", fstat)
     with pytest.raises(InputError, match="changed while it was read; run the same command again"):
         read_content(str(file))
 
@@ -81,33 +83,34 @@ class TestLimit:
         monkeypatch.setattr(content_module, "MAX_INPUT_BYTES", 1000)
         monkeypatch.setattr(content_module, "_CHUNK_BYTES", 64)
 
-    def test_is_not_exceeded(self, file: Path) -> None:
+    def test_content_at_the_limit_is_read(self, file: Path) -> None:
         file.write_bytes(b"x" * 1000)
         assert len(read_content(str(file)).data) == 1000
         assert len(read_stream_content(io.BytesIO(b"x" * 1000)).data) == 1000
 
-    def test_stream_is_given_up_behind_it(self) -> None:
+    def test_stream_is_abandoned_just_above_the_limit(self) -> None:
         stream = io.BytesIO(b"x" * 5000)
         with pytest.raises(InputError, match="larger than"):
             read_stream_content(stream)
         assert stream.tell() < 1200
 
-    def test_file_is_refused_unread(self, file: Path) -> None:
-        class Unread(io.BytesIO):
+    def test_file_above_the_limit_is_refused_without_a_read(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Unread(io.FileIO):
             def read(self, size: int | None = -1) -> bytes:
                 raise AssertionError("read")
 
-        with pytest.raises(InputError, match="larger than"):
-            content_module._read_bounded(Unread(), expected=1001)
         file.write_bytes(b"x" * 1001)
+        monkeypatch.setattr(content_module, "open", Unread, raising=False)
         with pytest.raises(InputError, match="larger than"):
             read_content(str(file))
 
 
-def test_pipe_with_a_name_is_read_to_its_end(tmp_path: Path) -> None:
+def test_named_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    data = b"picture" * 20000  # more than a pipe holds, so that writing goes on while it is read
+    data = b"picture" * 20000  # more than a pipe buffers, so reads and writes alternate
     writer = threading.Thread(target=pipe.write_bytes, args=(data,))
     writer.start()
     assert read_content(str(pipe)).data == data

@@ -1,4 +1,4 @@
-"""What a user names, as the inputs it comes to."""
+"""Arguments (files, folders, globs, lists, `-`) are expanded to inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KIND = FileKind(
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, which is the current one."""
+    """An empty folder, also the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -47,7 +47,7 @@ def problems(inputs: Iterable[Input]) -> list[tuple[str, str | None]]:
 
 
 class TestFolder:
-    def test_is_walked_sorted_with_relative_names(self, folder: Path) -> None:
+    def test_folder_is_walked_in_order_with_relative_names(self, folder: Path) -> None:
         make_files(folder, "in/b.pic", "in/a.pic", "in/sub/deep/c.pic", "in/Z.PIC")
         found = list(scan("in"))
         assert names(found) == ["Z.PIC", "a.pic", "b.pic", "sub/deep/c.pic"]
@@ -66,47 +66,47 @@ class TestFolder:
         assert names(both) == ["a.pic"]
         assert both.others == 0
 
-    def test_content_tells_where_the_suffix_does_not(self, folder: Path) -> None:
+    def test_content_decides_if_the_suffix_does_not(self, folder: Path) -> None:
         make_files(folder, "in/no-suffix", "in/wrong.txt", content=b"PIC and more")
         make_files(folder, "in/empty", "in/notes.md")
         both = scan("in")
         assert names(both) == ["no-suffix", "wrong.txt"]
         assert both.others == 2
 
-    def test_suffix_is_enough_where_the_content_is_wrong(self, folder: Path) -> None:
+    def test_suffix_decides_before_the_content(self, folder: Path) -> None:
         make_files(folder, "in/a.pic", content=b"text")
         assert names(scan("in")) == ["a.pic"]
 
-    def test_trailing_slash_and_dot_name_the_same_files(self, folder: Path) -> None:
+    def test_trailing_slash_changes_nothing(self, folder: Path) -> None:
         make_files(folder, "in/sub/a.pic")
         assert names(scan("in/")) == names(scan("in")) == ["sub/a.pic"]
         assert names(scan(".")) == ["in/sub/a.pic"]
 
-    def test_pipes_and_sockets_are_others(self, folder: Path) -> None:
+    def test_pipe_is_counted_as_other(self, folder: Path) -> None:
         make_files(folder, "in/a.pic")
         os.mkfifo(folder / "in/pipe.pic")
         both = scan("in")
         assert names(both) == ["a.pic"]
         assert both.others == 1
 
-    def test_out_inside_is_left_out_whatever_it_is_called(self, folder: Path) -> None:
+    def test_excluded_folder_is_skipped_in_any_spelling(self, folder: Path) -> None:
         make_files(folder, "in/a.pic", "in/out/old.pic", "in/sub/b.pic")
         for spelling in ("in/out", "./in/sub/../out", str(folder / "in/out")):
             assert names(scan("in", exclude=spelling)) == ["a.pic", "sub/b.pic"]
         (folder / "link").symlink_to(folder / "in/out")
         assert names(scan("in", exclude="link")) == ["a.pic", "sub/b.pic"]
 
-    def test_out_made_while_the_folder_is_walked_is_left_out(self, folder: Path) -> None:
+    def test_excluded_folder_created_during_the_walk_is_skipped(self, folder: Path) -> None:
         make_files(folder, "in/a.pic")
         walk = iter(scan("in", exclude="in/out"))
         make_files(folder, "in/out/x.pic")  # before the listing: iteration is lazy
         assert names(walk) == ["a.pic"]
 
-    def test_folder_that_is_out_itself_is_walked(self, folder: Path) -> None:
+    def test_folder_that_is_itself_excluded_is_walked(self, folder: Path) -> None:
         make_files(folder, "in/a.pic")
         assert names(scan("in", exclude="in")) == ["a.pic"]
 
-    def test_folder_that_cannot_be_listed_is_a_problem_and_no_end(
+    def test_folder_that_cannot_be_listed_does_not_end_the_walk(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         make_files(folder, "in/a.pic", "in/locked/b.pic", "in/z.pic")
@@ -122,7 +122,7 @@ class TestFolder:
         assert names(found) == ["a.pic", "locked", "z.pic"]
         assert found[1].problem == "cannot list this folder: Permission denied"
 
-    def test_folder_that_cannot_be_entered_is_a_problem_too(
+    def test_folder_that_cannot_be_entered_is_a_problem(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         make_files(folder, "in/locked/b.pic")
@@ -138,8 +138,8 @@ class TestFolder:
             (os.path.join("in", "locked"), "cannot list this folder: Permission denied")
         ]
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
-    def test_names_that_are_not_utf8_come_through(self, folder: Path) -> None:
+    @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only on Linux")
+    def test_name_that_is_not_utf8_is_kept(self, folder: Path) -> None:
         raw = os.fsdecode(b"caf\xe9 \x01.pic")
         make_files(folder, f"in/{raw}", content=b"PIC")
         (entry,) = scan("in")
@@ -154,13 +154,13 @@ class TestLinks:
         (folder / "in/link").symlink_to(folder / "elsewhere")
         assert names(scan("in")) == ["b.pic", "link/a.pic"]
 
-    def test_loop_ends(self, folder: Path) -> None:
+    def test_loop_is_not_followed(self, folder: Path) -> None:
         make_files(folder, "in/sub/a.pic")
         (folder / "in/sub/up").symlink_to(folder / "in")
         (folder / "in/self").symlink_to(folder / "in")
         assert names(scan("in")) == ["sub/a.pic"]
 
-    def test_dangling_link_with_an_inputs_name_is_an_input(self, folder: Path) -> None:
+    def test_dangling_link_with_the_name_of_an_input_is_an_input(self, folder: Path) -> None:
         make_files(folder, "in/b.pic")
         (folder / "in/a.pic").symlink_to("nowhere")
         (folder / "in/notes").symlink_to("nowhere")
@@ -171,23 +171,23 @@ class TestLinks:
 
 
 class TestNamedFile:
-    def test_has_its_base_name(self, folder: Path) -> None:
+    def test_file_has_its_base_name(self, folder: Path) -> None:
         make_files(folder, "far/away/a.pic", "b.txt")
         assert names(scan("far/away/a.pic", "b.txt")) == ["a.pic", "b.txt"]
 
-    def test_missing_one_is_a_problem(self, folder: Path) -> None:
+    def test_missing_file_is_a_problem(self, folder: Path) -> None:
         assert problems(scan("far/gone.pic")) == [("far/gone.pic", "no such file or folder")]
 
     def test_dash_is_standard_input(self, folder: Path) -> None:
         (entry,) = scan("-")
         assert (entry.path, entry.name, entry.label) == (None, "stdin", "stdin")
 
-    def test_dash_file_is_named_by_its_folder(self, folder: Path) -> None:
+    def test_file_called_dash_needs_its_folder(self, folder: Path) -> None:
         make_files(folder, "-")
         (entry,) = scan("./-")
         assert (entry.path, entry.name) == ("./-", "-")
 
-    def test_single_file(self, folder: Path) -> None:
+    def test_single_file_is_recognised(self, folder: Path) -> None:
         make_files(folder, "in/a.pic", "b[1].pic")
         assert scan("in/a.pic").single_file
         assert scan("-").single_file
@@ -199,12 +199,12 @@ class TestNamedFile:
 
 
 class TestGlob:
-    def test_matches_are_named_files(self, folder: Path) -> None:
+    def test_matches_have_their_base_names(self, folder: Path) -> None:
         make_files(folder, "in/b.pic", "in/a.pic", "in/.hidden.pic", "in/c.txt")
         assert names(scan("in/*.pic")) == ["a.pic", "b.pic"]
         assert names(scan("in/[ab].pic", "in/?.txt")) == ["a.pic", "b.pic", "c.txt"]
 
-    def test_file_whose_name_has_brackets_is_that_file(self, folder: Path) -> None:
+    def test_existing_name_with_magic_characters_is_no_pattern(self, folder: Path) -> None:
         make_files(folder, "a[1].pic", "a1.pic", "star*.pic", "start.pic")
         assert names(scan("a[1].pic")) == ["a[1].pic"]
         assert names(scan("star*.pic")) == ["star*.pic"]
@@ -212,7 +212,7 @@ class TestGlob:
     def test_pattern_without_a_match_is_a_problem(self, folder: Path) -> None:
         assert problems(scan("in/*.pic")) == [("in/*.pic", "no file matches this pattern")]
 
-    def test_folder_that_matches_is_walked(self, folder: Path) -> None:
+    def test_matching_folder_is_walked(self, folder: Path) -> None:
         make_files(folder, "in/x1/sub/a.pic", "in/x2/b.pic", "in/y/c.pic")
         assert names(scan("in/x*")) == ["sub/a.pic", "b.pic"]
         assert names(scan("in/x*/")) == ["sub/a.pic", "b.pic"]
@@ -221,37 +221,37 @@ class TestGlob:
         make_files(folder, "in/a.pic", "in/s/b.pic", "in/s/t/c.pic", "in/s/t/d.txt")
         assert names(scan("in/**/*.pic")) == ["a.pic", "b.pic", "c.pic"]
 
-    def test_two_stars_list_nothing_twice(self, folder: Path) -> None:
+    def test_two_stars_yield_no_file_twice(self, folder: Path) -> None:
         make_files(folder, "in/a.pic", "in/s/b.pic", "in/s/t/c.pic", "in/s-1/d.pic")
         assert names(scan("in/**")) == ["a.pic", "s/b.pic", "s/t/c.pic", "s-1/d.pic"]
         assert names(scan("in/**/*")) == ["a.pic", "b.pic", "t/c.pic", "d.pic"]
 
-    def test_two_stars_before_a_folders_name_take_what_is_in_it(self, folder: Path) -> None:
+    def test_two_stars_before_a_folder_name_walk_that_folder(self, folder: Path) -> None:
         make_files(folder, "in/1/keep/a.pic", "in/2/x/keep/b.pic", "in/2/drop/c.pic")
         assert names(scan("in/**/keep")) == ["a.pic", "b.pic"]
 
-    def test_two_stars_and_a_link_that_leads_back(self, folder: Path) -> None:
+    def test_two_stars_yield_no_file_twice_through_a_loop(self, folder: Path) -> None:
         make_files(folder, "in/a.pic", "in/s/b.pic")
         (folder / "in/s/up").symlink_to(folder / "in")
         assert names(scan("in/**/*.pic")) == ["a.pic", "b.pic"]
 
-    def test_link_beside_its_target_is_another_file(self, folder: Path) -> None:
+    def test_link_to_a_file_is_another_file(self, folder: Path) -> None:
         make_files(folder, "in/a.pic")
         (folder / "in/b.pic").symlink_to("a.pic")
         assert names(scan("in/*.pic")) == ["a.pic", "b.pic"]
 
 
 class TestList:
-    def test_separators(self) -> None:
+    def test_list_is_split_at_its_separator(self) -> None:
         assert list(split_list(b"a\nb b\r\n\n\r\nc", null=False)) == ["a", "b b", "c"]
         assert list(split_list(b"a\nb\0c\r\0\0", null=True)) == ["a\nb", "c\r"]
         assert list(split_list(b"", null=False)) == []
 
-    def test_names_that_are_not_utf8(self) -> None:
+    def test_name_that_is_not_utf8_is_kept(self) -> None:
         assert list(split_list(b"\xff.pic\n", null=False)) == [os.fsdecode(b"\xff.pic")]
 
     def test_nul_without_null_is_refused(self) -> None:
-        with pytest.raises(UsageError, match=r"NUL characters: add --null$"):
+        with pytest.raises(UsageError, match=r"NUL characters; add --null$"):
             list(split_list(b"a.pic\0b.pic\0", null=False))
 
     def test_entries_keep_their_relative_path(self, folder: Path) -> None:
@@ -266,7 +266,7 @@ class TestList:
         (entry,) = scan(listed=b"-\n")
         assert (entry.path, entry.name) == ("-", "-")
 
-    def test_folder_in_a_list_is_walked_below_its_path(self, folder: Path) -> None:
+    def test_folder_in_a_list_is_walked_with_its_path(self, folder: Path) -> None:
         make_files(folder, "x/y/a.pic", "x/b.pic")
         assert names(scan(listed=b"x/y/\n")) == ["x/y/a.pic"]
         assert names(scan(listed=b".\n")) == ["x/b.pic", "x/y/a.pic"]
@@ -279,24 +279,24 @@ class TestList:
         listed = os.fsencode(folder / "data/x/a.pic")
         ((label, problem),) = problems(scan(listed=listed))
         assert label == os.fsdecode(listed)
-        assert problem == "absolute path in the list: say what it is relative to with --root DIR"
+        assert problem == "absolute path in the list; name its base folder with --root DIR"
         (entry,) = scan(listed=listed, root=str(folder / "data"))
         assert (entry.name, entry.problem) == ("x/a.pic", None)
 
-    def test_root_is_what_relative_entries_are_relative_to(self, folder: Path) -> None:
+    def test_relative_entries_are_relative_to_root(self, folder: Path) -> None:
         make_files(folder, "data/x/a.pic")
         (entry,) = scan(listed=b"x/a.pic\n", root="data")
         assert (entry.path, entry.name, entry.problem) == ("data/x/a.pic", "x/a.pic", None)
 
     @pytest.mark.parametrize("root", [None, "data"])
     @pytest.mark.parametrize("entry", ["../up.pic", "x/../../up.pic", ".."])
-    def test_entries_that_lead_out_are_problems(
+    def test_entries_outside_the_root_are_problems(
         self, folder: Path, root: str | None, entry: str
     ) -> None:
         make_files(folder, "up.pic", "data/x/a.pic")
         where = "--root data" if root else "the current folder"
         assert problems(scan(listed=entry.encode(), root=root)) == [
-            (entry, f"lies outside of {where}, so its output would lie outside of OUT")
+            (entry, f"is outside {where}, so its output would be outside OUT")
         ]
 
     def test_absolute_entry_beside_the_root_is_a_problem(self, folder: Path) -> None:
@@ -304,7 +304,7 @@ class TestList:
         listed = os.fsencode(folder / "database/a.pic")
         ((_, problem),) = problems(scan(listed=listed, root=str(folder / "data")))
         assert problem is not None
-        assert problem.startswith("lies outside of --root")
+        assert problem.startswith("is outside --root")
 
     def test_paths_come_before_the_list(self, folder: Path) -> None:
         make_files(folder, "a.pic", "b.pic")
@@ -312,19 +312,19 @@ class TestList:
 
 
 class TestRequest:
-    def test_nothing_named(self) -> None:
+    def test_request_without_inputs_is_refused(self) -> None:
         with pytest.raises(UsageError, match=r"no input: .* LIST before OUT$"):
             require_inputs((), None, "nowhere")
         with pytest.raises(UsageError, match=r"no input: .* LIST$"):
             require_inputs((), None, None)
 
-    def test_out_that_was_meant_as_the_input(self, tmp_path: Path) -> None:
+    def test_single_argument_taken_as_out_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"^no input: .* was taken as OUT, the last argument"):
             require_inputs((), None, str(tmp_path))
 
-    def test_standard_input_twice(self) -> None:
+    def test_standard_input_twice_is_refused(self) -> None:
         with pytest.raises(UsageError, match="named twice"):
             require_inputs(("-", "a", "-"), None, None)
 
-    def test_list_alone_will_do(self) -> None:
+    def test_list_alone_is_accepted(self) -> None:
         require_inputs((), b"", None)

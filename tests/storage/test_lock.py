@@ -1,4 +1,4 @@
-"""A folder that one process at a time holds."""
+"""A folder lock excludes other holders and removes a folder that stays empty."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from dinac_cli.storage.lock import hold_folder
 fcntl = pytest.importorskip("fcntl")
 
 
-def test_a_second_hold_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+def test_second_hold_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with hold_folder(str(folder), "busy"):
         (folder / "kept").touch()
         with pytest.raises(OutputError, match=r"^busy$"), hold_folder(str(folder), "busy"):
-            pytest.fail("it is held")
+            pytest.fail("held twice")
     with hold_folder(str(folder), "busy"):
         assert (folder / "kept").exists()
 
 
-def test_a_refused_hold_leaves_the_folder_to_the_other(tmp_path: Path) -> None:
+def test_refused_hold_does_not_remove_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with hold_folder(str(folder), "busy"):
         with pytest.raises(OutputError), hold_folder(str(folder), "busy"):
-            pytest.fail("it is held")
+            pytest.fail("held twice")
         assert folder.is_dir()
     assert not folder.exists()
 
 
-def test_a_folder_that_stays_empty_goes_only_if_it_was_made(tmp_path: Path) -> None:
+def test_empty_folder_is_removed_only_if_the_hold_created_it(tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.mkdir()
     for folder in (old, tmp_path / "new"):
@@ -41,7 +41,7 @@ def test_a_folder_that_stays_empty_goes_only_if_it_was_made(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_a_folder_that_its_holder_removes_meanwhile_is_made_anew(
+def test_folder_removed_by_its_previous_holder_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
@@ -57,10 +57,10 @@ def test_a_folder_that_its_holder_removes_meanwhile_is_made_anew(
     with hold_folder(str(folder), "busy"):
         assert folder.is_dir()
         with pytest.raises(OutputError, match="busy"), hold_folder(str(folder), "busy"):
-            pytest.fail("it is held")
+            pytest.fail("held twice")
 
 
-def test_without_locks_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_refused_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(95, "Operation not supported")
 
@@ -69,9 +69,9 @@ def test_without_locks_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         assert tmp_path.is_dir()
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file/out"
     with pytest.raises(OutputError) as caught, hold_folder(str(folder), "busy"):
-        pytest.fail("there is no such folder")
-    assert str(caught.value) == f"{folder}: cannot write: Not a directory: name another place"
+        pytest.fail("the folder cannot exist")
+    assert str(caught.value) == f"{folder}: cannot write: Not a directory; choose another place"

@@ -1,4 +1,4 @@
-"""What outputs are called, and which names may not meet."""
+"""Names of outputs, and collisions between them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = st.text(
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 
 
-def test_latents_append_their_suffix_as_gzip_does() -> None:
+def test_record_name_appends_the_suffix() -> None:
     assert name_latents("trip/a.jpg") == "trip/a.jpg.dinac"
     assert name_latents("a") == "a.dinac"
     assert name_latents("a.dinac") == "a.dinac.dinac"
@@ -55,55 +55,57 @@ def test_latents_append_their_suffix_as_gzip_does() -> None:
         ("trailing..dinac", PNG, "trailing..png"),
     ],
 )
-def test_image_name(latents: str, suffixes: tuple[str, ...], image: str) -> None:
+def test_image_name_drops_the_latent_suffix(
+    latents: str, suffixes: tuple[str, ...], image: str
+) -> None:
     assert name_image(latents, suffixes) == image
 
 
 @given(st.lists(PATHS, unique=True, max_size=20))
-def test_distinct_names_have_distinct_latents(names: list[str]) -> None:
+def test_distinct_names_have_distinct_records(names: list[str]) -> None:
     assert len({name_latents(name) for name in names}) == len(names)
 
 
 @given(PATHS, st.sampled_from(list(OUTPUT_FORMATS.values())).map(lambda form: form.suffixes))
-def test_measuring_finds_what_decoding_made(name: str, suffixes: tuple[str, ...]) -> None:
+def test_name_of_the_decoded_image_is_found_again(name: str, suffixes: tuple[str, ...]) -> None:
     decoded = name_image(name_latents(name), suffixes)
     assert decoded in undo_image_name(name, SUFFIXES)
     assert decoded.lower().endswith(suffixes)
 
 
-def test_undoing_prefers_the_same_name() -> None:
+def test_same_name_is_tried_first() -> None:
     assert undo_image_name("a.jpg", [".png", ".webp"]) == ["a.jpg", "a.jpg.png", "a.jpg.webp"]
 
 
 class TestCollisions:
-    def test_check_knows_what_it_saw(self) -> None:
+    def test_repeated_name_is_detected(self) -> None:
         check = CollisionCheck()
         assert [check.add(name) for name in ("a", "b", "a", "A")] == [True, True, False, True]
 
-    def test_check_that_folds_case(self) -> None:
+    def test_repeated_name_in_another_case_is_detected(self) -> None:
         check = CollisionCheck(fold_case=True)
         assert [check.add(name) for name in ("a", "A", "ß", "SS")] == [True, False, True, False]
 
-    def test_both_inputs_and_the_output_are_named(self) -> None:
+    def test_error_names_both_inputs_and_the_output(self) -> None:
         pairs = [("1/a.jpg", "a.jpg.dinac"), ("b.jpg", "b.jpg.dinac"), ("2/a.jpg", "a.jpg.dinac")]
         with pytest.raises(UsageError) as caught:
             refuse_collisions(lambda: pairs)
         assert str(caught.value) == (
-            "1/a.jpg and 2/a.jpg would both be written to a.jpg.dinac: "
+            "1/a.jpg and 2/a.jpg would both be written to a.jpg.dinac; "
             "give them different OUTs or rename one"
         )
 
-    def test_case_matters_where_the_file_system_says_so(self) -> None:
+    def test_names_in_another_case_collide_only_if_case_is_folded(self) -> None:
         pairs = [("a.jpg", "a.jpg.dinac"), ("A.jpg", "A.jpg.dinac")]
         assert refuse_collisions(lambda: pairs) == 2
         with pytest.raises(UsageError, match=r"^a\.jpg and A\.jpg would"):
             refuse_collisions(lambda: pairs, fold_case=True)
 
-    def test_what_will_fail_is_counted_and_collides_with_nothing(self) -> None:
+    def test_failing_input_is_counted_but_never_collides(self) -> None:
         pairs = [("/x/a.jpg", None), ("/y/a.jpg", None), ("a.jpg", "a.jpg.dinac")]
         assert refuse_collisions(lambda: pairs) == 3
 
-    def test_names_are_gone_through_once_where_none_collide(self) -> None:
+    def test_names_are_listed_once_if_none_collide(self) -> None:
         calls: list[None] = []
 
         def pairs() -> Iterator[tuple[str, str]]:
@@ -115,20 +117,20 @@ class TestCollisions:
 
 
 class TestCaseOfTheFileSystem:
-    def test_names_that_differ_in_case_are_two_here(self, tmp_path: Path) -> None:
+    def test_result_agrees_with_the_file_system(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         expected = os.path.exists(tmp_path / "OUT")
         assert ignores_case(str(tmp_path / "out")) is expected
         assert ignores_case(str(tmp_path / "out/not/made/yet")) is expected
 
-    def test_other_folder_of_the_swapped_name(self, tmp_path: Path) -> None:
+    def test_other_folder_with_the_swapped_name_is_recognised(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         (tmp_path / "OUT").mkdir(exist_ok=True)
         assert ignores_case(str(tmp_path / "out")) is os.path.samefile(
             tmp_path / "out", tmp_path / "OUT"
         )
 
-    def test_file_system_that_folds_case(
+    def test_case_insensitive_file_system_is_recognised(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "out").mkdir()
@@ -138,5 +140,5 @@ class TestCaseOfTheFileSystem:
         assert ignores_case(str(tmp_path / "out"))
         assert ignores_case(str(tmp_path / "out/not/made/yet"))
 
-    def test_root_says_nothing(self) -> None:
+    def test_name_without_letters_counts_as_case_sensitive(self) -> None:
         assert not ignores_case("/")

@@ -1,4 +1,4 @@
-"""OUT: where an output goes, and that it goes nowhere else."""
+"""OUT holds all outputs of a run, and nothing is written elsewhere."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from dinac_cli.container.names import escape_name
 from dinac_cli.errors import OutputError, UnwritableDiskError
-from dinac_cli.storage.atomic import TEMPORARY_PREFIX
 from dinac_cli.storage.output import Output, OutputKind
+
+from .leftovers import leave_temporary
 
 
 def make_output(path: Path, **options: bool) -> Output:
     return Output(str(path), OutputKind.FOLDER, lambda path: False, **options)
 
 
-def test_folder_is_made_with_the_first_output(tmp_path: Path) -> None:
+def test_folder_is_created_with_the_first_output(tmp_path: Path) -> None:
     output = make_output(tmp_path / "out")
     assert not (tmp_path / "out").exists()
     target = output.locate("trip/day 1/a.jpg.dinac")
@@ -32,14 +33,16 @@ def test_folder_is_made_with_the_first_output(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out/trip/day 1").iterdir()] == ["a.jpg.dinac"]
 
 
-def test_file_out_is_the_target_whatever_the_name(tmp_path: Path) -> None:
+def test_file_out_is_the_target_for_any_name(tmp_path: Path) -> None:
     output = Output(str(tmp_path / "new/x.dinac"), OutputKind.FILE, lambda path: False)
     assert output.locate("trip/a.jpg.dinac") == str(tmp_path / "new/x.dinac")
     output.write(output.locate("a"), b"record")
     assert (tmp_path / "new/x.dinac").read_bytes() == b"record"
 
 
-def test_file_out_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_out_in_the_current_folder_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     output = Output("x.dinac", OutputKind.FILE, lambda path: False, fsync=True)
     output.write(output.locate("a"), b"record")
@@ -48,10 +51,10 @@ def test_file_out_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("system", [posixpath, ntpath])
 @given(st.text(st.sampled_from("/\\.~: aC1é\0"), min_size=1) | st.text(min_size=1))
-@example("1:30.png")  # to Windows' `join` a name on drive `1:`
+@example("1:30.png")  # on Windows, `join` takes this for a path on drive `1:`
 @example("../../a")
 @example("C:/a")
-def test_every_name_of_a_record_lies_below_the_folder(system: ModuleType, raw: str) -> None:
+def test_every_name_in_a_record_is_below_the_folder(system: ModuleType, raw: str) -> None:
     name = escape_name(raw)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dinac_cli.storage.output.os", SimpleNamespace(path=system, sep=system.sep))
@@ -60,7 +63,7 @@ def test_every_name_of_a_record_lies_below_the_folder(system: ModuleType, raw: s
     assert len(path.split(system.sep)) == len(name.split("/")) + 1
 
 
-def test_foreign_file_stays(tmp_path: Path) -> None:
+def test_foreign_file_is_kept(tmp_path: Path) -> None:
     output = make_output(tmp_path)
     (tmp_path / "a").write_bytes(b"mine")
     with pytest.raises(OutputError, match="exists and was not written by dinac"):
@@ -68,7 +71,7 @@ def test_foreign_file_stays(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"mine"
 
 
-def test_foreign_file_goes_with_overwrite(tmp_path: Path) -> None:
+def test_foreign_file_is_replaced_with_overwrite(tmp_path: Path) -> None:
     output = make_output(tmp_path, overwrite=True)
     (tmp_path / "a").write_bytes(b"mine")
     output.write(output.locate("a"), b"record")
@@ -76,28 +79,28 @@ def test_foreign_file_goes_with_overwrite(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_link_that_leads_outside_is_refused(tmp_path: Path, overwrite: bool) -> None:
+def test_link_out_of_the_folder_is_refused(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out/sub").mkdir(parents=True)
     (tmp_path / "out/sub/link").symlink_to(tmp_path / "elsewhere")
     output = make_output(tmp_path / "out", overwrite=overwrite)
-    with pytest.raises(OutputError, match=r"leads outside of .* through a symbolic link"):
+    with pytest.raises(OutputError, match=r"leads outside .* through a symbolic link"):
         output.write(output.locate("sub/link/a"), b"record")
-    with pytest.raises(OutputError, match="leads outside of"):
+    with pytest.raises(OutputError, match="leads outside"):
         output.prepare(output.locate("sub/link/deeper/a"))
     assert not (tmp_path / "elsewhere/a").exists()
 
 
-def test_folder_beside_out_with_its_name_as_prefix_is_outside(tmp_path: Path) -> None:
+def test_folder_beside_out_with_the_same_prefix_is_outside(tmp_path: Path) -> None:
     (tmp_path / "out-2").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/link").symlink_to(tmp_path / "out-2")
     output = make_output(tmp_path / "out")
-    with pytest.raises(OutputError, match="leads outside of"):
+    with pytest.raises(OutputError, match="leads outside"):
         output.write(output.locate("link/a"), b"record")
 
 
-def test_out_may_be_a_link_and_links_within_it_stay(tmp_path: Path) -> None:
+def test_link_as_out_and_links_within_it_are_followed(tmp_path: Path) -> None:
     (tmp_path / "real/one").mkdir(parents=True)
     (tmp_path / "real/two").symlink_to("one")
     (tmp_path / "out").symlink_to(tmp_path / "real")
@@ -106,7 +109,7 @@ def test_out_may_be_a_link_and_links_within_it_stay(tmp_path: Path) -> None:
     assert (tmp_path / "real/one/a").read_bytes() == b"record"
 
 
-def test_link_in_the_place_of_an_output_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_link_in_the_place_of_an_output_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"mine")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a").symlink_to(tmp_path / "precious")
@@ -117,14 +120,14 @@ def test_link_in_the_place_of_an_output_is_replaced_and_not_followed(tmp_path: P
     assert (tmp_path / "out/a").read_bytes() == b"record"
 
 
-def test_file_where_a_folder_should_be(tmp_path: Path) -> None:
+def test_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"mine")
     output = make_output(tmp_path / "out")
     with pytest.raises(OutputError, match="cannot write: "):
         output.write(output.locate("sub/a"), b"record")
 
 
-def test_no_room_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_for_a_folder_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def makedirs(path: str, exist_ok: bool) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -133,36 +136,31 @@ def test_no_room_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         make_output(tmp_path / "out").prepare(str(tmp_path / "out/a"))
 
 
-def test_dead_temporaries_go_when_a_folder_is_first_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dinac_cli.storage.atomic._is_dead", lambda path, name: True)
+def test_leftovers_are_removed_when_a_folder_is_first_used(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    for folder in (tmp_path, tmp_path / "sub"):
-        (folder / f"{TEMPORARY_PREFIX}left").touch()
+    unused, used = leave_temporary(tmp_path), leave_temporary(tmp_path / "sub")
     make_output(tmp_path).prepare(str(tmp_path / "sub/a"))
-    assert os.listdir(tmp_path / "sub") == []
-    assert (tmp_path / f"{TEMPORARY_PREFIX}left").exists()
+    assert (unused.exists(), used.exists()) == (True, False)
 
 
-def test_folders_are_remembered_within_bounds(tmp_path: Path) -> None:
+def test_number_of_remembered_folders_is_bounded(tmp_path: Path) -> None:
     output = make_output(tmp_path)
     output._ready.update(str(number) for number in range(5000))
     output.prepare(str(tmp_path / "a"))
     assert output._ready == {str(tmp_path)}
 
 
-def test_a_drive_that_is_not_there_ends_the_search_for_a_place(
+def test_missing_drive_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The topmost folder is its own parent, and on Windows it need not be there."""
-    monkeypatch.setattr("dinac_cli.storage.output.os", StrangeSystem())
-    with pytest.raises(OutputError, match=r"^Z:\\: is no folder: choose another OUT$"):
+    """On Windows, the topmost folder, which is its own parent, may not exist."""
+    monkeypatch.setattr("dinac_cli.storage.output.os", EmptyWindows())
+    with pytest.raises(OutputError, match=r"^Z:\\: not a folder; choose another OUT$"):
         make_output(Path("Z:\\new\\out")).require_writable()
 
 
-class StrangeSystem:
-    """`os` of Windows, where nothing is."""
+class EmptyWindows:
+    """`os` of a Windows without any file."""
 
     path = SimpleNamespace(
         dirname=ntpath.dirname, lexists=lambda path: False, isdir=lambda path: False

@@ -1,4 +1,4 @@
-"""Parts of a list: each name in one of them, whichever machine asks."""
+"""Each name belongs to exactly one shard, the same on every machine."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from dinac_cli.storage.parts import Shard, parse_shard
 
 
 @given(st.integers(1, 9), st.lists(st.text(max_size=20)))
-def test_parts_are_a_partition(count: int, names: list[str]) -> None:
+def test_shards_are_a_partition(count: int, names: list[str]) -> None:
     names = [name.encode(errors="replace").decode() for name in names]
-    parts = [Shard(index, count) for index in range(count)]
+    shards = [Shard(index, count) for index in range(count)]
     for name in names:
-        assert sum(part.holds(name) for part in parts) == 1
+        assert sum(shard.holds(name) for shard in shards) == 1
 
 
-def test_part_is_the_crc_of_the_name() -> None:
+def test_shard_is_the_crc_of_the_name() -> None:
     assert Shard(zlib.crc32(b"trip/a.jpg") % 7, 7).holds("trip/a.jpg")
 
 
-def test_names_that_are_not_utf8_have_a_part() -> None:
+def test_name_that_is_not_utf8_has_a_shard() -> None:
     name = os.fsdecode(b"\xff.jpg")
     assert Shard(zlib.crc32(b"\xff.jpg") % 3, 3).holds(name)
 
 
-def test_index_over_count() -> None:
+def test_index_and_count_are_parsed() -> None:
     assert parse_shard("0/1", {}) == Shard(0, 1)
     assert parse_shard("7/8", {"RANK": "1", "WORLD_SIZE": "2"}) == Shard(7, 8)
 
@@ -39,14 +39,14 @@ def test_index_over_count() -> None:
     "text",
     ["", "1", "/", "1/", "/2", "a/b", "-1/2", "1/-2", "1/2/3", "²/3", "1.0/2", " 1/2", "+1/2"],
 )
-def test_malformed(text: str) -> None:
-    with pytest.raises(UsageError, match=r"expected I/N \(for instance 0/8\) or auto$"):
+def test_malformed_shard_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"expected I/N \(for example 0/8\) or auto$"):
         parse_shard(text, {})
 
 
 @pytest.mark.parametrize("text", ["0/0", "1/1", "8/8", "9/8"])
-def test_out_of_range(text: str) -> None:
-    with pytest.raises(UsageError, match="I goes from 0 to N-1"):
+def test_index_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="I must be 0 to N-1"):
         parse_shard(text, {})
 
 
@@ -71,16 +71,18 @@ class TestAuto:
             (TORCHRUN | SLURM, Shard(3, 4)),
             (ARRAY, Shard(2, 5)),
             (STEPPED, Shard(2, 5)),
-            # A batch script is process 0 of its one task: the array must count all the same.
+            # In an array job, the batch script is process 0 of 1; the array still decides.
             (ARRAY | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Shard(2, 5)),
             (ARRAY | SLURM, Shard(2 * 8 + 1, 5 * 8)),
             (ARRAY | TORCHRUN, Shard(2 * 4 + 3, 5 * 4)),
         ],
     )
-    def test_variables(self, environment: dict[str, str], shard: Shard) -> None:
+    def test_variables_of_launchers_are_combined(
+        self, environment: dict[str, str], shard: Shard
+    ) -> None:
         assert parse_shard("auto", environment) == shard
 
-    def test_processes_of_an_arrays_tasks_are_a_partition(self) -> None:
+    def test_processes_of_all_array_tasks_are_a_partition(self) -> None:
         parts = {
             parse_shard(
                 "auto",
@@ -91,13 +93,13 @@ class TestAuto:
         }
         assert parts == {Shard(index, 15) for index in range(15)}
 
-    def test_list_of_ids_that_are_not_evenly_apart_is_an_error_and_no_wrong_part(self) -> None:
-        with pytest.raises(UsageError, match="I goes from 0 to N-1"):
+    def test_irregular_task_id_is_an_error(self) -> None:
+        with pytest.raises(UsageError, match="I must be 0 to N-1"):
             parse_shard("auto", ARRAY | {"SLURM_ARRAY_TASK_ID": "99"})
 
     @pytest.mark.parametrize(
         "environment", [{}, {"RANK": "1"}, {"RANK": "x", "WORLD_SIZE": "2"}, {"SLURM_JOB_ID": "5"}]
     )
-    def test_nothing_set(self, environment: dict[str, str]) -> None:
+    def test_missing_variables_are_an_error(self, environment: dict[str, str]) -> None:
         with pytest.raises(UsageError, match=r"--shard auto: none of RANK/WORLD_SIZE \(torchrun\)"):
             parse_shard("auto", environment)

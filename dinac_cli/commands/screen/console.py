@@ -1,8 +1,8 @@
-"""What a person sees: results on stdout, everything else on stderr, a bar on a terminal.
+"""Prints results on stdout and everything else on stderr; draws a bar on a terminal.
 
-Used by the commands alone. Rich is imported only when a bar is drawn. File names are printed as
-they are, with unprintable characters escaped; they are never markup. What is longer than a
-terminal's line goes on at a space; in pipes and files a message is one line.
+Rich is imported only to draw a bar. File names are printed as they are, with unprintable characters
+escaped; they are never markup. On a terminal, long lines wrap at spaces; in pipes and files, a
+message is one line.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _FACT = re.compile(r" *\S.{0,20}? {2,}\S")
-"""A line of a name and its value, as tables have them; the value goes on indented."""
+"""A table line of a name and its value; if it wraps, the rest is indented."""
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
 
 class RunState(Protocol):
-    """What a progress display shows of a run."""
+    """The figures of a run that the progress display shows."""
 
     def describe_line(self, width: int) -> str:
-        """Figures in at most `width` characters, most important first."""
+        """Returns figures in at most `width` characters, the most important first."""
 
     @property
     def done(self) -> int:
@@ -39,11 +39,11 @@ class RunState(Protocol):
 
     @property
     def total(self) -> int | None:
-        """Files there are, None where it cannot be known."""
+        """Files in all; None if the number is unknown."""
 
 
 class Console:
-    """Where one command writes. `quiet` leaves only errors and requested data."""
+    """The output of one command. If `quiet`, it prints only errors and requested data."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
@@ -52,7 +52,7 @@ class Console:
 
     @property
     def draws_bar(self) -> bool:
-        """True where a bar can be redrawn in place."""
+        """True if a bar can be redrawn in place."""
         return (
             sys.stderr is not None
             and sys.stderr.isatty()
@@ -60,17 +60,17 @@ class Console:
         )
 
     def print_result(self, text: str) -> None:
-        """A result, on stdout."""
+        """Prints a result on stdout, unless quiet."""
         if not self.quiet:
             _write_text(sys.stdout, text)
 
     @property
     def result_width(self) -> int | None:
-        """Columns that a result has, None where it does not go to a terminal."""
+        """Columns available for a result; None if stdout is not a terminal."""
         return _measure_width(sys.stdout)
 
     def print_json(self, value: dict[str, Any], *, to_stderr: bool = False) -> None:
-        """One JSON object on a line of its own, on stdout unless records go there."""
+        """Prints one JSON object on a line of its own, on stdout or `to_stderr`."""
         text = json.dumps(value, allow_nan=False)
         if to_stderr:
             self._write_above_bar(text, wrap=False)
@@ -78,20 +78,20 @@ class Console:
             _write_line(sys.stdout, text)
 
     def say(self, text: str) -> None:
-        """A remark, on stderr."""
+        """Prints a remark on stderr, unless quiet."""
         if not self.quiet:
-            self._write_above_bar(escape_unprintable(text))
+            self.fail(text)
 
     def warn(self, text: str) -> None:
-        """A warning, on stderr."""
-        self.say(f"dinac: warning: {text}")
+        """Prints a warning on stderr, unless quiet."""
+        self.say(f"warning: {text}")
 
     def fail(self, text: str) -> None:
-        """An error, on stderr, also when quiet."""
+        """Prints an error on stderr, even if quiet."""
         self._write_above_bar(escape_unprintable(f"dinac: {text}"))
 
     def track(self, title: str, state: RunState) -> AbstractContextManager[Callable[[], None]]:
-        """Show the progress of a run; call what the context gives after every file."""
+        """Shows the progress of a run; call what the context returns after every file."""
         if self.quiet:
             return _Silent()
         return _Bar(self, title, state) if self.draws_bar else _PlainLines(self, title, state)
@@ -114,7 +114,7 @@ class _Silent(AbstractContextManager[Callable[[], None]]):
 
 
 class _PlainLines(AbstractContextManager[Callable[[], None]]):
-    """One plain line every few seconds, for logs and pipes."""
+    """Prints one plain line every few seconds, for logs and pipes."""
 
     def __init__(self, console: Console, title: str, state: RunState) -> None:
         self._console = console
@@ -134,11 +134,11 @@ class _PlainLines(AbstractContextManager[Callable[[], None]]):
             self._last = now
             total = "" if self._state.total is None else f"/{self._state.total}"
             figures = self._state.describe_line(200)
-            self._console.say(f"dinac: {self._title} {self._state.done}{total}, {figures}")
+            self._console.say(f"{self._title} {self._state.done}{total}, {figures}")
 
 
 class _Bar(AbstractContextManager[Callable[[], None]]):
-    """A bar and a line of figures, redrawn in place and gone at the end."""
+    """A bar and a line of figures, redrawn in place and removed at the end."""
 
     def __init__(self, console: Console, title: str, state: RunState) -> None:
         self._console = console
@@ -192,7 +192,7 @@ class _Bar(AbstractContextManager[Callable[[], None]]):
 
 
 def escape_unprintable(text: str) -> str:
-    """`text` on one line, with control characters and undecodable bytes as escapes."""
+    """Returns `text` on one line, with control characters and undecodable bytes as escapes."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
@@ -210,7 +210,7 @@ def _write_text(stream: TextIO | None, text: str) -> None:
 
 
 def _wrap(text: str, stream: TextIO | None) -> str:
-    """`text` with its long lines broken at spaces, for a terminal would break them anywhere."""
+    """Returns `text` with long lines broken at spaces; a terminal would break them anywhere."""
     width = _measure_width(stream)
     if width is None:
         return text
@@ -229,7 +229,7 @@ def _wrap(text: str, stream: TextIO | None) -> str:
 
 
 def _measure_width(stream: TextIO | None) -> int | None:
-    """Columns of the terminal that `stream` goes to, None where it goes elsewhere."""
+    """Returns the columns of the terminal that `stream` writes to; None if it is no terminal."""
     try:
         if stream is None or not stream.isatty():
             return None
@@ -239,7 +239,7 @@ def _measure_width(stream: TextIO | None) -> int | None:
 
 
 def _write_line(stream: TextIO | None, text: str) -> None:
-    if stream is None:  # closed by whoever started the program
+    if stream is None:  # the parent process closed it
         return
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")

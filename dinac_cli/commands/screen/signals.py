@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks the run to finish what is in flight, the second ends it."""
+"""Ctrl-C and SIGTERM: the first lets the run finish the work in flight, the second ends it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dinac_cli.storage.atomic import discard_live_temporaries
 POLL_SECONDS = 0.1
 _SHOW_CURSOR = b"\x1b[?25h\n"  # the bar hides it
 STDIN_CLOSED = "standard input is closed: redirect it, or name files or folders"
-STOPPING = "finishing what is in flight; once more stops at once"
+STOPPING = "finishing the work in flight; press again to stop at once"
 
 
 class SignalledStop(StopRequest):
-    """A stop request that remembers the signal it came by."""
+    """A stop request that remembers the signal that caused it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class SignalledStop(StopRequest):
 
     @property
     def exit_code(self) -> int | None:
-        """130 after Ctrl-C, 143 after SIGTERM, None where no signal came."""
+        """130 after Ctrl-C, 143 after SIGTERM, None if no signal came."""
         return None if self.signal_number is None else 128 + self.signal_number
 
 
 @contextmanager
 def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
-    """Within the block, signals end in a stop request; outside they are what they were."""
+    """Turns signals inside the block into a stop request."""
     stop = SignalledStop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -49,8 +49,8 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
             os._exit(128 + number)
         stop.signal_number = number
         stop.set()
-        # Not through the console: its lock may be held by the very code this interrupts. A bar
-        # says it by itself.
+        # Not through the console: the interrupted code may hold its lock. A bar shows the text
+        # itself.
         if not (console.quiet or console.draws_bar):
             os.write(2, f"dinac: {STOPPING}\n".encode())
 
@@ -64,7 +64,7 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
 
 
 class _StoppableRaw(RawIOBase):
-    """Standard input that ends when a stop is requested, also while nothing arrives."""
+    """Standard input that ends when a stop is requested, even if nothing arrives."""
 
     def __init__(self, descriptor: int, stop: StopRequest) -> None:
         self._descriptor = descriptor
@@ -83,9 +83,9 @@ class _StoppableRaw(RawIOBase):
 
 
 def open_stdin(stop: StopRequest) -> BinaryIO:
-    """Standard input as bytes; reading from it does not outlast a stop request.
+    """Returns standard input as bytes; a stop request ends it.
 
-    Raises UsageError where it is closed.
+    Raises UsageError if it is closed.
     """
     if sys.stdin is None:
         raise UsageError(STDIN_CLOSED)

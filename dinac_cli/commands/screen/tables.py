@@ -1,4 +1,4 @@
-"""Tables of plain text."""
+"""Tables of plain text, and sizes and durations as people write them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIGURE = re.compile(r"-|[-+]?\d.*")
 
 
 def align(rows: Table) -> Iterator[str]:
-    """The lines of a table, the first row its heads: names to the left, figures to the right."""
+    """Yields the lines of a table whose first row is its heads; figures are aligned right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     are_figures = [all(map(_FIGURE.fullmatch, column[1:])) for column in columns]
@@ -24,7 +24,7 @@ def align(rows: Table) -> Iterator[str]:
 
 
 def fit_table(rows: Table, width: int | None) -> Iterator[str]:
-    """The table or, on a terminal whose `width` does not hold it, each row as lines of its own."""
+    """Yields the table or, if it is wider than `width`, each row as lines of its own."""
     lines = list(align(rows))
     if width is None or max(map(len, lines)) <= width:
         yield from lines
@@ -37,7 +37,33 @@ def fit_table(rows: Table, width: int | None) -> Iterator[str]:
 
 
 def list_facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Lines of a name and a value each, the values below one another."""
+    """Yields one line a name and value, with the values aligned."""
     width = max((len(name) for name, _ in facts), default=0) + 2
     for name, value in facts:
         yield f"{name:<{width}}{value}".rstrip()
+
+
+def format_sizes(size_in: int, size_out: int) -> str:
+    """`3.1 MB → 1.2 MB (0.39x)`."""
+    ratio = f" ({size_out / size_in:.2f}x)" if size_in else ""
+    return f"{format_size(size_in)} → {format_size(size_out)}{ratio}"
+
+
+def format_size(size_bytes: float) -> str:
+    """Returns bytes in decimal units: `1.2 MB`."""
+    if size_bytes < 999.5:
+        return f"{size_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size_bytes /= 1000
+        if size_bytes < 999.95:  # rounds to less than 1000.0
+            return f"{size_bytes:.1f} {unit}"
+    return f"{size_bytes / 1000:.1f} TB"
+
+
+def format_duration(seconds: float) -> str:
+    """`4.2 s`, `3:07` or `2:03:07`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,1 +1,1 @@
-"""What runs a job: on this machine's threads."""
+"""Runs a job over many entries: reads ahead, computes in batches, writes behind. Never prints."""

@@ -1,4 +1,4 @@
-"""Groups images of one padded size into the fixed micro-batches that the device computes in."""
+"""Groups works into the fixed micro-batches that the device computes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Bucket(Generic[T]):
 
 
 class Batcher(Generic[G, T]):
-    """Collects items by group (a model and a padded size); a batch leaves when it is full.
+    """Collects items by group (a model and a padded size) and releases full batches.
 
-    `capacity(group)` is a function of nothing else, so that an image's result never depends on
-    what else is in the run. Bounded in open buckets and in bytes; where too much is waiting, the
-    bucket that was opened first leaves first.
+    `capacity(group)` depends on the group alone, so an image's result never depends on the other
+    images of a run. The number of open buckets and their bytes are bounded: beyond either bound the
+    bucket that was opened first is released.
     """
 
     def __init__(self, capacity: Callable[[G], int], limit_bytes: int) -> None:
@@ -34,7 +34,7 @@ class Batcher(Generic[G, T]):
         self._buckets: dict[G, Bucket[T]] = {}
 
     def add(self, item: T, group: G, size_bytes: int) -> Iterator[list[T]]:
-        """Put `item` into the bucket of its `group`; yields the batches that must go now."""
+        """Puts `item` into the bucket of its `group` and yields the batches to compute now."""
         bucket = self._buckets.setdefault(group, Bucket())
         bucket.items.append(item)
         bucket.size_bytes += size_bytes
@@ -44,7 +44,7 @@ class Batcher(Generic[G, T]):
             yield self._pop_oldest()
 
     def flush(self) -> Iterator[list[T]]:
-        """The batches that are left, oldest first."""
+        """Yields the remaining batches, oldest first."""
         while self._buckets:
             yield self._pop_oldest()
 

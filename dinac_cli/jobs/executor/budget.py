@@ -1,4 +1,4 @@
-"""The moving parts that every job shares: ordered read-ahead, a byte budget, a stage clock."""
+"""Reading ahead in threads, in order, within a budget of memory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
 
+from dinac_cli.jobs.executor.control import RunControl, until_stopped
+
 T = TypeVar("T")
 R = TypeVar("R")
 
-REORDER_BYTES = 256 * 2**20
+READ_BYTES = 512 * 2**20
+"""Memory that the readers of a run may occupy together."""
 
 
 class ByteBudget:
-    """Bounds the bytes that readers hold, without ever blocking the oldest of them.
+    """Bounds the bytes that readers occupy, without ever blocking the oldest reader.
 
-    Work is numbered in its order. A share is granted while the total stays within `limit`; the
-    oldest number still in flight is granted at once whatever its size, so the line always moves
-    and the overshoot is at most one share.
+    Work is numbered in order. A share is granted if the total stays within `limit`. The oldest
+    number in flight is granted any size at once, so the line always moves, and the total exceeds
+    the limit by one share at most.
     """
 
     def __init__(self, limit: int) -> None:
@@ -35,13 +38,13 @@ class ByteBudget:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Let everybody through: a run that ends early must not leave a reader waiting."""
+        """Grants everything: a run that ends early must not leave a reader waiting."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def take(self, number: int, size: int) -> None:
-        """Wait until `size` bytes may be held by work `number`, in place of what it holds."""
+        """Waits until work `number` may occupy `size` bytes in all."""
         with self._changed:
             more = size - self._held.get(number, 0)
             self._changed.wait_for(
@@ -57,7 +60,7 @@ class ByteBudget:
             self._changed.notify_all()
 
     def give_back(self, number: int) -> None:
-        """Work `number` has left the reading stage; what it held is free again."""
+        """Frees the share of work `number`, which has left the reading stage."""
         with self._changed:
             self._total -= self._held.pop(number, 0)
             self._oldest = max(self._oldest, number + 1)
@@ -67,14 +70,13 @@ class ByteBudget:
 def start_ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
 ) -> Generator[Future[R], None, None]:
-    """`work` over `items` in order, at most `window` of it under way or waiting.
+    """Starts `work` on `items` in order and yields its futures, at most `window` at a time.
 
-    Whatever has begun, all before it has begun as well, so that work may wait for earlier work.
+    An item starts only after all items before it have started, so work may wait for earlier work.
     """
     pending: deque[Future[R]] = deque()
-    source = iter(items)
     try:
-        for item in source:
+        for item in items:
             pending.append(pool.submit(work, item))
             if len(pending) >= window:
                 yield pending[0]
@@ -83,39 +85,32 @@ def start_ahead(
             yield pending[0]
             pending.popleft()
     finally:
-        # From the last to the first: what has begun may wait for what is before it in the line,
-        # which therefore must not be cancelled alone.
+        # Last to first: started work may wait for earlier work, which must not be cancelled
+        # before it.
         for future in reversed(pending):
             future.cancel()
 
 
-def read_ahead(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
+def map_bounded(
+    entries: Iterable[T], work: Callable[[T, Callable[[int], None]], R], control: RunControl
 ) -> Generator[R, None, None]:
-    """The results of `start_ahead`, each waited for."""
-    with closing(start_ahead(pool, work, items, window)) as begun:
-        for future in begun:
-            yield future.result()
+    """Yields `work(entry, hold)` for each entry, in order, computed in `control.workers` threads.
 
-
-def read_within(
-    pool: ThreadPoolExecutor,
-    work: Callable[[T, Callable[[int], None]], R],
-    items: Iterable[T],
-    window: int,
-    limit: int,
-) -> Generator[R, None, None]:
-    """`read_ahead`, where `work` says by `hold(size_bytes)` what it is about to take of memory.
-
-    It waits there until that fits within `limit`; what it holds is free once its result is taken.
+    `hold(size_bytes)` waits until the readers together stay within READ_BYTES. A share is free
+    again once its result was taken. Ends early if a stop is requested.
     """
-    with ByteBudget(limit) as budget:
+    with (
+        ThreadPoolExecutor(control.workers, "read") as pool,
+        ByteBudget(READ_BYTES) as budget,
+    ):
 
         def read(numbered: tuple[int, T]) -> tuple[int, R]:
-            number, item = numbered
-            return number, work(item, lambda size: budget.take(number, size))
+            number, entry = numbered
+            return number, work(entry, lambda size: budget.take(number, size))
 
-        with closing(read_ahead(pool, read, enumerate(items), window)) as results:
-            for number, result in results:
+        numbered = enumerate(until_stopped(entries, control.stop))
+        with closing(start_ahead(pool, read, numbered, 2 * control.workers)) as reads:
+            for future in reads:
+                number, result = future.result()
                 budget.give_back(number)
                 yield result

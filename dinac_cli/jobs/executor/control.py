@@ -1,4 +1,4 @@
-"""TODO"""
+"""What the caller of a running job holds: the stop request, the clock and the limits."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from dinac_cli.jobs.executor.budget import T
+T = TypeVar("T")
 
 
 class StopRequest:
-    """Asks a running job to take no new input and finish what is in flight."""
+    """Asks a running job to take no new input and to finish the work in flight."""
 
     def __init__(self) -> None:
         self._requested = False
 
     def set(self) -> None:
-        """Ask; may be called from a signal handler, for there is no lock in it."""
+        """Requests the stop. Takes no lock, so a signal handler may call it."""
         self._requested = True
 
     def __bool__(self) -> bool:
@@ -25,7 +26,7 @@ class StopRequest:
 
 
 def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
-    """`items`, up to the moment a stop is requested."""
+    """Yields `items` until a stop is requested."""
     for item in items:
         if stop:
             return
@@ -34,7 +35,7 @@ def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
 
 @dataclass
 class StageClock:
-    """Seconds that the model thread spent in each stage, to name the one that limits."""
+    """Seconds that the calling thread spent in each stage, to name the bottleneck."""
 
     seconds: dict[str, float] = field(
         default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0}
@@ -42,7 +43,7 @@ class StageClock:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the time inside the block to `stage`."""
+        """Adds the time inside the block to `stage`."""
         start = time.perf_counter()
         try:
             yield
@@ -50,7 +51,7 @@ class StageClock:
             self.seconds[stage] += time.perf_counter() - start
 
     def wait_for(self, stage: str, items: Iterator[T]) -> Iterator[T]:
-        """`items`, with the time spent waiting for each counted as `stage`."""
+        """Yields `items` and adds the time spent waiting for each to `stage`."""
         while True:
             with self.measure(stage):
                 try:
@@ -65,9 +66,9 @@ class StageClock:
         return max(self.seconds, key=lambda stage: self.seconds[stage])
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunControl:
-    """What a caller holds of a running job: the stop request, the clock, and its limits.
+    """The limits of a running job, its stop request and its clock.
 
     `workers` threads read and as many write; at most `in_flight` inputs are read ahead.
     """

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What a job is: how one entry is read, computed and written. How jobs run is not its business."""
 
 from __future__ import annotations
 
@@ -7,65 +7,48 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from dinac_cli.errors import DinacError
-from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.storage.output import Output, OutputKind
-
-
-@dataclass(frozen=True)
-class Made:
-    """A result and, where the output is a stream, the bytes to write there."""
-
-    result: FileResult
-    data: bytes = b""
-
-
-def deliver(output: Output, name: str, data: bytes, result: FileResult) -> Made:
-    """Write one output below OUT, or hand its bytes on to the stream. Raises OutputError."""
-    if output.kind is OutputKind.STREAM:
-        return Made(result, data)
-    target = output.locate(name)
-    output.write(target, data)
-    return Made(replace(result, output=target))
+from dinac_cli.jobs.results import FileResult
+from dinac_cli.storage.output import Output
 
 
 class Entry(Protocol):
-    """One input, as messages name it."""
+    """One input of a job."""
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The input as messages name it."""
+
+    @property
+    def name(self) -> str:
+        """The input's name, relative to the folder that it was found in."""
 
 
 E = TypeVar("E", bound=Entry)
-
-
 R = TypeVar("R")
-
-
 C = TypeVar("C", covariant=True)
 
 
 class Computing(Protocol[C]):
-    """A batch that the model is at work on, or is done with."""
+    """A batch that the model is working on, or has finished."""
 
     @property
     def is_done(self) -> bool:
         """Whether `result` returns at once."""
 
     def result(self) -> Sequence[C]:
-        """What came of each item, waited for. Raises DeviceError."""
+        """Waits for the batch and returns one result an item. Raises DeviceError."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One input, read and ready for the model.
+    """One input that was read and is ready for the model.
 
-    `label` is what messages call it, `group` what a batch must have in common (model and padded
-    size), `held_bytes` what it keeps in memory.
+    `label` and `name` are those of its entry. A batch holds works of one `group` (model and padded
+    size). `held_bytes` is the memory that the work occupies.
     """
 
     label: str
+    name: str
     group: Hashable
     held_bytes: int
 
@@ -73,26 +56,35 @@ class Work:
 W = TypeVar("W", bound=Work)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A result and, if the output is a stream, the bytes to write there."""
+
+    result: FileResult
+    data: bytes = b""
+
+
 class Job(ABC, Generic[E, W, R]):
-    """What is done with each input. `read` and `finish` run in pools, `submit` in the caller."""
+    """The work on each entry. `read` and `finish` run in threads, `submit` in the caller."""
 
     @abstractmethod
     def read(self, entry: E, hold: Callable[[int], None]) -> W | FileResult:
-        """Read one input; `hold(size_bytes)` waits until that much may be kept in memory."""
+        """Reads one input. `hold(size_bytes)` waits until that much memory may be occupied."""
 
     @abstractmethod
     def batch_size(self, group: Hashable) -> int:
-        """How many inputs of a group the model takes at once."""
+        """Returns how many works of a group the model takes at once."""
 
     @abstractmethod
     def submit(self, batch: list[W]) -> Computing[R]:
-        """Give a batch to the model. Raises ImageError where it cannot be computed."""
+        """Hands a batch to the model. Raises ImageError if it cannot be computed."""
 
     @abstractmethod
     def finish(self, work: W, computed: R) -> Made:
-        """Make and write one output."""
+        """Makes and writes one output."""
 
 
-def fail(label: str, exc: DinacError) -> FileResult:
-    """The result of an input that cannot be done."""
-    return FileResult(label, Status.FAILED, reason=str(exc))
+def deliver(output: Output, name: str, data: bytes, result: FileResult) -> Made:
+    """Writes one output below OUT, or passes its bytes on to the stream. Raises OutputError."""
+    path = output.deliver(name, data)
+    return Made(result, data) if path is None else Made(replace(result, output=path))
