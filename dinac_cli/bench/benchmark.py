@@ -1,4 +1,4 @@
-"""One benchmark: the network, whole commands, and the stages of a run, on one device."""
+"""One benchmark: the model, whole commands, and the stages of a run, on one device."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.images.samples import draw_photographs
 from dinac_cli.images.writing import write_image
 from dinac_cli.models.device import resolve_device, resolve_dtype
-from dinac_cli.models.dinac.autoencoder import DECODER, ENCODER, DinacAE
+from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
 from dinac_cli.models.dinac.config import RELEASED
+from dinac_cli.models.interface import DECODER, ENCODER
 from dinac_cli.models.registry import ResolvedModel
 
 _STAGE_FILES = 300
 _SAMPLE_SIDE = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchRequest:
     """What to time: a model, or random weights in the sizes of `RELEASED[random_weights]`.
 
-    `images` are what the commands work on (samples where there are none), `file_counts` how many
-    files of them; `seconds` is about the time of each comparison of networks.
+    The commands work on `images`, or on samples if there are none, and take each of `file_counts`
+    files. `seconds` is the approximate time of each comparison of models.
     """
 
     model: ResolvedModel | None
@@ -58,7 +59,7 @@ class BenchRequest:
 
 @dataclass
 class Benchmark:
-    """The parts of a benchmark, each measured when it is asked for."""
+    """The parts of a benchmark, each measured on demand."""
 
     request: BenchRequest
     device: torch.device = field(init=False)
@@ -71,13 +72,13 @@ class Benchmark:
 
     @property
     def label(self) -> str:
-        """What is timed."""
+        """The name of the timed model."""
         if self.request.model is None:
             return f"{self.request.random_weights}, random weights"
         return self.request.model.label
 
     def describe(self) -> dict[str, Any]:
-        """Where and with what all is measured; the matrix product's rate is measured here."""
+        """Describes the machine and the model; measures the rate of matrix products."""
         cuda = self.device.type == "cuda"
         return {
             "model": self.label,
@@ -89,7 +90,7 @@ class Benchmark:
         }
 
     def measure_networks(self) -> Iterator[NetworkFigures]:
-        """The contenders in turns. Raises ModelError, UsageError."""
+        """Times the contenders in turns. Raises ModelError, UsageError."""
         yield from measure_networks(
             self._contenders,
             self._plain.config,
@@ -101,7 +102,7 @@ class Benchmark:
         )
 
     def check_accuracy(self) -> list[Accuracy]:
-        """The same networks against the plain one in float32; gives them up afterwards."""
+        """Compares the same contenders with the plain model in float32, then frees them."""
         exact = self._load(torch.float32)
         checks = check_accuracy(self._contenders, exact, min(self.request.resolutions))
         del self._contenders, self._plain, exact
@@ -109,7 +110,7 @@ class Benchmark:
         return checks
 
     def measure_commands(self) -> Iterator[CommandFigures]:
-        """Whole commands over several numbers of files. Raises DinacError."""
+        """Times whole commands over several numbers of files. Raises DinacError."""
         with self._gather() as (model, images, _):
             options = ["--model", str(model.path), "--device", str(self.device)]
             options += ["--dtype", "bf16" if self.dtype == torch.bfloat16 else "f32"]
@@ -119,9 +120,9 @@ class Benchmark:
             yield from measure_commands(images, self.request.file_counts, options)
 
     def measure_stages(self) -> Iterator[StageFigures]:
-        """The stages of encode and decode over the largest number of files, but at most 300.
+        """Times the stages of encode and decode over the largest number of files, at most 300.
 
-        Between its stages a file is kept in memory. Raises DinacError.
+        All files are held in memory between the stages. Raises DinacError.
         """
         with self._gather() as (model, images, folder):
             count = min(_STAGE_FILES, max(self.request.file_counts))
@@ -158,9 +159,9 @@ class Benchmark:
 
     @contextmanager
     def _gather(self) -> Iterator[tuple[ResolvedModel, tuple[Path, ...], Path]]:
-        """Model and images as files, and a folder that is gone afterwards."""
-        with tempfile.TemporaryDirectory(prefix="dinac-bench-") as place:
-            folder = Path(place)
+        """Yields the model and the images as files, and a temporary folder."""
+        with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
+            folder = Path(name)
             model = self.request.model
             if model is None:
                 drawn = self._load(self.dtype)

@@ -1,4 +1,4 @@
-"""The networks that are timed against each other."""
+"""The models that are timed against each other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from dinac_cli.errors import UsageError
 from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
-from dinac_cli.models.dinac.config import DinacAEConfig, DinacAEInferenceConfig
+from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.dinac.fast.graphs import record_cuda_graph
+from dinac_cli.models.interface import DinacAEInferenceConfig
 
 PLAIN, FAST, COMPILED, FLUX2 = "plain", "fast", "compiled", "flux2"
 
@@ -21,23 +22,23 @@ _CALLS_BEFORE_RECORDING = 3
 
 
 class Contender(Protocol):
-    """Something that encodes and decodes images [B, 3, H, W] in [-1, 1]."""
+    """Encodes and decodes images [B, 3, H, W] in [-1, 1]."""
 
     def prepare_encode(self, images: Tensor) -> Callable[[], Tensor]:
-        """What encodes these images, ready to be timed."""
+        """Returns a call that encodes these images, ready to be timed."""
 
     def prepare_decode(
         self, batch: int, height: int, width: int, steps: int
     ) -> Callable[[], Tensor]:
-        """What decodes random latents of so many images in so many steps, ready to be timed."""
+        """Returns a call that decodes random latents of `batch` images, ready to be timed."""
 
     def count_weight_bytes(self, task: str) -> int:
-        """Bytes of the weights that "encode" or "decode" needs."""
+        """Returns the bytes of the weights that `task` ("encode" or "decode") needs."""
 
 
 @dataclass(frozen=True)
 class DinacContender:
-    """A network of ours; `plain` has the same weights in countable form."""
+    """One of our models; `plain` has the same weights in a form that can be counted."""
 
     model: DinacAE
     plain: DinacAE
@@ -61,7 +62,7 @@ class DinacContender:
         return _count_bytes(self.plain.encoder if task == "encode" else self.plain.decoder)
 
     def _record(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
-        """As the commands run it: on CUDA, all but the plain network replay a recording."""
+        """Runs as in the commands: on CUDA, all but the plain model replay a recording."""
         if self.model.device.type != "cuda" or self.model is self.plain:
             return lambda: compute(x)
         for _ in range(_CALLS_BEFORE_RECORDING):
@@ -74,7 +75,7 @@ class Flux2Contender:
     """The autoencoder of FLUX.2 with random weights, from the diffusers library."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises UsageError where diffusers is not installed."""
+        """Raises UsageError if diffusers is not installed."""
         try:
             from diffusers import AutoencoderKLFlux2
         except ImportError as exc:
@@ -95,7 +96,7 @@ class Flux2Contender:
     def prepare_decode(
         self, batch: int, height: int, width: int, steps: int
     ) -> Callable[[], Tensor]:
-        """See `Contender`; it has no steps."""
+        """See `Contender`; this decoder has no steps."""
         channels = self._model.config.latent_channels
         shape = (batch, channels, height // 8, width // 8)
         latents = torch.randn(shape, device=self._device).to(self._dtype)
@@ -107,7 +108,7 @@ class Flux2Contender:
 
 
 def draw_network(config: DinacAEConfig, device: torch.device, dtype: torch.dtype) -> DinacAE:
-    """A network of random weights, none of them zero, without class head."""
+    """Returns a model with random weights, none of them zero, and without a class head."""
     torch.manual_seed(0)
     model = DinacAE(config, parts=("encoder", "decoder"))
     for parameter in model.parameters():
@@ -117,7 +118,7 @@ def draw_network(config: DinacAEConfig, device: torch.device, dtype: torch.dtype
 
 
 def list_contenders(plain: DinacAE, *, compiled: bool, compare: str | None) -> dict[str, Contender]:
-    """The plain network and all that are compared with it. Raises UsageError."""
+    """Returns the plain model and the models to compare it with. Raises UsageError."""
     contenders: dict[str, Contender] = {
         PLAIN: DinacContender(plain, plain),
         FAST: DinacContender(accelerate(plain), plain),

@@ -1,4 +1,4 @@
-"""The network alone: how long a batch takes, and how close that is to what the device can do."""
+"""The model alone: how long a batch takes, and how close that is to the device's limit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from dinac_cli.bench.contenders import FLUX2, PLAIN, Contender, DinacContender
 from dinac_cli.bench.timing import measure_growth, time_in_turns
 from dinac_cli.codec.engine import choose_batch_size
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.config import DinacAEConfig, DinacAEInferenceConfig
+from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.interface import DinacAEInferenceConfig
 
 TASKS = (("encode", 0), ("decode", 1), ("decode", 4))
-"""What is measured, each with its number of steps."""
+"""The tasks to measure, each with its number of steps."""
 
 FLOAT32_TOLERANCE = 2e-5
 BFLOAT16_FACTOR = 1.2
@@ -26,9 +27,9 @@ BFLOAT16_FACTOR = 1.2
 class NetworkFigures:
     """One contender's time for one task, size and batch.
 
-    `resolution` is the side in pixels, `steps` the NFE (0 for encode), `peak_memory_mib` weights
-    and what a call adds, `matmul_share` the part of the device's measured matmul rate, `speedup`
-    the plain network's time over this one's.
+    `resolution` is the side in pixels, `steps` the NFE (0 for encode), `peak_memory_mib` the
+    weights plus the growth during a call, `matmul_share` the share of the device's measured matmul
+    rate, `speedup` the plain model's time over this contender's.
     """
 
     task: str
@@ -46,10 +47,10 @@ class NetworkFigures:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far the fast network is from the exact result, and whether that is near enough.
+    """The error of a fast model, and the largest error allowed.
 
-    `error` is its relative L2 distance to the plain network in float32, `bound` what is allowed:
-    2e-5 in float32, else 1.2 times the plain network's own error.
+    `error` is the relative L2 distance to the plain model in float32. `bound` is 2e-5 in float32,
+    otherwise 1.2 times the plain model's own error.
     """
 
     task: str
@@ -72,7 +73,7 @@ def measure_networks(
     matmul_rate: float,
     seconds: float,
 ) -> Iterator[NetworkFigures]:
-    """Time all tasks at all sizes, the contenders in turns; `seconds` is the time for each."""
+    """Times all tasks at all sizes, the contenders in turns, for `seconds` each."""
     for task, steps in TASKS:
         for resolution in resolutions:
             flops = count_flops(config, task, steps, resolution)
@@ -85,7 +86,7 @@ def measure_networks(
 
 
 def _select(contenders: Mapping[str, Contender], steps: int) -> Mapping[str, Contender]:
-    """One-step decoders have no part in decoding with several."""
+    """Leaves out FLUX.2, which decodes in one step, if there are several steps."""
     return {name: one for name, one in contenders.items() if steps <= 1 or name != FLUX2}
 
 
@@ -140,7 +141,7 @@ def _draw_images(batch: int, resolution: int, device: torch.device) -> Tensor:
 
 
 def count_flops(config: DinacAEConfig, task: str, steps: int, resolution: int) -> int:
-    """Floating point operations of the plain network for one square image."""
+    """Counts the floating point operations of the plain model for one square image."""
     with torch.device("meta"):
         model = DinacAE(config, parts=("encoder", "decoder"))
         image = torch.empty(1, 3, resolution, resolution)
@@ -159,7 +160,7 @@ def count_flops(config: DinacAEConfig, task: str, steps: int, resolution: int) -
 def check_accuracy(
     contenders: Mapping[str, Contender], exact: DinacAE, resolution: int
 ) -> list[Accuracy]:
-    """Compare our contenders with the plain network in float32, `exact`, on one random image."""
+    """Compares our contenders with `exact`, the plain float32 model, on one random image."""
     image = _draw_images(1, resolution, exact.device)
     latents = exact.encode(image)
     settings = DinacAEInferenceConfig(seed=0)
@@ -188,10 +189,10 @@ def _distance(result: Tensor, exact: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One of our networks against another autoencoder, in one task, size and batch.
+    """One of our models against another autoencoder, in one task, size and batch.
 
-    `speedup` is its time over ours, `memory_reduction` the part of its peak memory that ours does
-    without.
+    `speedup` is the other's time over ours, `memory_reduction` 1 minus our peak memory over the
+    other's.
     """
 
     task: str
@@ -204,17 +205,17 @@ class Comparison:
 
 
 def compare_with(other: str, figures: Sequence[NetworkFigures]) -> list[Comparison]:
-    """All of our networks against contender `other`, in what it takes part in."""
-    theirs = {(f.task, f.steps, f.resolution, f.batch): f for f in figures if f.network == other}
+    """Compares each of our models with contender `other` in the tasks that `other` can do."""
+    others = {(f.task, f.steps, f.resolution, f.batch): f for f in figures if f.network == other}
     found = []
     for ours in figures:
-        one = theirs.get((ours.task, ours.steps, ours.resolution, ours.batch))
-        if one is None or one is ours:
+        theirs = others.get((ours.task, ours.steps, ours.resolution, ours.batch))
+        if theirs is None or theirs is ours:
             continue
         reduction = None
-        if ours.peak_memory_mib is not None and one.peak_memory_mib:
-            reduction = 1 - ours.peak_memory_mib / one.peak_memory_mib
-        speedup = one.ms_per_batch / ours.ms_per_batch
+        if ours.peak_memory_mib is not None and theirs.peak_memory_mib:
+            reduction = 1 - ours.peak_memory_mib / theirs.peak_memory_mib
+        speedup = theirs.ms_per_batch / ours.ms_per_batch
         found.append(
             Comparison(
                 ours.task, ours.resolution, ours.batch, ours.network, other, speedup, reduction

@@ -1,4 +1,4 @@
-"""Whole commands, from start to exit, as t = a + b·N: start-up and the cost of one more file."""
+"""Whole commands, from start to exit, as t = a + b·N: start-up time and time per file."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ REPEATS = 3
 class CommandFigures:
     """One run of a command over `files` files.
 
-    `seconds` from start to exit, `first_file_seconds` from start to the first finished file,
-    `peak_memory_mib` the largest resident memory of its process (None where nothing tells).
+    `seconds` is the time from start to exit, `first_file_seconds` the time from start to the first
+    finished file, `peak_memory_mib` the peak resident memory of the process (None if unknown).
     """
 
     command: str
@@ -47,13 +47,13 @@ class CommandLine:
 def measure_commands(
     images: Sequence[Path], counts: Sequence[int], options: Sequence[str]
 ) -> Iterator[CommandFigures]:
-    """Encode so many files and decode them again, each count three times in turns.
+    """Encodes and decodes each number of files `REPEATS` times, the numbers in turns.
 
-    Where there are fewer images, they are taken again under other names. `options` go to both
-    commands. Raises DinacError where a command fails.
+    If there are fewer images, they are repeated under other names. Both commands get `options`.
+    Raises DinacError if a command fails.
     """
-    with tempfile.TemporaryDirectory(prefix="dinac-bench-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
+        folder = Path(name)
         for count in counts:
             _gather(images, count, folder / f"images-{count}")
         for _, count in itertools.product(range(REPEATS), counts):
@@ -65,7 +65,7 @@ def measure_commands(
 
 
 def fit_line(command: str, figures: Sequence[CommandFigures]) -> CommandLine:
-    """Least squares through the fastest run of each number of files; needs two numbers."""
+    """Fits by least squares the fastest run of each number of files; needs two numbers."""
     fastest: dict[int, float] = {}
     for run in figures:
         if run.command == command:
@@ -78,13 +78,13 @@ def fit_line(command: str, figures: Sequence[CommandFigures]) -> CommandLine:
 
 
 def _gather(images: Sequence[Path], count: int, folder: Path) -> None:
-    """Put `count` files into `folder`, by turns through `images`."""
+    """Puts `count` files into `folder`, cycling through `images`."""
     folder.mkdir()
     for number, image in enumerate(itertools.islice(itertools.cycle(images), count)):
         target = folder / f"{number:06d}{image.suffix}"
         try:
             os.link(image, target)
-        except OSError:  # another file system, or one without links
+        except OSError:  # another file system, or no support for links
             shutil.copyfile(image, target)
 
 
@@ -95,8 +95,8 @@ def _run(
     first, summary, peak = None, "", None
     start = time.perf_counter()
     with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+        tempfile.TemporaryFile("w+") as stderr,
+        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
     ):
         assert process.stdout is not None
         for text in process.stdout:
@@ -105,16 +105,16 @@ def _run(
         waited = _wait(process)
         seconds = time.perf_counter() - start
         if process.returncode or first is None or json.loads(summary)["written"] != files:
-            said.seek(0)
-            words = " ".join(said.read().split())
-            raise DinacError(f"the {command} to be timed failed: {words}")
+            stderr.seek(0)
+            message = " ".join(stderr.read().split())
+            raise DinacError(f"the timed {command} failed: {message}")
     return CommandFigures(command, files, seconds, first, peak or waited)
 
 
 def _read_peak(pid: int) -> float | None:
-    """The peak so far of a process's resident memory in MiB; None but on Linux.
+    """Returns the peak so far of a process's resident memory in MiB; None except on Linux.
 
-    What `_wait` gives counts there what this process had when it started the other.
+    On Linux the peak that `_wait` returns includes this process's memory at the fork.
     """
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
@@ -124,7 +124,7 @@ def _read_peak(pid: int) -> float | None:
 
 
 def _wait(process: subprocess.Popen[str]) -> float | None:
-    """Wait for the end; the peak of its resident memory in MiB."""
+    """Waits for the end; returns the peak of the resident memory in MiB, None if unknown."""
     if not hasattr(os, "wait4"):
         process.wait()
         return None

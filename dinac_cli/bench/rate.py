@@ -1,4 +1,4 @@
-"""What records cost, beside the order-0 entropy of what they store."""
+"""The size of records against the order-0 entropy of the bytes they store."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _FLOAT_BYTES = 4
 class Rate:
     """Sizes pooled over the records of one precision; all counts are exact.
 
-    `payload_bytes` are the compressed blocks behind the header's, without the frame's checksum;
-    `histograms` count the stored bytes of each plane (float32: of each of its four bytes), of what
-    stands beside the latents too.
+    `payload_bytes` counts the compressed blocks after the header's, without the frame's checksum.
+    `histograms` count the stored bytes of each plane (float32: of each of its four bytes), of the
+    companions too.
     """
 
     records: int = 0
@@ -39,28 +39,28 @@ class Rate:
 
     @property
     def bits_per_pixel(self) -> float:
-        """All of the records, per pixel of the images."""
+        """Bits of whole records per pixel of the images."""
         return 8 * self.record_bytes / self.pixels
 
     @property
     def payload_bits(self) -> float:
-        """Payload bits a latent value."""
+        """Payload bits per latent value."""
         return 8 * self.payload_bytes / self.values
 
     @property
     def entropy_bits(self) -> float:
-        """Order-0 entropy of the stored bytes in bits a latent value, summed over the planes."""
+        """Order-0 entropy of the stored bytes in bits per latent value, summed over planes."""
         total = sum(_count_bits(histogram) for histogram in self.histograms.values())
         return total / self.values
 
     @property
     def overhead_bytes(self) -> float:
-        """Bytes of a record that are not payload, on average."""
+        """Mean bytes per record that are not payload."""
         return (self.record_bytes - self.payload_bytes) / self.records
 
 
 def measure_rates(records: Iterable[bytes]) -> dict[str, Rate]:
-    """The rate of each precision among whole records. Raises FormatError."""
+    """Measures the rate of each precision over whole records. Raises FormatError."""
     rates: dict[str, Rate] = {}
     for data in records:
         header = read_header(data)
@@ -75,12 +75,12 @@ def measure_rates(records: Iterable[bytes]) -> dict[str, Rate]:
 
 
 def _count_latents(data: bytes) -> int:
-    """How many latents a record holds: those of the image, and those of its mirrored twin."""
+    """Returns 2 if the record holds the latents of a mirrored twin too, otherwise 1."""
     return 1 if unpack_record(data, with_twin=True).flipped is None else 2
 
 
 def _measure_payload(data: bytes) -> int:
-    """Compressed bytes behind the header's blocks."""
+    """Returns the compressed bytes after the header's blocks."""
     source = BytesSource(data)
     take_preamble(source)
     take_head(source)
@@ -93,7 +93,7 @@ def _count_bytes(data: bytes, histograms: dict[str, npt.NDArray[np.int64]]) -> N
     stored = np.frombuffer(content, np.uint8)
     for full_name, entry in read_layout(content[:size]).tensors.items():
         name = full_name.removeprefix(FLIPPED)
-        if name == STEP:  # one number a channel: no symbols
+        if name == STEP:  # one number per channel: no symbols
             continue
         plane = stored[size + entry.begin : size + entry.end]
         width = _FLOAT_BYTES if entry.dtype == "F32" else 1
@@ -112,7 +112,7 @@ _COLUMNS = ("precision", "records", "bits/pixel", "payload", "entropy", "ratio",
 
 
 def format_rates(rates: dict[str, Rate]) -> list[str]:
-    """A table: payload and entropy in bits a latent value, overhead in bytes a record."""
+    """Formats a table: payload and entropy in bits per value, overhead in bytes per record."""
     rows = [_COLUMNS]
     for precision in sorted(rates, key=PRECISIONS.index):
         rate = rates[precision]

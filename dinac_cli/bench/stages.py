@@ -1,4 +1,4 @@
-"""The stages of a run, each alone and all together, with the model loaded before."""
+"""The stages of a run, each alone and all together, with the model loaded beforehand."""
 
 from __future__ import annotations
 
@@ -21,31 +21,27 @@ from dinac_cli.jobs.encode import EncodeJob, EncodeOptions
 from dinac_cli.jobs.entries import RecordEntry
 from dinac_cli.jobs.executor.batches import Batcher
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.executor.job import Entry, Job, Work
-from dinac_cli.jobs.executor.local import run_job
+from dinac_cli.jobs.executor.job import E, Job, R, W
+from dinac_cli.jobs.executor.local import REORDER_BYTES, run_job
 from dinac_cli.jobs.freshness import is_latent_file, is_stamped_image
+from dinac_cli.jobs.model_choice import FixedModel
 from dinac_cli.jobs.results import FileResult
-from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+from dinac_cli.models.interface import DinacAEInferenceConfig
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import Output, OutputKind
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Entry)
-W = TypeVar("W", bound=Work)
-R = TypeVar("R")
 
 ROUNDS = 3
-
-_REORDER_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class StageFigures:
-    """Seconds that a command takes over the same files: each the fastest of `ROUNDS` in turns.
+    """Seconds for the same files, each the fastest of `ROUNDS` in turns.
 
-    `read`, `model` and `write` are of each stage alone, with as many threads as in a run: the
-    model one micro-batch after another, as the network is timed by itself. `overlapped` is the
-    model alone with as many micro-batches under way as in a run, `whole` the run.
+    `read`, `model` and `write` time each stage alone, with as many threads as in a run; the model
+    computes one micro-batch after another. `overlapped` times the model alone with as many
+    micro-batches in flight as in a run, `whole` the run.
     """
 
     command: str
@@ -58,19 +54,19 @@ class StageFigures:
 
     @property
     def ratio(self) -> float:
-        """The whole over the slowest stage alone."""
+        """The whole run over the slowest stage alone."""
         return self.whole_seconds / max(self.read_seconds, self.model_seconds, self.write_seconds)
 
     @property
     def overlapped_ratio(self) -> float:
-        """The whole over the model overlapped with itself: 1 where reading and writing are free."""
+        """The whole run over the overlapped model: 1 if reading and writing cost nothing."""
         return self.whole_seconds / self.overlapped_seconds
 
 
 def measure_encode(
     images: Sequence[Path], model: ModelHandle, workers: int, folder: Path
 ) -> StageFigures:
-    """Encode images below `folder`, in parts and as a whole. Raises DinacError."""
+    """Encodes images below `folder`, in parts and as a whole. Raises DinacError."""
 
     def make_job(name: str) -> EncodeJob:
         return EncodeJob(_make_output(folder / name, is_latent_file), model, EncodeOptions())
@@ -82,20 +78,19 @@ def measure_encode(
 def measure_decode(
     latents: Sequence[Path], model: ModelHandle, workers: int, folder: Path
 ) -> StageFigures:
-    """Decode records to PNG below `folder`, in parts and as a whole. Raises DinacError."""
-    options = DecodeOptions(
-        DinacAEInferenceConfig(seed=0), OUTPUT_FORMATS["png"], lambda header: model
-    )
+    """Decodes records to PNG below `folder`, in parts and as a whole. Raises DinacError."""
+    options = DecodeOptions(settings=DinacAEInferenceConfig(seed=0), format=OUTPUT_FORMATS["png"])
 
     def make_job(name: str) -> DecodeJob:
-        return DecodeJob(_make_output(folder / name, is_stamped_image), options)
+        output = _make_output(folder / name, is_stamped_image)
+        return DecodeJob(output, FixedModel(model), options)
 
     entries = [RecordEntry(str(path), path.name, path=str(path)) for path in latents]
     return _measure("decode", make_job, entries, workers, folder)
 
 
 class _Seconds(NamedTuple):
-    """What one round took."""
+    """The times of one round."""
 
     read: float
     model: float
@@ -111,7 +106,7 @@ def _measure(
     workers: int,
     folder: Path,
 ) -> StageFigures:
-    """Time it in rounds; what the last whole run wrote stays in `folder` as `whole`."""
+    """Times the command in rounds; the outputs of the last whole run stay in `folder/whole`."""
     _run(make_job("warm"), entries[:2], workers)
     rounds = []
     for _ in range(ROUNDS):
@@ -141,22 +136,22 @@ def _time_round(
 def _read(job: Job[E, W, R], entry: E) -> W:
     read = job.read(entry, lambda size_bytes: None)
     if isinstance(read, FileResult):
-        raise DinacError(f"{entry.label}: {read.reason or 'is done already'}")
+        raise DinacError(f"{entry.label}: {read.reason or 'is up to date'}")
     return read
 
 
 def _gather(job: Job[E, W, R], works: Sequence[W]) -> list[list[W]]:
-    """Micro-batches, as a run makes them."""
-    batcher: Batcher[object, W] = Batcher(job.batch_size, _REORDER_BYTES)
+    """Forms micro-batches as a run does."""
+    batcher: Batcher[object, W] = Batcher(job.batch_size, REORDER_BYTES)
     added = (batcher.add(work, work.group, work.held_bytes) for work in works)
     return [*itertools.chain.from_iterable(added), *batcher.flush()]
 
 
 def _compute(job: Job[E, W, R], batches: Sequence[list[W]]) -> list[tuple[W, R]]:
-    under_way = [(batch, job.submit(batch)) for batch in batches]
+    in_flight = [(batch, job.submit(batch)) for batch in batches]
     return [
         pair
-        for batch, computing in under_way
+        for batch, computing in in_flight
         for pair in zip(batch, computing.result(), strict=True)
     ]
 
@@ -168,7 +163,7 @@ def _finish(job: Job[E, W, R], made: list[tuple[W, R]], pool: ThreadPoolExecutor
 
 
 def _run(job: Job[E, W, R], entries: Sequence[E], workers: int) -> None:
-    for result in run_job(job, entries, RunControl(workers, 4 * workers)):
+    for result in run_job(job, entries, RunControl(workers=workers, in_flight=4 * workers)):
         if result.failed:
             raise DinacError(f"{result.file}: {result.reason}")
 

@@ -1,4 +1,4 @@
-"""Timing in turns, and the memory that a call takes beside what was there."""
+"""Timing in turns, and the memory that a call adds."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _STATUS = Path("/proc/self/status")
 def time_in_turns(
     contenders: Mapping[str, Work], device: torch.device, seconds: float
 ) -> dict[str, float]:
-    """The median seconds of a call of each contender.
+    """Returns the median seconds of a call of each contender.
 
-    They take turns for about `seconds` altogether, at least five times each, after two calls to
-    warm up; a call counts until the device is done with it.
+    After two warm-up calls each, the contenders take turns for about `seconds` in total, at least
+    `FEWEST_ROUNDS` times each. A call's time includes waiting for the device.
     """
     for work in contenders.values():
         for _ in range(2):
@@ -41,9 +41,9 @@ def time_in_turns(
 
 
 def measure_growth(work: Work, device: torch.device) -> int | None:
-    """Bytes by which the memory in use rises, at most, during a call; None where nothing tells.
+    """Returns the largest growth in bytes of the memory in use during a call; None if unknown.
 
-    On CUDA what torch has allocated, on Linux the resident memory of the process.
+    Counts the memory that torch allocates on CUDA, the resident memory of the process on Linux.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -51,18 +51,18 @@ def measure_growth(work: Work, device: torch.device) -> int | None:
         _time(work, device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # What earlier calls freed, but the allocator holds on to, would hide what this one takes.
+        # Memory that earlier calls freed, but the allocator keeps, would hide this call's growth.
         ctypes.CDLL(None).malloc_trim(0)
-        _CLEAR.write_text("5")  # the peak begins again at what is in use now
+        _CLEAR.write_text("5")  # resets the peak to the memory in use
         before = _read_kib("VmRSS")
         work()
         return 1024 * max(0, _read_kib("VmHWM") - before)
-    except (OSError, AttributeError, TypeError):  # not Linux, or another library of C
+    except (OSError, AttributeError, TypeError):  # not Linux, or another C library
         return None
 
 
 def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product in `dtype`: what a network could reach at best."""
+    """Returns FLOP/s of a large matrix product in `dtype`: the most that a model can reach."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = time_in_turns({"matmul": lambda: a @ b}, device, 1.0)["matmul"]
@@ -83,4 +83,4 @@ def _read_kib(key: str) -> int:
     for line in _STATUS.read_text("ascii", "replace").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1])
-    raise OSError(f"{_STATUS} does not tell {key}")
+    raise OSError(f"{_STATUS} has no {key}")

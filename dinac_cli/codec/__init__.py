@@ -1,1 +1,1 @@
-"""One image and one record: pixels to latents and back on one device, and what a record says."""
+"""One image and one record: pixels to latents and back on one device, and the record's content."""

@@ -1,4 +1,4 @@
-"""Micro-batches under way: handed to a device, or computed side by side on the processor."""
+"""Micro-batches in flight: submitted to a device, or computed side by side on the CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.generic]
 
 
 class Download:
-    """A tensor on its way to the host."""
+    """A tensor that is being copied to the host."""
 
     def __init__(self, host: Tensor, arrival: torch.cuda.Event | None = None) -> None:
         self._host = host
@@ -31,20 +31,20 @@ class Download:
         return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
 
     def fetch(self) -> Array:
-        """The tensor's content, when it is there. RuntimeError where the device has failed."""
+        """Waits for the copy and returns it. Raises RuntimeError if the device has failed."""
         if self._arrival is not None:
             self._arrival.synchronize()
         return self._host.numpy()
 
 
 Sent = Sequence[Download] | None
-"""What a device sends back of a micro-batch; None where it lacked the memory to compute it."""
+"""The downloads of a micro-batch; None if the device ran out of memory."""
 
 
 class Pending(Generic[R]):
-    """A micro-batch that is under way, or done.
+    """A micro-batch in flight or done.
 
-    `finish` makes its result of what was sent back, in the thread that asks for it.
+    `finish` turns the downloads into the result, in the thread that calls `result`.
     """
 
     def __init__(self, sent: Future[Sent], finish: Callable[[Sent], R], tokens: int) -> None:
@@ -55,20 +55,20 @@ class Pending(Generic[R]):
 
     @property
     def is_done(self) -> bool:
-        """Whether the device is through with it: `result` waits for nothing, or computes anew."""
+        """Whether the device is done: `result` returns at once or retries an out-of-memory."""
         if self._finish is None:
             return True
         return self._sent.done() and all(part.has_arrived for part in self._list_downloads())
 
     def wait(self) -> None:
-        """Return when the device is through with it; what went wrong is for `result` to say."""
+        """Waits until the device is done; leaves raising its errors to `result`."""
         wait([self._sent])
         with contextlib.suppress(RuntimeError):
             for part in self._list_downloads():
                 part.fetch()
 
     def result(self) -> R:
-        """What came of it, when it is there. Raises DeviceError, ImageError."""
+        """Waits for the result and returns it. Raises DeviceError, ImageError."""
         if self._finish is not None:
             self._result, self._finish = self._finish(self._sent.result()), None
         return self._result
@@ -78,55 +78,54 @@ class Pending(Generic[R]):
 
 
 def settle(sent: Sent) -> Future[Sent]:
-    """What is there already, as `Pending` takes it."""
+    """Wraps downloads that exist already in a finished future, for `Pending`."""
     future: Future[Sent] = Future()
     future.set_result(sent)
     return future
 
 
-class UnderWay:
-    """The micro-batches that a device has been given, of so many tokens together at most.
+class InFlight:
+    """The micro-batches that a device has, at most `limit` tokens together.
 
-    One that is larger goes alone.
+    A micro-batch larger than the limit runs alone.
     """
 
-    def __init__(self, tokens_at_most: int) -> None:
+    def __init__(self, limit: int) -> None:
         self._pendings: deque[Pending[Any]] = deque()
-        self._tokens_at_most = tokens_at_most
+        self._limit = limit
 
     def make_room(self, tokens: int) -> None:
-        """Wait for the oldest until one more of this size may be in flight."""
+        """Waits for the oldest micro-batches until one of `tokens` may be added."""
         while self._pendings and (
-            self._pendings[0].is_done or self._count_tokens() + tokens > self._tokens_at_most
+            self._pendings[0].is_done or self._count_tokens() + tokens > self._limit
         ):
             self._pendings.popleft().wait()
 
     def add(self, pending: Pending[Any]) -> None:
-        """Remember one until it is done."""
+        """Counts a micro-batch until it is done."""
         if not pending.is_done:
             self._pendings.append(pending)
 
     def wait(self) -> bool:
-        """Wait for all; whether there was any."""
+        """Waits for all micro-batches; returns False if none was in flight."""
         waited = bool(self._pendings)
         while self._pendings:
             self._pendings.popleft().wait()
         return waited
 
-    def allow_fewer(self, *, one_by_one: bool) -> None:
-        """Remember that one more than these was too much, or any two."""
-        fewer = 0 if one_by_one else self._count_tokens()
-        self._tokens_at_most = min(self._tokens_at_most, fewer)
+    def lower_limit(self, *, one_by_one: bool) -> None:
+        """Lowers the limit, after an out-of-memory, to the tokens in flight or to one by one."""
+        self._limit = min(self._limit, 0 if one_by_one else self._count_tokens())
 
     def _count_tokens(self) -> int:
         return sum(pending.tokens for pending in self._pendings)
 
 
 class Transfer:
-    """Moves micro-batches between the host and one device.
+    """Copies micro-batches between the host and one device.
 
-    On CUDA each direction has a stream of its own, so that one batch goes up and another one down
-    while a third is computed. Elsewhere both directions wait.
+    On CUDA each direction has its own stream, so that one batch is uploaded and another downloaded
+    while a third is computed. On other devices both directions block.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -135,7 +134,7 @@ class Transfer:
         self._up, self._down = (_make_stream(device) if is_cuda else None for _ in range(2))
 
     def upload(self, arrays: Sequence[Array], count: int) -> Tensor:
-        """One tensor of `count` arrays, the last one repeated where there are fewer."""
+        """Stacks the arrays into one tensor of `count`; repeats the last if there are fewer."""
         dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
         shape = (count, *arrays[0].shape)
         host = torch.empty(shape, dtype=dtype, pin_memory=self._up is not None)
@@ -146,11 +145,11 @@ class Transfer:
         with torch.cuda.stream(self._up):
             on_device = host.to(self._device, non_blocking=True)
         computing.wait_stream(self._up)
-        on_device.record_stream(computing)  # its memory is not free before that stream is through
+        on_device.record_stream(computing)  # keeps its memory until that stream is done
         return on_device
 
     def download(self, x: Tensor) -> Download:
-        """Send a contiguous tensor to the host."""
+        """Starts copying a contiguous tensor to the host."""
         if self._down is None:
             return Download(x.cpu())
         host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)

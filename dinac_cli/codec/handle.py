@@ -1,4 +1,4 @@
-"""A model chosen for a run: known by its identity at once, loaded when the first image needs it."""
+"""A model chosen for a run: identified at once, loaded when the first image needs it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ if TYPE_CHECKING:
     from dinac_cli.codec.engine import Engine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceChoice:
-    """The `--device`, `--dtype` and `--compile` options; resolved only when a model is loaded."""
+    """The `--device`, `--dtype` and `--compile` options; resolved when a model is loaded."""
 
     device: str = "auto"
     dtype: str = "auto"
     compiled: bool = False
 
 
-@dataclass
+@dataclass(eq=False)  # hashed by identity, so that a handle can key a group of works
 class ModelHandle:
-    """One model and the part of it ("encoder", "decoder", "class_head") that a run needs.
+    """One model and the part ("encoder", "decoder", "class_head") that a run needs.
 
-    `more_parts` are others that it needs as well.
-
-    Its configuration and identity are read without torch, so a run that finds everything done
-    never imports it. `engine` loads the weights, once.
+    `more_parts` are further parts to load. The configuration and identity are read without torch,
+    so a run that finds every output up to date never imports it. `engine` loads the weights once.
     """
 
     resolved: ResolvedModel
@@ -44,7 +42,7 @@ class ModelHandle:
 
     @property
     def label(self) -> str:
-        """What records and messages call it."""
+        """The model's name in records and messages."""
         return self.resolved.label
 
     @cached_property
@@ -54,22 +52,22 @@ class ModelHandle:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """Which network it is. Raises ModelError."""
+        """The hashes of the latent space and the weights. Raises ModelError."""
         return self.resolved.identify()
 
     @cached_property
     def sensitivity(self) -> npt.NDArray[np.float32] | None:
-        """The calibration of its latent channels, float32 [C], where it ships one."""
+        """The calibration of the latent channels, float32 [C], if the model ships one."""
         return read_sensitivity(self.resolved.read_settings(), self.config.bottleneck_dim)
 
     def check(self, precision: str | None = None) -> None:
-        """Read what is needed before the weights. Raises ModelError: of the run, not of a file."""
+        """Reads all but the weights, so that a ModelError stops the run before its first file."""
         _ = self.config, self.identity
         if precision is not None:
             self.choose_steps(precision)
 
     def choose_steps(self, precision: str) -> npt.NDArray[np.float32] | None:
-        """Quantiser steps float32 [C] of a precision; None for bf16 and f32."""
+        """Returns the quantiser steps, float32 [C], of a precision; None for bf16 and f32."""
         return choose_steps(precision, self.config.bottleneck_dim, self.sensitivity)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""How much memory an image will take, and how much there is."""
+"""How much memory an image needs, and how much is free."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = Path("/sys/fs/cgroup")
 
-# Of both versions of control groups: the limit, the usage, and the prefix of a whole subtree's
-# statistics.
+# Version 2, then version 1 of control groups: the files of the limit and the usage, and the prefix
+# of the statistics that cover the whole subtree.
 _CGROUP_FILES = (
     ("memory.max", "memory.current", ""),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
@@ -20,18 +20,18 @@ _CGROUP_FILES = (
 
 
 def measure_token_bytes(config: DinacAEConfig) -> int:
-    """Bytes that one latent position takes at the peak of an encode or a decode, generously.
+    """Returns the bytes per latent position at the peak of an encode or a decode, generously.
 
-    Two activations of the widest layer, six of the trunk, all float32, and the pixels.
+    Counts two activations of the widest layer, six of the trunk, and the pixels, all float32.
     """
     floats = 2 * config.mlp_dim + 6 * config.model_dim + 4 * 3 * config.patch_size**2
     return 4 * floats
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be had on `device`, None where it cannot be told.
+    """Returns the bytes still available on `device`, None if unknown.
 
-    On the CPU the kernel's estimate, cut to what the control group leaves.
+    On the CPU this is the kernel's estimate, limited by the control group.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
@@ -65,7 +65,7 @@ def _cgroup_headroom() -> int | None:
 
 
 def _count_file_cache(statistics: str, prefix: str) -> int:
-    """Bytes of files that the kernel keeps, counts as used, and gives up when asked for memory.
+    """Returns the bytes of the page cache, which count as used but are given up on demand.
 
     A run over many images fills its control group with them.
     """

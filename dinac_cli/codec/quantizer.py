@@ -1,9 +1,10 @@
-"""Quantiser steps for q8 to q3: one a channel, so that each costs the picture the same.
+"""Quantiser steps for q8 to q3: one per channel, so that each channel costs the picture the same.
 
-One step for all whitened channels is the wrong quantiser: a unit of the first principal component
-is hundreds of grey levels, of the last a fraction of one. A model may ship its channels'
-sensitivities (the root-mean-square change of the picture, in 8-bit levels over all samples, for
-one unit of the whitened latent); steps are then inverse to them. Without, all steps are equal.
+One step for all whitened channels is the wrong quantiser: one unit of the first principal component
+changes the picture by hundreds of grey levels, one unit of the last by a fraction of a level. A
+model may ship its channels' sensitivities: the root-mean-square change of the picture, in 8-bit
+levels over all samples, per unit of the whitened latent. Steps are then inverse to the
+sensitivities; without them all steps are equal.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _PLAIN_STEPS = {"q8": 1 / 32, "q7": 1 / 16, "q6": 1 / 8, "q5": 1 / 4, "q4": 1 / 
 
 
 def read_sensitivity(values: Mapping[str, object], channels: int) -> npt.NDArray[np.float32] | None:
-    """The calibration in a checkpoint's configuration, float32 [C]; None where there is none.
+    """Reads the calibration, float32 [C], from a checkpoint's configuration; None if it has none.
 
-    Raises ModelError where it is no list of `channels` positive, finite numbers.
+    Raises ModelError unless it is a list of `channels` positive, finite numbers.
     """
     listed = values.get(SENSITIVITY_KEY)
     if listed is None:
@@ -46,7 +47,7 @@ def read_sensitivity(values: Mapping[str, object], channels: int) -> npt.NDArray
 def choose_steps(
     precision: str, channels: int, sensitivity: npt.NDArray[np.float32] | None
 ) -> npt.NDArray[np.float32] | None:
-    """Steps float32 [C] of a precision, in units of the whitened latent; None for bf16 and f32."""
+    """Returns steps, float32 [C], in units of the whitened latent; None for bf16 and f32."""
     if precision not in QUANTIZED:
         return None
     if sensitivity is None:
@@ -55,5 +56,5 @@ def choose_steps(
 
 
 def _is_sensitivity(value: object) -> bool:
-    # Within what float32 can be divided by; a comparison also takes an integer of any length.
+    # The bounds keep float32 division finite. A comparison also accepts an integer of any length.
     return isinstance(value, int | float) and value is not True and 1e-30 < value < 1e30

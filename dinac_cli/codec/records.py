@@ -1,4 +1,4 @@
-"""What a record says of the image it holds, and what must agree before it is decoded. No torch."""
+"""Builds records of encoded images, and checks that a model can decode a record. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dinac_cli.errors import ModelError
 
 @dataclass(frozen=True)
 class Source:
-    """Where latents come from: the image's name, its bytes' number and hash, what reading did."""
+    """The image that latents come from; `description` says how its pixels were read."""
 
     name: str
     size_bytes: int
@@ -36,13 +36,11 @@ def build_record(
     anonymous: bool = False,
     flipped: Encoded | None = None,
 ) -> bytes:
-    """The record of one image's latents and what is stored beside them. Raises FormatError.
+    """Builds the record of one image's latents and their companions. Raises FormatError.
 
-    `flipped` is the same of the mirrored image.
-
-    An `anonymous` one says nothing of where it comes from: no name, size or hash of the source,
-    and of the model only a label that is public, for a folder or repository may be called after
-    its owner.
+    `flipped` holds the same arrays of the mirrored image. An `anonymous` record omits the name,
+    size and hash of the source. It names the model only if the label is public: a folder or
+    repository may carry its owner's name.
     """
     channels, rows, columns = encoded.latents.shape
     steps = model.choose_steps(precision)
@@ -68,9 +66,9 @@ def build_record(
 
 
 def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:
-    """Refuse latents that are not of this model's space. Raises ModelError, naming both.
+    """Raises ModelError, which names both, if the latents are of another model's space.
 
-    `allow_other` lets another space of the same shape pass.
+    `allow_other` accepts another space of the same shape.
     """
     config = model.config
     if (header.shape[0], header.patch) != (config.bottleneck_dim, config.patch_size):
@@ -87,11 +85,11 @@ def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) 
 
 
 def name_model(header: RecordHeader) -> str:
-    """The model of a record, for messages: `nano (latent space 0123456789abcdef)`."""
+    """Names a record's model in messages: `nano (latent space 0123456789abcdef)`."""
     return f"{header.model or 'unknown'} (latent space {header.latent_space})"
 
 
 @functools.cache
 def name_creator() -> str:
-    """`dinac-cli` and its version."""
+    """Returns `dinac-cli` and its version."""
     return f"dinac-cli {importlib.metadata.version('dinac-cli')}"

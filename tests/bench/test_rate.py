@@ -1,4 +1,4 @@
-"""The rate of records, against sizes and entropies that are known beforehand."""
+"""The rate of records, checked against known sizes and entropies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _pack(
     return pack_encoded(header, encoded, steps, encoded if twice else None)
 
 
-def test_counts_are_pooled_by_precision() -> None:
+def test_counts_are_pooled_per_precision() -> None:
     rng = np.random.default_rng(0)
     records = [_pack(rng.standard_normal((4, 8, 8)), "bf16") for _ in range(3)]
     records.append(_pack(rng.standard_normal((4, 2, 2)), "f32"))
@@ -46,7 +46,7 @@ def test_counts_are_pooled_by_precision() -> None:
     assert rates["f32"].histograms.keys() == {f"latents.{byte}" for byte in range(4)}
 
 
-def test_what_stands_beside_the_latents_is_counted_as_the_floats_that_it_is() -> None:
+def test_companions_are_counted_as_float32() -> None:
     header = RecordHeader(
         shape=(1, 16, 16),
         height=256,
@@ -64,7 +64,7 @@ def test_what_stands_beside_the_latents_is_counted_as_the_floats_that_it_is() ->
     assert rate.entropy_bits == 0
 
 
-def test_entropy_of_fair_symbols_is_their_logarithm() -> None:
+def test_entropy_of_uniform_symbols_is_their_logarithm() -> None:
     symbols = np.tile(np.arange(64) - 32, 64).reshape(4, 32, 32)
     (rate,) = measure_rates([_pack(symbols, "q8", step=1.0)]).values()
     assert rate.entropy_bits == pytest.approx(math.log2(64))
@@ -78,17 +78,17 @@ def test_mirrored_twins_count_as_latents() -> None:
     assert rate.entropy_bits == pytest.approx(math.log2(64))
 
 
-def test_entropy_of_packed_symbols_is_that_of_their_pairs() -> None:
+def test_entropy_of_packed_symbols_is_that_of_pairs() -> None:
     symbols = np.tile([-1, 1], 2048).reshape(4, 32, 32)
     (rate,) = measure_rates([_pack(symbols, "q3", step=1.0)]).values()
     assert rate.entropy_bits == pytest.approx(0.0)
 
 
-def test_noise_is_coded_near_its_entropy_and_overhead_is_small() -> None:
+def test_payload_of_noise_is_near_its_entropy_and_overhead_is_small() -> None:
     latents = np.random.default_rng(1).standard_normal((128, 16, 16))
     for precision, step in (("bf16", None), ("q8", 1 / 32), ("q5", 1 / 4), ("q3", 1.0)):
         (rate,) = measure_rates([_pack(latents, precision, step)]).values()
-        # One image's histogram is itself a good fit to it, so a little more is needed here.
+        # The entropy uses the image's own histogram, so the coder needs slightly more.
         assert rate.payload_bits < 1.04 * rate.entropy_bits, precision
-        # A 256 x 256 image's header and frames.
+        # The header and frames of a 256x256 image.
         assert rate.overhead_bytes <= 600

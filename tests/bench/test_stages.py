@@ -20,7 +20,7 @@ TINY = Path(__file__).parent.parent / "golden/tiny"
 
 
 def load(part: str) -> ModelHandle:
-    return ModelHandle(ResolvedModel(TINY, "tiny"), part, DeviceChoice("cpu", "f32"))
+    return ModelHandle(ResolvedModel(TINY, "tiny"), part, DeviceChoice(device="cpu", dtype="f32"))
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def images(tmp_path: Path) -> list[Path]:
     return [*paths, paths[0]]
 
 
-def test_encode_and_decode(images: list[Path], tmp_path: Path) -> None:
+def test_all_stages_of_encode_and_decode_are_timed(images: list[Path], tmp_path: Path) -> None:
     encoded = measure_encode(images, load("encoder"), 2, tmp_path / "latents")
     assert (encoded.command, encoded.files) == ("encode", 4)
     for part in ("parts", "whole"):
@@ -50,7 +50,7 @@ def test_encode_and_decode(images: list[Path], tmp_path: Path) -> None:
         assert min(figures.overlapped_seconds, figures.whole_seconds) > 0
 
 
-def test_each_figure_is_of_its_fastest_round(
+def test_each_figure_is_its_fastest_round(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds = iter([(1, 9, 3, 5, 8), (2, 9, 1, 4, 9), (3, 7, 2, 6, 7)])
@@ -59,43 +59,43 @@ def test_each_figure_is_of_its_fastest_round(
     assert figures == StageFigures("encode", 4, 1, 7, 1, 4, 7)
 
 
-def test_ratios() -> None:
+def test_ratios_compare_the_whole_with_its_parts() -> None:
     figures = StageFigures("encode", 9, 1.0, 4.0, 2.0, 2.5, 5.0)
     assert figures.ratio == 1.25
     assert figures.overlapped_ratio == 2
 
 
-def test_the_model_runs_one_by_one_and_overlapped(
+def test_model_runs_one_by_one_and_then_overlapped(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load("encoder")
-    engine, under_way, most = model.engine, [0], [0, 0]
-    real = engine.submit_images
+    engine, in_flight, seen = model.engine, [0], list[int]()
+    submit = engine.submit_images
 
     class Counted:
         def __init__(self, pending: Pending[Any]) -> None:
             self.pending = pending
-            under_way[0] += 1
-            most.append(under_way[0])
+            in_flight[0] += 1
+            seen.append(in_flight[0])
 
         @property
         def is_done(self) -> bool:
             return self.pending.is_done
 
         def result(self) -> Any:
-            under_way[0] -= 1
+            in_flight[0] -= 1
             return self.pending.result()
 
     monkeypatch.setattr(stages, "ROUNDS", 1)
     monkeypatch.setattr(stages, "_run", lambda *_: None)
     monkeypatch.setattr(
-        engine, "submit_images", lambda *args, **asked: Counted(real(*args, **asked))
+        engine, "submit_images", lambda *args, **extras: Counted(submit(*args, **extras))
     )
     measure_encode(images, model, 2, tmp_path / "latents")
-    assert most[2:] == [1, 1, 1, 1, 1, 2, 3, 4]
+    assert seen == [1, 1, 1, 1, 1, 2, 3, 4]
 
 
-def test_a_file_that_fails_is_an_error(images: list[Path], tmp_path: Path) -> None:
+def test_failing_file_is_an_error(images: list[Path], tmp_path: Path) -> None:
     images[2].write_bytes(b"no image")
     with pytest.raises(DinacError):
         measure_encode(images, load("encoder"), 2, tmp_path / "latents")

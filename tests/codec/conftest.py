@@ -1,9 +1,11 @@
-"""A small model for the tests of the codec."""
+"""A small model and random images for the tests of the codec."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
@@ -11,9 +13,17 @@ from dinac_cli.models.registry import ResolvedModel
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
+Pixels = npt.NDArray[np.uint8]
+
+
+def draw(height: int, width: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
 
 def make_handle(name: str = "tiny", part: str = "encoder") -> ModelHandle:
-    return ModelHandle(ResolvedModel(GOLDEN / name, name), part, DeviceChoice("cpu", "f32"))
+    return ModelHandle(
+        ResolvedModel(GOLDEN / name, name), part, DeviceChoice(device="cpu", dtype="f32")
+    )
 
 
 @pytest.fixture(scope="session")

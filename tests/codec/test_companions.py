@@ -1,52 +1,46 @@
-"""Log-SNR and class token from the pass that makes the latents, which stay what they are."""
+"""Log-SNR and class token come from the encoding pass and leave the latents unchanged."""
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
-from dinac_cli.codec import engine as engine_module
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.fast.graphs import Compute, GraphCache
 
-from .conftest import make_handle
-
-Pixels = npt.NDArray[np.uint8]
+from .conftest import Pixels, draw, make_handle
 
 
 def open_engine(dtype: str, *, is_fast: bool = True) -> Engine:
     resolved = make_handle().resolved
     if is_fast:
-        choice = DeviceChoice("cpu", dtype)
+        choice = DeviceChoice(device="cpu", dtype=dtype)
         return ModelHandle(resolved, "encoder", choice, ("class_head",)).engine
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     parts = ("encoder", "class_head")
     return Engine(DinacAE.from_pretrained(resolved.path, dtype=kind, parts=parts))
 
 
-def draw(height: int, width: int, seed: int) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def encode(engine: Engine, images: list[Pixels], **asked: bool) -> list[Encoded]:
-    return engine.submit_images(images, **asked).result()
+def encode(engine: Engine, images: list[Pixels], **extras: bool) -> list[Encoded]:
+    return engine.submit_images(images, **extras).result()
 
 
 def to_bytes(encoded: Encoded) -> list[bytes | None]:
     return [None if array is None else array.tobytes() for array in encoded]
 
 
-IMAGES = [draw(33, 48, 1), draw(48, 40, 2), draw(48, 48, 3)]  # one padded size
+IMAGES = [draw(33, 48, 1), draw(48, 40, 2), draw(48, 48, 3)]  # share one padded size
 
 
 @pytest.mark.parametrize("is_fast", [True, False], ids=["fast", "plain"])
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_nothing_that_is_asked_for_changes_the_rest(dtype: str, is_fast: bool) -> None:
+def test_extras_do_not_change_each_other_or_the_latents(dtype: str, is_fast: bool) -> None:
     engine = open_engine(dtype, is_fast=is_fast)
     plain = encode(engine, IMAGES[:1])[0]
     token = encode(engine, IMAGES[:1], class_token=True)[0]
@@ -63,7 +57,7 @@ def test_nothing_that_is_asked_for_changes_the_rest(dtype: str, is_fast: bool) -
     assert {array.dtype for array in both if array is not None} == {np.dtype(np.float32)}
 
 
-def test_values_are_those_of_the_network() -> None:
+def test_extras_equal_the_outputs_of_the_model() -> None:
     model = DinacAE.from_pretrained(make_handle().resolved.path, parts=("encoder", "class_head"))
     [encoded] = encode(open_engine("f32"), [IMAGES[2]], logsnr=True, class_token=True)
     with torch.inference_mode():
@@ -77,7 +71,7 @@ def test_values_are_those_of_the_network() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_all_is_the_same_alone_and_in_company(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_mates_do_not_change_extras(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "batch_size", lambda self, height, width: 4)
     engine = open_engine(dtype)
     together = encode(engine, IMAGES, logsnr=True, class_token=True)
@@ -86,7 +80,7 @@ def test_all_is_the_same_alone_and_in_company(dtype: str, monkeypatch: pytest.Mo
         assert to_bytes(alone) == to_bytes(encoded)
 
 
-def test_recordings_of_other_requests_are_others() -> None:
+def test_each_set_of_extras_has_its_own_recording() -> None:
     recorded: list[Compute] = []
 
     def record(compute: Compute, batch: torch.Tensor) -> Compute:
@@ -96,30 +90,30 @@ def test_recordings_of_other_requests_are_others() -> None:
     engine = open_engine("f32")
     engine._graphs = GraphCache(record)
     requests = [{}, {"logsnr": True}, {"class_token": True}, {"logsnr": True, "class_token": True}]
-    first = [to_bytes(encode(engine, IMAGES[:1], **asked)[0]) for asked in requests]
+    first = [to_bytes(encode(engine, IMAGES[:1], **extras)[0]) for extras in requests]
     for _ in range(4):
-        again = [to_bytes(encode(engine, IMAGES[:1], **asked)[0]) for asked in requests]
+        again = [to_bytes(encode(engine, IMAGES[:1], **extras)[0]) for extras in requests]
         assert again == first
     assert len(recorded) == 4
 
 
-def test_out_of_memory_in_the_class_head_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_the_class_head_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine("f32")
     expected = to_bytes(encode(engine, IMAGES[:1], class_token=True)[0])
-    real, lacks = DinacAE.predict_class, [torch.OutOfMemoryError("CUDA out of memory")]
+    predict, failures = DinacAE.predict_class, [torch.OutOfMemoryError("CUDA out of memory")]
 
-    def lack(model: DinacAE, latents: torch.Tensor) -> torch.Tensor:
-        if lacks:
-            raise lacks.pop()
-        return real(model, latents)
+    def fail_once(model: DinacAE, latents: torch.Tensor) -> torch.Tensor:
+        if failures:
+            raise failures.pop()
+        return predict(model, latents)
 
-    freed: list[torch.device] = []
-    monkeypatch.setattr(engine_module, "_free_memory", freed.append)
-    monkeypatch.setattr(DinacAE, "predict_class", lack)
+    collections: list[bool] = []
+    monkeypatch.setattr(gc, "collect", lambda: collections.append(True))
+    monkeypatch.setattr(DinacAE, "predict_class", fail_once)
     assert to_bytes(encode(engine, IMAGES[:1], class_token=True)[0]) == expected
-    assert len(freed) == 1
+    assert len(collections) == 1
 
 
-def test_only_what_is_needed_is_loaded() -> None:
+def test_only_the_requested_parts_are_loaded() -> None:
     counts = open_engine("f32")._model.count_parameters()
     assert counts.keys() == {"encoder", "class_head", "total"}

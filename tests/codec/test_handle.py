@@ -1,4 +1,4 @@
-"""A model is known before it is loaded, and loaded once."""
+"""A model is identified before it is loaded, and loaded once."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ def copy_tiny(folder: Path, **settings: object) -> ResolvedModel:
     return ResolvedModel(folder / "mine", "mine")
 
 
-def test_only_the_part_that_is_needed_is_loaded() -> None:
+def test_only_the_requested_part_is_loaded() -> None:
     model = make_handle(part="decoder").engine._model
     assert hasattr(model, "decoder")
     assert not hasattr(model, "encoder")
 
 
-def test_engine_is_made_once(encoder: ModelHandle) -> None:
+def test_engine_is_loaded_once(encoder: ModelHandle) -> None:
     assert encoder.engine is encoder.engine
 
 
-def test_identity_needs_no_weights_in_memory() -> None:
+def test_handles_are_keys_by_identity() -> None:
+    handles = [make_handle(), make_handle()]
+    assert len({handle: handle.label for handle in handles}) == 2
+
+
+def test_identity_does_not_load_the_weights() -> None:
     handle = make_handle()
     assert handle.config.bottleneck_dim == 8
     assert len(handle.identity.latent_space) == 16
@@ -49,46 +54,48 @@ def test_embedded_model_is_calibrated() -> None:
     assert nano.sensitivity.shape == (128,)
     steps = nano.choose_steps("q8")
     assert steps is not None
-    assert steps[0] < steps[127]  # the strongest component costs the picture most
+    assert steps[0] < steps[127]  # an error in the strongest component costs most
 
 
-def test_device_that_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_or_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    handle = ModelHandle(ResolvedModel(GOLDEN / "tiny", "tiny"), "encoder", DeviceChoice("cuda"))
-    with pytest.raises(DeviceError, match="device cuda is absent"):
+    handle = ModelHandle(
+        ResolvedModel(GOLDEN / "tiny", "tiny"), "encoder", DeviceChoice(device="cuda")
+    )
+    with pytest.raises(DeviceError, match="device cuda is not available"):
         _ = handle.engine
-    handle.choice = DeviceChoice("tpu")
+    handle.choice = DeviceChoice(device="tpu")
     with pytest.raises(UsageError, match="device 'tpu' is unknown"):
         _ = handle.engine
 
 
 class TestCheck:
-    def test_of_a_sound_model(self, encoder: ModelHandle) -> None:
+    def test_sound_model_passes(self, encoder: ModelHandle) -> None:
         encoder.check("q8")
         encoder.check()
 
-    def test_of_a_damaged_configuration(self, tmp_path: Path) -> None:
+    def test_damaged_configuration_is_refused(self, tmp_path: Path) -> None:
         model = copy_tiny(tmp_path, model_dim=65)
         with pytest.raises(ModelError, match="model_dim is 65"):
             ModelHandle(model, "encoder", DeviceChoice()).check()
 
-    def test_of_a_missing_checkpoint(self, tmp_path: Path) -> None:
+    def test_missing_checkpoint_is_refused(self, tmp_path: Path) -> None:
         model = ResolvedModel(tmp_path / "gone", "gone")
         with pytest.raises(ModelError, match="does not exist"):
             ModelHandle(model, "encoder", DeviceChoice()).check()
 
-    def test_of_a_damaged_calibration(self, tmp_path: Path) -> None:
+    def test_damaged_calibration_is_refused(self, tmp_path: Path) -> None:
         model = copy_tiny(tmp_path, **{SENSITIVITY_KEY: [1.0]})
         with pytest.raises(ModelError, match="must be 8 positive numbers"):
             ModelHandle(model, "encoder", DeviceChoice()).check("q8")
 
 
-def test_calibration_of_a_checkpoint_is_used(tmp_path: Path) -> None:
+def test_steps_follow_the_calibration_of_a_checkpoint(tmp_path: Path) -> None:
     model = copy_tiny(tmp_path, **{SENSITIVITY_KEY: [1, 2, 4, 8, 16, 32, 64, 128]})
     steps = ModelHandle(model, "encoder", DeviceChoice()).choose_steps("q8")
     assert steps is not None
     assert np.array_equal(steps, steps[0] / 2.0 ** np.arange(8))
 
 
-def test_module_is_free_of_torch_until_a_model_is_loaded() -> None:
+def test_module_does_not_import_torch() -> None:
     assert "torch" not in vars(sys.modules["dinac_cli.codec.handle"])

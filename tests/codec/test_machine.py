@@ -1,4 +1,4 @@
-"""What a run tells torch, oneDNN and the C library before torch is imported."""
+"""Settings of torch, oneDNN and the C library before torch is imported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def allocate():
 threads = [threading.Thread(target=allocate) for _ in range(8)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
-# A heap of the GNU C library that is not the first is a reservation of 64 MiB.
+# Every heap of the GNU C library after the first reserves 64 MiB.
 with open("/proc/self/maps") as maps:
     areas = [line.split()[0].split("-") for line in maps if len(line.split()) == 5]
 print(sum(int(start, 16) % 2**26 == 0 for start, _ in areas))
@@ -39,7 +39,7 @@ if sys.argv[1] == "bounded":
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
-libc.free(libc.malloc(20 * 2**20))  # from here on the library takes 20 MiB for an ordinary size
+libc.free(libc.malloc(20 * 2**20))  # makes the library treat 20 MiB as an ordinary size
 kept = libc.malloc(10 * 2**20)
 with open("/proc/self/maps") as maps:
     (heap,) = (line.split()[0].split("-") for line in maps if "[heap]" in line)
@@ -52,7 +52,7 @@ needs_glibc = pytest.mark.skipif(
 )
 
 
-def test_what_the_user_has_set_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_user_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     library = SimpleNamespace(mallopt=lambda parameter, value: calls.append(parameter))
     monkeypatch.setattr("ctypes.CDLL", lambda name: library)
@@ -80,7 +80,7 @@ def test_threads_share_two_heaps(mode: str, at_most: int) -> None:
 
 @needs_glibc
 @pytest.mark.parametrize(("mode", "is_in_heap"), [("bounded", "False"), ("free", "True")])
-def test_large_buffers_leave_no_hole_in_the_heap(mode: str, is_in_heap: str) -> None:
+def test_large_buffers_stay_out_of_the_heap(mode: str, is_in_heap: str) -> None:
     assert run_child(ALLOCATE_LARGE, mode) == is_in_heap
 
 

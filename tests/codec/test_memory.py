@@ -1,4 +1,4 @@
-"""How much memory there is, as the kernel and a control group have it."""
+"""Free memory according to the kernel and the control group."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A system that says of its memory what the files in this folder say: at first, nothing."""
+    """A folder of the system's memory files, empty at first."""
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
     return tmp_path
 
 
-def test_nothing_is_known(system: Path) -> None:
+def test_free_memory_may_be_unknown(system: Path) -> None:
     assert free_bytes(CPU) is None
     assert free_bytes(torch.device("meta")) is None
 
 
-def test_kernels_estimate(system: Path) -> None:
+def test_estimate_of_the_kernel_is_used(system: Path) -> None:
     (system / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:     12 kB\n")
     assert free_bytes(CPU) == 12 * 1024
 
 
-def test_control_group_leaves_less(system: Path) -> None:
+def test_control_group_limits_the_estimate(system: Path) -> None:
     (system / "meminfo").write_text("MemAvailable: 1000 kB\n")
     (system / "memory.max").write_text("500000\n")
     (system / "memory.current").write_text("400000\n")
@@ -40,29 +40,28 @@ def test_control_group_leaves_less(system: Path) -> None:
     assert free_bytes(CPU) == 500000 - 400000 + 90000
 
 
-def test_cache_of_files_is_no_used_memory(system: Path) -> None:
-    """A run over many images fills its group with their bytes, which the kernel gives up."""
+def test_page_cache_counts_as_free(system: Path) -> None:
     (system / "memory.max").write_text("500000\n")
     (system / "memory.current").write_text("500000\n")
     (system / "memory.stat").write_text("anon 0\nactive_file 0\ninactive_file 499000\n")
     assert free_bytes(CPU) == 499000
 
 
-def test_control_group_without_a_limit(system: Path) -> None:
+def test_control_group_without_a_limit_is_ignored(system: Path) -> None:
     (system / "memory.max").write_text("max\n")
     (system / "memory.current").write_text("400000\n")
     (system / "memory.stat").write_text("")
     assert free_bytes(CPU) is None
 
 
-def test_control_group_beyond_its_limit(system: Path) -> None:
+def test_control_group_over_its_limit_leaves_nothing(system: Path) -> None:
     (system / "memory.max").write_text("5\n")
     (system / "memory.current").write_text("7\n")
     (system / "memory.stat").write_text("anon 7\n")
     assert free_bytes(CPU) == 0
 
 
-def test_first_version_of_control_groups(system: Path) -> None:
+def test_version_1_of_control_groups_is_read(system: Path) -> None:
     (system / "memory").mkdir()
     (system / "memory/memory.limit_in_bytes").write_text("1000\n")
     (system / "memory/memory.usage_in_bytes").write_text("900\n")
@@ -70,11 +69,11 @@ def test_first_version_of_control_groups(system: Path) -> None:
     assert free_bytes(CPU) == 150
 
 
-def test_this_machine() -> None:
+def test_free_memory_of_this_machine_is_plausible() -> None:
     size = free_bytes(CPU)
     assert size is None or size > 2**20
 
 
-def test_token_bytes_of_the_released_network() -> None:
+def test_token_bytes_of_the_released_model() -> None:
     floats = 2 * 4 * 896 + 6 * 896 + 4 * 3 * 16 * 16
     assert measure_token_bytes(DinacAEConfig()) == 4 * floats

@@ -1,4 +1,4 @@
-"""Steps of q8 to q3, one a channel."""
+"""Steps of q8 to q3, one per channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dinac_cli.container.header import PRECISIONS
 from dinac_cli.errors import ModelError
 
 
-def test_quantised_precisions_are_those_of_the_format() -> None:
+def test_precisions_match_the_format() -> None:
     assert {"f32", "bf16", *QUANTIZED} == set(PRECISIONS)
 
 
@@ -29,7 +29,7 @@ def test_exact_precisions_have_no_steps(precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", QUANTIZED)
-def test_without_calibration_all_steps_are_equal(precision: str) -> None:
+def test_steps_without_calibration_are_equal(precision: str) -> None:
     steps = choose_steps(precision, 5, None)
     assert steps is not None
     assert steps.dtype == np.float32
@@ -47,7 +47,7 @@ def test_steps_are_inverse_to_the_sensitivity(precision: str) -> None:
 
 
 @pytest.mark.parametrize("sensitivity", [None, np.array([2.0], np.float32)])
-def test_fewer_bits_are_coarser(sensitivity: np.ndarray | None) -> None:
+def test_fewer_bits_mean_larger_steps(sensitivity: np.ndarray | None) -> None:
     steps = [choose_steps(precision, 1, sensitivity) for precision in QUANTIZED]
     values = [step[0] for step in steps if step is not None]
     assert len(values) == len(QUANTIZED)
@@ -63,7 +63,7 @@ def test_calibration_is_read() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {SENSITIVITY_KEY: None}])
-def test_no_calibration(settings: Mapping[str, object]) -> None:
+def test_missing_calibration_is_none(settings: Mapping[str, object]) -> None:
     assert read_sensitivity(settings, 2) is None
 
 
@@ -87,6 +87,6 @@ def test_no_calibration(settings: Mapping[str, object]) -> None:
         [1.0, [1.0]],
     ],
 )
-def test_malformed_calibration(listed: object) -> None:
+def test_malformed_calibration_is_refused(listed: object) -> None:
     with pytest.raises(ModelError, match="latent_sensitivity must be 2 positive numbers"):
         read_sensitivity({SENSITIVITY_KEY: listed}, 2)

@@ -1,4 +1,4 @@
-"""What a record says of its image, and which model may decode it."""
+"""What a record contains, and which models may decode it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def header(encoder: ModelHandle) -> RecordHeader:
     return unpack_record(build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", "bf16")).header
 
 
-def test_fields(encoder: ModelHandle, header: RecordHeader) -> None:
+def test_header_fields(encoder: ModelHandle, header: RecordHeader) -> None:
     assert dataclasses.asdict(header) == {
         "name": "trip/a.jpg",
         "model": "tiny",
@@ -51,9 +51,7 @@ def test_fields(encoder: ModelHandle, header: RecordHeader) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_latents_come_back_as_near_as_the_precision_says(
-    encoder: ModelHandle, precision: str
-) -> None:
+def test_error_of_latents_is_within_the_precision(encoder: ModelHandle, precision: str) -> None:
     record = unpack_record(build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", precision))
     steps = encoder.choose_steps(precision)
     largest = {"f32": 0.0, "bf16": 2.0**-8 * 4}.get(precision)
@@ -66,24 +64,26 @@ def test_latents_come_back_as_near_as_the_precision_says(
     )
 
 
-def test_names_that_are_no_text_are_escaped(encoder: ModelHandle) -> None:
+def test_undecodable_source_name_is_escaped(encoder: ModelHandle) -> None:
     source = dataclasses.replace(SOURCE, name=os.fsdecode(b"caf\xe9\n/con.jpg"))
     header = unpack_record(build_record(source, Encoded(LATENTS), encoder, "cpu/f32", "f32")).header
     assert header.name == "caf%E9%0A/%63on.jpg"
 
 
-def test_label_that_is_no_text_is_escaped() -> None:
+def test_undecodable_label_is_escaped() -> None:
     resolved = ResolvedModel(GOLDEN / "tiny", os.fsdecode(b"my\xffmodel"))
     model = ModelHandle(resolved, "encoder", DeviceChoice())
     header = unpack_record(build_record(SOURCE, Encoded(LATENTS), model, "cpu/f32", "f32")).header
     assert header.model == "my%FFmodel"
 
 
-def test_own_latents_are_taken(decoder: ModelHandle, header: RecordHeader) -> None:
+def test_latents_of_the_same_model_are_accepted(decoder: ModelHandle, header: RecordHeader) -> None:
     check_model(header, decoder, allow_other=False)
 
 
-def test_other_space_is_refused_unless_allowed(decoder: ModelHandle, header: RecordHeader) -> None:
+def test_other_latent_space_is_refused_unless_allowed(
+    decoder: ModelHandle, header: RecordHeader
+) -> None:
     other = dataclasses.replace(header, latent_space="0123456789abcdef", model="mine")
     with pytest.raises(ModelError) as caught:
         check_model(other, decoder, allow_other=False)
@@ -95,14 +95,14 @@ def test_other_space_is_refused_unless_allowed(decoder: ModelHandle, header: Rec
     check_model(other, decoder, allow_other=True)
 
 
-def test_other_weights_of_the_same_space_are_taken(
+def test_other_weights_of_the_same_space_are_accepted(
     decoder: ModelHandle, header: RecordHeader
 ) -> None:
     check_model(dataclasses.replace(header, weights="f" * 16), decoder, allow_other=False)
 
 
 @pytest.mark.parametrize("allow_other", [False, True])
-def test_other_shape_is_refused_always(header: RecordHeader, allow_other: bool) -> None:
+def test_other_shape_is_always_refused(header: RecordHeader, allow_other: bool) -> None:
     pair = make_handle("pair", "decoder")
     with pytest.raises(
         ModelError, match=r"latents of 8 channels at patch 16 do not fit model pair"
@@ -113,23 +113,23 @@ def test_other_shape_is_refused_always(header: RecordHeader, allow_other: bool) 
         check_model(header, nano, allow_other=allow_other)
 
 
-def test_model_of_a_record_without_a_label(header: RecordHeader) -> None:
+def test_record_without_a_label_has_an_unknown_model(header: RecordHeader) -> None:
     nameless = dataclasses.replace(header, model="")
     assert name_model(nameless) == f"unknown (latent space {header.latent_space})"
 
 
-def test_anonymous_record_says_nothing_of_its_source_or_its_user(encoder: ModelHandle) -> None:
+def test_anonymous_record_omits_source_and_local_label(encoder: ModelHandle) -> None:
     record = build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", "f32", anonymous=True)
     header = unpack_record(record).header
     assert header.is_anonymous
     assert (header.name, header.source_bytes, header.source_sha256) == ("", None, None)
-    assert (header.model, header.revision) == ("", "")  # a folder's name, which may be anything
+    assert (header.model, header.revision) == ("", "")  # the folder's name may identify its owner
     assert header.latent_space == encoder.identity.latent_space
     named = unpack_record(build_record(SOURCE, Encoded(LATENTS), encoder, "cpu/f32", "f32")).header
     assert not named.is_anonymous
 
 
-def test_anonymous_record_keeps_a_label_that_every_dinac_knows(encoder: ModelHandle) -> None:
+def test_anonymous_record_keeps_a_public_label(encoder: ModelHandle) -> None:
     for label, kept in (("nano", "nano"), ("somebody/private", "")):
         resolved = dataclasses.replace(encoder.resolved, label=label, revision="4")
         model = ModelHandle(resolved, "encoder", DeviceChoice())

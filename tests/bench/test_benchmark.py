@@ -1,0 +1,35 @@
+"""A benchmark of real commands."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from dinac_cli.bench import processes
+from dinac_cli.bench.benchmark import Benchmark, BenchRequest
+from dinac_cli.codec.handle import DeviceChoice
+from dinac_cli.models.registry import resolve_model
+
+
+def test_commands_run_on_samples_with_the_requested_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "REPEATS", 1)
+    request = BenchRequest(
+        model=resolve_model("nano"),
+        random_weights=None,
+        choice=DeviceChoice(device="cpu", dtype="bf16"),
+        compare=None,
+        resolutions=(),
+        batches=(),
+        images=(),
+        file_counts=(2,),
+        workers=1,
+        seconds=0.0,
+    )
+    figures = list(Benchmark(request).measure_commands())
+    assert [(row.command, row.files) for row in figures] == [("encode", 2), ("decode", 2)]
+    for row in figures:
+        assert 0 < row.first_file_seconds <= row.seconds
+        assert sys.platform != "linux" or (row.peak_memory_mib or 0) > 50
