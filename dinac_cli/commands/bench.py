@@ -96,7 +96,6 @@ RandomWeights = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", rich_help_panel=opt.MODEL, help="Time the compiled model too.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def bench(
@@ -114,7 +113,7 @@ def bench(
     dtype: opt.Dtype = "auto",
     compiled: Compile = False,
     workers: opt.Workers = None,
-    as_json: Json = False,
+    as_json: opt.JsonObject = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Time the model and the commands on this machine.

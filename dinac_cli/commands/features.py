@@ -130,8 +130,11 @@ class FeaturesSummary(Summary):
         self._features = run.features
         self._out = out
         self._top = top
-        written = "" if out is None else f"; {out} was not written"
-        self.stopped = f"stopped before the end{written}"
+
+    @property
+    def stopped(self) -> str:
+        is_lacking = self._out is not None and not self._features.size_bytes
+        return "stopped before the end" + (f"; {self._out} was not written" if is_lacking else "")
 
     def describe(self, progress: RunProgress) -> str:
         return "\n".join(self._list_lines(progress))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.tables import fit_table, format_size, list_facts
 from dinac_cli.commands.values import complete
+from dinac_cli.errors import ModelError
 
 if TYPE_CHECKING:
-    from dinac_cli.models.summary import ModelSummary
+    from dinac_cli.models.facts import ModelSummary
 
 _PARTS = {"encoder": "encoder", "decoder": "decoder", "class_head": "class head"}
 
@@ -41,8 +45,6 @@ models = typer.Typer(
 @models.command("list")
 def list_models(as_json: Json = False) -> None:
     """List the models that have a short name, and which of them are on this machine."""
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.screen.tables import fit_table, format_size
     from dinac_cli.models.registry import HUB_ALIASES, NANO
 
     console = Console()
@@ -64,10 +66,8 @@ def list_models(as_json: Json = False) -> None:
 @models.command("pull")
 def pull(model: HubModel, revision: opt.Revision = None) -> None:
     """Fetch a model from the Hub into its cache; run it again to resume."""
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.screen.tables import format_size
+    from dinac_cli.models.facts import summarise_model
     from dinac_cli.models.registry import pull_model
-    from dinac_cli.models.summary import summarise_model
 
     pulled = pull_model(model, revision)
     size = format_size(summarise_model(pulled).size_bytes)
@@ -77,12 +77,8 @@ def pull(model: HubModel, revision: opt.Revision = None) -> None:
 @models.command("show")
 def show(model: Model, revision: opt.Revision = None, as_json: Json = False) -> None:
     """Describe a local model: sizes, identities, precision, licence. Downloads nothing."""
-    from dataclasses import asdict
-
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.screen.tables import list_facts
+    from dinac_cli.models.facts import summarise_model
     from dinac_cli.models.registry import find_local
-    from dinac_cli.models.summary import summarise_model
 
     console = Console()
     summary = summarise_model(find_local(model, revision))
@@ -95,9 +91,8 @@ def show(model: Model, revision: opt.Revision = None, as_json: Json = False) -> 
 
 def _describe_entry(name: str) -> dict[str, Any]:
     """Returns one model of the list; if it is not on this machine, only its names are known."""
-    from dinac_cli.errors import ModelError
+    from dinac_cli.models.facts import summarise_model
     from dinac_cli.models.registry import HUB_ALIASES, NANO, find_cached, resolve_model
-    from dinac_cli.models.summary import summarise_model
 
     entry: dict[str, Any] = {"name": name}
     if name != NANO:
@@ -122,8 +117,6 @@ def _describe_entry(name: str) -> dict[str, Any]:
 
 def _describe_model(summary: ModelSummary) -> Iterator[tuple[str, str]]:
     """Yields the name and value of each line that describes a model."""
-    from dinac_cli.commands.screen.tables import format_size
-
     yield "model", summary.label
     yield "revision", summary.revision or "-"
     yield "path", str(summary.path)

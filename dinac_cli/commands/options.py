@@ -317,6 +317,9 @@ Json = Annotated[
         help="JSON lines on stdout: one object a file, a summary last.",
     ),
 ]
+JsonObject = Annotated[
+    bool, typer.Option("--json", rich_help_panel=REPORTS, help="One JSON object on stdout.")
+]
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", rich_help_panel=REPORTS, help="Print errors only."),

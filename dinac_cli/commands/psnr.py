@@ -24,10 +24,6 @@ First = Annotated[str, typer.Argument(metavar="A", help="The originals: a folder
 Second = Annotated[
     str, typer.Argument(metavar="B", help="The reconstructions: a folder, or one image.")
 ]
-Json = Annotated[
-    bool,
-    typer.Option("--json", rich_help_panel=opt.REPORTS, help="One JSON object on stdout."),
-]
 
 _TABLE_WIDTH = 80
 _COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
@@ -43,7 +39,7 @@ def psnr(
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
-    as_json: Json = False,
+    as_json: opt.JsonObject = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:

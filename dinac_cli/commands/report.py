@@ -99,12 +99,16 @@ class PageSummary(Summary):
     """The end of a report run."""
 
     lists_files = False
-    stopped = "stopped before the end; the page was not written"
 
     def __init__(self, run: ReportRun) -> None:
         super().__init__()
         self._run = run
         self._out = run.request.out
+
+    @property
+    def stopped(self) -> str:
+        is_lacking = not self._run.size_bytes
+        return "stopped before the end" + ("; the page was not written" if is_lacking else "")
 
     def describe(self, progress: RunProgress) -> str:
         if not self._run.size_bytes:

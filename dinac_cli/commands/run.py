@@ -155,11 +155,9 @@ class _Reporter:
             text = self.summary.describe(self.progress)
             if text:
                 (self.console.say if self.records_on_stdout else self.console.print_result)(text)
-        remark = self.summary.remark()
+        remark = self.summary.stopped if self.stop else self.summary.remark()
         if remark is not None:
             self.console.say(remark)
-        if self.stop:
-            self.console.say(self.summary.stopped)
         if self.stop.exit_code is not None:
             return self.stop.exit_code
         return self.summary.choose_exit(self.progress.tally)

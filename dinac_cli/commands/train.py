@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
+from dinac_cli.commands.screen.summary import STOPPED
+from dinac_cli.commands.screen.tables import format_duration
 from dinac_cli.commands.values import complete
 from dinac_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dinac_cli.commands.screen.console import Console
-    from dinac_cli.commands.screen.signals import SignalledStop
     from dinac_cli.jobs.executor.control import StopRequest
     from dinac_cli.training.session import Progress, TrainRequest
 
@@ -85,10 +88,7 @@ def train(
 
     After a stop or a kill, the same command resumes the training.
     """
-    from pathlib import Path
-
     from dinac_cli.codec.machine import configure_threads
-    from dinac_cli.commands.screen.console import Console
     from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 
     console = Console(quiet=quiet, verbose=verbose)
@@ -132,7 +132,6 @@ def _run_training(request: TrainRequest, console: Console) -> int:
 
     Two trainings would mix their files, so the second one into an OUT is refused before any work.
     """
-    from dinac_cli.commands.screen.signals import stop_on_signals
     from dinac_cli.storage.lock import hold_folder
     from dinac_cli.training.session import check_out
 
@@ -145,9 +144,6 @@ def _run_training(request: TrainRequest, console: Console) -> int:
 
 
 def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
-    from statistics import fmean
-
-    from dinac_cli.commands.screen.summary import STOPPED
     from dinac_cli.training.session import TrainingRun
 
     progress = TrainProgress(request.recipe.batch_size, stop)
@@ -171,13 +167,14 @@ def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
         return stop.exit_code
     values = run.finish()
     images = "1 image" if run.count == 1 else f"{run.count} images"
+    mean_db = sum(values) / len(values)
     before = "" if run.start_db is None else f" ({run.start_db:.2f} before)"
-    measured = f"{len(values)} held out" if run.is_held_out else "the same"
+    measured = f"{len(values)} held out" if run.is_held_out else "the training images"
     console.print_result(
-        f"{run.steps} steps on {images}; {fmean(values):.2f} dB on {measured}{before}; "
+        f"{run.steps} steps on {images}; {mean_db:.2f} dB on {measured}{before}; "
         f"use it with --model {request.out}"
     )
-    return stop.exit_code or 0  # a signal during `finish`
+    return stop.exit_code or 0  # a signal may have come during `finish`
 
 
 @dataclass
@@ -206,9 +203,6 @@ class TrainProgress:
 
     def describe_line(self, width: int) -> str:
         """Returns figures in at most `width` characters, the most important first."""
-        from dinac_cli.commands.screen.signals import STOPPING
-        from dinac_cli.commands.screen.tables import format_duration
-
         if self.stop:
             return STOPPING[:width]
         if self.first is None:

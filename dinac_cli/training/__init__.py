@@ -1,1 +1,1 @@
-"""Making models: so far the linear one that every training can start from."""
+"""Trains models: from a model, or from the linear optimum (KLT) of the images."""

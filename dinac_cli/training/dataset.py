@@ -1,4 +1,4 @@
-"""Training images: crops of many sizes from folders of any size, the same for a seed and step."""
+"""Training images: a survey, the held-out images, and random crops fixed by a seed and a step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from dinac_cli.errors import DinacError, UsageError
-from dinac_cli.images.pixels import Pixels
+from dinac_cli.images.pixels import Pixels, scale_pixels
 from dinac_cli.images.reading import read_image
 from dinac_cli.storage.content import read_content
 from dinac_cli.training.split import choose_representatives, measure_features
@@ -23,9 +22,7 @@ _HELD_OUT_MOST = 64
 
 @dataclass(frozen=True)
 class TrainImage:
-    """One image that can be trained on: its path, size in pixels, the hash of its file, and how
-    it looks, as `measure_features` has it.
-    """
+    """An image to train on: path, size in pixels, hash of the file, and `measure_features`."""
 
     path: str
     height: int
@@ -35,36 +32,39 @@ class TrainImage:
 
 
 def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], list[str]]:
-    """Read every image once; gives those of at least `crop` pixels a side, and why others fell out.
+    """Reads every image once, and skips those with a side below `crop` pixels.
 
-    Raises UsageError where none is left.
+    Returns the images, and a line for each skipped path. Raises UsageError if no image is left.
     """
-    images, left_out = [], []
+    images, skipped = [], []
     for path in paths:
         try:
             content = read_content(path)
             pixels = read_image(content.data).pixels
         except DinacError as exc:
-            left_out.append(f"{path}: {exc}")
+            skipped.append(f"{path}: {exc}")
             continue
         height, width, _ = pixels.shape
         if min(height, width) < crop:
-            left_out.append(f"{path}: {width}x{height} is smaller than a crop of {crop}")
+            skipped.append(f"{path}: {width}x{height} is smaller than a crop of {crop}")
             continue
         features = tuple(measure_features(pixels).tolist())
         images.append(TrainImage(path, height, width, content.sha256, features))
     if not images:
-        raise UsageError(f"no image of at least {crop} pixels a side to train on")
-    return images, left_out
+        raise UsageError(
+            f"no image of at least {crop} pixels a side; use larger images or a smaller --crop"
+        )
+    return images, skipped
 
 
 def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[TrainImage]]:
-    """Split into images to train on and to watch progress by: one in eight, at most 64.
+    """Splits images into those to train on and those to measure on (one in eight, at most 64).
 
-    Those held out stand for the whole (`training/split.py`) and depend on what the files hold
-    alone; two files with the same content are on the same side. One content is on both.
+    The held-out images represent the whole set (`training/split.py`). They depend only on the
+    files' content: files of the same content are on the same side. A single content is on both.
     """
-    ordered = sorted({image.sha256: image for image in images}.values(), key=_by_content)
+    by_hash = {image.sha256: image for image in images}
+    ordered = [by_hash[sha256] for sha256 in sorted(by_hash)]
     if len(ordered) == 1:
         return list(images), list(images[:1])
     count = min(max(1, len(ordered) // _HELD_OUT_EVERY), _HELD_OUT_MOST)
@@ -76,20 +76,21 @@ def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[Train
     )
 
 
-def _by_content(image: TrainImage) -> str:
-    return image.sha256
+def load_image(image: TrainImage) -> Pixels:
+    """Reads an image, uint8 [H, W, 3]. Raises DinacError."""
+    return read_image(read_content(image.path).data).pixels
 
 
 def hash_images(images: Iterable[TrainImage]) -> str:
-    """One SHA-256 over the files' own, in their order."""
+    """Returns the SHA-256 of the images' own hashes, in their order."""
     return hashlib.sha256("".join(image.sha256 for image in images).encode()).hexdigest()
 
 
 class CropSource:
-    """Draws random crops: an image by its area, a scale, then for each a place and one of 8 turns.
+    """Draws random crops: an image by its area, a scale, a place and one of 8 orientations.
 
-    What a step draws depends on the seed and the step alone, so a run that was killed goes on with
-    the very crops it would have had. Decoded images are kept up to `cache_bytes`.
+    The crops of a step depend only on the seed and the step, so a killed run resumes with the same
+    crops. Caches up to `cache_bytes` of decoded images.
     """
 
     def __init__(
@@ -105,13 +106,13 @@ class CropSource:
         self._scales = scales
         self._seed = seed
         areas = np.array([image.height * image.width for image in images], np.float64)
-        # Between one chance an image and one a pixel: large images have more to show, but not
-        # in proportion.
+        # Between a uniform chance per image and per pixel: a large image holds more to learn from,
+        # but not in proportion to its area.
         self._chances = areas**0.75 / np.sum(areas**0.75)
         self._cache = _ImageCache(cache_bytes)
 
     def draw(self, step: int, count: int, group: int = 1) -> Pixels:
-        """Crops uint8 [count, 3, crop, crop] of one step; each `group` in a row is of one image."""
+        """Returns the crops of one step, uint8 [count, 3, crop, crop], `group` from each image."""
         rng = np.random.default_rng((self._seed, step))
         chosen = rng.choice(len(self._images), count // group, p=self._chances)
         crops = []
@@ -123,30 +124,30 @@ class CropSource:
     def _scale_one(self, image: TrainImage, rng: np.random.Generator) -> Pixels:
         side = min(image.height, image.width)
         usable = [scale for scale in self._scales if scale * side >= self._crop] or [1.0]
-        return self._cache.load(image.path, usable[rng.integers(len(usable))])
+        return self._cache.load(image, usable[rng.integers(len(usable))])
 
     def _crop_one(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         height, width, _ = pixels.shape
         y = rng.integers(height - self._crop + 1)
         x = rng.integers(width - self._crop + 1)
-        return _turn(pixels[y : y + self._crop, x : x + self._crop], int(rng.integers(8)))
+        return _orient(pixels[y : y + self._crop, x : x + self._crop], int(rng.integers(8)))
 
 
 class _ImageCache:
-    """Decoded and scaled images, those used last kept up to a number of bytes."""
+    """Caches decoded, scaled images up to a number of bytes; drops the least recently used."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
         self._images: OrderedDict[tuple[str, float], Pixels] = OrderedDict()
 
-    def load(self, path: str, scale: float) -> Pixels:
-        """An image uint8 [H, W, 3] shrunk by `scale`, from memory or from its file."""
-        key = (path, scale)
+    def load(self, image: TrainImage, scale: float) -> Pixels:
+        """Returns an image shrunk by `scale`, uint8 [H, W, 3], from the cache or from its file."""
+        key = (image.path, scale)
         if key in self._images:
             self._images.move_to_end(key)
             return self._images[key]
-        pixels = scale_pixels(read_image(read_content(path).data).pixels, scale)
+        pixels = shrink_pixels(load_image(image), scale)
         self._images[key] = pixels
         self._held_bytes += pixels.nbytes
         while self._held_bytes > self._limit_bytes and len(self._images) > 1:
@@ -154,19 +155,16 @@ class _ImageCache:
         return pixels
 
 
-def scale_pixels(pixels: Pixels, scale: float) -> Pixels:
-    """Shrink uint8 [H, W, 3] by `scale` (at most 1) with a Lanczos filter."""
-    if scale >= 1:
-        return pixels
+def shrink_pixels(pixels: Pixels, scale: float) -> Pixels:
+    """Scales uint8 [H, W, 3] by `scale`, which is at most 1."""
     height, width, _ = pixels.shape
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    return scale_pixels(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
-def _turn(crop: Pixels, turn: int) -> Pixels:
-    """One of the eight ways to mirror and transpose a square [S, S, 3]."""
-    if turn & 1:
+def _orient(crop: Pixels, orientation: int) -> Pixels:
+    """Mirrors and transposes a square [S, S, 3] in one of the eight ways."""
+    if orientation & 1:
         crop = crop[:, ::-1]
-    if turn & 2:
+    if orientation & 2:
         crop = crop[::-1]
-    return crop.transpose(1, 0, 2) if turn & 4 else crop
+    return crop.transpose(1, 0, 2) if orientation & 4 else crop

@@ -1,8 +1,8 @@
 """Depthwise convolutions as matrix products, for training on a CPU.
 
-On a small grid a depthwise filter is, for each channel, a matrix over the grid's positions. Made
-so, forward and backward are batched matrix products, which processors do many times faster than
-the backward pass of a grouped convolution.
+On a small grid, a depthwise filter is one matrix over the grid's positions per channel. Forward and
+backward are then batched matrix products, which CPUs compute many times faster than the backward
+pass of a grouped convolution.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from dinac_cli.models.dinac.decoder import FCDMBlock
 
 MAX_POSITIONS = 256
-"""Above this many positions of a grid the matrices, which grow as its square, cost more."""
+"""The largest grid for which matrices are faster; their size grows as the square of the grid's."""
 
 
 def place_taps(height: int, width: int, kernel_size: int) -> Tensor:
-    """Where each tap of a filter acts: 0 or 1, bfloat16 [k·k, N·N] with N = height·width.
+    """Returns where each tap of a filter acts: 0 or 1, bfloat16 [k·k, N·N], N = height·width.
 
-    Entry (tap, from·N + to) says that the tap carries position `from` to position `to`; there is
-    nothing beyond the edge.
+    Entry (tap, from·N + to) is 1 if the tap carries position `from` to position `to`. Values
+    outside the grid count as zero.
     """
     index = torch.arange(height * width)
     rows, columns = index // width, index % width
@@ -33,9 +33,9 @@ def place_taps(height: int, width: int, kernel_size: int) -> Tensor:
 
 
 class MatrixDepthwise(nn.Module):
-    """The depthwise convolution `conv`, with its own parameters, over a grid [height, width].
+    """Computes the depthwise convolution `conv`, with its parameters, over a grid [height, width].
 
-    Grids of another size go through the convolution.
+    Grids of another size are convolved.
     """
 
     placement: Tensor
@@ -50,7 +50,7 @@ class MatrixDepthwise(nn.Module):
         self.register_buffer("placement", taps, persistent=False)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Filter [B, C, h, w]; the result is laid out channel first."""
+        """Filters [B, C, h, w]; in memory, the result has the channels first."""
         batch, channels, height, width = u.shape
         if (height, width) != self.grid:
             padding = self.weight.shape[-1] // 2
@@ -64,7 +64,7 @@ class MatrixDepthwise(nn.Module):
 
 
 def use_matrices(decoder: nn.Module, height: int, width: int) -> None:
-    """Make a decoder's blocks filter grids of this size by matrix products, where that pays."""
+    """Makes a decoder's blocks filter grids of this size by matrix products, if that is faster."""
     if height * width > MAX_POSITIONS:
         return
     for block in decoder.modules():

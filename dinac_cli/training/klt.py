@@ -1,9 +1,9 @@
 """The linear optimum as a DINAC-AE checkpoint: a Karhunen-Loève transform (KLT) of image patches.
 
-The encoder's patch embedding is the leading principal components divided by their standard
-deviations, its blocks add nothing (post-norm weights are zero), the decoder is the inverse map
-(the blocks' last layers are zero, their gates open). The rest of the network has ordinary random
-weights, ready to be trained.
+The encoder's patch embedding projects onto the leading principal components and divides by their
+standard deviations; its blocks add nothing (post-norm weights are zero). The decoder is the inverse
+map; its blocks add nothing either (their last layers are zero, their gates open). All other weights
+are random, ready for training.
 
     python -m dinac_cli.training.klt IMAGES OUT
 """
@@ -25,6 +25,7 @@ from torch import Tensor
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
+from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.reading import read_image
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
@@ -38,16 +39,16 @@ NANO_CONFIG = DinacAEConfig(
     decoder_end_blocks=1,
     adaln_low_rank_rank=16,
 ).without_class_head()
-"""The architecture of the embedded model."""
+"""The architecture of the embedded model, `nano`."""
 
 POSTERIOR_STD = 0.02
-"""Standard deviation of the posterior that the checkpoint claims, in units of a whitened latent."""
+"""Standard deviation of the checkpoint's posterior, in units of a whitened latent."""
 
-_NOISE_SHARE = 0.1  # of the noisy image in the trunk, which at t = 1 is noise alone
-_FILTER_NOISE = 0.6  # of a random filter, beside the identity
+_NOISE_SHARE = 0.1  # weight of the noisy image in the trunk; at t = 1 it is pure noise
+_FILTER_NOISE = 0.6  # weight of the random filter that is added to the identity
 
 _SEED = 0
-_LEAST_VARIANCE = 1e-9  # of a component of real pixels; rounding to 8 bits alone gives 5e-6
+_LEAST_VARIANCE = 1e-9  # of a component; in real pixels, rounding to 8 bits alone gives 5e-6
 _LEVELS_PER_UNIT = 127.5  # pixels in [-1, 1]
 
 Floats = npt.NDArray[np.float64]
@@ -55,8 +56,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """Mean [n], and principal components [n, n] (columns, strongest first) with their variances
-    [n], of image patches as vectors of n = 3·P·P values in [-1, 1], ordered (channel, y, x).
+    """Mean [n], principal components [n, n] (columns, strongest first) and their variances [n].
+
+    An image patch is a vector of n = 3·P·P values in [-1, 1], ordered (channel, y, x).
     """
 
     mean: Floats
@@ -64,11 +66,11 @@ class PatchStatistics:
     variances: Floats
 
 
-def measure_patches(images: Iterable[npt.NDArray[np.uint8]], patch_size: int) -> PatchStatistics:
-    """Statistics over the patches of uint8 images [H, W, 3], mirrored and transposed as well.
+def measure_patches(images: Iterable[Pixels], patch_size: int) -> PatchStatistics:
+    """Measures the patches of uint8 images [H, W, 3] in all eight orientations.
 
-    Each image counts by its area; patches are taken on two grids, half a patch apart. Raises
-    UsageError where no image holds a whole patch.
+    Each image counts by its area. The patches lie on two grids, half a patch apart. Raises
+    UsageError if no image holds a whole patch.
     """
     size = 3 * patch_size**2
     total, products, count = np.zeros(size), np.zeros((size, size)), 0
@@ -79,7 +81,7 @@ def measure_patches(images: Iterable[npt.NDArray[np.uint8]], patch_size: int) ->
             products += patches.T @ patches
             count += len(patches)
     if not count:
-        raise UsageError(f"no image to learn from holds a patch of {patch_size}x{patch_size}")
+        raise UsageError(f"no image holds a patch of {patch_size}x{patch_size}; give larger ones")
     symmetries = list(_list_symmetries(patch_size))
     mean = np.mean([total[order] for order in symmetries], axis=0) / count
     moments = np.mean([products[np.ix_(order, order)] for order in symmetries], axis=0) / count
@@ -87,8 +89,8 @@ def measure_patches(images: Iterable[npt.NDArray[np.uint8]], patch_size: int) ->
     return PatchStatistics(mean, components[:, ::-1], variances[::-1])
 
 
-def cut_patches(image: npt.NDArray[np.uint8], patch_size: int) -> Floats:
-    """The whole patches of an image as vectors [N, 3·P·P] in [-1, 1], ordered (channel, y, x)."""
+def cut_patches(image: Pixels, patch_size: int) -> Floats:
+    """Returns an image's whole patches, [N, 3·P·P] in [-1, 1], ordered (channel, y, x)."""
     rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
     whole = image[: rows * patch_size, : columns * patch_size].astype(np.float64)
     grid = whole.reshape(rows, patch_size, columns, patch_size, 3)  # [h, P, w, P, 3]
@@ -97,24 +99,26 @@ def cut_patches(image: npt.NDArray[np.uint8], patch_size: int) -> Floats:
 
 
 def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, Tensor]:
-    """The state of a network that computes the KLT of `statistics`, float32, by tensor name.
+    """Returns the state of a network that computes the KLT of `statistics`, float32.
 
-    Raises UsageError where the patches differ in fewer directions than the network is wide.
+    Raises UsageError if the patches vary in fewer directions than the network is wide.
     """
     if statistics.variances[config.model_dim - 1] < _LEAST_VARIANCE:
-        raise UsageError(f"the images are too few or too flat for {config.model_dim} components")
+        raise UsageError(
+            f"the images are too few or too flat for {config.model_dim} components; give more"
+        )
     torch.manual_seed(_SEED)
     state = DinacAE(config).state_dict()
     _set_encoder(state, statistics, config)
     _set_decoder(state, statistics, config)
-    signal = torch.sigmoid(_posterior_logsnr())  # the mode is the mean times its root
+    signal = torch.sigmoid(_posterior_logsnr())  # the mode is the mean times sqrt(signal)
     state["latent_norm_running_mean"].zero_()
     state["latent_norm_running_var"].fill_(signal.item())
     return state
 
 
 def measure_sensitivity(statistics: PatchStatistics, channels: int) -> list[float]:
-    """What one unit of each whitened latent does to a picture: RMS change in 8-bit levels."""
+    """Returns the RMS change of an image, in 8-bit levels, per unit of each whitened latent."""
     samples = len(statistics.mean)
     levels = np.sqrt(statistics.variances[:channels] / samples) * _LEVELS_PER_UNIT
     return [float(f"{level:.5g}") for level in levels]
@@ -122,7 +126,7 @@ def measure_sensitivity(statistics: PatchStatistics, channels: int) -> list[floa
 
 def _set_encoder(state: dict[str, Tensor], stats: PatchStatistics, config: DinacAEConfig) -> None:
     width, channels = config.model_dim, config.bottleneck_dim
-    # As many components as the network is wide: training may use those beyond the latents.
+    # One component for each channel of the trunk: training may use those beyond the latents.
     rows = stats.components[:, :width].T / np.sqrt(stats.variances[:width, None])
     state["encoder.patchify.proj.weight"].copy_(_shape_like_patches(rows, config))
     state["encoder.patchify.proj.bias"].copy_(torch.from_numpy(-rows @ stats.mean))
@@ -138,7 +142,7 @@ def _set_encoder(state: dict[str, Tensor], stats: PatchStatistics, config: Dinac
 
 def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: DinacAEConfig) -> None:
     width, channels = config.model_dim, config.bottleneck_dim
-    spare = width - channels  # trunk channels that see the noisy image, unused by the output
+    spare = width - channels  # trunk channels that see the noisy image; the output ignores them
     rows = stats.components[:, :width].T
     state["decoder.patchify.proj.weight"].copy_(_shape_like_patches(rows, config))
     state["decoder.patchify.proj.bias"].zero_()
@@ -159,7 +163,7 @@ def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: Dinac
 
 
 def _open_blocks(state: dict[str, Tensor], config: DinacAEConfig) -> None:
-    """Make the decoder's blocks add nothing yet, but learn from the first step on."""
+    """Makes the decoder's blocks add nothing, but learn from the first step on."""
     state["decoder.adaln_base.proj.bias"][config.model_dim :] = 1.0  # the gates
     middle = config.depthwise_kernel_size // 2
     for name, tensor in state.items():
@@ -173,7 +177,7 @@ def _open_blocks(state: dict[str, Tensor], config: DinacAEConfig) -> None:
 
 
 def _set_linear(state: dict[str, Tensor], name: str, weight: Tensor) -> None:
-    """Set a pointwise convolution's weight, and its bias to zero."""
+    """Sets a pointwise convolution's weight, and its bias to zero."""
     state[f"{name}.weight"].copy_(weight[:, :, None, None])
     state[f"{name}.bias"].zero_()
 
@@ -188,22 +192,22 @@ def _posterior_logsnr() -> Tensor:
 
 
 def _list_symmetries(patch_size: int) -> Iterable[npt.NDArray[np.intp]]:
-    """The eight ways to turn and mirror a patch, as orders of its vector's elements."""
+    """Yields the eight orientations of a patch, as orders of its vector's elements."""
     grid = np.arange(3 * patch_size**2).reshape(3, patch_size, patch_size)
     for transpose, flip_y, flip_x in itertools.product((False, True), repeat=3):
-        turned = grid.transpose(0, 2, 1) if transpose else grid
-        turned = turned[:, ::-1] if flip_y else turned
-        turned = turned[:, :, ::-1] if flip_x else turned
-        yield turned.ravel()
+        oriented = grid.transpose(0, 2, 1) if transpose else grid
+        oriented = oriented[:, ::-1] if flip_y else oriented
+        oriented = oriented[:, :, ::-1] if flip_x else oriented
+        yield oriented.ravel()
 
 
 def list_images(folder: str) -> list[Path]:
-    """The image files below a folder, by name."""
+    """Returns the image files below a folder, sorted."""
     return sorted(path for path in Path(folder).rglob("*") if is_image_name(path))
 
 
 def main(folder: str, out: str) -> None:
-    """Fit the embedded model's architecture to a folder of images and write the checkpoint."""
+    """Fits the embedded model's architecture to a folder of images and writes the checkpoint."""
     images = (read_image(path.read_bytes()).pixels for path in list_images(folder))
     statistics = measure_patches(images, NANO_CONFIG.patch_size)
     settings = {SENSITIVITY_KEY: measure_sensitivity(statistics, NANO_CONFIG.bottleneck_dim)}

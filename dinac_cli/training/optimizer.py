@@ -1,4 +1,4 @@
-"""Muon for the blocks' matrices, AdamW for the rest, and the average of the weights."""
+"""Muon for the blocks' matrices, AdamW for the other weights, and an average of all weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOMENTUM = 0.95
 
 
 def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Bring the singular values of matrices [B, m, n], m ≤ n, near 1 without computing them."""
+    """Brings the singular values of matrices [B, m, n], m ≤ n, near 1 without computing them."""
     norms: Tensor = torch.linalg.matrix_norm(matrices, keepdim=True)
     x: Tensor = (matrices / (norms + 1e-7)).bfloat16()
     a, b, c = _QUINTIC
@@ -33,14 +33,14 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 def split_wide(name: str, weight: Tensor) -> list[Tensor]:
-    """A block's matrix as views [m, n] with m ≤ n: queries, keys and values are three of them."""
+    """Splits a block's matrix into views [m, n], m ≤ n: qkv into three, any other into one."""
     matrix = weight.flatten(1)
     parts = matrix.chunk(3) if name.endswith(".qkv.weight") else (matrix,)
     return [part.T if part.shape[0] > part.shape[1] else part for part in parts]
 
 
 class Optimizer:
-    """Updates float32 master weights in place, and keeps their exponential average."""
+    """Updates float32 master weights in place, and keeps their exponential moving average."""
 
     def __init__(self, parameters: Mapping[str, Tensor], recipe: TrainRecipe) -> None:
         self.recipe = recipe
@@ -62,7 +62,7 @@ class Optimizer:
         return [item for item in self._parameters.items() if item[0] not in self._momentum]
 
     def step(self, number: int) -> None:
-        """Use and clear the gradients; `number` counts from 0."""
+        """Applies and clears the gradients; `number` counts the steps from 0."""
         factor = self.recipe.rate_factor(number)
         torch.nn.utils.clip_grad_norm_([p for _, p in self._others()], self.recipe.clip)
         for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
@@ -74,11 +74,11 @@ class Optimizer:
 
     @torch.no_grad()
     def _step_matrices(self, rate: float) -> None:
-        """Step all matrices, those of one shape together: few large products, not many small."""
+        """Updates the matrices, batched by shape: a few large products instead of many small."""
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for name, momentum in self._momentum.items():
             parameter = self._parameters[name]
-            if parameter.grad is None:  # a part that this step left out
+            if parameter.grad is None:  # a block that this step dropped
                 continue
             momentum.lerp_(parameter.grad, 1 - _MOMENTUM)
             direction = parameter.grad.lerp(momentum, _MOMENTUM)
@@ -99,7 +99,7 @@ class Optimizer:
         torch._foreach_lerp_([self.average[name] for name in names], weights, 1 - keep)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """All that a later process needs to go on, as flat named tensors."""
+        """Returns all tensors that a later process needs to resume, by flat names."""
         tensors = {f"weights.{name}": p.detach() for name, p in self._parameters.items()}
         tensors |= {f"average.{name}": p for name, p in self.average.items()}
         tensors |= {f"momentum.{name}": p for name, p in self._momentum.items()}
@@ -110,7 +110,7 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `state_tensors` gave."""
+        """Restores `state_tensors`. Raises KeyError or RuntimeError if they do not fit."""
         for name, parameter in self._parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
             self.average[name].copy_(tensors[f"average.{name}"])

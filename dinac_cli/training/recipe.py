@@ -1,4 +1,4 @@
-"""How a model is trained: every number of it, in one place."""
+"""All numbers of a training, in one place."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from dinac_cli.errors import ModelError, UsageError
 
 UNPACED_STEPS = 10**9
-"""The length of a run whose minutes are given, until its pace is known."""
+"""The length of a run with `--minutes`, until its pace is known."""
 
 _CROPS_AN_IMAGE = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """The settings of one training run; the defaults suit a network of `nano`'s size.
+    """The settings of one training; the defaults suit a model of `nano`'s size.
 
-    `steps` optimiser steps of `batch_size` crops of `crop` pixels a side. `matrix_rate` is the
-    peak learning rate of the blocks' matrices (Muon), `rate` of all else (AdamW), `linear_rate` of
-    the maps in and out of the trunk (AdamW). `full_noise` is the share of batches at t = 1, where
-    one-step decoding happens; the rest draws t uniformly. `drop` is the share with the middle
-    blocks left out, `kl_weight` how dear a nat of latent is, `align_weight` how dear the class
-    head's distance from a teacher is, where there is one. UsageError for what makes no sense.
+    A training is `steps` optimiser steps; each has `batch_size` crops of `crop` pixels a side.
+    Peak learning rates: `matrix_rate` for the blocks' matrices (Muon), `linear_rate` for the maps
+    in and out of the trunk, `rate` for all other weights (both AdamW). `full_noise` is the share of
+    batches at t = 1, as in one-step decoding; the others draw t uniformly. `drop` is the share of
+    batches without the middle blocks. `kl_weight` and `align_weight` (used with a teacher) scale
+    the losses. Raises UsageError for values out of range.
     """
 
     steps: int = 20_000
@@ -53,19 +53,21 @@ class TrainRecipe:
 
     @property
     def group(self) -> int:
-        """Crops that each image of a batch gives: 4, or as many as divide the batch."""
+        """Crops per image of a batch: the greatest common divisor of 4 and the batch size."""
         return math.gcd(self.batch_size, _CROPS_AN_IMAGE)
 
     def rate_factor(self, step: int) -> float:
-        """What the peak learning rates are multiplied by: warm-up, then a cosine to zero."""
+        """Returns the factor of the peak learning rates: a warm-up, then a cosine to zero."""
         warm = min(1.0, (step + 1) / max(1, self.warm_up))
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.steps)))
 
     @classmethod
     def from_json(cls, text: str) -> TrainRecipe:
-        """The recipe that a saved state holds. Raises ModelError where it is of another version."""
+        """Reads the recipe of a saved state. Raises ModelError if another version wrote it."""
         try:
             values = json.loads(text)
             return cls(**{**values, "scales": tuple(values["scales"])})
         except (ValueError, TypeError, KeyError) as exc:
-            raise ModelError("the saved state is of another version: choose another OUT") from exc
+            raise ModelError(
+                "OUT holds a saved state of another version; choose another OUT"
+            ) from exc

@@ -1,4 +1,4 @@
-"""A whole training run: survey, steps, saved states, and the checkpoint at the end."""
+"""One training from images to checkpoint: survey, steps, saved states, measurements."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ import torch
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.codec.records import name_creator
 from dinac_cli.errors import UsageError
-from dinac_cli.images.pixels import Pixels, crop_pixels
-from dinac_cli.images.reading import read_image
+from dinac_cli.images.pixels import crop_pixels
 from dinac_cli.models.device import resolve_device, resolve_dtype
 from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
 from dinac_cli.models.dinac.checkpoint import pack_checkpoint
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
-from dinac_cli.storage.content import read_content
 from dinac_cli.training.dataset import (
     CropSource,
-    TrainImage,
     hash_images,
     hold_out,
+    load_image,
     survey_images,
 )
 from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
@@ -42,53 +40,25 @@ from dinac_cli.training.statistics import (
 from dinac_cli.training.teacher import Teacher
 from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer, write_file
 
-
-class Pace:
-    """Fits the length of a run to its end, again and again: the first steps are the slowest.
-
-    Those read images that later ones find in memory, and compile what later ones only call. Times
-    are in seconds, of one clock that only goes forward.
-    """
-
-    def __init__(self, number: int, now: float, seconds: float, spent: float = 0.0) -> None:
-        self._start = now - spent
-        self._deadline = self._start + seconds
-        self.mark(number, now)
-
-    def count_spent(self, now: float) -> float:
-        """Seconds spent so far, `spent` before this start included."""
-        return now - self._start
-
-    def mark(self, number: int, now: float) -> None:
-        """Count the pace from here: `number` steps are done."""
-        self._number, self._time = number, now
-
-    def fit(self, number: int, now: float) -> int:
-        """Steps of the whole run, if all others take as long as those since the last mark."""
-        step_seconds = max(1e-9, now - self._time) / max(1, number - self._number)
-        self.mark(number, now)
-        return number + max(0, round((self._deadline - now) / step_seconds))
-
-
 REPORT_NAME = "training.json"
 KLT = "klt"
 
-# The first steps compile and warm up; the pace of the next ones is the first that is known.
-_UNTIMED_STEPS = 10
-_PACE_STEPS = 20
-_HELD_OUT_SHOWN = 8
+_UNTIMED_STEPS = 10  # they compile and warm up
+_PACE_STEPS = 20  # timed to find the first pace
+_HELD_OUT_MEASURED = 8
 _STATISTICS_IMAGES = 400
 _SENSITIVITY_IMAGES = 4
-_MAX_SIDE = 512  # of what is held out and looked at every few minutes
+_MAX_SIDE = 512  # pixels per side of a held-out image; it is coded every few minutes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What to train: image paths, OUT, where to start from, how, and for how long.
+    """What to train, as plain data.
 
-    `minutes` (None: as many steps as the recipe says) sets the recipe's steps by the pace so far,
-    anew at every saved state. `teacher` is a DINOv2 checkpoint folder that the class head learns
-    from, `compiled` compiles the network first, `save_seconds` is the time between saved states.
+    `init` is the model to start from, or "klt". `minutes` replaces the recipe's steps by those that
+    fit into the time at the current pace, again at every saved state. `teacher` is a DINOv2
+    checkpoint folder for the class head, `compiled` compiles the network first, `save_seconds` is
+    the time between saved states.
     """
 
     paths: Sequence[str]
@@ -105,7 +75,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: the last step, its length (None: not known yet), PSNR held out in dB."""
+    """One step of a run, the run's length in steps (None: not known yet), and held-out PSNR."""
 
     step: StepReport
     steps: int | None
@@ -113,37 +83,37 @@ class Progress:
 
 
 def check_out(out: Path) -> None:
-    """Refuse an OUT that holds something else than a training. Raises UsageError."""
+    """Raises UsageError if OUT holds something other than a training."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise UsageError(f"{out}: OUT, the last argument, is an existing file: name a folder")
+        raise UsageError(f"{out}: OUT, the last argument, is an existing file; name a folder")
     names = {name for name in os.listdir(out) if not name.startswith(TEMPORARY_PREFIX)}
     if names and not names & {STATE_NAME, REPORT_NAME}:
-        raise UsageError(f"{out} holds other files and no training: name a new folder")
+        raise UsageError(f"{out} holds other files and no training; name a new folder")
 
 
 class TrainingRun:
     """Prepares a run, yields its progress, and writes the checkpoint.
 
-    Killed at any moment, the same request goes on from the last saved state. Raises DinacError.
+    After a kill, the same request resumes from the last saved state. Raises DinacError.
     """
 
     def __init__(self, request: TrainRequest) -> None:
         self._request = request
         self._device = resolve_device(request.device)
         self._dtype = resolve_dtype(request.dtype, self._device)
-        images, self.left_out = survey_images(request.paths, request.recipe.crop)
+        images, self.skipped = survey_images(request.paths, request.recipe.crop)
         self._kept, self._held_out = hold_out(images)
         self._held = [
-            crop_pixels(_load(image), _MAX_SIDE, _MAX_SIDE)
-            for image in self._held_out[:_HELD_OUT_SHOWN]
+            crop_pixels(load_image(image), _MAX_SIDE, _MAX_SIDE)
+            for image in self._held_out[:_HELD_OUT_MEASURED]
         ]
         self.model = self._start_model()
         recipe = request.recipe
         if recipe.crop % self.model.config.patch_size:
             raise UsageError(
-                f"--crop {recipe.crop}: it must be a multiple of the model's patch of "
+                f"--crop {recipe.crop}: expected a multiple of the model's patch of "
                 f"{self.model.config.patch_size} pixels"
             )
         source = CropSource(self._kept, recipe.crop, recipe.scales, recipe.seed)
@@ -161,7 +131,7 @@ class TrainingRun:
         self.first_step = self._trainer.step_number
 
     def describe(self) -> dict[str, str]:
-        """What makes this training another one, beside the recipe: start, images, length."""
+        """Returns what identifies this training besides its recipe, as texts by name."""
         request = self._request
         return {
             "init": request.init,
@@ -171,9 +141,9 @@ class TrainingRun:
         }
 
     def check_finished(self) -> bool:
-        """Whether OUT holds this very training, finished. Raises UsageError for another one.
+        """Whether OUT holds this training, finished. Raises UsageError if it holds another one.
 
-        The state goes, which a run that was killed at the very end has left beside it.
+        Removes the saved state that a kill at the very end has left beside a finished training.
         """
         path = self._request.out / REPORT_NAME
         if not path.is_file():
@@ -187,35 +157,35 @@ class TrainingRun:
                 self._drop_state()
                 return True
         except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise UsageError(f"{path} is damaged: choose another OUT") from exc
+            raise UsageError(f"{path} is damaged; choose another OUT") from exc
         raise UsageError(
-            f"{self._request.out} holds a finished training of other settings or images: choose "
+            f"{self._request.out} holds a finished training of other settings or images; choose "
             f"another OUT (to train it further, --init {self._request.out})"
         )
 
     @property
     def steps(self) -> int:
-        """Steps that were trained so far, those before a stop as well."""
+        """Steps trained so far, including those before a stop."""
         return self._trainer.step_number
 
     @property
     def count(self) -> int:
-        """Images that are trained on."""
+        """Number of images to train on."""
         return len(self._kept)
 
     @property
     def start_db(self) -> float | None:
-        """Mean PSNR in dB on what is held out, before the first step; None if it is not known."""
+        """Mean held-out PSNR in dB before the first step; None if it was not measured."""
         first = next(iter(self._trainer.curve), {"step": None})
         return first["held_out_db"] if first["step"] == 0 else None
 
     @property
     def is_held_out(self) -> bool:
-        """Whether it is measured on other images than those that are trained on."""
+        """False if all images have the same content: training and measuring then share it."""
         return self._held_out[0] not in self._kept
 
     def go(self) -> Generator[Progress, None, None]:
-        """Train to the end; a caller that stops early calls `save`."""
+        """Trains to the end; a caller that stops early calls `save`."""
         trainer = self._trainer
         if not trainer.step_number and not trainer.curve:
             start_db = round(self._measure_held_out(), 3)
@@ -243,22 +213,22 @@ class TrainingRun:
             self._check_point(psnr, pace)
 
     def save(self) -> None:
-        """Keep the state, to go on from here."""
+        """Saves the state, to resume from this step."""
         self._trainer.save(self._request.out)
 
     def finish(self) -> list[float]:
-        """Measure, write the checkpoint, drop the state; returns the held-out PSNRs in dB."""
+        """Measures, writes the checkpoint, removes the state; returns the held-out PSNRs in dB."""
         state = self._trainer.average_state()
         model = build_model(self.model, state, torch.float32)
-        # By hash: neighbours in a folder are alike.
+        # Ordered by hash, because neighbours in a folder are alike.
         sample = sorted(self._kept, key=lambda image: image.sha256)[:_STATISTICS_IMAGES]
-        mean, variance = measure_whitening(model, map(_load, sample))
+        mean, variance = measure_whitening(model, map(load_image, sample))
         state["latent_norm_running_mean"] = mean
         state["latent_norm_running_var"] = variance
         final = build_model(self.model, state, self._dtype)
         sensitivity = measure_sensitivity(
             final,
-            [_load(image) for image in sample[:_SENSITIVITY_IMAGES]],
+            [load_image(image) for image in sample[:_SENSITIVITY_IMAGES]],
             self._request.recipe.seed,
         )
         values = measure_reconstruction(final, self._held)
@@ -267,19 +237,19 @@ class TrainingRun:
         )
         for name, content in files.items():
             write_file(self._request.out, name, content)
-        spread = measure_spread(final, map(_load, self._held_out[:_STATISTICS_IMAGES]))
+        spread = measure_spread(final, map(load_image, self._held_out[:_STATISTICS_IMAGES]))
         self._write_report(values, spread)
         self._drop_state()
         return values
 
     def _drop_state(self) -> None:
-        with suppress(OSError):  # it does no harm
+        with suppress(OSError):  # a leftover state is harmless
             (self._request.out / STATE_NAME).unlink(missing_ok=True)
 
     def _start_model(self) -> DinacAE:
         request = self._request
         if request.init == KLT:
-            statistics = measure_patches(map(_load, self._kept), NANO_CONFIG.patch_size)
+            statistics = measure_patches(map(load_image, self._kept), NANO_CONFIG.patch_size)
             model = DinacAE(NANO_CONFIG)
             model.load_state_dict(build_klt(statistics, NANO_CONFIG))
             return model.to(self._device)
@@ -296,13 +266,13 @@ class TrainingRun:
         teacher = Teacher.load(folder, self._device)
         if teacher.config.hidden_size != head.feature_dim:
             raise UsageError(
-                f"--teacher {folder}: its features are {teacher.config.hidden_size} wide, those of "
-                f"{self._request.init} {head.feature_dim}"
+                f"--teacher {folder}: its features are {teacher.config.hidden_size} wide, but "
+                f"{self._request.init} needs {head.feature_dim}; use another teacher"
             )
         return teacher
 
     def _start_pace(self) -> Pace | None:
-        """The pace of a run whose minutes are given; what it had of them before a stop counts."""
+        """Returns the pace of a run with `minutes`; the time before a stop counts."""
         if self._request.minutes is None:
             return None
         spent = 0.0
@@ -314,7 +284,7 @@ class TrainingRun:
         return Pace(self.first_step, time.monotonic(), self._request.minutes * 60, spent)
 
     def _check_point(self, psnr: list[float], pace: Pace | None) -> float:
-        """Measure the averaged weights on what is held out, and save; gives the mean PSNR in dB."""
+        """Measures the averaged weights, saves the state; returns the mean held-out PSNR in dB."""
         held_out_db = self._measure_held_out()
         trained_db = round(float(np.mean(psnr)), 3) if psnr else None
         point = {"step": self.steps, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
@@ -337,7 +307,7 @@ class TrainingRun:
             "recipe": asdict(self._trainer.recipe),
             "compute": f"{self._device.type}/{'bf16' if self._dtype == torch.bfloat16 else 'f32'}",
             "images": len(self._kept),
-            "images_left_out": len(self.left_out),
+            "images_left_out": len(self.skipped),
             "images_held_out": len(self._held_out),
             "held_out_db": round(float(np.mean(values)), 3),
             "held_out_latents": spread,
@@ -347,5 +317,28 @@ class TrainingRun:
         write_file(request.out, REPORT_NAME, text.encode())
 
 
-def _load(image: TrainImage) -> Pixels:
-    return read_image(read_content(image.path).data).pixels
+class Pace:
+    """Fits the length of a run to its deadline, repeatedly.
+
+    The first steps are the slowest: they read images and compile the network, later steps find both
+    in memory. Times are in seconds of a monotonic clock.
+    """
+
+    def __init__(self, number: int, now: float, seconds: float, spent: float = 0.0) -> None:
+        self._start = now - spent
+        self._deadline = self._start + seconds
+        self.mark(number, now)
+
+    def count_spent(self, now: float) -> float:
+        """Returns the seconds spent so far, including those before this start (`spent`)."""
+        return now - self._start
+
+    def mark(self, number: int, now: float) -> None:
+        """Measures the pace from here on; `number` steps are done."""
+        self._number, self._time = number, now
+
+    def fit(self, number: int, now: float) -> int:
+        """Returns the steps of the whole run at the pace since the last mark; sets a new mark."""
+        step_seconds = max(1e-9, now - self._time) / max(1, number - self._number)
+        self.mark(number, now)
+        return number + max(0, round((self._deadline - now) / step_seconds))

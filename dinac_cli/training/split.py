@@ -1,7 +1,7 @@
-"""Which images to hold out: a few that stand for the whole in brightness, colour and detail.
+"""Chooses the held-out images: a subset with the brightness, colour and detail of the whole set.
 
-A set drawn by chance differs from the whole by its few brightest or busiest images, and so does
-what is measured on it. Here the set is chosen whose mean features come closest to those of all.
+A random subset deviates by its few brightest or busiest images, and so do the figures measured on
+it. Here the mean features of the subset come as close as possible to those of the whole set.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dinac_cli.images.pixels import crop_pixels, pad_pixels
+from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 
 Features = npt.NDArray[np.float32]
 
 _BLOCK = 16
-_LOWEST = 8  # cosines of a block that are looked at, each way
+_LOWEST = 8  # lowest frequencies of a block to measure, per axis
 _BAND_ENDS = ((0, 1), (1, 2), (2, 4), (4, 8))
-_MAX_SIDE = 1024  # as much of an image as whitening is measured on
-_CANDIDATES = 4096  # more are not tried: an exchange looks at all of them for each one chosen
+_MAX_SIDE = 1024  # pixels per side to measure, as for the whitening
+_CANDIDATES = 4096  # a bound on time: an exchange tries all of them for each chosen row
 
 
-def measure_features(pixels: npt.NDArray[np.uint8]) -> Features:
-    """Mean of Y, Cb and Cr, and their energy in bands of cosines, of pixels uint8 [H, W, 3]."""
+def measure_features(pixels: Pixels) -> Features:
+    """Returns mean and energy per frequency band of Y, Cb, Cr; `pixels` is uint8 [H, W, 3]."""
     part = pad_pixels(crop_pixels(pixels, _MAX_SIDE, _MAX_SIDE), _BLOCK)
     planes = np.asarray(Image.fromarray(part).convert("YCbCr"), np.float32) - 128
     rows, columns = planes.shape[0] // _BLOCK, planes.shape[1] // _BLOCK
@@ -35,9 +35,10 @@ def measure_features(pixels: npt.NDArray[np.uint8]) -> Features:
 
 
 def choose_representatives(features: Features, count: int) -> list[int]:
-    """Indices of `count` rows of features [N, D], of the first 4096, with a mean near that of all.
+    """Returns the indices of `count` rows of features [N, D] whose mean is near that of all rows.
 
-    Added one by one, then exchanged while that brings the mean nearer; of equals the first wins.
+    Only the first 4096 rows are candidates. Adds rows one by one, then exchanges rows while the
+    mean gets nearer. On a tie, the first row wins.
     """
     spread = features.std(axis=0, dtype=np.float64)
     rows = (features - features.mean(axis=0, dtype=np.float64)) / np.where(spread > 0, spread, 1)
@@ -59,7 +60,7 @@ def choose_representatives(features: Features, count: int) -> list[int]:
 
 
 def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int, float]:
-    """The row not taken of sums [N, D] that is nearest to zero, and its squared distance."""
+    """Returns the untaken row of sums [N, D] nearest to zero, and its squared distance."""
     distances = np.square(sums).sum(axis=1)
     distances[taken] = np.inf
     index = int(distances.argmin())
@@ -67,7 +68,7 @@ def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int,
 
 
 def _draw_cosines() -> Features:
-    """The lowest functions of an orthonormal cosine transform (DCT-II) of a block's side."""
+    """Returns the lowest functions of an orthonormal DCT-II over a block's side, [8, 16]."""
     frequency, place = np.mgrid[:_LOWEST, :_BLOCK]
     cosines = np.cos(np.pi * (2 * place + 1) * frequency / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
     cosines[0] /= np.sqrt(2)
@@ -75,7 +76,7 @@ def _draw_cosines() -> Features:
 
 
 def _list_bands() -> list[npt.NDArray[np.bool_]]:
-    """Octaves of the cosines [8, 8], each by direction: across, upright, both."""
+    """Returns masks [8, 8] of the cosines: octaves, split into vertical, horizontal, diagonal."""
     down, across = np.indices((_LOWEST, _LOWEST))
     higher = np.maximum(down, across)
     octaves = [(higher >= low) & (higher < high) for low, high in _BAND_ENDS]

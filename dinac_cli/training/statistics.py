@@ -1,4 +1,4 @@
-"""What is measured of a network once it is trained: whitening, and what each latent does."""
+"""Measures a trained network: whitening, PSNR, and the sensitivity of each latent channel."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dinac_cli.codec.engine import Engine
 from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+from dinac_cli.models.interface import DinacAEInferenceConfig
 
 _LEVELS_PER_UNIT = 127.5
-_PROBE = 0.25  # standard deviations that a latent is moved by to see what it does
+_PROBE = 0.25  # how far to move a latent, in standard deviations, to measure its effect
 _MAX_SIDE = 1024
 
 
 @torch.inference_mode()
 def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor, Tensor]:
-    """Mean and variance float32 [C] of the posterior's mode over uint8 images [H, W, 3]."""
+    """Returns mean and variance, float32 [C], of the posterior mode over uint8 images [H, W, 3]."""
     mean, variance = _measure_moments(
         model.encode_posterior(batch).mode() for batch in _batches(model, images)
     )
@@ -30,7 +30,7 @@ def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor,
 
 @torch.inference_mode()
 def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[float]]:
-    """How white latents are: smallest and largest channel mean and standard deviation."""
+    """Returns the smallest and largest channel mean and standard deviation of latents."""
     mean, variance = _measure_moments(model.encode(batch) for batch in _batches(model, images))
     return {
         name: [round(float(figure.min()), 3), round(float(figure.max()), 3)]
@@ -39,9 +39,10 @@ def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[f
 
 
 def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and variance float64 [C] of latents [1, C, h, w], in which every image counts alike.
+    """Returns mean and variance, float64 [C], of latents [1, C, h, w].
 
-    A brightness hardly varies within an image: the sample is of images, however large they are.
+    All images have the same weight, whatever their size: brightness, for one, hardly varies within
+    an image.
     """
     means, squares = [], []
     for values in latents:
@@ -55,7 +56,7 @@ def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> list[float]:
-    """What one unit of each whitened latent does to a picture: RMS change in 8-bit levels [C]."""
+    """Returns the RMS change of an image, in 8-bit levels, per unit of each whitened latent."""
     generator = torch.Generator().manual_seed(seed)
     settings = DinacAEInferenceConfig(seed=0)
     squares = np.zeros(model.config.bottleneck_dim)
@@ -74,7 +75,7 @@ def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> 
 
 
 def measure_reconstruction(model: DinacAE, images: Iterable[Pixels], steps: int = 1) -> list[float]:
-    """PSNR in dB of every image, coded as the commands do it with default settings."""
+    """Returns the PSNR in dB of every image, coded as the commands do by default."""
     engine = Engine(model)
     settings = DinacAEInferenceConfig(num_steps=steps, seed=0)
     return [
@@ -89,7 +90,7 @@ def measure_reconstruction(model: DinacAE, images: Iterable[Pixels], steps: int 
 
 
 def _batches(model: DinacAE, images: Iterable[Pixels]) -> Iterator[Tensor]:
-    """Each image alone, cut to a side that takes little memory, [1, 3, H, W] in [-1, 1]."""
+    """Yields each image alone, cropped to bound the memory, [1, 3, H, W] in [-1, 1]."""
     for pixels in images:
         part = crop_pixels(pixels, _MAX_SIDE, _MAX_SIDE)
         padded = torch.from_numpy(pad_pixels(part, model.config.patch_size)).to(model.device)

@@ -1,4 +1,4 @@
-"""A DINOv2 vision transformer whose features the class head learns to predict.
+"""A DINOv2 vision transformer; the class head learns to predict its features.
 
 Reads a checkpoint folder in the layout of the Hub (`config.json` of model type "dinov2",
 `model.safetensors`). Source: Oquab et al., https://arxiv.org/abs/2304.07193.
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from dinac_cli.errors import ModelError
 
-# What the teacher was trained with: mean and standard deviation of its images, in [0, 1].
+# Mean and standard deviation of the teacher's own training images, in [0, 1].
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Sizes of the teacher: width, depth, heads, patch side in pixels, norm epsilon."""
+    """Width, depth, heads, patch side in pixels, and epsilon of the norms."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -34,7 +34,7 @@ class TeacherConfig:
 
 
 class Teacher:
-    """Frozen features of images; float32."""
+    """Computes features of images with frozen float32 weights."""
 
     def __init__(self, config: TeacherConfig, tensors: dict[str, Tensor]) -> None:
         self.config = config
@@ -42,12 +42,12 @@ class Teacher:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Teacher:
-        """Read a checkpoint folder. Raises ModelError where it is none of a DINOv2."""
+        """Reads a checkpoint folder. Raises ModelError if it does not hold a DINOv2."""
         config = _read_config(folder / "config.json")
         try:
             tensors = load_file(folder / "model.safetensors", device=str(device))
         except (OSError, SafetensorError) as exc:
-            raise ModelError(f"{folder}: the teacher cannot be read: {exc}") from exc
+            raise ModelError(f"{folder}: cannot read the teacher: {exc}") from exc
         tensors = {name.removeprefix("dinov2."): tensor.float() for name, tensor in tensors.items()}
         teacher = cls(config, tensors)
         teacher._check(folder)
@@ -55,10 +55,10 @@ class Teacher:
 
     @torch.no_grad()
     def embed(self, images: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Class token [B, D] and patch tokens [B, height·width, D] of images [B, 3, H, W].
+        """Returns class token [B, D] and patch tokens [B, height·width, D].
 
-        Images are in [-1, 1]; they are scaled so that the teacher's patches, `height` by `width`
-        of them, lie where the latents do.
+        `images` is [B, 3, H, W] in [-1, 1]. They are scaled to a grid of `height` by `width`
+        patches of the teacher, so that each patch covers one latent position.
         """
         side = self.config.patch_size
         size = (height * side, width * side)
@@ -82,7 +82,7 @@ class Teacher:
         return tokens + self._place(*grid.shape[2:])
 
     def _place(self, height: int, width: int) -> Tensor:
-        """Position embeddings [1, 1 + h·w, D], interpolated from the grid they were learned on."""
+        """Returns position embeddings [1, 1 + h·w, D], interpolated from the learned grid."""
         learned = self._tensors["embeddings.position_embeddings"]
         side = round((learned.shape[1] - 1) ** 0.5)
         grid = learned[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
@@ -115,7 +115,7 @@ class Teacher:
         return F.layer_norm(x, weight.shape, weight, bias, self.config.layer_norm_eps)
 
     def _check(self, folder: Path) -> None:
-        """Run once on nothing: a tensor that is missing or misshapen shows at once."""
+        """Runs once on zeros. Raises ModelError if a tensor is missing or has the wrong shape."""
         device = self._tensors.get("embeddings.cls_token", torch.empty(0)).device
         try:
             self.embed(torch.zeros(1, 3, 16, 16, device=device), 2, 2)

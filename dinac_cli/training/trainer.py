@@ -1,4 +1,4 @@
-"""The training step, and a run that can be killed at any moment and goes on where it was."""
+"""The training step, and the saved state that a killed run resumes from."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from dinac_cli.training.optimizer import Optimizer
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.teacher import Teacher
 
-STATE_NAME = "training.state"  # not .safetensors: it is no model
+STATE_NAME = "training.state"  # not .safetensors, because it is not a model
 _CLASS_HEAD = "dino_token_alignment_head."
 _PEAK_DB = 10 * math.log10(4.0)  # of pixels in [-1, 1]
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step came to: its number, PSNR in dB at t = 1 (None at other times), KL in nats."""
+    """One step: its number, PSNR in dB (None unless t = 1 with all blocks), and KL in nats."""
 
     number: int
     psnr_db: float | None
@@ -51,12 +51,11 @@ class StepReport:
 class Trainer:
     """Trains the encoder and decoder of a float32 network in place, computing in `dtype`.
 
-    With a teacher the class head is trained too, towards the teacher's features. `about` is what
-    else must be the same for a saved state to be taken up again; `curve`, what the caller measured
-    on the way, is saved with it.
+    With a teacher, the class head learns the teacher's features. A saved state is resumed only with
+    the same recipe and the same `about`. `curve` holds the caller's measurements and is saved too.
 
-    Everything random in a step comes from the recipe's seed and the step's number, so on one
-    device with one thread count the same run gives the same weights, however often it was killed.
+    All randomness of a step comes from the recipe's seed and the step's number. With the same
+    device and thread count, a run gives the same weights, however often it was killed.
     """
 
     def __init__(
@@ -88,13 +87,13 @@ class Trainer:
             use_matrices(model.decoder, side, side)
         self._schedule = CosineSchedule(model.config.logsnr_min, model.config.logsnr_max)
         self._reconstruct: Callable[..., tuple[Tensor, Tensor, Tensor]] = self._call_network
-        if compiled:  # shapes are those of one crop size, so nothing is compiled twice
+        if compiled:  # all crops have one size, so nothing is compiled twice
             self._reconstruct = torch.compile(self._call_network, dynamic=False)
         self.step_number = 0
         self.curve: list[dict[str, float | None]] = []
 
     def step(self) -> StepReport:
-        """One optimiser step on one batch of crops."""
+        """Takes one optimiser step on one batch of crops."""
         recipe, number = self.recipe, self.step_number
         random = torch.Generator().manual_seed(recipe.seed * 1_000_003 + number)
         crops = torch.from_numpy(self._source.draw(number, recipe.batch_size, recipe.group).copy())
@@ -113,25 +112,25 @@ class Trainer:
         return StepReport(number, _report_psnr(mse, time, drop), float(kl.detach()))
 
     def set_steps(self, steps: int) -> None:
-        """Fix the length of the run, once it is known how fast it goes."""
+        """Sets the length of the run, once its pace is known."""
         self.recipe = replace(self.recipe, steps=steps)
         self.optimizer.recipe = self.recipe
 
     def average_state(self) -> dict[str, Tensor]:
-        """The network's state with the averaged weights, float32."""
+        """Returns the network's state with the averaged weights, float32."""
         return {**self.model.state_dict(), **self.optimizer.average}
 
     def save(self, folder: Path) -> None:
-        """Write what a later process needs to go on, at once or not at all. Raises OutputError."""
+        """Saves all that a later process needs to resume, atomically. Raises OutputError."""
         metadata = {"step": str(self.step_number), "recipe": json.dumps(asdict(self.recipe))}
         metadata |= {**self._about, "curve": json.dumps(self.curve)}
         state = save(self.optimizer.state_tensors(), metadata=metadata)
         write_file(folder, STATE_NAME, state)
 
     def resume(self, folder: Path) -> bool:
-        """Take up a state that `save` left in the folder; False where there is none.
+        """Restores the state that `save` left in the folder; returns False if there is none.
 
-        Raises ModelError where it is of another recipe or network.
+        Raises ModelError if the state belongs to another recipe, `about` or network.
         """
         path = folder / STATE_NAME
         if not path.is_file():
@@ -139,40 +138,40 @@ class Trainer:
         metadata = read_state_metadata(path)
         saved = TrainRecipe.from_json(metadata["recipe"])
         own = self.recipe
-        if own.steps == UNPACED_STEPS:  # the pace was found by the process that saved
+        if own.steps == UNPACED_STEPS:  # the process that saved it knew the pace
             own = replace(own, steps=saved.steps)
         differing = [name for name, value in vars(own).items() if value != getattr(saved, name)]
         differing += [name for name, text in self._about.items() if metadata.get(name) != text]
         if differing:
             raise ModelError(
-                f"{folder} holds a stopped training with other {', '.join(differing)}: repeat that "
-                "command to go on with it, or choose another OUT"
+                f"{folder} holds a stopped training with other {', '.join(differing)}; repeat its "
+                "command to resume it, or choose another OUT"
             )
         self.set_steps(saved.steps)
         tensors: Mapping[str, Tensor] = load_file(path, device=str(self.model.device))
         try:
             self.optimizer.load_state_tensors(tensors)
         except (KeyError, RuntimeError) as exc:
-            raise ModelError(f"{path} is of another network: choose another OUT") from exc
+            raise ModelError(f"{path} belongs to another network; choose another OUT") from exc
         self.step_number, self.curve = int(metadata["step"]), json.loads(metadata["curve"])
         return True
 
     def _draw_time(self, random: torch.Generator) -> tuple[Tensor, bool]:
-        """The time of a batch, [1], and whether it goes without the middle blocks."""
+        """Returns the time of a batch, [1], and whether to drop the middle blocks."""
         chance, time, drop = torch.rand(3, generator=random).tolist()
         is_full = chance < self.recipe.full_noise
         return torch.tensor([1.0 if is_full else time]), drop < self.recipe.drop
 
     def _add_noise(self, images: Tensor, time: Tensor, random: torch.Generator) -> Tensor:
-        """What the decoder sees at a time: signal and noise, as a sampler would have them."""
+        """Returns x_t, the decoder's noisy image at a time, as in a sampler."""
         noise = torch.randn(images.shape, generator=random).to(images.device)
         noise = self._schedule.sigma(time).item() * self.model.config.pixel_noise_std * noise
         if time.item() == 1.0:
-            return noise  # a sampler starts from noise alone
+            return noise  # a sampler starts from pure noise
         return self._schedule.alpha(time).item() * images + noise
 
     def _draw_latent_noise(self, random: torch.Generator) -> Tensor:
-        """Noise of the posterior's sample, drawn on the CPU: the same whatever the device."""
+        """Draws the noise of the posterior's sample, on the CPU: the same for all devices."""
         config, recipe = self.model.config, self.recipe
         side = recipe.crop // config.patch_size
         shape = (recipe.batch_size, config.bottleneck_dim, side, side)
@@ -181,7 +180,7 @@ class Trainer:
     def _call_network(
         self, images: Tensor, x_t: Tensor, time: Tensor, noise: Tensor, drop: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Squared errors [B] of a reconstruction, KL in nats, and the latents it came from."""
+        """Returns the squared errors [B] of a reconstruction, KL in nats, and its latents."""
         posterior: Posterior = functional_call(
             self.model.encoder, self._cast("encoder."), (images,)
         )
@@ -192,7 +191,7 @@ class Trainer:
         return measure_mse(x0, images), expansion_loss(posterior), latents
 
     def _align(self, teacher: Teacher, images: Tensor, latents: Tensor) -> Tensor:
-        """How far the class head's features of the latents are from the teacher's of the images."""
+        """Returns the loss between the class head's features and the teacher's."""
         targets = teacher.embed(images, *latents.shape[2:])
         head = self.model.dino_token_alignment_head
         predicted = functional_call(head, self._cast(_CLASS_HEAD), (latents,))
@@ -200,7 +199,7 @@ class Trainer:
         return torch.stack(losses).mean()
 
     def _cast(self, prefix: str) -> dict[str, Tensor]:
-        """A part's parameters as the network computes with them; gradients reach the masters."""
+        """Casts a part's parameters to the compute dtype; gradients reach the float32 masters."""
         return {
             name.removeprefix(prefix): (
                 parameter if keeps_float32(name) else parameter.to(self._dtype)
@@ -217,30 +216,27 @@ def _report_psnr(mse: Tensor, time: Tensor, drop: bool) -> float | None:
 
 
 def _attention_backend(device: torch.device) -> AbstractContextManager[None]:
-    """Plain matrix products on a CPU: over a crop's few tokens their backward pass is faster."""
+    """On a CPU, computes attention as matrix products: faster backward for a crop's few tokens."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def read_state_metadata(path: Path) -> dict[str, str]:
-    """The step, recipe and curve of a saved state. Raises ModelError where it is damaged."""
+    """Reads the step, recipe and curve of a saved state. Raises ModelError if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as exc:
-        raise ModelError(f"{path} is damaged ({exc}): remove it to begin anew") from exc
+        raise ModelError(f"{path} is damaged ({exc}); remove it to start again") from exc
     if not {"step", "recipe", "curve"} <= metadata.keys():
-        raise ModelError(f"{path} is no training state: choose another OUT")
+        raise ModelError(f"{path} is not a training state; choose another OUT")
     return dict(metadata)
 
 
 def write_file(folder: Path, name: str, data: bytes) -> None:
-    """Write one file of a training, made if need be: there and whole, or as before.
+    """Writes one file of a training atomically, and makes the folder if needed.
 
-    Raises OutputError; UnwritableDiskError where no more fits.
+    Raises OutputError; UnwritableDiskError if the disk is full or read-only.
     """
-    output = Output(str(folder), OutputKind.FOLDER, is_ours=_is_any, overwrite=True)
-    output.write(output.locate(name), data)
-
-
-def _is_any(path: str) -> bool:
-    return True  # a folder that holds anything else is refused before
+    # OUT is known to hold nothing else, so every file in it is ours.
+    output = Output(str(folder), OutputKind.FOLDER, is_ours=lambda path: True, overwrite=True)
+    output.deliver(name, data)

@@ -1,4 +1,4 @@
-"""`dinac models`: what is here, what it is, and how the rest is fetched."""
+"""`dinac models`: the list, the description of a model, and its download."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def fill_cache(home: Path, checkpoint: Path) -> Path:
-    """A cache as the Hub's client leaves it, with `checkpoint` as d2."""
+    """Writes a cache of the Hub's client that holds `checkpoint` as d2; returns its folder."""
     folder = home / "hub" / ("models--" + REPOSITORY.replace("/", "--"))
     snapshot = folder / "snapshots" / COMMIT
     shutil.copytree(checkpoint, snapshot)
@@ -23,7 +23,7 @@ def fill_cache(home: Path, checkpoint: Path) -> Path:
     return snapshot
 
 
-def test_list(tmp_path: Path) -> None:
+def test_list_imports_no_torch(tmp_path: Path) -> None:
     done, imported = run_noting_imports(tmp_path / "imports", ("torch",), "models", "list")
     assert (done.code, done.err, imported) == (0, "", "")
     assert done.out.splitlines()[1:] == [
@@ -33,7 +33,7 @@ def test_list(tmp_path: Path) -> None:
     ]
 
 
-def test_a_cached_model_is_listed_and_shown(tmp_path: Path) -> None:
+def test_cached_model_is_listed_shown_and_pulled(tmp_path: Path) -> None:
     snapshot = fill_cache(tmp_path, GOLDEN / "tiny")
     environment = {"HF_HOME": str(tmp_path)}
     listed = run("models", "list", "--json", environment=environment)
@@ -46,39 +46,39 @@ def test_a_cached_model_is_listed_and_shown(tmp_path: Path) -> None:
     assert summary["path"] == str(snapshot)
     assert summary["weights"] == entry["weights"]
     pulled = run("models", "pull", "d2", environment=environment)
-    assert pulled.code == 0  # offline, what is cached is taken as it is
+    assert pulled.code == 0  # offline, the cached model will do
     assert f"{REPOSITORY}, revision {COMMIT}: " in pulled.out
 
 
-def test_a_damaged_model_is_said_to_be_one(tmp_path: Path) -> None:
+def test_damaged_model_is_listed_as_damaged(tmp_path: Path) -> None:
     snapshot = fill_cache(tmp_path, GOLDEN / "tiny")
     (snapshot / "model.safetensors").write_bytes(b"half a download")
     done = run("models", "list", "--json", environment={"HF_HOME": str(tmp_path)})
     assert done.code == 0
     assert done.objects[1]["state"] == "damaged"
-    assert "no whole safetensors file" in done.objects[1]["reason"]
+    assert "not a complete safetensors file" in done.objects[1]["reason"]
 
 
-def test_show_a_file() -> None:
+def test_file_is_shown() -> None:
     done = run("models", "show", str(GOLDEN / "pair/model.bf16.safetensors"))
     assert (done.code, done.err) == (0, "")
     counts = "727,736 (encoder 225,688, decoder 370,496, class head 131,552)"
     assert f"parameters    {counts}\n" in done.out
 
 
-def test_what_is_not_here() -> None:
+def test_model_that_is_not_cached_is_not_shown() -> None:
     shown = run("models", "show", "d2")
-    line = f"dinac: model {REPOSITORY} is not cached: dinac models pull d2\n"
+    line = f"dinac: model {REPOSITORY} is not cached; run: dinac models pull d2\n"
     assert (shown.code, shown.out, shown.err) == (1, "", line)
     pulled = run("models", "pull", "d2")
     assert (pulled.code, pulled.out) == (1, "")
-    assert "HF_HUB_OFFLINE is set: unset it once to download" in pulled.err
+    assert "HF_HUB_OFFLINE is set; unset it once to download" in pulled.err
     assert len(pulled.err.splitlines()) == 1
 
 
-def test_what_is_no_model() -> None:
+def test_other_names_are_refused() -> None:
     for name, reason in (
-        ("nano", "model nano is embedded: there is nothing to fetch"),
+        ("nano", "model nano is embedded: nothing to download"),
         ("what", "what: neither an alias (d2, dinac-ae) nor a Hub repository (owner/name)"),
     ):
         done = run("models", "pull", name)

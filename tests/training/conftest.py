@@ -1,4 +1,4 @@
-"""Small images on disk and a small model, to train in seconds."""
+"""Small images on disk and a small model, which train in seconds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ TINY = Path(__file__).parents[1] / "golden/tiny"
 
 @pytest.fixture(scope="session")
 def photo_paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Four pictures of at least 64 pixels a side, and one that is smaller than a crop."""
+    """Five images; small.png is smaller than a crop, the others have at least 64 pixels a side."""
     folder = tmp_path_factory.mktemp("photos")
-    pictures = {
+    images = {
         "clouds.png": draw_clouds(80, 112),
         "leaves.png": draw_leaves(96, 64),
         "rings.png": draw_rings(64, 64),
         "small.png": draw_rings(24, 64),
         "wide.png": draw_clouds(64, 128),
     }
-    for name, pixels in pictures.items():
+    for name, pixels in images.items():
         (folder / name).write_bytes(write_image(pixels, "png"))
-    return [str(folder / name) for name in pictures]
+    return [str(folder / name) for name in images]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Depthwise convolutions as matrix products are the convolutions that they stand for."""
+"""Depthwise convolutions as matrix products equal the convolutions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .conftest import TINY
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 9), (8, 8), (10, 7)])
-def test_values_and_gradients_are_those_of_the_convolution(grid: tuple[int, int]) -> None:
+def test_values_and_gradients_equal_the_convolution(grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 6, 7, padding=3, groups=6)
     assert conv.bias is not None
@@ -29,13 +29,13 @@ def test_values_and_gradients_are_those_of_the_convolution(grid: tuple[int, int]
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_another_grid_goes_through_the_convolution() -> None:
+def test_other_grids_are_convolved() -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1, groups=4)
     images = torch.randn(1, 4, 5, 6)
     torch.testing.assert_close(MatrixDepthwise(conv, 2, 2)(images), conv(images))
 
 
-def test_a_decoder_keeps_its_parameters_and_its_names() -> None:
+def test_decoder_keeps_its_parameters_and_their_names() -> None:
     model = DinacAE.from_pretrained(TINY)
     names = list(model.state_dict())
     parameters = list(model.parameters())

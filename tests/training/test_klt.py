@@ -1,7 +1,8 @@
-"""The network that is built from a KLT computes that KLT."""
+"""The network built from a KLT computes that KLT."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.errors import UsageError
+from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.samples import draw_clouds, draw_leaves, draw_page
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.config import DinacAEConfig, DinacAEInferenceConfig
+from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.interface import DinacAEInferenceConfig
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.training import klt
 from dinac_cli.training.klt import (
@@ -44,8 +47,6 @@ SMALL = DinacAEConfig(
     mlp_ratio=1.0,
 ).without_class_head()
 
-Pixels = npt.NDArray[np.uint8]
-
 
 @pytest.fixture(scope="module")
 def images() -> list[Pixels]:
@@ -67,21 +68,27 @@ def model(statistics: PatchStatistics) -> DinacAE:
 
 
 def as_tensor(image: Pixels) -> Tensor:
-    """An image [H, W, 3] in whole patches, as the network takes it."""
-    height, width = (side // PATCH * PATCH for side in image.shape[:2])
-    pixels = torch.from_numpy(image[:height, :width].copy()).permute(2, 0, 1)[None]
+    """Converts an image's whole patches [H, W, 3] to the network's input [1, 3, H, W]."""
+    pixels = torch.from_numpy(crop_to_patches(image).copy()).permute(2, 0, 1)[None]
     return pixels.float() / 127.5 - 1
 
 
-def turn(image: Pixels) -> Iterator[Pixels]:
-    """The image in all eight positions."""
-    for side in (image, image.transpose(1, 0, 2)):
-        for quarter in (side, side[::-1]):
-            yield from (quarter, quarter[:, ::-1])
+def crop_to_patches(image: Pixels) -> Pixels:
+    height, width = (side // PATCH * PATCH for side in image.shape[:2])
+    return image[:height, :width]
+
+
+def list_orientations(images: list[Pixels]) -> Iterator[Pixels]:
+    """Yields all images on both grids of patches, in all eight orientations."""
+    for image, offset in itertools.product(images, (0, PATCH // 2)):
+        part = crop_to_patches(image[offset:, offset:])
+        for transposed in (part, part.transpose(1, 0, 2)):
+            for flipped in (transposed, transposed[::-1]):
+                yield from (flipped, flipped[:, ::-1])
 
 
 def project(image: Pixels, statistics: PatchStatistics, channels: int) -> npt.NDArray[np.float64]:
-    """The whitened components [h, w, C] of an image's patches, computed directly."""
+    """Computes the whitened components [h, w, C] of an image's patches."""
     rows, columns = image.shape[0] // PATCH, image.shape[1] // PATCH
     patches = cut_patches(image, PATCH) - statistics.mean
     whitened = (
@@ -101,16 +108,11 @@ class TestStatistics:
         unfolded = torch.nn.functional.unfold(as_tensor(image), PATCH, stride=PATCH)
         assert np.allclose(unfolded[0].T.numpy(), patches, atol=1e-6)
 
-    def test_are_those_of_all_positions_on_both_grids(
+    def test_cover_all_orientations_on_both_grids(
         self, images: list[Pixels], statistics: PatchStatistics
     ) -> None:
         patches = np.concatenate(
-            [
-                cut_patches(turned, PATCH)
-                for image in images
-                for offset in (0, PATCH // 2)
-                for turned in turn(whole_patches(image[offset:, offset:]))
-            ]
+            [cut_patches(oriented, PATCH) for oriented in list_orientations(images)]
         )
         assert np.allclose(statistics.mean, patches.mean(0))
         covariance = np.cov(patches.T, bias=True)
@@ -123,24 +125,19 @@ class TestStatistics:
         assert statistics.components.shape == (size, size)
         assert np.allclose(statistics.components.T @ statistics.components, np.eye(size))
 
-    def test_images_smaller_than_a_patch(self) -> None:
-        with pytest.raises(UsageError, match="no image to learn from holds a patch of 8x8"):
+    def test_images_smaller_than_a_patch_are_refused(self) -> None:
+        with pytest.raises(UsageError, match="no image holds a patch of 8x8"):
             measure_patches([np.zeros((7, 50, 3), np.uint8)], PATCH)
-        with pytest.raises(UsageError, match="no image to learn from"):
+        with pytest.raises(UsageError, match="no image holds a patch"):
             measure_patches([], PATCH)
 
     @pytest.mark.parametrize("level", [0, 200])
-    def test_flat_images_tell_too_little(self, level: int) -> None:
+    def test_flat_images_are_refused(self, level: int) -> None:
         flat = measure_patches([np.full((64, 64, 3), level, np.uint8)], PATCH)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with pytest.raises(UsageError, match="too few or too flat for 64 components"):
                 build_klt(flat, SMALL)
-
-
-def whole_patches(image: Pixels) -> Pixels:
-    height, width = (side // PATCH * PATCH for side in image.shape[:2])
-    return image[:height, :width]
 
 
 class TestEncoder:
@@ -151,17 +148,15 @@ class TestEncoder:
             with torch.inference_mode():
                 latents = model.encode(as_tensor(image))[0].permute(1, 2, 0).numpy()
             expected = project(image, statistics, SMALL.bottleneck_dim)
-            # whitening divides by a root of the variance and 1e-4
+            # Whitening divides by sqrt(variance + 1e-4).
             assert np.abs(latents - expected).max() < 2e-4 * np.abs(expected).max() + 1e-4
 
     def test_latents_over_the_data_are_white(self, images: list[Pixels], model: DinacAE) -> None:
         with torch.inference_mode():
             latents = torch.cat(
                 [
-                    model.encode(as_tensor(turned)).flatten(2)[0].T
-                    for image in images
-                    for offset in (0, PATCH // 2)
-                    for turned in turn(whole_patches(image[offset:, offset:]))
+                    model.encode(as_tensor(oriented)).flatten(2)[0].T
+                    for oriented in list_orientations(images)
                 ]
             ).numpy()
         assert np.abs(latents.mean(0)).max() < 1e-3
@@ -177,7 +172,7 @@ class TestEncoder:
 
 class TestDecoder:
     def rebuild(self, image: Pixels, statistics: PatchStatistics) -> npt.NDArray[np.float64]:
-        """The projection of an image onto the leading components, [3, H, W] in [-1, 1]."""
+        """Projects an image onto the leading components, [3, H, W] in [-1, 1]."""
         channels = SMALL.bottleneck_dim
         scaled = project(image, statistics, channels) * np.sqrt(statistics.variances[:channels])
         patches = scaled @ statistics.components[:, :channels].T + statistics.mean  # [h, w, 3PP]
@@ -185,7 +180,7 @@ class TestDecoder:
         grid = patches.reshape(rows, columns, 3, PATCH, PATCH).transpose(2, 0, 3, 1, 4)
         return grid.reshape(3, rows * PATCH, columns * PATCH)
 
-    def test_estimate_is_the_projection_whatever_the_noise(
+    def test_estimate_is_the_projection_for_any_noise(
         self, images: list[Pixels], statistics: PatchStatistics, model: DinacAE
     ) -> None:
         for time in (1.0, 0.5, 0.0):
@@ -198,7 +193,7 @@ class TestDecoder:
                 assert np.abs(x0 - self.rebuild(image, statistics)).max() < 2e-4
 
     @pytest.mark.parametrize("steps", [1, 4])
-    def test_image_is_the_projection_but_for_the_samplers_last_noise(
+    def test_image_is_the_projection_plus_the_last_noise_of_the_sampler(
         self, images: list[Pixels], statistics: PatchStatistics, model: DinacAE, steps: int
     ) -> None:
         pixels = as_tensor(images[1])
@@ -210,9 +205,7 @@ class TestDecoder:
 
 
 class TestSensitivity:
-    def test_is_the_change_of_the_picture(
-        self, statistics: PatchStatistics, model: DinacAE
-    ) -> None:
+    def test_is_the_change_of_the_image(self, statistics: PatchStatistics, model: DinacAE) -> None:
         listed = measure_sensitivity(statistics, SMALL.bottleneck_dim)
         assert len(listed) == SMALL.bottleneck_dim
         assert listed == sorted(listed, reverse=True)

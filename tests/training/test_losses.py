@@ -1,4 +1,4 @@
-"""Losses against what they are by definition."""
+"""The losses equal their definitions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.training.losses import expansion_loss, measure_mse, reconstruction_loss
 
 
-def test_reconstruction_loss_is_the_mean_psnr_up_to_a_factor() -> None:
+def test_reconstruction_loss_is_the_negative_mean_psnr_scaled() -> None:
     images = torch.zeros(2, 3, 4, 4)
     x0 = torch.stack((torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 0.01)))
     mse = measure_mse(x0, images)
@@ -29,7 +29,7 @@ def test_crops_of_one_image_are_averaged_before_the_logarithm() -> None:
     assert smooth_gains_less > reconstruction_loss(torch.tensor([1e-2, 1e-5]))
 
 
-def test_a_perfect_crop_has_a_finite_gradient() -> None:
+def test_perfect_crop_has_a_finite_gradient() -> None:
     x0 = torch.zeros(1, 3, 4, 4, requires_grad=True)
     reconstruction_loss(measure_mse(x0, torch.zeros_like(x0))).backward()  # type: ignore[no-untyped-call]
     assert x0.grad is not None

@@ -1,7 +1,7 @@
-"""The DINOv2 teacher against the library that its checkpoints come from.
+"""The DINOv2 teacher equals the one of `transformers`, and the class head learns from it.
 
-tests/golden/teacher was made with transformers 5.23.0: a Dinov2Model of random weights (width 64,
-2 layers, 4 heads), and its last hidden state for one normalised image of 42 x 70 pixels.
+tests/golden/teacher was written by transformers 5.23.0: a Dinov2Model with random weights (width
+64, 2 layers, 4 heads) and its last hidden state for one normalised image of 42 x 70 pixels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEACHER = TINY.parent / "teacher"
 CPU = torch.device("cpu")
 
 
-def test_features_are_those_of_the_reference() -> None:
+def test_features_equal_the_reference() -> None:
     cases = load_file(TEACHER / "cases.safetensors")
     class_token, patch_tokens = Teacher.load(TEACHER, CPU).embed(cases["image"], 3, 5)
     for ours, theirs in ((class_token, "class_token"), (patch_tokens, "patch_tokens")):
@@ -38,13 +38,13 @@ def test_features_are_those_of_the_reference() -> None:
         assert (ours - reference).norm() / reference.norm() < 2e-5
 
 
-def test_patches_lie_where_the_latents_do() -> None:
+def test_one_patch_covers_one_latent() -> None:
     teacher = Teacher.load(TEACHER, CPU)
     class_token, patch_tokens = teacher.embed(torch.zeros(2, 3, 64, 96), 4, 6)
     assert (class_token.shape, patch_tokens.shape) == ((2, 64), (2, 24, 64))
 
 
-def test_alignment_loss_sees_directions_alone() -> None:
+def test_alignment_loss_ignores_magnitudes() -> None:
     target = torch.randn(2, 5, 8)
     assert alignment_loss(3 * target, target).item() == pytest.approx(0.0, abs=1e-6)
     assert alignment_loss(-target, target).item() == pytest.approx(2.0, abs=1e-6)
@@ -64,9 +64,16 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         Teacher.load(broken, CPU)
 
 
-def test_the_class_head_learns_from_the_teacher(photo_paths: list[str]) -> None:
+def test_class_head_learns_from_the_teacher(photo_paths: list[str]) -> None:
     recipe = TrainRecipe(
-        steps=40, batch_size=4, crop=32, scales=(1.0,), rate=3e-3, align_weight=10.0, drop=0.0
+        steps=10,
+        batch_size=4,
+        crop=32,
+        scales=(1.0,),
+        rate=1e-2,
+        warm_up=2,
+        drop=0.0,
+        align_weight=10.0,
     )
     images, _ = survey_images(photo_paths, recipe.crop)
     source = CropSource(images, recipe.crop, recipe.scales, recipe.seed)
@@ -80,19 +87,19 @@ def test_the_class_head_learns_from_the_teacher(photo_paths: list[str]) -> None:
 
     before = measure_distance()
     trainer = Trainer(model, recipe, source, teacher=teacher)
-    for _ in range(40):
+    for _ in range(recipe.steps):
         trainer.step()
-    assert measure_distance() < before - 0.2
+    assert measure_distance() < before / 2
 
 
-def test_a_model_without_class_head_has_nothing_to_teach(
+def test_teacher_of_a_model_without_class_head_is_refused(
     photo_paths: list[str], tmp_path: Path
 ) -> None:
     request = TrainRequest(
-        photo_paths,
-        tmp_path / "out",
-        "nano",
-        TrainRecipe(steps=1, crop=32, scales=(1.0,)),
+        paths=photo_paths,
+        out=tmp_path / "out",
+        init="nano",
+        recipe=TrainRecipe(steps=1, crop=32, scales=(1.0,)),
         device="cpu",
         teacher=TEACHER,
     )

@@ -1,4 +1,4 @@
-"""The training step: it learns, it repeats, and it goes on after being killed."""
+"""The training step learns, repeats, and resumes after a kill."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     assert values.max() < 1.5
 
 
-def test_matrices_are_split_into_wide_views_that_share_memory() -> None:
+def test_matrices_are_split_into_wide_views_of_the_same_memory() -> None:
     qkv = torch.randn(24, 8)
     parts = split_wide("encoder.blocks.0.attn_core.qkv.weight", qkv)
     assert [tuple(part.shape) for part in parts] == [(8, 8)] * 3
@@ -57,7 +57,7 @@ def test_learning_rate_warms_up_and_ends_at_zero() -> None:
     assert factors[-1] < 1e-5
 
 
-def test_recipe_refuses_what_makes_no_sense() -> None:
+def test_recipe_refuses_values_out_of_range() -> None:
     with pytest.raises(UsageError, match="steps is 0"):
         TrainRecipe(steps=0)
     with pytest.raises(UsageError, match="rate is 0"):
@@ -66,7 +66,7 @@ def test_recipe_refuses_what_makes_no_sense() -> None:
         TrainRecipe(drop=1.5)
 
 
-def test_each_image_of_a_batch_gives_four_crops_or_what_divides_it() -> None:
+def test_crops_per_image_divide_the_batch() -> None:
     assert [TrainRecipe(batch_size=size).group for size in (1, 2, 6, 64)] == [1, 2, 2, 4]
 
 
@@ -81,20 +81,20 @@ def test_every_weight_of_encoder_and_decoder_is_trained(photo_paths: list[str]) 
         if torch.equal(tensor, before[name])
     }
     assert {name for name in still if name.startswith(("encoder.", "decoder."))} == set()
-    # The class head is not trained, and the averages follow the weights.
+    # The class head is not trained; the averages follow the weights.
     assert all(name.startswith("dino_token_alignment_head.") for name in still)
     average = trainer.average_state()
     assert not torch.equal(average["decoder.out_proj.weight"], before["decoder.out_proj.weight"])
 
 
 def test_training_lowers_the_error(photo_paths: list[str]) -> None:
-    recipe = replace(RECIPE, steps=60, full_noise=1.0, drop=0.0, rate=3e-3, linear_rate=3e-3)
+    recipe = replace(RECIPE, steps=20, full_noise=1.0, drop=0.0, rate=3e-3, linear_rate=3e-3)
     trainer = _start(photo_paths, recipe)
-    psnr = [trainer.step().psnr_db or math.nan for _ in range(60)]
-    assert sum(psnr[-10:]) / 10 > sum(psnr[:10]) / 10 + 0.5
+    psnr = [trainer.step().psnr_db or math.nan for _ in range(recipe.steps)]
+    assert sum(psnr[-5:]) / 5 > sum(psnr[:5]) / 5 + 3
 
 
-def test_the_same_seed_gives_the_same_weights(photo_paths: list[str]) -> None:
+def test_same_seed_gives_the_same_weights(photo_paths: list[str]) -> None:
     states = []
     for seed in (1, 1, 2):
         trainer = _start(photo_paths, replace(RECIPE, seed=seed))
@@ -105,9 +105,7 @@ def test_the_same_seed_gives_the_same_weights(photo_paths: list[str]) -> None:
     assert not _same(states[0], states[2])
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
-    photo_paths: list[str], tmp_path: Path
-) -> None:
+def test_killed_run_resumes_with_the_same_weights(photo_paths: list[str], tmp_path: Path) -> None:
     whole = _start(photo_paths)
     for _ in range(6):
         whole.step()
@@ -115,7 +113,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     for _ in range(4):
         first.step()
     first.save(tmp_path)
-    first.step()  # lost with the process
+    first.step()  # lost by the kill
     second = _start(photo_paths)
     assert second.resume(tmp_path)
     assert second.step_number == 4
@@ -124,7 +122,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     assert _same(whole.optimizer.state_tensors(), second.optimizer.state_tensors())
 
 
-def test_a_state_of_another_run_is_refused(photo_paths: list[str], tmp_path: Path) -> None:
+def test_state_of_another_run_is_refused(photo_paths: list[str], tmp_path: Path) -> None:
     trainer = _start(photo_paths)
     assert not trainer.resume(tmp_path)
     trainer.step()
@@ -149,7 +147,7 @@ def test_bfloat16_keeps_float32_masters(photo_paths: list[str], tiny: DinacAE) -
     assert {tensor.dtype for tensor in tiny.parameters()} == {torch.float32}
 
 
-def test_matrices_of_the_blocks_go_to_muon(tiny: DinacAE) -> None:
+def test_muon_trains_the_matrices_of_the_blocks(tiny: DinacAE) -> None:
     parameters = {
         name: tensor
         for name, tensor in tiny.named_parameters()

@@ -16,14 +16,18 @@ class Summary:
     """The end of a run that writes outputs; other verbs override parts of it.
 
     `verb` says what was done: "encoded", "decoded". `lists_files` is false for a verb that prints
-    its files itself, at the end. `stopped` is printed if the run was stopped.
+    its files itself, at the end.
     """
 
     lists_files = True
-    stopped = STOPPED
 
     def __init__(self, verb: str = "") -> None:
         self._verb = verb
+
+    @property
+    def stopped(self) -> str:
+        """The last line on stderr of a run that was stopped."""
+        return STOPPED
 
     def add(self, result: FileResult) -> None:
         """Takes in one result."""
@@ -46,7 +50,7 @@ class Summary:
         return text
 
     def remark(self) -> str | None:
-        """Returns a line for stderr, after the summary."""
+        """Returns the last line on stderr of a run that was not stopped."""
         return None
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
