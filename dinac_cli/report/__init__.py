@@ -1,1 +1,1 @@
-"""The page that puts originals and reconstructions side by side: figures, pictures, HTML."""
+"""The HTML page that shows originals and reconstructions side by side, with figures and charts."""

@@ -1,4 +1,4 @@
-"""Charts as SVG: how PSNR is distributed, and what it costs in bits."""
+"""SVG charts: the distribution of PSNR, and PSNR against bits a pixel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 32, 34
 _BINS = 20
-_LOG_FROM = 8  # the largest value over the smallest
+_LOG_FROM = 8  # ratio of the largest value to the smallest
 COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values laid on a range of pixels, in so many equal parts.
+    """Maps values from `low` to `high` to pixels from `start` to `stop`; ticks split it in `parts`.
 
-    With `is_log` equal parts are equal factors; `low` is above 0 then.
+    If `is_log`, the scale is logarithmic and `low` must be above 0.
     """
 
     low: float
@@ -31,7 +31,7 @@ class Axis:
     is_log: bool = False
 
     def place(self, value: float) -> float:
-        """The pixel of a value."""
+        """Returns the pixel of a value."""
         share = 0.5
         if self.high > self.low and self.is_log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -40,7 +40,7 @@ class Axis:
         return self.start + share * (self.stop - self.start)
 
     def list_ticks(self) -> list[float]:
-        """Where the parts begin and end; one value where there is nothing between."""
+        """Returns the values at the ends of the parts; a single value if the range is empty."""
         if self.high <= self.low:
             return [self.low]
         if self.is_log:
@@ -51,21 +51,21 @@ class Axis:
 
 
 def lay_counts(highest: int, start: float, stop: float) -> Axis:
-    """An axis from 0 to `highest` or little more, above 0, whose ticks are whole numbers."""
+    """Returns an axis from 0 to at least `highest` (1 or more), with ticks at whole numbers."""
     step = math.ceil(highest / 4)
     parts = math.ceil(highest / step)
     return Axis(0.0, float(step * parts), start, stop, parts)
 
 
 def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Histograms of PSNR values in dB, one for each (name, values); "" where there are none."""
-    values = [value for _, some in series for value in some]
-    if not values:
+    """Returns a histogram of the PSNR values, in dB, of each (name, values); "" without values."""
+    everything = [value for _, values in series for value in values]
+    if not everything:
         return ""
-    edges = np.linspace(min(values), max(values) or 1.0, _BINS + 1)
+    edges = np.linspace(min(everything), max(everything) or 1.0, _BINS + 1)
     if edges[0] == edges[-1]:
         edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, _BINS + 1)
-    counts = [np.histogram(some, edges)[0] for _, some in series]
+    counts = [np.histogram(values, edges)[0] for _, values in series]
     across = Axis(float(edges[0]), float(edges[-1]), _LEFT, WIDTH - _RIGHT)
     up = lay_counts(max(int(count.max()) for count in counts), HEIGHT - _BOTTOM, _TOP)
     shapes = []
@@ -87,25 +87,28 @@ def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
 
 
 def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> str:
-    """Points (bits a pixel, PSNR in dB), and the mean of each series; "" where there are none."""
-    points = [point for _, some in series for point in some]
-    if not points:
+    """Returns a chart of points (bits a pixel, PSNR in dB), with the mean of each series.
+
+    Returns "" if there are no points.
+    """
+    everything = [point for _, points in series for point in points]
+    if not everything:
         return ""
-    xs, ys = zip(*points, strict=True)
-    # A tiny image takes hundreds of bits a pixel: it must not squeeze all others into one line.
+    xs, ys = zip(*everything, strict=True)
+    # A tiny image takes hundreds of bits a pixel, which would squeeze all others into one line.
     is_log = 0 < min(xs) < max(xs) / _LOG_FROM
     across = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, is_log=is_log)
     up = Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
     shapes = []
-    for number, (name, some) in enumerate(series):
+    for number, (name, points) in enumerate(series):
         color = COLORS[number % len(COLORS)]
         shapes += [
             f'<circle cx="{across.place(x):.1f}" cy="{up.place(y):.1f}" r="2.5" '
             f'fill="{color}" fill-opacity="0.5"/>'
-            for x, y in some
+            for x, y in points
         ]
-        if some:
-            x, y = (float(np.mean(part)) for part in zip(*some, strict=True))
+        if points:
+            x, y = (float(np.mean(values)) for values in zip(*points, strict=True))
             title = f"mean of {html.escape(name)}: {x:.2f} bits a pixel, {y:.2f} dB"
             shapes.append(
                 f'<circle cx="{across.place(x):.1f}" cy="{up.place(y):.1f}" r="6" fill="none" '
@@ -113,7 +116,8 @@ def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
             )
     below = "bits a pixel (logarithmic)" if is_log else "bits a pixel"
     body = "".join([*_draw_axes(across, up, below, "PSNR, dB"), *shapes])
-    return _wrap(body, "PSNR against bits a pixel", [name if some else "" for name, some in series])
+    names = [name if points else "" for name, points in series]
+    return _wrap(body, "PSNR against bits a pixel", names)
 
 
 def _draw_axes(across: Axis, up: Axis, below: str, beside: str) -> Iterator[str]:

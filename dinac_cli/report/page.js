@@ -8,8 +8,8 @@ const pictures = (index) => JSON.parse(images[index].textContent);
 const show = (psnr) => (psnr === "missing" ? "missing" : psnr === null ? "identical" : psnr.toFixed(2) + " dB");
 const rank = (psnr) => (psnr === null ? Infinity : psnr);
 
-// The grid: cards are made once, and put into another order or hidden; pictures come when seen.
-let chosen = 0;  // the reconstruction that the order is by
+// The grid: cards are created once, then reordered or hidden; pictures load when they come into view.
+let chosen = 0;  // the reconstruction that determines the order
 const seen = new Set();
 const lazy = new IntersectionObserver((changes) => {
   for (const { target, isIntersecting } of changes) {
@@ -25,7 +25,7 @@ function fill(index) {
   const url = all.differences[chosen];
   put(original, [all.thumbnail, `${entries[index].name}, original`]);
   difference.style.visibility = url ? "" : "hidden";
-  if (url) put(difference, [url, `${entries[index].name}, where ${names[chosen]} differs`]);
+  if (url) put(difference, [url, `${entries[index].name}, difference of ${names[chosen]}`]);
 }
 
 function put(image, [url, alt]) {
@@ -94,7 +94,7 @@ for (const id of ["sort", "low", "high", "name"]) find(id).addEventListener("inp
 find("show").addEventListener("input", () => { find("grid").dataset.show = find("show").value; });
 find("controls").addEventListener("submit", (event) => event.preventDefault());
 
-// The viewer: two pictures one on the other; views differ in what is shown of them and how.
+// The viewer: two stacked pictures; the view determines what is shown of them, and how.
 const viewer = find("viewer"), frame = find("frame"), above = find("above"), below = find("below");
 const state = { index: 0, view: "divider", chosen: 0, zoom: 0, divider: 50, gain: 10 };
 arrange();

@@ -1,4 +1,4 @@
-"""The page itself: a template, figures, and the data of each image."""
+"""The page: a template filled with figures, charts and the data of each image."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One reconstruction of an image; the pictures are URLs.
+    """One reconstruction of an image.
 
-    `bits_per_pixel` is None where it is not known; `difference` is a small picture, `full` the
-    reconstruction itself.
+    `bits_per_pixel` is None if unknown. `difference` is the URL of a small picture, `full` that of
+    the reconstruction itself.
     """
 
     psnr_db: float
@@ -40,7 +40,7 @@ class Reconstruction:
 class PageImage:
     """What the page shows of one image; the pictures are URLs.
 
-    `reconstructions` has an entry for each of the page's, None where it is missing.
+    `reconstructions` has one entry for each of the page's names: None if the file is missing.
     """
 
     name: str
@@ -53,17 +53,18 @@ class PageImage:
 
     @property
     def size_bytes(self) -> int:
-        """What its pictures take in the page."""
+        """The size of its pictures in the page."""
         found = filter(None, self.reconstructions)
-        shown = [len(one.difference) + len(one.full) for one in found]
-        return len(self.thumbnail) + len(self.original) + len(self.latents or "") + sum(shown)
+        shown = sum(len(each.difference) + len(each.full) for each in found)
+        return len(self.thumbnail) + len(self.original) + len(self.latents or "") + shown
 
 
 @dataclass
 class Page:
-    """The figures and images of a page; `images` are HTML already, one element an image.
+    """The figures and images of a page.
 
-    `failed` counts those that could not be read, and are not on it.
+    `names` are those of the reconstructions, `images` the HTML elements of the images. `failed`
+    counts the images that could not be read and are left out.
     """
 
     title: str
@@ -81,19 +82,19 @@ class Page:
         self.missing = [0] * len(self.names)
 
     def add(self, image: PageImage) -> None:
-        """Count one image, and keep its data."""
-        for number, one in enumerate(image.reconstructions):
-            if one is None:
+        """Adds the figures and the HTML of one image."""
+        for number, found in enumerate(image.reconstructions):
+            if found is None:
                 self.missing[number] += 1
                 continue
-            self.psnr_db[number].append(one.psnr_db)
-            if one.bits_per_pixel is not None and math.isfinite(one.psnr_db):
-                self.rates[number].append((one.bits_per_pixel, one.psnr_db))
+            self.psnr_db[number].append(found.psnr_db)
+            if found.bits_per_pixel is not None and math.isfinite(found.psnr_db):
+                self.rates[number].append((found.bits_per_pixel, found.psnr_db))
         self.images.append(_write_image(image))
         self.size_bytes += len(self.images[-1])
 
     def write(self) -> bytes:
-        """The whole page."""
+        """Returns the whole page."""
         parts = {
             "title": html.escape(self.title),
             "style": _read("page.css"),
@@ -103,10 +104,9 @@ class Page:
             "data": _embed({"reconstructions": list(self.names)}),
             "images": "\n".join(self.images),
         }
-        text = _read("page.html")
-        pieces = text.split("{{")
-        filled = [pieces[0]]
-        for piece in pieces[1:]:  # by pieces: what is filled in may hold braces too
+        first, *pieces = _read("page.html").split("{{")
+        filled = [first]
+        for piece in pieces:  # not str.replace: the parts may contain braces too
             key, _, rest = piece.partition("}}")
             filled += [parts[key], rest]
         return "".join(filled).encode("utf-8", "replace")
@@ -116,8 +116,8 @@ class Page:
         each = "1 reconstruction" if len(self.names) == 1 else f"{len(self.names)} reconstructions"
         failed = f" {self.failed} more could not be shown." if self.failed else ""
         return (
-            f"{images}, {each} each.{failed} Below each its differences, tenfold. "
-            "Select an image to look into it."
+            f"{images}, {each} each.{failed} Below each image: the difference, amplified tenfold. "
+            "Select an image to look at it closely."
         )
 
     def _list_figures(self) -> Iterator[str]:
@@ -133,7 +133,7 @@ class Page:
             row = "".join(f"<td>{cell}</td>" for cell in (html.escape(name), *cells))
             yield f"<tr>{row}</tr>"
         yield "</tbody></table></div>"
-        finite = [[value for value in some if math.isfinite(value)] for some in self.psnr_db]
+        finite = [[value for value in values if math.isfinite(value)] for values in self.psnr_db]
         charts = [
             draw_histogram(list(zip(self.names, finite, strict=True))),
             draw_scatter(list(zip(self.names, self.rates, strict=True))),
@@ -142,25 +142,25 @@ class Page:
 
 
 def make_data_url(data: bytes, kind: str) -> str:
-    """`data:` URL of an image file; `kind` is png or jpeg."""
+    """Returns the `data:` URL of an image file; `kind` is png or jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _write_image(image: PageImage) -> str:
-    some = image.reconstructions
+    found = image.reconstructions
     facts = {
         "name": image.name,
         "width": image.width,
         "height": image.height,
         # null is an infinite PSNR
-        "psnr": [_MISSING if one is None else psnr_as_json(one.psnr_db) for one in some],
-        "bits_per_pixel": [None if one is None else one.bits_per_pixel for one in some],
+        "psnr": [_MISSING if each is None else psnr_as_json(each.psnr_db) for each in found],
+        "bits_per_pixel": [None if each is None else each.bits_per_pixel for each in found],
     }
     pictures: dict[str, Any] = {
         "thumbnail": image.thumbnail,
         "original": image.original,
-        "differences": [None if one is None else one.difference for one in some],
-        "reconstructions": [None if one is None else one.full for one in some],
+        "differences": [None if each is None else each.difference for each in found],
+        "reconstructions": [None if each is None else each.full for each in found],
     }
     if image.latents is not None:
         pictures["latents"] = image.latents
@@ -172,7 +172,7 @@ def _write_image(image: PageImage) -> str:
 
 
 def _embed(value: object) -> str:
-    """JSON that ends no element it stands in."""
+    """Returns JSON that cannot close the HTML element around it."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

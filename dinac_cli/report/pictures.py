@@ -1,4 +1,4 @@
-"""The small pictures of a page: an original, and where a reconstruction differs from it."""
+"""The small pictures of a page: thumbnails of originals, and differences."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dinac_cli.images.pixels import Pixels
 from dinac_cli.report.page import make_data_url
 
 THUMBNAIL_SIDE = 240
-_DIFFERENCE_SIDE = 160  # of noise mostly, which costs bytes
+_DIFFERENCE_SIDE = 160  # smaller, because differences are mostly noise, which compresses badly
 DIFFERENCE_GAIN = 10
-"""How much brighter a small difference is shown than it is; the viewer begins with the same."""
+"""Factor by which small differences are brightened; the viewer's gain starts at the same value."""
 
 
 def make_thumbnail(pixels: Pixels) -> str:
-    """URL of uint8 [H, W, 3] made no larger than `THUMBNAIL_SIDE` a side."""
+    """Returns the URL of uint8 [H, W, 3], scaled to at most `THUMBNAIL_SIDE` a side."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     return _pack(image, 80)
 
 
 def draw_difference(original: Pixels, other: Pixels) -> str:
-    """URL of where two images uint8 [H, W, 3] differ: |Δ|, averaged, times `DIFFERENCE_GAIN`."""
+    """Returns the URL of |Δ| of two images uint8 [H, W, 3], scaled down, x `DIFFERENCE_GAIN`."""
     image = ImageChops.difference(Image.fromarray(original), Image.fromarray(other))
     image.thumbnail((_DIFFERENCE_SIDE, _DIFFERENCE_SIDE), Image.Resampling.BOX)
     amplified = [min(255, DIFFERENCE_GAIN * value) for value in range(256)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO, ClassVar
+from typing import ClassVar
 from urllib.parse import quote
 
 from dinac_cli.errors import DinacError, InputError, OutputError, UnwritableDiskError, UsageError
@@ -36,18 +36,18 @@ from dinac_cli.report.latents import (
 )
 from dinac_cli.report.page import PAGE_START, Page, PageImage, Reconstruction, make_data_url
 from dinac_cli.report.pictures import draw_difference, make_thumbnail
-from dinac_cli.storage.atomic import write_atomically
+from dinac_cli.storage.atomic import describe_write_error, write_atomically
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input, InputScan
 
 IMAGES_IN_A_PAGE = 300
-"""A page of more images needs a folder beside it, or it would not open at once."""
+"""A page of more images needs `assets`, or it would take long to open."""
 
 MAX_PAGE_BYTES = 2**28
-"""So does a page of more data (measured: a page of 218 MB opens in 2 s)."""
+"""A page of more data needs `assets` too (measured: a page of 218 MB opens in 2 s)."""
 
 _STAMP = {"report": "1"}
-_WORK_FACTOR = 3  # memory to draw and pack an image, in multiples of its own size
+_WORK_FACTOR = 3  # memory to draw and compress an image, in multiples of its size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,71 +98,69 @@ class ReportRequest(Request["ReportRun"]):
                 raise UsageError(f"{folder}: no such folder")
         name = os.path.basename(os.path.normpath(self.originals))
         title = self.title or f"{name}: reconstructions"
-        return ReportRun(self, Page(title, _name_folders(self.reconstructions)))
+        page = Page(title, _name_folders(self.reconstructions))
+        return ReportRun(request=self, page=page)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReportRun(Run):
-    """A report run that is ready to start; `page` fills up while it runs.
+    """A report run that is ready to start; it fills `page`.
 
-    `size_bytes` is the size of the page written, 0 before that.
+    `size_bytes` is the size of the written page, 0 before it is written.
     """
 
+    work: Callable[..., Generator[FileResult, None, None]] = field(init=False)
     request: ReportRequest
     page: Page
     size_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        self.work = self._write_page
+
     def count(self) -> int | None:
-        """Counts the images. Raises UsageError if a folder has none of them, or if too many."""
+        """Counts the images.
+
+        Raises UsageError if there are too many, or if a folder has no counterpart of any of them.
+        """
         request = self.request
-        total, strangers, bare = 0, list(request.reconstructions), list(request.latents)
+        total, unpaired, recordless = 0, list(request.reconstructions), list(request.latents)
         for entry in list_originals(request):
-            total += 1
-            strangers = [
-                folder for folder in strangers if find_counterpart(entry.name, folder) is None
-            ]
-            bare = [
-                folder for folder in bare if not os.path.exists(locate_record(folder, entry.name))
+            name, total = entry.name, total + 1
+            unpaired = [folder for folder in unpaired if find_counterpart(name, folder) is None]
+            recordless = [
+                folder for folder in recordless if not os.path.exists(locate_record(folder, name))
             ]
         if not total:
             raise UsageError(f"no images found in {request.originals}")
-        if strangers:
-            refuse_strangers(request.originals, strangers[0])
-        if bare:
+        if unpaired:
+            refuse_strangers(request.originals, unpaired[0])
+        if recordless:
             raise UsageError(
-                f"--latents {bare[0]}: holds no record of an image in {request.originals}"
+                f"--latents {recordless[0]}: holds no record of an image in {request.originals}"
             )
         if total > IMAGES_IN_A_PAGE and request.assets is None:
             raise UsageError(
-                f"{total} images in one page would not open; name a folder for them with "
+                f"{total} images are too many for one page; name a folder for them with "
                 "--assets DIR"
             )
         return total
 
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
-        for folder in filter(None, (self.request.assets, self.request.page_folder)):
+    def _write_page(self, control: RunControl) -> Generator[FileResult, None, None]:
+        """Yields one result an image, then writes the page, unless it is empty or a stop came."""
+        request, page = self.request, self.page
+        for folder in filter(None, (request.assets, request.page_folder)):
             try:
                 os.makedirs(folder, exist_ok=True)
             except OSError as exc:
-                raise OutputError(f"{folder}: cannot be made: {exc.strerror}") from exc
-        return self._write_page(control)
-
-    def _write_page(self, control: RunControl) -> Generator[FileResult, None, None]:
-        """Yields one result an image; then writes the page, unless stopped or without images."""
-        request, page = self.request, self.page
-        for result in gather_images(request, page, control):
-            yield result
-            if request.assets is None and page.size_bytes > MAX_PAGE_BYTES:
-                raise UsageError(
-                    "images of these sizes in one page would not open; "
-                    "name a folder for them with --assets DIR"
-                )
+                raise describe_write_error(exc, folder) from exc
+        with closing(gather_images(request, page, control)) as results:
+            for result in results:
+                yield result
+                if request.assets is None and page.size_bytes > MAX_PAGE_BYTES:
+                    raise UsageError(
+                        "the images are too large for one page; "
+                        "name a folder for them with --assets DIR"
+                    )
         if page.images and not control.stop:
             data = page.write()
             write_atomically(request.out, data, replace=request.overwrite, is_ours=is_report)
@@ -200,8 +198,8 @@ def gather_images(
 ) -> Generator[FileResult, None, None]:
     """Adds every original to `page` and yields one result an image.
 
-    An image that lacks a reconstruction is shown, and its result is MISSING. Memory holds the
-    images that threads work on, bounded in bytes, and each image's data in the page.
+    The page shows an image without a reconstruction too, and its result is MISSING. Memory holds
+    the images in work, bounded in bytes, and the data of the page.
     """
     work = partial(_gather, request=request, colors=_choose_colors(request))
     with closing(map_bounded(enumerate(list_originals(request)), work, control)) as images:
@@ -270,10 +268,12 @@ def _show(
                 _publish(other, f"{number:06}-{k + 1}.png", request),
             )
         )
-    return _Gathered(_tell(entry, image, missing, warnings), image)
+    return _Gathered(_make_result(entry, image, missing, warnings), image)
 
 
-def _tell(entry: Input, image: PageImage, missing: list[str], warnings: list[str]) -> FileResult:
+def _make_result(
+    entry: Input, image: PageImage, missing: list[str], warnings: list[str]
+) -> FileResult:
     first = next(filter(None, image.reconstructions), None)
     return FileResult(
         entry.label,
@@ -290,24 +290,29 @@ def _tell(entry: Input, image: PageImage, missing: list[str], warnings: list[str
 def _show_records(
     name: str, request: ReportRequest, colors: LatentColors | None, hold: Callable[[int], None]
 ) -> tuple[list[ShownRecord | None], list[str]]:
-    """The record of each folder of latents, None where there is none; and what is wrong with any.
+    """Returns the image's record in each folder of latents, and warnings about them.
 
-    The first one is painted.
+    Paints only the record in the first folder. A missing or damaged record is None.
     """
     records: list[ShownRecord | None] = []
     warnings: dict[str, None] = {}  # a folder may be named for several reconstructions
     for k, folder in enumerate(request.latents):
         path = locate_record(folder, name)
+        record, problem, wanted = None, "", None if k else colors
         try:
-            records.append(show_record(path, None if k else colors, hold))
+            record = show_record(path, wanted, hold)
         except DinacError as exc:
-            records.append(None)
-            warnings[f"its latents are not shown: {path}: {exc}"] = None
+            problem = str(exc)
+        if record is not None and wanted is not None and record.picture is None:
+            problem = "another number of channels than in the first record"
+        if problem:
+            warnings[f"its latents are not shown: {path}: {problem}"] = None
+        records.append(record)
     return records, list(warnings)
 
 
 def _publish(pixels: Pixels, name: str, request: ReportRequest) -> str:
-    """The URL of a full image: the image itself, or a file beside the page."""
+    """Returns the URL of a full image: a `data:` URL, or that of the file it writes in `assets`."""
     if request.assets is None:
         return make_data_url(write_image(pixels, "png"), "png")
     target = os.path.join(request.assets, name)

@@ -1,4 +1,4 @@
-"""`dinac report`: the page from real folders, and what it does in a real browser."""
+"""`dinac report`: the page of real folders, and its behaviour in a real browser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinac_cli.cli import run as run_here
-from dinac_cli.commands import comparing
+from dinac_cli.container.record import pack_encoded, read_header
+from dinac_cli.container.tensors import Encoded
 
 from .conftest import SIZES, list_files, read_files
 from .processes import run, run_noting_imports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-# Runs in the page: uses it as a person would, and leaves what it saw in the title.
+# Runs in the page: uses it as a person would, and puts its observations into the title.
 VISIT = """
 <script>
 (() => {
@@ -50,7 +51,7 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
   use("low", "1000"); seen.none = order(); use("low", "");
   document.querySelector(".card").click(); await wait(200);
   seen.open = viewer.open;
-  const rows = [];  // of the last buttons, as the space before them grows
+  const rows = [];  // rows of the last buttons, as the space before them grows
   for (let width = 0; width < innerWidth; width += 40) {
     document.getElementById("title").style.minWidth = width + "px";
     const tops = ["previous", "next", "close"].map((id) => document.getElementById(id).offsetTop);
@@ -88,7 +89,7 @@ const use = (id, value) => { const node = document.getElementById(id); node.valu
 
 
 def browse(page: Path, width: int = 1200) -> tuple[dict[str, Any], str]:
-    """What VISIT saw in a page, and what the browser's console said."""
+    """Returns the observations of VISIT in a page, and the browser's console."""
     assert CHROMIUM is not None
     visited = page.with_name("visited.html")
     visited.write_text(page.read_text(encoding="utf-8").replace("</body>", VISIT + "</body>"))
@@ -109,7 +110,7 @@ def browse(page: Path, width: int = 1200) -> tuple[dict[str, Any], str]:
     return json.loads(html.unescape(title)), console
 
 
-def test_the_page_and_what_is_missing(own: Path) -> None:
+def test_page_with_a_missing_reconstruction(own: Path) -> None:
     (own / "decoded/sub/deep/c.webp.png").unlink()
     before = read_files(own)
     arguments = ("photos", "decoded", "out/page.html", "--latents", "latents")
@@ -121,10 +122,10 @@ def test_the_page_and_what_is_missing(own: Path) -> None:
     assert {name for name in after if name not in before} == {"out/page.html"}
     assert before.items() <= after.items()
     again = run("report", *arguments, cwd=own)
-    assert (again.code, read_files(own)) == (3, after)  # its own page it may replace
+    assert (again.code, read_files(own)) == (3, after)  # its own page is replaced
 
 
-def test_latents_that_are_not_shown(own: Path) -> None:
+def test_damaged_and_missing_latents_are_not_shown(own: Path) -> None:
     record = own / "latents/b.png.dinac"
     record.write_bytes(record.read_bytes()[:-9])
     (own / "latents/sub/b.png.dinac").unlink()
@@ -133,9 +134,9 @@ def test_latents_that_are_not_shown(own: Path) -> None:
     assert done.code == 0
     said, *others = done.err.splitlines()
     assert said.startswith("dinac: warning: photos/b.png: its latents are not shown: latents/b.png")
-    assert said.endswith("is cut short: copy it again or re-encode")
+    assert said.endswith("is cut short; copy it again or re-encode")
     assert others == []
-    # Neither what is left of a record nor its size counts, whichever folder it is of.
+    # A damaged record counts neither with its content nor with its size, in any folder.
     again = run("report", *arguments, "latents", "--latents", "latents", cwd=own)
     assert again.code == 2
     for path in (own / "latents").rglob("*.dinac"):
@@ -149,7 +150,20 @@ def test_latents_that_are_not_shown(own: Path) -> None:
     assert none.err == "dinac: --latents other: holds no record of an image in photos\n"
 
 
-def test_an_original_that_cannot_be_read_is_named_once(own: Path) -> None:
+def test_latents_with_other_channels_are_not_shown(own: Path) -> None:
+    path = own / "latents/b.png.dinac"
+    header = replace(read_header(path.read_bytes()), shape=(16, 3, 4))
+    path.write_bytes(pack_encoded(header, Encoded(np.zeros((16, 3, 4), np.float32))))
+    done = run("report", "photos", "decoded", "page.html", "--latents", "latents", cwd=own)
+    assert (done.code, done.err) == (
+        0,
+        "dinac: warning: photos/b.png: its latents are not shown: latents/b.png.dinac: "
+        "another number of channels than in the first record\n",
+    )
+    assert (own / "page.html").read_text().count('"latents": "data:') == 3
+
+
+def test_unreadable_original_is_named_once(own: Path) -> None:
     (own / "photos/a.jpg").write_bytes(b"")
     done = run("report", "photos", "decoded", "page.html", cwd=own)
     assert (done.code, done.err) == (3, "dinac: photos/a.jpg: empty file (0 bytes)\n")
@@ -157,7 +171,7 @@ def test_an_original_that_cannot_be_read_is_named_once(own: Path) -> None:
     assert " each. 1 more could not be shown. " in (own / "page.html").read_text()
 
 
-def test_without_torch(work: Path, tmp_path: Path) -> None:
+def test_report_does_not_import_torch(work: Path, tmp_path: Path) -> None:
     arguments = (str(work / "photos"), str(work / "decoded"), str(tmp_path / "page.html"))
     done, imported = run_noting_imports(tmp_path / "imports", ("torch",), "report", *arguments)
     assert (done.code, done.err, imported) == (0, "", "")
@@ -192,12 +206,14 @@ def test_full_images_beside_the_page(own: Path) -> None:
         (
             ("photos", "latents", "page.html"),
             2,
-            "latents holds latent files: name the folder that ",
+            "latents holds latent files; name the folder that ",
         ),
         (("photos", "decoded", "mine.html"), 1, "mine.html: exists and is no report of dinac"),
     ],
 )
-def test_what_is_refused(own: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+def test_wrong_arguments_are_refused_in_one_line(
+    own: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
     (own / "mine.html").write_text("<html>")
     done = run("report", *arguments, cwd=own)
     assert (done.code, done.out) == (code, "")
@@ -207,7 +223,7 @@ def test_what_is_refused(own: Path, arguments: tuple[str, ...], code: int, messa
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_in_a_browser(own: Path) -> None:
+def test_page_in_a_browser(own: Path) -> None:
     arguments = ("photos", "decoded", "page.html", "--latents", "latents")
     assert run("report", *arguments, cwd=own).code == 0
     measured = json.loads(run("psnr", "photos", "decoded", "--json", cwd=own).out)
@@ -217,7 +233,7 @@ def test_in_a_browser(own: Path) -> None:
     assert console == ""
     assert seen["worst"] == worst
     assert seen["best"] == worst[::-1]
-    assert [alt for _, alt in seen["small"]] == [f"{name}, where decoded differs" for name in worst]
+    assert [alt for _, alt in seen["small"]] == [f"{name}, difference of decoded" for name in worst]
     assert min(width for width, _ in seen["small"]) > 0
     assert (seen["both"], seen["originals"], seen["differences"]) == (
         [True, True],
@@ -245,7 +261,7 @@ def test_in_a_browser(own: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_what_is_missing_comes_last(own: Path) -> None:
+def test_missing_reconstructions_come_last_in_a_browser(own: Path) -> None:
     assert run("decode", "latents", "four", "-n", "4", cwd=own).code == 0
     (own / "decoded/b.png").unlink()
     assert run("report", "photos", "decoded", "four", "page.html", cwd=own).code == 3
@@ -256,7 +272,7 @@ def test_what_is_missing_comes_last(own: Path) -> None:
     assert [width > 0 for width, _ in seen["small"]] == [True, True, True, False]
 
 
-def test_a_mirrored_reconstruction_is_shown_beside_the_original(own: Path) -> None:
+def test_mirrored_reconstruction_is_shown_unmirrored(own: Path) -> None:
     assert run("encode", "photos/b.png", "twins", "--flip", cwd=own).code == 0
     assert run("decode", "twins", "mirrored", "--flipped", cwd=own).code == 0
     (own / "one").mkdir()
@@ -267,7 +283,7 @@ def test_a_mirrored_reconstruction_is_shown_beside_the_original(own: Path) -> No
     assert np.abs(original - shown).mean() < np.abs(original - shown[:, ::-1]).mean() / 2
 
 
-def test_a_page_without_images_takes_no_other_ones_place(own: Path) -> None:
+def test_empty_page_does_not_replace_an_old_one(own: Path) -> None:
     assert run("report", "photos", "decoded", "page.html", cwd=own).code == 0
     before = (own / "page.html").read_bytes()
     done = run("report", "photos", "decoded", "page.html", "--max-pixels", "1", cwd=own)
@@ -276,22 +292,29 @@ def test_a_page_without_images_takes_no_other_ones_place(own: Path) -> None:
     assert (own / "page.html").read_bytes() == before
 
 
-def test_a_page_that_would_not_open_asks_for_a_folder(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(own)
-    arguments = ["report", "photos", "decoded", "page.html"]
-    monkeypatch.setattr(comparing, "_LARGE_PAGE_BYTES", 1000)
-    assert run_here(arguments) == 0
+def test_large_page_suggests_or_requires_assets(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("report", "photos", "decoded", "page.html")
+    monkeypatch.setattr("dinac_cli.commands.report._LARGE_PAGE_BYTES", 1000)
+    large = run(*arguments, cwd=own)
     hint = "dinac: a large page; --assets DIR keeps the full images beside it\n"
-    assert capsys.readouterr().err == hint
+    assert (large.code, large.err) == (0, hint)
     (own / "page.html").unlink()
-    monkeypatch.setattr(comparing, "MAX_PAGE_BYTES", 1000)
-    assert run_here(arguments) == 2
-    assert capsys.readouterr().err.endswith("name a folder for them with --assets DIR\n")
+    monkeypatch.setattr("dinac_cli.report.report.MAX_PAGE_BYTES", 1000)
+    refused = run(*arguments, cwd=own)
+    assert refused.code == 2
+    assert refused.err.endswith("name a folder for them with --assets DIR\n")
     assert not (own / "page.html").exists()
-    assert run_here([*arguments, "--assets", "full"]) == 0
-    assert capsys.readouterr().err == ""
+    done = run(*arguments, "--assets", "full", cwd=own)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_too_many_images_require_assets(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("report", "photos", "decoded", "page.html")
+    monkeypatch.setattr("dinac_cli.report.report.IMAGES_IN_A_PAGE", 3)
+    refused = run(*arguments, cwd=own)
+    line = "4 images are too many for one page; name a folder for them with --assets DIR"
+    assert (refused.code, refused.err) == (2, f"dinac: {line}\n")
+    assert run(*arguments, "--assets", "full", cwd=own).code == 0
 
 
 def read_pixels(path: Path) -> np.ndarray[Any, Any]:

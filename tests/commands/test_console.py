@@ -1,4 +1,4 @@
-"""What is written where: names as they are and never markup, plain lines or a bar, or nothing."""
+"""The console: which stream each line goes to, escaped names, plain lines and the bar."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class State:
 
 
 def use_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Put a terminal of 60 columns on stderr; in the test itself, for capturing undoes it else."""
+    """Puts a terminal of 60 columns on stderr. A fixture cannot: capturing would undo it."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     for name, value in (("TERM", "xterm"), ("COLUMNS", "60"), ("LINES", "20")):
@@ -62,7 +62,7 @@ def test_unprintable_characters_are_escaped(text: str, escaped: str) -> None:
 
 
 class TestStreams:
-    def test_results_go_to_stdout_all_else_to_stderr(
+    def test_results_go_to_stdout_and_the_rest_to_stderr(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         console = Console()
@@ -74,9 +74,9 @@ class TestStreams:
         console.fail("a.jpg: bad")
         out, err = capsys.readouterr()
         assert out == 'result\n{"a": 1}\n'
-        assert err == '{"b": 2}\nremark\ndinac: warning: a.jpg: odd\ndinac: a.jpg: bad\n'
+        assert err == '{"b": 2}\ndinac: remark\ndinac: warning: a.jpg: odd\ndinac: a.jpg: bad\n'
 
-    def test_quiet_leaves_errors_and_requested_data(
+    def test_quiet_prints_errors_and_requested_data_only(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         console = Console(quiet=True)
@@ -87,11 +87,11 @@ class TestStreams:
         console.fail("bad")
         assert capsys.readouterr() == ('{"a": 1}\n', "dinac: bad\n")
 
-    def test_names_are_escaped_and_no_markup(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_names_are_escaped_and_never_markup(self, capsys: pytest.CaptureFixture[str]) -> None:
         Console().fail("[red]x[/red]\x1b[31m\nnext: bad")
         assert capsys.readouterr().err == "dinac: [red]x[/red]\\x1b[31m\\nnext: bad\n"
 
-    def test_a_value_goes_on_indented(
+    def test_wrapped_value_is_indented(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("dinac_cli.commands.screen.console._measure_width", lambda stream: 20)
@@ -104,9 +104,7 @@ class TestStreams:
             "long",
         ]
 
-    def test_json_is_one_line_of_ascii_that_any_reader_takes(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_json_is_one_line_of_ascii(self, capsys: pytest.CaptureFixture[str]) -> None:
         name = os.fsdecode(b"caf\xe9\n.jpg")
         Console().print_json({"file": name})
         out = capsys.readouterr().out
@@ -114,18 +112,20 @@ class TestStreams:
         assert out.count("\n") == 1
         assert json.loads(out) == {"file": name}
 
-    def test_json_has_no_infinity(self) -> None:
+    def test_json_refuses_infinity(self) -> None:
         with pytest.raises(ValueError, match="JSON"):
             Console().print_json({"psnr": float("inf")})
 
-    def test_what_the_encoding_lacks_is_escaped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_characters_outside_the_encoding_are_escaped(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         raw = io.BytesIO()
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
         Console().say("1 kB → 2 kB ü")
-        assert raw.getvalue() == b"1 kB \\u2192 2 kB \\xfc\n"
+        assert raw.getvalue() == b"dinac: 1 kB \\u2192 2 kB \\xfc\n"
 
     @pytest.mark.parametrize("name", ["stdout", "stderr"])
-    def test_stream_that_is_closed(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_closed_stream_is_skipped(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, name, None)
         console = Console()
         console.print_result("x")
@@ -134,7 +134,7 @@ class TestStreams:
 
 
 class TestPlainLines:
-    def test_one_every_few_seconds(
+    def test_one_line_every_few_seconds(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = 100.0
@@ -153,7 +153,7 @@ class TestPlainLines:
             + "dinac: encode 3, 4.5 images/s [bold]\n",
         )
 
-    def test_none_when_quiet(
+    def test_none_if_quiet(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(console_module, "PLAIN_INTERVAL_SECONDS", 0)
@@ -162,7 +162,7 @@ class TestPlainLines:
         assert capsys.readouterr() == ("", "")
 
     @pytest.mark.parametrize("term", ["dumb", "unknown"])
-    def test_on_a_terminal_that_cannot_redraw(
+    def test_used_on_a_terminal_that_cannot_redraw(
         self, term: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         terminal = use_terminal(monkeypatch)
@@ -176,7 +176,7 @@ class TestPlainLines:
 
 
 class TestBar:
-    def test_is_drawn_and_gone_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_drawn_and_removed_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         terminal = use_terminal(monkeypatch)
         console = Console()
         assert console.draws_bar
@@ -193,7 +193,7 @@ class TestBar:
         assert "4.5 images/s [bold]" in text
         assert terminal.getvalue().endswith(("\x1b[1A\x1b[2K", "\x1b[?25h"))
 
-    def test_long_lines_above_it_are_not_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_long_lines_above_it_stay_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
         terminal = use_terminal(monkeypatch)
         console = Console()
         with console.track("encode", State()):
@@ -201,14 +201,16 @@ class TestBar:
         assert "x" * 150 in terminal.getvalue()
 
     @pytest.mark.parametrize("total", [None, 0, 10])
-    def test_of_any_total(self, total: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_total_may_be_unknown_or_zero(
+        self, total: int | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         terminal = use_terminal(monkeypatch)
         with Console().track("encode", State(total=total)):
             pass
         expected = "3/?" if total is None else f"3/{total}"
         assert expected in terminal.getvalue()
 
-    def test_is_gone_after_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_removed_after_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         use_terminal(monkeypatch)
         console = Console()
         with pytest.raises(ValueError, match="x"), console.track("encode", State()):
@@ -223,12 +225,12 @@ class TestBar:
         assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", terminal.getvalue())
 
 
-def test_long_lines_go_on_at_a_space_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lines_wrap_at_spaces_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     text = "4 encoded with nano; 61.1 kB → 85.7 kB (1.40x)\na-name-that-is-longer-than-the-line"
     Console().print_result(text)
-    assert terminal.getvalue() == text + "\n"  # its width is not known
+    assert terminal.getvalue() == text + "\n"  # its width is unknown
     monkeypatch.setattr(terminal, "fileno", lambda: 1)
     monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((24, 10)))
     for write in (Console().print_result, lambda text: Console().print_json({"text": text})):

@@ -1,20 +1,21 @@
-"""The PSNR report, for people and for programs."""
+"""The output of `dinac psnr`: a table for people, one JSON object for programs."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator
+import signal
+from typing import Any
 
 import pytest
 
-from dinac_cli.commands.measuring import MeasureReport, format_table
-from dinac_cli.commands.run import EXIT_FAILURES, ReportOptions
-from dinac_cli.commands.screen.console import Console
-from dinac_cli.commands.screen.signals import SignalledStop
+from dinac_cli.commands.psnr import PsnrTable, format_table
+from dinac_cli.commands.run import ScreenOptions
+from dinac_cli.errors import Exit
 from dinac_cli.images.metrics import PsnrSummary, summarise_psnr
-from dinac_cli.jobs.executor.control import StageClock
 from dinac_cli.jobs.results import FileResult, Status
+
+from .given import GivenRun, run_given
 
 
 def measured(name: str, psnr_db: float) -> FileResult:
@@ -26,16 +27,13 @@ MISSING = FileResult("A/d.png", Status.MISSING, reason="has no counterpart in B"
 FAILED = FileResult("A/e.png", Status.FAILED, output="B/e.png", reason="sizes differ")
 
 
-def consume(*results: FileResult, stop: SignalledStop | None = None, **options: bool) -> int:
-    def go() -> Generator[FileResult, None, None]:
-        yield from results
-
-    report = MeasureReport(Console(verbose=options.get("verbose", False)), ReportOptions(**options))  # type: ignore[arg-type]
-    return report.consume(go(), StageClock(), stop or SignalledStop())
+def report(*results: FileResult, signal_number: int | None = None, **options: Any) -> int:
+    screen = ScreenOptions(**options)
+    return run_given(GivenRun(*results, signal_number=signal_number), PsnrTable(screen), screen)
 
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert consume(*PAIRS) == 0
+    assert report(*PAIRS) == 0
     assert capsys.readouterr() == (
         "PSNR   mean   std  median     p5    p95    min    max  images  identical\n"
         "  dB  35.00  5.00   35.00  30.50  39.50  30.00  40.00       3          1\n",
@@ -43,10 +41,10 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_missing_and_failed_are_named_counted_and_end_in_their_exit_code(
+def test_missing_and_failed_pairs_are_named_counted_and_set_the_exit_code(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert consume(*PAIRS, MISSING, FAILED) == EXIT_FAILURES
+    assert report(*PAIRS, MISSING, FAILED) == Exit.FAILURES
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split()[-4:] == ["images", "identical", "missing", "failed"]
     assert out.splitlines()[1].split()[-4:] == ["3", "1", "1", "1"]
@@ -55,7 +53,7 @@ def test_missing_and_failed_are_named_counted_and_end_in_their_exit_code(
 
 def test_verbose_names_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
     odd = FileResult("A/\x1b[1m.png", Status.MEASURED, output="B/x", psnr_db=31.256)
-    consume(*PAIRS, odd, MISSING, verbose=True)
+    report(*PAIRS, odd, MISSING, verbose=True)
     assert capsys.readouterr().out.splitlines()[:4] == [
         " 30.00 dB  A/a.png",
         " 40.00 dB  A/b.png",
@@ -65,9 +63,8 @@ def test_verbose_names_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    assert consume(*PAIRS, MISSING, FAILED, json=True) == EXIT_FAILURES
-    report = json.loads(capsys.readouterr().out)
-    assert report == {
+    assert report(*PAIRS, MISSING, FAILED, json=True) == Exit.FAILURES
+    assert json.loads(capsys.readouterr().out) == {
         "mean": 35.0,
         "std": 5.0,
         "median": 35.0,
@@ -90,28 +87,28 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_identical(capsys: pytest.CaptureFixture[str]) -> None:
-    assert consume(PAIRS[2], json=True) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert (report["mean"], report["count"], report["identical"]) == (None, 1, 1)
-    assert consume(PAIRS[2]) == 0
+    assert report(PAIRS[2], json=True) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["mean"], printed["count"], printed["identical"]) == (None, 1, 1)
+    assert report(PAIRS[2]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["dB", "-", "-", "-"]
 
 
 def test_nothing_measured_is_a_failure() -> None:
-    assert consume(MISSING) == EXIT_FAILURES
+    assert report(MISSING) == Exit.FAILURES
 
 
-def test_signal() -> None:
-    stop = SignalledStop()
-    stop.signal_number = 15
-    stop.set()
-    assert consume(*PAIRS, stop=stop) == 143
+def test_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(*PAIRS, signal_number=signal.SIGTERM) == 143
+    assert capsys.readouterr().err == (
+        "dinac: stopped before the end; these are the figures of the pairs measured so far\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("missing", "failed", "identical"), [(0, 0, 0), (3, 0, 0), (12, 3, 0), (9999, 999, 99999)]
 )
-def test_table_fits_eighty_columns(missing: int, failed: int, identical: int) -> None:
+def test_table_fits_80_columns(missing: int, failed: int, identical: int) -> None:
     figures = summarise_psnr([34.5, 61.25])
     summary = PsnrSummary(**{**vars(figures), "count": 100_000, "identical": identical})
     names, values = format_table(summary, missing, failed)
@@ -119,7 +116,7 @@ def test_table_fits_eighty_columns(missing: int, failed: int, identical: int) ->
     assert names.split()[-1] == ("failed" if failed else "missing" if missing else "images")
 
 
-def test_a_table_that_a_terminal_cannot_hold_stands_on_end() -> None:
+def test_table_that_is_too_wide_becomes_one_line_a_figure() -> None:
     summary = summarise_psnr([30.0, 40.0])
     assert format_table(summary, 0, 0, 80) == format_table(summary, 0, 0)
     assert format_table(summary, 1, 0, 40) == [

@@ -1,32 +1,28 @@
-"""From results to figures, lines, files and an exit code."""
+"""From results to progress lines, summaries, JSON, the failures file and an exit code."""
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 import time
-from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dinac_cli.commands.run import (
-    EXIT_FAILURES,
-    ReportOptions,
-    RunProgress,
-    describe_summary,
-    end_with,
-    format_duration,
-    format_size,
-    format_sizes,
-    open_failures,
-    report_run,
-)
+from dinac_cli.commands.run import ScreenOptions, open_failures
+from dinac_cli.commands.screen import console as console_module
 from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop
-from dinac_cli.errors import OutputError
+from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.screen.tables import format_duration, format_size, format_sizes
+from dinac_cli.errors import Exit, OutputError
 from dinac_cli.jobs.executor.control import StageClock
 from dinac_cli.jobs.results import FileResult, Status, Tally
+
+from .given import GivenRun, run_given
 
 WRITTEN = FileResult(
     "a.jpg", Status.WRITTEN, output="out/a.jpg.dinac",
@@ -79,7 +75,7 @@ def test_sizes_with_their_ratio() -> None:
 
 
 class TestTally:
-    def test_counts_sizes_of_what_was_written_alone(self) -> None:
+    def test_sizes_count_written_files_only(self) -> None:
         tally = Tally()
         for result in (WRITTEN, DONE, FAILED, FileResult("d", Status.MISSING)):
             tally.add(result)
@@ -96,7 +92,7 @@ class TestTally:
         }
         assert tally.finished == 4
 
-    def test_result_leaves_out_what_says_nothing(self) -> None:
+    def test_result_leaves_out_empty_fields(self) -> None:
         assert FAILED.to_json() == {"file": "c.jpg", "status": "failed", "reason": "not an image"}
         assert WRITTEN.to_json() == {
             "file": "a.jpg",
@@ -113,7 +109,7 @@ class TestTally:
 
 @pytest.fixture
 def progress(monkeypatch: pytest.MonkeyPatch) -> RunProgress:
-    """A run of 100 files at 2 images/s, 10 of them done and one failed."""
+    """A run of 100 files at 2 images/s, with 9 done and one failed."""
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     clock = StageClock()
@@ -126,8 +122,10 @@ def progress(monkeypatch: pytest.MonkeyPatch) -> RunProgress:
     return progress
 
 
-class TestLine:
-    whole = "1 failed  2.0 images/s  ETA 45.0 s  0.0 MP/s  18.0 kB → 4.5 kB (0.25x)  limit: model"
+class TestProgressLine:
+    whole = (
+        "1 failed  2.0 images/s  ETA 45.0 s  0.0 MP/s  18.0 kB → 4.5 kB (0.25x)  bottleneck: model"
+    )
 
     @pytest.mark.parametrize(
         ("width", "line"),
@@ -141,7 +139,9 @@ class TestLine:
             (5, "1 fai"),
         ],
     )
-    def test_keeps_what_matters_most(self, progress: RunProgress, width: int, line: str) -> None:
+    def test_keeps_the_most_important_figures(
+        self, progress: RunProgress, width: int, line: str
+    ) -> None:
         assert progress.describe_line(width) == line
 
     def test_never_exceeds_the_width(self, progress: RunProgress) -> None:
@@ -150,7 +150,7 @@ class TestLine:
     def test_before_the_first_result(self) -> None:
         assert RunProgress(StageClock(), 3, SignalledStop()).describe_line(40) == "starting"
 
-    def test_while_it_stops(self, progress: RunProgress) -> None:
+    def test_while_stopping(self, progress: RunProgress) -> None:
         progress.stop.set()
         assert progress.describe_line(80) == STOPPING
         assert progress.describe_line(20) == STOPPING[:20]
@@ -159,8 +159,8 @@ class TestLine:
         progress.total = None
         assert "ETA" not in progress.describe_line(200)
 
-    def test_more_results_than_inputs(self, progress: RunProgress) -> None:
-        """A file may hold many records: then nobody knows how many there are."""
+    def test_more_results_than_inputs_make_the_total_unknown(self, progress: RunProgress) -> None:
+        """A file may hold several records."""
         for _ in range(90):
             progress.add(WRITTEN)
         assert "ETA 0.0 s" in progress.describe_line(200)
@@ -170,155 +170,164 @@ class TestLine:
 
 
 class TestSummary:
-    def test_of_everything(self, progress: RunProgress) -> None:
+    def test_counts_everything(self, progress: RunProgress) -> None:
         progress.add(DONE)
         progress.add(FileResult("e", Status.WRITTEN, reason="the source has changed"))
         progress.tally.not_inputs = 2
-        assert describe_summary(progress, "encoded with nano") == (
+        assert Summary("encoded with nano").describe(progress) == (
             "10 encoded with nano, 1 of them again, 1 already done, 1 failed, "
-            "2 other files passed over; 18.0 kB → 4.5 kB (0.25x) in 4.0 s"
+            "2 other files skipped; 18.0 kB → 4.5 kB (0.25x) in 4.0 s"
         )
 
-    def test_of_nothing(self) -> None:
+    def test_without_results(self) -> None:
         empty = RunProgress(StageClock(), 0, SignalledStop())
-        assert describe_summary(empty, "decoded") == "0 decoded"
+        assert Summary("decoded").describe(empty) == "0 decoded"
 
 
-class Run:
-    """A run that gives these results, and what comes of it."""
-
-    def __init__(self, *results: FileResult) -> None:
-        self.results = results
-        self.stop = SignalledStop()
-        self.given = 0
-        self.closed = False
-
-    def _go(self) -> Generator[FileResult, None, None]:
-        try:
-            for result in self.results:
-                if self.stop:
-                    return
-                self.given += 1
-                yield result
-        finally:
-            self.closed = True
-
-    def report(self, console: Console | None = None, **options: object) -> int:
-        chosen = ReportOptions(**options)  # type: ignore[arg-type]
-        progress = RunProgress(StageClock(), len(self.results), self.stop)
-        return report_run(
-            "encode", end_with("encoded"), self._go(), progress, chosen,
-            console or Console(verbose=chosen.verbose), self.stop, lambda: 7,
-        )  # fmt: skip
+class RemarkingSummary(Summary):
+    def remark(self) -> str:
+        return "a remark"
 
 
-def json_lines(text: str) -> list[dict[str, object]]:
+def report(
+    run: GivenRun, out: str | None = None, summary: Summary | None = None, **options: Any
+) -> int:
+    return run_given(run, summary or Summary("encoded"), ScreenOptions(**options), out)
+
+
+def parse_lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
 class TestRun:
     def test_all_done(self, capsys: pytest.CaptureFixture[str]) -> None:
-        run = Run(WRITTEN, DONE)
-        assert run.report() == 0
+        run = GivenRun(WRITTEN, DONE)
+        assert report(run) == 0
         assert run.closed
         out, err = capsys.readouterr()
-        summary = r"1 encoded, 1 already done, 7 other files passed over; .* in \d\.\d s\n"
+        summary = r"1 encoded, 1 already done, 7 other files skipped; .* in \d\.\d s\n"
         assert re.fullmatch(summary, out)
         assert err == ""
 
-    def test_failures_are_named_and_end_in_their_exit_code(
+    def test_failures_are_named_and_set_the_exit_code(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert Run(WRITTEN, FAILED).report() == EXIT_FAILURES == 3
+        assert report(GivenRun(WRITTEN, FAILED)) == 3
         assert capsys.readouterr().err == "dinac: c.jpg: not an image\n"
 
     def test_missing_counterpart_is_a_failure(self) -> None:
         missing = FileResult("d.jpg", Status.MISSING, reason="has no counterpart in B")
-        assert Run(missing).report() == EXIT_FAILURES
+        assert report(GivenRun(missing)) == Exit.FAILURES
 
-    def test_remarks(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_redone_files_and_warnings_are_reported(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         again = FileResult("d.jpg", Status.WRITTEN, output="x", reason="the source has changed")
         odd = FileResult("e.gif", Status.WRITTEN, output="y", warnings=("first of 3 frames",))
-        Run(again, odd).report()
+        report(GivenRun(again, odd))
         assert capsys.readouterr().err == (
-            "dinac: d.jpg: made again: the source has changed\n"
+            "dinac: d.jpg: redone: the source has changed\n"
             "dinac: warning: e.gif: first of 3 frames\n"
         )
 
     def test_verbose_names_every_file(self, capsys: pytest.CaptureFixture[str]) -> None:
         streamed = FileResult("d.jpg", Status.WRITTEN)
-        Run(WRITTEN, DONE, streamed).report(verbose=True)
+        report(GivenRun(WRITTEN, DONE, streamed), verbose=True)
         assert capsys.readouterr().err == (
             "dinac: a.jpg → out/a.jpg.dinac (written)\n"
             "dinac: b.jpg → out/b.jpg.dinac (done)\n"
             "dinac: d.jpg (written)\n"
         )
 
-    def test_quiet_leaves_failures(self, capsys: pytest.CaptureFixture[str]) -> None:
-        Run(WRITTEN, FAILED).report(Console(quiet=True))
+    def test_quiet_prints_failures_only(self, capsys: pytest.CaptureFixture[str]) -> None:
+        report(GivenRun(WRITTEN, FAILED), quiet=True)
         assert capsys.readouterr() == ("", "dinac: c.jpg: not an image\n")
 
-    def test_json_has_an_object_a_file_and_the_summary_last(
+    def test_progress_lines_name_the_verb(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(console_module, "PLAIN_INTERVAL_SECONDS", 0)
+        report(GivenRun(DONE, DONE))
+        assert capsys.readouterr().err == (
+            "dinac: encode 1/2, starting\ndinac: encode 2/2, starting\n"
+        )
+
+    def test_json_has_one_object_a_file_and_the_summary_last(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        Run(WRITTEN, FAILED).report(json=True)
+        report(GivenRun(WRITTEN, FAILED), json=True)
         out, err = capsys.readouterr()
-        lines = json_lines(out)
+        lines = parse_lines(out)
         assert lines[:2] == [WRITTEN.to_json(), FAILED.to_json()]
         assert lines[2]["summary"] is True
         assert (lines[2]["written"], lines[2]["failed"], lines[2]["not_inputs"]) == (1, 1, 7)
         assert err == "dinac: c.jpg: not an image\n"
 
-    def test_json_moves_where_records_go_to_stdout(
+    def test_json_goes_to_stderr_if_records_go_to_stdout(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        Run(WRITTEN).report(json=True, records_on_stdout=True)
+        report(GivenRun(WRITTEN), "-", json=True)
         out, err = capsys.readouterr()
         assert out == ""
-        assert [line.get("summary", False) for line in json_lines(err)] == [False, True]
+        assert [line.get("summary", False) for line in parse_lines(err)] == [False, True]
 
-    def test_summary_moves_too(self, capsys: pytest.CaptureFixture[str]) -> None:
-        Run(WRITTEN).report(records_on_stdout=True)
+    def test_summary_goes_to_stderr_if_records_go_to_stdout(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        report(GivenRun(WRITTEN), "-")
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.startswith("1 encoded")
+        assert err.startswith("dinac: 1 encoded")
 
     def test_failures_file(self, tmp_path: Path) -> None:
         path = tmp_path / "failures.jsonl"
-        Run(WRITTEN, FAILED, DONE).report(failures=str(path))
-        assert json_lines(path.read_text()) == [FAILED.to_json()]
-        Run(WRITTEN).report(failures=str(path))
+        report(GivenRun(WRITTEN, FAILED, DONE), failures=str(path))
+        assert parse_lines(path.read_text()) == [FAILED.to_json()]
+        report(GivenRun(WRITTEN), failures=str(path))
         assert path.read_text() == ""
 
-    def test_failures_file_that_cannot_be_written(self, tmp_path: Path) -> None:
-        run = Run(WRITTEN)
+    def test_unwritable_failures_file_is_refused_before_any_work(self, tmp_path: Path) -> None:
+        run = GivenRun(WRITTEN)
         with pytest.raises(OutputError, match=r"--failures .*: cannot write: Is a directory"):
-            run.report(failures=str(tmp_path))
+            report(run, failures=str(tmp_path))
         assert run.given == 0
 
     def test_fail_fast_stops_at_the_first_failure(self) -> None:
-        run = Run(FAILED, WRITTEN, WRITTEN)
-        assert run.report(fail_fast=True) == EXIT_FAILURES
+        run = GivenRun(FAILED, WRITTEN, WRITTEN)
+        assert report(run, fail_fast=True) == Exit.FAILURES
         assert run.given == 1
         assert run.closed
 
-    def test_signal(self, capsys: pytest.CaptureFixture[str]) -> None:
-        run = Run(WRITTEN, FAILED)
-        run.stop.signal_number = 2
-        run.stop.set()
-        assert run.report() == 130
-        assert "run the same command again to go on" in capsys.readouterr().err
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, Exit.TERMINATED)]
+    )
+    def test_signal(self, capsys: pytest.CaptureFixture[str], number: int, code: int) -> None:
+        run = GivenRun(WRITTEN, FAILED, signal_number=number)
+        assert report(run) == code
+        assert run.given == 0
+        assert capsys.readouterr().err == (
+            "dinac: stopped before the end; run the same command again to go on\n"
+        )
 
-    def test_is_closed_after_an_error_of_the_run(self) -> None:
-        run = Run(WRITTEN)
+    def test_remark_is_printed_unless_the_run_was_stopped(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        report(GivenRun(DONE), summary=RemarkingSummary("encoded"))
+        assert capsys.readouterr().err == "dinac: a remark\n"
+        report(GivenRun(DONE, signal_number=signal.SIGINT), summary=RemarkingSummary("encoded"))
+        assert "a remark" not in capsys.readouterr().err
 
-        class Unprintable(Console):
-            def print_json(self, value: dict[str, object], *, to_stderr: bool = False) -> None:
-                raise BrokenPipeError
+    def test_run_is_closed_if_a_line_cannot_be_printed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(console: Console, value: object, *, to_stderr: bool = False) -> None:
+            raise BrokenPipeError
 
+        monkeypatch.setattr(Console, "print_json", refuse)
+        run = GivenRun(WRITTEN)
         with pytest.raises(BrokenPipeError) as caught:
-            run.report(Unprintable(), json=True)
-        assert run.closed, "while the frames of the error still hold it"
+            report(run, json=True)
+        assert run.closed, "even while the frames of the error refer to it"
         del caught
 
 

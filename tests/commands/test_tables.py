@@ -1,4 +1,4 @@
-"""Tables of plain text, on screens that hold them and on others."""
+"""Tables of plain text, on wide and narrow screens."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ FACTS = ["name  nano", "size  10.4 MB", "", "name  d2", "size  -"]
 
 
 @pytest.mark.parametrize(("width", "lines"), [(None, TABLE), (12, TABLE), (11, FACTS)])
-def test_a_table_that_does_not_fit_stands_on_end(width: int | None, lines: list[str]) -> None:
+def test_table_that_is_too_wide_becomes_facts(width: int | None, lines: list[str]) -> None:
     assert list(fit_table(ROWS, width)) == lines

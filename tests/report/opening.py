@@ -1,4 +1,4 @@
-"""`python -m tests.report.opening PAGE`: how long Chromium takes to open and to sort a report."""
+"""`python -m tests.report.opening PAGE`: times how Chromium opens and sorts a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-# Times are milliseconds since the page was asked for; layout is forced, for else it is put off.
+# Times are milliseconds since the page was requested. Reading offsetHeight forces the layout, which
+# the browser would otherwise defer.
 _PROBE = """<head><script>
 document.addEventListener("DOMContentLoaded", () => {
   const ready = performance.now();
@@ -35,13 +36,13 @@ DEADLINE_SECONDS = 60.0
 
 
 def main() -> None:
-    """Open the page and print the times."""
+    """Opens the page and prints the times."""
     parser = argparse.ArgumentParser(prog="python -m tests.report.opening", description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("--browser", default="chromium")
     options = parser.parse_args()
     text = options.page.read_text("utf-8").replace("<head>", _PROBE, 1)
-    # without --no-sandbox it does not start for root, as in containers
+    # Chromium does not start as root, the user of many containers, without --no-sandbox.
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         probed = Path(folder) / "page.html"
@@ -52,13 +53,13 @@ def main() -> None:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         )
         assert process.stderr is not None
-        patience = threading.Timer(DEADLINE_SECONDS, process.kill)
-        patience.start()
+        deadline = threading.Timer(DEADLINE_SECONDS, process.kill)
+        deadline.start()
         try:
             times = (re.search("OPENED (.*) END", line) for line in process.stderr)
             found = next(filter(None, times), None)
         finally:
-            patience.cancel()
+            deadline.cancel()
             process.kill()
             process.wait()
     if found is None:

@@ -1,4 +1,4 @@
-"""Latents as colours: the same over a whole set, and stable."""
+"""Colours of latents: one mapping for a whole set, the same in every run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def draw(seed: int, shape: tuple[int, int, int] = (8, 5, 7)) -> npt.NDArray[np.f
     return values.astype(np.float32)
 
 
-def test_the_largest_components_become_red_green_and_blue() -> None:
+def test_largest_components_become_red_green_and_blue() -> None:
     images = [draw(seed) for seed in range(20)]
     colors = find_colors(images)
     assert colors is not None
@@ -28,7 +28,7 @@ def test_the_largest_components_become_red_green_and_blue() -> None:
         assert correlation[0, 1] > 0.95
 
 
-def test_equal_latents_get_equal_colors_whatever_the_order_of_the_set() -> None:
+def test_colors_do_not_depend_on_the_order_of_the_set() -> None:
     images = [draw(seed) for seed in range(6)]
     one, other = find_colors(images), find_colors(images[::-1])
     assert one is not None
@@ -44,7 +44,7 @@ def test_two_channels_have_no_third_color() -> None:
     assert np.ptp(colors.paint(latents)[..., 2]) == 0
 
 
-def test_nothing_and_other_sizes() -> None:
+def test_empty_and_mixed_sets() -> None:
     assert find_colors([]) is None
     assert find_colors([draw(0), draw(1, (4, 2, 2))]) is not None
 

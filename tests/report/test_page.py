@@ -1,4 +1,4 @@
-"""The page: figures, charts, and data that ends no element it stands in."""
+"""The page: figures, charts, and data that cannot break out of its HTML element."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_figures_and_data() -> None:
     assert "{{" not in text
 
 
-def test_nothing_from_outside_is_markup_and_nothing_is_fetched() -> None:
+def test_names_are_never_markup_and_nothing_is_fetched() -> None:
     evil = '</script><img src=x onerror="alert(1)">\'&<!--'
     page = Page(evil, [evil])
     page.add(make_image(evil, 30.0))
@@ -56,7 +56,7 @@ def test_nothing_from_outside_is_markup_and_nothing_is_fetched() -> None:
     [facts] = read_facts(text)
     assert facts["name"] == evil
     assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", text)
-    assert text.count("</script>") == 3  # data, the image, the program
+    assert text.count("</script>") == 3  # the data, the image, the script
 
 
 @pytest.mark.parametrize("values", [[30.0], [30.0, 30.0], [20.0, 25.0, 44.0], [0.0, 0.0]])
@@ -72,29 +72,29 @@ def test_charts_are_well_formed(values: list[float]) -> None:
         assert "a&amp;b" in chart
 
 
-def test_labels_of_a_chart_keep_clear_of_each_other() -> None:
+def test_labels_of_a_chart_do_not_overlap() -> None:
     chart = draw_histogram([("r", [30.0, 30.0, 30.0, 30.0, 40.0])])
     labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"', chart)
     beside = sorted(float(y) for x, y in labels if float(x) < 44)
-    assert len(beside) == 6  # five ticks and what they are
-    assert min(b - a for a, b in pairwise(beside)) >= 15  # a line of text
+    assert len(beside) == 6  # five ticks and the title
+    assert min(b - a for a, b in pairwise(beside)) >= 15  # the height of a line of text
 
 
 @pytest.mark.parametrize(
     ("highest", "ticks"),
     [(1, [0, 1]), (3, [0, 1, 2, 3]), (5, [0, 2, 4, 6]), (11, [0, 3, 6, 9, 12])],
 )
-def test_images_are_counted_in_whole_numbers(highest: int, ticks: list[float]) -> None:
+def test_counts_of_images_have_whole_ticks(highest: int, ticks: list[float]) -> None:
     assert lay_counts(highest, 206, 32).list_ticks() == ticks
 
 
-def test_large_figures_of_a_chart_are_written_out() -> None:
-    chart = draw_scatter([("r", [(2.0, 30.0), (5250.0, 40.0)])])  # the second of a tiny image
+def test_large_numbers_have_no_exponent() -> None:
+    chart = draw_scatter([("r", [(2.0, 30.0), (5250.0, 40.0)])])  # the second point is a tiny image
     assert ">5,250<" in chart
     assert "e+" not in chart
 
 
-def test_one_tiny_image_does_not_squeeze_the_others() -> None:
+def test_rates_far_apart_get_a_logarithmic_axis() -> None:
     chart = draw_scatter([("r", [(2.0, 30.0), (4.0, 30.0), (5250.0, 40.0)])])
     places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="2.5"', chart)]
     assert places == sorted(places)
@@ -104,11 +104,11 @@ def test_one_tiny_image_does_not_squeeze_the_others() -> None:
     assert ticks == pytest.approx([2, 6, 18, 54, 162])
 
 
-def test_the_legend_names_what_is_drawn() -> None:
+def test_legend_names_drawn_series_only() -> None:
     chart = draw_scatter([("known", [(2.0, 30.0)]), ("unknown", [])])
     assert "</span> known" in chart
     assert "unknown" not in chart
 
 
-def test_no_values_no_charts() -> None:
+def test_no_chart_without_values() -> None:
     assert draw_histogram([("a", [])]) == draw_scatter([("a", [])]) == ""
