@@ -1,5 +1,5 @@
-"""The latent file (`.dinac`): whitened latents and what they came from, one record an image.
+"""The latent file (`.dinac`): one image's whitened latents and metadata in each record.
 
-Reading is hostile-input code: every limit is checked before memory is taken for it. Nothing is
-imported here, so that the names and the header cost neither numpy nor zstandard.
+Readers treat input as hostile: they check every limit before they allocate memory for it. This
+module imports nothing, so that names and headers need neither numpy nor zstandard.
 """

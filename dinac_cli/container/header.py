@@ -1,4 +1,4 @@
-"""What a record says about itself: which image, which model, which geometry and precision."""
+"""The metadata of a record: its image, model, geometry and precision."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _IDENTITIES = ("latent_space", "weights")
 
 @dataclass(frozen=True, kw_only=True)
 class RecordHeader:
-    """The metadata of a record, checked whenever one is made.
+    """The metadata of a record, validated on construction.
 
-    `shape` is (C, h, w) of the latents, `patch` the pixels a side of one latent position, `height`
-    and `width` the image's own pixels. Identities are 16 hex digits. An empty `name`, and
-    `source_bytes` and `source_sha256` of None, belong to an anonymous record.
-    Errors: FormatError NAME, PRECISION, PREDICTOR, SHAPE, METADATA.
+    `shape` is (C, h, w) of the latents, `patch` the side of one latent position in pixels, `height`
+    and `width` are the image's in pixels. `latent_space` and `weights` are identities of 16 hex
+    digits. An anonymous record has no `name`, `source_bytes` or `source_sha256`.
+    Raises FormatError NAME, PRECISION, PREDICTOR, SHAPE, METADATA.
     """
 
     shape: tuple[int, int, int]
@@ -58,7 +58,7 @@ class RecordHeader:
 
     @property
     def is_anonymous(self) -> bool:
-        """True where nothing is said of the source: no name, size or hash."""
+        """True if the header has no name, size or hash of the source."""
         return not self.name and self.source_bytes is None and self.source_sha256 is None
 
     def __post_init__(self) -> None:
@@ -71,16 +71,16 @@ class RecordHeader:
 
 
 def header_to_metadata(header: RecordHeader) -> dict[str, str]:
-    """Return the metadata strings of a header; an absent value is an empty string."""
+    """Returns the metadata strings of a header; an absent value is an empty string."""
     values = {**vars(header), "dinac": FORMAT_VERSION, "shape": _shape_text(header.shape)}
     return {key: "" if value is None else str(value) for key, value in values.items()}
 
 
 def header_from_metadata(metadata: Mapping[str, str]) -> RecordHeader:
-    """Read a header from metadata strings; keys that it does not know are ignored.
+    """Reads a header from metadata strings; ignores unknown keys.
 
-    Errors: FormatError as for RecordHeader, and VERSION. Where the name is valid but something
-    else is not, the error carries it.
+    Raises FormatError as RecordHeader does, and VERSION. The error carries the record's name if
+    the name itself is valid.
     """
     name = metadata.get("name", "")
     if name:
@@ -115,11 +115,11 @@ def _read_metadata(metadata: Mapping[str, str]) -> RecordHeader:
 def _check_coding(header: RecordHeader) -> None:
     if header.precision not in PRECISIONS:
         raise FormatError(
-            Rejection.PRECISION, f"unknown precision {header.precision[:20]!a}: update dinac-cli"
+            Rejection.PRECISION, f"unknown precision {header.precision[:20]!a}; update dinac-cli"
         )
     if header.predictor not in PREDICTORS:
         raise FormatError(
-            Rejection.PREDICTOR, f"unknown predictor {header.predictor[:20]!a}: update dinac-cli"
+            Rejection.PREDICTOR, f"unknown predictor {header.predictor[:20]!a}; update dinac-cli"
         )
 
 
@@ -133,7 +133,7 @@ def _check_shape(shape: tuple[int, int, int]) -> None:
 
 def _check_pixels(header: RecordHeader) -> None:
     if not 1 <= header.patch <= MAX_PATCH:
-        raise FormatError(Rejection.SHAPE, f"patch of {header.patch} pixels: 1 to {MAX_PATCH}")
+        raise FormatError(Rejection.SHAPE, f"patch of {header.patch} pixels, not 1 to {MAX_PATCH}")
     _, rows, columns = header.shape
     for side, pixels, positions in (
         ("height", header.height, rows),
@@ -153,10 +153,10 @@ def _check_texts(header: RecordHeader) -> None:
     if header.source_sha256 is not None and not _SHA256.fullmatch(header.source_sha256):
         raise _bad_value("source_sha256", "is not 64 hexadecimal digits")
     if header.source_bytes is not None and not 0 <= header.source_bytes < 10**_MAX_DIGITS:
-        raise _bad_value("source_bytes", "is no size of a file")
+        raise _bad_value("source_bytes", "is not a file size")
     for key in _TEXTS:
         if not is_safe_text(getattr(header, key)):
-            raise _bad_value(key, "holds control characters or what is no text")
+            raise _bad_value(key, "holds control characters or invalid Unicode")
 
 
 def _require(metadata: Mapping[str, str], key: str) -> str:
@@ -188,8 +188,8 @@ def _shape_text(shape: tuple[int, int, int]) -> str:
 
 
 def _bad_value(key: str, fault: str) -> FormatError:
-    return FormatError(Rejection.METADATA, f"header value {key} {fault}: re-encode")
+    return FormatError(Rejection.METADATA, f"header value {key} {fault}; re-encode")
 
 
 def _too_large(shape: tuple[int, int, int], limit: str) -> FormatError:
-    return FormatError(Rejection.SHAPE, f"latents of shape {_shape_text(shape)}: at most {limit}")
+    return FormatError(Rejection.SHAPE, f"latents of shape {_shape_text(shape)}; at most {limit}")

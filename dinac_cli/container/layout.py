@@ -1,6 +1,6 @@
 """The safetensors header inside a record: written canonically, read strictly.
 
-A header is 8 bytes of length (little-endian) and that much JSON: an object that maps tensor names
+A header is an 8-byte little-endian length and JSON of that length: an object that maps tensor names
 to dtype, shape and data_offsets, and `__metadata__` to strings. Source: the safetensors format.
 """
 
@@ -32,13 +32,15 @@ _ALIGNMENT = 8
 _MAX_DEPTH = 3  # object of tensors, tensor, list of sizes
 _MAX_RANK = 8
 _MAX_DIGITS = 15
-# The closing quote is optional: a match that can fail would be tried again from each quote.
+# The closing quote is optional, so every match succeeds: the regex would retry a failed match from
+# each later quote, in quadratic time.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: `begin` and `end` in bytes, counted from the end of the header."""
+    """A tensor's dtype, shape and place: `begin` and `end` in bytes after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -48,7 +50,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A parsed header: its metadata, its tensors, and the bytes of payload that they fill."""
+    """A parsed header: its metadata, its tensors, and the size of their payload in bytes."""
 
     metadata: dict[str, str]
     tensors: dict[str, TensorEntry]
@@ -56,10 +58,10 @@ class Layout:
 
 
 def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Write the header for `tensors` (U8, I8 or F32), whose bytes follow it in that order.
+    """Writes the header for `tensors` (U8, I8 or F32), whose bytes follow it in that order.
 
-    Keys are sorted and the end is filled with spaces to 8 bytes: the same input gives the same
-    bytes, which the safetensors library does not promise.
+    Sorts the keys and pads the end with spaces to a multiple of 8 bytes: the same input gives the
+    same bytes, which the safetensors library does not promise.
     """
     entries: dict[str, Any] = {_METADATA: dict(metadata)}
     offset = 0
@@ -79,9 +81,9 @@ def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[
 
 
 def read_layout(head: bytes) -> Layout:
-    """Read a header, its 8 bytes of length included, and check that its tensors fill the payload.
+    """Reads a header, its 8-byte length included, and checks that tensors touch without gaps.
 
-    Errors: FormatError HEADER_JSON, DUPLICATE_KEY, METADATA, TENSOR, LAYOUT.
+    Raises FormatError HEADER_JSON, DUPLICATE_KEY, METADATA, TENSOR, LAYOUT.
     """
     entries = _read_json(head[8:])
     metadata = _read_metadata(entries.pop(_METADATA, None))
@@ -107,14 +109,11 @@ def _read_json(text: bytes) -> dict[str, Any]:
 
 
 def _depth(text: bytes) -> int:
-    """Return how deep brackets nest, so that the parser, which recurses, never sees deep ones."""
+    """Returns how deep brackets nest; deep nesting must not reach the recursive JSON parser."""
     depth = deepest = 0
-    for byte in _STRING.sub(b"", text):
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
+    for bracket in _STRING.sub(b"", text).translate(None, _NOT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
     return deepest
 
 
@@ -128,14 +127,14 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_integer(digits: str) -> int:
-    # JSON itself has no leading zeros or plus signs; a longer number is no size of anything.
+    # JSON itself has no leading zeros or plus signs; no size has more digits than this.
     if digits.startswith("-") or len(digits) > _MAX_DIGITS:
         _refuse_number(digits)
     return int(digits)
 
 
 def _refuse_number(digits: str) -> NoReturn:
-    raise FormatError(Rejection.HEADER_JSON, f"the header holds {digits[:40]!a}, which is no size")
+    raise FormatError(Rejection.HEADER_JSON, f"the header holds {digits[:40]!a}, not a valid size")
 
 
 def _read_metadata(value: Any) -> dict[str, str]:
@@ -146,18 +145,18 @@ def _read_metadata(value: Any) -> dict[str, str]:
 
 def _read_entry(name: str, entry: Any) -> TensorEntry:
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
-        raise _bad_tensor(name, "has other keys than dtype, shape and data_offsets")
+        raise _bad_tensor(name, "has keys other than dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
         raise _bad_tensor(name, "has an unknown dtype")
     if not _is_sizes(shape) or len(shape) > _MAX_RANK:
-        raise _bad_tensor(name, f"has a shape that is not a list of at most {_MAX_RANK} sizes")
+        raise _bad_tensor(name, f"needs a shape of at most {_MAX_RANK} sizes")
     if not _is_sizes(offsets) or len(offsets) != 2:
-        raise _bad_tensor(name, "has data_offsets that are not two positions")
+        raise _bad_tensor(name, "needs data_offsets of two positions")
     begin, end = offsets
     if end - begin != math.prod(shape) * _DTYPE_BYTES[dtype]:
         raise FormatError(
-            Rejection.LAYOUT, f"tensor {name[:40]!a} is not as long as its shape says"
+            Rejection.LAYOUT, f"tensor {name[:40]!a}: shape and data_offsets disagree; re-encode"
         )
     return TensorEntry(dtype, tuple(shape), begin, end)
 
@@ -167,18 +166,18 @@ def _is_sizes(value: Any) -> bool:
 
 
 def _check_offsets(tensors: Mapping[str, TensorEntry]) -> int:
-    """Check that tensors touch without gap or overlap; return the bytes they fill."""
+    """Checks that tensors touch without gap or overlap; returns the bytes that they fill."""
     position = 0
     for begin, end in sorted((entry.begin, entry.end) for entry in tensors.values()):
         if begin != position:
-            raise FormatError(Rejection.LAYOUT, "tensors overlap or leave gaps: re-encode")
+            raise FormatError(Rejection.LAYOUT, "tensors overlap or leave gaps; re-encode")
         position = end
     return position
 
 
 def _bad_tensor(name: str, fault: str) -> FormatError:
-    return FormatError(Rejection.TENSOR, f"tensor {name[:40]!a} {fault}: re-encode")
+    return FormatError(Rejection.TENSOR, f"tensor {name[:40]!a} {fault}; re-encode")
 
 
 def _not_json() -> FormatError:
-    return FormatError(Rejection.HEADER_JSON, "the header is no safetensors JSON: re-encode")
+    return FormatError(Rejection.HEADER_JSON, "the header is not safetensors JSON; re-encode")

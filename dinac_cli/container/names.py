@@ -1,8 +1,8 @@
-"""Names in records: what is safe to make a path of on any system, and escapes for the rest.
+"""Names in records: relative paths that are safe on any system; everything else is escaped.
 
-A name is a relative path with `/` between components. Letters of every script, spaces, brackets,
-leading dashes and dots stay; so does a colon, but not after a single letter at the start of a
-component, where Windows reads a drive (`12:30.png` is a name, `c:30.png` is not).
+A name has components separated by `/`. Letters of every script, spaces, brackets, leading dashes
+and dots are allowed. A colon is allowed unless it follows a single letter at the start of a
+component, which Windows reads as a drive (`12:30.png` is a name, `c:30.png` is not).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dinac_cli.errors import FormatError, Rejection
 MAX_COMPONENT_BYTES = 255
 MAX_NAME_BYTES = 4096
 
-# A cut component leaves room for suffixes such as `.dinac` and `.png`.
+# Shortened components leave room for suffixes such as `.dinac` and `.png`.
 _CUT_COMPONENT_BYTES = 240
 _LONGEST_SUFFIX_BYTES = 16
 _HASH_DIGITS = 8
 
-# Control characters, line separators, characters that turn the direction of text around (both
-# could make a listing say something else), and what no UTF-8 text holds.
+# Control characters, line separators, direction overrides (all of these can falsify a listing), and
+# lone surrogates, which UTF-8 cannot encode.
 _UNSAFE_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DRIVE = re.compile("[A-Za-z]:")
 _EDGE_SLASH = re.compile("^/|/(?=/|$)")
@@ -33,33 +33,30 @@ _DEVICES = frozenset(
 
 
 def is_safe_text(text: str) -> bool:
-    """Say whether `text` is valid Unicode without control characters."""
+    """True if `text` is valid Unicode without control characters."""
     return not _UNSAFE_TEXT.search(text)
 
 
 def escape_text(raw: str) -> str:
-    """Percent-escape what `is_safe_text` refuses, by its UTF-8 (or undecodable) bytes."""
+    """Percent-escapes the bytes (UTF-8 or undecodable) of characters `is_safe_text` refuses."""
     return _UNSAFE_TEXT.sub(lambda match: _escape(match[0]), raw)
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is not safe to make a path of below some folder.
-
-    Errors: FormatError NAME.
-    """
+    """Raises FormatError NAME unless `name` is safe as a path below any folder."""
     fault = _text_fault(name)
     for component in name.split("/"):
         fault = fault or _component_fault(component)
     if fault:
-        raise FormatError(Rejection.NAME, f"the record's name {fault}: re-encode")
+        raise FormatError(Rejection.NAME, f"the record's name {fault}; re-encode")
 
 
 def escape_name(raw: str) -> str:
-    """Return `raw`, which is not empty, with what `check_name` refuses percent-escaped.
+    """Returns the non-empty `raw` as a name: percent-escapes what `check_name` refuses.
 
-    A name that is allowed comes back as it is. Undecodable bytes (surrogateescape) are escaped
-    one by one. A component that is too long is cut and gets 8 hex digits of its hash before its
-    suffix; of a path that is too long the last component stays, below a folder named by a hash.
+    Valid names do not change. Undecodable bytes (surrogateescape) are escaped one by one. A
+    component that is too long is shortened, with 8 hex digits of its hash before its suffix. A path
+    that is too long keeps its last component, below a folder named by a hash.
     """
     assert raw, "no file has an empty name"
     text = escape_text(raw).replace("\\", "%5C")
@@ -72,7 +69,7 @@ def escape_name(raw: str) -> str:
 
 def _text_fault(name: str) -> str | None:
     if not is_safe_text(name) or "\\" in name:
-        return "holds a backslash, a control character or what is no text"
+        return "holds a backslash, a control character or invalid Unicode"
     if len(name.encode()) > MAX_NAME_BYTES:
         return f"is longer than {MAX_NAME_BYTES} bytes"
     return None
@@ -114,7 +111,7 @@ def _cut(component: str) -> str:
 
 
 def _is_device(component: str) -> bool:
-    # Windows looks at what is before the first dot or colon, and passes over spaces there.
+    # Windows compares the part before the first dot or colon, without trailing spaces.
     return re.split("[.:]", component)[0].rstrip(" ").upper() in _DEVICES
 
 

@@ -1,4 +1,4 @@
-"""Records one after another from a pipe: given out as they arrive, taken up again after damage."""
+"""Consecutive records from a pipe: yielded as they arrive, resumed after damage."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from dinac_cli.errors import FormatError, Rejection
 _READ_BYTES = 1 << 16
 _MAX_READ_BYTES = 1 << 20
 
-# A failed walk may have passed over good records, so the search goes on right behind its start.
-# Bytes that look like many records inside one another would make that quadratic: after this many
-# failures within what was already walked, the search goes on behind it.
+# A failed walk may have skipped good records, so the search resumes right after its start. Bytes
+# that look like many nested records would make this quadratic: after this many failures within the
+# bytes already walked, the search resumes after them.
 _MAX_WALKS = 8
 
-# These leave the frame itself in order: it can be walked, to the next record.
+# After these rejections the frame is sound: walking it leads to the next record.
 _FRAME_IS_SOUND = {Rejection.VERSION, Rejection.FLAGS, Rejection.RESERVED}
 
 
 @dataclass(frozen=True)
 class StreamItem:
-    """The bytes of one record, or why there is none, and where in the stream it begins."""
+    """One record's bytes, or the reason why it is refused, and its offset in the stream."""
 
     offset: int
     record: bytes | FormatError
 
 
 def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
-    """Read the records of a stream one at a time, each as soon as its last byte is there.
+    """Yields the records of a stream, each as soon as its last byte has arrived.
 
-    A record's frame is checked here, its content by `unpack_record`. After damage the stream is
-    taken up again at the next record that can be found. Memory holds one record, as large as the
-    bytes that came. Errors: OSError of the stream.
+    Checks each record's frame; `unpack_record` checks its content. After damage, reading resumes at
+    the next record found. Memory holds one record, and no more than the bytes received.
+    Raises the stream's OSError.
     """
     source = StreamSource(stream)
     while source.fill(1):
@@ -51,16 +51,19 @@ def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
 
 
 def _check_extent(source: StreamSource, size: int) -> None:
-    """Check a record that reaches into another's start: by its content, or a size is damaged."""
+    """Checks the content of a record that overlaps another record's start.
+
+    Such an overlap usually means that a size in the first record is damaged.
+    """
     if source.has_start(size):
         decompress_content(source.peek(size)[len(PREAMBLE) :])
 
 
 class StreamSource:
-    """A Source over a stream that cannot seek, which keeps what was taken until it is cut off."""
+    """A Source over a stream that cannot seek; it keeps the bytes taken until `cut`."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        # Where there is read1, it gives what has arrived; read would wait for all it was asked.
+        # read1, if there is one, returns what has arrived; read would wait for all the bytes.
         self._read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
         self._buffer = bytearray()
         self._position = 0
@@ -70,18 +73,18 @@ class StreamSource:
         self.offset = 0
 
     def take(self, count: int) -> bytes:
-        """Return the next `count` bytes, or fewer where the stream ends."""
+        """Returns the next `count` bytes, or fewer if the stream ends."""
         start, self._position = self._position, self._position + count
         self.fill(self._position)
         return bytes(self._buffer[start : self._position])
 
     def skip(self, count: int) -> bool:
-        """Pass over `count` bytes; False where the stream ends first."""
+        """Skips `count` bytes; False if the stream ends first."""
         self._position += count
         return self.fill(self._position)
 
     def fill(self, size: int) -> bool:
-        """Wait until `size` bytes are buffered; False where the stream ends first."""
+        """Waits until `size` bytes are buffered; False if the stream ends first."""
         while len(self._buffer) < size and not self._has_ended:
             missing = size - len(self._buffer)
             chunk = self._read(min(max(missing, _READ_BYTES), _MAX_READ_BYTES))
@@ -90,10 +93,10 @@ class StreamSource:
         return len(self._buffer) >= size
 
     def has_start(self, size: int) -> bool:
-        """Say whether a second record may start within the first `size` buffered bytes.
+        """True if a second record may start within the first `size` buffered bytes.
 
-        What ends like the beginning of a start counts too: a record that was cut short takes its
-        missing bytes from the next, and to look at more bytes could mean to wait for them.
+        A partial start at the end counts too: a truncated record takes its missing bytes from the
+        next record, and looking at more bytes could mean waiting for them.
         """
         if self._buffer.find(RECORD_START, len(RECORD_START), size) >= 0:
             return True
@@ -101,17 +104,17 @@ class StreamSource:
         return any(tail.endswith(RECORD_START[:count]) for count in range(1, len(RECORD_START)))
 
     def peek(self, size: int) -> bytes:
-        """Return the first `size` buffered bytes."""
+        """Returns the first `size` buffered bytes."""
         return bytes(self._buffer[:size])
 
     def cut(self, size: int) -> bytes:
-        """Return the first `size` bytes and begin again behind them."""
+        """Returns the first `size` bytes and restarts after them."""
         data = self.peek(size)
         self._drop(size)
         return data
 
     def resume(self, error: FormatError) -> None:
-        """Go on behind a record that was refused with `error`: at its end, or at the next start."""
+        """Resumes after a record refused with `error`: at its end, or at the next record start."""
         if error.rejection in _FRAME_IS_SOUND and self._walk_past():
             return
         if self.offset >= self._walked_to:
@@ -132,7 +135,7 @@ class StreamSource:
 
     def _find_start(self) -> None:
         while (found := self._buffer.find(RECORD_START)) < 0:
-            # The last bytes may be the first of a start.
+            # Keep the last bytes: they may begin a record start.
             self._drop(len(self._buffer) - (len(RECORD_START) - 1))
             if not self.fill(len(RECORD_START)):
                 found = len(self._buffer)

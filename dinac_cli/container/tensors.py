@@ -1,7 +1,7 @@
-"""Latents as the tensors of a record: byte planes that an entropy coder likes, and back.
+"""Latents and their companions as the tensors of a record, and back.
 
-Every function works through its arrays in groups of channels, so that the temporaries stay small
-beside the latents themselves.
+Latents are split into byte planes that suit an entropy coder. Conversions work on groups of
+channels, so that temporary arrays stay small beside the latents.
 """
 
 from __future__ import annotations
@@ -22,27 +22,41 @@ PLAIN = "latents"
 EXPONENT, MANTISSA = "latents.exponent", "latents.mantissa"
 SYMBOLS, STEP = "latents.q", "latents.step"
 SYMBOLS_HIGH, SYMBOLS_LOW = "latents.q.high", "latents.q.low"
+LOGSNR, CLASS_TOKEN = "posterior.logsnr", "class_token"
+COMPANIONS = (LOGSNR, CLASS_TOKEN)
+"""Tensors that a record may hold beside its latents; readers request them by name."""
 FLIPPED = "flipped."
-"""What the names of the same tensors of the mirrored image begin with."""
+"""The name prefix of the mirrored image's tensors."""
 
 _PLANES = (PLAIN, EXPONENT, MANTISSA, SYMBOLS, STEP, SYMBOLS_HIGH, SYMBOLS_LOW)
 
-# Two signed bytes, 256 * high + low, reach no further on the positive side.
+# The largest positive number that two signed bytes, 256 * high + low, can hold.
 MAX_SYMBOL = 127 * 256 + 127
 
+MAX_TOKEN_WIDTH = 1 << 16
+
 _GROUP_VALUES = 1 << 20
-_BF16_NOT_FINITE = 0xFF  # this exponent is that of infinities and NaN
+_BF16_NOT_FINITE = 0xFF  # the exponent of infinity and NaN
+
+
+class Encoded(NamedTuple):
+    """One encoded image: float32 whitened `latents` [C, h, w] and, if requested, the unwhitened
+    `logsnr` [C, h, w] of the posterior and the DINO `class_token` [D]."""
+
+    latents: Latents
+    logsnr: Latents | None = None
+    class_token: npt.NDArray[np.float32] | None = None
 
 
 def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Planes:
-    """Return the tensors that hold `latents` [C, h, w], in the order of the payload.
+    """Returns the tensors that hold `latents` [C, h, w], in the order of the payload.
 
-    `steps` [C] is given for q8 to q3 alone. float32 is exact, bfloat16 rounds to nearest even, a
-    symbol is the latent over its channel's step, rounded half to even.
-    Errors: FormatError VALUE for what is not finite or too large, STEP for unusable steps.
+    Only q8 to q3 use `steps` [C]. float32 is exact, bfloat16 rounds to nearest even, and a symbol
+    is the latent divided by its channel's step, rounded half to even.
+    Raises FormatError VALUE if a latent is not finite or too large, STEP if a step is unusable.
     """
     if not np.isfinite(latents).all():
-        raise FormatError(Rejection.VALUE, "the latents hold NaN or infinity: the model overflowed")
+        raise FormatError(Rejection.VALUE, "the latents hold NaN or infinity; the model overflowed")
     if precision == "f32":
         return {PLAIN: latents.astype("<f4", copy=False)}
     if precision == "bf16":
@@ -55,9 +69,9 @@ def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Pla
 
 
 def join_planes(planes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, int, int]) -> Latents:
-    """Return float32 latents of `shape` (C, h, w) from the tensors that `find_planes` found.
+    """Returns float32 latents of `shape` (C, h, w) from the tensors that `find_planes` found.
 
-    Errors: FormatError VALUE for what is not finite, STEP for unusable steps.
+    Raises FormatError VALUE if a latent is not finite, STEP if a step is unusable.
     """
     if PLAIN in planes:
         return _join_f32(planes[PLAIN])
@@ -72,10 +86,10 @@ def find_planes(
     shape: tuple[int, int, int],
     prefix: str = "",
 ) -> dict[str, TensorEntry]:
-    """Return those of a record's tensors that hold latents of `shape`, having checked their form.
+    """Returns the entries of the tensors that hold latents of `shape`, after checking them.
 
-    Of the tensors whose names begin with `prefix`, which goes from the names that are returned.
-    Errors: FormatError TENSOR where one is missing, or has another dtype or shape.
+    Looks at names that begin with `prefix`, and returns names without it.
+    Raises FormatError TENSOR if a tensor is missing or has the wrong dtype or shape.
     """
     own = {
         name.removeprefix(prefix): entry
@@ -88,7 +102,7 @@ def find_planes(
         if entry is None or (entry.dtype, entry.shape) != (dtype, plane_shape):
             raise FormatError(
                 Rejection.TENSOR,
-                f"no tensor {prefix}{name} of {dtype} and shape {list(plane_shape)}",
+                f"no tensor {prefix}{name} of {dtype} and shape {list(plane_shape)}; re-encode",
             )
     return {name: own[name] for name in expected}
 
@@ -96,13 +110,56 @@ def find_planes(
 def find_twin(
     tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
 ) -> dict[str, TensorEntry] | None:
-    """The tensors of the mirrored image's latents as `find_planes` has them; None without one.
+    """Returns the entries of the mirrored image's latents, or None if the record has no twin.
 
-    A single one of them makes a twin, which then has to be whole. Errors: as for `find_planes`.
+    A single latents tensor makes a twin, which must then be complete. Raises as `find_planes` does.
     """
     if not any(FLIPPED + name in tensors for name in _PLANES):
         return None
     return find_planes(tensors, precision, shape, FLIPPED)
+
+
+def split_encoded(
+    encoded: Encoded, precision: str, steps: npt.NDArray[np.float32] | None, prefix: str = ""
+) -> Planes:
+    """Returns the tensors that hold one encoded image, with `prefix` before their names.
+
+    `steps` [C] are the quantiser's, for q8 to q3. Raises FormatError VALUE, STEP, TENSOR.
+    """
+    latents = np.ascontiguousarray(encoded.latents, np.float32)
+    tensors = split_planes(latents, precision, steps)
+    companions = {LOGSNR: encoded.logsnr, CLASS_TOKEN: encoded.class_token}
+    for name, values in companions.items():
+        if values is not None:
+            _check_shape(name, values.shape, latents.shape, prefix)
+            _check_finite(prefix + name, values, "the model overflowed")
+            tensors[name] = np.ascontiguousarray(values, "<f4")
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def find_companions(
+    tensors: Mapping[str, TensorEntry],
+    shape: tuple[int, int, int],
+    wanted: Collection[str],
+    prefix: str = "",
+) -> dict[str, TensorEntry]:
+    """Returns the entries of the `wanted` COMPANIONS that a record holds, after checking them.
+
+    Looks for names with `prefix`, and returns names without it; `shape` (C, h, w) is that of the
+    latents. Raises FormatError TENSOR if a dtype or shape is wrong.
+    """
+    found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
+    for name, entry in found.items():
+        if entry.dtype != "F32":
+            raise _bad_tensor(prefix + name, f"is {entry.dtype}, not F32")
+        _check_shape(name, entry.shape, shape, prefix)
+    return found
+
+
+def read_companion(name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Returns a copy of a stored tensor. Raises FormatError VALUE if a value is not finite."""
+    _check_finite(name, stored, "re-encode")
+    return stored.astype(np.float32)
 
 
 def _expected_planes(
@@ -116,7 +173,7 @@ def _expected_planes(
     if SYMBOLS not in tensors:
         return {**steps, SYMBOLS_HIGH: ("I8", shape), SYMBOLS_LOW: ("I8", shape)}
     if SYMBOLS_HIGH in tensors or SYMBOLS_LOW in tensors:
-        raise FormatError(Rejection.TENSOR, "two sets of symbols in one record: re-encode")
+        raise FormatError(Rejection.TENSOR, "two sets of symbols in one record; re-encode")
     if tensors[SYMBOLS].dtype == "U8":
         channels, rows, columns = shape
         return {**steps, SYMBOLS: ("U8", (-(-channels * rows * columns // 2),))}
@@ -129,12 +186,12 @@ def _split_bf16(latents: Latents) -> Planes:
     for group in _channel_groups(latents.shape):
         bits = latents[group].view(np.uint32)
         rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
-        # The sign goes to the far end: it is noise, and belongs with the mantissa.
+        # The sign moves to the low end: it is noise, so it belongs with the mantissa.
         rotated = rounded << 1 | rounded >> 15
         exponent[group] = rotated >> 8 & 0xFF
         mantissa[group] = rotated & 0xFF
     if exponent.max() == _BF16_NOT_FINITE:
-        raise FormatError(Rejection.VALUE, "a latent is too large for bfloat16: use f32")
+        raise FormatError(Rejection.VALUE, "a latent is too large for bfloat16; use f32")
     return {EXPONENT: exponent, MANTISSA: mantissa}
 
 
@@ -157,13 +214,13 @@ def _join_f32(plain: npt.NDArray[np.float32]) -> Latents:
 def _quantise(latents: Latents, steps: Latents) -> npt.NDArray[np.int16]:
     symbols = np.empty(latents.shape, np.int16)
     for group in _channel_groups(latents.shape):
-        # Float64: in float32 the quotient itself is rounded, which can make or break a tie.
+        # Float64: in float32 the quotient itself is rounded, which can create or break a tie.
         quotients = latents[group].astype(np.float64) / steps[group, None, None]
         rounded = np.rint(quotients)
         if np.abs(rounded).max() > MAX_SYMBOL:
             raise FormatError(
                 Rejection.VALUE,
-                f"a latent is more than {MAX_SYMBOL} steps from zero: use larger steps, or f32",
+                f"a latent is more than {MAX_SYMBOL} steps from zero; use larger steps or f32",
             )
         symbols[group] = rounded
     return symbols
@@ -175,8 +232,8 @@ def _split_symbols(symbols: npt.NDArray[np.int16]) -> Planes:
         return {SYMBOLS: _pack_nibbles(symbols.astype(np.int8).ravel())}
     if smallest >= -128 and largest <= 127:
         return {SYMBOLS: symbols.astype(np.int8)}
-    # A signed low byte keeps the high one at zero for all but the few wide symbols; with an
-    # unsigned one the high byte would repeat the sign, at a bit a value.
+    # With a signed low byte, the high byte is zero for all but the few wide symbols. With an
+    # unsigned low byte, the high byte would repeat the sign, at one bit per value.
     low = symbols.astype(np.int8)
     high = ((symbols.astype(np.int32) - low) >> 8).astype(np.int8)
     return {SYMBOLS_HIGH: high, SYMBOLS_LOW: low}
@@ -210,7 +267,7 @@ def _unpack_nibbles(
     size = channels * rows * columns
     if size % 2 and packed[-1] & 0xF:
         raise FormatError(
-            Rejection.VALUE, "the unused half of the last byte is not zero: re-encode"
+            Rejection.VALUE, "the unused half of the last byte is not zero; re-encode"
         )
     symbols = np.empty(2 * packed.size, np.int8)
     symbols[0::2] = packed >> 4
@@ -241,83 +298,22 @@ def _channel_groups(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def _not_finite() -> FormatError:
-    return FormatError(Rejection.VALUE, "the latents hold NaN or infinity: re-encode")
-
-
-LOGSNR, CLASS_TOKEN = "posterior.logsnr", "class_token"
-
-
-COMPANIONS = (LOGSNR, CLASS_TOKEN)
-"""Tensors that a record may hold beside its latents, and a reader may ask for."""
-
-
-MAX_TOKEN_WIDTH = 1 << 16
-
-
-class Encoded(NamedTuple):
-    """One image encoded: float32 whitened `latents` [C, h, w] and, where they were asked for,
-    `logsnr` [C, h, w] of the posterior, unwhitened, and the DINO `class_token` [D]."""
-
-    latents: Latents
-    logsnr: Latents | None = None
-    class_token: npt.NDArray[np.float32] | None = None
-
-
-def split_encoded(
-    encoded: Encoded, precision: str, steps: npt.NDArray[np.float32] | None, prefix: str = ""
-) -> Planes:
-    """Return the tensors that hold one encoded image, their names behind `prefix`.
-
-    `steps` [C] are the quantiser's, for q8 to q3. Errors: FormatError SHAPE, VALUE, STEP.
-    """
-    latents = np.ascontiguousarray(encoded.latents, np.float32)
-    tensors = split_planes(latents, precision, steps)
-    companions = {LOGSNR: encoded.logsnr, CLASS_TOKEN: encoded.class_token}
-    for name, values in companions.items():
-        if values is not None:
-            _check_shape(name, values.shape, latents.shape, prefix)
-            _check_finite(prefix + name, values, "the model overflowed")
-            tensors[name] = np.ascontiguousarray(values, "<f4")
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def find_companions(
-    tensors: Mapping[str, TensorEntry],
-    shape: tuple[int, int, int],
-    wanted: Collection[str],
-    prefix: str = "",
-) -> dict[str, TensorEntry]:
-    """Return those of a record's tensors that are `wanted` and there, having checked their form.
-
-    `wanted` are of COMPANIONS, and stand behind `prefix`, which goes from the names that are
-    returned; `shape` (C, h, w) is that of the latents. Errors: FormatError TENSOR for another
-    dtype or shape.
-    """
-    found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
-    for name, entry in found.items():
-        if entry.dtype != "F32":
-            raise _bad_tensor(prefix + name, f"is {entry.dtype}, not F32")
-        _check_shape(name, entry.shape, shape, prefix)
-    return found
-
-
-def read_companion(name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return a copy of a stored tensor. Errors: FormatError VALUE for what is not finite."""
-    _check_finite(name, stored, "re-encode")
-    return stored.astype(np.float32)
+    return FormatError(Rejection.VALUE, "the latents hold NaN or infinity; re-encode")
 
 
 def _check_shape(name: str, shape: tuple[int, ...], latents: tuple[int, ...], prefix: str) -> None:
     if name == LOGSNR and shape != latents:
-        raise _bad_tensor(prefix + name, f"has shape {list(shape)}, the latents {list(latents)}")
+        raise _bad_tensor(
+            prefix + name, f"has shape {list(shape)}, but the latents have {list(latents)}"
+        )
     if name == CLASS_TOKEN and (len(shape) != 1 or not 1 <= shape[0] <= MAX_TOKEN_WIDTH):
         raise _bad_tensor(prefix + name, f"has shape {list(shape)}, not [1 to {MAX_TOKEN_WIDTH}]")
 
 
 def _check_finite(name: str, values: npt.NDArray[Any], remedy: str) -> None:
     if not np.isfinite(values).all():
-        raise FormatError(Rejection.VALUE, f"tensor {name} holds NaN or infinity: {remedy}")
+        raise FormatError(Rejection.VALUE, f"tensor {name} holds NaN or infinity; {remedy}")
 
 
 def _bad_tensor(name: str, fault: str) -> FormatError:
-    return FormatError(Rejection.TENSOR, f"tensor {name} {fault}: re-encode")
+    return FormatError(Rejection.TENSOR, f"tensor {name} {fault}; re-encode")

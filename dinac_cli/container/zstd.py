@@ -1,8 +1,8 @@
-"""A record's content through zstd: compressed for noise, decompressed only after its header.
+"""zstd compression of a record's content, tuned for noise; the header can be read alone.
 
-Traps of python-zstandard 0.25 that this module is built around: `max_output_size` is ignored
-where a frame declares its size, trailing bytes are dropped silently, a truncated frame gives
-empty bytes without an error, and without `size=` the content size is left out silently.
+This module works around traps of python-zstandard 0.25: `max_output_size` is ignored if the frame
+declares its size; trailing bytes are dropped silently; a truncated frame gives empty bytes without
+an error; and without `size=` the content size is left out silently.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from dinac_cli.container.frame import (
 )
 from dinac_cli.errors import FormatError, Rejection
 
-MAX_HEADER_BYTES = 1 << 16  # of safetensors JSON, without the 8 bytes of its length
+MAX_HEADER_BYTES = 1 << 16  # of safetensors JSON, without its 8-byte length
 
-# A frame header with a window of 128 KiB and no content size. The first blocks are decoded behind
-# it and not behind their own header, whose window may be the whole content: 1 GiB.
+# A frame header with a window of 128 KiB and no content size. It replaces a record's own frame
+# header, whose window may be the whole content (1 GiB), when only the first blocks are decoded.
 _SMALL_WINDOW = ZSTD_MAGIC + bytes([0, 7 << 3])
 
 _threads = threading.local()
 
 
 def compress_content(parts: Sequence[bytes | memoryview]) -> bytes:
-    """Compress a record's content into one zstd frame with content size and checksum.
+    """Compresses a record's content into one zstd frame with content size and checksum.
 
-    A block ends at every boundary between parts, so that each has its own Huffman table and the
-    first part, the header, can be read alone.
+    Ends a block after every part, so that each part has its own Huffman table and the first part,
+    the header, can be read alone.
     """
     compressor = _compressor().compressobj(size=sum(len(part) for part in parts))
     pieces = []
@@ -47,10 +47,9 @@ def compress_content(parts: Sequence[bytes | memoryview]) -> bytes:
 
 
 def decompress_content(frame: bytes | memoryview) -> bytes:
-    """Decompress one whole zstd frame, of which `walk_frame` has checked extent and size.
+    """Decompresses one whole zstd frame; `walk_frame` must have checked it.
 
-    Errors: FormatError CHECKSUM where the content is not what was written, BLOCK where a block
-    cannot be decoded.
+    Raises FormatError CHECKSUM if the content has changed, BLOCK if a block cannot be decoded.
     """
     try:
         return _decompressor().decompress(frame, allow_extra_data=False)
@@ -59,9 +58,9 @@ def decompress_content(frame: bytes | memoryview) -> bytes:
 
 
 def take_head(source: Source) -> tuple[bytes, int]:
-    """Take a zstd frame's first blocks, no more than hold the safetensors header.
+    """Takes only those first blocks of a zstd frame that hold the safetensors header.
 
-    Returns that header, its 8 bytes of length included, and the frame's content size in bytes.
+    Returns the header, its 8-byte length included, and the frame's content size in bytes.
     """
     frame = take_frame_header(source)
     decoder = zstandard.ZstdDecompressor().decompressobj()
@@ -78,31 +77,31 @@ def take_head(source: Source) -> tuple[bytes, int]:
             return head[:size], frame.content_size
         if block.is_last:
             break
-    raise FormatError(Rejection.HEADER_SIZE, "the header does not end where it should: damaged")
+    raise FormatError(Rejection.HEADER_SIZE, "the header is incomplete; the record is damaged")
 
 
 def _header_bytes(head: bytes) -> int:
     size = int.from_bytes(head[:8], "little") if len(head) >= 8 else 0
     if size > MAX_HEADER_BYTES:
         raise FormatError(
-            Rejection.HEADER_SIZE, f"header of {size} bytes, the limit is {MAX_HEADER_BYTES}"
+            Rejection.HEADER_SIZE, f"header of {size} bytes; the limit is {MAX_HEADER_BYTES}"
         )
     return size
 
 
 def _damaged(exc: zstandard.ZstdError) -> FormatError:
     if "checksum" in str(exc):
-        message = "the content does not match its checksum: copy the record again or re-encode"
+        message = "the content does not match its checksum; copy the record again or re-encode"
         return FormatError(Rejection.CHECKSUM, message)
-    message = "a zstd block cannot be decoded: copy the record again or re-encode"
+    message = "a zstd block cannot be decoded; copy the record again or re-encode"
     return FormatError(Rejection.BLOCK, message)
 
 
 def _compressor() -> zstandard.ZstdCompressor:
-    """Return this thread's compressor; making one costs more than a small record."""
+    """Returns this thread's compressor; making one costs more than compressing a small record."""
     if not hasattr(_threads, "compressor"):
-        # In noise LZ finds only false matches: the longest minimum and the smallest table leave
-        # nearly all to the Huffman coder, at no loss of speed.
+        # In noise LZ finds only false matches. The longest minimum match and the smallest table
+        # leave nearly everything to the Huffman coder, at no loss of speed.
         parameters = zstandard.ZstdCompressionParameters.from_level(
             1, min_match=7, hash_log=6, write_content_size=True, write_checksum=True
         )

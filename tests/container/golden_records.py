@@ -1,8 +1,8 @@
-"""The records that pin format version 1: what they are made of. Each kind is written once.
+"""The golden records that pin format version 1, and how they were made.
 
     python -m tests.container.golden_records
 
-writes those that are missing, and never one that is there: a frozen format has no new bytes.
+writes missing golden records and never replaces one: the bytes of a frozen format do not change.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .hand_made import head_of, make_header, record_of, tensor
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "records"
 INDEX = FOLDER / "index.json"
 SHAPE = (3, 3, 5)
-FILL = 0.75  # of what the reserved tensors hold
+FILL = 0.75  # every value of the reserved tensors
 
 Latents = npt.NDArray[np.float32]
 
 
 def golden_latents() -> Latents:
-    """Latents [3, 3, 5] that are the same everywhere: multiples of 1/16 from -3.5 to 3.5, with a
-    zero of each sign, a very small and a large value."""
+    """Returns the latents [3, 3, 5] of every golden record: multiples of 1/16 from -3.5 to 3.5,
+    a zero of each sign, a very small value and a large one."""
     values = ((np.arange(45) * 29) % 113 - 56) / 16.0
     latents = values.astype(np.float32).reshape(SHAPE)
     latents[0, 0, :4] = 0.0, -0.0, 1e-30, 200.0
@@ -40,13 +40,13 @@ def golden_latents() -> Latents:
 
 
 def golden_steps(kind: str) -> npt.NDArray[np.float32] | None:
-    """Steps of the quantised kinds: `q8` gives wide symbols, `q5` bytes, `q3` halves of bytes."""
+    """Returns the steps of a quantised kind: `q8` gives wide symbols, `q5` bytes, `q3` nibbles."""
     scale = {"q8": 0.01, "q5": 2.0, "q3": 32.0}.get(kind)
     return None if scale is None else np.array([scale, scale * 1.5, scale * 2], np.float32)
 
 
 def golden_header(kind: str) -> RecordHeader:
-    """The header of a kind; `anonymous` has neither name nor source, `reserved` stores bf16."""
+    """Returns the header of a kind; `anonymous` has no name or source, `reserved` stores bf16."""
     if kind == "anonymous":
         return make_header(SHAPE, "bf16", name="", source_bytes=None, source_sha256=None)
     precision = "bf16" if kind == "reserved" else kind
@@ -57,18 +57,18 @@ KINDS = ("f32", "bf16", "q8", "q5", "q3", "anonymous", "reserved")
 
 
 def build_record(kind: str) -> bytes:
-    """A record of a kind, as today's code writes it."""
+    """Returns a record of a kind, as the current code writes it."""
     record = pack_record(golden_header(kind), golden_latents(), golden_steps(kind))
     return _add_reserved(record) if kind == "reserved" else record
 
 
 def content_of(record: bytes) -> bytes:
-    """What the zstd frame of a record holds."""
+    """Returns the decompressed content of a record's zstd frame."""
     return zstandard.ZstdDecompressor().decompress(record[len(PREAMBLE) :])
 
 
 def describe(record: bytes) -> dict[str, Any]:
-    """What is pinned of a record: the file, its content, header and latents bit for bit."""
+    """Returns what the index pins: hashes of file and content, the header, and exact latents."""
     unpacked = unpack_record(record)
     header = {**vars(unpacked.header), "shape": list(unpacked.header.shape)}
     return {
@@ -80,7 +80,7 @@ def describe(record: bytes) -> dict[str, Any]:
 
 
 def _add_reserved(record: bytes) -> bytes:
-    """The same latents beside every tensor whose name the format reserves."""
+    """Returns the record with every tensor added whose name the format reserves."""
     content = content_of(record)
     size = 8 + int.from_bytes(content[:8], "little")
     header, payload = json.loads(content[8:size]), content[size:]
@@ -102,7 +102,7 @@ def _add_reserved(record: bytes) -> bytes:
 
 
 def main() -> None:
-    """Write the records that are missing, and the index of all."""
+    """Writes the missing records, and the index of all records."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     index = {}
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Records made by hand, byte by byte: the same path for good ones and for each way to be bad."""
+"""Builds records byte by byte: valid ones, and invalid ones by changing a single part."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SHAPE = (3, 2, 5)
 
 RAW, RLE, COMPRESSED, RESERVED = range(4)
 
-# 8-byte content size, no window of its own, checksum, no dictionary
+# 8-byte content size, single segment (no window field), checksum, no dictionary
 DESCRIPTOR = 0b1110_0100
 
 
 def make_header(
     shape: tuple[int, int, int], precision: str = "bf16", **changes: Any
 ) -> RecordHeader:
-    """Return a header for an image that fills `shape` but for one pixel a side."""
+    """Returns a header for an image one pixel smaller per side than `shape` covers."""
     _, rows, columns = shape
     values = {
         "shape": shape,
@@ -47,24 +47,24 @@ def make_header(
 
 
 def make_latents(shape: tuple[int, int, int], seed: int = 0) -> npt.NDArray[np.float32]:
-    """Return latents as a model gives them: unit normal."""
+    """Returns unit normal latents, like a model's."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def steps_for(precision: str, channels: int = SHAPE[0]) -> npt.NDArray[np.float32] | None:
-    """Return steps that make q8 wide, q7 to q5 bytes, q4 and q3 packed symbols."""
+    """Returns steps that give wide symbols at q8, bytes at q7 to q5, packed ones at q4 and q3."""
     step = {"q3": 1.0, "q4": 0.5, "q8": 0.001}.get(precision, 0.1)
     return np.full(channels, step, np.float32) if precision.startswith("q") else None
 
 
 def make_record(precision: str, shape: tuple[int, int, int] = SHAPE) -> bytes:
-    """Return a good record of `make_latents`."""
+    """Returns a valid record of `make_latents`."""
     latents = make_latents(shape)
     return pack_record(make_header(shape, precision), latents, steps_for(precision, shape[0]))
 
 
 def metadata(**changes: str | None) -> dict[str, Any]:
-    """Return the least metadata of a 1x1x2 float32 record; None removes a key."""
+    """Returns the minimal metadata of a 1x1x2 float32 record; None removes a key."""
     values: dict[str, str | None] = {
         "dinac": "1",
         "shape": "[1,1,2]",
@@ -80,35 +80,35 @@ def metadata(**changes: str | None) -> dict[str, Any]:
 
 
 def tensor(dtype: str, shape: list[Any], begin: Any, end: Any) -> dict[str, Any]:
-    """Return one tensor's entry."""
+    """Returns one tensor's header entry."""
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
 def head_of(text: str | bytes) -> bytes:
-    """Return a safetensors header of this text."""
+    """Returns a safetensors header of this text."""
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return len(raw).to_bytes(8, "little") + raw
 
 
 def content_of(payload: bytes, meta: Any = None, **tensors: Any) -> bytes:
-    """Return a record's content; tensor names have `__` for a dot."""
+    """Returns a record's content; tensor names have `__` for a dot."""
     entries = {"__metadata__": metadata() if meta is None else meta}
     entries |= {name.replace("__", "."): entry for name, entry in tensors.items()}
     return head_of(json.dumps(entries)) + payload
 
 
 def plain_content(payload: bytes = bytes(8), **changes: str | None) -> bytes:
-    """Return the content of a 1x1x2 float32 record, metadata changed."""
+    """Returns the content of a 1x1x2 float32 record with changed metadata."""
     return content_of(payload, metadata(**changes), latents=tensor("F32", [1, 1, 2], 0, 8))
 
 
 def block(kind: int, size: int, body: bytes, last: bool = True) -> bytes:
-    """Return one zstd block."""
+    """Returns one zstd block."""
     return (size << 3 | kind << 1 | int(last)).to_bytes(3, "little") + body
 
 
 def raw_blocks(content: bytes, size: int = 1 << 17) -> bytes:
-    """Return content as raw zstd blocks."""
+    """Returns content as raw zstd blocks."""
     starts = range(0, len(content), size)
     parts = [content[start : start + size] for start in starts]
     return b"".join(
@@ -118,16 +118,16 @@ def raw_blocks(content: bytes, size: int = 1 << 17) -> bytes:
 
 
 def checksum(content: bytes) -> bytes:
-    """Return the 4 bytes that end a zstd frame with this content."""
+    """Returns the 4 bytes that end a zstd frame with this content."""
     return zstandard.ZstdCompressor(write_checksum=True).compress(content)[-4:]
 
 
 def frame_of(blocks: bytes, content_size: int, check: bytes, descriptor: int = DESCRIPTOR) -> bytes:
-    """Return a zstd frame whose parts need not fit each other."""
+    """Returns a zstd frame; its parts may contradict each other."""
     start = b"\x28\xb5\x2f\xfd" + bytes([descriptor])
     return start + content_size.to_bytes(8, "little") + blocks + check
 
 
 def record_of(content: bytes, preamble: bytes = PREAMBLE) -> bytes:
-    """Return a record of this content in raw blocks."""
+    """Returns a record of this content in raw blocks."""
     return preamble + frame_of(raw_blocks(content), len(content), checksum(content))

@@ -1,4 +1,4 @@
-"""What stands beside the latents: written, read where it is asked for, passed over elsewhere."""
+"""Companions are stored beside the latents, read on request and ignored otherwise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ import safetensors.numpy
 import zstandard
 
 from dinac_cli.container.header import PRECISIONS
-from dinac_cli.container.record import (
-    declared_bytes,
-    pack_encoded,
-    pack_record,
-    read_outline,
-    unpack_record,
-)
+from dinac_cli.container.record import open_record, pack_encoded, pack_record, unpack_record
 from dinac_cli.container.tensors import (
     CLASS_TOKEN,
     COMPANIONS,
@@ -45,7 +39,7 @@ def read_tensors(record: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_all_comes_back_and_latents_are_what_they_are_alone(precision: str) -> None:
+def test_companions_come_back_and_do_not_change_the_latents(precision: str) -> None:
     alone = pack_record(make_header(SHAPE, precision), LATENTS, steps_for(precision))
     record = pack(ALL, precision)
     assert alone == pack(Encoded(LATENTS), precision)
@@ -68,7 +62,7 @@ def test_floats_are_aligned_in_the_payload() -> None:
         assert (8 + size + header[name]["data_offsets"][0]) % 4 == 0
 
 
-def test_nobody_gets_what_nobody_asked_for() -> None:
+def test_companions_are_read_only_on_request() -> None:
     record = pack(ALL)
     read = unpack_record(record)
     assert (read.logsnr, read.class_token) == (None, None)
@@ -82,13 +76,15 @@ def test_nobody_gets_what_nobody_asked_for() -> None:
 def test_outline_and_declared_bytes_need_no_payload() -> None:
     record = pack(ALL)
     expected = {LOGSNR: SHAPE, CLASS_TOKEN: (7,)}
-    assert read_outline(record, COMPANIONS)[1] == expected
-    assert read_outline(io.BytesIO(record[:-20]), [CLASS_TOKEN])[1] == {CLASS_TOKEN: (7,)}
-    assert read_outline(pack(Encoded(LATENTS)), COMPANIONS)[1] == {}
-    assert declared_bytes(record, COMPANIONS) == declared_bytes(record) + 4 * 30 + 4 * 7
+    opened = open_record(record)
+    assert opened.outline(COMPANIONS).held == expected
+    truncated = open_record(io.BytesIO(record[:-20]))
+    assert truncated.outline([CLASS_TOKEN]).held == {CLASS_TOKEN: (7,)}
+    assert open_record(pack(Encoded(LATENTS))).outline(COMPANIONS).held == {}
+    assert opened.declared_bytes(COMPANIONS) == opened.declared_bytes() + 4 * 30 + 4 * 7
 
 
-def test_a_golden_record_holds_both() -> None:
+def test_golden_record_holds_companions() -> None:
     read = unpack_record((FOLDER / "reserved.dinac").read_bytes(), COMPANIONS)
     assert read.logsnr is not None
     assert read.class_token is not None
@@ -96,14 +92,14 @@ def test_a_golden_record_holds_both() -> None:
     assert read.class_token.tolist() == [0.75] * 8
 
 
-def test_prefix_names_the_tensors_of_another_view() -> None:
+def test_prefix_is_put_before_tensor_names() -> None:
     tensors = split_encoded(ALL, "bf16", None, "flipped.")
     names = ["latents.exponent", "latents.mantissa", LOGSNR, CLASS_TOKEN]
     assert list(tensors) == [f"flipped.{name}" for name in names]
 
 
 def hostile(name: str, dtype: str, shape: list[int], payload: bytes) -> bytes:
-    """A record of latents [1, 1, 2] and one more tensor."""
+    """Returns a record of latents [1, 1, 2] and one more tensor."""
     entries = {
         "latents": tensor("F32", [1, 1, 2], 0, 8),
         name.replace(".", "__"): tensor(dtype, shape, 8, 8 + len(payload)),
@@ -139,7 +135,7 @@ NAN, INFINITY = (np.array([0, value], "<f4").tobytes() for value in (np.nan, -np
         (LOGSNR, "F32", [1, 1, 2], INFINITY, Rejection.VALUE),
     ],
 )
-def test_hostile_tensors_are_refused_by_who_reads_them_alone(
+def test_hostile_companion_is_refused_only_if_requested(
     name: str, dtype: str, shape: list[int], payload: bytes, rejection: Rejection
 ) -> None:
     record = hostile(name, dtype, shape, payload)
@@ -152,7 +148,7 @@ def test_hostile_tensors_are_refused_by_who_reads_them_alone(
         assert caught.value.rejection is rejection
     if rejection is Rejection.TENSOR:
         with pytest.raises(FormatError, match=name):
-            read_outline(record, COMPANIONS)
+            open_record(record).outline(COMPANIONS)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +161,9 @@ def test_hostile_tensors_are_refused_by_who_reads_them_alone(
         (ALL._replace(logsnr=np.full(SHAPE, np.inf, np.float32)), Rejection.VALUE),
     ],
 )
-def test_what_no_reader_takes_is_not_written(encoded: Encoded, rejection: Rejection) -> None:
+def test_companion_that_readers_refuse_is_not_written(
+    encoded: Encoded, rejection: Rejection
+) -> None:
     with pytest.raises(FormatError) as caught:
         pack(encoded)
     assert caught.value.rejection is rejection

@@ -1,4 +1,4 @@
-"""Which names may become paths, and what becomes of the others."""
+"""Which names are valid, and how all other names are escaped."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ ESCAPED = [
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_allowed_name_stays(name: str) -> None:
+def test_valid_name_is_unchanged(name: str) -> None:
     check_name(name)
     assert escape_name(name) == name
 
 
 @pytest.mark.parametrize(("raw", "escaped"), ESCAPED)
-def test_other_name_is_refused_and_escaped(raw: str, escaped: str) -> None:
+def test_invalid_name_is_refused_and_escaped(raw: str, escaped: str) -> None:
     with pytest.raises(FormatError) as caught:
         check_name(raw)
     assert caught.value.rejection is Rejection.NAME
@@ -99,7 +99,7 @@ def test_long_component_is_refused(name: str) -> None:
         check_name(name)
 
 
-def test_long_component_is_cut_but_keeps_its_suffix_and_stays_apart() -> None:
+def test_shortened_component_keeps_its_suffix_and_stays_unique() -> None:
     names = [escape_name("dir/" + letter * 300 + "z.jpg") for letter in "ab"]
     names += [escape_name("dir/" + "a" * 300 + "y.jpg"), escape_name("dir/" + "写" * 100 + ".jpg")]
     for name in names:
@@ -110,7 +110,7 @@ def test_long_component_is_cut_but_keeps_its_suffix_and_stays_apart() -> None:
     assert len(set(names)) == 4
 
 
-def test_long_suffix_is_cut_too() -> None:
+def test_long_suffix_is_shortened_too() -> None:
     name = escape_name("a." + "b" * 300)
     check_name(name)
     assert name.startswith("a.bbb")
@@ -127,7 +127,7 @@ def test_long_path_becomes_a_hash_and_the_last_component() -> None:
     assert (len(digest), last) == (8, "a.jpg")
 
 
-def test_text_keeps_what_is_safe() -> None:
+def test_safe_text_is_not_escaped() -> None:
     assert escape_text("C:\\models\\é/ü.safetensors") == "C:\\models\\é/ü.safetensors"
     assert escape_text("a\x1b\udc80") == "a%1B%80"
 
@@ -142,7 +142,7 @@ def _is_refused(name: str) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.sampled_from("/\\.: aCONconul1é\0\udc80"), min_size=1) | st.text(min_size=1))
-def test_escape_is_allowed_and_the_identity_where_it_can_be(raw: str) -> None:
+def test_escaped_name_is_valid_and_changed_only_if_refused(raw: str) -> None:
     escaped = escape_name(raw)
     assert not _is_refused(escaped)
     assert (escaped == raw) is not _is_refused(raw)
@@ -150,12 +150,12 @@ def test_escape_is_allowed_and_the_identity_where_it_can_be(raw: str) -> None:
 
 @settings(max_examples=200)
 @given(st.text(st.sampled_from("/\\.~: aCON\0é\udc80"), min_size=1) | st.text(min_size=1))
-def test_escape_of_an_escape_changes_nothing(raw: str) -> None:
+def test_escaping_twice_changes_nothing_more(raw: str) -> None:
     escaped = escape_name(raw)
     assert escape_name(escaped) == escaped
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(min_size=1, max_size=600))
-def test_escape_takes_any_bytes_of_a_file_name(raw: bytes) -> None:
+def test_any_bytes_of_a_file_name_can_be_escaped(raw: bytes) -> None:
     check_name(escape_name(os.fsdecode(raw)))

@@ -1,11 +1,10 @@
-"""One hand-made record for each rule of the format, each refused by the rule's own name."""
+"""Hand-made records that break one rule of the format each, refused by the name of that rule."""
 
 from __future__ import annotations
 
 import io
 import json
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,13 @@ import pytest
 import zstandard
 
 from dinac_cli.container.frame import MAX_CONTENT_BYTES, PREAMBLE
-from dinac_cli.container.record import is_whole, pack_record, read_header, unpack_record
+from dinac_cli.container.record import (
+    measure_record,
+    open_record,
+    pack_record,
+    read_header,
+    unpack_record,
+)
 from dinac_cli.container.zstd import MAX_HEADER_BYTES
 from dinac_cli.errors import FormatError, Rejection
 
@@ -59,7 +64,7 @@ def frame_of_good(descriptor: int = DESCRIPTOR, size: int = SIZE, blocks: bytes 
 
 
 def windowed_frame() -> bytes:
-    """Return a frame that declares a window of 1 KiB for its content of less."""
+    """Returns a frame that declares a window of 1 KiB for a smaller content."""
     start = b"\x28\xb5\x2f\xfd" + bytes([0b1100_0100, 0])
     return PREAMBLE + start + SIZE.to_bytes(8, "little") + BLOCKS + GOOD_CHECK
 
@@ -69,7 +74,7 @@ def header_json(text: str | bytes) -> bytes:
 
 
 def symbols(payload: bytes, size: int, **tensors: Any) -> bytes:
-    """Return a q8 record of `size` values, of step 1 unless the tensors say otherwise."""
+    """Returns a q8 record of `size` values with this payload."""
     meta = metadata(precision="q8", shape=f"[1,1,{size}]", width=str(16 * size))
     return record_of(content_of(payload, meta, **tensors))
 
@@ -103,7 +108,7 @@ def changed(**changes: Any) -> bytes:
 
 
 def filled(shape: str, rows: int, columns: int) -> bytes:
-    """Return a record of an image that fills a shape."""
+    """Returns a record of an image that fills `shape`."""
     return changed(shape=shape, height=str(16 * rows), width=str(16 * columns))
 
 
@@ -130,7 +135,7 @@ FRAME_CASES: list[tuple[str, bytes, Rejection]] = [
     ("half a preamble", PREAMBLE[:9], Rejection.TRUNCATED),
     ("preamble alone", PREAMBLE, Rejection.TRUNCATED),
     ("no checksum bytes", frame_of_good()[:-4], Rejection.TRUNCATED),
-    ("version of the trials", preamble_with(14, 0) + GOOD_FRAME, Rejection.VERSION),
+    ("version before the first", preamble_with(14, 0) + GOOD_FRAME, Rejection.VERSION),
     ("next version", preamble_with(14, 2) + GOOD_FRAME, Rejection.VERSION),
     ("next version in the metadata", changed(dinac="2"), Rejection.VERSION),
     ("flags", preamble_with(15, 1) + GOOD_FRAME, Rejection.FLAGS),
@@ -172,7 +177,7 @@ FRAME_CASES: list[tuple[str, bytes, Rejection]] = [
     ("undecodable block", frame_of_good(blocks=block(COMPRESSED, 9, b"\xff" * 9)), Rejection.BLOCK),
     ("undecodable payload", frame_of_good(blocks=LATE_GARBAGE), Rejection.BLOCK),
     ("checksum", frame_of_good()[:-1] + bytes([GOOD_CHECK[-1] ^ 1]), Rejection.CHECKSUM),
-    ("one byte behind", record_of(GOOD_CONTENT) + b"\0", Rejection.TRAILING),
+    ("one trailing byte", record_of(GOOD_CONTENT) + b"\0", Rejection.TRAILING),
     ("two records", record_of(GOOD_CONTENT) * 2, Rejection.TRAILING),
 ]
 
@@ -200,9 +205,9 @@ HEADER_CASES: list[tuple[str, bytes, Rejection]] = [
     ("negative zero", header_json('{"a":-0}'), Rejection.HEADER_JSON),
     ("16 digits", header_json('{"a":1000000000000000}'), Rejection.HEADER_JSON),
     ("60000 digits", header_json('{"a":' + "9" * 60_000 + "}"), Rejection.HEADER_JSON),
-    ("twice a tensor", header_json('{"a":{},"a":{}}'), Rejection.DUPLICATE_KEY),
+    ("tensor twice", header_json('{"a":{},"a":{}}'), Rejection.DUPLICATE_KEY),
     (
-        "twice in metadata",
+        "metadata key twice",
         header_json('{"__metadata__":{"a":"","\\u0061":""}}'),
         Rejection.DUPLICATE_KEY,
     ),
@@ -215,21 +220,21 @@ HEADER_CASES: list[tuple[str, bytes, Rejection]] = [
     ("padded height", changed(height="016"), Rejection.METADATA),
     ("signed height", changed(height="+16"), Rejection.METADATA),
     ("spaced height", changed(height=" 16"), Rejection.METADATA),
-    ("line behind the height", changed(height="16\n"), Rejection.METADATA),
+    ("newline after the height", changed(height="16\n"), Rejection.METADATA),
     ("other digits", changed(height="\u0661\u0666"), Rejection.METADATA),
     ("16 digits of height", changed(height="1" * 16), Rejection.METADATA),
     ("empty shape", changed(shape=""), Rejection.METADATA),
     ("spaced shape", changed(shape="[1, 1, 2]"), Rejection.METADATA),
     ("flat shape", changed(shape="[1,2]"), Rejection.METADATA),
     ("deep shape", changed(shape="[1,1,1,2]"), Rejection.METADATA),
-    ("shape of nothing", changed(shape="[1,0,2]"), Rejection.METADATA),
+    ("zero in the shape", changed(shape="[1,0,2]"), Rejection.METADATA),
     ("short identity", changed(weights="a54d88e06612d82"), Rejection.METADATA),
     ("long identity", changed(weights="a54d88e06612d820a"), Rejection.METADATA),
     ("capital identity", changed(latent_space="9F86D081884C7D65"), Rejection.METADATA),
     ("short source hash", changed(source_sha256="2c26b46b"), Rejection.METADATA),
     ("negative source size", changed(source_bytes="-1"), Rejection.METADATA),
     ("escape sequence in the model", changed(model="\x1b[2J"), Rejection.METADATA),
-    ("line in the image", changed(image="a\nb"), Rejection.METADATA),
+    ("newline in the image", changed(image="a\nb"), Rejection.METADATA),
     ("lone surrogate in the model", changed(model="\ud800"), Rejection.METADATA),
     ("tensor that is a list", with_tensor([]), Rejection.TENSOR),
     ("tensor without dtype", with_tensor({"shape": [1], "data_offsets": [0, 8]}), Rejection.TENSOR),
@@ -237,7 +242,7 @@ HEADER_CASES: list[tuple[str, bytes, Rejection]] = [
     ("unknown dtype", with_tensor(PLAIN_ENTRY | {"dtype": "F31"}), Rejection.TENSOR),
     ("dtype of another kind", with_tensor(PLAIN_ENTRY | {"dtype": ["F32"]}), Rejection.TENSOR),
     ("shape as a word", with_tensor(PLAIN_ENTRY | {"shape": "112"}), Rejection.TENSOR),
-    ("shape of truths", with_tensor(PLAIN_ENTRY | {"shape": [True, 1, 2]}), Rejection.TENSOR),
+    ("shape with a boolean", with_tensor(PLAIN_ENTRY | {"shape": [True, 1, 2]}), Rejection.TENSOR),
     ("nine axes", with_tensor(PLAIN_ENTRY | {"shape": [1] * 8 + [2]}), Rejection.TENSOR),
     ("one offset", with_tensor(PLAIN_ENTRY | {"data_offsets": [8]}), Rejection.TENSOR),
     ("no offsets", with_tensor(PLAIN_ENTRY | {"data_offsets": None}), Rejection.TENSOR),
@@ -273,10 +278,10 @@ HEADER_CASES: list[tuple[str, bytes, Rejection]] = [
         changed(shape="[4096,512,512]", height="8192", width="8192"),
         Rejection.SHAPE,
     ),
-    ("no height", changed(height="0"), Rejection.SHAPE),
+    ("height of zero", changed(height="0"), Rejection.SHAPE),
     ("height above the patches", changed(height="17"), Rejection.SHAPE),
     ("width a patch too small", changed(width="16"), Rejection.SHAPE),
-    ("no patch", changed(patch="0"), Rejection.SHAPE),
+    ("patch of zero", changed(patch="0"), Rejection.SHAPE),
     ("huge patch", changed(patch="1025"), Rejection.SHAPE),
     ("unknown precision", changed(precision="q9"), Rejection.PRECISION),
     ("unknown predictor", changed(predictor="left"), Rejection.PREDICTOR),
@@ -333,7 +338,7 @@ PAYLOAD_CASES: list[tuple[str, bytes, Rejection]] = [
     ),
 ]
 
-# Only the content shows what is wrong with these.
+# Block headers are valid in these cases; only the content shows the fault.
 NEEDS_CONTENT = {
     "next version in the metadata",
     "undecodable block",
@@ -348,7 +353,7 @@ by_name = pytest.mark.parametrize(
 
 
 @by_name
-def test_record_is_refused_by_its_rule(data: bytes, rejection: Rejection) -> None:
+def test_record_is_refused_by_the_rule_that_it_breaks(data: bytes, rejection: Rejection) -> None:
     with pytest.raises(FormatError) as caught:
         unpack_record(data)
     assert caught.value.rejection is rejection
@@ -367,7 +372,7 @@ def test_message_is_one_plain_line(data: bytes, rejection: Rejection) -> None:
 @pytest.mark.parametrize(
     ("data", "rejection"), [pytest.param(*case[1:], id=case[0]) for case in HEADER_CASES]
 )
-def test_header_alone_is_refused_too(data: bytes, rejection: Rejection) -> None:
+def test_invalid_header_is_refused_without_its_payload(data: bytes, rejection: Rejection) -> None:
     with pytest.raises(FormatError) as from_bytes:
         read_header(data)
     with pytest.raises(FormatError) as from_file:
@@ -379,12 +384,12 @@ def test_every_rule_has_a_case() -> None:
     assert {rejection for _, _, rejection in CASES} == set(Rejection)
 
 
-def test_good_relatives_of_the_cases_are_read() -> None:
+def test_valid_variants_of_the_cases_are_read() -> None:
     for data in (record_of(GOOD_CONTENT), frame_of_good(), stepped(ONE), bf16_record(b"\x80\xfe")):
         assert unpack_record(data).latents.dtype == np.float32
 
 
-def test_limits_themselves_are_allowed() -> None:
+def test_sizes_at_the_limits_are_read() -> None:
     widest = json.dumps({"__metadata__": metadata(), "latents": PLAIN_ENTRY})
     content = head_of(widest.ljust(MAX_HEADER_BYTES)) + bytes(8)
     assert unpack_record(record_of(content)).header.shape == (1, 1, 2)
@@ -395,7 +400,7 @@ def test_limits_themselves_are_allowed() -> None:
     assert unpack_record(record_of(most_channels)).header.shape == (4096, 1, 2)
 
 
-def test_what_is_not_known_is_ignored() -> None:
+def test_unknown_tensors_and_metadata_are_ignored() -> None:
     tensors = {
         "posterior__logsnr": tensor("F16", [1, 2], 0, 4),
         "class_token": tensor("BF16", [0], 4, 4),
@@ -409,7 +414,7 @@ def test_what_is_not_known_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("case", ["precision", "checksum", "step"])
-def test_error_carries_a_name_that_could_be_read(case: str) -> None:
+def test_error_carries_the_name_of_the_record(case: str) -> None:
     data = {
         "precision": changed(precision="q9", name="b.jpg"),
         "checksum": pack_record(make_header((1, 2, 2), name="b.jpg"), make_latents((1, 2, 2)))[:-1]
@@ -421,14 +426,24 @@ def test_error_carries_a_name_that_could_be_read(case: str) -> None:
     assert caught.value.header_name == "b.jpg"
 
 
-def test_error_never_carries_an_unsafe_name() -> None:
+def test_error_does_not_carry_an_unsafe_name() -> None:
     with pytest.raises(FormatError) as caught:
         unpack_record(changed(name="../b.jpg", precision="q9"))
     assert caught.value.header_name is None
 
 
-def test_file_is_whole_by_its_block_headers_alone(tmp_path: Path) -> None:
-    path = tmp_path / "a.dinac"
+def is_measured(data: bytes) -> bool:
+    try:
+        return measure_record(io.BytesIO(data)) == len(data)
+    except FormatError:
+        return False
+
+
+def test_block_headers_alone_show_whether_a_file_is_whole() -> None:
     for case, data, _ in FRAME_CASES:
-        path.write_bytes(data)
-        assert is_whole(path) is (case in NEEDS_CONTENT), case
+        assert is_measured(data) is (case in NEEDS_CONTENT), case
+        try:
+            opened = open_record(io.BytesIO(data))
+        except FormatError:
+            continue
+        assert opened.is_whole() is (case in NEEDS_CONTENT), case

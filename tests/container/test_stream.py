@@ -1,4 +1,4 @@
-"""Records from a pipe: one by one, without waiting, and on again after damage."""
+"""Records from a pipe: yielded one by one, without waiting, and resumed after damage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RECORDS = [make_record(number) for number in range(4)]
 
 
 class Trickle(io.RawIOBase):
-    """A pipe that gives one byte at a time."""
+    """A pipe that delivers one byte at a time."""
 
     def __init__(self, data: bytes) -> None:
         self._rest = memoryview(data)
@@ -68,7 +68,7 @@ def outcomes(items: list[StreamItem]) -> list[bytes | Rejection]:
 
 
 def record_holding(payload: bytes) -> bytes:
-    """Return a good record whose payload, stored raw, has these bytes in an extra tensor."""
+    """Returns a valid record that holds `payload` uncompressed in an extra tensor."""
     size = len(payload)
     tensors = {
         "latents": tensor("F32", [1, 1, 2], 0, 8),
@@ -81,7 +81,7 @@ def test_empty_stream_has_no_records() -> None:
     assert items_of(b"") == []
 
 
-def test_records_come_one_by_one_with_their_offsets() -> None:
+def test_records_are_yielded_with_their_offsets() -> None:
     items = items_of(b"".join(RECORDS))
     assert outcomes(items) == RECORDS
     sizes = [len(record) for record in RECORDS]
@@ -89,7 +89,7 @@ def test_records_come_one_by_one_with_their_offsets() -> None:
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_records_come_whatever_the_pieces(buffered: bool) -> None:
+def test_records_are_read_from_single_bytes(buffered: bool) -> None:
     raw: Any = Trickle(b"".join(RECORDS))
     stream: BinaryIO = io.BufferedReader(raw) if buffered else raw
     assert outcomes(list(read_records(stream))) == RECORDS
@@ -103,7 +103,7 @@ def pipe() -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 
 @pytest.mark.timeout(20)
-def test_record_comes_before_the_next_one_exists(pipe: tuple[BinaryIO, BinaryIO]) -> None:
+def test_record_is_yielded_before_the_next_one_arrives(pipe: tuple[BinaryIO, BinaryIO]) -> None:
     reader, writer = pipe
     items = read_records(reader)
     for record in RECORDS:
@@ -114,7 +114,7 @@ def test_record_comes_before_the_next_one_exists(pipe: tuple[BinaryIO, BinaryIO]
 
 
 @pytest.mark.timeout(20)
-def test_what_is_no_record_is_said_before_the_stream_goes_on(
+def test_garbage_is_reported_before_more_bytes_arrive(
     pipe: tuple[BinaryIO, BinaryIO],
 ) -> None:
     reader, writer = pipe
@@ -127,7 +127,7 @@ def test_what_is_no_record_is_said_before_the_stream_goes_on(
     thread.join()
 
 
-def test_damaged_content_is_left_to_unpacking() -> None:
+def test_damaged_content_is_found_by_unpacking_only() -> None:
     first = bytearray(RECORDS[0])
     first[-1] ^= 1
     items = items_of(bytes(first) + RECORDS[1])
@@ -136,19 +136,19 @@ def test_damaged_content_is_left_to_unpacking() -> None:
         unpack_record(bytes(first))
 
 
-def test_every_damaged_byte_costs_one_record_only() -> None:
+def test_damaged_byte_costs_one_record_only() -> None:
     first, rest = RECORDS[0], RECORDS[1:]
     for position in range(len(first)):
         damaged = bytearray(first)
         damaged[position] ^= 0xFF
         items = items_of(bytes(damaged) + b"".join(rest))
         assert outcomes(items)[-3:] == rest, position
-        # A block that says too early that it is the last leaves a remainder, named apart.
+        # If a block is marked as the last too early, the remainder is an item of its own.
         assert len(items) in (4, 5)
         assert items[0].offset == 0
 
 
-def test_every_missing_end_costs_one_record_only() -> None:
+def test_truncated_record_costs_one_record_only() -> None:
     first, rest = RECORDS[0], RECORDS[1:]
     for size in range(1, len(first)):
         items = items_of(first[:size] + b"".join(rest))
@@ -156,13 +156,13 @@ def test_every_missing_end_costs_one_record_only() -> None:
         assert len(items) == 4
 
 
-def test_records_that_are_cut_short_again_and_again_cost_no_others() -> None:
+def test_many_truncated_records_cost_no_others() -> None:
     items = items_of((RECORDS[0][:-20] + RECORDS[1]) * 30)
     good = [item.record for item in items if not isinstance(item.record, FormatError)]
     assert good == [RECORDS[1]] * 30
 
 
-def test_stream_that_ends_inside_a_record_says_so() -> None:
+def test_stream_that_ends_inside_a_record_is_an_error() -> None:
     for size in range(1, len(RECORDS[1])):
         items = items_of(RECORDS[0] + RECORDS[1][:size])
         assert outcomes(items) == [RECORDS[0], Rejection.TRUNCATED]
@@ -170,19 +170,19 @@ def test_stream_that_ends_inside_a_record_says_so() -> None:
 
 
 @pytest.mark.parametrize("position", [14, 15, 16])
-def test_later_format_is_passed_by_its_frame(position: int) -> None:
+def test_record_of_a_later_format_is_skipped_by_its_frame(position: int) -> None:
     inner = record_holding(RECORDS[0])
     later = inner[:position] + b"\x02" + inner[position + 1 :]
     expected = {14: Rejection.VERSION, 15: Rejection.FLAGS, 16: Rejection.RESERVED}
     assert outcomes(items_of(later + RECORDS[1])) == [expected[position], RECORDS[1]]
 
 
-def test_later_format_with_a_damaged_frame_is_searched_through() -> None:
+def test_next_record_is_found_after_a_damaged_frame_of_a_later_format() -> None:
     later = RECORD_START + b"\x02" + bytes(9) + b"no zstd at all"
     assert outcomes(items_of(later + RECORDS[1])) == [Rejection.VERSION, RECORDS[1]]
 
 
-def test_record_inside_a_good_record_is_payload() -> None:
+def test_record_inside_a_valid_record_is_payload() -> None:
     outer = record_holding(RECORDS[0])
     assert outcomes(items_of(outer + RECORDS[1])) == [outer, RECORDS[1]]
 
@@ -194,7 +194,7 @@ def test_records_swallowed_by_a_damaged_size_are_found() -> None:
     assert outcomes(items_of(PREAMBLE + frame + RECORDS[2])) == [
         Rejection.CHECKSUM,
         *RECORDS[:2],
-        Rejection.NOT_A_RECORD,  # the outer frame's own checksum
+        Rejection.NOT_A_RECORD,  # the checksum of the outer frame
         RECORDS[2],
     ]
 
@@ -217,7 +217,7 @@ def test_start_of_a_record_is_found_across_reads() -> None:
 
 @pytest.mark.timeout(20)
 def test_records_within_records_take_linear_time() -> None:
-    """Each start begins a walk over all that follows, which fails at the end of the stream."""
+    """Each record start begins a walk that fails only at the end of the stream."""
     start = PREAMBLE + frame_of(b"", 1 << 29, b"")
     unit = block(RAW, len(start), start, last=False)
     data = start + unit * 20_000
@@ -228,7 +228,7 @@ def test_records_within_records_take_linear_time() -> None:
 
 def test_memory_holds_one_record() -> None:
     large = pack_record(make_header((128, 32, 32)), make_latents((128, 32, 32)))
-    stream: Any = Endless(large, count=200)
+    stream: Any = Repeated(large, count=200)
     tracemalloc.start()
     try:
         sizes = [
@@ -241,8 +241,8 @@ def test_memory_holds_one_record() -> None:
     assert peak < 5 * len(large)
 
 
-class Endless(io.RawIOBase):
-    """A pipe that gives the same record some number of times."""
+class Repeated(io.RawIOBase):
+    """A pipe that delivers the same record `count` times."""
 
     def __init__(self, record: bytes, count: int) -> None:
         self._record, self._left, self._rest = record, count, b""

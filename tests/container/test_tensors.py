@@ -1,4 +1,4 @@
-"""Latents to planes and back: exact where it says exact, rounded as it says where not."""
+"""Latents to planes and back: exact in f32, rounded as specified in bf16 and q8 to q3."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def cube(values: npt.ArrayLike) -> Float32:
-    """Return a few values as latents of one channel and one row."""
+    """Returns values as latents of one channel and one row."""
     return np.asarray(values, np.float32)[None, None, :]
 
 
@@ -54,8 +54,8 @@ def test_bf16_is_exact_for_every_bfloat16() -> None:
 @pytest.mark.parametrize(
     ("bits", "rounded"),
     [
-        (0x3F808000, 0x3F800000),  # tie, to the even one below
-        (0x3F818000, 0x3F820000),  # tie, to the even one above
+        (0x3F808000, 0x3F800000),  # tie: the even neighbour is below
+        (0x3F818000, 0x3F820000),  # tie: the even neighbour is above
         (0x3F808001, 0x3F810000),
         (0x3F80FFFF, 0x3F810000),
         (0x3FFFFFFF, 0x40000000),  # the carry reaches the exponent
@@ -69,7 +69,7 @@ def test_bf16_rounds_to_nearest_even(bits: int, rounded: int) -> None:
     assert same_bits(there_and_back(cube(from_bits([bits])), "bf16"), cube(from_bits([rounded])))
 
 
-def test_bf16_planes_are_exponent_and_mantissa_with_sign() -> None:
+def test_bf16_mantissa_plane_holds_the_sign() -> None:
     planes = split_planes(cube([-1.5, 2.0]), "bf16", None)
     assert {name: plane.ravel().tolist() for name, plane in planes.items()} == {
         "latents.exponent": [127, 128],
@@ -79,13 +79,13 @@ def test_bf16_planes_are_exponent_and_mantissa_with_sign() -> None:
 
 @pytest.mark.parametrize("precision", ["f32", "bf16", "q8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_not_written(precision: str, value: float) -> None:
+def test_values_that_are_not_finite_are_not_written(precision: str, value: float) -> None:
     with pytest.raises(FormatError) as caught:
         split_planes(cube([0.0, value]), precision, steps_of(1.0))
     assert caught.value.rejection is Rejection.VALUE
 
 
-def test_what_bfloat16_cannot_hold_is_not_written() -> None:
+def test_value_too_large_for_bfloat16_is_not_written() -> None:
     largest = cube(from_bits([0x7F7F7FFF]))
     assert np.isfinite(there_and_back(largest, "bf16")).all()
     with pytest.raises(FormatError, match="too large for bfloat16"):
@@ -96,7 +96,7 @@ def test_symbols_round_half_to_even() -> None:
     latents = cube([0.5, 1.5, 2.5, -0.5, -1.5, 0.51, 7.4])
     planes = split_planes(latents * 0.25, "q8", steps_of(0.25))
     packed = planes["latents.q"]
-    assert packed.tolist() == [0x8A, 0xA8, 0x69, 0xF0]  # 0 2, 2 0, -2 1, 7 and the empty tail
+    assert packed.tolist() == [0x8A, 0xA8, 0x69, 0xF0]  # 0 2, 2 0, -2 1, 7 and an empty half
     np.testing.assert_array_equal(
         join_planes(planes, (1, 1, 7)), cube([0, 2, 2, 0, -2, 1, 7]) * np.float32(0.25)
     )
@@ -119,7 +119,9 @@ def test_symbols_round_half_to_even() -> None:
         ),
     ],
 )
-def test_symbols_take_the_narrowest_form(extremes: tuple[int, int], names: dict[str, str]) -> None:
+def test_symbols_are_stored_in_the_narrowest_form(
+    extremes: tuple[int, int], names: dict[str, str]
+) -> None:
     latents = cube([*extremes, 0, 1, -1])
     planes = split_planes(latents, "q3", steps_of(1.0))
     assert {name: str(plane.dtype) for name, plane in planes.items()} == names
@@ -131,18 +133,20 @@ def test_every_symbol_comes_back() -> None:
     planes = split_planes(latents, "q8", steps_of(1.0))
     np.testing.assert_array_equal(join_planes(planes, (1, 1, latents.size)), latents)
     few = np.abs(latents) <= 127
-    assert not planes["latents.q.high"][few].any()  # narrow symbols cost nothing there
+    assert not planes["latents.q.high"][few].any()  # zero for narrow symbols
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_no_symbol_saturates(sign: int) -> None:
+def test_symbol_out_of_range_is_refused_and_not_clipped(sign: int) -> None:
     with pytest.raises(FormatError, match="more than 32639 steps from zero"):
         split_planes(cube([sign * (MAX_SYMBOL + 1)]), "q8", steps_of(1.0))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 7), st.sampled_from([0.01, 0.1, 1.0, 3.0]))
-def test_quantised_is_within_half_a_step_of_each_channel(c: int, w: int, step: float) -> None:
+def test_quantised_latents_are_within_half_a_step_of_their_channel(
+    c: int, w: int, step: float
+) -> None:
     latents = make_latents((c, 2, w), seed=c * w)
     steps = (step * np.arange(1, c + 1)).astype(np.float32)
     back = there_and_back(latents, "q5", steps)
@@ -158,10 +162,10 @@ def test_quantised_is_within_half_a_step_of_each_channel(c: int, w: int, step: f
     shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9)),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_every_form_of_symbols_is_within_half_a_step(
+def test_every_form_of_symbols_is_exact_to_half_a_step(
     reach: float, step: float, shape: tuple[int, int, int], seed: int
 ) -> None:
-    """Packed, one byte or two: to the bound itself, but for float32's own rounding."""
+    """Packed, one byte or two: the error stays below half a step plus float32 rounding."""
     rng = np.random.default_rng(seed)
     steps = (step * rng.uniform(0.1, 1, shape[0])).astype(np.float32)
     latents = (rng.uniform(-reach, reach, shape) * steps[:, None, None]).astype(np.float32)
@@ -169,7 +173,7 @@ def test_every_form_of_symbols_is_within_half_a_step(
     error = np.abs(join_planes(planes, shape).astype(np.float64) - latents)
     rounding = 2.0**-22 * np.abs(latents) + 1e-44
     assert (error <= steps[:, None, None] / 2 + rounding).all()
-    # The narrowest form that holds the largest symbol, which is never cut down to fit.
+    # The form is the narrowest that holds the largest symbol; symbols are never clipped to fit.
     symbols = np.rint(latents.astype(np.float64) / steps[:, None, None])
     form = {(True, True): "uint8", (False, True): "int8"}.get(
         (bool(symbols.min() >= -8 and symbols.max() <= 7), bool(np.abs(symbols).max() <= 127))
@@ -179,7 +183,7 @@ def test_every_form_of_symbols_is_within_half_a_step(
     assert (str(planes["latents.q"].dtype) if "latents.q" in planes else None) == form
 
 
-def test_groups_of_channels_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_channels_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     latents, steps = make_latents((5, 3, 7)), np.linspace(0.1, 0.5, 5, dtype=np.float32)
     whole = [there_and_back(latents, "bf16"), there_and_back(latents, "q8", steps)]
     monkeypatch.setattr("dinac_cli.container.tensors._GROUP_VALUES", 50)
@@ -188,7 +192,7 @@ def test_groups_of_channels_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("steps", [None, steps_of(), steps_of(1, 1), np.ones((1, 1), np.float32)])
-def test_quantiser_needs_a_step_a_channel(steps: Float32 | None) -> None:
+def test_quantiser_needs_one_step_per_channel(steps: Float32 | None) -> None:
     with pytest.raises(FormatError, match="one step for each channel"):
         split_planes(cube([1.0]), "q8", steps)
 

@@ -1,4 +1,4 @@
-"""Class token and log-SNR of the mirrored image: kept, passed over, and refused."""
+"""Class token and log-SNR of the mirrored image: stored, ignored and refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from dinac_cli.bench.rate import measure_rates
 from dinac_cli.container.header import PRECISIONS
-from dinac_cli.container.record import declared_bytes, pack_encoded, read_outline, unpack_record
+from dinac_cli.container.record import open_record, pack_encoded, unpack_record
 from dinac_cli.container.tensors import (
     CLASS_TOKEN,
     COMPANIONS,
@@ -39,7 +39,7 @@ def pack(upright: Encoded, flipped: Encoded | None, precision: str = "f32") -> b
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_all_of_both_images_comes_back(precision: str) -> None:
+def test_latents_and_companions_of_both_images_come_back(precision: str) -> None:
     record = pack(UPRIGHT, TWIN, precision)
     assert record == pack(UPRIGHT, TWIN, precision)
     both = unpack_record(record, COMPANIONS, with_twin=True)
@@ -57,7 +57,7 @@ def test_all_of_both_images_comes_back(precision: str) -> None:
             )
 
 
-def test_nobody_gets_what_nobody_asked_for() -> None:
+def test_companions_of_the_twin_are_read_only_on_request() -> None:
     record = pack(UPRIGHT, TWIN)
     alone = unpack_record(record, with_twin=True)
     assert alone.flipped is not None
@@ -69,22 +69,23 @@ def test_nobody_gets_what_nobody_asked_for() -> None:
     assert unpack_record(record, COMPANIONS).flipped is None
 
 
-def test_outline_and_declared_bytes_know_both_images() -> None:
+def test_outline_and_declared_bytes_cover_both_images() -> None:
     record = pack(UPRIGHT, TWIN)
     own = {LOGSNR: SHAPE, CLASS_TOKEN: (WIDTH,)}
     both = own | {FLIPPED + name: shape for name, shape in own.items()}
     header = make_header(SHAPE, "f32")
-    assert read_outline(record, COMPANIONS) == (header, own, False)
-    assert read_outline(record, COMPANIONS, with_twin=True) == (header, both, True)
-    assert read_outline(io.BytesIO(record), (), with_twin=True) == (header, {}, True)
+    opened = open_record(record)
+    assert opened.outline(COMPANIONS) == (header, own, False)
+    assert opened.outline(COMPANIONS, with_twin=True) == (header, both, True)
+    assert open_record(io.BytesIO(record)).outline((), with_twin=True) == (header, {}, True)
     size = 4 * make_latents(SHAPE).size
-    content = declared_bytes(record) - size
-    assert declared_bytes(record, with_twin=True) == content + 2 * size
-    assert declared_bytes(record, COMPANIONS) == content + 2 * size + 4 * WIDTH
-    assert declared_bytes(record, COMPANIONS, with_twin=True) == content + 4 * size + 8 * WIDTH
+    content = opened.declared_bytes() - size
+    assert opened.declared_bytes(with_twin=True) == content + 2 * size
+    assert opened.declared_bytes(COMPANIONS) == content + 2 * size + 4 * WIDTH
+    assert opened.declared_bytes(COMPANIONS, with_twin=True) == content + 4 * size + 8 * WIDTH
 
 
-def test_the_rate_counts_those_of_both_images_together() -> None:
+def test_rate_counts_the_companions_of_both_images() -> None:
     [rate] = measure_rates([pack(UPRIGHT, TWIN)]).values()
     assert rate.values == 2 * UPRIGHT.latents.size
     assert {name: int(counts.sum()) for name, counts in rate.histograms.items()} == {
@@ -98,7 +99,7 @@ def test_the_rate_counts_those_of_both_images_together() -> None:
     }
 
 
-def test_a_golden_record_holds_those_of_both_images() -> None:
+def test_golden_record_holds_companions_of_its_twin() -> None:
     record = unpack_record((FOLDER / "reserved.dinac").read_bytes(), COMPANIONS, with_twin=True)
     assert record.flipped is not None
     assert record.flipped.logsnr is not None
@@ -108,7 +109,8 @@ def test_a_golden_record_holds_those_of_both_images() -> None:
 
 
 def hostile(name: str, dtype: str, shape: list[int], payload: bytes) -> bytes:
-    """A record of both images' latents [1, 1, 2], a good class token [2], and one more tensor."""
+    """Returns a record of both images' latents [1, 1, 2], a valid class token [2], and the tensor
+    `name` of the mirrored image."""
     end = 24 + len(payload)
     entries = {
         "latents": tensor("F32", [1, 1, 2], 0, 8),
@@ -143,7 +145,7 @@ NAN, INFINITY = (np.array([0, value], "<f4").tobytes() for value in (np.nan, -np
         (LOGSNR, "F32", [1, 1, 2], INFINITY, Rejection.VALUE),
     ],
 )  # fmt: skip
-def test_hostile_tensors_are_refused_by_who_reads_them_alone(
+def test_hostile_companion_of_the_twin_is_refused_only_if_requested(
     name: str, dtype: str, shape: list[int], payload: bytes, rejection: Rejection
 ) -> None:
     record = hostile(name, dtype, shape, payload)
@@ -155,12 +157,13 @@ def test_hostile_tensors_are_refused_by_who_reads_them_alone(
             unpack_record(record, asked, with_twin=True)
         assert caught.value.rejection is rejection
     if rejection is Rejection.TENSOR:
-        for read in (read_outline, declared_bytes):
+        opened = open_record(record)
+        for read in (opened.outline, opened.declared_bytes):
             with pytest.raises(FormatError, match=f"flipped.{name}"):
-                read(record, COMPANIONS, with_twin=True)
+                read(COMPANIONS, with_twin=True)
 
 
-def test_a_twin_may_have_less_or_more_beside_it() -> None:
+def test_only_one_of_the_images_may_have_companions() -> None:
     for upright, flipped in ((UPRIGHT, Encoded(TWIN.latents)), (Encoded(UPRIGHT.latents), TWIN)):
         read = unpack_record(pack(upright, flipped), COMPANIONS, with_twin=True)
         assert read.flipped is not None
@@ -178,7 +181,7 @@ def test_a_twin_may_have_less_or_more_beside_it() -> None:
         (Encoded(TWIN.latents[:2]), Rejection.SHAPE),
     ],
 )
-def test_what_no_reader_takes_is_not_written(flipped: Encoded, rejection: Rejection) -> None:
+def test_twin_that_readers_refuse_is_not_written(flipped: Encoded, rejection: Rejection) -> None:
     with pytest.raises(FormatError) as caught:
         pack(UPRIGHT, flipped)
     assert caught.value.rejection is rejection

@@ -1,9 +1,10 @@
-"""Latents of the mirrored image beside those of the image: kept, passed over, and refused."""
+"""Twins: latents of the mirrored image, stored beside the image's own, ignored and refused."""
 
 from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.numpy import load
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.record import (
-    declared_bytes,
+    open_record,
     pack_encoded,
     read_header,
     read_record,
@@ -56,7 +57,7 @@ def store(latents: npt.NDArray[np.float32], precision: str) -> npt.NDArray[np.fl
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_both_come_back_and_who_does_not_ask_sees_the_record_as_ever(precision: str) -> None:
+def test_twin_comes_back_on_request_and_changes_nothing_otherwise(precision: str) -> None:
     data, alone = pack(precision, make_latents(SHAPE, 1)), pack(precision, None)
     both = unpack_record(data, with_twin=True)
     assert both.flipped is not None
@@ -76,7 +77,9 @@ def test_both_come_back_and_who_does_not_ask_sees_the_record_as_ever(precision: 
     st.floats(-100, 100, width=32),
     st.floats(-3, 3, width=32),
 )
-def test_each_has_symbols_of_its_own_width(precision: str, first: float, second: float) -> None:
+def test_each_image_has_symbols_of_its_own_width(
+    precision: str, first: float, second: float
+) -> None:
     latents, flipped = (np.full(SHAPE, value, np.float32) for value in (first, second))
     steps = None if steps_for(precision) is None else np.full(SHAPE[0], 0.25, np.float32)
     header = make_header(SHAPE, precision)
@@ -90,7 +93,7 @@ def test_each_has_symbols_of_its_own_width(precision: str, first: float, second:
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16", "q5"])
-def test_tensors_have_the_names_of_the_format_and_floats_come_first(precision: str) -> None:
+def test_twin_tensors_are_prefixed_and_floats_come_first(precision: str) -> None:
     content = content_of(pack(precision, make_latents(SHAPE, 1)))
     tensors = load(content)
     own = {name for name in tensors if not name.startswith("flipped.")}
@@ -102,25 +105,23 @@ def test_tensors_have_the_names_of_the_format_and_floats_come_first(precision: s
     assert dtypes == sorted(dtypes, key=lambda dtype: dtype != "F32")
 
 
-def test_a_golden_record_has_a_twin() -> None:
+def test_golden_record_has_a_twin() -> None:
     record = unpack_record((FOLDER / "reserved.dinac").read_bytes(), with_twin=True)
     assert record.flipped is not None
     np.testing.assert_array_equal(record.flipped.latents, record.latents)
 
 
-def test_memory_of_both_is_declared() -> None:
+def test_declared_bytes_include_the_twin() -> None:
     data = pack("f32", make_latents(SHAPE, 1))
     size = 4 * make_latents(SHAPE).size
-    assert declared_bytes(data, with_twin=True) == declared_bytes(data) + size
-    alone = pack("f32", None)
-    assert declared_bytes(alone, with_twin=True) == declared_bytes(alone)
+    opened = open_record(data)
+    assert opened.declared_bytes(with_twin=True) == opened.declared_bytes() + size
+    alone = open_record(pack("f32", None))
+    assert alone.declared_bytes(with_twin=True) == alone.declared_bytes()
 
 
 def record_with(payload: bytes, precision: str = "f32", **twin: Any) -> bytes:
-    """A good record of 1x1x2 beside these tensors, whose names begin with `flipped.`.
-
-    They have `__` for a dot.
-    """
+    """Returns a valid 1x1x2 record with these `flipped.` tensors; names have `__` for a dot."""
     tensors = {f"flipped__{name}": entry for name, entry in twin.items()}
     if precision == "f32":
         own: dict[str, Any] = {"latents": PLAIN}
@@ -174,7 +175,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("data", "rejection"), list(HOSTILE.values()), ids=list(HOSTILE))
-def test_a_bad_twin_is_refused_where_it_is_read(data: bytes, rejection: Rejection) -> None:
+def test_hostile_twin_is_refused_only_if_requested(data: bytes, rejection: Rejection) -> None:
     assert unpack_record(data).flipped is None
     assert read_header(data) == read_header(io.BytesIO(data))
     with pytest.raises(FormatError) as caught:
@@ -183,21 +184,21 @@ def test_a_bad_twin_is_refused_where_it_is_read(data: bytes, rejection: Rejectio
     assert str(caught.value).isprintable()
     if rejection is Rejection.TENSOR:
         with pytest.raises(FormatError):
-            declared_bytes(data, with_twin=True)
+            open_record(data).declared_bytes(with_twin=True)
 
 
-def test_the_message_has_the_whole_name() -> None:
+def test_message_names_the_tensor_with_its_prefix() -> None:
     with pytest.raises(FormatError) as caught:
         unpack_record(HOSTILE["another dtype"][0], with_twin=True)
-    assert str(caught.value) == "no tensor flipped.latents of F32 and shape [1, 1, 2]"
+    assert str(caught.value) == "no tensor flipped.latents of F32 and shape [1, 1, 2]; re-encode"
 
 
-def test_other_tensors_of_the_mirrored_image_make_no_twin() -> None:
+def test_companions_alone_make_no_twin() -> None:
     data = record_with(bytes(4), class_token=tensor("F32", [1], 8, 12))
     assert unpack_record(data, with_twin=True).flipped is None
 
 
-def test_a_twin_of_another_shape_is_not_written() -> None:
+def test_twin_of_another_shape_or_not_finite_is_not_written() -> None:
     with pytest.raises(FormatError) as caught:
         pack("bf16", make_latents((3, 5, 2)))
     assert caught.value.rejection is Rejection.SHAPE
@@ -205,7 +206,7 @@ def test_a_twin_of_another_shape_is_not_written() -> None:
         pack("bf16", np.full(SHAPE, np.nan, np.float32))
 
 
-def test_a_file(tmp_path: Any) -> None:
+def test_twin_is_read_from_a_file_on_request(tmp_path: Path) -> None:
     path = tmp_path / "a.dinac"
     path.write_bytes(pack("bf16", make_latents(SHAPE, 1)))
     assert path.read_bytes().startswith(PREAMBLE)

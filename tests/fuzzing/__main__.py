@@ -1,6 +1,6 @@
-"""`python -m tests.fuzzing --records 100000 --images 20000`: mutants in numbers, in processes.
+"""`python -m tests.fuzzing --records 100000 --images 20000`: a long fuzzing run.
 
-Exit code 1 where anything was found; each finding is left as a file.
+The exit code is 1 if there are findings; each finding is left as a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.fuzzing.run import Figures, run_target
 
 
 def main() -> int:
-    """Run what the command line asks for; returns the exit code."""
+    """Runs the fuzzing that the command line requests; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzzing")
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--images", type=int, default=20_000)

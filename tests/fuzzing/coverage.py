@@ -1,4 +1,4 @@
-"""Which steps from line to line a call takes, in the modules under test."""
+"""The line-to-line steps (arcs) that a call takes in the modules under test."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ Arc = tuple[str, int, int]
 
 
 class Coverage:
-    """Remembers the arcs (file, line, next line) that were ever taken in files below `folders`."""
+    """Collects the arcs (file, line, next line) taken in files below `folders`."""
 
     def __init__(self, folders: tuple[str, ...]) -> None:
         self._folders = folders
         self._known: set[Arc] = set()
         self._new: set[Arc] = set()
-        self._last: dict[int, int] = {}
 
     @property
     def arcs(self) -> int:
-        """How many arcs are known."""
+        """The number of known arcs."""
         return len(self._known)
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Watch the code that runs inside the block."""
+        """Watches the code that runs inside the block."""
         self._new = set()
-        self._last.clear()
         sys.settrace(self._enter)
         try:
             yield
@@ -37,17 +35,22 @@ class Coverage:
             sys.settrace(None)
 
     def take_new(self) -> bool:
-        """Whether the last block took an arc that none had taken before; they are known now."""
+        """True if the last block took an unknown arc; all its arcs are known afterwards."""
         is_new = bool(self._new)
         self._known |= self._new
         return is_new
 
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._step if frame.f_code.co_filename.startswith(self._folders) else None
+        file, last = frame.f_code.co_filename, 0
+        if not file.startswith(self._folders):
+            return None
 
-    def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
-        arc = (frame.f_code.co_filename, self._last.get(id(frame), 0), frame.f_lineno)
-        self._last[id(frame)] = frame.f_lineno
-        if arc not in self._known:
-            self._new.add(arc)
-        return self._step
+        def step(frame: FrameType, event: str, argument: Any) -> Any:
+            nonlocal last
+            arc = (file, last, frame.f_lineno)
+            last = frame.f_lineno
+            if arc not in self._known:
+                self._new.add(arc)
+            return step
+
+        return step

@@ -1,4 +1,4 @@
-"""Mutants of image files, and what must hold when one is read."""
+"""Mutants of image files, and the checks on reading one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dinac_cli.images.reading import measure_image, read_image
 from tests.fuzzing.mutation import mutate_bytes
 
 MAX_PIXELS = 4_000_000
-"""What the mutants are read with; 12 MB of pixels, whatever a header declares."""
+"""The limit that mutants are read with: 12 MB of pixels, whatever their headers declare."""
 
 _FORMATS: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("JPEG", "RGB", {}),
@@ -45,7 +45,7 @@ _FORMATS: tuple[tuple[str, str, dict[str, object]], ...] = (
 
 @functools.cache
 def list_seeds() -> list[bytes]:
-    """Small good images of every format and many modes, some with metadata."""
+    """Returns small valid images of every format and many modes, some with metadata."""
     rng = np.random.default_rng(0)
     smooth = np.linspace(0, 200, 19 * 23 * 3).reshape(19, 23, 3)
     image = Image.fromarray((smooth + rng.integers(0, 40, smooth.shape)).astype(np.uint8))
@@ -63,23 +63,23 @@ def list_seeds() -> list[bytes]:
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if mode == "F":  # floating point counts as 0 to 1
+    if mode == "F":  # floating point pixels are 0 to 1
         return image.convert("L").convert("F").point(lambda value: value * (1 / 255))
     return image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
 
 
 def mutate_image(rng: random.Random, data: bytes, other: bytes) -> tuple[bytes, bool]:
-    """A mutant of an image file; True where its checksums were made right again (PNG)."""
+    """Returns a mutant of an image file, and whether its checksums were repaired (PNG only)."""
     changed = mutate_bytes(rng, data, other)
     if data.startswith(b"\x89PNG") and rng.random() < 0.7:
-        return _mend_checksums(changed), True
+        return _repair_checksums(changed), True
     return changed, False
 
 
 def check_image(data: bytes) -> str:
-    """Read a mutant; returns "accepted" or the first words of why it was refused.
+    """Reads a mutant; returns "accepted" or the first word of the error.
 
-    Anything but an ImageError is an error of the reader.
+    Any exception but ImageError is a bug in the reader.
     """
     try:
         measure_image(data)
@@ -98,8 +98,8 @@ def _require_one_line(exc: ImageError) -> str:
     return str(exc)
 
 
-def _mend_checksums(data: bytes) -> bytes:
-    """The chunks of a PNG, each with the checksum of what it holds now."""
+def _repair_checksums(data: bytes) -> bytes:
+    """Returns the chunks of a PNG with correct checksums."""
     pieces, at = [data[:8]], 8
     while at + 12 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")

@@ -1,4 +1,4 @@
-"""Damage to bytes that knows nothing of what they mean."""
+"""Random damage to bytes, independent of their format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _EDGES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 
 
 def mutate_bytes(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Flip, set, cut, double, insert or replace a few bytes, or splice with `other`."""
+    """Flips, sets, cuts, drops, doubles or inserts a few bytes, or splices with `other`."""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         data = rng.choice(_MUTATORS)(rng, data, other)
     return data
@@ -23,7 +23,7 @@ def _flip(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def _flip_early(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Where headers are."""
+    """Flips bits in the first 64 bytes, which hold headers."""
     return _flip(rng, data[:64], other) + data[64:]
 
 
@@ -35,7 +35,7 @@ def _set(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def _set_size(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """A number of 2, 4 or 8 bytes, of either order, becomes a large one or one off."""
+    """Changes a number of 2, 4 or 8 bytes, in either byte order, to a large or an adjacent one."""
     width = rng.choice((2, 4, 8))
     if len(data) < width:
         return data

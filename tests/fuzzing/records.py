@@ -1,4 +1,4 @@
-"""Mutants of latent records, and what must hold when one is read."""
+"""Mutants of latent records, and the checks on reading one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import zstandard
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.record import (
     Record,
+    open_record,
     pack_encoded,
     pack_record,
     read_header,
-    read_outline,
     unpack_record,
 )
 from dinac_cli.container.stream import read_records
@@ -29,7 +29,7 @@ from tests.container.hand_made import make_header, make_latents, make_record, st
 from tests.fuzzing.mutation import mutate_bytes
 
 CONTENT_SHARE = 0.65
-"""Share of the mutants whose content is changed and framed again with a right checksum."""
+"""The share of mutants with changed content in a valid frame, with the right checksum."""
 
 _SHAPES = ((3, 2, 5), (1, 1, 1), (2, 3, 3), (128, 2, 2))
 _PRECISIONS = ("f32", "bf16", "q8", "q6", "q5", "q3")
@@ -50,7 +50,7 @@ _FLOATS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e38, 1e-45, 3.4e38)
 
 
 def list_seeds() -> list[bytes]:
-    """Good records of every kind."""
+    """Returns valid records of every kind."""
     seeds = [make_record(precision, shape) for precision in _PRECISIONS for shape in _SHAPES]
     for precision in _PRECISIONS:
         header = make_header((3, 2, 5), precision, name="", source_bytes=None, source_sha256=None)
@@ -70,7 +70,7 @@ GOOD = make_record("bf16")
 
 
 def mutate_record(rng: random.Random, record: bytes, other: bytes) -> tuple[bytes, bool]:
-    """A mutant of a record; True where only its content is damaged and its frame is right."""
+    """Returns a mutant of a record, and whether its frame is valid and only its content damaged."""
     if rng.random() < CONTENT_SHARE:
         content = _take_content(record)
         if content is not None:
@@ -80,9 +80,9 @@ def mutate_record(rng: random.Random, record: bytes, other: bytes) -> tuple[byte
 
 
 def check_record(data: bytes) -> str:
-    """Read a mutant in every way; returns "accepted" or the rule that it broke.
+    """Reads a mutant in every way; returns "accepted" or the rule that it broke.
 
-    Anything but a FormatError, or a record that breaks a promise, is an error of the reader.
+    Any exception but FormatError, and any record that fails a check, is a bug in the reader.
     """
     for item in read_records(io.BytesIO(data + GOOD)):
         assert isinstance(item.record, (bytes, FormatError))
@@ -99,8 +99,7 @@ def check_record(data: bytes) -> str:
     assert record.header == header
     assert record.latents.shape == record.header.shape
     assert np.isfinite(record.latents).all()
-    held = read_outline(data, COMPANIONS).held
-    _check_companions(record, held)
+    _check_companions(record, open_record(data).outline(COMPANIONS).held)
     _check_twin(data)
     name = record.header.name
     if name:
@@ -112,14 +111,14 @@ def check_record(data: bytes) -> str:
 
 
 def _check_twin(data: bytes) -> None:
-    """Read the mirrored image's latents of a record that was read without them."""
+    """Reads the mirrored image of a record whose upright image is valid."""
     for companions in ((), COMPANIONS):
         try:
             twin = unpack_record(data, companions, with_twin=True).flipped
         except FormatError as exc:
             _require_one_line(exc)
             return
-    outline = read_outline(data, COMPANIONS, with_twin=True)
+    outline = open_record(data).outline(COMPANIONS, with_twin=True)
     assert (twin is not None) == outline.has_twin
     if twin is not None:
         assert twin.latents.shape == outline.header.shape
@@ -141,7 +140,7 @@ def _require_one_line(exc: FormatError) -> None:
 
 
 def count_declared_bytes(data: bytes) -> int:
-    """Bytes that a record's frame declares as its content; 0 where it declares none."""
+    """Returns the content size in bytes that a record's frame declares; 0 if it declares none."""
     try:
         size = zstandard.get_frame_parameters(data[len(PREAMBLE) :]).content_size
     except zstandard.ZstdError:
@@ -150,7 +149,7 @@ def count_declared_bytes(data: bytes) -> int:
 
 
 def frame(content: bytes) -> bytes:
-    """A whole record around `content`, with the right size and checksum."""
+    """Returns a whole record around `content`, with the right size and checksum."""
     compressor = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
     return PREAMBLE + compressor.compress(content)
 
@@ -188,7 +187,7 @@ def _mutate_content(rng: random.Random, content: bytes, other: bytes) -> bytes:
 
 
 def _mutate_header(rng: random.Random, text: bytes) -> bytes:
-    """Change a few values of the JSON, and keep it JSON."""
+    """Changes a few values of the JSON; mostly keeps it valid JSON."""
     try:
         header = json.loads(text)
         assert isinstance(header, dict)
@@ -197,13 +196,13 @@ def _mutate_header(rng: random.Random, text: bytes) -> bytes:
     for _ in range(rng.choice((1, 1, 2, 3))):
         _change_entry(rng, header)
     written = json.dumps(header, separators=(",", ":"), sort_keys=True)
-    if rng.random() < 0.15:  # what json.dumps cannot be made to write
+    if rng.random() < 0.15:  # numbers that json.dumps does not write
         digits = [i for i, char in enumerate(written) if char.isdigit()]
         if digits:
             at = rng.choice(digits)
             written = written[:at] + rng.choice(_ODD_NUMBERS) + written[at + 1 :]
     if rng.random() < 0.05:
-        written = written[:-1] + "," + written[1:]  # every key twice
+        written = written[:-1] + "," + written[1:]  # repeats every key
     return written.encode("utf-8", "surrogatepass") + b" " * rng.choice((0, 0, 7, 66000))
 
 
@@ -240,7 +239,7 @@ def _change_entry(rng: random.Random, header: dict[str, Any]) -> None:
 
 
 def _replace_header(rng: random.Random, text: bytes) -> bytes:
-    """JSON that is deep, huge, or of another kind altogether."""
+    """Returns a header that is deeply nested, huge, or not an object."""
     depth = rng.choice((4, 100, 10_000, 30_000))
     return rng.choice(
         (
@@ -279,7 +278,8 @@ def _mutate_frame(rng: random.Random, record: bytes, other: bytes) -> bytes:
 
 
 def _make_bomb(rng: random.Random, record: bytes) -> bytes:
-    """Few bytes that declare, or hold, many: run-length blocks, large sizes and windows."""
+    """Returns a small record that declares or holds a large content: run-length blocks, large
+    sizes and windows."""
     declared = rng.choice((1 << 16, 1 << 22, 1 << 26, 1 << 30, (1 << 30) + 1, 1 << 40, 1 << 63))
     descriptor = rng.choice((0xE4, 0xC4, 0xC0, 0xE0, 0xE5, 0xE7, 0xEC))
     window = bytes([rng.randrange(256)]) if not descriptor & 0x20 else b""

@@ -1,4 +1,4 @@
-"""A fuzzing run: processes one after another, so that one which dies is noticed and left behind."""
+"""A fuzzing run in a series of worker processes: if one dies, the run notices and continues."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pathlib import Path
 
 from tests.fuzzing.worker import Report
 
-MUTANTS_A_PROCESS = 5000
-_SECONDS_A_PROCESS = 600.0
+MUTANTS_PER_PROCESS = 5000
+_SECONDS_PER_PROCESS = 600.0
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The lines that tell of a run."""
+    """The figures of a run as lines of text."""
 
     kind: str
     report: Report
 
     def describe(self) -> Iterator[str]:
-        """Counts, the slowest and the largest, and each finding."""
+        """Yields counts, the largest time and memory, outcomes, and findings."""
         report = self.report
         yield (
-            f"{self.kind}: {report.mutants} mutants, {report.reframed} of them with right "
+            f"{self.kind}: {report.mutants} mutants, {report.reframed} of them with valid "
             f"checksums; {report.kept} reached new code and were mutated further; "
             f"slowest {report.slowest_seconds:.2f} s, "
-            f"most memory {report.peak_bytes / 2**20:.0f} MiB; {len(report.findings)} findings"
+            f"peak memory {report.peak_bytes / 2**20:.0f} MiB; {len(report.findings)} findings"
         )
         yield "  " + ", ".join(f"{count} {name}" for name, count in report.outcomes.most_common())
         for number, problem, _ in report.findings[:_SHOWN]:
@@ -40,12 +40,12 @@ class Figures:
 
 
 def run_target(kind: str, count: int, seed: int, findings: Path | None) -> Report:
-    """Read `count` mutants in processes of their own; leave each finding in a folder."""
+    """Reads `count` mutants in worker processes; writes findings to the folder `findings`."""
     total = Report()
     with tempfile.TemporaryDirectory(prefix="dinac-fuzz-") as place:
         start = 0
         while start < count:
-            stop = min(count, start + MUTANTS_A_PROCESS)
+            stop = min(count, start + MUTANTS_PER_PROCESS)
             report = _run_worker(kind, seed, start, stop, Path(place) / "state")
             total.add(report)
             start += max(1, report.mutants)
@@ -57,7 +57,7 @@ def run_target(kind: str, count: int, seed: int, findings: Path | None) -> Repor
 
 
 def _run_worker(kind: str, seed: int, start: int, stop: int, state: Path) -> Report:
-    """One process's report; of one that died or hangs, the mutant that it was at is a finding."""
+    """Returns one worker's report; if it dies or hangs, its current mutant is a finding."""
     line = [sys.executable, "-m", "tests.fuzzing.worker", kind, str(seed), str(start), str(stop)]
     root = Path(__file__).parent.parent.parent
     try:
@@ -65,7 +65,7 @@ def _run_worker(kind: str, seed: int, start: int, stop: int, state: Path) -> Rep
             [*line, str(state)],
             stdout=subprocess.PIPE,
             cwd=root,
-            timeout=_SECONDS_A_PROCESS,
+            timeout=_SECONDS_PER_PROCESS,
             text=True,
         )
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
-"""A short fuzzing run, and that the long one would notice what it looks for.
+"""A short fuzzing run, and tests that fuzzing finds planted faults.
 
-The long one is `python -m tests.fuzzing --records 100000 --images 20000`.
+The long run is `python -m tests.fuzzing --records 100000 --images 20000`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.fuzzing.worker import TARGETS, fuzz
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-@pytest.mark.parametrize(("kind", "count"), [("records", 2500), ("images", 800)])
-def test_nothing_is_found(kind: str, count: int) -> None:
+@pytest.mark.parametrize(("kind", "count"), [("records", 1200), ("images", 500)])
+def test_short_run_has_no_findings(kind: str, count: int) -> None:
     report = run_target(kind, count, seed=1, findings=None)
     assert report.findings == [], "\n".join(Figures(kind, report).describe())
     assert report.mutants == count
@@ -33,7 +33,7 @@ def test_nothing_is_found(kind: str, count: int) -> None:
 
 @pytest.fixture
 def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Run some record mutants past a reader that does something wrong with the tenth."""
+    """Fuzzes a record reader that runs `fault` on the tenth mutant; returns the findings."""
 
     def run_with(fault):  # type: ignore[no-untyped-def]
         calls = 0
@@ -50,13 +50,13 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-u
     return run_with
 
 
-def test_an_unexpected_exception_is_a_finding(plant) -> None:  # type: ignore[no-untyped-def]
+def test_unexpected_exception_is_a_finding(plant) -> None:  # type: ignore[no-untyped-def]
     [(_, problem, data)] = plant(lambda: 1 // 0)
     assert "ZeroDivisionError" in problem
     assert len(bytes.fromhex(data)) > 0
 
 
-def test_a_slow_mutant_is_a_finding(plant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_slow_mutant_is_a_finding(plant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(worker, "SECONDS_AT_MOST", 0.2)
 
     def sleep() -> str:
@@ -67,13 +67,13 @@ def test_a_slow_mutant_is_a_finding(plant, monkeypatch: pytest.MonkeyPatch) -> N
     assert problem.startswith("took 0.")
 
 
-def test_memory_is_a_finding(plant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_mutant_that_takes_much_memory_is_a_finding(plant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(worker, "SPARE_BYTES", 32 << 20)
     [(_, problem, _)] = plant(lambda: str(len(bytearray(b"x") * (200 << 20))))
     assert problem.endswith(" MiB")
 
 
-def test_a_dead_process_is_a_finding_and_the_run_goes_on(
+def test_dead_worker_is_a_finding_and_the_run_continues(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     killer = tmp_path / "sitecustomize.py"
@@ -90,12 +90,12 @@ def test_a_dead_process_is_a_finding_and_the_run_goes_on(
     report = run_target("records", 7, seed=0, findings=tmp_path / "found")
     [(number, problem, data)] = report.findings
     assert problem == "ended the process with 9"
-    assert report.mutants == 7  # a second process went on behind it
+    assert report.mutants == 7  # a second worker read the mutants after it
     assert (tmp_path / f"found/records-0-{number}").read_bytes() == bytes.fromhex(data)
 
 
-def test_mutants_among_good_records_are_failures_and_nothing_leaves_out(tmp_path: Path) -> None:
-    """As files and as a stream, through whole processes."""
+def test_decode_reports_mutants_and_writes_only_below_out(tmp_path: Path) -> None:
+    """Decodes mutants as files and as a stream, in whole processes."""
     import random
 
     rng = random.Random(0)

@@ -1,8 +1,7 @@
-"""One process of a fuzzing run: makes mutants, reads them, tells what came of it.
+"""One worker process of a fuzzing run: makes mutants, reads them and reports the outcomes.
 
-`python -m tests.fuzzing.worker KIND SEED START STOP STATE` writes its report as JSON on stdout. The
-number and the bytes of the mutant at hand stand in the file STATE, for whoever finds this process
-dead.
+`python -m tests.fuzzing.worker KIND SEED START STOP STATE` writes its report as JSON to stdout.
+The file STATE holds the number and the bytes of the current mutant, in case this process dies.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _PACKAGE = str(Path(dinac_cli.__file__).parent)
 
 @dataclass(frozen=True)
 class Target:
-    """What is fuzzed: good inputs, how to damage one, how to read it, what it may allocate."""
+    """A reader to fuzz: valid inputs, how to damage and read one, and what it may allocate."""
 
     seeds: Callable[[], list[bytes]]
     mutate: Callable[[random.Random, bytes, bytes], tuple[bytes, bool]]
@@ -46,7 +45,7 @@ TARGETS = {
         records.list_seeds,
         records.mutate_record,
         records.check_record,
-        # the content, and the latents in float32, which may be four times what q4 stores in bytes
+        # the content, and float32 latents: 8 times as many bytes as packed symbols
         lambda data: 9 * records.count_declared_bytes(data),
         (os.path.join(_PACKAGE, "container"),),
     ),
@@ -62,7 +61,7 @@ TARGETS = {
 
 @dataclass
 class Report:
-    """What came of a run. `findings` are (number of the mutant, what was wrong, its bytes)."""
+    """The outcomes of a run. `findings` are (number of the mutant, problem, its bytes in hex)."""
 
     mutants: int = 0
     reframed: int = 0
@@ -74,7 +73,7 @@ class Report:
     findings: list[tuple[int, str, str]] = field(default_factory=list)
 
     def add(self, other: Report) -> None:
-        """Count another process's report in."""
+        """Adds another worker's report."""
         for key in ("mutants", "reframed", "kept"):
             setattr(self, key, getattr(self, key) + getattr(other, key))
         self.outcomes.update(other.outcomes)
@@ -85,15 +84,15 @@ class Report:
 
 
 def fuzz(kind: str, seed: int, start: int, stop: int, state: Path) -> Report:
-    """Make and read the mutants `start` to `stop` of a run; equal arguments give equal mutants."""
+    """Makes and reads mutants `start` to `stop` of a run; equal arguments give equal mutants."""
     target, report = TARGETS[kind], Report()
     rng = random.Random(f"{kind} {seed} {start}")
     seeds, corpus = target.seeds(), list[bytes]()
     coverage = Coverage(target.folders)
-    for good in seeds:
+    for seed_data in seeds:
         with coverage.watch():
-            outcome = target.check(good)
-        assert outcome == "accepted", (outcome, good[:32])
+            outcome = target.check(seed_data)
+        assert outcome == "accepted", (outcome, seed_data[:32])
         coverage.take_new()
     for number in range(start, stop):
         pool = corpus if corpus and rng.random() < 0.5 else seeds
@@ -112,13 +111,13 @@ def fuzz(kind: str, seed: int, start: int, stop: int, state: Path) -> Report:
 
 
 def _try(target: Target, data: bytes, coverage: Coverage, report: Report) -> tuple[str, str | None]:
-    """Read one mutant under watch; what came of it, and what was wrong with that."""
+    """Reads one mutant with coverage; returns the outcome, and the problem if it is a finding."""
     held = _reset_peak()
     start = time.perf_counter()
     try:
         with coverage.watch():
             outcome, problem = target.check(data), None
-    except Exception as exc:  # whatever it is, it is what is looked for
+    except Exception as exc:  # every unexpected exception is a finding
         outcome, problem = type(exc).__name__, traceback.format_exc(limit=-3)
     seconds = time.perf_counter() - start
     grown = _read_status("VmHWM") - held
@@ -132,7 +131,7 @@ def _try(target: Target, data: bytes, coverage: Coverage, report: Report) -> tup
 
 
 def _reset_peak() -> int:
-    """Make the peak of resident memory start here; the bytes that are held now (0 off Linux)."""
+    """Resets the peak of resident memory; returns the resident bytes (0 if not on Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
