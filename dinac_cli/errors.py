@@ -85,14 +85,12 @@ class Rejection(str, Enum):
 class FormatError(DinacError):
     """A latent record is refused, by the reader or before it is written.
 
-    `rejection` is the rule that it breaks; `header_name` is the record's own name, if that is
-    readable.
+    `rejection` is the rule that it breaks.
     """
 
     def __init__(self, rejection: Rejection, message: str) -> None:
         super().__init__(message)
         self.rejection = rejection
-        self.header_name: str | None = None
 
 
 class InputError(DinacError):

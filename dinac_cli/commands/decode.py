@@ -118,7 +118,7 @@ def decode(
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     compiled: opt.CompileSizes = False,
-    batch_size: opt.BatchSize = "auto",
+    batch_size: opt.BatchSize = None,
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     fsync: opt.Fsync = False,
@@ -132,25 +132,25 @@ def decode(
 
     a.jpg.dinac becomes OUT/a.jpg.png, a.png.dinac becomes OUT/a.png. Run it again to go on.
     """
-    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
-    from dinac_cli.commands.values import parse_batch_size
     from dinac_cli.jobs.decode import DecodeRequest, make_settings
     from dinac_cli.jobs.model_choice import ModelChoice
 
-    device_choice = DeviceChoice(device=device, dtype=dtype, compiled=compiled)
+    choice = ModelChoice(
+        model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
+    )
     request = DecodeRequest(
         inputs=read_inputs(latents, files_from, null, root, limit, shard),
         out=out,
         settings=make_settings(steps, sampler, schedule, guidance, strength, seed),
         format=image_format,
         flipped=flipped,
-        model=ModelChoice(model=model, revision=revision, device=device_choice),
+        model=choice,
         allow_other_model=allow_other_model,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,
-        in_flight=parse_batch_size(batch_size),
+        in_flight=batch_size,
     )
     screen = ScreenOptions(
         json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast

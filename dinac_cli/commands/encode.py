@@ -47,7 +47,7 @@ def encode(
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     compiled: opt.CompileSizes = False,
-    batch_size: opt.BatchSize = "auto",
+    batch_size: opt.BatchSize = None,
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
@@ -63,9 +63,7 @@ def encode(
 
     a.jpg becomes OUT/a.jpg.dinac. Run it again to go on: finished outputs are kept.
     """
-    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
-    from dinac_cli.commands.values import parse_batch_size
     from dinac_cli.errors import UsageError
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.geometry import choose_geometry
@@ -82,16 +80,18 @@ def encode(
         posterior=posterior,
         geometry=choose_geometry(resize, max_side, crop, flip=flip),
     )
-    device_choice = DeviceChoice(device=device, dtype=dtype, compiled=compiled)
+    choice = ModelChoice(
+        model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
+    )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, limit, shard),
         out=out,
         options=options,
-        model=ModelChoice(model=model, revision=revision, device=device_choice),
+        model=choice,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,
-        in_flight=parse_batch_size(batch_size),
+        in_flight=batch_size,
     )
     screen = ScreenOptions(
         json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast

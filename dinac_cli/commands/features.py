@@ -59,7 +59,7 @@ def features(
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
-    batch_size: opt.BatchSize = "auto",
+    batch_size: opt.BatchSize = None,
     workers: opt.Readers = None,
     overwrite: opt.Overwrite = False,
     fsync: opt.Fsync = False,
@@ -73,9 +73,7 @@ def features(
 
     OUT holds `class_tokens`, F32 [N, D], and their `names`. Needs a model with a class head.
     """
-    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
-    from dinac_cli.commands.values import parse_batch_size
     from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
     from dinac_cli.jobs.model_choice import ModelChoice
 
@@ -86,13 +84,11 @@ def features(
         inputs=read_inputs(paths, files_from, null, root, limit, shard),
         out=target,
         options=FeatureOptions(spatial=spatial, similar=similar),
-        model=ModelChoice(
-            model=model, revision=revision, device=DeviceChoice(device=device, dtype=dtype)
-        ),
+        model=ModelChoice(model=model, revision=revision, device=device, dtype=dtype),
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,
-        in_flight=parse_batch_size(batch_size),
+        in_flight=batch_size,
     )
     screen = ScreenOptions(
         json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from dinac_cli.commands.values import (
-    check_batch_size,
     check_device,
     complete,
     note_verbose,
     one_of,
+    parse_batch_size,
 )
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.images.geometry import MAX_SIDE
@@ -264,11 +264,12 @@ def _workers(text: str) -> Any:
 
 
 BatchSize = Annotated[
-    str,
+    int | None,
     typer.Option(
         metavar="N",
+        show_default="auto",
         rich_help_panel=RUN,
-        callback=check_batch_size,
+        parser=parse_batch_size,
         help="Images in memory at once, or auto; never changes a result.",
     ),
 ]

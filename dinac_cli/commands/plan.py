@@ -48,7 +48,7 @@ def plan(
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
-    batch_size: opt.BatchSize = "auto",
+    batch_size: opt.BatchSize = None,
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
@@ -61,9 +61,7 @@ def plan(
 
     Bytes are estimated from finished records; for the time, it encodes a sample and discards it.
     """
-    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.run import ScreenOptions, read_inputs
-    from dinac_cli.commands.values import parse_batch_size
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.geometry import choose_geometry
     from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
@@ -84,12 +82,10 @@ def plan(
         inputs=read_inputs(images, files_from, null, root, limit, shard),
         out=out,
         options=options,
-        model=ModelChoice(
-            model=model, revision=revision, device=DeviceChoice(device=device, dtype=dtype)
-        ),
+        model=ModelChoice(model=model, revision=revision, device=device, dtype=dtype),
         overwrite=overwrite,
         workers=workers,
-        in_flight=parse_batch_size(batch_size),
+        in_flight=batch_size,
     )
     screen = ScreenOptions(json=as_json, quiet=quiet, verbose=verbose)
     raise typer.Exit(print_plan(PlanRequest(encode=request, quick=quick), screen))

@@ -33,12 +33,6 @@ def one_of(name: str, values: tuple[str, ...]) -> Callable[[str | None], str | N
     return check
 
 
-def check_batch_size(value: str) -> str:
-    """Raises UsageError if `parse_batch_size` does."""
-    parse_batch_size(value)
-    return value
-
-
 def check_device(value: str) -> str:
     """Raises UsageError if the value names no device; whether it exists, only torch can tell."""
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value) is None:
@@ -66,13 +60,6 @@ def parse_batch_size(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise UsageError(f"--batch-size {text}: expected a positive number or auto")
     return int(text)
-
-
-def check_percent(value: str | None) -> str | None:
-    """Raises UsageError if `parse_percent` does; None, a default, passes."""
-    if value is not None:
-        parse_percent(value)
-    return value
 
 
 def parse_percent(text: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,11 +11,8 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary, describe_others
 from dinac_cli.commands.screen.tables import format_duration
-from dinac_cli.commands.values import check_percent, complete, parse_percent, within
+from dinac_cli.commands.values import complete, parse_percent, within
 from dinac_cli.jobs.results import Status
-
-if TYPE_CHECKING:
-    from dinac_cli.jobs.verify import VerifyRun
 
 SourceFolder = Annotated[
     str | None,
@@ -26,12 +23,12 @@ SourceFolder = Annotated[
     ),
 ]
 Reencode = Annotated[
-    str | None,
+    float | None,
     typer.Option(
         "--reencode",
         metavar="P%",
         show_default="none",
-        callback=check_percent,
+        parser=parse_percent,
         help="Re-encode about this share of the records, and report the largest difference.",
     ),
 ]
@@ -88,7 +85,6 @@ def verify(
 
     Structure, checksum and values are always checked, the rest if an option requests it.
     """
-    from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.model_choice import ModelChoice
     from dinac_cli.jobs.verify import VerifyRequest
@@ -96,17 +92,16 @@ def verify(
     request = VerifyRequest(
         inputs=read_inputs(latents, files_from, null, root, limit, shard),
         source=source,
-        reencode=None if reencode is None else parse_percent(reencode),
+        reencode=reencode,
         max_delta=max_delta,
-        model=ModelChoice(
-            model=model, revision=revision, device=DeviceChoice(device=device, dtype=dtype)
-        ),
+        model=ModelChoice(model=model, revision=revision, device=device, dtype=dtype),
         workers=workers,
     )
     screen = ScreenOptions(
         json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
     )
-    raise typer.Exit(run_request(request, VerifySummary, screen))
+    summary = VerifySummary(reencodes=reencode is not None)
+    raise typer.Exit(run_request(request, lambda run: summary, screen))
 
 
 class VerifySummary(Summary):
@@ -114,9 +109,9 @@ class VerifySummary(Summary):
 
     stopped = "stopped before the end; these are the findings so far"
 
-    def __init__(self, run: VerifyRun) -> None:
+    def __init__(self, *, reencodes: bool) -> None:
         super().__init__()
-        self._reencodes = run.options.reencoding is not None
+        self._reencodes = reencodes
 
     def describe(self, progress: RunProgress) -> str:
         tally = progress.tally

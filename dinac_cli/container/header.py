@@ -79,20 +79,11 @@ def header_to_metadata(header: RecordHeader) -> dict[str, str]:
 def header_from_metadata(metadata: Mapping[str, str]) -> RecordHeader:
     """Reads a header from metadata strings; ignores unknown keys.
 
-    Raises FormatError as RecordHeader does, and VERSION. The error carries the record's name if
-    the name itself is valid.
+    Raises FormatError as RecordHeader does, and VERSION.
     """
     name = metadata.get("name", "")
     if name:
         check_name(name)
-    try:
-        return _read_metadata(metadata)
-    except FormatError as error:
-        error.header_name = name or None
-        raise
-
-
-def _read_metadata(metadata: Mapping[str, str]) -> RecordHeader:
     version = _require(metadata, "dinac")
     if version != str(FORMAT_VERSION):
         raise newer_format(version)

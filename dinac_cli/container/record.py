@@ -157,13 +157,9 @@ class OpenRecord:
         return self._source
 
     def _unpack(self, companions: Collection[str], *, with_twin: bool) -> Record:
-        try:
-            views = self._find_views(companions, with_twin=with_twin)
-            content = decompress_content(memoryview(self._data)[len(PREAMBLE) :])
-            upright, *twins = [self._read_view(content, view) for view in views]
-        except FormatError as error:
-            error.header_name = self.header.name or None
-            raise
+        views = self._find_views(companions, with_twin=with_twin)
+        content = decompress_content(memoryview(self._data)[len(PREAMBLE) :])
+        upright, *twins = [self._read_view(content, view) for view in views]
         return Record(self.header, *upright, twins[0] if twins else None)
 
     def _find_views(self, companions: Collection[str], *, with_twin: bool) -> list[_View]:

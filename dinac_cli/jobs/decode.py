@@ -6,13 +6,14 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.record import Record, hash_record, open_record
 from dinac_cli.container.tensors import Latents
@@ -45,11 +46,11 @@ from dinac_cli.jobs.request import (
     Announce,
     InputRequest,
     Request,
-    Selection,
-    SelectionRun,
+    Run,
     choose_output_kind,
     keep_quiet,
     list_paths,
+    name_path,
     run_request,
 )
 from dinac_cli.jobs.results import FileResult, Status
@@ -77,7 +78,7 @@ class DecodeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeRequest(Request["DecodeRun"]):
+class DecodeRequest(Request[Run]):
     """A run that decodes `inputs` into OUT: a folder, an image file, or `-`.
 
     `format` is a name in `OUTPUT_FORMATS`; None: the format of OUT's suffix, or PNG. `settings`
@@ -94,7 +95,7 @@ class DecodeRequest(Request["DecodeRun"]):
     overwrite: bool = False
     fsync: bool = False
 
-    def open(self, announce: Announce = keep_quiet) -> DecodeRun:
+    def open(self, announce: Announce = keep_quiet) -> Run:
         selection = self.inputs.select(LATENTS, self.out)
         kind = choose_output_kind(self.out, selection.scan, OUTPUT_SUFFIXES)
         options = DecodeOptions(
@@ -106,40 +107,11 @@ class DecodeRequest(Request["DecodeRun"]):
         output = Output(self.out, kind, is_stamped_image, self.overwrite, self.fsync)
         refuse_other_settings(selection, output, options)
         models = choose_decoders(self.model, announce)
-        return DecodeRun(selection, output, models, options)
-
-
-@dataclass
-class DecodeRun(SelectionRun):
-    """A decode run that is ready to start."""
-
-    selection: Selection
-    output: Output
-    models: ModelFinder
-    options: DecodeOptions
-
-    def count(self) -> int | None:
-        return self.selection.count(
-            self.output, lambda name: name_image(name, self.options.format.suffixes)
-        )
-
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
-        self.output.open()
-        return decode_inputs(
-            self.selection,
-            self.output,
-            self.models,
-            self.options,
-            control,
-            limit=self.selection.limit,
-            stdin=stdin,
-            stdout=stdout,
+        return Run(
+            work=partial(decode_inputs, selection, output, models, options, limit=selection.limit),
+            selection=selection,
+            output=output,
+            rename=partial(name_image, suffixes=options.format.suffixes),
         )
 
 
@@ -167,11 +139,11 @@ def decode_files(
     """
     request = DecodeRequest(
         inputs=InputRequest(paths=list_paths(latents)),
-        out=os.fspath(out),
+        out=name_path(out),
         settings=make_settings(steps, sampler, schedule, guidance, strength, seed),
         format=format,
         flipped=flipped,
-        model=ModelChoice(model=model, device=DeviceChoice(device=device, dtype=dtype)),
+        model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
         overwrite=overwrite,
     )
@@ -228,7 +200,7 @@ def decode_inputs(
     records = list_records(
         inputs,
         stdin,
-        lambda name: name_image(name, options.format.suffixes),
+        partial(name_image, suffixes=options.format.suffixes),
         fold_case=output.folds_case,
     )
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.frame import RECORD_START
+from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded
 from dinac_cli.errors import InputError, UsageError
 from dinac_cli.images.color import parse_color
@@ -27,11 +29,12 @@ from dinac_cli.jobs.request import (
     Announce,
     InputRequest,
     Request,
+    Run,
     Selection,
-    SelectionRun,
     choose_output_kind,
     keep_quiet,
     list_paths,
+    name_path,
     run_request,
 )
 from dinac_cli.jobs.results import FileResult, Status
@@ -88,7 +91,9 @@ class EncodeOptions:
         )
 
     def require_consistent(self) -> None:
-        """Raises UsageError if two options contradict each other."""
+        """Raises UsageError if the precision is unknown or two options contradict each other."""
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"--precision {self.precision}: choose one of {', '.join(PRECISIONS)}")
         if self.anonymous and self.checksum:
             raise UsageError("--anonymous records hold no hash to compare; leave out --checksum")
 
@@ -111,7 +116,13 @@ class EncodeRequest(Request["EncodeRun"]):
         model = choose_encoder(self.model, output, announce, features=self.options.features)
         model.check(self.options.precision)
         refuse_mixed_latents(output, self.options.want(model))
-        return EncodeRun(selection, output, model, self.options)
+        return EncodeRun(
+            work=partial(encode_inputs, selection, output, model, self.options),
+            selection=selection,
+            output=output,
+            rename=name_latents,
+            model=model,
+        )
 
     def open_places(self) -> tuple[Selection, Output]:
         """Returns the inputs and OUT. Raises UsageError."""
@@ -121,35 +132,11 @@ class EncodeRequest(Request["EncodeRun"]):
         return selection, Output(self.out, kind, is_latent_file, self.overwrite, self.fsync)
 
 
-@dataclass
-class EncodeRun(SelectionRun):
-    """An encode run that is ready to start."""
+@dataclass(kw_only=True)
+class EncodeRun(Run):
+    """An encode run that is ready to start, and its model."""
 
-    selection: Selection
-    output: Output
     model: ModelHandle
-    options: EncodeOptions
-
-    def count(self) -> int | None:
-        return self.selection.count(self.output, name_latents)
-
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
-        self.output.open()
-        return encode_inputs(
-            self.selection,
-            self.output,
-            self.model,
-            self.options,
-            control,
-            stdin=stdin,
-            stdout=stdout,
-        )
 
 
 def encode_files(
@@ -187,9 +174,9 @@ def encode_files(
     )
     request = EncodeRequest(
         inputs=InputRequest(paths=list_paths(images)),
-        out=os.fspath(out),
+        out=name_path(out),
         options=options,
-        model=ModelChoice(model=model, device=DeviceChoice(device=device, dtype=dtype)),
+        model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
         overwrite=overwrite,
     )

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,8 +26,7 @@ from dinac_cli.jobs.request import (
     Announce,
     InputRequest,
     Request,
-    Selection,
-    SelectionRun,
+    Run,
     keep_quiet,
     refuse_file_name,
 )
@@ -42,7 +42,7 @@ _TAR_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportRequest(Request["ExportRun"]):
+class ExportRequest(Request[Run]):
     """A run that exports the records among `inputs` into the folder OUT, as one of `FORMATS`."""
 
     inputs: InputRequest
@@ -51,40 +51,19 @@ class ExportRequest(Request["ExportRun"]):
     overwrite: bool = False
     fsync: bool = False
 
-    def open(self, announce: Announce = keep_quiet) -> ExportRun:
+    def open(self, announce: Announce = keep_quiet) -> Run:
         if self.out == STDOUT:
             raise UsageError("OUT is a folder here; name one")
         selection = self.inputs.select(LATENTS, self.out)
         refuse_file_name(self.out)
         output = Output(self.out, OutputKind.FOLDER, _is_never_ours, self.overwrite, self.fsync)
-        return ExportRun(selection, output, self.format)
+        work = partial(export_inputs, selection, output, self.format, limit=selection.limit)
+        return Run(work=work, selection=selection, output=output)
 
 
 def _is_never_ours(path: str) -> bool:
     """An exported file does not say who wrote it, so none is replaced without --overwrite."""
     return False
-
-
-@dataclass
-class ExportRun(SelectionRun):
-    """An export run that is ready to start."""
-
-    selection: Selection
-    output: Output
-    format: str
-
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
-        self.output.open()
-        limit = self.selection.limit
-        return export_inputs(
-            self.selection, self.output, self.format, control, limit=limit, stdin=stdin
-        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import (
     Mapping,
 )
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
@@ -51,8 +52,7 @@ from dinac_cli.jobs.request import (
     Announce,
     InputRequest,
     Request,
-    Selection,
-    SelectionRun,
+    Run,
     keep_quiet,
 )
 from dinac_cli.jobs.results import FileResult, Status
@@ -92,7 +92,15 @@ class FeaturesRequest(Request["FeaturesRun"]):
         selection = self.inputs.select(LATENTS, self.out)
         output = None if self.out is None else self._open_output(self.out)
         models = choose_class_heads(self.model, announce)
-        return FeaturesRun(selection, output, models, self.options)
+        features = FeatureSet()
+        inputs = (selection, output, models, self.options, features)
+        return FeaturesRun(
+            work=partial(predict_features, *inputs, limit=selection.limit),
+            selection=selection,
+            output=output,
+            rename=name_features,
+            features=features,
+        )
 
     def _open_output(self, out: str) -> Output:
         if os.path.isdir(out):
@@ -104,38 +112,11 @@ class FeaturesRequest(Request["FeaturesRun"]):
         return Output(out, OutputKind.FILE, is_feature_file, self.overwrite, self.fsync)
 
 
-@dataclass
-class FeaturesRun(SelectionRun):
+@dataclass(kw_only=True)
+class FeaturesRun(Run):
     """A features run that is ready to start; `features` fills up while it runs."""
 
-    selection: Selection
-    output: Output | None
-    models: ModelFinder
-    options: FeatureOptions
-    features: FeatureSet = field(default_factory=FeatureSet)
-
-    def count(self) -> int | None:
-        return self.selection.count(self.output, name_features)
-
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
-        if self.output is not None:
-            self.output.open()
-        return predict_features(
-            self.selection,
-            self.output,
-            self.models,
-            self.options,
-            self.features,
-            control,
-            limit=self.selection.limit,
-            stdin=stdin,
-        )
+    features: FeatureSet
 
 
 def predict_features(
@@ -159,17 +140,14 @@ def predict_features(
     """
     records = list_records(inputs, stdin, None if output is None else name_features)
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)
+    origin: FeatureOrigin | None
     if options.similar is not None:
         origin, features.query = _predict_query(options.similar, models, options)
     else:
-        found, entries = _find_first_origin(until_stopped(entries, control.stop), models, options)
-        if found is None:
-            yield from _fail_all(entries, options)
-            return
-        origin = found
+        origin, entries = _find_first_origin(until_stopped(entries, control.stop), models, options)
     job = FeatureJob(origin, options, features)
     yield from run_job(job, itertools.starmap(_Numbered, enumerate(entries)), control)
-    if output is not None and features.rows and not control.stop:
+    if output is not None and origin is not None and features.rows and not control.stop:
         data = pack_features(features.list_rows(), origin.describe(features.computes))
         output.write(output.path, data)
         features.size_bytes = len(data)
@@ -200,12 +178,15 @@ class _ReadRecord(Work):
 
 
 class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
-    """The work of `predict_features` on each record; one model for all."""
+    """The work of `predict_features` on each record; one model for all.
+
+    `origin` is None if no record could be read, so that each of them fails.
+    """
 
     def __init__(
-        self, origin: FeatureOrigin, options: FeatureOptions, features: FeatureSet
+        self, origin: FeatureOrigin | None, options: FeatureOptions, features: FeatureSet
     ) -> None:
-        self._origin = origin
+        self._found = origin
         self._options = options
         self._features = features
 
@@ -236,6 +217,12 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
         )
         token = work.record.class_token
         return work if token is None else self._keep(work, token[None], header.compute)
+
+    @property
+    def _origin(self) -> FeatureOrigin:
+        if self._found is None:
+            raise InputError("changed while it was read; run the same command again")
+        return self._found
 
     def batch_size(self, group: Hashable) -> int:
         assert isinstance(group, tuple)
@@ -308,16 +295,6 @@ def _find_first_origin(
         except ModelError as exc:
             raise ModelError(f"{entry.label}: {exc}") from exc
     return None, iter(seen)
-
-
-def _fail_all(entries: Iterable[RecordEntry], options: FeatureOptions) -> Iterator[FileResult]:
-    """Yields the results of a run in which no record can be read."""
-    for entry in entries:
-        try:
-            open_record(entry.read()).outline(options.stored)
-            raise InputError("changed while it was read; run the same command again")
-        except DinacError as exc:
-            yield FileResult.fail(entry.label, exc, name=entry.name)
 
 
 def _submit(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,8 +25,7 @@ from dinac_cli.jobs.request import (
     Announce,
     InputRequest,
     Request,
-    Selection,
-    SelectionRun,
+    Run,
     keep_quiet,
 )
 from dinac_cli.jobs.results import FileResult, Status
@@ -39,25 +39,16 @@ class InfoRequest(Request["InfoRun"]):
     inputs: InputRequest
 
     def open(self, announce: Announce = keep_quiet) -> InfoRun:
-        return InfoRun(self.inputs.select(LATENTS), Catalogue())
+        selection, catalogue = self.inputs.select(LATENTS), Catalogue()
+        work = partial(catalogue_inputs, selection, catalogue, limit=selection.limit)
+        return InfoRun(work=work, selection=selection, catalogue=catalogue)
 
 
-@dataclass
-class InfoRun(SelectionRun):
+@dataclass(kw_only=True)
+class InfoRun(Run):
     """An info run that is ready to start; `catalogue` fills up while it runs."""
 
-    selection: Selection
     catalogue: Catalogue
-
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
-        limit = self.selection.limit
-        return catalogue_inputs(self.selection, self.catalogue, control, limit=limit, stdin=stdin)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dinac_cli.codec.compute import Compute
@@ -27,11 +27,18 @@ from dinac_cli.storage.output import Output
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """The model that a request names (or `auto`), and the device that it runs on."""
+    """The model that a request names (or `auto`), and the device and dtype that it runs in."""
 
     model: str = AUTO
     revision: str | None = None
-    device: DeviceChoice = field(default_factory=DeviceChoice)
+    device: str = "auto"
+    dtype: str = "auto"
+    compiled: bool = False
+
+    @property
+    def place(self) -> DeviceChoice:
+        """The device, the dtype, and whether to compile."""
+        return DeviceChoice(device=self.device, dtype=self.dtype, compiled=self.compiled)
 
     def resolve(self, announce: Announce) -> ResolvedModel | None:
         """Returns the named model; None for `auto`. Raises ModelError, UsageError."""
@@ -58,10 +65,10 @@ def choose_encoder(
         found = _find_held(output)
         if found is not None:
             resolved = _find_held_model(*found, choice)
-            return open_encoder(resolved, choice.device, features=features)
-        model = choose_default(choice.device.device)
+            return open_encoder(resolved, choice.place, features=features)
+        model = choose_default(choice.device)
     resolved = resolve_model(model, choice.revision, announce=announce)
-    return open_encoder(resolved, choice.device, features=features)
+    return open_encoder(resolved, choice.place, features=features)
 
 
 def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NANO) -> ResolvedModel:
@@ -180,7 +187,7 @@ class ModelsOfRecords:
             resolved = self._named or self._find_by_space(header)
             key = (resolved, self._choose_device(header))
             if key not in self._handles:
-                self._handles[key] = ModelHandle(resolved, self._part, key[1])
+                self._handles[key] = _open_part(resolved, self._part, key[1])
             return self._handles[key]
 
     def _find_by_space(self, header: RecordHeader) -> ResolvedModel:
@@ -202,17 +209,6 @@ class ModelsOfRecords:
         return self._device
 
 
-class ClassHeads:
-    """The models of `finder`, each of which must have a class head."""
-
-    def __init__(self, finder: ModelFinder) -> None:
-        self._finder = finder
-
-    def find(self, header: RecordHeader) -> ModelHandle:
-        """Returns the model of a record. Raises ModelError if it has no class head."""
-        return require_class_head(self._finder.find(header))
-
-
 def choose_decoders(choice: ModelChoice, announce: Announce) -> ModelFinder:
     """Returns the decoder of each record: the named one, or the one of its latent space.
 
@@ -226,10 +222,7 @@ def choose_class_heads(choice: ModelChoice, announce: Announce) -> ModelFinder:
 
     Raises ModelError if the named model has no class head.
     """
-    finder = _choose_by_records("class_head", choice, announce)
-    if isinstance(finder, FixedModel):
-        require_class_head(finder.handle)
-    return ClassHeads(finder)
+    return _choose_by_records("class_head", choice, announce)
 
 
 def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelFinder:
@@ -240,17 +233,18 @@ def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelF
 def _choose_by_records(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
     named = choice.resolve(announce)
     if named is None:
-        return ModelsOfRecords(part, choice.device)
-    handle = ModelHandle(named, part, choice.device)
+        return ModelsOfRecords(part, choice.place)
+    handle = _open_part(named, part, choice.place)
     handle.check()
     return FixedModel(handle)
 
 
-def require_class_head(model: ModelHandle) -> ModelHandle:
-    """Returns the model itself. Raises ModelError if it has no class head."""
-    if model.config.class_head is None:
+def _open_part(resolved: ResolvedModel, part: str, device: DeviceChoice) -> ModelHandle:
+    """Returns a model's part. Raises ModelError if it lacks the class head that is requested."""
+    handle = ModelHandle(resolved, part, device)
+    if part == "class_head" and handle.config.class_head is None:
         raise ModelError(
-            f"model {model.label} has no class head (the part that predicts features); encode the "
+            f"model {handle.label} has no class head (the part that predicts features); encode the "
             "images with a model that has one, such as d2"
         )
-    return model
+    return handle

@@ -172,7 +172,7 @@ class PlanRun:
             return TimeEstimate(None, "of unknown size" if self.plan.unmeasured else "")
         if quick or self.request.quick:
             return TimeEstimate(None, "--quick")
-        if request.model.device.compiled:
+        if request.model.compiled:
             return TimeEstimate(None, "compiled models are not tried")
         try:
             trial = self._run_trial(control)
@@ -186,9 +186,9 @@ class PlanRun:
 
     def _run_trial(self, control: RunControl) -> Trial | None:
         request = self.request.encode
-        default = choose_default(request.model.device.device)
+        default = choose_default(request.model.device)
         resolved = choose_local_encoder(request.model, self.output, default)
-        model = open_encoder(resolved, request.model.device, features=request.options.features)
+        model = open_encoder(resolved, request.model.place, features=request.options.features)
         return run_trial(self.sample, model, request.options, control)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 from dinac_cli.errors import DinacError, ImageError, UsageError
 from dinac_cli.images.description import parse_description
@@ -63,28 +63,19 @@ class PsnrRequest(Request["PsnrRun"]):
 
     def open(self, announce: Announce = keep_quiet) -> PsnrRun:
         list_pairs(self.first, self.second, IMAGES)  # raises UsageError if they do not match
-        return PsnrRun(self.first, self.second, self.options)
+        work = partial(measure_pairs, self.first, self.second, IMAGES, self.options)
+        return PsnrRun(work=work, first=self.first, second=self.second)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PsnrRun(Run):
     """A psnr run that is ready to start."""
 
     first: str
     second: str
-    options: MeasureOptions
 
     def count(self) -> int | None:
         return count_pairs(self.first, self.second, IMAGES)
-
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
-        return measure_pairs(self.first, self.second, IMAGES, self.options, control)
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,28 +56,40 @@ def keep_quiet(line: str) -> None:
     """An `Announce` that drops the line."""
 
 
-class Run(ABC):
-    """A request that was checked and whose model was chosen: ready to start, once."""
+@dataclass(kw_only=True)
+class Run:
+    """A request that was checked and whose model was chosen: ready to start, once.
+
+    `work` yields the results. `rename` turns an input's name into its output's (None: an input has
+    no output, or none that is named after it).
+    """
+
+    work: Callable[..., Generator[FileResult, None, None]]
+    selection: Selection | None = None
+    output: Output | None = None
+    rename: Callable[[str], str] | None = None
 
     @property
     def reads_stdin(self) -> bool:
         """Whether standard input is one of the inputs."""
-        return False
+        return self.selection is not None and self.selection.reads_stdin
 
     @property
     def not_inputs(self) -> int:
         """Files below the input folders that are not inputs; known after an iteration."""
-        return 0
+        return 0 if self.selection is None else self.selection.scan.others
 
-    @abstractmethod
     def count(self) -> int | None:
         """Counts the inputs, and checks that no two of them have the same output.
 
         Returns None if the number is unknown (standard input). `start` need not wait for it.
         Raises UsageError.
         """
+        if self.selection is None:
+            return None
+        output = None if self.rename is None else self.output
+        return self.selection.count(output, self.rename or str)
 
-    @abstractmethod
     def start(
         self,
         control: RunControl,
@@ -90,6 +102,12 @@ class Run(ABC):
         `stdin` is needed if `reads_stdin`, `stdout` if OUT is `-`. The caller's thread runs the
         model. Raises DinacError if the run as a whole cannot go on (model, device, full disk).
         """
+        streams = {"stdin": stdin} if self.reads_stdin else {}
+        if self.output is not None:
+            self.output.open()
+            if self.output.is_stream:
+                streams["stdout"] = stdout
+        return self.work(control, **streams)
 
 
 R = TypeVar("R", bound=Run, covariant=True)
@@ -110,6 +128,12 @@ class Request(ABC, Generic[R]):
     uses_model: ClassVar[bool] = True
     bounds_memory: ClassVar[bool] = False
     """Whether a run bounds the memory of torch's caches at the cost of some speed."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError if a limit is not positive."""
+        for name, limit in (("--workers", self.workers), ("--batch-size", self.in_flight)):
+            if limit is not None and limit < 1:
+                raise UsageError(f"{name} {limit}: expected 1 or more")
 
     @abstractmethod
     def open(self, announce: Announce = keep_quiet) -> R:
@@ -192,10 +216,18 @@ def _is_same(path: str, out: str) -> bool:
 
 
 def list_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Returns one path, or several, as text."""
+    """Returns one path, or several, as text; see `name_path`."""
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    return tuple(os.fspath(path) for path in paths)
+    return tuple(map(name_path, paths))
+
+
+def name_path(path: str | os.PathLike[str]) -> str:
+    """Returns a path as text. Raises UsageError for `-`, which only the command line supports."""
+    name = os.fspath(path)
+    if name == STDIN:
+        raise UsageError("-: standard input and output need the command line; name files")
+    return name
 
 
 @dataclass(frozen=True)
@@ -253,23 +285,6 @@ class Selection:
         places = ", ".join(scan.paths) or "the list"
         others = f" ({scan.others} other files)" if scan.others else ""
         raise UsageError(f"no {scan.kind.plural} found in {places}{others}")
-
-
-class SelectionRun(Run):
-    """A run over a selection of inputs."""
-
-    selection: Selection
-
-    @property
-    def reads_stdin(self) -> bool:
-        return self.selection.reads_stdin
-
-    @property
-    def not_inputs(self) -> int:
-        return self.selection.scan.others
-
-    def count(self) -> int | None:
-        return self.selection.count()
 
 
 def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:

@@ -86,19 +86,7 @@ class FileResult:
         entry: dict[str, Any] = {"file": self.file, "status": self.status.value}
         if self.name and self.facts is None:  # facts have a name of their own: the record's
             entry["name"] = self.name
-        for key in (
-            "output",
-            "reason",
-            "error",
-            "rejection",
-            "width",
-            "height",
-            "bytes_in",
-            "bytes_out",
-        ):
-            value = getattr(self, key)
-            if value:
-                entry[key] = value
+        entry |= {key: value for key in _SHOWN if (value := getattr(self, key))}
         if self.source is not None:
             entry["source"] = self.source.value
         if self.delta is not None:
@@ -110,6 +98,7 @@ class FileResult:
         return entry
 
 
+_SHOWN = ("output", "reason", "error", "rejection", "width", "height", "bytes_in", "bytes_out")
 _WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
 
 
@@ -119,7 +108,6 @@ class Tally:
 
     counts: Counter[Status] = field(default_factory=Counter)
     redone: int = 0
-    warned: int = 0
     pixels: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -131,7 +119,6 @@ class Tally:
     def add(self, result: FileResult) -> None:
         """Counts one result; pixels and bytes only if this run worked on the file."""
         self.counts[result.status] += 1
-        self.warned += len(result.warnings)
         self.unknown_sources += result.source is SourceState.UNKNOWN
         if result.delta is not None:
             self.reencoded += 1

@@ -6,12 +6,13 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
@@ -38,8 +39,7 @@ from dinac_cli.jobs.request import (
     Announce,
     InputRequest,
     Request,
-    Selection,
-    SelectionRun,
+    Run,
     keep_quiet,
     list_paths,
     run_request,
@@ -64,7 +64,7 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyRequest(Request["VerifyRun"]):
+class VerifyRequest(Request[Run]):
     """A run that verifies the records among `inputs`.
 
     `source` is the folder of their images, `reencode` the share in percent to re-encode, and
@@ -78,12 +78,12 @@ class VerifyRequest(Request["VerifyRun"]):
     max_delta: float | None = None
     model: ModelChoice = field(default_factory=ModelChoice)
 
-    def open(self, announce: Announce = keep_quiet) -> VerifyRun:
+    def open(self, announce: Announce = keep_quiet) -> Run:
         if self.source is not None and not os.path.isdir(self.source):
             raise UsageError(f"--source {self.source}: no such folder")
         selection = self.inputs.select(LATENTS)
         named = self.model.resolve(announce)
-        model = None if named is None else ModelHandle(named, "encoder", self.model.device)
+        model = None if named is None else ModelHandle(named, "encoder", self.model.place)
         if model is not None:
             model.check()
         reencoding = None
@@ -92,29 +92,16 @@ class VerifyRequest(Request["VerifyRun"]):
                 raise UsageError("--max-delta goes with --reencode")
         elif self.source is None:
             raise UsageError("--reencode reads the images again; name their folder with --source")
+        elif not 0 < self.reencode <= 100:
+            raise UsageError(
+                f"--reencode {self.reencode:g}: expected percent, more than 0, at most 100"
+            )
         else:
-            models = choose_encoders(named, self.model.device)
+            models = choose_encoders(named, self.model.place)
             reencoding = Reencoding(self.reencode, models, self.max_delta)
         options = VerifyOptions(model=model, source=self.source, reencoding=reencoding)
-        return VerifyRun(selection, options)
-
-
-@dataclass
-class VerifyRun(SelectionRun):
-    """A verify run that is ready to start."""
-
-    selection: Selection
-    options: VerifyOptions
-
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
-        limit = self.selection.limit
-        return verify_inputs(self.selection, self.options, control, limit=limit, stdin=stdin)
+        work = partial(verify_inputs, selection, options, limit=selection.limit)
+        return Run(work=work, selection=selection)
 
 
 def verify_files(
@@ -137,7 +124,7 @@ def verify_files(
         source=None if source is None else os.fspath(source),
         reencode=reencode,
         max_delta=max_delta,
-        model=ModelChoice(model=model, device=DeviceChoice(device=device, dtype=dtype)),
+        model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
     )
     return run_request(request)

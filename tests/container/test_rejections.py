@@ -15,7 +15,6 @@ from dinac_cli.container.frame import MAX_CONTENT_BYTES, PREAMBLE
 from dinac_cli.container.record import (
     measure_record,
     open_record,
-    pack_record,
     read_header,
     unpack_record,
 )
@@ -33,8 +32,6 @@ from .hand_made import (
     content_of,
     frame_of,
     head_of,
-    make_header,
-    make_latents,
     metadata,
     plain_content,
     raw_blocks,
@@ -411,25 +408,6 @@ def test_unknown_tensors_and_metadata_are_ignored() -> None:
     record = unpack_record(record_of(content_of(payload, meta, **tensors)))
     np.testing.assert_array_equal(record.latents, [[[1, -2]]])
     assert record.header.name == ""
-
-
-@pytest.mark.parametrize("case", ["precision", "checksum", "step"])
-def test_error_carries_the_name_of_the_record(case: str) -> None:
-    data = {
-        "precision": changed(precision="q9", name="b.jpg"),
-        "checksum": pack_record(make_header((1, 2, 2), name="b.jpg"), make_latents((1, 2, 2)))[:-1]
-        + b"?",
-        "step": record_of(plain_content(NAN * 2, name="b.jpg")),
-    }[case]
-    with pytest.raises(FormatError) as caught:
-        unpack_record(data)
-    assert caught.value.header_name == "b.jpg"
-
-
-def test_error_does_not_carry_an_unsafe_name() -> None:
-    with pytest.raises(FormatError) as caught:
-        unpack_record(changed(name="../b.jpg", precision="q9"))
-    assert caught.value.header_name is None
 
 
 def is_measured(data: bytes) -> bool:

@@ -224,6 +224,4 @@ class _Run(Generic[E, W, R]):
         return replace(made, result=replace(made.result, name=work.name))
 
     def _take(self, at_most: int) -> Iterator[Made]:
-        with self._clock.measure("write"):
-            ready = list(self._outbox.take_ready(at_most))
-        yield from ready
+        return self._clock.wait_for("write", self._outbox.take_ready(at_most))
