@@ -1,4 +1,4 @@
-"""The DINAC-AE network: its configuration, checkpoints, identity, and the autoencoder itself.
+"""Models: how `--model` resolves, identities, devices, and the DINAC-AE network.
 
-Nothing is imported here, so that the torch-free modules stay cheap to reach.
+This module imports nothing, so the torch-free modules stay cheap to import.
 """

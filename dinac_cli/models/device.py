@@ -1,4 +1,4 @@
-"""Which device computes, and in which type."""
+"""The device and the compute type of a run."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of "auto", "cuda", "cuda:N", "mps" or "cpu".
+    """Returns the device of "auto", "cuda", "cuda:N", "mps" or "cpu".
 
-    "auto" takes CUDA, else MPS, else the CPU. A device that is absent is never replaced by
-    another: it raises DeviceError; a name that is none of these raises UsageError.
+    "auto" selects CUDA, else MPS, else the CPU; otherwise there is no fallback. Raises DeviceError
+    if the device is not available, UsageError if the name is unknown.
     """
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
-        raise UsageError(f"device {name!r} is unknown; take auto, cuda, cuda:N, mps or cpu")
+        raise UsageError(f"device {name!r} is unknown; use auto, cuda, cuda:N, mps or cpu")
     present = _list_devices()
     if name == "auto":
         return torch.device(present[0])
     if name not in present and not (name == "cuda" and "cuda:0" in present):
-        raise DeviceError(f"device {name} is absent; this machine has {', '.join(present)}")
+        raise DeviceError(f"device {name} is not available; this machine has {', '.join(present)}")
     return torch.device(name)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the compute type of "bf16", "f32" or "auto" on a device.
+    """Returns the compute type of "bf16", "f32" or "auto" on a device.
 
-    "auto" takes bfloat16 where the hardware multiplies it: on CUDA, and on CPUs with AMX or
-    AVX512-BF16. Any other name raises UsageError.
+    "auto" selects bfloat16 if the hardware supports it natively: on CUDA, and on CPUs with AMX or
+    AVX512-BF16. Raises UsageError for any other name.
     """
     if name != "auto":
         if name not in _DTYPES:
-            raise UsageError(f"dtype {name!r} is unknown; take auto, bf16 or f32")
+            raise UsageError(f"dtype {name!r} is unknown; use auto, bf16 or f32")
         return _DTYPES[name]
     fast = device.type == "cuda" or (device.type == "cpu" and _cpu_multiplies_bfloat16())
     return torch.bfloat16 if fast else torch.float32
@@ -49,6 +49,6 @@ def _list_devices() -> list[str]:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # Private, but the only probes that also ask the system for leave to use the AMX tiles.
+    # Private, but the only probes that also request the kernel's permission to use AMX tiles.
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

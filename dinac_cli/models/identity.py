@@ -1,4 +1,4 @@
-"""Which network it is: two short hashes that a bfloat16 copy of a checkpoint shares with it."""
+"""The identity of a network: two short hashes, the same for a checkpoint and its bfloat16 copy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _CACHE_ENTRIES = 64
 class ModelIdentity:
     """Two hashes of 16 hexadecimal digits.
 
-    `latent_space` tells what an encoder's latents mean, `weights` the whole network.
+    `latent_space` identifies the meaning of the encoder's latents, `weights` the whole network.
     """
 
     latent_space: str
@@ -52,12 +52,12 @@ class ModelIdentity:
 
 
 def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
-    """Hash the tensors of a safetensors file and the constants of its configuration.
+    """Hashes the tensors of a safetensors file and the constants of its configuration.
 
-    Each hash is the beginning of a SHA-256 over the tensors sorted by canonical name: a line of
-    JSON with name, type and shape, then the little-endian bytes, both after the cast to the
-    network's bfloat16 form; then a line of JSON for each constant. ModelError for a file that is
-    no checkpoint.
+    Each hash is the beginning of a SHA-256 over the tensors, sorted by canonical name, then the
+    constants. A tensor is a line of JSON with name, type and shape, then its little-endian bytes,
+    both after the cast to the bfloat16 form of the network. A constant is a line of JSON. Raises
+    ModelError if the file is not a checkpoint.
     """
     table = read_tensor_table(path)
     tensors = table.by_canonical_name
@@ -78,9 +78,9 @@ def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
 
 
 def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
-    """Return `compute_identity`, remembered by the file's path, size and modification time.
+    """Returns `compute_identity`, cached by the file's path, size and modification time.
 
-    A cache that cannot be read or written only costs the time to hash again.
+    If the cache cannot be read or written, the file is hashed again.
     """
     try:
         status = path.stat()
@@ -94,9 +94,9 @@ def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
             [getattr(config, name) for name in _CONSTANTS],
         ]
     )
-    remembered = _read_cache()
-    if key in remembered:
-        return remembered[key]
+    cached = _read_cache()
+    if key in cached:
+        return cached[key]
     identity = compute_identity(path, config)
     newest = list(_read_cache().items())[1 - _CACHE_ENTRIES :]
     _write_cache({**dict(newest), key: identity})
@@ -104,7 +104,7 @@ def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what dinac remembers: $DINAC_CACHE, or `dinac` in the user's cache."""
+    """Returns dinac's cache folder: $DINAC_CACHE, or `dinac` in the user's cache."""
     own = os.environ.get("DINAC_CACHE")
     if own:
         return Path(own)
@@ -113,9 +113,9 @@ def cache_folder() -> Path:
 
 
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Return the bits of float32 values rounded to bfloat16, half to even; NaN stays NaN."""
+    """Returns the bits of float32 values rounded to bfloat16, half to even; NaN stays NaN."""
     bits = values.view(np.uint32)
-    # Where the sum wraps around, the value is a NaN, which the last line replaces.
+    # The sum wraps around only for a NaN, which the last line replaces.
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
 
@@ -123,8 +123,8 @@ def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]
 def _canonical_bytes(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]:
     if entry.dtype not in ITEM_BYTES:
         raise ModelError(
-            f"{path}: tensor {show_name(name)} is stored as {show_name(entry.dtype)}, "
-            "not as F32 or BF16"
+            f"{path}: tensor {show_name(name)} has type {show_name(entry.dtype)}; "
+            "only F32 and BF16 are supported"
         )
     dtype = "F32" if keeps_float32(name) else "BF16"
     yield f"{json.dumps([name, dtype, list(entry.shape)])}\n".encode()
@@ -136,7 +136,7 @@ def _canonical_bytes(path: Path, name: str, entry: TensorEntry) -> Iterator[byte
 def _cast(data: npt.NDArray[np.uint8], stored: str, wanted: str) -> bytes:
     if stored == wanted:
         return data.tobytes()
-    # A tensor's first byte need not lie on a multiple of four, so the chunk is copied first.
+    # A tensor may start at any byte offset, so the chunk is copied to aligned memory first.
     if wanted == "BF16":
         values = np.frombuffer(data.tobytes(), "<f4").astype(np.float32, copy=False)
         return round_to_bfloat16(values).astype("<u2").tobytes()

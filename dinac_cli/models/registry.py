@@ -1,7 +1,7 @@
-"""From what `--model` names to files on disk: the embedded model, aliases, the Hub, local paths.
+"""Resolves `--model` to files on disk: the embedded model, aliases, Hub repositories, local paths.
 
-Free of torch. The Hub's client is imported only when a Hub model is asked for, and nothing is
-fetched because a record says so: records are matched against what is here already.
+Free of torch. The Hub's client is imported only if a Hub model is asked for. A record never causes
+a download: it is matched against the models that are already local.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dinac_cli.models.dinac.source import (
 from dinac_cli.models.identity import ModelIdentity, read_identity
 
 NANO = "nano"
-_INSTEAD = f"take {NANO}, which is embedded"
+_INSTEAD = f"use --model {NANO} (embedded)"
 NANO_REVISION = "4"
 AUTO = "auto"
 HUB_ALIASES = {
@@ -42,8 +42,8 @@ _WANTED_FILES = [CONFIG_NAME, "*.safetensors", "README.md"]
 class ResolvedModel:
     """A checkpoint on disk.
 
-    `path` is a folder or a .safetensors file, `label` what records and messages call it,
-    `revision` the Hub commit or the embedded model's number ("" for a local path).
+    `path` is a folder or a .safetensors file. `label` is the model's name in records and messages.
+    `revision` is the Hub commit or the embedded model's number, "" for a local path.
     """
 
     path: Path
@@ -52,19 +52,19 @@ class ResolvedModel:
 
     @property
     def is_public(self) -> bool:
-        """True where the label is one that every dinac knows, and tells nothing of its user."""
+        """True if every dinac knows the label, so that it reveals nothing about the user."""
         return bool(self.revision) and self.label in (NANO, *HUB_ALIASES.values())
 
     def read_config(self) -> DinacAEConfig:
-        """Its sizes and constants. Raises ModelError."""
+        """Returns the network's sizes and constants. Raises ModelError."""
         return read_config(locate_checkpoint(self.path))
 
     def read_settings(self) -> Mapping[str, object]:
-        """All of its `config.json`, {} where it has none. Raises ModelError."""
+        """Returns all of `config.json`, or {} if there is none. Raises ModelError."""
         return read_settings(locate_checkpoint(self.path))
 
     def identify(self) -> ModelIdentity:
-        """Its two identities, cached by path, size and time. Raises ModelError."""
+        """Returns the identities, cached by path, size and modification time. Raises ModelError."""
         files = locate_checkpoint(self.path)
         return read_identity(files.weights, read_config(files))
 
@@ -75,10 +75,10 @@ def resolve_model(
     *,
     announce: Callable[[str], None] | None = None,
 ) -> ResolvedModel:
-    """Find the model that `source` names: alias, folder, .safetensors file or Hub repository.
+    """Finds the model that `source` names: an alias, folder, .safetensors file or Hub repository.
 
-    A Hub model that is not cached is downloaded, after `announce` was told so. Raises ModelError
-    with the remedy where it is not to be had, UsageError where `source` can be nothing of these.
+    If a Hub model is not cached, calls `announce` with a message and downloads it. Raises
+    ModelError with a remedy if the download fails, UsageError if `source` is none of the above.
     """
     if source == NANO:
         _refuse_revision(source, revision, NANO_REVISION)
@@ -88,7 +88,7 @@ def resolve_model(
         path = Path(os.path.expanduser(source))
         return ResolvedModel(path, path.resolve().name)
     repository = HUB_ALIASES.get(source, source)
-    # A file that is not there is a slip of the pen, and its name nothing to ask the Hub about.
+    # A missing .safetensors file is a typo: do not ask the Hub about it.
     if not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
         known = ", ".join([NANO, *HUB_ALIASES])
         raise UsageError(
@@ -99,15 +99,10 @@ def resolve_model(
     return cached or _download(repository, revision, announce)
 
 
-def resolve_checkpoint(source: str, revision: str | None = None) -> Path:
-    """The local folder or file of the model that `source` names; see `resolve_model`."""
-    return resolve_model(source, revision).path
-
-
 def find_local(source: str, revision: str | None = None) -> ResolvedModel:
-    """What `resolve_model` gives, of what is on this machine already.
+    """Resolves like `resolve_model`, but never downloads.
 
-    Raises ModelError, with how to fetch it, for a Hub model that is not cached.
+    Raises ModelError, with the command to fetch it, if a Hub model is not cached.
     """
     repository = HUB_ALIASES.get(source, source)
     is_path = source not in HUB_ALIASES and os.path.exists(os.path.expanduser(source))
@@ -115,18 +110,18 @@ def find_local(source: str, revision: str | None = None) -> ResolvedModel:
         return resolve_model(source, revision)
     cached = find_cached(repository, revision)
     if cached is None:
-        raise ModelError(f"model {repository} is not cached: dinac models pull {source}")
+        raise ModelError(f"model {repository} is not cached; run: dinac models pull {source}")
     return cached
 
 
 def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
-    """Ask the Hub for a model and fetch what of it is not in the cache; goes on where it stopped.
+    """Downloads the files of a Hub model that are not cached; resumes an interrupted download.
 
-    Where HF_HUB_OFFLINE is set, what is cached is taken as it is. Raises ModelError where it is not
-    to be had, UsageError where `source` is no name of a Hub repository.
+    If HF_HUB_OFFLINE is set, uses the cached files. Raises ModelError if the download fails,
+    UsageError if `source` does not name a Hub repository.
     """
     if source == NANO:
-        raise UsageError(f"model {NANO} is embedded: there is nothing to fetch")
+        raise UsageError(f"model {NANO} is embedded: nothing to download")
     repository = HUB_ALIASES.get(source, source)
     if not _REPOSITORY.fullmatch(repository):
         raise UsageError(
@@ -137,9 +132,9 @@ def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
 
 
 def choose_default(device: str) -> str:
-    """What `--model auto` is where no latents decide: `nano` on a CPU, `d2` on CUDA and MPS.
+    """Returns the model for `--model auto` without latents: `nano` on a CPU, `d2` on CUDA and MPS.
 
-    `device` is the `--device` option. Torch is imported only where a graphics card seems to be.
+    `device` is the `--device` option. Torch is imported only if there may be a GPU.
     """
     if device == "cpu" or (device == "auto" and not _may_have_gpu()):
         return NANO
@@ -149,18 +144,18 @@ def choose_default(device: str) -> str:
 
 
 def find_model(latent_space: str) -> ResolvedModel | None:
-    """The model at hand, embedded or cached from the Hub, whose latents these are; or None."""
+    """Returns the embedded or cached model with this latent space, or None."""
     for candidate in _list_local():
         try:
             if candidate.identify().latent_space == latent_space:
                 return candidate
-        except ModelError:  # a damaged cache entry is not the model that is looked for
+        except ModelError:  # skip a damaged cache entry
             continue
     return None
 
 
 def find_cached(repository: str, revision: str | None = None) -> ResolvedModel | None:
-    """The Hub repository's checkpoint as it lies, whole, in the Hub's cache; or None."""
+    """Returns a repository's checkpoint from the Hub's cache, or None if absent or incomplete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -175,15 +170,15 @@ def find_cached(repository: str, revision: str | None = None) -> ResolvedModel |
         )
     except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
         return None
-    return ResolvedModel(folder, repository, folder.name) if _is_whole(folder) else None
+    return ResolvedModel(folder, repository, folder.name) if _is_complete(folder) else None
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a snapshot in the Hub's cache has its weights and its configuration.
+def _is_complete(folder: Path) -> bool:
+    """Whether a snapshot in the Hub's cache has weights and configuration.
 
-    The client may give the folder of a download that was cut short. Weights without their
-    configuration would be read with the released constants, which need not be theirs; and other
-    weights would stand in for those whose blob, beside the snapshots, is still incomplete.
+    The client may return the folder of an interrupted download. Without their configuration,
+    weights would be read with the released constants, which may be wrong. While a blob beside the
+    snapshots is incomplete, another weights file would be taken for the missing one.
     """
     if not (folder / CONFIG_NAME).is_file():
         return False
@@ -213,44 +208,44 @@ def _download(
         folder = Path(
             snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES)
         )
-    except Exception as exc:  # the client's transport errors have no base of their own
+    except Exception as exc:  # the client's transport errors have no common base class
         raise ModelError(
-            f"model {at} is not in the cache {constants.HF_HUB_CACHE} and not to be had: "
+            f"model {at} is not cached in {constants.HF_HUB_CACHE} and cannot be downloaded: "
             f"{_explain_hub_error(exc)}"
         ) from exc
-    if not _is_whole(folder):
+    if not _is_complete(folder):
         raise ModelError(
-            f"model {at} has no config.json or no .safetensors file in {folder}; name a DINAC-AE "
-            "repository or, where its download was cut short, let it reach the Hub once more"
+            f"model {at} has no config.json or no .safetensors file in {folder}; if its download "
+            "was interrupted, go online and retry; otherwise name a DINAC-AE repository"
         )
     return ResolvedModel(folder, repository, folder.name)
 
 
 def _explain_hub_error(exc: Exception) -> str:
-    """What stopped a download and what to do, in one line."""
+    """Returns why a download failed and what to do, in one line."""
     from huggingface_hub import constants, errors
 
     if isinstance(exc, errors.GatedRepoError):
-        return "the repository wants its terms accepted: do so on its page, then log in"
+        return "the repository is gated; accept its terms on its page, then log in"
     if isinstance(exc, errors.RepositoryNotFoundError):
-        return "the Hub has no such repository, or it is private: check the name, or log in"
+        return "the Hub has no such repository, or it is private; check the name, or log in"
     if isinstance(exc, errors.RevisionNotFoundError):
-        return "the repository has no such revision: check --revision"
+        return "the repository has no such revision; check --revision"
     if constants.HF_HUB_OFFLINE:
-        return f"HF_HUB_OFFLINE is set: unset it once to download, or {_INSTEAD}"
+        return f"HF_HUB_OFFLINE is set; unset it once to download, or {_INSTEAD}"
     if isinstance(exc, errors.LocalEntryNotFoundError):
-        return f"the Hub cannot be reached: run it once with a network, or {_INSTEAD}"
+        return f"the Hub is unreachable; go online once, or {_INSTEAD}"
     detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
-    return f"the download failed ({detail}): try again, or {_INSTEAD}"
+    return f"the download failed ({detail}); try again, or {_INSTEAD}"
 
 
 def _refuse_revision(source: str, revision: str | None, own: str) -> None:
     if revision is not None and revision != own:
-        raise UsageError(f"--revision {revision}: {source} is no Hub repository; leave it out")
+        raise UsageError(f"--revision {revision}: {source} is not a Hub repository; omit it")
 
 
 def _may_have_gpu() -> bool:
-    """Whether it is worth the second that importing torch takes to ask it for a GPU."""
+    """Whether to spend the second that importing torch takes to ask it for a GPU."""
     if sys.platform != "linux":
         return True
     return any(os.path.exists(node) for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))

@@ -1,10 +1,11 @@
-"""The reference results, and the small networks that they belong to."""
+"""The reference results, and the small networks that produced them."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.config import DinacAEConfig, DinacAEInferenceConfig, from_json
+from dinac_cli.models.dinac.config import DinacAEConfig, from_json
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.dinac.fast.operations import Operations
+from dinac_cli.models.interface import DinacAEInferenceConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 @dataclass(frozen=True)
 class Golden:
-    """One folder of reference results: network, images, and what comes of them."""
+    """One folder of reference results: a network, images and expected outputs."""
 
     folder: Path
     config: DinacAEConfig
@@ -74,16 +76,31 @@ def goldens(tiny: Golden, pair: Golden) -> list[Golden]:
 
 
 def accelerate_golden(golden: Golden, operations: Operations, tried: Sequence[int]) -> Golden:
-    """The same reference results, with the fast networks."""
+    """Returns the same reference results with the fast networks."""
     float32, bfloat16 = (accelerate(m, operations) for m in (golden.float32, golden.bfloat16))
     return replace(golden, float32=float32, bfloat16=bfloat16, settings_tried=tried)
 
 
 @pytest.fixture(scope="session")
 def triton_operations() -> Operations:
-    """Triton's kernels, interpreted (see the outer conftest) or compiled."""
+    """Triton's kernels: interpreted (see tests/conftest.py) or compiled."""
     pytest.importorskip("triton")
     return importlib.import_module("dinac_cli.models.dinac.fast.triton_operations")
+
+
+@pytest.fixture(scope="module")
+def interpreted_operations(triton_operations: Operations) -> Iterator[Operations]:
+    """Triton's operations for a network on the CPU.
+
+    The interpreter takes a fixed time for each instruction of each program, so the kernels run few
+    and wide programs. `test_fast_operations.py` tests the usual block sizes.
+    """
+    if os.environ["TRITON_INTERPRET"] != "1":
+        pytest.skip("compiled kernels cannot read the CPU tensors of these networks")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in {"CONV_CHANNELS": 128, "GRN_ROWS": 16, "GRN_COLUMNS": 512}.items():
+            patch.setattr(triton_operations, name, size)
+        yield triton_operations
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +111,7 @@ def manifest() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep what is remembered out of the user's cache."""
+    """Keeps the tests out of the user's cache."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("DINAC_CACHE", str(folder))
     return folder

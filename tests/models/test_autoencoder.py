@@ -1,4 +1,4 @@
-"""The front door: what its methods give, keep and refuse."""
+"""The methods of DinacAE: results, types and refused arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dinac_cli.models.dinac.decoder import modulate
 from .conftest import Golden
 
 
-def test_the_model_cards_example(tiny: Golden) -> None:
+def test_model_card_example(tiny: Golden) -> None:
     device = "cpu"
     model = DinacAE.from_pretrained(
         str(tiny.folder),
@@ -39,7 +39,7 @@ def test_the_model_cards_example(tiny: Golden) -> None:
 
 
 @torch.inference_mode()
-def test_whitening_is_undone_by_dewhitening(tiny: Golden) -> None:
+def test_dewhitening_undoes_whitening(tiny: Golden) -> None:
     model, z = tiny.float32, tiny.cases["latents.0"]
     raw = model.dewhiten(z)
     torch.testing.assert_close(model.whiten(raw), z)
@@ -49,7 +49,7 @@ def test_whitening_is_undone_by_dewhitening(tiny: Golden) -> None:
 
 
 @torch.inference_mode()
-def test_whitened_samples_are_those_of_the_posterior(tiny: Golden) -> None:
+def test_sampled_latents_follow_the_posterior(tiny: Golden) -> None:
     posterior = tiny.float32.encode_posterior(tiny.cases["image.0"])
     expected = tiny.float32.whiten(posterior.sample(torch.Generator().manual_seed(3)))
     statistics = DinacAE.from_pretrained(tiny.folder, parts=())
@@ -59,7 +59,7 @@ def test_whitened_samples_are_those_of_the_posterior(tiny: Golden) -> None:
     torch.testing.assert_close(sample, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(sample, z, atol=1e-3)
     assert not torch.equal(statistics.sample_latents(z, logsnr), sample)
-    with pytest.raises(UsageError, match=r"a log-SNR of shape \[1, 8, 2\] is not that of latents"):
+    with pytest.raises(UsageError, match=r"the log-SNR has shape \[1, 8, 2\], but the latents"):
         statistics.sample_latents(z, logsnr[..., 0])
 
 
@@ -70,7 +70,7 @@ def test_statistics_stay_float32_in_a_bfloat16_network(tiny: Golden) -> None:
 
 
 @torch.inference_mode()
-def test_a_seed_decides_the_noise(tiny: Golden) -> None:
+def test_seed_determines_the_noise(tiny: Golden) -> None:
     z = tiny.cases["latents.1"]
 
     def decode(seed: int | None) -> torch.Tensor:
@@ -82,7 +82,7 @@ def test_a_seed_decides_the_noise(tiny: Golden) -> None:
 
 
 @torch.inference_mode()
-def test_each_image_of_a_batch_has_the_noise_that_it_has_alone(tiny: Golden) -> None:
+def test_noise_of_an_image_does_not_depend_on_its_batch(tiny: Golden) -> None:
     z = tiny.cases["latents.0"]
     config = DinacAEInferenceConfig(num_steps=2, seed=9)
     first, second = tiny.float32.decode(torch.cat((z, z)), 32, 48, config)
@@ -102,36 +102,36 @@ def test_reconstruct_is_encode_then_decode(tiny: Golden) -> None:
 @pytest.mark.parametrize(
     "shape", [(1, 3, 30, 48), (1, 3, 32, 40), (1, 4, 32, 48), (3, 32, 48), (1, 3, 0, 16)]
 )
-def test_images_that_do_not_fit(shape: tuple[int, ...], tiny: Golden) -> None:
-    with pytest.raises(UsageError, match="do not fit this model; it takes floats") as refusal:
+def test_images_of_the_wrong_shape_are_refused(shape: tuple[int, ...], tiny: Golden) -> None:
+    with pytest.raises(UsageError, match="do not fit this model; it expects floats") as refusal:
         tiny.float32.encode(torch.zeros(shape))
     assert str(list(shape)) in str(refusal.value)
 
 
-def test_integer_images_do_not_fit(tiny: Golden) -> None:
+def test_integer_images_are_refused(tiny: Golden) -> None:
     with pytest.raises(UsageError, match=r"type torch\.uint8 do not fit"):
         tiny.float32.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (16, 48), (31, 48), (0, 0)])
-def test_sizes_that_do_not_fit_the_latents(size: tuple[int, int], tiny: Golden) -> None:
-    message = "latents of 2 rows and 3 columns hold an image of height 32 and width 48, not of"
+def test_sizes_that_do_not_fit_the_latents_are_refused(size: tuple[int, int], tiny: Golden) -> None:
+    message = "latents of 2 rows and 3 columns decode to height 32 and width 48, not to"
     with pytest.raises(UsageError, match=f"{message} {size[0]} and {size[1]}"):
         tiny.float32.decode(tiny.cases["latents.0"], *size)
 
 
 @pytest.mark.parametrize("shape", [(1, 12, 2, 3), (8, 2, 3)])
-def test_latents_of_another_model(shape: tuple[int, ...], tiny: Golden) -> None:
+def test_latents_of_another_model_are_refused(shape: tuple[int, ...], tiny: Golden) -> None:
     latents = torch.zeros(shape)
     for method in (tiny.float32.dewhiten, tiny.float32.predict_class):
-        with pytest.raises(UsageError, match=r"it takes \[batch, 8, height, width\]"):
+        with pytest.raises(UsageError, match=r"it expects \[batch, 8, height, width\]"):
             method(latents)
-    with pytest.raises(UsageError, match=r"it takes \[batch, 8, height, width\]"):
+    with pytest.raises(UsageError, match=r"it expects \[batch, 8, height, width\]"):
         tiny.float32.decode(latents, 32, 48)
 
 
 @torch.inference_mode()
-def test_one_time_for_all_is_each_ones_time(pair: Golden) -> None:
+def test_shared_time_equals_the_same_time_per_image(pair: Golden) -> None:
     decoder = pair.float32.decoder
     raw = pair.float32.dewhiten(pair.cases["latents.0"])
     noisy = pair.cases["image.0"]
@@ -145,7 +145,7 @@ def test_one_time_for_all_is_each_ones_time(pair: Golden) -> None:
     assert not torch.allclose(both[1], one[1], atol=1e-3)
 
 
-def test_every_parameter_learns(tiny: Golden) -> None:
+def test_every_parameter_has_a_gradient(tiny: Golden) -> None:
     model = DinacAE(tiny.config)
     model.load_state_dict(tiny.float32.state_dict())
     image = tiny.cases["image.0"]
@@ -158,11 +158,11 @@ def test_every_parameter_learns(tiny: Golden) -> None:
     total = torch.stack([output.square().sum() for output in outputs]).sum()
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(total, parameters)
-    still = [name for name, gradient in zip(names, gradients, strict=True) if not gradient.any()]
-    assert still == []
+    zero = [name for name, gradient in zip(names, gradients, strict=True) if not gradient.any()]
+    assert zero == []
 
 
-def test_a_new_networks_decoder_blocks_are_closed(tiny: Golden) -> None:
+def test_decoder_blocks_of_a_new_network_are_closed(tiny: Golden) -> None:
     decoder = DinacAE(tiny.config, parts={"decoder"}).decoder
     parts = (decoder.time_embed, decoder.adaln_base, decoder.adaln_deltas)
     for scale, gate in modulate(*parts, torch.tensor([0.3])):

@@ -1,4 +1,4 @@
-"""Devices and compute types: what a name means, and what is refused."""
+"""Devices and compute types: how names resolve, and which are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dinac_cli.models.device import resolve_device, resolve_dtype
 
 @pytest.fixture
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with so many CUDA devices, and with MPS or without."""
+    """A machine with a number of CUDA devices, and with or without MPS."""
     cuda_count, has_mps = request.param
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda_count)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
@@ -31,7 +31,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     ],
     indirect=["machine"],
 )
-def test_devices_that_are_there(name: str, device: str) -> None:
+def test_available_devices(name: str, device: str) -> None:
     assert resolve_device(name) == torch.device(device)
 
 
@@ -46,14 +46,15 @@ def test_devices_that_are_there(name: str, device: str) -> None:
     ],
     indirect=["machine"],
 )
-def test_an_absent_device_is_never_replaced(name: str, present: str) -> None:
-    with pytest.raises(DeviceError, match=f"^device {name} is absent; this machine has {present}$"):
+def test_unavailable_device_is_never_replaced(name: str, present: str) -> None:
+    message = f"^device {name} is not available; this machine has {present}$"
+    with pytest.raises(DeviceError, match=message):
         resolve_device(name)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "meta", "", "CPU", "cuda:0\n"])
-def test_unknown_devices(name: str) -> None:
-    with pytest.raises(UsageError, match="is unknown; take auto, cuda, cuda:N, mps or cpu"):
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is unknown; use auto, cuda, cuda:N, mps or cpu"):
         resolve_device(name)
 
 
@@ -75,7 +76,7 @@ def test_automatic_type(
     assert resolve_dtype("auto", torch.device(device)) == dtype
 
 
-def test_a_torch_without_probes_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_automatic_type_is_float32_if_torch_has_no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.delattr(torch.cpu, name)
     assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
@@ -85,5 +86,5 @@ def test_named_types() -> None:
     for device in (torch.device("cpu"), torch.device("cuda:0")):
         assert resolve_dtype("bf16", device) == torch.bfloat16
         assert resolve_dtype("f32", device) == torch.float32
-    with pytest.raises(UsageError, match="dtype 'f16' is unknown; take auto, bf16 or f32"):
+    with pytest.raises(UsageError, match="dtype 'f16' is unknown; use auto, bf16 or f32"):
         resolve_dtype("f16", torch.device("cpu"))

@@ -1,6 +1,6 @@
-"""Checkpoints that somebody tampered with: one line of ModelError, in little memory, or they load.
+"""Tampered checkpoints load, or are refused by a one-line ModelError in little memory.
 
-For more than the suite tries: `DINAC_FUZZ=20000 pytest tests/models/test_hostile_checkpoints.py`.
+To test more mutants: `DINAC_FUZZ=20000 pytest tests/models/test_hostile_checkpoints.py`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ HOSTILE_TEXTS = (
 
 @dataclass
 class Draft:
-    """A checkpoint before it is written: its weights' header and size, and its configuration."""
+    """A checkpoint to be written: the header and size of its weights, and its configuration."""
 
     header: dict[str, Any]
     data_bytes: int
@@ -58,7 +58,7 @@ class Draft:
     config_text: bytes | None = None
 
     def write(self, folder: Path) -> None:
-        """Write it; the tensors are zeros that take no space on the disk."""
+        """Writes the checkpoint; its tensors are zeros in a sparse file."""
         text = json.dumps(self.header).encode() if self.header_text is None else self.header_text
         length = len(text) if self.header_length is None else self.header_length
         with (folder / "model.safetensors").open("wb") as file:
@@ -173,13 +173,15 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 def open_checkpoint(path: Path) -> None:
-    """All that the commands do with a checkpoint before the first image."""
-    ModelHandle(ResolvedModel(path, "model"), "decoder", DeviceChoice("cpu", "f32")).check("q6")
+    """Does everything that a command does with a checkpoint before the first image."""
+    ModelHandle(
+        ResolvedModel(path, "model"), "decoder", DeviceChoice(device="cpu", dtype="f32")
+    ).check("q6")
     load_model(path)
 
 
 def is_refused(path: Path) -> bool:
-    """Whether a checkpoint is refused; if so, in one printable line."""
+    """Whether a checkpoint is refused; asserts that the message is one printable line."""
     try:
         open_checkpoint(path)
     except ModelError as exc:
@@ -193,7 +195,7 @@ def is_refused(path: Path) -> bool:
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_mutants_load_or_are_refused_in_one_line(kind: str, genuine: Draft, tmp_path: Path) -> None:
-    """As a file, the sizes come from the tensors or, where it speaks of such, from config.json."""
+    """For a file, sizes come from config.json if it describes such a network, else from tensors."""
     path = tmp_path if kind == "folder" else tmp_path / "model.safetensors"
     genuine.write(tmp_path)
     assert not is_refused(path)
@@ -203,14 +205,14 @@ def test_mutants_load_or_are_refused_in_one_line(kind: str, genuine: Draft, tmp_
         mutant = copy.deepcopy(genuine)
         for mutate in rng.choices(MUTATIONS, k=rng.choice((1, 1, 2))):
             with contextlib.suppress(KeyError, TypeError, AttributeError, IndexError, ValueError):
-                mutate(mutant, rng)  # a second change may find what it wants to change gone
+                mutate(mutant, rng)  # the first mutation may have removed the second one's target
         mutant.write(tmp_path)
         refused += is_refused(path)
     assert MUTANTS // 4 < refused < MUTANTS // 2
 
 
 def test_hostile_values_of_each_configuration_key(genuine: Draft, tmp_path: Path) -> None:
-    """Every key, every value: only what is this network, or says nothing of it, is taken."""
+    """For every key, a value is accepted only if it is the network's, or null."""
     genuine.write(tmp_path)
     for key in genuine.config:
         for value in HOSTILE_VALUES:
@@ -223,7 +225,7 @@ def test_hostile_values_of_each_configuration_key(genuine: Draft, tmp_path: Path
 
 
 def declare(shape: list[int], dtype: str = "F32") -> dict[str, Any]:
-    """A header whose one tensor has this shape, and as many bytes as that takes."""
+    """Returns a header with one tensor of this shape and the matching size."""
     size = 4
     for length in shape:
         size *= length
@@ -232,13 +234,13 @@ def declare(shape: list[int], dtype: str = "F32") -> dict[str, Any]:
 
 
 def draft_bombs(genuine: Draft) -> dict[str, Draft]:
-    """Checkpoints of a few bytes on the disk that speak of very much memory."""
-    sizes = {"model_dim": 8192, "encoder_depth": 128, "decoder_depth": 128, "mlp_ratio": 64}
+    """Returns checkpoints of a few bytes on disk that declare huge sizes."""
+    sizes = {"model_dim": 8192, "encoder_depth": 8, "decoder_depth": 8, "mlp_ratio": 64}
     whole = declare([1 << 16, 1 << 10])
     return {
         "shape beyond the file": Draft(declare([1 << 40, 4]), 64, genuine.config),
         "product beyond 64 bits": Draft(declare([1 << 47] * 8), 64, genuine.config),
-        "256 MiB that are there": Draft(whole, 1 << 28, genuine.config),
+        "256 MiB that exist": Draft(whole, 1 << 28, genuine.config),
         "configuration far too large": Draft(
             genuine.header, genuine.data_bytes, {**genuine.config, **sizes}
         ),
@@ -267,7 +269,8 @@ def write_bombs(genuine: Draft, folder: Path) -> list[Path]:
     return [*paths, large]
 
 
-def test_nothing_is_allocated_for_what_a_file_merely_says(genuine: Draft, tmp_path: Path) -> None:
+def test_declared_sizes_are_not_allocated(genuine: Draft, tmp_path: Path) -> None:
+    open_checkpoint(TINY)  # imports everything, which would be traced
     for path in write_bombs(genuine, tmp_path):
         tracemalloc.start()
         try:
@@ -279,14 +282,14 @@ def test_nothing_is_allocated_for_what_a_file_merely_says(genuine: Draft, tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited through /proc")
-def test_refusals_fit_in_little_memory_of_the_whole_process(genuine: Draft, tmp_path: Path) -> None:
-    """What torch takes is not traced, so a process of its own reads under a limit."""
+def test_refusal_needs_little_memory_of_the_process(genuine: Draft, tmp_path: Path) -> None:
+    """Torch's allocations are not traced, so a separate process runs under a memory limit."""
     paths = write_bombs(genuine, tmp_path)
     program = """
 import pathlib, resource, sys
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.checkpoint import load_model
-load_model(sys.argv[1])  # what any checkpoint takes
+from dinac_cli.models.dinac.autoencoder import load_model
+load_model(sys.argv[1])  # allocates what every checkpoint needs
 used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20),) * 2)
 for path in sys.argv[2:]:
@@ -302,7 +305,7 @@ for path in sys.argv[2:]:
 
 
 class Planted:
-    """Pickles to a call that leaves a file behind."""
+    """Pickles to a call that creates a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -312,7 +315,7 @@ class Planted:
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.ckpt", "model.safetensors"])
-def test_pickle_is_not_loaded_under_any_name(name: str, genuine: Draft, tmp_path: Path) -> None:
+def test_pickle_is_never_loaded(name: str, genuine: Draft, tmp_path: Path) -> None:
     folder, trap = tmp_path / "model", tmp_path / "trap"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(genuine.config))
@@ -321,7 +324,7 @@ def test_pickle_is_not_loaded_under_any_name(name: str, genuine: Draft, tmp_path
     assert is_refused(folder / name)
     assert not trap.exists()
     pickle.loads((folder / name).read_bytes())
-    assert trap.exists()  # it would have been seen
+    assert trap.exists()  # the trap works
 
 
 def test_code_beside_a_checkpoint_is_never_run(genuine: Draft, tmp_path: Path) -> None:
@@ -336,11 +339,11 @@ def test_code_beside_a_checkpoint_is_never_run(genuine: Draft, tmp_path: Path) -
     assert not trap.exists()
 
 
-def test_links_are_followed_to_checkpoints_alone(tiny: Golden, tmp_path: Path) -> None:
+def test_links_to_anything_but_a_checkpoint_are_refused(tiny: Golden, tmp_path: Path) -> None:
     linked = tmp_path / "linked"
     linked.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (linked / name).symlink_to(tiny.folder / name)  # as the Hub's cache has them
+        (linked / name).symlink_to(tiny.folder / name)  # as in the Hub's cache
     open_checkpoint(linked)
     for target in ("/etc/passwd", "/dev/zero", "model.safetensors", "nowhere", str(tmp_path)):
         (linked / "model.safetensors").unlink()
@@ -351,7 +354,7 @@ def test_links_are_followed_to_checkpoints_alone(tiny: Golden, tmp_path: Path) -
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.timeout(20)
-def test_a_pipe_is_not_waited_for(genuine: Draft, tmp_path: Path) -> None:
+def test_pipe_is_refused_without_blocking(genuine: Draft, tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.json"):
         folder = tmp_path / name
         folder.mkdir()
@@ -360,4 +363,4 @@ def test_a_pipe_is_not_waited_for(genuine: Draft, tmp_path: Path) -> None:
         os.mkfifo(folder / name)
     assert is_refused(tmp_path / "model.safetensors")
     assert is_refused(tmp_path / "model.safetensors/model.safetensors")
-    open_checkpoint(tmp_path / "config.json")  # as if it had none
+    open_checkpoint(tmp_path / "config.json")  # a pipe does not count as a configuration

@@ -1,4 +1,4 @@
-"""Identities: what they cover, what they ignore, and how they are remembered."""
+"""Identities: the tensors and constants that they cover, and how they are cached."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TINY = ModelIdentity(latent_space="09451f3bbe0bd239", weights="7ff7a2a267c01f76"
 PAIR = ModelIdentity(latent_space="d0395ddadcd2afa0", weights="2af94b6f512d6cb3")
 
 
-def test_identity_is_the_written_hash(pair: Golden) -> None:
+def test_identity_is_the_documented_hash(pair: Golden) -> None:
     config = pair.config
     tensors = {canonical_name(name): t for name, t in load_file(pair.weights).items()}
     hashes = {"latent_space": hashlib.sha256(), "weights": hashlib.sha256()}
@@ -54,17 +54,17 @@ def test_identity_is_the_written_hash(pair: Golden) -> None:
 
 
 def test_identities_of_the_references_are_pinned(tiny: Golden, pair: Golden) -> None:
-    # Written into records: a change here orphans every latent that was ever encoded.
+    # Identities are written into records: a change orphans all existing latents.
     assert compute_identity(tiny.weights, tiny.config) == TINY
     assert compute_identity(pair.weights, pair.config) == PAIR
 
 
-def test_a_bfloat16_copy_is_the_same_model(pair: Golden) -> None:
+def test_bfloat16_copy_has_the_same_identity(pair: Golden) -> None:
     copy = pair.folder / "model.bf16.safetensors"
     assert compute_identity(copy, pair.config) == compute_identity(pair.weights, pair.config)
 
 
-def test_names_do_not_matter(tiny: Golden, tmp_path: Path) -> None:
+def test_stored_names_do_not_matter(tiny: Golden, tmp_path: Path) -> None:
     both = load_file(tiny.weights)
     expected = compute_identity(tiny.weights, tiny.config)
     aliases = {name for name in both if canonical_name(name) != name}
@@ -76,11 +76,11 @@ def test_names_do_not_matter(tiny: Golden, tmp_path: Path) -> None:
         assert compute_identity(path, tiny.config) == expected
 
 
-def test_two_names_that_differ_have_no_identity(tiny: Golden, tmp_path: Path) -> None:
+def test_different_tensors_under_two_names_have_no_identity(tiny: Golden, tmp_path: Path) -> None:
     tensors = load_file(tiny.weights)
     tensors["encoder.blocks.0.qkv.weight"] += 1
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="are one tensor but differ"):
+    with pytest.raises(ModelError, match="name the same tensor but differ"):
         compute_identity(tmp_path / "model.safetensors", tiny.config)
 
 
@@ -94,7 +94,7 @@ def test_two_names_that_differ_have_no_identity(tiny: Golden, tmp_path: Path) ->
         ("dino_token_alignment_head.in_proj.bias", False),
     ],
 )
-def test_which_tensors_an_identity_covers(
+def test_tensors_that_an_identity_covers(
     name: str, changes_space: bool, pair: Golden, tmp_path: Path
 ) -> None:
     tensors = load_file(pair.weights)
@@ -115,7 +115,7 @@ def test_which_tensors_an_identity_covers(
         ("pixel_noise_std", False),
     ],
 )
-def test_which_constants_an_identity_covers(
+def test_constants_that_an_identity_covers(
     constant: str, changes_space: bool, pair: Golden
 ) -> None:
     other = dataclasses.replace(pair.config, **{constant: getattr(pair.config, constant) * 0.9})
@@ -125,14 +125,14 @@ def test_which_constants_an_identity_covers(
     assert (after.latent_space != before.latent_space) == changes_space
 
 
-def test_types_that_no_network_has(tmp_path: Path) -> None:
+def test_unsupported_types_have_no_identity(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"encoder.to_bottleneck.bias": torch.zeros(2, dtype=torch.float16)}, path)
-    with pytest.raises(ModelError, match="is stored as F16, not as F32 or BF16"):
+    with pytest.raises(ModelError, match="has type F16; only F32 and BF16 are supported"):
         compute_identity(path, DinacAEConfig())
 
 
-def test_rounding_is_torchs() -> None:
+def test_rounding_matches_torch() -> None:
     bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
     ties = (np.arange(2**16, dtype=np.uint32) << 16) | 0x8000
     values = np.concatenate((bits, ties, ties - 1, ties + 1)).view(np.float32)
@@ -149,7 +149,7 @@ def test_large_tensors_are_hashed_in_chunks(pair: Golden, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were hashed."""
+    """The files that have been hashed."""
     paths: list[Path] = []
 
     def compute(path: Path, config: DinacAEConfig) -> ModelIdentity:
@@ -160,7 +160,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_an_identity_is_hashed_once(
+def test_identity_is_hashed_once(
     pair: Golden, tmp_path: Path, own_cache: Path, computed: list[Path]
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -168,7 +168,7 @@ def test_an_identity_is_hashed_once(
     expected = compute_identity(path, pair.config)
     assert [read_identity(path, pair.config) for _ in range(3)] == [expected] * 3
     assert computed == [path]
-    os.utime(path, ns=(1, 1))  # another time
+    os.utime(path, ns=(1, 1))  # another modification time
     read_identity(path, pair.config)
     other = dataclasses.replace(pair.config, logsnr_min=-9)
     assert read_identity(path, other) != expected
@@ -187,7 +187,7 @@ def test_an_identity_is_hashed_once(
         '{"version": 1, "identities": {"a": {"weights": 3}}}',
     ],
 )
-def test_a_damaged_cache_is_replaced(
+def test_damaged_cache_is_replaced(
     text: str, pair: Golden, own_cache: Path, computed: list[Path]
 ) -> None:
     own_cache.mkdir()
@@ -197,7 +197,7 @@ def test_a_damaged_cache_is_replaced(
     assert len(computed) == 1
 
 
-def test_a_cache_that_cannot_be_written_costs_time_alone(
+def test_unwritable_cache_only_costs_time(
     pair: Golden, own_cache: Path, computed: list[Path]
 ) -> None:
     own_cache.touch()  # a file where the folder should be
@@ -206,7 +206,7 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(
     assert len(computed) == 2
 
 
-def test_the_cache_forgets_the_oldest(
+def test_cache_forgets_the_oldest(
     pair: Golden, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "compute_identity", lambda *_: ModelIdentity("0" * 16, "1" * 16))
@@ -217,7 +217,7 @@ def test_the_cache_forgets_the_oldest(
     assert stds == [float(1 + index) for index in range(6, 70)]
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_location_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DINAC_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -228,6 +228,6 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_folder() == tmp_path / "home" / ".cache" / "dinac"
 
 
-def test_a_missing_file_has_no_identity(tmp_path: Path) -> None:
+def test_missing_file_has_no_identity(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read: No such file"):
         read_identity(tmp_path / "absent.safetensors", DinacAEConfig())

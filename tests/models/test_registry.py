@@ -1,4 +1,4 @@
-"""From what `--model` names to a checkpoint on disk, and one clear line where there is none."""
+"""`--model` resolves to a checkpoint on disk, or fails with one clear line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 from huggingface_hub import constants, errors
 
 from dinac_cli.errors import ModelError, UsageError
-from dinac_cli.models import registry
 from dinac_cli.models.registry import (
     HUB_ALIASES,
     NANO,
@@ -23,7 +22,6 @@ from dinac_cli.models.registry import (
     choose_default,
     find_cached,
     find_model,
-    resolve_checkpoint,
     resolve_model,
 )
 
@@ -34,7 +32,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 Download = Callable[..., str]
 
-INSTEAD = "take nano, which is embedded"
+INSTEAD = "use --model nano (embedded)"
 
 
 def http_error(kind: type[errors.HfHubHTTPError], message: str = "404") -> errors.HfHubHTTPError:
@@ -43,7 +41,7 @@ def http_error(kind: type[errors.HfHubHTTPError], message: str = "404") -> error
 
 
 class Hub:
-    """The Hub's client: what is cached, and what asking the Hub comes to."""
+    """A fake of the Hub's client: the cached repositories, and the answer to a download."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -99,7 +97,6 @@ class TestLocal:
         tiny = resolve_model(str(GOLDEN / "tiny"))
         assert tiny == ResolvedModel(GOLDEN / "tiny", "tiny", "")
         assert tiny.read_config().bottleneck_dim == 8
-        assert resolve_checkpoint(str(GOLDEN / "tiny")) == GOLDEN / "tiny"
         assert hub.calls == []
 
     def test_file(self) -> None:
@@ -107,7 +104,7 @@ class TestLocal:
         assert model.label == "model.safetensors"
         assert model.identify() == resolve_model(str(GOLDEN / "tiny")).identify()
 
-    def test_folder_is_named_by_where_it_is(
+    def test_current_folder_gets_its_own_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(GOLDEN / "tiny")
@@ -117,7 +114,7 @@ class TestLocal:
         monkeypatch.setenv("HOME", str(GOLDEN))
         assert resolve_model("~/tiny").path == GOLDEN / "tiny"
 
-    def test_local_folder_comes_before_a_repository_of_its_name(
+    def test_local_folder_wins_over_a_repository(
         self, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shutil.copytree(GOLDEN / "tiny", tmp_path / "owner/model")
@@ -125,7 +122,7 @@ class TestLocal:
         assert resolve_model("owner/model").label == "model"
         assert hub.calls == []
 
-    def test_alias_comes_before_a_folder_of_its_name(
+    def test_alias_wins_over_a_local_folder(
         self, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "d2").mkdir()
@@ -138,7 +135,7 @@ class TestLocal:
     @pytest.mark.parametrize(
         "source", ["", "d3", "a/b/c", "../gone", "/gone/model", "owner/", "owner/model.safetensors"]
     )
-    def test_nothing_of_all_that(self, hub: Hub, source: str) -> None:
+    def test_unknown_source_is_refused(self, hub: Hub, source: str) -> None:
         with pytest.raises(UsageError) as caught:
             resolve_model(source)
         assert str(caught.value) == (
@@ -149,13 +146,13 @@ class TestLocal:
 
     @pytest.mark.parametrize("source", ["nano", str(GOLDEN / "tiny")])
     def test_revision_is_for_repositories(self, source: str) -> None:
-        with pytest.raises(UsageError, match=r"^--revision main: .* is no Hub repository; leave"):
+        with pytest.raises(UsageError, match=r"^--revision main: .* is not a Hub repository; omit"):
             resolve_model(source, "main")
 
 
 class TestCached:
     @pytest.mark.parametrize("source", ["d2", D2])
-    def test_is_taken_without_a_word(self, hub: Hub, source: str) -> None:
+    def test_cached_model_is_used_silently(self, hub: Hub, source: str) -> None:
         hub.cached[D2] = hub.make_snapshot()
         said: list[str] = []
         model = resolve_model(source, announce=said.append)
@@ -163,13 +160,13 @@ class TestCached:
         assert hub.calls == [(D2, None, True)]
         assert said == []
 
-    def test_of_a_revision(self, hub: Hub) -> None:
+    def test_revision_is_looked_up(self, hub: Hub) -> None:
         hub.cached[D2] = hub.make_snapshot()
         resolve_model("d2", "v1")
         assert hub.calls == [(D2, "v1", True)]
 
     @pytest.mark.parametrize("missing", ["*.safetensors", "config.json"])
-    def test_half_a_download_is_fetched_whole(self, hub: Hub, missing: str) -> None:
+    def test_incomplete_download_is_completed(self, hub: Hub, missing: str) -> None:
         hub.cached[D2] = hub.make_snapshot()
         for path in (hub.folder / COMMIT).glob(missing):
             path.unlink()
@@ -185,8 +182,8 @@ class TestCached:
         assert find_cached(D2) is not None
 
     @pytest.mark.parametrize("missing", ["*.safetensors", "config.json"])
-    def test_half_a_download_is_never_used(self, hub: Hub, missing: str) -> None:
-        """Where the Hub is out of reach, the client gives what there is of a folder."""
+    def test_incomplete_download_is_never_used(self, hub: Hub, missing: str) -> None:
+        """If the Hub is unreachable, the client returns an incomplete folder."""
         hub.cached[D2] = hub.answer = hub.make_snapshot()
         for path in (hub.folder / COMMIT).glob(missing):
             path.unlink()
@@ -196,11 +193,11 @@ class TestCached:
             resolve_model("d2")
         assert str(caught.value) == (
             f"model {D2} (revision main) has no config.json or no .safetensors file in "
-            f"{hub.folder / COMMIT}; name a DINAC-AE repository or, where its download was cut "
-            "short, let it reach the Hub once more"
+            f"{hub.folder / COMMIT}; if its download was interrupted, go online and retry; "
+            "otherwise name a DINAC-AE repository"
         )
 
-    def test_link_to_a_blob_that_is_not_there_yet_is_half_a_download(self, hub: Hub) -> None:
+    def test_link_to_a_missing_blob_is_an_incomplete_download(self, hub: Hub) -> None:
         hub.cached[D2] = hub.make_snapshot()
         (hub.folder / COMMIT / "cases.safetensors").unlink()
         weights = hub.folder / COMMIT / "model.safetensors"
@@ -208,7 +205,7 @@ class TestCached:
         weights.symlink_to(hub.folder / "blob")
         assert find_cached(D2) is None
 
-    def test_in_the_clients_own_layout(
+    def test_cache_layout_of_the_real_client(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -224,12 +221,12 @@ class TestCached:
         (folder / "blobs").mkdir()
         weights = folder / "snapshots" / COMMIT / "model.safetensors"
         weights.rename(folder / "blobs/0123.incomplete")
-        assert (weights.parent / "cases.safetensors").exists()  # which is not taken in its place
+        assert (weights.parent / "cases.safetensors").exists()  # must not replace the weights
         assert find_cached(D2) is None
 
 
 class TestDownload:
-    def test_is_announced_and_then_there(self, hub: Hub) -> None:
+    def test_download_is_announced(self, hub: Hub) -> None:
         hub.answer = hub.make_snapshot()
         said: list[str] = []
         model = resolve_model("d2", announce=said.append)
@@ -241,58 +238,59 @@ class TestDownload:
         [
             (
                 errors.LocalEntryNotFoundError("cannot find\nan appropriate snapshot"),
-                f"the Hub cannot be reached: run it once with a network, or {INSTEAD}",
+                f"the Hub is unreachable; go online once, or {INSTEAD}",
             ),
             (
                 http_error(errors.GatedRepoError),
-                "the repository wants its terms accepted: do so on its page, then log in",
+                "the repository is gated; accept its terms on its page, then log in",
             ),
             (
                 http_error(errors.RepositoryNotFoundError),
-                "the Hub has no such repository, or it is private: check the name, or log in",
+                "the Hub has no such repository, or it is private; check the name, or log in",
             ),
             (
                 http_error(errors.RevisionNotFoundError),
-                "the repository has no such revision: check --revision",
+                "the repository has no such revision; check --revision",
             ),
             (
                 http_error(errors.HfHubHTTPError, "500 Server Error\n\n<html>"),
-                f"the download failed (500 Server Error): try again, or {INSTEAD}",
+                f"the download failed (500 Server Error); try again, or {INSTEAD}",
             ),
             (
                 OSError(28, "No space left on device"),
-                "the download failed ([Errno 28] No space left on device): "
+                "the download failed ([Errno 28] No space left on device); "
                 f"try again, or {INSTEAD}",
             ),
             (
                 RuntimeError(),
-                f"the download failed (RuntimeError): try again, or {INSTEAD}",
+                f"the download failed (RuntimeError); try again, or {INSTEAD}",
             ),
         ],
     )
-    def test_that_fails_is_one_line(self, hub: Hub, error: Exception, reason: str) -> None:
+    def test_failed_download_is_one_line(self, hub: Hub, error: Exception, reason: str) -> None:
         hub.answer = error
         with pytest.raises(ModelError) as caught:
             resolve_model("d2", "v2")
         assert str(caught.value) == (
-            f"model {D2} (revision v2) is not in the cache /cache/hub and not to be had: {reason}"
+            f"model {D2} (revision v2) is not cached in /cache/hub and cannot be downloaded: "
+            f"{reason}"
         )
         assert caught.value.__cause__ is error
 
     def test_offline_with_an_empty_cache(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The client itself says no here, and nothing is sent."""
+        """The real client refuses here, and sends nothing."""
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
         with pytest.raises(ModelError) as caught:
             resolve_model("d2")
         assert str(caught.value) == (
-            f"model {D2} (revision main) is not in the cache {tmp_path} and not to be had: "
-            f"HF_HUB_OFFLINE is set: unset it once to download, or {INSTEAD}"
+            f"model {D2} (revision main) is not cached in {tmp_path} and cannot be downloaded: "
+            f"HF_HUB_OFFLINE is set; unset it once to download, or {INSTEAD}"
         )
 
-    def test_interruption_is_no_failure_of_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_interruption_is_not_a_failed_download(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(*args: object, local_files_only: bool = False, **options: object) -> str:
             if local_files_only:
                 raise errors.LocalEntryNotFoundError("not cached")
@@ -304,17 +302,13 @@ class TestDownload:
 
 
 class TestFindModel:
-    def test_embedded_one_is_found_without_the_client(
-        self, hub: Hub, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        space = resolve_model("nano").identify().latent_space
-        monkeypatch.setattr(registry, "_download", None)
-        found = find_model(space)
+    def test_embedded_model_is_found_without_the_client(self, hub: Hub) -> None:
+        found = find_model(resolve_model("nano").identify().latent_space)
         assert found is not None
         assert found.label == NANO
         assert hub.calls == []
 
-    def test_cached_one_is_found(self, hub: Hub) -> None:
+    def test_cached_model_is_found(self, hub: Hub) -> None:
         hub.cached[HUB_ALIASES["dinac-ae"]] = hub.make_snapshot()
         space = resolve_model(str(GOLDEN / "tiny")).identify().latent_space
         found = find_model(space)
@@ -322,13 +316,13 @@ class TestFindModel:
         assert found.label == HUB_ALIASES["dinac-ae"]
         assert all(local for _, _, local in hub.calls)
 
-    def test_unknown_one_is_never_fetched(self, hub: Hub) -> None:
+    def test_unknown_model_is_never_downloaded(self, hub: Hub) -> None:
         assert find_model("0" * 16) is None
         assert [(repository, local) for repository, _, local in hub.calls] == [
             (repository, True) for repository in HUB_ALIASES.values()
         ]
 
-    def test_damaged_cache_is_passed_over(self, hub: Hub) -> None:
+    def test_damaged_cache_entry_is_skipped(self, hub: Hub) -> None:
         hub.cached[D2] = hub.make_snapshot()
         weights = hub.folder / COMMIT / "model.safetensors"
         weights.chmod(0o644)
@@ -343,7 +337,7 @@ class TestFindModel:
 class TestDefault:
     @pytest.fixture
     def nodes(self, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-        """The device files that are there: at first, none."""
+        """The device files that exist: none at first."""
         nodes: set[str] = set()
         monkeypatch.setattr(sys, "platform", "linux")
         monkeypatch.setattr(os.path, "exists", lambda path: path in nodes)
@@ -351,7 +345,7 @@ class TestDefault:
 
     @pytest.fixture
     def no_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An import of torch fails."""
+        """Makes an import of torch fail."""
         monkeypatch.delitem(sys.modules, "dinac_cli.models.device", raising=False)
         monkeypatch.setitem(sys.modules, "torch", None)
 
@@ -388,7 +382,7 @@ class TestDefault:
         assert choose_default(device) == model
 
     @pytest.mark.usefixtures("no_torch")
-    def test_other_systems_ask_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_systems_import_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "platform", "darwin")
         with pytest.raises(ImportError):
             choose_default("auto")

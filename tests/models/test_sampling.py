@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinac_cli.models.dinac.config import SAMPLERS as SAMPLER_NAMES
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.rope import AxialRope2d, leave_unrotated, rotate
 from dinac_cli.models.dinac.sampling import SAMPLERS, Sampler, draw_noise, guide
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, signal_scale, space_times
+from dinac_cli.models.interface import SAMPLERS as SAMPLER_NAMES
 
 SCHEDULE = CosineSchedule(-10.0, 10.0)
 
@@ -25,7 +25,7 @@ def test_logsnr_spans_its_range() -> None:
     assert SCHEDULE.logsnr(torch.tensor(0.5)).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_signal_and_noise_keep_the_variance() -> None:
+def test_signal_and_noise_preserve_the_variance() -> None:
     logsnr = torch.tensor([-200.0, -40.0, -3.0, 0.0, 5.0, 40.0, 200.0])
     alpha, sigma = signal_scale(logsnr), noise_scale(logsnr)
     torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(7))
@@ -33,34 +33,34 @@ def test_signal_and_noise_keep_the_variance() -> None:
     torch.testing.assert_close(alpha, expected, rtol=1e-5, atol=0)
 
 
-def test_times_go_down_to_zero() -> None:
+def test_times_descend_to_zero() -> None:
     assert space_times(4, "linear").tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert space_times(1, "cosine").tolist() == [1.0, 0.0]
     cosine = [0.5 * (1 - math.cos(math.pi * i / 3)) * 0.6 for i in (3, 2, 1, 0)]
     torch.testing.assert_close(space_times(3, "cosine", 0.6), torch.tensor(cosine))
 
 
-def test_the_samplers_are_those_of_the_settings() -> None:
+def test_settings_and_samplers_have_the_same_names() -> None:
     assert tuple(SAMPLERS) == SAMPLER_NAMES
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_a_known_image_is_reached_along_the_straight_path(sampler: Sampler, steps: int) -> None:
-    # With a constant estimate both samplers are exact: x stays alpha·x0 + sigma·noise.
+def test_constant_estimate_is_sampled_exactly(sampler: Sampler, steps: int) -> None:
+    # With a constant estimate both samplers are exact: x is always alpha·x0 + sigma·noise.
     generator = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 2, 3, 4, 4, generator=generator).unbind()
     times = space_times(steps, "linear")
-    asked: list[float] = []
+    called_at: list[float] = []
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        asked.append(t.item())
+        called_at.append(t.item())
         return x0
 
     alpha, sigma = SCHEDULE.alpha(times), SCHEDULE.sigma(times)
     result = sampler(denoise, alpha[0] * x0 + sigma[0] * noise, times, SCHEDULE)
     torch.testing.assert_close(result, alpha[-1] * x0 + sigma[-1] * noise, rtol=1e-4, atol=1e-4)
-    assert asked == times[:-1].tolist()
+    assert called_at == times[:-1].tolist()
 
 
 def test_one_ddim_step_by_hand() -> None:
@@ -69,12 +69,12 @@ def test_one_ddim_step_by_hand() -> None:
     low, high = 1 / (1 + math.exp(10)), 1 / (1 + math.exp(-10))  # sigmoid(-10), sigmoid(10)
     noise = (0.5 - math.sqrt(low) * 0.25) / math.sqrt(high)
     expected = math.sqrt(high) * 0.25 + math.sqrt(low) * noise
-    for sampler in SAMPLERS.values():  # the first step of both is the same
+    for sampler in SAMPLERS.values():  # both have the same first step
         result = sampler(lambda *_: x0, x, times, SCHEDULE)
         assert result.flatten()[0].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_second_dpmpp_step_uses_the_first_estimate() -> None:
+def test_second_dpmpp_step_uses_the_first_estimate() -> None:
     times = space_times(2, "linear")
     estimates = [torch.tensor(0.2), torch.tensor(0.6)]
     result = SAMPLERS["dpmpp_2m"](lambda *_: estimates.pop(0), torch.tensor(1.0), times, SCHEDULE)
@@ -87,7 +87,7 @@ def test_the_second_dpmpp_step_uses_the_first_estimate() -> None:
     assert result.item() == pytest.approx(x, rel=1e-4)
 
 
-def test_guidance_goes_past_the_full_estimate() -> None:
+def test_guidance_extrapolates_past_the_full_estimate() -> None:
     full, dropped = torch.tensor([1.0, 3.0]), torch.tensor([0.5, 4.0])
     assert guide(full, dropped, 1.0).tolist() == full.tolist()
     assert guide(full, dropped, 2.0).tolist() == [1.5, 2.0]
@@ -140,11 +140,11 @@ def test_rotation_is_by_row_then_column() -> None:
 
 
 @pytest.mark.parametrize("prefix", [0, 5])
-def test_rotation_turns_pairs_and_keeps_prefix_tokens(prefix: int) -> None:
+def test_rotation_rotates_pairs_and_keeps_prefix_tokens(prefix: int) -> None:
     rotation = leave_unrotated(AxialRope2d(8)(2, 3), prefix)
     x = torch.randn(1, 2, prefix + 6, 8, generator=torch.Generator().manual_seed(0))
-    turned = rotate(x, rotation)
+    rotated = rotate(x, rotation)
     angles = torch.complex(*rotation)
     expected = torch.view_as_complex(x.view(1, 2, -1, 4, 2)) * angles
-    torch.testing.assert_close(torch.view_as_complex(turned.view(1, 2, -1, 4, 2)), expected)
-    assert torch.equal(turned[:, :, :prefix], x[:, :, :prefix])
+    torch.testing.assert_close(torch.view_as_complex(rotated.view(1, 2, -1, 4, 2)), expected)
+    assert torch.equal(rotated[:, :, :prefix], x[:, :, :prefix])

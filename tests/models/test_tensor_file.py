@@ -1,4 +1,4 @@
-"""Tensor tables: names, and every way in which a file is no whole safetensors file."""
+"""Tensor tables: names, and every way in which a safetensors file can be damaged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def describe(start: int, stop: int, dtype: str = "F32", shape: Any = (1,)) -> di
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 
 
-def test_a_table_gives_types_shapes_and_places(tmp_path: Path) -> None:
+def test_table_has_types_shapes_and_positions(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     header = {
         "__metadata__": {"format": "pt"},
@@ -59,22 +59,22 @@ def test_a_table_gives_types_shapes_and_places(tmp_path: Path) -> None:
         (struct.pack("<Q", 1) + b"{", "no header of a plausible length"),
         (struct.pack("<Q", 50) + b"{}", "no header of a plausible length"),
         (struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{}", "no header of a plausible length"),
-        (make_file(b"{]"), "its header is no JSON"),
-        (make_file(b"\xff\xfe{}"), "its header is no JSON"),
-        (make_file(b"[" * 100_000), "its header is no JSON"),
-        (make_file(b'{"a": 1, "a": 1}'), "a key is there twice"),
-        (make_file([1]), "its header is no JSON object"),
-        (make_file({"a": 1}), "describes tensor a wrongly"),
-        (make_file({"a\x1b[2J": 1}), r"describes tensor 'a\x1b[2J' wrongly"),
-        (make_file({"a": {"dtype": "F32", "shape": [1]}}), "describes tensor a wrongly"),
-        (make_file({"a": describe(0, 4, shape=[1.0])}, b"1234"), "describes tensor a wrongly"),
-        (make_file({"a": describe(0, 4, shape=[-1])}, b"1234"), "describes tensor a wrongly"),
-        (make_file({"a": describe(0, 4, shape=[True])}, b"1234"), "describes tensor a wrongly"),
-        (make_file({"a": describe(0, 4, shape=[1] * 9)}, b"1234"), "describes tensor a wrongly"),
-        (make_file({"a": describe(-4, 0)}, b"1234"), "describes tensor a wrongly"),
-        (make_file({"a": describe(0, 2**60)}), "describes tensor a wrongly"),
-        (make_file({"a": describe(0, 8)}, b"12345678"), "tensor a has not as many bytes"),
-        (make_file({"a": describe(4, 0)}, b"1234"), "tensor a has not as many bytes"),
+        (make_file(b"{]"), "its header is not valid JSON"),
+        (make_file(b"\xff\xfe{}"), "its header is not valid JSON"),
+        (make_file(b"[" * 100_000), "its header is not valid JSON"),
+        (make_file(b'{"a": 1, "a": 1}'), "a key occurs twice"),
+        (make_file([1]), "its header is not a JSON object"),
+        (make_file({"a": 1}), "an invalid entry for tensor a"),
+        (make_file({"a\x1b[2J": 1}), r"an invalid entry for tensor 'a\x1b[2J'"),
+        (make_file({"a": {"dtype": "F32", "shape": [1]}}), "an invalid entry for tensor a"),
+        (make_file({"a": describe(0, 4, shape=[1.0])}, b"1234"), "an invalid entry for tensor a"),
+        (make_file({"a": describe(0, 4, shape=[-1])}, b"1234"), "an invalid entry for tensor a"),
+        (make_file({"a": describe(0, 4, shape=[True])}, b"1234"), "an invalid entry for tensor a"),
+        (make_file({"a": describe(0, 4, shape=[1] * 9)}, b"1234"), "an invalid entry for tensor a"),
+        (make_file({"a": describe(-4, 0)}, b"1234"), "an invalid entry for tensor a"),
+        (make_file({"a": describe(0, 2**60)}), "an invalid entry for tensor a"),
+        (make_file({"a": describe(0, 8)}, b"12345678"), "tensor a has a size that does not match"),
+        (make_file({"a": describe(4, 0)}, b"1234"), "tensor a has a size that does not match"),
         (make_file({"a": describe(4, 0, "U8")}, b"1234"), "tensor a leaves a gap or overlaps"),
         (make_file({"a": describe(1, 5)}, b"12345"), "tensor a leaves a gap or overlaps"),
         (
@@ -85,27 +85,27 @@ def test_a_table_gives_types_shapes_and_places(tmp_path: Path) -> None:
         (make_file({"a": describe(0, 4)}, b"12345"), "longer than its header says"),
     ],
 )
-def test_what_is_no_whole_file_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_damaged_file_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError) as refusal:
         load_model(path)
     message = str(refusal.value)
-    assert message.startswith(f"{path} is no whole safetensors file: ")
+    assert message.startswith(f"{path} is not a complete safetensors file: ")
     assert reason in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize("keep", [0.0001, 0.5, 0.9999])
-def test_a_truncated_checkpoint_is_one_error(keep: float, tiny: Golden, tmp_path: Path) -> None:
+def test_truncated_checkpoint_is_one_error(keep: float, tiny: Golden, tmp_path: Path) -> None:
     content = tiny.weights.read_bytes()
     path = tmp_path / "model.safetensors"
     path.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(ModelError, match="is no whole safetensors file"):
+    with pytest.raises(ModelError, match="is not a complete safetensors file"):
         load_model(path)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read: No such file"):
         read_tensor_table(tmp_path / "absent.safetensors")
 
@@ -147,5 +147,5 @@ def test_canonical_names(alias: str, name: str) -> None:
         ("encoder.to_bottleneck.bias", False),
     ],
 )
-def test_what_stays_float32(name: str, stays: bool) -> None:
+def test_tensors_that_stay_float32(name: str, stays: bool) -> None:
     assert keeps_float32(name) is stays

@@ -1,4 +1,4 @@
-"""The whole network: images to whitened latents, back, and to DINO features."""
+"""The whole network: images to whitened latents, and latents to images and DINO features."""
 
 from __future__ import annotations
 
@@ -13,34 +13,29 @@ from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.models.device import resolve_device
 from dinac_cli.models.dinac.checkpoint import check_tensors, demand_dtype, read_tensors
 from dinac_cli.models.dinac.class_head import ClassHead
-from dinac_cli.models.dinac.config import DinacAEConfig, DinacAEInferenceConfig
+from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.decoder import Decoder
 from dinac_cli.models.dinac.encoder import Encoder
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise, guide
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, space_times
 from dinac_cli.models.dinac.source import locate_checkpoint, read_config
-from dinac_cli.models.dinac.tensor_file import (
-    check_aliases,
-    keeps_float32,
-    read_tensor_table,
-)
-from dinac_cli.models.registry import resolve_checkpoint
-
-ENCODER, DECODER, CLASS_HEAD = "encoder", "decoder", "class_head"
+from dinac_cli.models.dinac.tensor_file import check_aliases, keeps_float32, read_tensor_table
+from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER, DinacAEInferenceConfig
+from dinac_cli.models.registry import resolve_model
 
 ALL_PARTS = frozenset({ENCODER, DECODER, CLASS_HEAD})
-"""What a network consists of beside its whitening statistics, which are always there."""
+"""The optional parts of a network. The whitening statistics are always present."""
 
 _MODULES = {ENCODER: "encoder", DECODER: "decoder", CLASS_HEAD: "dino_token_alignment_head"}
 
 
 class DinacAE(nn.Module):
-    """The DINAC-AE autoencoder, whole or in those `parts` that a task needs.
+    """The DINAC-AE autoencoder, or only the `parts` that a task needs.
 
     Images are [B, 3, H, W] in [-1, 1] with sides divisible by the patch size P; latents are
-    float32 [B, C, h, w] with h = H/P and w = W/P. A method whose part is absent raises ModelError,
-    arguments that do not fit the network raise UsageError.
+    float32 [B, C, h, w] with h = H/P and w = W/P. Methods raise ModelError if their part is not
+    loaded, UsageError if an argument does not fit the network.
     """
 
     encoder: Encoder
@@ -50,7 +45,7 @@ class DinacAE(nn.Module):
     latent_norm_running_var: Tensor
 
     is_compiled = False
-    """Whether torch.compile has a part in its results."""
+    """Whether torch.compile affects the results."""
 
     def __init__(self, config: DinacAEConfig, parts: Collection[str] = ALL_PARTS) -> None:
         super().__init__()
@@ -74,13 +69,11 @@ class DinacAE(nn.Module):
         revision: str | None = None,
         parts: Collection[str] = ALL_PARTS,
     ) -> DinacAE:
-        """Load a network from a folder, a .safetensors file, an alias or a Hub repository.
+        """Loads a network from a folder, a .safetensors file, an alias or a Hub repository.
 
         `dtype` is torch.float32 or torch.bfloat16; norms, statistics and a few other tensors stay
-        float32 in both. Only the tensors of `parts` are read. DinacError where that fails.
+        float32 in both. Only the tensors of `parts` are read. Raises DinacError if loading fails.
         """
-        # The loader builds this class, so it lies above it.
-
         return load_model(source, device=device, dtype=dtype, revision=revision, parts=parts)
 
     @property
@@ -95,11 +88,11 @@ class DinacAE(nn.Module):
         return torch.bfloat16 if torch.bfloat16 in types else torch.float32
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the whitened latents of images: the posterior's mode, without noise."""
+        """Returns the whitened latents of images: the posterior's mode, without noise."""
         return self.whiten(self.encode_posterior(images).mode())
 
     def encode_posterior(self, images: Tensor) -> Posterior:
-        """Return the Gaussian over unwhitened latents of images."""
+        """Returns the Gaussian over the unwhitened latents of images."""
         self._demand_part(ENCODER)
         self._demand_images(images)
         return self.encoder(images.to(self.device))
@@ -111,9 +104,9 @@ class DinacAE(nn.Module):
         width: int,
         inference_config: DinacAEInferenceConfig | None = None,
     ) -> Tensor:
-        """Return the images [B, 3, height, width] of whitened latents, float32 and unclamped.
+        """Returns the images [B, 3, height, width] of whitened latents, float32 and unclamped.
 
-        With a seed each image gets the noise that it would get alone.
+        With a seed, the noise of an image does not depend on the rest of the batch.
         """
         self._demand_part(DECODER)
         settings = inference_config or DinacAEInferenceConfig()
@@ -137,50 +130,50 @@ class DinacAE(nn.Module):
     def reconstruct(
         self, images: Tensor, inference_config: DinacAEInferenceConfig | None = None
     ) -> Tensor:
-        """Return what decoding makes of the encoded images, float32 and unclamped."""
+        """Encodes and decodes images; the result is float32 and unclamped."""
         latents = self.encode(images)
         return self.decode(latents, images.shape[2], images.shape[3], inference_config)
 
     def predict_class(self, latents: Tensor) -> Tensor:
-        """Return the DINO class tokens [B, D] of whitened latents, float32."""
+        """Returns the DINO class tokens [B, D] of whitened latents, float32."""
         head = self._class_head()
         return head.read_class_token(head.embed_tokens(self.dewhiten(latents)))
 
     def predict_tokens(self, latents: Tensor) -> Tensor:
-        """Return the DINO patch tokens [B, h·w, D] of whitened latents, row-major, float32."""
+        """Returns the DINO patch tokens [B, h·w, D] of whitened latents, row-major, float32."""
         head = self._class_head()
         return head.read_patch_tokens(head.embed_tokens(self.dewhiten(latents)))
 
     def predict_features(self, latents: Tensor) -> Tensor:
-        """Return class and patch tokens [B, 1 + h·w, D] of whitened latents, class first, float32.
+        """Returns class and patch tokens [B, 1 + h·w, D] of whitened latents, class first, float32.
 
-        The same values as `predict_class` and `predict_tokens`, for the work of one.
+        The values are those of `predict_class` and `predict_tokens`, for the cost of one.
         """
         class_token, patch_tokens = self._class_head()(self.dewhiten(latents))
         return torch.cat((class_token[:, None], patch_tokens), dim=1)
 
     def whiten(self, latents_raw: Tensor) -> Tensor:
-        """Bring each channel of raw latents to zero mean and unit variance; float32."""
+        """Scales each channel of raw latents to zero mean and unit variance; float32."""
         mean, std = self._latent_statistics(latents_raw)
         return (latents_raw.to(self.device, torch.float32) - mean) / std
 
     def dewhiten(self, latents: Tensor) -> Tensor:
-        """Undo `whiten`; float32."""
+        """Undoes `whiten`; float32."""
         mean, std = self._latent_statistics(latents)
         return latents.to(self.device, torch.float32) * std + mean
 
     def sample_latents(
         self, latents: Tensor, logsnr: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw whitened latents of the posterior whose whitened mode is `latents`; float32.
+        """Draws whitened latents from the posterior whose whitened mode is `latents`; float32.
 
-        Both are [B, C, h, w]; `logsnr` is the posterior's own, of unwhitened latents. The
-        generator's device must be the network's.
+        Both are [B, C, h, w]; `logsnr` is the posterior's, for unwhitened latents. The generator
+        must be on the network's device.
         """
         _, std = self._latent_statistics(latents)
         if logsnr.shape != latents.shape:
             raise UsageError(
-                f"a log-SNR of shape {list(logsnr.shape)} is not that of latents of shape "
+                f"the log-SNR has shape {list(logsnr.shape)}, but the latents have shape "
                 f"{list(latents.shape)}"
             )
         latents, logsnr = (x.to(self.device, torch.float32) for x in (latents, logsnr))
@@ -188,7 +181,7 @@ class DinacAE(nn.Module):
         return latents + noise_scale(logsnr) / std * noise
 
     def count_parameters(self) -> dict[str, int]:
-        """Return the number of parameters of each part that is there, and their total."""
+        """Returns the number of parameters of each loaded part, and their total."""
         counts = {
             part: sum(parameter.numel() for parameter in getattr(self, module).parameters())
             for part, module in _MODULES.items()
@@ -197,15 +190,15 @@ class DinacAE(nn.Module):
         return {**counts, "total": sum(counts.values())}
 
     def list_constants(self) -> list[Tensor]:
-        """What is kept from one call to the next, beside the weights: nothing here."""
+        """Returns the tensors, other than weights, kept between calls: none here."""
         return []
 
     def _draw_start(
         self, batch: int, height: int, width: int, seed: int | None, sigma: float
     ) -> tuple[Tensor, Tensor]:
-        """The noise [B, 3, height, width] that decoding starts from, and the decoder's view of it.
+        """Returns the starting noise [B, 3, height, width] and its embedding by the decoder.
 
-        With a seed the view is of one image: all begin alike.
+        With a seed, the embedding is of one image, because all images start from the same noise.
         """
         noise = draw_noise(batch, height, width, seed).to(self.device)
         x = sigma * self.config.pixel_noise_std * noise
@@ -216,7 +209,7 @@ class DinacAE(nn.Module):
         if latents.ndim != 4 or latents.shape[1] != channels:
             raise UsageError(
                 f"latents of shape {list(latents.shape)} do not fit this model; "
-                f"it takes [batch, {channels}, height, width]"
+                f"it expects [batch, {channels}, height, width]"
             )
         variance = self.latent_norm_running_var.float() + self.config.latent_running_stats_eps
         mean = self.latent_norm_running_mean.float()
@@ -224,21 +217,23 @@ class DinacAE(nn.Module):
 
     def _class_head(self) -> ClassHead:
         if self.config.class_head is None:
-            raise ModelError("this model has no class head; take one that has, such as d2")
+            raise ModelError("this model has no class head; use a model that has one, such as d2")
         self._demand_part(CLASS_HEAD)
         return self.dino_token_alignment_head
 
     def _demand_part(self, part: str) -> None:
         if not hasattr(self, _MODULES[part]):
-            raise ModelError(f"the model was loaded without its {part}; name it in `parts`")
+            raise ModelError(f"the model was loaded without its {part}; add it to `parts`")
 
     def _demand_images(self, images: Tensor) -> None:
         patch = self.config.patch_size
         fits = images.ndim == 4 and images.shape[1] == self.config.in_channels
-        if not (fits and _is_multiple(images.shape[2:], patch) and images.is_floating_point()):
+        fits = fits and all(side > 0 and side % patch == 0 for side in images.shape[2:])
+        if not (fits and images.is_floating_point()):
             raise UsageError(
                 f"images of shape {list(images.shape)} and type {images.dtype} do not fit this "
-                f"model; it takes floats [batch, 3, height, width] with sides divisible by {patch}"
+                f"model; it expects floats [batch, 3, height, width] with sides divisible by "
+                f"{patch}"
             )
 
     def _demand_size(self, latents: Tensor, height: int, width: int) -> None:
@@ -246,13 +241,9 @@ class DinacAE(nn.Module):
         rows, columns = latents.shape[2:]
         if (height, width) != (rows * patch, columns * patch):
             raise UsageError(
-                f"latents of {rows} rows and {columns} columns hold an image of height "
-                f"{rows * patch} and width {columns * patch}, not of {height} and {width}"
+                f"latents of {rows} rows and {columns} columns decode to height {rows * patch} "
+                f"and width {columns * patch}, not to {height} and {width}"
             )
-
-
-def _is_multiple(sides: torch.Size, patch: int) -> bool:
-    return all(side > 0 and side % patch == 0 for side in sides)
 
 
 def load_model(
@@ -263,15 +254,15 @@ def load_model(
     revision: str | None = None,
     parts: Collection[str] = ALL_PARTS,
 ) -> DinacAE:
-    """Load a network, or the `parts` of it; see `DinacAE.from_pretrained`.
+    """Loads a network, or only its `parts`; see `DinacAE.from_pretrained`.
 
-    All tensors' names and shapes are checked before any is read, and only those of `parts` are.
+    Checks the names and shapes of all tensors before it reads the tensors of `parts`.
     """
     demand_dtype(dtype)
     _demand_parts(parts)
     place = resolve_device(str(device))
-    # A string may be an alias or a repository; a path object is a path, whatever its name.
-    path = resolve_checkpoint(source, revision) if isinstance(source, str) else Path(source)
+    # A string may be an alias or a repository; a path object is always a path.
+    path = resolve_model(source, revision).path if isinstance(source, str) else Path(source)
     files = locate_checkpoint(path)
     config = read_config(files)
     table = read_tensor_table(files.weights)
@@ -284,7 +275,7 @@ def load_model(
 
 
 def build_model(model: DinacAE, state: Mapping[str, Tensor], dtype: torch.dtype) -> DinacAE:
-    """A network of the same kind with another state, computing in `dtype`."""
+    """Builds a network with the configuration of `model` and another state, in type `dtype`."""
     cast = {
         name: tensor.detach().clone() if keeps_float32(name) else tensor.detach().to(dtype)
         for name, tensor in state.items()
@@ -296,7 +287,7 @@ def build_model(model: DinacAE, state: Mapping[str, Tensor], dtype: torch.dtype)
 
 
 def list_shapes(config: DinacAEConfig) -> dict[str, tuple[int, ...]]:
-    """Return the canonical name and shape of every tensor that a configuration's checkpoint has."""
+    """Returns the canonical name and shape of every tensor in a checkpoint of a configuration."""
     state = _build_on_meta(config, ALL_PARTS).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
@@ -309,4 +300,4 @@ def _build_on_meta(config: DinacAEConfig, parts: Collection[str]) -> DinacAE:
 def _demand_parts(parts: Collection[str]) -> None:
     unknown = sorted(set(parts) - ALL_PARTS)
     if unknown:
-        raise UsageError(f"parts has {unknown[0]!r}; known are {', '.join(sorted(ALL_PARTS))}")
+        raise UsageError(f"parts has {unknown[0]!r}; the parts are {', '.join(sorted(ALL_PARTS))}")

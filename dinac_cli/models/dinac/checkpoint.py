@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors weights and a config.json, read into a network and written from one."""
+"""Reads and writes checkpoints: safetensors weights and a config.json."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Write `config.json` and `model.safetensors` of a network's state into a folder.
+    """Writes `config.json` and `model.safetensors` of a network's state into a folder.
 
-    With torch.bfloat16 the tensors that a bfloat16 network keeps in float32 stay so. `settings`
-    are further keys of `config.json`, which are not the network's. Each file is replaced at once
-    or not at all; OutputError where that fails.
+    With torch.bfloat16, the tensors that a bfloat16 network keeps in float32 stay float32.
+    `settings` are additional keys of `config.json`. Each file is replaced atomically. Raises
+    OutputError if that fails.
     """
     files = pack_checkpoint(state, config, dtype, settings)
     parts = {name: folder / f".{name}.part" for name in files}
@@ -61,7 +61,7 @@ def pack_checkpoint(
     dtype: torch.dtype = torch.float32,
     settings: Mapping[str, object] | None = None,
 ) -> dict[str, bytes]:
-    """The files that `save_checkpoint` writes, by name, in the order to write them."""
+    """Returns the files that `save_checkpoint` writes, by name, in the order to write them."""
     demand_dtype(dtype)
     tensors = {
         canonical_name(name): _cast(canonical_name(name), tensor.detach().cpu(), dtype).contiguous()
@@ -73,7 +73,7 @@ def pack_checkpoint(
 
 
 def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise one CheckpointError for all tensors of a file that `shapes` does not allow."""
+    """Raises one CheckpointError that lists all tensors of a file that do not fit `shapes`."""
     present = table.by_canonical_name
     faults: dict[str, list[str]] = {
         "missing": [name for name in shapes if name not in present],
@@ -103,7 +103,7 @@ def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointE
             summaries.append(f"{len(names)} {fault} ({shown}{more})")
     message = (
         f"{path} does not fit its configuration: {'; '.join(summaries)}; "
-        "take the config.json that belongs to these weights"
+        "use the config.json that belongs to these weights"
     )
     details = [f"{fault}: {name}" for fault, names in faults.items() for name in sorted(names)]
     return CheckpointError(message, details)
@@ -112,17 +112,23 @@ def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointE
 def read_tensors(
     table: TensorTable, names: Collection[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
+    """Reads tensors by canonical name, cast as a network of type `dtype` keeps them.
+
+    Raises ModelError if the file cannot be read.
+    """
     entries = table.by_canonical_name
     try:
         with safe_open(table.path, framework="pt") as file:
-            # A copy even where the type stays: the file's tensors are mapped, unaligned, and
-            # change with the file.
+            # Copy even if the type stays the same: the file's tensors are memory-mapped, unaligned,
+            # and change if the file changes.
             return {
                 name: _cast(name, file.get_tensor(entries[name].name), dtype, device)
                 for name in names
             }
     except (OSError, SafetensorError) as exc:
-        raise ModelError(f"{table.path} cannot be read: {exc}; get the checkpoint again") from exc
+        raise ModelError(
+            f"{table.path} cannot be read: {exc}; download the checkpoint again"
+        ) from exc
 
 
 def _cast(
@@ -133,5 +139,6 @@ def _cast(
 
 
 def demand_dtype(dtype: torch.dtype) -> None:
+    """Raises UsageError unless a network can compute in `dtype`."""
     if dtype not in (torch.float32, torch.bfloat16):
         raise UsageError(f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16")

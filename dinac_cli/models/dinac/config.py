@@ -1,19 +1,19 @@
-"""The sizes and constants of a network, and the settings of one decode. Free of torch."""
+"""The sizes and constants of a network. Free of torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.errors import ModelError
+from dinac_cli.models.interface import is_finite, is_int
 
 ENCODER_HEAD_DIM = 64
-"""Width of one attention head of the encoder; no configuration key tells it."""
+"""Width of one attention head of the encoder; it has no configuration key."""
 
 TIME_FREQUENCIES = 128
-"""Frequencies of the decoder's time embedding, which is twice as wide."""
+"""Number of frequencies in the decoder's time embedding, which is twice as wide."""
 
 _KINDS = {
     "encoder_mlp_type": "gelu",
@@ -31,10 +31,9 @@ CLASS_HEAD_SIZES = (
 )
 
 _CONSTANTS = ("logsnr_min", "logsnr_max", "pixel_noise_std", "latent_running_stats_eps")
-"""What tensor shapes cannot tell: a checkpoint that does not say takes the released values."""
+"""Values that tensor shapes do not determine: a missing one takes its released value."""
 
-# Upper bounds far above any network that was trained, so that a hostile file is refused by a
-# sentence and not by the allocator.
+# Upper bounds far above any trained network: they refuse a hostile file before it can fill memory.
 _INTEGER_RANGES = {
     "in_channels": (3, 3),
     "patch_size": (1, 64),
@@ -60,16 +59,13 @@ _REAL_RANGES = {
     "latent_running_stats_eps": (1e-12, 1.0),
 }
 
-SAMPLERS = ("ddim", "dpmpp_2m")
-SCHEDULES = ("linear", "cosine")
-
 
 @dataclass(frozen=True)
 class DinacAEConfig:
     """Sizes and constants of one network; the defaults are those of DINAC-AE-D2.
 
-    The five `class_head_*` fields are all None for a network without class head. A value of the
-    wrong type or out of range, or sizes that contradict each other, raise ModelError.
+    The five `class_head_*` fields are all None for a network without a class head. Raises
+    ModelError if a value has the wrong type or is out of range, or if sizes contradict each other.
     """
 
     in_channels: int = 3
@@ -127,7 +123,7 @@ class DinacAEConfig:
 
     @property
     def decoder_middle_blocks(self) -> int:
-        """Number of decoder blocks that path-drop leaves out."""
+        """Number of decoder blocks that path-drop skips."""
         return self.decoder_depth - self.decoder_start_blocks - self.decoder_end_blocks
 
     @property
@@ -137,19 +133,19 @@ class DinacAEConfig:
 
     @property
     def class_head(self) -> ClassHeadConfig | None:
-        """The sizes of the class head, or None where the network has none."""
+        """The sizes of the class head, or None if the network has none."""
         sizes = [getattr(self, key) for key in CLASS_HEAD_SIZES]
         return None if sizes[0] is None else ClassHeadConfig(*sizes)
 
     def without_class_head(self) -> DinacAEConfig:
-        """The same network but for its class head."""
-        nothing: dict[str, Any] = dict.fromkeys(CLASS_HEAD_SIZES)
-        return replace(self, **nothing)
+        """Returns the same network without a class head."""
+        absent: dict[str, Any] = dict.fromkeys(CLASS_HEAD_SIZES)
+        return replace(self, **absent)
 
 
 @dataclass(frozen=True)
 class ClassHeadConfig:
-    """Sizes of the class head: the `class_head_*` fields of a configuration that has them."""
+    """Sizes of the class head: the `class_head_*` fields of a configuration."""
 
     feature_dim: int
     model_dim: int
@@ -163,62 +159,22 @@ class ClassHeadConfig:
         return round(self.model_dim * self.mlp_ratio)
 
     def check_relations(self) -> None:
-        """Raise ModelError where the sizes contradict each other."""
+        """Raises ModelError if the sizes contradict each other."""
         if self.feature_dim != self.model_dim:
             raise ModelError(
                 f"the configuration's class_head_feature_dim {self.feature_dim} differs from its "
-                f"class_head_model_dim {self.model_dim}; only equal ones are known"
+                f"class_head_model_dim {self.model_dim}; they must be equal"
             )
         _demand_multiple("class_head_head_dim", self.head_dim, 4)
         _demand_multiple("class_head_model_dim", self.model_dim, self.head_dim)
         _demand_whole("class_head_mlp_ratio", self.model_dim, self.mlp_ratio)
 
 
-@dataclass(frozen=True)
-class DinacAEInferenceConfig:
-    """How latents are decoded.
-
-    `num_steps` counts decoder evaluations (NFE; twice as many with path-drop guidance), `sampler`
-    is "ddim" or "dpmpp_2m" (also "dpmpp-2m"), `schedule` "linear" or "cosine", `strength` in
-    (0, 1] scales the times, and `seed` None draws fresh noise for every image. UsageError names a
-    field that is out of range.
-    """
-
-    num_steps: int = 1
-    sampler: str = "ddim"
-    schedule: str = "linear"
-    pdg: bool = False
-    pdg_strength: float = 2.0
-    strength: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.sampler == "dpmpp-2m":
-            object.__setattr__(self, "sampler", "dpmpp_2m")
-        self._demand("num_steps", _is_int(self.num_steps) and self.num_steps >= 1, "an integer ≥ 1")
-        self._demand("sampler", self.sampler in SAMPLERS, " or ".join(SAMPLERS))
-        self._demand("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES))
-        self._demand("pdg", isinstance(self.pdg, bool), "True or False")
-        self._demand("pdg_strength", _is_finite(self.pdg_strength), "a finite number")
-        self._demand(
-            "strength", _is_finite(self.strength) and 0 < self.strength <= 1, "a number in (0, 1]"
-        )
-        self._demand(
-            "seed",
-            self.seed is None or (_is_int(self.seed) and -(2**63) <= self.seed < 2**64),
-            "None or an integer of 64 bits",
-        )
-
-    def _demand(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise UsageError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
-
-
 def from_json(values: object) -> DinacAEConfig:
-    """Read the object of a `config.json`; keys that it does not know are ignored.
+    """Reads the object of a `config.json`; ignores unknown keys.
 
-    ModelError for a missing size, a value of the wrong type or out of range, a part of the
-    `class_head_*` keys, or a kind of layer that was never released.
+    Raises ModelError if a size is missing, a value has the wrong type or is out of range, only some
+    `class_head_*` keys are present, or a kind of layer was never released.
     """
     if not isinstance(values, Mapping):
         raise ModelError("the configuration is not a JSON object; is this a DINAC-AE config.json?")
@@ -238,14 +194,14 @@ def from_json(values: object) -> DinacAEConfig:
 
 
 def to_json(config: DinacAEConfig) -> dict[str, Any]:
-    """Return the keys and values of the `config.json` that `from_json` reads as `config`."""
+    """Returns the keys and values of the `config.json` that `from_json` reads as `config`."""
     if config.class_head is not None:
         return {**asdict(config), **_KINDS, **_CLASS_HEAD_KINDS}
     return {k: v for k, v in asdict(config).items() if k not in CLASS_HEAD_SIZES} | _KINDS
 
 
 def is_network_config(values: object) -> bool:
-    """Tell whether a `config.json` that lies beside a weights file speaks of such a network."""
+    """Whether a `config.json` beside a weights file describes a DINAC-AE network."""
     return isinstance(values, Mapping) and {"model_dim", "bottleneck_dim"} <= values.keys()
 
 
@@ -253,14 +209,14 @@ def _checked(name: str, config: DinacAEConfig) -> int | float:
     value = getattr(config, name)
     if name in _INTEGER_RANGES:
         low, high = _INTEGER_RANGES[name]
-        if _is_int(value) and low <= value <= high:
+        if is_int(value) and low <= value <= high:
             return int(value)
         raise ModelError(
             f"the configuration's {name} is {_show(value)}; "
             f"it must be an integer from {low} to {high}"
         )
     least, most = _REAL_RANGES[name]
-    if _is_finite(value) and least <= value <= most:
+    if is_finite(value) and least <= value <= most:
         return float(value)
     raise ModelError(
         f"the configuration's {name} is {_show(value)}; "
@@ -268,19 +224,8 @@ def _checked(name: str, config: DinacAEConfig) -> int | float:
     )
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: object) -> bool:
-    # An integer too large for a float is no number to compute with.
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-
-
 def _show(value: object) -> str:
-    # A nested value can be as deep as its JSON, too deep for repr.
+    # A value can be nested as deeply as its JSON, too deeply for repr.
     simple = value is None or isinstance(value, (bool, int, float, str))
     return f"{value!r:.40}" if simple else f"a {type(value).__name__}"
 
@@ -302,7 +247,7 @@ def _demand_multiple(name: str, value: int, divisor: int) -> None:
 def _demand_whole(name: str, dim: int, ratio: float) -> None:
     if abs(dim * ratio - round(dim * ratio)) > 1e-6:
         raise ModelError(
-            f"the configuration's {name} is {ratio}; times the width {dim} it must be whole"
+            f"the configuration's {name} is {ratio}; times the width {dim} it must be an integer"
         )
 
 
@@ -310,7 +255,7 @@ def _demand_released_kinds(values: Mapping[str, object], released: Mapping[str, 
     for key, kind in released.items():
         if values.get(key, kind) != kind:
             raise ModelError(
-                f"the configuration's {key} is {_show(values[key])}; only {kind!r} is known"
+                f"the configuration's {key} is {_show(values[key])}; only {kind!r} is supported"
             )
 
 

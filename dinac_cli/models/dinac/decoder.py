@@ -1,6 +1,6 @@
 """The decoder: a convolutional denoiser of images, conditioned on latents.
 
-Between the patch embedding and the pixels everything is channels-last: [B, h, w, D].
+Between the patch embedding and the pixels all data is channels-last: [B, h, w, D].
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from dinac_cli.models.dinac.layers import (
 )
 
 TIME_SCALE = 1000.0
-"""The time embedding counts in thousandths of the diffusion time."""
+"""The time embedding takes the diffusion time in thousandths."""
 
 LONGEST_WAVE = 10_000.0
-"""The slowest frequency of the time embedding is the fastest divided by this."""
+"""Ratio of the fastest to the slowest frequency of the time embedding."""
 
 Modulation = tuple[Tensor, Tensor]
 """Scale and gate of one block, float32 [B or 1, 1, 1, D]."""
 
 
 class Begun(NamedTuple):
-    """What guided and unguided estimates share: the start blocks' result, all modulations."""
+    """The part of an estimate that guidance shares: start blocks' output and all modulations."""
 
     start: Tensor  # [B, h, w, D], float32
     modulations: list[Modulation]
 
 
 class TimeEmbed(nn.Module):
-    """Diffusion times [B] as condition vectors [B, D]."""
+    """Embeds diffusion times [B] as condition vectors [B, D]."""
 
     freqs: Tensor
 
@@ -67,7 +67,7 @@ class AdaLNBase(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.proj = Linear(dim, 2 * dim)
-        # A new network starts with closed gates, so each block begins as the identity.
+        # A new network starts with closed gates: each block is the identity.
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
@@ -91,10 +91,10 @@ class AdaLNDelta(nn.Module):
 
 
 def normalize_response(u: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """Global response normalisation of [B, h, w, D] in float32: gamma·(u·n) + beta + u.
+    """Computes global response normalisation of [B, h, w, D] in float32: gamma·(u·n) + beta + u.
 
-    n is each channel's L2 norm over the grid, relative to the mean of all channels': Woo et al.,
-    ConvNeXt V2, https://arxiv.org/abs/2301.00808.
+    n is each channel's L2 norm over the grid divided by the mean norm of all channels. Source: Woo
+    et al., ConvNeXt V2, https://arxiv.org/abs/2301.00808.
     """
     u = u.float()
     norm = torch.linalg.vector_norm(u, dim=(1, 2), keepdim=True)  # [B, 1, 1, D]
@@ -103,7 +103,7 @@ def normalize_response(u: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 class GRN(nn.Module):
-    """Global response normalisation; the weights are [1, D, 1, 1] as checkpoints have them."""
+    """Global response normalisation; the weights are [1, D, 1, 1], as in checkpoints."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -125,9 +125,12 @@ class FCDMBlock(nn.Module):
         self.pwconv2 = Pointwise(hidden_dim, dim)
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        """The stream after this block; `modulation` scales its input and gates its output."""
+        """Returns the stream after this block.
+
+        `modulation` scales the normalised convolution output and gates the block's output.
+        """
         scale, gate = modulation
-        # The permuted view is an NCHW tensor in channels-last memory: nothing moves.
+        # The permuted view is an NCHW tensor in channels-last memory: no data is copied.
         u = x.to(self.dwconv.weight.dtype).permute(0, 3, 1, 2)
         if u.is_cuda and u.dtype == torch.float32:
             u = u.contiguous()  # cuDNN's channels-last kernels may round to TF32
@@ -138,7 +141,7 @@ class FCDMBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A noisy image, its time and unwhitened latents to an estimate of the clean image."""
+    """Estimates the clean image from a noisy image, its time, and unwhitened latents."""
 
     __call__: Callable[..., Tensor]
 
@@ -164,20 +167,20 @@ class Decoder(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, latents_raw: Tensor, drop_middle: bool = False
     ) -> Tensor:
-        """Estimate x0 [B, 3, H, W], float32.
+        """Estimates x0 [B, 3, H, W], float32.
 
-        `x_t` is [B, 3, H, W]; `t` is [B], or [1] where all images share a time, so that the
-        modulations are computed once; `latents_raw` is [B, C, h, w], not whitened. With
-        `drop_middle` the middle blocks are left out (path-drop).
+        `x_t` is [B, 3, H, W]. `t` is [B], or [1] if all images share a time: the modulations are
+        then computed once. `latents_raw` is [B, C, h, w], not whitened. `drop_middle` skips the
+        middle blocks (path-drop).
         """
         return self.finish(self.begin(self.embed(x_t), t, latents_raw), drop_middle)
 
     def embed(self, x_t: Tensor) -> Tensor:
-        """The patches of a noisy image as vectors [B, h, w, D]: all that `begin` sees of it."""
+        """Embeds the patches of a noisy image as vectors [B, h, w, D], the input of `begin`."""
         return self.patchify(x_t)
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
-        """Go through the start blocks; `embedded` may be of one image for all of the batch."""
+        """Runs the start blocks; `embedded` may be one image, shared by the whole batch."""
         modulations = modulate(self.time_embed, self.adaln_base, self.adaln_deltas, t)
         latents = self.latent_up(latents_raw.permute(0, 2, 3, 1))  # [B, h, w, D]
         embedded = embedded.expand_as(latents)
@@ -187,7 +190,7 @@ class Decoder(nn.Module):
         )
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
-        """Go through the middle and end blocks: the estimate of x0 [B, 3, H, W], float32."""
+        """Runs the middle and end blocks; returns the estimate of x0 [B, 3, H, W], float32."""
         start, modulations = begun
         first, last = len(self.start_blocks), len(modulations) - len(self.end_blocks)
         if drop_middle:
@@ -202,7 +205,7 @@ class Decoder(nn.Module):
 def modulate(
     time_embed: TimeEmbed, base: AdaLNBase, deltas: nn.ModuleList, t: Tensor
 ) -> list[Modulation]:
-    """Return scale and gate of each block at times [B], numbered through start, middle and end."""
+    """Returns scale and gate of each block at times [B], in the order start, middle, end."""
     s = F.silu(time_embed(t))  # [B, D]
     shared = base(s).float()
     return [_split_modulation(shared + delta(s).float()) for delta in deltas]

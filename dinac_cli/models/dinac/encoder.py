@@ -13,7 +13,7 @@ from dinac_cli.models.dinac.rope import AxialRope2d
 
 
 class Encoder(nn.Module):
-    """Images [B, 3, H, W] in [-1, 1] to a posterior over latents [B, C, H/P, W/P]."""
+    """Maps images [B, 3, H, W] in [-1, 1] to a posterior over latents [B, C, H/P, W/P]."""
 
     __call__: Callable[..., Posterior]
 
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
         self.to_bottleneck = Pointwise(dim, 2 * config.bottleneck_dim)
 
     def forward(self, images: Tensor) -> Posterior:
-        """The posterior of images [B, 3, H, W] in [-1, 1]."""
+        """Returns the posterior of images [B, 3, H, W] in [-1, 1]."""
         grid = self.patchify(images).float()  # [B, h, w, D]
         height, width = grid.shape[1:3]
         rotation = self.rope(height, width)

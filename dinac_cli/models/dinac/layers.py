@@ -1,7 +1,7 @@
-"""Layers that the encoder, the decoder and the class head share.
+"""Layers shared by the encoder, the decoder and the class head.
 
-A layer with matrix weights works in the type of its weights; norms and residual streams are
-float32. So a network whose weights were cast once needs no autocast.
+A layer with matrix weights computes in the type of its weights; norms and residual streams are
+float32. A network needs no autocast: its weights are cast once.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ NORM_EPS = 1e-6
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply the last dim of `x` by a linear or 1x1 convolution weight, in the weight's type."""
+    """Multiplies the last dim of `x` by a linear or 1x1 convolution weight, in its type."""
     return F.linear(x.to(weight.dtype), weight.flatten(1), bias)
 
 
 def normalize_rms(x: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Divide `x` by the root mean square of its last dim; float32 whatever `x` is."""
+    """Divides `x` by the root mean square of its last dim; the result is always float32."""
     return F.rms_norm(x.float(), x.shape[-1:], weight, NORM_EPS)
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cut images [B, 3, H, W] into flat patches [B, h, w, 3·P·P], channel first in each."""
+    """Cuts images [B, 3, H, W] into flat patches [B, h, w, 3·P·P], each channel-first."""
     batch, channels, height, width = images.shape
     rows, columns = height // patch_size, width // patch_size
     x = images.reshape(batch, channels, rows, patch_size, columns, patch_size)
@@ -35,28 +35,31 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
-    """Put flat patches [B, h, w, 3·P·P] together to images [B, 3, H, W]; undoes `patchify`."""
+    """Joins flat patches [B, h, w, 3·P·P] to images [B, 3, H, W]; undoes `patchify`."""
     x = patches.reshape(*patches.shape[:3], -1, patch_size, patch_size)  # [B, h, w, 3, P, P]
     return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)  # [B, 3, h, P, w, P] → …
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
-    """Part the last dim into heads: [B, N, heads·head_dim] → [B, heads, N, head_dim]."""
+    """Splits the last dim into heads: [B, N, heads·head_dim] → [B, heads, N, head_dim]."""
     return x.reshape(*x.shape[:2], -1, head_dim).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """Join heads in their order: [B, heads, N, head_dim] → [B, N, heads·head_dim]."""
+    """Joins heads in order: [B, heads, N, head_dim] → [B, N, heads·head_dim]."""
     return x.transpose(1, 2).flatten(2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of scale 1/√head_dim in the type of `v`; all [B, heads, ·, head_dim]."""
+    """Computes softmax attention with scale 1/√head_dim in the type of `v`.
+
+    All tensors are [B, heads, ·, head_dim].
+    """
     return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
 
 
 class Linear(nn.Linear):
-    """A linear layer that takes any float input and works in its weights' type."""
+    """A linear layer that accepts any float input and computes in its weights' type."""
 
     __call__: Callable[..., Tensor]
 
@@ -77,7 +80,7 @@ class Pointwise(nn.Conv2d):
 
 
 class RMSNorm(nn.Module):
-    """RMS normalisation with a weight, which checkpoints keep under `_impl`; float32 out."""
+    """RMS normalisation with float32 output; checkpoints store its weight under `_impl`."""
 
     __call__: Callable[..., Tensor]
 
@@ -90,7 +93,7 @@ class RMSNorm(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """The patches of images [B, 3, H, W] as vectors [B, h, w, D]."""
+    """Embeds the patches of images [B, 3, H, W] as vectors [B, h, w, D]."""
 
     __call__: Callable[..., Tensor]
 
@@ -100,12 +103,12 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        # As a matrix product: the same sums as the strided convolution, and never in TF32.
+        # A matrix product computes the same sums as the strided convolution, but never in TF32.
         return project(patchify(images, self.patch_size), self.proj.weight, self.proj.bias)
 
 
 class Mlp(nn.Module):
-    """Two linear layers without bias around an exact GELU."""
+    """Two linear layers without bias and an exact GELU between them."""
 
     __call__: Callable[..., Tensor]
 
@@ -119,7 +122,7 @@ class Mlp(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Rotary self-attention of tokens [B, N, D] with normalised queries and keys."""
+    """Self-attention of tokens [B, N, D] with normalised, rotated queries and keys."""
 
     def __init__(self, dim: int, head_dim: int) -> None:
         super().__init__()
@@ -136,7 +139,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and MLP, each between two norms, on a float32 residual stream [B, N, D]."""
+    """Attention and an MLP, each between two norms, on a float32 residual stream [B, N, D]."""
 
     __call__: Callable[..., Tensor]
 

@@ -1,4 +1,4 @@
-"""The encoder's answer: a Gaussian over unwhitened latents."""
+"""The encoder's output: a Gaussian over unwhitened latents."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Posterior:
     logsnr: Tensor
 
     def mode(self) -> Tensor:
-        """Return the likeliest latents, alpha·mean."""
+        """Returns the most likely latents, alpha·mean."""
         return signal_scale(self.logsnr) * self.mean
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latents; the generator's device must be that of the latents."""
+        """Draws latents; the generator must be on the latents' device."""
         noise = torch.randn(
             self.mean.shape,
             generator=generator,

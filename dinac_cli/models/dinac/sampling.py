@@ -1,8 +1,8 @@
-"""Samplers: from noise to an image in a given number of denoiser calls.
+"""Samplers, which turn noise into an image with a given number of denoiser calls.
 
-Each takes a denoiser (noisy image and time → clean image), the starting image [B, 3, H, W] in
-float32, the descending times [N + 1] on the CPU, and the schedule; and returns the image after
-the update to the last time, which is not the last clean estimate.
+A sampler takes a denoiser, the starting image float32 [B, 3, H, W], the descending times [N + 1] on
+the CPU, and the schedule. It returns the image after the update to the last time, not the last
+estimate of the clean image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Sampler = Callable[[Denoiser, Tensor, Tensor, CosineSchedule], Tensor]
 
 
 def sample_ddim(denoise: Denoiser, x: Tensor, times: Tensor, schedule: CosineSchedule) -> Tensor:
-    """DDIM without added noise: Song et al., https://arxiv.org/abs/2010.02502, equation 12."""
+    """Samples by DDIM without noise: Song et al., https://arxiv.org/abs/2010.02502, equation 12."""
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     for i in range(len(times) - 1):
         x0 = denoise(x, times[i])
@@ -33,7 +33,7 @@ def sample_ddim(denoise: Denoiser, x: Tensor, times: Tensor, schedule: CosineSch
 def sample_dpmpp_2m(
     denoise: Denoiser, x: Tensor, times: Tensor, schedule: CosineSchedule
 ) -> Tensor:
-    """DPM-Solver++(2M): Lu et al., https://arxiv.org/abs/2211.01095, algorithm 2."""
+    """Samples by DPM-Solver++(2M): Lu et al., https://arxiv.org/abs/2211.01095, algorithm 2."""
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     half_logsnr = schedule.logsnr(times) / 2
     x0_before: Tensor | None = None
@@ -53,15 +53,15 @@ SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim, "dpmpp_2m": sample_dpmpp_2m
 
 
 def guide(x0_full: Tensor, x0_dropped: Tensor, strength: float) -> Tensor:
-    """Path-drop guidance: go from the estimate of the shortened network past the full one's."""
+    """Applies path-drop guidance: extrapolates from the path-drop estimate past the full one."""
     return x0_dropped + strength * (x0_full - x0_dropped)
 
 
 def draw_noise(batch: int, height: int, width: int, seed: int | None) -> Tensor:
-    """Draw standard normal noise [batch, 3, height, width] in float32 on the CPU.
+    """Draws standard normal noise [batch, 3, height, width] in float32 on the CPU.
 
-    With a seed, each image of the batch has the very noise that it has alone; without one, each
-    has its own.
+    With a seed, every image gets the noise that it gets in a batch of one. Without a seed, every
+    image gets different noise.
     """
     generator = torch.Generator()
     if seed is None:

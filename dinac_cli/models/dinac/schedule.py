@@ -1,4 +1,4 @@
-"""The variance-preserving noise schedule and the times of a decode. All float32."""
+"""The variance-preserving noise schedule and the times of a decode, all float32."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def signal_scale(logsnr: Tensor) -> Tensor:
-    """alpha = √sigmoid(logsnr), for stability as the exponential of half a logsigmoid."""
+    """Returns alpha = √sigmoid(logsnr), computed stably as exp(logsigmoid / 2)."""
     return torch.exp(0.5 * F.logsigmoid(logsnr.float()))
 
 
 def noise_scale(logsnr: Tensor) -> Tensor:
-    """sigma = √sigmoid(-logsnr), so that alpha² + sigma² = 1."""
+    """Returns sigma = √sigmoid(-logsnr), so that alpha² + sigma² = 1."""
     return signal_scale(-logsnr)
 
 
@@ -24,32 +24,32 @@ def noise_scale(logsnr: Tensor) -> Tensor:
 class CosineSchedule:
     """Log-SNR over time, from `logsnr_max` at t = 0 to `logsnr_min` at t = 1.
 
-    logsnr(t) = -2·ln tan(a·t + b): the cosine schedule of Nichol and Dhariwal, cut off as by
-    Hoogeboom et al., "simple diffusion" (2023).
+    logsnr(t) = -2·ln tan(a·t + b): the cosine schedule of Nichol and Dhariwal (2021), truncated as
+    in Hoogeboom et al., "simple diffusion" (2023).
     """
 
     logsnr_min: float
     logsnr_max: float
 
     def logsnr(self, t: Tensor) -> Tensor:
-        """Return the log-SNR at times in [0, 1]."""
+        """Returns the log-SNR at times in [0, 1]."""
         b = math.atan(math.exp(-0.5 * self.logsnr_max))
         a = math.atan(math.exp(-0.5 * self.logsnr_min)) - b
         return -2 * torch.log(torch.tan(a * t.float() + b))
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Return the scale of the clean image at times in [0, 1]."""
+        """Returns the scale of the clean image at times in [0, 1]."""
         return signal_scale(self.logsnr(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Return the scale of the noise at times in [0, 1]."""
+        """Returns the scale of the noise at times in [0, 1]."""
         return noise_scale(self.logsnr(t))
 
 
 def space_times(num_steps: int, spacing: str, strength: float = 1.0) -> Tensor:
-    """Return the num_steps + 1 times from `strength` down to 0, on the CPU.
+    """Returns the num_steps + 1 times from `strength` down to 0, on the CPU.
 
-    `spacing` is "linear" or "cosine", which is denser at both ends.
+    `spacing` is "linear", or "cosine" for times that are denser at both ends.
     """
     fractions = torch.arange(num_steps + 1, dtype=torch.float32) / num_steps
     if spacing == "cosine":

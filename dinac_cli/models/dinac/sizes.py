@@ -1,4 +1,4 @@
-"""The sizes of a network, told from the names and shapes of its tensors. Free of torch."""
+"""Infers the sizes of a network from the names and shapes of its tensors. Free of torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dinac_cli.models.dinac.config import CLASS_HEAD_SIZES, DinacAEConfig
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> DinacAEConfig:
-    """Tell the sizes of a network from its canonical tensor names and shapes.
+    """Infers the sizes of a network from its canonical tensor names and shapes.
 
-    Constants that shapes do not tell take the released values. ModelError where a tensor that
-    is needed is missing or has the wrong rank.
+    Constants that shapes do not determine take the released values. Raises ModelError if a
+    required tensor is missing or has the wrong rank.
     """
     measure = _Shapes(shapes)
     model_dim, in_channels, patch_size, _ = measure("encoder.patchify.proj.weight", rank=4)
@@ -49,7 +49,7 @@ def _infer_class_head(measure: _Shapes) -> dict[str, Any]:
 
 
 class _Shapes:
-    """The tensor shapes of a file, asked for by name and rank."""
+    """The tensor shapes of a file, by name and rank."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = shapes
@@ -59,7 +59,7 @@ class _Shapes:
         if shape is None or len(shape) != rank:
             found = "is missing" if shape is None else f"has shape {list(shape)}"
             raise ModelError(
-                f"the network's sizes cannot be told: tensor {name} {found}; "
+                f"the network's sizes cannot be inferred: tensor {name} {found}; "
                 "is this a DINAC-AE checkpoint?"
             )
         return shape

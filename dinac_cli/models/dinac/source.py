@@ -1,4 +1,4 @@
-"""Where the files of a checkpoint are, and what configuration goes with them. Free of torch."""
+"""Locates the files of a checkpoint and reads its configuration. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ CONFIG_NAME = "config.json"
 
 _PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
 _MAX_CONFIG_BYTES = 1 << 20
+_REMEDY = "name a checkpoint's folder or its .safetensors file"
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A checkpoint's weights, and its `config.json` where it has one."""
+    """A checkpoint's weights, and its `config.json` if it has one."""
 
     weights: Path
     config: Path | None
 
 
 def locate_checkpoint(path: Path) -> CheckpointFiles:
-    """Find the files of the checkpoint that a folder holds or a .safetensors file is.
+    """Finds the files of a checkpoint: a folder, or a .safetensors file.
 
-    A `config.json` beside a file that was named itself counts only if it speaks of such a network,
-    for weights are often kept among others. ModelError where there is no checkpoint.
+    For a .safetensors file, a `config.json` beside it counts only if it describes a DINAC-AE
+    network, because weights of several models are often kept in one folder. Raises ModelError if
+    there is no checkpoint.
     """
     if not path.exists():
-        raise ModelError(f"{path} does not exist; name a checkpoint's weights or folder")
+        raise ModelError(f"{path} does not exist; {_REMEDY}")
     if path.is_dir():
         config = path / CONFIG_NAME
         return CheckpointFiles(_find_weights(path), config if config.is_file() else None)
@@ -47,9 +49,9 @@ def locate_checkpoint(path: Path) -> CheckpointFiles:
 
 
 def read_config(files: CheckpointFiles) -> DinacAEConfig:
-    """Read a checkpoint's configuration, or infer it from the tensors where there is none.
+    """Reads a checkpoint's configuration, or infers it from the tensors if there is none.
 
-    ModelError where it is damaged, or of a network that dinac does not know.
+    Raises ModelError if it is damaged or describes an unsupported network.
     """
     if files.config is None:
         shapes = read_tensor_table(files.weights).canonical_shapes
@@ -69,15 +71,15 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def read_settings(files: CheckpointFiles) -> Mapping[str, object]:
-    """Read all of a checkpoint's `config.json`, also what is not the network's; {} without one.
+    """Reads all keys of a checkpoint's `config.json`, or returns {} if there is none.
 
-    ModelError where it is damaged.
+    Raises ModelError if it is damaged.
     """
     if files.config is None:
         return {}
     values = _read_json(files.config)
     if not isinstance(values, dict):
-        raise ModelError(f"{files.config} is not a JSON object; get the checkpoint again")
+        raise ModelError(f"{files.config} is not a JSON object; download the checkpoint again")
     return values
 
 
@@ -98,9 +100,9 @@ def _find_weights(folder: Path) -> Path:
 def _demand_safetensors(path: Path) -> None:
     _refuse_pickle(path)
     if path.suffix.lower() != ".safetensors":
-        raise ModelError(f"{path} is no .safetensors file; name a checkpoint's weights or folder")
-    if not path.is_file():  # a pipe would be waited for, a device has no size
-        raise ModelError(f"{path} is no regular file; name a checkpoint's weights or folder")
+        raise ModelError(f"{path} is not a .safetensors file; {_REMEDY}")
+    if not path.is_file():  # reading a pipe would block, and a device has no size
+        raise ModelError(f"{path} is not a regular file; {_REMEDY}")
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -120,5 +122,7 @@ def _read_json(path: Path) -> object:
     except OSError as exc:
         raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError) as exc:
-        raise ModelError(f"{path} is no JSON ({exc}); get the checkpoint again") from exc
+        raise ModelError(
+            f"{path} is not valid JSON ({exc}); download the checkpoint again"
+        ) from exc
     return values

@@ -1,11 +1,12 @@
-"""Tensor tables of safetensors files, and the names under which the tensors are known.
+"""Tensor tables of safetensors files, and the canonical names of tensors. Free of torch.
 
-Free of torch. The layout is that of https://github.com/huggingface/safetensors#format.
+File layout: https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -19,10 +20,10 @@ import numpy.typing as npt
 from dinac_cli.errors import ModelError
 
 MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit on the JSON header."""
+"""Limit on the JSON header, set by the format."""
 
 ITEM_BYTES = {"F32": 4, "BF16": 2}
-"""Bytes of one element, for the storage types that checkpoints may have."""
+"""Bytes of one element, for each supported storage type."""
 
 MAX_RANK = 8
 
@@ -42,7 +43,7 @@ _FLOAT32_NAMES = re.compile(
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file: its storage type, shape, and first and last byte in the file."""
+    """One tensor of a file: its storage type, shape, and byte range in the file."""
 
     name: str
     dtype: str
@@ -53,16 +54,16 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class TensorTable:
-    """What the header of one safetensors file says, checked against the file's size."""
+    """The header of one safetensors file, checked against the file's size."""
 
     path: Path
     entries: Mapping[str, TensorEntry]
 
     @property
     def by_canonical_name(self) -> dict[str, TensorEntry]:
-        """One entry a tensor, sorted by canonical name, whatever name the file stores it under."""
+        """One entry per tensor, sorted by canonical name, even if the file stores an alias."""
         names = {canonical_name(name): name for name in self.entries}
-        # A name that is canonical wins over its alias.
+        # If a tensor is stored under both names, take the canonical one.
         names |= {name: name for name in self.entries if canonical_name(name) == name}
         return {name: self.entries[names[name]] for name in sorted(names)}
 
@@ -73,7 +74,7 @@ class TensorTable:
 
 
 def canonical_name(name: str) -> str:
-    """Return the one name of a tensor that checkpoints may store under two.
+    """Returns the canonical name of a tensor; attention tensors may be stored under an alias.
 
     `encoder.blocks.3.qkv.weight` is an alias of `encoder.blocks.3.attn_core.qkv.weight`.
     """
@@ -85,19 +86,19 @@ def canonical_name(name: str) -> str:
 
 
 def keeps_float32(name: str) -> bool:
-    """Tell whether a tensor stays float32 in a bfloat16 network, by its canonical name."""
+    """Whether a tensor stays float32 in a bfloat16 network, by its canonical name."""
     return _FLOAT32_NAMES.fullmatch(name) is not None
 
 
 def show_name(name: str) -> str:
-    """Return a tensor's name fit for a message: one line, printable, not too long."""
+    """Returns a tensor's name for a message: one printable line of at most 100 characters."""
     return (name if name.isprintable() else ascii(name))[:100]
 
 
 def read_tensor_table(path: Path) -> TensorTable:
-    """Read the header of a safetensors file and check it; no tensor data is read.
+    """Reads and checks the header of a safetensors file; reads no tensor data.
 
-    ModelError for a file that cannot be read, is truncated, or is no safetensors file.
+    Raises ModelError if the file cannot be read, is truncated, or is not a safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -111,9 +112,9 @@ def read_tensor_table(path: Path) -> TensorTable:
 
 
 def check_aliases(table: TensorTable, names: Iterable[str]) -> None:
-    """Raise ModelError where a tensor of `names` is stored under both its names and differs.
+    """Raises ModelError if a tensor is stored under two names with different content.
 
-    `names` are canonical; tensors that are not among them are not read.
+    `names` are the canonical names of the tensors to read and check.
     """
     wanted = set(names)
     for alias, entry in table.entries.items():
@@ -125,13 +126,13 @@ def check_aliases(table: TensorTable, names: Iterable[str]) -> None:
             map_bytes(table.path, entry), map_bytes(table.path, twin)
         ):
             raise ModelError(
-                f"{table.path}: {alias} and {name} are one tensor but differ; "
-                "get the checkpoint again"
+                f"{table.path}: {alias} and {name} name the same tensor but differ; "
+                "download the checkpoint again"
             )
 
 
 def map_bytes(path: Path, entry: TensorEntry) -> npt.NDArray[np.uint8]:
-    """Map a tensor's bytes into memory, unread."""
+    """Memory-maps a tensor's bytes without reading them."""
     size_bytes = entry.stop - entry.start
     if size_bytes == 0:
         return np.empty(0, np.uint8)
@@ -149,16 +150,16 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_dict)
     except (ValueError, RecursionError) as exc:
-        raise _refusal(path, f"its header is no JSON ({exc})") from exc
+        raise _refusal(path, f"its header is not valid JSON ({exc})") from exc
     if not isinstance(header, dict):
-        raise _refusal(path, "its header is no JSON object")
+        raise _refusal(path, "its header is not a JSON object")
     return header, 8 + length, size_bytes
 
 
 def _unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return result
 
 
@@ -169,11 +170,11 @@ def _parse_entry(name: str, value: Any, data_start: int, path: Path) -> TensorEn
         ) <= MAX_RANK and all(_is_count(number) for number in (*shape, start, stop)):
             entry = TensorEntry(name, dtype, tuple(shape), data_start + start, data_start + stop)
         case _:
-            raise _refusal(path, f"its header describes tensor {show_name(name)} wrongly")
+            raise _refusal(path, f"its header has an invalid entry for tensor {show_name(name)}")
     item_bytes = ITEM_BYTES.get(dtype)
-    # Only the types that are read are sized: the others are refused by name later.
-    if item_bytes is not None and stop - start != item_bytes * _element_count(entry.shape):
-        raise _refusal(path, f"tensor {show_name(name)} has not as many bytes as its shape says")
+    # Only supported types have a known size; the others are refused by name later.
+    if item_bytes is not None and stop - start != item_bytes * math.prod(entry.shape):
+        raise _refusal(path, f"tensor {show_name(name)} has a size that does not match its shape")
     return entry
 
 
@@ -194,12 +195,7 @@ def _is_count(number: object) -> bool:
     return type(number) is int and 0 <= number < 2**48
 
 
-def _element_count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
-
-
 def _refusal(path: Path, reason: str) -> ModelError:
-    return ModelError(f"{path} is no whole safetensors file: {reason}; get the checkpoint again")
+    return ModelError(
+        f"{path} is not a complete safetensors file: {reason}; download the checkpoint again"
+    )

@@ -1,1 +1,1 @@
-"""The network's fast form, for inference."""
+"""The fast form of the network, for inference."""

@@ -1,4 +1,4 @@
-"""The network made fast for inference: the same results, up to rounding, in less time."""
+"""The fast network: the same results as the plain one up to rounding, for inference only."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.decoder import FastDecoder
 from dinac_cli.models.dinac.fast.encoder import FastEncoder
 from dinac_cli.models.dinac.fast.operations import Operations, choose_operations
-from dinac_cli.models.dinac.recent import Recent
+from dinac_cli.models.dinac.fast.recent import Recent
 
 START_BYTES = 256 * 2**20
-"""What the noises that are kept, with the decoder's view of them, may take."""
+"""Limit on cached starting noise and its embeddings, in bytes."""
 
 
 class FastDinacAE(DinacAE):
-    """A `DinacAE` with a faster form of the encoder and decoder of `plain`, for inference alone.
+    """A `DinacAE` with the encoder and decoder of `plain` in a faster form, made by `rebuild`.
 
-    `rebuild` makes that form of a part. The methods are the same, but the network cannot be
-    trained or saved. Seeded noise is kept for the sizes used last.
+    It has the same methods, but cannot be trained or saved. Seeded noise is cached for the most
+    recently used sizes.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FastDinacAE(DinacAE):
         return self._matrix_dtype
 
     def count_start_bytes(self) -> int:
-        """Bytes of the noises that are kept."""
+        """Returns the size of the cached noise, in bytes."""
         return self._starts.weight
 
     def list_constants(self) -> list[Tensor]:
@@ -74,12 +74,12 @@ class FastDinacAE(DinacAE):
 def accelerate(
     model: DinacAE, operations: Operations | None = None, *, compiled: bool = False
 ) -> DinacAE:
-    """The fast form of a network that is ready for inference; the plain one need not be kept.
+    """Returns the fast form of a network in evaluation mode; `model` need not be kept.
 
-    It computes with `operations`, by default those that suit the device. With `compiled`,
-    torch.compile joins torch's operations for each size of image: other roundings, more speed.
-    Where there is no fast form (Metal lacks the complex numbers that turn queries and keys), the
-    network itself.
+    The fast form computes with `operations`, by default the ones for the device. With `compiled`,
+    torch.compile fuses torch's operations for each image size, which is faster and rounds
+    differently. On Metal there is no fast form, because Metal lacks the complex numbers that rotate
+    queries and keys: returns `model` itself.
     """
     if model.device.type == "mps":
         return model

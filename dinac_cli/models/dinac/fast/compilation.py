@@ -1,4 +1,4 @@
-"""Functions compiled by torch, once for each size of image; results are in its cache on disk."""
+"""Compilation by torch, once for each image size; torch caches the results on disk."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SIZES_AT_MOST = 2**20
 
 
 def compile_for_sizes(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` compiled for every combination of shapes that it is called with.
+    """Returns `function`, compiled for every combination of input shapes on its first call.
 
-    The first call with a combination takes 5 to 15 seconds, a second where torch has met it in an
-    earlier run. Raises RuntimeError where there is no compiler.
+    That call takes 5 to 15 seconds, or one second if the combination is in torch's cache on disk.
+    The call raises RuntimeError if there is no C++ compiler.
     """
     compiled = torch.compile(function, dynamic=False)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # After a few combinations torch would go on uncompiled, with other roundings: what an
-        # image comes out as must not depend on those before it.
+        # After a few combinations torch would stop compiling, which rounds differently: the result
+        # for an image must not depend on the images before it.
         with torch._dynamo.config.patch(
             recompile_limit=_SIZES_AT_MOST, accumulated_recompile_limit=_SIZES_AT_MOST
         ):

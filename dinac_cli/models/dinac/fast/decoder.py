@@ -1,4 +1,4 @@
-"""The decoder of `decoder.py` in fewer passes over memory."""
+"""The decoder of `dinac/decoder.py` in fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dinac_cli.models.dinac.decoder import Begun, Decoder, FCDMBlock, Modulation
 from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.layers import FastLinear
 from dinac_cli.models.dinac.fast.operations import Operations
+from dinac_cli.models.dinac.fast.recent import Recent
 from dinac_cli.models.dinac.layers import patchify, unpatchify
-from dinac_cli.models.dinac.recent import Recent
 
 _TIMES_KEPT = 64
 
@@ -25,7 +25,7 @@ class FastConvBlock:
         in_linear = not operations.gelu_in_response
         self._widen = FastLinear(plain.pwconv1.weight, plain.pwconv1.bias, gelu=in_linear)
         self._gamma = plain.grn.gamma.detach().flatten()
-        # GRN's beta goes through a linear map alone: it is a part of that one's bias.
+        # GRN's beta only passes through the next linear layer, so it is folded into its bias.
         assert plain.pwconv2.bias is not None
         weight, bias = plain.pwconv2.weight.detach(), plain.pwconv2.bias.detach()
         shift = weight.flatten(1).float() @ plain.grn.beta.detach().flatten().float()
@@ -33,7 +33,7 @@ class FastConvBlock:
         self._shift = bias.float() + shift
 
     def __call__(self, x: Tensor, modulation: Modulation) -> Tensor:
-        """The stream after the block; `modulation` is 1 + scale, and gate, both [D]."""
+        """Returns the stream after the block; `modulation` is (1 + scale, gate), both [D]."""
         factor, gate = modulation
         u = self._operations.convolve(x, self._filters, self._filter_bias)
         u = self._operations.normalize(u, factor, u.dtype)
@@ -42,7 +42,7 @@ class FastConvBlock:
 
 
 class FastDecoder(nn.Module):
-    """Computes what `plain` does and takes its weights over; for inference alone."""
+    """Computes the same as `plain` with its weights; for inference only."""
 
     def __init__(self, plain: Decoder, operations: Operations, *, compiled: bool = False) -> None:
         super().__init__()
@@ -72,16 +72,16 @@ class FastDecoder(nn.Module):
         self._compute_end = compile_for_sizes(self._run_end) if compiled else self._run_end
 
     def embed(self, x_t: Tensor) -> Tensor:
-        """What `begin` takes of a noisy image [B, 3, H, W]: its half of the map that fuses them."""
+        """Returns the input of `begin` for a noisy image [B, 3, H, W], already projected."""
         patches = self._patches(patchify(x_t, self._patch_size))
         return self._fuse_patches(patches).float().add_(self._fuse_bias)  # [B, h, w, D]
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
-        """See `Decoder.begin`; all images share the time `t` [1]."""
+        """Runs `Decoder.begin`; all images share the time `t` [1]."""
         return self._compute_start(embedded, self._modulate(t), latents_raw)
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
-        """See `Decoder.finish`."""
+        """Runs `Decoder.finish`."""
         return self._compute_end(begun, drop_middle)
 
     def _run_start(
@@ -108,12 +108,12 @@ class FastDecoder(nn.Module):
         return unpatchify(self._out(x), self._patch_size).float()
 
     def list_constants(self) -> list[Tensor]:
-        """What is kept from one call to the next beside the weights."""
-        kept = self._modulations.list_values()
-        return [tensor for modulations in kept for pair in modulations for tensor in pair]
+        """Returns the tensors, other than weights, kept between calls."""
+        cached = self._modulations.list_values()
+        return [tensor for modulations in cached for pair in modulations for tensor in pair]
 
     def _modulate(self, t: Tensor) -> list[Modulation]:
-        """The modulations of a time, kept: the next image has the same times."""
+        """Returns the modulations at a time, cached because all images have the same times."""
 
         def make() -> list[Modulation]:
             return [

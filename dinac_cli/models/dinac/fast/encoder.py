@@ -1,4 +1,4 @@
-"""The encoder of `encoder.py` in fewer passes over memory."""
+"""The encoder of `dinac/encoder.py` in fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dinac_cli.models.dinac.encoder import Encoder
 from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.layers import FastLinear
 from dinac_cli.models.dinac.fast.operations import Operations
+from dinac_cli.models.dinac.fast.recent import Recent
 from dinac_cli.models.dinac.layers import SelfAttention, TransformerBlock, patchify
 from dinac_cli.models.dinac.posterior import Posterior
-from dinac_cli.models.dinac.recent import Recent
 from dinac_cli.models.dinac.rope import AxialRope2d
 
 _GRIDS_KEPT = 8
 
 
 class FastAttention:
-    """`layers.SelfAttention`: norms and rotation of queries and keys at once."""
+    """`layers.SelfAttention` with norms and rotation of queries and keys in one operation."""
 
     def __init__(self, plain: SelfAttention, operations: Operations) -> None:
         self._operations = operations
@@ -28,11 +28,11 @@ class FastAttention:
         self._proj_out = FastLinear(plain.proj_out.weight)
         heads = plain.proj_out.in_features // plain.head_dim
         norms = (plain.q_norm._impl.weight, plain.k_norm._impl.weight)
-        # [2·heads, d]: one row for each head of the queries, then of the keys.
+        # [2·heads, d]: one row per head, first of the queries, then of the keys.
         self._norm = torch.stack(norms).detach().float().repeat_interleave(heads, dim=0)
 
     def __call__(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Attend among tokens [B, N, D]; `rotation` is [N, 1, d/2, 2]."""
+        """Computes attention among tokens [B, N, D]; `rotation` is [N, 1, d/2, 2]."""
         qkv = self._qkv(x).reshape(*x.shape[:2], -1, self._head_dim)  # [B, N, 3·heads, d]
         parts = self._operations.rotate_heads(qkv, self._norm, rotation)
         q, k, v = (part.transpose(1, 2) for part in parts)  # [B, heads, N, d]
@@ -41,7 +41,7 @@ class FastAttention:
 
 
 class FastBlock:
-    """`layers.TransformerBlock`; a norm is computed together with the sum before it."""
+    """`layers.TransformerBlock` with each norm computed together with the sum before it."""
 
     def __init__(self, plain: TransformerBlock, operations: Operations) -> None:
         self._operations = operations
@@ -54,9 +54,9 @@ class FastBlock:
     def __call__(
         self, x: Tensor, normalized: Tensor, rotation: Tensor, following: Tensor | None
     ) -> Tensor | None:
-        """Change the float32 stream `x` [B, N, D], given what the first norm makes of it.
+        """Updates the float32 stream `x` [B, N, D] in place, given `x` after the first norm.
 
-        Returns what the norm that follows the block makes of the result, if there is one.
+        Returns the new `x`, normalised with weight `following`, or None if that is None.
         """
         after, mlp_before, mlp_after = self._norms
         attended = self._attention(normalized, rotation)
@@ -66,7 +66,7 @@ class FastBlock:
 
 
 class FastEncoder(nn.Module):
-    """Computes what `plain` does and takes its weights over; for inference alone."""
+    """Computes the same as `plain` with its weights; for inference only."""
 
     def __init__(self, plain: Encoder, operations: Operations, *, compiled: bool = False) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class FastEncoder(nn.Module):
         self._compute = compile_for_sizes(self._encode) if compiled else self._encode
 
     def forward(self, images: Tensor) -> Posterior:
-        """The posterior [B, C, h, w] of images [B, 3, H, W] in [-1, 1]."""
+        """Returns the posterior [B, C, h, w] of images [B, 3, H, W] in [-1, 1]."""
         height, width = (side // self._patch_size for side in images.shape[2:])
         return self._compute(images, self._rotate(height, width))
 
@@ -97,11 +97,11 @@ class FastEncoder(nn.Module):
         return Posterior(mean.contiguous(), logsnr.contiguous())
 
     def list_constants(self) -> list[Tensor]:
-        """What is kept from one call to the next beside the weights."""
+        """Returns the tensors, other than weights, kept between calls."""
         return self._rotations.list_values()
 
     def _run_blocks(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Take the float32 stream `x` [B, N, D] through all blocks, in place."""
+        """Runs all blocks on the float32 stream `x` [B, N, D], in place."""
         dtype = self._patches.weight.dtype
         y: Tensor | None = self._operations.normalize(x, self._blocks[0].first_norm, dtype)
         followings = [*(block.first_norm for block in self._blocks[1:]), None]
@@ -111,7 +111,7 @@ class FastEncoder(nn.Module):
         return x
 
     def _rotate(self, height: int, width: int) -> Tensor:
-        """Cosines and sines of a grid's tokens, float32 [N, 1, d/2, 2], kept for a few grids."""
+        """Returns cosines and sines of a grid's tokens, float32 [N, 1, d/2, 2], cached."""
 
         def make() -> Tensor:
             cos, sin = self._rope(height, width)

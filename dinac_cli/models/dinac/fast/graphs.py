@@ -1,4 +1,4 @@
-"""Recorded GPU work: what a call launches is replayed for the next input of the same shape."""
+"""Recorded GPU work: the kernels of one call are replayed for later inputs of the same shape."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _KEYS_COUNTED = 64
 
 
 class GraphCache:
-    """Computes as it is told, and from the fourth call with a key on by replaying a recording.
+    """Runs computations; from the fourth call with a key on, replays a recording.
 
-    A key stands for all that a result depends on beside the content of its input: the function,
-    what it is asked for, and the shape. The recordings of the `GRAPHS_KEPT` keys used last are
-    kept; a call that cannot be recorded goes on being computed. A replay runs the kernels that it
-    has seen, so that results are the same bytes.
+    A key identifies everything that a result depends on except the input's content: the function,
+    its settings, and the shape. Keeps the recordings of the `GRAPHS_KEPT` most recently used keys.
+    If a call cannot be recorded, it is computed every time. A replay runs the same kernels, so its
+    results have the same bytes.
     """
 
     def __init__(self, record: Record) -> None:
@@ -31,7 +31,7 @@ class GraphCache:
         self._calls: OrderedDict[Hashable, int] = OrderedDict()
 
     def run(self, key: Hashable, compute: Compute, x: Tensor) -> tuple[Tensor, ...]:
-        """What `compute` makes of `x`."""
+        """Returns `compute(x)`, computed or replayed."""
         if key not in self._graphs:
             if self._count_call(key) <= _CALLS_BEFORE:
                 return compute(x)
@@ -42,7 +42,7 @@ class GraphCache:
         return self._graphs[key](x)
 
     def clear(self) -> None:
-        """Give up all recordings, and the memory that they hold."""
+        """Frees all recordings and their memory."""
         self._graphs.clear()
         self._calls.clear()
 
@@ -55,17 +55,17 @@ class GraphCache:
     def _try_to_record(self, compute: Compute, x: Tensor) -> Compute:
         try:
             return self._record(compute, x)
-        except RuntimeError:  # no memory for it, or work that has to wait for the host
+        except RuntimeError:  # out of memory, or work that waits for the host
             return compute
 
 
 def record_cuda_graph(
     compute: Compute, x: Tensor, list_constants: Callable[[], list[Tensor]]
 ) -> Compute:
-    """Record what `compute` launches for `x`; everything that it caches must be there already.
+    """Records the kernels that `compute` launches for `x`; its caches must be filled already.
 
-    `list_constants` tells which tensors these are: a recording knows them by their address, so it
-    keeps them. Raises RuntimeError where that cannot be recorded.
+    `list_constants` returns the cached tensors: the recording refers to them by address, so it
+    keeps them alive. Raises RuntimeError if the work cannot be recorded.
     """
     graph = torch.cuda.CUDAGraph()
     given = x.clone()

@@ -1,4 +1,4 @@
-"""The matrix products of the fast network, with weights laid out once for the processor."""
+"""The matrix products of the fast network, with weights laid out once for the CPU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class FastLinear:
-    """A linear layer on the last dim, in the weight's type, with an exact GELU behind it or not.
+    """A linear layer on the last dim, in the weight's type, optionally followed by an exact GELU.
 
-    Bfloat16 weights on a CPU are kept in oneDNN's own layout, in which products need no reordering
-    and the GELU costs no pass of its own.
+    On a CPU, bfloat16 weights are stored in oneDNN's layout: products then need no reordering, and
+    the GELU needs no pass over memory.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:
@@ -44,7 +44,7 @@ def _multiply_packed(x: Tensor, weight: Tensor, bias: Tensor | None, after: str)
 def multiply_packed_opaquely(
     x: Tensor, weight: Tensor, bias: Tensor | None, after: str, width: int
 ) -> Tensor:
-    """`_multiply_packed` as torch.compile takes it: a call into which it does not look."""
+    """Calls `_multiply_packed` as an operation that torch.compile does not trace into."""
     return _multiply_packed(x, weight, bias, after)
 
 
@@ -54,7 +54,7 @@ def _shape_packed(x: Tensor, weight: Tensor, bias: Tensor | None, after: str, wi
 
 
 def _can_pack(weight: Tensor) -> bool:
-    # Private functions, but those that torch.compile itself calls.
+    # Private functions, but torch.compile itself calls them.
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16

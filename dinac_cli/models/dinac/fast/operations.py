@@ -1,4 +1,4 @@
-"""The passes over memory that the fast network consists of, beside its matrix products."""
+"""The operations of the fast network other than matrix products: one pass over memory each."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from torch import Tensor
 
 
 class Operations(Protocol):
-    """One way to compute those passes; a module of functions. Tensors are contiguous."""
+    """An implementation of the operations: a module of functions. Tensors are contiguous."""
 
     gelu_in_response: bool
-    """Whether `normalize_response` applies the GELU, or the linear layer before it has."""
+    """Whether `normalize_response` applies the GELU; if not, the linear layer before it does."""
 
     def normalize(self, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Bring the last dim of `x` [..., D] to a root mean square of 1, times `weight` [D]."""
+        """Scales the last dim of `x` [..., D] to a root mean square of 1, times `weight` [D]."""
 
     def add_normalized(
         self, x: Tensor, update: Tensor, weight: Tensor, following: Tensor | None
     ) -> Tensor | None:
-        """Add the normalised update to the float32 stream `x` [..., D], in place.
+        """Adds the normalised update to the float32 stream `x` [..., D], in place.
 
-        With the weight of the norm that follows, return what that makes of `x`, in the update's
-        type.
+        Returns the new `x`, normalised with weight `following`, in the update's type; None if
+        `following` is None.
         """
 
     def rotate_heads(
         self, qkv: Tensor, weight: Tensor, rotation: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [B, N, heads, d], of [B, N, 3·heads, d].
+        """Splits `qkv` [B, N, 3·heads, d] into queries, keys and values, each [B, N, heads, d].
 
-        The first two normalised by `weight` [2·heads, d] and turned by `rotation`: cosines
-        and sines, [N, 1, d/2, 2]. `qkv` may be used up.
+        Normalises queries and keys with `weight` [2·heads, d] and rotates them by `rotation`,
+        cosines and sines [N, 1, d/2, 2]. May overwrite `qkv`.
         """
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Convolve each channel of float32 `x` [B, h, w, D] with its own filter [D, 1, K, K].
+        """Convolves each channel of float32 `x` [B, h, w, D] with its own filter [D, 1, K, K].
 
-        Zeros stand around the edges; the result has the weight's type.
+        The edges are padded with zeros; the result has the weight's type.
         """
 
     def normalize_response(self, u: Tensor, gamma: Tensor) -> Tensor:
-        """`decoder.normalize_response` of `u` [B, h, w, D] without its `beta`; `u` is used up."""
+        """Computes `decoder.normalize_response` without `beta`; overwrites `u` [B, h, w, D]."""
 
     def add_gated(self, x: Tensor, gate: Tensor, update: Tensor, shift: Tensor) -> Tensor:
-        """`x + gate·(update + shift)`, float32 [B, h, w, D]; gate and shift are [D]."""
+        """Returns `x + gate·(update + shift)`, float32 [B, h, w, D]; gate and shift are [D]."""
 
 
 def choose_operations(device: torch.device) -> Operations:
-    """Triton's on CUDA, where Triton is installed; torch's elsewhere."""
+    """Returns Triton's operations on CUDA if Triton is installed, else torch's."""
     if device.type == "cuda" and find_spec("triton") is not None:
         from dinac_cli.models.dinac.fast import triton_operations
 

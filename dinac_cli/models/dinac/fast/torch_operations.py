@@ -1,4 +1,4 @@
-"""`operations.Operations` in torch: statistics in one pass, what follows in place."""
+"""`operations.Operations` in torch: one pass for statistics, then in-place updates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ gelu_in_response = False
 
 
 def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """See `Operations.normalize`."""
+    """Implements `Operations.normalize`."""
     x = x.float()
     return (x * _scale_to_unit(x)).mul_(weight).to(dtype)
 
@@ -21,17 +21,17 @@ def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 def add_normalized(
     x: Tensor, update: Tensor, weight: Tensor, following: Tensor | None
 ) -> Tensor | None:
-    """See `Operations.add_normalized`."""
+    """Implements `Operations.add_normalized`."""
     dtype, update = update.dtype, update.float()
     x.addcmul_(update.mul_(_scale_to_unit(update)), weight)
     return None if following is None else normalize(x, following, dtype)
 
 
 def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Operations.rotate_heads`."""
+    """Implements `Operations.rotate_heads`."""
     count = len(weight)
     qk = qkv[:, :, :count].float()  # [B, N, 2·heads, d]
-    if torch.compiler.is_compiling():  # it knows no complex numbers, and needs no help
+    if torch.compiler.is_compiling():  # the compiler lacks complex numbers and fuses this itself
         turned = rotate(normalize_rms(qk) * weight, (rotation[..., 0], rotation[..., 1]))
         q, k = turned.to(qkv.dtype).chunk(2, dim=2)
         return q, k, qkv[:, :, count:]
@@ -43,8 +43,8 @@ def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor,
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `Operations.convolve`."""
-    # The permuted view is an NCHW tensor in channels-last memory: nothing moves.
+    """Implements `Operations.convolve`."""
+    # The permuted view is an NCHW tensor in channels-last memory: no data is copied.
     u = x.to(weight.dtype).permute(0, 3, 1, 2)
     if u.is_cuda and u.dtype == torch.float32:
         u = u.contiguous()  # cuDNN's channels-last kernels may round to TF32
@@ -53,18 +53,18 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def normalize_response(u: Tensor, gamma: Tensor) -> Tensor:
-    """See `Operations.normalize_response`."""
+    """Implements `Operations.normalize_response`."""
     norm = u.square().sum(dim=(1, 2), keepdim=True, dtype=torch.float32).sqrt_()
     relative = norm / (norm.mean(dim=-1, keepdim=True) + NORM_EPS)  # [B, 1, 1, D]
     return u.mul_((1 + gamma * relative).to(u.dtype))
 
 
 def add_gated(x: Tensor, gate: Tensor, update: Tensor, shift: Tensor) -> Tensor:
-    """See `Operations.add_gated`."""
+    """Implements `Operations.add_gated`."""
     return torch.addcmul(x, gate, update.float().add_(shift))
 
 
 def _scale_to_unit(x: Tensor) -> Tensor:
-    """What brings the last dim of float32 `x` to a root mean square of 1, [..., 1]."""
+    """Returns the factor [..., 1] that scales the last dim of `x` to a root mean square of 1."""
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()

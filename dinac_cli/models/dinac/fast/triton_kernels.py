@@ -1,7 +1,7 @@
-"""Triton kernels of `triton_operations`: each reads its activation once and writes it once.
+"""The Triton kernels of `triton_operations`: each reads its activation once and writes it once.
 
-Rows are positions, columns channels; sums are float32 whatever is stored. Where a block is wider
-than the channels, what lies beyond is masked.
+Rows are positions, columns are channels. Sums are float32 for every storage type. If a block is
+wider than the channels, the excess is masked.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def normalize_rows(x, weight, y, dim: tl.constexpr, eps: tl.constexpr, block: tl.constexpr):
-    """y[row] = x[row] / rms(x[row]) · weight; one program a row."""
+    """Computes y[row] = x[row] / rms(x[row]) · weight; one program per row."""
     column = tl.arange(0, block)
     inside = column < dim
     at = tl.program_id(0).to(tl.int64) * dim + column
@@ -32,7 +32,10 @@ def add_normalized_rows(
     block: tl.constexpr,
     goes_on: tl.constexpr,
 ):
-    """x[row] += normalised update[row]; where it goes on, y[row] is the new x[row] normalised."""
+    """Adds the normalised update[row] to x[row]; if `goes_on`, y[row] is the new x[row] normalised.
+
+    One program per row.
+    """
     column = tl.arange(0, block)
     inside = column < dim
     at = tl.program_id(0).to(tl.int64) * dim + column
@@ -59,13 +62,16 @@ def rotate_rows(
     head_block: tl.constexpr,
     pair_block: tl.constexpr,
 ):
-    """Normalise and turn queries and keys in place; one program a token, `heads` of both."""
+    """Normalises and rotates queries and keys in place; one program per token.
+
+    `heads` counts the heads of queries and keys together.
+    """
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, head_block)[:, None]
     pair = tl.arange(0, pair_block)[None, :]
     inside = (head < heads) & (pair < pairs)
     dim: tl.constexpr = 2 * pairs
-    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # the values lie behind
+    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # skips the values of each token
     a = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(qkv + at + 1, mask=inside, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(a * a + b * b, axis=1) / dim + eps)[:, None]
@@ -94,7 +100,7 @@ def convolve_tiles(
     side: tl.constexpr,
     block: tl.constexpr,
 ):
-    """A depthwise convolution; one program a tile of side · side positions and a few channels."""
+    """Convolves depthwise; one program per tile of side · side positions and `block` channels."""
     tile = tl.program_id(0)
     image = (tile // (tiles_down * tiles_across)).to(tl.int64)
     place = tl.arange(0, side * side)
@@ -128,7 +134,10 @@ def activate_columns(
     step: tl.constexpr,
     block: tl.constexpr,
 ):
-    """The exact GELU in place, and each channel's sum of squares over a part of an image."""
+    """Applies the exact GELU in place, and sums each channel's squares over a part of an image.
+
+    One program per part of `part` positions and `block` channels, read `step` positions at a time.
+    """
     program = tl.program_id(0)
     image = (program // parts).to(tl.int64)
     channel = tl.program_id(1) * block + tl.arange(0, block)
@@ -152,7 +161,7 @@ def activate_columns(
 def weigh_response(
     sums, gamma, factor, parts, dim: tl.constexpr, eps: tl.constexpr, block: tl.constexpr
 ):
-    """factor = 1 + gamma · norm / mean norm of an image's channels; one program an image."""
+    """Computes factor = 1 + gamma · norm / (mean norm of all channels); one program per image."""
     image = tl.program_id(0)
     channel = tl.arange(0, block)
     exists = channel < dim
@@ -167,7 +176,7 @@ def weigh_response(
 
 @triton.jit
 def add_gated_rows(x, gate, update, shift, y, dim: tl.constexpr, block: tl.constexpr):
-    """y[row] = x[row] + gate · (update[row] + shift); one program a row."""
+    """Computes y[row] = x[row] + gate · (update[row] + shift); one program per row."""
     column = tl.arange(0, block)
     inside = column < dim
     at = tl.program_id(0).to(tl.int64) * dim + column

@@ -1,7 +1,7 @@
-"""`operations.Operations` as Triton kernels: one pass over an activation where torch has many.
+"""`operations.Operations` as Triton kernels: one pass over memory where torch needs several.
 
-GRN alone takes two, for its statistics are over the whole image. No result depends on the order in
-which programs run: there are no atomic sums.
+Only GRN needs two passes, because its statistics cover the whole image. Results do not depend on
+the order in which programs run: there are no atomic sums.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from dinac_cli.models.dinac.layers import NORM_EPS
 
 gelu_in_response = True
 
-_CONV_SIDE, _CONV_CHANNELS = 8, 32
-_PART, _STEP, _COLUMNS = 256, 16, 64
+CONV_SIDE, CONV_CHANNELS = 8, 32
+"""The tile of one program of the convolution: CONV_SIDE² positions, CONV_CHANNELS channels."""
+
+GRN_ROWS, GRN_STEP, GRN_COLUMNS = 256, 16, 64
+"""The block of one program of GELU and GRN: positions, positions per step, and channels."""
 
 
 def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """See `Operations.normalize`."""
+    """Implements `Operations.normalize`."""
     dim = x.shape[-1]
     y = torch.empty(x.shape, dtype=dtype, device=x.device)
     rows = x.numel() // dim
@@ -31,73 +34,50 @@ def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 def add_normalized(
     x: Tensor, update: Tensor, weight: Tensor, following: Tensor | None
 ) -> Tensor | None:
-    """See `Operations.add_normalized`."""
-    dim = x.shape[-1]
-    goes_on = following is not None
-    y = torch.empty_like(update) if goes_on else update
-    kernels.add_normalized_rows[x.numel() // dim,](
-        x,
-        update,
-        weight,
-        following if following is not None else weight,
-        y,
-        dim,
-        NORM_EPS,
-        next_power_of_2(dim),
-        goes_on,
-    )
-    return y if goes_on else None
+    """Implements `Operations.add_normalized`."""
+    dim, block = x.shape[-1], next_power_of_2(x.shape[-1])
+    rows = x.numel() // dim
+    if following is None:  # the kernel does not use its last two tensors
+        kernels.add_normalized_rows[rows,](
+            x, update, weight, weight, update, dim, NORM_EPS, block, False
+        )
+        return None
+    y = torch.empty_like(update)
+    kernels.add_normalized_rows[rows,](x, update, weight, following, y, dim, NORM_EPS, block, True)
+    return y
 
 
 def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Operations.rotate_heads`; queries and keys change in place."""
+    """Implements `Operations.rotate_heads`; overwrites queries and keys."""
     batch, tokens, _, dim = qkv.shape
-    count = len(weight)
+    count, pairs = len(weight), dim // 2
+    blocks = next_power_of_2(count), next_power_of_2(pairs)
     kernels.rotate_rows[batch * tokens,](
-        qkv,
-        weight,
-        rotation,
-        tokens,
-        count,
-        dim // 2,
-        NORM_EPS,
-        next_power_of_2(count),
-        next_power_of_2(dim // 2),
+        qkv, weight, rotation, tokens, count, pairs, NORM_EPS, *blocks
     )
     q, k = qkv[:, :, :count].chunk(2, dim=2)
     return q, k, qkv[:, :, count:]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `Operations.convolve`."""
+    """Implements `Operations.convolve`."""
     batch, height, width, dim = x.shape
     size = weight.shape[-1]
     y = torch.empty(x.shape, dtype=weight.dtype, device=x.device)
-    down, across = cdiv(height, _CONV_SIDE), cdiv(width, _CONV_SIDE)
-    kernels.convolve_tiles[batch * down * across, cdiv(dim, _CONV_CHANNELS)](
-        x,
-        weight,
-        bias,
-        y,
-        height,
-        width,
-        down,
-        across,
-        dim,
-        size,
-        _CONV_SIDE,
-        _CONV_CHANNELS,
+    down, across = cdiv(height, CONV_SIDE), cdiv(width, CONV_SIDE)
+    kernels.convolve_tiles[batch * down * across, cdiv(dim, CONV_CHANNELS)](
+        x, weight, bias, y, height, width, down, across, dim, size, CONV_SIDE, CONV_CHANNELS
     )
     return y
 
 
 def normalize_response(u: Tensor, gamma: Tensor) -> Tensor:
-    """See `Operations.normalize_response`; applies the exact GELU first."""
+    """Implements `Operations.normalize_response`; applies the exact GELU first."""
     batch, height, width, dim = u.shape
-    parts = cdiv(height * width, _PART)
+    parts = cdiv(height * width, GRN_ROWS)
     sums = torch.empty(batch, parts, dim, device=u.device)
-    kernels.activate_columns[batch * parts, cdiv(dim, _COLUMNS)](
-        u, sums, height * width, parts, dim, _PART, _STEP, _COLUMNS
+    kernels.activate_columns[batch * parts, cdiv(dim, GRN_COLUMNS)](
+        u, sums, height * width, parts, dim, GRN_ROWS, GRN_STEP, GRN_COLUMNS
     )
     factor = torch.empty(batch, 1, 1, dim, device=u.device)
     kernels.weigh_response[batch,](sums, gamma, factor, parts, dim, NORM_EPS, next_power_of_2(dim))
@@ -105,7 +85,7 @@ def normalize_response(u: Tensor, gamma: Tensor) -> Tensor:
 
 
 def add_gated(x: Tensor, gate: Tensor, update: Tensor, shift: Tensor) -> Tensor:
-    """See `Operations.add_gated`."""
+    """Implements `Operations.add_gated`."""
     dim = x.shape[-1]
     y = torch.empty_like(x)
     rows = x.numel() // dim

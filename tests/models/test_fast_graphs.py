@@ -1,4 +1,4 @@
-"""Recordings of GPU work: few are kept, each replays what was computed before."""
+"""Recordings of GPU work: they replay the computation, and only a few are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dinac_cli.models.dinac.fast.graphs import GRAPHS_KEPT, Compute, GraphCache
 
 
 class Recorder:
-    """Counts what is recorded and replayed; the recording is the function itself."""
+    """Counts recordings and replays; a recording is the function itself."""
 
     def __init__(self, fails: bool = False) -> None:
         self.fails = fails
@@ -43,7 +43,7 @@ def run(cache: GraphCache, length: int, times: int = 1) -> None:
         assert torch.equal(same, x)
 
 
-def test_the_fourth_call_is_recorded_and_replayed() -> None:
+def test_fourth_call_is_recorded_and_replayed() -> None:
     recorder = Recorder()
     cache = GraphCache(recorder)
     run(cache, 5, times=3)
@@ -53,27 +53,29 @@ def test_the_fourth_call_is_recorded_and_replayed() -> None:
     assert recorder.replayed == 4
 
 
-def test_those_used_last_are_kept() -> None:
+def test_recently_used_recordings_are_kept() -> None:
     recorder = Recorder()
     cache = GraphCache(recorder)
     for length in range(1, GRAPHS_KEPT + 2):
         run(cache, length, times=4)
         run(cache, 1)
     assert len(recorder.recorded) == GRAPHS_KEPT + 1
-    run(cache, 1)  # always in use: still there
+    run(cache, 1)  # used all the time, so it is still recorded
     assert len(recorder.recorded) == GRAPHS_KEPT + 1
-    run(cache, 2)  # the one that was used longest ago
+    run(cache, 2)  # the least recently used one
     assert recorder.recorded[-1] == "(2,)"
 
 
-def test_keys_without_end_take_no_memory_without_end() -> None:
-    cache = GraphCache(Recorder())
-    for length in range(300):
-        run(cache, length)
-    assert len(cache._calls) <= 64
+def test_call_counts_of_old_keys_are_forgotten() -> None:
+    recorder = Recorder()
+    cache = GraphCache(recorder)
+    for _ in range(6):
+        for length in range(300):
+            run(cache, length)
+    assert recorder.recorded == []
 
 
-def test_what_cannot_be_recorded_is_computed() -> None:
+def test_computation_that_cannot_be_recorded_runs_every_time() -> None:
     recorder = Recorder(fails=True)
     run(GraphCache(recorder), 3, times=6)
     assert recorder.replayed == 0
@@ -89,7 +91,7 @@ def test_clear_forgets() -> None:
 
 
 @pytest.mark.parametrize("failure", [ValueError, TypeError])
-def test_other_failures_are_ours(failure: Callable[[str], Exception]) -> None:
+def test_bug_while_recording_is_raised(failure: Callable[[str], Exception]) -> None:
     def record(compute: Compute, x: Tensor) -> Compute:
         raise failure("a bug")
 

@@ -1,4 +1,4 @@
-"""What is told of a checkpoint without loading it."""
+"""The summary of a checkpoint, made without loading it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.tensor_file import TensorEntry, TensorTable
+from dinac_cli.models.facts import count_parameters, read_licence, summarise_model
 from dinac_cli.models.registry import ResolvedModel, resolve_model
-from dinac_cli.models.summary import count_parameters, read_licence, summarise_model
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+from .conftest import GOLDEN
 
 
-def test_parameters_of_the_released_model() -> None:
+def test_parameters_of_the_published_model() -> None:
     manifest = json.loads((GOLDEN / "dinac_ae_d2.manifest.json").read_text())
     entries = {
         name: TensorEntry(name, "F32", tuple(shape), 0, 0)
@@ -33,7 +33,7 @@ def test_nano() -> None:
     assert "class_head" not in summary.parameters
 
 
-def test_two_forms_of_one_model_differ_in_storage_alone() -> None:
+def test_bfloat16_copy_differs_only_in_storage() -> None:
     full, half = (
         summarise_model(ResolvedModel(GOLDEN / "pair" / name, "pair"))
         for name in ("model.safetensors", "model.bf16.safetensors")
@@ -55,17 +55,17 @@ def test_two_forms_of_one_model_differ_in_storage_alone() -> None:
         ("", ""),
     ],
 )
-def test_licence_of_a_card(tmp_path: Path, card: str, licence: str) -> None:
+def test_licence_of_a_model_card(tmp_path: Path, card: str, licence: str) -> None:
     (tmp_path / "README.md").write_text(card, newline="")
     assert read_licence(tmp_path) == licence
 
 
-def test_no_card(tmp_path: Path) -> None:
+def test_no_model_card(tmp_path: Path) -> None:
     assert read_licence(tmp_path) == ""
 
 
-def test_damaged_weights(tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     shutil.copy(GOLDEN / "tiny/config.json", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(ModelError, match="no whole safetensors file"):
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
         summarise_model(ResolvedModel(tmp_path, "x"))

@@ -1,6 +1,6 @@
-"""What the fast network asks of a GPU, counted without one: kernels, FLOPs and bytes.
+"""The cost of the fast network on a GPU, counted without one: kernels, FLOPs and bytes.
 
-Everything runs on the meta device, which computes shapes alone; a kernel of Triton counts as one.
+Everything runs on the meta device, which computes only shapes; a Triton kernel counts as one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.config import DinacAEConfig, DinacAEInferenceConfig
+from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.dinac.fast.operations import Operations
+from dinac_cli.models.interface import DinacAEInferenceConfig
 
 BATCH = 32
 POSITIONS = BATCH * 16 * 16
 D2 = DinacAEConfig()
 
-# Of the torch operations that the fast network calls, those that run nothing on the device.
+# The torch operations in the fast network that run no kernel on the device.
 FREE = {
     "chunk", "contiguous", "detach", "empty", "empty_like", "expand", "flatten", "item", "permute",
     "reshape", "select", "slice", "to", "transpose", "unsqueeze", "view_as_real",
@@ -33,7 +34,7 @@ FREE = {
 
 
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts kernels by name, and the bytes of the tensors that each call makes."""
+    """Counts kernels by name, and the bytes of the tensors that the calls create."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -55,7 +56,7 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.fixture
 def launches(triton_operations: Operations, monkeypatch: pytest.MonkeyPatch) -> Launches:
-    """A counter that Triton's kernels report to, instead of running."""
+    """A counter; Triton's kernels are counted instead of run."""
     counter = Launches()
     assert isinstance(triton_operations, ModuleType)
     kernels = triton_operations.kernels
@@ -78,7 +79,7 @@ class _Counted:
 
 @pytest.fixture(scope="module")
 def plain() -> DinacAE:
-    """The published network's shapes, without content, in bfloat16."""
+    """The published network in bfloat16, with shapes but no content."""
     with torch.device("meta"):
         model = DinacAE(D2, parts={"encoder", "decoder"}).eval().requires_grad_(False)
     for module in model.modules():
@@ -97,7 +98,7 @@ def test_encoder(plain: DinacAE, triton_operations: Operations, launches: Launch
     fast = accelerate(plain, triton_operations)
     images = torch.empty(BATCH, 3, 256, 256, device="meta")
     with torch.inference_mode():
-        fast.encode(images)  # the rotations are kept from now on
+        fast.encode(images)  # caches the rotations
     launches.kernels.clear()
     with measured(launches) as flops:
         fast.encode(images)
@@ -108,11 +109,11 @@ def test_encoder(plain: DinacAE, triton_operations: Operations, launches: Launch
     assert kernels["rotate_rows"] == blocks
     assert kernels["add_normalized_rows"] == 2 * blocks
     assert kernels["normalize_rows"] == 1
-    # 9 a block; and two products, a norm, the posterior and the whitening.
+    # 9 per block; and two products, a norm, the posterior and the whitening.
     assert sum(kernels.values()) <= 9 * blocks + 12
     assert flops.get_total_flops() / BATCH == pytest.approx(41.8e9, rel=0.002)
-    # Two of the stream's width, three and one of attention, four and one of the MLP, two bytes
-    # each, are what a block makes; a quarter of a block more is for the ends.
+    # A block creates 11 bfloat16 values per position and dim: 2 by the norms, 3 + 1 by attention,
+    # 4 + 1 by the MLP. The rest of the bound is for the ends.
     assert launches.size_bytes <= (blocks + 2) * POSITIONS * D2.model_dim * 2 * 12
 
 
@@ -121,7 +122,7 @@ def test_decoder(plain: DinacAE, triton_operations: Operations, launches: Launch
     latents = torch.empty(BATCH, D2.bottleneck_dim, 16, 16, device="meta")
     settings = DinacAEInferenceConfig(seed=0)
     with torch.inference_mode():
-        fast.decode(latents, 256, 256, settings)  # noise and modulations are kept from now on
+        fast.decode(latents, 256, 256, settings)  # caches the noise and the modulations
     launches.kernels.clear()
     with measured(launches) as flops:
         fast.decode(latents, 256, 256, settings)
@@ -130,7 +131,7 @@ def test_decoder(plain: DinacAE, triton_operations: Operations, launches: Launch
         assert kernels[name] == blocks
     assert kernels["add_gated_rows"] == kernels["mul_"] == blocks
     assert kernels["linear"] == 2 * blocks + 4
-    # 8 a block; four products, the sum of two branches, the sampler and the whitening.
+    # 8 per block; four products, the sum of two branches, the sampler and the whitening.
     assert sum(kernels.values()) <= 8 * blocks + 16
     assert flops.get_total_flops() / BATCH == pytest.approx(27.5e9, rel=0.005)
     assert launches.size_bytes <= (blocks + 2) * POSITIONS * D2.model_dim * (2 * 7 + 4)

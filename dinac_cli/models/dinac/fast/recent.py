@@ -1,4 +1,4 @@
-"""What was made last, kept: for threads that compute side by side."""
+"""A bounded cache of recently used values, safe for several threads."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-def _weigh_alike(value: object) -> int:
-    return 1
-
-
 class Recent(Generic[K, V]):
-    """Values under keys, each made when it is first asked for; those used last are kept.
+    """A cache of the most recently used values, each made on first use.
 
-    Together they weigh at most `limit`, by default their number; the newest stays whatever its
-    weight. Safe in many threads: while one makes a value, others wait.
+    The values together weigh at most `limit`; by default each weighs 1. The newest value stays,
+    whatever its weight. While one thread makes a value, other threads wait.
     """
 
-    def __init__(self, limit: int, weigh: Callable[[V], int] = _weigh_alike) -> None:
+    def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
         self._limit = limit
         self._weigh = weigh
         self._values: OrderedDict[K, V] = OrderedDict()
@@ -30,7 +26,7 @@ class Recent(Generic[K, V]):
         self.weight = 0
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of `key`, which `make` makes where there is none."""
+        """Returns the value of `key`; calls `make` if it is not cached."""
         with self._lock:
             if key not in self._values:
                 self._values[key] = make()
@@ -42,6 +38,6 @@ class Recent(Generic[K, V]):
             return value
 
     def list_values(self) -> list[V]:
-        """All that are kept, the one used last at the end."""
+        """Returns all cached values, the most recently used last."""
         with self._lock:
             return list(self._values.values())

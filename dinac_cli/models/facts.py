@@ -1,4 +1,4 @@
-"""What a checkpoint on disk is: sizes, parameters, identities, licence. Free of torch."""
+"""Facts about a checkpoint on disk: sizes, parameters, identities, licence. Free of torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.source import locate_checkpoint
 from dinac_cli.models.dinac.tensor_file import TensorTable, keeps_float32, read_tensor_table
+from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER
 from dinac_cli.models.registry import ResolvedModel
 
-CLASS_HEAD = "class_head"
-_PARTS = {"encoder": "encoder", "decoder": "decoder", "dino_token_alignment_head": CLASS_HEAD}
+_PARTS = {"encoder": ENCODER, "decoder": DECODER, "dino_token_alignment_head": CLASS_HEAD}
 _STORED = {"F32": "float32", "BF16": "bfloat16"}
 
-# The head of a model card: YAML between two lines of dashes. One key of it is wanted, and it is
-# text on one line, so that no reader of YAML is needed.
+# A model card starts with YAML between two lines of dashes. Only its licence is read: one key with
+# one line of text, so no YAML parser is needed.
 _CARD_NAME = "README.md"
 _CARD_BYTES = 1 << 16
 _CARD_LICENCE = re.compile(r"\A---\n(?:(?!---).*\n)*?license:[ \t]*[\"']?([\w.+-]{1,64})")
@@ -29,9 +29,9 @@ _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 class ModelSummary:
     """One checkpoint.
 
-    `size_bytes` is that of its weights file, `parameters` their number for each part that it has,
-    `stored` the storage types of its tensors, `float32_parameters` how many stay float32 in a
-    bfloat16 network, `licence` what its model card names ("" where there is none).
+    `size_bytes` is the size of the weights file, `parameters` the count for each part, `stored`
+    the storage types of the tensors, `float32_parameters` the number that stays float32 in a
+    bfloat16 network, `licence` the licence in the model card, "" if there is none.
     """
 
     label: str
@@ -49,12 +49,12 @@ class ModelSummary:
 
     @property
     def parameter_count(self) -> int:
-        """Parameters of all parts."""
+        """Number of parameters of all parts."""
         return sum(self.parameters.values())
 
 
 def summarise_model(model: ResolvedModel) -> ModelSummary:
-    """Read all that is told of a checkpoint without loading it. Raises ModelError."""
+    """Summarises a checkpoint without loading its weights. Raises ModelError."""
     files = locate_checkpoint(model.path)
     config, identity = model.read_config(), model.identify()
     table = read_tensor_table(files.weights)
@@ -75,16 +75,16 @@ def summarise_model(model: ResolvedModel) -> ModelSummary:
 
 
 def count_parameters(table: TensorTable) -> dict[str, int]:
-    """Parameters of encoder, decoder and class head, aliases counted once and buffers not."""
+    """Counts the parameters of encoder, decoder and class head; aliases once, buffers never."""
     counts: Counter[str] = Counter()
     for name, shape in table.canonical_shapes.items():
         if not _BUFFERS.fullmatch(name):
-            counts[_PARTS.get(name.partition(".")[0], "encoder")] += math.prod(shape)
+            counts[_PARTS.get(name.partition(".")[0], ENCODER)] += math.prod(shape)
     return dict(counts)
 
 
 def read_licence(path: Path) -> str:
-    """The licence that the model card beside a checkpoint names, "" where none does."""
+    """Returns the licence in the model card beside a checkpoint, "" if there is none."""
     folder = path if path.is_dir() else path.parent
     try:
         with (folder / _CARD_NAME).open("rb") as file:
