@@ -1,4 +1,4 @@
-"""Cached latents as a PyTorch dataset."""
+"""A folder of records as a PyTorch dataset."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class LatentFolder(Dataset[Any]):
     """The latent files below a folder, sorted by name; each is read on access.
 
     An item is a dict: `latents` (whitened, float32 [C, h, w]), `name` (of the file, relative, with
-    `/`), `height` and `width` of the image in pixels. If the record holds them, it also has
+    `/`), `height` and `width` (of the image, in pixels). If the file holds them, the dict also has
     `logsnr` (float32 [C, h, w], see `DinacAE.sample_latents`), `class_token` (float32 [D]) and, for
     the mirrored image, `flipped` (its latents), `flipped_logsnr` and `flipped_class_token`.
-    `transform` is applied to each item. The dataset holds only names and can be pickled for the
-    workers of a DataLoader.
-    Raises UsageError if the folder does not exist or has no latent file; an access raises
-    DinacError if the file cannot be read.
+    `transform` is applied to each item. The dataset keeps only names in memory, and can be pickled
+    for the workers of a DataLoader.
+    Raises UsageError if the folder does not exist or has no latent file. Access to an item raises
+    DinacError if its file cannot be read.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LatentFolder(Dataset[Any]):
         self.transform = transform
         found = (path for path in self.folder.rglob(f"*{LATENT_SUFFIX}") if path.is_file())
         names = (path.relative_to(self.folder).as_posix() for path in found)
-        self.names = sorted(name for name in names if not _is_hidden(name))
+        self.names = sorted(name for name in names if "/." not in f"/{name}")  # skips hidden files
         if not self.names:
             raise UsageError(f"no latent files found in {folder}")
 
@@ -66,7 +66,3 @@ class LatentFolder(Dataset[Any]):
             "width": record.header.width,
         }
         return item if self.transform is None else self.transform(item)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))

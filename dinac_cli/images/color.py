@@ -12,31 +12,27 @@ from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 from dinac_cli.errors import ImageError, UsageError
 
 SRGB, CONVERTED, ASSUMED_SRGB = "srgb", "converted", "assumed-srgb"
-"""An image's colour description: SRGB for no profile or an sRGB profile, CONVERTED for another
-profile, ASSUMED_SRGB for an unusable one."""
+"""How an image's colours became sRGB: SRGB if it has no profile or an sRGB one, CONVERTED if it
+has another profile, ASSUMED_SRGB if its profile is unusable."""
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
-    """Returns `white`, `black`, `gray` or `#rrggbb` as (red, green, blue), 0 to 255 each.
-
-    Raises UsageError.
-    """
+    """Parses `white`, `black`, `gray` or `#rrggbb` to (red, green, blue). Raises UsageError."""
     named = {"white": "ffffff", "black": "000000", "gray": "808080", "grey": "808080"}
     digits = named.get(text.lower(), text.removeprefix("#"))
     try:
-        value = bytes.fromhex(digits)
-    except ValueError:
-        value = b""
-    if len(value) != 3:
-        raise UsageError(f"--background {text}: expected white, black, gray or #rrggbb")
-    return value[0], value[1], value[2]
+        red, green, blue = bytes.fromhex(digits)
+    except ValueError as exc:
+        message = f"--background {text}: expected white, black, gray or #rrggbb"
+        raise UsageError(message) from exc
+    return red, green, blue
 
 
 def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
     """Scales 16-bit, 32-bit and float gray to mode L, or LA if one value is transparent.
 
-    Pillow's own conversion clips at 255. This one scales 16-bit values by 1/257 and rounds;
-    32-bit integers count as 16-bit (Pillow reads 16-bit PGM this way), floats as 0..1. Raises
+    Pillow's own conversion clips at 255; this one scales and rounds. Floats range from 0 to 1,
+    integers from 0 to 65535, even 32-bit ones (Pillow reads a 16-bit PGM as 32-bit). Raises
     ImageError for values outside these ranges. Returns images of other modes unchanged.
     """
     if not image.mode.startswith(("I", "F")):
@@ -60,32 +56,28 @@ def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _gray_scale(image: ImageFile.ImageFile) -> tuple[int, bool]:
-    """Returns the peak value, and whether zero is white. Only TIFF has 12 bits and negatives."""
-    peak = 1 if image.mode == "F" else 65535
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return peak, False
-    if image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
-        peak = 4095
-    return peak, image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    """Returns the peak value, and whether zero is white. Only a TIFF can be 12-bit or inverted."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    is_12_bit = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,)
+    peak = 4095 if is_12_bit else 1 if image.mode == "F" else 65535
+    return peak, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
-    """Returns the colours, in a mode without alpha, and alpha, uint8 [H, W]; None if opaque."""
+    """Returns the image without alpha, and its alpha, uint8 [H, W], or None if it is opaque."""
     if not image.has_transparency_data:
         return image, None
-    if image.mode in ("1", "L", "LA", "La"):
-        image = image.convert("LA")
-        color, alpha = image.getchannel("L"), np.asarray(image.getchannel("A"))
-    else:
-        image = image.convert("RGBA")
-        color, alpha = image.convert("RGB"), np.asarray(image.getchannel("A"))
-    return color, (None if alpha.min() == 255 else alpha)
+    is_gray = image.mode in ("1", "L", "LA", "La")
+    image = image.convert("LA" if is_gray else "RGBA")
+    alpha = np.asarray(image.getchannel("A"))
+    color = image.getchannel("L") if is_gray else image.convert("RGB")
+    return color, None if alpha.min() == 255 else alpha
 
 
 def composite(
     rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """Blends `rgb` [H, W, 3] with `alpha` [H, W] over one colour, in sRGB, rounded exactly."""
+    """Blends `rgb` [H, W, 3] by `alpha` [H, W] over one colour, in sRGB, exactly rounded."""
     weight = alpha[..., None].astype(np.uint16)  # [H, W, 1]
     below = np.asarray(background, dtype=np.uint16) * (255 - weight)  # at most 255 * 255
     return ((rgb * weight + below + 127) // 255).astype(np.uint8)
@@ -94,13 +86,13 @@ def composite(
 def convert_to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
     """Converts an image without alpha to mode RGB, through its ICC profile if it has one.
 
-    Returns the image and SRGB, CONVERTED or ASSUMED_SRGB. A profile practically equal to sRGB is
-    ignored, so that the pixels stay exact.
+    Returns the image and SRGB, CONVERTED or ASSUMED_SRGB. Ignores a profile that is practically
+    sRGB, so that the pixels stay exact.
     """
     if profile is None:
         return _to_rgb(image), SRGB
     try:
-        space = _color_space(profile)
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
         if space == "RGB" and image.mode != "CMYK":
             image = _to_rgb(image)
         elif image.mode == "1":
@@ -126,16 +118,11 @@ def _apply_transform(transform: ImageCms.ImageCmsTransform, image: Image.Image) 
     return Image.fromarray(colors[np.asarray(image)])
 
 
-def _color_space(profile: bytes) -> str:
-    return ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
-
-
 @lru_cache(maxsize=8)
 def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Builds the transform from `profile` to sRGB; None if it changes no value by more than 1.
 
-    Cached, because the images of a folder usually share a profile and a CMYK transform is slow to
-    build.
+    Cached: images of one folder often share a profile, and a CMYK transform is slow to build.
     """
     transform = ImageCms.ImageCmsTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)),
@@ -143,8 +130,8 @@ def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | 
         mode,
         "RGB",
         ImageCms.Intent.PERCEPTUAL,
-        # For gray, the optimised table is wrong by up to 10 levels in the shadows, and a table of
-        # 256 values needs no optimisation.
+        # LittleCMS's optimised table for gray is wrong by up to 10 levels in the shadows. Gray has
+        # only 256 values and needs no optimisation.
         flags=ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE,
     )
     if mode not in ("L", "RGB"):

@@ -1,4 +1,4 @@
-"""Descriptions: `key=value;key=value` texts, in a record's `image` field and an image's stamp."""
+"""Descriptions: texts like `key=value;key=value`, in a record's `image` field and in stamps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 
 def parse_description(text: str, *, strict: bool = False) -> dict[str, str]:
-    """Returns the pairs in their order; a key without `=` has the value "".
+    """Returns the pairs in their order.
 
-    If a key is repeated, the last value wins. With `strict`, raises ValueError for a repeated key
-    and for a missing `=`.
+    A key without `=` has the value "", and the last value of a repeated key wins. With `strict`,
+    both raise ValueError.
     """
     pairs: dict[str, str] = {}
     for pair in filter(None, text.split(";")):
@@ -21,14 +21,14 @@ def parse_description(text: str, *, strict: bool = False) -> dict[str, str]:
 
 
 def format_description(pairs: Mapping[str, object]) -> str:
-    """Returns the text of `pairs`, in their order."""
+    """Returns `pairs` as a description, in their order."""
     return ";".join(f"{key}={value}" for key, value in pairs.items())
 
 
 def subtract_description(text: str, others: str) -> str:
-    """Returns the pairs of `text` that `others` lacks; all of `text` if `others` lacks none.
+    """Returns the pairs of `text` that are not in `others`; if all are, returns all of `text`.
 
-    Either may also be a single word without `=`, which counts as one pair.
+    A word without `=` counts as a pair.
     """
     left = [pair for pair in text.split(";") if pair not in others.split(";")]
     return ";".join(left) or text

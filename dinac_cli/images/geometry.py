@@ -1,9 +1,8 @@
-"""The geometry of an image before encoding: scale, crop and flip, and its description."""
+"""Geometry: how an image is scaled, cropped and mirrored before encoding."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 MAX_SIDE = 1 << 20
 """The longest side that can be requested, in pixels."""
 
-# The keys that the reader writes into a description.
+# The keys of a description that `read_image` writes.
 _READING_KEYS = {"orientation", "color", "alpha", "frame"}
 _GEOMETRY_KEYS = {"resize", "max_side", "crop", "flip"}
 _TWIN = "twin"
@@ -28,12 +27,12 @@ _SIZE = re.compile(f"({_SIDE})x({_SIDE})")
 
 @dataclass(frozen=True)
 class Geometry:
-    """The changes to an upright image of sRGB pixels: scale, then crop; and a mirrored twin.
+    """The changes to the upright sRGB pixels of an image: scale, then crop.
 
-    `resize` scales the short side to this length, up or down. `max_side` scales the long side down
-    to this length; the two exclude each other. `crop` (width, height) then keeps the centre. All
-    are in pixels. `flip` requests a twin of the image, mirrored left to right; `apply` does not
-    make it. Raises ValueError for sides outside 1 to `MAX_SIDE`.
+    `resize` sets the short side, up or down. `max_side` limits the long side. `crop` (width,
+    height) keeps the centre. All are in pixels. `flip` also requests a twin, mirrored left to
+    right; `apply` does not make it. Raises ValueError for sides outside 1 to `MAX_SIDE`, and if
+    both `resize` and `max_side` are set.
     """
 
     resize: int | None = None
@@ -50,20 +49,25 @@ class Geometry:
 
     @property
     def text(self) -> str:
-        """Returns what is requested, as in `resize=256;crop=256x256;flip=twin`; "" if nothing."""
+        """The description of the changes, as in `resize=256;crop=256x256;flip=twin`, or ""."""
         return format_description(self._list_pairs())
 
     @property
     def changes_pixels(self) -> bool:
-        """False if `apply` returns its argument."""
+        """False if `apply` always returns its argument."""
         return self.resize is not None or self.max_side is not None or self.crop is not None
 
     def scale(self, width: int, height: int) -> tuple[int, int]:
-        """Returns (width, height) after scaling; the other side is rounded half up, at least 1.
+        """Returns (width, height) after scaling; each side is rounded half up and at least 1.
 
         Raises ImageError if the scaled image has more pixels than both the source and MAX_PIXELS.
         """
-        size = self._scale_sides(width, height)
+        side = max(width, height) if self.resize is None else min(width, height)
+        wanted = self.resize or min(self.max_side or side, side)
+        size = (
+            max(1, (2 * width * wanted + side) // (2 * side)),
+            max(1, (2 * height * wanted + side) // (2 * side)),
+        )
         pixels = size[0] * size[1]
         if pixels > max(MAX_PIXELS, width * height):
             raise ImageError(
@@ -81,7 +85,12 @@ class Geometry:
         if self.crop is None:
             return size
         if size[0] < self.crop[0] or size[1] < self.crop[1]:
-            raise ImageError(self._describe_small((width, height), size))
+            found, advice = f"{width}x{height}", "scale with --resize first"
+            if size != (width, height):
+                found += f", scaled to {_name_size(size)},"
+                advice = f"choose a larger {'--max-side' if self.resize is None else '--resize'}"
+            crop = _name_size(self.crop)
+            raise ImageError(f"{found} is smaller than the crop of {crop}; crop less, or {advice}")
         return self.crop
 
     def apply(self, pixels: Pixels) -> Pixels:
@@ -100,7 +109,7 @@ class Geometry:
         return crop_centre(scale_pixels(pixels, *self.scale(width, height)), *final)
 
     def describe(self, description: str) -> str:
-        """Returns the reader's `description` of an image, with this geometry appended."""
+        """Returns the `description` of an image, with this geometry appended."""
         return format_description(parse_description(description) | self._list_pairs())
 
     def _list_pairs(self) -> dict[str, str]:
@@ -112,32 +121,15 @@ class Geometry:
         }
         return {key: str(value) for key, value in pairs.items() if value is not None}
 
-    def _scale_sides(self, width: int, height: int) -> tuple[int, int]:
-        short, long = sorted((width, height))
-        if self.resize is not None:
-            return _scale(width, height, self.resize, short)
-        if self.max_side is not None and long > self.max_side:
-            return _scale(width, height, self.max_side, long)
-        return width, height
-
-    def _describe_small(self, source: tuple[int, int], scaled: tuple[int, int]) -> str:
-        assert self.crop is not None
-        crop = f"is smaller than the crop of {_name_size(self.crop)}"
-        if scaled == source:
-            return f"{_name_size(source)} {crop}; crop less, or scale with --resize first"
-        option = "--max-side" if self.resize is None else "--resize"
-        scaling = f"{_name_size(source)}, scaled to {_name_size(scaled)},"
-        return f"{scaling} {crop}; crop less, or choose a larger {option}"
-
 
 NO_GEOMETRY = Geometry()
-"""Leaves images as they are, without twins."""
+"""Changes no image and requests no twin."""
 
 
 def choose_geometry(
     resize: int | None, max_side: int | None, crop: str | None, *, flip: bool = False
 ) -> Geometry:
-    """Returns what `--resize`, `--max-side`, `--crop` and `--flip` ask for. Raises UsageError."""
+    """Builds the geometry from the values of the options. Raises UsageError."""
     if resize is not None and max_side is not None:
         raise UsageError("--resize and --max-side cannot be used together")
     try:
@@ -156,38 +148,30 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def read_geometry(description: str) -> Geometry:
-    """Returns the geometry in a record's `image` field.
-
-    Raises ImageError for an unknown key or an invalid value.
-    """
+    """Parses a record's `image` field. Raises ImageError for an unknown key or invalid value."""
     try:
         pairs = parse_description(description, strict=True)
-        unknown = pairs.keys() - _READING_KEYS - _GEOMETRY_KEYS
-        if unknown:
+        if unknown := pairs.keys() - _READING_KEYS - _GEOMETRY_KEYS:
             raise ValueError(f"unknown key {min(unknown)[:40]!a}")
-        return _build_geometry(pairs)
+        if pairs.get("flip", _TWIN) != _TWIN:
+            raise ValueError(f"unknown flip {pairs['flip'][:40]!a}")
+        crop = pairs.get("crop")
+        if crop is not None and "x" not in crop:
+            raise ValueError(f"{crop[:40]!a} is not a size")
+        return Geometry(
+            _read_side(pairs.get("resize")),
+            _read_side(pairs.get("max_side")),
+            None if crop is None else parse_size(crop),
+            "flip" in pairs,
+        )
     except ValueError as exc:
         raise ImageError(f"{exc} in the record's image field; update dinac-cli") from exc
 
 
 def find_geometry(description: str) -> str:
-    """Returns the geometry part of a record's `image` field, in the form of `Geometry.text`."""
+    """Returns the geometry in a record's `image` field, in the form of `Geometry.text`."""
     pairs = parse_description(description).items()
     return format_description({key: value for key, value in pairs if key in _GEOMETRY_KEYS})
-
-
-def _build_geometry(pairs: Mapping[str, str]) -> Geometry:
-    if pairs.get("flip", _TWIN) != _TWIN:
-        raise ValueError(f"unknown flip {pairs['flip'][:40]!a}")
-    crop = pairs.get("crop")
-    if crop is not None and "x" not in crop:
-        raise ValueError(f"{crop[:40]!a} is not a size")
-    return Geometry(
-        _read_side(pairs.get("resize")),
-        _read_side(pairs.get("max_side")),
-        None if crop is None else parse_size(crop),
-        "flip" in pairs,
-    )
 
 
 def _read_side(text: str | None) -> int | None:
@@ -196,14 +180,6 @@ def _read_side(text: str | None) -> int | None:
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"{text[:40]!a} is not a number of pixels")
     return int(text)
-
-
-def _scale(width: int, height: int, wanted: int, side: int) -> tuple[int, int]:
-    """Returns both sides times wanted / side, rounded half up in integer arithmetic."""
-    return (
-        max(1, (2 * width * wanted + side) // (2 * side)),
-        max(1, (2 * height * wanted + side) // (2 * side)),
-    )
 
 
 def _name_size(size: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""Opens untrusted image bytes with Pillow: listed formats only, our own limit, one error class."""
+"""Opens untrusted image files with Pillow: only some formats, our own limit, one error class."""
 
 from __future__ import annotations
 
@@ -28,16 +28,11 @@ from PIL import (
 )
 
 from dinac_cli.errors import ImageError
-from dinac_cli.images.formats import (
-    HEAD_BYTES,
-    MAX_PIXELS,
-    detect_format,
-    detect_unreadable,
-)
+from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS, detect_format, detect_unreadable
 
 
 def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
-    """Opens a WebP; raises EOFError if it is truncated, which libwebp reports as plain damage."""
+    """Opens a WebP. Raises EOFError if it is truncated; libwebp would only report damage."""
     declared = int.from_bytes(file.read(12)[4:8], "little") + 8
     if file.seek(0, io.SEEK_END) < declared:
         raise EOFError
@@ -45,8 +40,7 @@ def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
     return WebPImagePlugin.WebPImageFile(file)
 
 
-# Called directly, because Image.open applies a process-wide limit and tries every registered
-# plugin.
+# Image.open is not used: it applies a process-wide limit and tries every registered plugin.
 _OPENERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.jpeg_factory,
     "PNG": PngImagePlugin.PngImageFile,
@@ -66,23 +60,33 @@ _filters_lock = threading.Lock()
 _limit_lock = threading.Lock()
 
 
-def identify_image(head: bytes) -> str:
-    """Returns the format of a file's first bytes. Raises ImageError if it is not supported."""
+@contextmanager
+def open_image(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
+    """Opens an image file of any supported format; does not decode the pixels.
+
+    Any error, also one in the `with` block, becomes an ImageError of one line. Depending on the
+    damage, Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, MemoryError and
+    more; only Exception covers them all.
+    """
+    kind = _identify(file.read(HEAD_BYTES))
+    file.seek(0)
+    _quiet_pillow()
+    try:
+        yield _OPENERS[kind](file)
+    except ImageError:
+        raise
+    except Exception as exc:
+        raise ImageError(_describe(kind, exc)) from exc
+
+
+def _identify(head: bytes) -> str:
     if not head:
         raise ImageError("empty file (0 bytes)")
-    if kind := detect_format(head[:HEAD_BYTES]):
+    if kind := detect_format(head):
         return kind
-    if foreign := detect_unreadable(head[:HEAD_BYTES]):
+    if foreign := detect_unreadable(head):
         raise ImageError(f"{foreign} images are not supported; convert it to PNG or JPEG first")
     raise ImageError("not an image (no known image format)")
-
-
-def open_image(kind: str, file: IO[bytes]) -> ImageFile.ImageFile:
-    """Parses the header of a file in format `kind`; does not decode the pixels.
-
-    Call this, and use its result, inside `image_errors`.
-    """
-    return _OPENERS[kind](file)
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:
@@ -96,42 +100,20 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def load_image(image: ImageFile.ImageFile) -> None:
-    """Decodes the pixels of the first frame, in place."""
-    with _pillow_limit_lifted(image.width * image.height):
-        image.load()
+    """Decodes the pixels of the first frame, in place.
 
-
-@contextmanager
-def _pillow_limit_lifted(pixels: int) -> Iterator[None]:
-    """Lifts Pillow's global limit, which its TIFF and GIF decoders check again, for a large image.
-
-    Only one large image is decoded at a time, so that threads do not restore each other's limit.
+    Pillow's TIFF and GIF decoders check Pillow's global limit again, so it is lifted for a large
+    image. Only one large image is decoded at a time: threads must not restore each other's limit.
     """
-    if pixels <= MAX_PIXELS:
-        yield
+    if image.width * image.height <= MAX_PIXELS:
+        image.load()
         return
     with _limit_lock:
         kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            yield
+            image.load()
         finally:
             Image.MAX_IMAGE_PIXELS = kept
-
-
-@contextmanager
-def image_errors(kind: str) -> Iterator[None]:
-    """Turns any error of Pillow on a bad file into an ImageError of one line.
-
-    Depending on the damage, Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error,
-    KeyError, MemoryError and more; only Exception covers them all.
-    """
-    _quiet_pillow()
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as exc:
-        raise ImageError(_describe(kind, exc)) from exc
 
 
 def _describe(kind: str, exc: Exception) -> str:
@@ -156,12 +138,12 @@ def _means_truncated(exc: BaseException) -> bool:
 def _quiet_pillow() -> None:
     """Silences Pillow's warnings and log messages about odd metadata.
 
-    A permanent filter is thread-safe, unlike warnings.catch_warnings, and many threads read images.
-    The filter does not match DecompressionBombWarning, which is not a UserWarning.
+    Many threads read images, and a permanent filter is thread-safe, unlike warnings.catch_warnings.
+    The filter does not hide DecompressionBombWarning, which is not a UserWarning.
     """
     with _filters_lock:
         if ("ignore", None, UserWarning, _PILLOW_MODULES, 0) not in warnings.filters:
             warnings.filterwarnings("ignore", "", UserWarning, _PILLOW_MODULES.pattern)
         logger = logging.getLogger("PIL")
-        if not logger.handlers:  # Python prints the errors of a logger without handlers
+        if not logger.handlers:  # without a handler, Python would print its errors
             logger.addHandler(logging.NullHandler())

@@ -8,28 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFile, MpoImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, MpoImagePlugin, TiffImagePlugin
 from PIL.Image import Transpose
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
 from dinac_cli.images.description import format_description
 from dinac_cli.images.fast_jpeg import decode_jpeg
-from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS
+from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
-from dinac_cli.images.opening import (
-    check_size,
-    identify_image,
-    image_errors,
-    load_image,
-    open_image,
-)
+from dinac_cli.images.opening import check_size, load_image, open_image
+from dinac_cli.images.pixels import Pixels
 
 WHITE = (255, 255, 255)
-
-_ORIENTATION = 0x0112
-_NEW_SUBFILE_TYPE = 254
 
 # The transposition that turns each EXIF orientation upright; orientation 1 needs none.
 _UPRIGHT: Mapping[object, Transpose] = {
@@ -47,13 +38,13 @@ _TURNED = (5, 6, 7, 8)  # the orientations that exchange width and height
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """One image, as `encode` and `psnr` use it.
+    """An image, converted for encoding or comparison.
 
     `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, as in
     "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are for the user.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     description: str
     warnings: tuple[str, ...]
 
@@ -66,31 +57,27 @@ def read_image(
 ) -> SourceImage:
     """Decodes the bytes of an image file to upright sRGB pixels without alpha.
 
-    The first bytes decide the format. Applies the EXIF orientation, converts ICC profiles to sRGB
-    (perceptual intent), composites alpha over `background` (sRGB, 0..255), and decodes only the
-    first frame. Thread-safe. Raises ImageError, without the file's name, if the bytes are not a
-    complete image of a supported format or declare more than `max_pixels` pixels.
+    The first bytes decide the format. Decodes only the first frame, applies the EXIF orientation,
+    converts colours from the ICC profile to sRGB (perceptual intent) and composites alpha over
+    `background` (sRGB, 0..255). Thread-safe. Raises ImageError, without the file's name, if the
+    bytes are not a complete image of a supported format or declare more than `max_pixels` pixels.
     """
-    kind = identify_image(data)
-    with image_errors(kind):
-        opened = open_image(kind, io.BytesIO(data))
+    with open_image(io.BytesIO(data)) as opened:
         check_size(opened, max_pixels)
         _refuse_thumbnail(opened)
         _match_transparent_color(opened)
-        plain = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
-        if plain is None:
+        pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
+        steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
+        if pixels is None:
             pixels, steps = _decode_pixels(opened, background)
-        else:
-            pixels, steps = plain, _describe_steps(turned=False, colors=color.SRGB, alpha="none")
         frames = getattr(opened, "n_frames", 1)
-    steps["frame"] = f"1/{frames}"
-    description = format_description(steps)
+    description = format_description({**steps, "frame": f"1/{frames}"})
     return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
 
 
 def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
     """True if the decoded pixels need no conversion: RGB, no profile, upright."""
-    # The format is checked first because reading the EXIF of other formats may decode the pixels.
+    # Checks the format first, because reading the EXIF of another format may decode the pixels.
     if opened.format != "JPEG" or opened.mode != "RGB":
         return False
     return _find_profile(opened) is None and _read_orientation(opened) not in _UPRIGHT
@@ -98,56 +85,45 @@ def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
 
 def _decode_pixels(
     opened: ImageFile.ImageFile, background: tuple[int, int, int]
-) -> tuple[NDArray[np.uint8], dict[str, str]]:
+) -> tuple[Pixels, dict[str, str]]:
     """Returns upright sRGB pixels [H, W, 3], and the conversions as description pairs."""
     upright, turned = _load_upright(opened)
     opaque, alpha = color.split_alpha(upright)
     rgb, colors = color.convert_to_srgb(opaque, _find_profile(opened))
     pixels = np.array(rgb)  # a writable copy, [H, W, 3]
-    if alpha is None:
-        return pixels, _describe_steps(turned=turned, colors=colors, alpha="none")
-    composited = f"composited-#{bytes(background).hex()}"
-    steps = _describe_steps(turned=turned, colors=colors, alpha=composited)
-    return color.composite(pixels, alpha, background), steps
-
-
-def _describe_steps(*, turned: bool, colors: str, alpha: str) -> dict[str, str]:
-    orientation = "applied" if turned else "none"
-    return {"orientation": orientation, "color": colors, "alpha": alpha}
+    steps = {"orientation": "applied" if turned else "none", "color": colors, "alpha": "none"}
+    if alpha is not None:
+        pixels = color.composite(pixels, alpha, background)
+        steps["alpha"] = f"composited-#{bytes(background).hex()}"
+    return pixels, steps
 
 
 def measure_image(data: bytes) -> tuple[int, int]:
     """Returns (width, height) from an image file's header, before orientation.
 
-    Does not decode the pixels. Raises ImageError as `read_image` does.
+    Raises ImageError if the format is not supported or the header is damaged.
     """
-    kind = identify_image(data)
-    with image_errors(kind):
-        width, height = open_image(kind, io.BytesIO(data)).size
-    return width, height
+    with open_image(io.BytesIO(data)) as opened:
+        return opened.size
 
 
 def measure_file(
     path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = False
 ) -> tuple[int, int]:
-    """Returns (width, height) of a file; reads only the part that its format needs for this.
+    """Returns (width, height) of an image file; reads only as much of it as needed.
 
-    With `upright`, returns the size after orientation; this decodes a PNG. Raises ImageError as
+    With `upright`, returns the size after orientation; PNGs are then decoded. Raises ImageError as
     `read_image` does, OSError if the file cannot be opened.
     """
-    with open(path, "rb") as file:
-        kind = identify_image(file.read(HEAD_BYTES))
-        file.seek(0)
-        with image_errors(kind):
-            opened = open_image(kind, file)
-            check_size(opened, max_pixels)
-            _refuse_thumbnail(opened)
-            width, height = opened.size
-            # For a TIFF, Pillow already reports the size after orientation.
-            is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
-            if upright and not is_tiff and _read_orientation(opened) in _TURNED:
-                width, height = height, width
-    return width, height
+    with open(path, "rb") as file, open_image(file) as opened:
+        check_size(opened, max_pixels)
+        _refuse_thumbnail(opened)
+        width, height = opened.size
+        # For a TIFF, Pillow already reports the size after orientation.
+        is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
+        if upright and not is_tiff and _read_orientation(opened) in _TURNED:
+            return height, width
+        return width, height
 
 
 def _load_upright(opened: ImageFile.ImageFile) -> tuple[Image.Image, bool]:
@@ -165,16 +141,16 @@ def _load_upright(opened: ImageFile.ImageFile) -> tuple[Image.Image, bool]:
 
 def _read_orientation(opened: ImageFile.ImageFile) -> object:
     try:
-        return opened.getexif().get(_ORIENTATION)
+        return opened.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # malformed EXIF raises any error, but the pixels can still be decoded
         return None
 
 
 def _refuse_thumbnail(opened: ImageFile.ImageFile) -> None:
-    """Refuses the thumbnail, all that a TIFF reader sees of camera raw files (DNG, NEF, ARW)."""
+    """Refuses a thumbnail: it is all that Pillow finds in camera raw files (DNG, NEF, ARW)."""
     if not isinstance(opened, TiffImagePlugin.TiffImageFile):
         return
-    kind = opened.tag_v2.get(_NEW_SUBFILE_TYPE)
+    kind = opened.tag_v2.get(ExifTags.Base.NewSubfileType)
     if isinstance(kind, int) and kind & 1:
         raise ImageError(
             "only a thumbnail is readable, as in camera raw files; convert it to TIFF or PNG first"
@@ -183,13 +159,13 @@ def _refuse_thumbnail(opened: ImageFile.ImageFile) -> None:
 
 def _match_transparent_color(opened: ImageFile.ImageFile) -> None:
     """Reduces a 16-bit transparent colour to its high bytes, as Pillow reduces the pixels."""
-    wide = bool(opened.tile) and opened.tile[0].args == "RGB;16B"
-    if wide and "transparency" in opened.info:
+    is_wide = bool(opened.tile) and opened.tile[0].args == "RGB;16B"
+    if is_wide and "transparency" in opened.info:
         opened.info["transparency"] = tuple(v >> 8 for v in opened.info["transparency"])
 
 
 def _find_profile(opened: ImageFile.ImageFile) -> bytes | None:
-    """Returns the ICC profile; b"", which is unusable, if Pillow could not unpack it."""
+    """Returns the ICC profile, None if there is none, or b"" if Pillow could not unpack it."""
     return (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
 
 
@@ -211,22 +187,19 @@ def read_shaped(
 ) -> SourceImage:
     """Reads an image with `read_image` and applies `geometry` to it.
 
-    `hold(size_bytes)` waits until that much memory, `data` included, may be used; it is called
-    before decoding and again with the final, smaller size. Raises ImageError.
+    `hold(size_bytes)` waits until the image may use this much memory, `data` included. It is called
+    before decoding, and again with the final, smaller size. Raises ImageError.
     """
     width, height = measure_image(data)
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
     hold(len(data) + 3 * (width * height + scaled))
     image = read_image(data, background=background, max_pixels=max_pixels)
-    image = replace(
-        image,
-        pixels=geometry.apply(image.pixels),
-        description=geometry.describe(image.description),
-    )
+    description = geometry.describe(image.description)
+    image = replace(image, pixels=geometry.apply(image.pixels), description=description)
     hold(len(data) + image.pixels.nbytes)
     return image
 
 
 def hold_beside(hold: Callable[[int], None], kept_bytes: int) -> Callable[[int], None]:
-    """Returns a `hold` that adds the `kept_bytes` already in memory."""
+    """Returns a `hold` function that adds `kept_bytes`, already in memory, to each size."""
     return lambda size: hold(kept_bytes + size)

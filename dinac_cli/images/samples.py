@@ -1,8 +1,8 @@
-"""Small generated pictures for the demo and the benchmarks, so that no photographs are shipped."""
+"""Draws small pictures for the demo and the benchmarks, so that no photographs are shipped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,25 +15,21 @@ _SEED = 7
 
 def draw_samples() -> Iterator[tuple[str, Pixels]]:
     """Yields names (relative, with suffix) and uint8 [H, W, 3] pixels; always the same."""
-    samples: tuple[tuple[str, Callable[[int, int], Pixels], int, int], ...] = (
-        ("clouds.jpg", draw_clouds, 256, 384),
-        ("leaves.png", draw_leaves, 320, 320),
-        ("nested/page.png", draw_page, 233, 377),
-        ("nested/rings.webp", draw_rings, 256, 256),
-        ("sunset.jpg", draw_sunset, 216, 384),
-    )
-    for name, draw, height, width in samples:
-        yield name, draw(height, width)
+    yield "clouds.jpg", draw_clouds(256, 384)
+    yield "leaves.png", draw_leaves(320, 320)
+    yield "nested/page.png", draw_page(233, 377)
+    yield "nested/rings.webp", draw_rings(256, 256)
+    yield "sunset.jpg", draw_sunset(216, 384)
 
 
 def draw_photographs(side: int) -> Iterator[Pixels]:
-    """Yields pictures uint8 [side, side, 3] as detailed as photographs; always the same."""
+    """Yields uint8 [side, side, 3] pictures as detailed as photographs; always the same."""
     for draw in (draw_clouds, draw_leaves, draw_sunset):
         yield draw(side, side)
 
 
 def draw_clouds(height: int, width: int) -> Pixels:
-    """Draws noise between two colours, with a spectrum that falls with frequency as in photos."""
+    """Draws noise between two colours; its spectrum falls with frequency as in photographs."""
     rng = np.random.default_rng(_SEED)
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))
@@ -87,6 +83,6 @@ def draw_sunset(height: int, width: int) -> Pixels:
 def _blend(
     weight: NDArray[np.float64], low: tuple[int, int, int], high: tuple[int, int, int]
 ) -> Pixels:
-    """Maps weights [H, W] to colours uint8 [H, W, 3], from `low` (0) to `high` (1)."""
+    """Mixes two colours by weights [H, W], from 0 (`low`) to 1 (`high`), to uint8 [H, W, 3]."""
     start, end = np.array(low, np.float64), np.array(high, np.float64)
     return np.rint(start + weight[..., None] * (end - start)).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""The stamp in a decoded image: the record and the settings that it was decoded from.
+"""The stamp: metadata in a decoded image that identifies its record and the decoding settings.
 
-A stamp is a JSON object of strings: an iTXt chunk in PNG, an XMP property in the other formats.
-It also holds the size of its file. Editors keep the metadata, so the size tells an edited or
-truncated image from an image as dinac wrote it.
+A stamp is a JSON object of strings, in an iTXt chunk of a PNG or an XMP property of other formats.
+It also holds the size of the image file. If the size is wrong, the image was edited (editors keep
+the metadata) or truncated since dinac wrote it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import IO
 
 from dinac_cli.errors import ImageError
-from dinac_cli.images.formats import HEAD_BYTES
-from dinac_cli.images.opening import identify_image, image_errors, open_image
+from dinac_cli.images.opening import open_image
 
 _PNG_KEY = "dinac"
-_PNG_HEADER_BYTES = 33  # signature and IHDR, which must be the first chunk
+_PNG_HEADER_BYTES = 33  # the signature and IHDR, the first chunk of every PNG
 _SIZE_KEY = "file_bytes"
-_SIZE_UNSET = "?" * 12  # as wide as a formatted size, so that filling it in moves no byte
+_SIZE_UNSET = "?" * 12  # as long as a formatted size, so that the real size fits in its place
 _STAMP_PROPERTY = re.compile(rb'dinac:stamp="([^"]*)"')
 
 
@@ -42,7 +41,7 @@ def _pack_itxt(text: str) -> bytes:
 
 
 def pack_xmp(stamp: Mapping[str, str], size: str = _SIZE_UNSET) -> bytes:
-    """Returns the XMP packet with `stamp`; `seal_xmp` completes it in the written file."""
+    """Returns an XMP packet with `stamp`; `seal_xmp` completes it in the written file."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -54,7 +53,7 @@ def pack_xmp(stamp: Mapping[str, str], size: str = _SIZE_UNSET) -> bytes:
 
 
 def seal_xmp(data: bytes, stamp: Mapping[str, str]) -> bytes:
-    """Fills in the file size in `data`, a file written with `pack_xmp(stamp)`."""
+    """Sets the file size in the stamp of `data`, a file written with `pack_xmp(stamp)`."""
     return data.replace(pack_xmp(stamp), pack_xmp(stamp, _format_size(len(data))), 1)
 
 
@@ -70,7 +69,7 @@ def _format_size(size_bytes: int) -> str:
 def read_stamp(source: bytes | Path) -> dict[str, str] | None:
     """Returns the stamp of an image that dinac wrote, without decoding the pixels.
 
-    None for any other file: not an image, written by another program, changed since, unreadable.
+    Returns None for any other file: not an image, not from dinac, changed since, or unreadable.
     """
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
@@ -81,12 +80,9 @@ def read_stamp(source: bytes | Path) -> dict[str, str] | None:
 
 def _find(file: IO[bytes]) -> bytes | None:
     """Returns the stamp's JSON from an image file's header."""
-    kind = identify_image(file.read(HEAD_BYTES))
-    file.seek(0)
-    with image_errors(kind):
-        info = open_image(kind, file).info
-    text, xmp = info.get(_PNG_KEY), info.get("xmp")
-    if kind == "PNG" and isinstance(text, str):
+    with open_image(file) as opened:
+        text, xmp = opened.info.get(_PNG_KEY), opened.info.get("xmp")
+    if opened.format == "PNG" and isinstance(text, str):
         return text.encode()
     if isinstance(xmp, bytes) and (found := _STAMP_PROPERTY.search(xmp)):
         return html.unescape(found[1].decode("ascii", "replace")).encode()

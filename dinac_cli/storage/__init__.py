@@ -1,1 +1,1 @@
-"""Local files: finding and reading inputs, naming outputs and writing them safely."""
+"""Local files: finds and reads inputs, names outputs and writes them safely."""

@@ -1,8 +1,8 @@
 """Writes a file so that it is either complete or absent.
 
-The data goes to a temporary file beside the target, which is then renamed to the target. The
-temporary's name identifies its process, and it is locked while it is in use. This tells the
-leftovers of a killed run from the files of a live one, even on a shared file system.
+The data goes to a temporary file beside the target, which is then renamed to the target. The name
+of a temporary file identifies its process, and the file is locked while in use. Name and lock
+distinguish leftovers of a killed run from files of a live run, even on a shared file system.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ if sys.platform != "win32":
     import fcntl
 
 TEMPORARY_PREFIX = ".dinac-tmp-"
-_FATAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-_SETTLING_SECONDS = 60.0
 
 _live: set[str] = set()
 _live_lock = threading.Lock()
@@ -76,9 +73,10 @@ def write_atomically(
 def describe_write_error(exc: OSError, target: str) -> OutputError:
     """Returns the OutputError for a failed write.
 
-    A full or read-only disk stops the run (UnwritableDiskError); other errors fail only the file.
+    A full or read-only disk stops the run (UnwritableDiskError). After any other error, only this
+    file fails.
     """
-    if exc.errno in _FATAL_ERRNOS:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return UnwritableDiskError(
             f"{target}: {exc.strerror}; free some space and run the same command again"
         )
@@ -98,29 +96,27 @@ def discard_live_temporaries() -> None:
 
 
 def remove_dead_temporaries(folder: str) -> int:
-    """Removes the temporaries of dead processes of this host; returns their number."""
-    removed = 0
+    """Removes temporary files of this host's dead processes from `folder`; returns how many."""
     try:
         names = [name for name in os.listdir(folder) if name.startswith(TEMPORARY_PREFIX)]
     except OSError:
         return 0
-    for name in names:
-        path = os.path.join(folder, name)
-        if path not in _live and _is_dead(path, name):
-            _discard(path)
-            removed += 1
-    return removed
+    paths = [os.path.join(folder, name) for name in names]
+    dead = [path for path in paths if path not in _live and _is_dead(path)]
+    for path in dead:
+        _discard(path)
+    return len(dead)
 
 
 @functools.cache
 def _identify_host() -> tuple[str, str, str]:
     """Returns (host, boot, pid namespace). Processes with equal values see each other's pids."""
     host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-    boot = _read_text("/proc/sys/kernel/random/boot_id").replace("-", "")[:8] or "0"
-    try:
+    boot = namespace = "0"
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        boot = file.read().strip().replace("-", "")[:8] or "0"
+    with contextlib.suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
-    except OSError:
-        namespace = "0"
     return host, boot, namespace
 
 
@@ -128,73 +124,60 @@ def _name_temporary() -> str:
     return TEMPORARY_PREFIX + "-".join((*_identify_host(), str(os.getpid()), secrets.token_hex(4)))
 
 
-def _is_dead(path: str, name: str) -> bool:
-    parts = name.removeprefix(TEMPORARY_PREFIX).split("-")
+def _is_dead(path: str) -> bool:
+    parts = os.path.basename(path).removeprefix(TEMPORARY_PREFIX).split("-")
     host, boot, namespace = _identify_host()
     if len(parts) != 5 or parts[0] != host or not parts[3].isdigit():
         return False
     if (parts[1], parts[2]) == (boot, namespace) and not _is_running(int(parts[3])):
         return True
-    # A running pid may have been reused (in containers nearly all are 1), and a pid of another
-    # container or an earlier boot has no meaning here. The lock decides, but only for older files:
-    # a new one may not be locked yet.
-    return _is_older_than(path, _SETTLING_SECONDS) and _is_unlocked(path)
+    # A pid may be in use again (in containers nearly all are 1), and a pid of another container or
+    # an earlier boot means nothing here. So the lock decides, but only after the first minute: a
+    # new file may not be locked yet.
+    with contextlib.suppress(OSError):
+        return time.time() - os.stat(path).st_mtime > 60 and _is_unlocked(path)
+    return False
 
 
-def _is_older_than(path: str, seconds: float) -> bool:
+def _is_running(pid: int) -> bool:
+    if sys.platform == "win32":  # signal 0 is Ctrl-C there, so only the age of the file decides
+        return True
     try:
-        return time.time() - os.stat(path).st_mtime > seconds
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it runs under another user
+        return True
+    return True
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":  # Windows does not remove an open file
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        # Without locks in the file system, only the pid in the name identifies a live file.
+        if exc.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
+            raise
+
+
+def _is_unlocked(path: str) -> bool:
+    """Raises OSError if the file cannot be opened."""
+    if sys.platform == "win32":
+        return True
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
-
-
-if sys.platform != "win32":
-
-    def _is_running(pid: int) -> bool:
-        try:
-            os.kill(pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-        except OSError:  # it runs under another user
-            return True
-        return True
-
-    def _lock(descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            # Without locks in the file system, only the pid in the name identifies a live file.
-            if exc.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
-                raise
-
-    def _is_unlocked(path: str) -> bool:
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        finally:
-            os.close(descriptor)
-        return True
-
-else:
-
-    def _is_running(pid: int) -> bool:
-        """Always True: signal 0 is Ctrl-C on Windows. Only the age of the file decides."""
-        return True
-
-    def _lock(descriptor: int) -> None:
-        """Does nothing, because Windows does not remove an open file."""
-
-    def _is_unlocked(path: str) -> bool:
-        return True
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[str], bool]) -> None:
-    """Renames `temporary` to `target`; without `replace`, never over a foreign file."""
+    """Renames `temporary` to `target`; without `replace`, never over a file of another program."""
     if not replace:
         try:
             os.link(temporary, target)  # unlike a rename, this fails if the target exists
@@ -203,7 +186,7 @@ def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[s
             # Either the target exists, or this file system has no hard links.
             if os.path.lexists(target) and not is_ours(target):
                 if _are_equal(temporary, target):
-                    return  # another run wrote it first; some formats cannot hold a stamp
+                    return  # another run wrote it first, in a format that cannot hold a stamp
                 raise refuse_foreign(target) from exc
     os.replace(temporary, target)
 
@@ -216,7 +199,7 @@ def _are_equal(one: str, other: str) -> bool:
 
 
 def refuse_foreign(target: str) -> OutputError:
-    """Returns the OutputError for a foreign file in the place of an output."""
+    """Returns the OutputError for an existing file that dinac did not write."""
     return OutputError(
         f"{target}: exists and was not written by dinac; "
         "choose another output folder or add --overwrite"
@@ -238,11 +221,3 @@ def _sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _read_text(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

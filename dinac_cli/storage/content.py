@@ -22,7 +22,7 @@ class Content:
 
     @property
     def sha256(self) -> str:
-        """64 hex digits."""
+        """The SHA-256 of the bytes, 64 hex digits."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -38,7 +38,7 @@ def read_content(path: str) -> Content:
             after = os.fstat(file.fileno())
     except OSError as exc:
         raise InputError(f"cannot read: {exc.strerror or exc}") from exc
-    # Only files are checked: a pipe has no size, and each write changes its time.
+    # A pipe is not checked: it has no size, and each write changes its time.
     is_file = stat.S_ISREG(before.st_mode)
     if is_file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError("changed while it was read; run the same command again")
@@ -66,7 +66,7 @@ def hash_file(path: str) -> str:
 
 
 def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
-    """Reads to the end in pieces, because one read of the limit would allocate it at once."""
+    """Reads to the end in pieces; one read of MAX_INPUT_BYTES would allocate as much at once."""
     pieces = []
     total = 0
     while expected <= MAX_INPUT_BYTES and total <= MAX_INPUT_BYTES:

@@ -1,6 +1,6 @@
 """Expands the user's arguments (files, folders, globs, lists, `-`) to a stream of inputs.
 
-No file is kept in memory: each iteration walks the folders again, in sorted order, so two
+The inputs are not kept in memory: each iteration walks the folders again, in sorted order. Two
 iterations over an unchanged folder agree.
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dinac_cli.errors import UsageError
 
@@ -21,9 +23,9 @@ HEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class FileKind:
-    """The test for a file in a folder: its name or, if that fails, its first bytes.
+    """Decides which files of a folder are inputs, by name or else by the first bytes.
 
-    `is_output` recognises, by path, outputs of an earlier run among the inputs; they are rejected.
+    `is_output(path)` recognises outputs of earlier runs; they are not inputs.
     """
 
     label: str
@@ -33,7 +35,7 @@ class FileKind:
     is_output: Callable[[str], bool] | None = None
 
     def accepts(self, path: str) -> bool:
-        """True if the file is an input; for an unreadable file only the name decides."""
+        """True if the file is an input; if it cannot be read, only its name decides."""
         if not (self.accepts_name(os.path.basename(path)) or self._accepts_content(path)):
             return False
         return self.is_output is None or not self.is_output(path)
@@ -48,9 +50,10 @@ class FileKind:
 
 @dataclass(frozen=True)
 class Input:
-    """One input: `path` to open (None is standard input), `name` below OUT (relative, `/`).
+    """One input.
 
-    `problem` is set if the name itself is the error (no such file, outside of --root).
+    `path` is the file to open, None for standard input. `name` (relative, with `/`) becomes its
+    output's name in OUT. `problem` is set if the input is an error: no such file, outside --root.
     """
 
     path: str | None
@@ -59,7 +62,7 @@ class Input:
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """The input's name in messages."""
         return STDIN_NAME if self.path is None else self.path
 
 
@@ -68,9 +71,9 @@ class InputScan:
     """The inputs of one run; can be iterated repeatedly.
 
     `paths` are files, folders, globs or `-`. `listed` is the content of a `--files-from` list, or
-    None; it is NUL-separated if `null`, and its names are relative to `root`. `exclude` is a folder
-    that is never entered (OUT inside an input folder). After an iteration, `others` is the number
-    of files that are not of `kind`.
+    None. The list is NUL-separated if `null`, and its names are relative to `root`. `exclude` is a
+    folder that is never entered: OUT, if it lies in an input folder. After an iteration, `others`
+    is the number of files that were not of `kind`.
     """
 
     kind: FileKind
@@ -110,17 +113,17 @@ class InputScan:
     def _expand_glob(self, pattern: str) -> Iterator[Input]:
         """Yields the matches of a pattern; files in a matching folder are named relative to it.
 
-        `**` also matches the content of a matching folder and follows links in a loop, so each file
-        is yielded once, at its first match.
+        `**` also matches the content of a matching folder, and follows links in a loop. Each file
+        is therefore yielded only once, at its first match.
         """
         matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
             yield Input(pattern, os.path.basename(pattern), "no file matches this pattern")
-        folders: set[str] = set()
-        seen: set[str] = set()
+        folders: set[Path] = set()
+        seen: set[Path] = set()
         for match in matches:
             place = _resolve_parent(match)
-            if place in seen or not folders.isdisjoint(_list_parents(place)):
+            if place in seen or not folders.isdisjoint(place.parents):
                 continue
             seen.add(place)
             if os.path.isdir(match):
@@ -131,7 +134,7 @@ class InputScan:
 
     def _resolve_entry(self, entry: str) -> Iterator[Input]:
         """Resolves one entry of a list; keeps its relative path, as rsync --files-from does."""
-        name = entry
+        path = name = entry
         if self.root is not None:
             path = os.path.join(self.root, entry)
             name = os.path.relpath(path, self.root)
@@ -139,8 +142,6 @@ class InputScan:
             problem = "absolute path in the list; name its base folder with --root DIR"
             yield Input(entry, os.path.basename(entry), problem)
             return
-        else:
-            path = entry
         name = os.path.normpath(name).replace(os.sep, "/")
         if name == ".." or name.startswith("../"):
             where = f"--root {self.root}" if self.root is not None else "the current folder"
@@ -194,30 +195,20 @@ class InputScan:
 
 
 def split_list(content: bytes, *, null: bool) -> Iterator[str]:
-    """Yields the entries of a file list, newline- or NUL-separated; skips empty ones.
+    """Yields the entries of a list, separated by newlines, or by NULs if `null`; skips empty ones.
 
-    Raises UsageError if a newline-separated list holds a NUL, which no file name can hold.
+    Raises UsageError if a newline-separated list contains a NUL; no file name can contain one.
     """
     if not null and b"\0" in content:
         raise UsageError("the list of --files-from holds NUL characters; add --null")
-    separator = b"\0" if null else b"\n"
-    start = 0
-    while start < len(content):
-        end = content.find(separator, start)
-        end = len(content) if end < 0 else end
-        entry = content[start:end]
-        if not null:
-            entry = entry.removesuffix(b"\r")
+    for match in re.finditer(rb"[^\0]+" if null else rb"[^\n]+", content):
+        entry = match[0] if null else match[0].removesuffix(b"\r")
         if entry:
             yield os.fsdecode(entry)
-        start = end + 1
 
 
 def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None) -> None:
-    """Raises UsageError if a request names no input, or standard input twice.
-
-    `out` is its OUT argument, if it has one.
-    """
+    """Raises UsageError if no input is named, or standard input twice. `out` is OUT, if given."""
     if not paths and listed is None:
         if out is not None and os.path.exists(out):
             raise UsageError(
@@ -230,10 +221,7 @@ def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None
 
 
 def _name_file(path: str, name: str) -> Input:
-    problem = None
-    if not os.path.lexists(path):
-        problem = "no such file or folder"
-    return Input(path, name, problem)
+    return Input(path, name, None if os.path.lexists(path) else "no such file or folder")
 
 
 def _is_glob(path: str) -> bool:
@@ -252,13 +240,7 @@ def _identify(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _resolve_parent(path: str) -> str:
+def _resolve_parent(path: str) -> Path:
     """Returns `path` with the links in its parent resolved; the last part may be a link."""
     parent, name = os.path.split(path.rstrip(os.sep) or path)
-    return os.path.join(os.path.realpath(parent), name)
-
-
-def _list_parents(path: str) -> Iterator[str]:
-    while (parent := os.path.dirname(path)) != path:
-        yield parent
-        path = parent
+    return Path(os.path.realpath(parent), name)

@@ -1,4 +1,4 @@
-"""An exclusive lock on a folder, held by one process at a time."""
+"""A lock on a folder, which only one process holds at a time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if sys.platform != "win32":
 
 @contextlib.contextmanager
 def hold_folder(folder: str, refusal: str) -> Iterator[None]:
-    """Locks the folder for the block, against other processes; creates it if needed.
+    """Locks the folder against other processes during the block; creates it if needed.
 
     A folder that was created here is removed if it is still empty at the end. If a process dies,
-    its lock is released. On Windows, and on file systems without locks, there is no lock. Raises
-    OutputError: with `refusal` if another process holds the lock, or if the folder is not writable.
+    its lock is released. On Windows, and on file systems without locks, nothing is locked. Raises
+    OutputError if the folder is not writable, or with the message `refusal` if it is locked.
     """
     is_new = not os.path.lexists(folder)
     try:
@@ -41,32 +41,21 @@ def hold_folder(folder: str, refusal: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-if sys.platform != "win32":
-
-    def _lock_folder(folder: str) -> int | None:
-        while True:
-            os.makedirs(folder, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(descriptor, folder):
-                    return descriptor
-            except BlockingIOError:
-                os.close(descriptor)
-                raise
-            except OSError:  # this file system has no locks, or none for folders
-                return descriptor
-            os.close(descriptor)
-
-    def _is_at(descriptor: int, folder: str) -> bool:
-        """False if the previous holder removed the folder before this process locked it."""
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(folder))
-        except FileNotFoundError:
-            return False
-
-else:
-
-    def _lock_folder(folder: str) -> int | None:
+def _lock_folder(folder: str) -> int | None:
+    while True:
         os.makedirs(folder, exist_ok=True)
-        return None
+        if sys.platform == "win32":
+            return None
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        except FileNotFoundError:  # the previous holder removed the folder before this lock
+            pass
+        except OSError:  # this file system has no locks, or none for folders
+            return descriptor
+        os.close(descriptor)

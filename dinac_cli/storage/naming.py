@@ -18,7 +18,7 @@ def name_latents(name: str) -> str:
 def name_image(name: str, suffixes: tuple[str, ...]) -> str:
     """Returns the decoded image's name: `a.png.dinac` → `a.png`, `a.jpg.dinac` → `a.jpg.png`.
 
-    `suffixes` are those of the output format; the first is appended if the name has none of them.
+    If the name has none of `suffixes`, those of the output format, the first is appended.
     """
     if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
         name = name[: -len(LATENT_SUFFIX)]
@@ -27,27 +27,8 @@ def name_image(name: str, suffixes: tuple[str, ...]) -> str:
 
 
 def undo_image_name(name: str, suffixes: Iterable[str]) -> list[str]:
-    """Returns possible names of image `name` after encoding and decoding, likeliest first."""
+    """Returns the possible names of image `name` after encoding and decoding, likeliest first."""
     return [name, *(name + suffix for suffix in suffixes)]
-
-
-class CollisionCheck:
-    """Detects repeated output names; keeps a hash of each name, not the name.
-
-    With `fold_case`, names that differ only in case are equal.
-    """
-
-    def __init__(self, *, fold_case: bool = False) -> None:
-        self._fold_case = fold_case
-        self._seen: set[int] = set()
-
-    def add(self, name: str) -> bool:
-        """Adds `name`; returns False if it was added before."""
-        key = hash(name.casefold() if self._fold_case else name)
-        if key in self._seen:
-            return False
-        self._seen.add(key)
-        return True
 
 
 def refuse_collisions(
@@ -55,41 +36,39 @@ def refuse_collisions(
 ) -> int:
     """Checks (input, output name) pairs before any work; returns their number.
 
-    The name None stands for an input that will fail; it is counted but never collides. Raises
-    UsageError for a collision; `pairs` is then called again to find the first input of the two.
+    Raises UsageError if two inputs have the same output name or, with `fold_case`, names that
+    differ only in case; `pairs` is then called again to find the other input. The name None, for
+    an input that will fail, is counted but never collides.
     """
-    check = CollisionCheck(fold_case=fold_case)
+    seen: set[int] = set()  # hashes, which need less memory than names
     count = 0
     for source, name in pairs():
         count += 1
-        if name is not None and not check.add(name):
-            first = next(
-                other
-                for other, its_name in pairs()
-                if its_name is not None and _same(its_name, name, fold_case)
-            )
+        if name is None:
+            continue
+        key = _hash(name, fold_case)
+        if key in seen:
+            first = next(one for one, out in pairs() if out and _hash(out, fold_case) == key)
             raise UsageError(
                 f"{first} and {source} would both be written to {name}; "
                 "give them different OUTs or rename one"
             )
+        seen.add(key)
     return count
 
 
-def _same(one: str, other: str, fold_case: bool) -> bool:
-    return one.casefold() == other.casefold() if fold_case else one == other
+def _hash(name: str, fold_case: bool) -> int:
+    return hash(name.casefold() if fold_case else name)
 
 
 def ignores_case(folder: str) -> bool:
     """True if the file system of `folder` (or its nearest existing parent) ignores case.
 
-    Tests whether the folder also exists under its name in swapped case; a name without letters
-    counts as case-sensitive.
+    Looks the folder up under its name in swapped case. Returns False if the name has no letters.
     """
     folder = os.path.realpath(folder)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     parent, name = os.path.split(folder)
     swapped = os.path.join(parent, name.swapcase())
-    if swapped == folder or not os.path.exists(swapped):
-        return False
-    return os.path.samefile(swapped, folder)
+    return swapped != folder and os.path.exists(swapped) and os.path.samefile(swapped, folder)

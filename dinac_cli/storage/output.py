@@ -1,4 +1,4 @@
-"""OUT of a run: a folder, one file, or standard output."""
+"""OUT, where a run writes its outputs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from dinac_cli.errors import OutputError
-from dinac_cli.storage.atomic import (
-    describe_write_error,
-    remove_dead_temporaries,
-    write_atomically,
-)
+from dinac_cli.storage.atomic import describe_write_error, remove_dead_temporaries, write_atomically
 from dinac_cli.storage.naming import ignores_case
 
 STDOUT = "-"
 
-_FOLDERS_REMEMBERED = 4096
-
 
 class OutputKind(str, Enum):
-    """What OUT is."""
+    """What OUT is: a folder, one file, or standard output."""
 
     FOLDER = "folder"
     FILE = "file"
@@ -30,11 +24,11 @@ class OutputKind(str, Enum):
 
 @dataclass
 class Output:
-    """OUT of one run, and the only thing that writes there.
+    """OUT of one run. All writes to OUT go through this class.
 
-    `is_ours` tells whether dinac wrote an existing file: only such a file may be replaced, unless
-    `overwrite` allows any. Nothing is ever written outside a folder OUT, not even through a
-    symbolic link below it.
+    An existing file is replaced only if `is_ours` is true for its path (dinac wrote it) or
+    `overwrite` is set. If OUT is a folder, nothing is written outside of it, not even through a
+    symbolic link in it.
     """
 
     path: str
@@ -51,7 +45,7 @@ class Output:
 
     @property
     def keeps_existing(self) -> bool:
-        """True if outputs may exist already, and a run must look at them before it writes."""
+        """True if a run must look at existing outputs before it writes."""
         return not self.is_stream and not self.overwrite
 
     @property
@@ -63,14 +57,13 @@ class Output:
         """Returns the path of the output called `name` (relative, `/`-separated)."""
         if self.kind is OutputKind.FILE:
             return self.path
-        # Joined as text: on Windows `join` would take `1:30.png` for another drive and leave OUT.
+        # Joined as text: on Windows, `join` would take `1:30.png` for a path on another drive.
         return os.path.join(self.path, "") + os.sep.join(name.split("/"))
 
     def look(self, name: str) -> str | None:
-        """Returns the path at which an earlier output called `name` must be looked for.
+        """Returns the path where the output called `name` may exist already; makes its folder.
 
-        Returns None if an earlier output does not matter: OUT is a stream, or is overwritten. Makes
-        the output's folder. Raises OutputError if the folder cannot be made or lies outside OUT.
+        Returns None if `keeps_existing` is false. Raises OutputError as `prepare` does.
         """
         if not self.keeps_existing:
             return None
@@ -79,10 +72,9 @@ class Output:
         return target
 
     def deliver(self, name: str, data: bytes) -> str | None:
-        """Writes one output and returns its path.
+        """Writes one output and returns its path. Raises OutputError.
 
-        Returns None if OUT is a stream: the caller then writes `data` there, in order. Raises
-        OutputError.
+        If OUT is a stream, returns None and leaves it to the caller to write `data`, in order.
         """
         if self.is_stream:
             return None
@@ -91,15 +83,12 @@ class Output:
         return target
 
     def open(self) -> None:
-        """Makes OUT's folder, so that failing to is an error of the run, not of each of its files.
-
-        Raises OutputError.
-        """
+        """Makes OUT's folder. An OutputError here fails the run, not each file in turn."""
         if not self.is_stream:
             self.prepare(self.locate(""))
 
     def prepare(self, target: str) -> None:
-        """Makes the folder of `target` and removes temporary files that killed runs left there.
+        """Makes the folder of `target`, and removes temporary files that killed runs left there.
 
         Raises OutputError if the folder cannot be made or lies outside OUT.
         """
@@ -113,12 +102,12 @@ class Output:
         if self.kind is OutputKind.FOLDER:
             self.require_inside(folder)
         remove_dead_temporaries(folder)
-        if len(self._ready) > _FOLDERS_REMEMBERED:  # a bound on memory; preparing twice is harmless
+        if len(self._ready) > 4096:  # a bound on memory; preparing a folder twice is harmless
             self._ready.clear()
         self._ready.add(folder)
 
     def require_writable(self) -> None:
-        """Raises OutputError if nothing can be written to OUT, as far as permissions tell."""
+        """Raises OutputError if OUT's path or permissions forbid writing; creates nothing."""
         if self.is_stream:
             return
         place = os.path.dirname(self.path) if self.kind is OutputKind.FILE else self.path
@@ -138,7 +127,7 @@ class Output:
         )
 
     def require_inside(self, folder: str) -> None:
-        """Raises OutputError if a folder for outputs lies outside OUT."""
+        """Raises OutputError if `folder` lies outside OUT."""
         root, real = os.path.realpath(self.path), os.path.realpath(folder)
         if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
             raise OutputError(

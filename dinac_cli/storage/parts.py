@@ -1,8 +1,9 @@
-"""Splits a list of inputs over machines by the hash of each name."""
+"""Splits the inputs over several machines, by a hash of each name."""
 
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +11,13 @@ from dataclasses import dataclass
 from dinac_cli.errors import UsageError
 
 # Process launchers with their variables for index and count; the first that is set is used.
-_LAUNCHERS = (
-    ("torchrun", "RANK", "WORLD_SIZE"),
-    ("Slurm", "SLURM_PROCID", "SLURM_NTASKS"),
-)
+_LAUNCHERS = (("torchrun", "RANK", "WORLD_SIZE"), ("Slurm", "SLURM_PROCID", "SLURM_NTASKS"))
 _ARRAY = ("Slurm array", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` (from 0) of `count`: the names with CRC-32 mod `count` equal to `index`."""
+    """Part `index` (from 0) of `count`: the names whose CRC-32 modulo `count` is `index`."""
 
     index: int
     count: int
@@ -38,38 +36,31 @@ class Shard:
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     """Parses `I/N`, or `auto`: from the variables that torchrun or Slurm set. Raises UsageError.
 
-    The variables are those in the launchers' documentation. Only `auto` reads them, because they
-    are also set in a shell inside an allocation, which must not silently process one shard.
+    The variables are documented by torchrun and Slurm. Only `auto` reads them: a shell in a Slurm
+    allocation also has them, and a run there must not silently process only one shard.
     """
     if text == "auto":
         return _detect_shard(environment)
-    index, slash, count = text.partition("/")
-    if not (slash and index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
+    match = re.fullmatch("([0-9]+)/([0-9]+)", text)
+    if match is None:
         raise UsageError(f"--shard {text}: expected I/N (for example 0/8) or auto")
-    return Shard(int(index), int(count))
+    return Shard(int(match[1]), int(match[2]))
 
 
 def _detect_shard(environment: Mapping[str, str]) -> Shard:
-    """Combines process and array task: each task of an array may start several processes."""
+    """Combines process and array task, because a task of an array may start several processes."""
     found = [_read_numbers(environment, index, count) for _, index, count in _LAUNCHERS]
     process = next(filter(None, found), None)
     task = _read_numbers(environment, *_ARRAY[1:])
     if process is None and task is None:
-        wanted = ", ".join(
-            f"{index}/{count} ({name})" for name, index, count in (*_LAUNCHERS, _ARRAY)
-        )
-        raise UsageError(f"--shard auto: none of {wanted} is set; give I/N instead")
+        variables = [f"{index}/{count} ({name})" for name, index, count in (*_LAUNCHERS, _ARRAY)]
+        raise UsageError(f"--shard auto: none of {', '.join(variables)} is set; give I/N instead")
     process_index, processes = process or (0, 1)
-    task_id, tasks = task or (0, 1)
-    task_index = 0 if task is None else _index_of_task(environment, task_id)
-    return Shard(task_index * processes + process_index, tasks * processes)
-
-
-def _index_of_task(environment: Mapping[str, str], task_id: int) -> int:
-    """Returns the task's index in its array, from 0; ids may start anywhere and have a step."""
-    first = _read_number(environment, "SLURM_ARRAY_TASK_MIN") or 0
+    # The ids of an array's tasks may start anywhere and have a step.
+    first_id = _read_number(environment, "SLURM_ARRAY_TASK_MIN") or 0
     step = _read_number(environment, "SLURM_ARRAY_TASK_STEP") or 1
-    return (task_id - first) // step
+    task_id, tasks = task or (first_id, 1)
+    return Shard((task_id - first_id) // step * processes + process_index, tasks * processes)
 
 
 def _read_numbers(environment: Mapping[str, str], index: str, count: str) -> tuple[int, int] | None:

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from dinac_cli.images.color import composite
+from dinac_cli.errors import UsageError
+from dinac_cli.images.color import composite, parse_color
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.reading import SourceImage, read_image
 
@@ -133,3 +134,24 @@ def test_compositing_is_exact_for_all_values(level: int) -> None:
     np.testing.assert_array_equal(blended[..., 0], np.floor(exact + 0.5))
     assert blended[:, 0].tolist() == [[level, 0, 255]] * 256
     np.testing.assert_array_equal(blended[:, 255], rgb[:, 255])
+
+
+@pytest.mark.parametrize(
+    ("text", "color"),
+    [
+        ("white", (255, 255, 255)),
+        ("Black", (0, 0, 0)),
+        ("gray", (128, 128, 128)),
+        ("grey", (128, 128, 128)),
+        ("#0aff80", (10, 255, 128)),
+        ("0AFF80", (10, 255, 128)),
+    ],
+)
+def test_background_color(text: str, color: tuple[int, int, int]) -> None:
+    assert parse_color(text) == color
+
+
+@pytest.mark.parametrize("text", ["", "#", "red", "#fff", "#0aff8", "#0aff8000", "#gggggg", "ü"])
+def test_malformed_background_color_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="expected white, black, gray or #rrggbb"):
+        parse_color(text)

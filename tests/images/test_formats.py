@@ -12,6 +12,7 @@ from PIL import Image
 from dinac_cli.images.formats import (
     HEAD_BYTES,
     INPUT_FORMATS,
+    MAX_PIXELS,
     OUTPUT_FORMATS,
     detect_format,
     format_of_suffix,
@@ -86,6 +87,11 @@ def test_every_output_is_a_readable_input() -> None:
         assert output.suffixes[0] == f".{name}"
         assert all(is_image_name(f"a{suffix}") for suffix in output.suffixes)
         assert output.pillow in INPUT_FORMATS
+
+
+def test_default_pixel_limit_is_that_of_pillow_for_bombs() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS
 
 
 def test_formats_import_no_heavy_module() -> None:

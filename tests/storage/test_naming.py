@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.storage.naming import (
-    CollisionCheck,
     ignores_case,
     name_image,
     name_latents,
@@ -78,14 +77,6 @@ def test_same_name_is_tried_first() -> None:
 
 
 class TestCollisions:
-    def test_repeated_name_is_detected(self) -> None:
-        check = CollisionCheck()
-        assert [check.add(name) for name in ("a", "b", "a", "A")] == [True, True, False, True]
-
-    def test_repeated_name_in_another_case_is_detected(self) -> None:
-        check = CollisionCheck(fold_case=True)
-        assert [check.add(name) for name in ("a", "A", "ß", "SS")] == [True, False, True, False]
-
     def test_error_names_both_inputs_and_the_output(self) -> None:
         pairs = [("1/a.jpg", "a.jpg.dinac"), ("b.jpg", "b.jpg.dinac"), ("2/a.jpg", "a.jpg.dinac")]
         with pytest.raises(UsageError) as caught:
@@ -95,10 +86,13 @@ class TestCollisions:
             "give them different OUTs or rename one"
         )
 
-    def test_names_in_another_case_collide_only_if_case_is_folded(self) -> None:
-        pairs = [("a.jpg", "a.jpg.dinac"), ("A.jpg", "A.jpg.dinac")]
-        assert refuse_collisions(lambda: pairs) == 2
-        with pytest.raises(UsageError, match=r"^a\.jpg and A\.jpg would"):
+    @pytest.mark.parametrize(("one", "other"), [("a", "A"), ("ß", "SS")])
+    def test_names_in_another_case_collide_only_if_case_is_folded(
+        self, one: str, other: str
+    ) -> None:
+        pairs = [("b", "b.dinac"), (one, f"{one}.dinac"), (other, f"{other}.dinac")]
+        assert refuse_collisions(lambda: pairs) == 3
+        with pytest.raises(UsageError, match=f"^{one} and {other} would"):
             refuse_collisions(lambda: pairs, fold_case=True)
 
     def test_failing_input_is_counted_but_never_collides(self) -> None:
