@@ -1,4 +1,4 @@
-"""How fast the model and the commands are on this machine, as ratios within one run.
+"""Measures how fast the model and the commands are on this machine.
 
-Contenders are timed in turns, so that a busy moment slows all of them. Never prints.
+Contenders are timed in turns, so that a busy moment slows all of them. Nothing here prints.
 """

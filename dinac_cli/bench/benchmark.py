@@ -1,4 +1,4 @@
-"""One benchmark: the model, whole commands, and the stages of a run, on one device."""
+"""Times the model, whole commands, and the stages of a run, on one device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,7 @@ from typing import Any
 import torch
 
 from dinac_cli.bench.contenders import Contender, draw_network, list_contenders
-from dinac_cli.bench.network import (
-    Accuracy,
-    NetworkFigures,
-    check_accuracy,
-    measure_networks,
-)
+from dinac_cli.bench.network import Accuracy, NetworkFigures, check_accuracy, measure_networks
 from dinac_cli.bench.processes import CommandFigures, measure_commands
 from dinac_cli.bench.stages import StageFigures, measure_decode, measure_encode
 from dinac_cli.bench.timing import measure_matmul
@@ -39,10 +34,10 @@ _SAMPLE_SIDE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRequest:
-    """What to time: a model, or random weights in the sizes of `RELEASED[random_weights]`.
+    """What to time: `model`, or random weights in the sizes of `RELEASED[random_weights]`.
 
-    The commands work on `images`, or on samples if there are none, and take each of `file_counts`
-    files. `seconds` is the approximate time of each comparison of models.
+    Commands are timed over each number of files in `file_counts`; the files are `images`, or drawn
+    samples if there are none. `seconds` is the approximate time of each comparison of models.
     """
 
     model: ResolvedModel | None
@@ -57,33 +52,25 @@ class BenchRequest:
     seconds: float
 
 
-@dataclass
 class Benchmark:
-    """The parts of a benchmark, each measured on demand."""
+    """Measures each part of a benchmark on demand."""
 
-    request: BenchRequest
-    device: torch.device = field(init=False)
-    dtype: torch.dtype = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, request: BenchRequest) -> None:
         """Raises DeviceError, UsageError."""
-        self.device = resolve_device(self.request.choice.device)
-        self.dtype = resolve_dtype(self.request.choice.dtype, self.device)
-
-    @property
-    def label(self) -> str:
-        """The name of the timed model."""
-        if self.request.model is None:
-            return f"{self.request.random_weights}, random weights"
-        return self.request.model.label
+        self.request = request
+        self.device = resolve_device(request.choice.device)
+        self.dtype = resolve_dtype(request.choice.dtype, self.device)
+        self._dtype_name = "bf16" if self.dtype == torch.bfloat16 else "f32"
+        model = request.model
+        self.label = model.label if model else f"{request.random_weights}, random weights"
 
     def describe(self) -> dict[str, Any]:
-        """Describes the machine and the model; measures the rate of matrix products."""
-        cuda = self.device.type == "cuda"
+        """Returns facts about the machine and the model; measures the rate of matrix products."""
+        is_cuda = self.device.type == "cuda"
         return {
             "model": self.label,
-            "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
-            "dtype": "bf16" if self.dtype == torch.bfloat16 else "f32",
+            "device": torch.cuda.get_device_name(self.device) if is_cuda else self.device.type,
+            "dtype": self._dtype_name,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "matmul_tflops": self._matmul_rate / 1e12,
@@ -93,8 +80,7 @@ class Benchmark:
         """Times the contenders in turns. Raises ModelError, UsageError."""
         yield from measure_networks(
             self._contenders,
-            self._plain.config,
-            self.device,
+            self._plain,
             self.request.resolutions,
             self.request.batches,
             self._matmul_rate,
@@ -102,7 +88,7 @@ class Benchmark:
         )
 
     def check_accuracy(self) -> list[Accuracy]:
-        """Compares the same contenders with the plain model in float32, then frees them."""
+        """Compares the contenders with the plain model in float32, then frees them all."""
         exact = self._load(torch.float32)
         checks = check_accuracy(self._contenders, exact, min(self.request.resolutions))
         del self._contenders, self._plain, exact
@@ -113,8 +99,7 @@ class Benchmark:
         """Times whole commands over several numbers of files. Raises DinacError."""
         with self._gather() as (model, images, _):
             options = ["--model", str(model.path), "--device", str(self.device)]
-            options += ["--dtype", "bf16" if self.dtype == torch.bfloat16 else "f32"]
-            options += ["--workers", str(self.request.workers)]
+            options += ["--dtype", self._dtype_name, "--workers", str(self.request.workers)]
             if self.request.choice.compiled:
                 options.append("--compile")
             yield from measure_commands(images, self.request.file_counts, options)
@@ -122,7 +107,7 @@ class Benchmark:
     def measure_stages(self) -> Iterator[StageFigures]:
         """Times the stages of encode and decode over the largest number of files, at most 300.
 
-        All files are held in memory between the stages. Raises DinacError.
+        Keeps all files in memory between the stages. Raises DinacError.
         """
         with self._gather() as (model, images, folder):
             count = min(_STAGE_FILES, max(self.request.file_counts))
@@ -152,14 +137,12 @@ class Benchmark:
         if self.request.model is None:
             assert self.request.random_weights is not None
             return draw_network(RELEASED[self.request.random_weights], self.device, dtype)
-        path = self.request.model.path
-        return DinacAE.from_pretrained(
-            path, device=self.device, dtype=dtype, parts=(ENCODER, DECODER)
-        )
+        path, parts = self.request.model.path, (ENCODER, DECODER)
+        return DinacAE.from_pretrained(path, device=self.device, dtype=dtype, parts=parts)
 
     @contextmanager
     def _gather(self) -> Iterator[tuple[ResolvedModel, tuple[Path, ...], Path]]:
-        """Yields the model and the images as files, and a temporary folder."""
+        """Yields the model and the images, as files, and a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
             folder = Path(name)
             model = self.request.model

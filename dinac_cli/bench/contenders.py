@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,49 +21,44 @@ PLAIN, FAST, COMPILED, FLUX2 = "plain", "fast", "compiled", "flux2"
 _CALLS_BEFORE_RECORDING = 3
 
 
-class Contender(Protocol):
-    """Encodes and decodes images [B, 3, H, W] in [-1, 1]."""
+class Contender(ABC):
+    """A model to be timed; `weights` maps "encode" and "decode" to the parts that they need."""
 
-    def prepare_encode(self, images: Tensor) -> Callable[[], Tensor]:
-        """Returns a call that encodes these images, ready to be timed."""
+    weights: Mapping[str, nn.Module]
 
-    def prepare_decode(
-        self, batch: int, height: int, width: int, steps: int
-    ) -> Callable[[], Tensor]:
-        """Returns a call that decodes random latents of `batch` images, ready to be timed."""
+    @abstractmethod
+    def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
+        """Returns a call, ready to be timed, that computes `batch` square images.
+
+        Encodes random images of `side` pixels a side, or decodes random latents of that size.
+        """
 
     def count_weight_bytes(self, task: str) -> int:
         """Returns the bytes of the weights that `task` ("encode" or "decode") needs."""
+        tensors = self.weights[task].parameters()
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-@dataclass(frozen=True)
-class DinacContender:
-    """One of our models; `plain` has the same weights in a form that can be counted."""
+class DinacContender(Contender):
+    """One of our models; `plain` has the same weights, before they were rearranged for speed."""
 
-    model: DinacAE
-    plain: DinacAE
+    def __init__(self, model: DinacAE, plain: DinacAE) -> None:
+        self.model = model
+        # As in the commands: on CUDA, all models but the plain one replay a recording.
+        self._is_recorded = model.device.type == "cuda" and model is not plain
+        self.weights = {"encode": plain.encoder, "decode": plain.decoder}
 
-    def prepare_encode(self, images: Tensor) -> Callable[[], Tensor]:
-        """See `Contender`."""
-        return self._record(self.model.encode, images)
-
-    def prepare_decode(
-        self, batch: int, height: int, width: int, steps: int
-    ) -> Callable[[], Tensor]:
-        """See `Contender`."""
-        config = self.model.config
-        grid = (height // config.patch_size, width // config.patch_size)
-        latents = torch.randn(batch, config.bottleneck_dim, *grid, device=self.model.device)
+    def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
+        config, device = self.model.config, self.model.device
+        if task == "encode":
+            return self._record(self.model.encode, draw_images(batch, side, device))
+        grid = (side // config.patch_size, side // config.patch_size)
+        latents = torch.randn(batch, config.bottleneck_dim, *grid, device=device)
         settings = DinacAEInferenceConfig(num_steps=steps, seed=0)
-        return self._record(lambda z: self.model.decode(z, height, width, settings), latents)
-
-    def count_weight_bytes(self, task: str) -> int:
-        """See `Contender`."""
-        return _count_bytes(self.plain.encoder if task == "encode" else self.plain.decoder)
+        return self._record(lambda z: self.model.decode(z, side, side, settings), latents)
 
     def _record(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
-        """Runs as in the commands: on CUDA, all but the plain model replay a recording."""
-        if self.model.device.type != "cuda" or self.model is self.plain:
+        if not self._is_recorded:
             return lambda: compute(x)
         for _ in range(_CALLS_BEFORE_RECORDING):
             compute(x)
@@ -71,7 +66,7 @@ class DinacContender:
         return lambda: replay(x)[0]
 
 
-class Flux2Contender:
+class Flux2Contender(Contender):
     """The autoencoder of FLUX.2 with random weights, from the diffusers library."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -87,28 +82,24 @@ class Flux2Contender:
         nn.Module.to(self._model, device, dtype)  # its own method logs a warning
         self._dtype = dtype
         self._device = device
+        self.weights = {"encode": self._model.encoder, "decode": self._model.decoder}
 
-    def prepare_encode(self, images: Tensor) -> Callable[[], Tensor]:
-        """See `Contender`."""
-        x = images.to(self._dtype)
-        return lambda: self._model.encode(x).latent_dist.mode()
-
-    def prepare_decode(
-        self, batch: int, height: int, width: int, steps: int
-    ) -> Callable[[], Tensor]:
-        """See `Contender`; this decoder has no steps."""
-        channels = self._model.config.latent_channels
-        shape = (batch, channels, height // 8, width // 8)
+    def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
+        if task == "encode":
+            images = draw_images(batch, side, self._device).to(self._dtype)
+            return lambda: self._model.encode(images).latent_dist.mode()
+        shape = (batch, self._model.config.latent_channels, side // 8, side // 8)
         latents = torch.randn(shape, device=self._device).to(self._dtype)
-        return lambda: self._model.decode(latents).sample
+        return lambda: self._model.decode(latents).sample  # this decoder has no steps
 
-    def count_weight_bytes(self, task: str) -> int:
-        """See `Contender`."""
-        return _count_bytes(self._model.encoder if task == "encode" else self._model.decoder)
+
+def draw_images(batch: int, side: int, device: torch.device) -> Tensor:
+    """Returns random square images [B, 3, S, S] in [-1, 1]."""
+    return torch.rand(batch, 3, side, side, device=device) * 2 - 1
 
 
 def draw_network(config: DinacAEConfig, device: torch.device, dtype: torch.dtype) -> DinacAE:
-    """Returns a model with random weights, none of them zero, and without a class head."""
+    """Returns a model without a class head; its weights are random, and none is all zero."""
     torch.manual_seed(0)
     model = DinacAE(config, parts=("encoder", "decoder"))
     for parameter in model.parameters():
@@ -128,7 +119,3 @@ def list_contenders(plain: DinacAE, *, compiled: bool, compare: str | None) -> d
     if compare is not None:
         contenders[compare] = Flux2Contender(plain.device, plain.dtype)
     return contenders
-
-
-def _count_bytes(module: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())

@@ -1,7 +1,8 @@
-"""The model alone: how long a batch takes, and how close that is to the device's limit."""
+"""Times the model alone, and compares its speed with the device's limit."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dinac_cli.bench.contenders import FLUX2, PLAIN, Contender, DinacContender
+from dinac_cli.bench.contenders import FLUX2, PLAIN, Contender, DinacContender, draw_images
 from dinac_cli.bench.timing import measure_growth, time_in_turns
 from dinac_cli.codec.engine import choose_batch_size
 from dinac_cli.models.dinac.autoencoder import DinacAE
@@ -27,9 +28,9 @@ BFLOAT16_FACTOR = 1.2
 class NetworkFigures:
     """One contender's time for one task, size and batch.
 
-    `resolution` is the side in pixels, `steps` the NFE (0 for encode), `peak_memory_mib` the
-    weights plus the growth during a call, `matmul_share` the share of the device's measured matmul
-    rate, `speedup` the plain model's time over this contender's.
+    `steps` is the NFE (0 for encode), `resolution` the side in pixels. `peak_memory_mib` is the
+    weights plus the growth during a call. `matmul_share` is the share of the device's measured
+    matmul rate. `speedup` is the plain model's time over this contender's.
     """
 
     task: str
@@ -47,10 +48,10 @@ class NetworkFigures:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The error of a fast model, and the largest error allowed.
+    """The error of a fast model, and `bound`, the largest error allowed.
 
-    `error` is the relative L2 distance to the plain model in float32. `bound` is 2e-5 in float32,
-    otherwise 1.2 times the plain model's own error.
+    `error` is the relative L2 distance to the plain model in float32. `bound` is 2e-5 for float32;
+    for bfloat16 it is 1.2 times the plain model's own error.
     """
 
     task: str
@@ -64,80 +65,41 @@ class Accuracy:
         return self.error <= self.bound
 
 
+@torch.inference_mode()
 def measure_networks(
     contenders: Mapping[str, Contender],
-    config: DinacAEConfig,
-    device: torch.device,
+    plain: DinacAE,
     resolutions: Sequence[int],
     batches: Sequence[int],
     matmul_rate: float,
     seconds: float,
 ) -> Iterator[NetworkFigures]:
-    """Times all tasks at all sizes, the contenders in turns, for `seconds` each."""
-    for task, steps in TASKS:
-        for resolution in resolutions:
-            flops = count_flops(config, task, steps, resolution)
-            tokens = (resolution // config.patch_size) ** 2
-            for batch in batches or [choose_batch_size(device, tokens)]:
-                yield from _measure_task(
-                    _select(contenders, steps), task, steps, resolution, batch, device,
-                    flops / matmul_rate, seconds,
-                )  # fmt: skip
-
-
-def _select(contenders: Mapping[str, Contender], steps: int) -> Mapping[str, Contender]:
-    """Leaves out FLUX.2, which decodes in one step, if there are several steps."""
-    return {name: one for name, one in contenders.items() if steps <= 1 or name != FLUX2}
-
-
-@torch.inference_mode()
-def _measure_task(
-    contenders: Mapping[str, Contender],
-    task: str,
-    steps: int,
-    resolution: int,
-    batch: int,
-    device: torch.device,
-    ideal_seconds: float,
-    seconds: float,
-) -> list[NetworkFigures]:
-    work = {
-        name: _prepare(contender, task, steps, resolution, batch, device)
-        for name, contender in contenders.items()
-    }
-    taken = time_in_turns(work, device, seconds)
-    figures = []
-    for name, contender in contenders.items():
-        growth = measure_growth(work[name], device)
-        memory = None if growth is None else growth + contender.count_weight_bytes(task)
-        figures.append(
-            NetworkFigures(
-                task=task,
-                steps=steps,
-                network=name,
-                resolution=resolution,
-                batch=batch,
-                ms_per_batch=1000 * taken[name],
-                ms_per_image=1000 * taken[name] / batch,
-                images_per_second=batch / taken[name],
-                peak_memory_mib=None if memory is None else memory / 2**20,
-                matmul_share=None if name == FLUX2 else batch * ideal_seconds / taken[name],
-                speedup=taken[PLAIN] / taken[name],
-            )
-        )
-    return figures
-
-
-def _prepare(
-    contender: Contender, task: str, steps: int, resolution: int, batch: int, device: torch.device
-) -> Callable[[], Tensor]:
-    if task == "decode":
-        return contender.prepare_decode(batch, resolution, resolution, steps)
-    return contender.prepare_encode(_draw_images(batch, resolution, device))
-
-
-def _draw_images(batch: int, resolution: int, device: torch.device) -> Tensor:
-    return torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1
+    """Times the contenders in all tasks and sizes; each comparison takes about `seconds`."""
+    for (task, steps), resolution in itertools.product(TASKS, resolutions):
+        ideal_seconds = count_flops(plain.config, task, steps, resolution) / matmul_rate
+        tokens = (resolution // plain.config.patch_size) ** 2
+        # FLUX.2 decodes in one step only.
+        able = {name: one for name, one in contenders.items() if steps <= 1 or name != FLUX2}
+        for batch in batches or [choose_batch_size(plain.device, tokens)]:
+            work = {name: one.prepare(task, steps, batch, resolution) for name, one in able.items()}
+            taken = time_in_turns(work, plain.device, seconds)
+            for name, contender in able.items():
+                growth = measure_growth(work[name], plain.device)
+                memory = None if growth is None else growth + contender.count_weight_bytes(task)
+                yield NetworkFigures(
+                    task=task,
+                    steps=steps,
+                    network=name,
+                    resolution=resolution,
+                    batch=batch,
+                    ms_per_batch=1000 * taken[name],
+                    ms_per_image=1000 * taken[name] / batch,
+                    images_per_second=batch / taken[name],
+                    peak_memory_mib=None if memory is None else memory / 2**20,
+                    matmul_share=None if name == FLUX2 else batch * ideal_seconds / taken[name],
+                    speedup=taken[PLAIN] / taken[name],
+                )
+            del work  # frees its memory before the next batch takes more
 
 
 def count_flops(config: DinacAEConfig, task: str, steps: int, resolution: int) -> int:
@@ -145,8 +107,8 @@ def count_flops(config: DinacAEConfig, task: str, steps: int, resolution: int) -
     with torch.device("meta"):
         model = DinacAE(config, parts=("encoder", "decoder"))
         image = torch.empty(1, 3, resolution, resolution)
-        grid = resolution // config.patch_size
-        latents = torch.empty(1, config.bottleneck_dim, grid, grid)
+        grid = (resolution // config.patch_size, resolution // config.patch_size)
+        latents = torch.empty(1, config.bottleneck_dim, *grid)
     settings = DinacAEInferenceConfig(num_steps=max(1, steps))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         if task == "encode":
@@ -161,19 +123,18 @@ def check_accuracy(
     contenders: Mapping[str, Contender], exact: DinacAE, resolution: int
 ) -> list[Accuracy]:
     """Compares our contenders with `exact`, the plain float32 model, on one random image."""
-    image = _draw_images(1, resolution, exact.device)
+    image = draw_images(1, resolution, exact.device)
     latents = exact.encode(image)
     settings = DinacAEInferenceConfig(seed=0)
+    tasks: dict[str, Callable[[DinacAE], Tensor]] = {
+        "encode": lambda model: model.encode(image),
+        "decode": lambda model: model.decode(latents, resolution, resolution, settings),
+    }
     found = []
-    for task in ("encode", "decode"):
-
-        def compute(model: DinacAE, task: str = task) -> Tensor:
-            if task == "encode":
-                return model.encode(image)
-            return model.decode(latents, resolution, resolution, settings)
-
+    for task, compute in tasks.items():
+        expected = compute(exact)
         errors = {
-            name: _distance(compute(one.model), compute(exact))
+            name: float((compute(one.model) - expected).norm() / expected.norm())
             for name, one in contenders.items()
             if isinstance(one, DinacContender)
         }
@@ -183,15 +144,11 @@ def check_accuracy(
     return found
 
 
-def _distance(result: Tensor, exact: Tensor) -> float:
-    return float((result - exact).norm() / exact.norm())
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """One of our models against another autoencoder, in one task, size and batch.
+    """One of our models against the model `other`, in one task, size and batch.
 
-    `speedup` is the other's time over ours, `memory_reduction` 1 minus our peak memory over the
+    `speedup` is the other's time over ours; `memory_reduction` is 1 minus our peak memory over the
     other's.
     """
 
@@ -205,7 +162,7 @@ class Comparison:
 
 
 def compare_with(other: str, figures: Sequence[NetworkFigures]) -> list[Comparison]:
-    """Compares each of our models with contender `other` in the tasks that `other` can do."""
+    """Compares each of our models with the contender `other`, in the tasks that `other` can do."""
     others = {(f.task, f.steps, f.resolution, f.batch): f for f in figures if f.network == other}
     found = []
     for ours in figures:

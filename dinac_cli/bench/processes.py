@@ -1,4 +1,4 @@
-"""Whole commands, from start to exit, as t = a + b·N: start-up time and time per file."""
+"""Times whole commands, from start to exit, over several numbers of files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ class CommandFigures:
     """One run of a command over `files` files.
 
     `seconds` is the time from start to exit, `first_file_seconds` the time from start to the first
-    finished file, `peak_memory_mib` the peak resident memory of the process (None if unknown).
+    finished file, `peak_memory_mib` the peak of the resident memory (None if unknown).
     """
 
     command: str
@@ -37,7 +38,7 @@ class CommandFigures:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """t = a + b·N through the fastest runs of a command: `startup_seconds` a, `ms_per_file` b."""
+    """A command's time as a line, t = a + b·N: `startup_seconds` is a, `ms_per_file` is b."""
 
     command: str
     startup_seconds: float
@@ -47,10 +48,10 @@ class CommandLine:
 def measure_commands(
     images: Sequence[Path], counts: Sequence[int], options: Sequence[str]
 ) -> Iterator[CommandFigures]:
-    """Encodes and decodes each number of files `REPEATS` times, the numbers in turns.
+    """Encodes and decodes each number of files in turn, `REPEATS` times.
 
-    If there are fewer images, they are repeated under other names. Both commands get `options`.
-    Raises DinacError if a command fails.
+    If there are fewer images, repeats them under other names. Both commands get `options`. Raises
+    DinacError if a command fails.
     """
     with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
         folder = Path(name)
@@ -64,17 +65,20 @@ def measure_commands(
             shutil.rmtree(decoded)
 
 
-def fit_line(command: str, figures: Sequence[CommandFigures]) -> CommandLine:
-    """Fits by least squares the fastest run of each number of files; needs two numbers."""
-    fastest: dict[int, float] = {}
+def choose_fastest(figures: Sequence[CommandFigures]) -> list[CommandFigures]:
+    """Returns the fastest run of each command and number of files."""
+    fastest: dict[tuple[int, str], CommandFigures] = {}
     for run in figures:
-        if run.command == command:
-            fastest[run.files] = min(run.seconds, fastest.get(run.files, run.seconds))
-    n = len(fastest)
-    mean_x, mean_y = sum(fastest) / n, sum(fastest.values()) / n
-    spread = sum((x - mean_x) ** 2 for x in fastest)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in fastest.items()) / spread
-    return CommandLine(command, mean_y - slope * mean_x, 1000 * slope)
+        key = (run.files, run.command)
+        fastest[key] = min(fastest.get(key, run), run, key=lambda run: run.seconds)
+    return list(fastest.values())
+
+
+def fit_line(command: str, figures: Sequence[CommandFigures]) -> CommandLine:
+    """Fits a line by least squares to the fastest runs; needs two numbers of files."""
+    runs = [run for run in choose_fastest(figures) if run.command == command]
+    line = statistics.linear_regression([run.files for run in runs], [run.seconds for run in runs])
+    return CommandLine(command, line.intercept, 1000 * line.slope)
 
 
 def _gather(images: Sequence[Path], count: int, folder: Path) -> None:
@@ -114,7 +118,7 @@ def _run(
 def _read_peak(pid: int) -> float | None:
     """Returns the peak so far of a process's resident memory in MiB; None except on Linux.
 
-    On Linux the peak that `_wait` returns includes this process's memory at the fork.
+    The peak of `_wait` would include the memory of this process at the fork.
     """
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
@@ -124,7 +128,7 @@ def _read_peak(pid: int) -> float | None:
 
 
 def _wait(process: subprocess.Popen[str]) -> float | None:
-    """Waits for the end; returns the peak of the resident memory in MiB, None if unknown."""
+    """Waits for the process; returns the peak of its resident memory in MiB, None if unknown."""
     if not hasattr(os, "wait4"):
         process.wait()
         return None

@@ -1,4 +1,4 @@
-"""The stages of a run, each alone and all together, with the model loaded beforehand."""
+"""Times the stages of a run, each alone and all together, after loading the model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.errors import DinacError
@@ -37,11 +36,11 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class StageFigures:
-    """Seconds for the same files, each the fastest of `ROUNDS` in turns.
+    """Times in seconds over the same files, each the fastest of `ROUNDS` measurements.
 
-    `read`, `model` and `write` time each stage alone, with as many threads as in a run; the model
-    computes one micro-batch after another. `overlapped` times the model alone with as many
-    micro-batches in flight as in a run, `whole` the run.
+    `read`, `model` and `write` are the stages alone, with as many threads as in a run; the model
+    computes one micro-batch at a time. `overlapped` is the model alone, with as many micro-batches
+    in flight as in a run; `whole` is the run.
     """
 
     command: str
@@ -54,19 +53,22 @@ class StageFigures:
 
     @property
     def ratio(self) -> float:
-        """The whole run over the slowest stage alone."""
+        """The time of the whole run over that of the slowest stage."""
         return self.whole_seconds / max(self.read_seconds, self.model_seconds, self.write_seconds)
 
     @property
     def overlapped_ratio(self) -> float:
-        """The whole run over the overlapped model: 1 if reading and writing cost nothing."""
+        """The time of the whole run over that of the overlapped model.
+
+        It is 1 if reading and writing take no extra time.
+        """
         return self.whole_seconds / self.overlapped_seconds
 
 
 def measure_encode(
     images: Sequence[Path], model: ModelHandle, workers: int, folder: Path
 ) -> StageFigures:
-    """Encodes images below `folder`, in parts and as a whole. Raises DinacError."""
+    """Times encoding images into `folder`, in stages and as a whole. Raises DinacError."""
 
     def make_job(name: str) -> EncodeJob:
         return EncodeJob(_make_output(folder / name, is_latent_file), model, EncodeOptions())
@@ -78,7 +80,7 @@ def measure_encode(
 def measure_decode(
     latents: Sequence[Path], model: ModelHandle, workers: int, folder: Path
 ) -> StageFigures:
-    """Decodes records to PNG below `folder`, in parts and as a whole. Raises DinacError."""
+    """Times decoding records to PNG in `folder`, in stages and as a whole. Raises DinacError."""
     options = DecodeOptions(settings=DinacAEInferenceConfig(seed=0), format=OUTPUT_FORMATS["png"])
 
     def make_job(name: str) -> DecodeJob:
@@ -89,16 +91,6 @@ def measure_decode(
     return _measure("decode", make_job, entries, workers, folder)
 
 
-class _Seconds(NamedTuple):
-    """The times of one round."""
-
-    read: float
-    model: float
-    write: float
-    overlapped: float
-    whole: float
-
-
 def _measure(
     command: str,
     make_job: Callable[[str], Job[E, W, R]],
@@ -106,20 +98,20 @@ def _measure(
     workers: int,
     folder: Path,
 ) -> StageFigures:
-    """Times the command in rounds; the outputs of the last whole run stay in `folder/whole`."""
+    """Times the command `ROUNDS` times; leaves the outputs of the last run in `folder/whole`."""
     _run(make_job("warm"), entries[:2], workers)
     rounds = []
     for _ in range(ROUNDS):
         for name in ("parts", "whole"):
-            with suppress(FileNotFoundError):
-                shutil.rmtree(folder / name)
+            shutil.rmtree(folder / name, ignore_errors=True)
         rounds.append(_time_round(make_job, entries, workers))
     return StageFigures(command, len(entries), *map(min, zip(*rounds, strict=True)))
 
 
 def _time_round(
     make_job: Callable[[str], Job[E, W, R]], entries: Sequence[E], workers: int
-) -> _Seconds:
+) -> tuple[float, ...]:
+    """Returns the seconds of one round, in the order of `StageFigures`."""
     job = make_job("parts")
     with ThreadPoolExecutor(workers) as pool:
         read, works = _time(lambda: list(pool.map(partial(_read, job), entries)))
@@ -130,7 +122,7 @@ def _time_round(
     works.clear()
     made.clear()
     whole, _ = _time(lambda: _run(make_job("whole"), entries, workers))
-    return _Seconds(read, model, write, overlapped, whole)
+    return read, model, write, overlapped, whole
 
 
 def _read(job: Job[E, W, R], entry: E) -> W:
@@ -141,7 +133,7 @@ def _read(job: Job[E, W, R], entry: E) -> W:
 
 
 def _gather(job: Job[E, W, R], works: Sequence[W]) -> list[list[W]]:
-    """Forms micro-batches as a run does."""
+    """Returns micro-batches, formed as in a run."""
     batcher: Batcher[object, W] = Batcher(job.batch_size, REORDER_BYTES)
     added = (batcher.add(work, work.group, work.held_bytes) for work in works)
     return [*itertools.chain.from_iterable(added), *batcher.flush()]

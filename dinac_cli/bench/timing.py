@@ -1,4 +1,4 @@
-"""Timing in turns, and the memory that a call adds."""
+"""Times calls in turns, and measures the memory that a call adds."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _STATUS = Path("/proc/self/status")
 def time_in_turns(
     contenders: Mapping[str, Work], device: torch.device, seconds: float
 ) -> dict[str, float]:
-    """Returns the median seconds of a call of each contender.
+    """Returns the median time in seconds of a call of each contender.
 
-    After two warm-up calls each, the contenders take turns for about `seconds` in total, at least
-    `FEWEST_ROUNDS` times each. A call's time includes waiting for the device.
+    After two warm-up calls each, the contenders take turns for about `seconds` in total, but at
+    least `FEWEST_ROUNDS` times. A call's time includes waiting for the device.
     """
     for work in contenders.values():
         for _ in range(2):
@@ -41,9 +41,9 @@ def time_in_turns(
 
 
 def measure_growth(work: Work, device: torch.device) -> int | None:
-    """Returns the largest growth in bytes of the memory in use during a call; None if unknown.
+    """Returns the largest growth of memory during a call, in bytes; None if unknown.
 
-    Counts the memory that torch allocates on CUDA, the resident memory of the process on Linux.
+    Measures torch's allocations on CUDA, otherwise the resident memory of the process.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -51,7 +51,7 @@ def measure_growth(work: Work, device: torch.device) -> int | None:
         _time(work, device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # Memory that earlier calls freed, but the allocator keeps, would hide this call's growth.
+        # Otherwise memory that the allocator keeps from earlier calls would hide the growth.
         ctypes.CDLL(None).malloc_trim(0)
         _CLEAR.write_text("5")  # resets the peak to the memory in use
         before = _read_kib("VmRSS")
@@ -62,7 +62,7 @@ def measure_growth(work: Work, device: torch.device) -> int | None:
 
 
 def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
-    """Returns FLOP/s of a large matrix product in `dtype`: the most that a model can reach."""
+    """Returns the FLOP/s of a large matrix product in `dtype`, the most that a model can reach."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = time_in_turns({"matmul": lambda: a @ b}, device, 1.0)["matmul"]

@@ -1,1 +1,1 @@
-"""One image and one record: pixels to latents and back on one device, and the record's content."""
+"""Converts pixels to latents and back on one device, and latents to records."""

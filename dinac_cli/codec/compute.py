@@ -1,4 +1,4 @@
-"""What a record says about the hardware and arithmetic that computed it. Torch-free."""
+"""The device and the arithmetic that computed a record. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ _COMPILED = "compiled"
 
 @dataclass(frozen=True)
 class Compute:
-    """A record's `compute` field: `cpu/f32`, `cuda/bf16`, `cpu/bf16/compiled`.
-
-    `device` is the device type, `dtype` "bf16" or "f32".
-    """
+    """A record's `compute` field: `cpu/f32`, `cuda/bf16`, `cpu/bf16/compiled`."""
 
     device: str
     dtype: str
@@ -21,9 +18,9 @@ class Compute:
 
     @classmethod
     def parse(cls, text: str) -> Compute | None:
-        """Reads the field; unknown parts after the dtype are ignored.
+        """Parses the field; ignores unknown parts after the dtype.
 
-        Returns None if it names no dtype that dinac computes in: a record may say anything here.
+        Returns None if the dtype is unknown: another program may have written the record.
         """
         device, _, rest = text.partition("/")
         dtype, *flags = rest.split("/")

@@ -1,13 +1,13 @@
-"""Pixels to whitened latents and back on one device; the image size alone fixes the batch shape."""
+"""Encodes pixels to whitened latents and back on one device, in micro-batches of a fixed shape."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,28 +29,29 @@ Features = npt.NDArray[np.float32]
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 R = TypeVar("R")
 
-# Tokens of one micro-batch on a GPU: enough to fill it, the same for every run.
+# The tokens (latent positions) of a micro-batch on a GPU: enough to keep it busy. The number is
+# fixed, because the shape of a batch changes the bytes of its results.
 _GPU_BATCH_TOKENS = 8192
 # One micro-batch is uploaded, one computed and one downloaded at a time.
 _TOKENS_IN_FLIGHT = 3 * _GPU_BATCH_TOKENS
-# Two photographs of 1024², or more smaller ones; a larger one occupies all processors by itself.
+# Two photographs of 1024², or more smaller ones; a larger one keeps all processors busy.
 _CPU_TOKENS_IN_FLIGHT = 8192
 _CPU_LANES = 2
-_OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class Engine:
-    """A loaded model, fed in micro-batches of a fixed shape.
+    """A loaded model that computes micro-batches of a fixed shape.
 
-    The result for an image depends on the image, the model, the device, the dtype and the thread
-    count only: every call computes `batch_size(height, width)` images, a function of the padded
-    size, and fills up the batch with copies of the last image. The `submit` methods return once
-    the work is submitted and raise ImageError if the device runs out of memory.
+    Every call computes `batch_size(height, width)` images; a batch with fewer is filled up with
+    copies of the last. So the result for an image depends only on the image, the model, the device,
+    the dtype and the thread count. The `submit` methods return before the result is ready; they
+    raise ImageError if the device runs out of memory.
 
-    On the CPU two calls are computed side by side, each with all threads. The threads of one call
-    wait for one another at the end of every layer; the other call uses that time. On two cores
-    this took nano 17 % less time to encode photographs and 26 % less to decode them, D2 11 % and
-    13 % (model alone against model overlapped, `dinac bench --only commands`).
+    A CPU computes two calls side by side, each with all threads. The threads of a call wait for
+    each other at the end of every layer; the other call uses that time. On two cores, nano encodes
+    photographs in 17 % less time and decodes them in 26 % less, D2 in 11 % and 13 % less (model
+    alone against model overlapped, `dinac bench --only commands`).
     """
 
     def __init__(self, model: DinacAE) -> None:
@@ -60,21 +61,25 @@ class Engine:
         dtype = "bf16" if model.dtype == torch.bfloat16 else "f32"
         self.compute = str(Compute(self.device.type, dtype, model.is_compiled))
         self._transfer = Transfer(self.device)
-        is_cuda = self.device.type == "cuda"
-        self._graphs = GraphCache(self._record) if is_cuda else None
-        self._lanes = _make_lanes(model)
+        self._graphs = None
+        if self.device.type == "cuda":
+            record = partial(record_cuda_graph, list_constants=model.list_constants)
+            self._graphs = GraphCache(record)
+        # A compiled model runs one call at a time: the compiler's settings are global.
+        has_lanes = self.device.type == "cpu" and not model.is_compiled
+        self._lanes = ThreadPoolExecutor(_CPU_LANES, "model") if has_lanes else None
         self._in_flight = InFlight(_CPU_TOKENS_IN_FLIGHT if self._lanes else _TOKENS_IN_FLIGHT)
 
     def batch_size(self, height: int, width: int) -> int:
-        """Returns the number of images per call, for a padded size in pixels."""
-        return choose_batch_size(self.device, height * width // self.patch**2)
+        """Returns the number of images per call, for images of this size in pixels."""
+        return choose_batch_size(self.device, self._count_positions(height, width))
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ImageError, before any work, if an image of this size cannot fit into memory."""
+        """Raises ImageError if the batch of an image of this size does not fit into memory."""
         needed = self._count_tokens(height, width) * measure_token_bytes(self._model.config)
         available = free_bytes(self.device)
         if available is not None and needed > available and self._in_flight.wait():
-            available = free_bytes(self.device)  # memory of calls in flight counts as free
+            available = free_bytes(self.device)  # now without the calls in flight
         if available is not None and needed > available:
             raise ImageError(
                 f"{width}x{height} needs about {needed / 2**30:.1f} GiB of memory on "
@@ -88,19 +93,20 @@ class Engine:
 
         The extras never change a byte of the latents.
         """
-        extras = _Extras(logsnr, class_token)
-
-        def send() -> list[Download]:
-            padded = [pad_pixels(image, self.patch) for image in images]
-            batch = self._transfer.upload(padded, self.batch_size(*padded[0].shape[:2]))
-            encode = partial(self._encode_batch, extras=extras)
-            return self._send_back(self._run((batch.shape, extras), encode, batch))
+        height, width, _ = images[0].shape
+        names = ["latents"] + ["logsnr"] * logsnr + ["class_token"] * class_token
 
         def unpack(arrays: list[Array]) -> list[Encoded]:
-            encoded = [extras.name_parts(parts) for parts in zip(*arrays, strict=True)]
-            return encoded[: len(images)]
+            encoded = [dict(zip(names, parts, strict=True)) for parts in zip(*arrays, strict=True)]
+            return [Encoded(**parts) for parts in encoded[: len(images)]]
 
-        return self._submit(send, unpack, self._count_tokens(*images[0].shape[:2]))
+        return self._submit(
+            (height, width),
+            lambda: [pad_pixels(image, self.patch) for image in images],
+            partial(self._encode_batch, logsnr=logsnr, class_token=class_token),
+            unpack,
+            key=(logsnr, class_token),
+        )
 
     def submit_latents(
         self,
@@ -109,20 +115,15 @@ class Engine:
         settings: DinacAEInferenceConfig,
     ) -> Pending[list[Pixels]]:
         """Decodes latents of one grid to uint8 images [H, W, 3], cropped to (height, width)."""
-        height, width = (self.patch * side for side in latents[0].shape[1:])
-
-        def send() -> list[Download]:
-            batch = self._transfer.upload(latents, self.batch_size(height, width))
-            # Noise without a seed differs in each call; a recording would repeat it.
-            key = None if settings.seed is None else (batch.shape, settings)
-            decode = partial(self._decode_batch, settings=settings)
-            return self._send_back(self._run(key, decode, batch))
 
         def crop(arrays: list[Array]) -> list[Pixels]:
             [images] = arrays
             return [crop_pixels(image, *size) for image, size in zip(images, sizes, strict=False)]
 
-        return self._submit(send, crop, self._count_tokens(height, width))
+        decode = partial(self._decode_batch, settings=settings)
+        # Without a seed, each call has fresh noise; a recording would repeat its own.
+        key = None if settings.seed is None else settings
+        return self._submit(self._measure(latents), lambda: latents, decode, crop, key=key)
 
     def submit_features(
         self, latents: Sequence[Latents], *, spatial: bool
@@ -131,16 +132,16 @@ class Engine:
 
         If `spatial`, predicts [1 + h·w, D]: the class token, then the patch tokens, row-major.
         """
-        height, width = (self.patch * side for side in latents[0].shape[1:])
 
-        def send() -> list[Download]:
-            batch = self._transfer.upload(latents, self.batch_size(height, width))
+        def predict(batch: Tensor) -> tuple[Tensor]:
             if spatial:
-                return self._send_back((self._model.predict_features(batch),))
-            return self._send_back((self._model.predict_class(batch)[:, None].contiguous(),))
+                return (self._model.predict_features(batch),)
+            return (self._model.predict_class(batch)[:, None].contiguous(),)
 
-        tokens = self._count_tokens(height, width)
-        return self._submit(send, lambda arrays: list(arrays[0][: len(latents)]), tokens)
+        def unpack(arrays: list[Array]) -> list[Features]:
+            return list(arrays[0][: len(latents)])
+
+        return self._submit(self._measure(latents), lambda: latents, predict, unpack)
 
     def encode(self, images: Sequence[Pixels]) -> list[Latents]:
         """Waits for `submit_images` and returns the latents, float32 [C, h, w]."""
@@ -155,17 +156,19 @@ class Engine:
         """Waits for `submit_latents` and returns the images."""
         return self.submit_latents(latents, sizes, settings).result()
 
-    def _encode_batch(self, batch: Tensor, extras: _Extras) -> tuple[Tensor, ...]:
-        """Encodes uint8 [B, H, W, 3] to whitened latents [B, C, h, w] and the extras."""
+    def _encode_batch(
+        self, batch: Tensor, *, logsnr: bool, class_token: bool
+    ) -> tuple[Tensor, ...]:
+        """Encodes uint8 [B, H, W, 3] to whitened latents [B, C, h, w] and the requested extras."""
         images = batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-        if not extras.logsnr:
-            parts: tuple[Tensor, ...] = (self._model.encode(images),)
-        else:
+        if logsnr:
             posterior = self._model.encode_posterior(images)
-            parts = (self._model.whiten(posterior.mode()), posterior.logsnr.contiguous())
-        if extras.class_token:
-            parts += (self._model.predict_class(parts[0]).contiguous(),)
-        return parts
+            parts = [self._model.whiten(posterior.mode()), posterior.logsnr.contiguous()]
+        else:
+            parts = [self._model.encode(images)]
+        if class_token:
+            parts.append(self._model.predict_class(parts[0]).contiguous())
+        return tuple(parts)
 
     def _decode_batch(self, batch: Tensor, settings: DinacAEInferenceConfig) -> tuple[Tensor, ...]:
         """Decodes whitened latents [B, C, h, w] to uint8 images [B, H, W, 3]."""
@@ -174,26 +177,30 @@ class Engine:
         levels = x.clamp(-1.0, 1.0).add_(1.0).mul_(127.5).round_()
         return (levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
 
-    def _send_back(self, tensors: Sequence[Tensor]) -> list[Download]:
-        return [self._transfer.download(tensor) for tensor in tensors]
-
-    def _run(self, key: Hashable, step: Step, batch: Tensor) -> tuple[Tensor, ...]:
-        if self._graphs is None or key is None:
-            return step(batch)
-        return self._graphs.run(key, step, batch)
-
-    def _record(self, step: Step, batch: Tensor) -> Step:
-        return record_cuda_graph(step, batch, self._model.list_constants)
-
     def _submit(
-        self, send: Callable[[], list[Download]], unpack: Callable[[list[Array]], R], tokens: int
+        self,
+        size: tuple[int, int],
+        load: Callable[[], Sequence[Array]],
+        step: Step,
+        unpack: Callable[[list[Array]], R],
+        key: Hashable = None,
     ) -> Pending[R]:
-        """Submits work to the device; after an out-of-memory, frees all it can and retries once.
+        """Submits one call: `step` computes the arrays of `load`, which belong to images of `size`.
 
-        From then on fewer calls are in flight. The batch shape never changes: a smaller one would
-        change the bytes of the result.
+        With a `key`, a GPU may replay a recording; see `GraphCache`. After an out-of-memory, frees
+        all memory it can and retries once; from then on fewer calls are in flight. The retry keeps
+        the batch shape, because another shape would change the bytes of the result.
         """
+        tokens = self._count_tokens(*size)
         self._in_flight.make_room(tokens)
+
+        def send() -> list[Download]:
+            batch = self._transfer.upload(load(), self.batch_size(*size))
+            if self._graphs is None or key is None:
+                made = step(batch)
+            else:
+                made = self._graphs.run((batch.shape, key), step, batch)
+            return [self._transfer.download(tensor) for tensor in made]
 
         def finish(sent: Sent) -> R:
             downloads = self._recover(send) if sent is None else sent
@@ -208,17 +215,14 @@ class Engine:
         return pending
 
     def _attempt(self, send: Callable[[], list[Download]]) -> Sent:
-        """Runs `send`; on an out-of-memory returns None, with the memory of the call freed."""
+        """Runs `send`; returns None if it runs out of memory, after freeing the call's memory."""
         try:
             return self._try(send)
         except MemoryError:
             return None
 
     def _recover(self, send: Callable[[], list[Download]]) -> list[Download]:
-        """Lowers the limit of calls in flight, waits for them, frees memory and retries.
-
-        Raises ImageError if the retry runs out of memory too.
-        """
+        """Allows fewer calls in flight, frees memory and retries once. Raises ImageError."""
         self._in_flight.lower_limit(one_by_one=self._lanes is not None)
         self._in_flight.wait()
         if self._graphs is not None:
@@ -234,64 +238,44 @@ class Engine:
             ) from exc
 
     def _try(self, work: Callable[[], R]) -> R:
-        """Runs `work`. Raises MemoryError for an out-of-memory, DeviceError for other failures."""
+        """Runs `work`. Raises MemoryError if it runs out of memory, DeviceError if it fails."""
         try:
-            with torch.inference_mode(), _on_device(self.device):
+            # Triton launches kernels on the current device, wherever the tensors are.
+            is_cuda = self.device.type == "cuda"
+            current = torch.cuda.device(self.device) if is_cuda else nullcontext()
+            with torch.inference_mode(), current:
                 return work()
         except RuntimeError as exc:
             if _is_out_of_memory(exc):
                 raise MemoryError from exc
             remedy = "; try without --compile" if self._model.is_compiled else ""
-            raise DeviceError(f"{self.device} failed: {_first_line(exc)}{remedy}") from exc
+            detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
+            raise DeviceError(f"{self.device} failed: {detail}{remedy}") from exc
+
+    def _measure(self, latents: Sequence[Latents]) -> tuple[int, int]:
+        """Returns the height and width in pixels of the padded images of latents."""
+        _, rows, columns = latents[0].shape
+        return rows * self.patch, columns * self.patch
+
+    def _count_positions(self, height: int, width: int) -> int:
+        return -(-height // self.patch) * -(-width // self.patch)
 
     def _count_tokens(self, height: int, width: int) -> int:
         """Returns the tokens of the micro-batch that an image of this size is computed in."""
-        rows, columns = -(-height // self.patch), -(-width // self.patch)
-        return self.batch_size(rows * self.patch, columns * self.patch) * rows * columns
-
-
-class _Extras(NamedTuple):
-    """The arrays that encoding returns besides the latents, in this order."""
-
-    logsnr: bool
-    class_token: bool
-
-    def name_parts(self, parts: Sequence[Any]) -> Encoded:
-        """Names the arrays of one image; `parts` holds the latents, then the extras."""
-        left = iter(parts)
-        latents = next(left)
-        logsnr = next(left) if self.logsnr else None
-        return Encoded(latents, logsnr, next(left) if self.class_token else None)
+        return self.batch_size(height, width) * self._count_positions(height, width)
 
 
 def choose_batch_size(device: torch.device, tokens: int) -> int:
-    """Returns the images per call, each of `tokens` latent positions.
+    """Returns the number of images of `tokens` latent positions per call.
 
-    The CPU takes one image per call: larger batches are no faster there.
+    On the CPU it is 1: larger batches are no faster there.
     """
     return 1 if device.type == "cpu" else max(1, _GPU_BATCH_TOKENS // tokens)
 
 
-def _make_lanes(model: DinacAE) -> ThreadPoolExecutor | None:
-    """Returns threads that compute calls side by side, None if the device overlaps them itself.
-
-    Compiled models run one call at a time: the compiler's settings are global to the process.
-    """
-    if model.device.type != "cpu" or model.is_compiled:
-        return None
-    return ThreadPoolExecutor(_CPU_LANES, "model")
-
-
-def _on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Makes `device` the current one: Triton launches there, wherever the tensors are."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def _is_out_of_memory(exc: RuntimeError) -> bool:
-    if isinstance(exc, torch.OutOfMemoryError):
-        return True
     text = str(exc).lower()
-    return any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES)
+    return isinstance(exc, torch.OutOfMemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
 def _free_memory(device: torch.device) -> None:
@@ -300,7 +284,3 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().partition("\n")[0] or type(exc).__name__

@@ -1,4 +1,4 @@
-"""Micro-batches in flight: submitted to a device, or computed side by side on the CPU."""
+"""Micro-batches in flight: submitted to a device, but their results have not arrived yet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Download:
         return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
 
     def fetch(self) -> Array:
-        """Waits for the copy and returns it. Raises RuntimeError if the device has failed."""
+        """Waits for the copy and returns it. Raises RuntimeError if the device failed."""
         if self._arrival is not None:
             self._arrival.synchronize()
         return self._host.numpy()
@@ -55,13 +55,13 @@ class Pending(Generic[R]):
 
     @property
     def is_done(self) -> bool:
-        """Whether the device is done: `result` returns at once or retries an out-of-memory."""
+        """Whether the device is done; `result` then returns at once, unless it has to retry."""
         if self._finish is None:
             return True
         return self._sent.done() and all(part.has_arrived for part in self._list_downloads())
 
     def wait(self) -> None:
-        """Waits until the device is done; leaves raising its errors to `result`."""
+        """Waits until the device is done. Raises nothing; `result` raises the device's errors."""
         wait([self._sent])
         with contextlib.suppress(RuntimeError):
             for part in self._list_downloads():
@@ -78,31 +78,28 @@ class Pending(Generic[R]):
 
 
 def settle(sent: Sent) -> Future[Sent]:
-    """Wraps downloads that exist already in a finished future, for `Pending`."""
+    """Returns a finished future that holds `sent`."""
     future: Future[Sent] = Future()
     future.set_result(sent)
     return future
 
 
 class InFlight:
-    """The micro-batches that a device has, at most `limit` tokens together.
-
-    A micro-batch larger than the limit runs alone.
-    """
+    """Limits the micro-batches in flight to `limit` tokens, or to one larger micro-batch."""
 
     def __init__(self, limit: int) -> None:
         self._pendings: deque[Pending[Any]] = deque()
         self._limit = limit
 
     def make_room(self, tokens: int) -> None:
-        """Waits for the oldest micro-batches until one of `tokens` may be added."""
+        """Waits for the oldest micro-batches until a new one of `tokens` tokens may be added."""
         while self._pendings and (
             self._pendings[0].is_done or self._count_tokens() + tokens > self._limit
         ):
             self._pendings.popleft().wait()
 
     def add(self, pending: Pending[Any]) -> None:
-        """Counts a micro-batch until it is done."""
+        """Counts a new micro-batch until it is done."""
         if not pending.is_done:
             self._pendings.append(pending)
 
@@ -114,7 +111,7 @@ class InFlight:
         return waited
 
     def lower_limit(self, *, one_by_one: bool) -> None:
-        """Lowers the limit, after an out-of-memory, to the tokens in flight or to one by one."""
+        """Lowers the limit to the tokens now in flight, or to one micro-batch at a time."""
         self._limit = min(self._limit, 0 if one_by_one else self._count_tokens())
 
     def _count_tokens(self) -> int:
@@ -124,17 +121,18 @@ class InFlight:
 class Transfer:
     """Copies micro-batches between the host and one device.
 
-    On CUDA each direction has its own stream, so that one batch is uploaded and another downloaded
-    while a third is computed. On other devices both directions block.
+    On CUDA each direction has its own stream, so one micro-batch is uploaded and another downloaded
+    while a third is computed. On other devices copying blocks.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        is_cuda = device.type == "cuda"
-        self._up, self._down = (_make_stream(device) if is_cuda else None for _ in range(2))
+        self._up = self._down = None
+        if device.type == "cuda":
+            self._up, self._down = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def upload(self, arrays: Sequence[Array], count: int) -> Tensor:
-        """Stacks the arrays into one tensor of `count`; repeats the last if there are fewer."""
+        """Stacks arrays into a tensor of `count` on the device; repeats the last if needed."""
         dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
         shape = (count, *arrays[0].shape)
         host = torch.empty(shape, dtype=dtype, pin_memory=self._up is not None)
@@ -145,7 +143,7 @@ class Transfer:
         with torch.cuda.stream(self._up):
             on_device = host.to(self._device, non_blocking=True)
         computing.wait_stream(self._up)
-        on_device.record_stream(computing)  # keeps its memory until that stream is done
+        on_device.record_stream(computing)  # keeps the memory until that stream is done
         return on_device
 
     def download(self, x: Tensor) -> Download:
@@ -160,7 +158,3 @@ class Transfer:
             arrival.record(self._down)
         x.record_stream(self._down)
         return Download(host, arrival)
-
-
-def _make_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

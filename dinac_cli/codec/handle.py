@@ -1,4 +1,4 @@
-"""A model chosen for a run: identified at once, loaded when the first image needs it."""
+"""The model of a run: identified at once, but loaded only when an image needs it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceChoice:
-    """The `--device`, `--dtype` and `--compile` options; resolved when a model is loaded."""
+    """The options `--device`, `--dtype` and `--compile`; checked when a model is loaded."""
 
     device: str = "auto"
     dtype: str = "auto"
     compiled: bool = False
 
 
-@dataclass(eq=False)  # hashed by identity, so that a handle can key a group of works
+@dataclass(eq=False)  # hashed by identity, so that a handle can be the key of a batch
 class ModelHandle:
-    """One model and the part ("encoder", "decoder", "class_head") that a run needs.
+    """One model and the part ("encoder", "decoder" or "class_head") that a run needs.
 
-    `more_parts` are further parts to load. The configuration and identity are read without torch,
-    so a run that finds every output up to date never imports it. `engine` loads the weights once.
+    `more_parts` are further parts to load. The first use of `engine` imports torch and loads the
+    weights; a run that finds every output up to date does neither.
     """
 
     resolved: ResolvedModel
@@ -42,12 +42,12 @@ class ModelHandle:
 
     @property
     def label(self) -> str:
-        """The model's name in records and messages."""
+        """The model's name, for records and messages."""
         return self.resolved.label
 
     @cached_property
     def config(self) -> DinacAEConfig:
-        """Sizes and constants. Raises ModelError."""
+        """The sizes of the model. Raises ModelError."""
         return self.resolved.read_config()
 
     @cached_property
@@ -57,17 +57,17 @@ class ModelHandle:
 
     @cached_property
     def sensitivity(self) -> npt.NDArray[np.float32] | None:
-        """The calibration of the latent channels, float32 [C], if the model ships one."""
+        """The sensitivities of the latent channels, float32 [C]; None if the model has none."""
         return read_sensitivity(self.resolved.read_settings(), self.config.bottleneck_dim)
 
     def check(self, precision: str | None = None) -> None:
-        """Reads all but the weights, so that a ModelError stops the run before its first file."""
+        """Reads all but the weights, so that a damaged model stops a run early. ModelError."""
         _ = self.config, self.identity
         if precision is not None:
             self.choose_steps(precision)
 
     def choose_steps(self, precision: str) -> npt.NDArray[np.float32] | None:
-        """Returns the quantiser steps, float32 [C], of a precision; None for bf16 and f32."""
+        """Returns the quantiser steps of a precision, float32 [C]; None for bf16 and f32."""
         return choose_steps(precision, self.config.bottleneck_dim, self.sensitivity)
 
     @cached_property

@@ -1,6 +1,6 @@
-"""Settings of torch, oneDNN and the C library, made before torch is imported.
+"""Configures torch, oneDNN and the GNU C library, before torch is imported.
 
-The user's own settings take precedence. Only the GNU C library has the calls used here.
+The user's environment variables take precedence.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ _KEPT_PRIMITIVES = 32
 
 
 def configure_threads() -> None:
-    """Sets the number of threads and how they wait, and makes threads share heaps.
+    """Sets the number of threads, makes them sleep while they wait, and gives them two heaps.
 
-    Torch counts the machine's cores even if a control group grants fewer. By default its threads
-    spin while they wait for each other, which takes the processors from the threads that read and
-    write: beside one other busy process, decoding took 688 ms an image instead of 25 on two cores.
-    Memory that one thread frees is no use to another thread's heap, so with a heap per thread the
-    memory of a long run creeps up: by 5 and 8 % from 200 files to 1,400 (two runs), by 3 and 4 %
-    with two heaps for all threads.
+    Torch counts all cores of the machine, even if a control group allows fewer. By default its
+    threads spin while they wait, and so slow the threads that read and write: with one other busy
+    process on two cores, decoding took 688 ms an image instead of 25.
+
+    With one heap per thread, other threads cannot use the memory that a thread frees, and a long
+    run takes more and more. From 200 to 1,400 files, the memory of two runs grew by 5 and 8 %; with
+    two heaps for all threads it grew by 3 and 4 %.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -36,15 +37,17 @@ def configure_threads() -> None:
 
 
 def bound_memory() -> None:
-    """Keeps the memory of a run over images of many sizes from growing with each new size.
+    """Keeps a run's memory from growing with each new image size; `encode` uses this.
 
-    oneDNN caches what it compiles for a shape, by default up to 1,024 primitives of some 140 KB, a
-    dozen per size; here the cache is small. Large buffers return to the system at once and leave
-    no holes in the heap. Over 200 photographs of 73 sizes both settings took the peak of `encode`
-    from 545 MiB to 400 (one micro-batch at a time). The peak over 2,000 was 6 % higher than over
-    200 before, and is 3 % higher with both. The cost is recompilation: D2 took 5 % longer to encode
-    1024², `nano` 4 % over 294 photographs. A step of D2's decoder took 24 % longer at 1024², so
-    `decode` does not use these settings.
+    oneDNN caches the primitives that it compiles: a dozen per image size, about 140 KB each, up to
+    1,024 by default. Here the limit is 32. Large buffers return to the system at once, so they
+    leave no holes in the heap.
+
+    With both settings, the peak of `encode` over 200 photographs of 73 sizes fell from 545 MiB to
+    400 (one micro-batch at a time). Over 2,000 photographs the peak is 3 % higher than over 200;
+    without the settings it was 6 % higher. The price is recompilation: D2 encodes 1024² images 5 %
+    more slowly, and nano 294 photographs 4 % more slowly. `decode` does not use these settings,
+    because a step of D2's decoder took 24 % longer at 1024².
     """
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(_KEPT_PRIMITIVES))
@@ -53,7 +56,7 @@ def bound_memory() -> None:
 
 
 def _set_malloc(variable: str, parameter: int, value: int) -> None:
-    """Sets a parameter of the GNU C library unless the user's environment variable does."""
+    """Sets a parameter of the GNU C library, unless the user has set `variable`."""
     if sys.platform != "linux" or variable in os.environ:
         return
     with contextlib.suppress(OSError, AttributeError):
@@ -61,16 +64,12 @@ def _set_malloc(variable: str, parameter: int, value: int) -> None:
 
 
 def count_processors() -> int:
-    """Counts the processors this process may use: affinity and, on Linux, the cgroup's quota."""
-    if sys.platform == "linux":
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    try:
+    """Counts the processors that the affinity and the control group of this process allow."""
+    is_linux = sys.platform == "linux"
+    count = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+    # Raises OSError without a control group, ValueError if its quota is "max".
+    with contextlib.suppress(OSError, ValueError):
         with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            count = min(count, round(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass
+            quota, period = map(int, file.read().split())
+        count = min(count, round(quota / period))
     return max(1, count)

@@ -1,4 +1,4 @@
-"""How much memory an image needs, and how much is free."""
+"""The memory that an image needs, and the memory that is free."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = Path("/sys/fs/cgroup")
 
-# Version 2, then version 1 of control groups: the files of the limit and the usage, and the prefix
-# of the statistics that cover the whole subtree.
+# For version 2 of control groups, then for version 1: the files that hold the limit and the usage,
+# and the prefix of those statistics that include child groups.
 _CGROUP_FILES = (
     ("memory.max", "memory.current", ""),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
@@ -20,7 +20,7 @@ _CGROUP_FILES = (
 
 
 def measure_token_bytes(config: DinacAEConfig) -> int:
-    """Returns the bytes per latent position at the peak of an encode or a decode, generously.
+    """Returns a generous estimate of the peak memory per latent position, in bytes.
 
     Counts two activations of the widest layer, six of the trunk, and the pixels, all float32.
     """
@@ -29,9 +29,9 @@ def measure_token_bytes(config: DinacAEConfig) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Returns the bytes still available on `device`, None if unknown.
+    """Returns the free memory of `device` in bytes, None if unknown.
 
-    On the CPU this is the kernel's estimate, limited by the control group.
+    For the CPU this is the kernel's estimate, limited by the control group.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
@@ -60,14 +60,9 @@ def _cgroup_headroom() -> int | None:
         except OSError:
             continue
         if limit.isdigit():
-            return max(0, int(limit) - usage + _count_file_cache(statistics, prefix))
+            # A run over many images fills its control group with page cache. The kernel counts it
+            # as used, but frees it when memory is needed.
+            values = dict(line.split() for line in statistics.splitlines())
+            names = (f"{prefix}active_file", f"{prefix}inactive_file")
+            return max(0, int(limit) - usage + sum(int(values.get(name, 0)) for name in names))
     return None
-
-
-def _count_file_cache(statistics: str, prefix: str) -> int:
-    """Returns the bytes of the page cache, which count as used but are given up on demand.
-
-    A run over many images fills its control group with them.
-    """
-    values = dict(line.split() for line in statistics.splitlines())
-    return sum(int(values.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))

@@ -1,10 +1,10 @@
-"""Quantiser steps for q8 to q3: one per channel, so that each channel costs the picture the same.
+"""Quantiser steps for q8 to q3: one per channel, so that each channel changes the image equally.
 
-One step for all whitened channels is the wrong quantiser: one unit of the first principal component
-changes the picture by hundreds of grey levels, one unit of the last by a fraction of a level. A
-model may ship its channels' sensitivities: the root-mean-square change of the picture, in 8-bit
-levels over all samples, per unit of the whitened latent. Steps are then inverse to the
-sensitivities; without them all steps are equal.
+Whitened channels must not share one step: one unit of the first principal component changes the
+image by hundreds of grey levels, one unit of the last by a fraction of a level. A checkpoint may
+list the sensitivity of each channel: the root-mean-square change of the image, in 8-bit levels over
+all samples, per unit of the whitened latent. Then the steps are inverse to the sensitivities;
+otherwise all steps are equal.
 """
 
 from __future__ import annotations
@@ -19,25 +19,21 @@ from dinac_cli.errors import ModelError
 QUANTIZED = ("q8", "q7", "q6", "q5", "q4", "q3")
 
 SENSITIVITY_KEY = "latent_sensitivity"
-"""Key of a checkpoint's `config.json`: a list of C positive numbers."""
+"""The key of a list of C positive numbers in a checkpoint's `config.json`."""
 
 _PICTURE_STEPS = {"q8": 0.086, "q7": 0.135, "q6": 0.188, "q5": 0.27, "q4": 0.455, "q3": 0.7}
 _PLAIN_STEPS = {"q8": 1 / 32, "q7": 1 / 16, "q6": 1 / 8, "q5": 1 / 4, "q4": 1 / 2, "q3": 1.0}
 
 
 def read_sensitivity(values: Mapping[str, object], channels: int) -> npt.NDArray[np.float32] | None:
-    """Reads the calibration, float32 [C], from a checkpoint's configuration; None if it has none.
+    """Reads the sensitivities, float32 [C], from a checkpoint's configuration; None if it has none.
 
-    Raises ModelError unless it is a list of `channels` positive, finite numbers.
+    Raises ModelError unless they are a list of `channels` positive, finite numbers.
     """
     listed = values.get(SENSITIVITY_KEY)
     if listed is None:
         return None
-    if (
-        not isinstance(listed, list)
-        or len(listed) != channels
-        or not all(map(_is_sensitivity, listed))
-    ):
+    if not isinstance(listed, list) or len(listed) != channels or not all(map(_is_valid, listed)):
         raise ModelError(
             f"the configuration's {SENSITIVITY_KEY} must be {channels} positive numbers"
         )
@@ -55,6 +51,6 @@ def choose_steps(
     return (_PICTURE_STEPS[precision] / sensitivity).astype(np.float32)
 
 
-def _is_sensitivity(value: object) -> bool:
-    # The bounds keep float32 division finite. A comparison also accepts an integer of any length.
+def _is_valid(value: object) -> bool:
+    # The bounds keep float32 division finite. Unlike math.isfinite, comparing takes any integer.
     return isinstance(value, int | float) and value is not True and 1e-30 < value < 1e30

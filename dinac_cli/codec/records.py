@@ -1,4 +1,4 @@
-"""Builds records of encoded images, and checks that a model can decode a record. Torch-free."""
+"""Builds records, and checks that a model can decode a record. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dinac_cli.errors import ModelError
 
 @dataclass(frozen=True)
 class Source:
-    """The image that latents come from; `description` says how its pixels were read."""
+    """The image that was encoded; `description` says how its pixels were read."""
 
     name: str
     size_bytes: int
@@ -36,11 +36,10 @@ def build_record(
     anonymous: bool = False,
     flipped: Encoded | None = None,
 ) -> bytes:
-    """Builds the record of one image's latents and their companions. Raises FormatError.
+    """Builds the record of one encoded image and, if given, its mirrored twin. Raises FormatError.
 
-    `flipped` holds the same arrays of the mirrored image. An `anonymous` record omits the name,
-    size and hash of the source. It names the model only if the label is public: a folder or
-    repository may carry its owner's name.
+    An `anonymous` record omits the name, size and hash of the source. It names the model only if
+    the label is public, because a folder or repository may contain its owner's name.
     """
     channels, rows, columns = encoded.latents.shape
     steps = model.choose_steps(precision)
@@ -66,9 +65,9 @@ def build_record(
 
 
 def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:
-    """Raises ModelError, which names both, if the latents are of another model's space.
+    """Raises ModelError if the latents are from another latent space than the model's.
 
-    `allow_other` accepts another space of the same shape.
+    `allow_other` accepts another latent space of the same shape.
     """
     config = model.config
     if (header.shape[0], header.patch) != (config.bottleneck_dim, config.patch_size):
@@ -85,7 +84,7 @@ def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) 
 
 
 def name_model(header: RecordHeader) -> str:
-    """Names a record's model in messages: `nano (latent space 0123456789abcdef)`."""
+    """Returns the name of a record's model: `nano (latent space 0123456789abcdef)`."""
     return f"{header.model or 'unknown'} (latent space {header.latent_space})"
 
 

@@ -1,4 +1,4 @@
-"""`dinac bench`: times the model and the commands; prints tables or one JSON object."""
+"""`dinac bench`: times the model and the commands; prints tables or a JSON object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
-from dinac_cli.commands.values import complete, one_of
+from dinac_cli.commands.values import choices
 from dinac_cli.errors import UsageError
 from dinac_cli.models.dinac.config import RELEASED
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.screen.tables import Table
     from dinac_cli.models.registry import ResolvedModel
-
-EXIT_INACCURATE = 1
 
 _PARTS = ("network", "commands")
 
@@ -38,9 +36,8 @@ Only = Annotated[
     typer.Option(
         metavar="PART",
         show_default="both",
-        callback=one_of("--only", _PARTS),
-        autocompletion=complete(_PARTS),
-        help="network: time the model alone; commands: time whole commands alone.",
+        **choices("--only", _PARTS),
+        help="network: time only the model; commands: time only whole commands.",
     ),
 ]
 Resolution = Annotated[
@@ -68,8 +65,7 @@ Compare = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        callback=one_of("--compare", ("flux2",)),
-        autocompletion=complete(("flux2",)),
+        **choices("--compare", ("flux2",)),
         help="Time another autoencoder too: flux2 (with random weights).",
     ),
 ]
@@ -85,17 +81,13 @@ FileCounts = Annotated[
 ]
 RandomWeights = Annotated[
     str | None,
-    typer.Option(
+    opt.model_option(
         metavar="NAME",
-        rich_help_panel=opt.MODEL,
-        callback=one_of("--random-weights", tuple(RELEASED)),
-        autocompletion=complete(tuple(RELEASED)),
+        **choices("--random-weights", tuple(RELEASED)),
         help="Use random weights in the sizes of a published model: d2 or dinac-ae.",
     ),
 ]
-Compile = Annotated[
-    bool, typer.Option("--compile", rich_help_panel=opt.MODEL, help="Time the compiled model too.")
-]
+Compile = Annotated[bool, opt.model_option("--compile", help="Time the compiled model too.")]
 
 
 def bench(
@@ -188,7 +180,7 @@ def _choose_model(
 
 
 class _Report:
-    """Collects the figures for JSON, or prints each table as soon as it is measured."""
+    """Collects all figures for JSON, or prints each table as soon as it is measured."""
 
     def __init__(self, benchmark: Benchmark, console: Console, as_json: bool) -> None:
         self._benchmark = benchmark
@@ -205,7 +197,7 @@ class _Report:
         )
 
     def add_networks(self) -> None:
-        """Times our models and the one to compare with; checks the error of the fast model."""
+        """Times the contenders, compares them, and checks the error of the fast model."""
         from dinac_cli.bench.network import compare_with
 
         figures = self._collect("network", self._benchmark.measure_networks(), "models")
@@ -246,7 +238,7 @@ class _Report:
             self._console.print_json(self._collected)
         for failure in self._failures:
             self._console.fail(failure)
-        return EXIT_INACCURATE if self._failures else 0
+        return 1 if self._failures else 0
 
     def _collect(self, key: str, figures: Iterable[Any], what: str) -> list[Any]:
         self._console.say(f"timing the {what}")
@@ -266,63 +258,44 @@ class _Report:
         self._print("")
 
 
-def tabulate_networks(figures: Sequence[NetworkFigures]) -> Table:
+def tabulate_networks(figures: Iterable[NetworkFigures]) -> Table:
     """Returns one row per task, size, batch and contender, under 80 columns wide."""
     table = [
         ["task", "NFE", "network", "size", "batch", "ms/batch", "ms/image", "images/s", "MiB",
          "matmul", "speed"]
     ]  # fmt: skip
     for row in figures:
+        share = "-" if row.matmul_share is None else f"{row.matmul_share:.0%}"
         table.append(
-            [
-                row.task,
-                str(row.steps or "-"),
-                row.network,
-                str(row.resolution),
-                str(row.batch),
-                f"{row.ms_per_batch:.1f}",
-                _format_figure(row.ms_per_image),
-                _format_figure(row.images_per_second),
-                _format_mib(row.peak_memory_mib),
-                "-" if row.matmul_share is None else f"{row.matmul_share:.0%}",
-                f"{row.speedup:.2f}x",
-            ]
-        )
+            [row.task, str(row.steps or "-"), row.network, str(row.resolution), str(row.batch),
+             f"{row.ms_per_batch:.1f}", _format_figure(row.ms_per_image),
+             _format_figure(row.images_per_second), _format_mib(row.peak_memory_mib), share,
+             f"{row.speedup:.2f}x"]
+        )  # fmt: skip
     return table
 
 
 def tabulate_commands(runs: Sequence[CommandFigures]) -> Table:
     """Returns one row per command and number of files: the fastest run."""
+    from dinac_cli.bench.processes import choose_fastest
+
     table = [["command", "files", "seconds", "first file", "MiB"]]
-    fastest: dict[tuple[int, str], CommandFigures] = {}
-    for run in runs:
-        key = (run.files, run.command)
-        if key not in fastest or run.seconds < fastest[key].seconds:
-            fastest[key] = run
-    for row in fastest.values():
-        table.append(
-            [row.command, str(row.files), f"{row.seconds:.2f}",
-             f"{row.first_file_seconds:.2f}", _format_mib(row.peak_memory_mib)]
-        )  # fmt: skip
+    for row in choose_fastest(runs):
+        seconds = [f"{row.seconds:.2f}", f"{row.first_file_seconds:.2f}"]
+        table.append([row.command, str(row.files), *seconds, _format_mib(row.peak_memory_mib)])
     return table
 
 
-def tabulate_stages(stages: Sequence[StageFigures]) -> Table:
-    """Returns one row per command.
-
-    The columns are each stage alone, the whole run, the whole over the slowest stage, the model
-    alone with overlapping micro-batches as in a run, and the whole over the overlapped model.
-    """
+def tabulate_stages(stages: Iterable[StageFigures]) -> Table:
+    """Returns one row per command; `StageFigures` explains the columns."""
     table = [
         ["command", "files", "read", "model", "write", "whole", "whole/slowest",
          "overlapped", "whole/overlapped"]
     ]  # fmt: skip
     for row in stages:
-        seconds = (row.read_seconds, row.model_seconds, row.write_seconds, row.whole_seconds)
-        table.append(
-            [row.command, str(row.files), *(f"{value:.2f}" for value in seconds),
-             f"{row.ratio:.2f}", f"{row.overlapped_seconds:.2f}", f"{row.overlapped_ratio:.2f}"]
-        )  # fmt: skip
+        figures = (row.read_seconds, row.model_seconds, row.write_seconds, row.whole_seconds,
+                   row.ratio, row.overlapped_seconds, row.overlapped_ratio)  # fmt: skip
+        table.append([row.command, str(row.files), *(f"{figure:.2f}" for figure in figures)])
     return table
 
 

@@ -90,7 +90,7 @@ def show(model: Model, revision: opt.Revision = None, as_json: Json = False) -> 
 
 
 def _describe_entry(name: str) -> dict[str, Any]:
-    """Returns one model of the list; if it is not on this machine, only its names are known."""
+    """Returns one model of the list; without its files, only its names are known."""
     from dinac_cli.models.facts import summarise_model
     from dinac_cli.models.registry import HUB_ALIASES, NANO, find_cached, resolve_model
 

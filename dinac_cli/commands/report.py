@@ -33,8 +33,8 @@ LatentFolders = Annotated[
     typer.Option(
         "--latents",
         metavar="DIR",
-        help="Folder of latents of a reconstruction, in their order: shows bits a pixel and, for "
-        "the first, the latents as colours; may be repeated.",
+        help="Folder of latents, one for each folder of reconstructions, in the same order: shows "
+        "the bits a pixel and, for the first, the latents as colours; may be repeated.",
     ),
 ]
 Assets = Annotated[

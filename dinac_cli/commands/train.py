@@ -60,8 +60,7 @@ Teacher = Annotated[
     ),
 ]
 Compile = Annotated[
-    bool,
-    typer.Option("--compile", help="Compile the model first; pays off after several minutes."),
+    bool, typer.Option("--compile", help="Compile the model first; pays off after several minutes.")
 ]
 
 
@@ -94,7 +93,7 @@ def train(
     console = Console(quiet=quiet, verbose=verbose)
     paths = _list_images(images, out)
     if (steps is None) == (minutes is None):
-        raise UsageError("say how long to train: either --minutes or --steps")
+        raise UsageError("say how long to train: give either --minutes or --steps")
     configure_threads()
     # Imports torch, which reads the settings of configure_threads.
     from dinac_cli.training.session import TrainRequest
@@ -115,7 +114,7 @@ def train(
 
 
 def _list_images(named: list[str] | None, out: str) -> tuple[str, ...]:
-    """Returns the images to train on. Raises UsageError if one is missing or standard input."""
+    """Returns the paths of the images. Raises UsageError for a missing file or standard input."""
     from dinac_cli.jobs.request import IMAGES, InputRequest
 
     paths = []
@@ -128,10 +127,7 @@ def _list_images(named: list[str] | None, out: str) -> tuple[str, ...]:
 
 
 def _run_training(request: TrainRequest, console: Console) -> int:
-    """Runs a training and prints its result; returns the exit code.
-
-    Two trainings would mix their files, so the second one into an OUT is refused before any work.
-    """
+    """Trains, unless another training uses OUT, and prints the result; returns the exit code."""
     from dinac_cli.storage.lock import hold_folder
     from dinac_cli.training.session import check_out
 
@@ -179,7 +175,7 @@ def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
 
 @dataclass
 class TrainProgress:
-    """The figures of a training run that the progress display shows."""
+    """The figures of a training for the progress display."""
 
     batch_size: int
     stop: StopRequest
@@ -191,7 +187,7 @@ class TrainProgress:
     started: float = field(default_factory=time.monotonic)
 
     def add(self, progress: Progress) -> None:
-        """Takes in one step."""
+        """Adds one step."""
         step = progress.step
         self.first = step.number if self.first is None else self.first
         self.done, self.total = step.number + 1, progress.steps

@@ -1,1 +1,1 @@
-"""The HTML page that shows originals and reconstructions side by side, with figures and charts."""
+"""Writes an HTML page of originals and reconstructions side by side, with figures and charts."""

@@ -12,15 +12,15 @@ import numpy as np
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 32, 34
 _BINS = 20
-_LOG_FROM = 8  # ratio of the largest value to the smallest
+_LOG_FROM = 8  # the ratio of largest to smallest value from which an axis is logarithmic
 COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values from `low` to `high` to pixels from `start` to `stop`; ticks split it in `parts`.
+    """Maps values from `low` to `high` to pixels from `start` to `stop`.
 
-    If `is_log`, the scale is logarithmic and `low` must be above 0.
+    Ticks divide it into `parts`. If `is_log`, the scale is logarithmic and `low` must be above 0.
     """
 
     low: float
@@ -40,7 +40,7 @@ class Axis:
         return self.start + share * (self.stop - self.start)
 
     def list_ticks(self) -> list[float]:
-        """Returns the values at the ends of the parts; a single value if the range is empty."""
+        """Returns the values at the ends of the parts, or one value if the range is empty."""
         if self.high <= self.low:
             return [self.low]
         if self.is_log:
@@ -51,14 +51,14 @@ class Axis:
 
 
 def lay_counts(highest: int, start: float, stop: float) -> Axis:
-    """Returns an axis from 0 to at least `highest` (1 or more), with ticks at whole numbers."""
+    """Returns an axis with integer ticks, from 0 to at least `highest`, which is 1 or more."""
     step = math.ceil(highest / 4)
     parts = math.ceil(highest / step)
     return Axis(0.0, float(step * parts), start, stop, parts)
 
 
 def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Returns a histogram of the PSNR values, in dB, of each (name, values); "" without values."""
+    """Returns a histogram of PSNR values in dB, for each (name, values); "" without values."""
     everything = [value for _, values in series for value in values]
     if not everything:
         return ""
@@ -70,14 +70,8 @@ def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
     up = lay_counts(max(int(count.max()) for count in counts), HEIGHT - _BOTTOM, _TOP)
     shapes = []
     for number, count in enumerate(counts):
-        points = [(across.place(edges[0]), up.place(0))]
-        for left, right, height in zip(edges, edges[1:], count, strict=False):
-            points += [
-                (across.place(left), up.place(height)),
-                (across.place(right), up.place(height)),
-            ]
-        points.append((across.place(edges[-1]), up.place(0)))
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        corners = zip(np.repeat(edges, 2), [0, *np.repeat(count, 2), 0], strict=True)
+        path = " ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in corners)
         color = COLORS[number % len(COLORS)]
         shapes.append(
             f'<polygon points="{path}" fill="{color}" fill-opacity="0.25" stroke="{color}"/>'
@@ -87,15 +81,12 @@ def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
 
 
 def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> str:
-    """Returns a chart of points (bits a pixel, PSNR in dB), with the mean of each series.
-
-    Returns "" if there are no points.
-    """
+    """Returns a chart of points (bits a pixel, dB) and the mean of each series; "" without any."""
     everything = [point for _, points in series for point in points]
     if not everything:
         return ""
     xs, ys = zip(*everything, strict=True)
-    # A tiny image takes hundreds of bits a pixel, which would squeeze all others into one line.
+    # A tiny image takes hundreds of bits a pixel, which would squeeze the others into one line.
     is_log = 0 < min(xs) < max(xs) / _LOG_FROM
     across = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, is_log=is_log)
     up = Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)

@@ -1,4 +1,4 @@
-"""Latents as pictures: colours are the first three principal components over a whole set."""
+"""Paints latents: their first three principal components, over a whole set, become colours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dinac_cli.report.page import make_data_url
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.naming import name_latents
 
-_DEVIATIONS_SHOWN = 2.5  # distance from the mean at which a component is black or white
+_DEVIATIONS_SHOWN = 2.5  # from the mean to the darkest and to the brightest colour
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +40,7 @@ class LatentColors:
 def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | None:
     """Returns the axes of largest variance over all positions of all latents [C, h, w].
 
-    Skips latents that have another number of channels than the first. Returns None if there are no
-    latents.
+    Skips latents with another number of channels than the first. Returns None without latents.
     """
     count, total, products = 0, np.zeros(0), np.zeros((0, 0))
     for array in latents:
@@ -61,8 +60,8 @@ def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | No
     chosen = np.zeros((len(mean), 3))
     kept = min(3, len(mean))
     chosen[:, :kept] = axes[:, ::-1][:, :kept]
-    # The sign of an eigenvector is arbitrary. Make its largest component positive, so that a set
-    # always gets the same colours.
+    # The sign of an eigenvector is arbitrary. Its largest component is made positive, so that a set
+    # of latents always has the same colours.
     largest = np.abs(chosen).argmax(axis=0)
     chosen *= np.where(chosen[largest, np.arange(3)] < 0, -1.0, 1.0)
     scale = np.ones(3)
@@ -71,36 +70,35 @@ def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | No
 
 
 def locate_record(folder: str, name: str) -> str:
-    """Returns the path below `folder` of the record of image `name`; it may not exist."""
+    """Returns the path that the record of image `name` has below `folder`, if there is one."""
     return os.path.join(folder, *name_latents(name).split("/"))
 
 
 @dataclass(frozen=True)
 class ShownRecord:
-    """The size of a record, and the URL of the picture of its latents (None if not painted)."""
+    """A record's size, and the URL of the picture of its latents, None if they are not painted."""
 
     size_bytes: int
     picture: str | None
 
 
 def choose_colors(paths: Iterable[str]) -> LatentColors | None:
-    """Returns the colours for the records at `paths`; skips missing and damaged records."""
+    """Returns the colours of the records at `paths`; skips missing and damaged ones."""
     return find_colors(_read_all(paths))
 
 
 def show_record(
     path: str, colors: LatentColors | None, hold: Callable[[int], None]
 ) -> ShownRecord | None:
-    """Reads a record and, if `colors` are given, paints it; returns None if there is no record.
+    """Reads a record, and paints it if `colors` fit its channels; returns None if it is missing.
 
-    Latents with another number of channels than `colors` are not painted. `hold(size_bytes)` waits
-    until that much memory may be used. Raises DinacError.
+    `hold(size_bytes)` waits until that much memory may be used. Raises DinacError.
     """
     if not os.path.lexists(path):
         return None
     data = read_content(path).data
     record = open_record(data)
-    hold(len(data) + 3 * record.declared_bytes())  # float32 latents, and float64 to paint them
+    hold(len(data) + 3 * record.declared_bytes())  # the latents, and a float64 copy to paint
     latents = record.unpack().latents
     picture = None
     if colors is not None and len(latents) == len(colors.mean):

@@ -1,4 +1,4 @@
-"""The page: a template filled with figures, charts and the data of each image."""
+"""The page: an HTML template filled with figures, charts and the data of each image."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ _COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One reconstruction of an image.
+    """One reconstruction of an image; `bits_per_pixel` is None if unknown.
 
-    `bits_per_pixel` is None if unknown. `difference` is the URL of a small picture, `full` that of
-    the reconstruction itself.
+    `difference` is the URL of the small picture of the difference, `full` the URL of the image.
     """
 
     psnr_db: float
@@ -40,7 +39,7 @@ class Reconstruction:
 class PageImage:
     """What the page shows of one image; the pictures are URLs.
 
-    `reconstructions` has one entry for each of the page's names: None if the file is missing.
+    `reconstructions` has an entry for each of the page's names, None if its file is missing.
     """
 
     name: str
@@ -53,33 +52,28 @@ class PageImage:
 
     @property
     def size_bytes(self) -> int:
-        """The size of its pictures in the page."""
+        """The size of the pictures in the page."""
         found = filter(None, self.reconstructions)
         shown = sum(len(each.difference) + len(each.full) for each in found)
         return len(self.thumbnail) + len(self.original) + len(self.latents or "") + shown
 
 
-@dataclass
 class Page:
     """The figures and images of a page.
 
-    `names` are those of the reconstructions, `images` the HTML elements of the images. `failed`
+    `names` are the names of the reconstructions, `images` the HTML elements of the images. `failed`
     counts the images that could not be read and are left out.
     """
 
-    title: str
-    names: Sequence[str]
-    psnr_db: list[list[float]] = field(init=False)
-    rates: list[list[tuple[float, float]]] = field(init=False)
-    missing: list[int] = field(init=False)
-    images: list[str] = field(default_factory=list)
-    size_bytes: int = 0
-    failed: int = 0
-
-    def __post_init__(self) -> None:
-        self.psnr_db = [[] for _ in self.names]
-        self.rates = [[] for _ in self.names]
-        self.missing = [0] * len(self.names)
+    def __init__(self, title: str, names: Sequence[str]) -> None:
+        self.title = title
+        self.names = names
+        self.psnr_db: list[list[float]] = [[] for _ in names]
+        self.rates: list[list[tuple[float, float]]] = [[] for _ in names]
+        self.missing = [0] * len(names)
+        self.images: list[str] = []
+        self.size_bytes = 0
+        self.failed = 0
 
     def add(self, image: PageImage) -> None:
         """Adds the figures and the HTML of one image."""
@@ -172,7 +166,7 @@ def _write_image(image: PageImage) -> str:
 
 
 def _embed(value: object) -> str:
-    """Returns JSON that cannot close the HTML element around it."""
+    """Returns JSON without `<`, so that it cannot close the HTML element around it."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

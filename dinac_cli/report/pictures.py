@@ -1,4 +1,4 @@
-"""The small pictures of a page: thumbnails of originals, and differences."""
+"""Draws the small pictures of a page: thumbnails of originals, and differences."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dinac_cli.report.page import make_data_url
 THUMBNAIL_SIDE = 240
 _DIFFERENCE_SIDE = 160  # smaller, because differences are mostly noise, which compresses badly
 DIFFERENCE_GAIN = 10
-"""Factor by which small differences are brightened; the viewer's gain starts at the same value."""
+"""The factor that amplifies differences in small pictures; the viewer starts with it too."""
 
 
 def make_thumbnail(pixels: Pixels) -> str:
-    """Returns the URL of uint8 [H, W, 3], scaled to at most `THUMBNAIL_SIDE` a side."""
+    """Returns the URL of the image uint8 [H, W, 3], scaled to at most `THUMBNAIL_SIDE` a side."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     return _pack(image, 80)
 
 
 def draw_difference(original: Pixels, other: Pixels) -> str:
-    """Returns the URL of |Δ| of two images uint8 [H, W, 3], scaled down, x `DIFFERENCE_GAIN`."""
+    """Returns the URL of the amplified |Δ| of two images uint8 [H, W, 3], scaled down."""
     image = ImageChops.difference(Image.fromarray(original), Image.fromarray(other))
     image.thumbnail((_DIFFERENCE_SIDE, _DIFFERENCE_SIDE), Image.Resampling.BOX)
     amplified = [min(255, DIFFERENCE_GAIN * value) for value in range(256)]

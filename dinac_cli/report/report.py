@@ -1,12 +1,11 @@
-"""Compares folders of reconstructions with originals, on one page: pairs, PSNR, pictures."""
+"""Compares folders of reconstructions with a folder of originals, on one page."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar
 from urllib.parse import quote
 
@@ -41,22 +40,22 @@ from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input, InputScan
 
 IMAGES_IN_A_PAGE = 300
-"""A page of more images needs `assets`, or it would take long to open."""
+"""A page with more images needs `assets`; otherwise it would open slowly."""
 
 MAX_PAGE_BYTES = 2**28
-"""A page of more data needs `assets` too (measured: a page of 218 MB opens in 2 s)."""
+"""A larger page needs `assets` too (a page of 218 MB opens in 2 s)."""
 
 _STAMP = {"report": "1"}
-_WORK_FACTOR = 3  # memory to draw and compress an image, in multiples of its size
+_WORK_FACTOR = 3  # the memory to draw and compress an image, in multiples of its size
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest(Request["ReportRun"]):
-    """A run that compares a folder of originals with folders of reconstructions, on the page OUT.
+    """A run that writes the page OUT: originals beside their reconstructions.
 
-    `latents` are folders of records, the k-th for the k-th reconstruction (for its bits a pixel);
-    the first also gives the pictures of latents. `assets` is a folder for the full images; without
-    it they are embedded in the page.
+    `latents` are folders of records, the k-th for the k-th folder of reconstructions. They give the
+    bits a pixel; the first also gives the pictures of latents. Full images are written to the
+    folder `assets`; without it they are embedded in the page.
     """
 
     originals: str
@@ -76,6 +75,10 @@ class ReportRequest(Request["ReportRun"]):
         """The folder of the page, "" for the working folder."""
         return os.path.dirname(self.out)
 
+    def scan(self) -> InputScan:
+        """Returns the originals."""
+        return InputScan(IMAGES, (self.originals,))
+
     def open(self, announce: Announce = keep_quiet) -> ReportRun:
         if not self.reconstructions:
             raise UsageError(
@@ -87,11 +90,11 @@ class ReportRequest(Request["ReportRun"]):
             )
         if len(self.latents) > len(self.reconstructions):
             raise UsageError(
-                "--latents: one folder for each folder of reconstructions, in that order"
+                "--latents: give one folder for each folder of reconstructions, in the same order"
             )
         if os.path.lexists(self.out) and not self.overwrite and not is_report(self.out):
             raise OutputError(
-                f"{self.out}: exists and is no report of dinac; add --overwrite to replace it"
+                f"{self.out}: exists and is not a dinac report; add --overwrite to replace it"
             )
         for folder in (self.originals, *self.reconstructions, *self.latents):
             if not os.path.isdir(folder):
@@ -104,7 +107,7 @@ class ReportRequest(Request["ReportRun"]):
 
 @dataclass(kw_only=True)
 class ReportRun(Run):
-    """A report run that is ready to start; it fills `page`.
+    """A report run that is ready to start.
 
     `size_bytes` is the size of the written page, 0 before it is written.
     """
@@ -118,13 +121,13 @@ class ReportRun(Run):
         self.work = self._write_page
 
     def count(self) -> int | None:
-        """Counts the images.
+        """Counts the originals.
 
-        Raises UsageError if there are too many, or if a folder has no counterpart of any of them.
+        Raises UsageError if there are none or too many, or if a folder has no counterpart of any.
         """
         request = self.request
         total, unpaired, recordless = 0, list(request.reconstructions), list(request.latents)
-        for entry in list_originals(request):
+        for entry in request.scan():
             name, total = entry.name, total + 1
             unpaired = [folder for folder in unpaired if find_counterpart(name, folder) is None]
             recordless = [
@@ -146,7 +149,7 @@ class ReportRun(Run):
         return total
 
     def _write_page(self, control: RunControl) -> Generator[FileResult, None, None]:
-        """Yields one result an image, then writes the page, unless it is empty or a stop came."""
+        """Yields one result an image, then writes the page if it has images and no stop came."""
         request, page = self.request, self.page
         for folder in filter(None, (request.assets, request.page_folder)):
             try:
@@ -168,7 +171,7 @@ class ReportRun(Run):
 
 
 def is_report(path: str) -> bool:
-    """True for a page that this command wrote."""
+    """True if `path` is a page that dinac wrote."""
     try:
         with open(path, "rb") as file:
             return file.read(len(PAGE_START)) == PAGE_START
@@ -177,20 +180,9 @@ def is_report(path: str) -> bool:
 
 
 def _name_folders(folders: Sequence[str]) -> list[str]:
-    """Returns short names that differ: the last part of each path, or else the whole paths."""
+    """Returns the last part of each path, or the whole paths if two last parts are the same."""
     short = [os.path.basename(os.path.normpath(folder)) for folder in folders]
     return short if len(set(short)) == len(short) else list(folders)
-
-
-def list_originals(request: ReportRequest) -> Iterator[Input]:
-    """Returns the images that the page shows."""
-    return iter(InputScan(IMAGES, (request.originals,)))
-
-
-@dataclass(frozen=True)
-class _Gathered:
-    result: FileResult
-    image: PageImage | None = None
 
 
 def gather_images(
@@ -198,137 +190,127 @@ def gather_images(
 ) -> Generator[FileResult, None, None]:
     """Adds every original to `page` and yields one result an image.
 
-    The page shows an image without a reconstruction too, and its result is MISSING. Memory holds
-    the images in work, bounded in bytes, and the data of the page.
+    The page also shows images without a reconstruction; their result is MISSING. Besides the page,
+    memory holds only the images in work, which `map_bounded` limits.
     """
-    work = partial(_gather, request=request, colors=_choose_colors(request))
-    with closing(map_bounded(enumerate(list_originals(request)), work, control)) as images:
-        for gathered in images:
-            if gathered.image is None:
+    colors = None
+    if request.latents:
+        names = (entry.name for entry in request.scan())
+        colors = choose_colors(locate_record(request.latents[0], name) for name in names)
+    gather = _Gatherer(request, colors).gather
+    with closing(map_bounded(enumerate(request.scan()), gather, control)) as images:
+        for result, image in images:
+            if image is None:
                 page.failed += 1
             else:
-                page.add(gathered.image)
-            yield gathered.result
+                page.add(image)
+            yield result
 
 
-def _gather(
-    numbered: tuple[int, Input],
-    hold: Callable[[int], None],
-    *,
-    request: ReportRequest,
-    colors: LatentColors | None,
-) -> _Gathered:
-    number, entry = numbered
-    try:
-        if entry.path is None or entry.problem:
-            raise InputError(entry.problem or "cannot be shown")
-        return _show(number, entry, entry.path, request, colors, hold)
-    except UnwritableDiskError:
-        raise
-    except DinacError as exc:
-        return _Gathered(FileResult.fail(entry.label, exc, name=entry.name))
+@dataclass(frozen=True)
+class _Gatherer:
+    """Reads the images for the page; `hold` is that of `map_bounded`."""
 
+    request: ReportRequest
+    colors: LatentColors | None
 
-def _show(
-    number: int,
-    entry: Input,
-    path: str,
-    request: ReportRequest,
-    colors: LatentColors | None,
-    hold: Callable[[int], None],
-) -> _Gathered:
-    records, warnings = _show_records(entry.name, request, colors, hold)
-    original = read_original(path, request.options, hold)
-    height, width, _ = original.pixels.shape
-    hold(_WORK_FACTOR * original.pixels.nbytes)
-    image = PageImage(
-        entry.name,
-        width,
-        height,
-        make_thumbnail(original.pixels),
-        _publish(original.pixels, f"{number:06}-0.png", request),
-        records[0].picture if records and records[0] is not None else None,
-    )
-    missing: list[str] = []
-    for k, folder in enumerate(request.reconstructions):
-        counterpart = find_counterpart(entry.name, folder)
-        if counterpart is None:
-            missing.append(folder)
-            image.reconstructions.append(None)
-            continue
-        beside = hold_beside(hold, original.pixels.nbytes + image.size_bytes)
-        other = read_reconstruction(counterpart, original, request.options, beside)
-        beside(_WORK_FACTOR * other.nbytes)
-        record = records[k] if k < len(records) else None
-        image.reconstructions.append(
-            Reconstruction(
-                measure_reconstruction(original.pixels, other),
-                None if record is None else 8 * record.size_bytes / (height * width),
-                draw_difference(original.pixels, other),
-                _publish(other, f"{number:06}-{k + 1}.png", request),
-            )
-        )
-    return _Gathered(_make_result(entry, image, missing, warnings), image)
-
-
-def _make_result(
-    entry: Input, image: PageImage, missing: list[str], warnings: list[str]
-) -> FileResult:
-    first = next(filter(None, image.reconstructions), None)
-    return FileResult(
-        entry.label,
-        Status.MISSING if missing else Status.MEASURED,
-        reason=f"has no counterpart in {', '.join(missing)}" if missing else None,
-        warnings=tuple(warnings),
-        width=image.width,
-        height=image.height,
-        psnr_db=None if first is None else first.psnr_db,
-        name=entry.name,
-    )
-
-
-def _show_records(
-    name: str, request: ReportRequest, colors: LatentColors | None, hold: Callable[[int], None]
-) -> tuple[list[ShownRecord | None], list[str]]:
-    """Returns the image's record in each folder of latents, and warnings about them.
-
-    Paints only the record in the first folder. A missing or damaged record is None.
-    """
-    records: list[ShownRecord | None] = []
-    warnings: dict[str, None] = {}  # a folder may be named for several reconstructions
-    for k, folder in enumerate(request.latents):
-        path = locate_record(folder, name)
-        record, problem, wanted = None, "", None if k else colors
+    def gather(
+        self, numbered: tuple[int, Input], hold: Callable[[int], None]
+    ) -> tuple[FileResult, PageImage | None]:
+        """Returns the result of an original, and its image unless it failed."""
+        number, entry = numbered
         try:
-            record = show_record(path, wanted, hold)
+            if entry.path is None or entry.problem:
+                raise InputError(entry.problem or "cannot be shown")
+            return self._show(number, entry, entry.path, hold)
+        except UnwritableDiskError:
+            raise
         except DinacError as exc:
-            problem = str(exc)
-        if record is not None and wanted is not None and record.picture is None:
-            problem = "another number of channels than in the first record"
-        if problem:
-            warnings[f"its latents are not shown: {path}: {problem}"] = None
-        records.append(record)
-    return records, list(warnings)
+            return FileResult.fail(entry.label, exc, name=entry.name), None
 
+    def _show(
+        self, number: int, entry: Input, path: str, hold: Callable[[int], None]
+    ) -> tuple[FileResult, PageImage]:
+        options = self.request.options
+        records, warnings = self._show_records(entry.name, hold)
+        original = read_original(path, options, hold)
+        height, width, _ = original.pixels.shape
+        hold(_WORK_FACTOR * original.pixels.nbytes)
+        image = PageImage(
+            entry.name,
+            width,
+            height,
+            make_thumbnail(original.pixels),
+            self._publish(original.pixels, f"{number:06}-0.png"),
+            records[0].picture if records and records[0] is not None else None,
+        )
+        missing: list[str] = []
+        for k, folder in enumerate(self.request.reconstructions):
+            counterpart = find_counterpart(entry.name, folder)
+            if counterpart is None:
+                missing.append(folder)
+                image.reconstructions.append(None)
+                continue
+            beside = hold_beside(hold, original.pixels.nbytes + image.size_bytes)
+            other = read_reconstruction(counterpart, original, options, beside)
+            beside(_WORK_FACTOR * other.nbytes)
+            record = records[k] if k < len(records) else None
+            image.reconstructions.append(
+                Reconstruction(
+                    measure_reconstruction(original.pixels, other),
+                    None if record is None else 8 * record.size_bytes / (height * width),
+                    draw_difference(original.pixels, other),
+                    self._publish(other, f"{number:06}-{k + 1}.png"),
+                )
+            )
+        first = next(filter(None, image.reconstructions), None)
+        result = FileResult(
+            entry.label,
+            Status.MISSING if missing else Status.MEASURED,
+            reason=f"has no counterpart in {', '.join(missing)}" if missing else None,
+            warnings=tuple(warnings),
+            width=width,
+            height=height,
+            psnr_db=None if first is None else first.psnr_db,
+            name=entry.name,
+        )
+        return result, image
 
-def _publish(pixels: Pixels, name: str, request: ReportRequest) -> str:
-    """Returns the URL of a full image: a `data:` URL, or that of the file it writes in `assets`."""
-    if request.assets is None:
-        return make_data_url(write_image(pixels, "png"), "png")
-    target = os.path.join(request.assets, name)
-    data = write_image(pixels, "png", stamp=_STAMP)
-    write_atomically(target, data, replace=request.overwrite, is_ours=_is_asset)
-    relative = os.path.relpath(target, request.page_folder or ".")
-    return quote(relative.replace(os.sep, "/"))
+    def _show_records(
+        self, name: str, hold: Callable[[int], None]
+    ) -> tuple[list[ShownRecord | None], list[str]]:
+        """Returns the image's record in each folder of latents, and warnings about them.
+
+        Paints only the record in the first folder. A missing or damaged record is None.
+        """
+        records: list[ShownRecord | None] = []
+        warnings: dict[str, None] = {}  # a folder may be named for several reconstructions
+        for k, folder in enumerate(self.request.latents):
+            path = locate_record(folder, name)
+            record, problem, wanted = None, "", None if k else self.colors
+            try:
+                record = show_record(path, wanted, hold)
+            except DinacError as exc:
+                problem = str(exc)
+            if record is not None and wanted is not None and record.picture is None:
+                problem = "another number of channels than in the first record"
+            if problem:
+                warnings[f"its latents are not shown: {path}: {problem}"] = None
+            records.append(record)
+        return records, list(warnings)
+
+    def _publish(self, pixels: Pixels, name: str) -> str:
+        """Returns the URL of a full image: `data:`, or a file that it writes in `assets`."""
+        request = self.request
+        if request.assets is None:
+            return make_data_url(write_image(pixels, "png"), "png")
+        target = os.path.join(request.assets, name)
+        data = write_image(pixels, "png", stamp=_STAMP)
+        write_atomically(target, data, replace=request.overwrite, is_ours=_is_asset)
+        relative = os.path.relpath(target, request.page_folder or ".")
+        return quote(relative.replace(os.sep, "/"))
 
 
 def _is_asset(path: str) -> bool:
     stamp = read_stamp(read_content(path).data)
     return stamp is not None and stamp.get("report") == _STAMP["report"]
-
-
-def _choose_colors(request: ReportRequest) -> LatentColors | None:
-    if not request.latents:
-        return None
-    names = (entry.name for entry in list_originals(request))
-    return choose_colors(locate_record(request.latents[0], name) for name in names)

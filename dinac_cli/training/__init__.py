@@ -1,1 +1,1 @@
-"""Trains models: from a model, or from the linear optimum (KLT) of the images."""
+"""Trains a model, which starts from another model or from the linear optimum (KLT)."""

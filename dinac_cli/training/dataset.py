@@ -1,4 +1,4 @@
-"""Training images: a survey, the held-out images, and random crops fixed by a seed and a step."""
+"""Finds the training images, holds some out, and draws random crops of the others."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from dinac_cli.storage.content import read_content
 from dinac_cli.training.split import choose_representatives, measure_features
 
 CACHE_BYTES = 2 * 2**30
-_HELD_OUT_EVERY = 8
-_HELD_OUT_MOST = 64
 
 
 @dataclass(frozen=True)
 class TrainImage:
-    """An image to train on: path, size in pixels, hash of the file, and `measure_features`."""
+    """An image to train on: `sha256` is its file's, `features` come from `measure_features`."""
 
     path: str
     height: int
@@ -32,7 +30,7 @@ class TrainImage:
 
 
 def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], list[str]]:
-    """Reads every image once, and skips those with a side below `crop` pixels.
+    """Reads every image once; skips those with a side below `crop` pixels.
 
     Returns the images, and a line for each skipped path. Raises UsageError if no image is left.
     """
@@ -60,14 +58,14 @@ def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], li
 def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[TrainImage]]:
     """Splits images into those to train on and those to measure on (one in eight, at most 64).
 
-    The held-out images represent the whole set (`training/split.py`). They depend only on the
-    files' content: files of the same content are on the same side. A single content is on both.
+    `choose_representatives` chooses the held-out images. The choice depends only on the files'
+    content, so equal files stay together. If all are equal, the first image is in both lists.
     """
     by_hash = {image.sha256: image for image in images}
     ordered = [by_hash[sha256] for sha256 in sorted(by_hash)]
     if len(ordered) == 1:
         return list(images), list(images[:1])
-    count = min(max(1, len(ordered) // _HELD_OUT_EVERY), _HELD_OUT_MOST)
+    count = min(max(1, len(ordered) // 8), 64)
     features = np.array([image.features for image in ordered], np.float32)
     chosen = {ordered[index].sha256 for index in choose_representatives(features, count)}
     return (
@@ -82,12 +80,12 @@ def load_image(image: TrainImage) -> Pixels:
 
 
 def hash_images(images: Iterable[TrainImage]) -> str:
-    """Returns the SHA-256 of the images' own hashes, in their order."""
+    """Returns the SHA-256 of the images' own hashes, in this order."""
     return hashlib.sha256("".join(image.sha256 for image in images).encode()).hexdigest()
 
 
 class CropSource:
-    """Draws random crops: an image by its area, a scale, a place and one of 8 orientations.
+    """Draws random crops: of any image, at one of `scales`, in one of 8 orientations.
 
     The crops of a step depend only on the seed and the step, so a killed run resumes with the same
     crops. Caches up to `cache_bytes` of decoded images.
@@ -106,17 +104,15 @@ class CropSource:
         self._scales = scales
         self._seed = seed
         areas = np.array([image.height * image.width for image in images], np.float64)
-        # Between a uniform chance per image and per pixel: a large image holds more to learn from,
-        # but not in proportion to its area.
+        # A large image holds more to learn from, but not in proportion to its area.
         self._chances = areas**0.75 / np.sum(areas**0.75)
         self._cache = _ImageCache(cache_bytes)
 
     def draw(self, step: int, count: int, group: int = 1) -> Pixels:
-        """Returns the crops of one step, uint8 [count, 3, crop, crop], `group` from each image."""
+        """Returns the crops of a step, uint8 [count, 3, crop, crop], `group` from each image."""
         rng = np.random.default_rng((self._seed, step))
-        chosen = rng.choice(len(self._images), count // group, p=self._chances)
         crops = []
-        for index in chosen:
+        for index in rng.choice(len(self._images), count // group, p=self._chances):
             pixels = self._scale_one(self._images[index], rng)
             crops += [self._crop_one(pixels, rng) for _ in range(group)]
         return np.stack(crops).transpose(0, 3, 1, 2)
@@ -134,7 +130,7 @@ class CropSource:
 
 
 class _ImageCache:
-    """Caches decoded, scaled images up to a number of bytes; drops the least recently used."""
+    """Caches decoded and scaled images up to `limit_bytes`; drops the least recently used."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -142,27 +138,25 @@ class _ImageCache:
         self._images: OrderedDict[tuple[str, float], Pixels] = OrderedDict()
 
     def load(self, image: TrainImage, scale: float) -> Pixels:
-        """Returns an image shrunk by `scale`, uint8 [H, W, 3], from the cache or from its file."""
+        """Returns an image scaled by `scale`, uint8 [H, W, 3], from the cache or from its file."""
         key = (image.path, scale)
-        if key in self._images:
-            self._images.move_to_end(key)
-            return self._images[key]
-        pixels = shrink_pixels(load_image(image), scale)
-        self._images[key] = pixels
-        self._held_bytes += pixels.nbytes
-        while self._held_bytes > self._limit_bytes and len(self._images) > 1:
-            self._held_bytes -= self._images.popitem(last=False)[1].nbytes
-        return pixels
+        if key not in self._images:
+            self._images[key] = shrink_pixels(load_image(image), scale)
+            self._held_bytes += self._images[key].nbytes
+            while self._held_bytes > self._limit_bytes and len(self._images) > 1:
+                self._held_bytes -= self._images.popitem(last=False)[1].nbytes
+        self._images.move_to_end(key)
+        return self._images[key]
 
 
 def shrink_pixels(pixels: Pixels, scale: float) -> Pixels:
-    """Scales uint8 [H, W, 3] by `scale`, which is at most 1."""
+    """Scales uint8 [H, W, 3] by `scale`, at most 1."""
     height, width, _ = pixels.shape
     return scale_pixels(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
 def _orient(crop: Pixels, orientation: int) -> Pixels:
-    """Mirrors and transposes a square [S, S, 3] in one of the eight ways."""
+    """Mirrors and transposes a square [S, S, 3] in one of eight ways, 0 to 7."""
     if orientation & 1:
         crop = crop[:, ::-1]
     if orientation & 2:

@@ -1,8 +1,8 @@
 """Depthwise convolutions as matrix products, for training on a CPU.
 
-On a small grid, a depthwise filter is one matrix over the grid's positions per channel. Forward and
-backward are then batched matrix products, which CPUs compute many times faster than the backward
-pass of a grouped convolution.
+On a small grid of N positions, the filter of each channel can be written as an [N, N] matrix.
+Forward and backward are then batched matrix products. CPUs compute these many times faster than the
+backward pass of a grouped convolution.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from dinac_cli.models.dinac.decoder import FCDMBlock
 
-MAX_POSITIONS = 256
-"""The largest grid for which matrices are faster; their size grows as the square of the grid's."""
+_MAX_POSITIONS = 256  # for larger grids the matrices are too large to be faster
 
 
 def place_taps(height: int, width: int, kernel_size: int) -> Tensor:
-    """Returns where each tap of a filter acts: 0 or 1, bfloat16 [k·k, N·N], N = height·width.
+    """Returns the matrix that turns a filter [k·k] into its [N, N] matrix, N = height·width.
 
-    Entry (tap, from·N + to) is 1 if the tap carries position `from` to position `to`. Values
-    outside the grid count as zero.
+    Its values are 0 or 1, bfloat16 [k·k, N·N]: entry (tap, from·N + to) is 1 if position `to` of
+    the result takes position `from` with this tap. Positions outside the grid count as zero.
     """
     index = torch.arange(height * width)
     rows, columns = index // width, index % width
@@ -33,9 +32,9 @@ def place_taps(height: int, width: int, kernel_size: int) -> Tensor:
 
 
 class MatrixDepthwise(nn.Module):
-    """Computes the depthwise convolution `conv`, with its parameters, over a grid [height, width].
+    """Computes the depthwise convolution `conv` by matrix products, with the same parameters.
 
-    Grids of another size are convolved.
+    This needs a grid of `height` by `width`; other grids are convolved as usual.
     """
 
     placement: Tensor
@@ -50,7 +49,7 @@ class MatrixDepthwise(nn.Module):
         self.register_buffer("placement", taps, persistent=False)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Filters [B, C, h, w]; in memory, the result has the channels first."""
+        """Filters [B, C, h, w]; the result is a view of a tensor [C, B, h, w]."""
         batch, channels, height, width = u.shape
         if (height, width) != self.grid:
             padding = self.weight.shape[-1] // 2
@@ -64,8 +63,8 @@ class MatrixDepthwise(nn.Module):
 
 
 def use_matrices(decoder: nn.Module, height: int, width: int) -> None:
-    """Makes a decoder's blocks filter grids of this size by matrix products, if that is faster."""
-    if height * width > MAX_POSITIONS:
+    """Makes the decoder's blocks filter by matrix products, if they are faster for this grid."""
+    if height * width > _MAX_POSITIONS:
         return
     for block in decoder.modules():
         if isinstance(block, FCDMBlock):

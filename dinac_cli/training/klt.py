@@ -1,9 +1,9 @@
-"""The linear optimum as a DINAC-AE checkpoint: a Karhunen-Loève transform (KLT) of image patches.
+"""Builds the linear optimum, a Karhunen-Loève transform (KLT) of image patches, as a checkpoint.
 
-The encoder's patch embedding projects onto the leading principal components and divides by their
-standard deviations; its blocks add nothing (post-norm weights are zero). The decoder is the inverse
-map; its blocks add nothing either (their last layers are zero, their gates open). All other weights
-are random, ready for training.
+The encoder's patch embedding projects patches onto their principal components and divides by the
+standard deviations; the decoder is the inverse. The blocks of both add nothing at first: in the
+encoder the weights of the last norms are zero, in the decoder the last layers are zero and the
+gates are open. All other weights are random, ready for training.
 
     python -m dinac_cli.training.klt IMAGES OUT
 """
@@ -42,13 +42,14 @@ NANO_CONFIG = DinacAEConfig(
 """The architecture of the embedded model, `nano`."""
 
 POSTERIOR_STD = 0.02
-"""Standard deviation of the checkpoint's posterior, in units of a whitened latent."""
+"""The standard deviation of the posterior, in units of a whitened latent."""
+_POSTERIOR_LOGSNR = torch.tensor(-2.0 * math.log(POSTERIOR_STD))
 
-_NOISE_SHARE = 0.1  # weight of the noisy image in the trunk; at t = 1 it is pure noise
-_FILTER_NOISE = 0.6  # weight of the random filter that is added to the identity
+_NOISE_SHARE = 0.1  # the weight of the noisy image in the trunk; at t = 1 that image is pure noise
+_FILTER_NOISE = 0.6  # the weight of the random filters, which are added to the identity
 
 _SEED = 0
-_LEAST_VARIANCE = 1e-9  # of a component; in real pixels, rounding to 8 bits alone gives 5e-6
+_LEAST_VARIANCE = 1e-9  # of a component; rounding to 8 bits alone gives real images 5e-6
 _LEVELS_PER_UNIT = 127.5  # pixels in [-1, 1]
 
 Floats = npt.NDArray[np.float64]
@@ -56,9 +57,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """Mean [n], principal components [n, n] (columns, strongest first) and their variances [n].
+    """The mean [n], principal components [n, n] (strongest column first) and variances [n].
 
-    An image patch is a vector of n = 3·P·P values in [-1, 1], ordered (channel, y, x).
+    A patch is a vector of n = 3·P·P values in [-1, 1], ordered (channel, y, x).
     """
 
     mean: Floats
@@ -69,8 +70,8 @@ class PatchStatistics:
 def measure_patches(images: Iterable[Pixels], patch_size: int) -> PatchStatistics:
     """Measures the patches of uint8 images [H, W, 3] in all eight orientations.
 
-    Each image counts by its area. The patches lie on two grids, half a patch apart. Raises
-    UsageError if no image holds a whole patch.
+    Takes patches from two grids, half a patch apart; an image counts by its area. Raises UsageError
+    if no image holds a whole patch.
     """
     size = 3 * patch_size**2
     total, products, count = np.zeros(size), np.zeros((size, size)), 0
@@ -90,7 +91,7 @@ def measure_patches(images: Iterable[Pixels], patch_size: int) -> PatchStatistic
 
 
 def cut_patches(image: Pixels, patch_size: int) -> Floats:
-    """Returns an image's whole patches, [N, 3·P·P] in [-1, 1], ordered (channel, y, x)."""
+    """Returns the whole patches of an image, [N, 3·P·P] in [-1, 1], ordered (channel, y, x)."""
     rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
     whole = image[: rows * patch_size, : columns * patch_size].astype(np.float64)
     grid = whole.reshape(rows, patch_size, columns, patch_size, 3)  # [h, P, w, P, 3]
@@ -99,7 +100,7 @@ def cut_patches(image: Pixels, patch_size: int) -> Floats:
 
 
 def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, Tensor]:
-    """Returns the state of a network that computes the KLT of `statistics`, float32.
+    """Returns the float32 weights of a network that computes the KLT of `statistics`.
 
     Raises UsageError if the patches vary in fewer directions than the network is wide.
     """
@@ -111,7 +112,7 @@ def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, T
     state = DinacAE(config).state_dict()
     _set_encoder(state, statistics, config)
     _set_decoder(state, statistics, config)
-    signal = torch.sigmoid(_posterior_logsnr())  # the mode is the mean times sqrt(signal)
+    signal = torch.sigmoid(_POSTERIOR_LOGSNR)  # the mode is the mean times sqrt(signal)
     state["latent_norm_running_mean"].zero_()
     state["latent_norm_running_var"].fill_(signal.item())
     return state
@@ -119,14 +120,14 @@ def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, T
 
 def measure_sensitivity(statistics: PatchStatistics, channels: int) -> list[float]:
     """Returns the RMS change of an image, in 8-bit levels, per unit of each whitened latent."""
-    samples = len(statistics.mean)
-    levels = np.sqrt(statistics.variances[:channels] / samples) * _LEVELS_PER_UNIT
+    levels = np.sqrt(statistics.variances[:channels] / len(statistics.mean)) * _LEVELS_PER_UNIT
     return [float(f"{level:.5g}") for level in levels]
 
 
 def _set_encoder(state: dict[str, Tensor], stats: PatchStatistics, config: DinacAEConfig) -> None:
     width, channels = config.model_dim, config.bottleneck_dim
-    # One component for each channel of the trunk: training may use those beyond the latents.
+    # Every channel of the trunk gets a component. The latents take only the first ones, but
+    # training may use the others.
     rows = stats.components[:, :width].T / np.sqrt(stats.variances[:width, None])
     state["encoder.patchify.proj.weight"].copy_(_shape_like_patches(rows, config))
     state["encoder.patchify.proj.bias"].copy_(torch.from_numpy(-rows @ stats.mean))
@@ -137,12 +138,12 @@ def _set_encoder(state: dict[str, Tensor], stats: PatchStatistics, config: Dinac
     weight.zero_()
     weight[:channels, :channels, 0, 0] = torch.eye(channels)
     bias.zero_()
-    bias[channels:] = _posterior_logsnr()
+    bias[channels:] = _POSTERIOR_LOGSNR
 
 
 def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: DinacAEConfig) -> None:
     width, channels = config.model_dim, config.bottleneck_dim
-    spare = width - channels  # trunk channels that see the noisy image; the output ignores them
+    spare = width - channels  # channels that hold the noisy image; the output ignores them
     rows = stats.components[:, :width].T
     state["decoder.patchify.proj.weight"].copy_(_shape_like_patches(rows, config))
     state["decoder.patchify.proj.bias"].zero_()
@@ -151,9 +152,8 @@ def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: Dinac
     fuse_in[channels:, :spare] = torch.eye(spare) * _NOISE_SHARE
     fuse_in[:channels, width : width + channels] = torch.eye(channels)
     _set_linear(state, "decoder.fuse_in", fuse_in)
-    halves = torch.cat((torch.eye(width), torch.eye(width)), dim=1) / 2
-    _set_linear(state, "decoder.fuse_skip", halves)
-    scale = torch.sigmoid(_posterior_logsnr()).sqrt().item()
+    _set_linear(state, "decoder.fuse_skip", torch.eye(width).repeat(1, 2) / 2)
+    scale = torch.sigmoid(_POSTERIOR_LOGSNR).sqrt().item()
     columns = stats.components[:, :channels] * np.sqrt(stats.variances[:channels]) / scale
     out = torch.zeros(len(stats.mean), width)
     out[:, :channels] = torch.from_numpy(columns)
@@ -163,7 +163,7 @@ def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: Dinac
 
 
 def _open_blocks(state: dict[str, Tensor], config: DinacAEConfig) -> None:
-    """Makes the decoder's blocks add nothing, but learn from the first step on."""
+    """Makes the decoder's blocks add nothing at first, but learn from the first step on."""
     state["decoder.adaln_base.proj.bias"][config.model_dim :] = 1.0  # the gates
     middle = config.depthwise_kernel_size // 2
     for name, tensor in state.items():
@@ -187,12 +187,8 @@ def _shape_like_patches(rows: Floats, config: DinacAEConfig) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(rows)).reshape(-1, 3, side, side)
 
 
-def _posterior_logsnr() -> Tensor:
-    return torch.tensor(-2.0 * math.log(POSTERIOR_STD))
-
-
 def _list_symmetries(patch_size: int) -> Iterable[npt.NDArray[np.intp]]:
-    """Yields the eight orientations of a patch, as orders of its vector's elements."""
+    """Yields the eight orientations of a patch, as permutations of its vector."""
     grid = np.arange(3 * patch_size**2).reshape(3, patch_size, patch_size)
     for transpose, flip_y, flip_x in itertools.product((False, True), repeat=3):
         oriented = grid.transpose(0, 2, 1) if transpose else grid
@@ -201,14 +197,10 @@ def _list_symmetries(patch_size: int) -> Iterable[npt.NDArray[np.intp]]:
         yield oriented.ravel()
 
 
-def list_images(folder: str) -> list[Path]:
-    """Returns the image files below a folder, sorted."""
-    return sorted(path for path in Path(folder).rglob("*") if is_image_name(path))
-
-
 def main(folder: str, out: str) -> None:
-    """Fits the embedded model's architecture to a folder of images and writes the checkpoint."""
-    images = (read_image(path.read_bytes()).pixels for path in list_images(folder))
+    """Fits the architecture of `nano` to a folder of images; writes the checkpoint."""
+    paths = sorted(path for path in Path(folder).rglob("*") if is_image_name(path))
+    images = (read_image(path.read_bytes()).pixels for path in paths)
     statistics = measure_patches(images, NANO_CONFIG.patch_size)
     settings = {SENSITIVITY_KEY: measure_sensitivity(statistics, NANO_CONFIG.bottleneck_dim)}
     state = build_klt(statistics, NANO_CONFIG)

@@ -1,4 +1,4 @@
-"""Losses of the training; each is a mean over the batch, float32."""
+"""The losses of a training; each is a mean over the batch, float32."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from torch import Tensor
 
 from dinac_cli.models.dinac.posterior import Posterior
 
-# Error of a crop that counts as perfect: a tenth of an 8-bit level, squared, in [-1, 1].
+# Added to errors, so that nearly perfect crops do not count too much: a tenth of an 8-bit level,
+# squared, for pixels in [-1, 1].
 _MSE_FLOOR = (0.01 / 127.5) ** 2 * 1e2
 
 
 def measure_mse(x0: Tensor, images: Tensor) -> Tensor:
-    """Returns the mean squared error [B] of estimates of images [B, 3, H, W] in [-1, 1]."""
+    """Returns the mean squared errors [B] of reconstructions of images [B, 3, H, W]."""
     return (x0 - images).square().mean(dim=(1, 2, 3))
 
 
 def reconstruction_loss(mse: Tensor, group: int = 1) -> Tensor:
     """Returns the mean logarithm of the images' squared errors: minus the mean PSNR, scaled.
 
-    `mse` [B] holds the errors of crops; each `group` consecutive crops come from one image and are
-    averaged first. A smooth crop of a busy image then counts as little as in that image's PSNR.
+    `mse` [B] are the errors of crops. Every `group` crops in a row come from one image and are
+    averaged first, so a smooth crop of a busy image counts as little as in that image's PSNR.
     """
     return (mse.reshape(-1, group).mean(dim=1) + _MSE_FLOOR).log().mean()
 
@@ -28,9 +29,9 @@ def reconstruction_loss(mse: Tensor, group: int = 1) -> Tensor:
 def expansion_loss(posterior: Posterior) -> Tensor:
     """Returns the mean KL divergence of the posterior from N(0, 1), in nats per latent value.
 
-    It expands the posterior's variance as far as the image tolerates, so that latents tolerate
-    noise and quantisation, and it keeps their scale. With weight w beside the logarithmic
-    reconstruction loss, the noise grows until it causes about w/2 of the squared error.
+    It keeps the scale of the latents and makes the posterior as noisy as the image tolerates, so
+    that latents tolerate quantisation. If its weight beside the reconstruction loss is w, the noise
+    grows until it causes about w/2 of the squared error.
     """
     alpha_squared = posterior.logsnr.sigmoid()
     log_sigma_squared = torch.nn.functional.logsigmoid(-posterior.logsnr)
@@ -39,5 +40,5 @@ def expansion_loss(posterior: Posterior) -> Tensor:
 
 
 def alignment_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Returns one minus the mean cosine similarity of features [..., D]; 0 if they agree."""
+    """Returns one minus the mean cosine similarity of features [..., D]."""
     return 1 - torch.nn.functional.cosine_similarity(predicted, target, dim=-1).mean()

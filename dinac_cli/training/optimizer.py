@@ -1,4 +1,4 @@
-"""Muon for the blocks' matrices, AdamW for the other weights, and an average of all weights."""
+"""The optimiser: Muon for the matrices of the blocks, AdamW for all other weights."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _BLOCK_MATRICES = re.compile(
 _TRUNK_MAPS = re.compile(
     r".*\.(patchify\.proj|latent_up|fuse_in|fuse_skip|out_proj|to_bottleneck|in_proj)\.(weight|bias)"
 )
-# Coefficients of the quintic Newton-Schulz iteration: Jordan et al., "Muon", 2024.
+# The coefficients of the quintic Newton-Schulz iteration. Source: Jordan et al., "Muon", 2024.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _MOMENTUM = 0.95
 
 
-def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Brings the singular values of matrices [B, m, n], m ≤ n, near 1 without computing them."""
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Makes the singular values of matrices [B, m, n], m ≤ n, nearly 1."""
     norms: Tensor = torch.linalg.matrix_norm(matrices, keepdim=True)
     x: Tensor = (matrices / (norms + 1e-7)).bfloat16()
     a, b, c = _QUINTIC
-    for _ in range(iterations):
+    for _ in range(5):
         gram = torch.bmm(x, x.transpose(1, 2).contiguous())
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(matrices.dtype)
 
 
 def split_wide(name: str, weight: Tensor) -> list[Tensor]:
-    """Splits a block's matrix into views [m, n], m ≤ n: qkv into three, any other into one."""
+    """Returns a block's matrix as views [m, n], m ≤ n: three views of qkv, otherwise one."""
     matrix = weight.flatten(1)
     parts = matrix.chunk(3) if name.endswith(".qkv.weight") else (matrix,)
     return [part.T if part.shape[0] > part.shape[1] else part for part in parts]
 
 
 class Optimizer:
-    """Updates float32 master weights in place, and keeps their exponential moving average."""
+    """Updates float32 weights in place; `average` is their exponential moving average."""
 
     def __init__(self, parameters: Mapping[str, Tensor], recipe: TrainRecipe) -> None:
         self.recipe = recipe
@@ -74,17 +74,16 @@ class Optimizer:
 
     @torch.no_grad()
     def _step_matrices(self, rate: float) -> None:
-        """Updates the matrices, batched by shape: a few large products instead of many small."""
+        """Updates the matrices, those of one shape together: few large products are faster."""
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for name, momentum in self._momentum.items():
             parameter = self._parameters[name]
-            if parameter.grad is None:  # a block that this step dropped
+            if parameter.grad is None:  # this step dropped the block
                 continue
             momentum.lerp_(parameter.grad, 1 - _MOMENTUM)
             direction = parameter.grad.lerp(momentum, _MOMENTUM)
-            for part, step in zip(
-                split_wide(name, parameter), split_wide(name, direction), strict=True
-            ):
+            parts, steps = split_wide(name, parameter), split_wide(name, direction)
+            for part, step in zip(parts, steps, strict=True):
                 by_shape.setdefault(part.shape, []).append((part, step))
             parameter.grad = None
         for pairs in by_shape.values():
@@ -94,12 +93,11 @@ class Optimizer:
     @torch.no_grad()
     def _average(self, number: int) -> None:
         keep = min(self.recipe.ema, (number + 1) / (number + 20))
-        names = list(self.average)
-        weights = [self._parameters[name] for name in names]
-        torch._foreach_lerp_([self.average[name] for name in names], weights, 1 - keep)
+        weights = [self._parameters[name] for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - keep)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Returns all tensors that a later process needs to resume, by flat names."""
+        """Returns all tensors that a resumed training needs, by name."""
         tensors = {f"weights.{name}": p.detach() for name, p in self._parameters.items()}
         tensors |= {f"average.{name}": p for name, p in self.average.items()}
         tensors |= {f"momentum.{name}": p for name, p in self._momentum.items()}

@@ -1,4 +1,4 @@
-"""All numbers of a training, in one place."""
+"""The settings of a training, with their defaults."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from dinac_cli.errors import ModelError, UsageError
 
 UNPACED_STEPS = 10**9
-"""The length of a run with `--minutes`, until its pace is known."""
-
-_CROPS_AN_IMAGE = 4
+"""The number of steps of a run with `--minutes`, until its pace is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
     """The settings of one training; the defaults suit a model of `nano`'s size.
 
-    A training is `steps` optimiser steps; each has `batch_size` crops of `crop` pixels a side.
-    Peak learning rates: `matrix_rate` for the blocks' matrices (Muon), `linear_rate` for the maps
-    in and out of the trunk, `rate` for all other weights (both AdamW). `full_noise` is the share of
-    batches at t = 1, as in one-step decoding; the others draw t uniformly. `drop` is the share of
-    batches without the middle blocks. `kl_weight` and `align_weight` (used with a teacher) scale
-    the losses. Raises UsageError for values out of range.
+    Each of the `steps` takes `batch_size` crops of `crop` pixels a side, at one of `scales`. The
+    peak learning rates are `matrix_rate` for the matrices of the blocks (Muon), `linear_rate` for
+    the layers into and out of the trunk, and `rate` for all other weights (both AdamW). `clip`
+    limits the norm of AdamW's gradients; `ema` is the decay of the averaged weights. `full_noise`
+    is the share of batches at t = 1, as in one-step decoding; the others draw t uniformly. `drop`
+    is the share of batches without the middle blocks. `kl_weight` and `align_weight` (used with a
+    teacher) scale the losses. Raises UsageError if a value is out of range.
     """
 
     steps: int = 20_000
@@ -53,11 +52,11 @@ class TrainRecipe:
 
     @property
     def group(self) -> int:
-        """Crops per image of a batch: the greatest common divisor of 4 and the batch size."""
-        return math.gcd(self.batch_size, _CROPS_AN_IMAGE)
+        """The crops per image in a batch: the greatest common divisor of 4 and the batch size."""
+        return math.gcd(self.batch_size, 4)
 
     def rate_factor(self, step: int) -> float:
-        """Returns the factor of the peak learning rates: a warm-up, then a cosine to zero."""
+        """Returns the share of the peak learning rates: a linear warm-up, then a cosine to 0."""
         warm = min(1.0, (step + 1) / max(1, self.warm_up))
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.steps)))
 

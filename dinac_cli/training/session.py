@@ -1,4 +1,4 @@
-"""One training from images to checkpoint: survey, steps, saved states, measurements."""
+"""A training from images to checkpoint: survey, steps, saved states, measurements."""
 
 from __future__ import annotations
 
@@ -22,13 +22,7 @@ from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
 from dinac_cli.models.dinac.checkpoint import pack_checkpoint
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
-from dinac_cli.training.dataset import (
-    CropSource,
-    hash_images,
-    hold_out,
-    load_image,
-    survey_images,
-)
+from dinac_cli.training.dataset import CropSource, hash_images, hold_out, load_image, survey_images
 from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.statistics import (
@@ -43,22 +37,22 @@ from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer, write_fi
 REPORT_NAME = "training.json"
 KLT = "klt"
 
-_UNTIMED_STEPS = 10  # they compile and warm up
-_PACE_STEPS = 20  # timed to find the first pace
+_UNTIMED_STEPS = 10  # slow, because they compile the network
+_PACE_STEPS = 20  # the steps after them, timed to find the first pace
 _HELD_OUT_MEASURED = 8
 _STATISTICS_IMAGES = 400
 _SENSITIVITY_IMAGES = 4
-_MAX_SIDE = 512  # pixels per side of a held-out image; it is coded every few minutes
+_MAX_SIDE = 512  # pixels per side of a held-out image, because it is coded every few minutes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """What to train, as plain data.
 
-    `init` is the model to start from, or "klt". `minutes` replaces the recipe's steps by those that
-    fit into the time at the current pace, again at every saved state. `teacher` is a DINOv2
-    checkpoint folder for the class head, `compiled` compiles the network first, `save_seconds` is
-    the time between saved states.
+    `init` is the model to start from, or "klt". With `minutes`, the run has as many steps as fit
+    into that time; the number is updated at every saved state. `compiled` compiles the network
+    first. `teacher` is a DINOv2 checkpoint folder for the class head. `save_seconds` is the time
+    between saved states.
     """
 
     paths: Sequence[str]
@@ -75,7 +69,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step of a run, the run's length in steps (None: not known yet), and held-out PSNR."""
+    """One step of a run; `steps` is the length of the run, None until it is known."""
 
     step: StepReport
     steps: int | None
@@ -83,7 +77,7 @@ class Progress:
 
 
 def check_out(out: Path) -> None:
-    """Raises UsageError if OUT holds something other than a training."""
+    """Raises UsageError if OUT is a file, or holds files but no training."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -94,44 +88,43 @@ def check_out(out: Path) -> None:
 
 
 class TrainingRun:
-    """Prepares a run, yields its progress, and writes the checkpoint.
+    """A training run; after a kill, the same request resumes from the last saved state.
 
-    After a kill, the same request resumes from the last saved state. Raises DinacError.
+    Raises DinacError.
     """
 
     def __init__(self, request: TrainRequest) -> None:
         self._request = request
+        recipe = request.recipe
         self._device = resolve_device(request.device)
         self._dtype = resolve_dtype(request.dtype, self._device)
-        images, self.skipped = survey_images(request.paths, request.recipe.crop)
+        images, self.skipped = survey_images(request.paths, recipe.crop)
         self._kept, self._held_out = hold_out(images)
         self._held = [
             crop_pixels(load_image(image), _MAX_SIDE, _MAX_SIDE)
             for image in self._held_out[:_HELD_OUT_MEASURED]
         ]
         self.model = self._start_model()
-        recipe = request.recipe
         if recipe.crop % self.model.config.patch_size:
             raise UsageError(
                 f"--crop {recipe.crop}: expected a multiple of the model's patch of "
                 f"{self.model.config.patch_size} pixels"
             )
-        source = CropSource(self._kept, recipe.crop, recipe.scales, recipe.seed)
         self._trainer = Trainer(
             self.model,
             recipe,
-            source,
+            CropSource(self._kept, recipe.crop, recipe.scales, recipe.seed),
             self._dtype,
             compiled=request.compiled,
             teacher=self._load_teacher(),
-            about=self.describe(),
+            about=self._describe(),
         )
         remove_dead_temporaries(str(request.out))
         self.resumed = self._trainer.resume(request.out)
         self.first_step = self._trainer.step_number
 
-    def describe(self) -> dict[str, str]:
-        """Returns what identifies this training besides its recipe, as texts by name."""
+    def _describe(self) -> dict[str, str]:
+        """Returns what identifies this training, besides its recipe."""
         request = self._request
         return {
             "init": request.init,
@@ -143,7 +136,7 @@ class TrainingRun:
     def check_finished(self) -> bool:
         """Whether OUT holds this training, finished. Raises UsageError if it holds another one.
 
-        Removes the saved state that a kill at the very end has left beside a finished training.
+        Removes a saved state, which a kill at the very end leaves beside a finished training.
         """
         path = self._request.out / REPORT_NAME
         if not path.is_file():
@@ -153,39 +146,39 @@ class TrainingRun:
             report = json.loads(path.read_bytes())
             if self._request.minutes is not None:
                 own["steps"] = report["recipe"]["steps"]
-            if (report["recipe"], report["about"]) == (own, self.describe()):
+            if (report["recipe"], report["about"]) == (own, self._describe()):
                 self._drop_state()
                 return True
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise UsageError(f"{path} is damaged; choose another OUT") from exc
         raise UsageError(
-            f"{self._request.out} holds a finished training of other settings or images; choose "
+            f"{self._request.out} holds a finished training with other settings or images; choose "
             f"another OUT (to train it further, --init {self._request.out})"
         )
 
     @property
     def steps(self) -> int:
-        """Steps trained so far, including those before a stop."""
+        """The steps trained so far, including those before a stop."""
         return self._trainer.step_number
 
     @property
     def count(self) -> int:
-        """Number of images to train on."""
+        """The number of images to train on."""
         return len(self._kept)
 
     @property
     def start_db(self) -> float | None:
-        """Mean held-out PSNR in dB before the first step; None if it was not measured."""
-        first = next(iter(self._trainer.curve), {"step": None})
-        return first["held_out_db"] if first["step"] == 0 else None
+        """The mean held-out PSNR in dB before the first step; None if it was not measured."""
+        curve = self._trainer.curve
+        return curve[0]["held_out_db"] if curve and curve[0]["step"] == 0 else None
 
     @property
     def is_held_out(self) -> bool:
-        """False if all images have the same content: training and measuring then share it."""
+        """False if all images have the same content; then training and measuring share it."""
         return self._held_out[0] not in self._kept
 
     def go(self) -> Generator[Progress, None, None]:
-        """Trains to the end; a caller that stops early calls `save`."""
+        """Trains to the end. A caller that stops earlier must call `save`."""
         trainer = self._trainer
         if not trainer.step_number and not trainer.curve:
             start_db = round(self._measure_held_out(), 3)
@@ -204,37 +197,31 @@ class TrainingRun:
             if pace and (is_due or (not known and done == _UNTIMED_STEPS + _PACE_STEPS)):
                 trainer.set_steps(pace.fit(trainer.step_number, now))
                 known = True
-            held_out_db = None
+            held_out_db = self._check_point(psnr, pace) if is_due else None
             if is_due:
-                held_out_db = self._check_point(psnr, pace)
                 saved = time.monotonic()
             yield Progress(report, trainer.recipe.steps if known else None, held_out_db)
         if not trainer.curve or trainer.curve[-1]["step"] != trainer.step_number:
             self._check_point(psnr, pace)
 
     def save(self) -> None:
-        """Saves the state, to resume from this step."""
+        """Saves the state, from which the same request resumes."""
         self._trainer.save(self._request.out)
 
     def finish(self) -> list[float]:
-        """Measures, writes the checkpoint, removes the state; returns the held-out PSNRs in dB."""
+        """Writes the checkpoint and its report; returns the PSNR of each held-out image in dB."""
         state = self._trainer.average_state()
         model = build_model(self.model, state, torch.float32)
         # Ordered by hash, because neighbours in a folder are alike.
         sample = sorted(self._kept, key=lambda image: image.sha256)[:_STATISTICS_IMAGES]
         mean, variance = measure_whitening(model, map(load_image, sample))
-        state["latent_norm_running_mean"] = mean
-        state["latent_norm_running_var"] = variance
+        state |= {"latent_norm_running_mean": mean, "latent_norm_running_var": variance}
         final = build_model(self.model, state, self._dtype)
-        sensitivity = measure_sensitivity(
-            final,
-            [load_image(image) for image in sample[:_SENSITIVITY_IMAGES]],
-            self._request.recipe.seed,
-        )
+        few = [load_image(image) for image in sample[:_SENSITIVITY_IMAGES]]
+        sensitivity = measure_sensitivity(final, few, self._request.recipe.seed)
         values = measure_reconstruction(final, self._held)
-        files = pack_checkpoint(
-            state, self.model.config, torch.bfloat16, {SENSITIVITY_KEY: sensitivity}
-        )
+        settings = {SENSITIVITY_KEY: sensitivity}
+        files = pack_checkpoint(state, self.model.config, torch.bfloat16, settings)
         for name, content in files.items():
             write_file(self._request.out, name, content)
         spread = measure_spread(final, map(load_image, self._held_out[:_STATISTICS_IMAGES]))
@@ -243,7 +230,7 @@ class TrainingRun:
         return values
 
     def _drop_state(self) -> None:
-        with suppress(OSError):  # a leftover state is harmless
+        with suppress(OSError):  # a state that stays is harmless
             (self._request.out / STATE_NAME).unlink(missing_ok=True)
 
     def _start_model(self) -> DinacAE:
@@ -253,8 +240,7 @@ class TrainingRun:
             model = DinacAE(NANO_CONFIG)
             model.load_state_dict(build_klt(statistics, NANO_CONFIG))
             return model.to(self._device)
-        resolved = resolve_model(request.init)
-        return DinacAE.from_pretrained(resolved.path, device=self._device)
+        return DinacAE.from_pretrained(resolve_model(request.init).path, device=self._device)
 
     def _load_teacher(self) -> Teacher | None:
         folder = self._request.teacher
@@ -272,19 +258,17 @@ class TrainingRun:
         return teacher
 
     def _start_pace(self) -> Pace | None:
-        """Returns the pace of a run with `minutes`; the time before a stop counts."""
+        """Returns the pace of a run with `minutes`; the time before a stop counts too."""
         if self._request.minutes is None:
             return None
         spent = 0.0
         if self._trainer.curve:
             last = self._trainer.curve[-1]
-            spent = (
-                float(last.get("minutes") or 0) * 60 * self.first_step / float(last["step"] or 1)
-            )
+            spent = 60 * float(last.get("minutes") or 0) * self.first_step / (last["step"] or 1)
         return Pace(self.first_step, time.monotonic(), self._request.minutes * 60, spent)
 
     def _check_point(self, psnr: list[float], pace: Pace | None) -> float:
-        """Measures the averaged weights, saves the state; returns the mean held-out PSNR in dB."""
+        """Measures the averaged weights and saves the state; returns the held-out PSNR in dB."""
         held_out_db = self._measure_held_out()
         trained_db = round(float(np.mean(psnr)), 3) if psnr else None
         point = {"step": self.steps, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
@@ -300,10 +284,9 @@ class TrainingRun:
         return float(np.mean(measure_reconstruction(model, self._held)))
 
     def _write_report(self, values: list[float], spread: dict[str, list[float]]) -> None:
-        request = self._request
         report = {
             "created_by": name_creator(),
-            "about": self.describe(),
+            "about": self._describe(),
             "recipe": asdict(self._trainer.recipe),
             "compute": f"{self._device.type}/{'bf16' if self._dtype == torch.bfloat16 else 'f32'}",
             "images": len(self._kept),
@@ -314,14 +297,14 @@ class TrainingRun:
             "curve": self._trainer.curve,
         }
         text = json.dumps(report, indent=2) + "\n"
-        write_file(request.out, REPORT_NAME, text.encode())
+        write_file(self._request.out, REPORT_NAME, text.encode())
 
 
 class Pace:
-    """Fits the length of a run to its deadline, repeatedly.
+    """Computes from the current pace how many steps a run has time for.
 
-    The first steps are the slowest: they read images and compile the network, later steps find both
-    in memory. Times are in seconds of a monotonic clock.
+    The first steps are the slowest, because they read images and compile the network. All times are
+    in seconds of a monotonic clock; `number` is the number of steps done.
     """
 
     def __init__(self, number: int, now: float, seconds: float, spent: float = 0.0) -> None:
@@ -330,15 +313,15 @@ class Pace:
         self.mark(number, now)
 
     def count_spent(self, now: float) -> float:
-        """Returns the seconds spent so far, including those before this start (`spent`)."""
+        """Returns the seconds spent so far, including those `spent` before this start."""
         return now - self._start
 
     def mark(self, number: int, now: float) -> None:
-        """Measures the pace from here on; `number` steps are done."""
+        """Measures the pace from here on."""
         self._number, self._time = number, now
 
     def fit(self, number: int, now: float) -> int:
-        """Returns the steps of the whole run at the pace since the last mark; sets a new mark."""
+        """Returns the steps of the whole run at the pace since the last mark; marks again."""
         step_seconds = max(1e-9, now - self._time) / max(1, number - self._number)
         self.mark(number, now)
         return number + max(0, round((self._deadline - now) / step_seconds))

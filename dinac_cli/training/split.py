@@ -1,7 +1,7 @@
 """Chooses the held-out images: a subset with the brightness, colour and detail of the whole set.
 
-A random subset deviates by its few brightest or busiest images, and so do the figures measured on
-it. Here the mean features of the subset come as close as possible to those of the whole set.
+In a small random subset, a few very bright or busy images would distort every measurement. So the
+mean features of the chosen subset are as near as possible to those of the whole set.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 Features = npt.NDArray[np.float32]
 
 _BLOCK = 16
-_LOWEST = 8  # lowest frequencies of a block to measure, per axis
+_LOWEST = 8  # measures the 8 lowest frequencies of a block per axis
 _BAND_ENDS = ((0, 1), (1, 2), (2, 4), (4, 8))
 _MAX_SIDE = 1024  # pixels per side to measure, as for the whitening
-_CANDIDATES = 4096  # a bound on time: an exchange tries all of them for each chosen row
+_CANDIDATES = 4096  # limits the time: each exchange tries all candidates for every chosen row
 
 
 def measure_features(pixels: Pixels) -> Features:
-    """Returns mean and energy per frequency band of Y, Cb, Cr; `pixels` is uint8 [H, W, 3]."""
+    """Returns the mean and the energy per frequency band of Y, Cb and Cr of uint8 [H, W, 3]."""
     part = pad_pixels(crop_pixels(pixels, _MAX_SIDE, _MAX_SIDE), _BLOCK)
     planes = np.asarray(Image.fromarray(part).convert("YCbCr"), np.float32) - 128
     rows, columns = planes.shape[0] // _BLOCK, planes.shape[1] // _BLOCK
@@ -37,8 +37,8 @@ def measure_features(pixels: Pixels) -> Features:
 def choose_representatives(features: Features, count: int) -> list[int]:
     """Returns the indices of `count` rows of features [N, D] whose mean is near that of all rows.
 
-    Only the first 4096 rows are candidates. Adds rows one by one, then exchanges rows while the
-    mean gets nearer. On a tie, the first row wins.
+    Adds rows one by one, then exchanges rows as long as the mean gets nearer. Only the first 4096
+    rows are candidates. On a tie, the first row wins.
     """
     spread = features.std(axis=0, dtype=np.float64)
     rows = (features - features.mean(axis=0, dtype=np.float64)) / np.where(spread > 0, spread, 1)
@@ -60,7 +60,7 @@ def choose_representatives(features: Features, count: int) -> list[int]:
 
 
 def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int, float]:
-    """Returns the untaken row of sums [N, D] nearest to zero, and its squared distance."""
+    """Returns the index of the untaken row of sums [N, D] nearest to 0, and its squared norm."""
     distances = np.square(sums).sum(axis=1)
     distances[taken] = np.inf
     index = int(distances.argmin())
@@ -68,7 +68,7 @@ def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int,
 
 
 def _draw_cosines() -> Features:
-    """Returns the lowest functions of an orthonormal DCT-II over a block's side, [8, 16]."""
+    """Returns the lowest basis functions of an orthonormal DCT-II of a block's side, [8, 16]."""
     frequency, place = np.mgrid[:_LOWEST, :_BLOCK]
     cosines = np.cos(np.pi * (2 * place + 1) * frequency / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
     cosines[0] /= np.sqrt(2)
@@ -76,7 +76,7 @@ def _draw_cosines() -> Features:
 
 
 def _list_bands() -> list[npt.NDArray[np.bool_]]:
-    """Returns masks [8, 8] of the cosines: octaves, split into vertical, horizontal, diagonal."""
+    """Returns masks [8, 8] of frequencies: octaves, split into vertical, horizontal, diagonal."""
     down, across = np.indices((_LOWEST, _LOWEST))
     higher = np.maximum(down, across)
     octaves = [(higher >= low) & (higher < high) for low, high in _BAND_ENDS]

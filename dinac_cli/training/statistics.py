@@ -1,4 +1,4 @@
-"""Measures a trained network: whitening, PSNR, and the sensitivity of each latent channel."""
+"""Measures a network: its whitening, its PSNR, and the sensitivity of each latent channel."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ _MAX_SIDE = 1024
 @torch.inference_mode()
 def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor, Tensor]:
     """Returns mean and variance, float32 [C], of the posterior mode over uint8 images [H, W, 3]."""
-    mean, variance = _measure_moments(
-        model.encode_posterior(batch).mode() for batch in _batches(model, images)
-    )
+    posteriors = (model.encode_posterior(batch) for batch in _batches(model, images))
+    mean, variance = _measure_moments(posterior.mode() for posterior in posteriors)
     return mean.float(), variance.float()
 
 
 @torch.inference_mode()
 def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[float]]:
-    """Returns the smallest and largest channel mean and standard deviation of latents."""
+    """Returns the smallest and largest mean and standard deviation of the channels of latents."""
     mean, variance = _measure_moments(model.encode(batch) for batch in _batches(model, images))
     return {
         name: [round(float(figure.min()), 3), round(float(figure.max()), 3)]
@@ -41,8 +40,8 @@ def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[f
 def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Returns mean and variance, float64 [C], of latents [1, C, h, w].
 
-    All images have the same weight, whatever their size: brightness, for one, hardly varies within
-    an image.
+    All images have the same weight, whatever their size, because values such as the brightness
+    hardly vary within an image.
     """
     means, squares = [], []
     for values in latents:
@@ -74,23 +73,18 @@ def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> 
     return [float(f"{max(level, 1e-4):.5g}") for level in levels]
 
 
-def measure_reconstruction(model: DinacAE, images: Iterable[Pixels], steps: int = 1) -> list[float]:
-    """Returns the PSNR in dB of every image, coded as the commands do by default."""
-    engine = Engine(model)
-    settings = DinacAEInferenceConfig(num_steps=steps, seed=0)
-    return [
-        measure_psnr(
-            pixels,
-            engine.decode(engine.encode([pixels]), [(pixels.shape[0], pixels.shape[1])], settings)[
-                0
-            ],
-        )
-        for pixels in images
-    ]
+def measure_reconstruction(model: DinacAE, images: Iterable[Pixels]) -> list[float]:
+    """Returns the PSNR in dB of every image, encoded and decoded as the commands do by default."""
+    engine, settings, values = Engine(model), DinacAEInferenceConfig(seed=0), []
+    for pixels in images:
+        height, width, _ = pixels.shape
+        [decoded] = engine.decode(engine.encode([pixels]), [(height, width)], settings)
+        values.append(measure_psnr(pixels, decoded))
+    return values
 
 
 def _batches(model: DinacAE, images: Iterable[Pixels]) -> Iterator[Tensor]:
-    """Yields each image alone, cropped to bound the memory, [1, 3, H, W] in [-1, 1]."""
+    """Yields each image as a batch [1, 3, H, W] in [-1, 1], cropped to limit the memory."""
     for pixels in images:
         part = crop_pixels(pixels, _MAX_SIDE, _MAX_SIDE)
         padded = torch.from_numpy(pad_pixels(part, model.config.patch_size)).to(model.device)

@@ -1,7 +1,7 @@
-"""A DINOv2 vision transformer; the class head learns to predict its features.
+"""A DINOv2 vision transformer, whose features the class head learns to predict.
 
-Reads a checkpoint folder in the layout of the Hub (`config.json` of model type "dinov2",
-`model.safetensors`). Source: Oquab et al., https://arxiv.org/abs/2304.07193.
+Its checkpoint is a folder as on the Hub: a `config.json` of model type "dinov2", and
+`model.safetensors`. Source: Oquab et al., https://arxiv.org/abs/2304.07193.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from dinac_cli.errors import ModelError
 
-# Mean and standard deviation of the teacher's own training images, in [0, 1].
+# The mean and standard deviation of the teacher's own training images, in [0, 1].
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Width, depth, heads, patch side in pixels, and epsilon of the norms."""
+    """The fields of a teacher's `config.json` that are needed here."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -50,15 +50,19 @@ class Teacher:
             raise ModelError(f"{folder}: cannot read the teacher: {exc}") from exc
         tensors = {name.removeprefix("dinov2."): tensor.float() for name, tensor in tensors.items()}
         teacher = cls(config, tensors)
-        teacher._check(folder)
+        try:  # fails if a tensor is missing or has the wrong shape
+            teacher.embed(torch.zeros(1, 3, 16, 16, device=device), 2, 2)
+        except (KeyError, RuntimeError) as exc:
+            detail = str(exc).partition("\n")[0]
+            raise ModelError(f"{folder}: not the tensors of a DINOv2 teacher ({detail})") from exc
         return teacher
 
     @torch.no_grad()
     def embed(self, images: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Returns class token [B, D] and patch tokens [B, height·width, D].
+        """Returns the class token [B, D] and the patch tokens [B, height·width, D] of images.
 
-        `images` is [B, 3, H, W] in [-1, 1]. They are scaled to a grid of `height` by `width`
-        patches of the teacher, so that each patch covers one latent position.
+        Scales the images, [B, 3, H, W] in [-1, 1], to a grid of `height` by `width` patches of the
+        teacher, so that each patch covers one latent position.
         """
         side = self.config.patch_size
         size = (height * side, width * side)
@@ -71,12 +75,8 @@ class Teacher:
         return x[:, 0], x[:, 1:]
 
     def _embed_patches(self, pixels: Tensor) -> Tensor:
-        grid = F.conv2d(
-            pixels,
-            self._tensors["embeddings.patch_embeddings.projection.weight"],
-            self._tensors["embeddings.patch_embeddings.projection.bias"],
-            stride=self.config.patch_size,
-        )  # [B, D, h, w]
+        projection = self._get_layer("embeddings.patch_embeddings.projection")
+        grid = F.conv2d(pixels, *projection, stride=self.config.patch_size)  # [B, D, h, w]
         cls_token = self._tensors["embeddings.cls_token"].expand(len(pixels), -1, -1)
         tokens = torch.cat((cls_token, grid.flatten(2).transpose(1, 2)), dim=1)  # [B, 1 + h·w, D]
         return tokens + self._place(*grid.shape[2:])
@@ -108,20 +108,14 @@ class Teacher:
         return self._linear(y, f"{name}.output.dense")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"])
+        return F.linear(x, *self._get_layer(name))
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
+        weight, bias = self._get_layer(name)
         return F.layer_norm(x, weight.shape, weight, bias, self.config.layer_norm_eps)
 
-    def _check(self, folder: Path) -> None:
-        """Runs once on zeros. Raises ModelError if a tensor is missing or has the wrong shape."""
-        device = self._tensors.get("embeddings.cls_token", torch.empty(0)).device
-        try:
-            self.embed(torch.zeros(1, 3, 16, 16, device=device), 2, 2)
-        except (KeyError, RuntimeError) as exc:
-            detail = str(exc).partition("\n")[0]
-            raise ModelError(f"{folder}: not the tensors of a DINOv2 teacher ({detail})") from exc
+    def _get_layer(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
 
 
 def _read_config(path: Path) -> TeacherConfig:

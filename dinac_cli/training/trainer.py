@@ -1,11 +1,11 @@
-"""The training step, and the saved state that a killed run resumes from."""
+"""The training step, and the saved state from which a killed run resumes."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,12 +36,12 @@ from dinac_cli.training.teacher import Teacher
 
 STATE_NAME = "training.state"  # not .safetensors, because it is not a model
 _CLASS_HEAD = "dino_token_alignment_head."
-_PEAK_DB = 10 * math.log10(4.0)  # of pixels in [-1, 1]
+_PEAK_DB = 10 * math.log10(4.0)  # pixels in [-1, 1] span a range of 2
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step: its number, PSNR in dB (None unless t = 1 with all blocks), and KL in nats."""
+    """One step; `kl` is in nats, `psnr_db` is None unless t = 1 and no block was dropped."""
 
     number: int
     psnr_db: float | None
@@ -49,13 +49,15 @@ class StepReport:
 
 
 class Trainer:
-    """Trains the encoder and decoder of a float32 network in place, computing in `dtype`.
+    """Trains the encoder and decoder of a float32 network in place; computes in `dtype`.
 
-    With a teacher, the class head learns the teacher's features. A saved state is resumed only with
-    the same recipe and the same `about`. `curve` holds the caller's measurements and is saved too.
+    With a teacher, the class head learns the teacher's features. A saved state can be resumed only
+    with the same recipe and the same `about`. `curve` holds the caller's measurements; it is saved
+    too.
 
-    All randomness of a step comes from the recipe's seed and the step's number. With the same
-    device and thread count, a run gives the same weights, however often it was killed.
+    The random numbers of a step depend only on the recipe's seed and the step's number. So a run
+    always gives the same weights on the same device with the same number of threads, even if it was
+    killed and resumed.
     """
 
     def __init__(
@@ -77,9 +79,7 @@ class Trainer:
         self._about = dict(about or {})
         trained = ("encoder.", "decoder.", _CLASS_HEAD) if teacher else ("encoder.", "decoder.")
         self._parameters = {
-            name: parameter
-            for name, parameter in model.named_parameters()
-            if name.startswith(trained)
+            name: tensor for name, tensor in model.named_parameters() if name.startswith(trained)
         }
         self.optimizer = Optimizer(self._parameters, recipe)
         if model.device.type == "cpu":
@@ -101,7 +101,9 @@ class Trainer:
         time, drop = self._draw_time(random)
         x_t = self._add_noise(images, time, random)
         noise = self._draw_latent_noise(random)
-        with _attention_backend(self.model.device):
+        # On a CPU, MATH has the faster backward pass for the few tokens of a crop.
+        is_cpu = self.model.device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if is_cpu else nullcontext():
             mse, kl, latents = self._reconstruct(images, x_t, time, noise, drop)
         loss = reconstruction_loss(mse, recipe.group) + recipe.kl_weight * kl
         if self._teacher is not None:
@@ -109,28 +111,30 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step(number)
         self.step_number += 1
-        return StepReport(number, _report_psnr(mse, time, drop), float(kl.detach()))
+        is_plain = time.item() == 1.0 and not drop
+        psnr_db = float((_PEAK_DB - 10 * mse.detach().log10()).mean()) if is_plain else None
+        return StepReport(number, psnr_db, float(kl.detach()))
 
     def set_steps(self, steps: int) -> None:
-        """Sets the length of the run, once its pace is known."""
+        """Sets the number of steps of the run."""
         self.recipe = replace(self.recipe, steps=steps)
         self.optimizer.recipe = self.recipe
 
     def average_state(self) -> dict[str, Tensor]:
-        """Returns the network's state with the averaged weights, float32."""
+        """Returns the weights of the network, float32, with the averages of the trained ones."""
         return {**self.model.state_dict(), **self.optimizer.average}
 
     def save(self, folder: Path) -> None:
-        """Saves all that a later process needs to resume, atomically. Raises OutputError."""
+        """Saves all that `resume` needs, atomically. Raises OutputError."""
         metadata = {"step": str(self.step_number), "recipe": json.dumps(asdict(self.recipe))}
         metadata |= {**self._about, "curve": json.dumps(self.curve)}
         state = save(self.optimizer.state_tensors(), metadata=metadata)
         write_file(folder, STATE_NAME, state)
 
     def resume(self, folder: Path) -> bool:
-        """Restores the state that `save` left in the folder; returns False if there is none.
+        """Restores the state that `save` wrote; returns False if the folder has none.
 
-        Raises ModelError if the state belongs to another recipe, `about` or network.
+        Raises ModelError if its recipe, `about` or network differs from this training's.
         """
         path = folder / STATE_NAME
         if not path.is_file():
@@ -138,7 +142,7 @@ class Trainer:
         metadata = read_state_metadata(path)
         saved = TrainRecipe.from_json(metadata["recipe"])
         own = self.recipe
-        if own.steps == UNPACED_STEPS:  # the process that saved it knew the pace
+        if own.steps == UNPACED_STEPS:  # when the state was saved, the pace was known
             own = replace(own, steps=saved.steps)
         differing = [name for name, value in vars(own).items() if value != getattr(saved, name)]
         differing += [name for name, text in self._about.items() if metadata.get(name) != text]
@@ -148,7 +152,7 @@ class Trainer:
                 "command to resume it, or choose another OUT"
             )
         self.set_steps(saved.steps)
-        tensors: Mapping[str, Tensor] = load_file(path, device=str(self.model.device))
+        tensors = load_file(path, device=str(self.model.device))
         try:
             self.optimizer.load_state_tensors(tensors)
         except (KeyError, RuntimeError) as exc:
@@ -157,13 +161,13 @@ class Trainer:
         return True
 
     def _draw_time(self, random: torch.Generator) -> tuple[Tensor, bool]:
-        """Returns the time of a batch, [1], and whether to drop the middle blocks."""
+        """Draws the time t of a batch, [1], and whether it drops the middle blocks."""
         chance, time, drop = torch.rand(3, generator=random).tolist()
         is_full = chance < self.recipe.full_noise
         return torch.tensor([1.0 if is_full else time]), drop < self.recipe.drop
 
     def _add_noise(self, images: Tensor, time: Tensor, random: torch.Generator) -> Tensor:
-        """Returns x_t, the decoder's noisy image at a time, as in a sampler."""
+        """Returns x_t, the decoder's noisy input at this time, as in a sampler."""
         noise = torch.randn(images.shape, generator=random).to(images.device)
         noise = self._schedule.sigma(time).item() * self.model.config.pixel_noise_std * noise
         if time.item() == 1.0:
@@ -171,7 +175,7 @@ class Trainer:
         return self._schedule.alpha(time).item() * images + noise
 
     def _draw_latent_noise(self, random: torch.Generator) -> Tensor:
-        """Draws the noise of the posterior's sample, on the CPU: the same for all devices."""
+        """Draws the noise of the posterior's sample on the CPU, the same for all devices."""
         config, recipe = self.model.config, self.recipe
         side = recipe.crop // config.patch_size
         shape = (recipe.batch_size, config.bottleneck_dim, side, side)
@@ -180,10 +184,9 @@ class Trainer:
     def _call_network(
         self, images: Tensor, x_t: Tensor, time: Tensor, noise: Tensor, drop: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the squared errors [B] of a reconstruction, KL in nats, and its latents."""
-        posterior: Posterior = functional_call(
-            self.model.encoder, self._cast("encoder."), (images,)
-        )
+        """Returns the squared errors [B] of the reconstruction, the KL in nats, and the latents."""
+        weights = self._cast("encoder.")
+        posterior: Posterior = functional_call(self.model.encoder, weights, (images,))
         latents = posterior.mode() + noise_scale(posterior.logsnr) * noise
         x0: Tensor = functional_call(
             self.model.decoder, self._cast("decoder."), (x_t, time.to(x_t.device), latents, drop)
@@ -199,29 +202,16 @@ class Trainer:
         return torch.stack(losses).mean()
 
     def _cast(self, prefix: str) -> dict[str, Tensor]:
-        """Casts a part's parameters to the compute dtype; gradients reach the float32 masters."""
+        """Casts a part's weights to the compute dtype; gradients reach the float32 weights."""
         return {
-            name.removeprefix(prefix): (
-                parameter if keeps_float32(name) else parameter.to(self._dtype)
-            )
-            for name, parameter in self._parameters.items()
+            name.removeprefix(prefix): tensor if keeps_float32(name) else tensor.to(self._dtype)
+            for name, tensor in self._parameters.items()
             if name.startswith(prefix)
         }
 
 
-def _report_psnr(mse: Tensor, time: Tensor, drop: bool) -> float | None:
-    if time.item() < 1.0 or drop:
-        return None
-    return float((_PEAK_DB - 10 * mse.detach().log10()).mean())
-
-
-def _attention_backend(device: torch.device) -> AbstractContextManager[None]:
-    """On a CPU, computes attention as matrix products: faster backward for a crop's few tokens."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
 def read_state_metadata(path: Path) -> dict[str, str]:
-    """Reads the step, recipe and curve of a saved state. Raises ModelError if it is damaged."""
+    """Reads the metadata of a saved state: step, recipe, curve. ModelError if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -233,10 +223,10 @@ def read_state_metadata(path: Path) -> dict[str, str]:
 
 
 def write_file(folder: Path, name: str, data: bytes) -> None:
-    """Writes one file of a training atomically, and makes the folder if needed.
+    """Writes a file atomically, and creates its folder if needed.
 
-    Raises OutputError; UnwritableDiskError if the disk is full or read-only.
+    Raises UnwritableDiskError if the disk is full or read-only, OutputError for other failures.
     """
-    # OUT is known to hold nothing else, so every file in it is ours.
+    # OUT holds nothing but a training, so any file in it may be replaced.
     output = Output(str(folder), OutputKind.FOLDER, is_ours=lambda path: True, overwrite=True)
     output.deliver(name, data)

@@ -54,7 +54,7 @@ def test_random_weights_are_nonzero_and_reproducible(plain: DinacAE) -> None:
 
 def test_every_task_size_and_contender_has_a_row(plain: DinacAE) -> None:
     contenders = list_contenders(plain, compiled=False, compare=None)
-    figures = list(measure_networks(contenders, SMALL, CPU, (32, 64), (), 1e12, seconds=0.0))
+    figures = list(measure_networks(contenders, plain, (32, 64), (), 1e12, seconds=0.0))
     assert [(f.task, f.steps, f.resolution, f.network) for f in figures] == [
         (task, steps, size, network)
         for task, steps in (("encode", 0), ("decode", 1), ("decode", 4))
@@ -76,7 +76,7 @@ def test_every_task_size_and_contender_has_a_row(plain: DinacAE) -> None:
 
 def test_requested_batches_are_timed(plain: DinacAE) -> None:
     contenders = {PLAIN: DinacContender(plain, plain)}
-    figures = list(measure_networks(contenders, SMALL, CPU, (32,), (1, 3), 1e12, seconds=0.0))
+    figures = list(measure_networks(contenders, plain, (32,), (1, 3), 1e12, seconds=0.0))
     assert [f.batch for f in figures] == [1, 3] * 3
     for row in figures:
         assert row.ms_per_image == pytest.approx(row.ms_per_batch / row.batch)

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+
+from dinac_cli.bench import benchmark, processes, stages
+from tests.bench.fake_python import replace_python
 
 from .conftest import save
 from .processes import run
 
 QUICK = ("bench", "--model", "nano", "--device", "cpu", "--seconds", "0.1", "--resolution", "32")
+NETWORK = (*QUICK, "--only", "network")
+
+
+@pytest.fixture(autouse=True)
+def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "measure_matmul", lambda device, dtype: 1e11)
+    monkeypatch.setattr(processes, "REPEATS", 1)
+    monkeypatch.setattr(stages, "ROUNDS", 1)
 
 
 def test_network_alone_as_json() -> None:
-    finished = run(*QUICK, "--only", "network", "--json", "--batch", "2")
-    assert (finished.code, finished.err) == (0, "dinac: timing the networks\n")
+    finished = run(*NETWORK, "--json", "--batch", "2")
+    assert (finished.code, finished.err) == (0, "dinac: timing the models\n")
     report = json.loads(finished.out)
     assert list(report) == ["machine", "network", "accuracy"]
     assert report["machine"]["model"] == "nano"
+    assert report["machine"]["matmul_tflops"] == 0.1
     assert [(row["task"], row["network"], row["batch"]) for row in report["network"]] == [
         (task, network, 2)
         for task in ("encode", "decode", "decode")
@@ -27,10 +40,14 @@ def test_network_alone_as_json() -> None:
     assert all(check["holds"] for check in report["accuracy"])
 
 
-def test_commands_alone_as_tables(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs scripts with an interpreter line")
+def test_commands_alone_as_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_python(tmp_path, monkeypatch)
     image = save(tmp_path / "a.jpg", 40, 30)
-    finished = run(*QUICK, str(image), "--only", "commands", "--files", "2", "--files", "4")
+    commands = (*QUICK, str(image), "--only", "commands", "--files", "2", "--files", "4")
+    finished = run(*commands)
     assert finished.code == 0
+    assert finished.err == "dinac: timing the commands\ndinac: timing the stages\n"
     words = [line.split() for line in finished.out.splitlines()]
     assert words[0][0] == "nano;"
     assert words[1] == ["command", "files", "seconds", "first", "file", "MiB"]
@@ -43,12 +60,13 @@ def test_commands_alone_as_tables(tmp_path: Path) -> None:
         "overlapped", "whole/overlapped",
     ]  # fmt: skip
     assert all(len(line) <= 80 for line in finished.out.splitlines()[1:])
+    quiet = run(*commands, "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
-def test_tables_of_the_network_fit_80_columns() -> None:
-    finished = run(*QUICK, "--only", "network", "--resolution", "48", "--quiet")
-    assert (finished.code, finished.out) == (0, "")
-    finished = run(*QUICK, "--only", "network")
+def test_network_tables_fit_80_columns() -> None:
+    finished = run(*NETWORK)
+    assert (finished.code, finished.err) == (0, "dinac: timing the models\n")
     assert all(len(line) <= 80 for line in finished.out.splitlines()[1:])
     assert "error of encode, fast: " in finished.out
 
@@ -56,19 +74,14 @@ def test_tables_of_the_network_fit_80_columns() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--files", "3"), "--files: name two numbers or more; a line takes two points"),
-        (
-            ("--random-weights", "d2"),
-            "--random-weights stands instead of --model: leave one of them out",
-        ),
+        (("--files", "3"), "--files: give at least two numbers; a line needs two points"),
+        (("--random-weights", "d2"), "--random-weights and --model cannot be used together"),
         (("--compare", "sd"), "--compare sd: choose one of flux2"),
         (("--only", "it"), "--only it: choose one of network, commands"),
         (("absent.png",), "absent.png: no such file"),
     ],
 )
-def test_what_cannot_be_timed_is_refused_in_one_line(
-    arguments: tuple[str, ...], message: str
-) -> None:
+def test_invalid_request_is_refused_in_one_line(arguments: tuple[str, ...], message: str) -> None:
     finished = run(*QUICK, *arguments)
     assert finished.code != 0
     assert finished.out == ""
