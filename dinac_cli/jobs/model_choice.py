@@ -26,19 +26,11 @@ from dinac_cli.storage.output import Output
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelChoice:
+class ModelChoice(DeviceChoice):
     """The model that a request names (or `auto`), and the device and dtype that it runs in."""
 
     model: str = AUTO
     revision: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    compiled: bool = False
-
-    @property
-    def place(self) -> DeviceChoice:
-        """The device, the dtype, and whether to compile."""
-        return DeviceChoice(device=self.device, dtype=self.dtype, compiled=self.compiled)
 
     def resolve(self, announce: Announce) -> ResolvedModel | None:
         """Returns the named model; None for `auto`. Raises ModelError, UsageError."""
@@ -60,15 +52,13 @@ def choose_encoder(
 
     With `features`, its class head is loaded too. Raises UsageError if it has none, ModelError.
     """
-    model = choice.model
-    if model == AUTO:
-        found = _find_held(output)
-        if found is not None:
-            resolved = _find_held_model(*found, choice)
-            return open_encoder(resolved, choice.place, features=features)
-        model = choose_default(choice.device)
-    resolved = resolve_model(model, choice.revision, announce=announce)
-    return open_encoder(resolved, choice.place, features=features)
+    found = _find_held(output) if choice.model == AUTO else None
+    if found is not None:
+        resolved = _find_held_model(*found, choice)
+    else:
+        model = choose_default(choice.device) if choice.model == AUTO else choice.model
+        resolved = resolve_model(model, choice.revision, announce=announce)
+    return open_encoder(resolved, choice, features=features)
 
 
 def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NANO) -> ResolvedModel:
@@ -233,8 +223,8 @@ def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelF
 def _choose_by_records(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
     named = choice.resolve(announce)
     if named is None:
-        return ModelsOfRecords(part, choice.place)
-    handle = _open_part(named, part, choice.place)
+        return ModelsOfRecords(part, choice)
+    handle = _open_part(named, part, choice)
     handle.check()
     return FixedModel(handle)
 

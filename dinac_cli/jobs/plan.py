@@ -188,7 +188,7 @@ class PlanRun:
         request = self.request.encode
         default = choose_default(request.model.device)
         resolved = choose_local_encoder(request.model, self.output, default)
-        model = open_encoder(resolved, request.model.place, features=request.options.features)
+        model = open_encoder(resolved, request.model, features=request.options.features)
         return run_trial(self.sample, model, request.options, control)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, NoReturn
 
-from dinac_cli.errors import DinacError, ImageError, UsageError
+from dinac_cli.errors import DinacError, ImageError, InputError, UsageError
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
@@ -184,7 +184,7 @@ def _is_input(path: str, kind: FileKind) -> bool:
 
 def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions) -> FileResult:
     if pair.problem is not None:
-        return FileResult(pair.first, Status.FAILED, reason=pair.problem, name=pair.name)
+        return FileResult.fail(pair.first, InputError(pair.problem), name=pair.name)
     if pair.other is None:
         reason = f"has no counterpart in {pair.side}"
         return FileResult(pair.first, Status.MISSING, reason=reason, name=pair.name)

@@ -83,7 +83,7 @@ class VerifyRequest(Request[Run]):
             raise UsageError(f"--source {self.source}: no such folder")
         selection = self.inputs.select(LATENTS)
         named = self.model.resolve(announce)
-        model = None if named is None else ModelHandle(named, "encoder", self.model.place)
+        model = None if named is None else ModelHandle(named, "encoder", self.model)
         if model is not None:
             model.check()
         reencoding = None
@@ -97,7 +97,7 @@ class VerifyRequest(Request[Run]):
                 f"--reencode {self.reencode:g}: expected percent, more than 0, at most 100"
             )
         else:
-            models = choose_encoders(named, self.model.place)
+            models = choose_encoders(named, self.model)
             reencoding = Reencoding(self.reencode, models, self.max_delta)
         options = VerifyOptions(model=model, source=self.source, reencoding=reencoding)
         work = partial(verify_inputs, selection, options, limit=selection.limit)

@@ -1,4 +1,4 @@
-"""The golden model, loaded once for all tests of the pipeline."""
+"""The golden model, loaded once for all tests of the jobs."""
 
 from __future__ import annotations
 

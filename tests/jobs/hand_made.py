@@ -1,4 +1,4 @@
-"""Small pictures, small models and outputs for the tests of the pipeline."""
+"""Small images, small models and outputs for the tests of the jobs."""
 
 from __future__ import annotations
 
@@ -13,33 +13,25 @@ from PIL import Image
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import pack_record
-from dinac_cli.images.formats import is_image_name, looks_like_image
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.freshness import is_latent_file, is_stamped_image
-from dinac_cli.jobs.request import Selection
+from dinac_cli.jobs.request import IMAGES, LATENTS, Selection
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.models.registry import ResolvedModel
-from dinac_cli.storage.inputs import FileKind, InputScan
+from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.output import Output, OutputKind
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
-IMAGES = FileKind("image", "images", is_image_name, looks_like_image)
-LATENTS = FileKind(
-    "latent file",
-    "latent files",
-    lambda name: name.endswith(".dinac"),
-    lambda head: head[8:14] == b"DINAC\0",
-)
 
-
-def make_handle(name: str, part: str) -> ModelHandle:
-    """A golden folder's model, not loaded yet."""
-    return ModelHandle(ResolvedModel(GOLDEN / name, name), part, DeviceChoice("cpu", "f32"))
+def make_handle(name: str, part: str, dtype: str = "f32") -> ModelHandle:
+    """Returns the model of a golden folder, not loaded yet."""
+    choice = DeviceChoice(device="cpu", dtype=dtype)
+    return ModelHandle(ResolvedModel(GOLDEN / name, name), part, choice)
 
 
 def draw(seed: int, height: int = 20, width: int = 30) -> npt.NDArray[np.uint8]:
-    """A smooth picture, different for each seed."""
+    """Draws a smooth picture, different for each seed."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (2, 2, 3), dtype=np.uint8)
     resized = Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR)
@@ -47,7 +39,7 @@ def draw(seed: int, height: int = 20, width: int = 30) -> npt.NDArray[np.uint8]:
 
 
 def write_images(folder: Path, *names: str, height: int = 20, width: int = 30) -> None:
-    """Pictures with these names below `folder`, each one different."""
+    """Writes images with these names below `folder`, each with another picture."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,49 +47,49 @@ def write_images(folder: Path, *names: str, height: int = 20, width: int = 30) -
 
 
 def select_images(*paths: Path | str, exclude: Path | None = None) -> Selection:
-    """The inputs of an encode."""
+    """Returns the inputs of an encode run."""
     named = tuple(str(path) for path in paths)
     return Selection(InputScan(IMAGES, named, exclude=None if exclude is None else str(exclude)))
 
 
 def select_latents(*paths: Path | str) -> Selection:
-    """The inputs of a decode."""
+    """Returns the inputs of a decode run."""
     return Selection(InputScan(LATENTS, tuple(str(path) for path in paths)))
 
 
 def latents_out(path: Path, kind: OutputKind = OutputKind.FOLDER, **options: bool) -> Output:
-    """OUT of an encode."""
+    """Returns OUT of an encode run."""
     return Output(str(path), kind, is_latent_file, **options)
 
 
 def images_out(path: Path, kind: OutputKind = OutputKind.FOLDER, **options: bool) -> Output:
-    """OUT of a decode."""
+    """Returns OUT of a decode run."""
     return Output(str(path), kind, is_stamped_image, **options)
 
 
 def run_control(workers: int = 2, in_flight: int = 4) -> RunControl:
-    """A control of its own for each run."""
-    return RunControl(workers, in_flight)
+    """Returns a new control, which serves one run."""
+    return RunControl(workers=workers, in_flight=in_flight)
 
 
 def statuses(results: Iterable[FileResult]) -> dict[str, Status]:
-    """What became of each input, by the last part of its name."""
+    """Maps the last part of each input's path to its status."""
     return {result.file.rpartition("/")[2]: result.status for result in results}
 
 
 def reasons(results: Iterable[FileResult]) -> dict[str, str | None]:
-    """Why, by the last part of the input's name."""
+    """Maps the last part of each input's path to its reason."""
     return {result.file.rpartition("/")[2]: result.reason for result in results}
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, by relative name."""
+    """Reads all files below a folder, by relative name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def make_header(model: ModelHandle, name: str, **fields: object) -> RecordHeader:
-    """The header of a record of 20x30 pixels of this model."""
+    """Returns the header of a record of 20x30 pixels of this model."""
     patch = model.config.patch_size
     header = RecordHeader(
         name=name,
@@ -114,7 +106,7 @@ def make_header(model: ModelHandle, name: str, **fields: object) -> RecordHeader
 
 
 def make_record(model: ModelHandle, name: str, seed: int = 0, **fields: object) -> bytes:
-    """A record of random latents."""
+    """Returns a record of random latents."""
     header = make_header(model, name, **fields)
     latents = np.random.default_rng(seed).standard_normal(header.shape).astype(np.float32)
     return pack_record(header, latents)

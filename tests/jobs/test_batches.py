@@ -1,4 +1,4 @@
-"""Batches are of one group, never above its capacity, and what waits is bounded."""
+"""A batch holds one group and never exceeds its capacity; the waiting items are bounded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def make_batcher(limit_bytes: int = 10**9) -> Batcher[str, Item]:
     return Batcher(lambda group: CAPACITIES.get(group, 4), limit_bytes)
 
 
-def test_full_batch_leaves_at_once() -> None:
+def test_full_batch_is_released_at_once() -> None:
     batcher = make_batcher()
     assert list(batcher.add((0, "pair"), "pair", 1)) == []
     assert list(batcher.add((1, "single"), "single", 1)) == [[(1, "single")]]
@@ -23,7 +23,7 @@ def test_full_batch_leaves_at_once() -> None:
     assert list(batcher.flush()) == []
 
 
-def test_flush_gives_the_rest_oldest_first() -> None:
+def test_flush_releases_the_rest_oldest_first() -> None:
     batcher = make_batcher()
     for number, group in enumerate(("five", "pair", "five")):
         assert list(batcher.add((number, group), group, 1)) == []
@@ -31,17 +31,17 @@ def test_flush_gives_the_rest_oldest_first() -> None:
     assert list(batcher.flush()) == []
 
 
-def test_too_many_groups_send_the_oldest() -> None:
+def test_too_many_groups_release_the_oldest() -> None:
     batcher = make_batcher()
-    left = [
+    released = [
         batch
         for number in range(MAX_OPEN_BUCKETS + 2)
         for batch in batcher.add((number, "x"), f"group {number}", 1)
     ]
-    assert left == [[(0, "x")], [(1, "x")]]
+    assert released == [[(0, "x")], [(1, "x")]]
 
 
-def test_too_many_bytes_send_the_oldest() -> None:
+def test_too_many_bytes_release_the_oldest() -> None:
     batcher = make_batcher(limit_bytes=10)
     assert list(batcher.add((0, "a"), "a", 6)) == []
     assert list(batcher.add((1, "b"), "b", 4)) == []
@@ -55,29 +55,29 @@ def test_too_many_bytes_send_the_oldest() -> None:
     ),
     st.integers(0, 30),
 )
-def test_everything_leaves_once_in_order_within_bounds(
+def test_every_item_is_released_once_in_order_and_within_bounds(
     added: list[tuple[str, int]], limit_bytes: int
 ) -> None:
     batcher = make_batcher(limit_bytes)
     waiting: dict[int, int] = {}
-    left: list[Item] = []
+    released: list[Item] = []
 
-    def leave(batch: list[Item]) -> None:
+    def release(batch: list[Item]) -> None:
         (group,) = {group for _, group in batch}
         assert len(batch) <= CAPACITIES.get(group, 4)
         for number, _ in batch:
             del waiting[number]
-        left.extend(batch)
+        released.extend(batch)
 
     for number, (group, size) in enumerate(added):
         waiting[number] = size
         for batch in batcher.add((number, group), group, size):
-            leave(batch)
+            release(batch)
         assert sum(waiting.values()) <= limit_bytes
         assert len({added[number][0] for number in waiting}) <= MAX_OPEN_BUCKETS
     for batch in batcher.flush():
-        leave(batch)
+        release(batch)
     assert not waiting
     for group in {group for group, _ in added}:
-        numbers = [number for number, its_group in left if its_group == group]
+        numbers = [number for number, its_group in released if its_group == group]
         assert numbers == sorted(numbers)

@@ -1,4 +1,4 @@
-"""The byte budget never blocks for ever, reading ahead keeps order and bounds."""
+"""The byte budget never blocks for ever; reading ahead keeps the order and the bounds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from dinac_cli.jobs.executor.budget import ByteBudget, read_ahead, read_within
-from dinac_cli.jobs.executor.control import StageClock, StopRequest, until_stopped
+from dinac_cli.jobs.executor import budget as budget_module
+from dinac_cli.jobs.executor.budget import ByteBudget, map_bounded, start_ahead
+from dinac_cli.jobs.executor.control import RunControl
 
 PATIENCE_SECONDS = 10.0
 MOMENT_SECONDS = 0.05
@@ -29,13 +30,13 @@ def is_blocked(thread: threading.Thread) -> bool:
 
 
 class TestByteBudget:
-    def test_oldest_is_admitted_whatever_its_size(self) -> None:
+    def test_the_oldest_gets_any_size(self) -> None:
         budget = ByteBudget(10)
         budget.take(0, 10**12)
         budget.give_back(0)
         budget.take(1, 10**12)
 
-    def test_later_ones_wait_for_room(self) -> None:
+    def test_a_later_one_waits_for_room(self) -> None:
         budget = ByteBudget(10)
         budget.take(0, 4)
         budget.take(1, 6)
@@ -45,7 +46,7 @@ class TestByteBudget:
         third.join(PATIENCE_SECONDS)
         assert not third.is_alive()
 
-    def test_one_that_holds_less_than_before_makes_room(self) -> None:
+    def test_a_smaller_share_than_before_makes_room(self) -> None:
         budget = ByteBudget(10)
         budget.take(0, 1)
         budget.take(1, 9)
@@ -58,7 +59,7 @@ class TestByteBudget:
         budget.give_back(0)
         assert not is_blocked(start(budget.take, 3, 5))
 
-    def test_one_that_becomes_the_oldest_is_admitted(self) -> None:
+    def test_a_waiting_one_that_becomes_the_oldest_continues(self) -> None:
         budget = ByteBudget(10)
         budget.take(0, 4)
         large = start(budget.take, 1, 1000)
@@ -67,7 +68,7 @@ class TestByteBudget:
         large.join(PATIENCE_SECONDS)
         assert not large.is_alive()
 
-    def test_one_that_never_took_anything_makes_way(self) -> None:
+    def test_the_oldest_need_not_take_a_share_to_make_way(self) -> None:
         budget = ByteBudget(10)
         large = start(budget.take, 1, 1000)
         assert is_blocked(large)
@@ -75,7 +76,7 @@ class TestByteBudget:
         large.join(PATIENCE_SECONDS)
         assert not large.is_alive()
 
-    def test_end_of_a_run_lets_everybody_through(self) -> None:
+    def test_the_end_of_a_run_releases_every_waiting_reader(self) -> None:
         with ByteBudget(10) as budget:
             budget.take(0, 10)
             waiting = [start(budget.take, number, 5) for number in range(1, 5)]
@@ -85,7 +86,7 @@ class TestByteBudget:
             assert not thread.is_alive()
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_never_stands_still_and_overshoots_by_one_share(self, seed: int) -> None:
+    def test_it_never_stalls_and_exceeds_the_limit_by_one_share(self, seed: int) -> None:
         limit, largest, rng = 100, 150, random.Random(seed)
         sizes = [rng.choice([0, 1, 30, 90, largest]) for _ in range(200)]
         held, peak, lock = 0, 0, threading.Lock()
@@ -101,7 +102,8 @@ class TestByteBudget:
                         peak = max(peak, held)
                 return number
 
-            for expected, number in enumerate(read_ahead(pool, work, range(len(sizes)), 20)):
+            for expected, future in enumerate(start_ahead(pool, work, range(len(sizes)), 20)):
+                number = future.result()
                 assert number == expected
                 with lock:
                     held -= sizes[number]
@@ -109,17 +111,18 @@ class TestByteBudget:
         assert peak <= limit + largest
 
 
-class TestReadAhead:
+class TestStartAhead:
     def test_order_is_that_of_the_items(self) -> None:
         def work(number: int) -> int:
             time.sleep(0.002 * (number % 3))
             return number * number
 
         with ThreadPoolExecutor(4) as pool:
-            assert list(read_ahead(pool, work, range(30), 7)) == [n * n for n in range(30)]
+            squares = [future.result() for future in start_ahead(pool, work, range(30), 7)]
+        assert squares == [n * n for n in range(30)]
 
     @pytest.mark.parametrize("window", [1, 2, 5])
-    def test_no_more_are_taken_than_the_window(self, window: int) -> None:
+    def test_at_most_a_window_of_items_is_taken(self, window: int) -> None:
         taken = 0
 
         def items() -> Iterator[int]:
@@ -129,129 +132,173 @@ class TestReadAhead:
                 yield number
 
         with ThreadPoolExecutor(2) as pool:
-            for given, _ in enumerate(read_ahead(pool, lambda number: number, items(), window)):
+            for given, future in enumerate(start_ahead(pool, str, items(), window)):
+                assert future.result() == str(given)
                 assert taken <= given + window
+        assert taken == 20
 
-    def test_nothing(self) -> None:
+    def test_no_items_give_no_futures(self) -> None:
         with ThreadPoolExecutor(1) as pool:
-            assert list(read_ahead(pool, lambda number: number, range(0), 3)) == []
+            assert list(start_ahead(pool, str, range(0), 3)) == []
 
-    def test_error_of_one_is_raised_in_its_turn(self) -> None:
+    def test_an_error_is_raised_in_its_turn(self) -> None:
         def work(number: int) -> float:
             return 1 / (3 - number)
 
         with ThreadPoolExecutor(2) as pool:
-            results = read_ahead(pool, work, range(9), 4)
-            assert [next(results) for _ in range(3)] == [1 / 3, 1 / 2, 1]
+            futures = start_ahead(pool, work, range(9), 4)
+            assert [next(futures).result() for _ in range(3)] == [1 / 3, 1 / 2, 1]
             with pytest.raises(ZeroDivisionError):
-                next(results)
+                next(futures).result()
 
-    def test_closing_takes_back_what_is_not_begun(self) -> None:
-        begun: list[int] = []
+    def test_closing_cancels_items_that_have_not_started(self) -> None:
+        started: list[int] = []
         go = threading.Event()
 
         def work(number: int) -> int:
-            begun.append(number)
+            started.append(number)
             if number:
                 go.wait(PATIENCE_SECONDS)
             return number
 
         with ThreadPoolExecutor(1) as pool:
-            results = read_ahead(pool, work, range(100), 10)
-            next(results)
-            results.close()
+            futures = start_ahead(pool, work, range(100), 10)
+            next(futures).result()
+            futures.close()
             go.set()
-        assert len(begun) <= 2
+        assert len(started) <= 2
 
-    def test_closing_never_begins_what_waits_for_something_taken_back(
+    def test_closing_never_starts_an_item_after_a_cancelled_one(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The thread becomes free while a closing run takes back what has not begun."""
+        """The thread becomes free while the closing run cancels what has not started."""
         go = threading.Event()
-        begun: list[int] = []
+        started: list[int] = []
 
         def work(number: int) -> int:
-            begun.append(number)
+            started.append(number)
             if number == 1:
                 go.wait(PATIENCE_SECONDS)
             return number
 
-        take_back = Future.cancel
+        real_cancel = Future.cancel
 
         def cancel(future: Future[int]) -> bool:
-            is_cancelled = take_back(future)
+            is_cancelled = real_cancel(future)
             if is_cancelled:
                 go.set()
                 time.sleep(MOMENT_SECONDS)
             return is_cancelled
 
         with ThreadPoolExecutor(1) as pool:
-            results = read_ahead(pool, work, range(10), 4)
-            next(results)
+            futures = start_ahead(pool, work, range(10), 4)
+            next(futures).result()
             monkeypatch.setattr(Future, "cancel", cancel)
-            results.close()
-        assert begun == list(range(len(begun)))
+            futures.close()
+        assert started == list(range(len(started)))
 
 
-def test_stop_takes_nothing_more() -> None:
-    stop = StopRequest()
-    assert not stop
-    taken = []
-    for item in until_stopped(range(10), stop):
-        taken.append(item)
-        if item == 3:
-            stop.set()
-    assert stop
-    assert taken == [0, 1, 2, 3]
+class TestMapBounded:
+    """The readers may hold `LIMIT` bytes together, and the oldest one any size beyond it."""
 
+    LIMIT = 13
 
-class TestClock:
-    def test_names_the_stage_that_took_longest(self) -> None:
-        clock = StageClock()
-        clock.seconds = {"read": 1.0, "model": 3.0, "write": 2.0}
-        assert clock.limiting == "model"
+    @pytest.fixture(autouse=True)
+    def small_budget(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(budget_module, "READ_BYTES", self.LIMIT)
 
-    def test_counts_waiting_for_items_and_not_their_use(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        now = 100.0
-        monkeypatch.setattr(time, "perf_counter", lambda: now)
-        clock = StageClock()
+    @pytest.mark.parametrize("workers", [1, 4])
+    def test_results_have_the_order_of_the_entries(self, workers: int) -> None:
+        def work(number: int, hold: Callable[[int], None]) -> int:
+            hold(number % 5)
+            time.sleep(0.002 * (-number % 4))
+            return number * number
 
-        def items() -> Iterator[int]:
-            nonlocal now
-            for number in range(3):
-                now += 2
+        results = map_bounded(range(30), work, RunControl(workers=workers))
+        assert list(results) == [n * n for n in range(30)]
+
+    def test_no_entries_give_no_results(self) -> None:
+        assert list(map_bounded([], lambda entry, hold: entry, RunControl())) == []
+
+    def test_results_ahead_of_the_caller_stay_within_the_limit_and_one_share(self) -> None:
+        lock, held, most, share = threading.Lock(), 0, 0, 6
+
+        def work(number: int, hold: Callable[[int], None]) -> int:
+            nonlocal held, most
+            hold(share)
+            with lock:
+                held += share
+                most = max(most, held)
+            return number
+
+        for expected, number in enumerate(map_bounded(range(12), work, RunControl(workers=4))):
+            assert number == expected
+            time.sleep(0.002)  # in which the readers get ahead as far as they may
+            with lock:
+                held -= share
+        assert held == 0
+        in_callers_hands = share
+        assert 2 * share <= most <= self.LIMIT + share + in_callers_hands
+
+    def test_an_entry_larger_than_the_limit_passes(self) -> None:
+        def work(number: int, hold: Callable[[int], None]) -> int:
+            hold(100 * self.LIMIT)
+            return number
+
+        assert list(map_bounded(range(9), work, RunControl(workers=4))) == list(range(9))
+
+    def test_at_most_two_entries_a_worker_are_taken_ahead(self) -> None:
+        taken = 0
+
+        def entries() -> Iterator[int]:
+            nonlocal taken
+            for number in range(50):
+                taken += 1
                 yield number
 
-        for _ in clock.wait_for("read", items()):
-            now += 5
-        assert clock.seconds == {"read": 6.0, "model": 0.0, "write": 0.0}
+        results = map_bounded(entries(), lambda number, hold: number, RunControl(workers=3))
+        for number in results:
+            assert taken <= number + 2 * 3
+        assert taken == 50
 
-    def test_counts_a_stage_that_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        times = iter([1.0, 4.0])
-        monkeypatch.setattr(time, "perf_counter", lambda: next(times))
-        clock = StageClock()
-        with pytest.raises(ValueError, match="x"), clock.measure("write"):
-            raise ValueError("x")
-        assert clock.seconds["write"] == 3.0
+    def test_a_stop_request_finishes_the_entries_in_flight(self) -> None:
+        started: list[int] = []
 
+        def work(number: int, hold: Callable[[int], None]) -> int:
+            started.append(number)
+            return number
 
-def test_what_is_read_ahead_fits_the_limit() -> None:
-    lock, held, most = threading.Lock(), 0, 0
+        control = RunControl(workers=2)
+        results = map_bounded(range(1000), work, control)
+        finished = [next(results)]
+        control.stop.set()
+        finished += results
+        assert finished == list(range(len(finished)))
+        assert sorted(started) == finished
+        assert len(finished) <= 2 * 2
 
-    def read(item: int, hold: Callable[[int], None]) -> int:
-        nonlocal held, most
-        hold(6)
-        with lock:
-            held += 1
-            most = max(most, held)
-        time.sleep(MOMENT_SECONDS / 5)
-        with lock:
-            held -= 1
-        return item
+    def test_closing_releases_waiting_readers_and_ends_their_threads(self) -> None:
+        before = set(threading.enumerate())
+        started: list[int] = []
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(read_within(pool, read, range(12), 8, limit=13)) == list(range(12))
-        assert most <= 3  # two within the limit, and the oldest one
-        assert next(read_within(pool, read, range(12), 8, limit=6)) == 0  # nobody is left waiting
+        def work(number: int, hold: Callable[[int], None]) -> int:
+            started.append(number)
+            hold(100 * self.LIMIT)
+            return number
+
+        results = map_bounded(range(1000), work, RunControl(workers=4))
+        assert next(results) == 0
+        closing = start(results.close)
+        closing.join(PATIENCE_SECONDS)
+        assert not closing.is_alive()
+        assert set(threading.enumerate()) <= before
+        assert len(started) <= 1 + 2 * 4
+
+    def test_an_error_of_an_entry_is_raised_in_its_turn(self) -> None:
+        def work(number: int, hold: Callable[[int], None]) -> float:
+            return 1 / (2 - number)
+
+        results = map_bounded(range(9), work, RunControl(workers=2))
+        assert [next(results), next(results)] == [1 / 2, 1]
+        with pytest.raises(ZeroDivisionError):
+            next(results)

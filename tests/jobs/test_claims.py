@@ -1,10 +1,10 @@
-"""Who has an output's name: the first whole record, wherever the damaged ones are."""
+"""An output's name goes to the first undamaged record that claims it."""
 
 from __future__ import annotations
 
 import io
 import json
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +14,20 @@ import pytest
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.header import header_to_metadata
-from dinac_cli.container.record import hash_record, unpack_record
+from dinac_cli.container.record import OpenRecord, hash_record, open_record, unpack_record
 from dinac_cli.container.zstd import compress_content
-from dinac_cli.errors import FormatError, InputError, Rejection
+from dinac_cli.errors import InputError
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.images.stamp import read_stamp
-from dinac_cli.jobs.decode import DecodeOptions, decode_files
-from dinac_cli.jobs.entries import NameClaim, NameClaims
-from dinac_cli.jobs.export import export_files, write_npz
+from dinac_cli.jobs.decode import DecodeOptions, decode_inputs
+from dinac_cli.jobs.export import export_inputs, write_npz
 from dinac_cli.jobs.feature_set import FeatureSet
 from dinac_cli.jobs.features import FeatureOptions, predict_features
+from dinac_cli.jobs.model_choice import FixedModel
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+from dinac_cli.jobs.verify import VerifyOptions, verify_inputs
+from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.storage.content import Content, read_content
 from dinac_cli.storage.output import Output, OutputKind
 
 from .hand_made import (
@@ -50,7 +52,7 @@ def break_checksum(model: ModelHandle) -> bytes:
 
 
 def hold_nan(model: ModelHandle) -> bytes:
-    """A record with a right checksum around a value that no record may have."""
+    """Returns a record with a correct checksum and a value that no record may hold."""
     header = make_header(model, "a.png")
     latents = np.full(header.shape, np.nan, np.float32)
     entry = {"dtype": "F32", "shape": [*header.shape], "data_offsets": [0, latents.nbytes]}
@@ -69,10 +71,16 @@ DAMAGES = [break_checksum, hold_nan, cut_short]
 def decode(
     out: Path, model: ModelHandle, *sources: Path | str, stdin: bytes = b"", workers: int = 2
 ) -> list[FileResult]:
-    options = DecodeOptions(DinacAEInferenceConfig(seed=0), OUTPUT_FORMATS["png"], lambda _: model)
-    control = run_control(workers, 8)
-    inputs = select_latents(*sources)
-    return list(decode_files(inputs, images_out(out), options, control, stdin=io.BytesIO(stdin)))
+    options = DecodeOptions(settings=DinacAEInferenceConfig(seed=0), format=OUTPUT_FORMATS["png"])
+    results = decode_inputs(
+        select_latents(*sources),
+        images_out(out),
+        FixedModel(model),
+        options,
+        run_control(workers, 8),
+        stdin=io.BytesIO(stdin),
+    )
+    return list(results)
 
 
 def assert_is_of(image: Path, record: bytes) -> None:
@@ -84,7 +92,7 @@ def assert_is_of(image: Path, record: bytes) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("damage", DAMAGES)
 class TestDamagedThenGood:
-    """The good record is decoded, and the damaged one is one line."""
+    """The good record is decoded, and the damaged one is one failure."""
 
     def test_in_a_stream(
         self,
@@ -116,7 +124,7 @@ class TestDamagedThenGood:
         assert sorted(result.status for result in found) == [Status.FAILED, Status.WRITTEN]
         assert_is_of(tmp_path / "out/a.png", good)
 
-    def test_over_files(
+    def test_in_two_files(
         self,
         tmp_path: Path,
         decoder: ModelHandle,
@@ -135,7 +143,7 @@ class TestDamagedThenGood:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-class TestOthers:
+class TestOtherOrders:
     @pytest.mark.parametrize("damage", [break_checksum, hold_nan])
     def test_good_then_damaged(
         self,
@@ -166,7 +174,7 @@ class TestOthers:
         assert TAKEN not in {result.reason for result in found}
         assert read_tree(tmp_path / "out") == {}
 
-    def test_again_the_good_one_is_done(
+    def test_a_second_run_finds_the_good_one_done(
         self, tmp_path: Path, decoder: ModelHandle, workers: int
     ) -> None:
         stream = break_checksum(decoder) + make_record(decoder, "a.png", 1)
@@ -194,38 +202,51 @@ class TestOthers:
         assert_is_of(tmp_path / "out/a.png", good[0])
 
 
-def test_a_record_of_an_unreadable_file_takes_no_name(tmp_path: Path, decoder: ModelHandle) -> None:
-    """What cannot be read is as good as damaged."""
-    good = make_record(decoder, "a.png", 1)
-    (tmp_path / "a.png.dinac").mkdir()
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_an_unreadable_file_takes_no_name(
+    tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch, is_missing: bool
+) -> None:
+    def read(path: str) -> Content:
+        if path == str(unreadable):
+            raise InputError("cannot read: Input/output error")
+        return read_content(path)
+
+    monkeypatch.setattr("dinac_cli.jobs.entries.read_content", read)
+    good, unreadable = make_record(decoder, "a.png", 1), tmp_path / "a.png.dinac"
+    if not is_missing:
+        unreadable.write_bytes(good)
     (tmp_path / "all.dinac").write_bytes(good + make_record(decoder, "z.png"))
-    gone = tmp_path / "gone/a.png.dinac"
-    found = decode(tmp_path / "out", decoder, gone, tmp_path / "all.dinac")
+    found = decode(tmp_path / "out", decoder, unreadable, tmp_path / "all.dinac")
     assert sorted(result.status for result in found) == [Status.FAILED] + [Status.WRITTEN] * 2
     assert_is_of(tmp_path / "out/a.png", good)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_exports_too(tmp_path: Path, decoder: ModelHandle, workers: int) -> None:
+def test_exports_follow_the_same_rule(tmp_path: Path, decoder: ModelHandle, workers: int) -> None:
     good, second = make_record(decoder, "a.png", 1), make_record(decoder, "a.png", 2)
     stdin = io.BytesIO(break_checksum(decoder) + good + second)
     output = Output(str(tmp_path / "out"), OutputKind.FOLDER, lambda _: True)
     control = run_control(workers)
-    found = list(export_files(select_latents("-"), output, "npz", control, stdin=stdin))
+    found = list(export_inputs(select_latents("-"), output, "npz", control, stdin=stdin))
     assert [result.status for result in found] == [Status.FAILED, Status.WRITTEN, Status.FAILED]
     assert read_tree(tmp_path / "out") == {"a.png.npz": write_npz(unpack_record(good))}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_features_too(tmp_path: Path, workers: int) -> None:
+def test_features_follow_the_same_rule(tmp_path: Path, workers: int) -> None:
     model = make_handle("tiny", "class_head")
     good, second = make_record(model, "a.png", 1), make_record(model, "a.png", 2)
     stdin = io.BytesIO(break_checksum(model) + good + second)
     output = Output(str(tmp_path / "x.safetensors"), OutputKind.FILE, lambda _: True)
     features = FeatureSet()
-    options = FeatureOptions(lambda _: model)
     results = predict_features(
-        select_latents("-"), output, options, features, run_control(workers), stdin=stdin
+        select_latents("-"),
+        output,
+        FixedModel(model),
+        FeatureOptions(),
+        features,
+        run_control(workers),
+        stdin=stdin,
     )
     assert sorted(result.status for result in results) == [
         Status.FAILED, Status.FAILED, Status.READ,
@@ -234,54 +255,71 @@ def test_features_too(tmp_path: Path, workers: int) -> None:
 
 
 class TestWaiting:
-    """A claim waits for those before it to its name, and for no others."""
+    """A record waits for an earlier one that has its output's name, and for no other record."""
 
-    @staticmethod
-    def make(claims: NameClaims, name: str) -> NameClaim:
-        claim = claims.make(name)
-        assert claim is not None
-        return claim
+    def watch(
+        self, monkeypatch: pytest.MonkeyPatch, slow: bytes, pause: Callable[[], object]
+    ) -> list[bytes]:
+        """Lets the reader of `slow` pause; returns the records that are read, in order."""
+        opened: list[bytes] = []
 
-    def test_for_an_earlier_one_of_the_name(self) -> None:
-        claims = NameClaims(str)
-        first, second = self.make(claims, "a"), self.make(claims, "a")
-        outcomes: list[str] = []
+        def read(data: bytes) -> OpenRecord:
+            opened.append(data)
+            if data == slow:
+                pause()
+            return open_record(data)
 
-        def read() -> None:
-            with second.settle():
-                outcomes.append("read")
+        monkeypatch.setattr("dinac_cli.jobs.decode.open_record", read)
+        return opened
 
-        thread = threading.Thread(target=read, daemon=True)
+    def test_an_undamaged_earlier_record_keeps_the_later_one_unread(
+        self, tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow, second = make_record(decoder, "a.png", 1), make_record(decoder, "a.png", 2)
+        opened = self.watch(monkeypatch, slow, lambda: time.sleep(MOMENT_SECONDS))
+        found = decode(tmp_path / "out", decoder, "-", stdin=slow + second, workers=4)
+        assert [result.reason for result in found if result.failed] == [TAKEN]
+        assert opened == [slow]
+        assert_is_of(tmp_path / "out/a.png", slow)
 
-        def find_damage() -> None:
-            with first.settle():
-                thread.start()
-                thread.join(MOMENT_SECONDS)
-                assert outcomes == []
-                raise FormatError(Rejection.CHECKSUM, "damaged")
+    def test_a_damaged_earlier_record_lets_the_later_one_be_read(
+        self, tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow, second = break_checksum(decoder), make_record(decoder, "a.png", 2)
+        opened = self.watch(monkeypatch, slow, lambda: time.sleep(MOMENT_SECONDS))
+        found = decode(tmp_path / "out", decoder, "-", stdin=slow + second, workers=4)
+        assert sorted(result.status for result in found) == [Status.FAILED, Status.WRITTEN]
+        assert opened == [slow, second]
+        assert_is_of(tmp_path / "out/a.png", second)
 
-        with pytest.raises(FormatError):
-            find_damage()
-        thread.join(PATIENCE_SECONDS)
-        assert outcomes == ["read"]
+    def test_a_record_of_another_name_is_read_meanwhile(
+        self, tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow, other = make_record(decoder, "a.png", 1), make_record(decoder, "b.png", 2)
+        deadline = time.monotonic() + PATIENCE_SECONDS
 
-    def test_not_for_a_later_one_or_another_name(self) -> None:
-        claims = NameClaims(str)
-        self.make(claims, "b")
-        first = self.make(claims, "a")
-        later = self.make(claims, "a")
-        with first.settle():
-            pass
-        with pytest.raises(InputError), later.settle():
-            pytest.fail("the name is taken")
+        def wait_for_the_other() -> None:
+            while other not in opened and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert other in opened
 
-    def test_names_that_differ_in_case(self) -> None:
-        claims = NameClaims(str, fold_case=True)
-        first, second = self.make(claims, "a"), self.make(claims, "A")
-        with first.settle():
-            pass
-        with pytest.raises(InputError), second.settle():
-            pytest.fail("the name is taken")
+        opened = self.watch(monkeypatch, slow, wait_for_the_other)
+        found = decode(tmp_path / "out", decoder, "-", stdin=slow + other, workers=4)
+        assert [result.status for result in found] == [Status.WRITTEN] * 2
 
-    def test_nothing_is_claimed_without_outputs(self) -> None:
-        assert NameClaims(None).make("a") is None
+
+@pytest.mark.parametrize("ignores_case", [False, True])
+def test_names_that_differ_in_case_are_one_if_the_file_system_ignores_case(
+    tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch, ignores_case: bool
+) -> None:
+    monkeypatch.setattr("dinac_cli.storage.output.ignores_case", lambda folder: ignores_case)
+    stream = make_record(decoder, "a.png", 1) + make_record(decoder, "A.PNG", 2)
+    found = decode(tmp_path / "out", decoder, "-", stdin=stream)
+    failed = [result.reason for result in found if result.failed]
+    assert failed == ([TAKEN.replace("a.png", "A.PNG")] if ignores_case else [])
+
+
+def test_a_run_without_outputs_accepts_equal_names(decoder: ModelHandle) -> None:
+    stdin = io.BytesIO(make_record(decoder, "a.png", 1) + make_record(decoder, "a.png", 2))
+    found = verify_inputs(select_latents("-"), VerifyOptions(), run_control(), stdin=stdin)
+    assert [result.status for result in found] == [Status.VERIFIED] * 2

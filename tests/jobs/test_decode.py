@@ -1,11 +1,10 @@
-"""Decoding many records: each as if it were alone, from files and streams, of several models."""
+"""Decoding many records: the images do not depend on the batch, and each failure is its own."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,23 @@ from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.header import RecordHeader, header_to_metadata
-from dinac_cli.container.record import Record, hash_record, pack_record, unpack_record
+from dinac_cli.container.record import (
+    OpenRecord,
+    Record,
+    hash_record,
+    pack_record,
+    unpack_record,
+)
 from dinac_cli.container.zstd import compress_content
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.images.formats import OUTPUT_FORMATS, detect_format
 from dinac_cli.images.stamp import read_stamp
-from dinac_cli.jobs.decode import DecodeJob, DecodeOptions, decode_files, describe_settings
-from dinac_cli.jobs.encode import EncodeOptions, encode_files
+from dinac_cli.jobs.decode import DecodeJob, DecodeOptions, decode_inputs, describe_settings
+from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
 from dinac_cli.jobs.entries import RecordEntry
+from dinac_cli.jobs.model_choice import FixedModel, ModelFinder
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+from dinac_cli.models.interface import DinacAEInferenceConfig
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.storage.output import Output, OutputKind
 
@@ -49,34 +55,36 @@ ONE_STEP = DinacAEInferenceConfig(seed=0)
 PNG = OUTPUT_FORMATS["png"]
 
 
-def make_options(model: ModelHandle, **options: object) -> DecodeOptions:
-    defaults = DecodeOptions(ONE_STEP, PNG, lambda header: model)
-    return dataclasses.replace(defaults, **options)  # type: ignore[arg-type]
+OPTIONS = DecodeOptions(settings=ONE_STEP, format=PNG)
 
 
 def decode(
     source: Path | str,
     output: Output,
-    options: DecodeOptions,
+    model: ModelHandle | ModelFinder,
+    options: DecodeOptions = OPTIONS,
+    *,
     workers: int = 2,
     in_flight: int = 4,
+    limit: int | None = None,
     stdin: bytes = b"",
     stdout: io.BytesIO | None = None,
 ) -> list[FileResult]:
-    return list(
-        decode_files(
-            select_latents(source),
-            output,
-            options,
-            run_control(workers, in_flight),
-            stdin=io.BytesIO(stdin),
-            stdout=stdout,
-        )
+    results = decode_inputs(
+        select_latents(source),
+        output,
+        FixedModel(model) if isinstance(model, ModelHandle) else model,
+        options,
+        run_control(workers, in_flight),
+        limit=limit,
+        stdin=io.BytesIO(stdin),
+        stdout=stdout,
     )
+    return list(results)
 
 
 def pack_with_zeros(model: ModelHandle, size: int) -> bytes:
-    """A record with a second tensor, of `size` zeros, which compress to almost nothing."""
+    """Returns a record with a second tensor of `size` zeros, which compress to almost nothing."""
     header = make_header(model, "padded.png")
     count = 4 * int(np.prod(header.shape))
     tensors = {
@@ -94,7 +102,7 @@ def read_pixels(data: bytes) -> npt.NDArray[np.uint8]:
 
 @pytest.fixture
 def latents(tmp_path: Path, decoder: ModelHandle) -> Path:
-    """Eight records, one of another size, two in a folder."""
+    """Returns a folder of eight records: one of another size, two in a subfolder."""
     folder = tmp_path / "latents"
     (folder / "trip").mkdir(parents=True)
     for seed, name in enumerate([*"abcde", "trip/x", "trip/y"]):
@@ -106,23 +114,23 @@ def latents(tmp_path: Path, decoder: ModelHandle) -> Path:
 
 @pytest.fixture
 def expected(latents: Path, tmp_path: Path, decoder: ModelHandle) -> dict[str, bytes]:
-    """The images of the eight records by one worker, one at a time."""
+    """Returns the images of the eight records, decoded by one worker, one at a time."""
     out = tmp_path / "expected"
-    decode(latents, images_out(out), make_options(decoder), workers=1, in_flight=1)
+    decode(latents, images_out(out), decoder, workers=1, in_flight=1)
     return read_tree(out)
 
 
 class TestSameBytes:
-    def test_alone_and_in_a_folder_of_eight(
+    def test_a_record_alone_and_among_eight(
         self, latents: Path, tmp_path: Path, decoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
         assert len(expected) == 8
         for name, image in (("c.jpg.dinac", "c.jpg.png"), ("f.png.dinac", "f.png")):
-            decode(latents / name, images_out(tmp_path / "alone"), make_options(decoder))
+            decode(latents / name, images_out(tmp_path / "alone"), decoder)
             assert read_tree(tmp_path / "alone")[image] == expected[image]
 
     @pytest.mark.parametrize(("workers", "in_flight"), [(1, 8), (4, 1), (2, 64)])
-    def test_any_workers_and_batch(
+    def test_any_number_of_workers_and_images_in_flight(
         self,
         latents: Path,
         tmp_path: Path,
@@ -131,19 +139,18 @@ class TestSameBytes:
         workers: int,
         in_flight: int,
     ) -> None:
-        options = make_options(decoder)
-        decode(latents, images_out(tmp_path / "out"), options, workers, in_flight)
+        output = images_out(tmp_path / "out")
+        decode(latents, output, decoder, workers=workers, in_flight=in_flight)
         assert read_tree(tmp_path / "out") == expected
 
-    def test_batches_of_a_graphics_card(
+    def test_batches_of_a_gpu(
         self, latents: Path, tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Of three here, so that the last one of seven is filled up."""
+        """Batches of three: the last one of seven records is padded."""
         monkeypatch.setattr(Engine, "batch_size", lambda self, height, width: 3)
-        options = make_options(decoder)
-        decode(latents, images_out(tmp_path / "out"), options, in_flight=8)
-        decode(latents, images_out(tmp_path / "narrow"), options, in_flight=1)
-        decode(latents / "d.jpg.dinac", images_out(tmp_path / "alone"), options)
+        decode(latents, images_out(tmp_path / "out"), decoder, in_flight=8)
+        decode(latents, images_out(tmp_path / "narrow"), decoder, in_flight=1)
+        decode(latents / "d.jpg.dinac", images_out(tmp_path / "alone"), decoder)
         out = read_tree(tmp_path / "out")
         assert out == read_tree(tmp_path / "narrow")
         assert out["d.jpg.png"] == read_tree(tmp_path / "alone")["d.jpg.png"]
@@ -152,15 +159,17 @@ class TestSameBytes:
         self, latents: Path, tmp_path: Path, decoder: ModelHandle
     ) -> None:
         stream = b"".join(path.read_bytes() for path in sorted(latents.rglob("*.dinac")))
-        decode("-", images_out(tmp_path / "out"), make_options(decoder), stdin=stream)
-        decode(latents, images_out(tmp_path / "files"), make_options(decoder))
+        decode("-", images_out(tmp_path / "out"), decoder, stdin=stream)
+        decode(latents, images_out(tmp_path / "files"), decoder)
         from_stream = set(read_tree(tmp_path / "out").values())
         assert from_stream == set(read_tree(tmp_path / "files").values())
 
 
-def test_result_and_image_of_a_record(latents: Path, tmp_path: Path, decoder: ModelHandle) -> None:
+def test_result_and_image_of_one_record(
+    latents: Path, tmp_path: Path, decoder: ModelHandle
+) -> None:
     output = images_out(tmp_path / "out")
-    (result,) = decode(latents / "a.jpg.dinac", output, make_options(decoder))
+    (result,) = decode(latents / "a.jpg.dinac", output, decoder)
     record = (latents / "a.jpg.dinac").read_bytes()
     image = (tmp_path / "out/a.jpg.png").read_bytes()
     assert result == FileResult(
@@ -171,6 +180,7 @@ def test_result_and_image_of_a_record(latents: Path, tmp_path: Path, decoder: Mo
         height=20,
         bytes_in=len(record),
         bytes_out=len(image),
+        name="a.jpg.dinac",
     )
     values = unpack_record(record).latents
     (pixels,) = decoder.engine.decode([values], [(20, 30)], ONE_STEP)
@@ -197,25 +207,27 @@ def test_result_and_image_of_a_record(latents: Path, tmp_path: Path, decoder: Mo
         ),
     ],
 )
-def test_settings_as_text(settings: DinacAEInferenceConfig, text: str) -> None:
-    assert describe_settings(settings) == text
+def test_a_stamp_describes_the_settings(settings: DinacAEInferenceConfig, text: str) -> None:
+    assert describe_settings(dataclasses.replace(OPTIONS, settings=settings)) == text
+    flipped = dataclasses.replace(OPTIONS, settings=settings, flipped=True)
+    assert describe_settings(flipped) == f"{text};image=flipped"
 
 
-class TestAgain:
-    def test_everything_is_done_and_no_model_is_loaded(
+class TestSecondRun:
+    def test_all_images_are_done_and_no_model_is_loaded(
         self, latents: Path, tmp_path: Path, expected: dict[str, bytes]
     ) -> None:
         model = make_handle("tiny", "decoder")
-        results = decode(latents, images_out(tmp_path / "expected"), make_options(model))
+        results = decode(latents, images_out(tmp_path / "expected"), model)
         assert set(statuses(results).values()) == {Status.DONE}
         assert all(Path(str(result.output)).is_file() for result in results)
         assert "engine" not in vars(model)
 
-    def test_changed_latents_are_decoded_again(
+    def test_changed_records_are_decoded_again(
         self, latents: Path, tmp_path: Path, decoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
         (latents / "b.jpg.dinac").write_bytes((latents / "c.jpg.dinac").read_bytes())
-        results = decode(latents, images_out(tmp_path / "expected"), make_options(decoder))
+        results = decode(latents, images_out(tmp_path / "expected"), decoder)
         changed = [result for result in results if result.status is Status.WRITTEN]
         assert reasons(changed) == {"b.jpg.dinac": "the latents have changed"}
         now = read_tree(tmp_path / "expected")
@@ -224,24 +236,23 @@ class TestAgain:
     def test_other_settings_are_an_error_unless_overwritten(
         self, latents: Path, tmp_path: Path, decoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
-        options = make_options(decoder, settings=DinacAEInferenceConfig(num_steps=2, seed=0))
-        results = decode(latents, images_out(tmp_path / "expected"), options)
+        options = dataclasses.replace(OPTIONS, settings=DinacAEInferenceConfig(num_steps=2, seed=0))
+        results = decode(latents, images_out(tmp_path / "expected"), decoder, options)
         assert set(statuses(results).values()) == {Status.FAILED}
         assert "was decoded with settings steps=1, not steps=2; choose" in str(results[0].reason)
         assert read_tree(tmp_path / "expected") == expected
         output = images_out(tmp_path / "expected", overwrite=True)
-        assert set(statuses(decode(latents, output, options)).values()) == {Status.WRITTEN}
+        assert set(statuses(decode(latents, output, decoder, options)).values()) == {Status.WRITTEN}
 
-    def test_originals_are_safe(
+    def test_decoding_into_the_folder_of_the_originals_keeps_them(
         self, tmp_path: Path, encoder: ModelHandle, decoder: ModelHandle
     ) -> None:
-        """`encode images latents; decode latents images` harms none of them."""
         images = tmp_path / "images"
         write_images(images, "a.png", "b.jpg", "trip/c.png")
         before = read_tree(images)
         output = latents_out(tmp_path / "latents")
-        list(encode_files(select_images(images), output, encoder, EncodeOptions(), run_control()))
-        results = decode(tmp_path / "latents", images_out(images), make_options(decoder))
+        list(encode_inputs(select_images(images), output, encoder, EncodeOptions(), run_control()))
+        results = decode(tmp_path / "latents", images_out(images), decoder)
         assert statuses(results) == {
             "a.png.dinac": Status.FAILED,
             "b.jpg.dinac": Status.WRITTEN,
@@ -253,7 +264,7 @@ class TestAgain:
 
 
 class TestBadRecords:
-    def test_fail_and_the_rest_goes_on(
+    def test_damaged_records_fail_and_the_others_are_decoded(
         self, latents: Path, tmp_path: Path, decoder: ModelHandle
     ) -> None:
         (latents / "a.jpg.dinac").write_bytes(b"")
@@ -261,47 +272,46 @@ class TestBadRecords:
         damaged = bytearray((latents / "c.jpg.dinac").read_bytes())
         damaged[-1] ^= 1  # in the checksum
         (latents / "c.jpg.dinac").write_bytes(damaged)
-        results = decode(latents, images_out(tmp_path / "out"), make_options(decoder))
+        results = decode(latents, images_out(tmp_path / "out"), decoder)
         failed = [result for result in results if result.failed]
-        assert set(statuses(failed)) == {"a.jpg.dinac", "b.jpg.dinac", "c.jpg.dinac"}
+        assert {(result.name, result.error, result.rejection) for result in failed} == {
+            ("a.jpg.dinac", "FormatError", "truncated"),
+            ("b.jpg.dinac", "FormatError", "truncated"),
+            ("c.jpg.dinac", "FormatError", "checksum"),
+        }
         assert set(read_tree(tmp_path / "out")) == {
             "d.jpg.png", "e.jpg.png", "f.png", "trip/x.jpg.png", "trip/y.jpg.png"
         }  # fmt: skip
 
-    def test_damaged_record_in_a_file_of_several(
+    def test_a_damaged_record_in_a_file_of_several_fails_alone(
         self, tmp_path: Path, decoder: ModelHandle
     ) -> None:
         records = [make_record(decoder, f"{name}.jpg", seed) for seed, name in enumerate("abc")]
         damaged = bytearray(records[1])
         damaged[-30] ^= 0xFF
         (tmp_path / "all.dinac").write_bytes(records[0] + bytes(damaged) + records[2])
-        results = decode(
-            tmp_path / "all.dinac", images_out(tmp_path / "out"), make_options(decoder)
-        )
+        results = decode(tmp_path / "all.dinac", images_out(tmp_path / "out"), decoder)
         assert [result.status for result in sorted(results, key=lambda r: r.file)] == [
             Status.WRITTEN, Status.FAILED, Status.WRITTEN
         ]  # fmt: skip
         assert set(read_tree(tmp_path / "out")) == {"a.jpg.png", "c.jpg.png"}
 
-    def test_file_of_several_records_makes_an_image_of_each(
+    def test_each_record_of_a_file_becomes_an_image(
         self, tmp_path: Path, decoder: ModelHandle
     ) -> None:
         (tmp_path / "sub").mkdir()
         records = [make_record(decoder, name) for name in ("a.jpg", "trip/b.png", "")]
         (tmp_path / "sub/all.dinac").write_bytes(b"".join(records))
         output = images_out(tmp_path / "out")
-        options = make_options(decoder)
-        assert set(statuses(decode(tmp_path / "sub", output, options)).values()) == {Status.WRITTEN}
+        assert set(statuses(decode(tmp_path / "sub", output, decoder)).values()) == {Status.WRITTEN}
         names = {"a.jpg.png", "trip/b.png", "000003.png"}
         assert set(read_tree(tmp_path / "out")) == names
-        assert set(statuses(decode(tmp_path / "sub", output, options)).values()) == {Status.DONE}
+        assert set(statuses(decode(tmp_path / "sub", output, decoder)).values()) == {Status.DONE}
 
-    def test_no_output_is_written_twice_in_one_run(
-        self, tmp_path: Path, decoder: ModelHandle
-    ) -> None:
+    def test_a_run_writes_no_output_twice(self, tmp_path: Path, decoder: ModelHandle) -> None:
         records = [make_record(decoder, name, i) for i, name in enumerate(("a.jpg", "a.jpg.png"))]
         output = images_out(tmp_path / "out")
-        results = decode("-", output, make_options(decoder), stdin=b"".join(records))
+        results = decode("-", output, decoder, stdin=b"".join(records))
         assert statuses(results) == {
             "stdin: a.jpg": Status.WRITTEN, "stdin: a.jpg.png": Status.FAILED
         }  # fmt: skip
@@ -309,11 +319,11 @@ class TestBadRecords:
         assert stamp is not None
         assert stamp["record"] == hash_record(records[0])
 
-    def test_larger_than_memory(
+    def test_images_larger_than_the_memory_fail(
         self, latents: Path, tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("dinac_cli.codec.engine.free_bytes", lambda device: 1000)
-        results = decode(latents, images_out(tmp_path / "out"), make_options(decoder))
+        results = decode(latents, images_out(tmp_path / "out"), decoder)
         assert set(statuses(results).values()) == {Status.FAILED}
         assert "GiB of memory on cpu" in str(results[0].reason)
 
@@ -321,27 +331,20 @@ class TestBadRecords:
 class TestModels:
     @pytest.fixture
     def nano(self) -> ModelHandle:
-        return ModelHandle(resolve_model("nano"), "decoder", DeviceChoice("cpu", "f32"))
+        return ModelHandle(
+            resolve_model("nano"), "decoder", DeviceChoice(device="cpu", dtype="f32")
+        )
 
-    @pytest.fixture
-    def find(
-        self, decoder: ModelHandle, nano: ModelHandle
-    ) -> Callable[[RecordHeader], ModelHandle]:
-        def find(header: RecordHeader) -> ModelHandle:
-            for model in (decoder, nano):
-                if model.identity.latent_space == header.latent_space:
-                    return model
-            raise ModelError("neither embedded nor cached")
-
-        return find
-
-    def test_two_in_one_folder(
-        self,
-        tmp_path: Path,
-        decoder: ModelHandle,
-        nano: ModelHandle,
-        find: Callable[[RecordHeader], ModelHandle],
+    def test_records_of_two_models_in_one_folder(
+        self, tmp_path: Path, decoder: ModelHandle, nano: ModelHandle
     ) -> None:
+        class TwoModels:
+            def find(self, header: RecordHeader) -> ModelHandle:
+                for model in (decoder, nano):
+                    if model.identity.latent_space == header.latent_space:
+                        return model
+                raise ModelError("neither embedded nor cached")
+
         for number in range(6):
             model = (decoder, nano)[number % 2]
             path = tmp_path / f"in/{number}.dinac"
@@ -349,8 +352,7 @@ class TestModels:
             path.write_bytes(make_record(model, str(number), number))
         unknown = make_record(decoder, "6", latent_space="0" * 16)
         (tmp_path / "in/6.dinac").write_bytes(unknown)
-        options = make_options(decoder, find_model=find)
-        results = decode(tmp_path / "in", images_out(tmp_path / "out"), options)
+        results = decode(tmp_path / "in", images_out(tmp_path / "out"), TwoModels())
         assert {name: reason for name, reason in reasons(results).items() if reason} == {
             "6.dinac": "neither embedded nor cached"
         }
@@ -360,131 +362,130 @@ class TestModels:
             image = (tmp_path / f"out/{number}.png").read_bytes()
             assert np.array_equal(read_pixels(image), pixels)
 
-    def test_other_space_is_refused_unless_allowed(
+    def test_another_latent_space_is_refused_unless_allowed(
         self, tmp_path: Path, decoder: ModelHandle
     ) -> None:
         record = make_record(decoder, "a", latent_space="0" * 16)
         (tmp_path / "a.dinac").write_bytes(record)
         output = images_out(tmp_path / "out")
-        (result,) = decode(tmp_path / "a.dinac", output, make_options(decoder))
+        (result,) = decode(tmp_path / "a.dinac", output, decoder)
         assert result.reason is not None
         assert result.reason.startswith("encoded with model tiny (latent space 0000000000000000)")
-        options = make_options(decoder, allow_other_model=True)
-        (result,) = decode(tmp_path / "a.dinac", output, options)
+        options = dataclasses.replace(OPTIONS, allow_other_model=True)
+        (result,) = decode(tmp_path / "a.dinac", output, decoder, options)
         assert result.status is Status.WRITTEN
 
-    def test_other_shape_is_refused_always(
+    def test_another_latent_shape_is_always_refused(
         self, tmp_path: Path, decoder: ModelHandle, nano: ModelHandle
     ) -> None:
         (tmp_path / "a.dinac").write_bytes(make_record(nano, "a"))
-        options = make_options(decoder, allow_other_model=True)
-        (result,) = decode(tmp_path / "a.dinac", images_out(tmp_path / "out"), options)
+        options = dataclasses.replace(OPTIONS, allow_other_model=True)
+        (result,) = decode(tmp_path / "a.dinac", images_out(tmp_path / "out"), decoder, options)
         assert "do not fit model tiny (8 at 16)" in str(result.reason)
 
 
 class TestSingleImage:
-    def test_to_standard_output(self, latents: Path, decoder: ModelHandle) -> None:
+    def test_standard_output_gets_the_image(self, latents: Path, decoder: ModelHandle) -> None:
         stdout = io.BytesIO()
         output = images_out(Path("-"), OutputKind.STREAM)
         (result,) = decode(
-            "-", output, make_options(decoder),
-            stdin=(latents / "a.jpg.dinac").read_bytes(), stdout=stdout,
-        )  # fmt: skip
+            "-", output, decoder, stdin=(latents / "a.jpg.dinac").read_bytes(), stdout=stdout
+        )
         assert (result.status, result.output) == (Status.WRITTEN, None)
         assert read_pixels(stdout.getvalue()).shape == (20, 30, 3)
 
-    def test_to_a_file_in_its_format(
+    def test_a_file_gets_the_image_in_the_requested_format(
         self, latents: Path, tmp_path: Path, decoder: ModelHandle
     ) -> None:
-        options = make_options(decoder, format=OUTPUT_FORMATS["webp"])
+        options = dataclasses.replace(OPTIONS, format=OUTPUT_FORMATS["webp"])
         output = images_out(tmp_path / "x.webp", OutputKind.FILE)
-        decode(latents / "a.jpg.dinac", output, options)
+        decode(latents / "a.jpg.dinac", output, decoder, options)
         assert detect_format((tmp_path / "x.webp").read_bytes()) == "WEBP"
 
     @pytest.mark.parametrize(
         ("kind", "place"), [(OutputKind.FILE, "x.png"), (OutputKind.STREAM, "standard output")]
     )
-    def test_second_record_is_refused_before_any_work(
+    def test_a_second_record_is_refused_before_any_work(
         self, tmp_path: Path, decoder: ModelHandle, kind: OutputKind, place: str
     ) -> None:
         records = make_record(decoder, "a") + make_record(decoder, "b")
         (tmp_path / "all.dinac").write_bytes(records)
         stdout = io.BytesIO()
         for source in (tmp_path / "all.dinac", "-"):
+            output = images_out(tmp_path / "x.png", kind)
             with pytest.raises(UsageError, match=f"{place} takes one image and there is"):
-                decode(
-                    source, images_out(tmp_path / "x.png", kind), make_options(decoder),
-                    stdin=records, stdout=stdout,
-                )  # fmt: skip
+                decode(source, output, decoder, stdin=records, stdout=stdout)
         assert stdout.getvalue() == b""
         assert not (tmp_path / "x.png").exists()
 
-    def test_limit_counts_records(self, tmp_path: Path, decoder: ModelHandle) -> None:
+    def test_the_limit_counts_records(self, tmp_path: Path, decoder: ModelHandle) -> None:
         records = make_record(decoder, "a") + make_record(decoder, "b")
         stdout = io.BytesIO()
         output = images_out(Path("-"), OutputKind.STREAM)
-        results = decode("-", output, make_options(decoder, limit=1), stdin=records, stdout=stdout)
+        results = decode("-", output, decoder, limit=1, stdin=records, stdout=stdout)
         assert statuses(results) == {"stdin: a": Status.WRITTEN}
 
 
-def test_format_without_room_for_a_stamp_is_redone_and_never_replaces_another_image(
+def test_an_unstamped_image_is_decoded_again_and_never_replaces_another_one(
     latents: Path, tmp_path: Path, decoder: ModelHandle
 ) -> None:
-    options = make_options(decoder, format=OUTPUT_FORMATS["bmp"])
+    options = dataclasses.replace(OPTIONS, format=OUTPUT_FORMATS["bmp"])
     source = latents / "a.jpg.dinac"
     for _ in range(2):
-        (result,) = decode(source, images_out(tmp_path / "out"), options)
+        (result,) = decode(source, images_out(tmp_path / "out"), decoder, options)
         assert (result.status, result.output) == (
             Status.WRITTEN, str(tmp_path / "out/a.jpg.bmp")
         )  # fmt: skip
     image = (tmp_path / "out/a.jpg.bmp").read_bytes()
     (tmp_path / "out/a.jpg.bmp").write_bytes(b"mine")
-    (result,) = decode(source, images_out(tmp_path / "out"), options)
+    (result,) = decode(source, images_out(tmp_path / "out"), decoder, options)
     assert "exists and is another image, and bmp files do not say who" in str(result.reason)
     assert (tmp_path / "out/a.jpg.bmp").read_bytes() == b"mine"
-    (result,) = decode(source, images_out(tmp_path / "out", overwrite=True), options)
+    (result,) = decode(source, images_out(tmp_path / "out", overwrite=True), decoder, options)
     assert result.status is Status.WRITTEN
     assert (tmp_path / "out/a.jpg.bmp").read_bytes() == image
 
 
-def test_whole_way_keeps_the_exact_size(
+def test_encode_and_decode_keep_the_exact_size(
     tmp_path: Path, encoder: ModelHandle, decoder: ModelHandle
 ) -> None:
     for height, width in ((1, 1), (16, 16), (17, 31), (5, 50)):
         write_images(tmp_path / "in", f"{height}x{width}.png", height=height, width=width)
     output = latents_out(tmp_path / "latents")
     inputs = select_images(tmp_path / "in")
-    list(encode_files(inputs, output, encoder, EncodeOptions(), run_control()))
-    decode(tmp_path / "latents", images_out(tmp_path / "out"), make_options(decoder))
+    list(encode_inputs(inputs, output, encoder, EncodeOptions(), run_control()))
+    decode(tmp_path / "latents", images_out(tmp_path / "out"), decoder)
     for name, data in read_tree(tmp_path / "out").items():
         height, width, _ = read_pixels(data).shape
         assert name == f"{height}x{width}.png"
 
 
-def test_extreme_latents_are_decoded_all_the_same(tmp_path: Path, decoder: ModelHandle) -> None:
+def test_extreme_latents_are_decoded(tmp_path: Path, decoder: ModelHandle) -> None:
     header = make_header(decoder, "a")
     latents = np.full(header.shape, 3e38, np.float32)
     (tmp_path / "a.dinac").write_bytes(pack_record(header, latents))
     output = images_out(tmp_path / "out")
-    (result,) = decode(tmp_path / "a.dinac", output, make_options(decoder))
+    (result,) = decode(tmp_path / "a.dinac", output, decoder)
     assert result.status is Status.WRITTEN
 
 
-def test_content_is_held_before_it_is_decompressed(
+def test_memory_is_reserved_before_a_record_is_decompressed(
     tmp_path: Path, decoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few KiB of record may decompress to a GiB in every reader at once."""
+    """A record of a few KiB may decompress to a GiB, in every reader at once."""
     size = 4 << 20
     record = pack_with_zeros(decoder, size)
     assert len(record) < size // 100
     events: list[int | str] = []
 
-    def unpack(data: bytes, **options: bool) -> Record:
-        events.append("unpack")
-        return unpack_record(data)
+    real = OpenRecord.unpack
 
-    monkeypatch.setattr("dinac_cli.jobs.decode.unpack_record", unpack)
-    job = DecodeJob(images_out(tmp_path / "out"), make_options(decoder))
+    def unpack(opened: OpenRecord, *, with_twin: bool) -> Record:
+        events.append("unpack")
+        return real(opened, with_twin=with_twin)
+
+    monkeypatch.setattr(OpenRecord, "unpack", unpack)
+    job = DecodeJob(images_out(tmp_path / "out"), FixedModel(decoder), OPTIONS)
     job.read(RecordEntry("padded", "padded", data=record), events.append)
     assert isinstance(events[0], int)
     assert events[0] > size

@@ -1,4 +1,4 @@
-"""Encoding many images: each as if it were alone, in order, and again at no cost."""
+"""Encoding many images: the records do not depend on the batch, and a second run is free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dinac_cli.container.stream import read_records
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ModelError, UnwritableDiskError
 from dinac_cli.images.formats import MAX_PIXELS
-from dinac_cli.jobs.encode import EncodeOptions, encode_files
+from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.models.registry import ResolvedModel
 from dinac_cli.storage.output import OutputKind
@@ -45,26 +45,25 @@ def encode(
     out: Path,
     model: ModelHandle,
     options: EncodeOptions | None = None,
+    *,
     workers: int = 2,
     in_flight: int = 4,
-    *,
     overwrite: bool = False,
     fsync: bool = False,
 ) -> list[FileResult]:
-    return list(
-        encode_files(
-            select_images(source, exclude=out),
-            latents_out(out, overwrite=overwrite, fsync=fsync),
-            model,
-            options or EncodeOptions(),
-            run_control(workers, in_flight),
-        )
+    results = encode_inputs(
+        select_images(source, exclude=out),
+        latents_out(out, overwrite=overwrite, fsync=fsync),
+        model,
+        options or EncodeOptions(),
+        run_control(workers, in_flight),
     )
+    return list(results)
 
 
 def encode_to_stream(source: Path | str, model: ModelHandle, stdin: bytes = b"") -> bytes:
     stdout = io.BytesIO()
-    results = encode_files(
+    results = encode_inputs(
         select_images(source),
         latents_out(Path("-"), OutputKind.STREAM),
         model,
@@ -80,19 +79,19 @@ def encode_to_stream(source: Path | str, model: ModelHandle, stdin: bytes = b"")
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     write_images(tmp_path / "in", *EIGHT)
-    write_images(tmp_path / "in", "5.png", height=40, width=16)  # another size among them
+    write_images(tmp_path / "in", "5.png", height=40, width=16)  # another size
     return tmp_path / "in"
 
 
 @pytest.fixture
 def expected(images: Path, encoder: ModelHandle) -> dict[str, bytes]:
-    """The records of the eight images by one worker, one at a time."""
+    """Returns the records of the eight images, encoded by one worker, one at a time."""
     encode(images, images.parent / "expected", encoder, workers=1, in_flight=1)
     return read_tree(images.parent / "expected")
 
 
 class TestSameBytes:
-    def test_alone_and_in_a_folder_of_eight(
+    def test_an_image_alone_and_among_eight(
         self, images: Path, tmp_path: Path, encoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
         assert len(expected) == 8
@@ -101,7 +100,7 @@ class TestSameBytes:
             assert read_tree(tmp_path / "alone")[f"{name}.dinac"] == expected[f"{name}.dinac"]
 
     @pytest.mark.parametrize(("workers", "in_flight"), [(1, 8), (4, 1), (3, 2), (2, 64)])
-    def test_any_workers_and_batch(
+    def test_any_number_of_workers_and_images_in_flight(
         self,
         images: Path,
         tmp_path: Path,
@@ -113,10 +112,10 @@ class TestSameBytes:
         encode(images, tmp_path / "out", encoder, workers=workers, in_flight=in_flight)
         assert read_tree(tmp_path / "out") == expected
 
-    def test_batches_of_a_graphics_card(
+    def test_batches_of_a_gpu(
         self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Of three here, so that the last one of six is filled up."""
+        """Batches of three: the last one of seven images is padded."""
         model = make_handle("tiny", "encoder")
         monkeypatch.setattr(Engine, "batch_size", lambda self, height, width: 3)
         encode(images, tmp_path / "out", model, in_flight=8)
@@ -126,13 +125,13 @@ class TestSameBytes:
         assert out == read_tree(tmp_path / "narrow")
         assert out["4.png.dinac"] == read_tree(tmp_path / "alone")["4.png.dinac"]
 
-    def test_stream_is_the_records_in_order(
+    def test_a_stream_holds_the_records_in_order(
         self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
         stream = encode_to_stream(images, encoder)
         assert stream == b"".join(expected[name] for name in sorted(expected))
 
-    def test_order_of_a_stream_with_bad_files_in_it(
+    def test_a_bad_file_leaves_no_gap_in_a_stream(
         self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
         (images / "2.png").write_bytes(b"no image")
@@ -141,7 +140,7 @@ class TestSameBytes:
         assert stream == b"".join(expected[name] for name in sorted(expected))
 
 
-def test_result_and_record_of_an_image(tmp_path: Path, encoder: ModelHandle) -> None:
+def test_result_and_record_of_one_image(tmp_path: Path, encoder: ModelHandle) -> None:
     write_images(tmp_path, "trip/a.png")
     (result,) = encode(tmp_path, tmp_path / "out", encoder)
     source = (tmp_path / "trip/a.png").read_bytes()
@@ -154,6 +153,7 @@ def test_result_and_record_of_an_image(tmp_path: Path, encoder: ModelHandle) -> 
         height=20,
         bytes_in=len(source),
         bytes_out=len(data),
+        name="trip/a.png",
     )
     header = unpack_record(data).header
     assert (header.name, header.height, header.width) == ("trip/a.png", 20, 30)
@@ -164,7 +164,7 @@ def test_result_and_record_of_an_image(tmp_path: Path, encoder: ModelHandle) -> 
     assert np.abs(record.latents - latents).max() <= 2.0**-8 * np.abs(latents).max()
 
 
-def test_bad_files_fail_and_the_rest_goes_on(images: Path, encoder: ModelHandle) -> None:
+def test_bad_files_fail_and_the_others_are_encoded(images: Path, encoder: ModelHandle) -> None:
     out = images.parent / "out"
     (images / "0.png").write_bytes(b"")
     (images / "1.png").write_bytes(b"text")
@@ -175,13 +175,19 @@ def test_bad_files_fail_and_the_rest_goes_on(images: Path, encoder: ModelHandle)
     results = encode(images, out, encoder)
     failed = {name: reason for name, reason in reasons(results).items() if reason}
     assert set(failed) == {"0.png", "1.png", "2.png", "3.png"}
+    assert {result.name: result.error for result in results if result.failed} == {
+        "0.png": "ImageError",
+        "1.png": "ImageError",
+        "2.png": "ImageError",
+        "3.png": "InputError",
+    }
     assert failed["0.png"] == "empty file (0 bytes)"
     assert failed["3.png"] == "cannot read: No such file or directory"
     assert set(read_tree(out)) == {f"{n}.dinac" for n in ("4.png", "5.png", *EIGHT[6:])}
 
 
-def test_missing_name_is_one_failure(images: Path, tmp_path: Path, encoder: ModelHandle) -> None:
-    results = encode_files(
+def test_a_missing_file_is_one_failure(images: Path, tmp_path: Path, encoder: ModelHandle) -> None:
+    results = encode_inputs(
         select_images(images / "gone.png", images / "1.png"),
         latents_out(tmp_path / "out"),
         encoder,
@@ -191,19 +197,21 @@ def test_missing_name_is_one_failure(images: Path, tmp_path: Path, encoder: Mode
     assert reasons(results) == {"gone.png": "no such file or folder", "1.png": None}
 
 
-def test_image_of_too_many_pixels(images: Path, tmp_path: Path, encoder: ModelHandle) -> None:
+def test_an_image_of_too_many_pixels_fails(
+    images: Path, tmp_path: Path, encoder: ModelHandle
+) -> None:
     options = EncodeOptions(max_pixels=600)
     results = statuses(encode(images, tmp_path / "out", encoder, options))
     assert results.pop("5.png") is Status.FAILED
     assert set(results.values()) == {Status.WRITTEN}
 
 
-def test_limit_of_pixels_is_the_readers() -> None:
+def test_the_default_limit_of_pixels_is_that_of_the_readers() -> None:
     assert EncodeOptions().max_pixels == MAX_PIXELS
 
 
-class TestAgain:
-    def test_everything_is_done_and_no_model_is_loaded(
+class TestSecondRun:
+    def test_all_records_are_done_and_no_model_is_loaded(
         self, images: Path, expected: dict[str, bytes]
     ) -> None:
         out = images.parent / "expected"
@@ -215,7 +223,7 @@ class TestAgain:
         assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.dinac")}
         assert "engine" not in vars(model)
 
-    def test_what_is_missing_changed_or_damaged_is_made_again(
+    def test_missing_changed_and_damaged_records_are_encoded_again(
         self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
         out = images.parent / "expected"
@@ -241,19 +249,19 @@ class TestAgain:
             0: True, 1: True, 2: True, 3: False, 4: True, 5: True
         }  # fmt: skip
 
-    def test_checksum_sees_what_size_and_time_do_not(
+    def test_checksum_detects_a_change_that_keeps_size_and_time(
         self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
         out = images.parent / "expected"
         data = bytearray((images / "1.png").read_bytes())
-        data[-1] ^= 1  # in the checksum of the last chunk, which does not matter
+        data[-1] ^= 1  # in the checksum of the last chunk, which readers ignore
         (images / "1.png").write_bytes(data)
         os.utime(images / "1.png", (1, 1))
         assert set(statuses(encode(images, out, encoder)).values()) == {Status.DONE}
         again = statuses(encode(images, out, encoder, EncodeOptions(checksum=True)))
         assert [name for name, status in again.items() if status is Status.WRITTEN] == ["1.png"]
 
-    def test_other_precision_is_an_error_unless_overwritten(
+    def test_another_precision_is_an_error_unless_overwritten(
         self, images: Path, encoder: ModelHandle, expected: dict[str, bytes]
     ) -> None:
         out = images.parent / "expected"
@@ -268,7 +276,7 @@ class TestAgain:
         records = read_tree(out).values()
         assert {unpack_record(data).header.precision for data in records} == {"f32"}
 
-    def test_foreign_file_stays_unless_overwritten(
+    def test_a_foreign_file_is_kept_unless_overwritten(
         self, images: Path, tmp_path: Path, encoder: ModelHandle
     ) -> None:
         (tmp_path / "out").mkdir()
@@ -279,32 +287,34 @@ class TestAgain:
         results = encode(images, tmp_path / "out", encoder, overwrite=True)
         assert set(statuses(results).values()) == {Status.WRITTEN}
 
-    def test_foreign_file_that_came_while_the_model_ran_stays(
+    def test_a_foreign_file_written_while_the_model_runs_is_kept(
         self, images: Path, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         real = Engine.submit_images
 
-        def slow(engine: Engine, pixels: list[np.ndarray], **asked: bool) -> Pending[list[Encoded]]:
+        def slow(
+            engine: Engine, pixels: list[np.ndarray], **extras: bool
+        ) -> Pending[list[Encoded]]:
             (tmp_path / "out/1.png.dinac").write_bytes(b"mine")
-            return real(engine, pixels, **asked)
+            return real(engine, pixels, **extras)
 
         monkeypatch.setattr(Engine, "submit_images", slow)
         results = encode(images / "1.png", tmp_path / "out", encoder)
         assert "was not written by dinac" in str(results[0].reason)
         assert (tmp_path / "out/1.png.dinac").read_bytes() == b"mine"
 
-    def test_leftovers_of_a_killed_run_go(
+    def test_temporary_files_of_a_killed_run_are_removed(
         self, images: Path, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "out/trip").mkdir(parents=True)
-        monkeypatch.setattr("dinac_cli.storage.atomic._is_dead", lambda path, name: True)
+        monkeypatch.setattr("dinac_cli.storage.atomic._is_dead", lambda path: True)
         (tmp_path / "out/trip/.dinac-tmp-x").write_bytes(b"half a rec")
         encode(images, tmp_path / "out", encoder)
         assert set(read_tree(tmp_path / "out")) == {f"{name}.dinac" for name in EIGHT}
 
 
-class TestRunAsAWhole:
-    def test_full_disk_ends_it(
+class TestErrorsOfTheRun:
+    def test_a_full_disk_ends_the_run(
         self, images: Path, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fsync(descriptor: int) -> None:
@@ -315,7 +325,7 @@ class TestRunAsAWhole:
             encode(images, tmp_path / "out", encoder, fsync=True)
         assert read_tree(tmp_path / "out") == {}
 
-    def test_model_that_is_none_ends_it_before_any_file_fails(
+    def test_an_invalid_model_ends_the_run_before_any_file_fails(
         self, images: Path, tmp_path: Path
     ) -> None:
         shutil.copytree(GOLDEN / "tiny", tmp_path / "mine")
@@ -330,17 +340,17 @@ class TestRunAsAWhole:
 
 
 class TestStandardInput:
-    def test_to_a_stream(self, images: Path, encoder: ModelHandle) -> None:
+    def test_it_is_encoded_to_a_stream(self, images: Path, encoder: ModelHandle) -> None:
         data = (images / "0.png").read_bytes()
         record = unpack_record(encode_to_stream("-", encoder, data))
         assert record.header.name == "stdin"
         assert record.header.source_bytes == len(data)
 
-    def test_to_a_folder_and_again(
+    def test_it_is_always_encoded_again(
         self, images: Path, tmp_path: Path, encoder: ModelHandle
     ) -> None:
         for reason in (None, "standard input is always encoded"):
-            (result,) = encode_files(
+            (result,) = encode_inputs(
                 select_images("-"),
                 latents_out(tmp_path / "out"),
                 encoder,
@@ -351,15 +361,15 @@ class TestStandardInput:
             assert (result.status, result.reason) == (Status.WRITTEN, reason)
         assert set(read_tree(tmp_path / "out")) == {"stdin.dinac"}
 
-    def test_that_is_empty(self, encoder: ModelHandle) -> None:
+    def test_it_must_not_be_empty(self, encoder: ModelHandle) -> None:
         assert encode_to_stream("-", encoder) == b""
 
 
-def test_stream_of_a_run_that_was_stopped_is_whole_records(
+def test_the_stream_of_a_closed_run_holds_complete_records(
     images: Path, encoder: ModelHandle
 ) -> None:
     stdout = io.BytesIO()
-    results = encode_files(
+    results = encode_inputs(
         select_images(images),
         latents_out(Path("-"), OutputKind.STREAM),
         encoder,

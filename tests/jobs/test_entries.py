@@ -1,4 +1,4 @@
-"""The records of files, concatenations and streams, and the names that they give."""
+"""The records of files, concatenated files and streams, and the names of their outputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rename(name: str) -> str:
 def entries(
     inputs: Iterable[Input], stdin: BinaryIO | None = None, *, fold_case: bool = False
 ) -> list[RecordEntry]:
-    """The entries; one whose name an earlier record took has the error that its reader gets."""
+    """Lists the entries; a refused one has the error that its reader gets."""
     return [settle(entry) for entry in list_records(inputs, stdin, rename, fold_case=fold_case)]
 
 
@@ -54,32 +54,34 @@ def errors(found: Iterable[RecordEntry]) -> list[tuple[str, str]]:
 
 
 class TestFile:
-    def test_of_one_record_names_the_output(self, tmp_path: Path, encoder: ModelHandle) -> None:
+    def test_a_file_of_one_record_names_the_output(
+        self, tmp_path: Path, encoder: ModelHandle
+    ) -> None:
         (tmp_path / "x.dinac").write_bytes(make_record(encoder, "trip/a.jpg"))
         (entry,) = entries(select_latents(tmp_path))
         path = str(tmp_path / "x.dinac")
         assert entry == RecordEntry(path, "x.dinac", path=path)
 
-    def test_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_an_error(self, tmp_path: Path) -> None:
         path = str(tmp_path / "gone.dinac")
         assert errors(entries(select_latents(path))) == [(path, "no such file or folder")]
 
     @pytest.mark.parametrize("content", [b"", b"text"])
-    def test_that_holds_no_record_is_left_to_its_reader(
+    def test_a_file_without_a_record_is_left_to_its_reader(
         self, tmp_path: Path, content: bytes
     ) -> None:
         (tmp_path / "x.dinac").write_bytes(content)
         (entry,) = entries(select_latents(tmp_path))
         assert (entry.path, entry.error) == (str(tmp_path / "x.dinac"), None)
 
-    def test_damaged_one_of_one_record_is_left_to_its_reader(
+    def test_a_file_of_one_damaged_record_is_left_to_its_reader(
         self, tmp_path: Path, encoder: ModelHandle
     ) -> None:
         (tmp_path / "x.dinac").write_bytes(make_record(encoder, "a.jpg")[:-1])
         (entry,) = entries(select_latents(tmp_path))
         assert (entry.path, entry.error) == (str(tmp_path / "x.dinac"), None)
 
-    def test_of_several_records_takes_their_names(
+    def test_records_of_one_file_have_names_of_their_own(
         self, tmp_path: Path, encoder: ModelHandle
     ) -> None:
         first, second = make_record(encoder, "a.jpg"), make_record(encoder, "trip/b.jpg", seed=1)
@@ -91,7 +93,9 @@ class TestFile:
             RecordEntry(f"{path}: sub/trip/b.jpg", "sub/trip/b.jpg", data=second),
         ]
 
-    def test_of_several_whose_first_is_damaged(self, tmp_path: Path, encoder: ModelHandle) -> None:
+    def test_a_damaged_first_record_leaves_the_others(
+        self, tmp_path: Path, encoder: ModelHandle
+    ) -> None:
         first = bytearray(make_record(encoder, "a.jpg"))
         first[26:34] = b"\xff" * 8  # the header of its zstd frame
         (tmp_path / "all.dinac").write_bytes(bytes(first) + make_record(encoder, "b.jpg"))
@@ -99,7 +103,7 @@ class TestFile:
         assert names(found) == ["b.jpg"]
         assert [label for label, _ in errors(found)] == [f"{tmp_path / 'all.dinac'} record 1"]
 
-    def test_that_cannot_be_read_on(
+    def test_a_read_error_within_a_file_is_one_failure(
         self, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("all.dinac", "b.dinac"):
@@ -118,7 +122,7 @@ class TestFile:
 
 
 class TestStream:
-    def test_records_have_their_names(self, encoder: ModelHandle) -> None:
+    def test_records_are_named_by_their_headers(self, encoder: ModelHandle) -> None:
         data = [make_record(encoder, name) for name in ("b.jpg", "trip/a.jpg")]
         found = from_stream(b"".join(data))
         assert [(entry.label, entry.name, entry.data) for entry in found] == [
@@ -126,11 +130,11 @@ class TestStream:
             ("stdin: trip/a.jpg", "trip/a.jpg", data[1]),
         ]
 
-    def test_missing_names_are_counted(self, encoder: ModelHandle) -> None:
+    def test_a_record_without_a_name_gets_its_number(self, encoder: ModelHandle) -> None:
         data = [make_record(encoder, name) for name in ("", "a.jpg", "")]
         assert names(from_stream(b"".join(data))) == ["000001", "a.jpg", "000003"]
 
-    def test_count_goes_on_behind_a_bad_record(self, encoder: ModelHandle) -> None:
+    def test_a_bad_record_counts(self, encoder: ModelHandle) -> None:
         good = make_record(encoder, "")
         bad = bytearray(good)
         bad[14] = 9  # the version
@@ -138,23 +142,23 @@ class TestStream:
         assert names(found) == ["000001", "000003"]
         assert [label for label, _ in errors(found)] == ["stdin record 2"]
 
-    def test_record_that_was_cut_off(self, encoder: ModelHandle) -> None:
+    def test_a_truncated_record_is_an_error(self, encoder: ModelHandle) -> None:
         record = make_record(encoder, "a.jpg")
         found = from_stream(record + make_record(encoder, "b.jpg")[:-5])
         assert names(found) == ["a.jpg"]
         assert len(errors(found)) == 1
 
-    def test_header_that_cannot_be_read(self, encoder: ModelHandle) -> None:
+    def test_an_unreadable_header_is_an_error(self, encoder: ModelHandle) -> None:
         header = b'{"__metadata__":{}}'
         content = compress_content([len(header).to_bytes(8, "little") + header, b""])
         found = from_stream(PREAMBLE + content + make_record(encoder, "b.jpg"))
         assert names(found) == ["b.jpg"]
         assert [label for label, _ in errors(found)] == ["stdin record 1"]
 
-    def test_nothing_there(self) -> None:
+    def test_an_empty_stream_is_an_error(self) -> None:
         assert errors(from_stream(b"")) == [("stdin", "is empty; pipe records into it")]
 
-    def test_repeated_name(self, encoder: ModelHandle) -> None:
+    def test_a_repeated_name_is_refused(self, encoder: ModelHandle) -> None:
         data = [make_record(encoder, "a.jpg", seed) for seed in range(2)]
         found = from_stream(b"".join(data) + make_record(encoder, "b.jpg"))
         assert names(found) == ["a.jpg", "b.jpg"]
@@ -164,22 +168,26 @@ class TestStream:
 
 
 class TestOutputNames:
-    """Two records whose outputs would be one file, whatever the records' names are."""
+    """Two records may have different names and still the same output."""
 
     @pytest.mark.parametrize(
         ("first", "second"), [("a.jpg", "a.jpg.png"), ("a.png", "a.png.dinac"), ("a.png", "a")]
     )
-    def test_in_a_stream(self, encoder: ModelHandle, first: str, second: str) -> None:
+    def test_the_second_record_of_a_stream_is_refused(
+        self, encoder: ModelHandle, first: str, second: str
+    ) -> None:
         found = from_stream(make_record(encoder, first) + make_record(encoder, second))
         assert names(found) == [first]
         assert len(errors(found)) == 1
 
-    def test_case_counts_where_the_file_system_says_so(self, encoder: ModelHandle) -> None:
+    def test_case_matters_unless_the_file_system_ignores_it(self, encoder: ModelHandle) -> None:
         data = make_record(encoder, "a.jpg") + make_record(encoder, "A.jpg")
         assert names(from_stream(data)) == ["a.jpg", "A.jpg"]
         assert names(from_stream(data, fold_case=True)) == ["a.jpg"]
 
-    def test_of_a_file_and_a_record_in_another(self, tmp_path: Path, encoder: ModelHandle) -> None:
+    def test_a_file_and_a_record_of_another_file_claim_one_name(
+        self, tmp_path: Path, encoder: ModelHandle
+    ) -> None:
         several = make_record(encoder, "a.jpg") + make_record(encoder, "z.jpg")
         (tmp_path / "a.jpg.dinac").write_bytes(make_record(encoder, "x"))
         (tmp_path / "b.dinac").write_bytes(several)
@@ -191,9 +199,7 @@ class TestOutputNames:
         assert names(found) == ["a.jpg", "z.jpg"]
         assert [label for label, _ in errors(found)] == [str(tmp_path / "z.jpg.dinac")]
 
-    def test_of_files_of_several_records_in_different_folders(
-        self, tmp_path: Path, encoder: ModelHandle
-    ) -> None:
+    def test_folders_keep_equal_names_apart(self, tmp_path: Path, encoder: ModelHandle) -> None:
         several = make_record(encoder, "a.jpg") + make_record(encoder, "b.jpg")
         for name in ("1/all.dinac", "2/all.dinac"):
             (tmp_path / name).parent.mkdir()
@@ -203,11 +209,11 @@ class TestOutputNames:
 
 
 class TestSingle:
-    def test_passes(self) -> None:
+    def test_a_single_record_passes(self) -> None:
         entry = RecordEntry("a", "a", path="a")
         assert list(require_single(iter([entry]), "standard output")) == [entry]
 
-    def test_second_is_refused_before_the_first_is_done(self) -> None:
+    def test_a_second_record_is_refused_before_the_first_is_yielded(self) -> None:
         two = iter([RecordEntry("a", "a", path="a"), RecordEntry("b", "b", path="b")])
         with pytest.raises(UsageError) as caught:
             next(require_single(two, "x.png"))

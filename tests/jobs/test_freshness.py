@@ -1,4 +1,4 @@
-"""An output that is there: done, to be made again, or not to be touched."""
+"""An existing output is done, or stale and replaced, or foreign and kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from dinac_cli.jobs.freshness import (
     find_first_record,
     is_latent_file,
     is_stamped_image,
-    read_description,
 )
 from dinac_cli.storage.content import read_content
 
@@ -36,7 +35,7 @@ WHITE = "#ffffff"
 
 
 class Pair:
-    """A source file and the record that was made of it, an hour younger."""
+    """A source file and its record, which is an hour younger."""
 
     def __init__(self, folder: Path, model: ModelHandle) -> None:
         self.model = model
@@ -94,16 +93,16 @@ DONE = (State.DONE, None)
 
 
 class TestCompanions:
-    """A class token and a posterior beside the latents."""
+    """Records may hold a class token and a posterior beside the latents."""
 
     TOKEN, FLAT = np.ones(64, np.float32), np.zeros((8, 1, 1), np.float32)
 
-    def test_more_than_was_asked_is_done(self, pair: Pair) -> None:
+    def test_a_record_that_holds_more_is_done(self, pair: Pair) -> None:
         pair.write(logsnr=self.FLAT, class_token=self.TOKEN)
         for names in ((), (LOGSNR,), (CLASS_TOKEN,), (LOGSNR, CLASS_TOKEN)):
             assert pair.check(*names) == DONE
 
-    def test_less_is_made_anew_and_says_what_is_missing(self, pair: Pair) -> None:
+    def test_a_record_that_holds_less_is_stale_and_names_the_lack(self, pair: Pair) -> None:
         lacks = {
             "no class token": [CLASS_TOKEN],
             "no posterior": [LOGSNR],
@@ -115,7 +114,7 @@ class TestCompanions:
         assert pair.check(LOGSNR) == DONE
         assert pair.check(LOGSNR, CLASS_TOKEN)[1] == "the record holds no class token"
 
-    def test_the_mirrored_image_must_have_as_much(self, pair: Pair) -> None:
+    def test_the_mirrored_image_must_have_the_same_companions(self, pair: Pair) -> None:
         flip, names = Geometry(flip=True), (LOGSNR, CLASS_TOKEN)
         write = partial(pair.write, image="alpha=none;flip=twin")
         full = Encoded(self.FLAT, self.FLAT, self.TOKEN)
@@ -138,7 +137,7 @@ class TestCompanions:
         write(flipped=full, logsnr=self.FLAT, class_token=self.TOKEN)
         assert pair.check(*names, geometry=flip) == DONE
 
-    def test_a_token_of_another_class_head_is_made_anew(self, tmp_path: Path) -> None:
+    def test_a_token_of_another_class_head_is_stale(self, tmp_path: Path) -> None:
         pair = Pair(tmp_path, make_handle("tiny", "encoder"))
         pair.write(class_token=self.TOKEN)
         own = pair.model.identity
@@ -147,7 +146,7 @@ class TestCompanions:
         assert pair.check() == DONE
         assert pair.check(CLASS_TOKEN) == (State.STALE, reason)
 
-    def test_one_of_another_form_is_damage_where_it_is_asked_for(
+    def test_a_token_of_the_wrong_shape_is_damage_if_it_is_requested(
         self, pair: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("dinac_cli.container.tensors._check_shape", lambda *shapes: None)
@@ -162,61 +161,65 @@ class TestCompanions:
 
 
 class TestSource:
-    def test_unchanged(self, pair: Pair) -> None:
+    def test_an_unchanged_source_is_done(self, pair: Pair) -> None:
         assert pair.check() == DONE
         assert pair.check(checksum=True) == DONE
 
-    def test_unchanged_is_not_hashed(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_older_source_of_the_same_size_is_not_hashed(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("dinac_cli.jobs.freshness.hash_file", None)
         assert pair.check() == DONE
 
-    def test_output_is_not_there(self, pair: Pair) -> None:
+    def test_a_missing_output_is_absent(self, pair: Pair) -> None:
         pair.target.unlink()
         assert pair.check() == (State.ABSENT, None)
 
-    def test_other_size(self, pair: Pair) -> None:
+    def test_another_size_is_a_change(self, pair: Pair) -> None:
         pair.source.write_bytes(b"the picture!")
         pair.age(pair.source, 7200)
         assert pair.check() == CHANGED
 
-    def test_newer_and_the_same(self, pair: Pair) -> None:
+    def test_a_newer_source_of_the_same_bytes_is_done(self, pair: Pair) -> None:
         pair.age(pair.source, 0)
         assert pair.check() == DONE
 
-    def test_newer_and_another(self, pair: Pair) -> None:
+    def test_a_newer_source_of_other_bytes_is_a_change(self, pair: Pair) -> None:
         pair.source.write_bytes(b"The Picture")
         pair.age(pair.source, 0)
         assert pair.check() == CHANGED
 
-    def test_older_and_another_is_seen_by_its_hash_alone(self, pair: Pair) -> None:
+    def test_an_older_source_of_other_bytes_is_a_change_only_by_checksum(self, pair: Pair) -> None:
         pair.source.write_bytes(b"The Picture")
         pair.age(pair.source, 7200)
         assert pair.check() == DONE
         assert pair.check(checksum=True) == CHANGED
 
-    def test_as_old_as_the_output(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_source_as_old_as_the_output_is_not_hashed(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         pair.age(pair.source, 3600)
         monkeypatch.setattr("dinac_cli.jobs.freshness.hash_file", None)
         assert pair.check() == DONE
 
-    def test_gone(self, pair: Pair) -> None:
+    def test_a_missing_source_is_an_error(self, pair: Pair) -> None:
         pair.source.unlink()
         with pytest.raises(OSError, match="No such file"):
             pair.check()
 
-    def test_standard_input_is_encoded_always(self, pair: Pair) -> None:
+    def test_standard_input_is_always_stale(self, pair: Pair) -> None:
         wanted = WantedLatents(pair.model, "bf16", WHITE)
         verdict = check_latents(str(pair.target), None, wanted, checksum=False)
         assert (verdict.state, verdict.reason) == (State.STALE, "standard input is always encoded")
 
-    def test_record_that_does_not_tell_its_source_goes_by_time(self, pair: Pair) -> None:
+    def test_a_record_without_a_source_is_judged_by_time(self, pair: Pair) -> None:
         pair.target.write_bytes(make_record(pair.model, "a.jpg", precision="f32"))
         pair.age(pair.target, 3600)
         assert pair.check(precision="f32") == DONE
         pair.age(pair.source, 0)
         assert pair.check(precision="f32") == CHANGED
 
-    def test_record_that_names_its_source_is_no_anonymous_one(self, pair: Pair) -> None:
+    def test_an_anonymous_run_refuses_a_record_that_names_its_source(self, pair: Pair) -> None:
         wanted = WantedLatents(pair.model, "bf16", WHITE, anonymous=True)
         with pytest.raises(OutputError) as caught:
             check_latents(str(pair.target), str(pair.source), wanted, checksum=False)
@@ -225,7 +228,7 @@ class TestSource:
             "choose another OUT or add --overwrite"
         )
 
-    def test_anonymous_record_is_left_alone(self, pair: Pair) -> None:
+    def test_an_anonymous_record_is_done_in_any_run(self, pair: Pair) -> None:
         pair.write(anonymous=True)
         assert pair.check() == DONE
         wanted = WantedLatents(pair.model, "bf16", WHITE, anonymous=True)
@@ -235,7 +238,7 @@ class TestSource:
 
 class TestDamage:
     @pytest.mark.parametrize("size", [-1, 300, 60, 20])
-    def test_cut_short(self, pair: Pair, size: int) -> None:
+    def test_a_truncated_record_is_stale(self, pair: Pair, size: int) -> None:
         pair.target.write_bytes(pair.target.read_bytes()[:size])
         state, reason = pair.check()
         assert state is State.STALE
@@ -243,11 +246,11 @@ class TestDamage:
         assert reason == "the output was cut short" or reason.startswith("the output was damaged (")
 
     @pytest.mark.parametrize("precision", ["f32", "bf16", "q4", "q8"])
-    def test_cut_at_any_byte(self, pair: Pair, precision: str) -> None:
-        """Never done; and from the 14 bytes on that tell a record, never somebody else's."""
+    def test_a_record_cut_at_any_byte_is_stale(self, pair: Pair, precision: str) -> None:
+        """A record of fewer than the 14 bytes that identify it counts as a foreign file."""
         pair.write(precision)
         data = pair.target.read_bytes()
-        for size in range(len(data)):
+        for size in {*range(80), *range(80, len(data), 5), *range(len(data) - 12, len(data))}:
             pair.target.write_bytes(data[:size])
             if size < len(RECORD_START):
                 with pytest.raises(OutputError, match="exists and was not written by dinac"):
@@ -257,11 +260,11 @@ class TestDamage:
         pair.write(precision)
         assert pair.check(precision=precision) == DONE
 
-    def test_something_follows(self, pair: Pair) -> None:
+    def test_a_record_with_trailing_bytes_is_stale(self, pair: Pair) -> None:
         pair.target.write_bytes(pair.target.read_bytes() + b"!")
         assert pair.check() == (State.STALE, "the output was cut short")
 
-    def test_damaged_header(self, pair: Pair) -> None:
+    def test_a_damaged_header_makes_the_record_stale(self, pair: Pair) -> None:
         data = bytearray(pair.target.read_bytes())
         data[40:60] = bytes(20)
         pair.target.write_bytes(data)
@@ -270,44 +273,50 @@ class TestDamage:
         assert reason is not None
         assert reason.startswith("the output was damaged (")
 
-    def test_unreadable(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(path: str) -> bool:
+    def test_an_unreadable_record_is_an_error(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(record: object) -> bool:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("dinac_cli.jobs.freshness.is_whole", refuse)
+        monkeypatch.setattr("dinac_cli.container.record.OpenRecord.is_whole", refuse)
         with pytest.raises(OutputError, match=r"a\.jpg\.dinac: cannot read: Permission denied$"):
             pair.check()
 
 
 class TestForeign:
+    """A file of another program is never replaced."""
+
     @pytest.mark.parametrize("content", [b"", b"mine", PREAMBLE[:13]])
-    def test_file(self, pair: Pair, content: bytes) -> None:
+    def test_another_file_is_foreign(self, pair: Pair, content: bytes) -> None:
         pair.target.write_bytes(content)
         with pytest.raises(OutputError, match="exists and was not written by dinac"):
             pair.check()
 
-    def test_folder(self, pair: Pair) -> None:
+    def test_a_folder_is_foreign(self, pair: Pair) -> None:
         pair.target.unlink()
         pair.target.mkdir()
         with pytest.raises(OutputError, match="exists and was not written by dinac"):
             pair.check()
 
-    def test_link_that_leads_nowhere(self, pair: Pair) -> None:
+    def test_a_dangling_link_is_foreign(self, pair: Pair) -> None:
         pair.target.unlink()
         pair.target.symlink_to("nowhere")
         with pytest.raises(OutputError, match="exists and was not written by dinac"):
             pair.check()
 
-    def test_record_of_a_later_version_is_no_damage(self, pair: Pair) -> None:
+    def test_a_record_of_a_later_version_is_kept(self, pair: Pair) -> None:
         data = bytearray(pair.target.read_bytes())
-        data[14] = 7  # the version, behind magic, size and `DINAC\0`
+        data[14] = 7  # the version, after magic, size and `DINAC\0`
         pair.target.write_bytes(data)
         with pytest.raises(OutputError, match=r"a\.jpg\.dinac: .*; or choose another OUT or add"):
             pair.check()
 
 
 class TestConflict:
-    def test_model(self, pair: Pair, encoder: ModelHandle) -> None:
+    """A record of other settings is refused, and the message names both."""
+
+    def test_another_model(self, pair: Pair, encoder: ModelHandle) -> None:
         other = make_handle("pair", "encoder")
         pair.target.write_bytes(make_record(other, "a.jpg"))
         with pytest.raises(OutputError) as caught:
@@ -318,31 +327,26 @@ class TestConflict:
             "choose another OUT or add --overwrite"
         )
 
-    def test_precision(self, pair: Pair) -> None:
+    def test_another_precision(self, pair: Pair) -> None:
         with pytest.raises(OutputError, match="holds precision bf16, not q8; choose another OUT"):
             pair.check(precision="q8")
 
-    def test_background(self, pair: Pair) -> None:
+    def test_another_background(self, pair: Pair) -> None:
         pair.write(image="orientation=none;alpha=composited-#ffffff;frame=1/1")
         assert pair.check() == DONE
         with pytest.raises(OutputError, match="holds background #ffffff, not #000000; choose"):
             pair.check(background="#000000")
 
-    def test_background_does_not_matter_without_alpha(self, pair: Pair) -> None:
+    def test_the_background_does_not_matter_without_alpha(self, pair: Pair) -> None:
         assert pair.check(background="#000000") == DONE
 
-    def test_comes_before_the_change_of_the_source(self, pair: Pair) -> None:
+    def test_a_conflict_matters_more_than_a_changed_source(self, pair: Pair) -> None:
         pair.source.write_bytes(b"another picture")
         with pytest.raises(OutputError, match="precision"):
             pair.check(precision="q8")
 
 
-def test_description_as_a_mapping() -> None:
-    assert read_description("a=1;b=x=y;c") == {"a": "1", "b": "x=y", "c": ""}
-    assert read_description("") == {"": ""}
-
-
-def test_latent_file(tmp_path: Path, encoder: ModelHandle) -> None:
+def test_a_latent_file_starts_as_a_record_does(tmp_path: Path, encoder: ModelHandle) -> None:
     (tmp_path / "a").write_bytes(make_record(encoder, "a"))
     (tmp_path / "b").write_bytes(b"(\xb5/\xfd")
     assert is_latent_file(str(tmp_path / "a"))
@@ -352,7 +356,7 @@ def test_latent_file(tmp_path: Path, encoder: ModelHandle) -> None:
 
 
 class TestFirstRecord:
-    def test_is_the_first_by_name_that_can_be_read(
+    def test_the_first_readable_record_by_name_is_found(
         self, tmp_path: Path, encoder: ModelHandle
     ) -> None:
         for name in ("sub/0.dinac", "2.dinac", "3.DINAC"):
@@ -369,13 +373,13 @@ class TestFirstRecord:
         assert found is not None
         assert found[1].name == "3.DINAC"
 
-    def test_of_a_file(self, tmp_path: Path, encoder: ModelHandle) -> None:
+    def test_a_file_is_its_own_first_record(self, tmp_path: Path, encoder: ModelHandle) -> None:
         (tmp_path / "a").write_bytes(make_record(encoder, "x"))
         found = find_first_record(str(tmp_path / "a"))
         assert found is not None
         assert found[1].name == "x"
 
-    def test_of_nothing(self, tmp_path: Path) -> None:
+    def test_an_empty_or_missing_folder_has_none(self, tmp_path: Path) -> None:
         assert find_first_record(str(tmp_path)) is None
         assert find_first_record(str(tmp_path / "gone")) is None
 
@@ -391,16 +395,16 @@ class TestImage:
         verdict = check_image(str(path), self.wanted)
         return verdict.state, verdict.reason
 
-    def test_absent(self, tmp_path: Path) -> None:
+    def test_a_missing_image_is_absent(self, tmp_path: Path) -> None:
         assert self.check(tmp_path / "a.png") == (State.ABSENT, None)
 
     @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
-    def test_done(self, tmp_path: Path, form: str) -> None:
+    def test_an_image_of_the_wanted_stamp_is_done(self, tmp_path: Path, form: str) -> None:
         self.write(tmp_path / "a", self.wanted, form)
         assert self.check(tmp_path / "a") == DONE
         assert is_stamped_image(str(tmp_path / "a"))
 
-    def test_other_latents(self, tmp_path: Path) -> None:
+    def test_an_image_of_other_latents_is_stale(self, tmp_path: Path) -> None:
         self.write(tmp_path / "a", WantedImage("0" * 64, "2" * 16, "steps=1"))
         assert self.check(tmp_path / "a") == (State.STALE, "the latents have changed")
 
@@ -411,7 +415,9 @@ class TestImage:
             (WantedImage("1" * 64, "3" * 16, "steps=1"), f"weights {'3' * 16}, not {'2' * 16}"),
         ],
     )
-    def test_other_settings(self, tmp_path: Path, held: WantedImage, message: str) -> None:
+    def test_an_image_of_other_settings_is_refused(
+        self, tmp_path: Path, held: WantedImage, message: str
+    ) -> None:
         self.write(tmp_path / "a", held)
         with pytest.raises(OutputError) as caught:
             self.check(tmp_path / "a")
@@ -420,18 +426,18 @@ class TestImage:
         )
 
     @pytest.mark.parametrize("form", ["png", "bmp"])
-    def test_foreign(self, tmp_path: Path, form: str) -> None:
+    def test_an_unstamped_image_is_foreign(self, tmp_path: Path, form: str) -> None:
         self.write(tmp_path / "a", None, form)
         assert not is_stamped_image(str(tmp_path / "a"))
         with pytest.raises(OutputError, match="exists and was not written by dinac"):
             self.check(tmp_path / "a")
 
     @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
-    def test_cut_at_any_byte(self, tmp_path: Path, form: str) -> None:
-        """Cut short or edited cannot be told apart, so it is neither done nor replaced."""
+    def test_an_image_cut_at_any_byte_is_foreign(self, tmp_path: Path, form: str) -> None:
+        """A truncated image cannot be told from an edited one, so it is not replaced."""
         self.write(tmp_path / "a", self.wanted, form)
         data = (tmp_path / "a").read_bytes()
-        sizes = {*range(0, len(data), 7), *range(min(64, len(data))), len(data) - 1, len(data) - 2}
+        sizes = {*range(0, len(data), 17), *range(min(64, len(data))), len(data) - 1, len(data) - 2}
         for size in sorted(sizes):
             (tmp_path / "a").write_bytes(data[:size])
             with pytest.raises(OutputError, match="exists and was not written by dinac"):
@@ -439,7 +445,7 @@ class TestImage:
         (tmp_path / "a").write_bytes(data)
         assert self.check(tmp_path / "a") == DONE
 
-    def test_edited_since(self, tmp_path: Path) -> None:
+    def test_an_edited_image_is_foreign(self, tmp_path: Path) -> None:
         self.write(tmp_path / "a", self.wanted)
         with (tmp_path / "a").open("ab") as file:
             file.write(b"!")

@@ -1,8 +1,7 @@
-"""Images scaled, cropped and mirrored on their way into records, and what is told of it."""
+"""Images are scaled, cropped and mirrored for their records; plans and verify know of it."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +16,14 @@ from dinac_cli.container.tensors import Encoded
 from dinac_cli.container.zstd import compress_content, decompress_content
 from dinac_cli.errors import OutputError
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
-from dinac_cli.jobs.encode import EncodeJob, EncodeOptions, encode_files
+from dinac_cli.jobs.encode import EncodeJob, EncodeOptions, encode_inputs
 from dinac_cli.jobs.entries import RecordEntry
 from dinac_cli.jobs.freshness import State, WantedLatents, check_latents
+from dinac_cli.jobs.model_choice import FixedModel
 from dinac_cli.jobs.plan import Fate, Plan, PlannedFile, plan_files
 from dinac_cli.jobs.reencode import Candidate, Reencoding
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.verify import VerifyJob, VerifyOptions, verify_files
+from dinac_cli.jobs.verify import VerifyJob, VerifyOptions, verify_inputs
 
 from .hand_made import (
     draw,
@@ -58,14 +58,14 @@ def encode(
     options = EncodeOptions(geometry=geometry)
     output = latents_out(out, overwrite=overwrite)
     control = run_control(workers, 2 * workers)
-    return list(encode_files(select_images(photos), output, model, options, control))
+    return list(encode_inputs(select_images(photos), output, model, options, control))
 
 
 def unpack(path: Path) -> Record:
     return unpack_record(path.read_bytes(), with_twin=True)
 
 
-def test_a_record_is_that_of_the_image_scaled_beforehand(
+def test_a_record_is_that_of_an_image_scaled_beforehand(
     photos: Path, tmp_path: Path, encoder: ModelHandle
 ) -> None:
     results = encode(photos, tmp_path / "out", encoder, SQUARE)
@@ -89,7 +89,9 @@ def test_a_record_is_that_of_the_image_scaled_beforehand(
         assert record.header.image == f"{plain.header.image};resize=24;crop=24x24;flip=twin"
 
 
-def test_the_same_bytes_for_any_workers(photos: Path, tmp_path: Path, encoder: ModelHandle) -> None:
+def test_any_number_of_workers_makes_the_same_bytes(
+    photos: Path, tmp_path: Path, encoder: ModelHandle
+) -> None:
     made = []
     for workers in (1, 2, 4):
         encode(photos, tmp_path / f"{workers}", encoder, SQUARE, workers)
@@ -98,15 +100,15 @@ def test_the_same_bytes_for_any_workers(photos: Path, tmp_path: Path, encoder: M
     assert len(made[0]) == 4
 
 
-def test_a_small_image_is_a_failure_of_its_own(
+def test_an_image_smaller_than_the_crop_is_one_failure(
     photos: Path, tmp_path: Path, encoder: ModelHandle
 ) -> None:
     results = encode(photos, tmp_path / "out", encoder, Geometry(crop=(31, 20)))
-    small = "30x20 is smaller than the crop of 31x20: crop less, or scale with --resize first"
+    small = "30x20 is smaller than the crop of 31x20; crop less, or scale with --resize first"
     assert reasons(results) == {"a.png": small, "b.png": small, "c.png": small, "d.png": None}
 
 
-def test_a_large_image_is_held_no_longer_than_it_is_scaled(
+def test_the_memory_of_a_large_image_is_freed_once_it_is_scaled(
     tmp_path: Path, encoder: ModelHandle
 ) -> None:
     write_images(tmp_path / "photos", "a.png", height=300, width=400)
@@ -128,7 +130,7 @@ def want(encoder: ModelHandle, geometry: Geometry) -> WantedLatents:
     return EncodeOptions(geometry=geometry).want(encoder)
 
 
-def test_another_geometry_is_refused_and_named(
+def test_another_geometry_is_refused_and_both_are_named(
     photos: Path, tmp_path: Path, encoder: ModelHandle
 ) -> None:
     encode(photos, tmp_path / "plain", encoder, NO_GEOMETRY)
@@ -167,7 +169,7 @@ def plan(photos: Path, out: Path, encoder: ModelHandle, geometry: Geometry) -> l
     return list(plan_files(select_images(photos), latents_out(out), wanted, options))
 
 
-def test_a_plan_counts_the_pixels_that_will_be_encoded(
+def test_a_plan_counts_the_pixels_to_encode(
     photos: Path, tmp_path: Path, encoder: ModelHandle
 ) -> None:
     files = plan(photos, tmp_path / "out", encoder, SQUARE)
@@ -177,12 +179,14 @@ def test_a_plan_counts_the_pixels_that_will_be_encoded(
     files = plan(photos, tmp_path / "out", encoder, Geometry(crop=(31, 20)))
     assert [file.fate for file in files] == [Fate.FAILED] * 3 + [Fate.NEW]
     assert files[0].reason == (
-        "30x20 is smaller than the crop of 31x20: crop less, or scale with --resize first"
+        "30x20 is smaller than the crop of 31x20; crop less, or scale with --resize first"
     )
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_a_plan_knows_which_side_is_up(tmp_path: Path, encoder: ModelHandle, suffix: str) -> None:
+def test_a_plan_follows_the_orientation_of_an_image(
+    tmp_path: Path, encoder: ModelHandle, suffix: str
+) -> None:
     (tmp_path / "photos").mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -211,16 +215,17 @@ class TestVerify:
     def verify(
         self, out: Path, photos: Path | None = None, encoder: ModelHandle | None = None
     ) -> list[FileResult]:
-        reencoding = None if encoder is None else Reencoding(100, lambda header: encoder)
-        options = VerifyOptions(None, None if photos is None else str(photos), reencoding)
-        return list(verify_files(select_latents(out), options, run_control(), stdin=io.BytesIO()))
+        reencoding = None if encoder is None else Reencoding(100, FixedModel(encoder))
+        source = None if photos is None else str(photos)
+        options = VerifyOptions(source=source, reencoding=reencoding)
+        return list(verify_inputs(select_latents(out), options, run_control()))
 
     def change(self, path: Path, image: str) -> None:
         record = unpack(path)
         changed = replace(record.header, image=image)
         path.write_bytes(pack_encoded(changed, Encoded(record.latents), flipped=record.flipped))
 
-    def test_encoded_anew_with_the_geometry_of_the_record(
+    def test_records_are_re_encoded_with_their_own_geometry(
         self, out: Path, photos: Path, encoder: ModelHandle
     ) -> None:
         results = self.verify(out, photos, encoder)
@@ -245,25 +250,25 @@ class TestVerify:
         content[-4:] = np.array([np.inf], "<f4").tobytes()
         path.write_bytes(PREAMBLE + compress_content([bytes(content)]))
         assert reasons(self.verify(out))["a.png.dinac"] == (
-            "the latents hold NaN or infinity: re-encode"
+            "the latents hold NaN or infinity; re-encode"
         )
 
-    def test_a_twin_that_is_told_of_and_not_there(self, out: Path) -> None:
+    def test_a_missing_twin_is_a_finding(self, out: Path) -> None:
         path = out / "a.png.dinac"
         record = unpack(path)
         path.write_bytes(pack_record(record.header, record.latents))
         assert reasons(self.verify(out))["a.png.dinac"] == (
-            "says that it holds the latents of the mirrored image too, and does not: re-encode"
+            "should hold the latents of the mirrored image too, and does not; re-encode it"
         )
 
-    def test_what_is_not_understood_cannot_be_encoded_anew(
+    def test_an_unknown_geometry_cannot_be_re_encoded(
         self, out: Path, photos: Path, encoder: ModelHandle
     ) -> None:
         self.change(out / "a.png.dinac", "orientation=none;rotate=90;flip=twin")
         self.change(out / "b.png.dinac", "resize=12;flip=twin")
         found = reasons(self.verify(out, photos, encoder))
         assert found["a.png.dinac"] == (
-            "cannot be encoded anew: unknown key 'rotate' in what it says of its image: "
+            "cannot be re-encoded: unknown key 'rotate' in the record's image field; "
             "update dinac-cli"
         )
         assert found["b.png.dinac"] == (
@@ -272,13 +277,13 @@ class TestVerify:
         )
         assert {result.status for result in self.verify(out, photos)} == {Status.VERIFIED}
 
-    def test_a_source_is_held_with_the_size_it_is_scaled_to(
+    def test_memory_is_reserved_for_the_size_that_a_source_is_scaled_to(
         self, out: Path, photos: Path, encoder: ModelHandle
     ) -> None:
         path = out / "a.png.dinac"
         self.change(path, "resize=200;crop=24x24;flip=twin")
-        reencoding = Reencoding(100, lambda header: encoder)
-        job = VerifyJob(VerifyOptions(None, str(photos), reencoding))
+        reencoding = Reencoding(100, FixedModel(encoder))
+        job = VerifyJob(VerifyOptions(source=str(photos), reencoding=reencoding))
         held: list[int] = []
         job.read(Candidate(RecordEntry("a", "a.png.dinac", str(path)), True), held.append)
         assert max(held) > 3 * 200 * 300 > held[-1]

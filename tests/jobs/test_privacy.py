@@ -1,4 +1,4 @@
-"""Where and by whom a picture was taken stays in the picture's own file."""
+"""Metadata of an image (place, author, comments) stays in its own file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.zstd import decompress_content
 from dinac_cli.images.formats import OUTPUT_FORMATS
-from dinac_cli.jobs.decode import DecodeOptions, decode_files
-from dinac_cli.jobs.encode import EncodeOptions, encode_files
-from dinac_cli.models.dinac.config import DinacAEInferenceConfig
+from dinac_cli.jobs.decode import DecodeOptions, decode_inputs
+from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
+from dinac_cli.jobs.model_choice import FixedModel
+from dinac_cli.models.interface import DinacAEInferenceConfig
 
 from .hand_made import draw, images_out, latents_out, run_control, select_images, select_latents
 
@@ -37,7 +38,7 @@ def make_exif() -> Image.Exif:
 
 
 def make_iptc() -> bytes:
-    """An APP13 segment with the city (2:90)."""
+    """Returns an APP13 segment with the city (2:90)."""
     field = b"\x1c\x02\x5a" + struct.pack(">H", len(MARK)) + MARK.encode()
     block = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(field)) + field + b"\0" * (len(field) % 2)
     content = b"Photoshop 3.0\0" + block
@@ -45,7 +46,7 @@ def make_iptc() -> bytes:
 
 
 def write_photographs(folder: Path) -> None:
-    """One of each format, with the mark wherever the format has room for it."""
+    """Writes one image of each format, with the mark wherever the format has room for it."""
     folder.mkdir()
     image, exif = Image.fromarray(draw(0)), make_exif()
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + MARK.encode()
@@ -77,7 +78,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def encode(photographs: Path, out: Path, encoder: ModelHandle) -> list[Path]:
-    run = encode_files(
+    run = encode_inputs(
         select_images(photographs), latents_out(out), encoder, EncodeOptions(), run_control()
     )
     assert not [result.reason for result in run if result.failed]
@@ -103,11 +104,9 @@ def test_metadata_stays_out_of_decoded_images(
     form: str, photographs: Path, tmp_path: Path, encoder: ModelHandle, decoder: ModelHandle
 ) -> None:
     encode(photographs, tmp_path / "latents", encoder)
-    options = DecodeOptions(DinacAEInferenceConfig(seed=1), OUTPUT_FORMATS[form], lambda _: decoder)
-    out = tmp_path / "decoded"
-    list(
-        decode_files(select_latents(tmp_path / "latents"), images_out(out), options, run_control())
-    )
+    options = DecodeOptions(settings=DinacAEInferenceConfig(seed=1), format=OUTPUT_FORMATS[form])
+    inputs, out = select_latents(tmp_path / "latents"), tmp_path / "decoded"
+    list(decode_inputs(inputs, images_out(out), FixedModel(decoder), options, run_control()))
     images = sorted(out.iterdir())
     assert len(images) == 4
     for path in images:

@@ -1,4 +1,4 @@
-"""Pairs of originals and reconstructions, and what they come to."""
+"""Pairs of originals and reconstructions, and their PSNR."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.jobs.psnr import MeasureOptions, measure_pairs
+from dinac_cli.jobs.request import IMAGES
 from dinac_cli.jobs.results import FileResult, Status
 
-from .hand_made import IMAGES, draw, run_control, write_images
+from .hand_made import draw, run_control, write_images
 
-HINT = "where encode was given --resize, --max-side or --crop, give the same here"
+HINT = "if encode was given --resize, --max-side or --crop, give the same here"
 
 
 def measure(first: Path, second: Path, options: MeasureOptions | None = None) -> list[FileResult]:
@@ -26,7 +27,7 @@ def measure(first: Path, second: Path, options: MeasureOptions | None = None) ->
 
 
 def outcomes(results: list[FileResult]) -> list[tuple[str, Status, str | None]]:
-    """File, status and counterpart or reason, by path below the folder of the test."""
+    """Returns the last two parts of each path, the status, and the counterpart or the reason."""
     return [
         ("/".join(Path(r.file).parts[-2:]), r.status, Path(r.output).name if r.output else r.reason)
         for r in results
@@ -40,7 +41,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "A", tmp_path / "B"
 
 
-def test_pairs_of_the_same_and_of_the_appended_name(folders: tuple[Path, Path]) -> None:
+def test_a_counterpart_has_the_same_name_or_an_appended_suffix(folders: tuple[Path, Path]) -> None:
     first, second = folders
     write_images(first, "a.png", "b.jpg", "c.webp", "d.JPG", "trip/e.png")
     write_images(second, "a.png", "b.jpg.png", "c.webp.tiff", "d.JPG.png", "trip/e.png")
@@ -53,7 +54,7 @@ def test_pairs_of_the_same_and_of_the_appended_name(folders: tuple[Path, Path]) 
     ]
 
 
-def test_same_name_comes_before_the_appended_one(folders: tuple[Path, Path]) -> None:
+def test_the_same_name_wins_over_an_appended_suffix(folders: tuple[Path, Path]) -> None:
     first, second = folders
     write_images(first, "b.jpg")
     write_images(second, "b.jpg", "b.jpg.png")
@@ -68,7 +69,9 @@ def test_same_name_comes_before_the_appended_one(folders: tuple[Path, Path]) -> 
     ]
 
 
-def test_missing_on_either_side(folders: tuple[Path, Path]) -> None:
+def test_an_image_without_a_counterpart_is_missing_on_either_side(
+    folders: tuple[Path, Path],
+) -> None:
     first, second = folders
     write_images(first, "a.png", "only.png")
     write_images(second, "a.png", "sub/extra.png", "other.png")
@@ -80,7 +83,7 @@ def test_missing_on_either_side(folders: tuple[Path, Path]) -> None:
     ]
 
 
-def test_file_that_is_no_image_is_no_counterpart(folders: tuple[Path, Path]) -> None:
+def test_a_file_that_is_not_an_image_is_no_counterpart(folders: tuple[Path, Path]) -> None:
     first, second = folders
     write_images(first, "a.png")
     (first / "notes").write_text("text")
@@ -90,7 +93,7 @@ def test_file_that_is_no_image_is_no_counterpart(folders: tuple[Path, Path]) -> 
     )  # fmt: skip
 
 
-def test_value_is_that_of_the_pixels(folders: tuple[Path, Path]) -> None:
+def test_psnr_is_that_of_the_pixels(folders: tuple[Path, Path]) -> None:
     first, second = folders
     Image.fromarray(draw(0)).save(first / "a.png")
     Image.fromarray(draw(1)).save(second / "a.png")
@@ -101,7 +104,7 @@ def test_value_is_that_of_the_pixels(folders: tuple[Path, Path]) -> None:
     assert (results[0].width, results[0].height) == (30, 20)
 
 
-def test_both_sides_are_laid_on_the_background(folders: tuple[Path, Path]) -> None:
+def test_both_sides_are_composited_on_the_background(folders: tuple[Path, Path]) -> None:
     first, second = folders
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(first / "a.png")
     Image.new("RGB", (4, 4), (9, 8, 7)).save(second / "a.png")
@@ -116,17 +119,17 @@ def test_pairs_that_cannot_be_measured_fail(folders: tuple[Path, Path]) -> None:
     (first / "b.png").write_bytes(b"text")
     (second / "c.png").write_bytes(b"")
     results = measure(first, second)
-    assert [(result.status, result.reason) for result in results] == [
-        (Status.FAILED, f"sizes differ: 30x20 and 30x21; {HINT}"),
-        (Status.FAILED, "not an image (no known image format)"),
-        (Status.FAILED, f"{second / 'c.png'}: empty file (0 bytes)"),
+    assert [(result.status, result.error, result.reason) for result in results] == [
+        (Status.FAILED, "ImageError", f"sizes differ: 30x20 and 30x21; {HINT}"),
+        (Status.FAILED, "ImageError", "not an image (no known image format)"),
+        (Status.FAILED, "ImageError", f"{second / 'c.png'}: empty file (0 bytes)"),
     ]
     limited = measure(first, second, MeasureOptions(max_pixels=10))
     assert "more than the limit of 10" in str(limited[0].reason)
     assert MeasureOptions().max_pixels == MAX_PIXELS
 
 
-def test_folder_that_cannot_be_listed_fails(
+def test_a_folder_that_cannot_be_listed_fails(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os
@@ -143,14 +146,16 @@ def test_folder_that_cannot_be_listed_fails(
 
     monkeypatch.setattr(os, "scandir", scandir)
     problem = "cannot list this folder: Permission denied"
-    assert outcomes(measure(first, second)) == [
+    results = measure(first, second)
+    assert [result.error for result in results] == [None, "InputError", "InputError"]
+    assert outcomes(results) == [
         ("A/a.png", Status.MEASURED, "a.png"),
         ("A/locked", Status.FAILED, problem),
         ("B/locked", Status.FAILED, problem),
     ]
 
 
-def test_folder_inside_of_the_other_is_no_part_of_it(tmp_path: Path) -> None:
+def test_a_folder_inside_the_other_is_not_part_of_it(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", "a.png")
     write_images(tmp_path / "photos/decoded", "a.png")
     photos, decoded = tmp_path / "photos", tmp_path / "photos/decoded"
@@ -158,18 +163,18 @@ def test_folder_inside_of_the_other_is_no_part_of_it(tmp_path: Path) -> None:
         assert [result.status for result in measure(first, second)] == [Status.MEASURED]
 
 
-def test_folder_with_itself(tmp_path: Path) -> None:
+def test_a_folder_equals_itself(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png", "sub/b.png")
     assert [result.psnr_db for result in measure(tmp_path, tmp_path)] == [math.inf] * 2
 
 
-def test_two_files(tmp_path: Path) -> None:
+def test_two_files_are_one_pair(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png", "elsewhere/b.jpg")
     (result,) = measure(tmp_path / "a.png", tmp_path / "elsewhere/b.jpg")
     assert (result.status, result.output) == (Status.MEASURED, str(tmp_path / "elsewhere/b.jpg"))
 
 
-def test_file_and_folder(folders: tuple[Path, Path]) -> None:
+def test_a_file_and_a_folder_are_refused(folders: tuple[Path, Path]) -> None:
     first, second = folders
     write_images(first, "a.png")
     for one, other in ((first / "a.png", second), (first, first / "a.png")):
@@ -177,7 +182,7 @@ def test_file_and_folder(folders: tuple[Path, Path]) -> None:
             measure(one, other)
 
 
-def test_nothing_there(folders: tuple[Path, Path]) -> None:
+def test_missing_and_empty_folders_are_refused(folders: tuple[Path, Path]) -> None:
     first, second = folders
     with pytest.raises(UsageError, match=r"gone: no such file or folder$"):
         measure(first, second / "gone")
@@ -187,7 +192,7 @@ def test_nothing_there(folders: tuple[Path, Path]) -> None:
     assert str(caught.value) == f"no images found in {first} and {second}"
 
 
-def test_stop_takes_no_more_pairs(folders: tuple[Path, Path]) -> None:
+def test_a_stop_request_takes_no_more_pairs(folders: tuple[Path, Path]) -> None:
     for side in folders:
         write_images(side, *(f"{number}.png" for number in range(20)))
     control = run_control(workers=1)

@@ -1,4 +1,4 @@
-"""What reads ahead holds no more at once than the budget of a run, and ends at any moment."""
+"""Runs without a model read ahead within the budget of memory, and can end at any moment."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from dinac_cli.jobs import export, info, psnr
 from dinac_cli.jobs.executor import budget
-from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export import export_files
-from dinac_cli.jobs.info import Catalogue, catalogue_files
+from dinac_cli.jobs.export import export_inputs
+from dinac_cli.jobs.info import Catalogue, catalogue_inputs
 from dinac_cli.jobs.psnr import MeasureOptions, measure_pairs
+from dinac_cli.jobs.request import IMAGES
 from dinac_cli.jobs.results import FileResult
-from dinac_cli.report import report
 from dinac_cli.report.page import Page
 from dinac_cli.report.report import ReportRequest, gather_images
 from dinac_cli.storage.inputs import Input
 
-from .hand_made import IMAGES, latents_out, make_handle, make_record, write_images
+from .hand_made import latents_out, make_handle, make_record, run_control, write_images
 
 PATIENCE_SECONDS = 20.0
 FILES = 12
@@ -30,10 +28,9 @@ FILES = 12
 def results(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[FileResult, None, None]:
-    """A run over records, or pairs of images, each of which alone is more than the budget."""
-    for module in (info, export, psnr, report):
-        monkeypatch.setattr(module, "READ_BYTES", 1)
-    control = RunControl(workers=4)
+    """Returns a run over records or pairs of images, each larger than the whole budget."""
+    monkeypatch.setattr(budget, "READ_BYTES", 1)
+    control = run_control(workers=4)
     if request.param in ("psnr", "report"):
         folders = [str(tmp_path / name) for name in ("photos", "decoded")]
         for folder in folders:
@@ -44,11 +41,11 @@ def results(
     for entry in inputs:
         Path(entry.path or "").write_bytes(data)
     if request.param == "info":
-        return catalogue_files(inputs, Catalogue(), control)
-    return export_files(inputs, latents_out(tmp_path / "out"), "npz", control)
+        return catalogue_inputs(inputs, Catalogue(), control)
+    return export_inputs(inputs, latents_out(tmp_path / "out"), "npz", control)
 
 
-def test_all_are_read(results: Generator[FileResult, None, None]) -> None:
+def test_every_entry_is_read(results: Generator[FileResult, None, None]) -> None:
     assert [result.failed for result in results] == [False] * FILES
 
 
@@ -63,23 +60,23 @@ def test_a_run_that_ends_early_leaves_no_reader_waiting(
 
 
 @pytest.mark.parametrize("command", ["psnr", "report"])
-def test_a_pair_takes_both_images_at_once(
+def test_a_pair_reserves_the_memory_of_both_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    taken: list[int] = []
-    monkeypatch.setattr(budget.ByteBudget, "take", lambda budget, n, size: taken.append(size))
+    reserved: list[int] = []
+    monkeypatch.setattr(budget.ByteBudget, "take", lambda budget, n, size: reserved.append(size))
     folders = [str(tmp_path / name) for name in ("photos", "decoded")]
     for folder in folders:
         write_images(Path(folder), "a.png", height=200, width=300)
     assert [result.failed for result in compare(command, folders)] == [False]
     pixels = 3 * 200 * 300
-    assert min(taken) >= pixels
-    assert max(taken) > (2 if command == "psnr" else 4) * pixels
+    assert min(reserved) >= pixels
+    assert max(reserved) > (2 if command == "psnr" else 4) * pixels
 
 
 def compare(command: str, folders: list[str]) -> Generator[FileResult, None, None]:
-    control = RunControl(workers=4)
+    control = run_control(workers=4)
     if command == "psnr":
         return measure_pairs(folders[0], folders[1], IMAGES, MeasureOptions(), control)
-    asked = ReportRequest(folders[0], (folders[1],), (), None, "", MeasureOptions())
-    return gather_images(asked, IMAGES, Page("title", ["decoded"]), control)
+    request = ReportRequest(originals=folders[0], reconstructions=(folders[1],), out="page.html")
+    return gather_images(request, Page("title", ["decoded"]), control)

@@ -1,4 +1,4 @@
-"""Which inputs a run takes, what OUT is, and what is refused before any work."""
+"""The inputs that a run takes, the kind of its OUT, and what is refused before any work."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.errors import UsageError
+from dinac_cli.images.writing import write_image
+from dinac_cli.jobs.freshness import WantedImage
 from dinac_cli.jobs.request import (
+    IMAGES,
+    InputRequest,
     Selection,
     choose_output_kind,
-    count_inputs,
-    reads_stdin,
-    require_existing,
+    refuse_file_name,
 )
 from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import OutputKind
 from dinac_cli.storage.parts import Shard
 
-from .hand_made import IMAGES, latents_out, select_images
+from .hand_made import draw, latents_out, select_images, write_images
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, which is the current one."""
+    """Returns an empty folder, which is the working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -37,24 +39,24 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def count(selection: Selection, kind: OutputKind = OutputKind.FOLDER) -> int | None:
-    return count_inputs(selection, latents_out(Path("out"), kind), name_latents)
+    return selection.count(latents_out(Path("out"), kind), name_latents)
 
 
 class TestSelection:
-    def test_limit_takes_the_first(self, folder: Path) -> None:
+    def test_the_limit_takes_the_first_inputs(self, folder: Path) -> None:
         touch(folder, *(f"in/{number}.png" for number in range(5)))
         selection = Selection(select_images("in").scan, limit=2)
         assert [entry.name for entry in selection] == ["0.png", "1.png"]
         assert count(selection) == 2
 
-    def test_shards_part_the_names(self, folder: Path) -> None:
+    def test_shards_divide_the_names(self, folder: Path) -> None:
         touch(folder, *(f"in/{number}.png" for number in range(20)))
         scan = select_images("in").scan
         parts = [[entry.name for entry in Selection(scan, Shard(i, 3))] for i in range(3)]
         assert sorted(itertools.chain(*parts)) == sorted(entry.name for entry in scan)
         assert all(parts)
 
-    def test_limit_counts_within_the_shard(self, folder: Path) -> None:
+    def test_the_limit_counts_within_the_shard(self, folder: Path) -> None:
         touch(folder, *(f"in/{number}.png" for number in range(20)))
         selection = Selection(select_images("in").scan, Shard(1, 2), limit=3)
         assert len(list(selection)) == 3
@@ -77,7 +79,9 @@ class TestOutputKind:
             (["a.png"], "v1.5", OutputKind.FOLDER),
         ],
     )
-    def test_kind(self, folder: Path, inputs: list[str], out: str, kind: OutputKind) -> None:
+    def test_out_is_a_stream_a_file_or_a_folder(
+        self, folder: Path, inputs: list[str], out: str, kind: OutputKind
+    ) -> None:
         touch(folder, "a.png", "b.png", "in/c.png", "old.dinac")
         (folder / "folder.dinac").mkdir()
         assert choose_output_kind(out, InputScan(IMAGES, tuple(inputs)), (".dinac",)) is kind
@@ -85,25 +89,29 @@ class TestOutputKind:
     @pytest.mark.parametrize(
         ("inputs", "out"),
         [
-            (["a.png"], "b.png"),  # a shell made `dinac encode *.png` of it
+            (["a.png"], "b.png"),  # what the shell makes of `dinac encode *.png`
             (["a.png", "b.png"], "old.dinac"),
             (["in"], "old.dinac"),
             (["a.png"], "dangling"),
         ],
     )
-    def test_existing_file_is_no_folder(self, folder: Path, inputs: list[str], out: str) -> None:
+    def test_an_existing_file_is_refused_as_a_folder(
+        self, folder: Path, inputs: list[str], out: str
+    ) -> None:
         touch(folder, "a.png", "b.png", "in/c.png", "old.dinac")
         (folder / "dangling").symlink_to("nowhere")
         with pytest.raises(UsageError, match=f"^{out}: OUT, the last argument, is an existing"):
             choose_output_kind(out, InputScan(IMAGES, tuple(inputs)), (".dinac",))
 
     @pytest.mark.parametrize("inputs", [["a.png", "b.png"], ["in"], ["*.png"]])
-    def test_name_of_a_file_for_more_than_one(self, folder: Path, inputs: list[str]) -> None:
+    def test_a_file_name_for_several_inputs_is_refused(
+        self, folder: Path, inputs: list[str]
+    ) -> None:
         touch(folder, "a.png", "b.png", "in/c.png")
         with pytest.raises(UsageError) as caught:
             choose_output_kind("x.dinac", InputScan(IMAGES, tuple(inputs)), (".dinac",))
         assert str(caught.value) == (
-            "x.dinac: OUT, the last argument, is named like a file, but the input is not one file: "
+            "x.dinac: OUT, the last argument, is named like a file, but the input is not one file; "
             "name a folder (x.dinac/ if it is one)"
         )
         scan = InputScan(IMAGES, tuple(inputs))
@@ -119,7 +127,7 @@ class TestOutputKind:
             (["a.png"], "x.npz", (".dinac",)),
         ],
     )
-    def test_name_of_another_kind_of_file_is_no_folder(
+    def test_the_name_of_another_kind_of_file_is_refused(
         self, folder: Path, inputs: list[str], out: str, suffixes: tuple[str, ...]
     ) -> None:
         touch(folder, "a.png", "b.png")
@@ -127,68 +135,69 @@ class TestOutputKind:
             choose_output_kind(out, InputScan(IMAGES, tuple(inputs)), suffixes)
         file = f" or a file that ends in {', '.join(suffixes)}" if len(inputs) == 1 else ""
         assert str(caught.value) == (
-            f"{out}: OUT, the last argument, is named like a file that is not written here: "
+            f"{out}: OUT, the last argument, is named like a file that is not written here; "
             f"name a folder ({out}/ if it is one){file}"
         )
 
 
 class TestCount:
-    def test_nothing_found(self, folder: Path) -> None:
+    def test_a_folder_without_images_is_refused(self, folder: Path) -> None:
         touch(folder, "in/notes.txt", "in/more.txt")
         with pytest.raises(UsageError) as caught:
             count(select_images("in"))
         assert str(caught.value) == "no images found in in (2 other files)"
 
-    def test_empty_list(self, folder: Path) -> None:
+    def test_an_empty_list_is_refused(self, folder: Path) -> None:
         with pytest.raises(UsageError, match="no images found in the list"):
             count(Selection(InputScan(IMAGES, (), listed=b"\n")))
 
-    def test_empty_part_of_a_list_that_is_not_empty(self, folder: Path) -> None:
+    def test_a_shard_may_be_empty_if_the_whole_is_not(self, folder: Path) -> None:
         touch(folder, "in/a.png")
         scan = select_images("in").scan
         assert sorted(count(Selection(scan, Shard(i, 4))) or 0 for i in range(4)) == [0, 0, 0, 1]
 
     @pytest.mark.parametrize("kind", [OutputKind.FOLDER, OutputKind.STREAM])
-    def test_standard_input_may_hold_any_number(self, folder: Path, kind: OutputKind) -> None:
+    def test_the_number_of_inputs_in_standard_input_is_unknown(
+        self, folder: Path, kind: OutputKind
+    ) -> None:
         touch(folder, "in/a.png")
         assert count(select_images("-"), kind) is None
         assert count(select_images("in", "-"), kind) is None
         assert count(select_images("in"), kind) == 1
-        assert reads_stdin(select_images("in", "-").scan)
-        assert not reads_stdin(select_images("in").scan)
+        assert select_images("in", "-").reads_stdin
+        assert not select_images("in").reads_stdin
 
-    def test_collision_is_refused(self, folder: Path) -> None:
+    def test_two_inputs_with_one_output_are_refused(self, folder: Path) -> None:
         touch(folder, "1/a.png", "2/a.png")
         with pytest.raises(
             UsageError, match=r"1/a\.png and 2/a\.png would both be written to a\.p"
         ):
             count(select_images("1", "2"))
 
-    def test_collision_does_not_matter_in_a_stream(self, folder: Path) -> None:
+    def test_inputs_of_one_name_may_go_to_a_stream(self, folder: Path) -> None:
         touch(folder, "1/a.png", "2/a.png")
         assert count(select_images("1", "2"), OutputKind.STREAM) == 2
 
-    def test_what_is_not_there_collides_with_nothing(self, folder: Path) -> None:
-        """It is going to be named with its own reason."""
+    def test_a_missing_file_collides_with_nothing(self, folder: Path) -> None:
+        """Its own failure is reported."""
         assert count(select_images("1/a.png", "2/a.png")) == 2
         listed = b"/x/a.png\n/y/a.png\n"
         assert count(Selection(InputScan(IMAGES, (), listed=listed))) == 2
 
-    def test_only_input_is_not_there(self, folder: Path) -> None:
+    def test_a_missing_only_input_is_refused(self, folder: Path) -> None:
         with pytest.raises(UsageError, match=r"^gone\.png: no such file or folder$"):
-            require_existing(select_images("gone.png"))
+            select_images("gone.png").require_existing()
 
-    def test_one_of_several_is_not_there(self, folder: Path) -> None:
-        require_existing(select_images("gone.png", "gone too.png"))
-        require_existing(select_images("-"))
+    def test_a_missing_one_of_several_inputs_passes(self, folder: Path) -> None:
+        select_images("gone.png", "gone too.png").require_existing()
+        select_images("-").require_existing()
 
 
 @pytest.mark.parametrize("folds", [True, False])
-def test_names_equal_but_for_case(
+def test_names_that_differ_in_case_collide_if_the_file_system_ignores_case(
     folder: Path, monkeypatch: pytest.MonkeyPatch, folds: bool
 ) -> None:
-    """As the file system of OUT has it: one file there, or two."""
-    monkeypatch.setattr("dinac_cli.jobs.request.ignores_case", lambda out: folds)
+    monkeypatch.setattr("dinac_cli.storage.output.ignores_case", lambda out: folds)
     touch(folder, "in/a.png", "in/A.PNG")
     if not folds:
         assert count(select_images("in")) == 2
@@ -196,3 +205,75 @@ def test_names_equal_but_for_case(
     with pytest.raises(UsageError, match=r"would both be written to a\.png\.dinac"):
         count(select_images("in"))
     assert not (folder / "out").exists()
+
+
+class TestInputRequest:
+    """The inputs as a user names them, checked before any work."""
+
+    @pytest.mark.parametrize(
+        ("request_", "message"),
+        [
+            (InputRequest(paths=("",)), "an input or OUT is an empty name; is a variable unset?"),
+            (InputRequest(paths=("in",), null=True), "--null and --root go with --files-from"),
+            (InputRequest(paths=("in",), root="in"), "--null and --root go with --files-from"),
+            (
+                InputRequest(paths=("-",), files_from="-", listed=b""),
+                "standard input cannot be both an input and the list of inputs",
+            ),
+            (
+                InputRequest(files_from="gone.txt"),
+                "--files-from gone.txt: cannot read: No such file or directory",
+            ),
+            (InputRequest(paths=("gone.png",)), "gone.png: no such file or folder"),
+            (InputRequest(paths=("empty",)), "no images found in empty"),
+        ],
+    )
+    def test_what_is_refused(self, folder: Path, request_: InputRequest, message: str) -> None:
+        touch(folder, "in/a.png")
+        (folder / "empty").mkdir()
+        with pytest.raises(UsageError) as caught:
+            request_.select(IMAGES, "out")
+        assert str(caught.value) == message
+
+    def test_an_empty_out_is_refused(self, folder: Path) -> None:
+        touch(folder, "in/a.png")
+        with pytest.raises(UsageError, match=r"^an input or OUT is an empty name"):
+            InputRequest(paths=("in",)).select(IMAGES, "")
+
+    def test_a_list_is_read_from_its_file_or_given(self, folder: Path) -> None:
+        touch(folder, "in/a.png", "in/b.png")
+        (folder / "list.txt").write_text("a.png\nb.png\n")
+        for request in (
+            InputRequest(files_from="list.txt", root="in"),
+            InputRequest(files_from="-", listed=b"a.png\0b.png\0", null=True, root="in"),
+        ):
+            assert [entry.name for entry in request.select(IMAGES, "out")] == ["a.png", "b.png"]
+
+    def test_out_inside_an_input_folder_is_not_an_input(self, folder: Path) -> None:
+        touch(folder, "in/a.png", "in/out/b.png")
+        entries = InputRequest(paths=("in",)).select(IMAGES, "in/out")
+        assert [entry.name for entry in entries] == ["a.png"]
+
+    def test_images_that_dinac_decoded_into_the_folder_are_not_encoded_again(
+        self, folder: Path
+    ) -> None:
+        write_images(folder / "in", "a.png")
+        stamp = WantedImage("1" * 64, "2" * 16, "steps=1").stamp
+        (folder / "in/b.png").write_bytes(write_image(draw(0), "png", stamp=stamp))
+        request = InputRequest(paths=("in",))
+        assert [entry.name for entry in request.select(IMAGES, "in")] == ["a.png"]
+        assert [entry.name for entry in request.select(IMAGES, "out")] == ["a.png", "b.png"]
+
+    def test_shard_and_limit_are_those_of_the_selection(self, folder: Path) -> None:
+        touch(folder, *(f"in/{number}.png" for number in range(9)))
+        selection = InputRequest(paths=("in",), shard="1/3", limit=2).select(IMAGES)
+        assert (selection.shard, selection.limit) == (Shard(1, 3), 2)
+
+
+@pytest.mark.parametrize("out", ["x.safetensors", "x.PNG", "x.dinac"])
+def test_a_run_that_needs_a_folder_refuses_a_file_name(folder: Path, out: str) -> None:
+    with pytest.raises(UsageError, match="is named like a file, and is a folder here"):
+        refuse_file_name(out)
+    refuse_file_name(f"{out}/")
+    (folder / out).mkdir()
+    refuse_file_name(out)

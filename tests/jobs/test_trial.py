@@ -1,4 +1,4 @@
-"""The sample that a plan tries, and what it makes of it."""
+"""A plan encodes a sample of the images and estimates the time of all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def offer(count: int) -> list[Input]:
     return [Input(f"{number}.jpg", f"{number}.jpg") for number in range(count)]
 
 
-def test_few_are_all_tried_in_their_order() -> None:
+def test_a_sample_of_few_images_holds_all_in_order() -> None:
     sample = TrialSample()
     entries = offer(TRIAL_FILES)
     for entry in entries:
@@ -29,7 +29,7 @@ def test_few_are_all_tried_in_their_order() -> None:
     assert sample.entries == entries
 
 
-def test_of_many_a_part_from_all_over_whatever_the_order() -> None:
+def test_a_sample_of_many_images_is_spread_out_and_independent_of_their_order() -> None:
     forwards, backwards = TrialSample(), TrialSample()
     entries = offer(1000)
     for entry in entries:
@@ -43,7 +43,7 @@ def test_of_many_a_part_from_all_over_whatever_the_order() -> None:
     assert {number // 250 for number in numbers} == {0, 1, 2, 3}
 
 
-def test_the_start_counts_once() -> None:
+def test_the_start_up_counts_once() -> None:
     trial = Trial(5, start_seconds=2.0, seconds_per_pixel=1e-6, compute="cpu/f32")
     assert trial.estimate_seconds(0) == 2.0
     assert trial.estimate_seconds(3_000_000) == 5.0
@@ -53,7 +53,7 @@ BATCH_SECONDS = 0.5
 
 
 class Machine:
-    """A device that takes `batch_size` images of 64x64 at once, half a second a batch."""
+    """A device that encodes `batch_size` images of 64x64 at once, in half a second."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, batch_size: int, status: Status) -> None:
         self.now = 0.0
@@ -65,7 +65,7 @@ class Machine:
         )
         self.model = cast(ModelHandle, SimpleNamespace(engine=engine))
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
-        monkeypatch.setattr(trial, "encode_files", self._encode)
+        monkeypatch.setattr(trial, "encode_inputs", self._encode)
 
     def _encode(self, entries: Iterable[Input], *_: Any, **__: Any) -> Iterator[FileResult]:
         for number, entry in enumerate(entries):
@@ -81,7 +81,7 @@ class Machine:
         return run_trial(sample, self.model, EncodeOptions(), control or RunControl())
 
 
-def test_a_batch_that_takes_the_whole_sample_is_not_taken_for_its_pace(
+def test_the_pace_of_a_batch_as_large_as_the_sample_comes_from_several_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = Machine(monkeypatch, TRIAL_FILES, Status.WRITTEN).try_images(1000)
@@ -92,7 +92,7 @@ def test_a_batch_that_takes_the_whole_sample_is_not_taken_for_its_pace(
 
 
 @pytest.mark.parametrize(("count", "batches"), [(1, 1), (TRIAL_FILES, 1), (3, 3)])
-def test_few_images_take_as_long_as_the_trial_of_all(
+def test_the_estimate_of_few_images_is_the_time_of_their_trial(
     monkeypatch: pytest.MonkeyPatch, count: int, batches: int
 ) -> None:
     machine = Machine(monkeypatch, count // batches, Status.WRITTEN)
@@ -102,13 +102,13 @@ def test_few_images_take_as_long_as_the_trial_of_all(
     assert found.estimate_seconds(count * 64 * 64) == pytest.approx(BATCH_SECONDS * batches)
 
 
-def test_a_trial_ends_where_no_image_can_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_ends_if_no_image_can_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 1, Status.FAILED)
     assert machine.try_images(1000) is None
     assert machine.taken == TRIAL_FILES
 
 
-def test_a_slow_device_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_on_a_slow_device_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 1, Status.WRITTEN)
     found = machine.try_images(TRIAL_FILES)
     assert found is not None
@@ -116,7 +116,7 @@ def test_a_slow_device_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.seconds_per_pixel == pytest.approx(BATCH_SECONDS / 64 / 64)
 
 
-def test_a_stop_request_waits_for_no_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_request_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, control = Machine(monkeypatch, 1, Status.WRITTEN), RunControl()
     control.stop.set()
     assert machine.try_images(TRIAL_FILES, control) is not None

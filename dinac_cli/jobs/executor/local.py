@@ -10,7 +10,7 @@ from collections.abc import Generator, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import BinaryIO, Generic
+from typing import Any, BinaryIO, Generic
 
 from dinac_cli.errors import DinacError, ImageError, InputError, OutputError, UnwritableDiskError
 from dinac_cli.jobs.executor.batches import Batcher
@@ -96,6 +96,12 @@ class _Outbox:
         """True if the next output in order has not been computed yet."""
         return self._ordered and bool(self._pending) and self._next not in self._pending
 
+    def list_leaving(self) -> list[Future[Made]]:
+        """Returns the pending writes that may leave next."""
+        if not self._ordered:
+            return list(self._pending.values())
+        return [self._pending[self._next]] if self._next in self._pending else []
+
     def take_ready(self, at_most: int) -> Iterator[Made]:
         """Yields finished outputs; waits until `at_most` are left or the model is behind."""
         while self._pending:
@@ -158,8 +164,11 @@ class _Run(Generic[E, W, R]):
         while self._computing and not read.done():
             self._collect(len(self._computing) - 1)
             yield from self._take(self._in_flight)
-        if not read.done():
-            yield from self._take(0)
+        while not read.done() and (leaving := self._outbox.list_leaving()):
+            either: list[Future[Any]] = [read, *leaving]
+            with self._clock.measure("read"):
+                wait(either, return_when=FIRST_COMPLETED)
+            yield from self._take(len(self._outbox))
 
     def _pass_on(self, number: int, outcome: W | FileResult) -> None:
         """Passes read inputs to the model and final results to the outbox."""

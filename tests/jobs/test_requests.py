@@ -1,0 +1,240 @@
+"""A request is plain data: it pickles, runs in another process, and has named fields only."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import pickle
+import re
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dinac_cli
+from dinac_cli.errors import UsageError
+from dinac_cli.images.geometry import Geometry
+from dinac_cli.jobs.decode import DecodeRequest
+from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+from dinac_cli.jobs.export import WEBDATASET, ExportRequest
+from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
+from dinac_cli.jobs.info import InfoRequest
+from dinac_cli.jobs.model_choice import ModelChoice
+from dinac_cli.jobs.plan import PlanRequest
+from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
+from dinac_cli.jobs.request import InputRequest, Request, run_request
+from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.verify import VerifyRequest
+from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.report.report import ReportRequest
+
+from .hand_made import GOLDEN, make_handle, make_record, statuses, write_images
+from .other_process import receive_and_run
+
+PATIENCE_SECONDS = 120.0
+
+INPUTS = InputRequest(
+    paths=("photos", "more/*.jpg"),
+    files_from="list.txt",
+    listed=b"a.jpg\0b.jpg\0",
+    null=True,
+    root="photos",
+    limit=7,
+    shard="1/3",
+)
+GEOMETRY = Geometry(resize=64, crop=(48, 32), flip=True)
+MODEL = ModelChoice(
+    model="owner/model", revision="0" * 40, device="cuda:1", dtype="bf16", compiled=True
+)
+MEASURE = MeasureOptions(background=(1, 2, 3), max_pixels=1000, geometry=GEOMETRY)
+ENCODE = EncodeRequest(
+    inputs=INPUTS,
+    out="latents",
+    options=EncodeOptions(
+        precision="q5",
+        background=(1, 2, 3),
+        max_pixels=1000,
+        checksum=True,
+        anonymous=True,
+        features=True,
+        posterior=True,
+        geometry=GEOMETRY,
+    ),
+    model=MODEL,
+    overwrite=True,
+    fsync=True,
+    workers=3,
+    in_flight=5,
+)
+POPULATED: list[Any] = [
+    ENCODE,
+    DecodeRequest(
+        inputs=INPUTS,
+        out="images",
+        settings=DinacAEInferenceConfig(
+            num_steps=4,
+            sampler="dpmpp_2m",
+            schedule="cosine",
+            pdg=True,
+            pdg_strength=1.5,
+            strength=0.5,
+            seed=7,
+        ),
+        format="webp",
+        flipped=True,
+        model=MODEL,
+        allow_other_model=True,
+        overwrite=True,
+        fsync=True,
+        workers=3,
+        in_flight=5,
+    ),
+    VerifyRequest(
+        inputs=INPUTS,
+        source="photos",
+        reencode=5.0,
+        max_delta=0.5,
+        model=MODEL,
+        workers=3,
+        in_flight=5,
+    ),
+    FeaturesRequest(
+        inputs=INPUTS,
+        out="features.safetensors",
+        options=FeatureOptions(spatial=True, similar="a.jpg.dinac"),
+        model=MODEL,
+        overwrite=True,
+        fsync=True,
+        workers=3,
+        in_flight=5,
+    ),
+    ExportRequest(
+        inputs=INPUTS,
+        out="tars",
+        format=WEBDATASET,
+        overwrite=True,
+        fsync=True,
+        workers=3,
+        in_flight=5,
+    ),
+    PsnrRequest(first="photos", second="images", options=MEASURE, workers=3, in_flight=5),
+    InfoRequest(inputs=INPUTS, workers=3, in_flight=5),
+    PlanRequest(encode=ENCODE, quick=True),
+    ReportRequest(
+        originals="photos",
+        reconstructions=("one", "two"),
+        out="page.html",
+        latents=("latents",),
+        assets="assets",
+        title="A title",
+        options=MEASURE,
+        overwrite=True,
+        workers=3,
+        in_flight=5,
+    ),
+]
+
+
+def list_defaults(value: Any, path: str) -> Iterator[str]:
+    """Yields the fields of a dataclass, and of the dataclasses in it, that have their default."""
+    for field in dataclasses.fields(value):
+        held = getattr(value, field.name)
+        if held == field.default or (
+            field.default_factory is not dataclasses.MISSING and held == field.default_factory()
+        ):
+            yield f"{path}.{field.name}"
+        if dataclasses.is_dataclass(held):
+            yield from list_defaults(held, f"{path}.{field.name}")
+
+
+def find_dataclasses(*suffixes: str) -> Iterator[type[Any]]:
+    """Yields the dataclasses of the package whose names have one of these suffixes."""
+    root = Path(dinac_cli.__file__).parent
+    pattern = re.compile(rf"^class (\w+(?:{'|'.join(suffixes)}))\b", re.MULTILINE)
+    for path in sorted(root.rglob("*.py")):
+        names = pattern.findall(path.read_text(encoding="utf-8"))
+        if names:  # importing every module would take seconds
+            parts = ("dinac_cli", *path.relative_to(root).with_suffix("").parts)
+            module = import_module(".".join(parts).removesuffix(".__init__"))
+            found = [getattr(module, name) for name in names]
+            yield from filter(dataclasses.is_dataclass, found)
+
+
+def test_the_requests_below_are_all_and_have_no_default_left() -> None:
+    found = {
+        kind
+        for kind in find_dataclasses("Request")
+        if kind.__module__.startswith(("dinac_cli.jobs.", "dinac_cli.report."))
+    }
+    assert {type(request) for request in POPULATED} == found - {Request, InputRequest}
+    for request in POPULATED:
+        defaults = list(list_defaults(request, type(request).__name__))
+        # `resize` excludes it
+        assert [name for name in defaults if not name.endswith("geometry.max_side")] == []
+
+
+def test_requests_run_in_a_spawned_process(tmp_path: Path) -> None:
+    """One process for all: it takes seconds to import torch."""
+    write_images(tmp_path / "in", "a.png", "trip/b.png")
+    (tmp_path / "in/c.png").write_bytes(b"text")
+    request = EncodeRequest(
+        inputs=InputRequest(paths=(str(tmp_path / "in"),)),
+        out=str(tmp_path / "out"),
+        model=ModelChoice(model=str(GOLDEN / "tiny"), device="cpu", dtype="f32"),
+    )
+    pickled = [pickle.dumps(each) for each in (request, *POPULATED)]
+    assert [pickle.loads(data) for data in pickled] == [request, *POPULATED]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        returned, results = pool.submit(receive_and_run, pickled).result(PATIENCE_SECONDS)
+    assert [pickle.loads(data) for data in returned] == [request, *POPULATED]
+    again = list(run_request(request))
+    assert statuses(results) == {
+        "a.png": Status.WRITTEN,
+        "b.png": Status.WRITTEN,
+        "c.png": Status.FAILED,
+    }
+    assert statuses(again) == {
+        "a.png": Status.DONE,
+        "b.png": Status.DONE,
+        "c.png": Status.FAILED,
+    }
+    failures: list[FileResult] = [result for result in (*results, *again) if result.failed]
+    assert failures[0] == failures[1]
+    assert failures[0].error == "ImageError"
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limits_must_be_positive(limit: int) -> None:
+    with pytest.raises(UsageError, match=f"--workers {limit}: expected 1 or more"):
+        dataclasses.replace(ENCODE, workers=limit)
+    with pytest.raises(UsageError, match=f"--batch-size {limit}: expected 1 or more"):
+        dataclasses.replace(ENCODE, in_flight=limit)
+
+
+def test_requests_options_and_choices_have_no_positional_fields() -> None:
+    """Two of several booleans would be swapped unnoticed."""
+    found = list(find_dataclasses("Request", "Options", "Choice"))
+    assert {InputRequest, EncodeOptions, ModelChoice} <= set(found)
+    for kind in found:
+        assert [field.name for field in dataclasses.fields(kind) if not field.kw_only] == [], kind
+        with pytest.raises(TypeError):
+            kind("positional")
+
+
+def test_export_of_equal_names_in_two_folders_is_refused_only_for_equal_outputs(
+    tmp_path: Path,
+) -> None:
+    """A WebDataset numbers its samples, so their names do not matter."""
+    model = make_handle("tiny", "encoder")
+    for seed in range(2):
+        (tmp_path / f"{seed}").mkdir()
+        (tmp_path / f"{seed}/a.dinac").write_bytes(make_record(model, "a", seed))
+    inputs = InputRequest(paths=(str(tmp_path / "0"), str(tmp_path / "1")))
+    for form, last in ((WEBDATASET, Status.WRITTEN), ("npz", Status.FAILED)):
+        request = ExportRequest(inputs=inputs, out=str(tmp_path / form), format=form)
+        results = list(run_request(request))
+        assert [result.status for result in results] == [Status.WRITTEN, last]
