@@ -1,4 +1,4 @@
-"""What holds for every test, before anything of the program is imported."""
+"""Settings for all tests, made before the program is imported."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import tempfile
 
 from hypothesis import settings
 
-# Torch's waiting threads would spin, which on a machine with other work is very slow.
+# Otherwise torch's waiting threads spin, which is very slow on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Triton's kernels run on the processor, interpreted; must be known before Triton is imported. On a
-# GPU machine set it to 0, and they are compiled.
+# Triton reads this on import: its kernels are interpreted on the CPU. On a GPU machine, 0 compiles
+# them.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Nothing comes from or goes to the caches of whoever runs the tests, and nothing from the network.
+# Tests use neither the user's caches nor the internet.
 _CACHES = tempfile.mkdtemp(prefix="dinac-tests-")
 atexit.register(shutil.rmtree, _CACHES, ignore_errors=True)
 os.environ["DINAC_CACHE"] = os.path.join(_CACHES, "dinac")
 os.environ["HF_HOME"] = os.path.join(_CACHES, "huggingface")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_CACHES, "inductor")
-# The same examples in every run: a failure is the change's, and what is slow is a busy machine.
+
+# The same examples in every run, so that a failure comes from a change; no limit of time, so that
+# it does not come from a busy machine.
 settings.register_profile("dinac", deadline=None, derandomize=True)
 settings.load_profile("dinac")
 
-for _name in ("DINAC_MODEL", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
+_HUB = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN")
+_COLOURS = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")  # Typer reads them on import
+for _name in ("DINAC_MODEL", *_HUB, *_COLOURS):
     os.environ.pop(_name, None)

@@ -1,4 +1,4 @@
-"""The README and the program say the same."""
+"""The README agrees with the program."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
@@ -21,15 +22,13 @@ from dinac_cli.container.tensors import Encoded
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-
-def _python_blocks() -> Iterator[str]:
-    for block in re.finditer(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        yield block[1]
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+FILE_BLOCKS = [block for block in PYTHON_BLOCKS if "_files(" in block]
 
 
 @pytest.fixture
 def record_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """The files that the README's examples read, in the working folder; gives their latents."""
+    """The latents of the files that the README's examples read in the working folder."""
     latents = np.random.default_rng(0).standard_normal((128, 2, 3)).astype(np.float32)
     header = RecordHeader(
         shape=(128, 2, 3),
@@ -57,24 +56,38 @@ def test_first_two_commands_are_one_line_each() -> None:
     assert commands[1] in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("block", list(_python_blocks()))
+@pytest.mark.parametrize("block", [block for block in PYTHON_BLOCKS if block not in FILE_BLOCKS])
 def test_python_example_runs(block: str, record_files: np.ndarray) -> None:
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     latents = names["latents"]
     if not isinstance(latents, np.ndarray):
-        return  # the network's example makes latents of its own
+        return  # latents of a random image
     np.testing.assert_allclose(latents, record_files, rtol=2**-8)
 
 
-def test_exported_names_are_documented_and_there() -> None:
+def test_python_examples_of_whole_folders_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos/trip").mkdir(parents=True)
+    Image.new("RGB", (40, 30), (200, 90, 10)).save(tmp_path / "photos/trip/a.png")
+    monkeypatch.chdir(tmp_path)
+    for block in FILE_BLOCKS:
+        exec(compile(block, "README.md", "exec"), {})
+    encoded, decoded = capsys.readouterr().out.splitlines()
+    assert encoded == "trip/a.png written latents/trip/a.png.dinac"
+    assert decoded == "trip/a.png.dinac written None"
+    assert (tmp_path / "decoded/trip/a.png").is_file()
+
+
+def test_exported_names_exist_and_are_documented() -> None:
     for name in dinac_cli.__all__:
         assert getattr(dinac_cli, name) is not None
         assert name == "__version__" or name in README
 
 
 def _list_options(command: Any) -> Iterator[str]:
-    """Options of a command and of all below it."""
+    """Lists the options of a command and of its subcommands."""
     for parameter in command.params:
         yield from parameter.opts
     for child in getattr(command, "commands", {}).values():
@@ -83,14 +96,14 @@ def _list_options(command: Any) -> Iterator[str]:
 
 def test_every_option_named_in_the_readme_exists() -> None:
     known = set(_list_options(get_command(cli.app)))
-    # The harnesses of the tests are programs of their own.
+    # `python -m tests.…` has options of its own.
     lines = [line for line in README.splitlines() if "python -m tests." not in line]
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(lines)))
     assert len(named) > 10
     assert named <= known | {"--help"}, named - known
 
 
-def test_precision_help_repeats_the_measured_table() -> None:
+def test_precision_help_matches_the_measured_table() -> None:
     rows = re.search(
         r"^\| precision \| (f32 .*) \|\n.*\n"
         r"\| mean PSNR, dB \| (.*) \|\n\| bits a pixel \| (.*) \|",

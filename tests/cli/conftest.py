@@ -1,4 +1,4 @@
-"""A small folder of images, encoded and decoded once for all tests that only look."""
+"""A small folder of images, encoded and decoded once for all tests that only read it."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ SIZES = {
 
 
 def draw(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colours that differ with the seed."""
+    """Draws smooth colours that depend on the seed."""
     y, x = np.mgrid[0:height, 0:width]
     channels = (x * 5 + seed * 17, y * 3 + seed, (x + y) * 2)
     return Image.fromarray(np.stack([c % 256 for c in channels], axis=-1).astype(np.uint8))
 
 
 def save(path: Path, width: int = 32, height: int = 32, seed: int = 0) -> Path:
-    """Write an image where `path` says, in the format that its suffix says."""
+    """Writes an image to `path`, in the format of its suffix, and returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(width, height, seed).save(path)
     return path
 
 
 def make_png(width: int = 32, height: int = 32, seed: int = 0) -> bytes:
-    """The bytes of a PNG file."""
+    """Returns the bytes of a PNG file."""
     file = io.BytesIO()
     draw(width, height, seed).save(file, "PNG")
     return file.getvalue()
 
 
 def list_files(folder: Path) -> list[str]:
-    """Relative names of all files below a folder, hidden ones too, sorted."""
+    """Returns the relative names of all files below a folder, hidden ones too, sorted."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Relative name → content of all files below a folder."""
+    """Returns relative name → content of all files below a folder."""
     return {name: (folder / name).read_bytes() for name in list_files(folder)}
 
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `photos`, `latents`, `decoded` and `empty`; to be looked at only."""
+    """A folder with `photos`, `latents`, `decoded` and `empty`, for reading only."""
     folder = tmp_path_factory.mktemp("work")
     for seed, (name, (width, height)) in enumerate(SIZES.items()):
         save(folder / "photos" / name, width, height, seed)
     (folder / "empty").mkdir()
     (folder / "photos/notes.txt").write_text("no image")
-    (folder / "photos/.hidden.png").write_text("passed over")
-    (folder / "photos/sub/._b.png").write_text("passed over")
+    (folder / "photos/.hidden.png").write_text("ignored")
+    (folder / "photos/sub/._b.png").write_text("ignored")
     encoded = run("encode", "photos", "latents", cwd=folder)
     assert (encoded.code, encoded.err) == (0, "")
-    assert encoded.summary == "4 encoded with nano, 1 other file passed over; SIZES in TIME\n"
+    assert encoded.summary == "4 encoded with nano, 1 other file skipped; SIZES in TIME\n"
     decoded = run("decode", "latents", "decoded", cwd=folder)
     assert (decoded.code, decoded.err) == (0, "")
     assert decoded.summary == "4 decoded; SIZES in TIME\n"
@@ -73,7 +73,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(work: Path, tmp_path: Path) -> Path:
-    """A copy of `work` that a test may change; modification times are kept."""
+    """A copy of `work` that a test may change, with the same modification times."""
     folder = tmp_path / "own"
     shutil.copytree(work, folder)
     return folder

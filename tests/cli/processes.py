@@ -1,21 +1,34 @@
-"""Real processes of the program: started, piped, put on a terminal, and looked into."""
+"""Command lines: run in this process, in a real one, or in a fork on pipes or a terminal."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
 import select
-import signal
+import shutil
 import subprocess
 import sys
+import tempfile
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
 from time import monotonic, sleep
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
+from unittest.mock import patch
+
+from huggingface_hub import constants
+
+from dinac_cli import cli
+
+from .forks import ForkServer
 
 DINAC = (sys.executable, "-m", "dinac_cli")
 DEADLINE_SECONDS = 150.0
@@ -25,7 +38,7 @@ _SIZES = re.compile(r"[\d.]+ k?M?B → [\d.]+ k?M?B( \([\d.]+x\))?")
 _PROGRESS = re.compile(r"^dinac: [a-z]+ \d+(/\d+)?, .*\n", re.MULTILINE)
 _DURATION = re.compile(r"in (\d+\.\d s|\d+:\d\d)$", re.MULTILINE)
 
-# Runs the program and notes, at the very end, which of some packages it has imported.
+# Runs the program and, at its end, writes down which of some packages it has imported.
 _IMPORTS_PROBE = """
 import atexit, sys
 path, *packages = sys.argv.pop(1).split(",")
@@ -40,7 +53,7 @@ main()
 
 @dataclass(frozen=True)
 class Finished:
-    """How a process ended, and what it said."""
+    """Exit code and output of a command line."""
 
     code: int
     out: str
@@ -48,7 +61,7 @@ class Finished:
 
     @property
     def summary(self) -> str:
-        """Standard output without what differs between machines: sizes and times."""
+        """Standard output without sizes and times, which differ between machines."""
         return _DURATION.sub("in TIME", _SIZES.sub("SIZES", self.out))
 
     @property
@@ -58,16 +71,16 @@ class Finished:
 
 
 def parse_lines(text: str) -> list[dict[str, Any]]:
-    """JSON lines, each an object by itself."""
+    """Parses JSON lines of one object each."""
     return [json.loads(line) for line in text.splitlines()]
 
 
 def make_environment(
     changes: Mapping[str, str | None] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """The environment of a process: a fixed screen, this test run's caches, and `changes`.
+    """Returns an environment with a fixed screen, this test run's caches, and `changes`.
 
-    A variable that is changed to None is not there.
+    None removes a variable.
     """
     kept = ("PATH", "HOME", "DINAC_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_WAIT_POLICY")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
@@ -80,16 +93,75 @@ def make_environment(
     return environment
 
 
+# Builds the command tree for the usual screen, which takes 40 ms, once for all runs.
+_build_commands = cache(cli._fit_screen)
+
+
 def run(
+    *arguments: str | bytes | Path,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    environment: Mapping[str, str | None] = MappingProxyType({}),
+) -> Finished:
+    """Runs one command line in this process, which saves a start and all imports.
+
+    Signals, limits, users, imports, pipes and terminals need a process of their own.
+    `environment` holds changes to `make_environment()`. Drops progress lines.
+    """
+    with ExitStack() as stack:
+        source, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        source.write(stdin)
+        source.seek(0)
+        streams = {
+            "stdin": TextIOWrapper(source, "utf-8"),
+            "stdout": TextIOWrapper(out, "utf-8", "surrogateescape"),
+            "stderr": TextIOWrapper(err, "utf-8", "backslashreplace"),
+        }
+        for name, stream in streams.items():
+            stack.enter_context(patch.object(sys, name, stream))
+        stack.enter_context(patch.dict(os.environ, make_environment(environment), clear=True))
+        if "COLUMNS" not in environment:
+            stack.enter_context(patch.object(cli, "_fit_screen", _build_commands))
+        if "HF_HOME" in environment:  # the Hub's client has read it, on import
+            hub = f"{environment['HF_HOME']}/hub"
+            stack.enter_context(patch.object(constants, "HF_HUB_CACHE", hub))
+        if cwd is not None:
+            stack.callback(os.chdir, os.getcwd())
+            os.chdir(cwd)
+        code = _run_command_line([os.fsdecode(argument) for argument in arguments])
+        for stream in streams.values():
+            stream.flush()
+        return Finished(code, _read(out), drop_progress(_read(err)))
+
+
+def _run_command_line(arguments: list[str]) -> int:
+    try:
+        return cli.run(arguments)
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else 0
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+def run_together(*command_lines: Sequence[str | Path], cwd: Path | None = None) -> list[Finished]:
+    """Runs independent command lines."""
+    return [run(*arguments, cwd=cwd) for arguments in command_lines]
+
+
+def run_process(
     *arguments: str | bytes | Path,
     stdin: bytes = b"",
     cwd: Path | None = None,
     program: Sequence[str] = DINAC,
     environment: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Finished:
-    """Run one command line to its end; `environment` says what is different in it.
+    """Runs one command line in a process of its own.
 
-    Without its lines of progress, but where `program` is another one than the usual.
+    `environment` holds changes to `make_environment()`. Drops progress lines, except those of
+    another `program`.
     """
     done = subprocess.run(
         [*program, *arguments],
@@ -104,10 +176,24 @@ def run(
     return Finished(done.returncode, done.stdout.decode(), said)
 
 
-def run_together(*command_lines: Sequence[str | Path], cwd: Path | None = None) -> list[Finished]:
-    """Run command lines that have nothing to do with each other, two at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda arguments: run(*arguments, cwd=cwd), command_lines))
+@cache
+def get_fork_server() -> ForkServer:
+    """Starts the server of this test process at the first call."""
+    folder = Path(tempfile.mkdtemp(prefix="dinac-forks-"))
+    atexit.register(shutil.rmtree, folder)
+    server = ForkServer(folder, make_environment())
+    atexit.register(server.close)
+    return server
+
+
+@cache
+def get_client() -> tuple[str, ...]:
+    """The program that runs a command line as a fork, or as a process if a system has no forks."""
+    if not hasattr(os, "fork"):
+        return DINAC
+    path = get_fork_server().folder / "dinac"
+    get_fork_server().write_client(path, "dinac")
+    return (str(path),)
 
 
 def start(
@@ -116,39 +202,52 @@ def start(
     stdout: Any = subprocess.PIPE,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start one command line, which Ctrl-C reaches; standard error is piped."""
+    """Starts one command line as a fork; standard error is piped."""
     return subprocess.Popen(
-        [*DINAC, *arguments],
+        [*get_client(), *arguments],
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
         cwd=cwd,
         env=make_environment(),
-        preexec_fn=_heed_interrupts if os.name == "posix" else None,
     )
 
 
-def _heed_interrupts() -> None:
-    """What a shell starts in the background ignores SIGINT, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def feed(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """Writes to standard input, and waits until the process has read it and waits for more."""
+    import fcntl
+    import termios
+
+    pipe = process.stdin
+    assert pipe is not None
+    pipe.write(data)
+    pipe.flush()
+    unread = array("i", [1])
+
+    def is_read() -> bool:
+        fcntl.ioctl(pipe, termios.FIONREAD, unread)
+        return unread[0] == 0
+
+    wait_until(is_read, process)
 
 
 def finish(process: subprocess.Popen[bytes]) -> Finished:
-    """Wait for a started process."""
+    """Waits for a started process."""
     out, err = process.communicate(timeout=DEADLINE_SECONDS)
     return Finished(process.returncode, (out or b"").decode(), drop_progress(err.decode()))
 
 
 def drop_progress(text: str) -> str:
-    """What a process said without its lines of progress, which a busy machine may bring about."""
+    """Removes progress lines, which appear only on a busy machine."""
     return _PROGRESS.sub("", text)
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until `holds()`, or fail."""
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
+    """Waits until `holds()`. Fails if `process` ends before, or after the deadline."""
     end = monotonic() + DEADLINE_SECONDS
     while not holds():
-        assert monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, "the process has ended"
+        assert monotonic() < end, f"waited {DEADLINE_SECONDS:.0f} s in vain"
         sleep(0.01)
 
 
@@ -158,19 +257,22 @@ def run_noting_imports(
     *arguments: str,
     environment: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[Finished, str]:
-    """Run one command line; also tells which of `packages` it imported."""
+    """Runs one command line in a process; also returns which of `packages` it imported."""
     probe = ",".join((str(note), *packages))
     program = (sys.executable, "-c", _IMPORTS_PROBE, probe)
-    done = run(*arguments, program=program, environment=environment)
+    done = run_process(*arguments, program=program, environment=environment)
     return done, note.read_text()
 
 
 def run_on_terminal(
     *arguments: str | Path,
-    on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
+    on_start: Callable[[subprocess.Popen[bytes], Callable[[], str]], None] | None = None,
     environment: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[int, str]:
-    """Run one command line on a terminal of 100 columns; its exit code and all it wrote there."""
+    """Runs one command line on a terminal of 100 columns; returns its exit code and its output.
+
+    Meanwhile calls `on_start` with the process, and a function that returns the output so far.
+    """
     import fcntl
     import pty
     import struct
@@ -179,38 +281,39 @@ def run_on_terminal(
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     process = subprocess.Popen(
-        [*DINAC, *arguments],
+        [*get_client(), *arguments],
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
         env=make_environment({"TERM": "xterm-256color", "COLUMNS": None, **environment}),
     )
     os.close(terminal)
-    with ThreadPoolExecutor(1) as pool:  # beside the reading: a full terminal blocks its writer
-        meanwhile = pool.submit(on_start or (lambda _: None), process)
-        written = _read_screen(screen, process)
-        meanwhile.result()
+    written = bytearray()
+    with ThreadPoolExecutor(1) as pool:  # reads meanwhile: a full terminal blocks its writer
+        reading = pool.submit(_read_screen, screen, process, written)
+        if on_start is not None:
+            on_start(process, lambda: written.decode(errors="replace"))
+        reading.result()
     os.close(screen)
     return process.wait(DEADLINE_SECONDS), written.decode()
 
 
-def _read_screen(screen: int, process: subprocess.Popen[bytes]) -> bytes:
-    pieces = []
+def _read_screen(screen: int, process: subprocess.Popen[bytes], written: bytearray) -> None:
+    """Reads until the process ends, and appends to `written`."""
     end = monotonic() + DEADLINE_SECONDS
     while monotonic() < end:
         if select.select([screen], [], [], 0.1)[0]:
             try:
                 piece = os.read(screen, 1 << 16)
-            except OSError:  # nobody writes there any more
+            except OSError:  # all writers have closed it
                 break
             if not piece:
                 break
-            pieces.append(piece)
+            written += piece
         elif process.poll() is not None:
             break
-    return b"".join(pieces)
 
 
 def strip_escapes(text: str) -> str:
-    """Text of a terminal without colours and cursor movements."""
+    """Removes colours and cursor movements from a terminal's text."""
     return _ESCAPE_SEQUENCE.sub("", text)

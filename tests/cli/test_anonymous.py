@@ -1,4 +1,4 @@
-"""What records and decoded images give away of a photograph, its file and its owner."""
+"""Records and decoded images reveal nothing of a photograph's metadata, file and owner."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ METADATA = (b"SecretCamera", b"Somewhere", b"Exif")
 
 
 def read_whole(record: Path) -> bytes:
-    """A record's bytes, and what they hold uncompressed."""
+    """Returns a record's bytes and, after them, its uncompressed content."""
     data = record.read_bytes()
     return data + zstandard.ZstdDecompressor().decompress(data[24:])
 
 
-def header_of(path: Path) -> RecordHeader:
+def load_header(path: Path) -> RecordHeader:
     with path.open("rb") as file:
         return read_header(file)
 
 
 @pytest.fixture(scope="module")
 def geotagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One photograph in `photos` that says where and with what it was taken, and its `latents`.
+    """One photograph in `photos` with position and camera in its metadata, and its `latents`.
 
-    `anonymous` was encoded anonymously over a copy of these, with a model of the user's own.
+    `anonymous` is a copy of them, overwritten anonymously with a model of the user's own.
     """
     folder = tmp_path_factory.mktemp("geotagged")
     exif = Image.Exif()
@@ -57,7 +57,7 @@ def geotagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_metadata_of_the_image_goes_nowhere(geotagged: Path, tmp_path: Path) -> None:
+def test_metadata_is_dropped(geotagged: Path, tmp_path: Path) -> None:
     assert all(word in (geotagged / "photos" / NAME).read_bytes() for word in METADATA)
     record = read_whole(geotagged / f"latents/{NAME}.dinac")
     assert not [word for word in METADATA if word in record]
@@ -70,43 +70,45 @@ def test_metadata_of_the_image_goes_nowhere(geotagged: Path, tmp_path: Path) -> 
 
 def test_anonymous_record_holds_neither_name_nor_hash(geotagged: Path) -> None:
     path = geotagged / f"anonymous/{NAME}.dinac"
-    assert header_of(path).is_anonymous
-    assert not header_of(geotagged / f"latents/{NAME}.dinac").is_anonymous
+    assert load_header(path).is_anonymous
+    assert not load_header(geotagged / f"latents/{NAME}.dinac").is_anonymous
     digest = hashlib.sha256((geotagged / "photos" / NAME).read_bytes()).hexdigest().encode()
     words = (b"secret", b"photos", b"alice", digest)
     assert not [word for word in words if word in read_whole(path)]
 
 
-def test_running_again_goes_by_time(geotagged: Path, tmp_path: Path) -> None:
+def test_anonymous_records_are_redone_if_the_source_is_newer(
+    geotagged: Path, tmp_path: Path
+) -> None:
     for name in ("photos", "anonymous"):
         shutil.copytree(geotagged / name, tmp_path / name)
     command = ("encode", "photos", "anonymous")
-    # Those that are anonymous already are fine for who does not ask for it.
+    # A run without --anonymous accepts anonymous records.
     for options in ((), ("--anonymous",)):
         done = run(*command, *options, cwd=tmp_path)
         assert (done.code, done.out) == (0, "0 encoded with nano, 1 already done\n")
     later = (tmp_path / f"anonymous/{NAME}.dinac").stat().st_mtime + 10
     os.utime(tmp_path / "photos" / NAME, (later, later))
     changed = run(*command, "--anonymous", cwd=tmp_path)
-    assert changed.err == f"dinac: photos/{NAME}: made again: the source has changed\n"
+    assert changed.err == f"dinac: photos/{NAME}: redone: the source has changed\n"
 
 
-def test_records_that_name_their_source_are_not_left_among_anonymous_ones(geotagged: Path) -> None:
+def test_anonymous_run_refuses_records_that_name_their_source(geotagged: Path) -> None:
     refused = run("encode", "photos", "latents", "--anonymous", cwd=geotagged)
     assert (refused.code, refused.out) == (2, "")
     assert refused.err == (
         "dinac: latents already holds a record that names its source, not an anonymous one "
-        f"(latents/{NAME}.dinac): choose another OUT, or add --overwrite to encode all anew\n"
+        f"(latents/{NAME}.dinac); choose another OUT, or add --overwrite to re-encode everything\n"
     )
 
 
-def test_hashes_cannot_be_compared_where_there_are_none(geotagged: Path) -> None:
+def test_anonymous_excludes_checksum(geotagged: Path) -> None:
     done = run("encode", "photos", "other", "--anonymous", "--checksum", cwd=geotagged)
     assert (done.code, done.out) == (2, "")
-    assert done.err == "dinac: --anonymous records hold no hash to compare: leave out --checksum\n"
+    assert done.err == "dinac: --anonymous records hold no hash to compare; leave out --checksum\n"
 
 
-def test_anonymous_stream_is_decoded_by_number(geotagged: Path, tmp_path: Path) -> None:
+def test_anonymous_stream_is_decoded_to_numbered_files(geotagged: Path, tmp_path: Path) -> None:
     stream = 2 * (geotagged / f"anonymous/{NAME}.dinac").read_bytes()
     decoded = run("decode", "-", tmp_path / "out", "-q", stdin=stream)
     assert (decoded.code, decoded.err) == (0, "")

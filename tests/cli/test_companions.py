@@ -1,4 +1,4 @@
-"""`--features` and `--posterior`: from encode through every command that meets their tensors."""
+"""`--features` and `--posterior`: from encode through every command that reads their tensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from dinac_cli import LatentFolder
+from dinac_cli.container import tensors
 from dinac_cli.container.record import Record, pack_encoded, read_record, unpack_record
 from dinac_cli.container.stream import read_records
-from dinac_cli.container import tensors
 from dinac_cli.container.tensors import COMPANIONS, Encoded
 
 from .conftest import save
-from .processes import DINAC, Finished, make_environment, run, run_noting_imports, run_together
+from .processes import (
+    Finished,
+    get_client,
+    make_environment,
+    run,
+    run_noting_imports,
+    run_together,
+)
 
 TINY = Path(__file__).parent.parent / "golden/tiny"
 NAMES = ("a.png", "sub/b.png")
@@ -36,7 +43,7 @@ def read(folder: Path) -> list[Record]:
 
 
 def read_tokens(folder: Path) -> npt.NDArray[np.float32]:
-    """The class tokens [N, D] of the `full` records."""
+    """Returns the class tokens [N, D] of the `full` records."""
     tokens = [record.class_token for record in read(folder / "full")]
     return np.stack([token for token in tokens if token is not None])
 
@@ -56,7 +63,7 @@ def reasons(done: Finished) -> dict[str, str | None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`photos`, and of them `plain` latents, and `full` ones in float32; to be looked at only."""
+    """`photos` with their `plain` and `full` latents in float32, for reading only."""
     folder = tmp_path_factory.mktemp("companions")
     for seed, name in enumerate(NAMES):
         save(folder / "photos" / name, 40 + seed, 30, seed)
@@ -66,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_latents_are_the_same_with_what_stands_beside_them(folder: Path) -> None:
+def test_companions_leave_the_latents_unchanged(folder: Path) -> None:
     for plain, full in zip(read(folder / "plain"), read(folder / "full"), strict=True):
         assert (plain.logsnr, plain.class_token) == (None, None)
         assert full.header == plain.header
@@ -87,13 +94,13 @@ def test_a_model_without_class_head_is_refused_before_any_work(
     for done in run_together(*lines):
         assert (done.code, done.out) == (2, "")
         assert done.err == (
-            "dinac: --features: model nano has no class head (the part that predicts them): "
-            "name one that has, such as --model d2, or leave out --features\n"
+            "dinac: --features: model nano has no class head (the part that predicts them); "
+            "name a model that has one, such as --model d2, or leave out --features\n"
         )
     assert not Path(out).exists()
 
 
-def test_what_is_missing_is_planned_and_made_anew_and_more_is_done(
+def test_missing_companions_are_planned_and_added_and_extra_ones_accepted(
     folder: Path, tmp_path: Path
 ) -> None:
     options = ("--model", TINY, "--precision", "f32", *BOTH)
@@ -116,16 +123,16 @@ def test_what_is_missing_is_planned_and_made_anew_and_more_is_done(
     assert set(reasons(done).values()) == {"done"}
 
 
-def test_estimates_of_a_plan_count_what_is_stored(folder: Path, tmp_path: Path) -> None:
+def test_plan_estimates_include_companions(folder: Path, tmp_path: Path) -> None:
     arguments = ("plan", str(folder / "photos"), str(tmp_path / "out"), "--json", "--model", TINY)
     plain, full = (run(*arguments, *more).objects[-1] for more in ((), BOTH))
     extra = full["pixels"] * 4.53 / 8 + 2 * 4 * 64
     assert full["bytes_estimated"] - plain["bytes_estimated"] == pytest.approx(extra, abs=2)
 
 
-def test_streams_are_anonymous_and_coarse_as_files_are(folder: Path, tmp_path: Path) -> None:
+def test_streams_may_be_anonymous_and_coarse(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "all.dinac"
-    line = [*DINAC, "encode", "photos", "-", *BOTH, "--anonymous", "--precision", "q3"]
+    line = [*get_client(), "encode", "photos", "-", *BOTH, "--anonymous", "--precision", "q3"]
     line += ["--model", str(TINY), "--device", "cpu", "--dtype", "f32"]
     piped = subprocess.run(
         line, cwd=folder, env=make_environment(), capture_output=True, check=True, timeout=100
@@ -142,7 +149,7 @@ def test_streams_are_anonymous_and_coarse_as_files_are(folder: Path, tmp_path: P
     assert run("verify", out).code == 0
 
 
-def test_verify_reads_them_and_encodes_anew_beside_them(folder: Path, tmp_path: Path) -> None:
+def test_verify_reads_companions_and_reencodes(folder: Path, tmp_path: Path) -> None:
     done = run(
         "verify", "full", "--source", "photos", "--reencode", "100%", "--model", TINY,
         "--device", "cpu", cwd=folder,
@@ -161,52 +168,49 @@ def test_verify_reads_them_and_encodes_anew_beside_them(folder: Path, tmp_path: 
     done = run("verify", tmp_path)
     assert done.code == 3
     assert done.err == (
-        f"dinac: {tmp_path / 'infinite.dinac'}: tensor posterior.logsnr holds NaN or infinity: "
+        f"dinac: {tmp_path / 'infinite.dinac'}: tensor posterior.logsnr holds NaN or infinity; "
         "re-encode\n"
     )
 
 
-def test_features_are_taken_and_need_neither_model_nor_torch(folder: Path, tmp_path: Path) -> None:
+def test_stored_features_need_neither_model_nor_torch(folder: Path, tmp_path: Path) -> None:
     taken, predicted = tmp_path / "taken.safetensors", tmp_path / "predicted.safetensors"
+    query = folder / "full/a.png.dinac"
     done, imported = run_noting_imports(
-        tmp_path / "imports", ("torch",), "features", str(folder / "full"), str(taken)
-    )
+        tmp_path / "imports", ("torch",), "features", str(folder / "full"), str(taken),
+        "--similar", str(query),
+    )  # fmt: skip
     assert (done.code, done.err, imported) == (0, "", "")
+    assert done.out.splitlines()[-1].split()[::2] == ["1", "sub/b.png"]
     arguments = ("features", folder / "plain", predicted, "--model", TINY, "--dtype", "f32")
     assert run(*arguments, "--device", "cpu").code == 0
-    # In float32 nothing is lost between the pass that made the latents and the one that reads them.
+    # In float32, predicting from stored latents loses nothing.
     assert read_metadata(taken) == read_metadata(predicted)
     for tokens in (load_file(taken), load_file(predicted)):
         np.testing.assert_array_equal(tokens["class_tokens"], read_tokens(folder))
-    query = folder / "full/a.png.dinac"
-    similar, imported = run_noting_imports(
-        tmp_path / "imports", ("torch",), "features", str(folder / "full"), "--similar", str(query)
-    )
-    assert (similar.code, imported) == (0, "")
-    assert similar.out.splitlines()[-1].split()[::2] == ["1", "sub/b.png"]
 
 
-def test_features_that_records_do_not_hold_are_predicted(folder: Path, tmp_path: Path) -> None:
+def test_missing_features_are_predicted(folder: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     (mixed / "a.dinac").write_bytes((folder / "full/a.png.dinac").read_bytes())
     (mixed / "b.dinac").write_bytes((folder / "plain/sub/b.png.dinac").read_bytes())
     full = read(folder / "full")[1]
-    token = np.zeros(8, np.float32)  # not what this model's are
+    token = np.zeros(8, np.float32)  # this model's have 64 values
     (mixed / "c.dinac").write_bytes(pack_encoded(full.header, Encoded(full.latents, None, token)))
     out = tmp_path / "out.safetensors"
     alone = run("features", mixed, out)
     assert alone.code == 3
     first, second = alone.err.splitlines()
-    assert first.endswith("which is neither embedded nor cached: name it with --model")
-    assert second.endswith("a class token of 8 values, its model's have 64: re-encode")
+    assert first.endswith("which is neither embedded nor cached; name it with --model")
+    assert second.endswith("a class token of 8 values; its model's have 64: re-encode")
     arguments = ("--model", TINY, "--device", "cpu", "--dtype", "f32")
     done = run("features", mixed, out, *arguments)
     assert (done.code, len(done.err.splitlines())) == (3, 1)
     np.testing.assert_array_equal(load_file(out)["class_tokens"], read_tokens(folder))
 
 
-def test_info_says_what_is_there(folder: Path) -> None:
+def test_info_counts_companions(folder: Path) -> None:
     one, all_of_them, half = run_together(
         ("info", str(folder / "full/a.png.dinac")),
         ("info", str(folder / "full")),
@@ -221,7 +225,7 @@ def test_info_says_what_is_there(folder: Path) -> None:
     assert [entry["posterior"] for entry in records] == [True, True, False, False]
 
 
-def test_export_and_datasets_have_them(folder: Path, tmp_path: Path) -> None:
+def test_export_and_datasets_hold_companions(folder: Path, tmp_path: Path) -> None:
     record = read(folder / "full")[0]
     forms = ("safetensors", "npz", "webdataset")
     runs = [("export", str(folder / "full"), str(tmp_path / form), "--to", form) for form in forms]

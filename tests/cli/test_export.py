@@ -1,4 +1,4 @@
-"""`dinac export`: latents come back from each form, read by other libraries."""
+"""`dinac export`: other libraries read the latents back from each format."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from safetensors import safe_open
 
 from dinac_cli import read_latents
-from dinac_cli.commands.options import EXPORT_FORMATS
+from dinac_cli.commands.export import EXPORT_FORMATS
 from dinac_cli.jobs.export import FORMATS
 
 from .conftest import SIZES, list_files, read_files
 from .processes import run, run_noting_imports
 
 
-def test_formats_are_spelled_alike() -> None:
+def test_option_and_job_list_the_same_formats() -> None:
     assert EXPORT_FORMATS == FORMATS
 
 
@@ -73,16 +73,14 @@ def test_read_by_webdataset_itself(work: Path, tmp_path: Path) -> None:
     assert run("export", work / "latents", tmp_path / "out", "--to", "webdataset").code == 0
     tar = str(tmp_path / "out/000000.tar")
     samples = list(webdataset.WebDataset(tar, shardshuffle=False).decode())
-    gc.collect()  # it closes its files when they are collected
+    gc.collect()  # webdataset closes its files only when they are collected
     assert [sample["json"]["name"] for sample in samples] == list(SIZES)
     expected, _ = read_latents(work / "latents/a.jpg.dinac")
     np.testing.assert_array_equal(samples[0]["npy"], expected)
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_equal_input_gives_equal_bytes_and_nothing_foreign_is_replaced(
-    own: Path, form: str
-) -> None:
+def test_export_is_deterministic_and_replaces_no_foreign_file(own: Path, form: str) -> None:
     for out in ("one", "two", "one"):
         assert run("export", "latents", out, "--to", form, cwd=own).code == 0
     assert read_files(own / "one") == read_files(own / "two")
@@ -96,7 +94,7 @@ def test_equal_input_gives_equal_bytes_and_nothing_foreign_is_replaced(
     assert read_files(own / "one") == read_files(own / "two")
 
 
-def test_bad_records_are_named_and_the_rest_goes_on(own: Path) -> None:
+def test_bad_records_fail_alone(own: Path) -> None:
     (own / "latents/b.png.dinac").write_bytes(b"damaged")
     done = run("export", "latents", "out", cwd=own)
     assert done.code == 3
@@ -104,7 +102,7 @@ def test_bad_records_are_named_and_the_rest_goes_on(own: Path) -> None:
     assert len(list_files(own / "out")) == 3
 
 
-def test_what_is_refused(own: Path) -> None:
+def test_unknown_format_and_standard_output_are_refused(own: Path) -> None:
     done = run("export", "latents", "out", "--to", "pickle", cwd=own)
     line = "dinac: --to pickle: choose one of safetensors, npz, webdataset\n"
     assert (done.code, done.err) == (2, line)

@@ -1,4 +1,4 @@
-"""Bad files among good ones: named, counted, written down; and the rest goes on."""
+"""Bad files among good ones are named, counted and listed; the rest is done."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from .conftest import draw, list_files, read_files, save
 from .processes import parse_lines, run
 
-CORRUPT = "the content does not match its checksum: copy the record again or re-encode"
+CORRUPT = "the content does not match its checksum; copy the record again or re-encode"
 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Good images, a broken one, and one that is no image at all."""
+    """Good images, a truncated one, a huge one, and a file that is no image."""
     folder = tmp_path / "mixed"
     for number, name in enumerate(("a.png", "c.png", "e.jpg")):
         save(folder / name, 32, 32, number)
@@ -29,7 +29,7 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
-def test_bad_files_are_named_and_counted_and_the_rest_is_done(mixed: Path, tmp_path: Path) -> None:
+def test_bad_files_are_reported_and_the_rest_is_done(mixed: Path, tmp_path: Path) -> None:
     arguments = ("encode", "mixed", "out", "--failures", "failed.jsonl", "--max-pixels", "2000")
     done = run(*arguments, "--json", cwd=tmp_path)
     assert done.code == 3
@@ -48,7 +48,7 @@ def test_bad_files_are_named_and_counted_and_the_rest_is_done(mixed: Path, tmp_p
     assert failed["mixed/d.jpg"] == "not an image (no known image format)"
     assert (summary["written"], summary["failed"], summary["not_inputs"]) == (4, 3, 0)
     complaints = sorted(f"dinac: {file}: {reason}" for file, reason in failed.items())
-    warning = "dinac: warning: mixed/moves.gif: first of 3 frames"
+    warning = "dinac: warning: mixed/moves.gif: only the first of 3 frames is used"
     assert sorted(done.err.splitlines()) == [*complaints, warning]
     written = parse_lines((tmp_path / "failed.jsonl").read_text())
     assert written == [entry for entry in files if entry["status"] == "failed"]
@@ -60,7 +60,7 @@ def test_bad_files_are_named_and_counted_and_the_rest_is_done(mixed: Path, tmp_p
     assert sorted(again.err.splitlines()) == complaints
 
 
-def test_fail_fast_stops_and_what_is_in_flight_is_reported(tmp_path: Path) -> None:
+def test_fail_fast_stops_and_reports_the_files_in_flight(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     for number in range(30):
         save(folder / f"{number:02}.png", 16, 16, number)
@@ -69,7 +69,7 @@ def test_fail_fast_stops_and_what_is_in_flight_is_reported(tmp_path: Path) -> No
     assert done.code == 3
     assert done.err == (
         f"dinac: {folder}/00.png: not an image (no known image format)\n"
-        "dinac: stopped before the end; run the same command again to go on\n"
+        "dinac: stopped before the end; run the same command again to continue\n"
     )
     *files, summary = done.objects
     assert f"{folder}/00.png" in [entry["file"] for entry in files]
@@ -77,7 +77,7 @@ def test_fail_fast_stops_and_what_is_in_flight_is_reported(tmp_path: Path) -> No
     assert summary["written"] == len(list_files(tmp_path / "out")) == len(files) - 1
 
 
-def test_a_missing_file_among_others_is_a_failure(own: Path) -> None:
+def test_missing_files_fail_alone(own: Path) -> None:
     arguments = ("photos/b.png", "photos/none.png", "photos/notes.txt", "no*.gif")
     done = run("encode", *arguments, "latents", cwd=own)
     assert (done.code, done.out) == (3, "0 encoded with nano, 1 already done, 3 failed\n")
@@ -88,7 +88,7 @@ def test_a_missing_file_among_others_is_a_failure(own: Path) -> None:
     ]
 
 
-def test_a_corrupt_record_fails_alone(own: Path) -> None:
+def test_corrupt_records_fail_alone(own: Path) -> None:
     path = own / "latents/b.png.dinac"
     content = bytearray(path.read_bytes())
     content[900] ^= 0x40
@@ -101,7 +101,14 @@ def test_a_corrupt_record_fails_alone(own: Path) -> None:
     first, second, third = sorted(done.err.splitlines())
     assert first == f"dinac: latents/b.png.dinac: {CORRUPT}"
     assert second.startswith("dinac: latents/empty.dinac: ")
-    assert third.startswith("dinac: latents/wrong.dinac: an image, not a latent record: ")
+    assert third.startswith("dinac: latents/wrong.dinac: an image, not a latent record; ")
     failed = [json.loads(line) for line in (own / "failed.jsonl").read_text().splitlines()]
-    assert {"file": "latents/b.png.dinac", "status": "failed", "reason": CORRUPT} in failed
+    assert {
+        "file": "latents/b.png.dinac",
+        "name": "b.png.dinac",
+        "status": "failed",
+        "reason": CORRUPT,
+        "error": "FormatError",
+        "rejection": "checksum",
+    } in failed
     assert read_files(own / "decoded") == before

@@ -1,4 +1,4 @@
-"""`dinac features`: golden class tokens out of records, one file of them, and similar images."""
+"""`dinac features`: golden class tokens from records, their file, and similar images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL, LARGE, NEAR = "a.jpg.dinac", "sub/b.png.dinac", "sub/near.png.dinac"
 
 
 def make_record(folder: Path, name: str, latents: npt.NDArray[np.float32]) -> bytes:
-    """A float32 record of a golden model's latents [C, h, w]."""
+    """Packs a golden model's latents [C, h, w] as a float32 record."""
     model = ModelHandle(ResolvedModel(folder, folder.name), "decoder", DeviceChoice())
     _, rows, columns = latents.shape
     patch = model.config.patch_size
@@ -43,7 +43,7 @@ def cases() -> dict[str, npt.NDArray[np.float32]]:
 def latents(
     tmp_path_factory: pytest.TempPathFactory, cases: dict[str, npt.NDArray[np.float32]]
 ) -> Path:
-    """Three records of the tiny model: `near.png` is almost `b.png`. To be looked at only."""
+    """Three records of the tiny model, for reading only; `near.png` is almost `b.png`."""
     folder = tmp_path_factory.mktemp("features") / "latents"
     (folder / "sub").mkdir(parents=True)
     large = cases["latents.0"][0]
@@ -65,7 +65,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def test_tokens_are_the_golden_ones_in_the_order_of_the_inputs(
+def test_tokens_match_the_golden_ones_in_input_order(
     latents: Path, tmp_path: Path, cases: dict[str, npt.NDArray[np.float32]]
 ) -> None:
     out = tmp_path / "new/out.safetensors"
@@ -86,9 +86,7 @@ def test_tokens_are_the_golden_ones_in_the_order_of_the_inputs(
     assert tensors["spatial_tokens.2"].shape == (6, 64)
 
 
-def test_class_tokens_alone_are_the_same_and_streams_do_as_well(
-    latents: Path, tmp_path: Path
-) -> None:
+def test_a_stream_of_records_without_spatial_tokens(latents: Path, tmp_path: Path) -> None:
     stream = b"".join((latents / name).read_bytes() for name in (SMALL, LARGE))
     out = tmp_path / "out.safetensors"
     done = run_features("-", out, "--json", stdin=stream)
@@ -106,9 +104,7 @@ def test_class_tokens_alone_are_the_same_and_streams_do_as_well(
     assert list(load_file(out)) == ["class_tokens"]
 
 
-def test_similar_images_come_nearest_first_and_without_the_one_asked_for(
-    latents: Path, tmp_path: Path
-) -> None:
+def test_similar_images_come_nearest_first_without_the_query(latents: Path, tmp_path: Path) -> None:
     shown = run_features(latents, "--similar", latents / LARGE)
     assert (shown.code, shown.err) == (0, "")
     head, blank, *table = shown.out.splitlines()
@@ -125,7 +121,7 @@ def test_similar_images_come_nearest_first_and_without_the_one_asked_for(
     assert nearest["similarity"] == pytest.approx(cosine, abs=1e-6)
 
 
-def test_bad_records_are_named_and_the_rest_goes_on(latents: Path, tmp_path: Path) -> None:
+def test_bad_records_fail_alone(latents: Path, tmp_path: Path) -> None:
     folder = tmp_path / "latents"
     folder.mkdir()
     pair = load_file(PAIR / "cases.safetensors")["latents.0"][0]
@@ -147,7 +143,9 @@ def test_bad_records_are_named_and_the_rest_goes_on(latents: Path, tmp_path: Pat
     assert (none.code, none.out, out.exists()) == (3, "0 class tokens, 1 failed\n", False)
 
 
-def test_what_cannot_be_is_said_in_one_line(work: Path, latents: Path, tmp_path: Path) -> None:
+def test_impossible_requests_are_refused_in_one_line(
+    work: Path, latents: Path, tmp_path: Path
+) -> None:
     out = str(tmp_path / "out.safetensors")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": np.zeros(1)}, foreign)
@@ -163,11 +161,11 @@ def test_what_cannot_be_is_said_in_one_line(work: Path, latents: Path, tmp_path:
         ("features",),
     ]
     ends = [
-        (1, "model nano has no class head (the part that predicts features): encode"),
+        (1, "model nano has no class head (the part that predicts features); encode"),
         (1, "model nano has no class head"),
-        (1, "neither embedded nor cached: name it with --model"),
+        (1, "neither embedded nor cached; name it with --model"),
         (1, "exists and holds no features of dinac; add --overwrite"),
-        (2, "is the file to write: name it .safetensors"),
+        (2, "is the file to write; name it .safetensors"),
         (2, "--top goes with --similar FILE"),
         (2, "name a .dinac file of one record"),
         (2, "name the file to write as the last argument"),
@@ -178,7 +176,7 @@ def test_what_cannot_be_is_said_in_one_line(work: Path, latents: Path, tmp_path:
     assert not Path(out).exists()
 
 
-def test_only_own_files_are_replaced_unasked(latents: Path, tmp_path: Path) -> None:
+def test_foreign_files_are_replaced_only_with_overwrite(latents: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     save_file({"x": np.zeros(1)}, out)
     assert run_features(latents / SMALL, out).code == 1
@@ -189,7 +187,7 @@ def test_only_own_files_are_replaced_unasked(latents: Path, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-def test_many_names_are_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_names_are_stored_as_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_set, "NAMES_AT_MOST", 10)
     path = tmp_path / "many.safetensors"
     rows = [ImageFeatures(name, None, (1, 1), np.ones(4, np.float32)) for name in ("a/ä", "b c")]
@@ -202,7 +200,7 @@ def test_many_names_are_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "content", [b"", b"x" * 40, b"\2\0\0\0\0\0\0\0[]", b"\2" + bytes(7) + b"{}"]
 )
-def test_other_files_are_no_feature_files(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_not_feature_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
     assert not is_feature_file(str(path))

@@ -10,12 +10,10 @@ from .conftest import SIZES, draw, list_files, read_files
 from .processes import Finished, run, run_together
 
 FOUR_STEPS = ("--steps", "4", "--schedule", "cosine", "--guidance", "2", "--seed", "11")
-
-
 FORMATS = {"jpg": "JPEG", "webp": "WEBP", "tiff": "TIFF", "avif": "AVIF"}
 
 
-def test_formats_with_a_stamp(work: Path, tmp_path: Path) -> None:
+def test_stamped_formats_are_done_the_next_time(work: Path, tmp_path: Path) -> None:
     lines = [("decode", work / "latents", tmp_path / name, "--format", name) for name in FORMATS]
     for done in run_together(*lines):
         assert (done.code, done.err) == (0, "")
@@ -35,8 +33,9 @@ def test_formats_with_a_stamp(work: Path, tmp_path: Path) -> None:
         assert (done.code, done.err) == (0, "")
 
 
-def test_formats_without_a_stamp_are_always_redone(work: Path, tmp_path: Path) -> None:
-    """And replaced, as all others, by nothing else."""
+def test_formats_without_a_stamp_are_redone_and_foreign_ones_kept(
+    work: Path, tmp_path: Path
+) -> None:
     out, precious = tmp_path / "out", tmp_path / "out/a.jpg.bmp"
     arguments = ("decode", "latents/b.png.dinac", "latents/a.jpg.dinac", out, "--format", "bmp")
     first = run(*arguments, cwd=work)
@@ -65,5 +64,5 @@ def test_the_same_seed_gives_the_same_bytes(work: Path, tmp_path: Path) -> None:
     assert first == second
     again = run("decode", latents, one, *FOUR_STEPS, "--sampler", "dpmpp_2m")
     assert (again.code, again.out) == (0, "0 decoded, 4 already done\n")
-    for name, other in read_files(work / "decoded").items():  # of seed 0 and one step
+    for name, other in read_files(work / "decoded").items():  # decoded with seed 0 and one step
         assert first[name] != other

@@ -1,4 +1,4 @@
-"""Full and read-only file systems, mounted for real where that is permitted."""
+"""Full and read-only file systems, really mounted if the system permits it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from dinac_cli.cli import run
-from dinac_cli.container.record import is_whole, unpack_record
+from dinac_cli.container.record import unpack_record
 
 from .conftest import list_files, read_files, save
+from .processes import run
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 256 kB of room."""
+    """A file system of 256 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if sys.platform != "linux" or _mount("-t", "tmpfs", "-o", "size=256k", "none", disk):
@@ -31,7 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Images of which about a dozen records fill the disk."""
+    """Images of which a dozen records fill the disk."""
     for number in range(30):
         save(tmp_path / f"images/{number:02}.png", 96, 96, number)
     return tmp_path / "images"
@@ -50,107 +50,105 @@ def _fill(path: Path) -> None:
             pass
 
 
-def _fail(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 1) -> str:
-    """Run a command that fails; its only line on stderr."""
-    capsys.readouterr()
-    assert run([str(argument) for argument in arguments]) == code
-    (line,) = capsys.readouterr().err.splitlines()
+def _fail(*arguments: str | Path) -> str:
+    """Runs a command that fails; returns its only line on stderr."""
+    done = run(*arguments)
+    assert done.code == 1
+    (line,) = done.err.splitlines()
     return line
 
 
-def test_encode_and_decode_stop_and_go_on_when_there_is_room(
-    images: Path, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def _succeed(*arguments: str | Path) -> None:
+    assert run(*arguments).code == 0
+
+
+def test_encode_and_decode_stop_and_continue_when_there_is_room(
+    images: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     before = read_files(images)
-    line = _fail(capsys, "encode", images, small_disk / "latents", "--precision", "f32")
+    line = _fail("encode", images, small_disk / "latents", "--precision", "f32")
     assert line.startswith(f"dinac: {small_disk}/latents/")
-    assert line.endswith("No space left on device: free some space and run the same command again")
+    assert line.endswith("No space left on device; free some space and run the same command again")
     written = list_files(small_disk)
     assert 5 < len(written) < 30
     for name in written:
-        assert is_whole(small_disk / name)
         unpack_record((small_disk / name).read_bytes())
     assert read_files(images) == before
 
     assert not _mount("-o", "remount,size=8m", small_disk)
-    assert run(["encode", str(images), str(small_disk / "latents"), "--precision", "f32"]) == 0
-    assert run(["encode", str(images), str(tmp_path / "alone"), "--precision", "f32"]) == 0
+    _succeed("encode", images, small_disk / "latents", "--precision", "f32")
+    _succeed("encode", images, tmp_path / "alone", "--precision", "f32")
     assert read_files(small_disk / "latents") == read_files(tmp_path / "alone")
 
     latents = tmp_path / "alone"
     _fill(small_disk / "ballast")
-    line = _fail(capsys, "decode", latents, small_disk / "decoded")
-    assert "No space left on device: free some space" in line
+    line = _fail("decode", latents, small_disk / "decoded")
+    assert "No space left on device; free some space" in line
     assert read_files(latents) == read_files(small_disk / "latents")
     (small_disk / "ballast").unlink()
-    assert run(["decode", str(latents), str(small_disk / "decoded")]) == 0
+    _succeed("decode", latents, small_disk / "decoded")
     assert len(list_files(small_disk / "decoded")) == 30
 
 
-def test_training_is_not_damaged_by_a_full_disk(
-    images: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_full_disk_does_not_damage_a_training(images: Path, small_disk: Path) -> None:
     quick = ("--init", TINY, "--crop", "32", "--batch-size", "2", "--device", "cpu")
     command = ("train", images, small_disk / "model", "--steps", "2", "--dtype", "f32", *quick)
     assert not _mount("-o", "remount,size=16k", small_disk)
-    line = _fail(capsys, *command)
+    line = _fail(*command)
     assert line == (
-        f"dinac: {small_disk}/model/training.state: No space left on device: "
+        f"dinac: {small_disk}/model/training.state: No space left on device; "
         "free some space and run the same command again"
     )
     assert list_files(small_disk) == []
     assert not _mount("-o", "remount,size=32m", small_disk)
-    assert run([str(argument) for argument in command]) == 0
+    _succeed(*command)
     made = list_files(small_disk / "model")
     assert made == ["config.json", "model.safetensors", "training.json"]
 
 
-def test_a_page_stays_where_its_pictures_have_no_room(
-    images: Path, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_old_page_is_kept_if_its_images_do_not_fit(
+    images: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    command = ["report", str(images), str(images), str(page)]
-    assert run(command) == 0
+    command = ("report", images, images, page)
+    _succeed(*command)
     before = page.read_bytes()
     assert not _mount("-o", "remount,size=16k", small_disk)
-    line = _fail(capsys, *command, "--assets", small_disk / "full")
+    line = _fail(*command, "--assets", small_disk / "full")
     assert "No space left on device" in line
     assert page.read_bytes() == before
 
 
-def test_a_failures_file_without_room_is_named(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_full_disk_of_the_failures_file_is_named(images: Path, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no full device here")
     (images / "00.png").write_text("not a picture")
-    capsys.readouterr()
-    assert run(["encode", str(images), str(tmp_path / "out"), "--failures", "/dev/full"]) == 1
-    failed, line = capsys.readouterr().err.splitlines()
+    done = run("encode", images, tmp_path / "out", "--failures", "/dev/full")
+    assert done.code == 1
+    failed, line = done.err.splitlines()
     assert failed == f"dinac: {images}/00.png: not an image (no known image format)"
     assert line == (
-        "dinac: --failures /dev/full: No space left on device: "
+        "dinac: --failures /dev/full: No space left on device; "
         "free some space and run the same command again"
     )
-    assert all(is_whole(tmp_path / "out" / name) for name in list_files(tmp_path / "out"))
+    for name in list_files(tmp_path / "out"):
+        unpack_record((tmp_path / "out" / name).read_bytes())
 
 
-def test_a_read_only_disk_is_one_line(
-    images: Path, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_read_only_disk_is_one_line(images: Path, small_disk: Path, tmp_path: Path) -> None:
     (small_disk / "old").mkdir()
     assert not _mount("-o", "remount,ro", small_disk)
-    reason = "Read-only file system: name another place"
-    line = _fail(capsys, "encode", images, small_disk / "new")
+    reason = "Read-only file system; choose another place"
+    line = _fail("encode", images, small_disk / "new")
     assert line == f"dinac: {small_disk}/new: {reason}"
-    assert run(["encode", str(images), str(tmp_path / "latents")]) == 0
-    line = _fail(capsys, "decode", tmp_path / "latents", small_disk / "new")
+    _succeed("encode", images, tmp_path / "latents")
+    line = _fail("decode", tmp_path / "latents", small_disk / "new")
     assert line == f"dinac: {small_disk}/new: {reason}"
-    # One that is there already is found out by the first image, and there is no second.
-    line = _fail(capsys, "encode", images, small_disk / "old")
+    # If the folder exists, the first image fails and ends the run.
+    line = _fail("encode", images, small_disk / "old")
     assert line.endswith(f": {reason}")
     quick = ("--init", TINY, "--crop", "32", "--batch-size", "2", "--device", "cpu")
-    line = _fail(capsys, "train", images, small_disk / "new", "--steps", "1", *quick)
+    line = _fail("train", images, small_disk / "new", "--steps", "1", *quick)
     assert line.startswith(f"dinac: {small_disk}/new")
     assert "Read-only file system" in line
     assert list_files(small_disk) == []

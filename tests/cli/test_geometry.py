@@ -1,4 +1,4 @@
-"""`encode --resize --crop --flip` in real processes, and every command that meets the records."""
+"""`encode --resize --crop --flip`, and every command that reads the records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = "resize=32;crop=32x32;flip=twin"
 
 @pytest.fixture(scope="module")
 def square(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `photos` of three sizes and their `latents`; to be looked at only."""
+    """A folder with `photos` of three sizes and their `latents`, for reading only."""
     folder = tmp_path_factory.mktemp("square")
     save(folder / "photos/a.jpg", 50, 37)
     save(folder / "photos/b.png", 64, 48, 1)
@@ -45,7 +45,7 @@ def read_pixels(path: Path) -> npt.NDArray[np.float64]:
         return np.asarray(image, np.float64)
 
 
-def test_records_are_of_the_geometry_and_done_the_next_time(square: Path) -> None:
+def test_records_have_the_geometry_and_are_done_the_next_time(square: Path) -> None:
     before = read_files(square / "latents")
     record = read(square / "latents/a.jpg.dinac")
     assert (record.header.width, record.header.height) == (32, 32)
@@ -61,14 +61,14 @@ def test_another_geometry_is_refused_before_any_work(square: Path) -> None:
     assert (done.code, done.out) == (2, "")
     assert done.err == (
         f"dinac: latents already holds geometry {TEXT}, not max_side=8;flip=twin "
-        "(latents/a.jpg.dinac): choose another OUT, or add --overwrite to encode all anew\n"
+        "(latents/a.jpg.dinac); choose another OUT, or add --overwrite to re-encode everything\n"
     )
     planned = run("plan", "photos", "latents", "--resize", "32", "--json", cwd=square)
     assert {entry["state"] for entry in planned.objects[:-1]} == {"conflict"}
     assert f"holds geometry {TEXT}, not resize=32" in planned.objects[0]["reason"]
 
 
-def test_plan_and_dry_run_take_the_same_options(square: Path) -> None:
+def test_plan_and_dry_run_accept_the_geometry(square: Path) -> None:
     options = ("photos", "latents", *GEOMETRY, "--flip", "--json")
     planned = run("plan", *options, cwd=square)
     assert planned == run("encode", *options, "--dry-run", cwd=square)
@@ -76,14 +76,14 @@ def test_plan_and_dry_run_take_the_same_options(square: Path) -> None:
     fresh = run("plan", "photos", "out", "--crop", "40x37", "--json", cwd=square)
     assert fresh.code == 3
     assert fresh.err == (
-        "dinac: photos/sub/c.png: 20x90 is smaller than the crop of 40x37: "
+        "dinac: photos/sub/c.png: 20x90 is smaller than the crop of 40x37; "
         "crop less, or scale with --resize first\n"
     )
     assert [entry["state"] for entry in fresh.objects[:-1]] == ["new", "new", "failed"]
     assert fresh.objects[-1]["pixels"] == 2 * 40 * 37
 
 
-def test_decoded_and_measured(square: Path, tmp_path: Path) -> None:
+def test_decode_psnr_and_report(square: Path, tmp_path: Path) -> None:
     assert run("decode", "latents", tmp_path / "plain", cwd=square).code == 0
     assert run("decode", "latents", tmp_path / "twins", "--flipped", cwd=square).code == 0
     with (
@@ -101,13 +101,13 @@ def test_decoded_and_measured(square: Path, tmp_path: Path) -> None:
     assert differ.code == 3
     assert differ.err.splitlines()[0] == (
         "dinac: photos/a.jpg: sizes differ: 50x37 and 32x32; "
-        "where encode was given --resize, --max-side or --crop, give the same here"
+        "if encode was given --resize, --max-side or --crop, give the same here"
     )
     same = run("psnr", "photos", tmp_path / "plain", *GEOMETRY, "--json", cwd=square)
     assert (same.code, same.err, json.loads(same.out)["count"]) == (0, "", 3)
     small = run("psnr", "photos/a.jpg", tmp_path / "plain/a.jpg.png", "--crop", "99", cwd=square)
     assert small.err == (
-        "dinac: photos/a.jpg: 50x37 is smaller than the crop of 99x99: "
+        "dinac: photos/a.jpg: 50x37 is smaller than the crop of 99x99; "
         "crop less, or scale with --resize first\n"
     )
     twins = run("psnr", "photos", tmp_path / "twins", *GEOMETRY, "--json", cwd=square)
@@ -119,11 +119,11 @@ def test_decoded_and_measured(square: Path, tmp_path: Path) -> None:
     assert (report.code, report.err) == (0, "")
 
 
-def test_records_without_a_twin_have_none_to_decode(work: Path, tmp_path: Path) -> None:
+def test_decode_flipped_needs_records_with_a_twin(work: Path, tmp_path: Path) -> None:
     done = run("decode", "latents/a.jpg.dinac", tmp_path / "out", "--flipped", cwd=work)
     assert done.code == 3
     assert done.err == (
-        "dinac: latents/a.jpg.dinac: holds no mirrored image: "
+        "dinac: latents/a.jpg.dinac: holds no mirrored image; "
         "encode with --flip, or decode without --flipped\n"
     )
 
@@ -135,11 +135,11 @@ def test_info_and_verify(square: Path, tmp_path: Path) -> None:
     assert [entry["flipped"] for entry in all_of_them.objects] == [True, True, True, 3]
     done = run("verify", "latents", "--source", "photos", "--reencode", "100%", cwd=square)
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("3 verified; 3 encoded anew, largest |Δ| 0 in ")
+    assert done.out.startswith("3 verified; 3 re-encoded, largest |Δ| 0 in ")
 
 
 @pytest.mark.parametrize("form", ["safetensors", "npz", "webdataset"])
-def test_exported(square: Path, tmp_path: Path, form: str) -> None:
+def test_export_holds_both_images(square: Path, tmp_path: Path, form: str) -> None:
     assert run("export", "latents", tmp_path, "--to", form, cwd=square).code == 0
     record = read(square / "latents/a.jpg.dinac")
     assert record.flipped is not None
@@ -160,7 +160,7 @@ def test_exported(square: Path, tmp_path: Path, form: str) -> None:
     np.testing.assert_array_equal(arrays["flipped"], record.flipped.latents)
 
 
-def test_a_dataset_has_both(square: Path, work: Path) -> None:
+def test_dataset_holds_both_images(square: Path, work: Path) -> None:
     item = LatentFolder(square / "latents")[0]
     record = read(square / "latents/a.jpg.dinac")
     np.testing.assert_array_equal(item["latents"].numpy(), record.latents)

@@ -1,4 +1,4 @@
-"""`dinac info`: one record, a folder, a stream; without torch."""
+"""`dinac info` of one record, a folder and a stream, without torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fill(folder: Path, scale: float = 1.0, count: int = 16) -> Path:
     return folder
 
 
-def test_one_record_says_all_without_torch(work: Path, tmp_path: Path) -> None:
+def test_one_record_is_described_without_torch(work: Path, tmp_path: Path) -> None:
     path = work / "latents/a.jpg.dinac"
     done, imported = run_noting_imports(tmp_path / "imports", ("torch", "PIL"), "info", str(path))
     assert (done.code, done.err, imported) == (0, "", "")
@@ -52,7 +52,7 @@ def test_one_record_says_all_without_torch(work: Path, tmp_path: Path) -> None:
     assert facts["latents"] == "128 channels, 3x4 positions, patch 16"
     assert facts["weights"] == header.weights
     assert "channels: mean " in done.out
-    assert "far from" not in done.out  # one image says nothing of that
+    assert "far from" not in done.out  # one image is too few to tell
 
 
 def test_json_holds_the_header_and_figures(work: Path) -> None:
@@ -72,7 +72,7 @@ def test_json_holds_the_header_and_figures(work: Path) -> None:
     assert len(channels["mean"]) == len(channels["std"]) == 128
 
 
-def test_whitened_latents_pass_and_others_are_seen_at_a_glance(tmp_path: Path) -> None:
+def test_latents_that_are_not_whitened_are_noticed(tmp_path: Path) -> None:
     whitened = run("info", str(fill(tmp_path / "whitened")))
     assert (whitened.code, whitened.err) == (0, "")
     assert "records    16\n" in whitened.out
@@ -88,10 +88,10 @@ def test_mixed_models_are_named(tmp_path: Path) -> None:
     assert done.code == 0
     assert "model      2 by some (latent space 0123456789abcdef" in done.out
     assert "channels of latent space fedcba9876543210: mean " in done.out
-    assert "no training should mix them" in done.out
+    assert "do not mix them in one training" in done.out
 
 
-def test_a_damaged_record_is_a_failure_and_the_rest_is_shown(tmp_path: Path) -> None:
+def test_damaged_records_fail_alone(tmp_path: Path) -> None:
     folder = fill(tmp_path / "damaged", count=2)
     (folder / "bad.dinac").write_bytes(make_record(3)[:-1])
     done = run("info", str(folder))

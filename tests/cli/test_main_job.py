@@ -1,4 +1,4 @@
-"""The main job: a folder encoded, decoded and measured, and all of it a second time."""
+"""The main job: encode, decode and measure a folder, and do it all a second time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_names_and_exact_sizes(work: Path) -> None:
     [
         (
             ("encode", "photos", "latents"),
-            "0 encoded with nano, 4 already done, 1 other file passed over\n",
+            "0 encoded with nano, 4 already done, 1 other file skipped\n",
         ),
         (("decode", "latents", "decoded"), "0 decoded, 4 already done\n"),
     ],
@@ -53,7 +53,7 @@ def test_a_second_run_does_nothing_and_needs_no_torch(
 
 
 def test_out_may_be_a_file_for_one_input_file(tmp_path: Path) -> None:
-    """Whatever the suffix of the input: files are told by content."""
+    """The suffix of the input does not matter: dinac looks at the content."""
     draw(40, 20).save(tmp_path / "photo", "PNG")
     (tmp_path / "lies.gif").write_bytes((tmp_path / "photo").read_bytes())
     record, image = tmp_path / "new/one.dinac", tmp_path / "one.jpg"
@@ -66,17 +66,17 @@ def test_out_may_be_a_file_for_one_input_file(tmp_path: Path) -> None:
     refused = run("decode", record, image, "--format", "png")
     assert (refused.code, refused.out) == (2, "")
     assert refused.err == (
-        f"dinac: --format png contradicts the suffix of {image}: leave one of them out\n"
+        f"dinac: --format png contradicts the suffix of {image}; leave out one of them\n"
     )
-    # In a folder too.
+    # Content decides in folders too.
     found = run("encode", tmp_path, tmp_path / "new", "--max-pixels", "1")
     assert [line.split(": ")[1] for line in sorted(found.err.splitlines())] == [
         str(tmp_path / name) for name in ("lies.gif", "one.jpg", "photo")
     ]
 
 
-def test_types_of_arithmetic_and_precisions(work: Path, tmp_path: Path) -> None:
-    """What is exact is larger, what is quantised smaller."""
+def test_dtypes_and_precisions(work: Path, tmp_path: Path) -> None:
+    """Exact records are larger, quantized ones smaller."""
     exact = ("--dtype", "f32", "--precision", "f32", "--limit", "2")
     small = ("--dtype", "bf16", "--precision", "q6")
     runs = run_together(
@@ -97,7 +97,7 @@ def test_types_of_arithmetic_and_precisions(work: Path, tmp_path: Path) -> None:
     assert sizes["small"] < (work / "latents/b.png.dinac").stat().st_size < sizes["exact"]
 
 
-def test_shards_take_each_file_once(work: Path) -> None:
+def test_shards_cover_each_file_once(work: Path) -> None:
     taken = []
     for part in range(3):
         done = run("encode", "photos", "latents", "--shard", f"{part}/3", "--json", cwd=work)
@@ -106,7 +106,7 @@ def test_shards_take_each_file_once(work: Path) -> None:
     assert sorted(taken) == [f"photos/{name}" for name in SIZES]
 
 
-def test_demo_shows_each_command_and_runs_twice(tmp_path: Path) -> None:
+def test_demo_shows_each_command_and_may_run_twice(tmp_path: Path) -> None:
     first = run("demo", "try", cwd=tmp_path)
     assert (first.code, first.err) == (0, "")
     lines = first.summary.splitlines()

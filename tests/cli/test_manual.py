@@ -1,4 +1,4 @@
-"""The manual and the completion scripts are printed as they are shipped."""
+"""`dinac man` and `dinac completions` print the shipped files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .processes import run, run_on_terminal, strip_escapes
 COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
 
 
-def test_the_manual_is_that_of_the_command_tree() -> None:
-    """If not: `python -m dinac_cli.artifacts man`."""
+def test_the_manual_matches_the_command_tree() -> None:
+    """If not, run `python -m dinac_cli.artifacts man`."""
     assert MANUAL.read_text(encoding="utf-8") == make_manual(get_command(app), __version__)
 
 
-def test_in_a_pipe_the_manual_is_its_source() -> None:
+def test_the_manual_in_a_pipe_is_its_source() -> None:
     done = run("man")
     assert (done.code, done.out, done.err) == (0, MANUAL.read_text(encoding="utf-8"), "")
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="needs man")
-def test_on_a_terminal_it_is_a_page() -> None:
+def test_the_manual_on_a_terminal_is_a_page() -> None:
     code, screen = run_on_terminal("man", environment={"MANPAGER": "cat", "PAGER": "cat"})
     assert code == 0
     plain = re.sub(".\b", "", strip_escapes(screen))  # bold is a character, back, and again
@@ -42,7 +42,7 @@ def test_on_a_terminal_it_is_a_page() -> None:
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="needs man")
-def test_the_manual_has_no_mistakes() -> None:
+def test_man_finds_no_mistakes() -> None:
     line = ["man", "--warnings=all", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(MANUAL)]
     done = subprocess.run(line, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
     assert (done.returncode, done.stderr) == (0, "")
@@ -55,7 +55,7 @@ def test_completions_prints_the_script(shell: str) -> None:
     assert (done.code, done.out, done.err) == (0, script, "")
 
 
-def test_a_shell_that_is_not_known() -> None:
+def test_unknown_shell_is_refused() -> None:
     done = run("completions", "tcsh")
     line = "dinac: SHELL tcsh: choose one of bash, zsh, fish, powershell\n"
     assert (done.code, done.out, done.err) == (2, "", line)

@@ -1,4 +1,4 @@
-"""Names of every kind: kept as they are on disk, escaped on the screen, safe in a stream."""
+"""Odd file names: unchanged on disk, escaped on the screen, made safe in a stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform in ("win32", "darwin"), reason="file systems that refuse some of these names"
 )
 
-# Each name, how the screen shows it, and how a stream of records carries it.
+# Each name on disk, on the screen, and in a stream of records.
 NAMES = [
     ("%41.png", "%41.png", "%41.png"),
     ("--json.png", "--json.png", "--json.png"),
@@ -34,7 +34,7 @@ DISK, SCREEN, STREAM = zip(*NAMES, strict=True)
 
 
 def make_images(folder: Path) -> Path:
-    """A folder with an image of each name, and a link that leads back to it."""
+    """Fills a folder with an image of each name, and a link back to the folder."""
     for number, name in enumerate(DISK):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,13 +45,13 @@ def make_images(folder: Path) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Such a folder, called `images`, that a test may change."""
+    """A folder `images` of all names that a test may change."""
     return make_images(tmp_path / "images")
 
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `images` and their `latents`, to be looked at only."""
+    """A folder with `images` and their `latents`, for reading only."""
     folder = tmp_path_factory.mktemp("encoded")
     make_images(folder / "images")
     done = run("encode", "images", "latents", "--verbose", cwd=folder)
@@ -62,12 +62,12 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_of_odd_names(encoded: Path, tmp_path: Path) -> None:
+def test_odd_names_are_kept_in_a_folder(encoded: Path, tmp_path: Path) -> None:
     assert list_files(encoded / "latents") == sorted(f"{name}.dinac" for name in DISK)
     decoded = run("decode", "latents", tmp_path, "--json", cwd=encoded)
     assert (decoded.code, decoded.err) == (0, "")
     assert list_files(tmp_path) == sorted(DISK)
-    # JSON gives the very bytes of a name back.
+    # JSON preserves the bytes of a name.
     said = {os.fsencode(entry["file"]) for entry in decoded.objects[:-1]}
     assert said == {os.fsencode(f"latents/{name}.dinac") for name in DISK}
     measured = run("psnr", "images", tmp_path, "--verbose", cwd=encoded)
@@ -76,7 +76,7 @@ def test_a_folder_of_odd_names(encoded: Path, tmp_path: Path) -> None:
     assert shown >= {f"images/{name}" for name in SCREEN}
 
 
-def test_a_stream_carries_safe_names(encoded: Path, tmp_path: Path) -> None:
+def test_names_are_made_safe_in_a_stream(encoded: Path, tmp_path: Path) -> None:
     records = b"".join((encoded / f"latents/{name}.dinac").read_bytes() for name in DISK)
     decoded = run("decode", "-", tmp_path, stdin=records)
     assert (decoded.code, decoded.err) == (0, "")
@@ -84,24 +84,24 @@ def test_a_stream_carries_safe_names(encoded: Path, tmp_path: Path) -> None:
 
 
 def list_taken(done: Finished) -> list[str]:
-    """The inputs of a run that allows one pixel and no more, out of its complaints."""
+    """Returns the inputs of a run with --max-pixels 1, which refuses them all by name."""
     assert done.code == (3 if done.err else 0)
     return sorted(line.split(": ")[1] for line in done.err.splitlines())
 
 
 def test_leading_dashes_and_patterns_on_the_command_line(images: Path, tmp_path: Path) -> None:
-    """After `--` nothing is an option; what exists is no pattern."""
+    """After `--` nothing is an option; the name of an existing file is not a pattern."""
     for name in ("x1.png", "x[1].png", "r.png"):
         (images / name).write_bytes(make_png())
     arguments = ("--", "--json.png", "[red]*.png", "ü*.png", "x[1].png", tmp_path / "out")
     done = run("encode", "--max-pixels", "1", *arguments, cwd=images)
-    found = [r"esc\x1b[31mred.png", "r.png"]  # `[red]` stands for one letter
+    found = [r"esc\x1b[31mred.png", "r.png"]  # `[red]` matches one letter
     assert list_taken(done) == sorted(["--json.png", "ünï码.png", "x[1].png", *found])
 
 
-def test_a_recursive_pattern_takes_each_file_once(images: Path, tmp_path: Path) -> None:
+def test_recursive_pattern_finds_each_file_once(images: Path, tmp_path: Path) -> None:
     done = run("encode", "images/**/*.png", "out", "--max-pixels", "1", cwd=tmp_path)
-    taken = list_taken(done)  # by which way around the loop does not matter
+    taken = list_taken(done)  # on any way around the loop
     assert sorted(path.rpartition("/")[2] for path in taken) == sorted(
         name.rpartition("/")[2] for name in SCREEN
     )
@@ -118,13 +118,13 @@ def test_failures_name_odd_files_safely(images: Path, tmp_path: Path) -> None:
     )
     assert "\n".join(done.err.splitlines()) + "\n" == done.err
     code, screen = run_on_terminal("encode", images, tmp_path / "out")
-    shown = strip_escapes(screen).replace("\r\n", " ")  # a long path wraps the line
+    shown = strip_escapes(screen).replace("\r\n", " ")  # long lines wrap
     assert code == 3
     assert all(f"dinac: {images}/{name}: {reason} " in shown for name in SCREEN)
     assert "\x1b[31mred" not in screen
 
 
-def test_a_link_that_leads_out_of_out_is_not_followed(tmp_path: Path) -> None:
+def test_link_out_of_out_is_not_followed(tmp_path: Path) -> None:
     save(tmp_path / "images/sub/a.png")
     (tmp_path / "outside").mkdir()
     (tmp_path / "out").mkdir()
@@ -132,7 +132,7 @@ def test_a_link_that_leads_out_of_out_is_not_followed(tmp_path: Path) -> None:
     done = run("encode", "images", "out", cwd=tmp_path)
     assert done.code == 3
     assert done.err == (
-        "dinac: images/sub/a.png: out/sub: leads outside of out through a symbolic link; "
+        "dinac: images/sub/a.png: out/sub: leads outside out through a symbolic link; "
         "remove the link or name its target as OUT\n"
     )
     assert list_files(tmp_path / "outside") == []

@@ -1,8 +1,9 @@
-"""The main job with the network denied: it succeeds, and does not so much as make a socket."""
+"""The main job without internet: it succeeds, and creates no socket."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import pack_record
 
 from .conftest import save
-from .processes import DINAC, Finished, run
+from .processes import DINAC, Finished, drop_progress, run_process
 
-# Python starts with this module where it is found. An audit hook sees the sockets and names that
-# Python's own code asks for, through whatever library; it cannot be taken off again.
+# Python imports this module at its start. An audit hook sees every socket and name look-up of
+# Python code, in whatever library; it cannot be removed again.
 _GUARD = """
 import sys
 NOTES = {notes!r}
@@ -30,11 +31,20 @@ def deny(event, arguments):
 sys.addaudithook(deny)
 """
 
+# Runs command lines, given as JSON, until one fails.
+_RUN_ALL = """
+import json, sys
+from dinac_cli.cli import run
+for line in json.loads(sys.argv[1]):
+    if code := run(line):
+        sys.exit(code)
+"""
+
 UNSHARE = ("unshare", "--map-root-user", "--net")
 
 
 def can_unshare() -> bool:
-    """Whether a process may be put where there is no network device at all."""
+    """Whether a process may be started without any network device."""
     try:
         return subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
     except OSError:
@@ -42,7 +52,7 @@ def can_unshare() -> bool:
 
 
 class Isolated:
-    """Runs command lines without a network, and knows what they tried."""
+    """Runs command lines without a network, and notes their attempts to use one."""
 
     def __init__(self, folder: Path) -> None:
         self._notes = folder / "notes"
@@ -56,25 +66,25 @@ class Isolated:
     def attempts(self) -> str:
         return self._notes.read_text() if self._notes.exists() else ""
 
-    def python(self, code: str) -> Finished:
-        return self._run("-c", code, program=DINAC[:1])
+    def dinac(self, *lines: str) -> Finished:
+        """Runs command lines in one process until one fails."""
+        return self.python(_RUN_ALL, json.dumps([line.split() for line in lines]))
 
-    def dinac(self, *arguments: str) -> Finished:
-        return self._run(*arguments, program=DINAC)
-
-    def _run(self, *arguments: str, program: Sequence[str]) -> Finished:
-        # The Hub's client is not told that it is offline: it has to find nothing to do.
+    def python(self, code: str, *arguments: str) -> Finished:
+        """Runs Python code in a process."""
+        # The Hub's client is not told that it is offline.
         environment = {
             "PYTHONPATH": str(self._guard),
             "HF_HUB_OFFLINE": None,
             "HF_HOME": str(self._folder / "huggingface"),
         }
-        return run(
-            *arguments,
-            program=[*self._prefix, *program],
+        done = run_process(
+            *("-c", code, *arguments),
+            program=[*self._prefix, DINAC[0]],
             cwd=self._folder,
             environment=environment,
         )
+        return Finished(done.code, done.out, drop_progress(done.err))
 
 
 @pytest.fixture
@@ -82,7 +92,7 @@ def isolated(tmp_path: Path) -> Isolated:
     return Isolated(tmp_path)
 
 
-def test_the_guard_sees_and_denies(isolated: Isolated) -> None:
+def test_the_guard_notices_and_denies_a_socket(isolated: Isolated) -> None:
     done = isolated.python("import socket; socket.create_connection(('127.0.0.1', 9))")
     assert done.code == 1
     assert "Network is unreachable" in done.err
@@ -90,19 +100,17 @@ def test_the_guard_sees_and_denies(isolated: Isolated) -> None:
 
 
 def test_the_main_job_needs_no_network(isolated: Isolated) -> None:
-    demo = isolated.dinac("demo", "try")
-    assert (demo.code, demo.err) == (0, "")
-    for command, first, second in (
-        ("encode", "try/images", "latents"),
-        ("decode", "latents", "decoded"),
-        ("psnr", "try/images", "decoded"),
-    ):
-        done = isolated.dinac(command, first, second)
-        assert (done.code, done.err) == (0, ""), command
+    done = isolated.dinac(
+        "demo try",
+        "encode try/images latents",
+        "decode latents decoded",
+        "psnr try/images decoded",
+    )
+    assert (done.code, done.err) == (0, "")
     assert isolated.attempts == ""
 
 
-def test_a_record_makes_nobody_ask_the_hub(isolated: Isolated, tmp_path: Path) -> None:
+def test_a_model_named_in_a_record_is_not_downloaded(isolated: Isolated, tmp_path: Path) -> None:
     header = RecordHeader(
         name="a.png",
         model="data-archetype/dinac_ae_d2",
@@ -119,24 +127,24 @@ def test_a_record_makes_nobody_ask_the_hub(isolated: Isolated, tmp_path: Path) -
         named = dataclasses.replace(header, model=name)
         record = pack_record(named, np.zeros((1, 1, 1), np.float32))
         (tmp_path / f"{number}.dinac").write_bytes(record)
-    done = isolated.dinac("decode", "0.dinac", "1.dinac", "2.dinac", "out")
+    done = isolated.dinac("decode 0.dinac 1.dinac 2.dinac out")
     assert done.code == 3
-    assert done.err.count("neither embedded nor cached: name it with --model") == 3
+    assert done.err.count("neither embedded nor cached; name it with --model") == 3
     assert isolated.attempts == ""
 
 
-def test_a_hub_that_is_out_of_reach_is_one_line(isolated: Isolated, tmp_path: Path) -> None:
-    """The client's own word, whatever version of it this is; nothing of it stays behind."""
+def test_unreachable_hub_is_one_line(isolated: Isolated, tmp_path: Path) -> None:
+    """Whatever the version of the Hub's client says; nothing is left behind."""
     save(tmp_path / "a.png")
-    done = isolated.dinac("encode", "a.png", "out", "--model", "d2")
+    done = isolated.dinac("encode a.png out --model d2")
     hub = tmp_path / "huggingface/hub"
     asked, answer = done.err.splitlines()
     assert (done.code, done.out) == (1, "")
     assert asked == f"dinac: downloading data-archetype/dinac_ae_d2 (revision main) into {hub}"
     assert answer == (
-        f"dinac: model data-archetype/dinac_ae_d2 (revision main) is not in the cache {hub} and "
-        "not to be had: the Hub cannot be reached: run it once with a network, "
-        "or take nano, which is embedded"
+        f"dinac: model data-archetype/dinac_ae_d2 (revision main) is not cached in {hub} and "
+        "cannot be downloaded: the Hub is unreachable; go online once, or use --model nano "
+        "(embedded)"
     )
     assert isolated.attempts != ""
     assert not (tmp_path / "out").exists()

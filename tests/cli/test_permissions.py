@@ -1,4 +1,4 @@
-"""Folders and files that are not the user's: a real other user, where root runs the tests."""
+"""Folders and files that the user may not read or write; root becomes another user for a while."""
 
 from __future__ import annotations
 
@@ -7,50 +7,31 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from dinac_cli.cli import run as run_here
+import dinac_cli
 
 from .conftest import list_files, save
-from .processes import Finished, drop_progress, run
+from .processes import Finished, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of POSIX")
 
-DENIED = "cannot write: Permission denied: name another place"
+DENIED = "cannot write: Permission denied; choose another place"
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
 
-_NOT_POSSIBLE = 77
-
-# Root's Python may lie where another user cannot import from it. So the command runs once as root,
-# into another OUT, which imports all that it needs, and then as nobody.
-_AS_ANOTHER = f"""
-import contextlib, io, os, shutil, sys
-import dinac_cli
-from dinac_cli.cli import run
-*arguments, out = sys.argv[1:]
-with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-    run([*arguments, "warm-up"])
-shutil.rmtree("warm-up", ignore_errors=True)
-try:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-except OSError:
-    sys.exit({_NOT_POSSIBLE})
-if not os.access(dinac_cli.__file__, os.R_OK) or not os.access(".", os.W_OK):
-    sys.exit({_NOT_POSSIBLE})
-sys.exit(run([*arguments, out]))
-"""
+NOBODY = 65534
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that everybody may write to; pytest's own are closed to others."""
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder, which everybody may write to; pytest's own are closed to others."""
     folder = Path(tempfile.mkdtemp(prefix="dinac-permissions-"))
     folder.chmod(0o777)
+    monkeypatch.chdir(folder)
     yield folder
     for path in [folder, *folder.rglob("*")]:
         if path.is_dir():
@@ -58,50 +39,73 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def run_unprivileged(place: Path, *arguments: str | Path) -> Finished:
-    """Run one command line, whose last argument is OUT, as somebody whom permissions bind."""
-    environment = {"HOME": str(place)}
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Makes root another user within the block; skips the test if that is impossible."""
     if os.geteuid() != 0:
-        return run(*arguments, cwd=place, environment=environment)
-    program = (sys.executable, "-c", _AS_ANOTHER)
-    done = run(*arguments, program=program, cwd=place, environment=environment)
-    if done.code == _NOT_POSSIBLE:
-        pytest.skip("another user cannot run the program here")
-    return Finished(done.code, done.out, drop_progress(done.err))
+        yield
+        return
+    groups = os.getgroups()
+    try:
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, 0)
+            os.setresuid(NOBODY, NOBODY, 0)
+        except PermissionError:
+            pytest.skip("root cannot become another user here")
+        if not os.access(dinac_cli.__file__, os.R_OK) or not os.access(".", os.W_OK):
+            pytest.skip("another user cannot run the program here")
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)
 
 
-def encode(place: Path, *names: str) -> None:
-    """Images with these names, and their latents, as they are before anything is closed."""
+def run_unprivileged(*arguments: str | Path, warm_up: str = "images/a.png/out") -> Finished:
+    """Runs one command line, whose last argument is OUT, as a user whom permissions bind.
+
+    Runs it into `warm_up` first, as root: that imports what another user may not be able to.
+    """
+    run(*arguments[:-1], warm_up)
+    with without_privileges():
+        return run(*arguments)
+
+
+def encode(*names: str) -> None:
+    """Makes images with these names, and their latents, before anything is closed."""
     for name in names:
-        save(place / "images" / name)
-    assert run_here(["encode", str(place / "images"), str(place / "latents")]) == 0
+        save(Path("images") / name)
+    assert run("encode", "images", "latents").code == 0
 
 
-def test_out_that_cannot_be_written_to(place: Path) -> None:
-    """An error of the run, before any work; also where a folder OUT would have to be made."""
-    encode(place, "a.png")
+def test_unwritable_out_is_refused_before_any_work(place: Path) -> None:
+    """Also if the folder OUT does not exist yet."""
+    encode("a.png")
     (place / "closed").mkdir()
     (place / "closed").chmod(0o555)
     for command in (("encode", "images"), ("decode", "latents")):
-        made = run_unprivileged(place, *command, "closed/out")
+        made = run_unprivileged(*command, "closed/out")
         assert (made.code, made.out) == (1, "")
         assert made.err == f"dinac: closed/out: {DENIED}\n"
-    planned = run_unprivileged(place, "plan", "images", "--quick", "closed/new/out")
+    planned = run_unprivileged("plan", "images", "--quick", "closed/new/out")
     assert (planned.code, planned.out) == (1, "")
-    assert planned.err == "dinac: closed: cannot write there: choose another OUT\n"
+    assert planned.err == "dinac: closed: cannot write there; choose another OUT\n"
     train = ("train", "images", "--steps", "1", "--init", TINY, "--crop", "32", "--device", "cpu")
-    found = run_unprivileged(place, *train, "closed")
+    found = run_unprivileged(*train, "closed")
     assert (found.code, found.out) == (1, "")
-    assert found.err == "dinac: closed: cannot write there: choose another folder\n"
+    assert found.err == "dinac: closed: cannot write there; choose another folder\n"
     assert list_files(place / "closed") == []
 
 
 @pytest.mark.parametrize(
     ("command", "source", "suffix"), [("encode", "images", ""), ("decode", "latents", ".dinac")]
 )
-def test_what_is_closed_in_a_batch(place: Path, command: str, source: str, suffix: str) -> None:
-    """A file, a folder, a file named by itself, a folder of OUT: a line each; the rest is done."""
-    encode(place, "a.png", "closed/b.png", "full/c.png", "named.png", "secret.png", "z.png")
+def test_closed_files_and_folders_fail_and_the_rest_is_done(
+    place: Path, command: str, source: str, suffix: str
+) -> None:
+    """A file, a folder, a named file and a folder of OUT get one line each."""
+    encode("a.png", "closed/b.png", "full/c.png", "named.png", "secret.png", "z.png")
     named = f"named.png{suffix}"
     (place / source / named).rename(place / named)
     for closed in (named, f"{source}/secret.png{suffix}", f"{source}/closed"):
@@ -109,7 +113,7 @@ def test_what_is_closed_in_a_batch(place: Path, command: str, source: str, suffi
     (place / "out/full").mkdir(parents=True)
     (place / "out").chmod(0o777)
     (place / "out/full").chmod(0o555)
-    done = run_unprivileged(place, command, source, named, "out")
+    done = run_unprivileged(command, source, named, "out", warm_up="warm-up")
     assert done.code == 3
     made = "out/full/c.png.dinac" if command == "encode" else "out/full/c.png"
     assert sorted(done.err.splitlines()) == [

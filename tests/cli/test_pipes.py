@@ -1,4 +1,4 @@
-"""Records and images through real pipes between real processes."""
+"""Records and images through real pipes between processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = list(SIZES)
 
 
 def pipe(first: list[str], second: list[str], cwd: Path) -> tuple[Finished, Finished]:
-    """Both ends of `dinac first | dinac second`."""
+    """Runs `dinac first | dinac second`."""
     source = start(*first, cwd=cwd)
     sink = start(*second, stdin=source.stdout, cwd=cwd)
     assert source.stdout is not None
@@ -50,14 +50,14 @@ def test_one_image_through_two_pipes(work: Path) -> None:
         assert encode.stderr is not None
         heard = encode.stderr.read().decode()
     assert (cat.returncode, encode.returncode, decode.returncode) == (0, 0, 0)
-    assert drop_progress(heard).startswith("1 encoded with nano; ")
-    assert drop_progress(err.decode()).startswith("1 decoded; ")
+    assert drop_progress(heard).startswith("dinac: 1 encoded with nano; ")
+    assert drop_progress(err.decode()).startswith("dinac: 1 decoded; ")
     with Image.open(io.BytesIO(out)) as decoded:
         assert (decoded.format, decoded.size) == ("PNG", SIZES["b.png"])
 
 
 def test_a_folder_through_a_stream_of_records(work: Path, tmp_path: Path) -> None:
-    """In the order of the inputs; what is said about it goes to stderr, where stdout is taken."""
+    """Records keep the input order; the report goes to stderr, because stdout holds records."""
     encoded, decoded = pipe(
         ["encode", "photos", "-", "--json"], ["decode", "-", str(tmp_path), "--json"], cwd=work
     )
@@ -76,7 +76,7 @@ def test_a_folder_through_a_stream_of_records(work: Path, tmp_path: Path) -> Non
 
 
 def test_concatenated_records_are_a_stream(work: Path, tmp_path: Path) -> None:
-    """Damaged records are passed over, and no name comes twice."""
+    """A damaged record does not end the stream, and no name is written twice."""
     a, b, small, _ = ((work / "latents" / f"{name}.dinac").read_bytes() for name in NAMES)
     damaged = bytearray(a)
     damaged[len(damaged) // 2] ^= 0xFF
@@ -121,14 +121,14 @@ def test_lists_of_files(work: Path, tmp_path: Path) -> None:
     rooted = run("encode", "--files-from", tmp_path / "list", *root, work / "latents")
     assert (rooted.code, rooted.out) == (3, "0 encoded with nano, 2 already done, 2 failed\n")
     assert rooted.err == (
-        f"dinac: ../outside.png: lies outside of --root {work}/photos, "
-        "so its output would lie outside of OUT\n"
+        f"dinac: ../outside.png: is outside --root {work}/photos, "
+        "so its output would be outside OUT\n"
         f"dinac: {work}/photos/sub/none.png: no such file or folder\n"
     )
 
 
 @pytest.mark.skipif(shutil.which("zstd") is None, reason="needs the zstd program")
-def test_zstd_makes_a_safetensors_file_of_a_record(work: Path) -> None:
+def test_zstd_decompresses_a_record_to_a_safetensors_file(work: Path) -> None:
     done = subprocess.run(["zstd", "-dc", work / "latents/b.png.dinac"], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
     tensors = load(done.stdout)
@@ -138,8 +138,8 @@ def test_zstd_makes_a_safetensors_file_of_a_record(work: Path) -> None:
     }
 
 
-def test_a_closed_pipe_ends_the_program_without_a_word(tmp_path: Path) -> None:
-    for number in range(8):  # 8 records of 18 kB: more than a pipe holds
+def test_a_closed_pipe_ends_the_program_silently(tmp_path: Path) -> None:
+    for number in range(8):  # 8 records of 18 kB fill a pipe
         save(tmp_path / f"{number}.png", 96, 96, number)
     with (
         start("encode", tmp_path, "-", "--precision", "f32", "--quiet") as encode,
@@ -157,7 +157,9 @@ def test_a_closed_pipe_ends_the_program_without_a_word(tmp_path: Path) -> None:
     "arguments",
     [("--help",), ("psnr", "photos", "photos", "--json"), ("encode", "photos", "latents")],
 )
-def test_a_pipe_that_nobody_reads(work: Path, arguments: tuple[str, ...]) -> None:
+def test_a_pipe_without_a_reader_ends_the_program_silently(
+    work: Path, arguments: tuple[str, ...]
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     process = start(*arguments, stdout=writer, cwd=work)
@@ -178,7 +180,7 @@ def test_closed_standard_streams_are_one_line(work: Path, stream: int) -> None:
     assert done.returncode == 2
     expected = (
         "dinac: standard input is closed: redirect it, or name files or folders\n",
-        "dinac: standard output is closed: name a file or folder\n",
+        "dinac: standard output is closed; name a file or folder\n",
     )
     assert done.stderr.decode() == expected[stream]
 
@@ -202,8 +204,8 @@ def test_empty_standard_input(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes with names")
-def test_pipe_that_has_a_name_holds_records(work: Path, tmp_path: Path) -> None:
-    """As a shell gives one for `<(command)`: it is read once, and each record named by itself."""
+def test_named_pipe_of_records(work: Path, tmp_path: Path) -> None:
+    """A shell makes one for `<(command)`. It is read once, and each record has its own name."""
     records = b"".join((work / f"latents/{name}.dinac").read_bytes() for name in NAMES[:2])
     for number, command in enumerate(
         (["decode", "NAMED", str(tmp_path / "out")], ["verify", "NAMED"])

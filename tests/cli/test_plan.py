@@ -1,4 +1,4 @@
-"""`dinac plan` and `encode --dry-run` in real processes: each state, and that nothing changes."""
+"""`dinac plan` and `encode --dry-run`: each state, and that nothing changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ README = Path(__file__).parent.parent.parent / "README.md"
 
 
 def picture(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Relative name → modification time and content of all below a folder, folders too."""
+    """Returns relative name → modification time and content of a folder and all below it."""
     return {
         str(path.relative_to(folder)): (
             path.lstat().st_mtime_ns,
@@ -30,7 +30,7 @@ def states(done: Finished) -> dict[str, str]:
 
 
 def spoil(own: Path) -> None:
-    """Make one file of each state of what `own` holds; a.jpg stays done."""
+    """Changes `own` so that each state occurs once; a.jpg stays done."""
     (own / "latents/b.png.dinac").write_bytes((own / "latents/b.png.dinac").read_bytes()[:-1])
     save(own / "photos/sub/b.png", 20, 20)
     save(own / "photos/new.png", 40, 30)
@@ -41,7 +41,7 @@ def spoil(own: Path) -> None:
     (own / "latents/.a.jpg.dinac.tmp").write_text("left by a run that was killed")
 
 
-def test_each_state_and_nothing_changed(own: Path, tmp_path: Path) -> None:
+def test_each_state_is_reported_and_nothing_changes(own: Path, tmp_path: Path) -> None:
     spoil(own)
     before = picture(own)
     photos, latents = own / "photos", own / "latents"
@@ -86,7 +86,7 @@ def test_table_and_dry_run_say_the_same(own: Path) -> None:
         assert re.search(r"\ntime: about [\d.]+ s \(cpu/\w+, of 3 tried\)\n$", done.out)
 
 
-def test_time_says_how_many_were_tried_and_why_none_were(own: Path) -> None:
+def test_estimated_time_names_the_trials_or_the_reason_for_none(own: Path) -> None:
     one = run("plan", "photos/a.jpg", "one", "--json", cwd=own).objects[-1]
     all_of_them = run("plan", "photos", "all", "--json", "--workers", "1", cwd=own).objects[-1]
     assert 0 < one["seconds_estimated"] < 600
@@ -99,20 +99,20 @@ def test_time_says_how_many_were_tried_and_why_none_were(own: Path) -> None:
         done = run("plan", "photos", "fresh", *extra, cwd=own)
         assert done.out.endswith(f"\ntime: {why}\n")
     dry = run("encode", "photos", "fresh", "--dry-run", "--compile", cwd=own)
-    assert dry.out.endswith("\ntime: not estimated (networks of --compile are not tried)\n")
+    assert dry.out.endswith("\ntime: not estimated (compiled models are not tried)\n")
     assert run("plan", "photos", "latents", cwd=own).out.endswith("\nnothing to encode\n")
     piped = run("plan", "-", "fresh", cwd=own, stdin=(own / "photos/a.jpg").read_bytes())
     assert piped.out.endswith("\ntime: not estimated (of unknown size)\n")
 
 
-def test_an_absent_device_costs_the_estimate_alone(own: Path) -> None:
+def test_absent_device_prevents_only_the_estimate(own: Path) -> None:
     planned = run("plan", "photos", "fresh", "--device", "cuda:99", cwd=own)
     assert (planned.code, planned.err) == (0, "")
     assert "\n4 to encode, about " in planned.out
-    assert "\ntime: not estimated (device cuda:99 is absent; " in planned.out
+    assert "\ntime: not estimated (device cuda:99 is not available; " in planned.out
 
 
-def test_nothing_is_tried_that_nobody_sees(own: Path, tmp_path: Path) -> None:
+def test_quiet_plan_tries_nothing(own: Path, tmp_path: Path) -> None:
     options = ("plan", str(own / "photos"), str(own / "fresh"), "--quiet")
     quiet, imported = run_noting_imports(tmp_path / "imports", ("torch",), *options)
     assert (quiet.code, quiet.out, quiet.err, imported) == (0, "", "", "")
@@ -120,14 +120,14 @@ def test_nothing_is_tried_that_nobody_sees(own: Path, tmp_path: Path) -> None:
     assert heard.objects[-1]["tried"] >= 1
 
 
-def test_out_that_could_not_be_made_is_refused(own: Path) -> None:
+def test_impossible_out_is_refused(own: Path) -> None:
     (own / "file").write_text("in the way")
     done = run("plan", "photos", "file/out/deep", "--quick", cwd=own)
     assert (done.code, done.out) == (1, "")
-    assert done.err == "dinac: file: is no folder: choose another OUT\n"
+    assert done.err == "dinac: file: not a folder; choose another OUT\n"
 
 
-def test_out_that_is_not_there_is_not_made(own: Path) -> None:
+def test_missing_out_is_not_created(own: Path) -> None:
     done = run("plan", "photos", "fresh/out", "--json", "--precision", "q6", cwd=own)
     assert (done.code, done.err) == (0, "")
     assert set(states(done).values()) == {"new"}
@@ -149,22 +149,22 @@ def test_other_settings_are_conflicts(own: Path) -> None:
     assert done.objects[-1]["refused"] == refusal.strip()
 
 
-def test_a_source_of_the_same_size_is_told_by_its_hash(own: Path) -> None:
+def test_changed_source_of_the_same_size_is_found_by_its_hash(own: Path) -> None:
     path = own / "photos/b.png"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + b"!")
     os.utime(path, (2e9, 2e9))
     done = run("plan", "photos/b.png", "latents", "--json", cwd=own)
     assert (done.code, done.objects[0]["changed"]) == (0, "hash")
-    assert len(done.objects) == 2  # no orphans where single files are named
+    assert len(done.objects) == 2  # named files leave no orphans
 
 
-def test_a_shard_or_limit_makes_no_orphans_of_the_other_inputs(own: Path) -> None:
+def test_outputs_of_inputs_beyond_the_limit_are_not_orphans(own: Path) -> None:
     done = run("plan", "photos", "latents", "--json", "--limit", "1", cwd=own)
     assert states(done) == {"photos/a.jpg": "done"}
 
 
-def test_a_link_out_of_out_is_a_conflict(own: Path) -> None:
+def test_link_out_of_out_is_a_conflict(own: Path) -> None:
     (own / "linked").mkdir()
     (own / "linked/sub").symlink_to(own / "latents/sub", target_is_directory=True)
     done = run("plan", "photos", "linked", "--json", cwd=own)
@@ -172,14 +172,14 @@ def test_a_link_out_of_out_is_a_conflict(own: Path) -> None:
     assert states(done)["photos/sub/b.png"] == "conflict"
 
 
-def test_a_dry_run_writes_no_list_of_failures(own: Path) -> None:
+def test_dry_run_refuses_a_failures_file(own: Path) -> None:
     done = run("encode", "photos", "out", "--dry-run", "--failures", "failed", cwd=own)
     assert done.code == 2
-    assert done.err == "dinac: --dry-run writes nothing: leave out --failures\n"
+    assert done.err == "dinac: --dry-run writes nothing; leave out --failures\n"
     assert not (own / "failed").exists()
 
 
-def test_typical_rates_are_those_of_the_readme() -> None:
+def test_typical_rates_match_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     table = re.search(r"^\| precision \| (f32 .*) \|$", text, re.MULTILINE)
     rates = re.search(r"^\| bits a pixel \| (.*) \|$", text, re.MULTILINE)

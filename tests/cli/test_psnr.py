@@ -1,4 +1,4 @@
-"""The report of `dinac psnr`: figures that are known beforehand, whole output."""
+"""`dinac psnr`: whole output, with figures known beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from .processes import run, run_noting_imports
 
-# Original and reconstruction differ everywhere by so many levels.
+# Name → difference of all pixels, in levels, between original and reconstruction.
 DIFFERENCES = {"a.jpg": 10, "b.png": 1, "sub/c.png": 0}
 NEAR, FAR = (20 * log10(255 / levels) for levels in (1, 10))
 
@@ -28,7 +28,7 @@ def pairs(tmp_path: Path) -> Path:
         for side, value, suffix in (("one", 100, ""), ("two", 100 + levels, ".png")):
             path = tmp_path / side / (name + (suffix if name.endswith("jpg") else ""))
             path.parent.mkdir(parents=True, exist_ok=True)
-            file_format = "PNG"  # told by content; a JPEG would not be exact
+            file_format = "PNG"  # exact, as a JPEG would not be; dinac looks at the content
             Image.new("RGB", (24, 16), (value,) * 3).save(path, file_format)
     return tmp_path
 
@@ -62,16 +62,18 @@ def test_one_json_object(pairs: Path) -> None:
             "failed": 0,
         }
     )
+    names = (("a.jpg", "a.jpg.png"), ("b.png", "b.png"), ("sub/c.png", "sub/c.png"))
     assert files == [
         {
-            "file": "one/a.jpg",
+            "file": f"one/{one}",
+            "name": one,
             "status": "measured",
-            "other": "two/a.jpg.png",
-            "psnr": files[0]["psnr"],
-        },
-        {"file": "one/b.png", "status": "measured", "other": "two/b.png", "psnr": files[1]["psnr"]},
-        {"file": "one/sub/c.png", "status": "measured", "other": "two/sub/c.png", "psnr": None},
+            "other": f"two/{two}",
+            "psnr": entry["psnr"],
+        }
+        for (one, two), entry in zip(names, files, strict=True)
     ]
+    assert files[2]["psnr"] is None
     assert [files[0]["psnr"], files[1]["psnr"]] == pytest.approx([FAR, NEAR])
 
 
@@ -86,7 +88,7 @@ def test_identical_images_only(pairs: Path) -> None:
     assert [report[key] for key in ("mean", "std", "count", "identical")] == [None, None, 3, 3]
 
 
-def test_missing_and_broken_counterparts(pairs: Path) -> None:
+def test_missing_and_mismatched_counterparts(pairs: Path) -> None:
     (pairs / "two/b.png").unlink()
     (pairs / "two/extra.png").write_bytes((pairs / "one/b.png").read_bytes())
     Image.new("RGB", (8, 8)).save(pairs / "two/sub/c.png")
@@ -99,7 +101,7 @@ def test_missing_and_broken_counterparts(pairs: Path) -> None:
     assert done.err == (
         "dinac: one/b.png: has no counterpart in two\n"
         "dinac: one/sub/c.png: sizes differ: 24x16 and 8x8; "
-        "where encode was given --resize, --max-side or --crop, give the same here\n"
+        "if encode was given --resize, --max-side or --crop, give the same here\n"
         "dinac: two/extra.png: has no counterpart in one\n"
     )
     written = [json.loads(line) for line in (pairs / "failed.jsonl").read_text().splitlines()]
@@ -108,7 +110,7 @@ def test_missing_and_broken_counterparts(pairs: Path) -> None:
     assert [report[key] for key in ("count", "missing", "failed")] == [1, 2, 1]
 
 
-def test_two_files_and_no_torch(pairs: Path, tmp_path: Path) -> None:
+def test_two_files_without_torch(pairs: Path, tmp_path: Path) -> None:
     done, imported = run_noting_imports(
         tmp_path / "imports", ("torch", "huggingface_hub", "rich"), "psnr",
         str(pairs / "one/b.png"), str(pairs / "two/b.png"),

@@ -208,7 +208,7 @@ def test_full_images_beside_the_page(own: Path) -> None:
             2,
             "latents holds latent files; name the folder that ",
         ),
-        (("photos", "decoded", "mine.html"), 1, "mine.html: exists and is no report of dinac"),
+        (("photos", "decoded", "mine.html"), 1, "mine.html: exists and is not a dinac report"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(

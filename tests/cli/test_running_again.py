@@ -1,4 +1,4 @@
-"""Running again: what changed is redone and said, what dinac did not write is left alone."""
+"""A second run redoes and reports what changed, and keeps files that dinac did not write."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def make_newer(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**12))
 
 
-def test_what_changed_is_encoded_again_and_said(own: Path) -> None:
+def test_changed_sources_are_reencoded_and_reported(own: Path) -> None:
     draw(64, 48, seed=77).save(own / "photos/b.png")  # another picture
     make_newer(own / "photos/b.png")
-    make_newer(own / "photos/a.jpg")  # touched, but the same
+    make_newer(own / "photos/a.jpg")  # newer, with the same content
     cut = own / "latents/sub/deep/c.webp.dinac"
     cut.write_bytes(cut.read_bytes()[:-9])
     untouched = (own / "latents/a.jpg.dinac").stat().st_mtime_ns
@@ -33,19 +33,19 @@ def test_what_changed_is_encoded_again_and_said(own: Path) -> None:
     assert encoded.code == 0
     assert encoded.summary == (
         "2 encoded with nano, 2 of them again, 2 already done, "
-        "1 other file passed over; SIZES in TIME\n"
+        "1 other file skipped; SIZES in TIME\n"
     )
     changed, short = sorted(encoded.err.splitlines())
-    assert changed == "dinac: photos/b.png: made again: the source has changed"
-    assert short.startswith("dinac: photos/sub/deep/c.webp: made again: the output was ")
+    assert changed == "dinac: photos/b.png: redone: the source has changed"
+    assert short.startswith("dinac: photos/sub/deep/c.webp: redone: the output was ")
     assert (own / "latents/a.jpg.dinac").stat().st_mtime_ns == untouched
 
 
-def test_checksum_finds_a_change_that_size_and_time_hide(own: Path) -> None:
+def test_checksum_finds_a_change_of_equal_size_and_time(own: Path) -> None:
     path = own / "photos/b.png"
     stat = path.stat()
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1  # the last byte of a PNG's end, which nobody needs
+    content[-1] ^= 1  # in the checksum of the last chunk, which readers ignore
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert run("encode", "photos", "latents", cwd=own).out.startswith("0 encoded with nano, 4 al")
@@ -55,7 +55,7 @@ def test_checksum_finds_a_change_that_size_and_time_hide(own: Path) -> None:
     assert [entry["file"] for entry in files if entry["status"] != "done"] == ["photos/b.png"]
 
 
-def test_a_foreign_file_is_never_replaced_unless_asked(own: Path) -> None:
+def test_foreign_files_are_replaced_only_with_overwrite(own: Path) -> None:
     latents, image = own / "latents/b.png.dinac", own / "decoded/a.jpg.png"
     latents.write_text("precious")
     draw(50, 37).save(image)
@@ -79,7 +79,7 @@ def test_a_foreign_file_is_never_replaced_unless_asked(own: Path) -> None:
     assert latents.read_bytes()[8:14] == b"DINAC\0"
 
 
-def test_decoding_into_the_folder_of_originals_harms_none(own: Path) -> None:
+def test_decoding_into_the_folder_of_originals_replaces_none(own: Path) -> None:
     before = read_files(own / "photos")
     done = run("decode", "latents", "photos", cwd=own)
     assert done.code == 3
@@ -91,20 +91,20 @@ def test_decoding_into_the_folder_of_originals_harms_none(own: Path) -> None:
     assert before.items() <= read_files(own / "photos").items()
 
 
-def test_another_precision_or_other_settings_are_errors_that_name_both(own: Path) -> None:
+def test_other_precision_or_settings_are_refused(own: Path) -> None:
     before = read_files(own)
     encoded = run("encode", "photos", "latents", "--precision", "q6", cwd=own)
     assert (encoded.code, encoded.out) == (2, "")
     assert encoded.err == (
-        "dinac: latents already holds precision bf16, not q6 (latents/a.jpg.dinac): "
-        "choose another OUT, or add --overwrite to encode all anew\n"
+        "dinac: latents already holds precision bf16, not q6 (latents/a.jpg.dinac); "
+        "choose another OUT, or add --overwrite to re-encode everything\n"
     )
     decoded = run("decode", "latents", "decoded", "-n", "3", "--seed", "5", cwd=own)
     assert (decoded.code, decoded.out) == (2, "")
     assert decoded.err == (
         "dinac: decoded already holds images decoded with settings steps=1;seed=0, "
-        "not steps=3;seed=5 (decoded/a.jpg.png): "
-        "choose another OUT, or add --overwrite to decode all anew\n"
+        "not steps=3;seed=5 (decoded/a.jpg.png); "
+        "choose another OUT, or add --overwrite to decode everything again\n"
     )
     assert read_files(own) == before
 
@@ -112,7 +112,7 @@ def test_another_precision_or_other_settings_are_errors_that_name_both(own: Path
     assert (anew.code, anew.err) == (0, "")
     again = run("decode", "latents", "decoded", "-n", "3", cwd=own)
     assert (again.code, again.out) == (0, "0 decoded, 4 already done\n")
-    # In a folder of both kinds, what differs is a failure of its own.
+    # In a folder with both settings, each image with other settings fails alone.
     del before["decoded/a.jpg.png"]
     (own / "decoded/b.png").write_bytes(before["decoded/b.png"])
     mixed = run("decode", "latents", "decoded", "-n", "3", cwd=own)
@@ -123,7 +123,7 @@ def test_another_precision_or_other_settings_are_errors_that_name_both(own: Path
     )
 
 
-def test_latents_of_an_unknown_model_are_refused_by_name(own: Path) -> None:
+def test_latents_of_an_unknown_model_are_refused(own: Path) -> None:
     path = own / "latents/b.png.dinac"
     record = unpack_record(path.read_bytes())
     header = replace(record.header, latent_space="0123456789abcdef", model="other")
@@ -132,7 +132,7 @@ def test_latents_of_an_unknown_model_are_refused_by_name(own: Path) -> None:
     assert (done.code, done.err) == (
         3,
         "dinac: latents/b.png.dinac: encoded with model other (latent space 0123456789abcdef), "
-        "which is neither embedded nor cached: name it with --model\n",
+        "which is neither embedded nor cached; name it with --model\n",
     )
     named = run("decode", path, "decoded", "--model", "nano", cwd=own)
     assert named.code == 3
@@ -141,7 +141,7 @@ def test_latents_of_an_unknown_model_are_refused_by_name(own: Path) -> None:
     assert (allowed.code, list_files(own / "new")) == (0, ["b.png"])
 
 
-def test_out_may_lie_inside_of_the_inputs_or_be_the_same_folder(own: Path) -> None:
+def test_out_may_be_inside_the_input_folder_or_equal_it(own: Path) -> None:
     photos = own / "photos"
     for out in (photos, photos / "out"):
         shutil.copytree(own / "latents", out, dirs_exist_ok=True)
@@ -156,21 +156,21 @@ def test_out_may_lie_inside_of_the_inputs_or_be_the_same_folder(own: Path) -> No
 
 
 @pytest.mark.parametrize("name", [".dinac-tmp-0-0-0-1-00000000", ".dinac-tmp-x"])
-def test_what_is_not_surely_a_dead_temporary_stays(own: Path, name: str) -> None:
+def test_unknown_temporary_files_are_kept(own: Path, name: str) -> None:
     (own / "latents" / name).write_text("somebody's")
     assert run("encode", "photos", "latents", cwd=own).code == 0
     assert (own / "latents" / name).read_text() == "somebody's"
 
 
-def test_what_was_decoded_among_the_originals_is_no_original(own: Path) -> None:
+def test_images_decoded_among_the_originals_are_not_encoded(own: Path) -> None:
     for command in ("encode", "decode"):
         done = run(command, "photos", "photos", cwd=own)
-        assert done.code == (3 if command == "decode" else 0)  # b.png is not dinac's to replace
+        assert done.code == (3 if command == "decode" else 0)  # b.png is an original
     before = read_files(own / "photos")
     assert "a.jpg.png" in before
     again = run("encode", "photos", "photos", cwd=own)
     assert (again.code, again.err) == (0, "")
     assert again.out.startswith("0 encoded with nano, 4 already done, ")
     assert read_files(own / "photos") == before
-    stranger = run("encode", "photos", "elsewhere", cwd=own)  # into another folder, all are taken
+    stranger = run("encode", "photos", "elsewhere", cwd=own)  # into another folder, all are encoded
     assert stranger.out.startswith("6 encoded with nano")

@@ -37,7 +37,7 @@ def test_trained_model_encodes_and_decodes(images: Path, tmp_path: Path) -> None
 
     other = run("train", images, model, "--steps", "4", *QUICK)
     assert other.code == 2
-    assert "a finished training of other settings or images" in other.err.splitlines()[-1]
+    assert "a finished training with other settings or images" in other.err.splitlines()[-1]
 
     encoded = run("encode", images, tmp_path / "latents", "--model", model)
     assert encoded.code == 0

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 
 FINISHED = ["config.json", "model.safetensors", "training.json"]
 STOPPING = "dinac: finishing the work in flight; press again to stop at once\n"
-STOPPED = "dinac: stopped before the end; run the same command again to go on\n"
+STOPPED = "dinac: stopped before the end; run the same command again to continue\n"
 SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 # Runs the program; sends two signals just before it writes the file named by the first argument.

@@ -1,4 +1,4 @@
-"""`--flip` together with `--features` and `--posterior`: all that is stored, of both images."""
+"""`--flip` with `--features` and `--posterior`: all tensors of both images."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def get_upright(record: Record) -> Encoded:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`photos`, the same ones `mirrored`, and latents of each: `all`, and `of-mirrored` alone."""
+    """`photos`, their `mirrored` copies, and the latents of each: `all` and `of-mirrored`."""
     folder = tmp_path_factory.mktemp("twins")
     for seed, name in enumerate(NAMES):
         save(folder / "photos" / name, 40 + seed, 30, seed)
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_twin_is_what_the_mirrored_image_gives(folder: Path, tmp_path: Path) -> None:
+def test_twin_equals_the_encoded_mirrored_image(folder: Path, tmp_path: Path) -> None:
     for name in NAMES:
         twin = read(folder / f"all/{name}.dinac").flipped
         alone = read(folder / f"of-mirrored/{name}.dinac")
@@ -75,9 +75,7 @@ def test_the_twin_is_what_the_mirrored_image_gives(folder: Path, tmp_path: Path)
     assert read_files(tmp_path) == read_files(folder / "all")
 
 
-def test_a_record_that_lacks_the_twins_share_is_planned_and_made_anew(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_missing_companions_of_the_twin_are_planned_and_added(folder: Path, tmp_path: Path) -> None:
     for name in NAMES:
         record = read(folder / f"all/{name}.dinac")
         assert record.flipped is not None
@@ -92,20 +90,20 @@ def test_a_record_that_lacks_the_twins_share_is_planned_and_made_anew(
     assert [file["state"] for file in without.objects[:-1]] == ["done", "done"]
     done = encode("photos", tmp_path, *ALL, cwd=folder)
     assert done.code == 0
-    said = [f"dinac: photos/{name}: made again: {lack}" for name in NAMES]
+    said = [f"dinac: photos/{name}: redone: {lack}" for name in NAMES]
     assert sorted(done.err.splitlines()) == said
     assert read_files(tmp_path) == read_files(folder / "all")
     again = plan("photos", tmp_path, *ALL, cwd=folder)
     assert [file["state"] for file in again.objects[:-1]] == ["done", "done"]
 
 
-def test_a_plan_counts_all_of_it_twice(folder: Path, tmp_path: Path) -> None:
+def test_plan_doubles_the_estimate_for_twins(folder: Path, tmp_path: Path) -> None:
     plain = plan("photos", tmp_path, *ALL[1:], cwd=folder).objects[-1]
     twins = plan("photos", tmp_path, *ALL, cwd=folder).objects[-1]
     assert twins["bytes_estimated"] == pytest.approx(2 * plain["bytes_estimated"], abs=2)
 
 
-def test_info_says_what_is_there_of_both(folder: Path) -> None:
+def test_info_counts_tensors_of_both_images(folder: Path) -> None:
     one, many, as_json = run_together(
         ("info", str(folder / "all/a.png.dinac")),
         ("info", str(folder / "all"), str(folder / "of-mirrored")),
@@ -121,13 +119,13 @@ def test_info_says_what_is_there_of_both(folder: Path) -> None:
     assert [summary[name] for name in counts] == [2, 2, 2]
 
 
-def test_verify_reads_and_compares_both(folder: Path, tmp_path: Path) -> None:
+def test_verify_reads_and_compares_both_images(folder: Path, tmp_path: Path) -> None:
     done = run(
         "verify", "all", "--source", "photos", "--reencode", "100%", "--model", TINY,
         "--device", "cpu", cwd=folder,
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
-    assert "2 encoded anew, largest |Δ| 0 " in done.out
+    assert "2 re-encoded, largest |Δ| 0 " in done.out
     record = read(folder / "all/a.png.dinac")
     assert record.flipped is not None
     assert record.flipped.class_token is not None
@@ -144,12 +142,12 @@ def test_verify_reads_and_compares_both(folder: Path, tmp_path: Path) -> None:
     done = run("verify", tmp_path)
     assert done.code == 3
     assert done.err == (
-        f"dinac: {tmp_path / 'bad.dinac'}: tensor flipped.class_token holds NaN or infinity: "
+        f"dinac: {tmp_path / 'bad.dinac'}: tensor flipped.class_token holds NaN or infinity; "
         "re-encode\n"
     )
 
 
-def test_export_and_datasets_give_all_of_it(folder: Path, tmp_path: Path) -> None:
+def test_export_and_datasets_hold_all_tensors(folder: Path, tmp_path: Path) -> None:
     forms = ("safetensors", "npz", "webdataset")
     runs = [("export", str(folder / "all"), str(tmp_path / form), "--to", form) for form in forms]
     assert [done.code for done in run_together(*runs)] == [0, 0, 0]
@@ -170,7 +168,7 @@ def test_export_and_datasets_give_all_of_it(folder: Path, tmp_path: Path) -> Non
                 np.testing.assert_array_equal(values, arrays[name], strict=True)
 
 
-def test_commands_that_need_less_pass_over_the_rest(folder: Path, tmp_path: Path) -> None:
+def test_features_and_decode_read_only_the_tensors_they_need(folder: Path, tmp_path: Path) -> None:
     taken = run("features", folder / "all", tmp_path / "taken.safetensors")
     assert (taken.code, taken.err) == (0, "")
     tokens = load_file(tmp_path / "taken.safetensors")["class_tokens"]

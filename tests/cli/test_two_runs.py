@@ -1,4 +1,4 @@
-"""Two runs into one OUT at the same time: all files are whole, and a second training is refused."""
+"""Two concurrent runs into one OUT: all files are whole; a second training is refused."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from .conftest import list_files, read_files, save
-from .processes import finish, run, run_together, start, wait_until
+from .processes import finish, run, start, wait_until
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
 QUICK = ("--init", TINY, "--crop", "32", "--batch-size", "2", "--device", "cpu", "--dtype", "f32")
 
 
-def test_both_encode_and_both_decode(tmp_path: Path) -> None:
+def test_concurrent_encode_and_decode_write_whole_files(tmp_path: Path) -> None:
     for number in range(30):
         save(tmp_path / f"images/{number:02}.png", 48, 48, number)
     for command in (("encode", "images", "latents"), ("decode", "latents", "decoded")):
-        both = run_together(command, command, cwd=tmp_path)
+        both = [finish(process) for process in [start(*command, cwd=tmp_path) for _ in range(2)]]
         assert [(done.code, done.err) for done in both] == [(0, ""), (0, "")]
         alone = run(*command[:2], f"{command[2]}-alone", cwd=tmp_path)
         assert alone.code == 0
@@ -29,12 +29,15 @@ def test_both_encode_and_both_decode(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs locks of folders")
-def test_a_second_training_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_second_training_is_refused_before_any_work(tmp_path: Path) -> None:
     for number in range(2):
         save(tmp_path / f"images/{number}.png", 48, 48, number)
     first = start("train", "images", "model", "--steps", "1000000", *QUICK, cwd=tmp_path)
-    wait_until((tmp_path / "model").exists)  # it is made and held at once, before torch is there
-    busy = "dinac: model: another training writes there: let it end, or choose another OUT\n"
+    wait_until(
+        (tmp_path / "model").exists, first
+    )  # train creates and locks it before it imports torch
+    reason = "another training is writing there; wait for its end, or choose another OUT"
+    busy = f"dinac: model: {reason}\n"
     second = run("train", "images", "model", "--steps", "2", *QUICK, cwd=tmp_path)
     assert (second.code, second.out, second.err) == (1, "", busy)
     assert first.poll() is None

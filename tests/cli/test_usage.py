@@ -1,4 +1,4 @@
-"""What is refused before any work: one line that says what to do, an exit code, no output."""
+"""Wrong requests are refused before any work: one line, an exit code, no output."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .processes import Finished, run, run_on_terminal, run_together
 
 HELP = r" \(see 'dinac {} --help'\)"
 FOLDER_WANTED = (
-    "OUT, the last argument, is an existing file and not a folder: "
+    "OUT, the last argument, is an existing file and not a folder; "
     "name an output folder after the inputs"
 )
 MODELS = (
     "no such file or folder, and neither an alias (nano, d2, dinac-ae) "
     "nor a Hub repository (owner/name)"
 )
-TERMINAL = "standard output is a terminal: redirect it, or name a file or folder"
-TWICE = "would both be written to b.png.dinac: give them different OUTs or rename one"
+TERMINAL = "standard output is a terminal; redirect it, or name a file or folder"
+TWICE = "would both be written to b.png.dinac; give them different OUTs or rename one"
 
 REFUSED = [
-    # What the parser of options refuses; its own words differ between versions.
+    # The parser's wording differs between versions.
     ("encode", 2, r"Missing argument 'OUT'\." + HELP.format("encode")),
     ("encode --bogus photos out", 2, r"No such option.*--bogus.*" + HELP.format("encode")),
     ("encode photos out --limit 0", 2, r"Invalid value for '--limit': .*" + HELP.format("encode")),
@@ -61,13 +61,13 @@ REFUSED_LITERALLY = [
     (
         "encode photos photos/notes.txt/out",
         1,
-        "photos/notes.txt/out: cannot write: Not a directory: name another place",
+        "photos/notes.txt/out: cannot write: Not a directory; choose another place",
     ),
     # choices
     (
         "encode photos out --resize 8 --max-side 8",
         2,
-        "--resize and --max-side exclude each other: leave one of them out",
+        "--resize and --max-side cannot be used together",
     ),
     (
         "plan photos out --crop 8xy",
@@ -93,12 +93,12 @@ REFUSED_LITERALLY = [
     (
         "encode photos out --shard 3/3",
         2,
-        "--shard 3/3: I goes from 0 to N-1, for instance 0/8 to 7/8",
+        "--shard 3/3: I must be 0 to N-1, for example 0/8 to 7/8",
     ),
     (
         "encode photos out --shard three",
         2,
-        "--shard three: expected I/N (for instance 0/8) or auto",
+        "--shard three: expected I/N (for example 0/8) or auto",
     ),
     (
         "encode photos out --background red",
@@ -113,7 +113,7 @@ REFUSED_LITERALLY = [
     (
         "decode latents out --seed 99999999999999999999",
         2,
-        "--seed 99999999999999999999: expected an integer of 64 bits",
+        "--seed 99999999999999999999: expected a 64-bit integer",
     ),
     (
         "decode latents out --format gif",
@@ -125,7 +125,7 @@ REFUSED_LITERALLY = [
     (
         "encode photos out --model nano --revision x",
         2,
-        "--revision x: nano is no Hub repository; leave it out",
+        "--revision x: nano is not a Hub repository; omit it",
     ),
     # psnr
     ("psnr photos none", 2, "none: no such file or folder"),
@@ -136,7 +136,7 @@ REFUSED_LITERALLY = [
 
 @pytest.fixture(scope="module")
 def answers(work: Path) -> dict[str, Finished]:
-    """What became of each of these command lines; nothing at all became of the files."""
+    """The result of each command line; none of them changes a file."""
     before = read_files(work)
     lines = [line for line, _, _ in REFUSED + REFUSED_LITERALLY]
     finished = run_together(*(line.split() for line in lines), cwd=work)
@@ -160,19 +160,17 @@ def test_refused_in_one_line(
     assert answers[line] == Finished(code, "", f"dinac: {message}\n")
 
 
-def test_an_absent_device_is_an_error_and_never_replaced(work: Path, tmp_path: Path) -> None:
+def test_absent_device_is_an_error(work: Path, tmp_path: Path) -> None:
     arguments = ("encode", "photos", tmp_path / "out", "--device", "cuda:99", "--model", "nano")
     done = run(*arguments, cwd=work)
     assert (done.code, done.out) == (1, "")
     assert re.fullmatch(
-        r"dinac: device cuda:99 is absent; this machine has (\S+, )*cpu\n", done.err
+        r"dinac: device cuda:99 is not available; this machine has (\S+, )*cpu\n", done.err
     )
     assert list_files(tmp_path) == []
 
 
-def test_a_model_that_is_not_to_be_had_is_one_line_with_the_remedy(
-    work: Path, tmp_path: Path
-) -> None:
+def test_unavailable_model_is_one_line_with_the_remedy(work: Path, tmp_path: Path) -> None:
     done = run("encode", "photos", tmp_path / "out", "--model", "d2", cwd=work)
     assert (done.code, done.out) == (1, "")
     (line,) = done.err.splitlines()
@@ -180,32 +178,32 @@ def test_a_model_that_is_not_to_be_had_is_one_line_with_the_remedy(
     assert all(part in line for part in (os.environ["HF_HOME"], "HF_HUB_OFFLINE", "nano"))
 
 
-def test_the_other_way_round_names_the_other_command(work: Path, tmp_path: Path) -> None:
+def test_swapped_inputs_name_the_other_command(work: Path, tmp_path: Path) -> None:
     encoded = run("encode", "latents/a.jpg.dinac", tmp_path / "out", cwd=work)
     assert (encoded.code, encoded.err) == (
         3,
-        "dinac: latents/a.jpg.dinac: a latent record, not an image: decode makes an image of it\n",
+        "dinac: latents/a.jpg.dinac: a latent record, not an image; use decode\n",
     )
     decoded = run("decode", "photos/a.jpg", tmp_path / "out", cwd=work)
     assert (decoded.code, decoded.err) == (
         3,
-        "dinac: photos/a.jpg: an image, not a latent record: encode makes a record of it\n",
+        "dinac: photos/a.jpg: an image, not a latent record; use encode\n",
     )
 
 
-def test_records_are_not_written_to_a_terminal(work: Path) -> None:
+def test_binary_output_to_a_terminal_is_refused(work: Path) -> None:
     for arguments in (("encode", work / "photos", "-"), ("decode", work / "latents", "-")):
         assert run_on_terminal(*arguments) == (2, f"dinac: {TERMINAL}\r\n")
 
 
-def test_help_on_a_narrow_screen_cuts_nothing_off() -> None:
+def test_help_on_a_narrow_screen_is_complete() -> None:
     done = run("decode", "--help", environment={"COLUMNS": "40"})
     assert (done.code, done.err) == (0, "")
     assert "…" not in done.out
     assert "  --sampler NAME\n        ddim or dpmpp-2m." in done.out
     assert max(map(len, done.out.splitlines())) < 40
     overview = run("--help", environment={"COLUMNS": "40"})
-    for arguments in ((), ("models",)):  # help without being asked for
+    for arguments in ((), ("models",)):  # help without --help
         bare = run(*arguments, environment={"COLUMNS": "40"})
         asked = run(*arguments, "--help", environment={"COLUMNS": "40"})
         assert (bare.code, bare.out + bare.err) == (2, asked.out)
@@ -215,7 +213,7 @@ def test_help_on_a_narrow_screen_cuts_nothing_off() -> None:
 
 
 @pytest.mark.parametrize("command", ["encode", "models list"])
-def test_help_gives_no_type_to_what_takes_no_value(command: str) -> None:
+def test_help_shows_no_type_for_flags(command: str) -> None:
     done = run(*command.split(), "--help", environment={"COLUMNS": "80"})
     assert (done.code, done.err) == (0, "")
     assert "--json" in done.out
@@ -223,7 +221,7 @@ def test_help_gives_no_type_to_what_takes_no_value(command: str) -> None:
     assert "bool" not in done.out.lower()
 
 
-def test_an_absent_device_is_none_of_a_run_that_computes_nothing(work: Path) -> None:
+def test_absent_device_does_not_matter_if_nothing_is_computed(work: Path) -> None:
     for arguments in (
         ("encode", "photos", "latents"),
         ("decode", "latents", "decoded"),

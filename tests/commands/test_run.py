@@ -306,7 +306,7 @@ class TestRun:
         assert report(run) == code
         assert run.given == 0
         assert capsys.readouterr().err == (
-            "dinac: stopped before the end; run the same command again to go on\n"
+            "dinac: stopped before the end; run the same command again to continue\n"
         )
 
     def test_remark_is_printed_unless_the_run_was_stopped(
@@ -331,6 +331,8 @@ class TestRun:
         del caught
 
 
-def test_no_failures_file() -> None:
-    with open_failures(None) as file:
-        assert file is None
+def test_no_failures_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_failures(None) as write:
+        write(FAILED)
+    assert not list(tmp_path.iterdir())

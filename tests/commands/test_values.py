@@ -7,7 +7,6 @@ import math
 import pytest
 
 from dinac_cli.commands.values import (
-    check_percent,
     complete,
     one_of,
     parse_batch_size,
@@ -59,14 +58,9 @@ def test_number_outside_its_range_is_refused() -> None:
 )
 def test_percent(text: str, percent: float) -> None:
     assert parse_percent(text) == percent
-    assert check_percent(text) == text
 
 
 @pytest.mark.parametrize("text", ["0", "0%", "100.1", "-5", "5%%", "%", "", "1e1", "nan"])
 def test_malformed_percent_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--reencode .*expected a share such as 5%"):
-        check_percent(text)
-
-
-def test_percent_may_be_left_out() -> None:
-    assert check_percent(None) is None
+        parse_percent(text)

@@ -31,7 +31,7 @@ from dinac_cli.models.registry import ResolvedModel
 from .conftest import GOLDEN, Golden, read_json
 
 TINY = GOLDEN / "tiny"
-MUTANTS = int(os.environ.get("DINAC_FUZZ", "240"))
+MUTANTS = int(os.environ.get("DINAC_FUZZ", "120"))
 
 DEEP: Any = json.loads("[" * 500 + "]" * 500)
 HOSTILE_VALUES: tuple[Any, ...] = (

@@ -1,1 +1,1 @@
-"""The README as a whole: its picture, and every command in it."""
+"""Tests of the README's picture and of all its commands."""

@@ -1,6 +1,6 @@
-"""The picture at the top of the README, drawn by the program itself from its sample images.
+"""Draws the picture at the top of the README with the program and its sample images.
 
-`python -m tests.readme.picture` writes `picture.png` beside it anew, or the file that it names.
+`python -m tests.readme.picture` rewrites `picture.png` beside this module, or the named file.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dinac_cli import cli, read_latents
-from dinac_cli.commands.sampling import write_samples
+from dinac_cli.commands.demo import write_samples
 from dinac_cli.report.latents import find_colors
 
 TARGET = Path(__file__).with_suffix(".png")
 MAX_BYTES = 120_000
 
 _PATCH = 16
-_SIDE = 192  # of a panel: so many pixels of each image are shown, one to one
+_SIDE = 192  # width and height of a panel, in pixels of the image
 _GAP = 40
 _TOP = 84
 _BOTTOM = 12
 _GAIN = 8
 _SHOWN = (("leaves.png", 64, 64), ("sunset.jpg", 16, 96))
-"""The samples that are shown, and the row and the column at which their panel begins."""
+"""Name of a sample, and the row and column where its panel begins."""
 
 _INK, _GRAY = (28, 30, 34), (104, 108, 116)
 _HEADINGS = (
@@ -45,7 +45,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Example:
-    """What is shown of one sample: uint8 [H, W, 3] each, `latents` one pixel a patch."""
+    """The images of one sample, uint8 [H, W, 3]; `latents` has one pixel per patch."""
 
     original: Pixels
     latents: Pixels
@@ -53,7 +53,7 @@ class Example:
 
 
 def make_examples(folder: Path) -> Iterator[Example]:
-    """Encode and decode the samples in `folder` with the commands that everybody uses."""
+    """Encodes and decodes the samples in `folder` with the commands."""
     images, latents, decoded = (folder / name for name in ("images", "latents", "decoded"))
     write_samples(str(images))
     for command, source, out in (("encode", images, latents), ("decode", latents, decoded)):
@@ -73,7 +73,7 @@ def make_examples(folder: Path) -> Iterator[Example]:
 
 
 def draw_picture(examples: list[Example]) -> Image.Image:
-    """One row an example, with the way of an image above: image, `.dinac`, image."""
+    """Draws one row per example, under the headings image, `.dinac`, image."""
     width = 4 * _SIDE + 3 * _GAP + 24
     height = _TOP + len(examples) * (_SIDE + _BOTTOM)
     picture = Image.new("RGB", (width, height), "white")
@@ -93,11 +93,11 @@ def draw_picture(examples: list[Example]) -> Image.Image:
 
 
 def write_picture(target: Path) -> None:
-    """Draw the picture and write it as a PNG file."""
+    """Draws the picture and writes it as a PNG file."""
     with tempfile.TemporaryDirectory() as folder:
         picture = draw_picture(list(make_examples(Path(folder))))
     target.parent.mkdir(exist_ok=True)
-    # 256 colours: a third of the bytes, and no difference that the eye sees
+    # 256 colours take a third of the bytes and look the same.
     small = picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     small.save(target, optimize=True)
 

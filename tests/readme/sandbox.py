@@ -1,7 +1,9 @@
-"""A folder with what the README's commands take, and a PATH with what they call."""
+"""A folder with the inputs of the README's commands, and a PATH with the programs they call."""
 
 from __future__ import annotations
 
+import importlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,22 +11,22 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from dinac_cli import cli
 from dinac_cli.images.samples import draw_clouds, draw_leaves
 
-from ..cli.processes import DEADLINE_SECONDS, make_environment
+from ..cli.processes import DEADLINE_SECONDS, get_fork_server, make_environment, run
 from ..cli.test_models import fill_cache
-from .commands import ROOT, Command, substitute
+from .commands import ROOT, substitute
 
 PHOTOS = ("photos/a.jpg", "photos/b.jpg", "photos/c.png", "photos/trip/a.jpg", "photos/trip/b.jpg")
 EVALUATION = ("eval/0.jpg", "eval/1.jpg")
+TINY = ROOT / "tests/golden/tiny"
 
-_STUB = "#!/bin/sh\n"
-
-STUBS = {
-    "ssh": (f'{_STUB}shift\nexec "$@"\n', "there is no other machine: it is done on this one"),
-}
-"""Programs that are always replaced: name → script, and why."""
+STUBS = {"ssh": '#!/bin/sh\nshift\nexec "$@"\n'}
+"""Programs that are always replaced → script. There is no other machine: ssh runs here."""
 
 _JQ = """
 import json, sys
@@ -36,7 +38,7 @@ with open(sys.argv[2], "rb") as file:
     sys.stdout.buffer.write(zstandard.ZstdDecompressor().decompress(file.read()[24:]))
 """
 STAND_INS = {"jq": _JQ, "zstd": _ZSTD}
-"""Programs that a machine may lack: name → what does of them what the README needs."""
+"""Programs that a machine may lack → a program that does what the README needs."""
 
 
 class Sandbox:
@@ -48,7 +50,6 @@ class Sandbox:
         self._environment = make_environment(
             {
                 "PATH": f"{self._tools}:{make_environment()['PATH']}",
-                "PYTHONPATH": str(ROOT),
                 "ROOT": str(ROOT),
                 "HF_HOME": str(folder / ".huggingface"),
                 "HF_HUB_OFFLINE": "1",
@@ -56,34 +57,31 @@ class Sandbox:
         )
 
     def fill(self) -> None:
-        """Make the tools, the images and what the main job makes of them."""
+        """Makes the tools, the images, a model, and the outputs of the main job."""
         self._tools.mkdir(parents=True)
-        self._add_tool("dinac", f'{_STUB}exec "{sys.executable}" -m dinac_cli "$@"\n')
-        self._add_tool("python", f'{_STUB}exec "{sys.executable}" "$@"\n')
-        for name, (script, _) in STUBS.items():
+        for program in ("dinac", "python"):
+            get_fork_server().write_client(self._tools / program, program)
+        for name, script in STUBS.items():
             self._add_tool(name, script)
         for name, program in STAND_INS.items():
             if shutil.which(name) is None:
                 self.add_stand_in(name, program)
-        fill_cache(self.folder / ".huggingface", ROOT / "tests/golden/tiny")
+        fill_cache(self.folder / ".huggingface", TINY)
+        shutil.copytree(TINY, self.folder / "my-model")
         for number, name in enumerate((*PHOTOS, *EVALUATION, "a.png")):
             self._draw(name, number)
-        self.check(Command("", "dinac encode photos/ latents/ --model nano"))
-        self.check(Command("", "dinac decode latents/ decoded/"))
+        for command in ("encode photos latents --model nano", "decode latents decoded"):
+            assert run(*command.split(), cwd=self.folder).code == 0
         shutil.copy(self.folder / "latents/a.jpg.dinac", self.folder / "a.dinac")
 
     def add_stand_in(self, name: str, program: str) -> None:
-        """Put a program in Python on the PATH, before any other of that name."""
+        """Puts a program in Python on the PATH, before any other of that name."""
         self._add_tool(name, f"#!{sys.executable}{program}")
 
-    def check(self, command: Command) -> str:
-        """Run one command as bash or Python would, to exit code 0; gives what it printed."""
-        if command.is_python:
-            program = [sys.executable, "-c", command.text]
-        else:
-            program = ["bash", "-c", f"set -o pipefail; {substitute(command.text)}"]
+    def check(self, text: str) -> str:
+        """Runs one command in bash; returns its output. Fails unless its exit code is 0."""
         done = subprocess.run(
-            program,
+            ["bash", "-c", f"set -o pipefail; {substitute(text)}"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=self.folder,
@@ -91,7 +89,7 @@ class Sandbox:
             timeout=DEADLINE_SECONDS,
         )
         said = done.stdout.decode() + done.stderr.decode()
-        assert done.returncode == 0, f"exit code {done.returncode}: {command.text}\n{said}"
+        assert done.returncode == 0, f"exit code {done.returncode}: {text}\n{said}"
         return done.stdout.decode()
 
     def _add_tool(self, name: str, script: str) -> None:
@@ -108,6 +106,19 @@ class Sandbox:
 
 
 def copy_sandbox(filled: Sandbox, folder: Path) -> Sandbox:
-    """A sandbox of its own for one section; modification times are kept."""
+    """Copies a sandbox for one section; modification times are kept."""
     shutil.copytree(filled.folder, folder, symlinks=True)
     return Sandbox(folder)
+
+
+def check_options(text: str) -> None:
+    """Parses the options of one command and runs nothing. Raises the parser's error."""
+    program, *arguments = shlex.split(text, comments=True)
+    if program == "dinac":
+        name, *rest = arguments
+        group = get_command(cli.app)
+        assert isinstance(group, TyperGroup)
+        group.commands[name].make_context(name, rest)
+    else:
+        assert (program, arguments[0]) == ("python", "-m")
+        importlib.import_module(f"{arguments[1]}.__main__").parse_options(arguments[2:])

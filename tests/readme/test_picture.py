@@ -1,4 +1,4 @@
-"""The README's picture is what its command draws."""
+"""The README shows the picture that its command draws."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .commands import README
 from .picture import MAX_BYTES, TARGET, write_picture
 
 
-def test_picture_is_small_named_and_what_the_program_draws(tmp_path: Path) -> None:
+def test_picture_is_small_and_up_to_date(tmp_path: Path) -> None:
     assert f"](tests/readme/{TARGET.name})" in README
     assert TARGET.stat().st_size <= MAX_BYTES
     write_picture(tmp_path / "picture.png")
     with Image.open(TARGET) as kept, Image.open(tmp_path / "picture.png") as drawn:
         assert kept.size == drawn.size
         difference = np.asarray(kept.convert("RGB"), np.int16) - np.asarray(drawn.convert("RGB"))
-    # another machine's arithmetic moves a grain here and there, another Pillow the letters
+    # Another machine's arithmetic or Pillow's fonts change single pixels.
     assert np.abs(difference).mean() < 3

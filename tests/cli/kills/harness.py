@@ -1,4 +1,4 @@
-"""Kills a command at random moments, and looks after each at what it left."""
+"""Kills a command at random moments, and checks its files after each kill."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .commands import Command
 DEADLINE_SECONDS = 300.0
 KILLS_OF_ONE_OUT = 6
 
-# Of all kills: anywhere in a run, between its first file and its end, while a file is written.
+# Share of the kills: anywhere in a run, between its first file and its end, during a write.
 MOMENTS = {"any": 0.3, "working": 0.35, "writing": 0.35}
 
 
 @dataclass
 class Figures:
-    """What was done to one command, and seen."""
+    """Counts of the kills of one command and of their traces."""
 
     kills: Counter[str] = field(default_factory=Counter)
     too_late: int = 0
@@ -36,7 +36,7 @@ class Figures:
     partly_done: int = 0
 
     def describe(self, name: str) -> str:
-        """One line for the screen."""
+        """Describes them in one line."""
         moments = ", ".join(f"{self.kills[moment]} {moment}" for moment in MOMENTS)
         return (
             f"{name}: {self.kills.total()} kills ({moments}); {self.partly_done} left OUT partly "
@@ -46,9 +46,9 @@ class Figures:
 
 
 class Harness:
-    """One command, its uninterrupted run in `folder / "reference"`, and OUTs that are killed.
+    """Kills runs of one command and compares them with an uninterrupted one.
 
-    Every finding is an AssertionError.
+    That one is in `folder / "reference"`. Raises AssertionError for each finding.
     """
 
     def __init__(self, command: Command, folder: Path, seed: int = 0) -> None:
@@ -71,10 +71,10 @@ class Harness:
         _require_success(process)
         self._reference = hash_files(reference)
         self._folders = {os.path.dirname(name) for name in self._reference}
-        assert self._reference, "the uninterrupted run made nothing"
+        assert self._reference, "the uninterrupted run wrote nothing"
 
     def kill_and_finish(self, times: int) -> None:
-        """Kill one OUT up to `times` times, then let the run finish, and compare."""
+        """Kills runs into one OUT up to `times` times, lets the next finish, and compares."""
         out = self._folder / f"out{self.figures.finished:03}"
         for _ in range(times):
             if not self._kill_once(out):
@@ -87,20 +87,20 @@ class Harness:
         assert made.keys() == self._reference.keys(), f"{out} holds {sorted(made)}"
         for name, digest in made.items():
             if name not in self._command.undetermined:
-                assert digest == self._reference[name], f"{out / name} has other bytes"
+                assert digest == self._reference[name], f"{out / name} has different bytes"
 
     def go(self, kills: int) -> None:
-        """Kill so many times, a few times each OUT."""
+        """Kills `kills` runs, a few of each OUT."""
         while (left := kills - self.figures.kills.total()) > 0:
             self.kill_and_finish(min(left, self._random.randint(1, KILLS_OF_ONE_OUT)))
 
     def _kill_once(self, out: Path) -> bool:
-        """False where the run was finished before its moment came."""
+        """Kills one run; returns False if it finished before its moment came."""
         moment = self._random.choices(list(MOMENTS), list(MOMENTS.values()))[0]
         known = set(list_temporaries(out))
         process = self._start(out)
         if moment == "writing":
-            left = self._random.randint(1, 3)  # temporaries to see
+            left = self._random.randint(1, 3)  # temporaries to wait for
             seen = known
             while process.poll() is None and left:
                 found = set(self._spy(out))
@@ -123,7 +123,7 @@ class Harness:
         return True
 
     def _spy(self, out: Path) -> list[str]:
-        """The temporaries of an OUT, found fast enough to see one that is being written."""
+        """Lists the temporaries of an OUT, fast enough to see one during its write."""
         found = []
         for folder in self._folders:
             with suppress(FileNotFoundError):
@@ -136,14 +136,14 @@ class Harness:
         return found
 
     def _check(self, out: Path) -> None:
-        assert hash_files(self._command.source) == self._sources, "a source was touched"
+        assert hash_files(self._command.source) == self._sources, "a source was changed"
         for name, digest in hash_files(out).items():
             if os.path.basename(name).startswith(TEMPORARY_PREFIX):
                 continue
             assert not os.path.basename(name).startswith("."), f"{out / name} is hidden"
             self.figures.files_checked += 1
             if name not in self._command.undetermined:
-                assert digest == self._reference.get(name), f"{out / name} has other bytes"
+                assert digest == self._reference.get(name), f"{out / name} has different bytes"
             if (name, digest) not in self._whole:
                 self._command.check(out / name)
                 self._whole.add((name, digest))
@@ -159,7 +159,7 @@ class Harness:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Relative names of all files below a folder, hidden ones too."""
+    """Lists the relative names of all files below a folder, hidden ones too."""
     return [
         os.path.relpath(os.path.join(parent, name), folder)
         for parent, _, names in os.walk(folder)
@@ -168,14 +168,14 @@ def list_files(folder: Path) -> list[str]:
 
 
 def list_temporaries(folder: Path) -> list[str]:
-    """Relative names of the temporary files below a folder."""
+    """Lists the relative names of the temporary files below a folder."""
     return [
         name for name in list_files(folder) if os.path.basename(name).startswith(TEMPORARY_PREFIX)
     ]
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Relative name → hash of the content, of all files below a folder."""
+    """Returns relative name → hash of the content of all files below a folder."""
     return {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in list_files(folder)

@@ -1,4 +1,4 @@
-"""The harness in short: a few kills of each kind, on small images."""
+"""A short run of the harness: two kills of encode on small images."""
 
 from __future__ import annotations
 

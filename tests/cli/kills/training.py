@@ -1,4 +1,4 @@
-"""`dinac train` that saves its state every few steps: a short training is killed between them."""
+"""`dinac train` that saves its state often, so that kills of a short training hit all moments."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ SAVE_SECONDS = 0.2
 
 
 def main() -> None:
-    """Run the command line that follows."""
-    configure_threads()  # before torch comes, as the command does
+    """Runs the command line."""
+    configure_threads()  # before torch is imported, as the command does
     from dinac_cli.cli import run
     from dinac_cli.training import session as training
 
