@@ -125,7 +125,7 @@ def _accept(listener: socket.socket) -> tuple[str, list[str]]:
     """Answers clients until the tests end; returns in each fork, with program and arguments."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # reaps the forks that answer the clients
     while True:
-        if 0 in select.select([listener, 0], [], [])[0]:
+        if 0 in select.select([listener.fileno(), 0], [], [])[0]:
             os.killpg(0, signal.SIGKILL)
         client, _ = listener.accept()
         if os.fork():

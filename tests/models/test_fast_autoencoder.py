@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +14,9 @@ from torch import Tensor
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import autoencoder as fast_autoencoder
+from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE, accelerate
+from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
@@ -81,6 +82,11 @@ def wide_bfloat16() -> DinacAE:
 @pytest.fixture(scope="module")
 def small() -> DinacAE:
     return draw_network(SMALL)
+
+
+@pytest.fixture(scope="module")
+def small_bfloat16() -> DinacAE:
+    return draw_network(SMALL, torch.bfloat16)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -184,14 +190,41 @@ def test_guidance_with_triton(small: DinacAE, interpreted_operations: Operations
     assert relative_error(decoded, small.decode(latents, 32, 48, settings)) <= FLOAT32_TOLERANCE
 
 
-T = TypeVar("T")
+# torch's compiler imports modules that are deprecated.
+quiet = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 
-def compiling(test: Callable[..., T]) -> Callable[..., T]:
-    """Marks a test that runs torch's compiler, whose import warns about its own imports."""
+@pytest.fixture
+def only_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the graphs of torch's compiler operation by operation: compiling C++ takes seconds."""
+    trace = partial(torch.compile, backend="aot_eager_decomp_partition")
+    monkeypatch.setattr(torch, "compile", trace)
+
+
+@quiet
+@pytest.mark.usefixtures("only_traced")
+@torch.inference_mode()
+def test_traced_decoder_in_float32(small: DinacAE) -> None:
+    fast = accelerate(small, compiled=True)
+    assert fast.is_compiled
+    latents = torch.randn(1, SMALL.bottleneck_dim, 2, 3)
+    settings = DinacAEInferenceConfig(seed=3, pdg=True)
+    expected = small.decode(latents, 32, 48, settings)
+    assert relative_error(fast.decode(latents, 32, 48, settings), expected) <= FLOAT32_TOLERANCE
+
+
+@quiet
+@pytest.mark.usefixtures("only_traced")
+@torch.inference_mode()
+def test_traced_encoder_in_bfloat16(small: DinacAE, small_bfloat16: DinacAE) -> None:
+    images = draw_images(1, 32, 48)
+    ours = accelerate(small_bfloat16, compiled=True).encode(images)
+    assert_as_close(ours, small_bfloat16.encode(images), small.encode(images))
+
+
+def compiling(test: Callable[..., None]) -> Callable[..., None]:
     skip = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-    quiet = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-    marked: Callable[..., T] = skip(quiet(test))
+    marked: Callable[..., None] = quiet(skip(test))
     return marked
 
 
@@ -205,39 +238,29 @@ def quick_compiler() -> Iterator[None]:
 
 
 @compiling
+@pytest.mark.usefixtures("quick_compiler")
 @torch.inference_mode()
-def test_traced_decoder(small: DinacAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the compiler's graphs of a whole decode, but compiles no C++, which takes 10 seconds."""
-    backend = functools.partial(torch.compile, backend="aot_eager_decomp_partition")
-    monkeypatch.setattr(torch, "compile", backend)
-    fast = accelerate(small, compiled=True)
-    assert fast.is_compiled
-    latents = torch.randn(1, SMALL.bottleneck_dim, 2, 3)
-    settings = DinacAEInferenceConfig(seed=3, pdg=True)
-    expected = small.decode(latents, 32, 48, settings)
-    assert relative_error(fast.decode(latents, 32, 48, settings), expected) <= FLOAT32_TOLERANCE
+def test_compiled_decoder_end_in_bfloat16(small: DinacAE, small_bfloat16: DinacAE) -> None:
+    """Compiles the smallest graph that has a convolution, norms and packed matrix products."""
+    start = (torch.randn(1, 3, 32, 48), torch.tensor([0.4]), torch.randn(1, 8, 2, 3))
+    eager, compiled = (accelerate(small_bfloat16, compiled=how).decoder for how in (False, True))
+    begun = eager.begin(eager.embed(start[0]), *start[1:])
+    ours = compiled.finish(begun, drop_middle=True)
+    exact, theirs = (m.decoder(*start, drop_middle=True) for m in (small, small_bfloat16))
+    assert_as_close(ours, theirs, exact)
 
 
 @compiling
 @pytest.mark.usefixtures("quick_compiler")
 @torch.inference_mode()
-def test_compiled_decoder_end_in_float32(small: DinacAE) -> None:
-    noisy, latents = torch.randn(1, 3, 32, 48), torch.randn(1, SMALL.bottleneck_dim, 2, 3)
-    decoder = accelerate(small).decoder
-    begun = decoder.begin(decoder.embed(noisy), torch.tensor([0.4]), latents)
-    x0 = accelerate(small, compiled=True).decoder.finish(begun, drop_middle=True)
-    expected = small.decoder(noisy, torch.tensor([0.4]), latents, drop_middle=True)
-    assert relative_error(x0, expected) <= FLOAT32_TOLERANCE
+def test_compiled_rotation() -> None:
+    qkv, weight, rotation = torch.randn(2, 6, 9, 64), torch.randn(6, 64), torch.randn(6, 1, 32, 2)
+    expected = torch_operations.rotate_heads(qkv.clone(), weight, rotation)
+    compiled = compile_for_sizes(torch_operations.rotate_heads)(qkv, weight, rotation)
+    for part, reference in zip(compiled, expected, strict=True):
+        assert relative_error(part, reference) <= FLOAT32_TOLERANCE
 
 
-@compiling
-@pytest.mark.usefixtures("quick_compiler")
-@torch.inference_mode()
-def test_compiled_encoder_in_bfloat16(small: DinacAE) -> None:
-    plain = draw_network(SMALL, torch.bfloat16)
-    images = draw_images(1, 32, 48)
-    exact = small.encode(images)
-    ours = accelerate(plain, compiled=True).encode(images) - exact
-    theirs = plain.encode(images) - exact
-    # Too few values for the pooled gate: this finds a wrong result, not a rounding error.
-    assert 0 < ours.norm() <= 3 * theirs.norm()
+def assert_as_close(ours: Tensor, theirs: Tensor, exact: Tensor) -> None:
+    """Too few values for the pooled gate: this finds a wrong result, not a rounding error."""
+    assert 0 < (ours - exact).norm() <= 3 * (theirs - exact).norm()

@@ -81,18 +81,6 @@ def test_rotate_heads(
     assert torch.equal(ours[2], qkv[:, :, 2 * heads :])
 
 
-def test_rotate_heads_is_the_same_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    qkv, weight = draw(2, 6, 9, 64), draw(6, 64)
-    angles = draw(6, 1, 32)
-    rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
-    eager = torch_operations.rotate_heads(qkv.clone(), weight, rotation)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    for result, expected in zip(
-        torch_operations.rotate_heads(qkv, weight, rotation), eager, strict=True
-    ):
-        compare(result, expected, torch.float32)
-
-
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     ("shape", "size"), [((1, 1, 1, 40), 7), ((1, 9, 10, 32), 7), ((2, 16, 8, 33), 3)]

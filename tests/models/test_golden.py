@@ -56,8 +56,11 @@ def networks(request: pytest.FixtureRequest, goldens: list[Golden]) -> list[Gold
         return [accelerate_golden(golden, torch_operations, range(8)) for golden in goldens]
     operations = request.getfixturevalue("interpreted_operations")
     networks = [accelerate_golden(golden, operations, [0]) for golden in goldens]
-    # Triton's interpreter is slow, so it computes one image of each batch.
-    return [replace(n, cases={k: v[:1] for k, v in n.cases.items()}) for n in networks]
+    # The interpreter is slow, so each network computes one image in a batch of one.
+    return [
+        replace(golden, image_count=1, cases={name: t[:1] for name, t in golden.cases.items()})
+        for golden in networks
+    ]
 
 
 @torch.inference_mode()
