@@ -1,7 +1,7 @@
-"""Writes what is made of the command tree: the man page and the completion scripts.
+"""Writes the files that are generated from the command tree.
 
 `python -m dinac_cli.artifacts man` writes the page that `dinac man` shows;
-`python -m dinac_cli.artifacts completions FOLDER` writes the scripts of every shell.
+`python -m dinac_cli.artifacts completions FOLDER` writes the completion script of every shell.
 """
 
 from __future__ import annotations
@@ -17,21 +17,17 @@ from dinac_cli.commands.completions import write_scripts
 from dinac_cli.commands.man import MANUAL, make_manual
 
 
-def write_manual(path: Path = MANUAL) -> None:
-    """Write the man page of the whole command tree."""
-    page = make_manual(get_command(app), __version__)
-    path.write_text(page, encoding="utf-8", newline="\n")
-
-
 def main(arguments: list[str]) -> int:
-    """Write what the first argument names; returns the exit code."""
-    if arguments == ["man"]:
-        write_manual()
-    elif len(arguments) == 2 and arguments[0] == "completions":
-        write_scripts(Path(arguments[1]))
-    else:
-        print("usage: python -m dinac_cli.artifacts man | completions FOLDER", file=sys.stderr)
-        return 2
+    """Writes the files that the first argument names; returns the exit code."""
+    match arguments:
+        case ["man"]:
+            page = make_manual(get_command(app), __version__)
+            MANUAL.write_text(page, encoding="utf-8", newline="\n")
+        case ["completions", folder]:
+            write_scripts(Path(folder))
+        case _:
+            print("usage: python -m dinac_cli.artifacts man | completions FOLDER", file=sys.stderr)
+            return 2
     return 0
 
 

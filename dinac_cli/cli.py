@@ -1,4 +1,4 @@
-"""The `dinac` program: its command tree, and where errors become one line and an exit code."""
+"""The `dinac` program: its command tree, and how errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -30,12 +30,9 @@ from dinac_cli.errors import DinacError, Exit
 
 _NARROW_COLUMNS = 60
 
-# The base class of the parser's errors. Typer has moved it between modules, but it has always been
-# an ancestor of this class.
+# The base class of the parser's errors. Its module depends on the version of Typer, but it is
+# always an ancestor of BadParameter.
 _ParserError: type[Any] = typer.BadParameter.__mro__[2]
-
-# Raised for a command without arguments; its message is the plain help text.
-_HELP_INSTEAD = "NoArgsIsHelpError"
 
 app = typer.Typer(
     name=PROGRAM,
@@ -98,14 +95,13 @@ def run(arguments: list[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except DinacError as exc:
-        _print_error(str(exc))
-        if flags["verbose"]:
-            for line in getattr(exc, "details", ()):  # a checkpoint's tensors, one a line
-                _print_error(line)
+        details = getattr(exc, "details", ()) if flags["verbose"] else ()
+        for line in (str(exc), *details):
+            _print_error(line)
         return exc.exit_code
     except _ParserError as exc:
         message = exc.format_message()  # empty if the help was printed instead
-        if message and type(exc).__name__ == _HELP_INSTEAD:
+        if message and type(exc).__name__ == "NoArgsIsHelpError":  # the message is the plain help
             typer.echo(message, err=True)
         elif message:
             _print_error(f"{message} (see '{_name_command(exc, arguments)} --help')")
@@ -133,7 +129,7 @@ def _prepare_completion() -> Any:
     os.environ["COLUMNS"] = "1000"  # wrapped help would turn one candidate into two
     from typer.completion import completion_init  # type: ignore[attr-defined]
 
-    completion_init()  # Typer itself does so only with options that write start-up files
+    completion_init()  # Typer does this only for programs with --install-completion
     root: Any = typer.main.get_command(app)
     for command in root.commands.values():
         for parameter in command.params:
@@ -142,7 +138,7 @@ def _prepare_completion() -> Any:
 
 
 def _fit_screen() -> Any:
-    """Returns the command tree; on a narrow screen with plain help, because frames cut options."""
+    """Returns the command tree. On a narrow screen its help is plain: frames would cut it off."""
     root: Any = typer.main.get_command(app)
     _hide_flag_types(root)
     columns = shutil.get_terminal_size().columns
@@ -161,7 +157,7 @@ def _fit_screen() -> Any:
 
     def simplify(command: Any) -> None:
         command.context_class, command.rich_markup_mode = Context, None
-        command.short_help = (command.help or "").partition("\n\n")[0]  # else it is cut off
+        command.short_help = (command.help or "").partition("\n\n")[0]  # otherwise it is cut off
         for child in getattr(command, "commands", {}).values():
             simplify(child)
 
@@ -170,7 +166,7 @@ def _fit_screen() -> Any:
 
 
 def _hide_flag_types(command: Any, parent: Any = None) -> None:
-    """Hides the type of options without a value; some versions of Typer print `<bool>`."""
+    """Hides the type of flags, which some versions of Typer show as `<bool>`."""
     context = command.context_class(command, parent=parent, **command.context_settings)
     for parameter in command.get_params(context):  # including --help
         if getattr(parameter, "is_flag", False):
@@ -192,7 +188,7 @@ def _name_command(exc: Exception, arguments: list[str]) -> str:
 
 
 def _settle_stdout() -> None:
-    """Flushes stdout; if that fails, drops the rest, or Python would complain on exit."""
+    """Flushes stdout; if that fails, drops the rest, because Python would complain on exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -102,7 +102,7 @@ class UnwritableDiskError(OutputError):
 
 
 class CheckpointError(ModelError):
-    """Tensors do not fit the configuration; `details` has one line for each of them."""
+    """Tensors do not fit the configuration; `details` has one line for each tensor."""
 
     def __init__(self, message: str, details: list[str]) -> None:
         super().__init__(message)

@@ -1,1 +1,1 @@
-"""The commands: each only translates options to a job, results to the console, and an exit code."""
+"""The commands. Each turns options into a job, and results into console output and an exit code."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dinac_cli.commands.values import complete, one_of
+from dinac_cli.commands.values import choices
 
 PROGRAM = "dinac"
 COMPLETION_VARIABLE = "_DINAC_COMPLETE"
@@ -16,26 +16,22 @@ SCRIPTS = {
     "fish": f"{PROGRAM}.fish",
     "powershell": f"{PROGRAM}.ps1",
 }
-"""File name of each shell's script."""
+"""The file name of each shell's script."""
 
-# At the first Tab, zsh runs a file on its fpath as the function of that name. Typer's script only
-# defines another function there, so that Tab would do nothing. If it is sourced, it needs no more.
+# At the first Tab, zsh runs the file `_dinac` on its fpath as the function `_dinac`. Typer's script
+# only defines another function there, so the file must also call it, unless it is sourced.
 _ZSH_FIRST_TAB = f"""
 if [[ "$funcstack[1]" = "_{PROGRAM}" ]]; then
   _{PROGRAM}_completion "$@"
 fi
 """
 
-
-SHELLS = tuple(SCRIPTS)
-
 Shell = Annotated[
     str,
     typer.Argument(
         metavar="SHELL",
-        callback=one_of("SHELL", SHELLS),
-        autocompletion=complete(SHELLS),
-        help=f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}.",
+        **choices("SHELL", tuple(SCRIPTS)),
+        help=f"One of {', '.join(SCRIPTS)}.",
     ),
 ]
 
@@ -43,7 +39,7 @@ Shell = Annotated[
 def completions(shell: Shell) -> None:
     """Print the script that lets a shell complete commands, options and their values.
 
-    Nothing is installed: save it where the shell looks for it, or source it.
+    Installs nothing: save the script where the shell looks for it, or source it.
     """
     typer.echo(make_script(shell), nl=False)
 
@@ -53,8 +49,7 @@ def make_script(shell: str) -> str:
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     script = get_completion_script(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE, shell=shell)
-    end = _ZSH_FIRST_TAB if shell == "zsh" else ""
-    return f"{script}\n{end}"
+    return f"{script}\n{_ZSH_FIRST_TAB if shell == 'zsh' else ''}"
 
 
 def write_scripts(folder: Path) -> None:

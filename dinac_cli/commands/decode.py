@@ -9,7 +9,7 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
-from dinac_cli.commands.values import complete, one_of, within
+from dinac_cli.commands.values import choices, complete, within
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.models.interface import SCHEDULES
 
@@ -30,18 +30,14 @@ Steps = Annotated[
 Sampler = Annotated[
     str,
     typer.Option(
-        metavar="NAME",
-        callback=one_of("--sampler", ("ddim", "dpmpp-2m")),
-        autocompletion=complete(("ddim", "dpmpp-2m")),
-        help="ddim or dpmpp-2m.",
+        metavar="NAME", **choices("--sampler", ("ddim", "dpmpp-2m")), help="ddim or dpmpp-2m."
     ),
 ]
 Schedule = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        callback=one_of("--schedule", SCHEDULES),
-        autocompletion=complete(SCHEDULES),
+        **choices("--schedule", SCHEDULES),
         help="Spacing of the times: linear or cosine.",
     ),
 ]
@@ -59,7 +55,7 @@ Strength = Annotated[
     typer.Option(
         metavar="S",
         callback=within("--strength", lambda value: 0 < value <= 1, "more than 0, at most 1"),
-        help="Scale of the times, above 0 to 1; 1 is full noise.",
+        help="Scale of the times: more than 0, at most 1; 1 is full noise.",
     ),
 ]
 Seed = Annotated[
@@ -82,15 +78,12 @@ Format = Annotated[
     ),
 ]
 Flipped = Annotated[
-    bool,
-    typer.Option("--flipped", help="Decode the mirrored images that encode --flip stored."),
+    bool, typer.Option("--flipped", help="Decode the mirrored images that encode --flip stored.")
 ]
 AllowOtherModel = Annotated[
     bool,
-    typer.Option(
-        "--allow-other-model",
-        rich_help_panel=opt.MODEL,
-        help="Also decode latents of another model, if their shape fits.",
+    opt.model_option(
+        "--allow-other-model", help="Also decode latents of another model, if their shape fits."
     ),
 ]
 
@@ -130,7 +123,7 @@ def decode(
 ) -> None:
     """Decode files of latents back into images of their exact size.
 
-    a.jpg.dinac becomes OUT/a.jpg.png, a.png.dinac becomes OUT/a.png. Run it again to go on.
+    a.jpg.dinac becomes OUT/a.jpg.png, a.png.dinac becomes OUT/a.png. Run it again to continue.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.decode import DecodeRequest, make_settings
@@ -155,5 +148,4 @@ def decode(
     screen = ScreenOptions(
         json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
     )
-
     raise typer.Exit(run_request(request, lambda run: Summary("decoded"), screen, out))

@@ -12,6 +12,7 @@ import typer
 from dinac_cli.commands.decode import decode
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.psnr import psnr
+from dinac_cli.commands.screen.console import Console
 
 DemoFolder = Annotated[
     str, typer.Argument(metavar="DIR", help="Folder for the images and latents of the demo.")
@@ -19,26 +20,23 @@ DemoFolder = Annotated[
 
 
 def demo(folder: DemoFolder = "dinac-demo") -> None:
-    """Make sample images, encode, decode and measure them, and show each command."""
-    from dinac_cli.commands.screen.console import Console
-
+    """Make sample images; encode, decode and measure them; show each command."""
     console = Console()
     originals, latents, decoded = (f"{folder}/{name}" for name in ("images", "latents", "decoded"))
     count = write_samples(originals)
     console.print_result(f"{count} sample images are in {originals}")
-    model = {"model": "nano"}
-    _run(console, encode, [originals, latents], {"images": [originals], "out": latents} | model)
-    _run(console, decode, [latents, decoded], {"latents": [latents], "out": decoded} | model)
-    _run(console, psnr, [originals, decoded], {"first": originals, "second": decoded})
+    nano = ["--model", "nano"]
+    _run(
+        console, encode, [originals, latents, *nano], images=[originals], out=latents, model="nano"
+    )
+    _run(console, decode, [latents, decoded, *nano], latents=[latents], out=decoded, model="nano")
+    _run(console, psnr, [originals, decoded], first=originals, second=decoded)
     console.print_result(f"\nCompare {originals} with {decoded}; then try it on your own folder.")
 
 
-def _run(
-    console: Any, command: Callable[..., None], shown: list[str], values: dict[str, Any]
-) -> None:
+def _run(console: Console, command: Callable[..., None], shown: list[str], **values: Any) -> None:
     """Shows a command line and runs it; a failure ends the demo with its exit code."""
-    model = ["--model", values["model"]] if "model" in values else []
-    console.print_result(f"\n$ dinac {shlex.join([command.__name__, *shown, *model])}")
+    console.print_result(f"\n$ dinac {shlex.join([command.__name__, *shown])}")
     try:
         command(**values)
     except typer.Exit as done:
@@ -47,7 +45,7 @@ def _run(
 
 
 def write_samples(folder: str) -> int:
-    """Writes the samples that do not exist yet below `folder`; returns how many samples there are.
+    """Writes the missing samples below `folder`; returns the number of all samples.
 
     Raises OutputError.
     """

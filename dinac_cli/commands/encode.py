@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.plan import print_plan
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.images.formats import MAX_PIXELS
 
-if TYPE_CHECKING:
-    from dinac_cli.jobs.encode import EncodeRun
-
 DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run",
-        rich_help_panel=opt.RUN,
-        help="Print what would be done, as dinac plan does, and do nothing.",
+    opt.run_option(
+        "--dry-run", help="Print what would be done, as dinac plan does, and do nothing."
     ),
 ]
 
@@ -61,7 +57,7 @@ def encode(
 ) -> None:
     """Encode images into files of whitened latents.
 
-    a.jpg becomes OUT/a.jpg.dinac. Run it again to go on: finished outputs are kept.
+    a.jpg becomes OUT/a.jpg.dinac. Run it again to continue: finished outputs are kept.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.errors import UsageError
@@ -97,16 +93,11 @@ def encode(
         json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
     )
     if dry_run:
-        from dinac_cli.commands.plan import print_plan
         from dinac_cli.jobs.plan import PlanRequest
 
         if failures is not None:
             raise UsageError("--dry-run writes nothing; leave out --failures")
         raise typer.Exit(print_plan(PlanRequest(encode=request), screen))
 
-    raise typer.Exit(run_request(request, summarise, screen, out))
-
-
-def summarise(run: EncodeRun) -> Summary:
-    """Returns the summary of an encode run."""
-    return Summary(f"encoded with {run.model.label}")
+    code = run_request(request, lambda run: Summary(f"encoded with {run.model.label}"), screen, out)
+    raise typer.Exit(code)

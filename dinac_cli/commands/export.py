@@ -8,7 +8,7 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
-from dinac_cli.commands.values import complete, one_of
+from dinac_cli.commands.values import choices
 
 EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
 
@@ -20,8 +20,7 @@ ExportFormat = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        callback=one_of("--to", EXPORT_FORMATS),
-        autocompletion=complete(EXPORT_FORMATS),
+        **choices("--to", EXPORT_FORMATS),
         help="safetensors or npz: one file a record; webdataset: tars of many records.",
     ),
 ]
@@ -46,9 +45,9 @@ def export(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Write latents in formats of other tools, to read them without dinac.
+    """Write latents in formats that other tools read.
 
-    They are float32, with the metadata of their records; needs no model.
+    Latents are written as float32, with the metadata of their records. Needs no model.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.export import ExportRequest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ FeaturesOut = Annotated[
     typer.Argument(
         metavar="OUT.safetensors",
         show_default=False,
-        help="The last argument: the file to write; may be left out with --similar.",
+        help="The last argument: the file to write; optional with --similar.",
     ),
 ]
 Spatial = Annotated[
@@ -30,17 +29,17 @@ Spatial = Annotated[
 Similar = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE",
-        help="List the images that are most similar to the image of this latent file.",
+        metavar="FILE", help="List the images that are most similar to this latent file's image."
     ),
 ]
 Top = Annotated[
     int | None,
-    typer.Option(min=1, metavar="K", show_default="10", help="Number of images --similar lists."),
+    typer.Option(
+        min=1, metavar="K", show_default="10", help="Number of images that --similar lists."
+    ),
 ]
 
 _SUFFIX = ".safetensors"
-_TOP = 10
 
 
 def features(
@@ -71,7 +70,7 @@ def features(
 ) -> None:
     """Predict DINO features from files of latents, without decoding them; find similar images.
 
-    OUT holds `class_tokens`, F32 [N, D], and their `names`. Needs a model with a class head.
+    OUT holds `class_tokens`, F32 [N, D], and `names`. Needs a model with a class head.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
@@ -93,7 +92,7 @@ def features(
     screen = ScreenOptions(
         json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
     )
-    count = 0 if similar is None else top or _TOP
+    count = 0 if similar is None else top or 10
     raise typer.Exit(run_request(request, lambda run: FeaturesSummary(run, target, count), screen))
 
 
@@ -105,11 +104,9 @@ def split_arguments(
     Raises UsageError.
     """
     named = list(latents or ())
-    if last is None and similar is not None and not spatial:
-        return named, None
-    if last is None:
+    if last is None and (similar is None or spatial):
         raise UsageError(f"name the file to write as the last argument: OUT{_SUFFIX}")
-    if last.lower().endswith(_SUFFIX):
+    if last is None or last.lower().endswith(_SUFFIX):
         return named, last
     if similar is None:
         raise UsageError(f"{last}: OUT, the last argument, is the file to write; name it {_SUFFIX}")
@@ -119,7 +116,7 @@ def split_arguments(
 
 
 class FeaturesSummary(Summary):
-    """The end of a features run: its file, and the `top` images most similar to `--similar`."""
+    """The end of a features run: its file, and the `top` images that are most similar."""
 
     def __init__(self, run: FeaturesRun, out: str | None, top: int) -> None:
         super().__init__()
@@ -129,30 +126,26 @@ class FeaturesSummary(Summary):
 
     @property
     def stopped(self) -> str:
-        is_lacking = self._out is not None and not self._features.size_bytes
-        return "stopped before the end" + (f"; {self._out} was not written" if is_lacking else "")
+        is_missing = self._out is not None and not self._features.size_bytes
+        return "stopped before the end" + (f"; {self._out} was not written" if is_missing else "")
 
     def describe(self, progress: RunProgress) -> str:
-        return "\n".join(self._list_lines(progress))
-
-    def _list_lines(self, progress: RunProgress) -> Iterator[str]:
         from dinac_cli.jobs.feature_set import rank_similar
 
-        rows = self._features.rows
-        count = f"{len(rows)} class token" + ("" if len(rows) == 1 else "s")
+        rows, tally = self._features.rows, progress.tally
+        count = "1 class token" if len(rows) == 1 else f"{len(rows)} class tokens"
         if rows:
             count += f" of {len(next(iter(rows.values())).class_token)} values"
         if self._features.size_bytes:
             count += f" in {self._out} ({format_size(self._features.size_bytes)})"
-        failed = progress.tally.failures
-        failures = [f"{failed} failed"] if failed else []
-        yield ", ".join([count, *failures, *describe_others(progress.tally)])
+        failed = [f"{tally.failures} failed"] if tally.failures else []
+        lines = [", ".join([count, *failed, *describe_others(tally)])]
         neighbours = rank_similar(self._features, self._top)
         if neighbours:
-            yield ""
             table = [["rank", "similarity", "name"]]
             table += [[str(n.rank), f"{n.similarity:.4f}", n.name] for n in neighbours]
-            yield from align(table)
+            lines += ["", *align(table)]
+        return "\n".join(lines)
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         from dinac_cli.jobs.feature_set import rank_similar

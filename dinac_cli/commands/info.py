@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _CHANNELS_SHOWN = 5
 
-# Over a folder of photographs, channels of whitened latents differ from N(0, 1) by less than this,
-# and channels of another scale by more. A few images prove nothing: sky has no detail.
+# Over many photographs, each channel of whitened latents stays within these bounds; channels of
+# another scale do not. A few images prove nothing: sky, for example, has no detail.
 _JUDGED_RECORDS = 16
 _MEAN_AT_MOST = 1.0
 _STD_WITHIN = (0.5, 2.0)
@@ -41,7 +41,7 @@ def info(
 ) -> None:
     """Show what files of latents hold: every field of a single record, the totals of many.
 
-    The mean and deviation of each channel are compared with N(0, 1), as training expects.
+    Compares the mean and deviation of each channel with N(0, 1), which training expects.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.info import InfoRequest
@@ -63,30 +63,52 @@ class InfoSummary(Summary):
         self._catalogue = run.catalogue
 
     def describe(self, progress: RunProgress) -> str:
-        return "\n".join(describe_catalogue(self._catalogue, progress))
+        return "\n".join(_describe_catalogue(self._catalogue, progress))
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
-        return catalogue_to_json(self._catalogue, progress.tally)
+        catalogue, pixels = self._catalogue, self._catalogue.pixels
+        return {
+            "summary": True,
+            "records": catalogue.records,
+            "failed": progress.tally.failures,
+            "not_inputs": progress.tally.not_inputs,
+            "bytes": catalogue.size_bytes,
+            "pixels": pixels,
+            "bits_per_pixel": 8 * catalogue.size_bytes / pixels if pixels else None,
+            "models": [
+                {"model": model, "latent_space": space, "weights": weights, "records": count}
+                for (model, space, weights), count in catalogue.models.most_common()
+            ],
+            "precisions": dict(catalogue.precisions),
+            "class_tokens": catalogue.class_tokens,
+            "posteriors": catalogue.posteriors,
+            "flipped": catalogue.twins,
+            "flipped_class_tokens": catalogue.flipped_class_tokens,
+            "flipped_posteriors": catalogue.flipped_posteriors,
+            "channels": [
+                {"latent_space": space, "mean": moments.mean.tolist(), "std": moments.std.tolist()}
+                for (space, _), moments in catalogue.moments.items()
+            ],
+        }
 
 
-def describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator[str]:
-    """Yields the lines that a person reads."""
+def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator[str]:
     if catalogue.records == 1 and catalogue.last is not None and progress.done == 1:
-        yield from list_facts(list(describe_record(catalogue.last)))
+        yield from list_facts(_describe_record(catalogue.last))
     else:
-        yield from list_facts(list(_describe_records(catalogue, progress.tally)))
+        yield from list_facts(_describe_records(catalogue, progress.tally))
     for (latent_space, _), moments in catalogue.moments.items():
         yield ""
         title = f" of latent space {latent_space}" if len(catalogue.moments) > 1 else ""
-        yield describe_moments(moments, title)
+        yield _describe_moments(moments, title)
         if catalogue.records >= _JUDGED_RECORDS:
-            yield from describe_strays(moments)
+            yield from _describe_strays(moments)
     if len(catalogue.moments) > 1:
-        yield "These records are of several latent spaces; do not mix them in a training."
+        yield "These records are of several latent spaces; do not mix them in one training."
 
 
-def describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
-    """Yields the names and values of one record's fields."""
+def _describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
+    """Yields the name and value of each field of one record."""
     header = facts.header
     channels, rows, columns = header.shape
     yield "name", header.name or "- (anonymous)"
@@ -149,7 +171,7 @@ def _describe_twin(beside: Beside) -> str:
     return f"{', '.join(parts)} of the mirrored image"
 
 
-def describe_moments(moments: ChannelMoments, title: str = "") -> str:
+def _describe_moments(moments: ChannelMoments, title: str) -> str:
     """Returns the range of means and deviations over the channels."""
     mean, std = moments.mean, moments.std
     return (
@@ -158,12 +180,17 @@ def describe_moments(moments: ChannelMoments, title: str = "") -> str:
     )
 
 
-def describe_strays(moments: ChannelMoments) -> Iterator[str]:
-    """Yields how many channels are far from N(0, 1), and the farthest ones, if any."""
-    strays = find_strays(moments)
+def _describe_strays(moments: ChannelMoments) -> Iterator[str]:
+    """Yields the number of channels that are far from N(0, 1), and the farthest ones, if any."""
+    import numpy as np
+
+    low, high = _STD_WITHIN
+    mean, std = moments.mean, moments.std
+    is_far = (np.abs(mean) > _MEAN_AT_MOST) | (std < low) | (std > high)
+    distance = np.abs(mean) + np.abs(np.log(np.maximum(std, 1e-6)))
+    strays = [i for i in np.argsort(-distance, kind="stable") if is_far[i]]
     if not strays:
         return
-    mean, std = moments.mean, moments.std
     yield (
         f"{len(strays)} of {len(mean)} channels are far from N(0, 1): "
         "very plain images, or latents that are not whitened"
@@ -172,45 +199,3 @@ def describe_strays(moments: ChannelMoments) -> Iterator[str]:
     rows = [["channel", "mean", "std"]]
     rows += [[str(i), f"{mean[i]:+.2f}", f"{std[i]:.2f}"] for i in strays[:_CHANNELS_SHOWN]]
     yield from align(rows)
-
-
-def find_strays(moments: ChannelMoments) -> list[int]:
-    """Returns the channels that are far from N(0, 1), the farthest first."""
-    import numpy as np
-
-    low, high = _STD_WITHIN
-    mean, std = moments.mean, moments.std
-    far = (np.abs(mean) > _MEAN_AT_MOST) | (std < low) | (std > high)
-    distance = np.abs(mean) + np.abs(np.log(np.maximum(std, 1e-6)))
-    return [int(i) for i in np.argsort(-distance, kind="stable") if far[i]]
-
-
-def catalogue_to_json(catalogue: Catalogue, tally: Tally) -> dict[str, Any]:
-    """Returns the summary object of an info run."""
-    return {
-        "summary": True,
-        "records": catalogue.records,
-        "failed": tally.failures,
-        "not_inputs": tally.not_inputs,
-        "bytes": catalogue.size_bytes,
-        "pixels": catalogue.pixels,
-        "bits_per_pixel": 8 * catalogue.size_bytes / catalogue.pixels if catalogue.pixels else None,
-        "models": [
-            {"model": model, "latent_space": space, "weights": weights, "records": count}
-            for (model, space, weights), count in catalogue.models.most_common()
-        ],
-        "precisions": dict(catalogue.precisions),
-        "class_tokens": catalogue.class_tokens,
-        "posteriors": catalogue.posteriors,
-        "flipped": catalogue.twins,
-        "flipped_class_tokens": catalogue.flipped_class_tokens,
-        "flipped_posteriors": catalogue.flipped_posteriors,
-        "channels": [
-            {
-                "latent_space": space,
-                "mean": [float(value) for value in moments.mean],
-                "std": [float(value) for value in moments.std],
-            }
-            for (space, _), moments in catalogue.moments.items()
-        ],
-    }

@@ -1,4 +1,4 @@
-"""`dinac man`: the manual page, made of the command tree and shipped in the package."""
+"""`dinac man`: the manual page, generated from the command tree and shipped in the package."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ MANUAL = Path(__file__).parent.parent / "man" / "dinac.1"
 
 _EXIT_CODES = (
     ("0", "all done, or already done"),
-    (
-        "1",
-        "could not run, or the system stopped it (disk full, no such device or model)",
-    ),
+    ("1", "could not run, or the system stopped it (disk full, no such device or model)"),
     ("2", "wrong usage"),
     ("3", "finished, but some files failed, are missing, or did not verify"),
     ("130, 143, 141", "Ctrl-C, SIGTERM, closed pipe"),
@@ -34,21 +31,15 @@ _ENVIRONMENT = (
 
 
 def man() -> None:
-    """Show the manual; in a pipe, its source, for a folder of manual pages."""
-    raise typer.Exit(show_manual())
-
-
-def show_manual() -> int:
-    """Shows the page with `man` on a terminal, else prints its source; returns the exit code."""
+    """Show the manual; in a pipe, print its source, to install it as a manual page."""
     pager = shutil.which("man") if sys.stdout is not None and sys.stdout.isatty() else None
     if pager is not None:
-        return subprocess.run([pager, "-l", str(MANUAL)]).returncode
+        raise typer.Exit(subprocess.run([pager, "-l", str(MANUAL)]).returncode)
     print(MANUAL.read_text(encoding="utf-8"), end="")
-    return 0
 
 
 def make_manual(root: Any, version: str) -> str:
-    """Returns the page, in the format of man(7), of the program with root command `root`."""
+    """Returns the page of the command tree below `root`, in the format of man(7)."""
     return "\n".join([*_begin(root, version), *_list_commands(root), *_end()]) + "\n"
 
 
@@ -91,21 +82,16 @@ def _end() -> Iterator[str]:
 
 def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yields each command below a group, with its full name."""
-    children = getattr(command, "commands", None)
-    if children is None:
+    if not hasattr(command, "commands"):
         yield path, command
         return
-    for name, child in children.items():
+    for name, child in command.commands.items():
         yield from _walk(child, f"{path} {name}")
 
 
 def _usage(command: Any) -> str:
-    arguments = [
-        _name_argument(parameter)
-        for parameter in command.params
-        if not parameter.opts[0].startswith("-")
-    ]
-    return " ".join(["[options]", *arguments])
+    arguments = (p for p in command.params if not p.opts[0].startswith("-"))
+    return " ".join(["[options]", *map(_name_argument, arguments)])
 
 
 def _name_argument(parameter: Any) -> str:

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.signals import stop_on_signals
+from dinac_cli.commands.screen.tables import align, format_duration, format_size
+from dinac_cli.errors import Exit
 from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
-    from dinac_cli.commands.screen.console import Console
     from dinac_cli.jobs.plan import Plan, PlannedFile, PlanRequest, TimeEstimate
 
 Quick = Annotated[
     bool,
-    typer.Option(
-        "--quick",
-        rich_help_panel=opt.RUN,
-        help="Skip the estimate of time, which loads the model and takes a few seconds.",
+    opt.run_option(
+        "--quick", help="Skip the estimate of time, which loads the model and takes a few seconds."
     ),
 ]
 
@@ -59,7 +60,7 @@ def plan(
 ) -> None:
     """Print what encode would do: new, stale, damaged, done, in conflict, orphaned; change nothing.
 
-    Bytes are estimated from finished records; for the time, it encodes a sample and discards it.
+    Estimates bytes from finished records, and time by encoding a sample that is not kept.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color
@@ -94,8 +95,6 @@ def plan(
 def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
     """Makes a plan and prints it; returns the exit code. Raises DinacError if encode cannot run."""
     from dinac_cli.commands.run import tune_process
-    from dinac_cli.commands.screen.signals import stop_on_signals
-    from dinac_cli.errors import Exit
     from dinac_cli.jobs.plan import Fate
 
     console = screen.open_console()
@@ -104,7 +103,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
         _print_file(file, console, screen.json)
     tune_process(request.encode)
     with stop_on_signals(console) as stop:
-        # An estimate that nobody will read is not worth its seconds.
+        # The estimate takes seconds, so it is made only if it will be printed.
         is_unread = run.refusal is not None or (console.quiet and not screen.json)
         took = run.estimate_time(request.encode.make_control(stop), quick=is_unread)
     if stop.exit_code is not None:
@@ -120,7 +119,6 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
 
 def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:
     """Yields the lines that a person reads; `refusal` is why encode would not start."""
-    from dinac_cli.commands.screen.tables import align, format_size
     from dinac_cli.jobs.plan import WORK, Fate
 
     rows = [["state", "files", "bytes"]]
@@ -134,20 +132,13 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
         yield "nothing to encode" if refusal is None else f"encode would refuse: {refusal}"
         return
     basis = "as in finished records" if plan.is_measured else "typical of the precision"
-    line = f"{files} to encode, about {format_size(plan.bytes_to_write)}"
-    line += f" at {plan.bits_per_pixel:.2f} bits a pixel ({basis})"
-    if plan.unmeasured:
-        line += f", without {plan.unmeasured} of unknown size"
-    yield line
-    yield f"time: {_describe_time(took)}"
-
-
-def _describe_time(took: TimeEstimate) -> str:
-    from dinac_cli.commands.screen.tables import format_duration
-
-    if took.seconds is None:
-        return f"not estimated ({took.basis})"
-    return f"about {format_duration(took.seconds)} ({took.basis})"
+    unknown = f", without {plan.unmeasured} of unknown size" if plan.unmeasured else ""
+    yield (
+        f"{files} to encode, about {format_size(plan.bytes_to_write)} "
+        f"at {plan.bits_per_pixel:.2f} bits a pixel ({basis}){unknown}"
+    )
+    time = "not estimated" if took.seconds is None else f"about {format_duration(took.seconds)}"
+    yield f"time: {time} ({took.basis})"
 
 
 def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> dict[str, Any]:

@@ -26,7 +26,6 @@ Second = Annotated[
 ]
 
 _TABLE_WIDTH = 80
-_COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
 
 
 def psnr(
@@ -64,7 +63,7 @@ def psnr(
 
 
 class PsnrTable(Summary):
-    """The end of a psnr run: its table, with a line for each pair if `--verbose` is given."""
+    """The end of a psnr run: a table; with `--verbose`, also a line for each pair."""
 
     lists_files = False
     stopped = "stopped before the end; these are the figures of the pairs measured so far"
@@ -94,21 +93,21 @@ class PsnrTable(Summary):
         from dinac_cli.images.metrics import summarise_psnr
 
         missing, failed = _count_lacking(progress.tally)
-        counts = {"missing": missing, "failed": failed, "files": self._pairs}
-        return {**asdict(summarise_psnr(self._values)), **counts}
+        summary = asdict(summarise_psnr(self._values))
+        return summary | {"missing": missing, "failed": failed, "files": self._pairs}
 
     def choose_exit(self, tally: Tally) -> Exit:
         return Exit.FAILURES if tally.failures or not self._values else Exit.DONE
 
 
 def _count_lacking(tally: Tally) -> tuple[int, int]:
-    """Returns the missing and the failed pairs."""
+    """Returns the number of missing and of failed pairs."""
     missing = tally.counts[Status.MISSING]
     return missing, tally.failures - missing
 
 
 def describe_pair(result: FileResult) -> dict[str, Any]:
-    """Returns one pair of the JSON object; the infinite PSNR of an identical pair is null."""
+    """Returns one pair as a JSON object; the infinite PSNR of an identical pair is null."""
     from dinac_cli.images.metrics import psnr_as_json
 
     entry: dict[str, Any] = {"file": result.file, "status": result.status.value}
@@ -123,7 +122,7 @@ def describe_pair(result: FileResult) -> dict[str, Any]:
 
 
 def format_pair(entry: dict[str, Any]) -> str:
-    """Returns one line of the verbose report: the PSNR, then the name."""
+    """Returns one line of `--verbose`: the PSNR, then the name."""
     value = "identical" if entry["psnr"] is None else f"{entry['psnr']:.2f} dB"
     return f"{value:>9}  {escape_unprintable(entry['file'])}"
 
@@ -133,28 +132,17 @@ def format_table(
 ) -> list[str]:
     """Returns a line of names and a line of figures, in 80 columns if possible.
 
-    If the terminal's `width` is too small for them, returns a line for each figure instead.
+    If the two lines are wider than the terminal's `width`, returns a line for each figure instead.
     """
-    names = ["PSNR", *_COLUMNS, "images"]
-    figures = (_format_db(getattr(summary, name)) for name in _COLUMNS)
-    values = ["dB", *figures, str(summary.count)]
-    for name, count in (
-        ("identical", summary.identical),
-        ("missing", missing),
-        ("failed", failed),
-    ):
-        if count:
-            names.append(name)
-            values.append(str(count))
-    widths = [max(len(name), len(value)) for name, value in zip(names, values, strict=True)]
+    table = {"PSNR": "dB"}
+    for name in ("mean", "std", "median", "p5", "p95", "min", "max"):
+        value = getattr(summary, name)
+        table[name] = "-" if value is None else f"{value:.2f}"
+    table["images"] = str(summary.count)
+    counts = {"identical": summary.identical, "missing": missing, "failed": failed}
+    table |= {name: str(count) for name, count in counts.items() if count}
+    widths = [max(map(len, column)) for column in table.items()]
     if width is not None and sum(widths) + len(widths) - 1 > width:
-        return list(list_facts(list(zip(names, values, strict=True))))
+        return list(list_facts(table.items()))
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= _TABLE_WIDTH else " "
-    return [
-        gap.join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        for row in (names, values)
-    ]
-
-
-def _format_db(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return [gap.join(map(str.rjust, row, widths)) for row in (table.keys(), table.values())]

@@ -1,11 +1,11 @@
-"""Runs a request under signals, with progress, and reports its results."""
+"""Runs a request, shows its progress, stops it on signals, and reports its results."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from typing import BinaryIO, TypeVar
@@ -32,7 +32,7 @@ R = TypeVar("R", bound=Run)
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenOptions:
-    """The "Screen and reports" options of a command, and whether a failure ends it."""
+    """The "Screen and reports" options of a command, and `--fail-fast`."""
 
     json: bool = False
     quiet: bool = False
@@ -41,7 +41,7 @@ class ScreenOptions:
     fail_fast: bool = False
 
     def open_console(self) -> Console:
-        """Returns the command's console."""
+        """Returns a console with these options."""
         return Console(quiet=self.quiet, verbose=self.verbose)
 
 
@@ -53,7 +53,10 @@ def read_inputs(
     limit: int | None,
     shard: str | None,
 ) -> InputRequest:
-    """Returns the "Inputs" options as a request; reads a list on standard input. UsageError."""
+    """Returns the "Inputs" options as a request; reads the list if it is on standard input.
+
+    Raises UsageError if standard input is closed.
+    """
     named = tuple(paths or ())
     listed = None
     if files_from == STDIN and STDIN not in named:
@@ -79,7 +82,8 @@ def run_request(
 ) -> int:
     """Opens a request and runs it to its end; returns the exit code.
 
-    `summarise` makes the summary of the opened run. `out` is OUT if it may be standard output.
+    `summarise` makes the summary of the opened run. `out` is OUT if the command can write to
+    standard output.
     """
     console = options.open_console()
     stdout = open_stdout(out)
@@ -93,7 +97,8 @@ def run_request(
         stdin = open_stdin(stop) if run.reads_stdin else None
         results = run.start(control, stdin=stdin, stdout=stdout)
         reporter = _Reporter(summarise(run), progress, options, console, stop, stdout is not None)
-        reporter.consume(type(request).__name__.removesuffix("Request").lower(), results, run)
+        title = type(request).__name__.removesuffix("Request").lower()  # such as "encode"
+        reporter.consume(title, results, run)
         return reporter.finish()
 
 
@@ -131,19 +136,23 @@ class _Reporter:
 
     def consume(self, title: str, results: Generator[FileResult, None, None], run: Run) -> None:
         """Reports every result of a run."""
-        with ExitStack() as stack:
-            failures = stack.enter_context(open_failures(self.options.failures))
-            stack.callback(results.close)
-            update = stack.enter_context(self.console.track(title, self.progress))
+        with (
+            open_failures(self.options.failures) as note_failure,
+            closing(results),
+            self.console.track(title, self.progress) as update,
+        ):
             for result in results:
                 if self.stop and result.failed and result.file == STDIN_NAME:
-                    continue  # the stop cut it off; that says nothing about its content
+                    continue  # the stop cut standard input short; its content may be sound
                 self.progress.add(result)
                 self.summary.add(result)
-                self._report_file(result, failures)
+                if result.failed:
+                    self.console.fail(f"{result.file}: {result.reason}")
+                    note_failure(result)
+                self._report_file(result)
                 update()
                 if result.failed and self.options.fail_fast:
-                    self.stop.set()  # the work in flight is finished, and reported
+                    self.stop.set()  # work in flight still finishes and is reported
         self.progress.tally.not_inputs = run.not_inputs
 
     def finish(self) -> int:
@@ -162,11 +171,7 @@ class _Reporter:
             return self.stop.exit_code
         return self.summary.choose_exit(self.progress.tally)
 
-    def _report_file(self, result: FileResult, failures: FailuresFile | None) -> None:
-        if result.failed:
-            self.console.fail(f"{result.file}: {result.reason}")
-            if failures is not None:
-                failures.add(result)
+    def _report_file(self, result: FileResult) -> None:
         for warning in result.warnings:
             self.console.warn(f"{result.file}: {warning}")
         if not self.summary.lists_files:
@@ -181,32 +186,28 @@ class _Reporter:
             self.console.print_json(result.to_json(), to_stderr=self.records_on_stdout)
 
 
-@dataclass(frozen=True)
-class FailuresFile:
-    """The `--failures` file, to which each failure is written at once."""
-
-    path: str
-    file: FileIO
-
-    def add(self, result: FileResult) -> None:
-        """Writes one line of JSON. Raises OutputError, or UnwritableDiskError if it is full."""
-        line = memoryview(json.dumps(result.to_json()).encode() + b"\n")
-        try:
-            while line:
-                line = line[self.file.write(line) :]
-        except OSError as exc:
-            raise describe_write_error(exc, f"--failures {self.path}") from exc
-
-
 @contextmanager
-def open_failures(path: str | None) -> Iterator[FailuresFile | None]:
-    """Opens the `--failures` file; gives None if it is not requested. Raises OutputError."""
+def open_failures(path: str | None) -> Iterator[Callable[[FileResult], None]]:
+    """Opens the `--failures` file; yields a function that writes one result to it at once.
+
+    If `path` is None, the function does nothing. Opening and writing raise OutputError,
+    or UnwritableDiskError if the disk is full.
+    """
     if path is None:
-        yield None
+        yield lambda result: None
         return
     try:
         file = FileIO(path, "w")
     except OSError as exc:
         raise describe_write_error(exc, f"--failures {path}") from exc
+
+    def write(result: FileResult) -> None:
+        line = memoryview(json.dumps(result.to_json()).encode() + b"\n")
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError as exc:
+            raise describe_write_error(exc, f"--failures {path}") from exc
+
     with file:
-        yield FailuresFile(path, file)
+        yield write

@@ -1,26 +1,24 @@
-"""The values of options: completed, checked and parsed."""
+"""Completes, checks and parses the values of options."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import typer
 
 from dinac_cli.errors import UsageError
+from dinac_cli.images.geometry import MAX_SIDE, Geometry, parse_size
 
 
 def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
     """Returns a completer that offers `values`."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [value for value in values if value.startswith(incomplete)]
-
-    return complete
+    return lambda incomplete: [value for value in values if value.startswith(incomplete)]
 
 
 def one_of(name: str, values: tuple[str, ...]) -> Callable[[str | None], str | None]:
-    """Returns a check that accepts `values` only, with `-` or `_`; None, a default, passes."""
+    """Returns a check that accepts only `values` (`_` counts as `-`) and None, the default."""
 
     def check(value: str | None) -> str | None:
         if value is None:
@@ -33,17 +31,15 @@ def one_of(name: str, values: tuple[str, ...]) -> Callable[[str | None], str | N
     return check
 
 
-def check_device(value: str) -> str:
-    """Raises UsageError if the value names no device; whether it exists, only torch can tell."""
-    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value) is None:
-        raise UsageError(f"--device {value}: choose one of auto, cpu, cuda, cuda:N, mps")
-    return value
+def choices(name: str, values: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the keywords that make an option accept and complete only `values`."""
+    return {"callback": one_of(name, values), "autocompletion": complete(values)}
 
 
 def within(
     name: str, holds: Callable[[float], bool], wanted: str
 ) -> Callable[[float | None], float | None]:
-    """Returns a check that accepts numbers for which `holds` is true; None, a default, passes."""
+    """Returns a check that accepts numbers for which `holds` is true, and None, the default."""
 
     def check(value: float | None) -> float | None:
         if value is not None and not holds(value):
@@ -62,6 +58,16 @@ def parse_batch_size(text: str) -> int | None:
     return int(text)
 
 
+def parse_crop(text: str) -> tuple[int, int]:
+    """Returns `256x128`, or `256` for a square, as (width, height). Raises UsageError."""
+    try:
+        size = parse_size(text)
+        Geometry(crop=size)  # checks the range
+    except ValueError as exc:
+        raise UsageError(f"--crop {text}: expected WxH or N, 1 to {MAX_SIDE} pixels") from exc
+    return size
+
+
 def parse_percent(text: str) -> float:
     """Returns `5%` or `5` as 5.0: more than 0, at most 100. Raises UsageError."""
     digits = text.removesuffix("%")
@@ -73,7 +79,7 @@ def parse_percent(text: str) -> float:
 
 
 def note_verbose(context: typer.Context, value: bool) -> bool:
-    """Records `--verbose` for the whole command line: errors of the command then show details."""
+    """Records `--verbose` in the context, so that an error of the command shows its details."""
     if context.obj is not None:
         context.obj["verbose"] = value
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary, describe_others
 from dinac_cli.commands.screen.tables import format_duration
-from dinac_cli.commands.values import complete, parse_percent, within
+from dinac_cli.commands.values import complete, parse_percent
 from dinac_cli.jobs.results import Status
 
 SourceFolder = Annotated[
@@ -38,24 +37,23 @@ MaxDelta = Annotated[
         "--max-delta",
         metavar="D",
         show_default="0.25, and one step at q8 to q3",
-        callback=within(
-            "--max-delta", lambda value: 0 <= value < math.inf, "a finite number, 0 or more"
-        ),
         help="Largest difference allowed for a re-encoded latent.",
     ),
 ]
 VerifyModel = Annotated[
     str,
-    typer.Option(
+    opt.model_option(
         "--model",
         metavar="MODEL",
-        rich_help_panel=opt.MODEL,
         autocompletion=complete(opt.MODELS),
-        help="Every record must be of this model; auto: of any.",
+        help="Model that every record must come from; auto: any model.",
     ),
 ]
 VerifyDtype = Annotated[
-    str, opt.dtype("bf16 or f32, for --reencode; auto: the dtype that the record was encoded in.")
+    str,
+    opt.dtype_option(
+        help="bf16 or f32, for --reencode; auto: the dtype that the record was encoded in."
+    ),
 ]
 
 
@@ -83,7 +81,7 @@ def verify(
 ) -> None:
     """Verify files of latents: complete, undamaged, of the right model, of unchanged images.
 
-    Structure, checksum and values are always checked, the rest if an option requests it.
+    Structure, checksum and values are always checked, the rest only if an option requests it.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.model_choice import ModelChoice
@@ -115,11 +113,9 @@ class VerifySummary(Summary):
 
     def describe(self, progress: RunProgress) -> str:
         tally = progress.tally
-        parts = [f"{tally.counts[Status.VERIFIED]} verified"]
-        if tally.failures:
-            parts.append(f"{tally.failures} failed")
-        parts += describe_others(tally)
-        texts = [", ".join(parts)]
+        failed = [f"{tally.failures} failed"] if tally.failures else []
+        verified = f"{tally.counts[Status.VERIFIED]} verified"
+        texts = [", ".join([verified, *failed, *describe_others(tally)])]
         if tally.unknown_sources:
             texts.append(f"{tally.unknown_sources} without a hash of the source")
         if self._reencodes:

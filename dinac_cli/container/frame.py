@@ -1,6 +1,6 @@
 """The frame of a record: a preamble that identifies the format, then one zstd frame.
 
-This module reads sizes and decompresses nothing, so every limit is enforced before memory is
+This module reads sizes and decompresses nothing, so every limit is checked before memory is
 allocated. Source: RFC 8878 (zstd frames, blocks and skippable frames).
 """
 
@@ -15,8 +15,8 @@ from dinac_cli.errors import FormatError, Rejection
 FORMAT_VERSION = 1
 """Frozen: the meaning of a version 1 record never changes, and every later dinac reads it."""
 
-# A skippable frame of 16 bytes: zstd tools skip it; `file` and a resynchronising reader recognise
-# a record by its first 14 bytes.
+# A skippable frame of 16 bytes, which zstd tools skip. The `file` command, and a reader that looks
+# for the next record after damage, recognise a record by its first 14 bytes.
 RECORD_START = (0x184D2A5D).to_bytes(4, "little") + (16).to_bytes(4, "little") + b"DINAC\0"
 PREAMBLE = RECORD_START + bytes([FORMAT_VERSION]) + bytes(9)
 ZSTD_MAGIC = (0xFD2FB528).to_bytes(4, "little")
@@ -25,8 +25,8 @@ MAX_CONTENT_BYTES = 1 << 30
 MAX_BLOCK_BYTES = 1 << 17  # of content, by RFC 8878
 CHECKSUM_BYTES = 4
 
-# Walking takes one step per block, so the number of blocks is limited too: no zstd encoder makes
-# blocks that average below 1 KiB, except around the few tensor boundaries.
+# Walking takes one step per block, so the number of blocks is limited too. Blocks of zstd encoders
+# average at least 1 KiB, except around the few tensor boundaries.
 SPARE_BLOCKS = 64
 MIN_MEAN_BLOCK_BYTES = 1024
 
@@ -43,24 +43,6 @@ class Source(Protocol):
         """Skips `count` bytes; False if the source ends first."""
 
 
-class BytesSource:
-    """A Source over bytes in memory, without copying them."""
-
-    def __init__(self, data: bytes | memoryview) -> None:
-        self._view = memoryview(data)
-        self.position = 0
-
-    def take(self, count: int) -> bytes:
-        """Returns the next `count` bytes, or fewer if the data end."""
-        start, self.position = self.position, self.position + count
-        return bytes(self._view[start : self.position])
-
-    def skip(self, count: int) -> bool:
-        """Skips `count` bytes; False if the data end first."""
-        self.position += count
-        return self.position <= len(self._view)
-
-
 class FileSource:
     """A Source over a buffered file from its current position; `skip` needs a seekable file."""
 
@@ -68,20 +50,19 @@ class FileSource:
         self._file = file
 
     def take(self, count: int) -> bytes:
-        """Returns the next `count` bytes, or fewer if the file ends."""
         return self._file.read(count)
 
     def skip(self, count: int) -> bool:
         """Skips `count` bytes without reading them; False if the file ends first."""
         # Seeking past the end is no error, so this seeks to the last byte and reads it. If `count`
-        # is 0 it seeks back one byte, which always exists: a preamble precedes every skip.
+        # is 0, this seeks back one byte, which always exists: a preamble precedes every skip.
         self._file.seek(count - 1, os.SEEK_CUR)
         return len(self._file.read(1)) == 1
 
 
 @dataclass(frozen=True)
 class FrameHeader:
-    """What a zstd frame declares, in bytes: the size of this header, its content, one block."""
+    """A zstd frame's header: sizes in bytes of the header, the content and the largest block."""
 
     size: int
     content_size: int
@@ -89,19 +70,22 @@ class FrameHeader:
 
 
 class Block(NamedTuple):
-    """One zstd block: its 3 `header` bytes, the `stored` bytes that follow, and their content."""
+    """A zstd block: its 3 `header` bytes, then `stored_size` bytes that become its content.
+
+    `declared_size` is the size in the header; only an RLE block stores fewer bytes.
+    """
 
     header: bytes
     is_last: bool
-    size: int
-    stored: int
+    declared_size: int
+    stored_size: int
     content_max: int
 
 
 def walk_record(source: Source) -> int:
     """Walks one record to its end without decompressing it; returns its size in bytes.
 
-    Raises FormatError for each rule of the preamble, frame header and block headers.
+    Raises FormatError if the preamble, the frame header or a block header breaks a rule.
     """
     take_preamble(source)
     return len(PREAMBLE) + walk_frame(source)
@@ -114,7 +98,7 @@ def take_preamble(source: Source) -> None:
         if start and not RECORD_START.startswith(start):
             raise FormatError(Rejection.NOT_A_RECORD, "not a latent record: no dinac preamble")
         raise _truncated()
-    version, flags, *reserved = _take_exactly(source, len(PREAMBLE) - len(RECORD_START))
+    version, flags, *reserved = take_exactly(source, len(PREAMBLE) - len(RECORD_START))
     if version != FORMAT_VERSION:
         raise newer_format(str(version))
     if flags != 0:
@@ -135,19 +119,19 @@ def newer_format(version: str) -> FormatError:
 def walk_frame(source: Source) -> int:
     """Walks one zstd frame by its block headers; returns its size in bytes, checksum included.
 
-    Compares the capacity of the blocks with the declared content size, so a short frame that
+    Compares what the blocks can hold with the declared content size, so a short frame that
     declares a large content is refused before anything is allocated for it.
     """
     frame = take_frame_header(source)
-    size, stored, content_max = frame.size + CHECKSUM_BYTES, 0, 0
+    size, declared, content_max = frame.size + CHECKSUM_BYTES, 0, 0
     for _ in range(SPARE_BLOCKS + frame.content_size // MIN_MEAN_BLOCK_BYTES):
         block = take_block(source, frame)
-        size += len(block.header) + block.stored
-        stored += block.size
+        size += len(block.header) + block.stored_size
+        declared += block.declared_size
         content_max += block.content_max
-        if stored > frame.content_size:
+        if declared > frame.content_size:
             raise _damaged(Rejection.CONTENT_SIZE, "zstd blocks exceed the declared content size")
-        if not source.skip(block.stored):
+        if not source.skip(block.stored_size):
             raise _truncated()
         if block.is_last:
             break
@@ -158,13 +142,13 @@ def walk_frame(source: Source) -> int:
             Rejection.CONTENT_SIZE,
             f"{frame.content_size} content bytes declared; the blocks hold at most {content_max}",
         )
-    _take_exactly(source, CHECKSUM_BYTES)
+    take_exactly(source, CHECKSUM_BYTES)
     return size
 
 
 def take_frame_header(source: Source) -> FrameHeader:
-    """Takes a zstd frame header. Raises FormatError if it declares what a record's may not."""
-    fixed = _take_exactly(source, len(ZSTD_MAGIC) + 1)
+    """Takes a zstd frame header. Raises FormatError if records may not have it."""
+    fixed = take_exactly(source, len(ZSTD_MAGIC) + 1)
     descriptor = fixed[-1]
     if fixed[:-1] != ZSTD_MAGIC or descriptor & 0b0001_1000:
         raise _damaged(Rejection.FRAME_HEADER, "no zstd frame after the preamble")
@@ -173,7 +157,7 @@ def take_frame_header(source: Source) -> FrameHeader:
     if not descriptor & 0b0000_0100:
         raise FormatError(Rejection.NO_CHECKSUM, "the zstd frame has no checksum; re-encode")
     is_single_segment = bool(descriptor & 0b0010_0000)
-    window = None if is_single_segment else _window_bytes(_take_exactly(source, 1)[0])
+    window = None if is_single_segment else _window_bytes(take_exactly(source, 1)[0])
     content_size, field_size = _take_content_size(source, descriptor >> 6, is_single_segment)
     if window is not None and window > content_size:
         raise FormatError(
@@ -185,8 +169,8 @@ def take_frame_header(source: Source) -> FrameHeader:
 
 
 def take_block(source: Source, frame: FrameHeader) -> Block:
-    """Takes the 3 header bytes of a block; its `stored` bytes follow in the source."""
-    header = _take_exactly(source, 3)
+    """Takes the 3 header bytes of a block; its stored bytes follow in the source."""
+    header = take_exactly(source, 3)
     field = int.from_bytes(header, "little")
     kind, size = field >> 1 & 3, field >> 3
     if kind == _RESERVED:
@@ -198,9 +182,12 @@ def take_block(source: Source, frame: FrameHeader) -> Block:
     return Block(header, bool(field & 1), size, stored, content_max)
 
 
-def take_block_body(source: Source, block: Block) -> bytes:
-    """Takes the bytes that follow a block's header."""
-    return _take_exactly(source, block.stored)
+def take_exactly(source: Source, count: int) -> bytes:
+    """Takes `count` bytes. Raises FormatError TRUNCATED if the source ends before."""
+    data = source.take(count)
+    if len(data) != count:
+        raise _truncated()
+    return data
 
 
 def _take_content_size(source: Source, flag: int, is_single_segment: bool) -> tuple[int, int]:
@@ -208,7 +195,7 @@ def _take_content_size(source: Source, flag: int, is_single_segment: bool) -> tu
     width = (1 if is_single_segment else 0, 2, 4, 8)[flag]
     if width == 0:
         raise FormatError(Rejection.CONTENT_SIZE, "the zstd frame has no content size; re-encode")
-    content_size = int.from_bytes(_take_exactly(source, width), "little")
+    content_size = int.from_bytes(take_exactly(source, width), "little")
     if width == 2:
         content_size += 256
     if content_size > MAX_CONTENT_BYTES:
@@ -223,13 +210,6 @@ def _window_bytes(descriptor: int) -> int:
     exponent, mantissa = descriptor >> 3, descriptor & 7
     base = 1 << (10 + exponent)
     return base + base // 8 * mantissa
-
-
-def _take_exactly(source: Source, count: int) -> bytes:
-    data = source.take(count)
-    if len(data) != count:
-        raise _truncated()
-    return data
 
 
 def _truncated() -> FormatError:

@@ -32,9 +32,9 @@ _IDENTITIES = ("latent_space", "weights")
 class RecordHeader:
     """The metadata of a record, validated on construction.
 
-    `shape` is (C, h, w) of the latents, `patch` the side of one latent position in pixels, `height`
-    and `width` are the image's in pixels. `latent_space` and `weights` are identities of 16 hex
-    digits. An anonymous record has no `name`, `source_bytes` or `source_sha256`.
+    The latents have `shape` (C, h, w); the image has `height` and `width` in pixels. One latent
+    position covers a square of `patch` pixels a side. `latent_space` and `weights` are identities
+    of 16 hex digits. An anonymous record has no `name`, `source_bytes` or `source_sha256`.
     Raises FormatError NAME, PRECISION, PREDICTOR, SHAPE, METADATA.
     """
 
@@ -87,31 +87,27 @@ def header_from_metadata(metadata: Mapping[str, str]) -> RecordHeader:
     version = _require(metadata, "dinac")
     if version != str(FORMAT_VERSION):
         raise newer_format(version)
+    source_bytes = metadata.get("source_bytes")
     return RecordHeader(
         shape=_read_shape(_require(metadata, "shape")),
         height=_read_integer("height", _require(metadata, "height")),
         width=_read_integer("width", _require(metadata, "width")),
         patch=_read_integer("patch", _require(metadata, "patch")),
-        latent_space=_require(metadata, "latent_space"),
-        weights=_require(metadata, "weights"),
-        precision=_require(metadata, "precision"),
-        predictor=_require(metadata, "predictor"),
-        name=metadata.get("name", ""),
+        **{key: _require(metadata, key) for key in (*_IDENTITIES, "precision", "predictor")},
+        name=name,
         **{key: metadata.get(key, "") for key in _TEXTS},
-        source_bytes=_read_optional_integer("source_bytes", metadata.get("source_bytes", "")),
+        source_bytes=_read_integer("source_bytes", source_bytes) if source_bytes else None,
         source_sha256=metadata.get("source_sha256") or None,
     )
 
 
 def _check_coding(header: RecordHeader) -> None:
-    if header.precision not in PRECISIONS:
-        raise FormatError(
-            Rejection.PRECISION, f"unknown precision {header.precision[:20]!a}; update dinac-cli"
-        )
-    if header.predictor not in PREDICTORS:
-        raise FormatError(
-            Rejection.PREDICTOR, f"unknown predictor {header.predictor[:20]!a}; update dinac-cli"
-        )
+    for key, value, known, rejection in (
+        ("precision", header.precision, PRECISIONS, Rejection.PRECISION),
+        ("predictor", header.predictor, PREDICTORS, Rejection.PREDICTOR),
+    ):
+        if value not in known:
+            raise FormatError(rejection, f"unknown {key} {value[:20]!a}; update dinac-cli")
 
 
 def _check_shape(shape: tuple[int, int, int]) -> None:
@@ -125,11 +121,8 @@ def _check_shape(shape: tuple[int, int, int]) -> None:
 def _check_pixels(header: RecordHeader) -> None:
     if not 1 <= header.patch <= MAX_PATCH:
         raise FormatError(Rejection.SHAPE, f"patch of {header.patch} pixels, not 1 to {MAX_PATCH}")
-    _, rows, columns = header.shape
-    for side, pixels, positions in (
-        ("height", header.height, rows),
-        ("width", header.width, columns),
-    ):
+    for side, positions in zip(("height", "width"), header.shape[1:], strict=True):
+        pixels = getattr(header, side)
         if -(-pixels // header.patch) != positions:
             raise FormatError(
                 Rejection.SHAPE,
@@ -160,10 +153,6 @@ def _read_integer(key: str, text: str) -> int:
     if not _INTEGER.fullmatch(text):
         raise _bad_value(key, "is not a plain decimal number")
     return int(text)
-
-
-def _read_optional_integer(key: str, text: str) -> int | None:
-    return _read_integer(key, text) if text else None
 
 
 def _read_shape(text: str) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
 """The safetensors header inside a record: written canonically, read strictly.
 
-A header is an 8-byte little-endian length and JSON of that length: an object that maps tensor names
-to dtype, shape and data_offsets, and `__metadata__` to strings. Source: the safetensors format.
+A header is an 8-byte little-endian length, then JSON of that length. The JSON object maps each
+tensor name to its dtype, shape and data_offsets, and `__metadata__` to an object of strings.
+Source: the safetensors format.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ _ALIGNMENT = 8
 _MAX_DEPTH = 3  # object of tensors, tensor, list of sizes
 _MAX_RANK = 8
 _MAX_DIGITS = 15
-# The closing quote is optional, so every match succeeds: the regex would retry a failed match from
-# each later quote, in quadratic time.
+# The closing quote is optional: otherwise, an unclosed string would be searched again from each
+# later quote, in quadratic time.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor's dtype, shape and place: `begin` and `end` in bytes after the header."""
+    """A tensor's dtype, shape, and place in the payload: `begin` and `end` in bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,7 +51,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A parsed header: its metadata, its tensors, and the size of their payload in bytes."""
+    """A parsed header: the metadata, the tensors, and the size of their payload in bytes."""
 
     metadata: dict[str, str]
     tensors: dict[str, TensorEntry]
@@ -58,21 +59,18 @@ class Layout:
 
 
 def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Writes the header for `tensors` (U8, I8 or F32), whose bytes follow it in that order.
+    """Returns the header for `tensors` (U8, I8 or F32); the payload holds them in this order.
 
-    Sorts the keys and pads the end with spaces to a multiple of 8 bytes: the same input gives the
+    Sorts the keys and pads the end with spaces to a multiple of 8 bytes. The same input gives the
     same bytes, which the safetensors library does not promise.
     """
     entries: dict[str, Any] = {_METADATA: dict(metadata)}
-    offset = 0
+    begin = 0
     for name, tensor in tensors.items():
-        offsets = [offset, offset + tensor.nbytes]
-        entries[name] = {
-            "dtype": _DTYPE_NAMES[tensor.dtype.str],
-            "shape": list(tensor.shape),
-            "data_offsets": offsets,
-        }
-        offset = offsets[1]
+        end = begin + tensor.nbytes
+        dtype, shape = _DTYPE_NAMES[tensor.dtype.str], list(tensor.shape)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        begin = end
     text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
@@ -81,7 +79,7 @@ def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[
 
 
 def read_layout(head: bytes) -> Layout:
-    """Reads a header, its 8-byte length included, and checks that tensors touch without gaps.
+    """Reads a header, which begins with its 8-byte length; checks that tensors leave no gaps.
 
     Raises FormatError HEADER_JSON, DUPLICATE_KEY, METADATA, TENSOR, LAYOUT.
     """
@@ -127,7 +125,7 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_integer(digits: str) -> int:
-    # JSON itself has no leading zeros or plus signs; no size has more digits than this.
+    # JSON itself allows no leading zeros and no plus sign.
     if digits.startswith("-") or len(digits) > _MAX_DIGITS:
         _refuse_number(digits)
     return int(digits)
@@ -166,7 +164,7 @@ def _is_sizes(value: Any) -> bool:
 
 
 def _check_offsets(tensors: Mapping[str, TensorEntry]) -> int:
-    """Checks that tensors touch without gap or overlap; returns the bytes that they fill."""
+    """Checks that tensors neither overlap nor leave gaps; returns the bytes that they fill."""
     position = 0
     for begin, end in sorted((entry.begin, entry.end) for entry in tensors.values()):
         if begin != position:

@@ -1,8 +1,8 @@
-"""Names in records: relative paths that are safe on any system; everything else is escaped.
+"""Names in records: relative paths that are safe on any system. Unsafe characters are escaped.
 
-A name has components separated by `/`. Letters of every script, spaces, brackets, leading dashes
-and dots are allowed. A colon is allowed unless it follows a single letter at the start of a
-component, which Windows reads as a drive (`12:30.png` is a name, `c:30.png` is not).
+The components of a name are separated by `/`. Letters of every script, spaces, brackets, leading
+dashes and dots are allowed. A colon is refused after a single letter at the start of a component,
+because Windows reads a drive there (`12:30.png` is a name, `c:30.png` is not).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _CUT_COMPONENT_BYTES = 240
 _LONGEST_SUFFIX_BYTES = 16
 _HASH_DIGITS = 8
 
-# Control characters, line separators, direction overrides (all of these can falsify a listing), and
-# lone surrogates, which UTF-8 cannot encode.
+# Control characters, line separators and direction overrides can falsify a listing. UTF-8 cannot
+# encode lone surrogates.
 _UNSAFE_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DRIVE = re.compile("[A-Za-z]:")
 _EDGE_SLASH = re.compile("^/|/(?=/|$)")
@@ -38,7 +38,7 @@ def is_safe_text(text: str) -> bool:
 
 
 def escape_text(raw: str) -> str:
-    """Percent-escapes the bytes (UTF-8 or undecodable) of characters `is_safe_text` refuses."""
+    """Percent-escapes each byte of the characters that `is_safe_text` refuses."""
     return _UNSAFE_TEXT.sub(lambda match: _escape(match[0]), raw)
 
 
@@ -55,8 +55,8 @@ def escape_name(raw: str) -> str:
     """Returns the non-empty `raw` as a name: percent-escapes what `check_name` refuses.
 
     Valid names do not change. Undecodable bytes (surrogateescape) are escaped one by one. A
-    component that is too long is shortened, with 8 hex digits of its hash before its suffix. A path
-    that is too long keeps its last component, below a folder named by a hash.
+    component that is too long is cut, and gets 8 hex digits of its hash before its suffix. A path
+    that is too long becomes its last component, below a folder named by a hash.
     """
     assert raw, "no file has an empty name"
     text = escape_text(raw).replace("\\", "%5C")
@@ -116,14 +116,11 @@ def _is_device(component: str) -> bool:
 
 
 def _escape(text: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in _raw_bytes(text))
-
-
-def _raw_bytes(text: str) -> bytes:
     try:
-        return text.encode(errors="surrogateescape")
+        raw = text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
-        return text.encode(errors="surrogatepass")
+        raw = text.encode(errors="surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in raw)
 
 
 def _hash(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 from collections.abc import Collection, Mapping
@@ -13,14 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.container.frame import (
-    PREAMBLE,
-    BytesSource,
-    FileSource,
-    Source,
-    take_preamble,
-    walk_record,
-)
+from dinac_cli.container.frame import PREAMBLE, FileSource, take_preamble, walk_record
 from dinac_cli.container.header import RecordHeader, header_from_metadata, header_to_metadata
 from dinac_cli.container.layout import TensorEntry, read_layout, write_layout
 from dinac_cli.container.tensors import (
@@ -47,8 +41,8 @@ _DTYPES: dict[str, npt.DTypeLike] = {"U8": "u1", "I8": "i1", "F32": "<f4"}
 class Record:
     """An unpacked record: its header, and latents float32 [C, h, w].
 
-    `logsnr` [C, h, w], `class_token` [D] and `flipped`, the mirrored image's latents and
-    companions, are None if the record lacks them or if they were not requested.
+    The other fields are None if the record lacks them or if they were not requested: `logsnr`
+    [C, h, w], `class_token` [D], and `flipped`, the mirrored image's latents and companions.
     """
 
     header: RecordHeader
@@ -61,13 +55,22 @@ class Record:
 class Outline(NamedTuple):
     """A record's header, and which of the requested tensors the record holds.
 
-    `held` maps companions to shapes, the mirrored image's with the prefix `tensors.FLIPPED`.
-    `has_twin` is true if the mirrored image's latents were requested and are there.
+    `held` maps the companions' names to shapes; names of the mirrored image's companions begin with
+    `tensors.FLIPPED`. `has_twin` is true if the record holds the mirrored image and the caller
+    asked for it.
     """
 
     header: RecordHeader
     held: dict[str, tuple[int, ...]]
     has_twin: bool = False
+
+
+class _View(NamedTuple):
+    """One image's tensors, upright or mirrored: its latents' planes and requested companions."""
+
+    prefix: str
+    planes: dict[str, TensorEntry]
+    companions: dict[str, TensorEntry]
 
 
 def pack_record(
@@ -89,9 +92,16 @@ def pack_encoded(
     same record. Equal input gives equal bytes.
     Raises FormatError SHAPE, VALUE, STEP, TENSOR, HEADER_SIZE.
     """
-    tensors = _split(header, encoded, steps)
+    tensors: Planes = {}
+    for prefix, image in (("", encoded), (FLIPPED, flipped)):
+        if image is None:
+            continue
+        shape = image.latents.shape
+        if shape != header.shape:
+            message = f"latents of shape {list(shape)}, but the header says {list(header.shape)}"
+            raise FormatError(Rejection.SHAPE, message)
+        tensors |= split_encoded(image, header.precision, steps, prefix)
     if flipped is not None:
-        tensors |= _split(header, flipped, steps, FLIPPED)
         _check_tokens(encoded.class_token, flipped.class_token)
     # Floats come first in the payload, which aligns them.
     ordered = dict(sorted(tensors.items(), key=lambda item: item[1].dtype.kind != "f"))
@@ -112,15 +122,17 @@ class OpenRecord:
     _content_bytes: int
 
     def outline(self, companions: Collection[str], *, with_twin: bool = False) -> Outline:
-        """Returns which of `companions` the record holds, and whether it holds a twin.
+        """Returns which of `companions` the record holds, and whether it holds the mirrored image.
 
         Raises FormatError if one of the requested tensors has the wrong dtype or shape.
         """
         views = self._find_views(companions, with_twin=with_twin)
-        shapes = {
-            view.prefix + name: entry.shape for view in views for name, entry in view.beside.items()
+        held = {
+            view.prefix + name: entry.shape
+            for view in views
+            for name, entry in view.companions.items()
         }
-        return Outline(self.header, shapes, len(views) > 1)
+        return Outline(self.header, held, len(views) > 1)
 
     def declared_bytes(self, companions: Collection[str] = (), *, with_twin: bool = False) -> int:
         """Returns the memory in bytes that `unpack` takes for the content and the result.
@@ -130,13 +142,17 @@ class OpenRecord:
         """
         views = self._find_views(companions, with_twin=with_twin)
         latents = 4 * math.prod(self.header.shape) * len(views)
-        beside = sum(entry.end - entry.begin for view in views for entry in view.beside.values())
-        return self._content_bytes + latents + beside
+        found = [entry for view in views for entry in view.companions.values()]
+        return self._content_bytes + latents + sum(entry.end - entry.begin for entry in found)
 
     def unpack(self, companions: Collection[str] = (), *, with_twin: bool = False) -> Record:
         """Unpacks a record that was opened from bytes; see `unpack_record`."""
-        _walk_whole(self._data)
-        return self._unpack(companions, with_twin=with_twin)
+        assert isinstance(self._source, (bytes, memoryview)), "unpack needs bytes"
+        _walk_whole(self._source)
+        views = self._find_views(companions, with_twin=with_twin)
+        content = decompress_content(memoryview(self._source)[len(PREAMBLE) :])
+        upright, *twins = [self._read_view(content, view) for view in views]
+        return Record(self.header, *upright, twins[0] if twins else None)
 
     def is_whole(self) -> bool:
         """True if the record's seekable file is one whole record and nothing else.
@@ -151,26 +167,15 @@ class OpenRecord:
             return False
         return True
 
-    @property
-    def _data(self) -> bytes | memoryview:
-        assert isinstance(self._source, (bytes, memoryview)), "unpack needs bytes"
-        return self._source
-
-    def _unpack(self, companions: Collection[str], *, with_twin: bool) -> Record:
-        views = self._find_views(companions, with_twin=with_twin)
-        content = decompress_content(memoryview(self._data)[len(PREAMBLE) :])
-        upright, *twins = [self._read_view(content, view) for view in views]
-        return Record(self.header, *upright, twins[0] if twins else None)
-
     def _find_views(self, companions: Collection[str], *, with_twin: bool) -> list[_View]:
-        """Returns the upright image and, if requested and present, its mirrored twin."""
-        shape, precision = self.header.shape, self.header.precision
+        """Returns the upright image and, if requested and present, the mirrored one."""
+        shape = self.header.shape
         views = [_View("", self._planes, find_companions(self._tensors, shape, companions))]
-        twin = find_twin(self._tensors, precision, shape) if with_twin else None
+        twin = find_twin(self._tensors, self.header.precision, shape) if with_twin else None
         if twin is not None:
-            beside = find_companions(self._tensors, shape, companions, FLIPPED)
-            views.append(_View(FLIPPED, twin, beside))
-            _check_tokens(views[0].beside.get(CLASS_TOKEN), beside.get(CLASS_TOKEN))
+            found = find_companions(self._tensors, shape, companions, FLIPPED)
+            _check_tokens(views[0].companions.get(CLASS_TOKEN), found.get(CLASS_TOKEN))
+            views.append(_View(FLIPPED, twin, found))
         return views
 
     def _read_view(self, content: bytes, view: _View) -> Encoded:
@@ -178,7 +183,7 @@ class OpenRecord:
         latents = join_planes(planes, self.header.shape)
         read = {
             name: read_companion(view.prefix + name, self._view_tensor(content, entry))
-            for name, entry in view.beside.items()
+            for name, entry in view.companions.items()
         }
         return Encoded(latents, read.get(LOGSNR), read.get(CLASS_TOKEN))
 
@@ -192,8 +197,7 @@ class OpenRecord:
 def open_record(source: BinaryIO | bytes | memoryview) -> OpenRecord:
     """Opens the record at a buffered file's position, or at the start of bytes.
 
-    Reads only the first block or blocks, usually about 500 bytes, and ignores the rest.
-    Raises FormatError.
+    Reads only the blocks that hold the header, usually about 500 bytes. Raises FormatError.
     """
     reader = _open_source(source)
     take_preamble(reader)
@@ -214,13 +218,13 @@ def unpack_record(
 ) -> Record:
     """Unpacks exactly one record: its latents and the requested `tensors.COMPANIONS`.
 
-    `with_twin` also unpacks the mirrored image, with the same companions. Tensors that are not
-    requested are ignored. Checks sizes from the outside in, so it allocates only what the header
-    describes and the frame can hold.
-    Raises FormatError for each rule of the format.
+    `with_twin` also unpacks the mirrored image, with the same companions. Ignores tensors that are
+    not requested. Checks the frame before the header and the header before the payload, so that it
+    allocates only what the header describes and the frame can hold.
+    Raises FormatError if the record breaks a rule of the format.
     """
     _walk_whole(data)
-    return open_record(data)._unpack(companions, with_twin=with_twin)
+    return open_record(data).unpack(companions, with_twin=with_twin)
 
 
 def read_header(source: BinaryIO | bytes | memoryview) -> RecordHeader:
@@ -253,7 +257,7 @@ def read_record(
 def measure_record(file: BinaryIO) -> int:
     """Returns the size in bytes of the record at a seekable file's position.
 
-    Reads block headers only. Raises FormatError if they do not lead to a record's end.
+    Reads block headers only. Raises FormatError if they break a rule or the file is cut short.
     """
     return walk_record(FileSource(file))
 
@@ -263,34 +267,12 @@ def hash_record(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@dataclass(frozen=True)
-class _View:
-    """One image's tensors, upright or mirrored: its latents' planes and requested companions."""
-
-    prefix: str
-    planes: dict[str, TensorEntry]
-    beside: dict[str, TensorEntry]
-
-
-def _split(
-    header: RecordHeader,
-    encoded: Encoded,
-    steps: npt.NDArray[np.float32] | None,
-    prefix: str = "",
-) -> Planes:
-    shape = encoded.latents.shape
-    if shape != header.shape:
-        message = f"latents of shape {list(shape)}, but the header says {list(header.shape)}"
-        raise FormatError(Rejection.SHAPE, message)
-    return split_encoded(encoded, header.precision, steps, prefix)
-
-
-def _open_source(source: BinaryIO | bytes | memoryview) -> Source:
-    return BytesSource(source) if isinstance(source, (bytes, memoryview)) else FileSource(source)
+def _open_source(source: BinaryIO | bytes | memoryview) -> FileSource:
+    return FileSource(io.BytesIO(source) if isinstance(source, (bytes, memoryview)) else source)
 
 
 def _walk_whole(source: BinaryIO | bytes | memoryview) -> int:
-    """Walks bytes, or a seekable file at its start, to the end; returns the size in bytes.
+    """Walks bytes, or a seekable file from its start; returns the size in bytes.
 
     Raises FormatError unless the source is one whole record and nothing else.
     """
@@ -313,27 +295,20 @@ def _check_tokens(
 
 
 def describe_latents(header: RecordHeader) -> Mapping[str, str]:
-    """Returns the metadata of exported latents: the record's header without its coding."""
+    """Returns the metadata of exported latents: the header's, without the keys for the coding."""
     metadata = header_to_metadata(header)
     coding = ("dinac", "precision", "predictor", "step")
     return {key: value for key, value in metadata.items() if value and key not in coding}
 
 
 def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
-    """Returns a record's arrays by their exported names, without those that it lacks.
+    """Returns the arrays that a record has, by their exported names.
 
-    `latents` [C, h, w], `logsnr` [C, h, w] of the posterior and `class_token` [D]; for the mirrored
-    image `flipped`, `flipped_logsnr` and `flipped_class_token`.
+    The names are `latents` [C, h, w], `logsnr` [C, h, w] of the posterior, `class_token` [D], and
+    for the mirrored image `flipped`, `flipped_logsnr` and `flipped_class_token`.
     """
-    arrays = {
-        "latents": record.latents,
-        "logsnr": record.logsnr,
-        "class_token": record.class_token,
-    }
+    arrays = {name: getattr(record, name) for name in Encoded._fields}
     if record.flipped is not None:
-        arrays |= {
-            "flipped": record.flipped.latents,
-            "flipped_logsnr": record.flipped.logsnr,
-            "flipped_class_token": record.flipped.class_token,
-        }
+        names = ("flipped", "flipped_logsnr", "flipped_class_token")
+        arrays |= zip(names, record.flipped, strict=True)
     return {name: array for name, array in arrays.items() if array is not None}

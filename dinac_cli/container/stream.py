@@ -1,8 +1,9 @@
-"""Consecutive records from a pipe: yielded as they arrive, resumed after damage."""
+"""Reads consecutive records from a pipe, each as it arrives, and resumes after damage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -13,18 +14,18 @@ from dinac_cli.errors import FormatError, Rejection
 _READ_BYTES = 1 << 16
 _MAX_READ_BYTES = 1 << 20
 
-# A failed walk may have skipped good records, so the search resumes right after its start. Bytes
-# that look like many nested records would make this quadratic: after this many failures within the
-# bytes already walked, the search resumes after them.
+# A failed walk may have skipped good records, so the search resumes one byte after the start of the
+# walk. That is quadratic for bytes that look like many nested records, so after this many failures
+# within the bytes already walked, the search resumes after those bytes.
 _MAX_WALKS = 8
 
-# After these rejections the frame is sound: walking it leads to the next record.
+# After these rejections the frame is sound, and its end is the start of the next record.
 _FRAME_IS_SOUND = {Rejection.VERSION, Rejection.FLAGS, Rejection.RESERVED}
 
 
 @dataclass(frozen=True)
 class StreamItem:
-    """One record's bytes, or the reason why it is refused, and its offset in the stream."""
+    """One record's bytes, or the error that refuses it, and its offset in the stream."""
 
     offset: int
     record: bytes | FormatError
@@ -34,7 +35,7 @@ def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
     """Yields the records of a stream, each as soon as its last byte has arrived.
 
     Checks each record's frame; `unpack_record` checks its content. After damage, reading resumes at
-    the next record found. Memory holds one record, and no more than the bytes received.
+    the next record found. Memory holds one record at a time, and only bytes that were received.
     Raises the stream's OSError.
     """
     source = StreamSource(stream)
@@ -42,7 +43,9 @@ def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
         offset = source.offset
         try:
             size = walk_record(source)
-            _check_extent(source, size)
+            # If another record starts inside this one, one of its sizes is probably damaged.
+            if source.has_start(size):
+                decompress_content(source.peek(size)[len(PREAMBLE) :])
         except FormatError as error:
             yield StreamItem(offset, error)
             source.resume(error)
@@ -50,20 +53,11 @@ def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
             yield StreamItem(offset, source.cut(size))
 
 
-def _check_extent(source: StreamSource, size: int) -> None:
-    """Checks the content of a record that overlaps another record's start.
-
-    Such an overlap usually means that a size in the first record is damaged.
-    """
-    if source.has_start(size):
-        decompress_content(source.peek(size)[len(PREAMBLE) :])
-
-
 class StreamSource:
-    """A Source over a stream that cannot seek; it keeps the bytes taken until `cut`."""
+    """A Source over a stream that cannot seek. It keeps the bytes that were taken until `cut`."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        # read1, if there is one, returns what has arrived; read would wait for all the bytes.
+        # read1 returns what has arrived; read would wait for all the bytes.
         self._read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
         self._buffer = bytearray()
         self._position = 0
@@ -73,13 +67,11 @@ class StreamSource:
         self.offset = 0
 
     def take(self, count: int) -> bytes:
-        """Returns the next `count` bytes, or fewer if the stream ends."""
         start, self._position = self._position, self._position + count
         self.fill(self._position)
         return bytes(self._buffer[start : self._position])
 
     def skip(self, count: int) -> bool:
-        """Skips `count` bytes; False if the stream ends first."""
         self._position += count
         return self.fill(self._position)
 
@@ -96,7 +88,7 @@ class StreamSource:
         """True if a second record may start within the first `size` buffered bytes.
 
         A partial start at the end counts too: a truncated record takes its missing bytes from the
-        next record, and looking at more bytes could mean waiting for them.
+        next record, and its whole start may not have arrived yet.
         """
         if self._buffer.find(RECORD_START, len(RECORD_START), size) >= 0:
             return True
@@ -114,9 +106,12 @@ class StreamSource:
         return data
 
     def resume(self, error: FormatError) -> None:
-        """Resumes after a record refused with `error`: at its end, or at the next record start."""
-        if error.rejection in _FRAME_IS_SOUND and self._walk_past():
-            return
+        """Drops a record that was refused with `error`, and the bytes up to the next record."""
+        if error.rejection in _FRAME_IS_SOUND:
+            with suppress(FormatError):
+                walk_frame(self)
+                self._drop(self._position)
+                return
         if self.offset >= self._walked_to:
             self._failed_walks = 0
         self._failed_walks += 1
@@ -124,14 +119,6 @@ class StreamSource:
         is_hopeless = self._failed_walks >= _MAX_WALKS
         self._drop(self._walked_to - self.offset if is_hopeless else 1)
         self._find_start()
-
-    def _walk_past(self) -> bool:
-        try:
-            walk_frame(self)
-        except FormatError:
-            return False
-        self._drop(self._position)
-        return True
 
     def _find_start(self) -> None:
         while (found := self._buffer.find(RECORD_START)) < 0:

@@ -1,11 +1,12 @@
 """Latents and their companions as the tensors of a record, and back.
 
 Latents are split into byte planes that suit an entropy coder. Conversions work on groups of
-channels, so that temporary arrays stay small beside the latents.
+channels, so that temporary arrays need little memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ SYMBOLS, STEP = "latents.q", "latents.step"
 SYMBOLS_HIGH, SYMBOLS_LOW = "latents.q.high", "latents.q.low"
 LOGSNR, CLASS_TOKEN = "posterior.logsnr", "class_token"
 COMPANIONS = (LOGSNR, CLASS_TOKEN)
-"""Tensors that a record may hold beside its latents; readers request them by name."""
+"""Tensors that a record may hold besides its latents; readers request them by name."""
 FLIPPED = "flipped."
 """The name prefix of the mirrored image's tensors."""
 
@@ -40,8 +41,10 @@ _BF16_NOT_FINITE = 0xFF  # the exponent of infinity and NaN
 
 
 class Encoded(NamedTuple):
-    """One encoded image: float32 whitened `latents` [C, h, w] and, if requested, the unwhitened
-    `logsnr` [C, h, w] of the posterior and the DINO `class_token` [D]."""
+    """One encoded image: whitened float32 `latents` [C, h, w].
+
+    If requested, also the posterior's `logsnr` [C, h, w], unwhitened, and a DINO `class_token` [D].
+    """
 
     latents: Latents
     logsnr: Latents | None = None
@@ -55,8 +58,7 @@ def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Pla
     is the latent divided by its channel's step, rounded half to even.
     Raises FormatError VALUE if a latent is not finite or too large, STEP if a step is unusable.
     """
-    if not np.isfinite(latents).all():
-        raise FormatError(Rejection.VALUE, "the latents hold NaN or infinity; the model overflowed")
+    _check_finite("the latents hold", latents, "the model overflowed")
     if precision == "f32":
         return {PLAIN: latents.astype("<f4", copy=False)}
     if precision == "bf16":
@@ -74,7 +76,8 @@ def join_planes(planes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, int, i
     Raises FormatError VALUE if a latent is not finite, STEP if a step is unusable.
     """
     if PLAIN in planes:
-        return _join_f32(planes[PLAIN])
+        _check_finite("the latents hold", planes[PLAIN], "re-encode")
+        return planes[PLAIN].astype(np.float32)
     if EXPONENT in planes:
         return _join_bf16(planes[EXPONENT], planes[MANTISSA])
     return _dequantise(_join_symbols(planes, shape), planes[STEP])
@@ -91,11 +94,7 @@ def find_planes(
     Looks at names that begin with `prefix`, and returns names without it.
     Raises FormatError TENSOR if a tensor is missing or has the wrong dtype or shape.
     """
-    own = {
-        name.removeprefix(prefix): entry
-        for name, entry in tensors.items()
-        if name.startswith(prefix)
-    }
+    own = {name: tensors[prefix + name] for name in _PLANES if prefix + name in tensors}
     expected = _expected_planes(own, precision, shape)
     for name, (dtype, plane_shape) in expected.items():
         entry = own.get(name)
@@ -110,9 +109,9 @@ def find_planes(
 def find_twin(
     tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
 ) -> dict[str, TensorEntry] | None:
-    """Returns the entries of the mirrored image's latents, or None if the record has no twin.
+    """Returns the entries of the mirrored image's latents, or None if the record has none of them.
 
-    A single latents tensor makes a twin, which must then be complete. Raises as `find_planes` does.
+    Raises FormatError TENSOR if the record has only some of them; see `find_planes`.
     """
     if not any(FLIPPED + name in tensors for name in _PLANES):
         return None
@@ -128,11 +127,10 @@ def split_encoded(
     """
     latents = np.ascontiguousarray(encoded.latents, np.float32)
     tensors = split_planes(latents, precision, steps)
-    companions = {LOGSNR: encoded.logsnr, CLASS_TOKEN: encoded.class_token}
-    for name, values in companions.items():
+    for name, values in ((LOGSNR, encoded.logsnr), (CLASS_TOKEN, encoded.class_token)):
         if values is not None:
             _check_shape(name, values.shape, latents.shape, prefix)
-            _check_finite(prefix + name, values, "the model overflowed")
+            _check_finite(f"tensor {prefix}{name} holds", values, "the model overflowed")
             tensors[name] = np.ascontiguousarray(values, "<f4")
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
@@ -145,8 +143,8 @@ def find_companions(
 ) -> dict[str, TensorEntry]:
     """Returns the entries of the `wanted` COMPANIONS that a record holds, after checking them.
 
-    Looks for names with `prefix`, and returns names without it; `shape` (C, h, w) is that of the
-    latents. Raises FormatError TENSOR if a dtype or shape is wrong.
+    Looks at names that begin with `prefix`, and returns names without it. The latents have `shape`
+    (C, h, w). Raises FormatError TENSOR if a dtype or shape is wrong.
     """
     found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
     for name, entry in found.items():
@@ -158,7 +156,7 @@ def find_companions(
 
 def read_companion(name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Returns a copy of a stored tensor. Raises FormatError VALUE if a value is not finite."""
-    _check_finite(name, stored, "re-encode")
+    _check_finite(f"tensor {name} holds", stored, "re-encode")
     return stored.astype(np.float32)
 
 
@@ -174,9 +172,8 @@ def _expected_planes(
         return {**steps, SYMBOLS_HIGH: ("I8", shape), SYMBOLS_LOW: ("I8", shape)}
     if SYMBOLS_HIGH in tensors or SYMBOLS_LOW in tensors:
         raise FormatError(Rejection.TENSOR, "two sets of symbols in one record; re-encode")
-    if tensors[SYMBOLS].dtype == "U8":
-        channels, rows, columns = shape
-        return {**steps, SYMBOLS: ("U8", (-(-channels * rows * columns // 2),))}
+    if tensors[SYMBOLS].dtype == "U8":  # two symbols a byte
+        return {**steps, SYMBOLS: ("U8", (-(-math.prod(shape) // 2),))}
     return {**steps, SYMBOLS: ("I8", shape)}
 
 
@@ -186,7 +183,7 @@ def _split_bf16(latents: Latents) -> Planes:
     for group in _channel_groups(latents.shape):
         bits = latents[group].view(np.uint32)
         rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
-        # The sign moves to the low end: it is noise, so it belongs with the mantissa.
+        # The sign is noise like the mantissa, so it moves to the low byte.
         rotated = rounded << 1 | rounded >> 15
         exponent[group] = rotated >> 8 & 0xFF
         mantissa[group] = rotated & 0xFF
@@ -197,7 +194,7 @@ def _split_bf16(latents: Latents) -> Planes:
 
 def _join_bf16(exponent: npt.NDArray[np.uint8], mantissa: npt.NDArray[np.uint8]) -> Latents:
     if exponent.max() == _BF16_NOT_FINITE:
-        raise _not_finite()
+        raise FormatError(Rejection.VALUE, "the latents hold NaN or infinity; re-encode")
     latents = np.empty(exponent.shape, np.float32)
     for group in _channel_groups(latents.shape):
         rotated = exponent[group].astype(np.uint32) << 8 | mantissa[group]
@@ -205,18 +202,11 @@ def _join_bf16(exponent: npt.NDArray[np.uint8], mantissa: npt.NDArray[np.uint8])
     return latents
 
 
-def _join_f32(plain: npt.NDArray[np.float32]) -> Latents:
-    if not np.isfinite(plain).all():
-        raise _not_finite()
-    return plain.astype(np.float32)
-
-
 def _quantise(latents: Latents, steps: Latents) -> npt.NDArray[np.int16]:
     symbols = np.empty(latents.shape, np.int16)
     for group in _channel_groups(latents.shape):
-        # Float64: in float32 the quotient itself is rounded, which can create or break a tie.
-        quotients = latents[group].astype(np.float64) / steps[group, None, None]
-        rounded = np.rint(quotients)
+        # Float64: a float32 quotient is itself rounded, which can create or break a tie.
+        rounded = np.rint(latents[group].astype(np.float64) / steps[group, None, None])
         if np.abs(rounded).max() > MAX_SYMBOL:
             raise FormatError(
                 Rejection.VALUE,
@@ -232,7 +222,7 @@ def _split_symbols(symbols: npt.NDArray[np.int16]) -> Planes:
         return {SYMBOLS: _pack_nibbles(symbols.astype(np.int8).ravel())}
     if smallest >= -128 and largest <= 127:
         return {SYMBOLS: symbols.astype(np.int8)}
-    # With a signed low byte, the high byte is zero for all but the few wide symbols. With an
+    # The low byte is signed, so the high byte is zero except for the few wide symbols. With an
     # unsigned low byte, the high byte would repeat the sign, at one bit per value.
     low = symbols.astype(np.int8)
     high = ((symbols.astype(np.int32) - low) >> 8).astype(np.int8)
@@ -253,9 +243,8 @@ def _join_symbols(
 
 
 def _pack_nibbles(symbols: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    packed = np.zeros(-(-symbols.size // 2), np.uint8)
     nibbles = (symbols + 8).astype(np.uint8)
-    packed[:] = nibbles[0::2] << 4
+    packed = nibbles[0::2] << np.uint8(4)
     packed[: symbols.size // 2] |= nibbles[1::2]
     return packed
 
@@ -263,8 +252,7 @@ def _pack_nibbles(symbols: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
 def _unpack_nibbles(
     packed: npt.NDArray[np.uint8], shape: tuple[int, int, int]
 ) -> npt.NDArray[np.int8]:
-    channels, rows, columns = shape
-    size = channels * rows * columns
+    size = math.prod(shape)
     if size % 2 and packed[-1] & 0xF:
         raise FormatError(
             Rejection.VALUE, "the unused half of the last byte is not zero; re-encode"
@@ -278,8 +266,7 @@ def _unpack_nibbles(
 
 def _dequantise(symbols: npt.NDArray[Any], steps: Latents) -> Latents:
     _check_steps(steps)
-    latents = np.empty(symbols.shape, np.float32)
-    np.multiply(symbols, steps[:, None, None], out=latents, dtype=np.float32)
+    latents: Latents = np.multiply(symbols, steps[:, None, None], dtype=np.float32)
     return latents
 
 
@@ -297,10 +284,6 @@ def _channel_groups(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, start + group)
 
 
-def _not_finite() -> FormatError:
-    return FormatError(Rejection.VALUE, "the latents hold NaN or infinity; re-encode")
-
-
 def _check_shape(name: str, shape: tuple[int, ...], latents: tuple[int, ...], prefix: str) -> None:
     if name == LOGSNR and shape != latents:
         raise _bad_tensor(
@@ -310,9 +293,9 @@ def _check_shape(name: str, shape: tuple[int, ...], latents: tuple[int, ...], pr
         raise _bad_tensor(prefix + name, f"has shape {list(shape)}, not [1 to {MAX_TOKEN_WIDTH}]")
 
 
-def _check_finite(name: str, values: npt.NDArray[Any], remedy: str) -> None:
+def _check_finite(subject: str, values: npt.NDArray[Any], remedy: str) -> None:
     if not np.isfinite(values).all():
-        raise FormatError(Rejection.VALUE, f"tensor {name} holds NaN or infinity; {remedy}")
+        raise FormatError(Rejection.VALUE, f"{subject} NaN or infinity; {remedy}")
 
 
 def _bad_tensor(name: str, fault: str) -> FormatError:

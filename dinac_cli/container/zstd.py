@@ -1,14 +1,15 @@
 """zstd compression of a record's content, tuned for noise; the header can be read alone.
 
-This module works around traps of python-zstandard 0.25: `max_output_size` is ignored if the frame
-declares its size; trailing bytes are dropped silently; a truncated frame gives empty bytes without
-an error; and without `size=` the content size is left out silently.
+This module works around traps of python-zstandard 0.25. When it reads, it ignores
+`max_output_size` if the frame declares its size, silently drops trailing bytes, and returns empty
+bytes for a truncated frame. When it writes without `size=`, it silently omits the content size.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 
 import zstandard
 
@@ -18,27 +19,45 @@ from dinac_cli.container.frame import (
     ZSTD_MAGIC,
     Source,
     take_block,
-    take_block_body,
+    take_exactly,
     take_frame_header,
 )
 from dinac_cli.errors import FormatError, Rejection
 
 MAX_HEADER_BYTES = 1 << 16  # of safetensors JSON, without its 8-byte length
 
-# A frame header with a window of 128 KiB and no content size. It replaces a record's own frame
-# header, whose window may be the whole content (1 GiB), when only the first blocks are decoded.
+# A frame header with a window of 128 KiB and no content size. When only the first blocks are
+# decoded, it replaces the record's own frame header, whose window may be the whole content (1 GiB).
 _SMALL_WINDOW = ZSTD_MAGIC + bytes([0, 7 << 3])
 
-_threads = threading.local()
+
+class _Coders(threading.local):
+    """The coders of this thread; making one costs more than compressing a small record."""
+
+    @cached_property
+    def compressor(self) -> zstandard.ZstdCompressor:
+        # In noise LZ finds only false matches. The longest minimum match and the smallest table
+        # leave nearly everything to the Huffman coder, at no loss of speed.
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            1, min_match=7, hash_log=6, write_content_size=True, write_checksum=True
+        )
+        return zstandard.ZstdCompressor(compression_params=parameters)
+
+    @cached_property
+    def decompressor(self) -> zstandard.ZstdDecompressor:
+        return zstandard.ZstdDecompressor()
+
+
+_coders = _Coders()
 
 
 def compress_content(parts: Sequence[bytes | memoryview]) -> bytes:
     """Compresses a record's content into one zstd frame with content size and checksum.
 
-    Ends a block after every part, so that each part has its own Huffman table and the first part,
-    the header, can be read alone.
+    Ends a block after every part, so that each part has its own Huffman table. The first part, the
+    header, can thus be read alone.
     """
-    compressor = _compressor().compressobj(size=sum(len(part) for part in parts))
+    compressor = _coders.compressor.compressobj(size=sum(map(len, parts)))
     pieces = []
     for part in parts[:-1]:
         pieces += [compressor.compress(part), compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
@@ -47,18 +66,18 @@ def compress_content(parts: Sequence[bytes | memoryview]) -> bytes:
 
 
 def decompress_content(frame: bytes | memoryview) -> bytes:
-    """Decompresses one whole zstd frame; `walk_frame` must have checked it.
+    """Decompresses one whole zstd frame that `walk_frame` has checked.
 
     Raises FormatError CHECKSUM if the content has changed, BLOCK if a block cannot be decoded.
     """
     try:
-        return _decompressor().decompress(frame, allow_extra_data=False)
+        return _coders.decompressor.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as exc:
         raise _damaged(exc) from exc
 
 
 def take_head(source: Source) -> tuple[bytes, int]:
-    """Takes only those first blocks of a zstd frame that hold the safetensors header.
+    """Takes a zstd frame's blocks until the safetensors header is complete.
 
     Returns the header, its 8-byte length included, and the frame's content size in bytes.
     """
@@ -69,7 +88,8 @@ def take_head(source: Source) -> tuple[bytes, int]:
     for _ in range(SPARE_BLOCKS + MAX_HEADER_BYTES // MIN_MEAN_BLOCK_BYTES):
         block = take_block(source, frame)
         try:
-            head += decoder.decompress(block.header + take_block_body(source, block))
+            stored = take_exactly(source, block.stored_size)
+            head += decoder.decompress(block.header + stored)
         except zstandard.ZstdError as exc:
             raise _damaged(exc) from exc
         size = 8 + _header_bytes(head)
@@ -95,23 +115,3 @@ def _damaged(exc: zstandard.ZstdError) -> FormatError:
         return FormatError(Rejection.CHECKSUM, message)
     message = "a zstd block cannot be decoded; copy the record again or re-encode"
     return FormatError(Rejection.BLOCK, message)
-
-
-def _compressor() -> zstandard.ZstdCompressor:
-    """Returns this thread's compressor; making one costs more than compressing a small record."""
-    if not hasattr(_threads, "compressor"):
-        # In noise LZ finds only false matches. The longest minimum match and the smallest table
-        # leave nearly everything to the Huffman coder, at no loss of speed.
-        parameters = zstandard.ZstdCompressionParameters.from_level(
-            1, min_match=7, hash_log=6, write_content_size=True, write_checksum=True
-        )
-        _threads.compressor = zstandard.ZstdCompressor(compression_params=parameters)
-    compressor: zstandard.ZstdCompressor = _threads.compressor
-    return compressor
-
-
-def _decompressor() -> zstandard.ZstdDecompressor:
-    if not hasattr(_threads, "decompressor"):
-        _threads.decompressor = zstandard.ZstdDecompressor()
-    decompressor: zstandard.ZstdDecompressor = _threads.decompressor
-    return decompressor

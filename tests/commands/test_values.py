@@ -10,6 +10,7 @@ from dinac_cli.commands.values import (
     complete,
     one_of,
     parse_batch_size,
+    parse_crop,
     parse_percent,
     within,
 )
@@ -26,6 +27,17 @@ def test_batch_size() -> None:
 def test_malformed_batch_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a positive number or auto"):
         parse_batch_size(text)
+
+
+def test_crop() -> None:
+    assert (parse_crop("256"), parse_crop("256x128")) == ((256, 256), (256, 128))
+
+
+@pytest.mark.parametrize("text", ["", "x", "8xy", "0", "8x0", "-8", "8x1048577", "1048577"])
+def test_malformed_crop_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_crop(text)
+    assert str(caught.value) == f"--crop {text}: expected WxH or N, 1 to 1048576 pixels"
 
 
 class TestChoices:

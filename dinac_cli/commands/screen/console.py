@@ -1,8 +1,8 @@
 """Prints results on stdout and everything else on stderr; draws a bar on a terminal.
 
-Rich is imported only to draw a bar. File names are printed as they are, with unprintable characters
-escaped; they are never markup. On a terminal, long lines wrap at spaces; in pipes and files, a
-message is one line.
+Rich is imported only to draw a bar. File names are never read as markup; their unprintable
+characters are escaped. On a terminal, long lines wrap at spaces; in pipes and files, a message is
+one line.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 _FACT = re.compile(r" *\S.{0,20}? {2,}\S")
-"""A table line of a name and its value; if it wraps, the rest is indented."""
+"""Matches a table line of a name and its value; if that wraps, its further lines are indented."""
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
@@ -53,11 +52,8 @@ class Console:
     @property
     def draws_bar(self) -> bool:
         """True if a bar can be redrawn in place."""
-        return (
-            sys.stderr is not None
-            and sys.stderr.isatty()
-            and os.environ.get("TERM", "") not in ("dumb", "unknown")
-        )
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        return is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
 
     def print_result(self, text: str) -> None:
         """Prints a result on stdout, unless quiet."""
@@ -91,10 +87,49 @@ class Console:
         self._write_above_bar(escape_unprintable(f"dinac: {text}"))
 
     def track(self, title: str, state: RunState) -> AbstractContextManager[Callable[[], None]]:
-        """Shows the progress of a run; call what the context returns after every file."""
+        """Shows the progress of a run; the context gives a function to call after every file."""
         if self.quiet:
-            return _Silent()
-        return _Bar(self, title, state) if self.draws_bar else _PlainLines(self, title, state)
+            return nullcontext(lambda: None)
+        if self.draws_bar:
+            return self._draw_bar(title, state)
+        return nullcontext(self._make_printer(title, state))
+
+    def _make_printer(self, title: str, state: RunState) -> Callable[[], None]:
+        """Returns a function that prints a line every few seconds, for logs and pipes."""
+        last = time.monotonic()
+
+        def print_line() -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= PLAIN_INTERVAL_SECONDS:
+                last = now
+                total = "" if state.total is None else f"/{state.total}"
+                self.say(f"{title} {state.done}{total}, {state.describe_line(200)}")
+
+        return print_line
+
+    @contextmanager
+    def _draw_bar(self, title: str, state: RunState) -> Iterator[Callable[[], None]]:
+        """Draws a bar and a line of figures, redraws them in place, and removes them at the end."""
+        from rich.console import Console as RichConsole
+        from rich.live import Live
+
+        screen = RichConsole(stderr=True, highlight=False, markup=False)
+        live = Live(
+            get_renderable=lambda: _render_progress(title, state, screen.width),
+            console=screen,
+            refresh_per_second=8,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        live.start()
+        self._live = live
+        try:
+            yield lambda: None
+        finally:
+            self._live = None
+            live.stop()
 
     def _write_above_bar(self, text: str, *, wrap: bool = True) -> None:
         if self._live is None:
@@ -105,90 +140,20 @@ class Console:
         self._live.console.print(Text(_wrap(text, sys.stderr) if wrap else text), soft_wrap=True)
 
 
-class _Silent(AbstractContextManager[Callable[[], None]]):
-    def __enter__(self) -> Callable[[], None]:
-        return lambda: None
+def _render_progress(title: str, state: RunState, width: int) -> Any:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
 
-    def __exit__(self, *exc: object) -> None:
-        return None
-
-
-class _PlainLines(AbstractContextManager[Callable[[], None]]):
-    """Prints one plain line every few seconds, for logs and pipes."""
-
-    def __init__(self, console: Console, title: str, state: RunState) -> None:
-        self._console = console
-        self._title = title
-        self._state = state
-        self._last = time.monotonic()
-
-    def __enter__(self) -> Callable[[], None]:
-        return self._update
-
-    def __exit__(self, *exc: object) -> None:
-        return None
-
-    def _update(self) -> None:
-        now = time.monotonic()
-        if now - self._last >= PLAIN_INTERVAL_SECONDS:
-            self._last = now
-            total = "" if self._state.total is None else f"/{self._state.total}"
-            figures = self._state.describe_line(200)
-            self._console.say(f"{self._title} {self._state.done}{total}, {figures}")
-
-
-class _Bar(AbstractContextManager[Callable[[], None]]):
-    """A bar and a line of figures, redrawn in place and removed at the end."""
-
-    def __init__(self, console: Console, title: str, state: RunState) -> None:
-        self._console = console
-        self._title = title
-        self._state = state
-
-    def __enter__(self) -> Callable[[], None]:
-        from rich.console import Console as RichConsole
-        from rich.live import Live
-
-        screen = RichConsole(stderr=True, highlight=False, markup=False)
-        live = Live(
-            get_renderable=self._render,
-            console=screen,
-            refresh_per_second=8,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        live.start()
-        self._console._live = live
-        return lambda: None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        live, self._console._live = self._console._live, None
-        if live is not None:
-            live.stop()
-
-    def _render(self) -> Any:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        live = self._console._live
-        width = live.console.width if live is not None else 80
-        state = self._state
-        total = "?" if state.total is None else str(state.total)
-        head = Table.grid(padding=(0, 1))
-        bar = ProgressBar(
-            total=state.total, completed=state.done, pulse=state.total is None, width=width // 3
-        )
-        head.add_row(Text(self._title, style="bold"), bar, Text(f"{state.done}/{total}"))
-        figures = Text(state.describe_line(width - 1), style="dim", no_wrap=True)
-        return Group(head, figures)
+    total = "?" if state.total is None else str(state.total)
+    bar = ProgressBar(
+        total=state.total, completed=state.done, pulse=state.total is None, width=width // 3
+    )
+    head = Table.grid(padding=(0, 1))
+    head.add_row(Text(title, style="bold"), bar, Text(f"{state.done}/{total}"))
+    figures = Text(state.describe_line(width - 1), style="dim", no_wrap=True)
+    return Group(head, figures)
 
 
 def escape_unprintable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a running job, as the progress display shows them."""
+"""The figures of a running job that the progress display shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dinac_cli.jobs.results import FileResult, Tally
 
 @dataclass
 class RunProgress:
-    """The tally of a running job, its speed, and its bottleneck."""
+    """The tally of a running job, its speed and its bottleneck."""
 
     clock: StageClock
     total: int | None
@@ -38,27 +38,26 @@ class RunProgress:
         if self.total is not None and self.done > self.total:
             self.total = None  # a file held several records, and others may too
         if self.tally.worked and self.first_done is None:
-            # Speed counts from the first output, so that it leaves out loading the model.
+            # The speed counts from here, so that it excludes the time to load the model.
             self.first_done = time.monotonic()
 
     def describe_line(self, width: int) -> str:
-        """Returns figures that fit into `width` characters; the most important ones stay."""
+        """Returns figures in at most `width` characters; drops the least important ones first."""
         if self.stop:
             return STOPPING[:width]
         tally = self.tally
+        # Each part has its rank: the part of the highest rank is dropped first.
         parts = [(0, f"{tally.failures} failed")] if tally.failures else []
         speed = self._files_per_second()
         if speed:
             parts.append((1, f"{speed:.1f} images/s"))
             if self.total is not None:
                 parts.append((2, f"ETA {format_duration((self.total - self.done) / speed)}"))
-            pixels = tally.pixels / tally.worked * speed
-            parts.append((5, f"{pixels / 1e6:.1f} MP/s"))
+            parts.append((5, f"{tally.pixels / tally.worked * speed / 1e6:.1f} MP/s"))
         if tally.bytes_out:
             parts.append((3, format_sizes(tally.bytes_in, tally.bytes_out)))
             parts.append((4, f"bottleneck: {self.clock.limiting}"))
-        if not parts:
-            parts = [(0, "starting")]
+        parts = parts or [(0, "starting")]
         while len(parts) > 1 and len(_join(parts)) > width:
             parts.remove(max(parts))
         return _join(parts)[:width]

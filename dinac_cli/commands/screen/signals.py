@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets the run finish the work in flight, the second ends it."""
+"""Ctrl-C and SIGTERM: after the first, the run finishes the work in flight; the second ends it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SignalledStop(StopRequest):
 
 @contextmanager
 def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
-    """Turns signals inside the block into a stop request."""
+    """Turns the first signal inside the block into a stop request; a second ends the process."""
     stop = SignalledStop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -49,8 +49,8 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
             os._exit(128 + number)
         stop.signal_number = number
         stop.set()
-        # Not through the console: the interrupted code may hold its lock. A bar shows the text
-        # itself.
+        # Not through the console: the interrupted code may hold its lock. If there is a bar, it
+        # shows this text.
         if not (console.quiet or console.draws_bar):
             os.write(2, f"dinac: {STOPPING}\n".encode())
 
@@ -64,7 +64,7 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
 
 
 class _StoppableRaw(RawIOBase):
-    """Standard input that ends when a stop is requested, even if nothing arrives."""
+    """Standard input that ends on a stop request, even while it waits for data."""
 
     def __init__(self, descriptor: int, stop: StopRequest) -> None:
         self._descriptor = descriptor
@@ -83,10 +83,7 @@ class _StoppableRaw(RawIOBase):
 
 
 def open_stdin(stop: StopRequest) -> BinaryIO:
-    """Returns standard input as bytes; a stop request ends it.
-
-    Raises UsageError if it is closed.
-    """
+    """Returns standard input as bytes; a stop request ends it. Raises UsageError if closed."""
     if sys.stdin is None:
         raise UsageError(STDIN_CLOSED)
     if sys.platform == "win32":

@@ -9,14 +9,14 @@ from dinac_cli.commands.screen.tables import format_duration, format_sizes
 from dinac_cli.errors import Exit
 from dinac_cli.jobs.results import FileResult, Status, Tally
 
-STOPPED = "stopped before the end; run the same command again to go on"
+STOPPED = "stopped before the end; run the same command again to continue"
 
 
 class Summary:
-    """The end of a run that writes outputs; other verbs override parts of it.
+    """The end of a run that writes outputs; other commands override parts of it.
 
-    `verb` says what was done: "encoded", "decoded". `lists_files` is false for a verb that prints
-    its files itself, at the end.
+    `verb` says what was done, such as "decoded". If `lists_files` is false, the run prints no line
+    for each file.
     """
 
     lists_files = True
@@ -30,24 +30,23 @@ class Summary:
         return STOPPED
 
     def add(self, result: FileResult) -> None:
-        """Takes in one result."""
+        """Adds one result."""
 
     def describe(self, progress: RunProgress) -> str:
-        """Returns the lines that a person reads; nothing is printed for ""."""
+        """Returns the lines that a person reads; an empty text is not printed."""
         tally = progress.tally
+        counts = {
+            "of them again": tally.redone,
+            "already done": tally.counts[Status.DONE],
+            "failed": tally.failures,
+        }
         parts = [f"{tally.written} {self._verb}"]
-        if tally.redone:
-            parts.append(f"{tally.redone} of them again")
-        if tally.counts[Status.DONE]:
-            parts.append(f"{tally.counts[Status.DONE]} already done")
-        if tally.failures:
-            parts.append(f"{tally.failures} failed")
-        parts += describe_others(tally)
-        text = ", ".join(parts)
-        if tally.written:
-            text += f"; {format_sizes(tally.bytes_in, tally.bytes_out)}"
-            text += f" in {format_duration(progress.elapsed)}"
-        return text
+        parts += [f"{count} {what}" for what, count in counts.items() if count]
+        text = ", ".join(parts + describe_others(tally))
+        if not tally.written:
+            return text
+        sizes = format_sizes(tally.bytes_in, tally.bytes_out)
+        return f"{text}; {sizes} in {format_duration(progress.elapsed)}"
 
     def remark(self) -> str | None:
         """Returns the last line on stderr of a run that was not stopped."""
@@ -58,12 +57,12 @@ class Summary:
         return progress.tally.to_json()
 
     def choose_exit(self, tally: Tally) -> Exit:
-        """Returns the exit code of a run that came to its end."""
+        """Returns the exit code of a run that no signal stopped."""
         return Exit.FAILURES if tally.failures else Exit.DONE
 
 
 def describe_others(tally: Tally) -> list[str]:
-    """Returns the part of a summary that counts skipped files; empty if there are none."""
+    """Returns the part of a summary that counts skipped files, as a list of at most one text."""
     if not tally.not_inputs:
         return []
     files = "file" if tally.not_inputs == 1 else "files"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 Table = list[list[str]]
 
@@ -11,7 +11,7 @@ _FIGURE = re.compile(r"-|[-+]?\d.*")
 
 
 def align(rows: Table) -> Iterator[str]:
-    """Yields the lines of a table whose first row is its heads; figures are aligned right."""
+    """Yields the lines of a table; the first row holds the headings, figures are aligned right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     are_figures = [all(map(_FIGURE.fullmatch, column[1:])) for column in columns]
@@ -24,7 +24,7 @@ def align(rows: Table) -> Iterator[str]:
 
 
 def fit_table(rows: Table, width: int | None) -> Iterator[str]:
-    """Yields the table or, if it is wider than `width`, each row as lines of its own."""
+    """Yields the table or, if it is wider than `width`, each row as one line a cell."""
     lines = list(align(rows))
     if width is None or max(map(len, lines)) <= width:
         yield from lines
@@ -33,24 +33,25 @@ def fit_table(rows: Table, width: int | None) -> Iterator[str]:
     for number, row in enumerate(others):
         if number:
             yield ""
-        yield from list_facts(list(zip(names, row, strict=True)))
+        yield from list_facts(zip(names, row, strict=True))
 
 
-def list_facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yields one line a name and value, with the values aligned."""
+def list_facts(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yields one line for each name and its value, with the values aligned."""
+    facts = list(facts)
     width = max((len(name) for name, _ in facts), default=0) + 2
     for name, value in facts:
         yield f"{name:<{width}}{value}".rstrip()
 
 
 def format_sizes(size_in: int, size_out: int) -> str:
-    """`3.1 MB → 1.2 MB (0.39x)`."""
+    """Returns e.g. `3.1 MB → 1.2 MB (0.39x)`."""
     ratio = f" ({size_out / size_in:.2f}x)" if size_in else ""
     return f"{format_size(size_in)} → {format_size(size_out)}{ratio}"
 
 
 def format_size(size_bytes: float) -> str:
-    """Returns bytes in decimal units: `1.2 MB`."""
+    """Returns bytes in decimal units, e.g. `1.2 MB`."""
     if size_bytes < 999.5:
         return f"{size_bytes:.0f} B"
     for unit in ("kB", "MB", "GB"):
@@ -61,7 +62,7 @@ def format_size(size_bytes: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`4.2 s`, `3:07` or `2:03:07`."""
+    """Returns e.g. `4.2 s`, `3:07` or `2:03:07`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
