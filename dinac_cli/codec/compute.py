@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from dinac_cli.errors import UsageError
+
 _DTYPES = ("bf16", "f32")
+DTYPE_CHOICES = ("auto", *_DTYPES)
 _COMPILED = "compiled"
+
+
+def check_device(name: str) -> str:
+    """Returns `name`. Raises UsageError if it is no device name; torch checks that it exists."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
+        raise UsageError(f"--device {name}: choose one of auto, cpu, cuda, cuda:N, mps")
+    return name
+
+
+def check_dtype(name: str) -> None:
+    """Raises UsageError if `name` is not one of `DTYPE_CHOICES`."""
+    if name not in DTYPE_CHOICES:
+        raise UsageError(f"--dtype {name}: choose one of {', '.join(DTYPE_CHOICES)}")
 
 
 @dataclass(frozen=True)

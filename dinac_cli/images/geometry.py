@@ -127,16 +127,16 @@ NO_GEOMETRY = Geometry()
 
 
 def choose_geometry(
-    resize: int | None, max_side: int | None, crop: str | None, *, flip: bool = False
+    resize: int | None, max_side: int | None, crop: tuple[int, int] | None, *, flip: bool = False
 ) -> Geometry:
     """Builds the geometry from the values of the options. Raises UsageError."""
     if resize is not None and max_side is not None:
         raise UsageError("--resize and --max-side cannot be used together")
-    try:
-        size = None if crop is None else parse_size(crop)
-        return Geometry(resize, max_side, size, flip)
-    except ValueError as exc:
-        raise UsageError(f"--crop {crop}: expected WxH or N, 1 to {MAX_SIDE} pixels") from exc
+    for option, sides in (("resize", [resize]), ("max-side", [max_side]), ("crop", crop or [])):
+        for side in sides:
+            if side is not None and not 1 <= side <= MAX_SIDE:
+                raise UsageError(f"--{option} {side}: expected 1 to {MAX_SIDE} pixels")
+    return Geometry(resize, max_side, crop, flip)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from dinac_cli.jobs.freshness import (
     describe_difference,
     is_stamped_image,
 )
-from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_decoders
+from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_models
 from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
@@ -67,7 +67,7 @@ _INPUTS_LOOKED_AT = 64
 class DecodeOptions:
     """How records become images.
 
-    `allow_other_model` decodes latents of another latent space too, `flipped` decodes the mirrored
+    `allow_other_model` also decodes latents of another latent space. `flipped` decodes the mirrored
     twin of each record.
     """
 
@@ -81,8 +81,8 @@ class DecodeOptions:
 class DecodeRequest(Request[Run]):
     """A run that decodes `inputs` into OUT: a folder, an image file, or `-`.
 
-    `format` is a name in `OUTPUT_FORMATS`; None: the format of OUT's suffix, or PNG. `settings`
-    default to one step with seed 0.
+    `format` is a name in `OUTPUT_FORMATS`; None means the format of OUT's suffix, or PNG. The
+    default `settings` are one step with seed 0.
     """
 
     inputs: InputRequest
@@ -106,7 +106,7 @@ class DecodeRequest(Request[Run]):
         )
         output = Output(self.out, kind, is_stamped_image, self.overwrite, self.fsync)
         refuse_other_settings(selection, output, options)
-        models = choose_decoders(self.model, announce)
+        models = choose_models("decoder", self.model, announce)
         return Run(
             work=partial(decode_inputs, selection, output, models, options, limit=selection.limit),
             selection=selection,
@@ -166,9 +166,9 @@ def make_settings(
 
 
 def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
-    """Returns the image format: the named one, else the one of OUT's suffix, else PNG.
+    """Returns the image format: the named one, else the format of OUT's suffix, else PNG.
 
-    Raises UsageError if the two disagree or the name is unknown.
+    Raises UsageError if the name is unknown or contradicts the suffix.
     """
     by_suffix = format_of_suffix(out) if kind is OutputKind.FILE else None
     if name is None:
@@ -192,7 +192,7 @@ def decode_inputs(
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Decodes every record, `limit` at most, and yields one result a record.
+    """Decodes every record, `limit` at most, and yields one result for each.
 
     Each model is loaded when the first record needs it. If `output` is a stream, the only image
     goes to `stdout`. Raises DinacError if the run as a whole cannot go on.
@@ -229,43 +229,32 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
 
     def read(self, entry: RecordEntry, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
         with entry.settle_name():
-            return self._read(entry, hold)
-
-    def _read(self, entry: RecordEntry, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
-        data = entry.read()
-        if looks_like_image(data):
-            raise InputError("an image, not a latent record; use encode")
-        opened = open_record(data)
-        header = opened.header
-        model = self._models.find(header)
-        check_model(header, model, allow_other=self._options.allow_other_model)
-        record_hash = hash_record(data)
-        verdict = self._judge(entry, record_hash, model)
-        if verdict.state is State.DONE:
-            return FileResult(entry.label, Status.DONE, output=self._locate(entry.name))
-        channels, rows, columns = header.shape
-        flipped = self._options.flipped
-        hold(len(data) + opened.declared_bytes(with_twin=flipped))  # while it is unpacked
-        held_bytes = len(data) + 4 * channels * rows * columns
-        record = opened.unpack(with_twin=flipped)
-        if flipped:
-            record = Record(header, require_twin(record))
-        return _ReadRecord(
-            entry.label,
-            entry.name,
-            (model, rows * header.patch, columns * header.patch),
-            held_bytes,
-            record,
-            model,
-            record_hash,
-            len(data),
-            verdict.reason,
-        )
-
-    def batch_size(self, group: Hashable) -> int:
-        assert isinstance(group, tuple)
-        model, height, width = group
-        return int(model.engine.batch_size(height, width))
+            data = entry.read()
+            if looks_like_image(data):
+                raise InputError("an image, not a latent record; use encode")
+            opened = open_record(data)
+            header = opened.header
+            model = self._models.find(header)
+            check_model(header, model, allow_other=self._options.allow_other_model)
+            record_hash = hash_record(data)
+            verdict = self._judge(entry, record_hash, model)
+            if verdict.state is State.DONE:
+                return FileResult(entry.label, Status.DONE, output=self._locate(entry.name))
+            channels, rows, columns = header.shape
+            flipped = self._options.flipped
+            hold(len(data) + opened.declared_bytes(with_twin=flipped))  # to unpack it
+            record = opened.unpack(with_twin=flipped)
+            return _ReadRecord(
+                entry.label,
+                entry.name,
+                (model, rows * header.patch, columns * header.patch),
+                len(data) + 4 * channels * rows * columns,
+                Record(header, require_twin(record)) if flipped else record,
+                model,
+                record_hash,
+                len(data),
+                verdict.reason,
+            )
 
     def submit(self, batch: list[_ReadRecord]) -> Computing[npt.NDArray[np.uint8]]:
         engine = batch[0].model.engine
@@ -297,12 +286,12 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         """Returns the verdict on an existing image."""
         target = self._output.look(name_image(entry.name, self._options.format.suffixes))
         if target is None or not self._options.format.has_stamp:
-            # Without a stamp, only decoding again shows whether it is the same image.
+            # Without a stamp, only decoding it again shows whether the image is the same.
             return Verdict(State.ABSENT)
         return check_image(target, self._want(record_hash, model))
 
     def _is_same(self, target: str, data: bytes) -> bool:
-        """Whether an unstamped image exists already. Raises OutputError if it is another image."""
+        """Whether `target` holds exactly `data`. Raises OutputError if it is another image."""
         if not self._output.keeps_existing or not os.path.lexists(target):
             return False
         if os.path.isfile(target) and read_content(target).data == data:
@@ -332,7 +321,7 @@ def require_twin(record: Record) -> Latents:
 def refuse_other_settings(inputs: Iterable[Input], output: Output, options: DecodeOptions) -> None:
     """Raises UsageError if OUT holds images of these inputs, decoded with other settings.
 
-    The first inputs decide. A difference further on is the failure of one input.
+    Looks at the first inputs only; in later ones, a difference is the failure of that input.
     """
     if not output.keeps_existing:
         return
@@ -351,7 +340,7 @@ def refuse_other_settings(inputs: Iterable[Input], output: Output, options: Deco
 
 
 def describe_settings(options: DecodeOptions) -> str:
-    """Returns a decode's settings as an image's stamp holds them: `steps=1;sampler=ddim;…`."""
+    """Returns the settings in the form of an image's stamp: `steps=1;sampler=ddim;…`."""
     settings = options.settings
     pairs: dict[str, object] = {
         "steps": settings.num_steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 class EncodeOptions:
     """How images become records.
 
-    `precision` is one of `container.header.PRECISIONS`, `background` the sRGB colour below alpha,
-    `max_pixels` the largest image that is read. `checksum` always compares sources by hash.
-    `anonymous` leaves name, size and hash of the source out of records. `features` and `posterior`
-    store the class token and the log-SNR beside the latents. `geometry` says how images are scaled
-    and cropped, and whether each gets a mirrored twin.
+    `precision` is one of `container.header.PRECISIONS`, `background` the sRGB colour behind
+    transparent images, `max_pixels` the largest image that is read. `checksum` always compares
+    sources by hash. `anonymous` leaves name, size and hash of the source out of records. `features`
+    and `posterior` also store the class token and the log-SNR. `geometry` says how images are
+    scaled and cropped, and whether each gets a mirrored twin.
     """
 
     precision: str = "bf16"
@@ -69,7 +69,7 @@ class EncodeOptions:
 
     @property
     def background_name(self) -> str:
-        """`#rrggbb`."""
+        """The background as `#rrggbb`."""
         red, green, blue = self.background
         return f"#{red:02x}{green:02x}{blue:02x}"
 
@@ -80,7 +80,7 @@ class EncodeOptions:
         return frozenset(name for name, is_requested in requested.items() if is_requested)
 
     def want(self, model: ModelHandle) -> WantedLatents:
-        """Returns what an existing record must be to count as done."""
+        """Returns the requirements that an existing record must meet to count as done."""
         return WantedLatents(
             model,
             self.precision,
@@ -125,7 +125,7 @@ class EncodeRequest(Request["EncodeRun"]):
         )
 
     def open_places(self) -> tuple[Selection, Output]:
-        """Returns the inputs and OUT. Raises UsageError."""
+        """Checks the options and returns the inputs and OUT. Raises UsageError."""
         self.options.require_consistent()
         selection = self.inputs.select(IMAGES, self.out)
         kind = choose_output_kind(self.out, selection.scan, (LATENT_SUFFIX,))
@@ -147,7 +147,7 @@ def encode_files(
     precision: str = "bf16",
     resize: int | None = None,
     max_side: int | None = None,
-    crop: str | None = None,
+    crop: tuple[int, int] | None = None,
     flip: bool = False,
     background: str = "white",
     features: bool = False,
@@ -160,9 +160,10 @@ def encode_files(
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
-    The keywords are the command's options. Yields one result a file as soon as it is final; a
-    failed file is a result, not an exception. Raises UsageError, ModelError or OutputError at once
-    if the request as a whole is wrong; DeviceError or OutputError later if the run cannot go on.
+    The keywords are the command's options; `crop` is (width, height). Yields one result a file as
+    soon as it is final; a failed file is a result, not an exception. Raises UsageError, ModelError
+    or OutputError at once if the request as a whole is wrong; DeviceError or OutputError later if
+    the run cannot go on.
     """
     options = EncodeOptions(
         precision=precision,
@@ -195,7 +196,7 @@ def encode_inputs(
 ) -> Generator[FileResult, None, None]:
     """Encodes every input and yields one result a file as soon as it is final.
 
-    The model is loaded when the first image needs it, so a run without work never loads it. If
+    The model is loaded when the first image needs it; a run without work never loads it. If
     `output` is a stream, records go to `stdout` in the order of the inputs. Raises DinacError if
     the run as a whole cannot go on (model, device, full disk).
     """
@@ -249,13 +250,9 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         source = Source(
             entry.name, len(content.data), content.sha256, image.description, height, width
         )
-        group = (-(-height // patch) * patch, -(-width // patch) * patch)
+        group = (self._model, -(-height // patch) * patch, -(-width // patch) * patch)
         held_bytes = len(content.data) + image.pixels.nbytes
         return _ReadImage(entry.label, entry.name, group, held_bytes, image, source, verdict.reason)
-
-    def batch_size(self, group: Hashable) -> int:
-        assert isinstance(group, tuple)
-        return self._model.engine.batch_size(*group)
 
     def submit(self, batch: list[_ReadImage]) -> Computing[Twins]:
         engine = self._model.engine
@@ -320,11 +317,11 @@ def submit_with_twins(
     logsnr: bool = False,
     class_token: bool = False,
 ) -> Computing[Twins]:
-    """Encodes uint8 images [H, W, 3] of one padded size and, where `flips` is true, their twins.
+    """Encodes uint8 images [H, W, 3] of one padded size, and the twin of each image in `flips`.
 
-    `logsnr` and `class_token` are those of `Engine.submit_images`. The twins are a micro-batch of
-    their own, of the same shape, so that twins never change an image's latents. Raises ImageError
-    if the device runs out of memory.
+    See `Engine.submit_images` for `logsnr` and `class_token`. The twins are a separate micro-batch
+    of the same shape, so they never change the latents of the images. Raises ImageError if the
+    device runs out of memory.
     """
 
     def submit(pixels: Sequence[Pixels]) -> Computing[Encoded]:
@@ -337,7 +334,7 @@ def submit_with_twins(
 
 @dataclass(frozen=True)
 class _TwinBatches:
-    """Two micro-batches in flight as one."""
+    """The micro-batches of images and of their twins, in flight together."""
 
     upright: Computing[Encoded]
     mirrored: Computing[Encoded] | None
@@ -349,7 +346,7 @@ class _TwinBatches:
         return self.upright.is_done and (self.mirrored is None or self.mirrored.is_done)
 
     def result(self) -> list[Twins]:
-        """Waits for both and returns the twins of each image. Raises DeviceError."""
+        """Waits for both micro-batches. Raises DeviceError."""
         twins = iter(() if self.mirrored is None else self.mirrored.result())
         return [
             Twins(encoded, next(twins) if flip else None)

@@ -1,4 +1,4 @@
-"""The records that a run reads: one a file, or several in a stream or a concatenated file."""
+"""Lists the records that a run reads: one or several in each file, or in standard input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dinac_cli.storage.inputs import Input
 
 
 class NameClaim:
-    """A record's claim to an output name, in the order in which the records were listed."""
+    """A record's claim to an output name; records that are listed earlier have earlier claims."""
 
     def __init__(self, names: OutputNames, output: str, earlier: NameClaim | None) -> None:
         self.output = output
@@ -31,7 +31,7 @@ class NameClaim:
 
     @contextmanager
     def settle(self) -> Iterator[None]:
-        """Surrounds the reading of the record: on success the name is taken, on failure it is free.
+        """Wraps the reading of the record: on success the name is taken, on failure it is released.
 
         Waits for the earlier claim to the same name. Raises InputError if the name is taken.
         """
@@ -54,10 +54,10 @@ class NameClaim:
 class OutputNames:
     """The output names of a run: each goes to the first undamaged record that claims it.
 
-    Names are claimed when records are listed, and settled when their readers know whether a record
-    is damaged. A reader waits for the earlier claim to its name. It never waits for ever: readers
-    start in the order of the claims, so the earlier claim is settled or has a thread, and the byte
-    budget always lets the oldest reader through.
+    A name is claimed when a record is listed. The claim is settled when a reader knows whether the
+    record is damaged, so the reader of a later record of the same name waits. It never waits for
+    ever: readers start in the order of the claims, so the earlier claim is settled or has a thread,
+    and the byte budget always lets the oldest reader through.
     """
 
     def __init__(self, rename: Callable[[str], str] | None, *, fold_case: bool = False) -> None:
@@ -66,9 +66,10 @@ class OutputNames:
         self._lock = threading.Lock()
         self._open: dict[int, NameClaim] = {}
         self._taken: set[int] = set()  # hashes, so that a long run needs little memory
+        self._count = itertools.count(1)
 
     def claim(self, name: str) -> NameClaim | None:
-        """Claims the output name of record `name`; returns None in a run without outputs."""
+        """Claims the output name for the record `name`; returns None in a run without outputs."""
         if self._rename is None:
             return None
         output = self._rename(name)
@@ -77,13 +78,17 @@ class OutputNames:
             self._open[self._key(output)] = claim
         return claim
 
+    def count(self) -> str:
+        """Returns the number of the next record in the run's streams, as a name."""
+        return f"{next(self._count):06d}"
+
     def is_taken(self, output: str) -> bool:
         """Whether an undamaged record has the name."""
         with self._lock:
             return self._key(output) in self._taken
 
     def close(self, claim: NameClaim, *, takes_name: bool) -> None:
-        """Removes a settled claim; if it takes the name, no later claim can."""
+        """Removes a settled claim. If it `takes_name`, later claims to the name fail."""
         key = self._key(claim.output)
         with self._lock:
             if takes_name:
@@ -99,8 +104,8 @@ class OutputNames:
 class RecordEntry:
     """One record to read: a file (`path`), or bytes that are already in memory (`data`).
 
-    `name` is the relative name that the output's name is made of, `claim` the record's claim to
-    the output's name. `error` is set if there is no record to read.
+    `name` is relative; the output's name is made from it, and `claim` claims that output's name.
+    `error` is set if there is no record to read.
     """
 
     label: str
@@ -117,7 +122,7 @@ class RecordEntry:
         return self.data or b"" if self.path is None else read_content(self.path).data
 
     def settle_name(self) -> AbstractContextManager[None]:
-        """Surrounds the reading of a record that gets an output; see `NameClaim.settle`."""
+        """Wraps the reading of a record that gets an output; see `NameClaim.settle`."""
         return nullcontext() if self.claim is None else self.claim.settle()
 
 
@@ -130,12 +135,12 @@ def list_records(
 ) -> Iterator[RecordEntry]:
     """Yields the records of files and streams, in order; a stream is read as it arrives.
 
-    The output of a file with one record is named after the file. In a file of several records, as
-    in a stream, each record has a name of its own, below the folder of the file. `rename` turns a
-    record's name into its output's (None: the run has no outputs). A record whose output name
-    belongs to an earlier undamaged record is refused when it is read.
+    If a file holds one record, the output is named after the file. If a file or a stream holds
+    several, each output is named after its record, below the folder of the file. `rename` turns a
+    record's name into its output's (None: the run has no outputs). If an earlier undamaged record
+    has the same output name, the record is refused when it is read.
     """
-    names = _RecordNames(rename, fold_case=fold_case)
+    names = OutputNames(rename, fold_case=fold_case)
     for entry in inputs:
         if entry.problem:
             yield RecordEntry(entry.label, entry.name, error=InputError(entry.problem))
@@ -149,23 +154,8 @@ def list_records(
             yield RecordEntry(entry.label, entry.name, path=entry.path, claim=claim)
 
 
-class _RecordNames(OutputNames):
-    """Output names, and numbers for the records of streams that have no name."""
-
-    def __init__(self, rename: Callable[[str], str] | None, *, fold_case: bool) -> None:
-        super().__init__(rename, fold_case=fold_case)
-        self._count = itertools.count(1)
-
-    def count(self) -> str:
-        """Returns the number of the next record in the run's streams, as a name."""
-        return f"{next(self._count):06d}"
-
-
 def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:
-    """Yields the only record of a run whose OUT, called `place`, takes one image.
-
-    Raises UsageError if there is a second record.
-    """
+    """Yields the only record of a run; raises UsageError, which names `place`, if there are two."""
     first = list(itertools.islice(entries, 2))
     if len(first) > 1:
         raise UsageError(
@@ -174,7 +164,7 @@ def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[Recor
     yield from first
 
 
-def _split_file(path: str, folder: str, names: _RecordNames) -> Iterator[RecordEntry]:
+def _split_file(path: str, folder: str, names: OutputNames) -> Iterator[RecordEntry]:
     try:
         with open(path, "rb") as file:
             yield from _split_stream(file, path, folder, names)
@@ -183,18 +173,17 @@ def _split_file(path: str, folder: str, names: _RecordNames) -> Iterator[RecordE
 
 
 def _split_stream(
-    stream: BinaryIO, label: str, folder: str, names: _RecordNames
+    stream: BinaryIO, label: str, folder: str, names: OutputNames
 ) -> Iterator[RecordEntry]:
-    found = False
+    number = 0
     for number, item in enumerate(read_records(stream), start=1):
-        found = True
         yield _name_record(item, _title(item, label, number), label, folder, names)
-    if not found:
+    if not number:
         yield RecordEntry(label, label, error=InputError("is empty; pipe records into it"))
 
 
 def _title(item: StreamItem, label: str, number: int) -> str:
-    """Returns what messages call a stream's item that has no name."""
+    """Returns the label of a stream's item that has no name."""
     error = item.record
     is_rest = isinstance(error, FormatError) and error.rejection is Rejection.NOT_A_RECORD
     if is_rest and number > 1:
@@ -203,7 +192,7 @@ def _title(item: StreamItem, label: str, number: int) -> str:
 
 
 def _name_record(
-    item: StreamItem, title: str, label: str, folder: str, names: _RecordNames
+    item: StreamItem, title: str, label: str, folder: str, names: OutputNames
 ) -> RecordEntry:
     """Returns the entry of one record of a stream; `title` is its label until it has a name."""
     counted = names.count()
@@ -218,10 +207,10 @@ def _name_record(
 
 
 def _holds_several(path: str) -> bool:
-    """True for a file with data after its first record; reads block headers alone.
+    """True for a file with data after its first record; reads block headers only.
 
-    The length of a damaged record is unknown: the file then holds several if another record starts
-    in it. A named pipe may hold any number, and can be read only once.
+    The length of a damaged record is unknown; then the file is searched for the start of another
+    record. True for a named pipe: it may hold several, and can be read only once.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -230,11 +219,7 @@ def _holds_several(path: str) -> bool:
             try:
                 return measure_record(file) < os.fstat(file.fileno()).st_size
             except FormatError:
-                return _has_later_start(file)
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    return content.find(RECORD_START, 1) >= 0
     except (OSError, ValueError):
-        return False  # reading it reports the fault
-
-
-def _has_later_start(file: BinaryIO) -> bool:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(RECORD_START, 1) >= 0
+        return False  # the run reports the error when it reads the file

@@ -1,4 +1,4 @@
-"""Exports records as files of other tools, as float32. Free of torch."""
+"""Exports records as float32 in the formats of other tools. Does not import torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ExportRequest(Request[Run]):
 
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.out == STDOUT:
-            raise UsageError("OUT is a folder here; name one")
+            raise UsageError("OUT must be a folder here; name one")
         selection = self.inputs.select(LATENTS, self.out)
         refuse_file_name(self.out)
         output = Output(self.out, OutputKind.FOLDER, _is_never_ours, self.overwrite, self.fsync)
@@ -62,7 +62,7 @@ class ExportRequest(Request[Run]):
 
 
 def _is_never_ours(path: str) -> bool:
-    """An exported file does not say who wrote it, so none is replaced without --overwrite."""
+    """Always False: exported files do not say who wrote them, so replacing needs --overwrite."""
     return False
 
 
@@ -82,9 +82,9 @@ def export_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Exports every record, `limit` at most, below OUT and yields one result a record.
+    """Exports every record, `limit` at most, below OUT and yields one result for each.
 
-    `safetensors` and `npz` make one file a record; `webdataset` makes tars of about 64 MiB, with
+    `safetensors` and `npz` make one file per record; `webdataset` makes tars of about 64 MiB, with
     numbered samples in the order of the inputs. Raises OutputError if the disk is full.
     """
     rename = None if form == WEBDATASET else lambda name: name_export(name, form)
@@ -116,8 +116,7 @@ def _unpack(entry: RecordEntry, hold: Callable[[int], None]) -> _Unpacked | File
 
 
 def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
-    write = write_safetensors if form == "safetensors" else write_npz
-    data = write(item.record)
+    data = (write_safetensors if form == "safetensors" else write_npz)(item.record)
     target = output.locate(name_export(item.entry.name, form))
     try:
         output.write(target, data)
@@ -129,7 +128,7 @@ def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
 
 
 def _write_tars(items: Iterable[_Unpacked | FileResult], output: Output) -> Iterator[FileResult]:
-    """Writes tars one after another; a record is done when its tar is written."""
+    """Writes tars one after another; yields the result of a record when its tar is written."""
     tar, held, number, tars = TarWriter(), list[_Unpacked](), 0, 0
     for item in items:
         if isinstance(item, FileResult):
@@ -149,8 +148,7 @@ def _close_tar(
     tar: TarWriter, held: list[_Unpacked], output: Output, number: int
 ) -> Iterator[FileResult]:
     target = output.locate(f"{number:06}.tar")
-    data = tar.finish()
-    output.write(target, data)
+    output.write(target, tar.finish())
     for item in held:
         yield _finish(item, target, sum(a.nbytes for a in list_arrays(item.record).values()))
 
@@ -187,7 +185,7 @@ def write_npz(record: Record) -> bytes:
 class TarWriter:
     """A tar of WebDataset samples: `KEY.npy` holds the latents, `KEY.json` the header.
 
-    Further arrays have names: `KEY.logsnr.npy`, `KEY.flipped.npy`.
+    Further arrays add their names: `KEY.logsnr.npy`, `KEY.flipped.npy`.
     """
 
     def __init__(self) -> None:
@@ -200,7 +198,7 @@ class TarWriter:
         return self._file.tell()
 
     def add(self, key: str, record: Record) -> None:
-        """Adds a sample; WebDataset cuts keys at a dot, so `key` must hold none."""
+        """Adds a sample. `key` must hold no dot: WebDataset ends keys at the first one."""
         assert "." not in key
         for name, values in list_arrays(record).items():
             array = io.BytesIO()

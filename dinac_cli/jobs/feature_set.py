@@ -1,4 +1,4 @@
-"""The features of many images: in memory, in one safetensors file, and ranked by similarity."""
+"""Collects the features of many images, packs them into one file, and ranks similar images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 FEATURES_SUFFIX = ".safetensors"
 
 NAMES_AT_MOST = 2**20
-"""Bytes that the names may take in the file's header; longer names become a tensor."""
+"""Largest size of the names in the file's header, in bytes; longer names become a tensor."""
 
 _KIND_KEY, _KIND = "dinac", "features"
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -30,7 +30,7 @@ class ImageFeatures:
     """The features of one image.
 
     `class_token` is float32 [D], `patch_tokens` float32 [h·w, D] or None if only the class token
-    is requested; `grid` is (h, w). `path` is the record's file, None if it came in a stream.
+    is requested; `grid` is (h, w). `path` is the record's file, None for a record of a stream.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ImageFeatures:
 
 
 def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> bytes:
-    """Returns the file of the features of one or more images; `facts` join its metadata.
+    """Packs the features of one or more images into a safetensors file; adds `facts` as metadata.
 
     `class_tokens` is F32 [N, D]. With patch tokens, `spatial_tokens.<index>` are F32 [h·w, D] and
     `grids`, I32 [N, 2], holds h and w of each. The names are a JSON list under the metadata key
@@ -73,7 +73,7 @@ def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> by
 
 
 def is_feature_file(path: str) -> bool:
-    """True for a file that `pack_features` made; reads its header alone."""
+    """True for a file that `pack_features` made; reads only its header."""
     try:
         with open(path, "rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
@@ -85,10 +85,10 @@ def is_feature_file(path: str) -> bool:
 
 @dataclass
 class FeatureSet:
-    """The features of a run, all in memory, by the position of their records in it.
+    """The features of a run, in memory; `rows` maps the position of each record to its features.
 
-    `query` is the image that the others are compared with, `computes` the devices and precisions
-    that predicted them, `size_bytes` the size of the file written.
+    `query` is the image that the others are compared with, `computes` the devices and dtypes that
+    predicted the features, `size_bytes` the size of the file written.
     """
 
     rows: dict[int, ImageFeatures] = field(default_factory=dict)
@@ -103,9 +103,9 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image similar to the query: `similarity` is the cosine, rank 1 the most similar.
+    """An image similar to the query: `similarity` is the cosine, rank 1 is the most similar.
 
-    `path` is its record's file, None if it came in a stream.
+    `path` is the record's file, None if the record came in a stream.
     """
 
     rank: int
@@ -115,14 +115,14 @@ class Neighbour:
 
 
 def name_features(name: str) -> str:
-    """Returns an image's name in a file of features: its record's name without `.dinac`."""
+    """Returns the name of an image in a feature file: the record's name without `.dinac`."""
     if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
         name = name[: -len(LATENT_SUFFIX)]
     return escape_name(name)
 
 
 def rank_similar(features: FeatureSet, top: int) -> list[Neighbour]:
-    """Returns the `top` images most similar to the query by class token, but not the query."""
+    """Returns the `top` images whose class tokens are most similar to the query's, without it."""
     query = features.query
     if query is None:
         return []

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import (
-    Callable,
-    Collection,
-    Generator,
-    Hashable,
-    Iterable,
-    Iterator,
-    Mapping,
-)
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
@@ -46,15 +38,8 @@ from dinac_cli.jobs.feature_set import (
     name_features,
     pack_features,
 )
-from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_class_heads
-from dinac_cli.jobs.request import (
-    LATENTS,
-    Announce,
-    InputRequest,
-    Request,
-    Run,
-    keep_quiet,
-)
+from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_models
+from dinac_cli.jobs.request import LATENTS, Announce, InputRequest, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
@@ -63,7 +48,7 @@ from dinac_cli.storage.output import Output, OutputKind
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """What is predicted: class tokens, and patch tokens too if `spatial`.
+    """The features to predict: class tokens and, if `spatial`, patch tokens.
 
     `similar` is the latent file that all others are compared with.
     """
@@ -73,7 +58,7 @@ class FeatureOptions:
 
     @property
     def stored(self) -> tuple[str, ...]:
-        """The tensors to take from records that hold them; predicting patch tokens needs none."""
+        """The stored tensors that replace a prediction; none if patch tokens are predicted."""
         return () if self.spatial else (CLASS_TOKEN,)
 
 
@@ -91,11 +76,11 @@ class FeaturesRequest(Request["FeaturesRun"]):
     def open(self, announce: Announce = keep_quiet) -> FeaturesRun:
         selection = self.inputs.select(LATENTS, self.out)
         output = None if self.out is None else self._open_output(self.out)
-        models = choose_class_heads(self.model, announce)
+        models = choose_models("class_head", self.model, announce)
         features = FeatureSet()
-        inputs = (selection, output, models, self.options, features)
+        arguments = (selection, output, models, self.options, features)
         return FeaturesRun(
-            work=partial(predict_features, *inputs, limit=selection.limit),
+            work=partial(predict_features, *arguments, limit=selection.limit),
             selection=selection,
             output=output,
             rename=name_features,
@@ -132,11 +117,11 @@ def predict_features(
 ) -> Generator[FileResult, None, None]:
     """Predicts the features of every record, `limit` at most, into `features`.
 
-    A class token that a record holds, by the same weights, is used as it is, unless patch tokens
-    are requested too: if all records hold one, no model is needed. The model is the one of
-    `options.similar` or, without it, of the first record that names one; records of another model
-    fail. At the end `output`, if any, is written, unless the run was stopped or nothing was
-    predicted. Raises DinacError if the run as a whole cannot go on.
+    If a record holds a class token of the same weights, the token is used as it is, unless patch
+    tokens are requested too. If all records hold one, no model is needed. The model is that of
+    `options.similar` or else of the first readable record; records of another model fail. At the
+    end `output`, if any, is written, unless the run was stopped or there are no features. Raises
+    DinacError if the run as a whole cannot go on.
     """
     records = list_records(inputs, stdin, None if output is None else name_features)
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)
@@ -146,7 +131,8 @@ def predict_features(
     else:
         origin, entries = _find_first_origin(until_stopped(entries, control.stop), models, options)
     job = FeatureJob(origin, options, features)
-    yield from run_job(job, itertools.starmap(_Numbered, enumerate(entries)), control)
+    numbered = (_Numbered(**vars(entry), number=n) for n, entry in enumerate(entries))
+    yield from run_job(job, numbered, control)
     if output is not None and origin is not None and features.rows and not control.stop:
         data = pack_features(features.list_rows(), origin.describe(features.computes))
         output.write(output.path, data)
@@ -154,19 +140,10 @@ def predict_features(
 
 
 @dataclass(frozen=True)
-class _Numbered:
+class _Numbered(RecordEntry):
     """A record and its place in the run, because results arrive in any order."""
 
-    number: int
-    entry: RecordEntry
-
-    @property
-    def label(self) -> str:
-        return self.entry.label
-
-    @property
-    def name(self) -> str:
-        return self.entry.name
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -180,7 +157,7 @@ class _ReadRecord(Work):
 class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
     """The work of `predict_features` on each record; one model for all.
 
-    `origin` is None if no record could be read, so that each of them fails.
+    If `origin` is None, no record could be read, and all of them fail.
     """
 
     def __init__(
@@ -191,45 +168,35 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
         self._features = features
 
     def read(self, entry: _Numbered, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
-        with entry.entry.settle_name():
-            return self._read(entry, hold)
-
-    def _read(self, entry: _Numbered, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
-        data = entry.entry.read()
-        opened = open_record(data)
-        header, held, _ = opened.outline(self._options.stored)
-        self._origin.demand_space(header)
-        is_stored = self._origin.find_token(header, held)
-        if not is_stored:
-            self._origin.require_model()
-        stored = self._options.stored if is_stored else ()
-        held_bytes = len(data) + opened.declared_bytes(stored)
-        hold(held_bytes)
-        work = _ReadRecord(
-            entry.label,
-            entry.name,
-            header.shape[1:],
-            held_bytes,
-            entry.number,
-            entry.entry.path,
-            opened.unpack(stored),
-            len(data),
-        )
-        token = work.record.class_token
-        return work if token is None else self._keep(work, token[None], header.compute)
+        with entry.settle_name():
+            data = entry.read()
+            opened = open_record(data)
+            header, held, _ = opened.outline(self._options.stored)
+            self._origin.demand_space(header)
+            is_stored = self._origin.find_token(header, held)
+            model = None if is_stored else self._origin.require_model()
+            stored = self._options.stored if is_stored else ()
+            held_bytes = len(data) + opened.declared_bytes(stored)
+            hold(held_bytes)
+            _, rows, columns = header.shape
+            work = _ReadRecord(
+                entry.label,
+                entry.name,
+                (model, rows * header.patch, columns * header.patch),
+                held_bytes,
+                entry.number,
+                entry.path,
+                opened.unpack(stored),
+                len(data),
+            )
+            token = work.record.class_token
+            return work if token is None else self._keep(work, token[None], header.compute)
 
     @property
     def _origin(self) -> FeatureOrigin:
         if self._found is None:
             raise InputError("changed while it was read; run the same command again")
         return self._found
-
-    def batch_size(self, group: Hashable) -> int:
-        assert isinstance(group, tuple)
-        rows, columns = group
-        model = self._origin.require_model()
-        patch = model.config.patch_size
-        return model.engine.batch_size(rows * patch, columns * patch)
 
     def submit(self, batch: list[_ReadRecord]) -> Computing[npt.NDArray[np.float32]]:
         model = self._origin.require_model()
@@ -282,7 +249,7 @@ def _predict_query(
 def _find_first_origin(
     entries: Iterator[RecordEntry], models: ModelFinder, options: FeatureOptions
 ) -> tuple[FeatureOrigin | None, Iterator[RecordEntry]]:
-    """Returns the origin of the first readable record, and all entries, including those read."""
+    """Returns the origin of the first readable record, and an iterator of all entries."""
     seen: list[RecordEntry] = []
     for entry in entries:
         seen.append(entry)
@@ -308,7 +275,7 @@ def _submit(
 def _build_row(
     name: str, path: str | None, header: RecordHeader, computed: npt.NDArray[np.float32]
 ) -> ImageFeatures:
-    """Returns one image's features, copied: a view would keep its whole batch in memory."""
+    """Returns a copy of one image's features; a view would keep its whole batch in memory."""
     _, rows, columns = header.shape
     patch_tokens = computed[1:].copy() if len(computed) > 1 else None
     return ImageFeatures(
@@ -320,8 +287,8 @@ def _build_row(
 class FeatureOrigin:
     """The model whose features a run collects, with class tokens of `width` values.
 
-    `model` is None if the model is not on this machine: `missing` then says why, and only the
-    tokens that records hold are available.
+    If the model is not on this machine, `model` is None and `missing` says why; then only the
+    tokens in the records are available.
     """
 
     label: str
@@ -333,13 +300,13 @@ class FeatureOrigin:
     missing: str = ""
 
     def demand_space(self, header: RecordHeader) -> None:
-        """Raises ModelError, naming both, if latents are of another space."""
+        """Raises ModelError, which names both spaces, if the latents are of another space."""
         if self.model is not None:
             check_model(header, self.model, allow_other=True)
         if header.latent_space != self.latent_space:
             raise ModelError(
                 f"encoded with model {name_model(header)}, and the features of this run are of "
-                f"{self.label} (latent space {self.latent_space}); use a run of its own"
+                f"{self.label} (latent space {self.latent_space}); run it separately"
             )
 
     def find_token(self, header: RecordHeader, held: Mapping[str, tuple[int, ...]]) -> bool:
@@ -350,7 +317,7 @@ class FeatureOrigin:
         if width != self.width:
             raise FormatError(
                 Rejection.TENSOR,
-                f"a class token of {width} values; its model's have {self.width}: re-encode",
+                f"holds a class token of {width} values, but its model has {self.width}; re-encode",
             )
         return True
 
@@ -361,7 +328,7 @@ class FeatureOrigin:
         return self.model
 
     def describe(self, computes: Collection[str]) -> dict[str, str]:
-        """Returns the metadata of a file of features: their model, and what computed them."""
+        """Returns a feature file's metadata: the model, and the devices and dtypes used."""
         return {
             "model": escape_text(self.label),
             "revision": escape_text(self.revision),
@@ -373,11 +340,9 @@ class FeatureOrigin:
 
 
 def find_origin(
-    header: RecordHeader,
-    held: Mapping[str, tuple[int, ...]],
-    models: ModelFinder,
+    header: RecordHeader, held: Mapping[str, tuple[int, ...]], models: ModelFinder
 ) -> FeatureOrigin:
-    """Returns the model found for a record or, if the record holds a class token, the named one.
+    """Returns the origin of a record's features: a model or, without one, its class token.
 
     Raises ModelError if there is neither.
     """
@@ -391,7 +356,7 @@ def find_origin(
         space, weights = header.latent_space, header.weights
         return FeatureOrigin(label, header.revision, space, weights, width, missing=str(exc))
     head = model.config.class_head
-    assert head is not None, "`ClassHeads` refuses models without one"
+    assert head is not None, "`choose_models` refuses models without one"
     identity, revision = model.identity, model.resolved.revision
     space, weights = identity.latent_space, identity.weights
     return FeatureOrigin(model.label, revision, space, weights, head.model_dim, model)

@@ -1,4 +1,4 @@
-"""Whether an existing output is current, stale, foreign, or made with other settings."""
+"""Decides whether an existing output is current, stale, foreign, or made with other settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LACKS = {
     FLIPPED + CLASS_TOKEN: "no class token of the mirrored image",
 }
 
-# Only another version of dinac writes such records: this one must not replace them.
+# Records that are refused for these reasons were written by another version of dinac: keep them.
 _OTHER_VERSION = {
     Rejection.VERSION,
     Rejection.FLAGS,
@@ -39,7 +39,7 @@ _OTHER_VERSION = {
 
 
 class State(Enum):
-    """The state of an output's place."""
+    """The state of an output: not there, current, or to be redone."""
 
     ABSENT = "absent"
     DONE = "done"
@@ -47,7 +47,7 @@ class State(Enum):
 
 
 class Cause(Enum):
-    """Why an output is stale: what changed in its source, or that it is damaged itself."""
+    """Why an output is stale: the change in its source, or its own damage."""
 
     SIZE = "size"
     HASH = "hash"
@@ -57,7 +57,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A state and, if the output must be redone, the reason in one line and the cause if known."""
+    """A state; if the output must be redone, the reason in one line and, if known, the cause."""
 
     state: State
     reason: str | None = None
@@ -69,8 +69,8 @@ class WantedLatents:
     """What an encode run requires of a record.
 
     `companions` are the tensors beside the latents (of `container.tensors.COMPANIONS`); a record
-    may hold more. If `anonymous`, a record that names its source conflicts. The reverse gives
-    nothing away, so anonymous records are kept in any run.
+    may hold more. If `anonymous`, a record that names its source is a conflict. The reverse is not:
+    any run keeps anonymous records, because they reveal nothing.
     """
 
     model: ModelHandle
@@ -81,7 +81,7 @@ class WantedLatents:
     geometry: Geometry = NO_GEOMETRY
 
     def describe_conflict(self, header: RecordHeader) -> str | None:
-        """Returns how an existing record differs from this, naming both; None if it does not."""
+        """Returns the first conflict, as "model A, not B"; None if there is none."""
         if header.latent_space != self.model.identity.latent_space:
             own = f"{self.model.label} (latent space {self.model.identity.latent_space})"
             return f"model {name_model(header)}, not {own}"
@@ -98,7 +98,7 @@ class WantedLatents:
         return None
 
     def describe_lack(self, outline: Outline) -> str | None:
-        """Returns which required tensor is missing or of another class head; None if none is."""
+        """Returns which required tensor is missing or has other weights; None if there is none."""
         lacking = " and ".join(self._list_lacking(outline))
         if lacking:
             return f"the record holds {lacking}"
@@ -108,7 +108,7 @@ class WantedLatents:
         return None
 
     def _list_lacking(self, outline: Outline) -> Iterator[str]:
-        """Yields what the image and its mirrored twin lack; a lack of both is named once."""
+        """Yields the tensors that the image or its twin lacks; a tensor that both lack, once."""
         for name in sorted(self.companions):
             if name not in outline.held:
                 yield _LACKS[name]
@@ -128,18 +128,18 @@ class WantedImage:
 
     @property
     def stamp(self) -> dict[str, str]:
-        """What is written into the image."""
+        """The stamp to write into the image."""
         return {"record": self.record_hash, "weights": self.weights, "settings": self.settings}
 
     def describe_conflict(self, stamp: Mapping[str, str]) -> str | None:
-        """Returns how an existing image differs from this, naming both; None if it does not."""
+        """Returns the first conflict, as "settings A, not B"; None if there is none."""
         return describe_difference(stamp, "settings", self.settings) or describe_difference(
             stamp, "weights", self.weights
         )
 
 
 def describe_difference(stamp: Mapping[str, str], key: str, wanted: str) -> str | None:
-    """Returns how one entry of an image's stamp differs from `wanted`; None if it does not."""
+    """Returns the difference between a stamp's entry and `wanted`; None if they are equal."""
     held = stamp.get(key, "unknown")
     if held == wanted:
         return None
@@ -147,7 +147,7 @@ def describe_difference(stamp: Mapping[str, str], key: str, wanted: str) -> str 
 
 
 def is_latent_file(path: str) -> bool:
-    """True for a file that begins as a record does."""
+    """True for a file that starts like a record."""
     try:
         with open(path, "rb") as file:
             return file.read(len(RECORD_START)) == RECORD_START
@@ -160,8 +160,8 @@ def check_latents(
 ) -> Verdict:
     """Judges the record at `target` against its source file (None: standard input).
 
-    Raises OutputError if dinac did not write it, if it is of another version of the format, or if
-    it holds another model, precision or geometry.
+    Raises OutputError if dinac did not write it, if its format is of another version, or if its
+    model, precision or geometry is another one.
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
@@ -181,13 +181,11 @@ def check_latents(
     if not is_whole:
         return Verdict(State.STALE, "the output was cut short", Cause.DAMAGE)
     header = outline.header
-    conflict = wanted.describe_conflict(header)
-    if conflict is not None:
+    if (conflict := wanted.describe_conflict(header)) is not None:
         raise OutputError(f"{target} holds {conflict}; choose another OUT or add --overwrite")
     if source is None:
         return Verdict(State.STALE, "standard input is always encoded")
-    lack = wanted.describe_lack(outline)
-    if lack is not None:
+    if (lack := wanted.describe_lack(outline)) is not None:
         return Verdict(State.STALE, lack)
     changed = _find_change(source, target, header, checksum=checksum)
     if changed is None:
@@ -196,16 +194,16 @@ def check_latents(
 
 
 def is_stamped_image(path: str) -> bool:
-    """True for an image that dinac wrote and nobody has changed."""
+    """True for an image that dinac wrote and nobody has changed since."""
     from dinac_cli.images.stamp import read_stamp
 
     return read_stamp(Path(path)) is not None
 
 
 def check_image(target: str, wanted: WantedImage) -> Verdict:
-    """Judges the image at `target` against the record and settings that are wanted.
+    """Judges the image at `target` against the wanted record and settings.
 
-    Raises OutputError if dinac did not write it, or decoded it with other settings.
+    Raises OutputError if dinac did not write it, or decoded it with other settings or weights.
     """
     from dinac_cli.images.stamp import read_stamp
 
@@ -214,8 +212,7 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
     stamp = read_stamp(Path(target))
     if stamp is None:
         raise refuse_foreign(target)
-    conflict = wanted.describe_conflict(stamp)
-    if conflict is not None:
+    if (conflict := wanted.describe_conflict(stamp)) is not None:
         raise OutputError(
             f"{target} was decoded with {conflict}; choose another OUT or add --overwrite"
         )
@@ -236,7 +233,7 @@ def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
 
 
 def list_latents(out: str) -> Iterator[str]:
-    """Yields the files named `.dinac` below a folder, sorted; if `out` is a file, that file."""
+    """Yields the `.dinac` files below a folder, sorted; if `out` is no folder, `out` itself."""
     if not os.path.isdir(out):
         yield out
     for parent, folders, names in os.walk(out):

@@ -1,4 +1,4 @@
-"""Reads what records hold, one by one and all together. Free of torch."""
+"""Reads records and adds up what they hold. Does not import torch."""
 
 from __future__ import annotations
 
@@ -20,21 +20,14 @@ from dinac_cli.errors import DinacError
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.request import (
-    LATENTS,
-    Announce,
-    InputRequest,
-    Request,
-    Run,
-    keep_quiet,
-)
+from dinac_cli.jobs.request import LATENTS, Announce, InputRequest, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import Input
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfoRequest(Request["InfoRun"]):
-    """A run that reads the records among `inputs` and adds them up."""
+    """A run that reads the records among `inputs` and counts them."""
 
     inputs: InputRequest
 
@@ -53,7 +46,7 @@ class InfoRun(Run):
 
 @dataclass(frozen=True)
 class Beside:
-    """What is stored beside latents; `token_width` is 0 if there is no class token."""
+    """The tensors stored beside latents; `token_width` is 0 if there is no class token."""
 
     has_posterior: bool = False
     token_width: int = 0
@@ -67,8 +60,8 @@ class Beside:
 class RecordFacts:
     """One record: its header, its size in bytes, the sums over its latents.
 
-    `upright` says what it holds beside its latents, `flipped` what it holds beside those of the
-    mirrored image (None if it has none), which the sums leave out.
+    `upright` describes the tensors beside the latents; `flipped` describes those of the mirrored
+    twin (None if there is no twin). The sums leave the twin out.
     """
 
     header: RecordHeader
@@ -79,33 +72,33 @@ class RecordFacts:
 
     @property
     def bits_per_pixel(self) -> float:
-        """Bits of the whole record for each pixel of the image."""
+        """Bits of the whole record per pixel of the image."""
         return 8 * self.size_bytes / (self.header.height * self.header.width)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the header, the size, and mean and deviation of all latents, flat."""
+        """Returns header, size, and mean and standard deviation of all latents as one object."""
         header = self.header
         facts: dict[str, Any] = {
             "bytes": self.size_bytes,
             "bits_per_pixel": self.bits_per_pixel,
             **{key: value for key, value in vars(header).items() if value not in ("", None)},
         }
-        total, squares = self.moments.totals.sum(), self.moments.squares.sum()
         count = self.moments.count * len(self.moments.totals)
-        mean = total / count
+        mean = self.moments.totals.sum() / count
         facts["shape"] = list(header.shape)
         facts |= self.upright.to_json()
         facts["flipped"] = self.flipped is not None
         if self.flipped is not None:
             facts |= {f"flipped_{key}": value for key, value in self.flipped.to_json().items()}
         facts["mean"] = float(mean)
-        facts["std"] = float(max(squares / count - mean**2, 0.0) ** 0.5)
+        variance = self.moments.squares.sum() / count - mean**2
+        facts["std"] = float(max(variance, 0.0) ** 0.5)
         return facts
 
 
 @dataclass
 class Catalogue:
-    """Counts over the records of a run; its size depends on the number of models, not of records.
+    """Counts over the records of a run; grows with the number of models, not of records.
 
     `moments` has one entry for each latent space and number of channels.
     """
@@ -139,8 +132,8 @@ class Catalogue:
         self.models[header.model, header.latent_space, header.weights] += 1
         self.precisions[header.precision] += 1
         key = (header.latent_space, header.shape[0])
-        held = self.moments.get(key)
-        self.moments[key] = facts.moments if held is None else held + facts.moments
+        earlier = self.moments.get(key)
+        self.moments[key] = facts.moments if earlier is None else earlier + facts.moments
 
 
 def catalogue_inputs(
@@ -198,14 +191,14 @@ def _look_beside(image: Record | Encoded) -> Beside:
 
 @dataclass(frozen=True, eq=False)
 class ChannelMoments:
-    """Sums over latents: `count` positions, `totals` and `squares` float64 [C] over them."""
+    """Sums of latents (`totals`) and of their squares, float64 [C], over `count` positions."""
 
     count: int
     totals: npt.NDArray[np.float64]
     squares: npt.NDArray[np.float64]
 
     def __add__(self, other: ChannelMoments) -> ChannelMoments:
-        """Returns the sums over both, which must have the same number of channels."""
+        """Returns the sums over both; both must have the same number of channels."""
         return ChannelMoments(
             self.count + other.count, self.totals + other.totals, self.squares + other.squares
         )

@@ -1,12 +1,13 @@
-"""Chooses the models of a run: the named one, or those of OUT or of each record."""
+"""Chooses the models of a run: the named model, or those of OUT or of each record."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Protocol
 
-from dinac_cli.codec.compute import Compute
+from dinac_cli.codec.compute import Compute, check_device, check_dtype
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import name_model
 from dinac_cli.container.header import RecordHeader
@@ -27,10 +28,15 @@ from dinac_cli.storage.output import Output
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice(DeviceChoice):
-    """The model that a request names (or `auto`), and the device and dtype that it runs in."""
+    """The model that a request names (or `auto`), and its device and dtype."""
 
     model: str = AUTO
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError if no device or dtype has this name."""
+        check_device(self.device)
+        check_dtype(self.dtype)
 
     def resolve(self, announce: Announce) -> ResolvedModel | None:
         """Returns the named model; None for `auto`. Raises ModelError, UsageError."""
@@ -48,9 +54,10 @@ class ModelChoice(DeviceChoice):
 def choose_encoder(
     choice: ModelChoice, output: Output, announce: Announce, *, features: bool = False
 ) -> ModelHandle:
-    """Returns the encoder: the named one, the one of OUT's records, or the machine's default.
+    """Returns the encoder: the named model, that of OUT's records, or the machine's default.
 
-    With `features`, its class head is loaded too. Raises UsageError if it has none, ModelError.
+    With `features`, its class head is loaded too. Raises ModelError, or UsageError if the model has
+    no class head.
     """
     found = _find_held(output) if choice.model == AUTO else None
     if found is not None:
@@ -62,10 +69,10 @@ def choose_encoder(
 
 
 def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NANO) -> ResolvedModel:
-    """Returns what `choose_encoder` would choose, from this machine alone.
+    """Returns the model that `choose_encoder` would choose, if it is on this machine.
 
-    Nothing is downloaded and no GPU is looked for: if OUT holds no record, `default` replaces the
-    machine's default. Raises ModelError if the model is not on this machine.
+    Downloads nothing and looks for no GPU: if OUT holds no record, `default` replaces the machine's
+    default. Raises ModelError if the model is not on this machine.
     """
     if choice.model != AUTO:
         return find_local(choice.model, choice.revision)
@@ -76,10 +83,7 @@ def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NAN
 
 
 def open_encoder(resolved: ResolvedModel, device: DeviceChoice, *, features: bool) -> ModelHandle:
-    """Returns a model's encoder and, for `features`, its class head.
-
-    Raises UsageError if it has no class head, ModelError.
-    """
+    """Returns a model's encoder and, for `features`, its class head; see `choose_encoder`."""
     if not features:
         return ModelHandle(resolved, "encoder", device)
     handle = ModelHandle(resolved, "encoder", device, ("class_head",))
@@ -92,7 +96,7 @@ def open_encoder(resolved: ResolvedModel, device: DeviceChoice, *, features: boo
 
 
 def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
-    """Returns the path and header of a record in OUT, unless the run replaces it anyway."""
+    """Returns the path and header of a record in OUT, or None if the run replaces all records."""
     return find_first_record(output.path) if output.keeps_existing else None
 
 
@@ -110,24 +114,16 @@ def _find_held_model(path: str, header: RecordHeader, choice: ModelChoice) -> Re
 
 def refuse_mixed_latents(output: Output, wanted: WantedLatents) -> None:
     """Raises UsageError if OUT holds latents of another model, precision or geometry."""
-    refusal = describe_mixed_latents(output, wanted)
-    if refusal is not None:
-        raise UsageError(refusal)
-
-
-def describe_mixed_latents(output: Output, wanted: WantedLatents) -> str | None:
-    """Returns how OUT's latents differ from the wanted ones and what to do, or None."""
     found = _find_held(output)
     if found is None:
-        return None
+        return
     path, header = found
     conflict = wanted.describe_conflict(header)
-    if conflict is None:
-        return None
-    return (
-        f"{output.path} already holds {conflict} ({path}); "
-        "choose another OUT, or add --overwrite to re-encode everything"
-    )
+    if conflict is not None:
+        raise UsageError(
+            f"{output.path} already holds {conflict} ({path}); "
+            "choose another OUT, or add --overwrite to re-encode everything"
+        )
 
 
 class ModelFinder(Protocol):
@@ -149,10 +145,10 @@ class FixedModel:
 
 
 class ModelsOfRecords:
-    """The model that each record was encoded with, if this machine has it; nothing is downloaded.
+    """The model that each record was encoded with, if this machine has it; downloads nothing.
 
-    If `named` is given it replaces them all. If `follows_dtype`, a dtype of `auto` becomes the one
-    that the record was encoded in.
+    If `named` is given, it is the model for all records. If `follows_dtype`, a dtype of `auto`
+    becomes the dtype that the record was encoded in.
     """
 
     def __init__(
@@ -167,12 +163,12 @@ class ModelsOfRecords:
         self._device = device
         self._named = named
         self._follows_dtype = follows_dtype
-        self._found: dict[str, ResolvedModel | None] = {}
+        self._find_model = cache(find_model)
         self._handles: dict[tuple[ResolvedModel, DeviceChoice], ModelHandle] = {}
         self._lock = threading.Lock()
 
     def find(self, header: RecordHeader) -> ModelHandle:
-        """Returns the model of a record's latent space. Raises ModelError if it is not here."""
+        """Returns the model of a record. Raises ModelError if it is not on this machine."""
         with self._lock:
             resolved = self._named or self._find_by_space(header)
             key = (resolved, self._choose_device(header))
@@ -181,10 +177,7 @@ class ModelsOfRecords:
             return self._handles[key]
 
     def _find_by_space(self, header: RecordHeader) -> ResolvedModel:
-        space = header.latent_space
-        if space not in self._found:
-            self._found[space] = find_model(space)
-        resolved = self._found[space]
+        resolved = self._find_model(header.latent_space)
         if resolved is None:
             raise ModelError(
                 f"encoded with model {name_model(header)}, which is neither embedded nor cached; "
@@ -199,28 +192,16 @@ class ModelsOfRecords:
         return self._device
 
 
-def choose_decoders(choice: ModelChoice, announce: Announce) -> ModelFinder:
-    """Returns the decoder of each record: the named one, or the one of its latent space.
-
-    A record only chooses among the models on this machine; nothing is downloaded for it.
-    """
-    return _choose_by_records("decoder", choice, announce)
-
-
-def choose_class_heads(choice: ModelChoice, announce: Announce) -> ModelFinder:
-    """Returns the model that predicts the features of each record; see `choose_decoders`.
-
-    Raises ModelError if the named model has no class head.
-    """
-    return _choose_by_records("class_head", choice, announce)
-
-
 def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelFinder:
-    """Returns the re-encoder of each record: the named model, or its own, in its own dtype."""
+    """Returns the encoder for each record: the named model, or its own; in the record's dtype."""
     return ModelsOfRecords("encoder", device, named, follows_dtype=True)
 
 
-def _choose_by_records(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
+def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
+    """Returns the "decoder" or "class_head" for each record: of the named model, or of its own.
+
+    Downloads only a named model. Raises ModelError if the named model has no such part.
+    """
     named = choice.resolve(announce)
     if named is None:
         return ModelsOfRecords(part, choice)
@@ -230,7 +211,7 @@ def _choose_by_records(part: str, choice: ModelChoice, announce: Announce) -> Mo
 
 
 def _open_part(resolved: ResolvedModel, part: str, device: DeviceChoice) -> ModelHandle:
-    """Returns a model's part. Raises ModelError if it lacks the class head that is requested."""
+    """Returns a model's part. Raises ModelError if a class head is requested and it has none."""
     handle = ModelHandle(resolved, part, device)
     if part == "class_head" and handle.config.class_head is None:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Finds out what an encode run would do, without doing any of it. Free of torch."""
+"""Predicts what an encode run would do, without running it. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dinac_cli.errors import (
     InputError,
     ModelError,
     OutputError,
+    UsageError,
 )
-from dinac_cli.images.geometry import Geometry
 from dinac_cli.images.reading import measure_file
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
 from dinac_cli.jobs.executor.control import RunControl
@@ -31,7 +31,7 @@ from dinac_cli.jobs.freshness import (
     is_latent_file,
     list_latents,
 )
-from dinac_cli.jobs.model_choice import choose_local_encoder, describe_mixed_latents, open_encoder
+from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder, refuse_mixed_latents
 from dinac_cli.jobs.request import Selection
 from dinac_cli.jobs.trial import Trial, TrialSample, run_trial
 from dinac_cli.models.registry import choose_default
@@ -39,7 +39,7 @@ from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import Output, OutputKind
 
-# Measured with nano on photographs: the table of precisions in the documentation.
+# Measured with nano on photographs; the documentation has the same table.
 TYPICAL_BITS_PER_PIXEL = {
     "f32": 14.49,
     "bf16": 5.28,
@@ -72,7 +72,7 @@ WORK = (Fate.NEW, Fate.STALE, Fate.DAMAGED)
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One input, or one orphaned record, and the reason for its fate in one line.
+    """One input, or one orphaned record; `reason` explains its fate in one line.
 
     `pixels` is the size of the image (None if unknown), `size_bytes` the size of a record that is
     done or orphaned, `entry` the input of a file to encode.
@@ -103,7 +103,7 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """The time that encoding takes, found by a trial of `files` images, or why there is none."""
+    """The time of a run, estimated by a trial of `files` images; if None, `basis` says why."""
 
     seconds: float | None
     basis: str
@@ -112,13 +112,13 @@ class TimeEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """A plan for an encode request; `quick` leaves the trial out."""
+    """A request for the plan of an encode request; `quick` leaves the trial out."""
 
     encode: EncodeRequest
     quick: bool = False
 
     def open(self) -> PlanRun:
-        """Checks the request, and names the model without downloading anything.
+        """Checks the request and chooses the model, without downloading anything.
 
         Raises UsageError, ModelError or OutputError if encode could not run either.
         """
@@ -138,20 +138,24 @@ class PlanRequest:
             with_twins=options.geometry.flip,
         )
         wanted = options.want(model)
-        refusal = describe_mixed_latents(output, wanted)
-        return PlanRun(self, selection, output, wanted, plan, refusal)
+        run = PlanRun(self, selection, output, wanted, plan)
+        try:
+            refuse_mixed_latents(output, wanted)
+        except UsageError as exc:
+            run.refusal = str(exc)
+        return run
 
 
 @dataclass
 class PlanRun:
-    """A plan that is ready to be made; `refusal` is why encode would refuse to start."""
+    """A plan that is ready to be made; `refusal` says why encode would not start, if so."""
 
     request: PlanRequest
     selection: Selection
     output: Output
     wanted: WantedLatents
     plan: Plan
-    refusal: str | None
+    refusal: str | None = None
     sample: TrialSample = field(default_factory=TrialSample)
 
     def list_files(self) -> Iterator[PlannedFile]:
@@ -166,7 +170,7 @@ class PlanRun:
             self.output.require_writable()
 
     def estimate_time(self, control: RunControl, *, quick: bool = False) -> TimeEstimate:
-        """Encodes a sample, with the model that would encode all files, and discards it."""
+        """Times the encoding of a sample with the run's model, and discards the records."""
         request = self.request.encode
         if not self.sample.entries:
             return TimeEstimate(None, "of unknown size" if self.plan.unmeasured else "")
@@ -197,7 +201,7 @@ def plan_files(
 ) -> Iterator[PlannedFile]:
     """Yields the fate of each input, and the orphaned records of a folder OUT.
 
-    Only reads: makes no folder and removes no temporary file. An error of one file is its fate.
+    Only reads: makes no folder and removes no temporary file. A file's error becomes its fate.
     """
     for entry in selection:
         try:
@@ -226,9 +230,8 @@ def _plan_file(
     if verdict.state is State.DONE:
         with open(target, "rb") as file:
             header = read_header(file)
-        pixels = header.height * header.width
-        size_bytes = os.path.getsize(target)
-        return PlannedFile(entry.label, Fate.DONE, target, pixels=pixels, size_bytes=size_bytes)
+        pixels, size = header.height * header.width, os.path.getsize(target)
+        return PlannedFile(entry.label, Fate.DONE, target, pixels=pixels, size_bytes=size)
     fate, reason, changed = Fate.NEW, verdict.reason, None
     if verdict.state is not State.ABSENT:
         fate = Fate.DAMAGED if verdict.cause is Cause.DAMAGE else Fate.STALE
@@ -250,47 +253,38 @@ def _judge(
 
 
 def _count_pixels(entry: Input, options: EncodeOptions) -> int | None:
-    """Returns the pixels to encode, from the header; None for standard input and named pipes."""
+    """Returns the pixels to encode; None for standard input and named pipes. Reads headers only."""
     if entry.path is None:
         return None
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
         return None
     try:
-        size = measure_file(
-            entry.path, max_pixels=options.max_pixels, upright=_tells_sides_apart(options.geometry)
-        )
-        width, height = options.geometry.measure(*size)
+        geometry = options.geometry
+        # The orientation of an image matters only if the crop is not square.
+        upright = geometry.crop is not None and geometry.crop[0] != geometry.crop[1]
+        size = measure_file(entry.path, max_pixels=options.max_pixels, upright=upright)
+        width, height = geometry.measure(*size)
     except ImageError as exc:
         raise InputError(str(exc)) from exc
     return width * height
 
 
-def _tells_sides_apart(geometry: Geometry) -> bool:
-    """Whether a portrait image has other pixels to encode than the same image in landscape."""
-    return geometry.crop is not None and geometry.crop[0] != geometry.crop[1]
-
-
 def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]:
-    """Yields the records in OUT of no input, in this or in any other shard."""
+    """Yields the records in OUT that belong to no input of any shard."""
     scan = selection.scan
     if output.kind is not OutputKind.FOLDER or not os.path.isdir(output.path):
         return
     if scan.listed is not None or not all(os.path.isdir(path) for path in scan.paths):
         return
-    folds = output.folds_case
+    fold = str.casefold if output.folds_case else str
     # Hashes, not names, so that a long list needs little memory.
-    expected = {hash(_fold(name_latents(entry.name), folds)) for entry in scan}
+    expected = {hash(fold(name_latents(entry.name))) for entry in scan}
     for path in list_latents(output.path):
         name = os.path.relpath(path, output.path).replace(os.sep, "/")
-        if hash(_fold(name, folds)) in expected or not is_latent_file(path):
+        if hash(fold(name)) in expected or not is_latent_file(path):
             continue
         reason = "its source is not among the inputs"
-        size_bytes = os.path.getsize(path)
-        yield PlannedFile(path, Fate.ORPHANED, path, reason, size_bytes=size_bytes)
-
-
-def _fold(name: str, folds: bool) -> str:
-    return name.casefold() if folds else name
+        yield PlannedFile(path, Fate.ORPHANED, path, reason, size_bytes=os.path.getsize(path))
 
 
 @dataclass
@@ -306,8 +300,8 @@ class FateCount:
 class Plan:
     """Counts over the files of a plan, and an estimate of the bytes to write.
 
-    A record holds a posterior if `posterior`, a class token of `token_width` values (0: none), and
-    everything twice if `with_twins`.
+    With `posterior`, records hold the log-SNR too; `token_width` is the length of their class token
+    (0: none). With `with_twins`, they hold everything twice.
     """
 
     def __init__(
@@ -334,19 +328,19 @@ class Plan:
 
     @property
     def is_measured(self) -> bool:
-        """True if the rate is measured on the records that are done, not the typical one."""
+        """True if `bits_per_pixel` is measured on finished records, not the typical rate."""
         return self.counts[Fate.DONE].pixels > 0
 
     @property
     def bits_per_pixel(self) -> float:
-        """The rate of the records that are done, else the typical rate of the precision."""
+        """The rate of the finished records, else the typical rate of the precision."""
         done = self.counts[Fate.DONE]
         if not self.is_measured:
             return self._typical
         return 8 * done.size_bytes / done.pixels
 
     def estimate_bytes(self, fate: Fate) -> int:
-        """Returns the bytes of a fate's records: measured if they exist, else estimated."""
+        """Returns the bytes of the records of a fate: measured if they exist, else estimated."""
         count = self.counts[fate]
         if fate not in WORK:
             return count.size_bytes
@@ -360,5 +354,5 @@ class Plan:
 
     @property
     def unmeasured(self) -> int:
-        """Files to encode of unknown size, which the estimate leaves out."""
+        """The number of files to encode whose size is unknown; the estimate leaves them out."""
         return sum(self.counts[fate].unmeasured for fate in WORK)

@@ -1,4 +1,4 @@
-"""Measures reconstructions against originals: pairs by name, PSNR of each pair."""
+"""Pairs reconstructions with originals by name, and measures the PSNR of each pair."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
-from dinac_cli.storage.inputs import FileKind, InputScan
+from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.naming import LATENT_SUFFIX, undo_image_name
 
 
@@ -29,8 +29,8 @@ from dinac_cli.storage.naming import LATENT_SUFFIX, undo_image_name
 class Pair:
     """An image and its reconstruction; `other` is None if there is none.
 
-    `first` is the path in A (or in B, for an image that only B has), `name` its name below that
-    folder, `side` the folder that lacks a counterpart. `problem` is set if a folder cannot be
+    `first` is the path in A (or in B, for an image that only B has), `name` its name relative to
+    that folder, `side` the folder that lacks a counterpart. `problem` is set if a folder cannot be
     listed, or if it holds a second reconstruction of an image.
     """
 
@@ -62,8 +62,8 @@ class PsnrRequest(Request["PsnrRun"]):
     uses_model: ClassVar[bool] = False
 
     def open(self, announce: Announce = keep_quiet) -> PsnrRun:
-        list_pairs(self.first, self.second, IMAGES)  # raises UsageError if they do not match
-        work = partial(measure_pairs, self.first, self.second, IMAGES, self.options)
+        list_pairs(self.first, self.second)  # checks that they match
+        work = partial(measure_pairs, self.first, self.second, self.options)
         return PsnrRun(work=work, first=self.first, second=self.second)
 
 
@@ -75,7 +75,14 @@ class PsnrRun(Run):
     second: str
 
     def count(self) -> int | None:
-        return count_pairs(self.first, self.second, IMAGES)
+        """Counts the pairs. Raises UsageError as `list_pairs` does, and if no pair is complete."""
+        total, is_any = 0, False
+        for pair in list_pairs(self.first, self.second):
+            total += 1
+            is_any = is_any or pair.other is not None or pair.problem is not None
+        if not is_any:
+            refuse_strangers(self.first, self.second)
+        return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,21 +94,22 @@ class Original:
 
 
 def measure_pairs(
-    first: str, second: str, kind: FileKind, options: MeasureOptions, control: RunControl
+    first: str, second: str, options: MeasureOptions, control: RunControl
 ) -> Generator[FileResult, None, None]:
     """Yields the PSNR of every image of `first` against its counterpart in `second`.
 
     Both are folders, or both are files. Counterparts have the same relative name, or that name with
-    the suffix that decoding appended. An image without one, on either side, is yielded as missing.
-    Raises UsageError for a file and a folder.
+    the suffix that decoding appended. An image without a counterpart, on either side, is yielded as
+    missing. Raises UsageError for a file and a folder.
     """
-    return map_bounded(list_pairs(first, second, kind), partial(_measure, options=options), control)
+    return map_bounded(list_pairs(first, second), partial(_measure, options=options), control)
 
 
-def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
-    """Returns the pairs of two folders, or of two files. Raises UsageError for one of each.
+def list_pairs(first: str, second: str) -> Iterator[Pair]:
+    """Returns the pairs of two folders, or of two files.
 
-    A folder that lies inside the other one is not part of it.
+    If one folder lies inside the other, its images do not count as images of the other. Raises
+    UsageError for a file and a folder, and for a path that does not exist.
     """
     for path in (first, second):
         if not os.path.exists(path):
@@ -109,23 +117,12 @@ def list_pairs(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
     if os.path.isdir(first) != os.path.isdir(second):
         raise UsageError(f"{first} and {second}: name two folders or two files")
     if os.path.isdir(first):
-        return _pair_folders(first, second, kind)
+        return _pair_folders(first, second)
     return iter([Pair(first, second, os.path.basename(first))])
 
 
-def count_pairs(first: str, second: str, kind: FileKind) -> int:
-    """Counts the pairs. Raises UsageError as `list_pairs` does, and if no pair is complete."""
-    total, is_any = 0, False
-    for pair in list_pairs(first, second, kind):
-        total += 1
-        is_any = is_any or pair.other is not None or pair.problem is not None
-    if not is_any:
-        refuse_strangers(first, second)
-    return total
-
-
 def refuse_strangers(first: str, second: str) -> NoReturn:
-    """Raises a UsageError that says once that no image of `first` has a counterpart."""
+    """Raises the UsageError that no image of `first` has a counterpart in `second`."""
     names = os.listdir(second) if os.path.isdir(second) else []
     if any(name.lower().endswith(LATENT_SUFFIX) for name in names):
         raise UsageError(f"{second} holds latent files; name the folder that decode wrote")
@@ -135,20 +132,20 @@ def refuse_strangers(first: str, second: str) -> NoReturn:
     )
 
 
-def _pair_folders(first: str, second: str, kind: FileKind) -> Iterator[Pair]:
+def _pair_folders(first: str, second: str) -> Iterator[Pair]:
     found = False
-    for entry in InputScan(kind, (first,), exclude=second):
+    for entry in InputScan(IMAGES, (first,), exclude=second):
         found = True
         counterpart = None if entry.problem else find_counterpart(entry.name, second)
         yield Pair(entry.label, counterpart, entry.name, second, entry.problem)
-    for entry in InputScan(kind, (second,), exclude=first):
+    for entry in InputScan(IMAGES, (second,), exclude=first):
         found = True
-        origins = dict(_list_origins(entry.name, first, second, kind))
+        origins = dict(_list_origins(entry.name, first, second))
         if entry.problem or entry.label not in origins.values():
             problem = entry.problem or _describe_rival(origins)
             yield Pair(entry.label, None, entry.name, first, problem)
     if not found:
-        raise UsageError(f"no {kind.plural} found in {first} and {second}")
+        raise UsageError(f"no images found in {first} and {second}")
 
 
 def find_counterpart(name: str, folder: str) -> str | None:
@@ -160,26 +157,20 @@ def find_counterpart(name: str, folder: str) -> str | None:
     return None
 
 
-def _list_origins(
-    name: str, first: str, second: str, kind: FileKind
-) -> Iterator[tuple[str, str | None]]:
+def _list_origins(name: str, first: str, second: str) -> Iterator[tuple[str, str | None]]:
     """Yields the possible originals in `first` of the image `name`, and their counterparts."""
     stem, suffix = os.path.splitext(name)
     for origin in [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]:
         path = os.path.join(first, *origin.split("/"))
-        if _is_input(path, kind):
+        if os.path.isfile(path) and IMAGES.accepts(path):
             yield path, find_counterpart(origin, second)
 
 
 def _describe_rival(origins: Mapping[str, str | None]) -> str | None:
-    """Returns why an image whose original exists has no pair: another reconstruction has it."""
+    """Returns why an image has no pair: its original is paired with another reconstruction."""
     for path, other in origins.items():
         return f"{path} is measured against {other}: keep one reconstruction of it in the folder"
     return None
-
-
-def _is_input(path: str, kind: FileKind) -> bool:
-    return os.path.isfile(path) and kind.accepts(path)
 
 
 def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions) -> FileResult:
@@ -220,8 +211,7 @@ def measure_reconstruction(original: Pixels, other: Pixels) -> float:
 def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Original:
     """Reads an original, scaled and cropped as it was for encoding.
 
-    `hold` is that of `read_shaped`. Raises DinacError without the file's name, which the result
-    holds.
+    See `read_shaped` for `hold`. Raises DinacError, which does not name the file.
     """
     data = read_content(path).data
     return Original(_read_pixels(data, options, hold, options.geometry), _is_flipped(data))
@@ -232,8 +222,8 @@ def read_reconstruction(
 ) -> Pixels:
     """Reads the other side of a pair as uint8 [H, W, 3].
 
-    The output of decode --flipped is mirrored back, unless the original is such an output too.
-    `hold` is that of `read_shaped`. Raises ImageError, which names the file.
+    If decode --flipped made it, it is mirrored back, unless decode --flipped made the original too.
+    See `read_shaped` for `hold`. Raises ImageError, which names the file.
     """
     try:
         data = read_content(path).data
@@ -247,11 +237,7 @@ def _read_pixels(
     data: bytes, options: MeasureOptions, hold: Callable[[int], None], geometry: Geometry
 ) -> Pixels:
     return read_shaped(
-        data,
-        hold,
-        background=options.background,
-        max_pixels=options.max_pixels,
-        geometry=geometry,
+        data, hold, background=options.background, max_pixels=options.max_pixels, geometry=geometry
     ).pixels
 
 

@@ -1,4 +1,4 @@
-"""Re-encodes a sample of records from their sources: which ones, and how far they may differ."""
+"""Chooses a sample of records to re-encode from their sources, and measures the differences."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Latents = npt.NDArray[np.float32]
 DEFAULT_MAX_DELTA = 0.25
 """In units of a whitened latent, whose standard deviation is about 1.
 
-Over 60 photographs, `nano` in float32 and in bfloat16 differed by 0.15 at most and by 0.002 on
-average. Two devices differ by less than two precisions. Latents of another picture are several
-units away.
+Over 60 photographs, the latents of `nano` in float32 and in bfloat16 differed by 0.15 at most and
+by 0.002 on average. Two devices differ less than two dtypes. Latents of another picture differ by
+several units.
 """
 
 _COMPOSITED = re.compile("composited-#([0-9a-f]{6})")
@@ -41,8 +41,8 @@ _COMPOSITED = re.compile("composited-#([0-9a-f]{6})")
 class Reencoding:
     """The share to re-encode (percent), the models for it, and the largest difference allowed.
 
-    If `max_delta` is None, `DEFAULT_MAX_DELTA` is allowed and, at q8 to q3, one quantiser step
-    more: a latent between two steps may be rounded to either.
+    If `max_delta` is None, the limit is `DEFAULT_MAX_DELTA`, plus one quantiser step at q8 to q3:
+    a latent between two steps may be rounded to either.
     """
 
     percent: float
@@ -51,36 +51,22 @@ class Reencoding:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(RecordEntry):
     """A record, and whether it belongs to the sample."""
 
-    entry: RecordEntry
     is_sampled: bool = False
-
-    @property
-    def label(self) -> str:
-        """The record as messages name it."""
-        return self.entry.label
-
-    @property
-    def name(self) -> str:
-        """The record's relative name."""
-        return self.entry.name
 
 
 def choose_sample(entries: Iterable[RecordEntry], percent: float) -> Iterator[Candidate]:
-    """Marks the first record and, by the CRC of their names, about `percent` of all others.
+    """Marks the first readable record and, by the CRC of their names, about `percent` of the rest.
 
     The same names always give the same sample; 0 percent gives none.
     """
     is_first = percent > 0
     for entry in entries:
-        if entry.error is not None:
-            yield Candidate(entry)
-            continue
         crc = zlib.crc32(entry.name.encode(errors="surrogateescape"))
-        yield Candidate(entry, is_first or crc < 2**32 * percent / 100)
-        is_first = False
+        yield Candidate(**vars(entry), is_sampled=is_first or crc < 2**32 * percent / 100)
+        is_first = is_first and entry.error is not None
 
 
 def read_source_pixels(
@@ -88,9 +74,9 @@ def read_source_pixels(
 ) -> npt.NDArray[np.uint8]:
     """Returns the pixels uint8 [H, W, 3] that a record was encoded from.
 
-    The record's header says on which background, and how scaled and cropped; `hold` is that of
-    `read_shaped`. Raises ImageError, which names the file, if it cannot be read, if its size is not
-    the record's, or if the header's description is not understood.
+    The record's header gives the background and the geometry; see `read_shaped` for `hold`. Raises
+    ImageError, which names the file, if it cannot be read, if its size differs from the record's,
+    or if the header's description is unknown.
     """
     geometry = _read_geometry(header)
     try:
@@ -113,11 +99,11 @@ def read_source_pixels(
 
 
 def measure_delta(record: Record, computed: Twins, model: ModelHandle) -> tuple[float, float]:
-    """Returns the largest |Δ| of the latents, and the largest |Δ| beyond a quantiser step.
+    """Returns the largest |Δ| of the latents, and the largest |Δ| minus a quantiser step.
 
-    Both are over the latents, stored at the record's precision, and over those of the mirrored
-    image if the record has them. Without a quantiser they are equal. Raises FormatError if the
-    latents cannot be stored.
+    Compares latents at the record's precision, including those of the mirrored twin if the record
+    has one. Without a quantiser, both values are equal. Raises FormatError if the latents cannot be
+    stored.
     """
     pairs = [(computed.upright.latents, record.latents)]
     if computed.flipped is not None and record.flipped is not None:
@@ -138,7 +124,7 @@ def _measure_latents(
 
 
 def describe_delta(deltas: tuple[float, float], max_delta: float | None) -> str | None:
-    """Returns a finding in one line if the result of `measure_delta` is too large, or None."""
+    """Returns a finding in one line if the result of `measure_delta` is too large, else None."""
     delta, excess = deltas
     measured = excess if max_delta is None else delta
     limit = DEFAULT_MAX_DELTA if max_delta is None else max_delta

@@ -1,8 +1,8 @@
-"""What all requests share: their inputs, their limits, and what is refused before any work.
+"""The base of all requests: inputs, limits, and the checks before any work.
 
-A request is plain data that holds all a run needs. It pickles, so the command line, Python, or
-another process can open it. `Request.open` checks it and chooses the model; the `Run` that it
-returns yields one `FileResult` a file:
+A request is plain data that holds all a run needs. It can be pickled, so the command line, Python
+or another process can open it. `Request.open` checks it, chooses the model and returns a `Run`,
+which yields one `FileResult` a file:
 
     run = EncodeRequest(inputs=InputRequest(paths=("photos/",)), out="latents/").open()
     run.count()
@@ -32,10 +32,10 @@ from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard, parse_shard
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
-"""Suffixes, besides those of images, of files that somebody may expect dinac to write."""
+"""Suffixes of files that a user may expect dinac to write, besides those of images."""
 
 Announce = Callable[[str], None]
-"""Receives a line about something slow that is about to happen, such as a download."""
+"""Receives a line about slow work that is about to start, such as a download."""
 
 
 def is_latent_name(name: str) -> bool:
@@ -58,10 +58,10 @@ def keep_quiet(line: str) -> None:
 
 @dataclass(kw_only=True)
 class Run:
-    """A request that was checked and whose model was chosen: ready to start, once.
+    """A checked request with its model, ready to start once.
 
-    `work` yields the results. `rename` turns an input's name into its output's (None: an input has
-    no output, or none that is named after it).
+    `work` yields the results. `rename` turns an input's name into its output's (None: outputs are
+    not named after inputs, or there are none).
     """
 
     work: Callable[..., Generator[FileResult, None, None]]
@@ -76,13 +76,13 @@ class Run:
 
     @property
     def not_inputs(self) -> int:
-        """Files below the input folders that are not inputs; known after an iteration."""
+        """The number of other files in the input folders; known after all inputs were listed."""
         return 0 if self.selection is None else self.selection.scan.others
 
     def count(self) -> int | None:
         """Counts the inputs, and checks that no two of them have the same output.
 
-        Returns None if the number is unknown (standard input). `start` need not wait for it.
+        Returns None if the number is unknown (standard input). `start` may be called before.
         Raises UsageError.
         """
         if self.selection is None:
@@ -91,11 +91,7 @@ class Run:
         return self.selection.count(output, self.rename or str)
 
     def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
+        self, control: RunControl, *, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None
     ) -> Generator[FileResult, None, None]:
         """Starts the run and returns a generator of results, each yielded as soon as it is final.
 
@@ -117,8 +113,8 @@ R = TypeVar("R", bound=Run, covariant=True)
 class Request(ABC, Generic[R]):
     """All that a run needs, as plain data.
 
-    `workers` threads read and as many write (None: one a processor, 16 at most); about `in_flight`
-    images are in memory at once (None: 4 a worker). Neither changes a result.
+    `workers` threads read and as many write (None: one per processor, at most 16). About
+    `in_flight` images are in memory at once (None: 4 per worker). Neither changes a result.
     """
 
     workers: int | None = None
@@ -150,7 +146,7 @@ class Request(ABC, Generic[R]):
 def run_request(request: Request[R]) -> Generator[FileResult, None, None]:
     """Opens a request, counts its inputs and starts it, without a screen.
 
-    What is wrong with the request as a whole is raised at once, as a DinacError.
+    Raises DinacError at once, before the first result, if the request as a whole is wrong.
     """
     run = request.open()
     run.count()
@@ -159,12 +155,12 @@ def run_request(request: Request[R]) -> Generator[FileResult, None, None]:
 
 @dataclass(frozen=True, kw_only=True)
 class InputRequest:
-    """Inputs as the user names them, and which part of them a run takes.
+    """The inputs as the user names them, and the part of them that a run takes.
 
     `paths` are files, folders, globs or `-`. `files_from` is a file that lists more; `listed` is
-    the content of that list if it was read already (from standard input). The list is
-    NUL-separated if `null` is set, and relative to `root`. `shard` is `I/N` or `auto`, `limit` the
-    number of inputs.
+    the content of that list if it was read already (from standard input). If `null` is set, the
+    list is NUL-separated; its entries are relative to `root`. `shard` is `I/N` or `auto`, `limit`
+    the largest number of inputs.
     """
 
     paths: tuple[str, ...] = ()
@@ -178,7 +174,7 @@ class InputRequest:
     def select(self, kind: FileKind, out: str | None = None) -> Selection:
         """Returns the inputs of `kind`; `out` is None for a run that writes nothing.
 
-        Raises UsageError if the fields contradict each other, or if the only input does not exist.
+        Raises UsageError if two fields contradict each other, or if the only input does not exist.
         """
         if out == "" or "" in self.paths:
             place = "an input" if out is None else "an input or OUT"
@@ -190,8 +186,8 @@ class InputRequest:
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
         if kind is IMAGES and out is not None and any(_is_same(path, out) for path in self.paths):
-            # An image that dinac decoded into that folder is no original; encoding it would make
-            # another generation with each run.
+            # An image that dinac decoded into that folder is no original. If it were an input,
+            # every run would add another generation.
             kind = replace(kind, is_output=is_stamped_image)
         scan = InputScan(kind, self.paths, listed, self.null, self.root, exclude=out)
         shard = None if self.shard is None else parse_shard(self.shard, os.environ)
@@ -216,7 +212,7 @@ def _is_same(path: str, out: str) -> bool:
 
 
 def list_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Returns one path, or several, as text; see `name_path`."""
+    """Returns one or several paths as text; see `name_path`."""
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     return tuple(map(name_path, paths))
@@ -258,7 +254,7 @@ class Selection:
             raise UsageError(f"{first[0].label}: {first[0].problem}")
 
     def count(self, output: Output | None = None, rename: Callable[[str], str] = str) -> int | None:
-        """Counts the inputs; returns None if standard input is among them, which may hold several.
+        """Counts the inputs; returns None for standard input, which may hold several records.
 
         If there is an `output`, `rename` turns an input's name into its output's. Raises UsageError
         if there is no input, or if two inputs would have the same output.
@@ -268,7 +264,7 @@ class Selection:
             for entry in self:
                 yield entry.label, None if entry.problem else rename(entry.name)
 
-        if output is None or output.is_stream:  # no output has a path of its own
+        if output is None or output.is_stream:  # no output has a path
             count = sum(1 for _ in self)
         else:
             count = refuse_collisions(pairs, fold_case=output.folds_case)
@@ -278,9 +274,9 @@ class Selection:
 
     def _require_found(self) -> None:
         if self.shard is not None and next(iter(Selection(self.scan)), None) is not None:
-            return  # a part may be empty if the whole is not
+            return  # a shard may be empty if the whole is not
         scan = self.scan
-        for _ in scan:
+        if next(iter(scan), None) is not None:
             return
         places = ", ".join(scan.paths) or "the list"
         others = f" ({scan.others} other files)" if scan.others else ""
@@ -288,10 +284,10 @@ class Selection:
 
 
 def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:
-    """Returns what OUT is: `-`, a folder, or a file (for one input file and one of `suffixes`).
+    """Returns the kind of OUT: `-`, a folder, or a file (one input file, and one of `suffixes`).
 
-    Raises UsageError if OUT must be a folder and is an existing file, or is named like a file that
-    dinac would not write: it probably is the last input, or a format that is not available.
+    Raises UsageError if OUT must be a folder but is an existing file, or is named like a file that
+    dinac does not write here: it is probably the last input, or of an unsupported format.
     """
     if out == STDOUT:
         return OutputKind.STREAM
@@ -319,11 +315,11 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
 
 
 def refuse_file_name(out: str) -> None:
-    """Raises UsageError if OUT, which is a folder here, is named like a file."""
+    """Raises UsageError if OUT, which must be a folder here, is named like a file."""
     if not os.path.isdir(out) and _is_name_of_other_file(out):
         raise UsageError(
-            f"{out}: OUT, the last argument, is named like a file, and is a folder here; "
-            f"write {out}/ if it is meant"
+            f"{out}: OUT, the last argument, is named like a file, but must be a folder here; "
+            f"write {out}/ if it is one"
         )
 
 

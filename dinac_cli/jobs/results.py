@@ -1,4 +1,4 @@
-"""The result of each file of a run, and the tally of a whole run."""
+"""The result of each file, and the tally of a whole run."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class SourceState(str, Enum):
 class FileResult:
     """The outcome of one input.
 
-    `file` is the input as the user would name it, `name` its name relative to the folder that it
-    was found in, `output` the path written (None if there is none), `reason` one line for a failure
-    or a redone file. `error` is the class of a failure's error, `rejection` the broken rule of a
-    damaged record. Sizes are in bytes and pixels. `delta` is the largest difference of re-encoded
-    latents. `facts` are further keys for JSON.
+    `file` is the input as the user would name it, `name` its name relative to the input folder,
+    `output` the path written (None if there is none). `reason` says in one line why the file failed
+    or was redone, `error` is the class of the error, `rejection` the rule that a damaged record
+    breaks. Sizes are in bytes and pixels. `delta` is the largest difference of re-encoded latents.
+    `facts` are further keys for JSON.
     """
 
     file: str
@@ -64,7 +64,7 @@ class FileResult:
     def fail(
         cls, file: str, exc: DinacError, *, name: str = "", output: str | None = None
     ) -> FileResult:
-        """Returns the result of an input that failed with `exc`, whose code it keeps."""
+        """Returns the result of an input that failed with `exc`."""
         rejection = exc.rejection.value if isinstance(exc, FormatError) else None
         return cls(
             file,
@@ -78,13 +78,13 @@ class FileResult:
 
     @property
     def failed(self) -> bool:
-        """True if the run's exit code must report this file."""
+        """True if this file makes the run's exit code report a failure."""
         return self.status in (Status.FAILED, Status.MISSING)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the result as one flat JSON object without its empty fields."""
+        """Returns one flat JSON object without the empty fields."""
         entry: dict[str, Any] = {"file": self.file, "status": self.status.value}
-        if self.name and self.facts is None:  # facts have a name of their own: the record's
+        if self.name and self.facts is None:  # facts have another name, that of the record
             entry["name"] = self.name
         entry |= {key: value for key in _SHOWN if (value := getattr(self, key))}
         if self.source is not None:
@@ -104,7 +104,7 @@ _WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
 
 @dataclass
 class Tally:
-    """Counts over a run; its size does not depend on the number of files."""
+    """Counts over a run, in memory that does not grow with the number of files."""
 
     counts: Counter[Status] = field(default_factory=Counter)
     redone: int = 0
@@ -117,7 +117,7 @@ class Tally:
     max_delta: float = 0.0
 
     def add(self, result: FileResult) -> None:
-        """Counts one result; pixels and bytes only if this run worked on the file."""
+        """Counts one result. Counts pixels and bytes only if this run worked on the file."""
         self.counts[result.status] += 1
         self.unknown_sources += result.source is SourceState.UNKNOWN
         if result.delta is not None:
@@ -132,26 +132,26 @@ class Tally:
 
     @property
     def finished(self) -> int:
-        """Files that have an outcome."""
+        """The number of files that have a result."""
         return sum(self.counts.values())
 
     @property
     def written(self) -> int:
-        """Outputs that this run wrote."""
+        """The number of outputs that this run wrote."""
         return self.counts[Status.WRITTEN]
 
     @property
     def worked(self) -> int:
-        """Files that this run worked on: wrote an output, measured, verified or read."""
+        """The number of files that this run wrote, measured, verified or read."""
         return sum(self.counts[status] for status in _WORKED)
 
     @property
     def failures(self) -> int:
-        """Files that failed or lack their counterpart."""
+        """The number of files that failed or have no counterpart."""
         return self.counts[Status.FAILED] + self.counts[Status.MISSING]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the tally as the summary object that ends a `--json` run."""
+        """Returns the summary object that ends a `--json` run."""
         return {
             "summary": True,
             "written": self.written,

@@ -10,7 +10,6 @@ import time
 import zlib
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
@@ -20,9 +19,6 @@ from dinac_cli.jobs.results import Status
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
-if TYPE_CHECKING:
-    from dinac_cli.codec.engine import Engine
-
 TRIAL_FILES = 32
 TRIAL_SECONDS = 2.0
 
@@ -30,7 +26,7 @@ TRIAL_SECONDS = 2.0
 class TrialSample:
     """At most `TRIAL_FILES` of the images that are added, chosen by the CRC of their names.
 
-    The first images would be a poor sample: those of one folder are often alike.
+    The first images would be a poor sample: images of one folder are often alike.
     """
 
     def __init__(self) -> None:
@@ -38,7 +34,7 @@ class TrialSample:
         self._added = 0
 
     def add(self, entry: Input) -> None:
-        """Offers one image."""
+        """Adds one image, which may replace another."""
         crc = zlib.crc32(entry.name.encode(errors="surrogateescape"))
         self._added += 1
         heapq.heappush(self._kept, (-crc, self._added, entry))
@@ -58,10 +54,7 @@ class TrialSample:
 
 @dataclass(frozen=True)
 class Trial:
-    """The findings of a trial of `files` images: seconds to load the model and for a pixel.
-
-    `compute` names device and precision.
-    """
+    """The results of a trial of `files` images; `compute` names device and dtype."""
 
     files: int
     start_seconds: float
@@ -69,7 +62,7 @@ class Trial:
     compute: str
 
     def estimate_seconds(self, pixels: int) -> float:
-        """Returns the seconds of a run over so many pixels, start-up included."""
+        """Returns the seconds of a run over `pixels`, including the loading of the model."""
         return self.start_seconds + self.seconds_per_pixel * pixels
 
 
@@ -78,9 +71,9 @@ def run_trial(
 ) -> Trial | None:
     """Encodes images as a run does and discards them; returns None if none can be encoded.
 
-    Ends `TRIAL_SECONDS` after the first image is done, or at a stop request. If the sample is only
-    a part of the images, it is encoded repeatedly until then: a GPU may take all of it in one
-    batch, which says nothing about the next. Raises DinacError if the run could not go on either.
+    Ends `TRIAL_SECONDS` after the first image is done, or at a stop request. Until then, a sample
+    of only some of the images is encoded repeatedly: a GPU may take all of it in one batch, whose
+    time says nothing about the next. Raises DinacError if the run could not go on either.
     """
     began = time.perf_counter()
     engine = model.engine
@@ -109,14 +102,8 @@ def run_trial(
     files = min(len(ends), len(entries))
     seconds, pixels = ends[-1] - loaded, sum(map(math.prod, sizes))
     if is_cut:
-        # The first batch waits for more than its own work; the later ones come at their own pace.
-        later = pixels - _count_batch(engine, *sizes[0]) * math.prod(sizes[0])
+        # The first batch also waits for other work; later batches come at the model's pace.
+        later = pixels - engine.batch_size(*sizes[0]) * math.prod(sizes[0])
         if later > 0:
             seconds, pixels = ends[-1] - ends[0], later
     return Trial(files, loaded - began, seconds / pixels, engine.compute)
-
-
-def _count_batch(engine: Engine, height: int, width: int) -> int:
-    """Returns how many images of a size the model takes at once."""
-    rows, columns = -(-height // engine.patch), -(-width // engine.patch)
-    return engine.batch_size(rows * engine.patch, columns * engine.patch)

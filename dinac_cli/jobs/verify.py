@@ -1,10 +1,11 @@
-"""Checks records against themselves, their model, and the images that they were encoded from."""
+"""Checks records for damage, and against their model and their source images."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO
@@ -52,10 +53,10 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """What is checked besides the records themselves; None leaves a check out.
+    """What is checked besides damage; None leaves a check out.
 
-    `model` is the model that made the records, `source` the folder of their images, `reencoding`
-    the sample to re-encode, which needs `source`.
+    `model` is the model that every record must come from, `source` the folder of the images,
+    `reencoding` the sample to re-encode, which needs `source`.
     """
 
     model: ModelHandle | None = None
@@ -67,9 +68,9 @@ class VerifyOptions:
 class VerifyRequest(Request[Run]):
     """A run that verifies the records among `inputs`.
 
-    `source` is the folder of their images, `reencode` the share in percent to re-encode, and
-    `max_delta` the largest difference allowed (None: see `Reencoding`). A named `model` is the one
-    that every record must be of.
+    `source` is the folder of their images, `reencode` the share to re-encode in percent, and
+    `max_delta` the largest difference allowed (None: see `Reencoding`). If `model` is named, every
+    record must come from it.
     """
 
     inputs: InputRequest
@@ -77,6 +78,11 @@ class VerifyRequest(Request[Run]):
     reencode: float | None = None
     max_delta: float | None = None
     model: ModelChoice = field(default_factory=ModelChoice)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_delta is not None and not 0 <= self.max_delta < math.inf:
+            raise UsageError(f"--max-delta {self.max_delta}: expected a finite number, 0 or more")
 
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.source is not None and not os.path.isdir(self.source):
@@ -138,7 +144,7 @@ def verify_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Verifies every record, `limit` at most; a failed result names all its findings.
+    """Verifies every record, `limit` at most; the reason of a failed result lists all findings.
 
     A model is loaded only if a record is re-encoded. Raises DinacError if the run as a whole cannot
     go on.
@@ -157,20 +163,19 @@ class _SourcePixels(Work):
 
 
 class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
-    """The work of `verify_inputs` on each record; the model works on the sample alone."""
+    """The work of `verify_inputs` on each record; the model computes the sample only."""
 
     def __init__(self, options: VerifyOptions) -> None:
         self._options = options
 
-    def read(self, candidate: Candidate, hold: Callable[[int], None]) -> _SourcePixels | FileResult:
-        entry = candidate.entry
+    def read(self, entry: Candidate, hold: Callable[[int], None]) -> _SourcePixels | FileResult:
         data = entry.read()
         opened = open_record(data)
         header = opened.header
         source = None
         if self._options.source is not None:
             source = check_source(self._options.source, entry, header)
-        sample = source.path if source is not None and candidate.is_sampled else None
+        sample = source.path if source is not None and entry.is_sampled else None
         held_bytes = len(data) + opened.declared_bytes(COMPANIONS, with_twin=True)
         hold(held_bytes)
         record = opened.unpack(COMPANIONS, with_twin=True)
@@ -187,11 +192,6 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         return _SourcePixels(
             entry.label, entry.name, group, held_bytes, result, record, model, pixels
         )
-
-    def batch_size(self, group: Hashable) -> int:
-        assert isinstance(group, tuple)
-        model, height, width = group
-        return int(model.engine.batch_size(height, width))
 
     def submit(self, batch: list[_SourcePixels]) -> Computing[Twins]:
         engine = batch[0].model.engine
@@ -241,10 +241,10 @@ def describe_model(header: RecordHeader, model: ModelHandle) -> str | None:
 
 
 def describe_lone(record: Record) -> str | None:
-    """Returns a finding if a record's description promises a mirrored twin that it lacks."""
+    """Returns a finding if a record lacks the mirrored twin that its description promises."""
     if record.flipped is not None or "flip" not in parse_description(record.header.image):
         return None
-    return "should hold the latents of the mirrored image too, and does not; re-encode it"
+    return "lacks the latents of the mirrored image that its header promises; re-encode it"
 
 
 @dataclass(frozen=True)
@@ -260,10 +260,10 @@ class SourceCheck:
 
 
 def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> SourceCheck:
-    """Compares the source of a record below `folder` with the size and hash that the record holds.
+    """Compares a record's source, below `folder`, with the size and hash that the record holds.
 
-    The source is looked for under the name of the record's file without `.dinac`. If nothing is
-    there (the file was named by itself, or renamed), the record's own name is tried.
+    The source has the name of the record's file without `.dinac`. If no such file exists (the
+    record was an input by itself, or was renamed), the name in the record's header is tried.
     """
     places = [os.path.join(folder, *name.split("/")) for name in _list_names(entry, header)]
     if not places:
@@ -284,7 +284,7 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
 
 
 def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:
-    """Yields relative names of the source; none for an anonymous record in a stream."""
+    """Yields possible relative names of the source; none for an anonymous record of a stream."""
     if entry.path is not None and entry.name.lower().endswith(LATENT_SUFFIX):
         yield entry.name[: -len(LATENT_SUFFIX)]
     elif header.name:

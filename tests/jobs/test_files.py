@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class TestEncode:
             model=TINY,
             precision="q6",
             resize=24,
-            crop="24x16",
+            crop=(24, 16),
             flip=True,
             background="#010203",
             features=True,
@@ -256,7 +257,11 @@ class TestErrorsOfTheRequest:
             (lambda: verify_files("-"), UsageError, "-: standard input and output"),
             (lambda: encode_files("1", "out", workers=0), UsageError, "--workers 0"),
             (lambda: encode_files("1", "out", precision="q9"), UsageError, "--precision q9"),
-            (lambda: encode_files("1", "out", crop="x"), UsageError, "--crop x"),
+            (lambda: encode_files("1", "out", resize=0), UsageError, "--resize 0: expected 1 to"),
+            (lambda: encode_files("1", "out", crop=(8, 0)), UsageError, "--crop 0: expected 1 to"),
+            (lambda: encode_files("1", "out", device="gpu"), UsageError, "--device gpu: choose"),
+            (lambda: decode_files("1", "out", dtype="f16"), UsageError, "--dtype f16: choose"),
+            (lambda: verify_files("1", device="cuda:x"), UsageError, "--device cuda:x: choose"),
             (lambda: encode_files("1", "out", background="x"), UsageError, "--background x"),
             (lambda: encode_files("1", "out", features=True), UsageError, "no class head"),
             (lambda: decode_files("1", "out", steps=0), UsageError, "num_steps is 0"),
@@ -265,6 +270,9 @@ class TestErrorsOfTheRequest:
             (lambda: verify_files("1", reencode=5), UsageError, "--reencode reads"),
             (lambda: verify_files("1", reencode=0, source="1"), UsageError, "--reencode 0"),
             (lambda: verify_files("1", max_delta=1), UsageError, "--max-delta goes with"),
+            (lambda: verify_files("1", max_delta=-1), UsageError, "--max-delta -1: expected a"),
+            (lambda: verify_files("1", max_delta=inf), UsageError, "--max-delta inf: expected a"),
+            (lambda: verify_files("1", max_delta=nan), UsageError, "--max-delta nan: expected a"),
             (lambda: encode_files("1", "out", model="empty"), ModelError, "empty"),
             (lambda: decode_files("1", "out", model="empty"), ModelError, "empty"),
             (lambda: verify_files("1", model="empty"), ModelError, "empty"),

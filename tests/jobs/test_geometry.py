@@ -17,7 +17,6 @@ from dinac_cli.container.zstd import compress_content, decompress_content
 from dinac_cli.errors import OutputError
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.jobs.encode import EncodeJob, EncodeOptions, encode_inputs
-from dinac_cli.jobs.entries import RecordEntry
 from dinac_cli.jobs.freshness import State, WantedLatents, check_latents
 from dinac_cli.jobs.model_choice import FixedModel
 from dinac_cli.jobs.plan import Fate, Plan, PlannedFile, plan_files
@@ -123,7 +122,7 @@ def test_the_memory_of_a_large_image_is_freed_once_it_is_scaled(
     assert held == [size + 3 * (300 * 400 + 24 * 32), size + 3 * 24 * 32]
     assert work.held_bytes == held[-1]
     assert work.image.pixels.base is None
-    assert work.group == (32, 32)
+    assert work.group == (encoder, 32, 32)
 
 
 def want(encoder: ModelHandle, geometry: Geometry) -> WantedLatents:
@@ -258,7 +257,7 @@ class TestVerify:
         record = unpack(path)
         path.write_bytes(pack_record(record.header, record.latents))
         assert reasons(self.verify(out))["a.png.dinac"] == (
-            "should hold the latents of the mirrored image too, and does not; re-encode it"
+            "lacks the latents of the mirrored image that its header promises; re-encode it"
         )
 
     def test_an_unknown_geometry_cannot_be_re_encoded(
@@ -285,5 +284,5 @@ class TestVerify:
         reencoding = Reencoding(100, FixedModel(encoder))
         job = VerifyJob(VerifyOptions(source=str(photos), reencoding=reencoding))
         held: list[int] = []
-        job.read(Candidate(RecordEntry("a", "a.png.dinac", str(path)), True), held.append)
+        job.read(Candidate("a", "a.png.dinac", str(path), is_sampled=True), held.append)
         assert max(held) > 3 * 200 * 300 > held[-1]

@@ -21,10 +21,9 @@ from dinac_cli.jobs.freshness import WantedLatents, is_latent_file
 from dinac_cli.jobs.model_choice import (
     ModelChoice,
     ModelFinder,
-    choose_class_heads,
-    choose_decoders,
     choose_encoder,
     choose_encoders,
+    choose_models,
     refuse_mixed_latents,
 )
 from dinac_cli.jobs.request import keep_quiet
@@ -68,7 +67,7 @@ def make_choice(model: str = "auto", revision: str | None = None) -> ModelChoice
 
 
 def find_decoders(model: str = "auto", revision: str | None = None) -> ModelFinder:
-    return choose_decoders(make_choice(model, revision), keep_quiet)
+    return choose_models("decoder", make_choice(model, revision), keep_quiet)
 
 
 def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -295,17 +294,17 @@ class TestEncodersOfRecords:
 class TestClassHeads:
     def test_a_named_model_without_a_class_head_is_refused_at_once(self) -> None:
         with pytest.raises(ModelError, match="nano has no class head"):
-            choose_class_heads(make_choice("nano"), keep_quiet)
+            choose_models("class_head", make_choice("nano"), keep_quiet)
 
     def test_a_records_model_without_a_class_head_is_refused_for_that_record(
         self, nano: ModelHandle
     ) -> None:
-        models = choose_class_heads(make_choice(), keep_quiet)
+        models = choose_models("class_head", make_choice(), keep_quiet)
         with pytest.raises(ModelError, match="nano has no class head"):
             models.find(read_header(make_record(nano)))
 
     def test_a_model_with_a_class_head_is_found_once(self, tiny: ModelHandle) -> None:
-        models = choose_class_heads(make_choice(str(TINY)), keep_quiet)
+        models = choose_models("class_head", make_choice(str(TINY)), keep_quiet)
         found = models.find(read_header(make_record(tiny)))
         assert (found.label, found.part) == ("tiny", "class_head")
         assert models.find(read_header(make_record(tiny))) is found

@@ -12,7 +12,6 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.jobs.psnr import MeasureOptions, measure_pairs
-from dinac_cli.jobs.request import IMAGES
 from dinac_cli.jobs.results import FileResult, Status
 
 from .hand_made import draw, run_control, write_images
@@ -21,9 +20,7 @@ HINT = "if encode was given --resize, --max-side or --crop, give the same here"
 
 
 def measure(first: Path, second: Path, options: MeasureOptions | None = None) -> list[FileResult]:
-    return list(
-        measure_pairs(str(first), str(second), IMAGES, options or MeasureOptions(), run_control())
-    )
+    return list(measure_pairs(str(first), str(second), options or MeasureOptions(), run_control()))
 
 
 def outcomes(results: list[FileResult]) -> list[tuple[str, Status, str | None]]:
@@ -196,7 +193,7 @@ def test_a_stop_request_takes_no_more_pairs(folders: tuple[Path, Path]) -> None:
     for side in folders:
         write_images(side, *(f"{number}.png" for number in range(20)))
     control = run_control(workers=1)
-    results = measure_pairs(str(folders[0]), str(folders[1]), IMAGES, MeasureOptions(), control)
+    results = measure_pairs(str(folders[0]), str(folders[1]), MeasureOptions(), control)
     next(results)
     control.stop.set()
     assert len(list(results)) < 4

@@ -12,7 +12,6 @@ from dinac_cli.jobs.executor import budget
 from dinac_cli.jobs.export import export_inputs
 from dinac_cli.jobs.info import Catalogue, catalogue_inputs
 from dinac_cli.jobs.psnr import MeasureOptions, measure_pairs
-from dinac_cli.jobs.request import IMAGES
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.report.page import Page
 from dinac_cli.report.report import ReportRequest, gather_images
@@ -77,6 +76,6 @@ def test_a_pair_reserves_the_memory_of_both_images(
 def compare(command: str, folders: list[str]) -> Generator[FileResult, None, None]:
     control = run_control(workers=4)
     if command == "psnr":
-        return measure_pairs(folders[0], folders[1], IMAGES, MeasureOptions(), control)
+        return measure_pairs(folders[0], folders[1], MeasureOptions(), control)
     request = ReportRequest(originals=folders[0], reconstructions=(folders[1],), out="page.html")
     return gather_images(request, Page("title", ["decoded"]), control)

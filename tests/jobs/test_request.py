@@ -272,7 +272,7 @@ class TestInputRequest:
 
 @pytest.mark.parametrize("out", ["x.safetensors", "x.PNG", "x.dinac"])
 def test_a_run_that_needs_a_folder_refuses_a_file_name(folder: Path, out: str) -> None:
-    with pytest.raises(UsageError, match="is named like a file, and is a folder here"):
+    with pytest.raises(UsageError, match="is named like a file, but must be a folder here"):
         refuse_file_name(out)
     refuse_file_name(f"{out}/")
     (folder / out).mkdir()

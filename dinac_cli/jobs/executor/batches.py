@@ -1,4 +1,4 @@
-"""Groups works into the fixed micro-batches that the device computes."""
+"""Groups works into the micro-batches that the device computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_OPEN_BUCKETS = 16
 
 @dataclass
 class Bucket(Generic[T]):
-    """Items of one group that wait for their micro-batch to fill."""
+    """Items of one group, until there are enough for a micro-batch."""
 
     items: list[T] = field(default_factory=list)
     size_bytes: int = 0
@@ -24,8 +24,8 @@ class Batcher(Generic[G, T]):
     """Collects items by group (a model and a padded size) and releases full batches.
 
     `capacity(group)` depends on the group alone, so an image's result never depends on the other
-    images of a run. The number of open buckets and their bytes are bounded: beyond either bound the
-    bucket that was opened first is released.
+    images of a run. If more than `MAX_OPEN_BUCKETS` are open, or if they hold more than
+    `limit_bytes`, the bucket that was opened first is released.
     """
 
     def __init__(self, capacity: Callable[[G], int], limit_bytes: int) -> None:
@@ -34,7 +34,7 @@ class Batcher(Generic[G, T]):
         self._buckets: dict[G, Bucket[T]] = {}
 
     def add(self, item: T, group: G, size_bytes: int) -> Iterator[list[T]]:
-        """Puts `item` into the bucket of its `group` and yields the batches to compute now."""
+        """Adds `item` to its group's bucket and yields the batches to compute now."""
         bucket = self._buckets.setdefault(group, Bucket())
         bucket.items.append(item)
         bucket.size_bytes += size_bytes

@@ -1,4 +1,4 @@
-"""Reading ahead in threads, in order, within a budget of memory."""
+"""Reads ahead in threads, in order, within a budget of memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ByteBudget:
     """Bounds the bytes that readers occupy, without ever blocking the oldest reader.
 
     Work is numbered in order. A share is granted if the total stays within `limit`. The oldest
-    number in flight is granted any size at once, so the line always moves, and the total exceeds
+    work in flight gets any size at once, so reading never stops for ever, and the total exceeds
     the limit by one share at most.
     """
 
@@ -44,7 +44,7 @@ class ByteBudget:
             self._changed.notify_all()
 
     def take(self, number: int, size: int) -> None:
-        """Waits until work `number` may occupy `size` bytes in all."""
+        """Waits until work `number` may occupy `size` bytes in total."""
         with self._changed:
             more = size - self._held.get(number, 0)
             self._changed.wait_for(
@@ -60,7 +60,7 @@ class ByteBudget:
             self._changed.notify_all()
 
     def give_back(self, number: int) -> None:
-        """Frees the share of work `number`, which has left the reading stage."""
+        """Frees the share of work `number`, which has been read."""
         with self._changed:
             self._total -= self._held.pop(number, 0)
             self._oldest = max(self._oldest, number + 1)
@@ -85,8 +85,7 @@ def start_ahead(
             yield pending[0]
             pending.popleft()
     finally:
-        # Last to first: started work may wait for earlier work, which must not be cancelled
-        # before it.
+        # Cancelled last to first, because started work may wait for earlier work.
         for future in reversed(pending):
             future.cancel()
 
@@ -96,13 +95,10 @@ def map_bounded(
 ) -> Generator[R, None, None]:
     """Yields `work(entry, hold)` for each entry, in order, computed in `control.workers` threads.
 
-    `hold(size_bytes)` waits until the readers together stay within READ_BYTES. A share is free
-    again once its result was taken. Ends early if a stop is requested.
+    `hold(size_bytes)` waits until the readers together stay within READ_BYTES. A share is freed
+    when its result is taken. Ends early if a stop is requested.
     """
-    with (
-        ThreadPoolExecutor(control.workers, "read") as pool,
-        ByteBudget(READ_BYTES) as budget,
-    ):
+    with ThreadPoolExecutor(control.workers, "read") as pool, ByteBudget(READ_BYTES) as budget:
 
         def read(numbered: tuple[int, T]) -> tuple[int, R]:
             number, entry = numbered

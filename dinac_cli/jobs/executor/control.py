@@ -1,7 +1,8 @@
-"""What the caller of a running job holds: the stop request, the clock and the limits."""
+"""The limits of a running job, its stop request and its clock, all held by the caller."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,11 +27,8 @@ class StopRequest:
 
 
 def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
-    """Yields `items` until a stop is requested."""
-    for item in items:
-        if stop:
-            return
-        yield item
+    """Returns an iterator of `items` that ends when a stop is requested."""
+    return itertools.takewhile(lambda _: not stop, items)
 
 
 @dataclass

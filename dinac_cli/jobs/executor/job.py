@@ -1,4 +1,4 @@
-"""What a job is: how one entry is read, computed and written. How jobs run is not its business."""
+"""What a job is: how one entry is read, computed and written. Knows nothing of threads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Entry(Protocol):
 
     @property
     def label(self) -> str:
-        """The input as messages name it."""
+        """The input's name in messages."""
 
     @property
     def name(self) -> str:
-        """The input's name, relative to the folder that it was found in."""
+        """The input's name, relative to its input folder."""
 
 
 E = TypeVar("E", bound=Entry)
@@ -43,8 +43,8 @@ class Computing(Protocol[C]):
 class Work:
     """One input that was read and is ready for the model.
 
-    `label` and `name` are those of its entry. A batch holds works of one `group` (model and padded
-    size). `held_bytes` is the memory that the work occupies.
+    `label` and `name` are those of its entry. A batch holds works of one `group`: model handle,
+    padded height, padded width. `held_bytes` is the memory that the work occupies.
     """
 
     label: str
@@ -65,15 +65,17 @@ class Made:
 
 
 class Job(ABC, Generic[E, W, R]):
-    """The work on each entry. `read` and `finish` run in threads, `submit` in the caller."""
+    """The work on each entry. `read` and `finish` run in threads, the caller runs `submit`."""
 
     @abstractmethod
     def read(self, entry: E, hold: Callable[[int], None]) -> W | FileResult:
-        """Reads one input. `hold(size_bytes)` waits until that much memory may be occupied."""
+        """Reads one input. `hold(size_bytes)` waits until this much memory may be used."""
 
-    @abstractmethod
     def batch_size(self, group: Hashable) -> int:
         """Returns how many works of a group the model takes at once."""
+        assert isinstance(group, tuple)
+        model, height, width = group
+        return int(model.engine.batch_size(height, width))
 
     @abstractmethod
     def submit(self, batch: list[W]) -> Computing[R]:
