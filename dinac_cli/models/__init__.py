@@ -1,4 +1,1 @@
-"""Models: how `--model` resolves, identities, devices, and the DINAC-AE network.
-
-This module imports nothing, so the torch-free modules stay cheap to import.
-"""
+"""Models: choice, identity, device and network. Imports nothing, so that it starts fast."""

@@ -12,10 +12,10 @@ _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Returns the device of "auto", "cuda", "cuda:N", "mps" or "cpu".
+    """Returns the device that "auto", "cuda", "cuda:N", "mps" or "cpu" names.
 
-    "auto" selects CUDA, else MPS, else the CPU; otherwise there is no fallback. Raises DeviceError
-    if the device is not available, UsageError if the name is unknown.
+    "auto" selects CUDA, else MPS, else the CPU. No other name falls back to another device. Raises
+    DeviceError if the device is not available, UsageError if the name is unknown.
     """
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
         raise UsageError(f"device {name!r} is unknown; use auto, cuda, cuda:N, mps or cpu")
@@ -28,7 +28,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Returns the compute type of "bf16", "f32" or "auto" on a device.
+    """Returns the compute type that "bf16", "f32" or "auto" names on a device.
 
     "auto" selects bfloat16 if the hardware supports it natively: on CUDA, and on CPUs with AMX or
     AVX512-BF16. Raises UsageError for any other name.
@@ -49,6 +49,6 @@ def _list_devices() -> list[str]:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # Private, but the only probes that also request the kernel's permission to use AMX tiles.
+    # These private probes are the only ones that also ask the kernel for permission to use AMX.
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.source import locate_checkpoint
 from dinac_cli.models.dinac.tensor_file import TensorTable, keeps_float32, read_tensor_table
 from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER
@@ -18,9 +17,7 @@ _PARTS = {"encoder": ENCODER, "decoder": DECODER, "dino_token_alignment_head": C
 _STORED = {"F32": "float32", "BF16": "bfloat16"}
 
 # A model card starts with YAML between two lines of dashes. Only its licence is read: one key with
-# one line of text, so no YAML parser is needed.
-_CARD_NAME = "README.md"
-_CARD_BYTES = 1 << 16
+# one line of text, which needs no YAML parser.
 _CARD_LICENCE = re.compile(r"\A---\n(?:(?!---).*\n)*?license:[ \t]*[\"']?([\w.+-]{1,64})")
 _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 
@@ -29,9 +26,9 @@ _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 class ModelSummary:
     """One checkpoint.
 
-    `size_bytes` is the size of the weights file, `parameters` the count for each part, `stored`
-    the storage types of the tensors, `float32_parameters` the number that stays float32 in a
-    bfloat16 network, `licence` the licence in the model card, "" if there is none.
+    `size_bytes` is the size of the weights file. `parameters` counts the parameters of each part;
+    `float32_parameters` of them stay float32 in a bfloat16 network. `stored` lists the storage
+    types of the tensors. `licence` is the one in the model card, "" if there is none.
     """
 
     label: str
@@ -49,7 +46,7 @@ class ModelSummary:
 
     @property
     def parameter_count(self) -> int:
-        """Number of parameters of all parts."""
+        """The number of parameters of all parts."""
         return sum(self.parameters.values())
 
 
@@ -58,14 +55,17 @@ def summarise_model(model: ResolvedModel) -> ModelSummary:
     files = locate_checkpoint(model.path)
     config, identity = model.read_config(), model.identify()
     table = read_tensor_table(files.weights)
+    kinds = sorted({entry.dtype for entry in table.entries.values()})
     return ModelSummary(
         label=model.label,
         revision=model.revision,
         path=model.path,
-        size_bytes=_measure(files.weights),
+        size_bytes=table.size_bytes,
         parameters=count_parameters(table),
-        stored=_name_storage(table),
-        float32_parameters=_count_float32(table),
+        stored=", ".join(_STORED.get(kind, kind) for kind in kinds),
+        float32_parameters=sum(
+            count for name, count in _list_parameters(table) if keeps_float32(name)
+        ),
         patch=config.patch_size,
         channels=config.bottleneck_dim,
         latent_space=identity.latent_space,
@@ -75,11 +75,10 @@ def summarise_model(model: ResolvedModel) -> ModelSummary:
 
 
 def count_parameters(table: TensorTable) -> dict[str, int]:
-    """Counts the parameters of encoder, decoder and class head; aliases once, buffers never."""
+    """Counts the parameters of encoder, decoder and class head."""
     counts: Counter[str] = Counter()
-    for name, shape in table.canonical_shapes.items():
-        if not _BUFFERS.fullmatch(name):
-            counts[_PARTS.get(name.partition(".")[0], ENCODER)] += math.prod(shape)
+    for name, count in _list_parameters(table):
+        counts[_PARTS.get(name.partition(".")[0], ENCODER)] += count
     return dict(counts)
 
 
@@ -87,29 +86,15 @@ def read_licence(path: Path) -> str:
     """Returns the licence in the model card beside a checkpoint, "" if there is none."""
     folder = path if path.is_dir() else path.parent
     try:
-        with (folder / _CARD_NAME).open("rb") as file:
-            card = file.read(_CARD_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
+        with (folder / "README.md").open("rb") as file:
+            card = file.read(1 << 16).decode("utf-8", "replace").replace("\r\n", "\n")
     except OSError:
         return ""
     match = _CARD_LICENCE.match(card)
     return match[1] if match else ""
 
 
-def _name_storage(table: TensorTable) -> str:
-    kinds = sorted({entry.dtype for entry in table.entries.values()})
-    return ", ".join(_STORED.get(kind, kind) for kind in kinds)
-
-
-def _count_float32(table: TensorTable) -> int:
-    return sum(
-        math.prod(shape)
-        for name, shape in table.canonical_shapes.items()
-        if keeps_float32(name) and not _BUFFERS.fullmatch(name)
-    )
-
-
-def _measure(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as exc:
-        raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+def _list_parameters(table: TensorTable) -> list[tuple[str, int]]:
+    """Returns the name and size of each parameter, without aliases and buffers."""
+    shapes = table.canonical_shapes.items()
+    return [(name, math.prod(shape)) for name, shape in shapes if not _BUFFERS.fullmatch(name)]

@@ -1,4 +1,4 @@
-"""The identity of a network: two short hashes, the same for a checkpoint and its bfloat16 copy."""
+"""Identities of networks: two short hashes, equal for a checkpoint and its bfloat16 copy."""
 
 from __future__ import annotations
 
@@ -33,19 +33,16 @@ IDENTITY_DIGITS = 16
 
 _CHUNK_BYTES = 4 << 20
 _LATENT_SPACE_TENSORS = re.compile(r"encoder\..*|latent_norm_running_(mean|var)")
-_LATENT_SPACE_CONSTANTS = ("latent_running_stats_eps",)
 _CONSTANTS = ("latent_running_stats_eps", "logsnr_max", "logsnr_min", "pixel_noise_std")
 
+_CACHE_NAME = "identities.json"
 _CACHE_VERSION = 1
 _CACHE_ENTRIES = 64
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Two hashes of 16 hexadecimal digits.
-
-    `latent_space` identifies the meaning of the encoder's latents, `weights` the whole network.
-    """
+    """Two hashes: `latent_space` identifies the encoder's latents, `weights` the whole network."""
 
     latent_space: str
     weights: str
@@ -54,9 +51,9 @@ class ModelIdentity:
 def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
     """Hashes the tensors of a safetensors file and the constants of its configuration.
 
-    Each hash is the beginning of a SHA-256 over the tensors, sorted by canonical name, then the
-    constants. A tensor is a line of JSON with name, type and shape, then its little-endian bytes,
-    both after the cast to the bfloat16 form of the network. A constant is a line of JSON. Raises
+    Each hash is the beginning of a SHA-256. It covers the tensors, sorted by canonical name, then
+    the constants. A tensor is hashed as a bfloat16 network keeps it: a line of JSON with its name,
+    type and shape, then its little-endian bytes. A constant is hashed as a line of JSON. Raises
     ModelError if the file is not a checkpoint.
     """
     table = read_tensor_table(path)
@@ -64,36 +61,29 @@ def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
     check_aliases(table, tensors)
     latent_space, weights = hashlib.sha256(), hashlib.sha256()
     for name, entry in tensors.items():
-        hashes = [weights]
-        if _LATENT_SPACE_TENSORS.fullmatch(name):
-            hashes.append(latent_space)
         for data in _canonical_bytes(path, name, entry):
-            for digest in hashes:
-                digest.update(data)
-    latent_space.update(_constant_lines(config, _LATENT_SPACE_CONSTANTS))
-    weights.update(_constant_lines(config, _CONSTANTS))
-    return ModelIdentity(
-        latent_space.hexdigest()[:IDENTITY_DIGITS], weights.hexdigest()[:IDENTITY_DIGITS]
-    )
+            weights.update(data)
+            if _LATENT_SPACE_TENSORS.fullmatch(name):
+                latent_space.update(data)
+    for name in _CONSTANTS:
+        line = f"{json.dumps([name, getattr(config, name)])}\n".encode()
+        weights.update(line)
+        if name == "latent_running_stats_eps":
+            latent_space.update(line)
+    return ModelIdentity(*(sha.hexdigest()[:IDENTITY_DIGITS] for sha in (latent_space, weights)))
 
 
 def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
-    """Returns `compute_identity`, cached by the file's path, size and modification time.
+    """Returns `compute_identity`, cached by path, size, modification time and constants.
 
-    If the cache cannot be read or written, the file is hashed again.
+    If the cache cannot be read or written, the file is hashed each time.
     """
     try:
         status = path.stat()
     except OSError as exc:
         raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    key = json.dumps(
-        [
-            os.path.abspath(path),
-            status.st_size,
-            status.st_mtime_ns,
-            [getattr(config, name) for name in _CONSTANTS],
-        ]
-    )
+    constants = [getattr(config, name) for name in _CONSTANTS]
+    key = json.dumps([os.path.abspath(path), status.st_size, status.st_mtime_ns, constants])
     cached = _read_cache()
     if key in cached:
         return cached[key]
@@ -104,18 +94,17 @@ def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
 
 
 def cache_folder() -> Path:
-    """Returns dinac's cache folder: $DINAC_CACHE, or `dinac` in the user's cache."""
-    own = os.environ.get("DINAC_CACHE")
-    if own:
+    """Returns dinac's cache folder: $DINAC_CACHE, or `dinac` in the user's cache folder."""
+    if own := os.environ.get("DINAC_CACHE"):
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path("~/.cache").expanduser()) / "dinac"
 
 
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Returns the bits of float32 values rounded to bfloat16, half to even; NaN stays NaN."""
+    """Rounds float32 values to bfloat16, half to even, and returns their bits; NaN stays NaN."""
     bits = values.view(np.uint32)
-    # The sum wraps around only for a NaN, which the last line replaces.
+    # The sum can overflow only for a NaN, which the last line replaces.
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
 
@@ -136,24 +125,16 @@ def _canonical_bytes(path: Path, name: str, entry: TensorEntry) -> Iterator[byte
 def _cast(data: npt.NDArray[np.uint8], stored: str, wanted: str) -> bytes:
     if stored == wanted:
         return data.tobytes()
-    # A tensor may start at any byte offset, so the chunk is copied to aligned memory first.
+    # A tensor may start at any byte of the file, so the chunk is first copied to aligned memory.
     if wanted == "BF16":
         values = np.frombuffer(data.tobytes(), "<f4").astype(np.float32, copy=False)
         return round_to_bfloat16(values).astype("<u2").tobytes()
     return (np.frombuffer(data.tobytes(), "<u2").astype("<u4") << 16).tobytes()
 
 
-def _constant_lines(config: DinacAEConfig, names: tuple[str, ...]) -> bytes:
-    return "".join(f"{json.dumps([name, getattr(config, name)])}\n" for name in names).encode()
-
-
-def _cache_path() -> Path:
-    return cache_folder() / "identities.json"
-
-
 def _read_cache() -> dict[str, ModelIdentity]:
     try:
-        document = json.loads(_cache_path().read_text("utf-8"))
+        document = json.loads((cache_folder() / _CACHE_NAME).read_text("utf-8"))
         if document["version"] != _CACHE_VERSION:
             return {}
         return {key: _parse_identity(value) for key, value in document["identities"].items()}
@@ -174,14 +155,14 @@ def _write_cache(identities: dict[str, ModelIdentity]) -> None:
         "version": _CACHE_VERSION,
         "identities": {key: asdict(identity) for key, identity in identities.items()},
     }
-    path = _cache_path()
+    folder = cache_folder()
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".identities-", dir=path.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".identities-", dir=folder)
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
                 json.dump(document, file, indent=1)
-            os.replace(name, path)
+            os.replace(name, folder / _CACHE_NAME)
         except OSError:
             os.unlink(name)
             raise

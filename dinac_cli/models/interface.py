@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from dinac_cli.errors import UsageError
 
@@ -18,10 +19,10 @@ SCHEDULES = ("linear", "cosine")
 class DinacAEInferenceConfig:
     """How latents are decoded.
 
-    `num_steps` counts decoder evaluations (NFE; path-drop guidance doubles them). `sampler` is
-    "ddim" or "dpmpp_2m" (also spelled "dpmpp-2m"), `schedule` is "linear" or "cosine". `strength`
-    in (0, 1] scales the times. If `seed` is None, every image gets fresh noise. Raises UsageError
-    if a field is out of range.
+    `num_steps` is the number of decoder evaluations (NFE); path-drop guidance (`pdg`) doubles it.
+    `sampler` is "ddim" or "dpmpp_2m", which may also be spelled "dpmpp-2m". `schedule` is "linear"
+    or "cosine". `strength` in (0, 1] scales the times. If `seed` is None, every image gets fresh
+    noise. Raises UsageError if a field is out of range.
     """
 
     num_steps: int = 1
@@ -54,7 +55,7 @@ class DinacAEInferenceConfig:
             raise UsageError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """True for an integer that is not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -63,4 +64,4 @@ def is_finite(value: object) -> bool:
     """True for a finite float, or an integer that a float holds exactly."""
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return is_int(value) and abs(value) < 2**53

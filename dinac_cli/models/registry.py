@@ -1,15 +1,17 @@
 """Resolves `--model` to files on disk: the embedded model, aliases, Hub repositories, local paths.
 
-Free of torch. The Hub's client is imported only if a Hub model is asked for. A record never causes
-a download: it is matched against the models that are already local.
+Free of torch. The Hub's client is imported only if a Hub model is requested. A record never causes
+a download: it is matched only against the models that are already local.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,25 +27,21 @@ from dinac_cli.models.dinac.source import (
 from dinac_cli.models.identity import ModelIdentity, read_identity
 
 NANO = "nano"
-_INSTEAD = f"use --model {NANO} (embedded)"
 NANO_REVISION = "4"
 AUTO = "auto"
-HUB_ALIASES = {
-    "d2": "data-archetype/dinac_ae_d2",
-    "dinac-ae": "data-archetype/dinac_ae",
-}
+HUB_ALIASES = {"d2": "data-archetype/dinac_ae_d2", "dinac-ae": "data-archetype/dinac_ae"}
 
 _NANO_FOLDER = Path(__file__).parent.parent / "weights" / NANO
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_WANTED_FILES = [CONFIG_NAME, "*.safetensors", "README.md"]
+_INSTEAD = f"use --model {NANO} (embedded)"
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
     """A checkpoint on disk.
 
-    `path` is a folder or a .safetensors file. `label` is the model's name in records and messages.
-    `revision` is the Hub commit or the embedded model's number, "" for a local path.
+    `path` is a folder or a .safetensors file. `label` names the model in records and messages.
+    `revision` is the Hub commit, the number of the embedded model, or "" for a local path.
     """
 
     path: Path
@@ -52,7 +50,7 @@ class ResolvedModel:
 
     @property
     def is_public(self) -> bool:
-        """True if every dinac knows the label, so that it reveals nothing about the user."""
+        """True if the label names a published model, so that it reveals nothing about the user."""
         return bool(self.revision) and self.label in (NANO, *HUB_ALIASES.values())
 
     def read_config(self) -> DinacAEConfig:
@@ -60,11 +58,11 @@ class ResolvedModel:
         return read_config(locate_checkpoint(self.path))
 
     def read_settings(self) -> Mapping[str, object]:
-        """Returns all of `config.json`, or {} if there is none. Raises ModelError."""
+        """Returns the content of `config.json`, or {} if there is none. Raises ModelError."""
         return read_settings(locate_checkpoint(self.path))
 
     def identify(self) -> ModelIdentity:
-        """Returns the identities, cached by path, size and modification time. Raises ModelError."""
+        """Returns the network's identities; see `read_identity`. Raises ModelError."""
         files = locate_checkpoint(self.path)
         return read_identity(files.weights, read_config(files))
 
@@ -78,35 +76,30 @@ def resolve_model(
     """Finds the model that `source` names: an alias, folder, .safetensors file or Hub repository.
 
     If a Hub model is not cached, calls `announce` with a message and downloads it. Raises
-    ModelError with a remedy if the download fails, UsageError if `source` is none of the above.
+    ModelError if the download fails, UsageError if `source` names no model.
     """
     if source == NANO:
         _refuse_revision(source, revision, NANO_REVISION)
         return ResolvedModel(_NANO_FOLDER, NANO, NANO_REVISION)
-    if source not in HUB_ALIASES and os.path.exists(os.path.expanduser(source)):
+    if _is_path(source):
         _refuse_revision(source, revision, "")
         path = Path(os.path.expanduser(source))
         return ResolvedModel(path, path.resolve().name)
     repository = HUB_ALIASES.get(source, source)
-    # A missing .safetensors file is a typo: do not ask the Hub about it.
+    # A .safetensors file that does not exist is a typo: do not ask the Hub about it.
     if not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
         known = ", ".join([NANO, *HUB_ALIASES])
         raise UsageError(
             f"--model {source}: no such file or folder, and neither an alias ({known}) "
             "nor a Hub repository (owner/name)"
         )
-    cached = find_cached(repository, revision)
-    return cached or _download(repository, revision, announce)
+    return find_cached(repository, revision) or _download(repository, revision, announce)
 
 
 def find_local(source: str, revision: str | None = None) -> ResolvedModel:
-    """Resolves like `resolve_model`, but never downloads.
-
-    Raises ModelError, with the command to fetch it, if a Hub model is not cached.
-    """
+    """Finds a model like `resolve_model`; raises ModelError instead of downloading."""
     repository = HUB_ALIASES.get(source, source)
-    is_path = source not in HUB_ALIASES and os.path.exists(os.path.expanduser(source))
-    if source == NANO or is_path or not _REPOSITORY.fullmatch(repository):
+    if source == NANO or _is_path(source) or not _REPOSITORY.fullmatch(repository):
         return resolve_model(source, revision)
     cached = find_cached(repository, revision)
     if cached is None:
@@ -118,7 +111,7 @@ def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
     """Downloads the files of a Hub model that are not cached; resumes an interrupted download.
 
     If HF_HUB_OFFLINE is set, uses the cached files. Raises ModelError if the download fails,
-    UsageError if `source` does not name a Hub repository.
+    UsageError if `source` is not a Hub model.
     """
     if source == NANO:
         raise UsageError(f"model {NANO} is embedded: nothing to download")
@@ -132,9 +125,9 @@ def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
 
 
 def choose_default(device: str) -> str:
-    """Returns the model for `--model auto` without latents: `nano` on a CPU, `d2` on CUDA and MPS.
+    """Returns the model of `--model auto` for images: `nano` on a CPU, `d2` on CUDA and MPS.
 
-    `device` is the `--device` option. Torch is imported only if there may be a GPU.
+    `device` is the option `--device`. Torch is imported only if there may be a GPU.
     """
     if device == "cpu" or (device == "auto" and not _may_have_gpu()):
         return NANO
@@ -145,40 +138,41 @@ def choose_default(device: str) -> str:
 
 def find_model(latent_space: str) -> ResolvedModel | None:
     """Returns the embedded or cached model with this latent space, or None."""
-    for candidate in _list_local():
-        try:
-            if candidate.identify().latent_space == latent_space:
+    cached = map(find_cached, HUB_ALIASES.values())
+    for candidate in itertools.chain([resolve_model(NANO)], cached):
+        with suppress(ModelError):  # skip a damaged cache entry
+            if candidate is not None and candidate.identify().latent_space == latent_space:
                 return candidate
-        except ModelError:  # skip a damaged cache entry
-            continue
     return None
 
 
 def find_cached(repository: str, revision: str | None = None) -> ResolvedModel | None:
     """Returns a repository's checkpoint from the Hub's cache, or None if absent or incomplete."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     try:
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=_WANTED_FILES,
-                local_files_only=True,
-            )
-        )
-    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
+        model = _fetch(repository, revision, only_cached=True)
+    except (OSError, ValueError):  # the client's own errors derive from these
         return None
-    return ResolvedModel(folder, repository, folder.name) if _is_complete(folder) else None
+    return model if _is_complete(model.path) else None
+
+
+def _fetch(repository: str, revision: str | None, *, only_cached: bool) -> ResolvedModel:
+    """Calls the Hub's client, which may return the folder of an interrupted download."""
+    from huggingface_hub import snapshot_download
+
+    wanted = [CONFIG_NAME, "*.safetensors", "README.md"]
+    folder = Path(
+        snapshot_download(
+            repository, revision=revision, allow_patterns=wanted, local_files_only=only_cached
+        )
+    )
+    return ResolvedModel(folder, repository, folder.name)
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a snapshot in the Hub's cache has weights and configuration.
+    """Whether a snapshot in the Hub's cache has its configuration and its weights.
 
-    The client may return the folder of an interrupted download. Without their configuration,
-    weights would be read with the released constants, which may be wrong. While a blob beside the
-    snapshots is incomplete, another weights file would be taken for the missing one.
+    Without a configuration, the network would get the released constants, which may be wrong. A
+    weights file of another name does not count while a download is unfinished.
     """
     if not (folder / CONFIG_NAME).is_file():
         return False
@@ -188,37 +182,27 @@ def _is_complete(folder: Path) -> bool:
     return has_other_weights and not any(folder.parent.parent.glob("blobs/*.incomplete"))
 
 
-def _list_local() -> Iterator[ResolvedModel]:
-    yield ResolvedModel(_NANO_FOLDER, NANO, NANO_REVISION)
-    for repository in HUB_ALIASES.values():
-        cached = find_cached(repository)
-        if cached is not None:
-            yield cached
-
-
 def _download(
     repository: str, revision: str | None, announce: Callable[[str], None] | None
 ) -> ResolvedModel:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
     at = f"{repository} (revision {revision or 'main'})"
     if announce is not None and not constants.HF_HUB_OFFLINE:
         announce(f"downloading {at} into {constants.HF_HUB_CACHE}")
     try:
-        folder = Path(
-            snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES)
-        )
+        model = _fetch(repository, revision, only_cached=False)
     except Exception as exc:  # the client's transport errors have no common base class
         raise ModelError(
             f"model {at} is not cached in {constants.HF_HUB_CACHE} and cannot be downloaded: "
             f"{_explain_hub_error(exc)}"
         ) from exc
-    if not _is_complete(folder):
+    if not _is_complete(model.path):
         raise ModelError(
-            f"model {at} has no config.json or no .safetensors file in {folder}; if its download "
-            "was interrupted, go online and retry; otherwise name a DINAC-AE repository"
+            f"model {at} has no config.json or no .safetensors file in {model.path}; if its "
+            "download was interrupted, go online and retry; otherwise name a DINAC-AE repository"
         )
-    return ResolvedModel(folder, repository, folder.name)
+    return model
 
 
 def _explain_hub_error(exc: Exception) -> str:
@@ -239,13 +223,16 @@ def _explain_hub_error(exc: Exception) -> str:
     return f"the download failed ({detail}); try again, or {_INSTEAD}"
 
 
+def _is_path(source: str) -> bool:
+    return source not in HUB_ALIASES and os.path.exists(os.path.expanduser(source))
+
+
 def _refuse_revision(source: str, revision: str | None, own: str) -> None:
     if revision is not None and revision != own:
         raise UsageError(f"--revision {revision}: {source} is not a Hub repository; omit it")
 
 
 def _may_have_gpu() -> bool:
-    """Whether to spend the second that importing torch takes to ask it for a GPU."""
-    if sys.platform != "linux":
-        return True
-    return any(os.path.exists(node) for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+    """Whether it is worth importing torch, which takes a second, to look for a GPU."""
+    nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+    return sys.platform != "linux" or any(os.path.exists(node) for node in nodes)

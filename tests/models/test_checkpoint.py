@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dinac_cli.errors import CheckpointError, DeviceError, ModelError, OutputError, UsageError
 from dinac_cli.models.dinac import checkpoint
-from dinac_cli.models.dinac.autoencoder import DinacAE, list_shapes, load_model
+from dinac_cli.models.dinac.autoencoder import DinacAE, list_shapes
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json, to_json
 from dinac_cli.models.dinac.tensor_file import canonical_name, keeps_float32, read_tensor_table
@@ -89,7 +89,7 @@ def test_attention_tensors_load_under_either_name(
         "both": {**{k: v.clone() for k, v in canonical.items()}, **tensors},
     }[names]
     assert (QKV in stored, CANONICAL_QKV in stored) == (names != "canonical", names != "alias")
-    assert_same_network(load_model(write(folder, stored, pair.config)), pair.float32)
+    assert_same_network(DinacAE.from_pretrained(write(folder, stored, pair.config)), pair.float32)
 
 
 @pytest.mark.parametrize("change", ["value", "type"])
@@ -101,8 +101,11 @@ def test_different_tensors_under_two_names_are_refused(
     tensors[CANONICAL_QKV] = twin if change == "value" else tensors[QKV].bfloat16()
     write(folder, tensors, pair.config)
     with pytest.raises(ModelError, match=f"{re.escape(QKV)} and .* name the same tensor but"):
-        load_model(folder)
-    assert load_model(folder, parts={"decoder"}).count_parameters().keys() == {"decoder", "total"}
+        DinacAE.from_pretrained(folder)
+    assert DinacAE.from_pretrained(folder, parts={"decoder"}).count_parameters().keys() == {
+        "decoder",
+        "total",
+    }
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder", "class_head"])
@@ -126,7 +129,7 @@ def test_loading_a_part_reads_only_its_tensors(
             yield Recorder(file)
 
     monkeypatch.setattr(checkpoint, "safe_open", open_recorded)
-    model = load_model(tiny.folder, parts=(part,))
+    model = DinacAE.from_pretrained(tiny.folder, parts=(part,))
     prefix = HEAD if part == "class_head" else f"{part}."
     expected = {name for name in tiny.float32.state_dict() if name.startswith(prefix)}
     statistics = {"latent_norm_running_mean", "latent_norm_running_var"}
@@ -136,14 +139,14 @@ def test_loading_a_part_reads_only_its_tensors(
 
 def test_methods_of_absent_parts_are_refused(tiny: Golden) -> None:
     z, image = tiny.cases["latents.0"], tiny.cases["image.0"]
-    encoder = load_model(tiny.folder, parts={"encoder"})
+    encoder = DinacAE.from_pretrained(tiny.folder, parts={"encoder"})
     assert torch.equal(encoder.encode(image), tiny.float32.encode(image))
     with pytest.raises(ModelError, match="loaded without its decoder"):
         encoder.decode(z, 32, 48)
     with pytest.raises(ModelError, match="loaded without its class_head"):
         encoder.predict_tokens(z)
     with pytest.raises(ModelError, match="loaded without its encoder"):
-        load_model(tiny.folder, parts={"decoder"}).encode(image)
+        DinacAE.from_pretrained(tiny.folder, parts={"decoder"}).encode(image)
 
 
 def test_checkpoint_without_class_head(
@@ -151,13 +154,13 @@ def test_checkpoint_without_class_head(
 ) -> None:
     values = {k: v for k, v in to_json(pair.config).items() if not k.startswith("class_head_")}
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
-    model = load_model(write(folder, rest, from_json(values)))
+    model = DinacAE.from_pretrained(write(folder, rest, from_json(values)))
     assert model.count_parameters().keys() == {"encoder", "decoder", "total"}
     for predict in (model.predict_class, model.predict_tokens):
         with pytest.raises(ModelError, match="has no class head"):
             predict(pair.cases["latents.0"])
     (folder / "config.json").unlink()
-    assert load_model(folder).config == model.config
+    assert DinacAE.from_pretrained(folder).config == model.config
 
 
 def test_class_head_keys_and_tensors_belong_together(
@@ -166,12 +169,12 @@ def test_class_head_keys_and_tensors_belong_together(
     values = {k: v for k, v in to_json(pair.config).items() if not k.startswith("class_head_")}
     write(folder, tensors, from_json(values))
     with pytest.raises(CheckpointError, match="25 unexpected") as refusal:
-        load_model(folder)
+        DinacAE.from_pretrained(folder)
     assert len(refusal.value.details) == 25
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
     write(folder, rest, pair.config)
     with pytest.raises(CheckpointError, match="25 missing"):
-        load_model(folder)
+        DinacAE.from_pretrained(folder)
 
 
 def test_all_faults_are_listed_in_one_line(
@@ -184,7 +187,7 @@ def test_all_faults_are_listed_in_one_line(
     tensors["decoder.fuse_in.bias"] = torch.zeros(128, dtype=torch.float16)
     write(folder, tensors, pair.config)
     with pytest.raises(CheckpointError) as refusal:
-        load_model(folder)
+        DinacAE.from_pretrained(folder)
     assert str(refusal.value) == (
         f"{folder / 'model.safetensors'} does not fit its configuration: "
         "1 missing (encoder.to_bottleneck.bias); "
@@ -201,7 +204,7 @@ def test_bare_file_needs_no_config(goldens: list[Golden], tmp_path: Path) -> Non
     for golden in goldens:
         path = tmp_path / f"{golden.folder.name}.safetensors"
         shutil.copy(golden.weights, path)
-        model = load_model(path)
+        model = DinacAE.from_pretrained(path)
         assert model.config == golden.config
         assert_same_network(model, golden.float32)
 
@@ -212,18 +215,18 @@ def test_config_beside_a_bare_file_counts_only_if_it_describes_such_a_network(
     write(folder, tensors, None)
     path = folder / "model.safetensors"
     (folder / "config.json").write_text('{"model_type": "clip", "hidden_size": 3}')
-    assert load_model(path).config == pair.config
+    assert DinacAE.from_pretrained(path).config == pair.config
     (folder / "config.json").write_text(json.dumps({**to_json(pair.config), "logsnr_min": -9}))
-    assert load_model(path).config.logsnr_min == -9
+    assert DinacAE.from_pretrained(path).config.logsnr_min == -9
 
 
 def test_folder_with_one_weights_file_of_another_name(pair: Golden, folder: Path) -> None:
     shutil.copy(pair.folder / "config.json", folder)
     shutil.copy(pair.weights, folder / "pair.safetensors")
-    assert_same_network(load_model(folder), pair.float32)
+    assert_same_network(DinacAE.from_pretrained(folder), pair.float32)
     shutil.copy(pair.weights, folder / "other.safetensors")
     with pytest.raises(ModelError, match=r"holds 2 weights files \(other.*, pair.*\)"):
-        load_model(folder)
+        DinacAE.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "ckpt"])
@@ -232,17 +235,17 @@ def test_pickle_is_never_loaded(suffix: str, folder: Path) -> None:
     path.write_bytes(b"\x80\x04N.")
     for source in (path, folder):
         with pytest.raises(ModelError, match="pickle is never loaded"):
-            load_model(source)
+            DinacAE.from_pretrained(source)
 
 
 def test_paths_without_a_checkpoint_are_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"holds no model\.safetensors"):
-        load_model(folder)
+        DinacAE.from_pretrained(folder)
     (folder / "weights.gguf").touch()
     with pytest.raises(ModelError, match=r"is not a \.safetensors file"):
-        load_model(folder / "weights.gguf")
+        DinacAE.from_pretrained(folder / "weights.gguf")
     with pytest.raises(ModelError, match="does not exist"):
-        load_model(folder / "absent")
+        DinacAE.from_pretrained(folder / "absent")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +264,7 @@ def test_damaged_configurations_are_refused(
     shutil.copy(tiny.weights, folder)
     (folder / "config.json").write_text(text)
     with pytest.raises(ModelError, match=message) as refusal:
-        load_model(folder)
+        DinacAE.from_pretrained(folder)
     assert str(folder / "config.json") in str(refusal.value)
 
 
@@ -271,16 +274,16 @@ def test_config_of_another_network_allocates_nothing(tiny: Golden, folder: Path)
     config = {**read_json(tiny.folder / "config.json"), **huge}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="missing"):
-        load_model(folder)
+        DinacAE.from_pretrained(folder)
 
 
 def test_arguments_out_of_range_are_refused(tiny: Golden) -> None:
     with pytest.raises(UsageError, match=r"dtype is torch\.float16"):
-        load_model(tiny.folder, dtype=torch.float16)
+        DinacAE.from_pretrained(tiny.folder, dtype=torch.float16)
     with pytest.raises(UsageError, match="parts has 'head'; the parts are class_head, decoder"):
-        load_model(tiny.folder, parts={"encoder", "head"})
+        DinacAE.from_pretrained(tiny.folder, parts={"encoder", "head"})
     with pytest.raises(DeviceError, match="cuda:99 is not available"):
-        load_model(tiny.folder, device=torch.device("cuda:99"))
+        DinacAE.from_pretrained(tiny.folder, device=torch.device("cuda:99"))
 
 
 def test_string_may_be_an_alias_but_a_path_object_is_a_path(
@@ -288,10 +291,10 @@ def test_string_may_be_an_alias_but_a_path_object_is_a_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nano").symlink_to(tiny.folder)
-    assert_same_network(load_model(Path("nano")), tiny.float32)
-    assert load_model("nano", parts=()).config.bottleneck_dim == 128
+    assert_same_network(DinacAE.from_pretrained(Path("nano")), tiny.float32)
+    assert DinacAE.from_pretrained("nano", parts=()).config.bottleneck_dim == 128
     with pytest.raises(UsageError, match="--revision main: nano is not a Hub repository"):
-        load_model("nano", revision="main")
+        DinacAE.from_pretrained("nano", revision="main")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -303,7 +306,7 @@ def test_written_checkpoint_loads_again(dtype: torch.dtype, pair: Golden, folder
     table = read_tensor_table(folder / "model.safetensors")
     assert table.entries.keys() == pair.float32.state_dict().keys()
     expected = pair.float32 if dtype == torch.float32 else pair.bfloat16
-    assert_same_network(load_model(folder, dtype=dtype), expected)
+    assert_same_network(DinacAE.from_pretrained(folder, dtype=dtype), expected)
 
 
 def test_writing_twice_gives_the_same_bytes(tiny: Golden, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import pytest
 
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.autoencoder import load_model
+from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.registry import ResolvedModel
 
 from .conftest import GOLDEN, Golden, read_json
@@ -177,7 +177,7 @@ def open_checkpoint(path: Path) -> None:
     ModelHandle(
         ResolvedModel(path, "model"), "decoder", DeviceChoice(device="cpu", dtype="f32")
     ).check("q6")
-    load_model(path)
+    DinacAE.from_pretrained(path)
 
 
 def is_refused(path: Path) -> bool:
@@ -288,13 +288,13 @@ def test_refusal_needs_little_memory_of_the_process(genuine: Draft, tmp_path: Pa
     program = """
 import pathlib, resource, sys
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.autoencoder import load_model
-load_model(sys.argv[1])  # allocates what every checkpoint needs
+from dinac_cli.models.dinac.autoencoder import DinacAE
+DinacAE.from_pretrained(sys.argv[1])  # allocates what every checkpoint needs
 used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20),) * 2)
 for path in sys.argv[2:]:
     try:
-        load_model(pathlib.Path(path))
+        DinacAE.from_pretrained(pathlib.Path(path))
     except ModelError:
         print("refused")
 """

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.autoencoder import load_model
+from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.tensor_file import (
     MAX_HEADER_BYTES,
     TensorEntry,
@@ -89,7 +89,7 @@ def test_damaged_file_is_refused(content: bytes, reason: str, tmp_path: Path) ->
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError) as refusal:
-        load_model(path)
+        DinacAE.from_pretrained(path)
     message = str(refusal.value)
     assert message.startswith(f"{path} is not a complete safetensors file: ")
     assert reason in message
@@ -102,7 +102,7 @@ def test_truncated_checkpoint_is_one_error(keep: float, tiny: Golden, tmp_path: 
     path = tmp_path / "model.safetensors"
     path.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(ModelError, match="is not a complete safetensors file"):
-        load_model(path)
+        DinacAE.from_pretrained(path)
 
 
 def test_missing_file_is_one_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The whole network: images to whitened latents, and latents to images and DINO features."""
+"""The whole network: from images to whitened latents, and from latents to images and features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER, DinacAEInfe
 from dinac_cli.models.registry import resolve_model
 
 ALL_PARTS = frozenset({ENCODER, DECODER, CLASS_HEAD})
-"""The optional parts of a network. The whitening statistics are always present."""
+"""The parts of a network that may be left out. The whitening statistics are always present."""
 
 _MODULES = {ENCODER: "encoder", DECODER: "decoder", CLASS_HEAD: "dino_token_alignment_head"}
 
@@ -33,7 +33,7 @@ _MODULES = {ENCODER: "encoder", DECODER: "decoder", CLASS_HEAD: "dino_token_alig
 class DinacAE(nn.Module):
     """The DINAC-AE autoencoder, or only the `parts` that a task needs.
 
-    Images are [B, 3, H, W] in [-1, 1] with sides divisible by the patch size P; latents are
+    Images are [B, 3, H, W] in [-1, 1]; their sides are divisible by the patch size P. Latents are
     float32 [B, C, h, w] with h = H/P and w = W/P. Methods raise ModelError if their part is not
     loaded, UsageError if an argument does not fit the network.
     """
@@ -71,10 +71,26 @@ class DinacAE(nn.Module):
     ) -> DinacAE:
         """Loads a network from a folder, a .safetensors file, an alias or a Hub repository.
 
-        `dtype` is torch.float32 or torch.bfloat16; norms, statistics and a few other tensors stay
-        float32 in both. Only the tensors of `parts` are read. Raises DinacError if loading fails.
+        `dtype` is torch.float32 or torch.bfloat16; norms, statistics and a few other tensors are
+        float32 in both. Checks the names and shapes of all tensors, then reads those of `parts`.
+        Raises DinacError if loading fails.
         """
-        return load_model(source, device=device, dtype=dtype, revision=revision, parts=parts)
+        demand_dtype(dtype)
+        if unknown := sorted(set(parts) - ALL_PARTS):
+            known = ", ".join(sorted(ALL_PARTS))
+            raise UsageError(f"parts has {unknown[0]!r}; the parts are {known}")
+        place = resolve_device(str(device))
+        # A string may be an alias or a repository; a path object is always a path.
+        path = resolve_model(source, revision).path if isinstance(source, str) else Path(source)
+        files = locate_checkpoint(path)
+        config = read_config(files)
+        table = read_tensor_table(files.weights)
+        check_tensors(table, list_shapes(config))
+        model = _build_on_meta(config, parts)
+        names = model.state_dict().keys()
+        check_aliases(table, names)
+        model.load_state_dict(read_tensors(table, names, place, dtype), assign=True)
+        return model.eval()
 
     @property
     def device(self) -> torch.device:
@@ -83,12 +99,12 @@ class DinacAE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of matrix work: bfloat16 if any weight has it, else float32."""
+        """The type of the matrix products: bfloat16 if any weight is bfloat16, else float32."""
         types = {parameter.dtype for parameter in self.parameters()}
         return torch.bfloat16 if torch.bfloat16 in types else torch.float32
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns the whitened latents of images: the posterior's mode, without noise."""
+        """Returns the whitened latents of images: the mode of the posterior."""
         return self.whiten(self.encode_posterior(images).mode())
 
     def encode_posterior(self, images: Tensor) -> Posterior:
@@ -104,7 +120,7 @@ class DinacAE(nn.Module):
         width: int,
         inference_config: DinacAEInferenceConfig | None = None,
     ) -> Tensor:
-        """Returns the images [B, 3, height, width] of whitened latents, float32 and unclamped.
+        """Decodes whitened latents to images [B, 3, height, width], float32 and unclamped.
 
         With a seed, the noise of an image does not depend on the rest of the batch.
         """
@@ -145,9 +161,9 @@ class DinacAE(nn.Module):
         return head.read_patch_tokens(head.embed_tokens(self.dewhiten(latents)))
 
     def predict_features(self, latents: Tensor) -> Tensor:
-        """Returns class and patch tokens [B, 1 + h·w, D] of whitened latents, class first, float32.
+        """Returns the tokens of `predict_class` and `predict_tokens` for the cost of one.
 
-        The values are those of `predict_class` and `predict_tokens`, for the cost of one.
+        The class token comes first: float32 [B, 1 + h·w, D].
         """
         class_token, patch_tokens = self._class_head()(self.dewhiten(latents))
         return torch.cat((class_token[:, None], patch_tokens), dim=1)
@@ -165,10 +181,10 @@ class DinacAE(nn.Module):
     def sample_latents(
         self, latents: Tensor, logsnr: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draws whitened latents from the posterior whose whitened mode is `latents`; float32.
+        """Draws whitened float32 latents from a posterior.
 
-        Both are [B, C, h, w]; `logsnr` is the posterior's, for unwhitened latents. The generator
-        must be on the network's device.
+        `latents` is the posterior's whitened mode, `logsnr` its log-SNR before whitening; both are
+        [B, C, h, w]. The generator must be on the network's device.
         """
         _, std = self._latent_statistics(latents)
         if logsnr.shape != latents.shape:
@@ -190,7 +206,7 @@ class DinacAE(nn.Module):
         return {**counts, "total": sum(counts.values())}
 
     def list_constants(self) -> list[Tensor]:
-        """Returns the tensors, other than weights, kept between calls: none here."""
+        """Returns the tensors that are cached between calls: none here."""
         return []
 
     def _draw_start(
@@ -198,7 +214,7 @@ class DinacAE(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Returns the starting noise [B, 3, height, width] and its embedding by the decoder.
 
-        With a seed, the embedding is of one image, because all images start from the same noise.
+        With a seed, all images start from the same noise, so only one image is embedded.
         """
         noise = draw_noise(batch, height, width, seed).to(self.device)
         x = sigma * self.config.pixel_noise_std * noise
@@ -246,48 +262,17 @@ class DinacAE(nn.Module):
             )
 
 
-def load_model(
-    source: str | os.PathLike[str],
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
-    parts: Collection[str] = ALL_PARTS,
-) -> DinacAE:
-    """Loads a network, or only its `parts`; see `DinacAE.from_pretrained`.
-
-    Checks the names and shapes of all tensors before it reads the tensors of `parts`.
-    """
-    demand_dtype(dtype)
-    _demand_parts(parts)
-    place = resolve_device(str(device))
-    # A string may be an alias or a repository; a path object is always a path.
-    path = resolve_model(source, revision).path if isinstance(source, str) else Path(source)
-    files = locate_checkpoint(path)
-    config = read_config(files)
-    table = read_tensor_table(files.weights)
-    check_tensors(table, list_shapes(config))
-    model = _build_on_meta(config, parts)
-    names = model.state_dict().keys()
-    check_aliases(table, names)
-    model.load_state_dict(read_tensors(table, names, place, dtype), assign=True)
-    return model.eval()
-
-
 def build_model(model: DinacAE, state: Mapping[str, Tensor], dtype: torch.dtype) -> DinacAE:
-    """Builds a network with the configuration of `model` and another state, in type `dtype`."""
-    cast = {
-        name: tensor.detach().clone() if keeps_float32(name) else tensor.detach().to(dtype)
-        for name, tensor in state.items()
-    }
-    with torch.device("meta"):
-        copy = DinacAE(model.config, parts=("encoder", "decoder"))
-    copy.load_state_dict({name: cast[name] for name in copy.state_dict()}, assign=True)
+    """Builds a network like `model`, without class head, from `state`, in type `dtype`."""
+    copy = _build_on_meta(model.config, (ENCODER, DECODER))
+    tensors = {name: state[name].detach() for name in copy.state_dict()}
+    cast = {name: x.clone() if keeps_float32(name) else x.to(dtype) for name, x in tensors.items()}
+    copy.load_state_dict(cast, assign=True)
     return copy.eval()
 
 
 def list_shapes(config: DinacAEConfig) -> dict[str, tuple[int, ...]]:
-    """Returns the canonical name and shape of every tensor in a checkpoint of a configuration."""
+    """Returns the name and shape of every tensor in a checkpoint with this configuration."""
     state = _build_on_meta(config, ALL_PARTS).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
@@ -295,9 +280,3 @@ def list_shapes(config: DinacAEConfig) -> dict[str, tuple[int, ...]]:
 def _build_on_meta(config: DinacAEConfig, parts: Collection[str]) -> DinacAE:
     with torch.device("meta"):
         return DinacAE(config, parts)
-
-
-def _demand_parts(parts: Collection[str]) -> None:
-    unknown = sorted(set(parts) - ALL_PARTS)
-    if unknown:
-        raise UsageError(f"parts has {unknown[0]!r}; the parts are {', '.join(sorted(ALL_PARTS))}")

@@ -33,11 +33,11 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes `config.json` and `model.safetensors` of a network's state into a folder.
+    """Writes the `config.json` and `model.safetensors` of a network's state into a folder.
 
     With torch.bfloat16, the tensors that a bfloat16 network keeps in float32 stay float32.
     `settings` are additional keys of `config.json`. Each file is replaced atomically. Raises
-    OutputError if that fails.
+    OutputError if a file cannot be written.
     """
     files = pack_checkpoint(state, config, dtype, settings)
     parts = {name: folder / f".{name}.part" for name in files}
@@ -61,12 +61,10 @@ def pack_checkpoint(
     dtype: torch.dtype = torch.float32,
     settings: Mapping[str, object] | None = None,
 ) -> dict[str, bytes]:
-    """Returns the files that `save_checkpoint` writes, by name, in the order to write them."""
+    """Returns the files that `save_checkpoint` writes, by name, in the order of writing."""
     demand_dtype(dtype)
-    tensors = {
-        canonical_name(name): _cast(canonical_name(name), tensor.detach().cpu(), dtype).contiguous()
-        for name, tensor in state.items()
-    }
+    named = {canonical_name(name): tensor.detach().cpu() for name, tensor in state.items()}
+    tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in named.items()}
     text = json.dumps({**(settings or {}), **to_json(config)}, indent=2, sort_keys=True) + "\n"
     weights = save(tensors, metadata={"format": "pt"})
     return {WEIGHTS_NAME: weights, CONFIG_NAME: text.encode()}
@@ -112,15 +110,15 @@ def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointE
 def read_tensors(
     table: TensorTable, names: Collection[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Reads tensors by canonical name, cast as a network of type `dtype` keeps them.
+    """Reads tensors by canonical name, in the types that they have in a network of type `dtype`.
 
     Raises ModelError if the file cannot be read.
     """
     entries = table.by_canonical_name
     try:
         with safe_open(table.path, framework="pt") as file:
-            # Copy even if the type stays the same: the file's tensors are memory-mapped, unaligned,
-            # and change if the file changes.
+            # _cast copies each tensor: the file's tensors are memory-mapped, may be unaligned, and
+            # change if the file changes.
             return {
                 name: _cast(name, file.get_tensor(entries[name].name), dtype, device)
                 for name in names

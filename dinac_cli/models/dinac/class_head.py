@@ -1,4 +1,4 @@
-"""The class head: from latents to the class token and patch tokens of a DINO network."""
+"""The class head: predicts the class token and the patch tokens of a DINO network from latents."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dinac_cli.models.dinac.layers import (
 from dinac_cli.models.dinac.rope import AxialRope2d, leave_unrotated
 
 TOKEN_RANGE = 0.035
-"""New tokens are uniform within ±TOKEN_RANGE, which is a standard deviation of 0.02."""
+"""New tokens are uniform within ±TOKEN_RANGE: their standard deviation is 0.02."""
 
 
 class CrossAttention(nn.Module):
-    """Projections and head norms of the readout, grouped as in checkpoints."""
+    """The attention of the readout: a module of its own, because checkpoints name it."""
 
     __call__: Callable[..., Tensor]
 
@@ -45,7 +45,7 @@ class CrossAttention(nn.Module):
 
 
 class ClassReadout(nn.Module):
-    """Cross-attention of one query token [B, 1, D] to a context [B, M, D], then an MLP."""
+    """Cross-attention from one query token [B, 1, D] to a context [B, M, D], then an MLP."""
 
     def __init__(self, dim: int, head_dim: int, mlp_dim: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class ClassHead(nn.Module):
         self.initial_class_token = nn.Parameter(torch.empty(1, dim))
         self.register_tokens = nn.Parameter(torch.empty(sizes.register_token_count, dim))
         for tokens in (self.initial_class_token, self.register_tokens):
-            # Not normal_: on the meta device it imports the compiler, a second of start-up time.
+            # On the meta device, normal_ would import the compiler, which takes a second.
             nn.init.uniform_(tokens, -TOKEN_RANGE, TOKEN_RANGE)
         self.in_proj = Pointwise(bottleneck_dim, dim)
         self.block = TransformerBlock(dim, head_dim, sizes.mlp_dim)
@@ -84,7 +84,7 @@ class ClassHead(nn.Module):
         return self.read_class_token(tokens), self.read_patch_tokens(tokens)
 
     def embed_tokens(self, latents_raw: Tensor) -> Tensor:
-        """Returns the block's tokens [class, registers, patches], [B, 1 + R + h·w, D]."""
+        """Returns the block's result [B, 1 + R + h·w, D]: class, register and patch tokens."""
         batch, _, height, width = latents_raw.shape
         patches = self.in_proj(latents_raw.permute(0, 2, 3, 1)).flatten(1, 2).float()
         prefix = torch.cat((self.initial_class_token, self.register_tokens)).float()
@@ -93,9 +93,9 @@ class ClassHead(nn.Module):
         return self.block(tokens, rotation)
 
     def read_class_token(self, tokens: Tensor) -> Tensor:
-        """Returns the class token [B, D], given the block's tokens."""
+        """Returns the class token [B, D], given the result of `embed_tokens`."""
         return normalize_rms(self.class_readout(tokens[:, :1], tokens[:, 1:]))[:, 0]
 
     def read_patch_tokens(self, tokens: Tensor) -> Tensor:
-        """Returns the patch tokens [B, h·w, D], given the block's tokens."""
+        """Returns the patch tokens [B, h·w, D], given the result of `embed_tokens`."""
         return normalize_rms(tokens[:, 1 + len(self.register_tokens) :])

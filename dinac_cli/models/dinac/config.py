@@ -10,10 +10,10 @@ from dinac_cli.errors import ModelError
 from dinac_cli.models.interface import is_finite, is_int
 
 ENCODER_HEAD_DIM = 64
-"""Width of one attention head of the encoder; it has no configuration key."""
+"""The width of the encoder's attention heads, which has no configuration key."""
 
 TIME_FREQUENCIES = 128
-"""Number of frequencies in the decoder's time embedding, which is twice as wide."""
+"""The number of frequencies in the decoder's time embedding, which is twice as wide."""
 
 _KINDS = {
     "encoder_mlp_type": "gelu",
@@ -31,9 +31,9 @@ CLASS_HEAD_SIZES = (
 )
 
 _CONSTANTS = ("logsnr_min", "logsnr_max", "pixel_noise_std", "latent_running_stats_eps")
-"""Values that tensor shapes do not determine: a missing one takes its released value."""
+"""Values that tensor shapes do not determine. If one is missing, the released value is used."""
 
-# Upper bounds far above any trained network: they refuse a hostile file before it can fill memory.
+# The upper bounds are far above any trained network. They keep a hostile file from filling memory.
 _INTEGER_RANGES = {
     "in_channels": (3, 3),
     "patch_size": (1, 64),
@@ -64,8 +64,8 @@ _REAL_RANGES = {
 class DinacAEConfig:
     """Sizes and constants of one network; the defaults are those of DINAC-AE-D2.
 
-    The five `class_head_*` fields are all None for a network without a class head. Raises
-    ModelError if a value has the wrong type or is out of range, or if sizes contradict each other.
+    Without a class head, all five `class_head_*` fields are None. Raises ModelError if a value has
+    the wrong type or is out of range, or if values contradict each other.
     """
 
     in_channels: int = 3
@@ -96,39 +96,30 @@ class DinacAEConfig:
         for field in fields(self):
             if field.name not in absent:
                 object.__setattr__(self, field.name, _checked(field.name, self))
-        self._check_relations()
-
-    def _check_relations(self) -> None:
         _demand_multiple("model_dim", self.model_dim, ENCODER_HEAD_DIM)
         _demand_whole("mlp_ratio", self.model_dim, self.mlp_ratio)
-        if self.depthwise_kernel_size % 2 == 0:
-            raise ModelError(
-                f"the configuration's depthwise_kernel_size is {self.depthwise_kernel_size}; "
-                "it must be odd"
-            )
-        if self.decoder_middle_blocks < 1:
-            raise ModelError(
-                f"the configuration's decoder_depth {self.decoder_depth} leaves no middle block "
-                f"between {self.decoder_start_blocks} start and {self.decoder_end_blocks} end "
-                "blocks"
-            )
-        if self.logsnr_min >= self.logsnr_max:
-            raise ModelError(
-                f"the configuration's logsnr_min {self.logsnr_min} is not below its logsnr_max "
-                f"{self.logsnr_max}"
-            )
-        head = self.class_head
-        if head is not None:
-            head.check_relations()
+        kernel_size = self.depthwise_kernel_size
+        _demand(kernel_size % 2 == 1, f"depthwise_kernel_size is {kernel_size}; it must be odd")
+        _demand(
+            self.decoder_middle_blocks >= 1,
+            f"decoder_depth {self.decoder_depth} leaves no middle block between "
+            f"{self.decoder_start_blocks} start and {self.decoder_end_blocks} end blocks",
+        )
+        _demand(
+            self.logsnr_min < self.logsnr_max,
+            f"logsnr_min {self.logsnr_min} is not below its logsnr_max {self.logsnr_max}",
+        )
+        if self.class_head is not None:
+            self.class_head.check_relations()
 
     @property
     def decoder_middle_blocks(self) -> int:
-        """Number of decoder blocks that path-drop skips."""
+        """The number of decoder blocks that path-drop skips."""
         return self.decoder_depth - self.decoder_start_blocks - self.decoder_end_blocks
 
     @property
     def mlp_dim(self) -> int:
-        """Hidden width of the encoder's MLPs and of the decoder's blocks."""
+        """The hidden width of the encoder's MLPs and of the decoder's blocks."""
         return round(self.model_dim * self.mlp_ratio)
 
     @property
@@ -155,31 +146,33 @@ class ClassHeadConfig:
 
     @property
     def mlp_dim(self) -> int:
-        """Hidden width of the head's two MLPs."""
+        """The hidden width of the head's two MLPs."""
         return round(self.model_dim * self.mlp_ratio)
 
     def check_relations(self) -> None:
         """Raises ModelError if the sizes contradict each other."""
-        if self.feature_dim != self.model_dim:
-            raise ModelError(
-                f"the configuration's class_head_feature_dim {self.feature_dim} differs from its "
-                f"class_head_model_dim {self.model_dim}; they must be equal"
-            )
+        _demand(
+            self.feature_dim == self.model_dim,
+            f"class_head_feature_dim {self.feature_dim} differs from its class_head_model_dim "
+            f"{self.model_dim}; they must be equal",
+        )
         _demand_multiple("class_head_head_dim", self.head_dim, 4)
         _demand_multiple("class_head_model_dim", self.model_dim, self.head_dim)
         _demand_whole("class_head_mlp_ratio", self.model_dim, self.mlp_ratio)
 
 
 def from_json(values: object) -> DinacAEConfig:
-    """Reads the object of a `config.json`; ignores unknown keys.
+    """Reads the content of a `config.json`; ignores unknown keys.
 
-    Raises ModelError if a size is missing, a value has the wrong type or is out of range, only some
-    `class_head_*` keys are present, or a kind of layer was never released.
+    Raises ModelError if a size is missing, if a value is invalid, if only some `class_head_*` keys
+    are present, or if a layer is of a kind that no released network has.
     """
     if not isinstance(values, Mapping):
         raise ModelError("the configuration is not a JSON object; is this a DINAC-AE config.json?")
     has_head = any(values.get(key) is not None for key in (*CLASS_HEAD_SIZES, *_CLASS_HEAD_KINDS))
-    _demand_released_kinds(values, _KINDS | (_CLASS_HEAD_KINDS if has_head else {}))
+    for key, kind in (_KINDS | (_CLASS_HEAD_KINDS if has_head else {})).items():
+        found = values.get(key, kind)
+        _demand(found == kind, f"{key} is {_show(found)}; only {kind!r} is supported")
     known = {field.name for field in fields(DinacAEConfig)}
     given = {key: values[key] for key in values if key in known}
     absent = sorted(known - given.keys() - set(_CONSTANTS) - set(CLASS_HEAD_SIZES))
@@ -187,47 +180,49 @@ def from_json(values: object) -> DinacAEConfig:
         raise ModelError(
             f"the configuration lacks {', '.join(absent)}; is this a DINAC-AE config.json?"
         )
-    head = {key: given.get(key) for key in CLASS_HEAD_SIZES}
     if has_head:
-        _demand_no_absent_head_key([key for key, value in head.items() if value is None])
-    return DinacAEConfig(**{**given, **head})
+        _demand_no_absent_head_key([key for key in CLASS_HEAD_SIZES if given.get(key) is None])
+    return DinacAEConfig(**{**dict.fromkeys(CLASS_HEAD_SIZES), **given})
 
 
 def to_json(config: DinacAEConfig) -> dict[str, Any]:
     """Returns the keys and values of the `config.json` that `from_json` reads as `config`."""
-    if config.class_head is not None:
-        return {**asdict(config), **_KINDS, **_CLASS_HEAD_KINDS}
-    return {k: v for k, v in asdict(config).items() if k not in CLASS_HEAD_SIZES} | _KINDS
-
-
-def is_network_config(values: object) -> bool:
-    """Whether a `config.json` beside a weights file describes a DINAC-AE network."""
-    return isinstance(values, Mapping) and {"model_dim", "bottleneck_dim"} <= values.keys()
+    kinds = _KINDS if config.class_head is None else _KINDS | _CLASS_HEAD_KINDS
+    return {key: value for key, value in asdict(config).items() if value is not None} | kinds
 
 
 def _checked(name: str, config: DinacAEConfig) -> int | float:
     value = getattr(config, name)
-    if name in _INTEGER_RANGES:
-        low, high = _INTEGER_RANGES[name]
-        if is_int(value) and low <= value <= high:
-            return int(value)
-        raise ModelError(
-            f"the configuration's {name} is {_show(value)}; "
-            f"it must be an integer from {low} to {high}"
-        )
-    least, most = _REAL_RANGES[name]
-    if is_finite(value) and least <= value <= most:
-        return float(value)
-    raise ModelError(
-        f"the configuration's {name} is {_show(value)}; "
-        f"it must be a number from {least:g} to {most:g}"
+    is_size = name in _INTEGER_RANGES
+    low, high = _INTEGER_RANGES[name] if is_size else _REAL_RANGES[name]
+    kind = "an integer" if is_size else "a number"
+    _demand(
+        (is_int if is_size else is_finite)(value) and low <= value <= high,
+        f"{name} is {_show(value)}; it must be {kind} from {low:g} to {high:g}",
     )
+    return int(value) if is_size else float(value)
 
 
 def _show(value: object) -> str:
-    # A value can be nested as deeply as its JSON, too deeply for repr.
+    # The value may be nested too deeply for repr.
     simple = value is None or isinstance(value, (bool, int, float, str))
     return f"{value!r:.40}" if simple else f"a {type(value).__name__}"
+
+
+def _demand(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ModelError(f"the configuration's {problem}")
+
+
+def _demand_multiple(name: str, value: int, divisor: int) -> None:
+    _demand(value % divisor == 0, f"{name} is {value}; it must be divisible by {divisor}")
+
+
+def _demand_whole(name: str, dim: int, ratio: float) -> None:
+    _demand(
+        abs(dim * ratio - round(dim * ratio)) <= 1e-6,
+        f"{name} is {ratio}; times the width {dim} it must be an integer",
+    )
 
 
 def _demand_no_absent_head_key(absent: list[str]) -> None:
@@ -237,27 +232,5 @@ def _demand_no_absent_head_key(absent: list[str]) -> None:
         )
 
 
-def _demand_multiple(name: str, value: int, divisor: int) -> None:
-    if value % divisor:
-        raise ModelError(
-            f"the configuration's {name} is {value}; it must be divisible by {divisor}"
-        )
-
-
-def _demand_whole(name: str, dim: int, ratio: float) -> None:
-    if abs(dim * ratio - round(dim * ratio)) > 1e-6:
-        raise ModelError(
-            f"the configuration's {name} is {ratio}; times the width {dim} it must be an integer"
-        )
-
-
-def _demand_released_kinds(values: Mapping[str, object], released: Mapping[str, str]) -> None:
-    for key, kind in released.items():
-        if values.get(key, kind) != kind:
-            raise ModelError(
-                f"the configuration's {key} is {_show(values[key])}; only {kind!r} is supported"
-            )
-
-
 RELEASED = {"d2": DinacAEConfig(), "dinac-ae": DinacAEConfig(encoder_depth=6)}
-"""The published networks."""
+"""The published networks by alias."""

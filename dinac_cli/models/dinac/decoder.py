@@ -1,6 +1,6 @@
 """The decoder: a convolutional denoiser of images, conditioned on latents.
 
-Between the patch embedding and the pixels all data is channels-last: [B, h, w, D].
+All tensors between the patch embedding and the pixels are channels-last: [B, h, w, D].
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from dinac_cli.models.dinac.layers import (
 )
 
 TIME_SCALE = 1000.0
-"""The time embedding takes the diffusion time in thousandths."""
+"""The time embedding multiplies the diffusion time by this factor."""
 
 LONGEST_WAVE = 10_000.0
-"""Ratio of the fastest to the slowest frequency of the time embedding."""
+"""The ratio of the highest to the lowest frequency of the time embedding."""
 
 Modulation = tuple[Tensor, Tensor]
-"""Scale and gate of one block, float32 [B or 1, 1, 1, D]."""
+"""The scale and the gate of one block, float32 [B or 1, 1, 1, D]."""
 
 
 class Begun(NamedTuple):
-    """The part of an estimate that guidance shares: start blocks' output and all modulations."""
+    """The first part of an estimate, which guidance uses twice."""
 
-    start: Tensor  # [B, h, w, D], float32
+    start: Tensor  # the start blocks' output, float32 [B, h, w, D]
     modulations: list[Modulation]
 
 
@@ -60,7 +60,7 @@ class TimeEmbed(nn.Module):
 
 
 class AdaLNBase(nn.Module):
-    """The part of the modulations that all blocks share."""
+    """The part of the modulation that all blocks share."""
 
     __call__: Callable[..., Tensor]
 
@@ -76,7 +76,7 @@ class AdaLNBase(nn.Module):
 
 
 class AdaLNDelta(nn.Module):
-    """One block's own low-rank part of its modulation."""
+    """The low-rank part of the modulation of one block."""
 
     __call__: Callable[..., Tensor]
 
@@ -93,8 +93,8 @@ class AdaLNDelta(nn.Module):
 def normalize_response(u: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """Computes global response normalisation of [B, h, w, D] in float32: gamma·(u·n) + beta + u.
 
-    n is each channel's L2 norm over the grid divided by the mean norm of all channels. Source: Woo
-    et al., ConvNeXt V2, https://arxiv.org/abs/2301.00808.
+    n is the L2 norm of a channel over the grid, divided by the mean of these norms over all
+    channels. Source: Woo et al., ConvNeXt V2, https://arxiv.org/abs/2301.00808.
     """
     u = u.float()
     norm = torch.linalg.vector_norm(u, dim=(1, 2), keepdim=True)  # [B, 1, 1, D]
@@ -103,7 +103,7 @@ def normalize_response(u: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 class GRN(nn.Module):
-    """Global response normalisation; the weights are [1, D, 1, 1], as in checkpoints."""
+    """Global response normalisation; as in checkpoints, the weights are [1, D, 1, 1]."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -125,10 +125,7 @@ class FCDMBlock(nn.Module):
         self.pwconv2 = Pointwise(hidden_dim, dim)
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        """Returns the stream after this block.
-
-        `modulation` scales the normalised convolution output and gates the block's output.
-        """
+        """Returns the stream after this block; the gate multiplies what the block adds."""
         scale, gate = modulation
         # The permuted view is an NCHW tensor in channels-last memory: no data is copied.
         u = x.to(self.dwconv.weight.dtype).permute(0, 3, 1, 2)
@@ -167,27 +164,25 @@ class Decoder(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, latents_raw: Tensor, drop_middle: bool = False
     ) -> Tensor:
-        """Estimates x0 [B, 3, H, W], float32.
+        """Estimates the clean image x0, float32 [B, 3, H, W].
 
-        `x_t` is [B, 3, H, W]. `t` is [B], or [1] if all images share a time: the modulations are
-        then computed once. `latents_raw` is [B, C, h, w], not whitened. `drop_middle` skips the
-        middle blocks (path-drop).
+        `x_t` is [B, 3, H, W]. `t` is [B], or [1] if all images have the same time: the modulations
+        are then computed once. `latents_raw` is [B, C, h, w]. `drop_middle` skips the middle
+        blocks (path-drop).
         """
         return self.finish(self.begin(self.embed(x_t), t, latents_raw), drop_middle)
 
     def embed(self, x_t: Tensor) -> Tensor:
-        """Embeds the patches of a noisy image as vectors [B, h, w, D], the input of `begin`."""
+        """Embeds noisy images; the result [B, h, w, D] is the input of `begin`."""
         return self.patchify(x_t)
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
-        """Runs the start blocks; `embedded` may be one image, shared by the whole batch."""
+        """Runs the start blocks; `embedded` may be one image for the whole batch."""
         modulations = modulate(self.time_embed, self.adaln_base, self.adaln_deltas, t)
         latents = self.latent_up(latents_raw.permute(0, 2, 3, 1))  # [B, h, w, D]
-        embedded = embedded.expand_as(latents)
-        x = self.fuse_in(torch.cat((embedded, latents), dim=-1)).float()
-        return Begun(
-            _run_blocks(self.start_blocks, x, modulations[: len(self.start_blocks)]), modulations
-        )
+        x = self.fuse_in(torch.cat((embedded.expand_as(latents), latents), dim=-1)).float()
+        x = _run_blocks(self.start_blocks, x, modulations[: len(self.start_blocks)])
+        return Begun(x, modulations)
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
         """Runs the middle and end blocks; returns the estimate of x0 [B, 3, H, W], float32."""
@@ -207,8 +202,11 @@ def modulate(
 ) -> list[Modulation]:
     """Returns scale and gate of each block at times [B], in the order start, middle, end."""
     s = F.silu(time_embed(t))  # [B, D]
-    shared = base(s).float()
-    return [_split_modulation(shared + delta(s).float()) for delta in deltas]
+    shared, modulations = base(s).float(), []
+    for delta in deltas:
+        scale, gate = (shared + delta(s).float())[:, None, None].chunk(2, dim=-1)
+        modulations.append((scale, gate))
+    return modulations
 
 
 def _make_blocks(config: DinacAEConfig, count: int) -> nn.ModuleList:
@@ -222,8 +220,3 @@ def _run_blocks(blocks: nn.ModuleList, x: Tensor, modulations: list[Modulation])
     for block, modulation in zip(blocks, modulations, strict=True):
         x = block(x, modulation)
     return x
-
-
-def _split_modulation(modulation: Tensor) -> Modulation:
-    scale, gate = modulation[:, None, None, :].chunk(2, dim=-1)
-    return scale, gate

@@ -29,10 +29,8 @@ class Encoder(nn.Module):
         self.to_bottleneck = Pointwise(dim, 2 * config.bottleneck_dim)
 
     def forward(self, images: Tensor) -> Posterior:
-        """Returns the posterior of images [B, 3, H, W] in [-1, 1]."""
         grid = self.patchify(images).float()  # [B, h, w, D]
-        height, width = grid.shape[1:3]
-        rotation = self.rope(height, width)
+        rotation = self.rope(*grid.shape[1:3])
         tokens = grid.flatten(1, 2)  # [B, N, D]
         for block in self.blocks:
             tokens = block(tokens, rotation)

@@ -1,7 +1,7 @@
-"""Layers shared by the encoder, the decoder and the class head.
+"""The layers of the encoder, the decoder and the class head.
 
-A layer with matrix weights computes in the type of its weights; norms and residual streams are
-float32. A network needs no autocast: its weights are cast once.
+Matrix products have the type of their weights; norms and residual streams are float32. A network
+needs no autocast, because its weights are cast once.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ NORM_EPS = 1e-6
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiplies the last dim of `x` by a linear or 1x1 convolution weight, in its type."""
+    """Multiplies the last dim by a linear or 1x1 convolution weight, in the weight's type."""
     return F.linear(x.to(weight.dtype), weight.flatten(1), bias)
 
 
 def normalize_rms(x: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Divides `x` by the root mean square of its last dim; the result is always float32."""
+    """Divides `x` by the root mean square of its last dim; always returns float32."""
     return F.rms_norm(x.float(), x.shape[-1:], weight, NORM_EPS)
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cuts images [B, 3, H, W] into flat patches [B, h, w, 3·P·P], each channel-first."""
+    """Cuts images [B, 3, H, W] into flat patches [B, h, w, 3·P·P], channel by channel."""
     batch, channels, height, width = images.shape
     rows, columns = height // patch_size, width // patch_size
     x = images.reshape(batch, channels, rows, patch_size, columns, patch_size)
@@ -51,15 +51,12 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Computes softmax attention with scale 1/√head_dim in the type of `v`.
-
-    All tensors are [B, heads, ·, head_dim].
-    """
+    """Computes softmax attention of [B, heads, ·, d] with scale 1/√d, in the type of `v`."""
     return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
 
 
 class Linear(nn.Linear):
-    """A linear layer that accepts any float input and computes in its weights' type."""
+    """A linear layer that takes any float type and computes in the type of its weights."""
 
     __call__: Callable[..., Tensor]
 
@@ -103,7 +100,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        # A matrix product computes the same sums as the strided convolution, but never in TF32.
+        # A matrix product computes the same sums as a strided convolution, but never in TF32.
         return project(patchify(images, self.patch_size), self.proj.weight, self.proj.bias)
 
 
@@ -122,7 +119,7 @@ class Mlp(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention of tokens [B, N, D] with normalised, rotated queries and keys."""
+    """Self-attention of tokens [B, N, D]; queries and keys are normalised and rotated."""
 
     def __init__(self, dim: int, head_dim: int) -> None:
         super().__init__()

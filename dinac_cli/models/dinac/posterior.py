@@ -26,10 +26,6 @@ class Posterior:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draws latents; the generator must be on the latents' device."""
-        noise = torch.randn(
-            self.mean.shape,
-            generator=generator,
-            dtype=self.mean.dtype,
-            device=self.mean.device,
-        )
+        mean = self.mean
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return self.mode() + noise_scale(self.logsnr) * noise

@@ -6,35 +6,30 @@ import torch
 from torch import Tensor, nn
 
 BASE = 10_000.0
-"""The next period after the longest would be BASE grid steps."""
+"""The periods grow from 1 grid step; the next one after the longest would be BASE steps."""
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of each token's angle per pair of dims, both float32 [N, head_dim / 2]."""
+"""Cosines and sines, float32 [N, d/2]: a token has one angle per pair of a head's d dims."""
 
 
 class AxialRope2d(nn.Module):
-    """Angles of a grid's tokens: half of a head's dims rotate by row, half by column."""
+    """The angles of a grid's tokens: half of a head's d dims rotate by row, half by column."""
 
     periods: Tensor
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        # Plain floats: torch.arange on the meta device imports the compiler, which takes a second.
+        # On the meta device, torch.arange would import the compiler, which takes a second.
         periods = [BASE ** (4 * index / head_dim) for index in range(head_dim // 4)]
         self.register_buffer("periods", torch.tensor(periods))
 
     def forward(self, height: int, width: int) -> Rotation:
-        """Returns the rotation of the height · width tokens of a grid, in row-major order."""
+        """Returns the rotation of a grid's height · width tokens, in row-major order."""
         periods = self.periods.float()
         rows = torch.arange(height, device=periods.device)[:, None] / periods  # [h, d/4]
         columns = torch.arange(width, device=periods.device)[:, None] / periods  # [w, d/4]
-        angles = torch.cat(
-            (
-                rows[:, None, :].expand(-1, width, -1),
-                columns[None, :, :].expand(height, -1, -1),
-            ),
-            dim=-1,
-        ).flatten(0, 1)  # [h, w, d/2] → [N, d/2]
+        both = (rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1))
+        angles = torch.cat(both, dim=-1).flatten(0, 1)  # [h, w, d/2] → [N, d/2]
         return angles.cos(), angles.sin()
 
 
@@ -46,10 +41,7 @@ def leave_unrotated(rotation: Rotation, count: int) -> Rotation:
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotates adjacent pairs of dims: (a, b) → (a·cos - b·sin, b·cos + a·sin).
-
-    `x` is [B, heads, N, head_dim]; computes and returns float32.
-    """
+    """Rotates adjacent pairs of dims: (a, b) → (a·cos - b·sin, b·cos + a·sin), in float32."""
     cos, sin = rotation
     a, b = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)  # [B, heads, N, d/2] each
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)

@@ -1,8 +1,8 @@
-"""Samplers, which turn noise into an image with a given number of denoiser calls.
+"""Samplers: they turn noise into images with a given number of denoiser calls.
 
-A sampler takes a denoiser, the starting image float32 [B, 3, H, W], the descending times [N + 1] on
-the CPU, and the schedule. It returns the image after the update to the last time, not the last
-estimate of the clean image.
+A sampler takes a denoiser, the starting images [B, 3, H, W], N + 1 descending times on the CPU, and
+the schedule. It returns the images at the last time, which differ from the last estimate of the
+clean images.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def guide(x0_full: Tensor, x0_dropped: Tensor, strength: float) -> Tensor:
 def draw_noise(batch: int, height: int, width: int, seed: int | None) -> Tensor:
     """Draws standard normal noise [batch, 3, height, width] in float32 on the CPU.
 
-    With a seed, every image gets the noise that it gets in a batch of one. Without a seed, every
-    image gets different noise.
+    With a seed, every image gets the same noise, in any batch. Without a seed, every image gets
+    different noise.
     """
     generator = torch.Generator()
     if seed is None:

@@ -22,7 +22,7 @@ def noise_scale(logsnr: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """Log-SNR over time, from `logsnr_max` at t = 0 to `logsnr_min` at t = 1.
+    """The log-SNR over time: falls from `logsnr_max` at t = 0 to `logsnr_min` at t = 1.
 
     logsnr(t) = -2·ln tan(a·t + b): the cosine schedule of Nichol and Dhariwal (2021), truncated as
     in Hoogeboom et al., "simple diffusion" (2023).

@@ -13,8 +13,8 @@ from dinac_cli.models.dinac.config import CLASS_HEAD_SIZES, DinacAEConfig
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> DinacAEConfig:
     """Infers the sizes of a network from its canonical tensor names and shapes.
 
-    Constants that shapes do not determine take the released values. Raises ModelError if a
-    required tensor is missing or has the wrong rank.
+    The constants get their released values. Raises ModelError if a required tensor is missing or
+    has the wrong rank.
     """
     measure = _Shapes(shapes)
     model_dim, in_channels, patch_size, _ = measure("encoder.patchify.proj.weight", rank=4)
@@ -48,14 +48,11 @@ def _infer_class_head(measure: _Shapes) -> dict[str, Any]:
     }
 
 
-class _Shapes:
-    """The tensor shapes of a file, by name and rank."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._shapes = shapes
+class _Shapes(dict[str, tuple[int, ...]]):
+    """The tensor shapes of a file, by name."""
 
     def __call__(self, name: str, rank: int) -> tuple[int, ...]:
-        shape = self._shapes.get(name)
+        shape = self.get(name)
         if shape is None or len(shape) != rank:
             found = "is missing" if shape is None else f"has shape {list(shape)}"
             raise ModelError(
@@ -66,4 +63,4 @@ class _Shapes:
 
     def count(self, prefix: str, member: str = r"\d+") -> int:
         pattern = re.compile(rf"{re.escape(prefix)}\.({member})\.")
-        return len({match[1] for name in self._shapes if (match := pattern.match(name))})
+        return len({match[1] for name in self if (match := pattern.match(name))})

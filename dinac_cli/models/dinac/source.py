@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.config import DinacAEConfig, from_json, is_network_config
+from dinac_cli.models.dinac.config import DinacAEConfig, from_json
 from dinac_cli.models.dinac.sizes import infer_config
 from dinac_cli.models.dinac.tensor_file import read_tensor_table
 
@@ -23,58 +23,51 @@ _REMEDY = "name a checkpoint's folder or its .safetensors file"
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A checkpoint's weights, and its `config.json` if it has one."""
+    """The weights file of a checkpoint, and its `config.json` if it has one."""
 
     weights: Path
     config: Path | None
 
 
 def locate_checkpoint(path: Path) -> CheckpointFiles:
-    """Finds the files of a checkpoint: a folder, or a .safetensors file.
+    """Finds the files of a checkpoint, given its folder or its .safetensors file.
 
-    For a .safetensors file, a `config.json` beside it counts only if it describes a DINAC-AE
-    network, because weights of several models are often kept in one folder. Raises ModelError if
-    there is no checkpoint.
+    The `config.json` beside a .safetensors file may belong to another model in the same folder, so
+    it counts only if it describes a DINAC-AE network. Raises ModelError if there is no checkpoint.
     """
     if not path.exists():
         raise ModelError(f"{path} does not exist; {_REMEDY}")
     if path.is_dir():
         config = path / CONFIG_NAME
         return CheckpointFiles(_find_weights(path), config if config.is_file() else None)
-    _demand_safetensors(path)
+    _refuse_pickle(path)
+    if path.suffix.lower() != ".safetensors":
+        raise ModelError(f"{path} is not a .safetensors file; {_REMEDY}")
+    if not path.is_file():  # reading a pipe would block, and a device has no size
+        raise ModelError(f"{path} is not a regular file; {_REMEDY}")
     beside = path.with_name(CONFIG_NAME)
-    if beside.is_file() and is_network_config(_read_json(beside)):
-        return CheckpointFiles(path, beside)
-    return CheckpointFiles(path, None)
+    values = _read_json(beside) if beside.is_file() else None
+    is_network = isinstance(values, dict) and {"model_dim", "bottleneck_dim"} <= values.keys()
+    return CheckpointFiles(path, beside if is_network else None)
 
 
 def read_config(files: CheckpointFiles) -> DinacAEConfig:
     """Reads a checkpoint's configuration, or infers it from the tensors if there is none.
 
-    Raises ModelError if it is damaged or describes an unsupported network.
+    Raises ModelError if the configuration is damaged or the network is not supported.
     """
     if files.config is None:
-        shapes = read_tensor_table(files.weights).canonical_shapes
-        with _naming(files.weights):
-            return infer_config(shapes)
-    values = _read_json(files.config)
-    with _naming(files.config):
-        return from_json(values)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
+        build = partial(infer_config, read_tensor_table(files.weights).canonical_shapes)
+    else:
+        build = partial(from_json, _read_json(files.config))
     try:
-        yield
+        return build()
     except ModelError as exc:
-        raise ModelError(f"{path}: {exc}") from exc
+        raise ModelError(f"{files.config or files.weights}: {exc}") from exc
 
 
 def read_settings(files: CheckpointFiles) -> Mapping[str, object]:
-    """Reads all keys of a checkpoint's `config.json`, or returns {} if there is none.
-
-    Raises ModelError if it is damaged.
-    """
+    """Reads `config.json`; returns {} if there is none. Raises ModelError if it is damaged."""
     if files.config is None:
         return {}
     values = _read_json(files.config)
@@ -97,14 +90,6 @@ def _find_weights(folder: Path) -> Path:
     raise ModelError(f"{folder} holds no {WEIGHTS_NAME}; name a folder with a checkpoint")
 
 
-def _demand_safetensors(path: Path) -> None:
-    _refuse_pickle(path)
-    if path.suffix.lower() != ".safetensors":
-        raise ModelError(f"{path} is not a .safetensors file; {_REMEDY}")
-    if not path.is_file():  # reading a pipe would block, and a device has no size
-        raise ModelError(f"{path} is not a regular file; {_REMEDY}")
-
-
 def _refuse_pickle(path: Path) -> None:
     if path.suffix.lower() in _PICKLE_SUFFIXES:
         raise ModelError(
@@ -118,11 +103,10 @@ def _read_json(path: Path) -> object:
             text = file.read(_MAX_CONFIG_BYTES + 1)
         if len(text) > _MAX_CONFIG_BYTES:
             raise ModelError(f"{path} is larger than a configuration can be")
-        values: object = json.loads(text)
+        return json.loads(text)
     except OSError as exc:
         raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError) as exc:
         raise ModelError(
             f"{path} is not valid JSON ({exc}); download the checkpoint again"
         ) from exc
-    return values

@@ -20,16 +20,16 @@ import numpy.typing as npt
 from dinac_cli.errors import ModelError
 
 MAX_HEADER_BYTES = 100_000_000
-"""Limit on the JSON header, set by the format."""
+"""The format's limit on the JSON header."""
 
 ITEM_BYTES = {"F32": 4, "BF16": 2}
-"""Bytes of one element, for each supported storage type."""
+"""The bytes of one value, for each supported storage type."""
 
-MAX_RANK = 8
+_MAX_RANK = 8
 
 _ALIASES = re.compile(
-    r"(encoder\.blocks\.\d+|dino_token_alignment_head\.block)\.(qkv\.weight|proj_out\.weight)"
-    r"|(dino_token_alignment_head\.class_readout)\.(kv_proj\.weight|out_proj\.weight)"
+    r"(encoder\.blocks\.\d+|dino_token_alignment_head\.block)\.(qkv|proj_out)\.weight"
+    r"|dino_token_alignment_head\.class_readout\.(kv_proj|out_proj)\.weight"
 )
 
 _FLOAT32_NAMES = re.compile(
@@ -43,7 +43,7 @@ _FLOAT32_NAMES = re.compile(
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file: its storage type, shape, and byte range in the file."""
+    """One tensor of a file; its data are the file's bytes from `start` to `stop`."""
 
     name: str
     dtype: str
@@ -58,10 +58,11 @@ class TensorTable:
 
     path: Path
     entries: Mapping[str, TensorEntry]
+    size_bytes: int
 
     @property
     def by_canonical_name(self) -> dict[str, TensorEntry]:
-        """One entry per tensor, sorted by canonical name, even if the file stores an alias."""
+        """The entries by canonical name, sorted; the file may use an alias."""
         names = {canonical_name(name): name for name in self.entries}
         # If a tensor is stored under both names, take the canonical one.
         names |= {name: name for name in self.entries if canonical_name(name) == name}
@@ -78,15 +79,14 @@ def canonical_name(name: str) -> str:
 
     `encoder.blocks.3.qkv.weight` is an alias of `encoder.blocks.3.attn_core.qkv.weight`.
     """
-    match = _ALIASES.fullmatch(name)
-    if match is None:
+    if not _ALIASES.fullmatch(name):
         return name
-    owner, leaf, readout, readout_leaf = match.groups()
-    return f"{owner or readout}.attn_core.{leaf or readout_leaf}"
+    owner, matrix, weight = name.rsplit(".", 2)
+    return f"{owner}.attn_core.{matrix}.{weight}"
 
 
 def keeps_float32(name: str) -> bool:
-    """Whether a tensor stays float32 in a bfloat16 network, by its canonical name."""
+    """Whether the tensor with this canonical name stays float32 in a bfloat16 network."""
     return _FLOAT32_NAMES.fullmatch(name) is not None
 
 
@@ -108,13 +108,13 @@ def read_tensor_table(path: Path) -> TensorTable:
     header.pop("__metadata__", None)
     entries = {name: _parse_entry(name, value, data_start, path) for name, value in header.items()}
     _check_layout(entries.values(), data_start, size_bytes, path)
-    return TensorTable(path, entries)
+    return TensorTable(path, entries, size_bytes)
 
 
 def check_aliases(table: TensorTable, names: Iterable[str]) -> None:
     """Raises ModelError if a tensor is stored under two names with different content.
 
-    `names` are the canonical names of the tensors to read and check.
+    `names` are the canonical names of the tensors to check.
     """
     wanted = set(names)
     for alias, entry in table.entries.items():
@@ -167,7 +167,7 @@ def _parse_entry(name: str, value: Any, data_start: int, path: Path) -> TensorEn
     match value:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]} if len(
             shape
-        ) <= MAX_RANK and all(_is_count(number) for number in (*shape, start, stop)):
+        ) <= _MAX_RANK and all(_is_count(number) for number in (*shape, start, stop)):
             entry = TensorEntry(name, dtype, tuple(shape), data_start + start, data_start + stop)
         case _:
             raise _refusal(path, f"its header has an invalid entry for tensor {show_name(name)}")

@@ -1,4 +1,4 @@
-"""Compilation by torch, once for each image size; torch caches the results on disk."""
+"""Compilation by torch, once for each image size; torch caches its results on disk."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SIZES_AT_MOST = 2**20
 
 
 def compile_for_sizes(function: Callable[P, R]) -> Callable[P, R]:
-    """Returns `function`, compiled for every combination of input shapes on its first call.
+    """Returns `function`, compiled anew for each combination of input shapes.
 
-    That call takes 5 to 15 seconds, or one second if the combination is in torch's cache on disk.
-    The call raises RuntimeError if there is no C++ compiler.
+    The first call with a combination takes 5 to 15 seconds, or one second if the combination is in
+    torch's cache. This call raises RuntimeError if there is no C++ compiler.
     """
     compiled = torch.compile(function, dynamic=False)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # After a few combinations torch would stop compiling, which rounds differently: the result
-        # for an image must not depend on the images before it.
+        # By default torch stops compiling after a few combinations and then rounds differently. The
+        # result for an image must not depend on the images before it.
         with torch._dynamo.config.patch(
             recompile_limit=_SIZES_AT_MOST, accumulated_recompile_limit=_SIZES_AT_MOST
         ):

@@ -1,4 +1,4 @@
-"""The decoder of `dinac/decoder.py` in fewer passes over memory."""
+"""The fast decoder: `dinac/decoder.py` in fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _TIMES_KEPT = 64
 
 
 class FastConvBlock:
-    """`decoder.FCDMBlock` on a float32 stream [B, h, w, D]."""
+    """Computes the same as a `decoder.FCDMBlock`."""
 
     def __init__(self, plain: FCDMBlock, operations: Operations) -> None:
         self._operations = operations
         conv = plain.dwconv
         assert conv.bias is not None
         self._filters, self._filter_bias = conv.weight.detach(), conv.bias.detach()
-        in_linear = not operations.gelu_in_response
-        self._widen = FastLinear(plain.pwconv1.weight, plain.pwconv1.bias, gelu=in_linear)
+        gelu = not operations.gelu_in_response
+        self._widen = FastLinear(plain.pwconv1.weight, plain.pwconv1.bias, gelu=gelu)
         self._gamma = plain.grn.gamma.detach().flatten()
-        # GRN's beta only passes through the next linear layer, so it is folded into its bias.
+        # Only the next linear layer uses GRN's result, so GRN's beta is added to that layer's bias.
         assert plain.pwconv2.bias is not None
         weight, bias = plain.pwconv2.weight.detach(), plain.pwconv2.bias.detach()
         shift = weight.flatten(1).float() @ plain.grn.beta.detach().flatten().float()
@@ -33,7 +33,7 @@ class FastConvBlock:
         self._shift = bias.float() + shift
 
     def __call__(self, x: Tensor, modulation: Modulation) -> Tensor:
-        """Returns the stream after the block; `modulation` is (1 + scale, gate), both [D]."""
+        """Returns the stream [B, h, w, D] after the block; `modulation` is (1 + scale, gate)."""
         factor, gate = modulation
         u = self._operations.convolve(x, self._filters, self._filter_bias)
         u = self._operations.normalize(u, factor, u.dtype)
@@ -42,7 +42,7 @@ class FastConvBlock:
 
 
 class FastDecoder(nn.Module):
-    """Computes the same as `plain` with its weights; for inference only."""
+    """Computes the same as `plain`, for inference only."""
 
     def __init__(self, plain: Decoder, operations: Operations, *, compiled: bool = False) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class FastDecoder(nn.Module):
         self._compute_end = compile_for_sizes(self._run_end) if compiled else self._run_end
 
     def embed(self, x_t: Tensor) -> Tensor:
-        """Returns the input of `begin` for a noisy image [B, 3, H, W], already projected."""
+        """Embeds noisy images [B, 3, H, W] as the input of `begin`."""
         patches = self._patches(patchify(x_t, self._patch_size))
         return self._fuse_patches(patches).float().add_(self._fuse_bias)  # [B, h, w, D]
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
-        """Runs `Decoder.begin`; all images share the time `t` [1]."""
+        """Runs `Decoder.begin`; `t` is [1], one time for all images."""
         return self._compute_start(embedded, self._modulate(t), latents_raw)
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
@@ -108,12 +108,12 @@ class FastDecoder(nn.Module):
         return unpatchify(self._out(x), self._patch_size).float()
 
     def list_constants(self) -> list[Tensor]:
-        """Returns the tensors, other than weights, kept between calls."""
+        """Returns the tensors that are cached between calls."""
         cached = self._modulations.list_values()
         return [tensor for modulations in cached for pair in modulations for tensor in pair]
 
     def _modulate(self, t: Tensor) -> list[Modulation]:
-        """Returns the modulations at a time, cached because all images have the same times."""
+        """Returns (1 + scale, gate), both [D], for each block; cached by time."""
 
         def make() -> list[Modulation]:
             return [

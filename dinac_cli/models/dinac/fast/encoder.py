@@ -1,4 +1,4 @@
-"""The encoder of `dinac/encoder.py` in fewer passes over memory."""
+"""The fast encoder: `dinac/encoder.py` in fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GRIDS_KEPT = 8
 
 
 class FastAttention:
-    """`layers.SelfAttention` with norms and rotation of queries and keys in one operation."""
+    """`layers.SelfAttention` with one operation that normalises and rotates queries and keys."""
 
     def __init__(self, plain: SelfAttention, operations: Operations) -> None:
         self._operations = operations
@@ -41,7 +41,7 @@ class FastAttention:
 
 
 class FastBlock:
-    """`layers.TransformerBlock` with each norm computed together with the sum before it."""
+    """`layers.TransformerBlock`; each sum and the norm after it are one operation."""
 
     def __init__(self, plain: TransformerBlock, operations: Operations) -> None:
         self._operations = operations
@@ -54,9 +54,9 @@ class FastBlock:
     def __call__(
         self, x: Tensor, normalized: Tensor, rotation: Tensor, following: Tensor | None
     ) -> Tensor | None:
-        """Updates the float32 stream `x` [B, N, D] in place, given `x` after the first norm.
+        """Updates the float32 `x` [B, N, D] in place; `normalized` is `x` after the first norm.
 
-        Returns the new `x`, normalised with weight `following`, or None if that is None.
+        Returns the new `x`, normalised with weight `following`; None if `following` is None.
         """
         after, mlp_before, mlp_after = self._norms
         attended = self._attention(normalized, rotation)
@@ -66,7 +66,7 @@ class FastBlock:
 
 
 class FastEncoder(nn.Module):
-    """Computes the same as `plain` with its weights; for inference only."""
+    """Computes the same as `plain`, for inference only."""
 
     def __init__(self, plain: Encoder, operations: Operations, *, compiled: bool = False) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class FastEncoder(nn.Module):
         return Posterior(mean.contiguous(), logsnr.contiguous())
 
     def list_constants(self) -> list[Tensor]:
-        """Returns the tensors, other than weights, kept between calls."""
+        """Returns the tensors that are cached between calls."""
         return self._rotations.list_values()
 
     def _run_blocks(self, x: Tensor, rotation: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class FastEncoder(nn.Module):
         return x
 
     def _rotate(self, height: int, width: int) -> Tensor:
-        """Returns cosines and sines of a grid's tokens, float32 [N, 1, d/2, 2], cached."""
+        """Returns the cosines and sines of a grid's tokens, float32 [N, 1, d/2, 2]; cached."""
 
         def make() -> Tensor:
             cos, sin = self._rope(height, width)

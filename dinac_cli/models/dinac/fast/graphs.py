@@ -1,4 +1,4 @@
-"""Recorded GPU work: the kernels of one call are replayed for later inputs of the same shape."""
+"""Recordings of GPU work: they replay the kernels of a call for later inputs of the same shape."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _KEYS_COUNTED = 64
 class GraphCache:
     """Runs computations; from the fourth call with a key on, replays a recording.
 
-    A key identifies everything that a result depends on except the input's content: the function,
-    its settings, and the shape. Keeps the recordings of the `GRAPHS_KEPT` most recently used keys.
-    If a call cannot be recorded, it is computed every time. A replay runs the same kernels, so its
-    results have the same bytes.
+    A key stands for the function, its settings and the shape of its input. Keeps the recordings of
+    the `GRAPHS_KEPT` most recently used keys. A call that cannot be recorded is computed every
+    time. A replay runs the same kernels, so its results have the same bytes.
     """
 
     def __init__(self, record: Record) -> None:
@@ -62,10 +61,10 @@ class GraphCache:
 def record_cuda_graph(
     compute: Compute, x: Tensor, list_constants: Callable[[], list[Tensor]]
 ) -> Compute:
-    """Records the kernels that `compute` launches for `x`; its caches must be filled already.
+    """Records the kernels that `compute` launches for `x`; its caches must already be filled.
 
-    `list_constants` returns the cached tensors: the recording refers to them by address, so it
-    keeps them alive. Raises RuntimeError if the work cannot be recorded.
+    `list_constants` returns the cached tensors. The recording uses their addresses, so it keeps
+    them alive. Raises RuntimeError if the work cannot be recorded.
     """
     graph = torch.cuda.CUDAGraph()
     given = x.clone()

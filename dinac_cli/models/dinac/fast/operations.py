@@ -1,4 +1,4 @@
-"""The operations of the fast network other than matrix products: one pass over memory each."""
+"""The operations of the fast network between its matrix products: one pass over memory each."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Operations(Protocol):
     ) -> Tensor | None:
         """Adds the normalised update to the float32 stream `x` [..., D], in place.
 
-        Returns the new `x`, normalised with weight `following`, in the update's type; None if
-        `following` is None.
+        Returns the new `x`, normalised with weight `following`, in the update's type. Returns None
+        if `following` is None.
         """
 
     def rotate_heads(

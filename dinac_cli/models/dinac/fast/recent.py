@@ -1,4 +1,4 @@
-"""A bounded cache of recently used values, safe for several threads."""
+"""A bounded cache of recently used values, safe to use from several threads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ V = TypeVar("V")
 class Recent(Generic[K, V]):
     """A cache of the most recently used values, each made on first use.
 
-    The values together weigh at most `limit`; by default each weighs 1. The newest value stays,
-    whatever its weight. While one thread makes a value, other threads wait.
+    All values together weigh at most `limit`; by default each value weighs 1. The newest value is
+    kept even if it weighs more. While one thread makes a value, other threads wait.
     """
 
     def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1) -> None:

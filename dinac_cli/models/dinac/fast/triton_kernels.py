@@ -1,7 +1,7 @@
-"""The Triton kernels of `triton_operations`: each reads its activation once and writes it once.
+"""The Triton kernels of `triton_operations`: each reads and writes its activation once.
 
-Rows are positions, columns are channels. Sums are float32 for every storage type. If a block is
-wider than the channels, the excess is masked.
+Rows are positions, columns are channels. Sums are float32 for every storage type. If a block has
+more columns than there are channels, the excess is masked.
 """
 
 import triton
@@ -32,9 +32,9 @@ def add_normalized_rows(
     block: tl.constexpr,
     goes_on: tl.constexpr,
 ):
-    """Adds the normalised update[row] to x[row]; if `goes_on`, y[row] is the new x[row] normalised.
+    """Adds the normalised update[row] to x[row]; one program per row.
 
-    One program per row.
+    If `goes_on`, also writes the new x[row], normalised with weight `following`, to y[row].
     """
     column = tl.arange(0, block)
     inside = column < dim
@@ -71,7 +71,7 @@ def rotate_rows(
     pair = tl.arange(0, pair_block)[None, :]
     inside = (head < heads) & (pair < pairs)
     dim: tl.constexpr = 2 * pairs
-    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # skips the values of each token
+    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # a token also has values
     a = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(qkv + at + 1, mask=inside, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(a * a + b * b, axis=1) / dim + eps)[:, None]
@@ -136,7 +136,7 @@ def activate_columns(
 ):
     """Applies the exact GELU in place, and sums each channel's squares over a part of an image.
 
-    One program per part of `part` positions and `block` channels, read `step` positions at a time.
+    One program handles `part` positions, `step` at a time, of `block` channels.
     """
     program = tl.program_id(0)
     image = (program // parts).to(tl.int64)

@@ -1,7 +1,7 @@
 """`operations.Operations` as Triton kernels: one pass over memory where torch needs several.
 
-Only GRN needs two passes, because its statistics cover the whole image. Results do not depend on
-the order in which programs run: there are no atomic sums.
+Only GRN needs two passes, because its statistics cover the whole image. There are no atomic sums,
+so results do not depend on the order in which programs run.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from dinac_cli.models.dinac.layers import NORM_EPS
 gelu_in_response = True
 
 CONV_SIDE, CONV_CHANNELS = 8, 32
-"""The tile of one program of the convolution: CONV_SIDE² positions, CONV_CHANNELS channels."""
+"""The tile of one program of the convolution: CONV_SIDE² positions by CONV_CHANNELS channels."""
 
 GRN_ROWS, GRN_STEP, GRN_COLUMNS = 256, 16, 64
-"""The block of one program of GELU and GRN: positions, positions per step, and channels."""
+"""The block of one program of GELU and GRN: positions, positions per step, channels."""
 
 
 def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Implements `Operations.normalize`."""
     dim = x.shape[-1]
     y = torch.empty(x.shape, dtype=dtype, device=x.device)
-    rows = x.numel() // dim
-    kernels.normalize_rows[rows,](x, weight, y, dim, NORM_EPS, next_power_of_2(dim))
+    kernels.normalize_rows[x.numel() // dim,](x, weight, y, dim, NORM_EPS, next_power_of_2(dim))
     return y
 
 
@@ -35,15 +34,13 @@ def add_normalized(
     x: Tensor, update: Tensor, weight: Tensor, following: Tensor | None
 ) -> Tensor | None:
     """Implements `Operations.add_normalized`."""
-    dim, block = x.shape[-1], next_power_of_2(x.shape[-1])
-    rows = x.numel() // dim
-    if following is None:  # the kernel does not use its last two tensors
-        kernels.add_normalized_rows[rows,](
-            x, update, weight, weight, update, dim, NORM_EPS, block, False
-        )
-        return None
-    y = torch.empty_like(update)
-    kernels.add_normalized_rows[rows,](x, update, weight, following, y, dim, NORM_EPS, block, True)
+    dim, goes_on = x.shape[-1], following is not None
+    y = torch.empty_like(update) if goes_on else None
+    # The kernel needs two more tensors even if it does not use them.
+    last = (following, y) if goes_on else (weight, update)
+    kernels.add_normalized_rows[x.numel() // dim,](
+        x, update, weight, *last, dim, NORM_EPS, next_power_of_2(dim), goes_on
+    )
     return y
 
 
@@ -88,6 +85,5 @@ def add_gated(x: Tensor, gate: Tensor, update: Tensor, shift: Tensor) -> Tensor:
     """Implements `Operations.add_gated`."""
     dim = x.shape[-1]
     y = torch.empty_like(x)
-    rows = x.numel() // dim
-    kernels.add_gated_rows[rows,](x, gate, update, shift, y, dim, next_power_of_2(dim))
+    kernels.add_gated_rows[x.numel() // dim,](x, gate, update, shift, y, dim, next_power_of_2(dim))
     return y
