@@ -1,9 +1,9 @@
 """dinac: a batch image codec. Encodes folders of images into small files of whitened latents.
 
-from dinac_cli import encode_files, decode_files, verify_files   # what the commands do
-from dinac_cli import DinacAE, DinacAEInferenceConfig   # the model, needs torch
+from dinac_cli import encode_files, decode_files, verify_files   # the work of the commands
+from dinac_cli import DinacAE, DinacAEInferenceConfig   # the model; needs torch
 from dinac_cli import LatentFolder                      # a folder of latents as a PyTorch dataset
-from dinac_cli import read_latents                      # a record's latents, without torch
+from dinac_cli import read_latents                      # a record's latents; needs no torch
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that torch does not slow `dinac --help`."""
+    """Imports a public name on first use, so that `dinac --help` does not load torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

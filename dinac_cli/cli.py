@@ -1,4 +1,4 @@
-"""The `dinac` program: its command tree, and how errors become one line and an exit code."""
+"""The `dinac` program: defines the command tree; turns an error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from dinac_cli.errors import DinacError, Exit
 
 _NARROW_COLUMNS = 60
 
-# The base class of the parser's errors. Its module depends on the version of Typer, but it is
-# always an ancestor of BadParameter.
+# The base class of the parser's errors. The module of this class depends on the version of Typer,
+# but the class is always an ancestor of BadParameter.
 _ParserError: type[Any] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name=PROGRAM,
-    add_completion=False,  # completion scripts are files; dinac edits no start-up file
+    add_completion=False,  # completion scripts are files; dinac edits no shell start-up file
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -58,7 +58,7 @@ def describe(
         ),
     ] = False,
 ) -> None:
-    """Folders of images to small files of whitened latents, and back."""
+    """Convert folders of images to small files of whitened latents, and back."""
 
 
 for _command in (
@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> int:
         return exc.exit_code
     except _ParserError as exc:
         message = exc.format_message()  # empty if the help was printed instead
-        if message and type(exc).__name__ == "NoArgsIsHelpError":  # the message is the plain help
+        if message and type(exc).__name__ == "NoArgsIsHelpError":  # the message is the help text
             typer.echo(message, err=True)
         elif message:
             _print_error(f"{message} (see '{_name_command(exc, arguments)} --help')")
@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return Exit.INTERRUPTED
     except SystemExit as exc:
-        # On a closed pipe, the parser exits with code 1.
+        # If the pipe is closed, the parser exits with code 1.
         if not isinstance(exc.__context__, BrokenPipeError):
             raise
         _settle_stdout()
@@ -125,7 +125,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _prepare_completion() -> Any:
-    """Returns the command tree for completion scripts: each candidate and its help on one line."""
+    """Returns the command tree for completion scripts. The help of each candidate is one line."""
     os.environ["COLUMNS"] = "1000"  # wrapped help would turn one candidate into two
     from typer.completion import completion_init  # type: ignore[attr-defined]
 
@@ -138,7 +138,7 @@ def _prepare_completion() -> Any:
 
 
 def _fit_screen() -> Any:
-    """Returns the command tree. On a narrow screen its help is plain: frames would cut it off."""
+    """Returns the command tree. On a narrow screen, help has no frames: they would cut it off."""
     root: Any = typer.main.get_command(app)
     _hide_flag_types(root)
     columns = shutil.get_terminal_size().columns
@@ -157,7 +157,7 @@ def _fit_screen() -> Any:
 
     def simplify(command: Any) -> None:
         command.context_class, command.rich_markup_mode = Context, None
-        command.short_help = (command.help or "").partition("\n\n")[0]  # otherwise it is cut off
+        command.short_help = (command.help or "").partition("\n\n")[0]  # the default is cut off
         for child in getattr(command, "commands", {}).values():
             simplify(child)
 
@@ -188,7 +188,7 @@ def _name_command(exc: Exception, arguments: list[str]) -> str:
 
 
 def _settle_stdout() -> None:
-    """Flushes stdout; if that fails, drops the rest, because Python would complain on exit."""
+    """Flushes stdout. If this fails, drops the rest, so that Python does not complain on exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

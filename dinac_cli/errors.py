@@ -1,7 +1,7 @@
-"""dinac's error tree: the exceptions that a caller may catch, and their exit codes.
+"""The exceptions that dinac raises, and the exit codes of its commands.
 
-Every message is one line that says what is wrong, where, and what to do about it. Errors of other
-libraries are wrapped where they arise (``raise ... from exc``).
+Every message is one line. It says what is wrong, in which file, and what to do about it. An error
+of another library is wrapped in the function that receives it (``raise ... from exc``).
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ class Exit(IntEnum):
     """The exit codes of every command."""
 
     DONE = 0
-    REFUSED = 1  # could not run, or the system stopped it
-    USAGE = 2  # wrong usage
-    FAILURES = 3  # finished, but some files failed, are missing, or did not verify
+    REFUSED = 1  # the command could not run, or the system stopped it
+    USAGE = 2  # the command line is wrong
+    FAILURES = 3  # the command finished, but some files failed, are missing or are wrong
     INTERRUPTED = 130  # Ctrl-C
     CLOSED_PIPE = 141
     TERMINATED = 143  # SIGTERM
 
 
 class DinacError(Exception):
-    """The base of all dinac errors."""
+    """The base class of all dinac errors."""
 
     exit_code = Exit.REFUSED
 
 
 class UsageError(DinacError):
-    """The request is wrong: its arguments contradict each other or match nothing."""
+    """The request is wrong: an argument is invalid, contradicts another or matches no input."""
 
     exit_code = Exit.USAGE
 
@@ -38,7 +38,7 @@ class ImageError(DinacError):
 
 
 class ModelError(DinacError):
-    """A checkpoint is invalid, does not fit the latents, or is not available."""
+    """A checkpoint is invalid, is not available, or does not fit the latents."""
 
 
 class DeviceError(DinacError):
@@ -46,11 +46,11 @@ class DeviceError(DinacError):
 
 
 class OutputError(DinacError):
-    """An output cannot be written to the requested place, or must not be replaced."""
+    """An output cannot be written to the requested place, or must not replace an existing file."""
 
 
 class Rejection(str, Enum):
-    """Why a latent record is refused: one member per rule of the specification."""
+    """The reason why a latent record is refused: one member per rule of the specification."""
 
     # frame
     NOT_A_RECORD = "not-a-record"
@@ -83,9 +83,9 @@ class Rejection(str, Enum):
 
 
 class FormatError(DinacError):
-    """A latent record is refused, by the reader or before it is written.
+    """A latent record is invalid. Readers and writers raise this error.
 
-    `rejection` is the rule that it breaks.
+    `rejection` is the rule that the record breaks.
     """
 
     def __init__(self, rejection: Rejection, message: str) -> None:
@@ -102,7 +102,7 @@ class UnwritableDiskError(OutputError):
 
 
 class CheckpointError(ModelError):
-    """Tensors do not fit the configuration; `details` has one line for each tensor."""
+    """A checkpoint does not fit its configuration. `details` has one line per wrong tensor."""
 
     def __init__(self, message: str, details: list[str]) -> None:
         super().__init__(message)

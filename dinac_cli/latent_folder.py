@@ -17,16 +17,17 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 
 
 class LatentFolder(Dataset[Any]):
-    """The latent files below a folder, sorted by name; each is read on access.
+    """The latent files below a folder, sorted by name. Each file is read when it is accessed.
 
-    An item is a dict: `latents` (whitened, float32 [C, h, w]), `name` (of the file, relative, with
-    `/`), `height` and `width` (of the image, in pixels). If the file holds them, the dict also has
-    `logsnr` (float32 [C, h, w], see `DinacAE.sample_latents`), `class_token` (float32 [D]) and, for
-    the mirrored image, `flipped` (its latents), `flipped_logsnr` and `flipped_class_token`.
+    An item is a dict. `latents` are whitened, float32 [C, h, w]. `name` is the relative name of the
+    file, with `/`. `height` and `width` are the size of the image in pixels. If the file holds
+    them, the dict also has `logsnr` (float32 [C, h, w], see `DinacAE.sample_latents`) and
+    `class_token` (float32 [D]). For the mirrored image, it has `flipped` (the latents),
+    `flipped_logsnr` and `flipped_class_token`.
     `transform` is applied to each item. The dataset keeps only names in memory, and can be pickled
     for the workers of a DataLoader.
     Raises UsageError if the folder does not exist or has no latent file. Access to an item raises
-    DinacError if its file cannot be read.
+    DinacError if the file of that item cannot be read.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The commands. Each turns options into a job, and results into console output and an exit code."""
+"""The commands. Each turns its options into a job, and results into output and an exit code."""

@@ -28,7 +28,7 @@ _PARTS = ("network", "commands")
 Images = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMG", show_default="samples of 256x256", help="Images to time the commands on."
+        metavar="IMG", show_default="samples of 256x256", help="Images for timing the commands."
     ),
 ]
 Only = Annotated[
@@ -46,7 +46,7 @@ Resolution = Annotated[
         min=16,
         metavar="PIXELS",
         show_default="256 and 512",
-        help="Side of the images that the model is timed on; may be repeated.",
+        help="Side of the images for timing the model; may be repeated.",
     ),
 ]
 Batch = Annotated[
@@ -54,12 +54,12 @@ Batch = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        show_default="as in the commands",
-        help="Images that the model computes at once; may be repeated.",
+        show_default="the commands' batch size",
+        help="Number of images that the model processes at once; may be repeated.",
     ),
 ]
 Seconds = Annotated[
-    float, typer.Option(min=0.1, metavar="S", help="Approximate time of each comparison of models.")
+    float, typer.Option(min=0.1, metavar="S", help="Approximate seconds per comparison of models.")
 ]
 Compare = Annotated[
     str | None,
@@ -76,7 +76,7 @@ FileCounts = Annotated[
         min=2,
         metavar="N",
         show_default="20 and 200",
-        help="Number of files to time the commands on; give it at least twice.",
+        help="Number of files for timing the commands; give this option at least twice.",
     ),
 ]
 RandomWeights = Annotated[
@@ -84,7 +84,7 @@ RandomWeights = Annotated[
     opt.model_option(
         metavar="NAME",
         **choices("--random-weights", tuple(RELEASED)),
-        help="Use random weights in the sizes of a published model: d2 or dinac-ae.",
+        help="Use random weights in the shapes of a published model: d2 or dinac-ae.",
     ),
 ]
 Compile = Annotated[bool, opt.model_option("--compile", help="Time the compiled model too.")]
@@ -110,7 +110,7 @@ def bench(
 ) -> None:
     """Time the model and the commands on this machine.
 
-    The plain model, the fast model and the models they are compared with take turns.
+    Times the plain model, the fast model and every other model of a comparison in turns.
     """
     from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.codec.machine import configure_threads, count_processors
@@ -119,11 +119,11 @@ def bench(
     console = Console(quiet=quiet)
     file_counts = tuple(sorted(set(files or (20, 200))))
     if len(file_counts) < 2:
-        raise UsageError("--files: give at least two numbers; a line needs two points")
+        raise UsageError("--files: give at least two numbers; the fitted line needs two points")
     paths = _choose_images(images or [])
     resolved = _choose_model(model, revision, random_weights, device, console)
     configure_threads()
-    # Imports torch, which reads the settings of configure_threads.
+    # This import loads torch, which reads the settings that configure_threads made.
     from dinac_cli.bench.benchmark import Benchmark, BenchRequest
 
     request = BenchRequest(
@@ -148,7 +148,7 @@ def bench(
 
 
 def _choose_images(named: list[str]) -> tuple[Path, ...]:
-    """Returns the images to time the commands on. Raises UsageError if one is missing."""
+    """Returns the images for timing the commands. Raises UsageError if one is missing."""
     from dinac_cli.jobs.request import IMAGES
     from dinac_cli.storage.inputs import InputScan
 
@@ -167,7 +167,7 @@ def _choose_images(named: list[str]) -> tuple[Path, ...]:
 def _choose_model(
     model: str, revision: str | None, random_weights: str | None, device: str, console: Console
 ) -> ResolvedModel | None:
-    """Returns the model to time, None for random weights. Raises ModelError, UsageError."""
+    """Returns the model to time, or None for random weights. Raises ModelError, UsageError."""
     from dinac_cli.models.registry import AUTO, choose_default, resolve_model
 
     if random_weights is not None:
@@ -259,7 +259,7 @@ class _Report:
 
 
 def tabulate_networks(figures: Iterable[NetworkFigures]) -> Table:
-    """Returns one row per task, size, batch and contender, under 80 columns wide."""
+    """Returns one row per task, size, batch and contender. A row is under 80 characters long."""
     table = [
         ["task", "NFE", "network", "size", "batch", "ms/batch", "ms/image", "images/s", "MiB",
          "matmul", "speed"]
@@ -276,7 +276,7 @@ def tabulate_networks(figures: Iterable[NetworkFigures]) -> Table:
 
 
 def tabulate_commands(runs: Sequence[CommandFigures]) -> Table:
-    """Returns one row per command and number of files: the fastest run."""
+    """Returns the fastest run of each command for each number of files, one run per row."""
     from dinac_cli.bench.processes import choose_fastest
 
     table = [["command", "files", "seconds", "first file", "MiB"]]
@@ -300,8 +300,8 @@ def tabulate_stages(stages: Iterable[StageFigures]) -> Table:
 
 
 def describe_line(line: CommandLine) -> str:
-    """Returns e.g. `encode: 1.42 s + 6.31 ms a file`."""
-    return f"{line.command}: {line.startup_seconds:.2f} s + {line.ms_per_file:.2f} ms a file"
+    """Returns e.g. `encode: 1.42 s + 6.31 ms per file`."""
+    return f"{line.command}: {line.startup_seconds:.2f} s + {line.ms_per_file:.2f} ms per file"
 
 
 def describe_comparison(row: Comparison) -> str:

@@ -18,8 +18,9 @@ SCRIPTS = {
 }
 """The file name of each shell's script."""
 
-# At the first Tab, zsh runs the file `_dinac` on its fpath as the function `_dinac`. Typer's script
-# only defines another function there, so the file must also call it, unless it is sourced.
+# At the first Tab, zsh runs the file `_dinac` from its fpath as the function `_dinac`. Typer's
+# script only defines `_dinac_completion`, so this code calls that function. If the script is
+# sourced, this code does nothing.
 _ZSH_FIRST_TAB = f"""
 if [[ "$funcstack[1]" = "_{PROGRAM}" ]]; then
   _{PROGRAM}_completion "$@"
@@ -39,7 +40,7 @@ Shell = Annotated[
 def completions(shell: Shell) -> None:
     """Print the script that lets a shell complete commands, options and their values.
 
-    Installs nothing: save the script where the shell looks for it, or source it.
+    Installs nothing: save the script where the shell looks for such scripts, or source it.
     """
     typer.echo(make_script(shell), nl=False)
 

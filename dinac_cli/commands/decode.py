@@ -38,7 +38,7 @@ Schedule = Annotated[
     typer.Option(
         metavar="NAME",
         **choices("--schedule", SCHEDULES),
-        help="Spacing of the times: linear or cosine.",
+        help="Spacing of the diffusion times: linear or cosine.",
     ),
 ]
 Guidance = Annotated[
@@ -47,15 +47,15 @@ Guidance = Annotated[
         metavar="G",
         show_default="off",
         callback=within("--guidance", math.isfinite, "a finite number"),
-        help="Strength of path-drop guidance, which doubles the work.",
+        help="Strength of path-drop guidance; guidance doubles the work.",
     ),
 ]
 Strength = Annotated[
     float,
     typer.Option(
         metavar="S",
-        callback=within("--strength", lambda value: 0 < value <= 1, "more than 0, at most 1"),
-        help="Scale of the times: more than 0, at most 1; 1 is full noise.",
+        callback=within("--strength", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
+        help="Scale of the diffusion times: more than 0 and at most 1. 1 is full noise.",
     ),
 ]
 Seed = Annotated[
@@ -121,9 +121,9 @@ def decode(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Decode files of latents back into images of their exact size.
+    """Decode files of latents into images of the exact size that was encoded.
 
-    a.jpg.dinac becomes OUT/a.jpg.png, a.png.dinac becomes OUT/a.png. Run it again to continue.
+    a.jpg.dinac becomes OUT/a.jpg.png; a.png.dinac becomes OUT/a.png. To resume, rerun the command.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.decode import DecodeRequest, make_settings

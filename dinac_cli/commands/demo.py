@@ -31,11 +31,11 @@ def demo(folder: DemoFolder = "dinac-demo") -> None:
     )
     _run(console, decode, [latents, decoded, *nano], latents=[latents], out=decoded, model="nano")
     _run(console, psnr, [originals, decoded], first=originals, second=decoded)
-    console.print_result(f"\nCompare {originals} with {decoded}; then try it on your own folder.")
+    console.print_result(f"\nCompare {originals} with {decoded}; then try your own folder.")
 
 
 def _run(console: Console, command: Callable[..., None], shown: list[str], **values: Any) -> None:
-    """Shows a command line and runs it; a failure ends the demo with its exit code."""
+    """Shows a command line and runs it. If it fails, the demo ends with the same exit code."""
     console.print_result(f"\n$ dinac {shlex.join([command.__name__, *shown])}")
     try:
         command(**values)

@@ -14,7 +14,7 @@ from dinac_cli.images.formats import MAX_PIXELS
 DryRun = Annotated[
     bool,
     opt.run_option(
-        "--dry-run", help="Print what would be done, as dinac plan does, and do nothing."
+        "--dry-run", help="Print what encode would do, as dinac plan does, but encode nothing."
     ),
 ]
 
@@ -57,7 +57,7 @@ def encode(
 ) -> None:
     """Encode images into files of whitened latents.
 
-    a.jpg becomes OUT/a.jpg.dinac. Run it again to continue: finished outputs are kept.
+    a.jpg becomes OUT/a.jpg.dinac. To resume, rerun the command: finished outputs are kept.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.errors import UsageError

@@ -21,7 +21,7 @@ ExportFormat = Annotated[
         "--to",
         metavar="FORMAT",
         **choices("--to", EXPORT_FORMATS),
-        help="safetensors or npz: one file a record; webdataset: tars of many records.",
+        help="safetensors or npz: one file per record; webdataset: tar files of many records.",
     ),
 ]
 

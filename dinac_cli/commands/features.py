@@ -24,12 +24,12 @@ FeaturesOut = Annotated[
     ),
 ]
 Spatial = Annotated[
-    bool, typer.Option("--spatial", help="Also write the patch tokens, one tensor an image.")
+    bool, typer.Option("--spatial", help="Also write the patch tokens, one tensor per image.")
 ]
 Similar = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="List the images that are most similar to this latent file's image."
+        metavar="FILE", help="List the images most similar to the image of this latent file."
     ),
 ]
 Top = Annotated[
@@ -68,16 +68,16 @@ def features(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Predict DINO features from files of latents, without decoding them; find similar images.
+    """Predict DINO features from files of latents, without decoding; find similar images.
 
-    OUT holds `class_tokens`, F32 [N, D], and `names`. Needs a model with a class head.
+    OUT holds `class_tokens` (F32 [N, D]) and `names`. Needs a model with a class head.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
     from dinac_cli.jobs.model_choice import ModelChoice
 
     if top is not None and similar is None:
-        raise UsageError("--top goes with --similar FILE")
+        raise UsageError("--top needs --similar FILE")
     paths, target = split_arguments(latents, out, similar, spatial=spatial)
     request = FeaturesRequest(
         inputs=read_inputs(paths, files_from, null, root, limit, shard),
@@ -99,7 +99,7 @@ def features(
 def split_arguments(
     latents: list[str] | None, last: str | None, similar: str | None, *, spatial: bool
 ) -> tuple[list[str], str | None]:
-    """Returns the inputs and OUT: with `--similar`, the last argument may be an input.
+    """Returns the inputs, and OUT or None. With `--similar`, the last argument may be an input.
 
     Raises UsageError.
     """
@@ -109,14 +109,14 @@ def split_arguments(
     if last is None or last.lower().endswith(_SUFFIX):
         return named, last
     if similar is None:
-        raise UsageError(f"{last}: OUT, the last argument, is the file to write; name it {_SUFFIX}")
+        raise UsageError(f"{last}: OUT, the last argument, must have the suffix {_SUFFIX}")
     if spatial:
-        raise UsageError(f"--spatial needs OUT; name it last, with {_SUFFIX}")
+        raise UsageError(f"--spatial needs OUT; name a {_SUFFIX} file as the last argument")
     return [*named, last], None
 
 
 class FeaturesSummary(Summary):
-    """The end of a features run: its file, and the `top` images that are most similar."""
+    """The summary of a features run: the file written, and the `top` most similar images."""
 
     def __init__(self, run: FeaturesRun, out: str | None, top: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`dinac info`: prints what one record holds, or what many add up to."""
+"""`dinac info`: prints the fields of one record, or the totals of many."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _CHANNELS_SHOWN = 5
 
-# Over many photographs, each channel of whitened latents stays within these bounds; channels of
-# another scale do not. A few images prove nothing: sky, for example, has no detail.
+# Over many photographs, the mean and deviation of each whitened channel stay within these bounds.
+# Channels of another scale do not. A few images prove nothing: sky, for example, has no detail.
 _JUDGED_RECORDS = 16
 _MEAN_AT_MOST = 1.0
 _STD_WITHIN = (0.5, 2.0)
@@ -39,9 +39,9 @@ def info(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Show what files of latents hold: every field of a single record, the totals of many.
+    """Show the contents of files of latents: every field of a single record, or totals of many.
 
-    Compares the mean and deviation of each channel with N(0, 1), which training expects.
+    Compares each channel's mean and standard deviation with N(0, 1), which training expects.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.info import InfoRequest
@@ -54,7 +54,7 @@ def info(
 
 
 class InfoSummary(Summary):
-    """The end of an info run: its catalogue."""
+    """The summary of an info run: prints its catalogue."""
 
     stopped = "stopped before the end; these are the figures of the records read so far"
 
@@ -108,7 +108,7 @@ def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator
 
 
 def _describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
-    """Yields the name and value of each field of one record."""
+    """Yields the name and the value of each field of one record."""
     header = facts.header
     channels, rows, columns = header.shape
     yield "name", header.name or "- (anonymous)"
@@ -121,7 +121,7 @@ def _describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
         yield "posterior", "log-SNR of each latent"
     if facts.flipped is not None:
         yield "twin", _describe_twin(facts.flipped)
-    yield "size", f"{format_size(facts.size_bytes)}, {facts.bits_per_pixel:.2f} bits a pixel"
+    yield "size", f"{format_size(facts.size_bytes)}, {facts.bits_per_pixel:.2f} bits per pixel"
     yield "model", " revision ".join(filter(None, (header.model, header.revision))) or "-"
     yield "latent space", header.latent_space
     yield "weights", header.weights
@@ -146,7 +146,7 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
     yield "size", format_size(catalogue.size_bytes)
     if catalogue.pixels:
         rate = 8 * catalogue.size_bytes / catalogue.pixels
-        yield "pixels", f"{catalogue.pixels / 1e6:.1f} million, {rate:.2f} bits a pixel"
+        yield "pixels", f"{catalogue.pixels / 1e6:.1f} million, {rate:.2f} bits per pixel"
     for (model, latent_space, weights), count in catalogue.models.most_common():
         name = f"{model or 'unknown'} (latent space {latent_space}, weights {weights})"
         yield "model", name if len(catalogue.models) == 1 else f"{count} by {name}"
@@ -164,7 +164,7 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
 
 
 def _describe_twin(beside: Beside) -> str:
-    """Returns what a record holds of the mirrored image."""
+    """Returns the names of the parts that a record holds of the mirrored image."""
     parts = ["latents"]
     parts += ["class token"] if beside.token_width else []
     parts += ["posterior"] if beside.has_posterior else []
@@ -172,16 +172,16 @@ def _describe_twin(beside: Beside) -> str:
 
 
 def _describe_moments(moments: ChannelMoments, title: str) -> str:
-    """Returns the range of means and deviations over the channels."""
+    """Returns the range of the channels' means, and the range of their deviations, as text."""
     mean, std = moments.mean, moments.std
     return (
         f"channels{title}: mean {mean.min():+.2f} to {mean.max():+.2f}, "
-        f"standard deviation {std.min():.2f} to {std.max():.2f} (N(0, 1): 0 and 1)"
+        f"standard deviation {std.min():.2f} to {std.max():.2f} (N(0, 1) has 0 and 1)"
     )
 
 
 def _describe_strays(moments: ChannelMoments) -> Iterator[str]:
-    """Yields the number of channels that are far from N(0, 1), and the farthest ones, if any."""
+    """If channels are far from N(0, 1), yields their number, and a table of the farthest."""
     import numpy as np
 
     low, high = _STD_WITHIN
@@ -193,7 +193,7 @@ def _describe_strays(moments: ChannelMoments) -> Iterator[str]:
         return
     yield (
         f"{len(strays)} of {len(mean)} channels are far from N(0, 1): "
-        "very plain images, or latents that are not whitened"
+        "the images are very plain, or the latents are not whitened"
         + ("; the farthest:" if len(strays) > _CHANNELS_SHOWN else "")
     )
     rows = [["channel", "mean", "std"]]

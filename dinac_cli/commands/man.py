@@ -16,14 +16,14 @@ MANUAL = Path(__file__).parent.parent / "man" / "dinac.1"
 
 _EXIT_CODES = (
     ("0", "all done, or already done"),
-    ("1", "could not run, or the system stopped it (disk full, no such device or model)"),
+    ("1", "could not run, or the system stopped the run (disk full, no such device or model)"),
     ("2", "wrong usage"),
     ("3", "finished, but some files failed, are missing, or did not verify"),
     ("130, 143, 141", "Ctrl-C, SIGTERM, closed pipe"),
 )
 _ENVIRONMENT = (
     ("DINAC_MODEL", "the default of --model"),
-    ("DINAC_CACHE", "folder of dinac's cache: identities of models"),
+    ("DINAC_CACHE", "dinac's cache folder, which holds the identities of models"),
     ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),
     ("OMP_NUM_THREADS", "number of computing threads"),
     ("NO_COLOR", "no colours"),
@@ -31,7 +31,7 @@ _ENVIRONMENT = (
 
 
 def man() -> None:
-    """Show the manual; in a pipe, print its source, to install it as a manual page."""
+    """Show the manual. In a pipe, print its source, which can be installed as a manual page."""
     pager = shutil.which("man") if sys.stdout is not None and sys.stdout.isatty() else None
     if pager is not None:
         raise typer.Exit(subprocess.run([pager, "-l", str(MANUAL)]).returncode)
@@ -39,7 +39,7 @@ def man() -> None:
 
 
 def make_manual(root: Any, version: str) -> str:
-    """Returns the page of the command tree below `root`, in the format of man(7)."""
+    """Returns the manual page of the command tree below `root`, in the man(7) format."""
     return "\n".join([*_begin(root, version), *_list_commands(root), *_end()]) + "\n"
 
 
@@ -81,7 +81,7 @@ def _end() -> Iterator[str]:
 
 
 def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yields each command below a group, with its full name."""
+    """Yields the full name of each command below a group, and the command itself."""
     if not hasattr(command, "commands"):
         yield path, command
         return

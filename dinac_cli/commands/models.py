@@ -38,13 +38,13 @@ HubModel = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per model on stdout.")]
 
 models = typer.Typer(
-    name="models", no_args_is_help=True, help="List, fetch and describe models; see its commands."
+    name="models", no_args_is_help=True, help="List, fetch or describe models (three commands)."
 )
 
 
 @models.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List the models that have a short name, and which of them are on this machine."""
+    """List the models that have short names, and show which of them are on this machine."""
     from dinac_cli.models.registry import HUB_ALIASES, NANO
 
     console = Console()
@@ -65,7 +65,7 @@ def list_models(as_json: Json = False) -> None:
 
 @models.command("pull")
 def pull(model: HubModel, revision: opt.Revision = None) -> None:
-    """Fetch a model from the Hub into its cache; run it again to resume."""
+    """Fetch a model from the Hub into the Hub's cache. To resume, run the same command again."""
     from dinac_cli.models.facts import summarise_model
     from dinac_cli.models.registry import pull_model
 
@@ -90,7 +90,7 @@ def show(model: Model, revision: opt.Revision = None, as_json: Json = False) -> 
 
 
 def _describe_entry(name: str) -> dict[str, Any]:
-    """Returns one model of the list; without its files, only its names are known."""
+    """Returns one model of the list. If its files are not cached, only its names are known."""
     from dinac_cli.models.facts import summarise_model
     from dinac_cli.models.registry import HUB_ALIASES, NANO, find_cached, resolve_model
 
@@ -116,7 +116,7 @@ def _describe_entry(name: str) -> dict[str, Any]:
 
 
 def _describe_model(summary: ModelSummary) -> Iterator[tuple[str, str]]:
-    """Yields the name and value of each line that describes a model."""
+    """Yields the name and the value of each line that describes a model."""
     yield "model", summary.label
     yield "revision", summary.revision or "-"
     yield "path", str(summary.path)
@@ -129,7 +129,7 @@ def _describe_model(summary: ModelSummary) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{summary.parameter_count:,} ({', '.join(parts)})"
     yield "latents", f"{summary.channels} channels at patch {summary.patch}"
     yield "stored in", summary.stored
-    yield "in bfloat16", f"{summary.float32_parameters:,} parameters stay float32, mostly norms"
+    yield "in bfloat16", f"{summary.float32_parameters:,} parameters stay float32 (mostly norms)"
     yield "latent space", summary.latent_space
     yield "weights", summary.weights
     yield "licence", summary.licence or "unknown"

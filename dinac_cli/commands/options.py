@@ -43,27 +43,27 @@ FilesFrom = Annotated[
     str | None,
     input_option(
         metavar="LIST",
-        help="Also take the inputs listed in this file, one a line; - is standard input.",
+        help="Also take the inputs that this file lists, one per line; - is standard input.",
     ),
 ]
-Null = Annotated[bool, input_option("--null", help="--files-from is NUL-separated (find -print0).")]
+Null = Annotated[bool, input_option("--null", help="The list is NUL-separated (find -print0).")]
 Root = Annotated[
     str | None,
     input_option(
         metavar="DIR",
-        help="Folder that entries of --files-from are relative to; absolute entries need it.",
+        help="Base folder of the entries of --files-from; absolute entries need a base folder.",
     ),
 ]
 Limit = Annotated[
-    int | None, input_option(min=1, metavar="N", help="Take the first N inputs only.")
+    int | None, input_option(min=1, metavar="N", help="Take only the first N inputs.")
 ]
 ShardOption = Annotated[
     str | None,
     input_option(
         "--shard",
         metavar="I/N",
-        help="Take part I (from 0) of N, chosen by name; auto: from torchrun's or Slurm's "
-        "variables.",
+        help="Split the inputs by name into N parts and take part I (from 0); auto: read I and N "
+        "from torchrun's or Slurm's variables.",
     ),
 ]
 Background = Annotated[
@@ -73,7 +73,7 @@ Background = Annotated[
     ),
 ]
 MaxPixels = Annotated[
-    int, input_option(min=1, metavar="N", help="Refuse images of more pixels than this.")
+    int, input_option(min=1, metavar="N", help="Refuse images of more than N pixels.")
 ]
 
 # What encode makes
@@ -92,7 +92,7 @@ PrecisionOption = Annotated[
         "--precision",
         metavar="P",
         **choices("--precision", PRECISIONS),
-        help="How latents are stored.\n\nBits a pixel and dB lost (nano, photographs):\n\n"
+        help="How latents are stored.\n\nBits per pixel and dB lost (nano, photographs):\n\n"
         "f32  14.5  0     q6  2.4  0.10\n\n"
         "bf16  5.3  0     q5  2.2  0.20\n\n"
         "q8    3.0  0.02  q4  1.8  0.48\n\n"
@@ -101,7 +101,7 @@ PrecisionOption = Annotated[
 ]
 Anonymous = Annotated[
     bool,
-    typer.Option("--anonymous", help="Leave the name, size and hash of the source out of records."),
+    typer.Option("--anonymous", help="Do not store the name, size and hash of the source."),
 ]
 StoreFeatures = Annotated[
     bool,
@@ -113,7 +113,7 @@ StoreFeatures = Annotated[
 StorePosterior = Annotated[
     bool,
     typer.Option(
-        "--posterior", help="Also store the posterior's log-SNR, so that latents can be sampled."
+        "--posterior", help="Also store the posterior's log-SNR, which sampling of latents needs."
     ),
 ]
 
@@ -132,10 +132,10 @@ MaxSide = Annotated[
 ]
 # Typer would read the type `tuple[int, int]` as two values on the command line.
 CropSize = Annotated[
-    Any, _crop(help="After scaling, keep the centre of W x H pixels (N: of N x N).")
+    Any, _crop(help="After scaling, keep the central W x H pixels; N means N x N.")
 ]
 Flip = Annotated[
-    bool, geometry_option("--flip", help="Also store latents of the image mirrored left to right.")
+    bool, geometry_option("--flip", help="Also store latents of each image mirrored left to right.")
 ]
 OriginalResize = Annotated[
     int | None,
@@ -143,10 +143,10 @@ OriginalResize = Annotated[
 ]
 OriginalMaxSide = Annotated[
     int | None,
-    _side("--max-side", help="Scale larger originals down to N pixels a side, as encode does."),
+    _side("--max-side", help="Scale originals down to at most N pixels per side, as encode does."),
 ]
 OriginalCrop = Annotated[
-    Any, _crop(help="Keep the centre of W x H pixels of originals, as encode does.")
+    Any, _crop(help="Keep the central W x H pixels of originals, as encode does.")
 ]
 
 # Model and device
@@ -170,14 +170,14 @@ dtype_option = partial(
 )
 
 Model = Annotated[
-    str, _model("the model of the latents in OUT, else nano on a CPU and d2 on a GPU")
+    str, _model("the model of the latents in OUT; if there are none, nano on a CPU and d2 on a GPU")
 ]
 RecordModel = Annotated[
     str, _model("the model that encoded the latents, if it is embedded or cached")
 ]
 BenchModel = Annotated[str, _model("nano on a CPU and d2 on a GPU")]
 Revision = Annotated[
-    str | None, model_option(metavar="REV", help="Branch, tag or commit on the Hub.")
+    str | None, model_option(metavar="REV", help="Branch, tag or commit of the model on the Hub.")
 ]
 Device = Annotated[
     str,
@@ -185,7 +185,7 @@ Device = Annotated[
         metavar="DEVICE",
         callback=check_device,
         autocompletion=complete(("auto", "cpu", "cuda", "mps")),
-        help="auto, cpu, cuda, cuda:N or mps; an absent device is an error.",
+        help="auto, cpu, cuda, cuda:N or mps; a missing device is an error.",
     ),
 ]
 Dtype = Annotated[
@@ -195,14 +195,14 @@ CompileSizes = Annotated[
     bool,
     model_option(
         "--compile",
-        help="Compile the model for each image size, which takes 15 s a size (1 s in later runs); "
-        "faster for large folders of few sizes.",
+        help="Compile the model, which takes 15 s per image size (1 s in later runs). Faster for "
+        "large folders of few sizes.",
     ),
 ]
 
 # Run
 
-_workers = partial(run_option, "--workers", min=1, metavar="N", show_default="one a processor")
+_workers = partial(run_option, "--workers", min=1, metavar="N", show_default="one per processor")
 
 BatchSize = Annotated[
     int | None,
@@ -210,30 +210,30 @@ BatchSize = Annotated[
         metavar="N",
         show_default="auto",
         parser=parse_batch_size,
-        help="Images in memory at once, or auto; never changes a result.",
+        help="Number of images in memory at once, or auto; does not change results.",
     ),
 ]
-Workers = Annotated[int | None, _workers(help="Threads that read, and as many that write.")]
-Readers = Annotated[int | None, _workers(help="Threads that read.")]
+Workers = Annotated[int | None, _workers(help="Number of reading threads, and of writing threads.")]
+Readers = Annotated[int | None, _workers(help="Number of reading threads.")]
 Overwrite = Annotated[
     bool, run_option("--overwrite", help="Replace any existing file, and redo finished outputs.")
 ]
 Checksum = Annotated[
     bool,
-    run_option("--checksum", help="Detect changed sources by their hash, not by size and time."),
+    run_option("--checksum", help="Detect changed sources by hash instead of by size and time."),
 ]
 Fsync = Annotated[
-    bool, run_option("--fsync", help="Flush each output to the disk before going on.")
+    bool, run_option("--fsync", help="Flush each output to the disk before continuing (fsync).")
 ]
 FailFast = Annotated[bool, run_option("--fail-fast", help="Stop at the first file that fails.")]
 
 # Screen and reports
 
 Failures = Annotated[
-    str | None, report_option(metavar="FILE", help="Write failed files here, as JSON lines.")
+    str | None, report_option(metavar="FILE", help="Write one JSON line per failed file to FILE.")
 ]
 Json = Annotated[
-    bool, report_option("--json", help="JSON lines on stdout: one object a file, a summary last.")
+    bool, report_option("--json", help="JSON lines on stdout: one object per file, then a summary.")
 ]
 JsonObject = Annotated[bool, report_option("--json", help="One JSON object on stdout.")]
 Quiet = Annotated[bool, report_option("--quiet", "-q", help="Print errors only.")]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Quick = Annotated[
     bool,
     opt.run_option(
-        "--quick", help="Skip the estimate of time, which loads the model and takes a few seconds."
+        "--quick", help="Skip the time estimate, which loads the model and takes a few seconds."
     ),
 ]
 
@@ -58,9 +58,9 @@ def plan(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Print what encode would do: new, stale, damaged, done, in conflict, orphaned; change nothing.
+    """Print which files are new, stale, damaged, done, in conflict or orphaned; change nothing.
 
-    Estimates bytes from finished records, and time by encoding a sample that is not kept.
+    Estimates bytes from finished records. Estimates time by encoding a sample, which is not kept.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color
@@ -118,7 +118,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
 
 
 def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:
-    """Yields the lines that a person reads; `refusal` is why encode would not start."""
+    """Yields the lines for a person. `refusal` is why encode would not start, or None."""
     from dinac_cli.jobs.plan import WORK, Fate
 
     rows = [["state", "files", "bytes"]]
@@ -131,11 +131,11 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
     if refusal is not None or not files:
         yield "nothing to encode" if refusal is None else f"encode would refuse: {refusal}"
         return
-    basis = "as in finished records" if plan.is_measured else "typical of the precision"
-    unknown = f", without {plan.unmeasured} of unknown size" if plan.unmeasured else ""
+    basis = "from finished records" if plan.is_measured else "typical of this precision"
+    unknown = f", not counting {plan.unmeasured} of unknown size" if plan.unmeasured else ""
     yield (
         f"{files} to encode, about {format_size(plan.bytes_to_write)} "
-        f"at {plan.bits_per_pixel:.2f} bits a pixel ({basis}){unknown}"
+        f"at {plan.bits_per_pixel:.2f} bits per pixel ({basis}){unknown}"
     )
     time = "not estimated" if took.seconds is None else f"about {format_duration(took.seconds)}"
     yield f"time: {time} ({took.basis})"

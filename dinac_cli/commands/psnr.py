@@ -63,7 +63,7 @@ def psnr(
 
 
 class PsnrTable(Summary):
-    """The end of a psnr run: a table; with `--verbose`, also a line for each pair."""
+    """The summary of a psnr run: a table and, with `--verbose`, one line per pair."""
 
     lists_files = False
     stopped = "stopped before the end; these are the figures of the pairs measured so far"
@@ -101,13 +101,13 @@ class PsnrTable(Summary):
 
 
 def _count_lacking(tally: Tally) -> tuple[int, int]:
-    """Returns the number of missing and of failed pairs."""
+    """Returns the number of missing pairs, and the number of failed pairs."""
     missing = tally.counts[Status.MISSING]
     return missing, tally.failures - missing
 
 
 def describe_pair(result: FileResult) -> dict[str, Any]:
-    """Returns one pair as a JSON object; the infinite PSNR of an identical pair is null."""
+    """Returns one pair as a JSON object. If the images are identical, the PSNR is null."""
     from dinac_cli.images.metrics import psnr_as_json
 
     entry: dict[str, Any] = {"file": result.file, "status": result.status.value}
@@ -122,7 +122,7 @@ def describe_pair(result: FileResult) -> dict[str, Any]:
 
 
 def format_pair(entry: dict[str, Any]) -> str:
-    """Returns one line of `--verbose`: the PSNR, then the name."""
+    """Returns the line of one pair for `--verbose`: the PSNR, then the name."""
     value = "identical" if entry["psnr"] is None else f"{entry['psnr']:.2f} dB"
     return f"{value:>9}  {escape_unprintable(entry['file'])}"
 
@@ -132,7 +132,7 @@ def format_table(
 ) -> list[str]:
     """Returns a line of names and a line of figures, in 80 columns if possible.
 
-    If the two lines are wider than the terminal's `width`, returns a line for each figure instead.
+    If the two lines are wider than the terminal's `width`, returns one line per figure instead.
     """
     table = {"PSNR": "dB"}
     for name in ("mean", "std", "median", "p5", "p95", "min", "max"):

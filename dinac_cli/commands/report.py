@@ -33,14 +33,14 @@ LatentFolders = Annotated[
     typer.Option(
         "--latents",
         metavar="DIR",
-        help="Folder of latents, one for each folder of reconstructions, in the same order: shows "
-        "the bits a pixel and, for the first, the latents as colours; may be repeated.",
+        help="Folder of latents; repeat the option for each folder of reconstructions, in the same "
+        "order. The page shows bits per pixel, and the latents of the first folder as colours.",
     ),
 ]
 Assets = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR", help="Put the full images there, not into the page; for large sets."
+        metavar="DIR", help="Put the full images into DIR, not into the page; for large sets."
     ),
 ]
 Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")]
@@ -68,7 +68,7 @@ def report(
 ) -> None:
     """Write a page that shows originals and reconstructions side by side.
 
-    It opens from disk, in any browser, and shows at a glance where a model fails.
+    The page opens from disk, in any browser, and shows at a glance where a model fails.
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
     from dinac_cli.images.color import parse_color
@@ -96,7 +96,7 @@ def report(
 
 
 class PageSummary(Summary):
-    """The end of a report run."""
+    """The summary of a report run."""
 
     lists_files = False
 
@@ -122,7 +122,7 @@ class PageSummary(Summary):
         if not self._run.page.images:
             return f"no image could be shown; {self._out} was not written"
         if self._run.request.assets is None and self._run.size_bytes > _LARGE_PAGE_BYTES:
-            return "a large page; --assets DIR keeps the full images beside it"
+            return "the page is large; --assets DIR keeps the full images in a folder"
         return None
 
     def choose_exit(self, tally: Tally) -> Exit:

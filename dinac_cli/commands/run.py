@@ -53,7 +53,7 @@ def read_inputs(
     limit: int | None,
     shard: str | None,
 ) -> InputRequest:
-    """Returns the "Inputs" options as a request; reads the list if it is on standard input.
+    """Returns the "Inputs" options as a request. Reads the list, if it comes on standard input.
 
     Raises UsageError if standard input is closed.
     """
@@ -82,8 +82,8 @@ def run_request(
 ) -> int:
     """Opens a request and runs it to its end; returns the exit code.
 
-    `summarise` makes the summary of the opened run. `out` is OUT if the command can write to
-    standard output.
+    `summarise` makes the summary of the opened run. `out` is the argument OUT, or None if the
+    command never writes to standard output.
     """
     console = options.open_console()
     stdout = open_stdout(out)
@@ -97,22 +97,21 @@ def run_request(
         stdin = open_stdin(stop) if run.reads_stdin else None
         results = run.start(control, stdin=stdin, stdout=stdout)
         reporter = _Reporter(summarise(run), progress, options, console, stop, stdout is not None)
-        title = type(request).__name__.removesuffix("Request").lower()  # such as "encode"
-        reporter.consume(title, results, run)
+        reporter.consume(request.command, results, run)
         return reporter.finish()
 
 
 def tune_process(request: Request[Run]) -> None:
-    """Sets torch's threads and memory before it is imported."""
+    """Sets the threads and the memory of torch. Must be called before torch is imported."""
     configure_threads()
     if request.bounds_memory:
         bound_memory()
 
 
 def open_stdout(out: str | None) -> BinaryIO | None:
-    """Returns standard output as bytes if OUT is `-`, else None.
+    """Returns the binary standard output if OUT is `-`, else None.
 
-    Raises UsageError if standard output is a terminal, or closed.
+    Raises UsageError if standard output is a terminal or is closed.
     """
     if out != STDOUT:
         return None
@@ -143,7 +142,7 @@ class _Reporter:
         ):
             for result in results:
                 if self.stop and result.failed and result.file == STDIN_NAME:
-                    continue  # the stop cut standard input short; its content may be sound
+                    continue  # the stop cut standard input short; its data may be valid
                 self.progress.add(result)
                 self.summary.add(result)
                 if result.failed:
@@ -188,7 +187,7 @@ class _Reporter:
 
 @contextmanager
 def open_failures(path: str | None) -> Iterator[Callable[[FileResult], None]]:
-    """Opens the `--failures` file; yields a function that writes one result to it at once.
+    """Opens the `--failures` file. Yields a function that writes one result to the file at once.
 
     If `path` is None, the function does nothing. Opening and writing raise OutputError,
     or UnwritableDiskError if the disk is full.

@@ -31,22 +31,22 @@ Init = Annotated[
     typer.Option(
         metavar="MODEL",
         autocompletion=complete(("nano", "d2", "klt")),
-        help="The model to start from, as for --model; or klt, the linear optimum of IMG.",
+        help="Model to start from, as for --model, or klt: the optimal linear transform of IMG.",
     ),
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(min=0.01, metavar="M", help="How long to train; the learning rate ends at zero."),
+    typer.Option(min=0.01, metavar="M", help="Minutes to train; the learning rate ends at zero."),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        "--steps", min=1, metavar="N", help="How many steps to train, instead of --minutes."
+        "--steps", min=1, metavar="N", help="Number of training steps, instead of --minutes."
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Crops per step.")]
 Crop = Annotated[
-    int, typer.Option(min=32, metavar="PIXELS", help="Side of a crop; skips smaller images.")
+    int, typer.Option(min=32, metavar="PIXELS", help="Side of a crop; smaller images are skipped.")
 ]
 Seed = Annotated[
     int, typer.Option("--seed", min=0, metavar="N", help="Seed of all randomness in the training.")
@@ -55,7 +55,7 @@ Teacher = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
-        help="A DINOv2 checkpoint folder; the class head, if the model has one, learns its "
+        help="A DINOv2 checkpoint folder. The class head, if the model has one, learns DINOv2 "
         "features.",
     ),
 ]
@@ -95,7 +95,7 @@ def train(
     if (steps is None) == (minutes is None):
         raise UsageError("say how long to train: give either --minutes or --steps")
     configure_threads()
-    # Imports torch, which reads the settings of configure_threads.
+    # This import loads torch, which reads the settings that configure_threads made.
     from dinac_cli.training.session import TrainRequest
 
     recipe = TrainRecipe(steps=steps or UNPACED_STEPS, batch_size=batch_size, crop=crop, seed=seed)
@@ -114,7 +114,7 @@ def train(
 
 
 def _list_images(named: list[str] | None, out: str) -> tuple[str, ...]:
-    """Returns the paths of the images. Raises UsageError for a missing file or standard input."""
+    """Returns the paths of the images. Raises UsageError for a missing file and for `-`."""
     from dinac_cli.jobs.request import IMAGES, InputRequest
 
     paths = []
@@ -127,7 +127,7 @@ def _list_images(named: list[str] | None, out: str) -> tuple[str, ...]:
 
 
 def _run_training(request: TrainRequest, console: Console) -> int:
-    """Trains, unless another training uses OUT, and prints the result; returns the exit code."""
+    """Trains and prints the result; returns the exit code. Raises OutputError if OUT is in use."""
     from dinac_cli.storage.lock import hold_folder
     from dinac_cli.training.session import check_out
 
@@ -175,7 +175,7 @@ def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
 
 @dataclass
 class TrainProgress:
-    """The figures of a training for the progress display."""
+    """The figures that the progress display of a training shows."""
 
     batch_size: int
     stop: StopRequest
@@ -198,7 +198,7 @@ class TrainProgress:
             self.held_out_db = progress.held_out_db
 
     def describe_line(self, width: int) -> str:
-        """Returns figures in at most `width` characters, the most important first."""
+        """Returns the figures in at most `width` characters, the most important first."""
         if self.stop:
             return STOPPING[:width]
         if self.first is None:

@@ -59,7 +59,7 @@ def parse_batch_size(text: str) -> int | None:
 
 
 def parse_crop(text: str) -> tuple[int, int]:
-    """Returns `256x128`, or `256` for a square, as (width, height). Raises UsageError."""
+    """Returns (width, height) from `256x128`, or from `256` for a square. Raises UsageError."""
     try:
         size = parse_size(text)
         Geometry(crop=size)  # checks the range
@@ -69,7 +69,7 @@ def parse_crop(text: str) -> tuple[int, int]:
 
 
 def parse_percent(text: str) -> float:
-    """Returns `5%` or `5` as 5.0: more than 0, at most 100. Raises UsageError."""
+    """Returns 5.0 for `5%` or `5`. Raises UsageError unless 0 < percent <= 100."""
     digits = text.removesuffix("%")
     if not re.fullmatch(r"\d{1,3}(\.\d{1,9})?", digits, re.ASCII) or not 0 < float(digits) <= 100:
         raise UsageError(

@@ -18,7 +18,7 @@ SourceFolder = Annotated[
     typer.Option(
         "--source",
         metavar="DIR",
-        help="Folder of the encoded images: each must still exist, with its size and hash.",
+        help="Folder of the encoded images. Each must still exist, with the same size and hash.",
     ),
 ]
 Reencode = Annotated[
@@ -36,7 +36,7 @@ MaxDelta = Annotated[
     typer.Option(
         "--max-delta",
         metavar="D",
-        show_default="0.25, and one step at q8 to q3",
+        show_default="0.25, plus one quantiser step at q8 to q3",
         help="Largest difference allowed for a re-encoded latent.",
     ),
 ]
@@ -51,9 +51,7 @@ VerifyModel = Annotated[
 ]
 VerifyDtype = Annotated[
     str,
-    opt.dtype_option(
-        help="bf16 or f32, for --reencode; auto: the dtype that the record was encoded in."
-    ),
+    opt.dtype_option(help="bf16 or f32, for --reencode; auto: the dtype that encoded the record."),
 ]
 
 
@@ -79,9 +77,9 @@ def verify(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Verify files of latents: complete, undamaged, of the right model, of unchanged images.
+    """Verify that latents are complete, undamaged, of the right model and of unchanged images.
 
-    Structure, checksum and values are always checked, the rest only if an option requests it.
+    Always checks structure, checksum and values. Checks the rest only if an option requests it.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.model_choice import ModelChoice
@@ -103,7 +101,7 @@ def verify(
 
 
 class VerifySummary(Summary):
-    """The end of a verify run."""
+    """The summary of a verify run."""
 
     stopped = "stopped before the end; these are the findings so far"
 

@@ -1,5 +1,5 @@
-"""The latent file (`.dinac`): one image's whitened latents and metadata in each record.
+"""The latent file (`.dinac`). Each record holds the whitened latents and metadata of one image.
 
-Readers treat input as hostile: they check every limit before they allocate memory for it. This
-module imports nothing, so that names and headers need neither numpy nor zstandard.
+Readers treat input as hostile: they check every declared size before they allocate memory for it.
+This module imports nothing, so that code for names and headers loads neither numpy nor zstandard.
 """

@@ -1,6 +1,6 @@
 """The frame of a record: a preamble that identifies the format, then one zstd frame.
 
-This module reads sizes and decompresses nothing, so every limit is checked before memory is
+This module reads sizes but decompresses nothing. Therefore every limit is checked before memory is
 allocated. Source: RFC 8878 (zstd frames, blocks and skippable frames).
 """
 
@@ -13,10 +13,10 @@ from typing import BinaryIO, NamedTuple, Protocol
 from dinac_cli.errors import FormatError, Rejection
 
 FORMAT_VERSION = 1
-"""Frozen: the meaning of a version 1 record never changes, and every later dinac reads it."""
+"""Version 1 is frozen: its meaning never changes, and every later dinac reads its records."""
 
-# A skippable frame of 16 bytes, which zstd tools skip. The `file` command, and a reader that looks
-# for the next record after damage, recognise a record by its first 14 bytes.
+# A record starts with a skippable zstd frame of 16 content bytes, which zstd tools skip. The first
+# 14 bytes identify a record for the `file` command, and for a reader that resumes after damage.
 RECORD_START = (0x184D2A5D).to_bytes(4, "little") + (16).to_bytes(4, "little") + b"DINAC\0"
 PREAMBLE = RECORD_START + bytes([FORMAT_VERSION]) + bytes(9)
 ZSTD_MAGIC = (0xFD2FB528).to_bytes(4, "little")
@@ -25,8 +25,8 @@ MAX_CONTENT_BYTES = 1 << 30
 MAX_BLOCK_BYTES = 1 << 17  # of content, by RFC 8878
 CHECKSUM_BYTES = 4
 
-# Walking takes one step per block, so the number of blocks is limited too. Blocks of zstd encoders
-# average at least 1 KiB, except around the few tensor boundaries.
+# Walking a frame takes one step per block, so the number of blocks is limited too. Blocks that zstd
+# encoders write average at least 1 KiB, except near the few tensor boundaries.
 SPARE_BLOCKS = 64
 MIN_MEAN_BLOCK_BYTES = 1024
 
@@ -34,17 +34,17 @@ _RAW, _RLE, _COMPRESSED, _RESERVED = range(4)
 
 
 class Source(Protocol):
-    """Bytes that are read in order."""
+    """A sequence of bytes that is read in order."""
 
     def take(self, count: int) -> bytes:
-        """Returns the next `count` bytes, or fewer if the source ends."""
+        """Returns the next `count` bytes, or fewer if the source ends first."""
 
     def skip(self, count: int) -> bool:
-        """Skips `count` bytes; False if the source ends first."""
+        """Skips `count` bytes. Returns False if the source ends first."""
 
 
 class FileSource:
-    """A Source over a buffered file from its current position; `skip` needs a seekable file."""
+    """A Source that reads a buffered file from its position. `skip` needs a seekable file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -53,16 +53,19 @@ class FileSource:
         return self._file.read(count)
 
     def skip(self, count: int) -> bool:
-        """Skips `count` bytes without reading them; False if the file ends first."""
-        # Seeking past the end is no error, so this seeks to the last byte and reads it. If `count`
-        # is 0, this seeks back one byte, which always exists: a preamble precedes every skip.
+        """Skips `count` bytes without reading them. Returns False if the file ends first."""
+        # Seeking past the end is no error, so this seeks to the last skipped byte and reads it. If
+        # `count` is 0, this seeks back one byte. That byte exists: a preamble precedes every skip.
         self._file.seek(count - 1, os.SEEK_CUR)
         return len(self._file.read(1)) == 1
 
 
 @dataclass(frozen=True)
 class FrameHeader:
-    """A zstd frame's header: sizes in bytes of the header, the content and the largest block."""
+    """The header of a zstd frame. Its fields are in bytes.
+
+    `size` is the size of the header itself. `block_max` is the limit for the content of one block.
+    """
 
     size: int
     content_size: int
@@ -70,9 +73,10 @@ class FrameHeader:
 
 
 class Block(NamedTuple):
-    """A zstd block: its 3 `header` bytes, then `stored_size` bytes that become its content.
+    """A zstd block: 3 bytes of `header`, then `stored_size` bytes that encode its content.
 
-    `declared_size` is the size in the header; only an RLE block stores fewer bytes.
+    `declared_size` is the size in the header. Only an RLE block stores fewer bytes than that.
+    `content_max` is the most bytes that the block can decode to.
     """
 
     header: bytes
@@ -83,16 +87,19 @@ class Block(NamedTuple):
 
 
 def walk_record(source: Source) -> int:
-    """Walks one record to its end without decompressing it; returns its size in bytes.
+    """Walks one record to its end without decompressing it. Returns its size in bytes.
 
-    Raises FormatError if the preamble, the frame header or a block header breaks a rule.
+    Raises FormatError if the preamble, the frame header or a block header is invalid.
     """
     take_preamble(source)
     return len(PREAMBLE) + walk_frame(source)
 
 
 def take_preamble(source: Source) -> None:
-    """Takes the 24 bytes that begin a record. Raises FormatError if this version cannot read it."""
+    """Takes the 24 bytes that begin a record.
+
+    Raises FormatError if they do not begin a record, or if this dinac cannot read that record.
+    """
     start = source.take(len(RECORD_START))
     if start != RECORD_START:
         if start and not RECORD_START.startswith(start):
@@ -117,10 +124,10 @@ def newer_format(version: str) -> FormatError:
 
 
 def walk_frame(source: Source) -> int:
-    """Walks one zstd frame by its block headers; returns its size in bytes, checksum included.
+    """Walks one zstd frame by its block headers. Returns its size in bytes, with the checksum.
 
-    Compares what the blocks can hold with the declared content size, so a short frame that
-    declares a large content is refused before anything is allocated for it.
+    Compares the declared content size with the most bytes that the blocks can hold. Thus a short
+    frame that declares a large content is refused before memory is allocated for that content.
     """
     frame = take_frame_header(source)
     size, declared, content_max = frame.size + CHECKSUM_BYTES, 0, 0
@@ -147,7 +154,7 @@ def walk_frame(source: Source) -> int:
 
 
 def take_frame_header(source: Source) -> FrameHeader:
-    """Takes a zstd frame header. Raises FormatError if records may not have it."""
+    """Takes a zstd frame header. Raises FormatError if it is not allowed in a record."""
     fixed = take_exactly(source, len(ZSTD_MAGIC) + 1)
     descriptor = fixed[-1]
     if fixed[:-1] != ZSTD_MAGIC or descriptor & 0b0001_1000:
@@ -161,7 +168,8 @@ def take_frame_header(source: Source) -> FrameHeader:
     content_size, field_size = _take_content_size(source, descriptor >> 6, is_single_segment)
     if window is not None and window > content_size:
         raise FormatError(
-            Rejection.WINDOW, f"window of {window} bytes for a content of {content_size}; re-encode"
+            Rejection.WINDOW,
+            f"zstd window of {window} bytes exceeds the content of {content_size}; re-encode",
         )
     block_max = min(MAX_BLOCK_BYTES, content_size if window is None else window)
     size = len(fixed) + (window is not None) + field_size
@@ -169,7 +177,7 @@ def take_frame_header(source: Source) -> FrameHeader:
 
 
 def take_block(source: Source, frame: FrameHeader) -> Block:
-    """Takes the 3 header bytes of a block; its stored bytes follow in the source."""
+    """Takes the 3 header bytes of a block, but not its stored bytes, which follow them."""
     header = take_exactly(source, 3)
     field = int.from_bytes(header, "little")
     kind, size = field >> 1 & 3, field >> 3
@@ -183,7 +191,7 @@ def take_block(source: Source, frame: FrameHeader) -> Block:
 
 
 def take_exactly(source: Source, count: int) -> bytes:
-    """Takes `count` bytes. Raises FormatError TRUNCATED if the source ends before."""
+    """Takes `count` bytes. Raises FormatError TRUNCATED if the source ends too early."""
     data = source.take(count)
     if len(data) != count:
         raise _truncated()
@@ -191,7 +199,7 @@ def take_exactly(source: Source, count: int) -> bytes:
 
 
 def _take_content_size(source: Source, flag: int, is_single_segment: bool) -> tuple[int, int]:
-    """Takes the content size; returns it and the width of its field, both in bytes."""
+    """Takes the content size field. Returns the content size and the field's width, in bytes."""
     width = (1 if is_single_segment else 0, 2, 4, 8)[flag]
     if width == 0:
         raise FormatError(Rejection.CONTENT_SIZE, "the zstd frame has no content size; re-encode")

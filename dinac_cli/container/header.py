@@ -32,9 +32,10 @@ _IDENTITIES = ("latent_space", "weights")
 class RecordHeader:
     """The metadata of a record, validated on construction.
 
-    The latents have `shape` (C, h, w); the image has `height` and `width` in pixels. One latent
-    position covers a square of `patch` pixels a side. `latent_space` and `weights` are identities
-    of 16 hex digits. An anonymous record has no `name`, `source_bytes` or `source_sha256`.
+    `shape` (C, h, w) is the shape of the latents. `height` and `width` of the image are in pixels.
+    Each latent position covers a square of `patch` x `patch` pixels. `latent_space` and `weights`
+    identify the latent space and the weights, by 16 hex digits each. An anonymous record has
+    neither `name` nor `source_bytes` nor `source_sha256`.
     Raises FormatError NAME, PRECISION, PREDICTOR, SHAPE, METADATA.
     """
 
@@ -58,7 +59,7 @@ class RecordHeader:
 
     @property
     def is_anonymous(self) -> bool:
-        """True if the header has no name, size or hash of the source."""
+        """True if the header has neither the name nor the size nor the hash of the source."""
         return not self.name and self.source_bytes is None and self.source_sha256 is None
 
     def __post_init__(self) -> None:
@@ -71,15 +72,15 @@ class RecordHeader:
 
 
 def header_to_metadata(header: RecordHeader) -> dict[str, str]:
-    """Returns the metadata strings of a header; an absent value is an empty string."""
+    """Returns a header as metadata strings. An absent value becomes an empty string."""
     values = {**vars(header), "dinac": FORMAT_VERSION, "shape": _shape_text(header.shape)}
     return {key: "" if value is None else str(value) for key, value in values.items()}
 
 
 def header_from_metadata(metadata: Mapping[str, str]) -> RecordHeader:
-    """Reads a header from metadata strings; ignores unknown keys.
+    """Reads a header from metadata strings. Ignores unknown keys.
 
-    Raises FormatError as RecordHeader does, and VERSION.
+    Raises FormatError VERSION, and the same FormatErrors as RecordHeader.
     """
     name = metadata.get("name", "")
     if name:
@@ -172,4 +173,5 @@ def _bad_value(key: str, fault: str) -> FormatError:
 
 
 def _too_large(shape: tuple[int, int, int], limit: str) -> FormatError:
-    return FormatError(Rejection.SHAPE, f"latents of shape {_shape_text(shape)}; at most {limit}")
+    message = f"latents of shape {_shape_text(shape)}; the limit is {limit}"
+    return FormatError(Rejection.SHAPE, message)

@@ -1,8 +1,8 @@
-"""The safetensors header inside a record: written canonically, read strictly.
+"""Reads and writes the safetensors header inside a record. Writing is canonical, reading strict.
 
 A header is an 8-byte little-endian length, then JSON of that length. The JSON object maps each
-tensor name to its dtype, shape and data_offsets, and `__metadata__` to an object of strings.
-Source: the safetensors format.
+tensor name to its dtype, shape and data_offsets. The key `__metadata__` maps to an object of
+strings. Source: the safetensors format.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _DTYPE_NAMES = {"|u1": "U8", "|i1": "I8", "<f4": "F32"}
 _METADATA = "__metadata__"
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _ALIGNMENT = 8
-_MAX_DEPTH = 3  # object of tensors, tensor, list of sizes
+_MAX_DEPTH = 3  # the object of all tensors, one tensor in it, a list of sizes in that tensor
 _MAX_RANK = 8
 _MAX_DIGITS = 15
-# The closing quote is optional: otherwise, an unclosed string would be searched again from each
-# later quote, in quadratic time.
+# The closing quote is optional. If it were required, an unclosed string would be searched again
+# from each later quote, which takes quadratic time.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor's dtype, shape, and place in the payload: `begin` and `end` in bytes."""
+    """The dtype and shape of a tensor, and its byte positions in the payload: `begin` and `end`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A parsed header: the metadata, the tensors, and the size of their payload in bytes."""
+    """A parsed header: the metadata, the tensors, and the size of the payload in bytes."""
 
     metadata: dict[str, str]
     tensors: dict[str, TensorEntry]
@@ -59,10 +59,10 @@ class Layout:
 
 
 def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Returns the header for `tensors` (U8, I8 or F32); the payload holds them in this order.
+    """Returns the header for `tensors` (U8, I8 or F32), in their order in the payload.
 
-    Sorts the keys and pads the end with spaces to a multiple of 8 bytes. The same input gives the
-    same bytes, which the safetensors library does not promise.
+    Sorts the keys of the JSON, and pads it with spaces to a multiple of 8 bytes. The same input
+    always gives the same bytes. The safetensors library does not promise this.
     """
     entries: dict[str, Any] = {_METADATA: dict(metadata)}
     begin = 0
@@ -79,7 +79,7 @@ def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[
 
 
 def read_layout(head: bytes) -> Layout:
-    """Reads a header, which begins with its 8-byte length; checks that tensors leave no gaps.
+    """Reads a header, which begins with its 8-byte length. Checks that tensors leave no gaps.
 
     Raises FormatError HEADER_JSON, DUPLICATE_KEY, METADATA, TENSOR, LAYOUT.
     """
@@ -102,12 +102,12 @@ def _read_json(text: bytes) -> dict[str, Any]:
         )
     except ValueError as exc:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise _not_json() from exc
-    assert isinstance(value, dict), "text that begins with a brace is an object"
+    assert isinstance(value, dict), "JSON that begins with a brace is an object"
     return value
 
 
 def _depth(text: bytes) -> int:
-    """Returns how deep brackets nest; deep nesting must not reach the recursive JSON parser."""
+    """Returns how deep brackets nest. Deep nesting must not reach the recursive JSON parser."""
     depth = deepest = 0
     for bracket in _STRING.sub(b"", text).translate(None, _NOT_BRACKETS):
         depth += 1 if bracket in b"[{" else -1
@@ -125,7 +125,7 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_integer(digits: str) -> int:
-    # JSON itself allows no leading zeros and no plus sign.
+    # Leading zeros and a plus sign are not checked here, because JSON does not allow them.
     if digits.startswith("-") or len(digits) > _MAX_DIGITS:
         _refuse_number(digits)
     return int(digits)
@@ -137,13 +137,13 @@ def _refuse_number(digits: str) -> NoReturn:
 
 def _read_metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise FormatError(Rejection.METADATA, "__metadata__ is missing or not all strings")
+        raise FormatError(Rejection.METADATA, "__metadata__ is missing or has non-string values")
     return value
 
 
 def _read_entry(name: str, entry: Any) -> TensorEntry:
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
-        raise _bad_tensor(name, "has keys other than dtype, shape and data_offsets")
+        raise _bad_tensor(name, "must have exactly the keys dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
         raise _bad_tensor(name, "has an unknown dtype")
@@ -164,7 +164,7 @@ def _is_sizes(value: Any) -> bool:
 
 
 def _check_offsets(tensors: Mapping[str, TensorEntry]) -> int:
-    """Checks that tensors neither overlap nor leave gaps; returns the bytes that they fill."""
+    """Checks that tensors neither overlap nor leave gaps. Returns their total size in bytes."""
     position = 0
     for begin, end in sorted((entry.begin, entry.end) for entry in tensors.values()):
         if begin != position:

@@ -1,8 +1,8 @@
 """Names in records: relative paths that are safe on any system. Unsafe characters are escaped.
 
 The components of a name are separated by `/`. Letters of every script, spaces, brackets, leading
-dashes and dots are allowed. A colon is refused after a single letter at the start of a component,
-because Windows reads a drive there (`12:30.png` is a name, `c:30.png` is not).
+dashes and leading dots are allowed. A component must not begin with one letter and a colon, because
+Windows reads this as a drive: `12:30.png` is a valid name, `c:30.png` is not.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _CUT_COMPONENT_BYTES = 240
 _LONGEST_SUFFIX_BYTES = 16
 _HASH_DIGITS = 8
 
-# Control characters, line separators and direction overrides can falsify a listing. UTF-8 cannot
-# encode lone surrogates.
+# Control characters, line separators and direction overrides can falsify a printed list of names.
+# UTF-8 cannot encode lone surrogates.
 _UNSAFE_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DRIVE = re.compile("[A-Za-z]:")
 _EDGE_SLASH = re.compile("^/|/(?=/|$)")
@@ -33,17 +33,17 @@ _DEVICES = frozenset(
 
 
 def is_safe_text(text: str) -> bool:
-    """True if `text` is valid Unicode without control characters."""
+    """True if `text` is valid Unicode, without control characters or direction overrides."""
     return not _UNSAFE_TEXT.search(text)
 
 
 def escape_text(raw: str) -> str:
-    """Percent-escapes each byte of the characters that `is_safe_text` refuses."""
+    """Replaces the characters that `is_safe_text` refuses by percent escapes of their bytes."""
     return _UNSAFE_TEXT.sub(lambda match: _escape(match[0]), raw)
 
 
 def check_name(name: str) -> None:
-    """Raises FormatError NAME unless `name` is safe as a path below any folder."""
+    """Raises FormatError NAME if `name` is not safe as a path below any folder."""
     fault = _text_fault(name)
     for component in name.split("/"):
         fault = fault or _component_fault(component)
@@ -52,11 +52,11 @@ def check_name(name: str) -> None:
 
 
 def escape_name(raw: str) -> str:
-    """Returns the non-empty `raw` as a name: percent-escapes what `check_name` refuses.
+    """Turns the non-empty `raw` into a valid name: percent-escapes what `check_name` refuses.
 
-    Valid names do not change. Undecodable bytes (surrogateescape) are escaped one by one. A
-    component that is too long is cut, and gets 8 hex digits of its hash before its suffix. A path
-    that is too long becomes its last component, below a folder named by a hash.
+    A valid name does not change. Undecodable bytes (surrogateescape) are escaped one by one. If a
+    component is too long, it is cut, and 8 hex digits of its hash are inserted before its suffix.
+    If a path is too long, only its last component remains, in a folder that is named by a hash.
     """
     assert raw, "no file has an empty name"
     text = escape_text(raw).replace("\\", "%5C")
@@ -111,7 +111,7 @@ def _cut(component: str) -> str:
 
 
 def _is_device(component: str) -> bool:
-    # Windows compares the part before the first dot or colon, without trailing spaces.
+    # Windows compares only the part before the first dot or colon, without trailing spaces.
     return re.split("[.:]", component)[0].rstrip(" ").upper() in _DEVICES
 
 

@@ -1,4 +1,4 @@
-"""Records: packs one image's latents into bytes, and opens, unpacks and measures records."""
+"""Packs one image's latents into a record. Opens, unpacks and measures records."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _DTYPES: dict[str, npt.DTypeLike] = {"U8": "u1", "I8": "i1", "F32": "<f4"}
 
 @dataclass(frozen=True)
 class Record:
-    """An unpacked record: its header, and latents float32 [C, h, w].
+    """An unpacked record: its header, its float32 `latents` [C, h, w] and its optional tensors.
 
-    The other fields are None if the record lacks them or if they were not requested: `logsnr`
-    [C, h, w], `class_token` [D], and `flipped`, the mirrored image's latents and companions.
+    `logsnr` has shape [C, h, w] and `class_token` has shape [D]. `flipped` holds the latents and
+    companions of the mirrored image. Each is None if it is not in the record or not requested.
     """
 
     header: RecordHeader
@@ -53,11 +53,11 @@ class Record:
 
 
 class Outline(NamedTuple):
-    """A record's header, and which of the requested tensors the record holds.
+    """The header of a record, and the requested tensors that the record holds.
 
-    `held` maps the companions' names to shapes; names of the mirrored image's companions begin with
-    `tensors.FLIPPED`. `has_twin` is true if the record holds the mirrored image and the caller
-    asked for it.
+    `held` maps the names of companions to their shapes. The names begin with `tensors.FLIPPED` if
+    they belong to the mirrored image. `has_twin` is true if the mirrored image was requested and
+    the record holds it.
     """
 
     header: RecordHeader
@@ -66,7 +66,7 @@ class Outline(NamedTuple):
 
 
 class _View(NamedTuple):
-    """One image's tensors, upright or mirrored: its latents' planes and requested companions."""
+    """The tensors of the upright or mirrored image: latent planes and requested companions."""
 
     prefix: str
     planes: dict[str, TensorEntry]
@@ -76,7 +76,7 @@ class _View(NamedTuple):
 def pack_record(
     header: RecordHeader, latents: Latents, steps: npt.NDArray[np.float32] | None = None
 ) -> bytes:
-    """Packs latents [C, h, w] alone; see `pack_encoded`."""
+    """Packs latents [C, h, w] without companions; see `pack_encoded`."""
     return pack_encoded(header, Encoded(latents), steps)
 
 
@@ -88,8 +88,8 @@ def pack_encoded(
 ) -> bytes:
     """Packs one encoded image into one record, with latents at the header's precision.
 
-    `steps` [C] are the quantiser's, for q8 to q3; `flipped` is the mirrored image, stored in the
-    same record. Equal input gives equal bytes.
+    `steps` [C] are the steps of the quantiser; only q8 to q3 need them. `flipped` is the mirrored
+    image, which is stored in the same record. Equal input gives equal bytes.
     Raises FormatError SHAPE, VALUE, STEP, TENSOR, HEADER_SIZE.
     """
     tensors: Planes = {}
@@ -103,7 +103,7 @@ def pack_encoded(
         tensors |= split_encoded(image, header.precision, steps, prefix)
     if flipped is not None:
         _check_tokens(encoded.class_token, flipped.class_token)
-    # Floats come first in the payload, which aligns them.
+    # Float tensors come first in the payload, so that they are aligned.
     ordered = dict(sorted(tensors.items(), key=lambda item: item[1].dtype.kind != "f"))
     head = write_layout(header_to_metadata(header), ordered)
     payload = [tensor.reshape(-1).view(np.uint8).data for tensor in ordered.values()]
@@ -112,7 +112,7 @@ def pack_encoded(
 
 @dataclass(frozen=True, eq=False)
 class OpenRecord:
-    """A record with a parsed header and an unread payload; see `open_record`."""
+    """A record whose header is parsed and whose payload is not read yet; see `open_record`."""
 
     header: RecordHeader
     _source: BinaryIO | bytes | memoryview
@@ -122,7 +122,7 @@ class OpenRecord:
     _content_bytes: int
 
     def outline(self, companions: Collection[str], *, with_twin: bool = False) -> Outline:
-        """Returns which of `companions` the record holds, and whether it holds the mirrored image.
+        """Returns the `companions` that the record holds, and whether it holds the mirrored image.
 
         Raises FormatError if one of the requested tensors has the wrong dtype or shape.
         """
@@ -135,10 +135,10 @@ class OpenRecord:
         return Outline(self.header, held, len(views) > 1)
 
     def declared_bytes(self, companions: Collection[str] = (), *, with_twin: bool = False) -> int:
-        """Returns the memory in bytes that `unpack` takes for the content and the result.
+        """Returns the memory in bytes that `unpack` needs for the content and the result.
 
-        The content may be far larger than both the record and the latents: a hostile record may
-        hold further tensors of zeros. Raises FormatError as `outline` does.
+        The content can be far larger than the record and the latents: a hostile record may hold
+        other tensors, full of zeros. Raises the same FormatErrors as `outline`.
         """
         views = self._find_views(companions, with_twin=with_twin)
         latents = 4 * math.prod(self.header.shape) * len(views)
@@ -146,7 +146,7 @@ class OpenRecord:
         return self._content_bytes + latents + sum(entry.end - entry.begin for entry in found)
 
     def unpack(self, companions: Collection[str] = (), *, with_twin: bool = False) -> Record:
-        """Unpacks a record that was opened from bytes; see `unpack_record`."""
+        """Unpacks a record that was opened from a bytes object; see `unpack_record`."""
         assert isinstance(self._source, (bytes, memoryview)), "unpack needs bytes"
         _walk_whole(self._source)
         views = self._find_views(companions, with_twin=with_twin)
@@ -155,9 +155,9 @@ class OpenRecord:
         return Record(self.header, *upright, twins[0] if twins else None)
 
     def is_whole(self) -> bool:
-        """True if the record's seekable file is one whole record and nothing else.
+        """True if the file holds exactly one complete record. The file must be seekable.
 
-        Reads the file from its start, and only block headers.
+        Walks the file from its start, and reads only the preamble and the headers in the frame.
         """
         assert not isinstance(self._source, (bytes, memoryview)), "is_whole needs a file"
         self._source.seek(0)
@@ -168,7 +168,7 @@ class OpenRecord:
         return True
 
     def _find_views(self, companions: Collection[str], *, with_twin: bool) -> list[_View]:
-        """Returns the upright image and, if requested and present, the mirrored one."""
+        """Returns the upright image and, if it is requested and present, the mirrored image."""
         shape = self.header.shape
         views = [_View("", self._planes, find_companions(self._tensors, shape, companions))]
         twin = find_twin(self._tensors, self.header.precision, shape) if with_twin else None
@@ -195,7 +195,7 @@ class OpenRecord:
 
 
 def open_record(source: BinaryIO | bytes | memoryview) -> OpenRecord:
-    """Opens the record at a buffered file's position, or at the start of bytes.
+    """Opens the record at the position of a buffered file, or at the start of a bytes object.
 
     Reads only the blocks that hold the header, usually about 500 bytes. Raises FormatError.
     """
@@ -207,7 +207,8 @@ def open_record(source: BinaryIO | bytes | memoryview) -> OpenRecord:
     if len(head) + layout.payload_size != content_bytes:
         raise FormatError(
             Rejection.LAYOUT,
-            f"tensors of {layout.payload_size} bytes in a payload of {content_bytes - len(head)}",
+            f"the tensors fill {layout.payload_size} bytes, "
+            f"but the payload has {content_bytes - len(head)}",
         )
     planes = find_planes(layout.tensors, header.precision, header.shape)
     return OpenRecord(header, source, layout.tensors, planes, len(head), content_bytes)
@@ -219,8 +220,8 @@ def unpack_record(
     """Unpacks exactly one record: its latents and the requested `tensors.COMPANIONS`.
 
     `with_twin` also unpacks the mirrored image, with the same companions. Ignores tensors that are
-    not requested. Checks the frame before the header and the header before the payload, so that it
-    allocates only what the header describes and the frame can hold.
+    not requested. Checks the frame before the header, and the header before the payload. Therefore
+    it never allocates more memory than the header describes and the frame can hold.
     Raises FormatError if the record breaks a rule of the format.
     """
     _walk_whole(data)
@@ -228,12 +229,12 @@ def unpack_record(
 
 
 def read_header(source: BinaryIO | bytes | memoryview) -> RecordHeader:
-    """Reads the header alone; see `open_record`."""
+    """Reads only the header; see `open_record`."""
     return open_record(source).header
 
 
 def read_latents(path: str | os.PathLike[str]) -> tuple[Latents, RecordHeader]:
-    """Reads a file of one record: latents float32 [C, h, w], and the header.
+    """Reads a file that holds one record. Returns float32 latents [C, h, w] and the header.
 
     Raises FormatError, and OSError if the file cannot be read.
     """
@@ -244,7 +245,7 @@ def read_latents(path: str | os.PathLike[str]) -> tuple[Latents, RecordHeader]:
 def read_record(
     path: str | os.PathLike[str], companions: Collection[str] = (), *, with_twin: bool = False
 ) -> Record:
-    """Reads a file of one record; see `unpack_record`.
+    """Reads and unpacks a file that holds one record; see `unpack_record`.
 
     Raises FormatError, and OSError if the file cannot be read.
     """
@@ -255,15 +256,16 @@ def read_record(
 
 
 def measure_record(file: BinaryIO) -> int:
-    """Returns the size in bytes of the record at a seekable file's position.
+    """Returns the size in bytes of the record at the position of a seekable file.
 
-    Reads block headers only. Raises FormatError if they break a rule or the file is cut short.
+    Reads only the preamble and the headers in the frame. Raises FormatError if one of them is
+    invalid, or if the file ends before the record does.
     """
     return walk_record(FileSource(file))
 
 
 def hash_record(data: bytes | memoryview) -> str:
-    """Returns the record hash: the sha256 of all bytes of the record, as 64 hex digits."""
+    """Returns the record hash: the SHA-256 of all bytes of the record, as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -272,9 +274,9 @@ def _open_source(source: BinaryIO | bytes | memoryview) -> FileSource:
 
 
 def _walk_whole(source: BinaryIO | bytes | memoryview) -> int:
-    """Walks bytes, or a seekable file from its start; returns the size in bytes.
+    """Walks a bytes object or a seekable file, and returns the size of its record in bytes.
 
-    Raises FormatError unless the source is one whole record and nothing else.
+    Raises FormatError if the source is not exactly one complete record.
     """
     size = walk_record(_open_source(source))
     end = len(source) if isinstance(source, (bytes, memoryview)) else source.seek(0, os.SEEK_END)
@@ -295,7 +297,7 @@ def _check_tokens(
 
 
 def describe_latents(header: RecordHeader) -> Mapping[str, str]:
-    """Returns the metadata of exported latents: the header's, without the keys for the coding."""
+    """Returns the header's metadata for exported latents, without the keys about their coding."""
     metadata = header_to_metadata(header)
     coding = ("dinac", "precision", "predictor", "step")
     return {key: value for key, value in metadata.items() if value and key not in coding}
@@ -304,8 +306,8 @@ def describe_latents(header: RecordHeader) -> Mapping[str, str]:
 def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
     """Returns the arrays that a record has, by their exported names.
 
-    The names are `latents` [C, h, w], `logsnr` [C, h, w] of the posterior, `class_token` [D], and
-    for the mirrored image `flipped`, `flipped_logsnr` and `flipped_class_token`.
+    The names are `latents` [C, h, w], `logsnr` [C, h, w] of the posterior, and `class_token` [D].
+    For the mirrored image, they are `flipped`, `flipped_logsnr` and `flipped_class_token`.
     """
     arrays = {name: getattr(record, name) for name in Encoded._fields}
     if record.flipped is not None:

@@ -14,36 +14,36 @@ from dinac_cli.errors import FormatError, Rejection
 _READ_BYTES = 1 << 16
 _MAX_READ_BYTES = 1 << 20
 
-# A failed walk may have skipped good records, so the search resumes one byte after the start of the
-# walk. That is quadratic for bytes that look like many nested records, so after this many failures
-# within the bytes already walked, the search resumes after those bytes.
+# A failed walk may have skipped valid records, so the search for the next record resumes one byte
+# after the start of that walk. This takes quadratic time if bytes look like many nested records.
+# Therefore, after this many failed walks over the same bytes, the search resumes after those bytes.
 _MAX_WALKS = 8
 
-# After these rejections the frame is sound, and its end is the start of the next record.
+# After these rejections the frame is usually valid, and the next record starts at its end.
 _FRAME_IS_SOUND = {Rejection.VERSION, Rejection.FLAGS, Rejection.RESERVED}
 
 
 @dataclass(frozen=True)
 class StreamItem:
-    """One record's bytes, or the error that refuses it, and its offset in the stream."""
+    """The bytes of one record or the error that refuses it, and its offset in the stream."""
 
     offset: int
     record: bytes | FormatError
 
 
 def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
-    """Yields the records of a stream, each as soon as its last byte has arrived.
+    """Yields each record of a stream as soon as the last byte of that record has arrived.
 
-    Checks each record's frame; `unpack_record` checks its content. After damage, reading resumes at
-    the next record found. Memory holds one record at a time, and only bytes that were received.
-    Raises the stream's OSError.
+    Checks only the frame of each record: `unpack_record` checks its content. After damage, reading
+    resumes at the next record that is found. Memory holds one record at a time, and no more bytes
+    than have arrived. Raises OSError if the stream cannot be read.
     """
     source = StreamSource(stream)
     while source.fill(1):
         offset = source.offset
         try:
             size = walk_record(source)
-            # If another record starts inside this one, one of its sizes is probably damaged.
+            # If another record starts inside this record, a size in this one is probably damaged.
             if source.has_start(size):
                 decompress_content(source.peek(size)[len(PREAMBLE) :])
         except FormatError as error:
@@ -54,10 +54,10 @@ def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
 
 
 class StreamSource:
-    """A Source over a stream that cannot seek. It keeps the bytes that were taken until `cut`."""
+    """A Source that reads a stream that cannot seek. Bytes stay in its buffer until `cut`."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        # read1 returns what has arrived; read would wait for all the bytes.
+        # read1 returns the bytes that have arrived. read would wait for the requested number.
         self._read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
         self._buffer = bytearray()
         self._position = 0
@@ -76,7 +76,7 @@ class StreamSource:
         return self.fill(self._position)
 
     def fill(self, size: int) -> bool:
-        """Waits until `size` bytes are buffered; False if the stream ends first."""
+        """Waits until `size` bytes are buffered. Returns False if the stream ends first."""
         while len(self._buffer) < size and not self._has_ended:
             missing = size - len(self._buffer)
             chunk = self._read(min(max(missing, _READ_BYTES), _MAX_READ_BYTES))
@@ -87,8 +87,8 @@ class StreamSource:
     def has_start(self, size: int) -> bool:
         """True if a second record may start within the first `size` buffered bytes.
 
-        A partial start at the end counts too: a truncated record takes its missing bytes from the
-        next record, and its whole start may not have arrived yet.
+        True also if these bytes end with the first bytes of a start. A truncated record takes its
+        missing bytes from the next record. They may be only the first bytes of that record's start.
         """
         if self._buffer.find(RECORD_START, len(RECORD_START), size) >= 0:
             return True
@@ -100,13 +100,13 @@ class StreamSource:
         return bytes(self._buffer[:size])
 
     def cut(self, size: int) -> bytes:
-        """Returns the first `size` bytes and restarts after them."""
+        """Removes the first `size` bytes from the buffer and returns them."""
         data = self.peek(size)
         self._drop(size)
         return data
 
     def resume(self, error: FormatError) -> None:
-        """Drops a record that was refused with `error`, and the bytes up to the next record."""
+        """Drops a record that was refused with `error`, and all bytes before the next record."""
         if error.rejection in _FRAME_IS_SOUND:
             with suppress(FormatError):
                 walk_frame(self)
@@ -122,7 +122,7 @@ class StreamSource:
 
     def _find_start(self) -> None:
         while (found := self._buffer.find(RECORD_START)) < 0:
-            # Keep the last bytes: they may begin a record start.
+            # The last bytes are kept, because the start of a record may begin with them.
             self._drop(len(self._buffer) - (len(RECORD_START) - 1))
             if not self.fill(len(RECORD_START)):
                 found = len(self._buffer)

@@ -1,4 +1,4 @@
-"""Latents and their companions as the tensors of a record, and back.
+"""Converts latents and their companions to the tensors of a record, and back.
 
 Latents are split into byte planes that suit an entropy coder. Conversions work on groups of
 channels, so that temporary arrays need little memory.
@@ -25,13 +25,13 @@ SYMBOLS, STEP = "latents.q", "latents.step"
 SYMBOLS_HIGH, SYMBOLS_LOW = "latents.q.high", "latents.q.low"
 LOGSNR, CLASS_TOKEN = "posterior.logsnr", "class_token"
 COMPANIONS = (LOGSNR, CLASS_TOKEN)
-"""Tensors that a record may hold besides its latents; readers request them by name."""
+"""The tensors that a record may hold besides its latents. A reader requests them by name."""
 FLIPPED = "flipped."
 """The name prefix of the mirrored image's tensors."""
 
 _PLANES = (PLAIN, EXPONENT, MANTISSA, SYMBOLS, STEP, SYMBOLS_HIGH, SYMBOLS_LOW)
 
-# The largest positive number that two signed bytes, 256 * high + low, can hold.
+# The largest value of 256 * high + low if `high` and `low` are signed bytes.
 MAX_SYMBOL = 127 * 256 + 127
 
 MAX_TOKEN_WIDTH = 1 << 16
@@ -41,9 +41,10 @@ _BF16_NOT_FINITE = 0xFF  # the exponent of infinity and NaN
 
 
 class Encoded(NamedTuple):
-    """One encoded image: whitened float32 `latents` [C, h, w].
+    """One encoded image: whitened float32 `latents` [C, h, w], and companions if requested.
 
-    If requested, also the posterior's `logsnr` [C, h, w], unwhitened, and a DINO `class_token` [D].
+    The companions are the posterior's `logsnr` [C, h, w], not whitened, and a DINO `class_token`
+    [D].
     """
 
     latents: Latents
@@ -52,11 +53,12 @@ class Encoded(NamedTuple):
 
 
 def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Planes:
-    """Returns the tensors that hold `latents` [C, h, w], in the order of the payload.
+    """Returns the tensors that hold `latents` [C, h, w], in their order in the payload.
 
-    Only q8 to q3 use `steps` [C]. float32 is exact, bfloat16 rounds to nearest even, and a symbol
-    is the latent divided by its channel's step, rounded half to even.
-    Raises FormatError VALUE if a latent is not finite or too large, STEP if a step is unusable.
+    f32 is exact, and bf16 rounds to nearest even. For q8 to q3, a symbol is the latent divided by
+    its channel's step, rounded half to even. Only q8 to q3 use `steps` [C].
+    Raises FormatError VALUE if a latent is not finite or is too large, and STEP if a step is not
+    usable.
     """
     _check_finite("the latents hold", latents, "the model overflowed")
     if precision == "f32":
@@ -64,7 +66,7 @@ def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Pla
     if precision == "bf16":
         return _split_bf16(latents)
     if steps is None or steps.shape != latents.shape[:1]:
-        raise FormatError(Rejection.STEP, f"{precision} needs one step for each channel")
+        raise FormatError(Rejection.STEP, f"{precision} needs one step per channel")
     steps = steps.astype("<f4")
     _check_steps(steps)
     return {STEP: steps, **_split_symbols(_quantise(latents, steps))}
@@ -73,7 +75,7 @@ def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Pla
 def join_planes(planes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, int, int]) -> Latents:
     """Returns float32 latents of `shape` (C, h, w) from the tensors that `find_planes` found.
 
-    Raises FormatError VALUE if a latent is not finite, STEP if a step is unusable.
+    Raises FormatError VALUE if a latent is not finite, and STEP if a step is not usable.
     """
     if PLAIN in planes:
         _check_finite("the latents hold", planes[PLAIN], "re-encode")
@@ -89,9 +91,9 @@ def find_planes(
     shape: tuple[int, int, int],
     prefix: str = "",
 ) -> dict[str, TensorEntry]:
-    """Returns the entries of the tensors that hold latents of `shape`, after checking them.
+    """Checks the entries of the tensors that hold latents of `shape`, and returns them.
 
-    Looks at names that begin with `prefix`, and returns names without it.
+    Looks only at names that begin with `prefix`, and returns the names without the prefix.
     Raises FormatError TENSOR if a tensor is missing or has the wrong dtype or shape.
     """
     own = {name: tensors[prefix + name] for name in _PLANES if prefix + name in tensors}
@@ -109,9 +111,9 @@ def find_planes(
 def find_twin(
     tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
 ) -> dict[str, TensorEntry] | None:
-    """Returns the entries of the mirrored image's latents, or None if the record has none of them.
+    """Returns the entries of the mirrored image's latents, or None if the record has no entry.
 
-    Raises FormatError TENSOR if the record has only some of them; see `find_planes`.
+    Raises FormatError TENSOR if the record has only some of these entries; see `find_planes`.
     """
     if not any(FLIPPED + name in tensors for name in _PLANES):
         return None
@@ -123,7 +125,8 @@ def split_encoded(
 ) -> Planes:
     """Returns the tensors that hold one encoded image, with `prefix` before their names.
 
-    `steps` [C] are the quantiser's, for q8 to q3. Raises FormatError VALUE, STEP, TENSOR.
+    `steps` [C] are the steps of the quantiser; only q8 to q3 need them.
+    Raises FormatError VALUE, STEP, TENSOR.
     """
     latents = np.ascontiguousarray(encoded.latents, np.float32)
     tensors = split_planes(latents, precision, steps)
@@ -141,10 +144,10 @@ def find_companions(
     wanted: Collection[str],
     prefix: str = "",
 ) -> dict[str, TensorEntry]:
-    """Returns the entries of the `wanted` COMPANIONS that a record holds, after checking them.
+    """Checks the entries of the `wanted` COMPANIONS that a record holds, and returns them.
 
-    Looks at names that begin with `prefix`, and returns names without it. The latents have `shape`
-    (C, h, w). Raises FormatError TENSOR if a dtype or shape is wrong.
+    Looks only at names that begin with `prefix`, and returns the names without the prefix. `shape`
+    (C, h, w) is the shape of the latents. Raises FormatError TENSOR if a dtype or shape is wrong.
     """
     found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
     for name, entry in found.items():
@@ -172,7 +175,7 @@ def _expected_planes(
         return {**steps, SYMBOLS_HIGH: ("I8", shape), SYMBOLS_LOW: ("I8", shape)}
     if SYMBOLS_HIGH in tensors or SYMBOLS_LOW in tensors:
         raise FormatError(Rejection.TENSOR, "two sets of symbols in one record; re-encode")
-    if tensors[SYMBOLS].dtype == "U8":  # two symbols a byte
+    if tensors[SYMBOLS].dtype == "U8":  # two symbols per byte
         return {**steps, SYMBOLS: ("U8", (-(-math.prod(shape) // 2),))}
     return {**steps, SYMBOLS: ("I8", shape)}
 
@@ -183,7 +186,7 @@ def _split_bf16(latents: Latents) -> Planes:
     for group in _channel_groups(latents.shape):
         bits = latents[group].view(np.uint32)
         rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
-        # The sign is noise like the mantissa, so it moves to the low byte.
+        # The sign bit is noise, like the mantissa, so it moves to the low byte.
         rotated = rounded << 1 | rounded >> 15
         exponent[group] = rotated >> 8 & 0xFF
         mantissa[group] = rotated & 0xFF
@@ -205,7 +208,7 @@ def _join_bf16(exponent: npt.NDArray[np.uint8], mantissa: npt.NDArray[np.uint8])
 def _quantise(latents: Latents, steps: Latents) -> npt.NDArray[np.int16]:
     symbols = np.empty(latents.shape, np.int16)
     for group in _channel_groups(latents.shape):
-        # Float64: a float32 quotient is itself rounded, which can create or break a tie.
+        # In float32, rounding the quotient could create or break a tie, so float64 is used.
         rounded = np.rint(latents[group].astype(np.float64) / steps[group, None, None])
         if np.abs(rounded).max() > MAX_SYMBOL:
             raise FormatError(
@@ -222,8 +225,8 @@ def _split_symbols(symbols: npt.NDArray[np.int16]) -> Planes:
         return {SYMBOLS: _pack_nibbles(symbols.astype(np.int8).ravel())}
     if smallest >= -128 and largest <= 127:
         return {SYMBOLS: symbols.astype(np.int8)}
-    # The low byte is signed, so the high byte is zero except for the few wide symbols. With an
-    # unsigned low byte, the high byte would repeat the sign, at one bit per value.
+    # The low byte is signed, so that the high byte is zero for nearly all symbols. With an unsigned
+    # low byte, the high byte would repeat the sign and cost one bit per value.
     low = symbols.astype(np.int8)
     high = ((symbols.astype(np.int32) - low) >> 8).astype(np.int8)
     return {SYMBOLS_HIGH: high, SYMBOLS_LOW: low}

@@ -1,8 +1,8 @@
-"""zstd compression of a record's content, tuned for noise; the header can be read alone.
+"""Compresses a record's content with zstd, tuned for noise. The header can be read alone.
 
-This module works around traps of python-zstandard 0.25. When it reads, it ignores
-`max_output_size` if the frame declares its size, silently drops trailing bytes, and returns empty
-bytes for a truncated frame. When it writes without `size=`, it silently omits the content size.
+This module works around traps of python-zstandard 0.25. Its decompressor ignores `max_output_size`
+if the frame declares its size. It silently drops trailing bytes, and returns empty bytes for a
+truncated frame. Its compressor silently omits the content size if it is called without `size=`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from dinac_cli.container.frame import (
 )
 from dinac_cli.errors import FormatError, Rejection
 
-MAX_HEADER_BYTES = 1 << 16  # of safetensors JSON, without its 8-byte length
+MAX_HEADER_BYTES = 1 << 16  # the limit for the safetensors JSON, without its 8-byte length
 
-# A frame header with a window of 128 KiB and no content size. When only the first blocks are
-# decoded, it replaces the record's own frame header, whose window may be the whole content (1 GiB).
+# A frame header with a window of 128 KiB and no content size. It replaces the record's own frame
+# header when only the first blocks are decoded: the record's own window may take up to 1 GiB.
 _SMALL_WINDOW = ZSTD_MAGIC + bytes([0, 7 << 3])
 
 
 class _Coders(threading.local):
-    """The coders of this thread; making one costs more than compressing a small record."""
+    """The coders of this thread. To make a coder costs more than to compress a small record."""
 
     @cached_property
     def compressor(self) -> zstandard.ZstdCompressor:
-        # In noise LZ finds only false matches. The longest minimum match and the smallest table
-        # leave nearly everything to the Huffman coder, at no loss of speed.
+        # In noise, the LZ stage finds only accidental matches. The longest minimum match and the
+        # smallest table leave nearly all bytes to the Huffman coder, at no loss of speed.
         parameters = zstandard.ZstdCompressionParameters.from_level(
             1, min_match=7, hash_log=6, write_content_size=True, write_checksum=True
         )
@@ -54,8 +54,8 @@ _coders = _Coders()
 def compress_content(parts: Sequence[bytes | memoryview]) -> bytes:
     """Compresses a record's content into one zstd frame with content size and checksum.
 
-    Ends a block after every part, so that each part has its own Huffman table. The first part, the
-    header, can thus be read alone.
+    Ends a block after every part, so that each part has its own Huffman table. Therefore the first
+    part, which is the header, can be read alone.
     """
     compressor = _coders.compressor.compressobj(size=sum(map(len, parts)))
     pieces = []
@@ -68,7 +68,7 @@ def compress_content(parts: Sequence[bytes | memoryview]) -> bytes:
 def decompress_content(frame: bytes | memoryview) -> bytes:
     """Decompresses one whole zstd frame that `walk_frame` has checked.
 
-    Raises FormatError CHECKSUM if the content has changed, BLOCK if a block cannot be decoded.
+    Raises FormatError CHECKSUM if the content has changed, and BLOCK if a block cannot be decoded.
     """
     try:
         return _coders.decompressor.decompress(frame, allow_extra_data=False)
@@ -77,9 +77,9 @@ def decompress_content(frame: bytes | memoryview) -> bytes:
 
 
 def take_head(source: Source) -> tuple[bytes, int]:
-    """Takes a zstd frame's blocks until the safetensors header is complete.
+    """Takes blocks of a zstd frame until the safetensors header is complete.
 
-    Returns the header, its 8-byte length included, and the frame's content size in bytes.
+    Returns that header with its 8-byte length, and the content size of the frame in bytes.
     """
     frame = take_frame_header(source)
     decoder = zstandard.ZstdDecompressor().decompressobj()

@@ -1,1 +1,1 @@
-"""Image files to 8-bit sRGB pixels and back. Only the modules that need Pillow import it."""
+"""Converts image files to 8-bit sRGB pixels and back. Only modules that need Pillow import it."""

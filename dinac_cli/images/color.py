@@ -1,4 +1,4 @@
-"""Converts decoded images of any mode to 8-bit sRGB: depth, alpha, ICC profile, background."""
+"""Converts decoded images of any mode to 8-bit sRGB pixels without alpha."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 from dinac_cli.errors import ImageError, UsageError
 
 SRGB, CONVERTED, ASSUMED_SRGB = "srgb", "converted", "assumed-srgb"
-"""How an image's colours became sRGB: SRGB if it has no profile or an sRGB one, CONVERTED if it
-has another profile, ASSUMED_SRGB if its profile is unusable."""
+"""How the colours of an image became sRGB. SRGB: the image has no profile, or an sRGB profile.
+CONVERTED: it has another profile. ASSUMED_SRGB: its profile is not usable."""
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -29,11 +29,12 @@ def parse_color(text: str) -> tuple[int, int, int]:
 
 
 def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
-    """Scales 16-bit, 32-bit and float gray to mode L, or LA if one value is transparent.
+    """Scales 16-bit, 32-bit and float gray to mode L, or to LA if one value is transparent.
 
-    Pillow's own conversion clips at 255; this one scales and rounds. Floats range from 0 to 1,
-    integers from 0 to 65535, even 32-bit ones (Pillow reads a 16-bit PGM as 32-bit). Raises
-    ImageError for values outside these ranges. Returns images of other modes unchanged.
+    Pillow's own conversion clips values at 255. This function scales and rounds them. Floats range
+    from 0 to 1. Integers range from 0 to 65535, even 32-bit integers, because Pillow reads a 16-bit
+    PGM as 32-bit. Raises ImageError for values outside these ranges. Returns images of other modes
+    unchanged.
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -56,7 +57,10 @@ def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _gray_scale(image: ImageFile.ImageFile) -> tuple[int, bool]:
-    """Returns the peak value, and whether zero is white. Only a TIFF can be 12-bit or inverted."""
+    """Returns the largest gray value, and whether zero is white.
+
+    Only a TIFF can have 12 bits, or zeros that are white.
+    """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     is_12_bit = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,)
     peak = 4095 if is_12_bit else 1 if image.mode == "F" else 65535
@@ -64,7 +68,10 @@ def _gray_scale(image: ImageFile.ImageFile) -> tuple[int, bool]:
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
-    """Returns the image without alpha, and its alpha, uint8 [H, W], or None if it is opaque."""
+    """Returns the image without alpha, and its alpha as uint8 [H, W].
+
+    The alpha is None if the image is opaque.
+    """
     if not image.has_transparency_data:
         return image, None
     is_gray = image.mode in ("1", "L", "LA", "La")
@@ -77,7 +84,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | No
 def composite(
     rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """Blends `rgb` [H, W, 3] by `alpha` [H, W] over one colour, in sRGB, exactly rounded."""
+    """Composites `rgb` [H, W, 3] with `alpha` [H, W] over one sRGB colour. Rounds exactly."""
     weight = alpha[..., None].astype(np.uint16)  # [H, W, 1]
     below = np.asarray(background, dtype=np.uint16) * (255 - weight)  # at most 255 * 255
     return ((rgb * weight + below + 127) // 255).astype(np.uint8)
@@ -86,8 +93,8 @@ def composite(
 def convert_to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
     """Converts an image without alpha to mode RGB, through its ICC profile if it has one.
 
-    Returns the image and SRGB, CONVERTED or ASSUMED_SRGB. Ignores a profile that is practically
-    sRGB, so that the pixels stay exact.
+    Returns the converted image, and one of the texts SRGB, CONVERTED and ASSUMED_SRGB. Ignores a
+    profile that is practically sRGB, so that the pixels stay exact.
     """
     if profile is None:
         return _to_rgb(image), SRGB
@@ -106,7 +113,7 @@ def convert_to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Im
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow copies the pixels even if the mode is already RGB.
+    # `convert` copies the pixels even if the mode is already RGB.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -120,9 +127,10 @@ def _apply_transform(transform: ImageCms.ImageCmsTransform, image: Image.Image) 
 
 @lru_cache(maxsize=8)
 def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Builds the transform from `profile` to sRGB; None if it changes no value by more than 1.
+    """Builds the transform from `profile` to sRGB.
 
-    Cached: images of one folder often share a profile, and a CMYK transform is slow to build.
+    Returns None if the transform changes no value by more than 1. The result is cached, because
+    images in a folder often share one profile, and a CMYK transform is slow to build.
     """
     transform = ImageCms.ImageCmsTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)),
@@ -130,8 +138,8 @@ def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | 
         mode,
         "RGB",
         ImageCms.Intent.PERCEPTUAL,
-        # LittleCMS's optimised table for gray is wrong by up to 10 levels in the shadows. Gray has
-        # only 256 values and needs no optimisation.
+        # The optimised gray table of LittleCMS has errors of up to 10 levels in the shadows. Gray
+        # has only 256 values, so it needs no optimisation.
         flags=ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE,
     )
     if mode not in ("L", "RGB"):
@@ -143,7 +151,7 @@ def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | 
 
 
 def _sample_colors() -> Image.Image:
-    """Returns all grays and a 9 x 9 x 9 grid of colours, as one row of RGB pixels."""
+    """Returns one row of RGB pixels: all 256 grays, then a 9 x 9 x 9 grid of colours."""
     grays = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)  # [256, 3]
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)  # [729, 3]

@@ -1,4 +1,4 @@
-"""Descriptions: texts like `key=value;key=value`, in a record's `image` field and in stamps."""
+"""Descriptions: texts like `key=value;key=value` in stamps and in the `image` field of records."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 
 def parse_description(text: str, *, strict: bool = False) -> dict[str, str]:
-    """Returns the pairs in their order.
+    """Returns the pairs of a description, in their order.
 
-    A key without `=` has the value "", and the last value of a repeated key wins. With `strict`,
-    both raise ValueError.
+    A key without `=` has the value "". If a key is repeated, its last value is used. If `strict` is
+    true, a key without `=` and a repeated key raise ValueError instead.
     """
     pairs: dict[str, str] = {}
     for pair in filter(None, text.split(";")):
@@ -26,7 +26,7 @@ def format_description(pairs: Mapping[str, object]) -> str:
 
 
 def subtract_description(text: str, others: str) -> str:
-    """Returns the pairs of `text` that are not in `others`; if all are, returns all of `text`.
+    """Returns the pairs of `text` that are not in `others`. If no pair is left, returns `text`.
 
     A word without `=` counts as a pair.
     """

@@ -1,4 +1,4 @@
-"""JPEG decoding by simplejpeg (the extra `fast`), used only if its pixels equal Pillow's."""
+"""Decodes JPEGs with simplejpeg (the extra `fast`), if its pixels equal those of Pillow."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ Decode = Callable[[bytes], Pixels]
 
 
 def decode_jpeg(data: bytes, opened: ImageFile.ImageFile) -> Pixels | None:
-    """Returns the pixels [H, W, 3] of an RGB JPEG, or None if Pillow has to decode it.
+    """Returns the pixels [H, W, 3] of an RGB JPEG, or None if Pillow must decode the file.
 
-    `opened` is the same file, opened by Pillow and not yet decoded. Returns None if simplejpeg is
-    not installed, if its pixels differ from Pillow's, and for any file that simplejpeg refuses.
+    `opened` is the same file, which Pillow has opened but not decoded. Returns None if simplejpeg
+    is not installed, if its pixels differ from Pillow's, or if it refuses this file.
     """
     decode = _find_decoder()
     if decode is None:
         return None
     try:
         pixels = decode(data)
-    except Exception:  # Pillow decides whether the file is damaged
+    except Exception:  # Pillow then decides whether the file is damaged
         return None
     return pixels if pixels.shape == (opened.height, opened.width, 3) else None
 
 
 @functools.cache
 def _find_decoder() -> Decode | None:
-    """Returns simplejpeg's decoder if it is installed and agrees with Pillow to the last bit.
+    """Returns simplejpeg's decoder if it is installed and gives exactly the pixels of Pillow.
 
-    simplejpeg and Pillow each contain a JPEG library, and the pixels of an image must not depend
-    on the library. Both therefore decode a few small images first.
+    simplejpeg and Pillow contain different JPEG libraries, but the pixels of an image must not
+    depend on the library. Therefore both first decode a few small images, and the pixels are
+    compared.
     """
     try:
         import simplejpeg
@@ -49,13 +50,13 @@ def _find_decoder() -> Decode | None:
         for data in _draw_samples():
             if not np.array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)))):
                 return None
-    except Exception:  # a decoder that fails on a valid file is not used
+    except Exception:  # simplejpeg is not used if it fails on a valid file
         return None
     return decode
 
 
 def _draw_samples() -> Iterator[bytes]:
-    """Yields small JPEGs of an odd size in each chroma subsampling, baseline and progressive."""
+    """Yields small JPEGs of odd width and height: baseline and progressive, in each subsampling."""
     pixels = np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     for subsampling, progressive in itertools.product(("4:4:4", "4:2:2", "4:2:0"), (False, True)):

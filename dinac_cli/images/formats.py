@@ -1,4 +1,4 @@
-"""Image formats: detection by first bytes or by suffix, and the formats of the outputs.
+"""Detects image formats by the first bytes or by the suffix. Defines the output formats.
 
 This module does not import Pillow or numpy, so that help, completion and folder scans start fast.
 """
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 MAX_PIXELS = 178_956_970
-"""Default limit of width x height. Pillow, too, refuses larger images as decompression bombs."""
+"""The default limit of width x height. Pillow also refuses larger images by default."""
 
 HEAD_BYTES = 32
-"""The number of first bytes that decide the format of a file."""
+"""The format of a file is detected from this many bytes at its start."""
 
-# Raster formats only. Left out for safety: EPS and PDF (Pillow runs Ghostscript), WMF and FITS.
-# Also left out: ICO, whose header does not declare the decoded size, and TGA, without a signature.
+# Only raster formats are supported. For safety, EPS and PDF (Pillow runs Ghostscript), WMF and FITS
+# are not. The header of an ICO does not declare the decoded size, and a TGA has no signature, so
+# neither is supported.
 _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "JPEG": re.compile(rb"\xff\xd8\xff"),
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -26,14 +27,14 @@ _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "AVIF": re.compile(rb".{4}ftyp(avi[fs]|m(if|sf)1.{4}(.{4})*?avi[fs])", re.DOTALL),
     "GIF": re.compile(rb"GIF8[79]a"),
     "TIFF": re.compile(rb"(?!.{8}CR)(II[*+]\x00|MM\x00[*+])", re.DOTALL),
-    # "BM" alone is too weak: reserved zeros and the size of a known header must follow.
+    # "BM" alone is not enough: the reserved zeros and the size of a known header must follow.
     "BMP": re.compile(rb"BM.{4}\x00{4}.{4}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\x00{3}", re.DOTALL),
     "PPM": re.compile(rb"P([1-6]|f)\s+(#|-?[0-9])"),
     "JPEG2000": re.compile(rb"\xff\x4f\xff\x51|\x00{3}\x0cjP  \r\n\x87\n"),
     "QOI": re.compile(rb"qoif"),
 }
 INPUT_FORMATS = tuple(_SIGNATURES)
-"""Pillow's names of the supported input formats."""
+"""The supported input formats, by their names in Pillow."""
 
 _UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
     "HEIC": re.compile(rb".{4}ftyp(he(ic|ix|vc|vx|im|is)|m(if|sf)1)", re.DOTALL),
@@ -65,7 +66,7 @@ def _match(signatures: Mapping[str, re.Pattern[bytes]], head: bytes) -> str | No
 
 
 def looks_like_image(head: bytes) -> bool:
-    """True if a file that begins with `head` is in an input format."""
+    """True if a file that begins with `head` has an input format."""
     return detect_format(head) is not None
 
 
@@ -78,8 +79,9 @@ def is_image_name(name: str | PurePath) -> bool:
 class OutputFormat:
     """A format of decoded images.
 
-    `suffixes` are its file name endings; dinac appends the first. `pillow` is its name in Pillow.
-    `save_options` are arguments of `Image.save`. `has_stamp` is true if a file can hold a stamp.
+    `suffixes` are its file name suffixes; if a name has none of them, dinac appends the first one.
+    `pillow` is the format's name in Pillow. `save_options` are arguments of `Image.save`.
+    `has_stamp` is true if files in this format can hold a stamp.
     """
 
     name: str
@@ -89,14 +91,15 @@ class OutputFormat:
     has_stamp: bool = True
 
 
-# Decoded images are viewed and measured, so a format that can be lossless is, and a lossy format
-# keeps the full colour resolution.
+# Users view and measure decoded images. Therefore dinac writes lossless files if the format allows
+# them, and writes lossy formats at full colour resolution.
 OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
     output.name: output
     for output in (
-        # Bytes of a photograph repeat only by chance, so zlib searches for runs (Z_RLE) instead of
-        # matches. Mean of 300 decoded images: 11.6 ms and 263 kB with runs; with matches 13.1 ms
-        # and 286 kB at level 1, 30 ms and 266 kB at the default level 6.
+        # In a photograph, byte sequences repeat only by chance, so zlib searches for runs (Z_RLE)
+        # instead of matches. Means over 300 decoded images, with runs: 11.6 ms and 263 kB. With
+        # matches at level 1: 13.1 ms and 286 kB. With matches at the default level 6: 30 ms and
+        # 266 kB.
         OutputFormat("png", (".png",), "PNG", {"compress_level": 1, "compress_type": zlib.Z_RLE}),
         OutputFormat(
             "jpg",
@@ -104,10 +107,11 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
             "JPEG",
             {"quality": 95, "subsampling": "4:4:4"},
         ),
-        # In lossless WebP, quality and method set the effort; the least already beats PNG in size.
+        # In lossless WebP, quality and method set only the effort. Even at the lowest effort, a
+        # WebP is smaller than a PNG.
         OutputFormat("webp", (".webp",), "WEBP", {"lossless": True, "quality": 0, "method": 0}),
         OutputFormat("tiff", (".tiff", ".tif"), "TIFF", {"compression": "tiff_adobe_deflate"}),
-        # Speed 8 of 10: twice as fast as the default 6, for the same size and error.
+        # Speed 8 (of 10) is twice as fast as the default speed 6, at the same size and error.
         OutputFormat(
             "avif", (".avif",), "AVIF", {"quality": 90, "subsampling": "4:4:4", "speed": 8}
         ),
@@ -121,6 +125,6 @@ OUTPUT_SUFFIXES = tuple(suffix for form in OUTPUT_FORMATS.values() for suffix in
 
 
 def format_of_suffix(path: str | PurePath) -> OutputFormat | None:
-    """Returns the output format that a path's suffix names, in upper or lower case, or None."""
+    """Returns the output format for a path's suffix (in upper or lower case), or None."""
     suffix = PurePath(path).suffix.lower()
     return next((f for f in OUTPUT_FORMATS.values() if suffix in f.suffixes), None)

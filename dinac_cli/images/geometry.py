@@ -1,4 +1,4 @@
-"""Geometry: how an image is scaled, cropped and mirrored before encoding."""
+"""Geometry: the scaling, cropping and mirroring of an image before it is encoded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from dinac_cli.images.pixels import Pixels
 
 MAX_SIDE = 1 << 20
-"""The longest side that can be requested, in pixels."""
+"""The limit for each requested side, in pixels."""
 
-# The keys of a description that `read_image` writes.
+# `read_image` writes these keys into a description.
 _READING_KEYS = {"orientation", "color", "alpha", "frame"}
 _GEOMETRY_KEYS = {"resize", "max_side", "crop", "flip"}
 _TWIN = "twin"
@@ -29,10 +29,10 @@ _SIZE = re.compile(f"({_SIDE})x({_SIDE})")
 class Geometry:
     """The changes to the upright sRGB pixels of an image: scale, then crop.
 
-    `resize` sets the short side, up or down. `max_side` limits the long side. `crop` (width,
-    height) keeps the centre. All are in pixels. `flip` also requests a twin, mirrored left to
-    right; `apply` does not make it. Raises ValueError for sides outside 1 to `MAX_SIDE`, and if
-    both `resize` and `max_side` are set.
+    `resize` sets the short side: it can enlarge or reduce the image. `max_side` limits the long
+    side. `crop` (width, height) keeps the centre. All sides are in pixels. `flip` also requests a
+    twin, the image mirrored left to right, but `apply` does not make this twin. Raises ValueError
+    if a side is not between 1 and `MAX_SIDE`, or if both `resize` and `max_side` are set.
     """
 
     resize: int | None = None
@@ -49,18 +49,19 @@ class Geometry:
 
     @property
     def text(self) -> str:
-        """The description of the changes, as in `resize=256;crop=256x256;flip=twin`, or ""."""
+        """The changes as a description, such as `resize=256;crop=256x256;flip=twin`, or ""."""
         return format_description(self._list_pairs())
 
     @property
     def changes_pixels(self) -> bool:
-        """False if `apply` always returns its argument."""
+        """True if `apply` can change the size of an image."""
         return self.resize is not None or self.max_side is not None or self.crop is not None
 
     def scale(self, width: int, height: int) -> tuple[int, int]:
-        """Returns (width, height) after scaling; each side is rounded half up and at least 1.
+        """Returns (width, height) after scaling. Each side is rounded half up, and is at least 1.
 
-        Raises ImageError if the scaled image has more pixels than both the source and MAX_PIXELS.
+        Raises ImageError if the scaled image has more than MAX_PIXELS pixels and more pixels than
+        the source.
         """
         side = max(width, height) if self.resize is None else min(width, height)
         wanted = self.resize or min(self.max_side or side, side)
@@ -79,7 +80,7 @@ class Geometry:
     def measure(self, width: int, height: int) -> tuple[int, int]:
         """Returns (width, height) after scaling and cropping.
 
-        Raises ImageError as `scale` does, and if the scaled image is smaller than the crop.
+        Raises ImageError if `scale` does, or if the scaled image is smaller than the crop.
         """
         size = self.scale(width, height)
         if self.crop is None:
@@ -94,14 +95,14 @@ class Geometry:
         return self.crop
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Scales and crops uint8 [H, W, 3]; returns `pixels` itself if nothing changes.
+        """Scales and crops uint8 [H, W, 3]. Returns `pixels` itself if it needs no change.
 
-        If the margin of the crop is odd, the extra pixel is cut at the right or bottom. Raises
-        ImageError as `measure` does.
+        If an odd number of rows or columns is cut, one more is cut at the bottom or right. Raises
+        ImageError if `measure` does.
         """
         if not self.changes_pixels:
             return pixels
-        # Imported here because the parsing of options must not load numpy and Pillow.
+        # The import is here because the parsing of options must not load numpy and Pillow.
         from dinac_cli.images.pixels import crop_centre, scale_pixels
 
         height, width, _ = pixels.shape
@@ -109,7 +110,7 @@ class Geometry:
         return crop_centre(scale_pixels(pixels, *self.scale(width, height)), *final)
 
     def describe(self, description: str) -> str:
-        """Returns the `description` of an image, with this geometry appended."""
+        """Returns `description`, the description of an image, with this geometry appended."""
         return format_description(parse_description(description) | self._list_pairs())
 
     def _list_pairs(self) -> dict[str, str]:
@@ -123,13 +124,13 @@ class Geometry:
 
 
 NO_GEOMETRY = Geometry()
-"""Changes no image and requests no twin."""
+"""The geometry that changes no image and requests no twin."""
 
 
 def choose_geometry(
     resize: int | None, max_side: int | None, crop: tuple[int, int] | None, *, flip: bool = False
 ) -> Geometry:
-    """Builds the geometry from the values of the options. Raises UsageError."""
+    """Builds the geometry from the values of the options. Raises UsageError if one is invalid."""
     if resize is not None and max_side is not None:
         raise UsageError("--resize and --max-side cannot be used together")
     for option, sides in (("resize", [resize]), ("max-side", [max_side]), ("crop", crop or [])):
@@ -140,7 +141,7 @@ def choose_geometry(
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Parses `256x128`, or `256` for a square, to (width, height). Raises ValueError."""
+    """Parses `256x128`, or `256` for a square, into (width, height). Raises ValueError."""
     match = _SIZE.fullmatch(text if "x" in text else f"{text}x{text}")
     if match is None:
         raise ValueError(f"{text} is not a size")
@@ -148,7 +149,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def read_geometry(description: str) -> Geometry:
-    """Parses a record's `image` field. Raises ImageError for an unknown key or invalid value."""
+    """Parses a record's `image` field. Raises ImageError if a key is unknown or a value invalid."""
     try:
         pairs = parse_description(description, strict=True)
         if unknown := pairs.keys() - _READING_KEYS - _GEOMETRY_KEYS:
@@ -169,7 +170,7 @@ def read_geometry(description: str) -> Geometry:
 
 
 def find_geometry(description: str) -> str:
-    """Returns the geometry in a record's `image` field, in the form of `Geometry.text`."""
+    """Returns the geometry from a record's `image` field, as a text like `Geometry.text`."""
     pairs = parse_description(description).items()
     return format_description({key: value for key, value in pairs if key in _GEOMETRY_KEYS})
 

@@ -1,4 +1,4 @@
-"""PSNR between originals and reconstructions, and its summary over many pairs."""
+"""Measures the PSNR between originals and reconstructions, and summarises it over many pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from dinac_cli.errors import ImageError
 from dinac_cli.images.pixels import Pixels
 
-_BLOCK_BYTES = 1 << 20  # the differences of a block fit into the CPU cache
+_BLOCK_BYTES = 1 << 20  # so that the differences of one block fit into the CPU cache
 
 
 def measure_psnr(first: Pixels, second: Pixels) -> float:
@@ -40,10 +40,10 @@ def _sum_squared_error(first: Pixels, second: Pixels) -> int:
 
 @dataclass(frozen=True)
 class PsnrSummary:
-    """Statistics of the finite PSNR values in dB; all are None if no value is finite.
+    """Statistics of the finite PSNR values in dB. They are None if no value is finite.
 
     `std` is the population standard deviation. Percentiles are interpolated linearly. `count` is
-    the number of all pairs; `identical` of them have infinite PSNR.
+    the number of all pairs. `identical` is the number of pairs with infinite PSNR.
     """
 
     mean: float | None
@@ -79,5 +79,5 @@ def summarise_psnr(values: Iterable[float]) -> PsnrSummary:
 
 
 def psnr_as_json(psnr_db: float) -> float | None:
-    """Returns a PSNR as a JSON value; infinity becomes None (null)."""
+    """Returns a PSNR as a JSON value. Infinity becomes None (null)."""
     return psnr_db if math.isfinite(psnr_db) else None

@@ -1,4 +1,7 @@
-"""Opens untrusted image files with Pillow: only some formats, our own limit, one error class."""
+"""Opens untrusted image files with Pillow.
+
+Only the formats of `_OPENERS` are opened, with dinac's own size limit and one class of errors.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS, detect_format, dete
 
 
 def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
-    """Opens a WebP. Raises EOFError if it is truncated; libwebp would only report damage."""
+    """Opens a WebP. Raises EOFError if it is truncated; libwebp would only call it damaged."""
     declared = int.from_bytes(file.read(12)[4:8], "little") + 8
     if file.seek(0, io.SEEK_END) < declared:
         raise EOFError
@@ -40,7 +43,7 @@ def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
     return WebPImagePlugin.WebPImageFile(file)
 
 
-# Image.open is not used: it applies a process-wide limit and tries every registered plugin.
+# Image.open is not used, because it applies a process-wide limit and tries every registered plugin.
 _OPENERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.jpeg_factory,
     "PNG": PngImagePlugin.PngImageFile,
@@ -62,11 +65,11 @@ _limit_lock = threading.Lock()
 
 @contextmanager
 def open_image(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
-    """Opens an image file of any supported format; does not decode the pixels.
+    """Opens an image file of any supported format. Does not decode the pixels.
 
-    Any error, also one in the `with` block, becomes an ImageError of one line. Depending on the
-    damage, Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, MemoryError and
-    more; only Exception covers them all.
+    Any error, also an error in the `with` block, becomes an ImageError with a one-line message.
+    Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, MemoryError and others
+    for damaged files. Only Exception covers all of them.
     """
     kind = _identify(file.read(HEAD_BYTES))
     file.seek(0)
@@ -100,10 +103,11 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def load_image(image: ImageFile.ImageFile) -> None:
-    """Decodes the pixels of the first frame, in place.
+    """Decodes the pixels of the first frame into `image`.
 
-    Pillow's TIFF and GIF decoders check Pillow's global limit again, so it is lifted for a large
-    image. Only one large image is decoded at a time: threads must not restore each other's limit.
+    Pillow's TIFF and GIF decoders check Pillow's global limit again, so this function removes that
+    limit while it decodes a large image. Only one large image is decoded at a time, because a
+    thread must not restore the limit while another thread still decodes.
     """
     if image.width * image.height <= MAX_PIXELS:
         image.load()
@@ -122,7 +126,7 @@ def _describe(kind: str, exc: Exception) -> str:
     if _means_truncated(exc) or (exc.__cause__ and _means_truncated(exc.__cause__)):
         return f"truncated {kind} file"
     words = " ".join((str(exc) or type(exc).__name__).split())
-    if words.isdigit():  # the missing key of a KeyError
+    if words.isdigit():  # the message of a KeyError is only the missing key
         words = f"unknown value {words}"
     detail = "".join(c if c.isprintable() else "?" for c in words)[:160]
     return f"cannot decode this {kind} file ({detail})"
@@ -138,12 +142,12 @@ def _means_truncated(exc: BaseException) -> bool:
 def _quiet_pillow() -> None:
     """Silences Pillow's warnings and log messages about odd metadata.
 
-    Many threads read images, and a permanent filter is thread-safe, unlike warnings.catch_warnings.
-    The filter does not hide DecompressionBombWarning, which is not a UserWarning.
+    Many threads read images. A permanent filter is thread-safe, but warnings.catch_warnings is not.
+    The filter does not hide DecompressionBombWarning, because that is not a UserWarning.
     """
     with _filters_lock:
         if ("ignore", None, UserWarning, _PILLOW_MODULES, 0) not in warnings.filters:
             warnings.filterwarnings("ignore", "", UserWarning, _PILLOW_MODULES.pattern)
         logger = logging.getLogger("PIL")
-        if not logger.handlers:  # without a handler, Python would print its errors
+        if not logger.handlers:  # without a handler, Python would print Pillow's errors
             logger.addHandler(logging.NullHandler())

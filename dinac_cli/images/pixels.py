@@ -1,4 +1,4 @@
-"""Pads pixels to whole patches and crops them back; scales, crops and mirrors images."""
+"""Pads pixels to whole patches and removes the padding. Scales, crops and mirrors images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pixels = NDArray[np.uint8]
 def pad_pixels(pixels: Pixels, multiple: int) -> Pixels:
     """Repeats the right and bottom edges of [H, W, 3] until H and W are multiples of `multiple`.
 
-    Returns `pixels` itself if they already are.
+    Returns `pixels` itself if H and W already are multiples.
     """
     height, width, _ = pixels.shape
     down, right = -height % multiple, -width % multiple
@@ -22,15 +22,15 @@ def pad_pixels(pixels: Pixels, multiple: int) -> Pixels:
 
 
 def crop_pixels(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Returns the upper left [height, width, 3] of [H, W, 3], C-contiguous."""
+    """Returns the upper left part of [H, W, 3] as a C-contiguous array [height, width, 3]."""
     return np.ascontiguousarray(pixels[:height, :width])
 
 
 def scale_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Scales uint8 [H, W, 3] to [height, width, 3]; returns `pixels` itself if it has that size.
+    """Scales uint8 [H, W, 3] to [height, width, 3]. Returns `pixels` itself if it has that size.
 
     Uses antialiased Lanczos on sRGB values. Of Pillow's filters, Lanczos keeps the most detail in a
-    reduced image. Pillow computes in integers, so the result is the same on every machine.
+    reduced image. Pillow uses integer arithmetic, so the result is the same on every machine.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -38,17 +38,17 @@ def scale_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
 
 
 def crop_centre(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Crops uint8 [H, W, 3] to its centre; returns `pixels` itself if it has that size.
+    """Returns the centre of uint8 [H, W, 3], or `pixels` itself if it has the requested size.
 
-    If a margin is odd, the extra pixel is cut at the right or bottom.
+    If an odd number of rows or columns is cut, one more is cut at the bottom or right.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    # A view would keep the whole image in memory.
+    # The part is copied, because a view of it would keep the whole image in memory.
     return pixels[top : top + height, left : left + width].copy()
 
 
 def mirror_pixels(pixels: Pixels) -> Pixels:
-    """Mirrors uint8 [H, W, 3] left to right, C-contiguous."""
+    """Mirrors uint8 [H, W, 3] left to right. The result is C-contiguous."""
     return np.ascontiguousarray(pixels[:, ::-1])

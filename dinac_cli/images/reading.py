@@ -22,7 +22,7 @@ from dinac_cli.images.pixels import Pixels
 
 WHITE = (255, 255, 255)
 
-# The transposition that turns each EXIF orientation upright; orientation 1 needs none.
+# The transposition that turns each EXIF orientation upright. Orientation 1 is already upright.
 _UPRIGHT: Mapping[object, Transpose] = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -33,14 +33,14 @@ _UPRIGHT: Mapping[object, Transpose] = {
     8: Transpose.ROTATE_90,
 }
 
-_TURNED = (5, 6, 7, 8)  # the orientations that exchange width and height
+_TURNED = (5, 6, 7, 8)  # these orientations exchange width and height
 
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """An image, converted for encoding or comparison.
+    """An image that is converted for encoding or comparison.
 
-    `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, as in
+    `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, such as
     "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are for the user.
     """
 
@@ -57,10 +57,11 @@ def read_image(
 ) -> SourceImage:
     """Decodes the bytes of an image file to upright sRGB pixels without alpha.
 
-    The first bytes decide the format. Decodes only the first frame, applies the EXIF orientation,
-    converts colours from the ICC profile to sRGB (perceptual intent) and composites alpha over
-    `background` (sRGB, 0..255). Thread-safe. Raises ImageError, without the file's name, if the
-    bytes are not a complete image of a supported format or declare more than `max_pixels` pixels.
+    Detects the format by the first bytes, and decodes only the first frame. Applies the EXIF
+    orientation. Converts colours from the ICC profile to sRGB (perceptual intent), and composites
+    alpha over `background` (sRGB, 0..255). This function is thread-safe.
+    Raises ImageError if the bytes are not a complete image of a supported format, or if they
+    declare more than `max_pixels` pixels. The message does not contain the file's name.
     """
     with open_image(io.BytesIO(data)) as opened:
         check_size(opened, max_pixels)
@@ -76,8 +77,8 @@ def read_image(
 
 
 def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
-    """True if the decoded pixels need no conversion: RGB, no profile, upright."""
-    # Checks the format first, because reading the EXIF of another format may decode the pixels.
+    """True if this is an upright RGB JPEG without profile: its pixels need no conversion."""
+    # The format is checked first, because other formats may decode the pixels to read the EXIF.
     if opened.format != "JPEG" or opened.mode != "RGB":
         return False
     return _find_profile(opened) is None and _read_orientation(opened) not in _UPRIGHT
@@ -86,7 +87,7 @@ def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
 def _decode_pixels(
     opened: ImageFile.ImageFile, background: tuple[int, int, int]
 ) -> tuple[Pixels, dict[str, str]]:
-    """Returns upright sRGB pixels [H, W, 3], and the conversions as description pairs."""
+    """Returns upright sRGB pixels [H, W, 3], and the conversions as pairs of a description."""
     upright, turned = _load_upright(opened)
     opaque, alpha = color.split_alpha(upright)
     rgb, colors = color.convert_to_srgb(opaque, _find_profile(opened))
@@ -110,10 +111,10 @@ def measure_image(data: bytes) -> tuple[int, int]:
 def measure_file(
     path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = False
 ) -> tuple[int, int]:
-    """Returns (width, height) of an image file; reads only as much of it as needed.
+    """Returns (width, height) of an image file. Reads no more of the file than necessary.
 
-    With `upright`, returns the size after orientation; PNGs are then decoded. Raises ImageError as
-    `read_image` does, OSError if the file cannot be opened.
+    If `upright` is true, returns the size after orientation. A PNG must be decoded for this. Raises
+    ImageError for the same files as `read_image`, and OSError if the file cannot be opened.
     """
     with open(path, "rb") as file, open_image(file) as opened:
         check_size(opened, max_pixels)
@@ -127,9 +128,9 @@ def measure_file(
 
 
 def _load_upright(opened: ImageFile.ImageFile) -> tuple[Image.Image, bool]:
-    """Decodes and applies the EXIF orientation; returns the image and whether it was turned."""
+    """Decodes an image and turns it upright. Returns the image, and whether it was turned."""
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
-        # Pillow turns a TIFF upright when it decodes it, and drops the tag.
+        # When Pillow decodes a TIFF, it turns the image upright and removes the orientation tag.
         turned = _read_orientation(opened) in _UPRIGHT
         load_image(opened)
         return color.reduce_depth(opened), turned
@@ -142,12 +143,15 @@ def _load_upright(opened: ImageFile.ImageFile) -> tuple[Image.Image, bool]:
 def _read_orientation(opened: ImageFile.ImageFile) -> object:
     try:
         return opened.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # malformed EXIF raises any error, but the pixels can still be decoded
+    except Exception:  # malformed EXIF may raise any error, but the pixels can be decoded
         return None
 
 
 def _refuse_thumbnail(opened: ImageFile.ImageFile) -> None:
-    """Refuses a thumbnail: it is all that Pillow finds in camera raw files (DNG, NEF, ARW)."""
+    """Raises ImageError for a thumbnail.
+
+    Pillow finds only the thumbnail in a camera raw file (DNG, NEF, ARW).
+    """
     if not isinstance(opened, TiffImagePlugin.TiffImageFile):
         return
     kind = opened.tag_v2.get(ExifTags.Base.NewSubfileType)
@@ -158,19 +162,19 @@ def _refuse_thumbnail(opened: ImageFile.ImageFile) -> None:
 
 
 def _match_transparent_color(opened: ImageFile.ImageFile) -> None:
-    """Reduces a 16-bit transparent colour to its high bytes, as Pillow reduces the pixels."""
+    """Reduces a 16-bit transparent colour to its high bytes, as Pillow does with the pixels."""
     is_wide = bool(opened.tile) and opened.tile[0].args == "RGB;16B"
     if is_wide and "transparency" in opened.info:
         opened.info["transparency"] = tuple(v >> 8 for v in opened.info["transparency"])
 
 
 def _find_profile(opened: ImageFile.ImageFile) -> bytes | None:
-    """Returns the ICC profile, None if there is none, or b"" if Pillow could not unpack it."""
+    """Returns the ICC profile, or b"" if Pillow could not unpack it, or None if there is none."""
     return (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
 
 
 def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str]:
-    # The other images in a phone's JPEG (MPO) are previews and depth maps, not frames.
+    # A phone's JPEG (MPO) can hold other images, which are previews and depth maps, not frames.
     if frames > 1 and not isinstance(opened, MpoImagePlugin.MpoImageFile):
         yield f"only the first of {frames} frames is used"
     if colors == color.ASSUMED_SRGB:
@@ -187,8 +191,8 @@ def read_shaped(
 ) -> SourceImage:
     """Reads an image with `read_image` and applies `geometry` to it.
 
-    `hold(size_bytes)` waits until the image may use this much memory, `data` included. It is called
-    before decoding, and again with the final, smaller size. Raises ImageError.
+    `hold(size_bytes)` waits until the image and `data` may use this much memory together. `hold` is
+    called before decoding, and again with the final, smaller size. Raises ImageError.
     """
     width, height = measure_image(data)
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0

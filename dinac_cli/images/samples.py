@@ -1,4 +1,4 @@
-"""Draws small pictures for the demo and the benchmarks, so that no photographs are shipped."""
+"""Draws small pictures for the demo and the benchmarks, so that dinac contains no photographs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEED = 7
 
 
 def draw_samples() -> Iterator[tuple[str, Pixels]]:
-    """Yields names (relative, with suffix) and uint8 [H, W, 3] pixels; always the same."""
+    """Yields relative names and uint8 [H, W, 3] pixels. Every call yields the same pictures."""
     yield "clouds.jpg", draw_clouds(256, 384)
     yield "leaves.png", draw_leaves(320, 320)
     yield "nested/page.png", draw_page(233, 377)
@@ -23,13 +23,16 @@ def draw_samples() -> Iterator[tuple[str, Pixels]]:
 
 
 def draw_photographs(side: int) -> Iterator[Pixels]:
-    """Yields uint8 [side, side, 3] pictures as detailed as photographs; always the same."""
+    """Yields uint8 [side, side, 3] pictures with as much detail as photographs.
+
+    Every call yields the same pictures.
+    """
     for draw in (draw_clouds, draw_leaves, draw_sunset):
         yield draw(side, side)
 
 
 def draw_clouds(height: int, width: int) -> Pixels:
-    """Draws noise between two colours; its spectrum falls with frequency as in photographs."""
+    """Draws noise between two colours. Its spectrum falls with frequency, as in photographs."""
     rng = np.random.default_rng(_SEED)
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))
@@ -40,7 +43,7 @@ def draw_clouds(height: int, width: int) -> Pixels:
 
 
 def draw_leaves(height: int, width: int) -> Pixels:
-    """Draws dead leaves: overlapping discs with radii from a power law."""
+    """Draws overlapping discs whose radii follow a power law (the "dead leaves" model)."""
     rng = np.random.default_rng(_SEED)
     image = Image.new("RGB", (width, height), (60, 66, 44))
     pen = ImageDraw.Draw(image)
@@ -53,7 +56,7 @@ def draw_leaves(height: int, width: int) -> Pixels:
 
 
 def draw_page(height: int, width: int) -> Pixels:
-    """Draws lines of text on paper, the hardest content for a latent codec."""
+    """Draws lines of text on paper. Text is the hardest content for a latent codec."""
     image = Image.new("RGB", (width, height), (250, 248, 240))
     pen = ImageDraw.Draw(image)
     line = "whitened latents of a patch-16 encoder, 128 channels"
@@ -64,7 +67,7 @@ def draw_page(height: int, width: int) -> Pixels:
 
 
 def draw_rings(height: int, width: int) -> Pixels:
-    """Draws a zone plate: the frequency rises from the centre outwards."""
+    """Draws a zone plate: rings whose frequency rises from the centre outwards."""
     y = np.linspace(-1, 1, height)[:, None]
     x = np.linspace(-1, 1, width)[None, :]
     field = 0.5 + 0.5 * np.cos(28 * (x**2 + y**2))
@@ -83,6 +86,6 @@ def draw_sunset(height: int, width: int) -> Pixels:
 def _blend(
     weight: NDArray[np.float64], low: tuple[int, int, int], high: tuple[int, int, int]
 ) -> Pixels:
-    """Mixes two colours by weights [H, W], from 0 (`low`) to 1 (`high`), to uint8 [H, W, 3]."""
+    """Mixes two colours into uint8 [H, W, 3]. Weight 0 gives `low`, and weight 1 gives `high`."""
     start, end = np.array(low, np.float64), np.array(high, np.float64)
     return np.rint(start + weight[..., None] * (end - start)).astype(np.uint8)

@@ -1,8 +1,8 @@
 """The stamp: metadata in a decoded image that identifies its record and the decoding settings.
 
-A stamp is a JSON object of strings, in an iTXt chunk of a PNG or an XMP property of other formats.
-It also holds the size of the image file. If the size is wrong, the image was edited (editors keep
-the metadata) or truncated since dinac wrote it.
+A stamp is a JSON object of strings. A PNG holds it in an iTXt chunk, and other formats hold it in
+an XMP property. The stamp also holds the size of the image file. If this size is wrong, the image
+was truncated or edited after dinac wrote it: editors keep the metadata.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dinac_cli.errors import ImageError
 from dinac_cli.images.opening import open_image
 
 _PNG_KEY = "dinac"
-_PNG_HEADER_BYTES = 33  # the signature and IHDR, the first chunk of every PNG
+_PNG_HEADER_BYTES = 33  # the signature, and the chunk IHDR, which is always the first
 _SIZE_KEY = "file_bytes"
-_SIZE_UNSET = "?" * 12  # as long as a formatted size, so that the real size fits in its place
+_SIZE_UNSET = "?" * 12  # as long as a real size, which replaces it later
 _STAMP_PROPERTY = re.compile(rb'dinac:stamp="([^"]*)"')
 
 
@@ -35,13 +35,13 @@ def insert_png_stamp(png: bytes, stamp: Mapping[str, str]) -> bytes:
 
 
 def _pack_itxt(text: str) -> bytes:
-    # keyword, NUL, not compressed (two bytes), no language, no translated keyword
+    # The fields are: keyword, NUL, "not compressed" (two bytes), empty language, empty translation.
     content = b"iTXt" + _PNG_KEY.encode() + b"\x00\x00\x00\x00\x00" + text.encode()
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
 
 
 def pack_xmp(stamp: Mapping[str, str], size: str = _SIZE_UNSET) -> bytes:
-    """Returns an XMP packet with `stamp`; `seal_xmp` completes it in the written file."""
+    """Returns an XMP packet with `stamp`. `seal_xmp` later sets the file size in this packet."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -53,12 +53,12 @@ def pack_xmp(stamp: Mapping[str, str], size: str = _SIZE_UNSET) -> bytes:
 
 
 def seal_xmp(data: bytes, stamp: Mapping[str, str]) -> bytes:
-    """Sets the file size in the stamp of `data`, a file written with `pack_xmp(stamp)`."""
+    """Sets the file size in the stamp of `data`, a file that holds `pack_xmp(stamp)`."""
     return data.replace(pack_xmp(stamp), pack_xmp(stamp, _format_size(len(data))), 1)
 
 
 def _pack(stamp: Mapping[str, str], size: str) -> str:
-    # ASCII in a fixed order, so that equal stamps give equal bytes.
+    # The text is ASCII and has sorted keys, so that equal stamps give equal bytes.
     return json.dumps({**stamp, _SIZE_KEY: size}, sort_keys=True, separators=(",", ":"))
 
 
@@ -69,7 +69,8 @@ def _format_size(size_bytes: int) -> str:
 def read_stamp(source: bytes | Path) -> dict[str, str] | None:
     """Returns the stamp of an image that dinac wrote, without decoding the pixels.
 
-    Returns None for any other file: not an image, not from dinac, changed since, or unreadable.
+    Returns None if the file cannot be read, is not an image, or has no stamp. Also returns None if
+    the file was changed after dinac wrote it.
     """
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
@@ -79,7 +80,7 @@ def read_stamp(source: bytes | Path) -> dict[str, str] | None:
 
 
 def _find(file: IO[bytes]) -> bytes | None:
-    """Returns the stamp's JSON from an image file's header."""
+    """Returns the JSON of the stamp from an image file's header, or None."""
     with open_image(file) as opened:
         text, xmp = opened.info.get(_PNG_KEY), opened.info.get("xmp")
     if opened.format == "PNG" and isinstance(text, str):

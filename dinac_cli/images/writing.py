@@ -18,7 +18,7 @@ def write_image(
 ) -> bytes:
     """Encodes uint8 sRGB `pixels` [H, W, 3] in one of `OUTPUT_FORMATS`.
 
-    Embeds `stamp` if the format can hold a stamp (`OutputFormat.has_stamp`), and no other
+    Embeds `stamp` if the format can hold a stamp (`OutputFormat.has_stamp`). Embeds no other
     metadata. Raises ImageError if the format cannot hold an image of this size.
     """
     output = OUTPUT_FORMATS[format_name]

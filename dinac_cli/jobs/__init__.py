@@ -1,6 +1,7 @@
-"""The work of each verb on many files, in bounded memory. Never prints.
+"""The work of each command on many files, in bounded memory. Never prints.
 
-Each verb has a module with a request (plain data), the run that `open` returns, and a generator
-that yields one `FileResult` a file as soon as it is final. The caller's thread runs the model, so
-the caller needs no lock for its work between two results (drawing a progress bar, stopping early).
+Each command has a module with three parts: a request (plain data), the run that `open` returns, and
+a generator. The generator yields one `FileResult` per file as soon as the result is final. The
+model runs in the caller's thread. So between two results the caller can draw a progress bar or stop
+the run without a lock.
 """

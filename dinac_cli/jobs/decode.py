@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,7 @@ _INPUTS_LOOKED_AT = 64
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """How records become images.
+    """The options that decide how records become images.
 
     `allow_other_model` also decodes latents of another latent space. `flipped` decodes the mirrored
     twin of each record.
@@ -79,10 +79,10 @@ class DecodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeRequest(Request[Run]):
-    """A run that decodes `inputs` into OUT: a folder, an image file, or `-`.
+    """A request to decode `inputs` into OUT: a folder, an image file, or `-`.
 
-    `format` is a name in `OUTPUT_FORMATS`; None means the format of OUT's suffix, or PNG. The
-    default `settings` are one step with seed 0.
+    `format` is a name in `OUTPUT_FORMATS`; None means the format of OUT's suffix, or PNG if OUT has
+    no such suffix. The default `settings` are one step with seed 0.
     """
 
     inputs: InputRequest
@@ -94,6 +94,8 @@ class DecodeRequest(Request[Run]):
     allow_other_model: bool = False
     overwrite: bool = False
     fsync: bool = False
+
+    command: ClassVar[str] = "decode"
 
     def open(self, announce: Announce = keep_quiet) -> Run:
         selection = self.inputs.select(LATENTS, self.out)
@@ -135,7 +137,7 @@ def decode_files(
 ) -> Generator[FileResult, None, None]:
     """Decodes latent files and folders into the folder `out`, as `dinac decode` does.
 
-    The keywords are the command's options. Results and errors are those of `encode_files`.
+    The keywords are the command's options. Yields and raises the same as `encode_files`.
     """
     request = DecodeRequest(
         inputs=InputRequest(paths=list_paths(latents)),
@@ -166,9 +168,10 @@ def make_settings(
 
 
 def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
-    """Returns the image format: the named one, else the format of OUT's suffix, else PNG.
+    """Returns the named image format.
 
-    Raises UsageError if the name is unknown or contradicts the suffix.
+    Without a name, returns the format of OUT's suffix, or PNG if OUT has no such suffix. Raises
+    UsageError if the name is unknown or contradicts the suffix.
     """
     by_suffix = format_of_suffix(out) if kind is OutputKind.FILE else None
     if name is None:
@@ -192,7 +195,7 @@ def decode_inputs(
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Decodes every record, `limit` at most, and yields one result for each.
+    """Decodes every record, at most `limit`, and yields one result per record.
 
     Each model is loaded when the first record needs it. If `output` is a stream, the only image
     goes to `stdout`. Raises DinacError if the run as a whole cannot go on.
@@ -283,15 +286,15 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         return deliver(self._output, name_image(work.name, form.suffixes), data, result)
 
     def _judge(self, entry: RecordEntry, record_hash: str, model: ModelHandle) -> Verdict:
-        """Returns the verdict on an existing image."""
+        """Judges the image that exists at the record's output, if any."""
         target = self._output.look(name_image(entry.name, self._options.format.suffixes))
         if target is None or not self._options.format.has_stamp:
-            # Without a stamp, only decoding it again shows whether the image is the same.
+            # The format has no stamp: only decoding again shows whether the image is the same.
             return Verdict(State.ABSENT)
         return check_image(target, self._want(record_hash, model))
 
     def _is_same(self, target: str, data: bytes) -> bool:
-        """Whether `target` holds exactly `data`. Raises OutputError if it is another image."""
+        """Whether `target` holds exactly `data`. Raises OutputError for another image."""
         if not self._output.keeps_existing or not os.path.lexists(target):
             return False
         if os.path.isfile(target) and read_content(target).data == data:
@@ -309,7 +312,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
 
 
 def require_twin(record: Record) -> Latents:
-    """Returns the latents of the mirrored image. Raises FormatError if there are none."""
+    """Returns the latents of the mirrored image. Raises FormatError if the record holds none."""
     if record.flipped is None:
         raise FormatError(
             Rejection.TENSOR,
@@ -321,7 +324,8 @@ def require_twin(record: Record) -> Latents:
 def refuse_other_settings(inputs: Iterable[Input], output: Output, options: DecodeOptions) -> None:
     """Raises UsageError if OUT holds images of these inputs, decoded with other settings.
 
-    Looks at the first inputs only; in later ones, a difference is the failure of that input.
+    Checks only the first inputs. If the image of a later input has other settings, that input
+    fails.
     """
     if not output.keeps_existing:
         return

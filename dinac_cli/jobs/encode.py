@@ -49,12 +49,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
-    """How images become records.
+    """The options that decide how images become records.
 
-    `precision` is one of `container.header.PRECISIONS`, `background` the sRGB colour behind
-    transparent images, `max_pixels` the largest image that is read. `checksum` always compares
-    sources by hash. `anonymous` leaves name, size and hash of the source out of records. `features`
-    and `posterior` also store the class token and the log-SNR. `geometry` says how images are
+    `precision` is one of `container.header.PRECISIONS`. `background` is the sRGB colour behind
+    transparent images. Images of more than `max_pixels` are refused. `checksum` compares every
+    source by its hash. `anonymous` leaves the source's name, size and hash out of the record.
+    `features` also stores the class token, `posterior` the log-SNR. `geometry` says how images are
     scaled and cropped, and whether each gets a mirrored twin.
     """
 
@@ -75,7 +75,7 @@ class EncodeOptions:
 
     @property
     def companions(self) -> frozenset[str]:
-        """The tensors that records get beside the latents."""
+        """The tensors to store in each record besides the latents."""
         requested = {LOGSNR: self.posterior, CLASS_TOKEN: self.features}
         return frozenset(name for name, is_requested in requested.items() if is_requested)
 
@@ -100,7 +100,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeRequest(Request["EncodeRun"]):
-    """A run that encodes `inputs` into OUT: a folder, a `.dinac` file, or `-`."""
+    """A request to encode `inputs` into OUT: a folder, a `.dinac` file, or `-`."""
 
     inputs: InputRequest
     out: str
@@ -109,6 +109,7 @@ class EncodeRequest(Request["EncodeRun"]):
     overwrite: bool = False
     fsync: bool = False
 
+    command: ClassVar[str] = "encode"
     bounds_memory: ClassVar[bool] = True
 
     def open(self, announce: Announce = keep_quiet) -> EncodeRun:
@@ -160,10 +161,10 @@ def encode_files(
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
-    The keywords are the command's options; `crop` is (width, height). Yields one result a file as
-    soon as it is final; a failed file is a result, not an exception. Raises UsageError, ModelError
-    or OutputError at once if the request as a whole is wrong; DeviceError or OutputError later if
-    the run cannot go on.
+    The keywords are the command's options; `crop` is (width, height). Yields one result per file as
+    soon as the result is final. A failed file gives a result, not an exception. Raises UsageError,
+    ModelError or OutputError at once if the request as a whole is wrong. Raises DeviceError or
+    OutputError later if the run cannot go on.
     """
     options = EncodeOptions(
         precision=precision,
@@ -194,9 +195,9 @@ def encode_inputs(
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Encodes every input and yields one result a file as soon as it is final.
+    """Encodes every input and yields one result per file as soon as the result is final.
 
-    The model is loaded when the first image needs it; a run without work never loads it. If
+    The model is loaded when the first image needs the model. A run without work loads no model. If
     `output` is a stream, records go to `stdout` in the order of the inputs. Raises DinacError if
     the run as a whole cannot go on (model, device, full disk).
     """
@@ -288,7 +289,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         return deliver(self._output, name_latents(work.name), record, result)
 
     def _judge(self, entry: Input) -> Verdict:
-        """Returns the verdict on an existing record."""
+        """Judges the record that exists at the image's output, if any."""
         target = self._output.look(name_latents(entry.name))
         if target is None:
             return Verdict(State.ABSENT)
@@ -297,7 +298,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
     def _read_content(self, entry: Input) -> Content:
         if entry.path is not None:
             return read_content(entry.path)
-        assert self._stdin is not None, "a run that reads standard input is given it"
+        assert self._stdin is not None, "the caller passes standard input if the run reads it"
         return read_stream_content(self._stdin)
 
 
@@ -317,11 +318,11 @@ def submit_with_twins(
     logsnr: bool = False,
     class_token: bool = False,
 ) -> Computing[Twins]:
-    """Encodes uint8 images [H, W, 3] of one padded size, and the twin of each image in `flips`.
+    """Encodes uint8 images [H, W, 3] that have the same padded size.
 
-    See `Engine.submit_images` for `logsnr` and `class_token`. The twins are a separate micro-batch
-    of the same shape, so they never change the latents of the images. Raises ImageError if the
-    device runs out of memory.
+    `flips` says which images also get a mirrored twin. See `Engine.submit_images` for `logsnr` and
+    `class_token`. The twins form a separate micro-batch, so they never change the latents of the
+    images. Raises ImageError if the device runs out of memory.
     """
 
     def submit(pixels: Sequence[Pixels]) -> Computing[Encoded]:
@@ -334,7 +335,7 @@ def submit_with_twins(
 
 @dataclass(frozen=True)
 class _TwinBatches:
-    """The micro-batches of images and of their twins, in flight together."""
+    """Two micro-batches that the device computes: the images, and their twins."""
 
     upright: Computing[Encoded]
     mirrored: Computing[Encoded] | None

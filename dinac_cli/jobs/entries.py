@@ -1,4 +1,4 @@
-"""Lists the records that a run reads: one or several in each file, or in standard input."""
+"""Lists the records that a run reads. A file, or standard input, holds one or several records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dinac_cli.storage.inputs import Input
 
 
 class NameClaim:
-    """A record's claim to an output name; records that are listed earlier have earlier claims."""
+    """A record's claim to an output name. Claims are made in the order of the records."""
 
     def __init__(self, names: OutputNames, output: str, earlier: NameClaim | None) -> None:
         self.output = output
@@ -31,9 +31,11 @@ class NameClaim:
 
     @contextmanager
     def settle(self) -> Iterator[None]:
-        """Wraps the reading of the record: on success the name is taken, on failure it is released.
+        """Wraps the reading of the record.
 
-        Waits for the earlier claim to the same name. Raises InputError if the name is taken.
+        If reading succeeds, the record takes the name. If reading fails, the next claim may take
+        the name. Waits for the earlier claim to the same name. Raises InputError if the name is
+        taken.
         """
         if self._earlier is not None:
             self._earlier._settled.wait()
@@ -42,7 +44,7 @@ class NameClaim:
         try:
             if self._names.is_taken(self.output):
                 raise InputError(
-                    f"another record of this run goes to {self.output}; this one is left out"
+                    f"another record of this run goes to {self.output}; this record is skipped"
                 )
             yield
             is_undamaged = True
@@ -52,12 +54,12 @@ class NameClaim:
 
 
 class OutputNames:
-    """The output names of a run: each goes to the first undamaged record that claims it.
+    """The output names of a run. The first undamaged record that claims a name takes the name.
 
-    A name is claimed when a record is listed. The claim is settled when a reader knows whether the
-    record is damaged, so the reader of a later record of the same name waits. It never waits for
-    ever: readers start in the order of the claims, so the earlier claim is settled or has a thread,
-    and the byte budget always lets the oldest reader through.
+    A record claims its name when it is listed. The claim is settled when a reader knows whether the
+    record is damaged. Until then, the reader of a later record of the same name waits. This wait
+    always ends, for two reasons. Readers start in the order of the claims, so the earlier claim is
+    settled or has a running reader. And the byte budget never blocks the oldest reader.
     """
 
     def __init__(self, rename: Callable[[str], str] | None, *, fold_case: bool = False) -> None:
@@ -65,11 +67,11 @@ class OutputNames:
         self._fold_case = fold_case
         self._lock = threading.Lock()
         self._open: dict[int, NameClaim] = {}
-        self._taken: set[int] = set()  # hashes, so that a long run needs little memory
+        self._taken: set[int] = set()  # hashes of names, which need less memory
         self._count = itertools.count(1)
 
     def claim(self, name: str) -> NameClaim | None:
-        """Claims the output name for the record `name`; returns None in a run without outputs."""
+        """Claims the output name of the record `name`. Returns None if the run has no outputs."""
         if self._rename is None:
             return None
         output = self._rename(name)
@@ -79,16 +81,16 @@ class OutputNames:
         return claim
 
     def count(self) -> str:
-        """Returns the number of the next record in the run's streams, as a name."""
+        """Counts the next record of the run's streams. Returns its number as a name."""
         return f"{next(self._count):06d}"
 
     def is_taken(self, output: str) -> bool:
-        """Whether an undamaged record has the name."""
+        """Whether an undamaged record has taken the name."""
         with self._lock:
             return self._key(output) in self._taken
 
     def close(self, claim: NameClaim, *, takes_name: bool) -> None:
-        """Removes a settled claim. If it `takes_name`, later claims to the name fail."""
+        """Removes a settled claim. If `takes_name`, later claims to the same name fail."""
         key = self._key(claim.output)
         with self._lock:
             if takes_name:
@@ -104,8 +106,8 @@ class OutputNames:
 class RecordEntry:
     """One record to read: a file (`path`), or bytes that are already in memory (`data`).
 
-    `name` is relative; the output's name is made from it, and `claim` claims that output's name.
-    `error` is set if there is no record to read.
+    `name` is a relative path, from which the output's name is made. `claim` is the claim to the
+    output's name. `error` is set if there is no record to read.
     """
 
     label: str
@@ -122,7 +124,7 @@ class RecordEntry:
         return self.data or b"" if self.path is None else read_content(self.path).data
 
     def settle_name(self) -> AbstractContextManager[None]:
-        """Wraps the reading of a record that gets an output; see `NameClaim.settle`."""
+        """Wraps the reading of the record and settles its claim; see `NameClaim.settle`."""
         return nullcontext() if self.claim is None else self.claim.settle()
 
 
@@ -133,19 +135,20 @@ def list_records(
     *,
     fold_case: bool = False,
 ) -> Iterator[RecordEntry]:
-    """Yields the records of files and streams, in order; a stream is read as it arrives.
+    """Yields the records of files and streams, in order. A stream is read while its data arrives.
 
     If a file holds one record, the output is named after the file. If a file or a stream holds
-    several, each output is named after its record, below the folder of the file. `rename` turns a
-    record's name into its output's (None: the run has no outputs). If an earlier undamaged record
-    has the same output name, the record is refused when it is read.
+    several records, each output is named after its record, below the folder of the file. `rename`
+    turns the name of a record into the name of its output. If `rename` is None, the run has no
+    outputs. A record whose output name is taken by an earlier undamaged record fails when it is
+    read.
     """
     names = OutputNames(rename, fold_case=fold_case)
     for entry in inputs:
         if entry.problem:
             yield RecordEntry(entry.label, entry.name, error=InputError(entry.problem))
         elif entry.path is None:
-            assert stdin is not None, "a run that reads standard input is given it"
+            assert stdin is not None, "the caller passes standard input if the run reads it"
             yield from _split_stream(stdin, entry.label, "", names)
         elif _holds_several(entry.path):
             yield from _split_file(entry.path, entry.name.rpartition("/")[0], names)
@@ -155,11 +158,11 @@ def list_records(
 
 
 def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:
-    """Yields the only record of a run; raises UsageError, which names `place`, if there are two."""
+    """Yields the only record of a run. Raises UsageError, which names `place`, for a second one."""
     first = list(itertools.islice(entries, 2))
     if len(first) > 1:
         raise UsageError(
-            f"{place} takes one image and there is a second record: name an output folder instead"
+            f"{place} takes one image, but there is a second record; name an output folder instead"
         )
     yield from first
 
@@ -183,7 +186,7 @@ def _split_stream(
 
 
 def _title(item: StreamItem, label: str, number: int) -> str:
-    """Returns the label of a stream's item that has no name."""
+    """Returns the label of a stream's item if the item has no name."""
     error = item.record
     is_rest = isinstance(error, FormatError) and error.rejection is Rejection.NOT_A_RECORD
     if is_rest and number > 1:
@@ -194,7 +197,7 @@ def _title(item: StreamItem, label: str, number: int) -> str:
 def _name_record(
     item: StreamItem, title: str, label: str, folder: str, names: OutputNames
 ) -> RecordEntry:
-    """Returns the entry of one record of a stream; `title` is its label until it has a name."""
+    """Returns the entry of a stream's record. `title` is the label if the name is unreadable."""
     counted = names.count()
     if isinstance(item.record, FormatError):
         return RecordEntry(title, title, error=item.record)
@@ -207,10 +210,10 @@ def _name_record(
 
 
 def _holds_several(path: str) -> bool:
-    """True for a file with data after its first record; reads block headers only.
+    """True for a file with data after its first record. Reads block headers only.
 
-    The length of a damaged record is unknown; then the file is searched for the start of another
-    record. True for a named pipe: it may hold several, and can be read only once.
+    The length of a damaged record is unknown, so the file is searched for the start of another
+    record. True for a named pipe: a pipe may hold several records, and can be read only once.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -43,7 +43,7 @@ _TAR_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest(Request[Run]):
-    """A run that exports the records among `inputs` into the folder OUT, as one of `FORMATS`."""
+    """A request to export the records of `inputs` into the folder OUT, in one of `FORMATS`."""
 
     inputs: InputRequest
     out: str
@@ -51,9 +51,11 @@ class ExportRequest(Request[Run]):
     overwrite: bool = False
     fsync: bool = False
 
+    command: ClassVar[str] = "export"
+
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.out == STDOUT:
-            raise UsageError("OUT must be a folder here; name one")
+            raise UsageError("OUT must be a folder here; name a folder")
         selection = self.inputs.select(LATENTS, self.out)
         refuse_file_name(self.out)
         output = Output(self.out, OutputKind.FOLDER, _is_never_ours, self.overwrite, self.fsync)
@@ -62,7 +64,7 @@ class ExportRequest(Request[Run]):
 
 
 def _is_never_ours(path: str) -> bool:
-    """Always False: exported files do not say who wrote them, so replacing needs --overwrite."""
+    """Returns False: exported files do not say who wrote them, so --overwrite is needed."""
     return False
 
 
@@ -82,10 +84,11 @@ def export_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Exports every record, `limit` at most, below OUT and yields one result for each.
+    """Exports every record, at most `limit`, to OUT and yields one result per record.
 
-    `safetensors` and `npz` make one file per record; `webdataset` makes tars of about 64 MiB, with
-    numbered samples in the order of the inputs. Raises OutputError if the disk is full.
+    The formats `safetensors` and `npz` make one file per record. The format `webdataset` makes tars
+    of about 64 MiB; their samples are numbered in the order of the inputs. Raises OutputError if
+    the disk is full.
     """
     rename = None if form == WEBDATASET else lambda name: name_export(name, form)
     entries = itertools.islice(list_records(inputs, stdin, rename), limit)
@@ -128,7 +131,7 @@ def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
 
 
 def _write_tars(items: Iterable[_Unpacked | FileResult], output: Output) -> Iterator[FileResult]:
-    """Writes tars one after another; yields the result of a record when its tar is written."""
+    """Writes one tar after another. Yields a record's result after the record's tar is written."""
     tar, held, number, tars = TarWriter(), list[_Unpacked](), 0, 0
     for item in items:
         if isinstance(item, FileResult):
@@ -167,14 +170,14 @@ def _finish(item: _Unpacked, target: str, size_bytes: int) -> FileResult:
 
 
 def write_safetensors(record: Record) -> bytes:
-    """Returns a safetensors file: the arrays of `list_arrays`, and the header as metadata."""
+    """Returns a safetensors file with the arrays of `list_arrays` and the header as metadata."""
     plain = {name: np.ascontiguousarray(a, "<f4") for name, a in list_arrays(record).items()}
     head = write_layout(describe_latents(record.header), plain)
     return b"".join([head, *(array.tobytes() for array in plain.values())])
 
 
 def write_npz(record: Record) -> bytes:
-    """Returns an npz file: the arrays of `list_arrays`, and the header as JSON in `header`."""
+    """Returns an npz file with the arrays of `list_arrays`; the array `header` is JSON."""
     file = io.BytesIO()
     header = np.array(json.dumps(describe_latents(record.header)))
     arrays: dict[str, Any] = {**list_arrays(record), "header": header}
@@ -183,9 +186,9 @@ def write_npz(record: Record) -> bytes:
 
 
 class TarWriter:
-    """A tar of WebDataset samples: `KEY.npy` holds the latents, `KEY.json` the header.
+    """Writes a tar of WebDataset samples: `KEY.npy` is the latents, `KEY.json` the header.
 
-    Further arrays add their names: `KEY.logsnr.npy`, `KEY.flipped.npy`.
+    The files of other arrays have the array's name too: `KEY.logsnr.npy`, `KEY.flipped.npy`.
     """
 
     def __init__(self) -> None:
@@ -194,11 +197,11 @@ class TarWriter:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes written so far."""
+        """The number of bytes written so far."""
         return self._file.tell()
 
     def add(self, key: str, record: Record) -> None:
-        """Adds a sample. `key` must hold no dot: WebDataset ends keys at the first one."""
+        """Adds a sample. `key` has no dot, because WebDataset ends a key at the first dot."""
         assert "." not in key
         for name, values in list_arrays(record).items():
             array = io.BytesIO()

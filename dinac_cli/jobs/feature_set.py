@@ -19,18 +19,19 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 FEATURES_SUFFIX = ".safetensors"
 
 NAMES_AT_MOST = 2**20
-"""Largest size of the names in the file's header, in bytes; longer names become a tensor."""
+"""The largest list of names, in bytes, that the file's header holds. A longer list is a tensor."""
 
 _KIND_KEY, _KIND = "dinac", "features"
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
     """The features of one image.
 
-    `class_token` is float32 [D], `patch_tokens` float32 [h·w, D] or None if only the class token
-    is requested; `grid` is (h, w). `path` is the record's file, None for a record of a stream.
+    `class_token` is float32 [D]. `patch_tokens` is float32 [h·w, D], or None if only the class
+    token is requested. `grid` is (h, w). `path` is the record's file, or None if the record came in
+    a stream.
     """
 
     name: str
@@ -41,12 +42,12 @@ class ImageFeatures:
 
 
 def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> bytes:
-    """Packs the features of one or more images into a safetensors file; adds `facts` as metadata.
+    """Packs the features of images into a safetensors file, with `facts` as metadata.
 
-    `class_tokens` is F32 [N, D]. With patch tokens, `spatial_tokens.<index>` are F32 [h·w, D] and
-    `grids`, I32 [N, 2], holds h and w of each. The names are a JSON list under the metadata key
-    `names` or, if it is longer than NAMES_AT_MOST, the U8 tensor `names`, one name a line.
-    Raises OutputError if memory runs out.
+    `class_tokens` is F32 [N, D]. With patch tokens, each `spatial_tokens.<index>` is F32 [h·w, D],
+    and `grids`, I32 [N, 2], holds h and w of each image. The names are a JSON list in the metadata
+    key `names`. If the list is longer than NAMES_AT_MOST, the names are the U8 tensor `names`, with
+    one name per line. Raises OutputError if memory runs out.
     """
     try:
         tensors: dict[str, npt.NDArray[np.generic]] = {
@@ -73,7 +74,7 @@ def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> by
 
 
 def is_feature_file(path: str) -> bool:
-    """True for a file that `pack_features` made; reads only its header."""
+    """True for a file that `pack_features` made. Reads only the file's header."""
     try:
         with open(path, "rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
@@ -85,10 +86,10 @@ def is_feature_file(path: str) -> bool:
 
 @dataclass
 class FeatureSet:
-    """The features of a run, in memory; `rows` maps the position of each record to its features.
+    """The features of a run, in memory. `rows` maps a record's position to the record's features.
 
-    `query` is the image that the others are compared with, `computes` the devices and dtypes that
-    predicted the features, `size_bytes` the size of the file written.
+    `query` is the image that all others are compared with. `computes` holds the devices and dtypes
+    that predicted the features. `size_bytes` is the size of the output file.
     """
 
     rows: dict[int, ImageFeatures] = field(default_factory=dict)
@@ -103,9 +104,10 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image similar to the query: `similarity` is the cosine, rank 1 is the most similar.
+    """An image similar to the query.
 
-    `path` is the record's file, None if the record came in a stream.
+    `similarity` is the cosine; rank 1 is the most similar image. `path` is the record's file, or
+    None if the record came in a stream.
     """
 
     rank: int
@@ -122,7 +124,7 @@ def name_features(name: str) -> str:
 
 
 def rank_similar(features: FeatureSet, top: int) -> list[Neighbour]:
-    """Returns the `top` images whose class tokens are most similar to the query's, without it."""
+    """Returns the `top` images most similar to the query, by their class tokens."""
     query = features.query
     if query is None:
         return []

@@ -1,4 +1,4 @@
-"""Predicts DINO features from latent records, all into one file."""
+"""Predicts DINO features from latent records, and writes all of them to one file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +48,9 @@ from dinac_cli.storage.output import Output, OutputKind
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """The features to predict: class tokens and, if `spatial`, patch tokens.
+    """The features to predict: class tokens and, if `spatial` is set, patch tokens.
 
-    `similar` is the latent file that all others are compared with.
+    `similar` is the latent file with which all other images are compared.
     """
 
     spatial: bool = False
@@ -58,13 +58,13 @@ class FeatureOptions:
 
     @property
     def stored(self) -> tuple[str, ...]:
-        """The stored tensors that replace a prediction; none if patch tokens are predicted."""
+        """The stored tensors that make a prediction unnecessary. None do if `spatial` is set."""
         return () if self.spatial else (CLASS_TOKEN,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesRequest(Request["FeaturesRun"]):
-    """A run that predicts the features of `inputs` and writes them to the file OUT, if any."""
+    """A request to predict the features of `inputs` and to write them to the file OUT, if any."""
 
     inputs: InputRequest
     out: str | None = None
@@ -72,6 +72,8 @@ class FeaturesRequest(Request["FeaturesRun"]):
     model: ModelChoice = field(default_factory=ModelChoice)
     overwrite: bool = False
     fsync: bool = False
+
+    command: ClassVar[str] = "features"
 
     def open(self, announce: Announce = keep_quiet) -> FeaturesRun:
         selection = self.inputs.select(LATENTS, self.out)
@@ -92,14 +94,14 @@ class FeaturesRequest(Request["FeaturesRun"]):
             raise UsageError(f"{out}: OUT, the last argument, is a folder; name a file")
         if os.path.lexists(out) and not self.overwrite and not is_feature_file(out):
             raise OutputError(
-                f"{out}: exists and holds no features of dinac; add --overwrite to replace it"
+                f"{out}: exists and is no feature file of dinac; add --overwrite to replace it"
             )
         return Output(out, OutputKind.FILE, is_feature_file, self.overwrite, self.fsync)
 
 
 @dataclass(kw_only=True)
 class FeaturesRun(Run):
-    """A features run that is ready to start; `features` fills up while it runs."""
+    """A features run that is ready to start. The run fills `features`."""
 
     features: FeatureSet
 
@@ -115,13 +117,13 @@ def predict_features(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Predicts the features of every record, `limit` at most, into `features`.
+    """Adds the features of every record, at most `limit`, to `features`.
 
-    If a record holds a class token of the same weights, the token is used as it is, unless patch
-    tokens are requested too. If all records hold one, no model is needed. The model is that of
-    `options.similar` or else of the first readable record; records of another model fail. At the
-    end `output`, if any, is written, unless the run was stopped or there are no features. Raises
-    DinacError if the run as a whole cannot go on.
+    The model is that of `options.similar` or, if this is None, that of the first readable record.
+    Records of another model fail. If a record holds a class token of the same weights, this token
+    is used unless patch tokens are requested too. If all records hold such a token, no model is
+    needed. At the end, the features are written to `output`, if any. Nothing is written if the run
+    was stopped or if there are no features. Raises DinacError if the run as a whole cannot go on.
     """
     records = list_records(inputs, stdin, None if output is None else name_features)
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)
@@ -141,7 +143,7 @@ def predict_features(
 
 @dataclass(frozen=True)
 class _Numbered(RecordEntry):
-    """A record and its place in the run, because results arrive in any order."""
+    """A record and its position in the run, which is needed because results arrive in any order."""
 
     number: int = 0
 
@@ -155,9 +157,9 @@ class _ReadRecord(Work):
 
 
 class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
-    """The work of `predict_features` on each record; one model for all.
+    """The work of `predict_features` on each record, with one model for all records.
 
-    If `origin` is None, no record could be read, and all of them fail.
+    If `origin` is None, no record could be read, so every record fails.
     """
 
     def __init__(
@@ -256,7 +258,7 @@ def _find_first_origin(
         try:
             header, held, _ = open_record(entry.read()).outline(options.stored)
         except DinacError:
-            continue  # reported when the run reads it
+            continue  # the run reports the error when it reads the record
         try:
             return find_origin(header, held, models), itertools.chain(seen, entries)
         except ModelError as exc:
@@ -275,7 +277,7 @@ def _submit(
 def _build_row(
     name: str, path: str | None, header: RecordHeader, computed: npt.NDArray[np.float32]
 ) -> ImageFeatures:
-    """Returns a copy of one image's features; a view would keep its whole batch in memory."""
+    """Copies one image's features, because a view would keep the whole batch in memory."""
     _, rows, columns = header.shape
     patch_tokens = computed[1:].copy() if len(computed) > 1 else None
     return ImageFeatures(
@@ -285,10 +287,10 @@ def _build_row(
 
 @dataclass(frozen=True)
 class FeatureOrigin:
-    """The model whose features a run collects, with class tokens of `width` values.
+    """The model whose features a run collects. Its class tokens have `width` values.
 
-    If the model is not on this machine, `model` is None and `missing` says why; then only the
-    tokens in the records are available.
+    If the model is not on this machine, `model` is None and `missing` gives the reason. In this
+    case only the tokens stored in records are available.
     """
 
     label: str
@@ -300,29 +302,36 @@ class FeatureOrigin:
     missing: str = ""
 
     def demand_space(self, header: RecordHeader) -> None:
-        """Raises ModelError, which names both spaces, if the latents are of another space."""
+        """Raises ModelError if the latents have another latent space.
+
+        The message names both latent spaces.
+        """
         if self.model is not None:
             check_model(header, self.model, allow_other=True)
         if header.latent_space != self.latent_space:
             raise ModelError(
-                f"encoded with model {name_model(header)}, and the features of this run are of "
-                f"{self.label} (latent space {self.latent_space}); run it separately"
+                f"encoded with model {name_model(header)}, but the features of this run are of "
+                f"{self.label} (latent space {self.latent_space}); process it in a separate run"
             )
 
     def find_token(self, header: RecordHeader, held: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether a record holds the class token of this model. Raises FormatError."""
+        """Whether a record holds a class token that this model's weights predicted.
+
+        Raises FormatError.
+        """
         if CLASS_TOKEN not in held or header.weights != self.weights:
             return False
         [width] = held[CLASS_TOKEN]
         if width != self.width:
             raise FormatError(
                 Rejection.TENSOR,
-                f"holds a class token of {width} values, but its model has {self.width}; re-encode",
+                f"holds a class token of {width} values, but its model predicts {self.width}; "
+                "re-encode",
             )
         return True
 
     def require_model(self) -> ModelHandle:
-        """Returns the model, to predict a token. Raises ModelError."""
+        """Returns the model, which is needed to predict a token. Raises ModelError."""
         if self.model is None:
             raise ModelError(self.missing)
         return self.model
@@ -342,9 +351,9 @@ class FeatureOrigin:
 def find_origin(
     header: RecordHeader, held: Mapping[str, tuple[int, ...]], models: ModelFinder
 ) -> FeatureOrigin:
-    """Returns the origin of a record's features: a model or, without one, its class token.
+    """Returns the model of a record's features, or only its description if the model is missing.
 
-    Raises ModelError if there is neither.
+    Raises ModelError if the model is not on this machine and the record holds no class token.
     """
     try:
         model = models.find(header)
@@ -356,7 +365,7 @@ def find_origin(
         space, weights = header.latent_space, header.weights
         return FeatureOrigin(label, header.revision, space, weights, width, missing=str(exc))
     head = model.config.class_head
-    assert head is not None, "`choose_models` refuses models without one"
+    assert head is not None, "`choose_models` refuses models without a class head"
     identity, revision = model.identity, model.resolved.revision
     space, weights = identity.latent_space, identity.weights
     return FeatureOrigin(model.label, revision, space, weights, head.model_dim, model)

@@ -28,7 +28,7 @@ _LACKS = {
     FLIPPED + CLASS_TOKEN: "no class token of the mirrored image",
 }
 
-# Records that are refused for these reasons were written by another version of dinac: keep them.
+# A record that is refused for one of these reasons comes from another version of dinac: keep it.
 _OTHER_VERSION = {
     Rejection.VERSION,
     Rejection.FLAGS,
@@ -39,7 +39,7 @@ _OTHER_VERSION = {
 
 
 class State(Enum):
-    """The state of an output: not there, current, or to be redone."""
+    """The state of an output: it does not exist, is current, or must be made again."""
 
     ABSENT = "absent"
     DONE = "done"
@@ -47,7 +47,7 @@ class State(Enum):
 
 
 class Cause(Enum):
-    """Why an output is stale: the change in its source, or its own damage."""
+    """Why an output is stale: a change of the source, or damage to the output."""
 
     SIZE = "size"
     HASH = "hash"
@@ -57,7 +57,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A state; if the output must be redone, the reason in one line and, if known, the cause."""
+    """The state of an output. If it is STALE: the reason in one line and, if known, the cause."""
 
     state: State
     reason: str | None = None
@@ -68,9 +68,10 @@ class Verdict:
 class WantedLatents:
     """What an encode run requires of a record.
 
-    `companions` are the tensors beside the latents (of `container.tensors.COMPANIONS`); a record
-    may hold more. If `anonymous`, a record that names its source is a conflict. The reverse is not:
-    any run keeps anonymous records, because they reveal nothing.
+    `companions` are the required tensors besides the latents, a subset of
+    `container.tensors.COMPANIONS`. A record may hold more tensors. If `anonymous` is set, a record
+    that names its source is a conflict. An anonymous record is never a conflict, because it reveals
+    nothing.
     """
 
     model: ModelHandle
@@ -81,7 +82,7 @@ class WantedLatents:
     geometry: Geometry = NO_GEOMETRY
 
     def describe_conflict(self, header: RecordHeader) -> str | None:
-        """Returns the first conflict, as "model A, not B"; None if there is none."""
+        """Returns the first conflict as text such as "model A, not B", or None."""
         if header.latent_space != self.model.identity.latent_space:
             own = f"{self.model.label} (latent space {self.model.identity.latent_space})"
             return f"model {name_model(header)}, not {own}"
@@ -98,7 +99,7 @@ class WantedLatents:
         return None
 
     def describe_lack(self, outline: Outline) -> str | None:
-        """Returns which required tensor is missing or has other weights; None if there is none."""
+        """Returns which required tensors are missing or come from other weights, or None."""
         lacking = " and ".join(self._list_lacking(outline))
         if lacking:
             return f"the record holds {lacking}"
@@ -108,7 +109,10 @@ class WantedLatents:
         return None
 
     def _list_lacking(self, outline: Outline) -> Iterator[str]:
-        """Yields the tensors that the image or its twin lacks; a tensor that both lack, once."""
+        """Yields the tensors that the image or its twin lacks.
+
+        If both lack a tensor, yields it once.
+        """
         for name in sorted(self.companions):
             if name not in outline.held:
                 yield _LACKS[name]
@@ -120,7 +124,7 @@ class WantedLatents:
 
 @dataclass(frozen=True)
 class WantedImage:
-    """What a decode run requires of an image: the record's hash, the weights, the settings."""
+    """What a decode run requires of an image: the record's hash, the weights and the settings."""
 
     record_hash: str
     weights: str
@@ -132,7 +136,7 @@ class WantedImage:
         return {"record": self.record_hash, "weights": self.weights, "settings": self.settings}
 
     def describe_conflict(self, stamp: Mapping[str, str]) -> str | None:
-        """Returns the first conflict, as "settings A, not B"; None if there is none."""
+        """Returns the first conflict as text such as "settings A, not B", or None."""
         return describe_difference(stamp, "settings", self.settings) or describe_difference(
             stamp, "weights", self.weights
         )
@@ -158,10 +162,11 @@ def is_latent_file(path: str) -> bool:
 def check_latents(
     target: str, source: str | None, wanted: WantedLatents, *, checksum: bool
 ) -> Verdict:
-    """Judges the record at `target` against its source file (None: standard input).
+    """Judges the record at `target` against its source file. `source` is None for standard input.
 
-    Raises OutputError if dinac did not write it, if its format is of another version, or if its
-    model, precision or geometry is another one.
+    Raises OutputError if dinac did not write the record, or wrote it in another version of the
+    format. Raises OutputError too if the record has another model, precision, background or
+    geometry.
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
@@ -203,7 +208,7 @@ def is_stamped_image(path: str) -> bool:
 def check_image(target: str, wanted: WantedImage) -> Verdict:
     """Judges the image at `target` against the wanted record and settings.
 
-    Raises OutputError if dinac did not write it, or decoded it with other settings or weights.
+    Raises OutputError if dinac did not write the image, or used other settings or weights.
     """
     from dinac_cli.images.stamp import read_stamp
 
@@ -222,7 +227,7 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
 
 
 def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
-    """Returns the path and header of the first readable record below OUT, by name, or None."""
+    """Returns the path and header of OUT's first readable record in order of names, or None."""
     for path in list_latents(out):
         try:
             with open(path, "rb") as file:
@@ -233,7 +238,7 @@ def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
 
 
 def list_latents(out: str) -> Iterator[str]:
-    """Yields the `.dinac` files below a folder, sorted; if `out` is no folder, `out` itself."""
+    """Yields the `.dinac` files below a folder, sorted. If `out` is not a folder, yields `out`."""
     if not os.path.isdir(out):
         yield out
     for parent, folders, names in os.walk(out):
@@ -246,8 +251,8 @@ def list_latents(out: str) -> Iterator[str]:
 def _find_change(source: str, target: str, header: RecordHeader, *, checksum: bool) -> Cause | None:
     """Returns what changed in the source since the record was made, or None.
 
-    A source of the same size is unchanged if it is not newer than the record. If it is newer, or
-    if `checksum` is set, its hash decides.
+    A source of the same size is unchanged if it is not newer than the record. If the source is
+    newer, or if `checksum` is set, the hash of the source decides.
     """
     status = os.stat(source)
     if header.source_bytes is None or header.source_sha256 is None:

@@ -1,4 +1,4 @@
-"""Reads records and adds up what they hold. Does not import torch."""
+"""Reads records and sums up their contents. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,11 @@ from dinac_cli.storage.inputs import Input
 
 @dataclass(frozen=True, kw_only=True)
 class InfoRequest(Request["InfoRun"]):
-    """A run that reads the records among `inputs` and counts them."""
+    """A request to read and count the records of `inputs`."""
 
     inputs: InputRequest
+
+    command: ClassVar[str] = "info"
 
     def open(self, announce: Announce = keep_quiet) -> InfoRun:
         selection, catalogue = self.inputs.select(LATENTS), Catalogue()
@@ -39,14 +41,14 @@ class InfoRequest(Request["InfoRun"]):
 
 @dataclass(kw_only=True)
 class InfoRun(Run):
-    """An info run that is ready to start; `catalogue` fills up while it runs."""
+    """An info run that is ready to start. The run fills `catalogue`."""
 
     catalogue: Catalogue
 
 
 @dataclass(frozen=True)
 class Beside:
-    """The tensors stored beside latents; `token_width` is 0 if there is no class token."""
+    """The tensors stored besides the latents. `token_width` is 0 if there is no class token."""
 
     has_posterior: bool = False
     token_width: int = 0
@@ -58,10 +60,10 @@ class Beside:
 
 @dataclass(frozen=True)
 class RecordFacts:
-    """One record: its header, its size in bytes, the sums over its latents.
+    """One record: its header, its size in bytes, and the sums over its latents.
 
-    `upright` describes the tensors beside the latents; `flipped` describes those of the mirrored
-    twin (None if there is no twin). The sums leave the twin out.
+    `upright` describes the tensors besides the latents. `flipped` describes the same tensors of the
+    mirrored twin (None if there is no twin). The sums do not include the twin.
     """
 
     header: RecordHeader
@@ -72,11 +74,11 @@ class RecordFacts:
 
     @property
     def bits_per_pixel(self) -> float:
-        """Bits of the whole record per pixel of the image."""
+        """The size of the record in bits, divided by the image's number of pixels."""
         return 8 * self.size_bytes / (self.header.height * self.header.width)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns header, size, and mean and standard deviation of all latents as one object."""
+        """Returns the header, the size, and the mean and standard deviation of all latents."""
         header = self.header
         facts: dict[str, Any] = {
             "bytes": self.size_bytes,
@@ -98,9 +100,10 @@ class RecordFacts:
 
 @dataclass
 class Catalogue:
-    """Counts over the records of a run; grows with the number of models, not of records.
+    """Counts over the records of a run.
 
-    `moments` has one entry for each latent space and number of channels.
+    `moments` has one entry per pair of latent space and number of channels. The memory grows with
+    the number of models, not with the number of records.
     """
 
     records: int = 0
@@ -144,7 +147,7 @@ def catalogue_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Reads every record, `limit` at most, counts it in `catalogue` and yields its result."""
+    """Reads every record, at most `limit`, counts it in `catalogue` and yields its result."""
     entries = itertools.islice(list_records(inputs, stdin), limit)
     with closing(map_bounded(entries, _read, control)) as reads:
         for entry, facts in reads:
@@ -198,7 +201,7 @@ class ChannelMoments:
     squares: npt.NDArray[np.float64]
 
     def __add__(self, other: ChannelMoments) -> ChannelMoments:
-        """Returns the sums over both; both must have the same number of channels."""
+        """Adds the sums of both operands, which must have the same number of channels."""
         return ChannelMoments(
             self.count + other.count, self.totals + other.totals, self.squares + other.squares
         )

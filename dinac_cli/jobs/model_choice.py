@@ -1,4 +1,4 @@
-"""Chooses the models of a run: the named model, or those of OUT or of each record."""
+"""Chooses the models of a run: the named model, or the model of OUT or of each record."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class ModelChoice(DeviceChoice):
         check_dtype(self.dtype)
 
     def resolve(self, announce: Announce) -> ResolvedModel | None:
-        """Returns the named model; None for `auto`. Raises ModelError, UsageError."""
+        """Returns the named model, or None for `auto`. Raises ModelError, UsageError."""
         if self.model == AUTO:
             self.refuse_revision()
             return None
         return resolve_model(self.model, self.revision, announce=announce)
 
     def refuse_revision(self) -> None:
-        """Raises UsageError if there is a revision, which needs a named model."""
+        """Raises UsageError if there is a revision, because a revision needs a named model."""
         if self.revision is not None:
             raise UsageError(f"--revision {self.revision}: name its model with --model")
 
@@ -54,10 +54,11 @@ class ModelChoice(DeviceChoice):
 def choose_encoder(
     choice: ModelChoice, output: Output, announce: Announce, *, features: bool = False
 ) -> ModelHandle:
-    """Returns the encoder: the named model, that of OUT's records, or the machine's default.
+    """Returns the encoder of the named model.
 
-    With `features`, its class head is loaded too. Raises ModelError, or UsageError if the model has
-    no class head.
+    For `auto`, returns the encoder of OUT's records, or of the machine's default model. With
+    `features`, the model's class head is loaded too. Raises UsageError if the model has no class
+    head. Raises ModelError.
     """
     found = _find_held(output) if choice.model == AUTO else None
     if found is not None:
@@ -71,8 +72,8 @@ def choose_encoder(
 def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NANO) -> ResolvedModel:
     """Returns the model that `choose_encoder` would choose, if it is on this machine.
 
-    Downloads nothing and looks for no GPU: if OUT holds no record, `default` replaces the machine's
-    default. Raises ModelError if the model is not on this machine.
+    Downloads nothing and looks for no GPU. If OUT holds no record, `default` replaces the machine's
+    default model. Raises ModelError if the model is not on this machine.
     """
     if choice.model != AUTO:
         return find_local(choice.model, choice.revision)
@@ -96,12 +97,15 @@ def open_encoder(resolved: ResolvedModel, device: DeviceChoice, *, features: boo
 
 
 def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
-    """Returns the path and header of a record in OUT, or None if the run replaces all records."""
+    """Returns the path and header of a record in OUT.
+
+    Returns None if OUT holds no record or if the run overwrites all records.
+    """
     return find_first_record(output.path) if output.keeps_existing else None
 
 
 def _find_held_model(path: str, header: RecordHeader, choice: ModelChoice) -> ResolvedModel:
-    """Returns the model of a record in OUT, from this machine. Raises ModelError, UsageError."""
+    """Finds, on this machine, the model of a record in OUT. Raises ModelError, UsageError."""
     resolved = find_model(header.latent_space)
     if resolved is None:
         raise ModelError(
@@ -113,7 +117,7 @@ def _find_held_model(path: str, header: RecordHeader, choice: ModelChoice) -> Re
 
 
 def refuse_mixed_latents(output: Output, wanted: WantedLatents) -> None:
-    """Raises UsageError if OUT holds latents of another model, precision or geometry."""
+    """Raises UsageError if OUT holds a record that conflicts with `wanted`."""
     found = _find_held(output)
     if found is None:
         return
@@ -130,7 +134,10 @@ class ModelFinder(Protocol):
     """Finds the model for each record of a run."""
 
     def find(self, header: RecordHeader) -> ModelHandle:
-        """Returns the model for a record, always the same handle. Raises ModelError."""
+        """Returns the model for a record.
+
+        The same model always has the same handle. Raises ModelError.
+        """
 
 
 @dataclass(frozen=True)
@@ -145,10 +152,10 @@ class FixedModel:
 
 
 class ModelsOfRecords:
-    """The model that each record was encoded with, if this machine has it; downloads nothing.
+    """Finds the model that encoded each record, on this machine. Downloads nothing.
 
-    If `named` is given, it is the model for all records. If `follows_dtype`, a dtype of `auto`
-    becomes the dtype that the record was encoded in.
+    If `named` is given, `named` is the model for all records. If `follows_dtype` is set and the
+    dtype is `auto`, a record's model gets the dtype in which the record was encoded.
     """
 
     def __init__(
@@ -168,7 +175,7 @@ class ModelsOfRecords:
         self._lock = threading.Lock()
 
     def find(self, header: RecordHeader) -> ModelHandle:
-        """Returns the model of a record. Raises ModelError if it is not on this machine."""
+        """Returns the model of a record. Raises ModelError if the model is not on this machine."""
         with self._lock:
             resolved = self._named or self._find_by_space(header)
             key = (resolved, self._choose_device(header))
@@ -193,12 +200,12 @@ class ModelsOfRecords:
 
 
 def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelFinder:
-    """Returns the encoder for each record: the named model, or its own; in the record's dtype."""
+    """Finds the encoder for each record, in the record's dtype: the named model or the record's."""
     return ModelsOfRecords("encoder", device, named, follows_dtype=True)
 
 
 def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
-    """Returns the "decoder" or "class_head" for each record: of the named model, or of its own.
+    """Finds the "decoder" or "class_head" for each record: the named model's or the record's.
 
     Downloads only a named model. Raises ModelError if the named model has no such part.
     """
@@ -211,7 +218,10 @@ def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFi
 
 
 def _open_part(resolved: ResolvedModel, part: str, device: DeviceChoice) -> ModelHandle:
-    """Returns a model's part. Raises ModelError if a class head is requested and it has none."""
+    """Returns a part of a model.
+
+    Raises ModelError if `part` is a class head and the model has none.
+    """
     handle = ModelHandle(resolved, part, device)
     if part == "class_head" and handle.config.class_head is None:
         raise ModelError(

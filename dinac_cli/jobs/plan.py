@@ -51,7 +51,7 @@ TYPICAL_BITS_PER_PIXEL = {
     "q3": 1.53,
 }
 
-# Measured with nano in bf16 on the same photographs; in f32 the log-SNR has more digits.
+# Measured with nano in bf16 on the same photographs; in f32 the log-SNR takes more bytes.
 POSTERIOR_BITS_PER_PIXEL = 4.53
 
 
@@ -72,10 +72,10 @@ WORK = (Fate.NEW, Fate.STALE, Fate.DAMAGED)
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One input, or one orphaned record; `reason` explains its fate in one line.
+    """One input, or one orphaned record. `reason` explains its fate in one line.
 
-    `pixels` is the size of the image (None if unknown), `size_bytes` the size of a record that is
-    done or orphaned, `entry` the input of a file to encode.
+    `pixels` is the size of the image (None if unknown). `size_bytes` is the size of a record that
+    is done or orphaned. `entry` is the input if the file is to be encoded.
     """
 
     file: str
@@ -103,7 +103,10 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """The time of a run, estimated by a trial of `files` images; if None, `basis` says why."""
+    """The time of a run, estimated by a trial of `files` images.
+
+    If `seconds` is None, `basis` says why.
+    """
 
     seconds: float | None
     basis: str
@@ -112,7 +115,7 @@ class TimeEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """A request for the plan of an encode request; `quick` leaves the trial out."""
+    """A request for the plan of an encode request. If `quick` is set, there is no trial."""
 
     encode: EncodeRequest
     quick: bool = False
@@ -120,10 +123,10 @@ class PlanRequest:
     def open(self) -> PlanRun:
         """Checks the request and chooses the model, without downloading anything.
 
-        Raises UsageError, ModelError or OutputError if encode could not run either.
+        Raises UsageError, ModelError or OutputError if encode would fail for the same reason.
         """
         selection, output = self.encode.open_places()
-        if not os.path.lexists(output.path):  # an existing OUT is written to only if there is work
+        if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work
             output.require_writable()
         selection.count(output, name_latents)
         options = self.encode.options
@@ -148,7 +151,7 @@ class PlanRequest:
 
 @dataclass
 class PlanRun:
-    """A plan that is ready to be made; `refusal` says why encode would not start, if so."""
+    """A plan that is ready to be made. If encode would not start, `refusal` says why."""
 
     request: PlanRequest
     selection: Selection
@@ -183,7 +186,7 @@ class PlanRun:
         except (ModelError, DeviceError) as exc:
             return TimeEstimate(None, str(exc))
         if trial is None:
-            return TimeEstimate(None, "none of the sample can be encoded")
+            return TimeEstimate(None, "no image of the sample can be encoded")
         pixels = sum(self.plan.counts[fate].pixels for fate in WORK)
         basis = f"{trial.compute}, of {trial.files} tried"
         return TimeEstimate(trial.estimate_seconds(pixels), basis, trial.files)
@@ -201,7 +204,8 @@ def plan_files(
 ) -> Iterator[PlannedFile]:
     """Yields the fate of each input, and the orphaned records of a folder OUT.
 
-    Only reads: makes no folder and removes no temporary file. A file's error becomes its fate.
+    Makes no folder and removes no temporary file. A file that causes an error has the fate CONFLICT
+    or FAILED.
     """
     for entry in selection:
         try:
@@ -253,7 +257,10 @@ def _judge(
 
 
 def _count_pixels(entry: Input, options: EncodeOptions) -> int | None:
-    """Returns the pixels to encode; None for standard input and named pipes. Reads headers only."""
+    """Returns the number of pixels to encode, from the image's header.
+
+    Returns None for standard input and named pipes.
+    """
     if entry.path is None:
         return None
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
@@ -277,7 +284,7 @@ def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]
     if scan.listed is not None or not all(os.path.isdir(path) for path in scan.paths):
         return
     fold = str.casefold if output.folds_case else str
-    # Hashes, not names, so that a long list needs little memory.
+    # The set holds hashes, which need less memory than names.
     expected = {hash(fold(name_latents(entry.name))) for entry in scan}
     for path in list_latents(output.path):
         name = os.path.relpath(path, output.path).replace(os.sep, "/")
@@ -289,7 +296,7 @@ def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]
 
 @dataclass
 class FateCount:
-    """Files of one fate, and their known sizes."""
+    """The number of files with one fate, and their total size as far as it is known."""
 
     files: int = 0
     pixels: int = 0
@@ -300,8 +307,8 @@ class FateCount:
 class Plan:
     """Counts over the files of a plan, and an estimate of the bytes to write.
 
-    With `posterior`, records hold the log-SNR too; `token_width` is the length of their class token
-    (0: none). With `with_twins`, they hold everything twice.
+    With `posterior`, records also hold the log-SNR. `token_width` is the length of the class token
+    (0: none). With `with_twins`, records hold all of this twice.
     """
 
     def __init__(
@@ -328,19 +335,19 @@ class Plan:
 
     @property
     def is_measured(self) -> bool:
-        """True if `bits_per_pixel` is measured on finished records, not the typical rate."""
+        """True if `bits_per_pixel` is measured on finished records, False for the typical rate."""
         return self.counts[Fate.DONE].pixels > 0
 
     @property
     def bits_per_pixel(self) -> float:
-        """The rate of the finished records, else the typical rate of the precision."""
+        """The rate of the finished records, or the precision's typical rate if there are none."""
         done = self.counts[Fate.DONE]
         if not self.is_measured:
             return self._typical
         return 8 * done.size_bytes / done.pixels
 
     def estimate_bytes(self, fate: Fate) -> int:
-        """Returns the bytes of the records of a fate: measured if they exist, else estimated."""
+        """Returns the bytes of all records with this fate. Records to write are estimated."""
         count = self.counts[fate]
         if fate not in WORK:
             return count.size_bytes
@@ -349,10 +356,10 @@ class Plan:
 
     @property
     def bytes_to_write(self) -> int:
-        """The estimated bytes that the run would write."""
+        """The estimated number of bytes that the run would write."""
         return sum(map(self.estimate_bytes, WORK))
 
     @property
     def unmeasured(self) -> int:
-        """The number of files to encode whose size is unknown; the estimate leaves them out."""
+        """The number of files to encode whose size is unknown. The estimate leaves them out."""
         return sum(self.counts[fate].unmeasured for fate in WORK)

@@ -27,11 +27,11 @@ from dinac_cli.storage.naming import LATENT_SUFFIX, undo_image_name
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its reconstruction; `other` is None if there is none.
+    """An image and its reconstruction. `other` is None if there is no reconstruction.
 
-    `first` is the path in A (or in B, for an image that only B has), `name` its name relative to
-    that folder, `side` the folder that lacks a counterpart. `problem` is set if a folder cannot be
-    listed, or if it holds a second reconstruction of an image.
+    `first` is the path in A, or in B for an image that only B has. `name` is the image's name
+    relative to this folder. `side` is the folder that lacks a counterpart. `problem` is set if a
+    folder cannot be listed, or if a folder holds a second reconstruction of an image.
     """
 
     first: str
@@ -43,7 +43,10 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """How both images of a pair are read; see `EncodeOptions`. `geometry` is for originals only."""
+    """How both images of a pair are read; see `EncodeOptions`.
+
+    `geometry` applies to originals only.
+    """
 
     background: tuple[int, int, int] = WHITE
     max_pixels: int = MAX_PIXELS
@@ -52,17 +55,18 @@ class MeasureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PsnrRequest(Request["PsnrRun"]):
-    """A run that measures the images of `second` against those of `first`: two folders or files."""
+    """A request to measure the images of `second` against `first`: two folders or two files."""
 
     first: str
     second: str
     options: MeasureOptions = field(default_factory=MeasureOptions)
 
+    command: ClassVar[str] = "psnr"
     most_workers: ClassVar[int] = 2**16
     uses_model: ClassVar[bool] = False
 
     def open(self, announce: Announce = keep_quiet) -> PsnrRun:
-        list_pairs(self.first, self.second)  # checks that they match
+        list_pairs(self.first, self.second)  # raises UsageError if the two do not match
         work = partial(measure_pairs, self.first, self.second, self.options)
         return PsnrRun(work=work, first=self.first, second=self.second)
 
@@ -75,7 +79,7 @@ class PsnrRun(Run):
     second: str
 
     def count(self) -> int | None:
-        """Counts the pairs. Raises UsageError as `list_pairs` does, and if no pair is complete."""
+        """Counts the pairs. Raises UsageError as `list_pairs` does, or if no pair is complete."""
         total, is_any = 0, False
         for pair in list_pairs(self.first, self.second):
             total += 1
@@ -87,7 +91,7 @@ class PsnrRun(Run):
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The first side of a pair: uint8 [H, W, 3], and whether decode --flipped made it."""
+    """The first image of a pair: uint8 [H, W, 3], and whether decode --flipped made the image."""
 
     pixels: Pixels
     is_flipped: bool
@@ -98,9 +102,9 @@ def measure_pairs(
 ) -> Generator[FileResult, None, None]:
     """Yields the PSNR of every image of `first` against its counterpart in `second`.
 
-    Both are folders, or both are files. Counterparts have the same relative name, or that name with
-    the suffix that decoding appended. An image without a counterpart, on either side, is yielded as
-    missing. Raises UsageError for a file and a folder.
+    `first` and `second` are two folders or two files. A counterpart has the same relative name, or
+    this name with the suffix that decoding appended. An image of either folder that has no
+    counterpart is yielded as missing. Raises UsageError for a file and a folder.
     """
     return map_bounded(list_pairs(first, second), partial(_measure, options=options), control)
 
@@ -122,7 +126,7 @@ def list_pairs(first: str, second: str) -> Iterator[Pair]:
 
 
 def refuse_strangers(first: str, second: str) -> NoReturn:
-    """Raises the UsageError that no image of `first` has a counterpart in `second`."""
+    """Raises UsageError because no image of `first` has a counterpart in `second`."""
     names = os.listdir(second) if os.path.isdir(second) else []
     if any(name.lower().endswith(LATENT_SUFFIX) for name in names):
         raise UsageError(f"{second} holds latent files; name the folder that decode wrote")
@@ -149,7 +153,7 @@ def _pair_folders(first: str, second: str) -> Iterator[Pair]:
 
 
 def find_counterpart(name: str, folder: str) -> str | None:
-    """Returns the reconstruction below `folder` of the image called `name`, or None."""
+    """Returns the path, below `folder`, of the reconstruction of the image `name`, or None."""
     for candidate in undo_image_name(name, OUTPUT_SUFFIXES):
         path = os.path.join(folder, *candidate.split("/"))
         if os.path.isfile(path):
@@ -158,7 +162,7 @@ def find_counterpart(name: str, folder: str) -> str | None:
 
 
 def _list_origins(name: str, first: str, second: str) -> Iterator[tuple[str, str | None]]:
-    """Yields the possible originals in `first` of the image `name`, and their counterparts."""
+    """Yields each file in `first` that may be the original of `name`, and its counterpart."""
     stem, suffix = os.path.splitext(name)
     for origin in [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]:
         path = os.path.join(first, *origin.split("/"))
@@ -167,9 +171,9 @@ def _list_origins(name: str, first: str, second: str) -> Iterator[tuple[str, str
 
 
 def _describe_rival(origins: Mapping[str, str | None]) -> str | None:
-    """Returns why an image has no pair: its original is paired with another reconstruction."""
+    """Returns the reason if the original of an image is paired with another reconstruction."""
     for path, other in origins.items():
-        return f"{path} is measured against {other}: keep one reconstruction of it in the folder"
+        return f"{path} is measured against {other}: keep only one reconstruction of each image"
     return None
 
 
@@ -204,14 +208,14 @@ def measure_reconstruction(original: Pixels, other: Pixels) -> float:
         return measure_psnr(original, other)
     except ImageError as exc:
         raise ImageError(
-            f"{exc}; if encode was given --resize, --max-side or --crop, give the same here"
+            f"{exc}; if encode was given --resize, --max-side or --crop, give the same option here"
         ) from exc
 
 
 def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Original:
-    """Reads an original, scaled and cropped as it was for encoding.
+    """Reads an original, and scales and crops it as encode did.
 
-    See `read_shaped` for `hold`. Raises DinacError, which does not name the file.
+    See `read_shaped` for `hold`. Raises DinacError; its message does not name the file.
     """
     data = read_content(path).data
     return Original(_read_pixels(data, options, hold, options.geometry), _is_flipped(data))
@@ -220,10 +224,10 @@ def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None
 def read_reconstruction(
     path: str, original: Original, options: MeasureOptions, hold: Callable[[int], None]
 ) -> Pixels:
-    """Reads the other side of a pair as uint8 [H, W, 3].
+    """Reads the reconstruction of a pair as uint8 [H, W, 3].
 
-    If decode --flipped made it, it is mirrored back, unless decode --flipped made the original too.
-    See `read_shaped` for `hold`. Raises ImageError, which names the file.
+    If decode --flipped made the reconstruction but not the original, the reconstruction is mirrored
+    back. See `read_shaped` for `hold`. Raises ImageError; its message names the file.
     """
     try:
         data = read_content(path).data

@@ -1,8 +1,8 @@
-"""The base of all requests: inputs, limits, and the checks before any work.
+"""The base of all requests: inputs, limits, and the checks before a run starts.
 
-A request is plain data that holds all a run needs. It can be pickled, so the command line, Python
-or another process can open it. `Request.open` checks it, chooses the model and returns a `Run`,
-which yields one `FileResult` a file:
+A request is plain data that holds everything a run needs. A request can be pickled, so another
+process can open it too. `Request.open` checks the request, chooses the model and returns a `Run`.
+The run yields one `FileResult` per file:
 
     run = EncodeRequest(inputs=InputRequest(paths=("photos/",)), out="latents/").open()
     run.count()
@@ -32,7 +32,7 @@ from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard, parse_shard
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
-"""Suffixes of files that a user may expect dinac to write, besides those of images."""
+"""Suffixes of files that a user may expect dinac to write, besides the suffixes of images."""
 
 Announce = Callable[[str], None]
 """Receives a line about slow work that is about to start, such as a download."""
@@ -58,10 +58,10 @@ def keep_quiet(line: str) -> None:
 
 @dataclass(kw_only=True)
 class Run:
-    """A checked request with its model, ready to start once.
+    """A checked request with its model. It can be started once.
 
-    `work` yields the results. `rename` turns an input's name into its output's (None: outputs are
-    not named after inputs, or there are none).
+    `work` yields the results. `rename` turns the name of an input into the name of its output.
+    `rename` is None if no output is named after an input.
     """
 
     work: Callable[..., Generator[FileResult, None, None]]
@@ -76,14 +76,17 @@ class Run:
 
     @property
     def not_inputs(self) -> int:
-        """The number of other files in the input folders; known after all inputs were listed."""
+        """The number of other files in the input folders.
+
+        The number is final after all inputs were listed.
+        """
         return 0 if self.selection is None else self.selection.scan.others
 
     def count(self) -> int | None:
-        """Counts the inputs, and checks that no two of them have the same output.
+        """Counts the inputs, and checks that no two inputs have the same output.
 
-        Returns None if the number is unknown (standard input). `start` may be called before.
-        Raises UsageError.
+        Returns None if the number is unknown (standard input). A run may be started without
+        counting. Raises UsageError.
         """
         if self.selection is None:
             return None
@@ -93,10 +96,11 @@ class Run:
     def start(
         self, control: RunControl, *, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None
     ) -> Generator[FileResult, None, None]:
-        """Starts the run and returns a generator of results, each yielded as soon as it is final.
+        """Starts the run and returns a generator, which yields each result as soon as it is final.
 
-        `stdin` is needed if `reads_stdin`, `stdout` if OUT is `-`. The caller's thread runs the
-        model. Raises DinacError if the run as a whole cannot go on (model, device, full disk).
+        `stdin` is needed if `reads_stdin` is true, and `stdout` if OUT is `-`. The caller's thread
+        runs the model. Raises DinacError if the run as a whole cannot go on (model, device, full
+        disk).
         """
         streams = {"stdin": stdin} if self.reads_stdin else {}
         if self.output is not None:
@@ -113,17 +117,20 @@ R = TypeVar("R", bound=Run, covariant=True)
 class Request(ABC, Generic[R]):
     """All that a run needs, as plain data.
 
-    `workers` threads read and as many write (None: one per processor, at most 16). About
-    `in_flight` images are in memory at once (None: 4 per worker). Neither changes a result.
+    `workers` threads read, and `workers` other threads write (None: one per processor, at most 16).
+    About `in_flight` images are in memory at once (None: 4 per worker). Neither number changes a
+    result.
     """
 
     workers: int | None = None
     in_flight: int | None = None
 
+    command: ClassVar[str]
+    """The name of the command, such as "encode"; progress lines start with it."""
     most_workers: ClassVar[int] = 16
     uses_model: ClassVar[bool] = True
     bounds_memory: ClassVar[bool] = False
-    """Whether a run bounds the memory of torch's caches at the cost of some speed."""
+    """Whether a run bounds the memory of torch's caches, which costs some speed."""
 
     def __post_init__(self) -> None:
         """Raises UsageError if a limit is not positive."""
@@ -136,7 +143,7 @@ class Request(ABC, Generic[R]):
         """Checks the request and chooses its model. Raises UsageError, ModelError, OutputError."""
 
     def make_control(self, stop: StopRequest | None = None) -> RunControl:
-        """Returns the limits of a run that ends early if `stop` is requested."""
+        """Returns the limits of a run. The run ends early if `stop` is requested."""
         workers = self.workers or min(self.most_workers, count_processors())
         in_flight = self.in_flight or 4 * workers
         stop = StopRequest() if stop is None else stop
@@ -155,12 +162,12 @@ def run_request(request: Request[R]) -> Generator[FileResult, None, None]:
 
 @dataclass(frozen=True, kw_only=True)
 class InputRequest:
-    """The inputs as the user names them, and the part of them that a run takes.
+    """The inputs as the user names them, and the limits on how many inputs a run takes.
 
-    `paths` are files, folders, globs or `-`. `files_from` is a file that lists more; `listed` is
-    the content of that list if it was read already (from standard input). If `null` is set, the
-    list is NUL-separated; its entries are relative to `root`. `shard` is `I/N` or `auto`, `limit`
-    the largest number of inputs.
+    `paths` are files, folders, globs or `-`. `files_from` is a file that lists more inputs.
+    `listed` is the content of this list if it was read already (from standard input). If `null` is
+    set, the list is NUL-separated. Its entries are relative to `root`. `shard` is `I/N` or `auto`.
+    `limit` is the largest number of inputs.
     """
 
     paths: tuple[str, ...] = ()
@@ -172,7 +179,7 @@ class InputRequest:
     shard: str | None = None
 
     def select(self, kind: FileKind, out: str | None = None) -> Selection:
-        """Returns the inputs of `kind`; `out` is None for a run that writes nothing.
+        """Returns the inputs of `kind`. `out` is None if the run writes nothing.
 
         Raises UsageError if two fields contradict each other, or if the only input does not exist.
         """
@@ -180,14 +187,14 @@ class InputRequest:
             place = "an input" if out is None else "an input or OUT"
             raise UsageError(f"{place} is an empty name; is a variable unset?")
         if self.files_from is None and (self.null or self.root is not None):
-            raise UsageError("--null and --root go with --files-from")
+            raise UsageError("--null and --root need --files-from")
         if self.files_from == STDIN and STDIN in self.paths:
             raise UsageError("standard input cannot be both an input and the list of inputs")
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
         if kind is IMAGES and out is not None and any(_is_same(path, out) for path in self.paths):
-            # An image that dinac decoded into that folder is no original. If it were an input,
-            # every run would add another generation.
+            # OUT is also an input folder. Images that dinac decoded into OUT are no originals:
+            # every run would encode them again.
             kind = replace(kind, is_output=is_stamped_image)
         scan = InputScan(kind, self.paths, listed, self.null, self.root, exclude=out)
         shard = None if self.shard is None else parse_shard(self.shard, os.environ)
@@ -222,13 +229,13 @@ def name_path(path: str | os.PathLike[str]) -> str:
     """Returns a path as text. Raises UsageError for `-`, which only the command line supports."""
     name = os.fspath(path)
     if name == STDIN:
-        raise UsageError("-: standard input and output need the command line; name files")
+        raise UsageError("-: only the command line can use standard input and output; name files")
     return name
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The inputs of a scan that a run takes: those of its shard, at most `limit`."""
+    """The inputs of a scan that a run takes: the inputs of its shard, at most `limit`."""
 
     scan: InputScan
     shard: Shard | None = None
@@ -254,17 +261,17 @@ class Selection:
             raise UsageError(f"{first[0].label}: {first[0].problem}")
 
     def count(self, output: Output | None = None, rename: Callable[[str], str] = str) -> int | None:
-        """Counts the inputs; returns None for standard input, which may hold several records.
+        """Counts the inputs. Returns None for standard input, which may hold several records.
 
-        If there is an `output`, `rename` turns an input's name into its output's. Raises UsageError
-        if there is no input, or if two inputs would have the same output.
+        If there is an `output`, `rename` turns the name of an input into the name of its output.
+        Raises UsageError if there is no input, or if two inputs would have the same output.
         """
 
         def pairs() -> Iterator[tuple[str, str | None]]:
             for entry in self:
                 yield entry.label, None if entry.problem else rename(entry.name)
 
-        if output is None or output.is_stream:  # no output has a path
+        if output is None or output.is_stream:  # outputs have no paths, so they cannot collide
             count = sum(1 for _ in self)
         else:
             count = refuse_collisions(pairs, fold_case=output.folds_case)
@@ -274,7 +281,7 @@ class Selection:
 
     def _require_found(self) -> None:
         if self.shard is not None and next(iter(Selection(self.scan)), None) is not None:
-            return  # a shard may be empty if the whole is not
+            return  # an empty shard is valid if other shards have inputs
         scan = self.scan
         if next(iter(scan), None) is not None:
             return
@@ -284,10 +291,11 @@ class Selection:
 
 
 def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:
-    """Returns the kind of OUT: `-`, a folder, or a file (one input file, and one of `suffixes`).
+    """Returns the kind of OUT: `-`, a folder or a file.
 
-    Raises UsageError if OUT must be a folder but is an existing file, or is named like a file that
-    dinac does not write here: it is probably the last input, or of an unsupported format.
+    OUT is a file if the input is one file and OUT ends in one of `suffixes`. Raises UsageError if
+    OUT must be a folder but is an existing file. Raises UsageError too if OUT is named like a file
+    that dinac does not write here: OUT is probably the last input, or its format is unsupported.
     """
     if out == STDOUT:
         return OutputKind.STREAM
@@ -303,23 +311,23 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
     if out.lower().endswith(suffixes):
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file, but the input is not one "
-            f"file; name a folder ({out}/ if it is one)"
+            f"file; name a folder ({out}/ if this is one)"
         )
     if _is_name_of_other_file(out, suffixes):
         file = f" or a file that ends in {', '.join(suffixes)}" if scan.single_file else ""
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file that is not written here; "
-            f"name a folder ({out}/ if it is one){file}"
+            f"name a folder ({out}/ if this is one){file}"
         )
     return OutputKind.FOLDER
 
 
 def refuse_file_name(out: str) -> None:
-    """Raises UsageError if OUT, which must be a folder here, is named like a file."""
+    """Raises UsageError if OUT is named like a file. OUT must be a folder here."""
     if not os.path.isdir(out) and _is_name_of_other_file(out):
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file, but must be a folder here; "
-            f"write {out}/ if it is one"
+            f"write {out}/ if this is a folder"
         )
 
 

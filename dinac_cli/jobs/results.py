@@ -1,4 +1,4 @@
-"""The result of each file, and the tally of a whole run."""
+"""The result of each file, and the counts of a whole run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Status(str, Enum):
     VERIFIED = "verified"  # undamaged, and passed every check that was requested
     READ = "read"  # a record that was read, without an output
     MISSING = "missing"  # its counterpart does not exist
-    FAILED = "failed"  # refused or not possible; `reason` says why
+    FAILED = "failed"  # refused, or an error occurred; `reason` says why
 
 
 class SourceState(str, Enum):
@@ -29,18 +29,18 @@ class SourceState(str, Enum):
     UNCHANGED = "unchanged"
     CHANGED = "changed"
     MISSING = "missing"
-    UNKNOWN = "unknown"  # the record holds no hash of it
+    UNKNOWN = "unknown"  # the record holds no hash of the image
 
 
 @dataclass(frozen=True)
 class FileResult:
     """The outcome of one input.
 
-    `file` is the input as the user would name it, `name` its name relative to the input folder,
-    `output` the path written (None if there is none). `reason` says in one line why the file failed
-    or was redone, `error` is the class of the error, `rejection` the rule that a damaged record
-    breaks. Sizes are in bytes and pixels. `delta` is the largest difference of re-encoded latents.
-    `facts` are further keys for JSON.
+    `file` is the input as the user would name it. `name` is the input's name relative to the input
+    folder. `output` is the path of the output, if any. `reason` says in one line why the file
+    failed or was redone. `error` is the class of the error. `rejection` is the rule that a damaged
+    record breaks. Sizes are in bytes and pixels. `delta` is the largest difference between the
+    stored and the re-encoded latents. `facts` are further keys of the JSON object.
     """
 
     file: str
@@ -84,7 +84,7 @@ class FileResult:
     def to_json(self) -> dict[str, Any]:
         """Returns one flat JSON object without the empty fields."""
         entry: dict[str, Any] = {"file": self.file, "status": self.status.value}
-        if self.name and self.facts is None:  # facts have another name, that of the record
+        if self.name and self.facts is None:  # `facts` hold the record's name instead
             entry["name"] = self.name
         entry |= {key: value for key in _SHOWN if (value := getattr(self, key))}
         if self.source is not None:
@@ -104,7 +104,7 @@ _WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
 
 @dataclass
 class Tally:
-    """Counts over a run, in memory that does not grow with the number of files."""
+    """Counts over a run. Their memory does not grow with the number of files."""
 
     counts: Counter[Status] = field(default_factory=Counter)
     redone: int = 0
@@ -117,7 +117,7 @@ class Tally:
     max_delta: float = 0.0
 
     def add(self, result: FileResult) -> None:
-        """Counts one result. Counts pixels and bytes only if this run worked on the file."""
+        """Counts one result. Pixels and bytes count only if this run worked on the file."""
         self.counts[result.status] += 1
         self.unknown_sources += result.source is SourceState.UNKNOWN
         if result.delta is not None:

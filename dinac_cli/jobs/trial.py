@@ -1,4 +1,4 @@
-"""Estimates the time of an encode run: encodes a sample of its images and discards it."""
+"""Estimates the time of an encode run: encodes a sample of the images and discards the records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRIAL_SECONDS = 2.0
 class TrialSample:
     """At most `TRIAL_FILES` of the images that are added, chosen by the CRC of their names.
 
-    The first images would be a poor sample: images of one folder are often alike.
+    The first images would be a poor sample, because images of one folder are often alike.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class TrialSample:
         self._added = 0
 
     def add(self, entry: Input) -> None:
-        """Adds one image, which may replace another."""
+        """Adds one image, which may replace another image of the sample."""
         crc = zlib.crc32(entry.name.encode(errors="surrogateescape"))
         self._added += 1
         heapq.heappush(self._kept, (-crc, self._added, entry))
@@ -43,18 +43,18 @@ class TrialSample:
 
     @property
     def entries(self) -> list[Input]:
-        """The images kept, in the order in which they were added."""
+        """The images of the sample, in the order in which they were added."""
         return [entry for _, _, entry in sorted(self._kept, key=lambda kept: kept[1])]
 
     @property
     def is_all(self) -> bool:
-        """Whether every image that was added was kept."""
+        """Whether the sample contains every image that was added."""
         return self._added == len(self._kept)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The results of a trial of `files` images; `compute` names device and dtype."""
+    """The results of a trial of `files` images. `compute` names the device and the dtype."""
 
     files: int
     start_seconds: float
@@ -62,18 +62,19 @@ class Trial:
     compute: str
 
     def estimate_seconds(self, pixels: int) -> float:
-        """Returns the seconds of a run over `pixels`, including the loading of the model."""
+        """Returns the seconds that a run of `pixels` takes, including the loading of the model."""
         return self.start_seconds + self.seconds_per_pixel * pixels
 
 
 def run_trial(
     sample: TrialSample, model: ModelHandle, options: EncodeOptions, control: RunControl
 ) -> Trial | None:
-    """Encodes images as a run does and discards them; returns None if none can be encoded.
+    """Encodes images as a run does and discards the records.
 
-    Ends `TRIAL_SECONDS` after the first image is done, or at a stop request. Until then, a sample
-    of only some of the images is encoded repeatedly: a GPU may take all of it in one batch, whose
-    time says nothing about the next. Raises DinacError if the run could not go on either.
+    Returns None if no image can be encoded. Ends `TRIAL_SECONDS` after the first image is done, or
+    at a stop request. If the sample does not contain all images, it is encoded repeatedly until
+    then. One pass is not enough: a GPU may take the whole sample as its first batch, whose time
+    says nothing about later batches. Raises DinacError if the run itself could not go on.
     """
     began = time.perf_counter()
     engine = model.engine

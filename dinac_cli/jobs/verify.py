@@ -1,4 +1,4 @@
-"""Checks records for damage, and against their model and their source images."""
+"""Checks records for damage, and compares them with their model and their source images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,10 +53,10 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """What is checked besides damage; None leaves a check out.
+    """The checks besides the check for damage. A check whose value is None is skipped.
 
-    `model` is the model that every record must come from, `source` the folder of the images,
-    `reencoding` the sample to re-encode, which needs `source`.
+    `model` is the model that every record must come from. `source` is the folder of the images.
+    `reencoding` describes the sample to re-encode, and needs `source`.
     """
 
     model: ModelHandle | None = None
@@ -66,11 +66,11 @@ class VerifyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyRequest(Request[Run]):
-    """A run that verifies the records among `inputs`.
+    """A request to verify the records of `inputs`.
 
-    `source` is the folder of their images, `reencode` the share to re-encode in percent, and
-    `max_delta` the largest difference allowed (None: see `Reencoding`). If `model` is named, every
-    record must come from it.
+    `source` is the folder of their images. `reencode` is the share of records to re-encode, in
+    percent. `max_delta` is the largest difference allowed (None: see `Reencoding`). If `model` is
+    named, every record must come from it.
     """
 
     inputs: InputRequest
@@ -78,6 +78,8 @@ class VerifyRequest(Request[Run]):
     reencode: float | None = None
     max_delta: float | None = None
     model: ModelChoice = field(default_factory=ModelChoice)
+
+    command: ClassVar[str] = "verify"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,12 +97,12 @@ class VerifyRequest(Request[Run]):
         reencoding = None
         if self.reencode is None:
             if self.max_delta is not None:
-                raise UsageError("--max-delta goes with --reencode")
+                raise UsageError("--max-delta needs --reencode")
         elif self.source is None:
             raise UsageError("--reencode reads the images again; name their folder with --source")
         elif not 0 < self.reencode <= 100:
             raise UsageError(
-                f"--reencode {self.reencode:g}: expected percent, more than 0, at most 100"
+                f"--reencode {self.reencode:g}: expected a percentage above 0 and at most 100"
             )
         else:
             models = choose_encoders(named, self.model)
@@ -121,9 +123,10 @@ def verify_files(
     dtype: str = "auto",
     workers: int | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Verifies latent files and folders, as `dinac verify` does; `reencode` is in percent.
+    """Verifies latent files and folders, as `dinac verify` does.
 
-    The keywords are the command's options. Results and errors are those of `encode_files`.
+    The keywords are the command's options; `reencode` is in percent. Yields and raises the same as
+    `encode_files`.
     """
     request = VerifyRequest(
         inputs=InputRequest(paths=list_paths(latents)),
@@ -144,7 +147,7 @@ def verify_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Verifies every record, `limit` at most; the reason of a failed result lists all findings.
+    """Verifies every record, at most `limit`. The reason of a failed result lists all findings.
 
     A model is loaded only if a record is re-encoded. Raises DinacError if the run as a whole cannot
     go on.
@@ -163,7 +166,7 @@ class _SourcePixels(Work):
 
 
 class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
-    """The work of `verify_inputs` on each record; the model computes the sample only."""
+    """The work of `verify_inputs` on each record. The model computes only the sample."""
 
     def __init__(self, options: VerifyOptions) -> None:
         self._options = options
@@ -229,7 +232,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
 
 
 def describe_model(header: RecordHeader, model: ModelHandle) -> str | None:
-    """Returns how a record's model differs from the required one, naming both, or None."""
+    """Returns a finding, which names both models, if a record's model is not the required one."""
     own = model.identity
     if (header.latent_space, header.weights) == (own.latent_space, own.weights):
         return None
@@ -244,14 +247,14 @@ def describe_lone(record: Record) -> str | None:
     """Returns a finding if a record lacks the mirrored twin that its description promises."""
     if record.flipped is not None or "flip" not in parse_description(record.header.image):
         return None
-    return "lacks the latents of the mirrored image that its header promises; re-encode it"
+    return "lacks the latents of the mirrored image, which its header promises; re-encode it"
 
 
 @dataclass(frozen=True)
 class SourceCheck:
-    """The state of a record's source; `path` is None if there is no such file.
+    """The state of a record's source. `path` is None if the source does not exist.
 
-    `finding` is one line if the source is missing, changed, or cannot be read.
+    If the source is missing, changed or not readable, `finding` says so in one line.
     """
 
     state: SourceState
@@ -260,10 +263,10 @@ class SourceCheck:
 
 
 def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> SourceCheck:
-    """Compares a record's source, below `folder`, with the size and hash that the record holds.
+    """Compares a record's source below `folder` with the size and the hash in the record.
 
-    The source has the name of the record's file without `.dinac`. If no such file exists (the
-    record was an input by itself, or was renamed), the name in the record's header is tried.
+    The source has the name of the record's file without `.dinac`. If the record was an input by
+    itself or was renamed, this file may not exist. Then the name in the record's header is tried.
     """
     places = [os.path.join(folder, *name.split("/")) for name in _list_names(entry, header)]
     if not places:
@@ -284,7 +287,7 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
 
 
 def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:
-    """Yields possible relative names of the source; none for an anonymous record of a stream."""
+    """Yields possible relative names of the source. An anonymous record of a stream has none."""
     if entry.path is not None and entry.name.lower().endswith(LATENT_SUFFIX):
         yield entry.name[: -len(LATENT_SUFFIX)]
     elif header.name:
@@ -294,7 +297,7 @@ def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:
 
 
 def _describe_change(path: str, header: RecordHeader) -> str | None:
-    """Returns how the file differs from the record's source, or None. Raises InputError."""
+    """Returns how the file differs from the source that was encoded, or None. Raises InputError."""
     try:
         size = os.path.getsize(path)
     except OSError as exc:

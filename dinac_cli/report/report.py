@@ -67,6 +67,7 @@ class ReportRequest(Request["ReportRun"]):
     options: MeasureOptions = field(default_factory=MeasureOptions)
     overwrite: bool = False
 
+    command: ClassVar[str] = "report"
     most_workers: ClassVar[int] = 2**16
     uses_model: ClassVar[bool] = False
 

@@ -1,1 +1,1 @@
-"""Local files: finds and reads inputs, names outputs and writes them safely."""
+"""Local files: this package finds and reads inputs, and names and writes outputs safely."""

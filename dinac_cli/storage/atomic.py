@@ -1,8 +1,9 @@
 """Writes a file so that it is either complete or absent.
 
-The data goes to a temporary file beside the target, which is then renamed to the target. The name
-of a temporary file identifies its process, and the file is locked while in use. Name and lock
-distinguish leftovers of a killed run from files of a live run, even on a shared file system.
+The data goes to a temporary file in the folder of the target. Then the temporary file is renamed to
+the target. Its name identifies the process that writes it, and the file is locked while it is in
+use. The name and the lock distinguish the leftovers of a killed run from the files of a live run,
+even on a shared file system.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ def write_atomically(
     is_ours: Callable[[str], bool],
     fsync: bool = False,
 ) -> None:
-    """Writes `data` to `target` through a temporary file beside it.
+    """Writes `data` to a temporary file in the folder of `target`, then renames that to `target`.
 
-    Without `replace`, an existing `target` is replaced only if `is_ours` says that dinac wrote it.
-    Raises UnwritableDiskError if the disk is full or read-only, OutputError for other failures.
+    If `replace` is false, an existing `target` is replaced only if `is_ours(target)` is true, that
+    is, if dinac wrote it. Raises UnwritableDiskError if the disk is full or read-only, and
+    OutputError for other failures.
     """
     folder = os.path.dirname(target) or "."
     temporary = os.path.join(folder, _name_temporary())
@@ -54,8 +56,8 @@ def write_atomically(
             _lock(descriptor)
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 file.write(data)
-            # A network file system may report a full disk only on close. Closing a duplicate
-            # raises that error and keeps the lock.
+            # A network file system may report a full disk only when the file is closed. Closing a
+            # duplicate of the descriptor raises that error, but keeps the lock.
             os.close(os.dup(descriptor))
             if fsync:
                 os.fsync(descriptor)
@@ -73,8 +75,8 @@ def write_atomically(
 def describe_write_error(exc: OSError, target: str) -> OutputError:
     """Returns the OutputError for a failed write.
 
-    A full or read-only disk stops the run (UnwritableDiskError). After any other error, only this
-    file fails.
+    If the disk is full or read-only, this is an UnwritableDiskError, which stops the run. After any
+    other error, only this file fails.
     """
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return UnwritableDiskError(
@@ -88,7 +90,7 @@ def describe_write_error(exc: OSError, target: str) -> OutputError:
 
 
 def discard_live_temporaries() -> None:
-    """Removes the temporary files of this process, just before it exits."""
+    """Removes the temporary files of this process, which is about to exit."""
     with _live_lock:
         leftovers = tuple(_live)
     for path in leftovers:
@@ -96,7 +98,7 @@ def discard_live_temporaries() -> None:
 
 
 def remove_dead_temporaries(folder: str) -> int:
-    """Removes temporary files of this host's dead processes from `folder`; returns how many."""
+    """Removes temporary files of this host's dead processes. Returns the number of files."""
     try:
         names = [name for name in os.listdir(folder) if name.startswith(TEMPORARY_PREFIX)]
     except OSError:
@@ -110,7 +112,7 @@ def remove_dead_temporaries(folder: str) -> int:
 
 @functools.cache
 def _identify_host() -> tuple[str, str, str]:
-    """Returns (host, boot, pid namespace). Processes with equal values see each other's pids."""
+    """Returns (host, boot, pid namespace). Processes with equal values see the same pids."""
     host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     boot = namespace = "0"
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
@@ -131,39 +133,39 @@ def _is_dead(path: str) -> bool:
         return False
     if (parts[1], parts[2]) == (boot, namespace) and not _is_running(int(parts[3])):
         return True
-    # A pid may be in use again (in containers nearly all are 1), and a pid of another container or
-    # an earlier boot means nothing here. So the lock decides, but only after the first minute: a
-    # new file may not be locked yet.
+    # The pid does not decide here. Another process may have the same pid now (in containers, nearly
+    # all pids are 1), and a pid from another container or an earlier boot means nothing. So the
+    # lock decides, but only after the first minute, because a new file may not be locked yet.
     with contextlib.suppress(OSError):
         return time.time() - os.stat(path).st_mtime > 60 and _is_unlocked(path)
     return False
 
 
 def _is_running(pid: int) -> bool:
-    if sys.platform == "win32":  # signal 0 is Ctrl-C there, so only the age of the file decides
+    if sys.platform == "win32":  # on Windows, signal 0 is Ctrl-C, so only the file's age decides
         return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it runs under another user
+    except OSError:  # the process belongs to another user
         return True
     return True
 
 
 def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":  # Windows does not remove an open file
+    if sys.platform == "win32":  # no lock is needed: Windows does not remove an open file
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
-        # Without locks in the file system, only the pid in the name identifies a live file.
+        # If the file system has no locks, only the pid in the name identifies a live file.
         if exc.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
             raise
 
 
 def _is_unlocked(path: str) -> bool:
-    """Raises OSError if the file cannot be opened."""
+    """True if no process holds the file's lock. Raises OSError if the file cannot be opened."""
     if sys.platform == "win32":
         return True
     descriptor = os.open(path, os.O_RDWR)
@@ -177,16 +179,19 @@ def _is_unlocked(path: str) -> bool:
 
 
 def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[str], bool]) -> None:
-    """Renames `temporary` to `target`; without `replace`, never over a file of another program."""
+    """Renames `temporary` to `target`.
+
+    If `replace` is false, raises OutputError if `target` is a file of another program.
+    """
     if not replace:
         try:
             os.link(temporary, target)  # unlike a rename, this fails if the target exists
             return
         except OSError as exc:
-            # Either the target exists, or this file system has no hard links.
+            # Either the target exists, or this file system does not support hard links.
             if os.path.lexists(target) and not is_ours(target):
                 if _are_equal(temporary, target):
-                    return  # another run wrote it first, in a format that cannot hold a stamp
+                    return  # another run wrote it, in a format that cannot hold a stamp
                 raise refuse_foreign(target) from exc
     os.replace(temporary, target)
 

@@ -1,4 +1,4 @@
-"""Reads a whole input, and hashes it, so that a later run can detect a change."""
+"""Reads whole inputs and hashes them, so that a later run can detect a changed input."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Content:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the bytes, 64 hex digits."""
+        """The SHA-256 of the bytes, as 64 hex digits."""
         return hashlib.sha256(self.data).hexdigest()
 
 
 def read_content(path: str) -> Content:
-    """Reads a file, or a named pipe (such as `<(command)` in a shell) to its end.
+    """Reads a file or a named pipe (such as `<(command)` in a shell) to its end.
 
     Raises InputError if the file cannot be read, is too large or changes while it is read.
     """
@@ -38,7 +38,7 @@ def read_content(path: str) -> Content:
             after = os.fstat(file.fileno())
     except OSError as exc:
         raise InputError(f"cannot read: {exc.strerror or exc}") from exc
-    # A pipe is not checked: it has no size, and each write changes its time.
+    # A pipe is not checked, because it has no size and each write changes its modification time.
     is_file = stat.S_ISREG(before.st_mode)
     if is_file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError("changed while it was read; run the same command again")
@@ -46,7 +46,7 @@ def read_content(path: str) -> Content:
 
 
 def read_stream_content(stream: BinaryIO) -> Content:
-    """Reads standard input to its end. Raises InputError."""
+    """Reads standard input to its end. Raises InputError if it is empty or too large."""
     content = _read_bounded(stream)
     if not content.data:
         raise InputError("is empty; pipe an image into it")
@@ -54,7 +54,7 @@ def read_stream_content(stream: BinaryIO) -> Content:
 
 
 def hash_file(path: str) -> str:
-    """Returns the SHA-256 of a file, 64 hex digits, in constant memory. Raises InputError."""
+    """Returns the SHA-256 of a file as 64 hex digits. Uses constant memory. Raises InputError."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -66,7 +66,7 @@ def hash_file(path: str) -> str:
 
 
 def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
-    """Reads to the end in pieces; one read of MAX_INPUT_BYTES would allocate as much at once."""
+    """Reads to the end in pieces, because one read of MAX_INPUT_BYTES would allocate them all."""
     pieces = []
     total = 0
     while expected <= MAX_INPUT_BYTES and total <= MAX_INPUT_BYTES:

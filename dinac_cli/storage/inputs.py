@@ -1,7 +1,7 @@
 """Expands the user's arguments (files, folders, globs, lists, `-`) to a stream of inputs.
 
 The inputs are not kept in memory: each iteration walks the folders again, in sorted order. Two
-iterations over an unchanged folder agree.
+iterations over an unchanged folder yield the same inputs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ HEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class FileKind:
-    """Decides which files of a folder are inputs, by name or else by the first bytes.
+    """Decides which files in a folder are inputs.
 
-    `is_output(path)` recognises outputs of earlier runs; they are not inputs.
+    A file is an input if `accepts_name` accepts its name, or if `accepts_head` accepts its first
+    bytes. But it is not an input if `is_output(path)` says that an earlier run wrote it.
     """
 
     label: str
@@ -35,7 +36,7 @@ class FileKind:
     is_output: Callable[[str], bool] | None = None
 
     def accepts(self, path: str) -> bool:
-        """True if the file is an input; if it cannot be read, only its name decides."""
+        """True if the file is an input. If the file cannot be read, only its name decides."""
         if not (self.accepts_name(os.path.basename(path)) or self._accepts_content(path)):
             return False
         return self.is_output is None or not self.is_output(path)
@@ -52,8 +53,9 @@ class FileKind:
 class Input:
     """One input.
 
-    `path` is the file to open, None for standard input. `name` (relative, with `/`) becomes its
-    output's name in OUT. `problem` is set if the input is an error: no such file, outside --root.
+    `path` is the file to open, or None for standard input. The output in OUT is named after `name`,
+    which is relative and contains `/`. If the input cannot be used, `problem` says why: for
+    example, the file does not exist, or it is outside --root.
     """
 
     path: str | None
@@ -68,12 +70,12 @@ class Input:
 
 @dataclass
 class InputScan:
-    """The inputs of one run; can be iterated repeatedly.
+    """The inputs of one run. They can be iterated repeatedly.
 
     `paths` are files, folders, globs or `-`. `listed` is the content of a `--files-from` list, or
-    None. The list is NUL-separated if `null`, and its names are relative to `root`. `exclude` is a
-    folder that is never entered: OUT, if it lies in an input folder. After an iteration, `others`
-    is the number of files that were not of `kind`.
+    None. If `null` is true, NULs separate the names in this list. The names are relative to `root`.
+    `exclude` is a folder that is not entered if it lies in an input folder: OUT. After an
+    iteration, `others` is the number of files that were not of `kind`.
     """
 
     kind: FileKind
@@ -94,7 +96,7 @@ class InputScan:
 
     @property
     def single_file(self) -> bool:
-        """True for exactly one file (or `-`), and no folder, glob or list."""
+        """True if the input is exactly one file or `-`, and not a folder, a glob or a list."""
         if self.listed is not None or len(self.paths) != 1:
             return False
         path = self.paths[0]
@@ -111,10 +113,11 @@ class InputScan:
             yield _name_file(path, os.path.basename(path))
 
     def _expand_glob(self, pattern: str) -> Iterator[Input]:
-        """Yields the matches of a pattern; files in a matching folder are named relative to it.
+        """Yields the files that match a pattern, and the files in folders that match it.
 
-        `**` also matches the content of a matching folder, and follows links in a loop. Each file
-        is therefore yielded only once, at its first match.
+        The names of files in a folder are relative to that folder. `**` also matches the content of
+        a matching folder, and can follow links in a loop. Therefore each file is yielded only at
+        its first match.
         """
         matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
@@ -133,7 +136,10 @@ class InputScan:
                 yield _name_file(match, os.path.basename(match))
 
     def _resolve_entry(self, entry: str) -> Iterator[Input]:
-        """Resolves one entry of a list; keeps its relative path, as rsync --files-from does."""
+        """Yields the inputs for one entry of a list.
+
+        Keeps the relative path of the entry, as rsync --files-from does.
+        """
         path = name = entry
         if self.root is not None:
             path = os.path.join(self.root, entry)
@@ -156,7 +162,7 @@ class InputScan:
     def _walk(
         self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
     ) -> Iterator[Input]:
-        """Yields the inputs below `folder`, sorted; follows links to folders, but no loops."""
+        """Yields the inputs below `folder`, sorted. Follows links to folders, but not loops."""
         try:
             identity = _identify(folder)
             if identity in ancestors or (ancestors and self._is_excluded(identity)):
@@ -178,7 +184,7 @@ class InputScan:
                 self.others += 1
 
     def _is_excluded(self, identity: tuple[int, int]) -> bool:
-        # Checked for each folder, because OUT may be created only with the first output.
+        # `exclude` is checked for each folder, because OUT may not exist before the first output.
         try:
             return self.exclude is not None and identity == _identify(self.exclude)
         except OSError:
@@ -189,15 +195,16 @@ class InputScan:
             if not stat.S_ISREG(entry.stat().st_mode):
                 return False
         except OSError:
-            # A dangling link is reported only if it has the name of an input.
+            # A broken link is reported as an error only if it has the name of an input.
             return self.kind.accepts_name(entry.name)
         return self.kind.accepts(entry.path)
 
 
 def split_list(content: bytes, *, null: bool) -> Iterator[str]:
-    """Yields the entries of a list, separated by newlines, or by NULs if `null`; skips empty ones.
+    """Yields the entries of a list. Skips empty entries.
 
-    Raises UsageError if a newline-separated list contains a NUL; no file name can contain one.
+    Newlines separate the entries, or NULs if `null` is true. Raises UsageError if a list that is
+    separated by newlines contains a NUL, because no file name can contain a NUL.
     """
     if not null and b"\0" in content:
         raise UsageError("the list of --files-from holds NUL characters; add --null")
@@ -208,7 +215,10 @@ def split_list(content: bytes, *, null: bool) -> Iterator[str]:
 
 
 def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None) -> None:
-    """Raises UsageError if no input is named, or standard input twice. `out` is OUT, if given."""
+    """Raises UsageError if no input is named, or if standard input is named twice.
+
+    `out` is OUT, or None if the user did not name it.
+    """
     if not paths and listed is None:
         if out is not None and os.path.exists(out):
             raise UsageError(
@@ -241,6 +251,6 @@ def _identify(folder: str) -> tuple[int, int]:
 
 
 def _resolve_parent(path: str) -> Path:
-    """Returns `path` with the links in its parent resolved; the last part may be a link."""
+    """Returns `path` with the links in its parent resolved. The last part may still be a link."""
     parent, name = os.path.split(path.rstrip(os.sep) or path)
     return Path(os.path.realpath(parent), name)

@@ -1,4 +1,4 @@
-"""A lock on a folder, which only one process holds at a time."""
+"""A lock on a folder. Only one process can hold the lock at a time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if sys.platform != "win32":
 
 @contextlib.contextmanager
 def hold_folder(folder: str, refusal: str) -> Iterator[None]:
-    """Locks the folder against other processes during the block; creates it if needed.
+    """Locks the folder against other processes during the `with` block.
 
-    A folder that was created here is removed if it is still empty at the end. If a process dies,
-    its lock is released. On Windows, and on file systems without locks, nothing is locked. Raises
-    OutputError if the folder is not writable, or with the message `refusal` if it is locked.
+    Creates the folder if it does not exist, and then removes it at the end if it is still empty. If
+    a process dies, its lock is released. Windows and some file systems have no such locks: there,
+    nothing is locked. Raises OutputError if the folder is not writable. If another process holds
+    the lock, the message of the OutputError is `refusal`.
     """
     is_new = not os.path.lexists(folder)
     try:
@@ -35,7 +36,7 @@ def hold_folder(folder: str, refusal: str) -> Iterator[None]:
         yield
     finally:
         if is_new:
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # the folder is not empty
                 os.rmdir(folder)
         if descriptor is not None:
             os.close(descriptor)
@@ -54,8 +55,8 @@ def _lock_folder(folder: str) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             raise
-        except FileNotFoundError:  # the previous holder removed the folder before this lock
+        except FileNotFoundError:  # its last holder removed the folder before it was locked here
             pass
-        except OSError:  # this file system has no locks, or none for folders
+        except OSError:  # this file system has no locks, or cannot lock folders
             return descriptor
         os.close(descriptor)

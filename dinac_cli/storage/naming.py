@@ -1,4 +1,4 @@
-"""Names of outputs. A name depends only on its own input, never on the rest of a run."""
+"""Names of outputs. The name of an output depends only on its input, not on other inputs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LATENT_SUFFIX = ".dinac"
 
 
 def name_latents(name: str) -> str:
-    """Returns the record's name: `a.jpg` → `a.jpg.dinac`, as gzip does."""
+    """Returns the record's name: `a.jpg` → `a.jpg.dinac`. gzip names its files in the same way."""
     return name + LATENT_SUFFIX
 
 
 def name_image(name: str, suffixes: tuple[str, ...]) -> str:
     """Returns the decoded image's name: `a.png.dinac` → `a.png`, `a.jpg.dinac` → `a.jpg.png`.
 
-    If the name has none of `suffixes`, those of the output format, the first is appended.
+    `suffixes` are those of the output format. If the name has none of them, the first is appended.
     """
     if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
         name = name[: -len(LATENT_SUFFIX)]
@@ -27,18 +27,21 @@ def name_image(name: str, suffixes: tuple[str, ...]) -> str:
 
 
 def undo_image_name(name: str, suffixes: Iterable[str]) -> list[str]:
-    """Returns the possible names of image `name` after encoding and decoding, likeliest first."""
+    """Returns the names that image `name` may have after encoding and decoding.
+
+    The most likely name comes first.
+    """
     return [name, *(name + suffix for suffix in suffixes)]
 
 
 def refuse_collisions(
     pairs: Callable[[], Iterable[tuple[str, str | None]]], *, fold_case: bool = False
 ) -> int:
-    """Checks (input, output name) pairs before any work; returns their number.
+    """Checks that no two inputs have the same output name. Returns the number of inputs.
 
-    Raises UsageError if two inputs have the same output name or, with `fold_case`, names that
-    differ only in case; `pairs` is then called again to find the other input. The name None, for
-    an input that will fail, is counted but never collides.
+    `pairs` returns pairs of an input and its output name. The output name is None if the input
+    will fail. Raises UsageError if two names are equal, or, with `fold_case`, if they differ only
+    in case. To find the other input for the message, `pairs` is then called again.
     """
     seen: set[int] = set()  # hashes, which need less memory than names
     count = 0
@@ -62,9 +65,10 @@ def _hash(name: str, fold_case: bool) -> int:
 
 
 def ignores_case(folder: str) -> bool:
-    """True if the file system of `folder` (or its nearest existing parent) ignores case.
+    """True if the file system of `folder` (or of its nearest existing parent) ignores case.
 
-    Looks the folder up under its name in swapped case. Returns False if the name has no letters.
+    Tests whether the folder also exists under its name with swapped case. Returns False if the name
+    has no letters.
     """
     folder = os.path.realpath(folder)
     while not os.path.isdir(folder):

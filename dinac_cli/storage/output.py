@@ -1,4 +1,4 @@
-"""OUT, where a run writes its outputs."""
+"""OUT, the place where a run writes its outputs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class OutputKind(str, Enum):
 class Output:
     """OUT of one run. All writes to OUT go through this class.
 
-    An existing file is replaced only if `is_ours` is true for its path (dinac wrote it) or
-    `overwrite` is set. If OUT is a folder, nothing is written outside of it, not even through a
-    symbolic link in it.
+    An existing file is replaced only if `overwrite` is true, or if `is_ours(path)` is true (dinac
+    wrote the file). If OUT is a folder, nothing is written outside that folder, not even through a
+    symbolic link in the folder.
     """
 
     path: str
@@ -50,20 +50,21 @@ class Output:
 
     @property
     def folds_case(self) -> bool:
-        """True if names that differ only in case are one file in OUT."""
+        """True if two names that differ only in case name the same file in OUT."""
         return self.kind is OutputKind.FOLDER and ignores_case(self.path)
 
     def locate(self, name: str) -> str:
         """Returns the path of the output called `name` (relative, `/`-separated)."""
         if self.kind is OutputKind.FILE:
             return self.path
-        # Joined as text: on Windows, `join` would take `1:30.png` for a path on another drive.
+        # The name is appended as text: on Windows, `join` would read a drive in `1:30.png`.
         return os.path.join(self.path, "") + os.sep.join(name.split("/"))
 
     def look(self, name: str) -> str | None:
-        """Returns the path where the output called `name` may exist already; makes its folder.
+        """Makes the folder of the output called `name`, and returns the path of that output.
 
-        Returns None if `keeps_existing` is false. Raises OutputError as `prepare` does.
+        The output may exist already. Returns None, and makes no folder, if `keeps_existing` is
+        false. Raises OutputError if `prepare` does.
         """
         if not self.keeps_existing:
             return None
@@ -74,7 +75,7 @@ class Output:
     def deliver(self, name: str, data: bytes) -> str | None:
         """Writes one output and returns its path. Raises OutputError.
 
-        If OUT is a stream, returns None and leaves it to the caller to write `data`, in order.
+        If OUT is a stream, only returns None. The caller must then write `data`, in order.
         """
         if self.is_stream:
             return None
@@ -83,7 +84,7 @@ class Output:
         return target
 
     def open(self) -> None:
-        """Makes OUT's folder. An OutputError here fails the run, not each file in turn."""
+        """Makes OUT's folder. An OutputError in this method stops the run before the first file."""
         if not self.is_stream:
             self.prepare(self.locate(""))
 
@@ -102,12 +103,12 @@ class Output:
         if self.kind is OutputKind.FOLDER:
             self.require_inside(folder)
         remove_dead_temporaries(folder)
-        if len(self._ready) > 4096:  # a bound on memory; preparing a folder twice is harmless
+        if len(self._ready) > 4096:  # limits the memory; a folder may be prepared twice
             self._ready.clear()
         self._ready.add(folder)
 
     def require_writable(self) -> None:
-        """Raises OutputError if OUT's path or permissions forbid writing; creates nothing."""
+        """Raises OutputError if OUT's path or permissions forbid writing. Creates no folder."""
         if self.is_stream:
             return
         place = os.path.dirname(self.path) if self.kind is OutputKind.FILE else self.path

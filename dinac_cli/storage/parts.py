@@ -1,4 +1,4 @@
-"""Splits the inputs over several machines, by a hash of each name."""
+"""Splits the inputs over several machines by a hash of each name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 from dinac_cli.errors import UsageError
 
-# Process launchers with their variables for index and count; the first that is set is used.
+# Launchers, with their variables for the index and the number of processes. The first launcher
+# whose variables are set is used.
 _LAUNCHERS = (("torchrun", "RANK", "WORLD_SIZE"), ("Slurm", "SLURM_PROCID", "SLURM_NTASKS"))
 _ARRAY = ("Slurm array", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` (from 0) of `count`: the names whose CRC-32 modulo `count` is `index`."""
+    """One of `count` parts of the inputs: the names whose CRC-32 modulo `count` is `index`.
+
+    `index` starts at 0.
+    """
 
     index: int
     count: int
@@ -34,10 +38,11 @@ class Shard:
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
-    """Parses `I/N`, or `auto`: from the variables that torchrun or Slurm set. Raises UsageError.
+    """Parses `I/N` or `auto`. Raises UsageError.
 
-    The variables are documented by torchrun and Slurm. Only `auto` reads them: a shell in a Slurm
-    allocation also has them, and a run there must not silently process only one shard.
+    `auto` reads the environment variables that torchrun and Slurm document and set. Without `auto`,
+    dinac ignores them: a shell in a Slurm allocation also has these variables, and a run in that
+    shell must not silently process only one shard.
     """
     if text == "auto":
         return _detect_shard(environment)
@@ -48,7 +53,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
 
 
 def _detect_shard(environment: Mapping[str, str]) -> Shard:
-    """Combines process and array task, because a task of an array may start several processes."""
+    """Returns the shard of this process. A Slurm array has one shard per process of each task."""
     found = [_read_numbers(environment, index, count) for _, index, count in _LAUNCHERS]
     process = next(filter(None, found), None)
     task = _read_numbers(environment, *_ARRAY[1:])
@@ -56,7 +61,7 @@ def _detect_shard(environment: Mapping[str, str]) -> Shard:
         variables = [f"{index}/{count} ({name})" for name, index, count in (*_LAUNCHERS, _ARRAY)]
         raise UsageError(f"--shard auto: none of {', '.join(variables)} is set; give I/N instead")
     process_index, processes = process or (0, 1)
-    # The ids of an array's tasks may start anywhere and have a step.
+    # The ids of an array's tasks can start at any number and have any step.
     first_id = _read_number(environment, "SLURM_ARRAY_TASK_MIN") or 0
     step = _read_number(environment, "SLURM_ARRAY_TASK_STEP") or 1
     task_id, tasks = task or (first_id, 1)

@@ -54,7 +54,7 @@ def test_commands_alone_as_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [row[:2] for row in words[2:6]] == [
         ["encode", "2"], ["decode", "2"], ["encode", "4"], ["decode", "4"],
     ]  # fmt: skip
-    assert sum("ms a file" in line for line in finished.out.splitlines()) == 2
+    assert sum("ms per file" in line for line in finished.out.splitlines()) == 2
     assert words[-4] == [
         "command", "files", "read", "model", "write", "whole", "whole/slowest",
         "overlapped", "whole/overlapped",
@@ -74,7 +74,7 @@ def test_network_tables_fit_80_columns() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--files", "3"), "--files: give at least two numbers; a line needs two points"),
+        (("--files", "3"), "--files: give at least two numbers; the fitted line needs two points"),
         (("--random-weights", "d2"), "--random-weights and --model cannot be used together"),
         (("--compare", "sd"), "--compare sd: choose one of flux2"),
         (("--only", "it"), "--only it: choose one of network, commands"),

@@ -203,7 +203,7 @@ def test_missing_features_are_predicted(folder: Path, tmp_path: Path) -> None:
     assert alone.code == 3
     first, second = alone.err.splitlines()
     assert first.endswith("which is neither embedded nor cached; name it with --model")
-    assert second.endswith("a class token of 8 values; its model's have 64: re-encode")
+    assert second.endswith("holds a class token of 8 values, but its model predicts 64; re-encode")
     arguments = ("--model", TINY, "--device", "cpu", "--dtype", "f32")
     done = run("features", mixed, out, *arguments)
     assert (done.code, len(done.err.splitlines())) == (3, 1)

@@ -164,9 +164,9 @@ def test_impossible_requests_are_refused_in_one_line(
         (1, "model nano has no class head (the part that predicts features); encode"),
         (1, "model nano has no class head"),
         (1, "neither embedded nor cached; name it with --model"),
-        (1, "exists and holds no features of dinac; add --overwrite"),
-        (2, "is the file to write; name it .safetensors"),
-        (2, "--top goes with --similar FILE"),
+        (1, "exists and is no feature file of dinac; add --overwrite"),
+        (2, "must have the suffix .safetensors"),
+        (2, "--top needs --similar FILE"),
         (2, "name a .dinac file of one record"),
         (2, "name the file to write as the last argument"),
     ]

@@ -101,7 +101,7 @@ def test_decode_psnr_and_report(square: Path, tmp_path: Path) -> None:
     assert differ.code == 3
     assert differ.err.splitlines()[0] == (
         "dinac: photos/a.jpg: sizes differ: 50x37 and 32x32; "
-        "if encode was given --resize, --max-side or --crop, give the same here"
+        "if encode was given --resize, --max-side or --crop, give the same option here"
     )
     same = run("psnr", "photos", tmp_path / "plain", *GEOMETRY, "--json", cwd=square)
     assert (same.code, same.err, json.loads(same.out)["count"]) == (0, "", 3)

@@ -87,7 +87,7 @@ def test_concatenated_records_are_a_stream(work: Path, tmp_path: Path) -> None:
     assert done.code == 3
     assert done.summary == "4 decoded, 2 failed; SIZES in TIME\n"
     assert list_files(tmp_path / "out") == ["a.jpg.png", "b.png", "c.webp.png", "sub/b.png"]
-    taken = "another record of this run goes to {}; this one is left out"
+    taken = "another record of this run goes to {}; this record is skipped"
     assert sorted(done.err.splitlines()) == [
         f"dinac: stdin: a.jpg: {taken.format('a.jpg.png')}",
         f"dinac: stdin: b.png: {taken.format('b.png')}",
@@ -96,7 +96,7 @@ def test_concatenated_records_are_a_stream(work: Path, tmp_path: Path) -> None:
     two = run("decode", "-", "-", stdin=a + b)
     assert (two.code, two.out) == (2, "")
     assert two.err == (
-        "dinac: standard output takes one image and there is a second record: "
+        "dinac: standard output takes one image, but there is a second record; "
         "name an output folder instead\n"
     )
 

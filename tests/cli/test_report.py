@@ -296,7 +296,7 @@ def test_large_page_suggests_or_requires_assets(own: Path, monkeypatch: pytest.M
     arguments = ("report", "photos", "decoded", "page.html")
     monkeypatch.setattr("dinac_cli.commands.report._LARGE_PAGE_BYTES", 1000)
     large = run(*arguments, cwd=own)
-    hint = "dinac: a large page; --assets DIR keeps the full images beside it\n"
+    hint = "dinac: the page is large; --assets DIR keeps the full images in a folder\n"
     assert (large.code, large.err) == (0, hint)
     (own / "page.html").unlink()
     monkeypatch.setattr("dinac_cli.report.report.MAX_PAGE_BYTES", 1000)

@@ -50,7 +50,7 @@ REFUSED_LITERALLY = [
     ("encode photos photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
     ("decode latents photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
     ("encode - - out", 2, "standard input '-' is named twice as an input"),
-    ("encode photos --null out", 2, "--null and --root go with --files-from"),
+    ("encode photos --null out", 2, "--null and --root need --files-from"),
     (
         "encode --files-from none out",
         2,
@@ -109,7 +109,7 @@ REFUSED_LITERALLY = [
     ("decode latents out --sampler euler", 2, "--sampler euler: choose one of ddim, dpmpp-2m"),
     ("decode latents out --schedule x", 2, "--schedule x: choose one of linear, cosine"),
     ("decode latents out --guidance nan", 2, "--guidance nan: expected a finite number"),
-    ("decode latents out --strength 0", 2, "--strength 0.0: expected more than 0, at most 1"),
+    ("decode latents out --strength 0", 2, "--strength 0.0: expected more than 0 and at most 1"),
     (
         "decode latents out --seed 99999999999999999999",
         2,

@@ -148,7 +148,7 @@ def test_streams_and_lists(work: Path) -> None:
             ("latents", "--reencode", "5%"),
             "--reencode reads the images again; name their folder with --source",
         ),
-        (("latents", "--max-delta", "1"), "--max-delta goes with --reencode"),
+        (("latents", "--max-delta", "1"), "--max-delta needs --reencode"),
         (
             ("latents", "--reencode", "101"),
             "--reencode 101: expected a share such as 5%, more than 0, at most 100%",

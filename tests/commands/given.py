@@ -51,9 +51,10 @@ class GivenRun(Run):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeRequest(Request[GivenRun]):
-    """A request that opens as a given run; progress lines take their title from its name."""
+    """A request that opens as a given run. Its progress lines start with "encode"."""
 
     run: GivenRun
+    command: ClassVar[str] = "encode"
     uses_model: ClassVar[bool] = False
 
     def open(self, announce: Announce = keep_quiet) -> GivenRun:

@@ -193,7 +193,7 @@ def test_groups_of_channels_give_the_same_result(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("steps", [None, steps_of(), steps_of(1, 1), np.ones((1, 1), np.float32)])
 def test_quantiser_needs_one_step_per_channel(steps: Float32 | None) -> None:
-    with pytest.raises(FormatError, match="one step for each channel"):
+    with pytest.raises(FormatError, match="one step per channel"):
         split_planes(cube([1.0]), "q8", steps)
 
 

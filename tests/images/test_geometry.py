@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dinac_cli.errors import ImageError
+from dinac_cli.errors import ImageError, UsageError
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import (
     MAX_SIDE,
     NO_GEOMETRY,
     Geometry,
+    choose_geometry,
     find_geometry,
     parse_size,
     read_geometry,
@@ -100,6 +101,28 @@ def test_malformed_field_is_refused(field: str, reason: str) -> None:
     with pytest.raises(ImageError) as caught:
         read_geometry(f"{READING};{field}")
     assert str(caught.value) == f"{reason} in the record's image field; update dinac-cli"
+
+
+@pytest.mark.parametrize("side", [0, -1, MAX_SIDE + 1])
+def test_option_that_is_out_of_range_is_named(side: int) -> None:
+    for option, values in (
+        ("--resize", (side, None, (8, 8))),
+        ("--max-side", (None, side, (8, 8))),
+        ("--crop", (8, None, (8, side))),
+        ("--crop", (None, 8, (side, 8))),
+    ):
+        with pytest.raises(UsageError) as caught:
+            choose_geometry(*values)
+        assert str(caught.value) == f"{option} {side}: expected 1 to {MAX_SIDE} pixels"
+
+
+def test_options_make_a_geometry() -> None:
+    assert choose_geometry(None, None, None) == NO_GEOMETRY
+    assert choose_geometry(1, None, (8, MAX_SIDE), flip=True) == Geometry(
+        1, None, (8, MAX_SIDE), True
+    )
+    with pytest.raises(UsageError, match="cannot be used together"):
+        choose_geometry(8, 8, None)
 
 
 def test_unknown_fields_are_ignored_in_a_comparison() -> None:

@@ -40,7 +40,7 @@ from .hand_made import (
     select_latents,
 )
 
-TAKEN = "another record of this run goes to a.png; this one is left out"
+TAKEN = "another record of this run goes to a.png; this record is skipped"
 PATIENCE_SECONDS = 10.0
 MOMENT_SECONDS = 0.05
 

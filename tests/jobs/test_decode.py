@@ -413,7 +413,7 @@ class TestSingleImage:
         stdout = io.BytesIO()
         for source in (tmp_path / "all.dinac", "-"):
             output = images_out(tmp_path / "x.png", kind)
-            with pytest.raises(UsageError, match=f"{place} takes one image and there is"):
+            with pytest.raises(UsageError, match=f"{place} takes one image, but there is"):
                 decode(source, output, decoder, stdin=records, stdout=stdout)
         assert stdout.getvalue() == b""
         assert not (tmp_path / "x.png").exists()

@@ -163,7 +163,7 @@ class TestStream:
         found = from_stream(b"".join(data) + make_record(encoder, "b.jpg"))
         assert names(found) == ["a.jpg", "b.jpg"]
         assert errors(found) == [
-            ("stdin: a.jpg", "another record of this run goes to a.jpg.png; this one is left out")
+            ("stdin: a.jpg", "another record of this run goes to a.jpg.png; this record is skipped")
         ]
 
 
@@ -218,5 +218,5 @@ class TestSingle:
         with pytest.raises(UsageError) as caught:
             next(require_single(two, "x.png"))
         assert str(caught.value) == (
-            "x.png takes one image and there is a second record: name an output folder instead"
+            "x.png takes one image, but there is a second record; name an output folder instead"
         )

@@ -391,7 +391,7 @@ class TestFailures:
         assert results["folder/entry 1"].reason == "exists"
         assert (
             results["folder/entry 2"].reason
-            == "not enough memory to write it; free some and run again"
+            == "not enough memory to write it; free some memory and run again"
         )
         assert [result.status for result in results.values()].count(Status.WRITTEN) == 2
 

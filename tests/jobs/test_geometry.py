@@ -257,7 +257,7 @@ class TestVerify:
         record = unpack(path)
         path.write_bytes(pack_record(record.header, record.latents))
         assert reasons(self.verify(out))["a.png.dinac"] == (
-            "lacks the latents of the mirrored image that its header promises; re-encode it"
+            "lacks the latents of the mirrored image, which its header promises; re-encode it"
         )
 
     def test_an_unknown_geometry_cannot_be_re_encoded(

@@ -16,7 +16,7 @@ from dinac_cli.jobs.results import FileResult, Status
 
 from .hand_made import draw, run_control, write_images
 
-HINT = "if encode was given --resize, --max-side or --crop, give the same here"
+HINT = "if encode was given --resize, --max-side or --crop, give the same option here"
 
 
 def measure(first: Path, second: Path, options: MeasureOptions | None = None) -> list[FileResult]:
@@ -61,7 +61,7 @@ def test_the_same_name_wins_over_an_appended_suffix(folders: tuple[Path, Path]) 
             "B/b.jpg.png",
             Status.FAILED,
             f"{first}/b.jpg is measured against {second}/b.jpg: "
-            "keep one reconstruction of it in the folder",
+            "keep only one reconstruction of each image",
         ),
     ]
 

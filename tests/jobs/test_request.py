@@ -112,7 +112,7 @@ class TestOutputKind:
             choose_output_kind("x.dinac", InputScan(IMAGES, tuple(inputs)), (".dinac",))
         assert str(caught.value) == (
             "x.dinac: OUT, the last argument, is named like a file, but the input is not one file; "
-            "name a folder (x.dinac/ if it is one)"
+            "name a folder (x.dinac/ if this is one)"
         )
         scan = InputScan(IMAGES, tuple(inputs))
         assert choose_output_kind("x.dinac/", scan, (".dinac",)) is OutputKind.FOLDER
@@ -136,7 +136,7 @@ class TestOutputKind:
         file = f" or a file that ends in {', '.join(suffixes)}" if len(inputs) == 1 else ""
         assert str(caught.value) == (
             f"{out}: OUT, the last argument, is named like a file that is not written here; "
-            f"name a folder ({out}/ if it is one){file}"
+            f"name a folder ({out}/ if this is one){file}"
         )
 
 
@@ -214,8 +214,8 @@ class TestInputRequest:
         ("request_", "message"),
         [
             (InputRequest(paths=("",)), "an input or OUT is an empty name; is a variable unset?"),
-            (InputRequest(paths=("in",), null=True), "--null and --root go with --files-from"),
-            (InputRequest(paths=("in",), root="in"), "--null and --root go with --files-from"),
+            (InputRequest(paths=("in",), null=True), "--null and --root need --files-from"),
+            (InputRequest(paths=("in",), root="in"), "--null and --root need --files-from"),
             (
                 InputRequest(paths=("-",), files_from="-", listed=b""),
                 "standard input cannot be both an input and the list of inputs",

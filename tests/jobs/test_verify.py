@@ -270,7 +270,7 @@ class TestReencoding:
     def test_one_step_of_the_quantiser_is_not_a_finding(self) -> None:
         assert describe_delta((0.8, 0.01), None) is None
         assert describe_delta((0.8, 0.3), None) == (
-            "re-encoded, its latents differ by up to 0.8, more than 0.25 and a step of the "
+            "re-encoded, its latents differ by up to 0.8, more than 0.25 plus a step of the "
             "quantiser"
         )
         assert describe_delta((0.8, 0.01), 0.5) == (

@@ -213,15 +213,6 @@ def test_traced_decoder_in_float32(small: DinacAE) -> None:
     assert relative_error(fast.decode(latents, 32, 48, settings), expected) <= FLOAT32_TOLERANCE
 
 
-@quiet
-@pytest.mark.usefixtures("only_traced")
-@torch.inference_mode()
-def test_traced_encoder_in_bfloat16(small: DinacAE, small_bfloat16: DinacAE) -> None:
-    images = draw_images(1, 32, 48)
-    ours = accelerate(small_bfloat16, compiled=True).encode(images)
-    assert_as_close(ours, small_bfloat16.encode(images), small.encode(images))
-
-
 def compiling(test: Callable[..., None]) -> Callable[..., None]:
     skip = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
     marked: Callable[..., None] = quiet(skip(test))
@@ -235,6 +226,16 @@ def quick_compiler() -> Iterator[None]:
 
     with config.patch({"cpp.vec_isa_ok": True}):
         yield
+
+
+@compiling
+@pytest.mark.usefixtures("quick_compiler")
+@torch.inference_mode()
+def test_compiled_encoder_in_bfloat16(small: DinacAE, small_bfloat16: DinacAE) -> None:
+    images = draw_images(1, 32, 48)
+    fast = accelerate(small_bfloat16, compiled=True)
+    assert fast.is_compiled
+    assert_as_close(fast.encode(images), small_bfloat16.encode(images), small.encode(images))
 
 
 @compiling

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _FACT = re.compile(r" *\S.{0,20}? {2,}\S")
-"""Matches a table line of a name and its value; if that wraps, its further lines are indented."""
+"""Matches a table line of a name and a value. If the line wraps, its other lines are indented."""
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
@@ -30,15 +30,15 @@ class RunState(Protocol):
     """The figures of a run that the progress display shows."""
 
     def describe_line(self, width: int) -> str:
-        """Returns figures in at most `width` characters, the most important first."""
+        """Returns the figures in at most `width` characters, the most important first."""
 
     @property
     def done(self) -> int:
-        """Files that are finished."""
+        """Number of finished files."""
 
     @property
     def total(self) -> int | None:
-        """Files in all; None if the number is unknown."""
+        """Number of all files; None if unknown."""
 
 
 class Console:
@@ -66,7 +66,7 @@ class Console:
         return _measure_width(sys.stdout)
 
     def print_json(self, value: dict[str, Any], *, to_stderr: bool = False) -> None:
-        """Prints one JSON object on a line of its own, on stdout or `to_stderr`."""
+        """Prints a JSON object as one line on stdout, or on stderr if `to_stderr`."""
         text = json.dumps(value, allow_nan=False)
         if to_stderr:
             self._write_above_bar(text, wrap=False)
@@ -87,7 +87,7 @@ class Console:
         self._write_above_bar(escape_unprintable(f"dinac: {text}"))
 
     def track(self, title: str, state: RunState) -> AbstractContextManager[Callable[[], None]]:
-        """Shows the progress of a run; the context gives a function to call after every file."""
+        """Shows the progress of a run. The context yields a function to call after every file."""
         if self.quiet:
             return nullcontext(lambda: None)
         if self.draws_bar:
@@ -157,7 +157,7 @@ def _render_progress(title: str, state: RunState, width: int) -> Any:
 
 
 def escape_unprintable(text: str) -> str:
-    """Returns `text` on one line, with control characters and undecodable bytes as escapes."""
+    """Returns `text` on one line. Control characters and undecodable bytes become escapes."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
@@ -165,7 +165,7 @@ def escape_unprintable(text: str) -> str:
 
 def _escape(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, from a file name
         return f"\\x{code - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")
 
@@ -175,7 +175,7 @@ def _write_text(stream: TextIO | None, text: str) -> None:
 
 
 def _wrap(text: str, stream: TextIO | None) -> str:
-    """Returns `text` with long lines broken at spaces; a terminal would break them anywhere."""
+    """Returns `text` with long lines broken at spaces; a terminal would break them inside words."""
     width = _measure_width(stream)
     if width is None:
         return text
@@ -194,7 +194,7 @@ def _wrap(text: str, stream: TextIO | None) -> str:
 
 
 def _measure_width(stream: TextIO | None) -> int | None:
-    """Returns the columns of the terminal that `stream` writes to; None if it is no terminal."""
+    """Returns the columns of the terminal that `stream` writes to; None without a terminal."""
     try:
         if stream is None or not stream.isatty():
             return None
@@ -204,7 +204,7 @@ def _measure_width(stream: TextIO | None) -> int | None:
 
 
 def _write_line(stream: TextIO | None, text: str) -> None:
-    if stream is None:  # the parent process closed it
+    if stream is None:  # the parent process closed the stream
         return
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -13,7 +13,7 @@ from dinac_cli.jobs.results import FileResult, Tally
 
 @dataclass
 class RunProgress:
-    """The tally of a running job, its speed and its bottleneck."""
+    """The tally, the speed and the bottleneck of a running job."""
 
     clock: StageClock
     total: int | None
@@ -24,7 +24,7 @@ class RunProgress:
 
     @property
     def done(self) -> int:
-        """Files that have an outcome."""
+        """Number of files that have an outcome."""
         return self.tally.finished
 
     @property
@@ -36,9 +36,9 @@ class RunProgress:
         """Counts one result."""
         self.tally.add(result)
         if self.total is not None and self.done > self.total:
-            self.total = None  # a file held several records, and others may too
+            self.total = None  # a file held several records, as others may do
         if self.tally.worked and self.first_done is None:
-            # The speed counts from here, so that it excludes the time to load the model.
+            # The speed is measured from here, to exclude the time that loading the model takes.
             self.first_done = time.monotonic()
 
     def describe_line(self, width: int) -> str:
@@ -46,7 +46,7 @@ class RunProgress:
         if self.stop:
             return STOPPING[:width]
         tally = self.tally
-        # Each part has its rank: the part of the highest rank is dropped first.
+        # The number in each part is its rank. The part of the highest rank is dropped first.
         parts = [(0, f"{tally.failures} failed")] if tally.failures else []
         speed = self._files_per_second()
         if speed:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: after the first, the run finishes the work in flight; the second ends it."""
+"""Ctrl-C and SIGTERM: the first lets the work in flight finish; the second ends the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.storage.atomic import discard_live_temporaries
 
 POLL_SECONDS = 0.1
-_SHOW_CURSOR = b"\x1b[?25h\n"  # the bar hides it
+_SHOW_CURSOR = b"\x1b[?25h\n"  # the bar hides the cursor
 STDIN_CLOSED = "standard input is closed: redirect it, or name files or folders"
 STOPPING = "finishing the work in flight; press again to stop at once"
 
@@ -38,7 +38,7 @@ class SignalledStop(StopRequest):
 
 @contextmanager
 def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
-    """Turns the first signal inside the block into a stop request; a second ends the process."""
+    """Turns the first signal inside the block into a stop request. The second ends the process."""
     stop = SignalledStop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -49,8 +49,8 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
             os._exit(128 + number)
         stop.signal_number = number
         stop.set()
-        # Not through the console: the interrupted code may hold its lock. If there is a bar, it
-        # shows this text.
+        # Do not use the console: the interrupted code may hold the console's lock. If there is a
+        # bar, the bar shows this text.
         if not (console.quiet or console.draws_bar):
             os.write(2, f"dinac: {STOPPING}\n".encode())
 
@@ -64,7 +64,7 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
 
 
 class _StoppableRaw(RawIOBase):
-    """Standard input that ends on a stop request, even while it waits for data."""
+    """Standard input. A stop request ends it, even while a reader waits for data."""
 
     def __init__(self, descriptor: int, stop: StopRequest) -> None:
         self._descriptor = descriptor
@@ -83,7 +83,7 @@ class _StoppableRaw(RawIOBase):
 
 
 def open_stdin(stop: StopRequest) -> BinaryIO:
-    """Returns standard input as bytes; a stop request ends it. Raises UsageError if closed."""
+    """Returns binary stdin, which a stop request ends. Raises UsageError if stdin is closed."""
     if sys.stdin is None:
         raise UsageError(STDIN_CLOSED)
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""The last line of a run, for people, and its summary object, for programs."""
+"""The summary of a run: text for people, a JSON object for programs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STOPPED = "stopped before the end; run the same command again to continue"
 
 
 class Summary:
-    """The end of a run that writes outputs; other commands override parts of it.
+    """The summary of a run that writes outputs. Other commands override parts of this class.
 
-    `verb` says what was done, such as "decoded". If `lists_files` is false, the run prints no line
-    for each file.
+    `verb` says what was done, such as "decoded". If `lists_files` is false, the run does not print
+    a line per file.
     """
 
     lists_files = True
@@ -33,7 +33,7 @@ class Summary:
         """Adds one result."""
 
     def describe(self, progress: RunProgress) -> str:
-        """Returns the lines that a person reads; an empty text is not printed."""
+        """Returns the text for a person. An empty text is not printed."""
         tally = progress.tally
         counts = {
             "of them again": tally.redone,
@@ -62,7 +62,7 @@ class Summary:
 
 
 def describe_others(tally: Tally) -> list[str]:
-    """Returns the part of a summary that counts skipped files, as a list of at most one text."""
+    """Returns the number of skipped files as a list of one text, or [] if there are none."""
     if not tally.not_inputs:
         return []
     files = "file" if tally.not_inputs == 1 else "files"

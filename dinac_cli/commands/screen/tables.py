@@ -11,7 +11,7 @@ _FIGURE = re.compile(r"-|[-+]?\d.*")
 
 
 def align(rows: Table) -> Iterator[str]:
-    """Yields the lines of a table; the first row holds the headings, figures are aligned right."""
+    """Yields the lines of a table; the first row is the headings. Figures are aligned right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     are_figures = [all(map(_FIGURE.fullmatch, column[1:])) for column in columns]
@@ -24,7 +24,7 @@ def align(rows: Table) -> Iterator[str]:
 
 
 def fit_table(rows: Table, width: int | None) -> Iterator[str]:
-    """Yields the table or, if it is wider than `width`, each row as one line a cell."""
+    """Yields the lines of a table. If it is wider than `width`, yields one line per cell."""
     lines = list(align(rows))
     if width is None or max(map(len, lines)) <= width:
         yield from lines
@@ -37,7 +37,7 @@ def fit_table(rows: Table, width: int | None) -> Iterator[str]:
 
 
 def list_facts(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yields one line for each name and its value, with the values aligned."""
+    """Yields one line per name and value. The values are aligned."""
     facts = list(facts)
     width = max((len(name) for name, _ in facts), default=0) + 2
     for name, value in facts:
@@ -51,7 +51,7 @@ def format_sizes(size_in: int, size_out: int) -> str:
 
 
 def format_size(size_bytes: float) -> str:
-    """Returns bytes in decimal units, e.g. `1.2 MB`."""
+    """Returns a number of bytes in decimal units, e.g. `1.2 MB`."""
     if size_bytes < 999.5:
         return f"{size_bytes:.0f} B"
     for unit in ("kB", "MB", "GB"):

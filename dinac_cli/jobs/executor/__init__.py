@@ -1,1 +1,4 @@
-"""Runs a job over many entries: reads ahead, computes in batches, writes behind. Never prints."""
+"""Runs a job on many entries: reads ahead, computes batches, writes in parallel.
+
+Never prints.
+"""

@@ -1,4 +1,4 @@
-"""Groups works into the micro-batches that the device computes."""
+"""Groups the inputs that were read into the micro-batches that the device computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_OPEN_BUCKETS = 16
 
 @dataclass
 class Bucket(Generic[T]):
-    """Items of one group, until there are enough for a micro-batch."""
+    """Items of one group that wait until they fill a micro-batch."""
 
     items: list[T] = field(default_factory=list)
     size_bytes: int = 0
@@ -23,9 +23,9 @@ class Bucket(Generic[T]):
 class Batcher(Generic[G, T]):
     """Collects items by group (a model and a padded size) and releases full batches.
 
-    `capacity(group)` depends on the group alone, so an image's result never depends on the other
-    images of a run. If more than `MAX_OPEN_BUCKETS` are open, or if they hold more than
-    `limit_bytes`, the bucket that was opened first is released.
+    `capacity(group)` depends only on the group, so an image's result never depends on the other
+    images of a run. If more than `MAX_OPEN_BUCKETS` buckets are open, or if the buckets hold more
+    than `limit_bytes`, the oldest bucket is released.
     """
 
     def __init__(self, capacity: Callable[[G], int], limit_bytes: int) -> None:
@@ -44,7 +44,7 @@ class Batcher(Generic[G, T]):
             yield self._pop_oldest()
 
     def flush(self) -> Iterator[list[T]]:
-        """Yields the remaining batches, oldest first."""
+        """Yields the remaining items as batches, the oldest batch first."""
         while self._buckets:
             yield self._pop_oldest()
 

@@ -1,4 +1,4 @@
-"""Reads ahead in threads, in order, within a budget of memory."""
+"""Reads inputs ahead, in threads and in order, and bounds the memory that they occupy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 READ_BYTES = 512 * 2**20
-"""Memory that the readers of a run may occupy together."""
+"""The memory, in bytes, that all readers of a run together may occupy."""
 
 
 class ByteBudget:
-    """Bounds the bytes that readers occupy, without ever blocking the oldest reader.
+    """Bounds the bytes that all readers occupy, and never blocks the oldest reader.
 
-    Work is numbered in order. A share is granted if the total stays within `limit`. The oldest
-    work in flight gets any size at once, so reading never stops for ever, and the total exceeds
-    the limit by one share at most.
+    The inputs are numbered in order. A reader waits until its bytes fit into `limit`. The reader of
+    the oldest input in flight never waits, so reading always goes on. The total exceeds `limit` by
+    at most the bytes of one input.
     """
 
     def __init__(self, limit: int) -> None:
@@ -38,13 +38,13 @@ class ByteBudget:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Grants everything: a run that ends early must not leave a reader waiting."""
+        """Lets all readers through, so that no reader waits after a run that ends early."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def take(self, number: int, size: int) -> None:
-        """Waits until work `number` may occupy `size` bytes in total."""
+        """Waits until input `number` may occupy `size` bytes in total."""
         with self._changed:
             more = size - self._held.get(number, 0)
             self._changed.wait_for(
@@ -60,7 +60,7 @@ class ByteBudget:
             self._changed.notify_all()
 
     def give_back(self, number: int) -> None:
-        """Frees the share of work `number`, which has been read."""
+        """Frees the bytes of input `number`, which has been read."""
         with self._changed:
             self._total -= self._held.pop(number, 0)
             self._oldest = max(self._oldest, number + 1)
@@ -70,9 +70,10 @@ class ByteBudget:
 def start_ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
 ) -> Generator[Future[R], None, None]:
-    """Starts `work` on `items` in order and yields its futures, at most `window` at a time.
+    """Starts `work` on `items` in order and yields the futures. At most `window` are pending.
 
-    An item starts only after all items before it have started, so work may wait for earlier work.
+    An item starts only after all earlier items have started, so `work` on an item may wait for
+    earlier items.
     """
     pending: deque[Future[R]] = deque()
     try:
@@ -85,7 +86,7 @@ def start_ahead(
             yield pending[0]
             pending.popleft()
     finally:
-        # Cancelled last to first, because started work may wait for earlier work.
+        # Cancels the last item first, because a started item may wait for earlier items.
         for future in reversed(pending):
             future.cancel()
 
@@ -93,10 +94,10 @@ def start_ahead(
 def map_bounded(
     entries: Iterable[T], work: Callable[[T, Callable[[int], None]], R], control: RunControl
 ) -> Generator[R, None, None]:
-    """Yields `work(entry, hold)` for each entry, in order, computed in `control.workers` threads.
+    """Runs `work(entry, hold)` in `control.workers` threads and yields the results in order.
 
-    `hold(size_bytes)` waits until the readers together stay within READ_BYTES. A share is freed
-    when its result is taken. Ends early if a stop is requested.
+    `hold(size_bytes)` waits until all readers together stay within READ_BYTES. The bytes of an
+    entry are freed when its result is yielded. Ends early if a stop is requested.
     """
     with ThreadPoolExecutor(control.workers, "read") as pool, ByteBudget(READ_BYTES) as budget:
 

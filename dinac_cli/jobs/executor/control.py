@@ -1,4 +1,4 @@
-"""The limits of a running job, its stop request and its clock, all held by the caller."""
+"""The limits of a running job, its stop request and its clock. The caller holds all of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
 
 @dataclass
 class StageClock:
-    """Seconds that the calling thread spent in each stage, to name the bottleneck."""
+    """The seconds that the calling thread spent in each stage.
+
+    The longest stage limits the run.
+    """
 
     seconds: dict[str, float] = field(
         default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0}
@@ -49,7 +52,7 @@ class StageClock:
             self.seconds[stage] += time.perf_counter() - start
 
     def wait_for(self, stage: str, items: Iterator[T]) -> Iterator[T]:
-        """Yields `items` and adds the time spent waiting for each to `stage`."""
+        """Yields `items`, and adds the time spent waiting for each item to `stage`."""
         while True:
             with self.measure(stage):
                 try:
@@ -68,7 +71,8 @@ class StageClock:
 class RunControl:
     """The limits of a running job, its stop request and its clock.
 
-    `workers` threads read and as many write; at most `in_flight` inputs are read ahead.
+    `workers` threads read, and `workers` other threads write. At most `in_flight` inputs are read
+    ahead.
     """
 
     workers: int = 2

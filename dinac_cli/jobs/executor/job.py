@@ -1,4 +1,4 @@
-"""What a job is: how one entry is read, computed and written. Knows nothing of threads."""
+"""Defines a job: how one entry is read, computed and written. Starts no threads."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ C = TypeVar("C", covariant=True)
 
 
 class Computing(Protocol[C]):
-    """A batch that the model is working on, or has finished."""
+    """A batch that the model is computing or has computed."""
 
     @property
     def is_done(self) -> bool:
-        """Whether `result` returns at once."""
+        """True if `result` returns without waiting."""
 
     def result(self) -> Sequence[C]:
-        """Waits for the batch and returns one result an item. Raises DeviceError."""
+        """Waits for the batch and returns one result per item. Raises DeviceError."""
 
 
 @dataclass(frozen=True)
 class Work:
     """One input that was read and is ready for the model.
 
-    `label` and `name` are those of its entry. A batch holds works of one `group`: model handle,
-    padded height, padded width. `held_bytes` is the memory that the work occupies.
+    `label` and `name` are those of the entry. All items of a batch have the same `group`: model
+    handle, padded height, padded width. `held_bytes` is the memory that the item occupies.
     """
 
     label: str
@@ -58,28 +58,28 @@ W = TypeVar("W", bound=Work)
 
 @dataclass(frozen=True)
 class Made:
-    """A result and, if the output is a stream, the bytes to write there."""
+    """A result. If the output is a stream, `data` holds the bytes to write to the stream."""
 
     result: FileResult
     data: bytes = b""
 
 
 class Job(ABC, Generic[E, W, R]):
-    """The work on each entry. `read` and `finish` run in threads, the caller runs `submit`."""
+    """The work on each entry. The caller runs `submit`; other threads run `read` and `finish`."""
 
     @abstractmethod
     def read(self, entry: E, hold: Callable[[int], None]) -> W | FileResult:
         """Reads one input. `hold(size_bytes)` waits until this much memory may be used."""
 
     def batch_size(self, group: Hashable) -> int:
-        """Returns how many works of a group the model takes at once."""
+        """Returns the number of items of a group in one batch."""
         assert isinstance(group, tuple)
         model, height, width = group
         return int(model.engine.batch_size(height, width))
 
     @abstractmethod
     def submit(self, batch: list[W]) -> Computing[R]:
-        """Hands a batch to the model. Raises ImageError if it cannot be computed."""
+        """Starts the model on a batch. Raises ImageError if the batch cannot be computed."""
 
     @abstractmethod
     def finish(self, work: W, computed: R) -> Made:
@@ -87,6 +87,9 @@ class Job(ABC, Generic[E, W, R]):
 
 
 def deliver(output: Output, name: str, data: bytes, result: FileResult) -> Made:
-    """Writes one output below OUT, or passes its bytes on to the stream. Raises OutputError."""
+    """Writes one output below OUT.
+
+    If OUT is a stream, returns the bytes instead. Raises OutputError.
+    """
     path = output.deliver(name, data)
     return Made(result, data) if path is None else Made(replace(result, output=path))

@@ -1,4 +1,4 @@
-"""Runs a job on this machine: threads read and write, the caller's thread runs the model."""
+"""Runs a job on this machine. Threads read and write; the model runs in the caller's thread."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dinac_cli.jobs.executor.job import Computing, E, Job, Made, R, W
 from dinac_cli.jobs.results import FileResult
 
 REORDER_BYTES = 256 * 2**20
-"""Memory that works may occupy together while they wait for their batches to fill."""
+"""The memory, in bytes, that all inputs together may occupy while they wait for a full batch."""
 
 BATCHES_AHEAD = 3
-"""Batches that the device may hold besides the one that the run waits for."""
+"""The number of batches that the device may hold besides the batch that the run waits for."""
 
 _NICENESS, _MOST_NICENESS = 10, 19
 
@@ -33,9 +33,9 @@ def run_job(
 ) -> Generator[FileResult, None, None]:
     """Runs `job` on every entry and yields each result as soon as it is final.
 
-    If `stream` is given, outputs are written to it in the order of the entries. The number of
-    entries does not change the memory that is needed. A full disk or a failing device ends the run
-    with an error; any other error is the failure of one input.
+    If `stream` is given, outputs are written to `stream` in the order of the entries. The memory
+    needed does not depend on the number of entries. A full disk or a failing device ends the run
+    with an error. Any other error makes only one input fail.
     """
     with (
         ThreadPoolExecutor(control.workers, "read", initializer=_yield_to_model) as readers,
@@ -53,12 +53,13 @@ def run_job(
 
 
 def _yield_to_model() -> None:
-    """Lowers the calling thread's priority below that of the threads that compute (Linux only).
+    """Gives the calling thread a lower priority than the computing threads (Linux only).
 
-    The computing threads wait for one another, so a reader that displaces one of them delays them
-    all. With one micro-batch at a time, 300 photographs on two cores took 1.15 times as long as the
-    model alone, and 1.19 times without this priority (means of four runs). With two at a time, the
-    gain was 1 %.
+    The computing threads wait for one another, so a reader that takes the processor from one of
+    them delays all of them. The gain was measured on 300 photographs and two cores (means of four
+    runs). With one micro-batch at a time, the run took 1.15 times as long as the model alone.
+    Without the lower priority, the run took 1.19 times as long as the model alone. With two
+    micro-batches at a time, the gain was 1 %.
     """
     if sys.platform == "linux":
         with suppress(OSError):
@@ -68,9 +69,10 @@ def _yield_to_model() -> None:
 
 
 class _Outbox:
-    """Futures of outputs that are being written, numbered in the order of the inputs.
+    """The futures of outputs that are being written, numbered in the order of the inputs.
 
-    If `ordered` (for a stream), outputs leave in this order; otherwise each leaves when it is done.
+    If `ordered` (for a stream), outputs leave in this order. If not, each output leaves as soon as
+    it is written.
     """
 
     def __init__(self, *, ordered: bool) -> None:
@@ -83,7 +85,7 @@ class _Outbox:
         self._pending[number] = future
 
     def put_result(self, number: int, result: FileResult) -> None:
-        """Adds a result that needs no writing."""
+        """Adds a result of input `number` that has no output to write."""
         future = self._pending[number] = Future()
         future.set_result(Made(result))
 
@@ -92,7 +94,7 @@ class _Outbox:
 
     @property
     def waits_for_model(self) -> bool:
-        """True if outputs are ordered and the next one has not been computed yet."""
+        """True if outputs are ordered and the next output has not been computed."""
         return self._ordered and bool(self._pending) and self._next not in self._pending
 
     def list_leaving(self) -> list[Future[Made]]:
@@ -102,7 +104,11 @@ class _Outbox:
         return [self._pending[self._next]] if self._next in self._pending else []
 
     def take_ready(self, at_most: int) -> Iterator[Made]:
-        """Yields finished outputs; waits until `at_most` are left, unless the model is behind."""
+        """Yields finished outputs.
+
+        Waits until at most `at_most` are left, but never waits for an output that the model has not
+        computed.
+        """
         while self._pending:
             number = self._find_ready(must_wait=len(self._pending) > at_most)
             if number is None:
@@ -139,7 +145,7 @@ class _Run(Generic[E, W, R]):
         self._batcher: Batcher[Hashable, tuple[int, W]] = Batcher(job.batch_size, REORDER_BYTES)
 
     def go(self, readers: ThreadPoolExecutor, entries: Iterable[E]) -> Generator[Made, None, None]:
-        """Yields every output; closing the generator stops the reading."""
+        """Yields every output. If the generator is closed, reading stops."""
         with closing(
             start_ahead(readers, self._read, enumerate(entries), self._in_flight)
         ) as reads:
@@ -159,7 +165,7 @@ class _Run(Generic[E, W, R]):
     def _drain_while_waiting(self, read: Future[tuple[int, W | FileResult]]) -> Iterator[Made]:
         """Yields the outputs that finish before the next input is read.
 
-        If input arrives slowly, finished outputs are emitted immediately.
+        So a finished output never waits for an input that arrives slowly.
         """
         while self._computing and not read.done():
             self._collect(len(self._computing) - 1)
@@ -171,7 +177,7 @@ class _Run(Generic[E, W, R]):
             yield from self._take(len(self._outbox))
 
     def _pass_on(self, number: int, outcome: W | FileResult) -> None:
-        """Passes read inputs to the model and final results to the outbox."""
+        """Passes an input that was read to the model, or a final result to the outbox."""
         if isinstance(outcome, FileResult):
             self._outbox.put_result(number, outcome)
         else:
@@ -186,7 +192,7 @@ class _Run(Generic[E, W, R]):
         number, entry = numbered
         try:
             outcome = self._job.read(entry, lambda size: self._budget.take(number, size))
-        except UnwritableDiskError:  # the disk may lack the room for another folder
+        except UnwritableDiskError:  # a new folder may not fit on the disk
             raise
         except DinacError as exc:
             outcome = FileResult.fail(entry.label, exc)
@@ -210,7 +216,10 @@ class _Run(Generic[E, W, R]):
         self._collect(BATCHES_AHEAD)
 
     def _collect(self, at_most: int) -> None:
-        """Passes finished batches to the writers; waits until at most `at_most` are in flight."""
+        """Passes finished batches to the writers.
+
+        Waits until at most `at_most` batches are in flight.
+        """
         while self._computing and (len(self._computing) > at_most or self._computing[0][1].is_done):
             batch, computing = self._computing.popleft()
             with self._clock.measure("model"):
@@ -226,7 +235,7 @@ class _Run(Generic[E, W, R]):
         except DinacError as exc:
             made = Made(FileResult.fail(work.label, exc))
         except MemoryError:
-            failure = OutputError("not enough memory to write it; free some and run again")
+            failure = OutputError("not enough memory to write it; free some memory and run again")
             made = Made(FileResult.fail(work.label, failure))
         return replace(made, result=replace(made.result, name=work.name))
 
