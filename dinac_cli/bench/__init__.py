@@ -1,4 +1,5 @@
 """Measures how fast the model and the commands are on this machine.
 
-Contenders are timed in turns, so that a busy moment slows all of them. Nothing here prints.
+The models to compare are timed in turns, so that a busy moment slows all of them. This package
+prints nothing.
 """

@@ -34,10 +34,11 @@ _SAMPLE_SIDE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRequest:
-    """What to time: `model`, or random weights in the sizes of `RELEASED[random_weights]`.
+    """What a benchmark times.
 
-    Commands are timed over each number of files in `file_counts`; the files are `images`, or drawn
-    samples if there are none. `seconds` is the approximate time of each comparison of models.
+    If `model` is None, the model has random weights and the sizes of `RELEASED[random_weights]`.
+    Commands are timed over each number of files in `file_counts`. The files are `images`, or drawn
+    pictures if `images` is empty. Each comparison of models takes about `seconds`.
     """
 
     model: ResolvedModel | None
@@ -65,7 +66,7 @@ class Benchmark:
         self.label = model.label if model else f"{request.random_weights}, random weights"
 
     def describe(self) -> dict[str, Any]:
-        """Returns facts about the machine and the model; measures the rate of matrix products."""
+        """Returns facts about the machine and the model. Measures the rate of matrix products."""
         is_cuda = self.device.type == "cuda"
         return {
             "model": self.label,
@@ -88,7 +89,7 @@ class Benchmark:
         )
 
     def check_accuracy(self) -> list[Accuracy]:
-        """Compares the contenders with the plain model in float32, then frees them all."""
+        """Compares the contenders with the plain float32 model, then frees all models."""
         exact = self._load(torch.float32)
         checks = check_accuracy(self._contenders, exact, min(self.request.resolutions))
         del self._contenders, self._plain, exact
@@ -105,7 +106,7 @@ class Benchmark:
             yield from measure_commands(images, self.request.file_counts, options)
 
     def measure_stages(self) -> Iterator[StageFigures]:
-        """Times the stages of encode and decode over the largest number of files, at most 300.
+        """Times the stages of encode and decode over the largest number of files, but at most 300.
 
         Keeps all files in memory between the stages. Raises DinacError.
         """
@@ -142,7 +143,7 @@ class Benchmark:
 
     @contextmanager
     def _gather(self) -> Iterator[tuple[ResolvedModel, tuple[Path, ...], Path]]:
-        """Yields the model and the images, as files, and a temporary folder."""
+        """Yields a model on disk, the paths of the images, and a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
             folder = Path(name)
             model = self.request.model

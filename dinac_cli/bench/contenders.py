@@ -22,29 +22,30 @@ _CALLS_BEFORE_RECORDING = 3
 
 
 class Contender(ABC):
-    """A model to be timed; `weights` maps "encode" and "decode" to the parts that they need."""
+    """A model to be timed. `weights` has its part for each task ("encode", "decode")."""
 
     weights: Mapping[str, nn.Module]
 
     @abstractmethod
     def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
-        """Returns a call, ready to be timed, that computes `batch` square images.
+        """Returns the function to time. Each call of it computes `batch` square images.
 
-        Encodes random images of `side` pixels a side, or decodes random latents of that size.
+        The call encodes random images of `side` by `side` pixels, or decodes random latents to
+        images of this size.
         """
 
     def count_weight_bytes(self, task: str) -> int:
-        """Returns the bytes of the weights that `task` ("encode" or "decode") needs."""
+        """Returns the size in bytes of the weights that `task` ("encode" or "decode") needs."""
         tensors = self.weights[task].parameters()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class DinacContender(Contender):
-    """One of our models; `plain` has the same weights, before they were rearranged for speed."""
+    """One of our models. `plain` is the same model before its weights were rearranged for speed."""
 
     def __init__(self, model: DinacAE, plain: DinacAE) -> None:
         self.model = model
-        # As in the commands: on CUDA, all models but the plain one replay a recording.
+        # On CUDA, all models except the plain one replay a CUDA graph, as in the commands.
         self._is_recorded = model.device.type == "cuda" and model is not plain
         self.weights = {"encode": plain.encoder, "decode": plain.decoder}
 
@@ -79,7 +80,7 @@ class Flux2Contender(Contender):
             ) from exc
         torch.manual_seed(0)
         self._model: Any = AutoencoderKLFlux2().eval().requires_grad_(False)
-        nn.Module.to(self._model, device, dtype)  # its own method logs a warning
+        nn.Module.to(self._model, device, dtype)  # `self._model.to` logs a warning
         self._dtype = dtype
         self._device = device
         self.weights = {"encode": self._model.encoder, "decode": self._model.decoder}
@@ -90,7 +91,7 @@ class Flux2Contender(Contender):
             return lambda: self._model.encode(images).latent_dist.mode()
         shape = (batch, self._model.config.latent_channels, side // 8, side // 8)
         latents = torch.randn(shape, device=self._device).to(self._dtype)
-        return lambda: self._model.decode(latents).sample  # this decoder has no steps
+        return lambda: self._model.decode(latents).sample  # this decoder ignores `steps`
 
 
 def draw_images(batch: int, side: int, device: torch.device) -> Tensor:
@@ -99,7 +100,7 @@ def draw_images(batch: int, side: int, device: torch.device) -> Tensor:
 
 
 def draw_network(config: DinacAEConfig, device: torch.device, dtype: torch.dtype) -> DinacAE:
-    """Returns a model without a class head; its weights are random, and none is all zero."""
+    """Returns a model with random weights and no class head. No weight tensor is all zero."""
     torch.manual_seed(0)
     model = DinacAE(config, parts=("encoder", "decoder"))
     for parameter in model.parameters():

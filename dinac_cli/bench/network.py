@@ -18,7 +18,7 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 TASKS = (("encode", 0), ("decode", 1), ("decode", 4))
-"""The tasks to measure, each with its number of steps."""
+"""The tasks to measure, each with its number of decoder steps."""
 
 FLOAT32_TOLERANCE = 2e-5
 BFLOAT16_FACTOR = 1.2
@@ -26,11 +26,13 @@ BFLOAT16_FACTOR = 1.2
 
 @dataclass(frozen=True)
 class NetworkFigures:
-    """One contender's time for one task, size and batch.
+    """The time of one contender for one task, image size and batch size.
 
-    `steps` is the NFE (0 for encode), `resolution` the side in pixels. `peak_memory_mib` is the
-    weights plus the growth during a call. `matmul_share` is the share of the device's measured
-    matmul rate. `speedup` is the plain model's time over this contender's.
+    `steps` is the NFE, the number of decoder evaluations (0 for encode). `resolution` is the side
+    of an image in pixels. `peak_memory_mib` is the size of the weights plus the growth of memory
+    during a call. `matmul_share` is the FLOP/s of the model, divided by the measured FLOP/s of
+    matrix products. `speedup` is the time of the plain model, divided by the time of this
+    contender.
     """
 
     task: str
@@ -48,10 +50,10 @@ class NetworkFigures:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The error of a fast model, and `bound`, the largest error allowed.
+    """The error of a fast model, and the largest error allowed, `bound`.
 
-    `error` is the relative L2 distance to the plain model in float32. `bound` is 2e-5 for float32;
-    for bfloat16 it is 1.2 times the plain model's own error.
+    `error` is the relative L2 distance to the result of the plain float32 model. `bound` is 2e-5
+    for float32. For bfloat16, `bound` is 1.2 times the error of the plain bfloat16 model.
     """
 
     task: str
@@ -74,7 +76,7 @@ def measure_networks(
     matmul_rate: float,
     seconds: float,
 ) -> Iterator[NetworkFigures]:
-    """Times the contenders in all tasks and sizes; each comparison takes about `seconds`."""
+    """Times the contenders for all tasks and sizes. Each comparison takes about `seconds`."""
     for (task, steps), resolution in itertools.product(TASKS, resolutions):
         ideal_seconds = count_flops(plain.config, task, steps, resolution) / matmul_rate
         tokens = (resolution // plain.config.patch_size) ** 2
@@ -99,7 +101,7 @@ def measure_networks(
                     matmul_share=None if name == FLUX2 else batch * ideal_seconds / taken[name],
                     speedup=taken[PLAIN] / taken[name],
                 )
-            del work  # frees its memory before the next batch takes more
+            del work  # frees the memory before the next batch needs it
 
 
 def count_flops(config: DinacAEConfig, task: str, steps: int, resolution: int) -> int:
@@ -146,10 +148,10 @@ def check_accuracy(
 
 @dataclass(frozen=True)
 class Comparison:
-    """One of our models against the model `other`, in one task, size and batch.
+    """Compares one of our models with the model `other`, for one task, image size and batch size.
 
-    `speedup` is the other's time over ours; `memory_reduction` is 1 minus our peak memory over the
-    other's.
+    `speedup` is the time of `other` divided by our time. `memory_reduction` is 1 - m, if m is our
+    peak memory divided by the peak memory of `other`.
     """
 
     task: str
@@ -162,7 +164,7 @@ class Comparison:
 
 
 def compare_with(other: str, figures: Sequence[NetworkFigures]) -> list[Comparison]:
-    """Compares each of our models with the contender `other`, in the tasks that `other` can do."""
+    """Compares each of our models with the contender `other`, for the tasks of `other`."""
     others = {(f.task, f.steps, f.resolution, f.batch): f for f in figures if f.network == other}
     found = []
     for ours in figures:

@@ -25,8 +25,9 @@ REPEATS = 3
 class CommandFigures:
     """One run of a command over `files` files.
 
-    `seconds` is the time from start to exit, `first_file_seconds` the time from start to the first
-    finished file, `peak_memory_mib` the peak of the resident memory (None if unknown).
+    `seconds` is the time from start to exit. `first_file_seconds` is the time from start to the
+    first finished file. `peak_memory_mib` is the peak of the resident memory, or None if it is
+    unknown.
     """
 
     command: str
@@ -38,7 +39,7 @@ class CommandFigures:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command's time as a line, t = a + b·N: `startup_seconds` is a, `ms_per_file` is b."""
+    """The time of a command for N files, a + b·N: `startup_seconds` is a, `ms_per_file` is b."""
 
     command: str
     startup_seconds: float
@@ -48,10 +49,10 @@ class CommandLine:
 def measure_commands(
     images: Sequence[Path], counts: Sequence[int], options: Sequence[str]
 ) -> Iterator[CommandFigures]:
-    """Encodes and decodes each number of files in turn, `REPEATS` times.
+    """Times encode and decode over each number of files in turn, `REPEATS` times.
 
-    If there are fewer images, repeats them under other names. Both commands get `options`. Raises
-    DinacError if a command fails.
+    If there are too few images, repeats images under other names. Passes `options` to both
+    commands. Raises DinacError if a command fails.
     """
     with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
         folder = Path(name)
@@ -66,7 +67,7 @@ def measure_commands(
 
 
 def choose_fastest(figures: Sequence[CommandFigures]) -> list[CommandFigures]:
-    """Returns the fastest run of each command and number of files."""
+    """Returns the fastest run for each pair of command and number of files."""
     fastest: dict[tuple[int, str], CommandFigures] = {}
     for run in figures:
         key = (run.files, run.command)
@@ -75,7 +76,7 @@ def choose_fastest(figures: Sequence[CommandFigures]) -> list[CommandFigures]:
 
 
 def fit_line(command: str, figures: Sequence[CommandFigures]) -> CommandLine:
-    """Fits a line by least squares to the fastest runs; needs two numbers of files."""
+    """Fits a line to the fastest runs by least squares. Needs two or more numbers of files."""
     runs = [run for run in choose_fastest(figures) if run.command == command]
     line = statistics.linear_regression([run.files for run in runs], [run.seconds for run in runs])
     return CommandLine(command, line.intercept, 1000 * line.slope)
@@ -88,7 +89,7 @@ def _gather(images: Sequence[Path], count: int, folder: Path) -> None:
         target = folder / f"{number:06d}{image.suffix}"
         try:
             os.link(image, target)
-        except OSError:  # another file system, or no support for links
+        except OSError:  # on another file system, or links are not supported
             shutil.copyfile(image, target)
 
 
@@ -116,9 +117,9 @@ def _run(
 
 
 def _read_peak(pid: int) -> float | None:
-    """Returns the peak so far of a process's resident memory in MiB; None except on Linux.
+    """Returns a process's peak resident memory so far in MiB, or None if this is not Linux.
 
-    The peak of `_wait` would include the memory of this process at the fork.
+    The peak that `_wait` returns also includes the memory of this process at the fork.
     """
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
@@ -128,7 +129,7 @@ def _read_peak(pid: int) -> float | None:
 
 
 def _wait(process: subprocess.Popen[str]) -> float | None:
-    """Waits for the process; returns the peak of its resident memory in MiB, None if unknown."""
+    """Waits for the process. Returns its peak resident memory in MiB, or None if unknown."""
     if not hasattr(os, "wait4"):
         process.wait()
         return None

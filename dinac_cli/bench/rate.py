@@ -1,4 +1,4 @@
-"""Compares the size of records with the order-0 entropy of the bytes that they store."""
+"""Compares the size of records with the order-0 entropy of the bytes that the records store."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dinac_cli.container.zstd import decompress_content, take_head
 
 @dataclass
 class Rate:
-    """The sizes of all records of one precision together.
+    """The total size of all records of one precision.
 
-    `payload_bytes` counts the compressed blocks after those of the header, without the checksum.
-    `histograms` count the byte values of each plane, companions included; float32 numbers make four
-    planes.
+    `payload_bytes` is the size of the compressed blocks after the blocks of the header, without the
+    checksum. `histograms` has one histogram of byte values per plane of the latents and their
+    companions. A float32 tensor has four planes.
     """
 
     records: int = 0
@@ -37,27 +37,27 @@ class Rate:
 
     @property
     def bits_per_pixel(self) -> float:
-        """Bits of whole records per pixel of the images."""
+        """The bits of the whole records per pixel of the images."""
         return 8 * self.record_bytes / self.pixels
 
     @property
     def payload_bits(self) -> float:
-        """Payload bits per latent value."""
+        """The bits of the payload per latent value."""
         return 8 * self.payload_bytes / self.values
 
     @property
     def entropy_bits(self) -> float:
-        """Order-0 entropy of the stored bytes, in bits per latent value, summed over planes."""
+        """The order-0 entropy of the stored bytes of all planes, in bits per latent value."""
         return sum(map(_count_bits, self.histograms.values())) / self.values
 
     @property
     def overhead_bytes(self) -> float:
-        """Mean bytes per record that are not payload."""
+        """The mean number of bytes per record that are not payload."""
         return (self.record_bytes - self.payload_bytes) / self.records
 
 
 def measure_rates(records: Iterable[bytes]) -> dict[str, Rate]:
-    """Measures records, grouped by precision. Raises FormatError."""
+    """Measures records, and returns one rate per precision. Raises FormatError."""
     rates: dict[str, Rate] = {}
     for data in records:
         record = unpack_record(data, with_twin=True)
@@ -72,7 +72,7 @@ def measure_rates(records: Iterable[bytes]) -> dict[str, Rate]:
 
 
 def _count_bytes(data: bytes, rate: Rate) -> None:
-    """Adds a record's payload, and the bytes of its planes, to `rate`."""
+    """Adds the payload size and the byte histograms of a record to `rate`."""
     file = io.BytesIO(data)
     source = FileSource(file)
     take_preamble(source)
@@ -97,7 +97,7 @@ def _count_bits(histogram: npt.NDArray[np.int64]) -> float:
 
 
 def format_rates(rates: dict[str, Rate]) -> list[str]:
-    """Returns a table: payload and entropy in bits per value, overhead in bytes per record."""
+    """Returns a table. Payload and entropy are in bits per value, overhead in bytes per record."""
     rows: list[tuple[str, ...]] = [
         ("precision", "records", "bits/pixel", "payload", "entropy", "ratio", "overhead")
     ]

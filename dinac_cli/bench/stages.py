@@ -1,4 +1,4 @@
-"""Times the stages of a run, each alone and all together, after loading the model."""
+"""Times each stage of a run alone, and then the whole run. The model is already loaded."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class StageFigures:
-    """Times in seconds over the same files, each the fastest of `ROUNDS` measurements.
+    """Times in seconds over the same files. Each is the shortest of `ROUNDS` measurements.
 
-    `read`, `model` and `write` are the stages alone, with as many threads as in a run; the model
-    computes one micro-batch at a time. `overlapped` is the model alone, with as many micro-batches
-    in flight as in a run; `whole` is the run.
+    `read`, `model` and `write` are the times of single stages, with as many threads as in a run.
+    The model computes one micro-batch at a time. `overlapped` is the time of the model alone, with
+    as many micro-batches in flight as in a run. `whole` is the time of the whole run.
     """
 
     command: str
@@ -53,14 +53,14 @@ class StageFigures:
 
     @property
     def ratio(self) -> float:
-        """The time of the whole run over that of the slowest stage."""
+        """The time of the whole run, divided by the time of the slowest stage."""
         return self.whole_seconds / max(self.read_seconds, self.model_seconds, self.write_seconds)
 
     @property
     def overlapped_ratio(self) -> float:
-        """The time of the whole run over that of the overlapped model.
+        """The time of the whole run, divided by the time of the overlapped model.
 
-        It is 1 if reading and writing take no extra time.
+        The ratio is 1 if reading and writing take no extra time.
         """
         return self.whole_seconds / self.overlapped_seconds
 
@@ -68,7 +68,7 @@ class StageFigures:
 def measure_encode(
     images: Sequence[Path], model: ModelHandle, workers: int, folder: Path
 ) -> StageFigures:
-    """Times encoding images into `folder`, in stages and as a whole. Raises DinacError."""
+    """Times each stage of encoding images into `folder`, and the whole run. Raises DinacError."""
 
     def make_job(name: str) -> EncodeJob:
         return EncodeJob(_make_output(folder / name, is_latent_file), model, EncodeOptions())
@@ -80,7 +80,7 @@ def measure_encode(
 def measure_decode(
     latents: Sequence[Path], model: ModelHandle, workers: int, folder: Path
 ) -> StageFigures:
-    """Times decoding records to PNG in `folder`, in stages and as a whole. Raises DinacError."""
+    """Times each stage of decoding records to PNG, and the whole run. Raises DinacError."""
     options = DecodeOptions(settings=DinacAEInferenceConfig(seed=0), format=OUTPUT_FORMATS["png"])
 
     def make_job(name: str) -> DecodeJob:
@@ -98,7 +98,7 @@ def _measure(
     workers: int,
     folder: Path,
 ) -> StageFigures:
-    """Times the command `ROUNDS` times; leaves the outputs of the last run in `folder/whole`."""
+    """Times the command `ROUNDS` times. Keeps the outputs of the last run in `folder/whole`."""
     _run(make_job("warm"), entries[:2], workers)
     rounds = []
     for _ in range(ROUNDS):
@@ -111,7 +111,7 @@ def _measure(
 def _time_round(
     make_job: Callable[[str], Job[E, W, R]], entries: Sequence[E], workers: int
 ) -> tuple[float, ...]:
-    """Returns the seconds of one round, in the order of `StageFigures`."""
+    """Returns the times of one round in seconds, in the order of the fields of `StageFigures`."""
     job = make_job("parts")
     with ThreadPoolExecutor(workers) as pool:
         read, works = _time(lambda: list(pool.map(partial(_read, job), entries)))

@@ -22,10 +22,11 @@ _STATUS = Path("/proc/self/status")
 def time_in_turns(
     contenders: Mapping[str, Work], device: torch.device, seconds: float
 ) -> dict[str, float]:
-    """Returns the median time in seconds of a call of each contender.
+    """Returns the median time of a call in seconds, for each contender.
 
-    After two warm-up calls each, the contenders take turns for about `seconds` in total, but at
-    least `FEWEST_ROUNDS` times. A call's time includes waiting for the device.
+    Calls each contender twice to warm up. Then the contenders take turns for about `seconds` in
+    total, but for at least `FEWEST_ROUNDS` rounds. The time of a call includes waiting for the
+    device.
     """
     for work in contenders.values():
         for _ in range(2):
@@ -41,9 +42,10 @@ def time_in_turns(
 
 
 def measure_growth(work: Work, device: torch.device) -> int | None:
-    """Returns the largest growth of memory during a call, in bytes; None if unknown.
+    """Returns the largest growth of memory during a call in bytes, or None if unknown.
 
-    Measures torch's allocations on CUDA, otherwise the resident memory of the process.
+    Measures the memory that torch allocates on CUDA. On other devices, measures the resident memory
+    of the process.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -51,7 +53,7 @@ def measure_growth(work: Work, device: torch.device) -> int | None:
         _time(work, device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # Otherwise memory that the allocator keeps from earlier calls would hide the growth.
+        # Frees memory that the allocator keeps from earlier calls and that would hide the growth.
         ctypes.CDLL(None).malloc_trim(0)
         _CLEAR.write_text("5")  # resets the peak to the memory in use
         before = _read_kib("VmRSS")
@@ -62,7 +64,7 @@ def measure_growth(work: Work, device: torch.device) -> int | None:
 
 
 def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
-    """Returns the FLOP/s of a large matrix product in `dtype`, the most that a model can reach."""
+    """Returns the FLOP/s of a large matrix product in `dtype`. No model can be faster than this."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = time_in_turns({"matmul": lambda: a @ b}, device, 1.0)["matmul"]

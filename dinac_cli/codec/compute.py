@@ -1,4 +1,4 @@
-"""The device and the arithmetic that computed a record. Does not import torch."""
+"""The device and the arithmetic that computed a record. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COMPILED = "compiled"
 
 
 def check_device(name: str) -> str:
-    """Returns `name`. Raises UsageError if it is no device name; torch checks that it exists."""
+    """Returns `name`. Raises UsageError if its form is wrong. Torch checks if the device exists."""
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
         raise UsageError(f"--device {name}: choose one of auto, cpu, cuda, cuda:N, mps")
     return name
@@ -27,7 +27,7 @@ def check_dtype(name: str) -> None:
 
 @dataclass(frozen=True)
 class Compute:
-    """A record's `compute` field: `cpu/f32`, `cuda/bf16`, `cpu/bf16/compiled`."""
+    """The `compute` field of a record, such as `cpu/f32`, `cuda/bf16`, `cpu/bf16/compiled`."""
 
     device: str
     dtype: str
@@ -35,7 +35,7 @@ class Compute:
 
     @classmethod
     def parse(cls, text: str) -> Compute | None:
-        """Parses the field; ignores unknown parts after the dtype.
+        """Parses the field. Ignores unknown parts after the dtype.
 
         Returns None if the dtype is unknown: another program may have written the record.
         """

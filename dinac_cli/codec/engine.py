@@ -1,4 +1,4 @@
-"""Encodes pixels to whitened latents and back on one device, in micro-batches of a fixed shape."""
+"""Converts pixels to whitened latents and back on one device, in micro-batches of a fixed shape."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ Features = npt.NDArray[np.float32]
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 R = TypeVar("R")
 
-# The tokens (latent positions) of a micro-batch on a GPU: enough to keep it busy. The number is
-# fixed, because the shape of a batch changes the bytes of its results.
+# The number of tokens (latent positions) in a micro-batch on a GPU, enough to keep the GPU busy.
+# The number is fixed, because the shape of a batch changes the bytes of its results.
 _GPU_BATCH_TOKENS = 8192
-# One micro-batch is uploaded, one computed and one downloaded at a time.
+# Three micro-batches at a time: one is uploaded, one is computed and one is downloaded.
 _TOKENS_IN_FLIGHT = 3 * _GPU_BATCH_TOKENS
-# Two photographs of 1024², or more smaller ones; a larger one keeps all processors busy.
+# Enough for two photographs of 1024² pixels, or for more photographs that are smaller. One larger
+# photograph keeps all processors busy.
 _CPU_TOKENS_IN_FLIGHT = 8192
 _CPU_LANES = 2
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -43,15 +44,16 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 class Engine:
     """A loaded model that computes micro-batches of a fixed shape.
 
-    Every call computes `batch_size(height, width)` images; a batch with fewer is filled up with
-    copies of the last. So the result for an image depends only on the image, the model, the device,
-    the dtype and the thread count. The `submit` methods return before the result is ready; they
+    Every call computes `batch_size(height, width)` images. A smaller batch is filled up with copies
+    of its last image. So the result for an image depends only on the image, the model, the device,
+    the dtype and the thread count. The `submit` methods return before the result is ready. They
     raise ImageError if the device runs out of memory.
 
-    A CPU computes two calls side by side, each with all threads. The threads of a call wait for
-    each other at the end of every layer; the other call uses that time. On two cores, nano encodes
-    photographs in 17 % less time and decodes them in 26 % less, D2 in 11 % and 13 % less (model
-    alone against model overlapped, `dinac bench --only commands`).
+    A CPU computes two calls at the same time, each with all threads. The threads of a call wait for
+    each other at the end of every layer. Meanwhile the other call computes. On two cores, this
+    saves nano 17 % of the time to encode photographs and 26 % of the time to decode them. It saves
+    D2 11 % and 13 %. `dinac bench --only commands` measures this: the model alone against the model
+    overlapped.
     """
 
     def __init__(self, model: DinacAE) -> None:
@@ -65,7 +67,7 @@ class Engine:
         if self.device.type == "cuda":
             record = partial(record_cuda_graph, list_constants=model.list_constants)
             self._graphs = GraphCache(record)
-        # A compiled model runs one call at a time: the compiler's settings are global.
+        # A compiled model runs one call at a time, because the compiler's settings are global.
         has_lanes = self.device.type == "cpu" and not model.is_compiled
         self._lanes = ThreadPoolExecutor(_CPU_LANES, "model") if has_lanes else None
         self._in_flight = InFlight(_CPU_TOKENS_IN_FLIGHT if self._lanes else _TOKENS_IN_FLIGHT)
@@ -75,23 +77,24 @@ class Engine:
         return choose_batch_size(self.device, self._count_positions(height, width))
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ImageError if the batch of an image of this size does not fit into memory."""
+        """Raises ImageError if a batch of images of this size does not fit into memory."""
         needed = self._count_tokens(height, width) * measure_token_bytes(self._model.config)
         available = free_bytes(self.device)
         if available is not None and needed > available and self._in_flight.wait():
-            available = free_bytes(self.device)  # now without the calls in flight
+            available = free_bytes(self.device)  # no call is in flight now
         if available is not None and needed > available:
             raise ImageError(
                 f"{width}x{height} needs about {needed / 2**30:.1f} GiB of memory on "
-                f"{self.device.type} and {available / 2**30:.1f} GiB are free; scale it down"
+                f"{self.device.type}, but {available / 2**30:.1f} GiB are free; "
+                "scale the image down"
             )
 
     def submit_images(
         self, images: Sequence[Pixels], *, logsnr: bool = False, class_token: bool = False
     ) -> Pending[list[Encoded]]:
-        """Encodes uint8 images [H, W, 3] of one padded size to latents and the requested extras.
+        """Encodes uint8 images [H, W, 3] to latents and the requested extras.
 
-        The extras never change a byte of the latents.
+        All images have the same padded size. The extras never change a byte of the latents.
         """
         height, width, _ = images[0].shape
         names = ["latents"] + ["logsnr"] * logsnr + ["class_token"] * class_token
@@ -114,23 +117,27 @@ class Engine:
         sizes: Sequence[tuple[int, int]],
         settings: DinacAEInferenceConfig,
     ) -> Pending[list[Pixels]]:
-        """Decodes latents of one grid to uint8 images [H, W, 3], cropped to (height, width)."""
+        """Decodes latents to uint8 images [H, W, 3], cropped to (height, width).
+
+        All latents have the same shape. `sizes` has one (height, width) per image.
+        """
 
         def crop(arrays: list[Array]) -> list[Pixels]:
             [images] = arrays
             return [crop_pixels(image, *size) for image, size in zip(images, sizes, strict=False)]
 
         decode = partial(self._decode_batch, settings=settings)
-        # Without a seed, each call has fresh noise; a recording would repeat its own.
+        # Without a seed, each call draws new noise, but a recording would repeat its noise.
         key = None if settings.seed is None else settings
         return self._submit(self._measure(latents), lambda: latents, decode, crop, key=key)
 
     def submit_features(
         self, latents: Sequence[Latents], *, spatial: bool
     ) -> Pending[list[Features]]:
-        """Predicts the DINO class token, float32 [1, D], from latents of one grid.
+        """Predicts the DINO class token, float32 [1, D], of each of the latents of one shape.
 
-        If `spatial`, predicts [1 + h·w, D]: the class token, then the patch tokens, row-major.
+        If `spatial` is true, predicts an array [1 + h·w, D]: the class token, then the patch
+        tokens, row by row.
         """
 
         def predict(batch: Tensor) -> tuple[Tensor]:
@@ -144,7 +151,7 @@ class Engine:
         return self._submit(self._measure(latents), lambda: latents, predict, unpack)
 
     def encode(self, images: Sequence[Pixels]) -> list[Latents]:
-        """Waits for `submit_images` and returns the latents, float32 [C, h, w]."""
+        """Encodes images, waits, and returns the latents, float32 [C, h, w]."""
         return [encoded.latents for encoded in self.submit_images(images).result()]
 
     def decode(
@@ -153,7 +160,7 @@ class Engine:
         sizes: Sequence[tuple[int, int]],
         settings: DinacAEInferenceConfig,
     ) -> list[Pixels]:
-        """Waits for `submit_latents` and returns the images."""
+        """Decodes latents, waits, and returns the images."""
         return self.submit_latents(latents, sizes, settings).result()
 
     def _encode_batch(
@@ -185,11 +192,12 @@ class Engine:
         unpack: Callable[[list[Array]], R],
         key: Hashable = None,
     ) -> Pending[R]:
-        """Submits one call: `step` computes the arrays of `load`, which belong to images of `size`.
+        """Submits one call: `step` computes a batch of the arrays that `load` returns.
 
-        With a `key`, a GPU may replay a recording; see `GraphCache`. After an out-of-memory, frees
-        all memory it can and retries once; from then on fewer calls are in flight. The retry keeps
-        the batch shape, because another shape would change the bytes of the result.
+        `size` is the height and width of the images. If `key` is not None, a GPU may replay a
+        recorded CUDA graph (see `GraphCache`). If the device runs out of memory, frees as much
+        memory as possible and retries once. From then on, fewer calls are in flight. The retry
+        keeps the batch shape, because another shape would change the bytes of the result.
         """
         tokens = self._count_tokens(*size)
         self._in_flight.make_room(tokens)
@@ -215,14 +223,14 @@ class Engine:
         return pending
 
     def _attempt(self, send: Callable[[], list[Download]]) -> Sent:
-        """Runs `send`; returns None if it runs out of memory, after freeing the call's memory."""
+        """Runs `send`. If memory runs out, frees the memory of this call and returns None."""
         try:
             return self._try(send)
         except MemoryError:
             return None
 
     def _recover(self, send: Callable[[], list[Download]]) -> list[Download]:
-        """Allows fewer calls in flight, frees memory and retries once. Raises ImageError."""
+        """Allows fewer calls in flight, frees memory and runs `send` again. Raises ImageError."""
         self._in_flight.lower_limit(one_by_one=self._lanes is not None)
         self._in_flight.wait()
         if self._graphs is not None:
@@ -233,14 +241,14 @@ class Engine:
         except MemoryError as exc:
             _free_memory(self.device)
             raise ImageError(
-                f"out of memory on {self.device}; free some, scale the image down "
+                f"out of memory on {self.device}; free some memory, scale the image down "
                 "or choose another --device"
             ) from exc
 
     def _try(self, work: Callable[[], R]) -> R:
-        """Runs `work`. Raises MemoryError if it runs out of memory, DeviceError if it fails."""
+        """Runs `work`. Raises MemoryError if memory runs out, DeviceError for other failures."""
         try:
-            # Triton launches kernels on the current device, wherever the tensors are.
+            # Triton launches kernels on the current device, even if the tensors are on another one.
             is_cuda = self.device.type == "cuda"
             current = torch.cuda.device(self.device) if is_cuda else nullcontext()
             with torch.inference_mode(), current:
@@ -253,7 +261,7 @@ class Engine:
             raise DeviceError(f"{self.device} failed: {detail}{remedy}") from exc
 
     def _measure(self, latents: Sequence[Latents]) -> tuple[int, int]:
-        """Returns the height and width in pixels of the padded images of latents."""
+        """Returns the padded height and width, in pixels, of the images that latents decode to."""
         _, rows, columns = latents[0].shape
         return rows * self.patch, columns * self.patch
 
@@ -261,12 +269,12 @@ class Engine:
         return -(-height // self.patch) * -(-width // self.patch)
 
     def _count_tokens(self, height: int, width: int) -> int:
-        """Returns the tokens of the micro-batch that an image of this size is computed in."""
+        """Returns the number of tokens in a micro-batch of images of this size."""
         return self.batch_size(height, width) * self._count_positions(height, width)
 
 
 def choose_batch_size(device: torch.device, tokens: int) -> int:
-    """Returns the number of images of `tokens` latent positions per call.
+    """Returns the number of images per call, for images of `tokens` latent positions.
 
     On the CPU it is 1: larger batches are no faster there.
     """

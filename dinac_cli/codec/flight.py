@@ -1,4 +1,4 @@
-"""Micro-batches in flight: submitted to a device, but their results have not arrived yet."""
+"""Micro-batches in flight: they are submitted to a device, but their results are not back yet."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Download:
 
     @property
     def has_arrived(self) -> bool:
-        """Whether `fetch` returns at once."""
+        """Whether `fetch` would return at once."""
         return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
 
     def fetch(self) -> Array:
-        """Waits for the copy and returns it. Raises RuntimeError if the device failed."""
+        """Waits for the copy and returns the array. Raises RuntimeError if the device failed."""
         if self._arrival is not None:
             self._arrival.synchronize()
         return self._host.numpy()
 
 
 Sent = Sequence[Download] | None
-"""The downloads of a micro-batch; None if the device ran out of memory."""
+"""The downloads of a micro-batch, or None if the device ran out of memory."""
 
 
 class Pending(Generic[R]):
@@ -55,13 +55,13 @@ class Pending(Generic[R]):
 
     @property
     def is_done(self) -> bool:
-        """Whether the device is done; `result` then returns at once, unless it has to retry."""
+        """Whether the device is done. If so, `result` returns at once, unless it must retry."""
         if self._finish is None:
             return True
         return self._sent.done() and all(part.has_arrived for part in self._list_downloads())
 
     def wait(self) -> None:
-        """Waits until the device is done. Raises nothing; `result` raises the device's errors."""
+        """Waits until the device is done. Errors of the device are raised by `result`, not here."""
         wait([self._sent])
         with contextlib.suppress(RuntimeError):
             for part in self._list_downloads():
@@ -85,33 +85,33 @@ def settle(sent: Sent) -> Future[Sent]:
 
 
 class InFlight:
-    """Limits the micro-batches in flight to `limit` tokens, or to one larger micro-batch."""
+    """Limits the micro-batches in flight to `limit` tokens in total. A larger one runs alone."""
 
     def __init__(self, limit: int) -> None:
         self._pendings: deque[Pending[Any]] = deque()
         self._limit = limit
 
     def make_room(self, tokens: int) -> None:
-        """Waits for the oldest micro-batches until a new one of `tokens` tokens may be added."""
+        """Waits for the oldest micro-batches until a new one with `tokens` tokens may be added."""
         while self._pendings and (
             self._pendings[0].is_done or self._count_tokens() + tokens > self._limit
         ):
             self._pendings.popleft().wait()
 
     def add(self, pending: Pending[Any]) -> None:
-        """Counts a new micro-batch until it is done."""
+        """Counts a new micro-batch as in flight until it is done."""
         if not pending.is_done:
             self._pendings.append(pending)
 
     def wait(self) -> bool:
-        """Waits for all micro-batches; returns False if none was in flight."""
+        """Waits for all micro-batches. Returns False if none was in flight."""
         waited = bool(self._pendings)
         while self._pendings:
             self._pendings.popleft().wait()
         return waited
 
     def lower_limit(self, *, one_by_one: bool) -> None:
-        """Lowers the limit to the tokens now in flight, or to one micro-batch at a time."""
+        """Lowers the limit to the tokens now in flight, or to one micro-batch if `one_by_one`."""
         self._limit = min(self._limit, 0 if one_by_one else self._count_tokens())
 
     def _count_tokens(self) -> int:
@@ -121,8 +121,8 @@ class InFlight:
 class Transfer:
     """Copies micro-batches between the host and one device.
 
-    On CUDA each direction has its own stream, so one micro-batch is uploaded and another downloaded
-    while a third is computed. On other devices copying blocks.
+    On CUDA, each direction has its own stream. So one micro-batch can be uploaded and another one
+    downloaded while a third one is computed. On other devices, a copy blocks the caller.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -132,7 +132,7 @@ class Transfer:
             self._up, self._down = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def upload(self, arrays: Sequence[Array], count: int) -> Tensor:
-        """Stacks arrays into a tensor of `count` on the device; repeats the last if needed."""
+        """Stacks `count` arrays into a tensor on the device. Repeats the last array if needed."""
         dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
         shape = (count, *arrays[0].shape)
         host = torch.empty(shape, dtype=dtype, pin_memory=self._up is not None)
@@ -143,7 +143,7 @@ class Transfer:
         with torch.cuda.stream(self._up):
             on_device = host.to(self._device, non_blocking=True)
         computing.wait_stream(self._up)
-        on_device.record_stream(computing)  # keeps the memory until that stream is done
+        on_device.record_stream(computing)  # keeps the memory until `computing` is done
         return on_device
 
     def download(self, x: Tensor) -> Download:

@@ -1,4 +1,4 @@
-"""The model of a run: identified at once, but loaded only when an image needs it."""
+"""The model of a run. It is identified at once, but loaded only when an image needs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceChoice:
-    """The options `--device`, `--dtype` and `--compile`; checked when a model is loaded."""
+    """The options `--device`, `--dtype` and `--compile`. Loading a model checks them."""
 
     device: str = "auto"
     dtype: str = "auto"
@@ -32,7 +32,7 @@ class ModelHandle:
     """One model and the part ("encoder", "decoder" or "class_head") that a run needs.
 
     `more_parts` are further parts to load. The first use of `engine` imports torch and loads the
-    weights; a run that finds every output up to date does neither.
+    weights. A run whose outputs are all up to date does not use `engine`.
     """
 
     resolved: ResolvedModel
@@ -52,22 +52,22 @@ class ModelHandle:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """The hashes of the latent space and the weights. Raises ModelError."""
+        """The hashes of the latent space and of the weights. Raises ModelError."""
         return self.resolved.identify()
 
     @cached_property
     def sensitivity(self) -> npt.NDArray[np.float32] | None:
-        """The sensitivities of the latent channels, float32 [C]; None if the model has none."""
+        """The sensitivity of each latent channel, float32 [C], or None if the model has none."""
         return read_sensitivity(self.resolved.read_settings(), self.config.bottleneck_dim)
 
     def check(self, precision: str | None = None) -> None:
-        """Reads all but the weights, so that a damaged model stops a run early. ModelError."""
+        """Reads the model without its weights, to find damage early. Raises ModelError."""
         _ = self.config, self.identity
         if precision is not None:
             self.choose_steps(precision)
 
     def choose_steps(self, precision: str) -> npt.NDArray[np.float32] | None:
-        """Returns the quantiser steps of a precision, float32 [C]; None for bf16 and f32."""
+        """Returns the quantiser steps of a precision, float32 [C], or None for bf16 and f32."""
         return choose_steps(precision, self.config.bottleneck_dim, self.sensitivity)
 
     @cached_property

@@ -21,15 +21,15 @@ _KEPT_PRIMITIVES = 32
 
 
 def configure_threads() -> None:
-    """Sets the number of threads, makes them sleep while they wait, and gives them two heaps.
+    """Sets the number of threads, lets waiting threads sleep, and limits the heaps to two.
 
-    Torch counts all cores of the machine, even if a control group allows fewer. By default its
-    threads spin while they wait, and so slow the threads that read and write: with one other busy
-    process on two cores, decoding took 688 ms an image instead of 25.
+    Torch counts all cores of the machine, even if a control group allows fewer. By default, waiting
+    threads spin and slow the threads that read and write. With one other busy process on two cores,
+    decoding took 688 ms per image instead of 25 ms.
 
-    With one heap per thread, other threads cannot use the memory that a thread frees, and a long
-    run takes more and more. From 200 to 1,400 files, the memory of two runs grew by 5 and 8 %; with
-    two heaps for all threads it grew by 3 and 4 %.
+    If each thread has its own heap, other threads cannot use the memory that the thread frees. So a
+    long run takes more and more memory. From 200 to 1,400 files, the memory of two runs grew by 5 %
+    and 8 %. With two heaps for all threads, it grew by 3 % and 4 %.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -37,17 +37,18 @@ def configure_threads() -> None:
 
 
 def bound_memory() -> None:
-    """Keeps a run's memory from growing with each new image size; `encode` uses this.
+    """Stops the memory of a run from growing with each new image size. `encode` uses this.
 
-    oneDNN caches the primitives that it compiles: a dozen per image size, about 140 KB each, up to
-    1,024 by default. Here the limit is 32. Large buffers return to the system at once, so they
-    leave no holes in the heap.
+    oneDNN compiles about a dozen primitives per image size, each of about 140 KB. By default it
+    caches up to 1,024 primitives. Here the limit is 32. Large buffers return to the system as soon
+    as they are freed, so they leave no holes in the heap.
 
-    With both settings, the peak of `encode` over 200 photographs of 73 sizes fell from 545 MiB to
-    400 (one micro-batch at a time). Over 2,000 photographs the peak is 3 % higher than over 200;
-    without the settings it was 6 % higher. The price is recompilation: D2 encodes 1024² images 5 %
-    more slowly, and nano 294 photographs 4 % more slowly. `decode` does not use these settings,
-    because a step of D2's decoder took 24 % longer at 1024².
+    With both settings, the peak memory of `encode` fell from 545 MiB to 400 MiB. This run encoded
+    200 photographs of 73 sizes, one micro-batch at a time. With the settings, the peak over 2,000
+    photographs is 3 % higher than over 200. Without them, it was 6 % higher. The price is
+    recompilation. D2 encodes images of 1024² pixels 5 % more slowly. nano encodes 294 photographs 4
+    % more slowly. `decode` does not use these settings, because a step of D2's decoder took 24 %
+    longer at 1024².
     """
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(_KEPT_PRIMITIVES))
@@ -67,7 +68,7 @@ def count_processors() -> int:
     """Counts the processors that the affinity and the control group of this process allow."""
     is_linux = sys.platform == "linux"
     count = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
-    # Raises OSError without a control group, ValueError if its quota is "max".
+    # Raises OSError if there is no control group, and ValueError if its quota is "max".
     with contextlib.suppress(OSError, ValueError):
         with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
             quota, period = map(int, file.read().split())

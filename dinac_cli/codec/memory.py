@@ -11,8 +11,8 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = Path("/sys/fs/cgroup")
 
-# For version 2 of control groups, then for version 1: the files that hold the limit and the usage,
-# and the prefix of those statistics that include child groups.
+# One row per version of control groups, version 2 first. A row has the file of the limit, the file
+# of the usage, and the prefix of the statistics that include child groups.
 _CGROUP_FILES = (
     ("memory.max", "memory.current", ""),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
@@ -22,16 +22,17 @@ _CGROUP_FILES = (
 def measure_token_bytes(config: DinacAEConfig) -> int:
     """Returns a generous estimate of the peak memory per latent position, in bytes.
 
-    Counts two activations of the widest layer, six of the trunk, and the pixels, all float32.
+    Counts two activations of the widest layer, six activations of the trunk, and the pixels four
+    times, all in float32.
     """
     floats = 2 * config.mlp_dim + 6 * config.model_dim + 4 * 3 * config.patch_size**2
     return 4 * floats
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Returns the free memory of `device` in bytes, None if unknown.
+    """Returns the free memory of `device` in bytes, or None if it is unknown.
 
-    For the CPU this is the kernel's estimate, limited by the control group.
+    For the CPU, this is the estimate of the kernel, or less if the control group allows less.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
@@ -60,8 +61,8 @@ def _cgroup_headroom() -> int | None:
         except OSError:
             continue
         if limit.isdigit():
-            # A run over many images fills its control group with page cache. The kernel counts it
-            # as used, but frees it when memory is needed.
+            # A run over many images fills its control group with page cache. The kernel counts this
+            # cache as used, but frees it when memory is needed.
             values = dict(line.split() for line in statistics.splitlines())
             names = (f"{prefix}active_file", f"{prefix}inactive_file")
             return max(0, int(limit) - usage + sum(int(values.get(name, 0)) for name in names))

@@ -1,4 +1,4 @@
-"""Builds records, and checks that a model can decode a record. Does not import torch."""
+"""Builds records, and checks that a model can decode them. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dinac_cli.errors import ModelError
 
 @dataclass(frozen=True)
 class Source:
-    """The image that was encoded; `description` says how its pixels were read."""
+    """The image that was encoded. `description` says how its pixels were read."""
 
     name: str
     size_bytes: int
@@ -36,10 +36,11 @@ def build_record(
     anonymous: bool = False,
     flipped: Encoded | None = None,
 ) -> bytes:
-    """Builds the record of one encoded image and, if given, its mirrored twin. Raises FormatError.
+    """Builds the record of an image, and of its mirrored twin if given. Raises FormatError.
 
-    An `anonymous` record omits the name, size and hash of the source. It names the model only if
-    the label is public, because a folder or repository may contain its owner's name.
+    An `anonymous` record omits the name, size and hash of the source. The record names the model
+    only if the model's label is public, because the name of a folder or repository may contain the
+    name of its owner.
     """
     channels, rows, columns = encoded.latents.shape
     steps = model.choose_steps(precision)
@@ -65,9 +66,9 @@ def build_record(
 
 
 def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:
-    """Raises ModelError if the latents are from another latent space than the model's.
+    """Raises ModelError if the record's latent space is not the latent space of the model.
 
-    `allow_other` accepts another latent space of the same shape.
+    If `allow_other` is true, accepts another latent space of the same shape.
     """
     config = model.config
     if (header.shape[0], header.patch) != (config.bottleneck_dim, config.patch_size):
@@ -84,7 +85,7 @@ def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) 
 
 
 def name_model(header: RecordHeader) -> str:
-    """Returns the name of a record's model: `nano (latent space 0123456789abcdef)`."""
+    """Returns the name of a record's model, such as `nano (latent space 0123456789abcdef)`."""
     return f"{header.model or 'unknown'} (latent space {header.latent_space})"
 
 

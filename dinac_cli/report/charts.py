@@ -1,4 +1,4 @@
-"""SVG charts: the distribution of PSNR, and PSNR against bits a pixel."""
+"""SVG charts of the distribution of PSNR, and of PSNR against bits per pixel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import numpy as np
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 32, 34
 _BINS = 20
-_LOG_FROM = 8  # the ratio of largest to smallest value from which an axis is logarithmic
+_LOG_FROM = 8  # an axis is logarithmic if largest / smallest value is above this
 COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values from `low` to `high` to pixels from `start` to `stop`.
+    """Maps the values between `low` and `high` to the pixels between `start` and `stop`.
 
-    Ticks divide it into `parts`. If `is_log`, the scale is logarithmic and `low` must be above 0.
+    Ticks divide the axis into `parts` parts. If `is_log`, the scale is logarithmic and `low` must
+    be above 0.
     """
 
     low: float
@@ -31,7 +32,7 @@ class Axis:
     is_log: bool = False
 
     def place(self, value: float) -> float:
-        """Returns the pixel of a value."""
+        """Returns the position of a value in pixels."""
         share = 0.5
         if self.high > self.low and self.is_log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -40,7 +41,7 @@ class Axis:
         return self.start + share * (self.stop - self.start)
 
     def list_ticks(self) -> list[float]:
-        """Returns the values at the ends of the parts, or one value if the range is empty."""
+        """Returns the values of the ticks, or a single value if the range is empty."""
         if self.high <= self.low:
             return [self.low]
         if self.is_log:
@@ -51,14 +52,14 @@ class Axis:
 
 
 def lay_counts(highest: int, start: float, stop: float) -> Axis:
-    """Returns an axis with integer ticks, from 0 to at least `highest`, which is 1 or more."""
+    """Returns an axis with integer ticks that starts at 0 and includes `highest` (at least 1)."""
     step = math.ceil(highest / 4)
     parts = math.ceil(highest / step)
     return Axis(0.0, float(step * parts), start, stop, parts)
 
 
 def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Returns a histogram of PSNR values in dB, for each (name, values); "" without values."""
+    """Returns a chart with one histogram of PSNR in dB per series, or "" if there are no values."""
     everything = [value for _, values in series for value in values]
     if not everything:
         return ""
@@ -81,12 +82,16 @@ def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
 
 
 def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> str:
-    """Returns a chart of points (bits a pixel, dB) and the mean of each series; "" without any."""
+    """Returns a chart of the points (bits per pixel, dB) and the mean of each series.
+
+    Returns "" if there are no points.
+    """
     everything = [point for _, points in series for point in points]
     if not everything:
         return ""
     xs, ys = zip(*everything, strict=True)
-    # A tiny image takes hundreds of bits a pixel, which would squeeze the others into one line.
+    # A tiny image takes hundreds of bits per pixel. On a linear axis, this would squeeze the other
+    # images into one line.
     is_log = 0 < min(xs) < max(xs) / _LOG_FROM
     across = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, is_log=is_log)
     up = Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
@@ -100,15 +105,15 @@ def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
         ]
         if points:
             x, y = (float(np.mean(values)) for values in zip(*points, strict=True))
-            title = f"mean of {html.escape(name)}: {x:.2f} bits a pixel, {y:.2f} dB"
+            title = f"mean of {html.escape(name)}: {x:.2f} bits per pixel, {y:.2f} dB"
             shapes.append(
                 f'<circle cx="{across.place(x):.1f}" cy="{up.place(y):.1f}" r="6" fill="none" '
                 f'stroke="{color}" stroke-width="2"><title>{title}</title></circle>'
             )
-    below = "bits a pixel (logarithmic)" if is_log else "bits a pixel"
+    below = "bits per pixel (logarithmic)" if is_log else "bits per pixel"
     body = "".join([*_draw_axes(across, up, below, "PSNR, dB"), *shapes])
     names = [name if points else "" for name, points in series]
-    return _wrap(body, "PSNR against bits a pixel", names)
+    return _wrap(body, "PSNR against bits per pixel", names)
 
 
 def _draw_axes(across: Axis, up: Axis, below: str, beside: str) -> Iterator[str]:

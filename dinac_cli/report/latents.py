@@ -1,4 +1,4 @@
-"""Paints latents: their first three principal components, over a whole set, become colours."""
+"""Paints latents: the first three principal components of a set of latents become colours."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from dinac_cli.report.page import make_data_url
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.naming import name_latents
 
-_DEVIATIONS_SHOWN = 2.5  # from the mean to the darkest and to the brightest colour
+_DEVIATIONS_SHOWN = 2.5  # distance from the mean to the darkest and to the brightest colour
 
 
 @dataclass(frozen=True, eq=False)
 class LatentColors:
     """Maps latents to colours along three axes.
 
-    `mean` is [C], `axes` [C, 3]; `scale` [3] is the standard deviation along each axis.
+    The shape of `mean` is [C], and the shape of `axes` is [C, 3]. `scale` [3] is the standard
+    deviation along each axis.
     """
 
     mean: npt.NDArray[np.float64]
@@ -31,7 +32,7 @@ class LatentColors:
     scale: npt.NDArray[np.float64]
 
     def paint(self, latents: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """Returns the picture uint8 [h, w, 3] of latents [C, h, w]."""
+        """Returns a picture, uint8 [h, w, 3], of latents [C, h, w]."""
         values = np.moveaxis(latents, 0, -1) - self.mean  # [h, w, C]
         levels = values @ self.axes / (self.scale * _DEVIATIONS_SHOWN)  # [h, w, 3] in about ±1
         return np.rint((np.clip(levels, -1, 1) + 1) * 127.5).astype(np.uint8)
@@ -40,7 +41,8 @@ class LatentColors:
 def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | None:
     """Returns the axes of largest variance over all positions of all latents [C, h, w].
 
-    Skips latents with another number of channels than the first. Returns None without latents.
+    Skips latents whose number of channels differs from the first latents. Returns None if there are
+    no latents.
     """
     count, total, products = 0, np.zeros(0), np.zeros((0, 0))
     for array in latents:
@@ -60,8 +62,8 @@ def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | No
     chosen = np.zeros((len(mean), 3))
     kept = min(3, len(mean))
     chosen[:, :kept] = axes[:, ::-1][:, :kept]
-    # The sign of an eigenvector is arbitrary. Its largest component is made positive, so that a set
-    # of latents always has the same colours.
+    # The sign of an eigenvector is arbitrary. The largest component of each eigenvector is made
+    # positive, so that a set of latents always has the same colours.
     largest = np.abs(chosen).argmax(axis=0)
     chosen *= np.where(chosen[largest, np.arange(3)] < 0, -1.0, 1.0)
     scale = np.ones(3)
@@ -70,29 +72,30 @@ def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | No
 
 
 def locate_record(folder: str, name: str) -> str:
-    """Returns the path that the record of image `name` has below `folder`, if there is one."""
+    """Returns the path of the record of image `name` in `folder`. The file may be missing."""
     return os.path.join(folder, *name_latents(name).split("/"))
 
 
 @dataclass(frozen=True)
 class ShownRecord:
-    """A record's size, and the URL of the picture of its latents, None if they are not painted."""
+    """A record's size, and the URL of the picture of its latents (None if there is no picture)."""
 
     size_bytes: int
     picture: str | None
 
 
 def choose_colors(paths: Iterable[str]) -> LatentColors | None:
-    """Returns the colours of the records at `paths`; skips missing and damaged ones."""
+    """Returns colours for the records at `paths`. Skips records that are missing or damaged."""
     return find_colors(_read_all(paths))
 
 
 def show_record(
     path: str, colors: LatentColors | None, hold: Callable[[int], None]
 ) -> ShownRecord | None:
-    """Reads a record, and paints it if `colors` fit its channels; returns None if it is missing.
+    """Reads a record and paints its latents. Returns None if the file is missing.
 
-    `hold(size_bytes)` waits until that much memory may be used. Raises DinacError.
+    Paints nothing if `colors` is None or has another number of channels. `hold(size_bytes)` waits
+    until that much memory may be used. Raises DinacError.
     """
     if not os.path.lexists(path):
         return None

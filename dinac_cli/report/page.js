@@ -132,7 +132,7 @@ function paint() {
   find("gain-label").hidden = state.view !== "difference";
   find("gain-value").textContent = `${state.gain}x`;
   const rate = entry.bits_per_pixel[state.chosen];
-  find("title").textContent = `${entry.name}: ${name} ${value}` + (rate ? `, ${rate.toFixed(2)} bits a pixel` : "");
+  find("title").textContent = `${entry.name}: ${name} ${value}` + (rate ? `, ${rate.toFixed(2)} bits per pixel` : "");
   find("views").replaceChildren(...views().map(([view, label]) => {
     const button = document.createElement("button");
     button.textContent = label;

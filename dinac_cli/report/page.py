@@ -24,9 +24,10 @@ _COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One reconstruction of an image; `bits_per_pixel` is None if unknown.
+    """One reconstruction of an image. `bits_per_pixel` is None if it is unknown.
 
-    `difference` is the URL of the small picture of the difference, `full` the URL of the image.
+    `difference` is the URL of the small picture of the difference. `full` is the URL of the full
+    image.
     """
 
     psnr_db: float
@@ -37,9 +38,10 @@ class Reconstruction:
 
 @dataclass
 class PageImage:
-    """What the page shows of one image; the pictures are URLs.
+    """What the page shows of one image. Each picture is given as its URL.
 
-    `reconstructions` has an entry for each of the page's names, None if its file is missing.
+    `reconstructions` has one entry per name in `Page.names`. An entry is None if the file is
+    missing.
     """
 
     name: str
@@ -52,7 +54,7 @@ class PageImage:
 
     @property
     def size_bytes(self) -> int:
-        """The size of the pictures in the page."""
+        """The number of bytes that the pictures take in the page."""
         found = filter(None, self.reconstructions)
         shown = sum(len(each.difference) + len(each.full) for each in found)
         return len(self.thumbnail) + len(self.original) + len(self.latents or "") + shown
@@ -61,8 +63,8 @@ class PageImage:
 class Page:
     """The figures and images of a page.
 
-    `names` are the names of the reconstructions, `images` the HTML elements of the images. `failed`
-    counts the images that could not be read and are left out.
+    `names` are the names of the reconstructions. `images` are the HTML elements of the images.
+    `failed` counts the images that could not be read and are left out.
     """
 
     def __init__(self, title: str, names: Sequence[str]) -> None:
@@ -100,7 +102,7 @@ class Page:
         }
         first, *pieces = _read("page.html").split("{{")
         filled = [first]
-        for piece in pieces:  # not str.replace: the parts may contain braces too
+        for piece in pieces:  # str.replace would also replace braces in the parts
             key, _, rest = piece.partition("}}")
             filled += [parts[key], rest]
         return "".join(filled).encode("utf-8", "replace")
@@ -110,8 +112,8 @@ class Page:
         each = "1 reconstruction" if len(self.names) == 1 else f"{len(self.names)} reconstructions"
         failed = f" {self.failed} more could not be shown." if self.failed else ""
         return (
-            f"{images}, {each} each.{failed} Below each image: the difference, amplified tenfold. "
-            "Select an image to look at it closely."
+            f"{images}, {each} each.{failed} Below each image is the "
+            "difference, amplified tenfold. Select an image to look at it closely."
         )
 
     def _list_figures(self) -> Iterator[str]:
@@ -136,7 +138,7 @@ class Page:
 
 
 def make_data_url(data: bytes, kind: str) -> str:
-    """Returns the `data:` URL of an image file; `kind` is png or jpeg."""
+    """Returns the `data:` URL of an image file. `kind` is png or jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -166,7 +168,7 @@ def _write_image(image: PageImage) -> str:
 
 
 def _embed(value: object) -> str:
-    """Returns JSON without `<`, so that it cannot close the HTML element around it."""
+    """Returns JSON without `<`, so that the JSON cannot close the HTML element around it."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

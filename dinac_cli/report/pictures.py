@@ -1,4 +1,4 @@
-"""Draws the small pictures of a page: thumbnails of originals, and differences."""
+"""Draws the small pictures of a page: thumbnails of originals, and pictures of differences."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dinac_cli.report.page import make_data_url
 THUMBNAIL_SIDE = 240
 _DIFFERENCE_SIDE = 160  # smaller, because differences are mostly noise, which compresses badly
 DIFFERENCE_GAIN = 10
-"""The factor that amplifies differences in small pictures; the viewer starts with it too."""
+"""The factor that amplifies differences in small pictures. The viewer also starts with it."""
 
 
 def make_thumbnail(pixels: Pixels) -> str:
-    """Returns the URL of the image uint8 [H, W, 3], scaled to at most `THUMBNAIL_SIDE` a side."""
+    """Returns the URL of an image uint8 [H, W, 3], scaled to at most `THUMBNAIL_SIDE` per side."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     return _pack(image, 80)
 
 
 def draw_difference(original: Pixels, other: Pixels) -> str:
-    """Returns the URL of the amplified |Δ| of two images uint8 [H, W, 3], scaled down."""
+    """Returns the URL of the amplified difference of two images uint8 [H, W, 3], scaled down."""
     image = ImageChops.difference(Image.fromarray(original), Image.fromarray(other))
     image.thumbnail((_DIFFERENCE_SIDE, _DIFFERENCE_SIDE), Image.Resampling.BOX)
     amplified = [min(255, DIFFERENCE_GAIN * value) for value in range(256)]

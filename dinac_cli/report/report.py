@@ -40,10 +40,10 @@ from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input, InputScan
 
 IMAGES_IN_A_PAGE = 300
-"""A page with more images needs `assets`; otherwise it would open slowly."""
+"""A page with more images needs `assets`, because it would open slowly without them."""
 
 MAX_PAGE_BYTES = 2**28
-"""A larger page needs `assets` too (a page of 218 MB opens in 2 s)."""
+"""A page with more bytes needs `assets` too. For comparison, a page of 218 MB opens in 2 s."""
 
 _STAMP = {"report": "1"}
 _WORK_FACTOR = 3  # the memory to draw and compress an image, in multiples of its size
@@ -51,11 +51,12 @@ _WORK_FACTOR = 3  # the memory to draw and compress an image, in multiples of it
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest(Request["ReportRun"]):
-    """A run that writes the page OUT: originals beside their reconstructions.
+    """A run that writes the page `out`, which shows originals beside their reconstructions.
 
-    `latents` are folders of records, the k-th for the k-th folder of reconstructions. They give the
-    bits a pixel; the first also gives the pictures of latents. Full images are written to the
-    folder `assets`; without it they are embedded in the page.
+    `latents` are folders of records. The k-th one belongs to the k-th folder of reconstructions.
+    The records give the bits per pixel. The records in the first folder also give the pictures of
+    latents. Full images are written to the folder `assets`. If `assets` is None, the page embeds
+    them.
     """
 
     originals: str
@@ -73,7 +74,7 @@ class ReportRequest(Request["ReportRun"]):
 
     @property
     def page_folder(self) -> str:
-        """The folder of the page, "" for the working folder."""
+        """The folder of the page, or "" for the working folder."""
         return os.path.dirname(self.out)
 
     def scan(self) -> InputScan:
@@ -83,7 +84,7 @@ class ReportRequest(Request["ReportRun"]):
     def open(self, announce: Announce = keep_quiet) -> ReportRun:
         if not self.reconstructions:
             raise UsageError(
-                "name a folder of originals, one or more of reconstructions, and OUT.html"
+                "name a folder of originals, one or more folders of reconstructions, and OUT.html"
             )
         if not self.out.lower().endswith((".html", ".htm")):
             raise UsageError(
@@ -110,7 +111,7 @@ class ReportRequest(Request["ReportRun"]):
 class ReportRun(Run):
     """A report run that is ready to start.
 
-    `size_bytes` is the size of the written page, 0 before it is written.
+    `size_bytes` is the size of the written page, or 0 before the page is written.
     """
 
     work: Callable[..., Generator[FileResult, None, None]] = field(init=False)
@@ -124,7 +125,8 @@ class ReportRun(Run):
     def count(self) -> int | None:
         """Counts the originals.
 
-        Raises UsageError if there are none or too many, or if a folder has no counterpart of any.
+        Raises UsageError if there are no originals or too many. Also raises UsageError if a folder
+        has no counterpart of any original.
         """
         request = self.request
         total, unpaired, recordless = 0, list(request.reconstructions), list(request.latents)
@@ -150,7 +152,7 @@ class ReportRun(Run):
         return total
 
     def _write_page(self, control: RunControl) -> Generator[FileResult, None, None]:
-        """Yields one result an image, then writes the page if it has images and no stop came."""
+        """Yields one result per image. Then writes the page, if it has images and no stop came."""
         request, page = self.request, self.page
         for folder in filter(None, (request.assets, request.page_folder)):
             try:
@@ -189,10 +191,10 @@ def _name_folders(folders: Sequence[str]) -> list[str]:
 def gather_images(
     request: ReportRequest, page: Page, control: RunControl
 ) -> Generator[FileResult, None, None]:
-    """Adds every original to `page` and yields one result an image.
+    """Adds every original to `page` and yields one result per image.
 
-    The page also shows images without a reconstruction; their result is MISSING. Besides the page,
-    memory holds only the images in work, which `map_bounded` limits.
+    The page also shows images without a reconstruction. Their result has the status MISSING. Memory
+    holds the page and the images in work. `map_bounded` limits the memory of these images.
     """
     colors = None
     if request.latents:
@@ -210,7 +212,7 @@ def gather_images(
 
 @dataclass(frozen=True)
 class _Gatherer:
-    """Reads the images for the page; `hold` is that of `map_bounded`."""
+    """Reads the images for the page. For `hold`, see `map_bounded`."""
 
     request: ReportRequest
     colors: LatentColors | None
@@ -218,7 +220,7 @@ class _Gatherer:
     def gather(
         self, numbered: tuple[int, Input], hold: Callable[[int], None]
     ) -> tuple[FileResult, PageImage | None]:
-        """Returns the result of an original, and its image unless it failed."""
+        """Returns the result and the page image of an original. A failed original has no image."""
         number, entry = numbered
         try:
             if entry.path is None or entry.problem:
@@ -282,10 +284,11 @@ class _Gatherer:
     ) -> tuple[list[ShownRecord | None], list[str]]:
         """Returns the image's record in each folder of latents, and warnings about them.
 
-        Paints only the record in the first folder. A missing or damaged record is None.
+        Paints only the latents of the record in the first folder. A missing or damaged record is
+        returned as None.
         """
         records: list[ShownRecord | None] = []
-        warnings: dict[str, None] = {}  # a folder may be named for several reconstructions
+        warnings: dict[str, None] = {}  # without repetitions: a folder may be named twice
         for k, folder in enumerate(self.request.latents):
             path = locate_record(folder, name)
             record, problem, wanted = None, "", None if k else self.colors
@@ -294,14 +297,14 @@ class _Gatherer:
             except DinacError as exc:
                 problem = str(exc)
             if record is not None and wanted is not None and record.picture is None:
-                problem = "another number of channels than in the first record"
+                problem = "the number of channels differs from the first record"
             if problem:
                 warnings[f"its latents are not shown: {path}: {problem}"] = None
             records.append(record)
         return records, list(warnings)
 
     def _publish(self, pixels: Pixels, name: str) -> str:
-        """Returns the URL of a full image: `data:`, or a file that it writes in `assets`."""
+        """Returns the URL of a full image: a `data:` URL, or a file that is written to `assets`."""
         request = self.request
         if request.assets is None:
             return make_data_url(write_image(pixels, "png"), "png")

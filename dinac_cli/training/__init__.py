@@ -1,1 +1,1 @@
-"""Trains a model, which starts from another model or from the linear optimum (KLT)."""
+"""Trains a model. Training starts from another model or from the linear optimum (KLT)."""

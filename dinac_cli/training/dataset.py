@@ -20,7 +20,7 @@ CACHE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class TrainImage:
-    """An image to train on: `sha256` is its file's, `features` come from `measure_features`."""
+    """An image to train on. `sha256` is the hash of its file. See `measure_features`."""
 
     path: str
     height: int
@@ -30,9 +30,10 @@ class TrainImage:
 
 
 def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], list[str]]:
-    """Reads every image once; skips those with a side below `crop` pixels.
+    """Reads every image once. Skips images with a side below `crop` pixels.
 
-    Returns the images, and a line for each skipped path. Raises UsageError if no image is left.
+    Returns the images, and one line of text per skipped path. Raises UsageError if no image is
+    left.
     """
     images, skipped = [], []
     for path in paths:
@@ -50,16 +51,17 @@ def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], li
         images.append(TrainImage(path, height, width, content.sha256, features))
     if not images:
         raise UsageError(
-            f"no image of at least {crop} pixels a side; use larger images or a smaller --crop"
+            f"no image has at least {crop} pixels per side; use larger images or a smaller --crop"
         )
     return images, skipped
 
 
 def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[TrainImage]]:
-    """Splits images into those to train on and those to measure on (one in eight, at most 64).
+    """Splits images into images to train on and held-out images (one in eight, at most 64).
 
-    `choose_representatives` chooses the held-out images. The choice depends only on the files'
-    content, so equal files stay together. If all are equal, the first image is in both lists.
+    `choose_representatives` chooses the held-out images. The choice depends only on the content of
+    the files, so equal files stay together. If all files are equal, the first image is in both
+    lists.
     """
     by_hash = {image.sha256: image for image in images}
     ordered = [by_hash[sha256] for sha256 in sorted(by_hash)]
@@ -80,12 +82,12 @@ def load_image(image: TrainImage) -> Pixels:
 
 
 def hash_images(images: Iterable[TrainImage]) -> str:
-    """Returns the SHA-256 of the images' own hashes, in this order."""
+    """Returns the SHA-256 of the joined hashes of the images, in this order."""
     return hashlib.sha256("".join(image.sha256 for image in images).encode()).hexdigest()
 
 
 class CropSource:
-    """Draws random crops: of any image, at one of `scales`, in one of 8 orientations.
+    """Draws random crops of random images, each at one of `scales` and in one of 8 orientations.
 
     The crops of a step depend only on the seed and the step, so a killed run resumes with the same
     crops. Caches up to `cache_bytes` of decoded images.
@@ -104,12 +106,12 @@ class CropSource:
         self._scales = scales
         self._seed = seed
         areas = np.array([image.height * image.width for image in images], np.float64)
-        # A large image holds more to learn from, but not in proportion to its area.
+        # A large image teaches more than a small one, but not in proportion to its area.
         self._chances = areas**0.75 / np.sum(areas**0.75)
         self._cache = _ImageCache(cache_bytes)
 
     def draw(self, step: int, count: int, group: int = 1) -> Pixels:
-        """Returns the crops of a step, uint8 [count, 3, crop, crop], `group` from each image."""
+        """Returns the crops of a step, uint8 [count, 3, crop, crop]: `group` crops per image."""
         rng = np.random.default_rng((self._seed, step))
         crops = []
         for index in rng.choice(len(self._images), count // group, p=self._chances):
@@ -130,7 +132,7 @@ class CropSource:
 
 
 class _ImageCache:
-    """Caches decoded and scaled images up to `limit_bytes`; drops the least recently used."""
+    """Caches up to `limit_bytes` of scaled images. Drops the least recently used image first."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -150,13 +152,13 @@ class _ImageCache:
 
 
 def shrink_pixels(pixels: Pixels, scale: float) -> Pixels:
-    """Scales uint8 [H, W, 3] by `scale`, at most 1."""
+    """Scales an image uint8 [H, W, 3] by the factor `scale`, which is at most 1."""
     height, width, _ = pixels.shape
     return scale_pixels(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
 def _orient(crop: Pixels, orientation: int) -> Pixels:
-    """Mirrors and transposes a square [S, S, 3] in one of eight ways, 0 to 7."""
+    """Turns a square crop [S, S, 3] to one of its eight orientations, 0 to 7."""
     if orientation & 1:
         crop = crop[:, ::-1]
     if orientation & 2:

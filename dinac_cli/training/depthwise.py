@@ -1,8 +1,8 @@
 """Depthwise convolutions as matrix products, for training on a CPU.
 
-On a small grid of N positions, the filter of each channel can be written as an [N, N] matrix.
-Forward and backward are then batched matrix products. CPUs compute these many times faster than the
-backward pass of a grouped convolution.
+On a small grid of N positions, the filter of each channel can be written as an [N, N] matrix. The
+forward and the backward pass are then batched matrix products. A CPU computes such products many
+times faster than the backward pass of a grouped convolution.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ _MAX_POSITIONS = 256  # for larger grids the matrices are too large to be faster
 
 
 def place_taps(height: int, width: int, kernel_size: int) -> Tensor:
-    """Returns the matrix that turns a filter [k·k] into its [N, N] matrix, N = height·width.
+    """Returns the matrix that turns a filter [k·k] into an [N, N] matrix. N is height·width.
 
-    Its values are 0 or 1, bfloat16 [k·k, N·N]: entry (tap, from·N + to) is 1 if position `to` of
-    the result takes position `from` with this tap. Positions outside the grid count as zero.
+    The matrix is bfloat16 [k·k, N·N], and its values are 0 or 1. Entry (tap, from·N + to) is 1 if
+    this tap adds position `from` of the input to position `to` of the result. Positions outside the
+    grid count as zero.
     """
     index = torch.arange(height * width)
     rows, columns = index // width, index % width
@@ -34,7 +35,7 @@ def place_taps(height: int, width: int, kernel_size: int) -> Tensor:
 class MatrixDepthwise(nn.Module):
     """Computes the depthwise convolution `conv` by matrix products, with the same parameters.
 
-    This needs a grid of `height` by `width`; other grids are convolved as usual.
+    Matrix products need a grid of `height` by `width`. Other grids are convolved as usual.
     """
 
     placement: Tensor
@@ -49,7 +50,7 @@ class MatrixDepthwise(nn.Module):
         self.register_buffer("placement", taps, persistent=False)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Filters [B, C, h, w]; the result is a view of a tensor [C, B, h, w]."""
+        """Filters a tensor [B, C, h, w]. The result is a view of a tensor [C, B, h, w]."""
         batch, channels, height, width = u.shape
         if (height, width) != self.grid:
             padding = self.weight.shape[-1] // 2
@@ -63,7 +64,7 @@ class MatrixDepthwise(nn.Module):
 
 
 def use_matrices(decoder: nn.Module, height: int, width: int) -> None:
-    """Makes the decoder's blocks filter by matrix products, if they are faster for this grid."""
+    """Makes the decoder's blocks use matrix products, if these are faster for this grid."""
     if height * width > _MAX_POSITIONS:
         return
     for block in decoder.modules():

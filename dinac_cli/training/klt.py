@@ -1,9 +1,9 @@
 """Builds the linear optimum, a Karhunen-Loève transform (KLT) of image patches, as a checkpoint.
 
 The encoder's patch embedding projects patches onto their principal components and divides by the
-standard deviations; the decoder is the inverse. The blocks of both add nothing at first: in the
-encoder the weights of the last norms are zero, in the decoder the last layers are zero and the
-gates are open. All other weights are random, ready for training.
+standard deviations. The decoder computes the inverse. At first, the blocks of the encoder and of
+the decoder add nothing. In the encoder, the weights of the last norms are zero. In the decoder, the
+last layers are zero and the gates are open. All other weights are random, ready for training.
 
     python -m dinac_cli.training.klt IMAGES OUT
 """
@@ -45,11 +45,11 @@ POSTERIOR_STD = 0.02
 """The standard deviation of the posterior, in units of a whitened latent."""
 _POSTERIOR_LOGSNR = torch.tensor(-2.0 * math.log(POSTERIOR_STD))
 
-_NOISE_SHARE = 0.1  # the weight of the noisy image in the trunk; at t = 1 that image is pure noise
+_NOISE_SHARE = 0.1  # weight of the noisy image in the trunk; at t = 1 this image is pure noise
 _FILTER_NOISE = 0.6  # the weight of the random filters, which are added to the identity
 
 _SEED = 0
-_LEAST_VARIANCE = 1e-9  # of a component; rounding to 8 bits alone gives real images 5e-6
+_LEAST_VARIANCE = 1e-9  # of any component; in real images, rounding to 8 bits alone gives 5e-6
 _LEVELS_PER_UNIT = 127.5  # pixels in [-1, 1]
 
 Floats = npt.NDArray[np.float64]
@@ -57,9 +57,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """The mean [n], principal components [n, n] (strongest column first) and variances [n].
+    """The mean [n], the principal components [n, n] and the variances [n] of patches.
 
-    A patch is a vector of n = 3·P·P values in [-1, 1], ordered (channel, y, x).
+    Each column of the components is one component. The strongest component is first. A patch is
+    a vector of n = 3·P·P values in [-1, 1], ordered (channel, y, x).
     """
 
     mean: Floats
@@ -70,8 +71,8 @@ class PatchStatistics:
 def measure_patches(images: Iterable[Pixels], patch_size: int) -> PatchStatistics:
     """Measures the patches of uint8 images [H, W, 3] in all eight orientations.
 
-    Takes patches from two grids, half a patch apart; an image counts by its area. Raises UsageError
-    if no image holds a whole patch.
+    Takes the patches from two grids that are half a patch apart. An image counts in proportion to
+    its area. Raises UsageError if no image holds a whole patch.
     """
     size = 3 * patch_size**2
     total, products, count = np.zeros(size), np.zeros((size, size)), 0
@@ -82,7 +83,7 @@ def measure_patches(images: Iterable[Pixels], patch_size: int) -> PatchStatistic
             products += patches.T @ patches
             count += len(patches)
     if not count:
-        raise UsageError(f"no image holds a patch of {patch_size}x{patch_size}; give larger ones")
+        raise UsageError(f"no image holds a patch of {patch_size}x{patch_size}; give larger images")
     symmetries = list(_list_symmetries(patch_size))
     mean = np.mean([total[order] for order in symmetries], axis=0) / count
     moments = np.mean([products[np.ix_(order, order)] for order in symmetries], axis=0) / count
@@ -102,31 +103,35 @@ def cut_patches(image: Pixels, patch_size: int) -> Floats:
 def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, Tensor]:
     """Returns the float32 weights of a network that computes the KLT of `statistics`.
 
-    Raises UsageError if the patches vary in fewer directions than the network is wide.
+    Raises UsageError if the patches vary in fewer than `config.model_dim` directions.
     """
     if statistics.variances[config.model_dim - 1] < _LEAST_VARIANCE:
         raise UsageError(
-            f"the images are too few or too flat for {config.model_dim} components; give more"
+            f"the images are too few or too flat for {config.model_dim} components; "
+            "give more images"
         )
     torch.manual_seed(_SEED)
     state = DinacAE(config).state_dict()
     _set_encoder(state, statistics, config)
     _set_decoder(state, statistics, config)
-    signal = torch.sigmoid(_POSTERIOR_LOGSNR)  # the mode is the mean times sqrt(signal)
+    signal = torch.sigmoid(_POSTERIOR_LOGSNR)  # the posterior's mode is its mean times sqrt(signal)
     state["latent_norm_running_mean"].zero_()
     state["latent_norm_running_var"].fill_(signal.item())
     return state
 
 
 def measure_sensitivity(statistics: PatchStatistics, channels: int) -> list[float]:
-    """Returns the RMS change of an image, in 8-bit levels, per unit of each whitened latent."""
+    """Returns how strongly each latent channel changes an image.
+
+    This is the RMS change of the image, in 8-bit levels, per unit of the whitened latent.
+    """
     levels = np.sqrt(statistics.variances[:channels] / len(statistics.mean)) * _LEVELS_PER_UNIT
     return [float(f"{level:.5g}") for level in levels]
 
 
 def _set_encoder(state: dict[str, Tensor], stats: PatchStatistics, config: DinacAEConfig) -> None:
     width, channels = config.model_dim, config.bottleneck_dim
-    # Every channel of the trunk gets a component. The latents take only the first ones, but
+    # Every channel of the trunk gets a component. The latents take only the first components, but
     # training may use the others.
     rows = stats.components[:, :width].T / np.sqrt(stats.variances[:width, None])
     state["encoder.patchify.proj.weight"].copy_(_shape_like_patches(rows, config))
@@ -177,7 +182,7 @@ def _open_blocks(state: dict[str, Tensor], config: DinacAEConfig) -> None:
 
 
 def _set_linear(state: dict[str, Tensor], name: str, weight: Tensor) -> None:
-    """Sets a pointwise convolution's weight, and its bias to zero."""
+    """Sets the weight of a pointwise convolution, and sets its bias to zero."""
     state[f"{name}.weight"].copy_(weight[:, :, None, None])
     state[f"{name}.bias"].zero_()
 
@@ -188,7 +193,7 @@ def _shape_like_patches(rows: Floats, config: DinacAEConfig) -> Tensor:
 
 
 def _list_symmetries(patch_size: int) -> Iterable[npt.NDArray[np.intp]]:
-    """Yields the eight orientations of a patch, as permutations of its vector."""
+    """Yields the eight orientations of a patch, as permutations of the patch vector."""
     grid = np.arange(3 * patch_size**2).reshape(3, patch_size, patch_size)
     for transpose, flip_y, flip_x in itertools.product((False, True), repeat=3):
         oriented = grid.transpose(0, 2, 1) if transpose else grid
@@ -198,7 +203,7 @@ def _list_symmetries(patch_size: int) -> Iterable[npt.NDArray[np.intp]]:
 
 
 def main(folder: str, out: str) -> None:
-    """Fits the architecture of `nano` to a folder of images; writes the checkpoint."""
+    """Builds the KLT of a folder of images in the architecture of `nano`. Writes the checkpoint."""
     paths = sorted(path for path in Path(folder).rglob("*") if is_image_name(path))
     images = (read_image(path.read_bytes()).pixels for path in paths)
     statistics = measure_patches(images, NANO_CONFIG.patch_size)

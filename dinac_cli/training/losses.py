@@ -1,4 +1,4 @@
-"""The losses of a training; each is a mean over the batch, float32."""
+"""The losses of a training. Each loss is a float32 mean over the batch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from torch import Tensor
 
 from dinac_cli.models.dinac.posterior import Posterior
 
-# Added to errors, so that nearly perfect crops do not count too much: a tenth of an 8-bit level,
-# squared, for pixels in [-1, 1].
+# This is added to errors, so that nearly perfect crops do not count too much. It is the square of a
+# tenth of an 8-bit level, for pixels in [-1, 1].
 _MSE_FLOOR = (0.01 / 127.5) ** 2 * 1e2
 
 
 def measure_mse(x0: Tensor, images: Tensor) -> Tensor:
-    """Returns the mean squared errors [B] of reconstructions of images [B, 3, H, W]."""
+    """Returns the mean squared error of each reconstruction, [B], for images [B, 3, H, W]."""
     return (x0 - images).square().mean(dim=(1, 2, 3))
 
 
 def reconstruction_loss(mse: Tensor, group: int = 1) -> Tensor:
-    """Returns the mean logarithm of the images' squared errors: minus the mean PSNR, scaled.
+    """Returns the mean logarithm of the squared errors: the mean PSNR, negated and scaled.
 
-    `mse` [B] are the errors of crops. Every `group` crops in a row come from one image and are
-    averaged first, so a smooth crop of a busy image counts as little as in that image's PSNR.
+    `mse` [B] are the squared errors of crops. Every `group` successive crops come from one image,
+    and their errors are averaged first. So a smooth crop of a busy image counts as little as it
+    does in the PSNR of the whole image.
     """
     return (mse.reshape(-1, group).mean(dim=1) + _MSE_FLOOR).log().mean()
 
@@ -29,9 +30,10 @@ def reconstruction_loss(mse: Tensor, group: int = 1) -> Tensor:
 def expansion_loss(posterior: Posterior) -> Tensor:
     """Returns the mean KL divergence of the posterior from N(0, 1), in nats per latent value.
 
-    It keeps the scale of the latents and makes the posterior as noisy as the image tolerates, so
-    that latents tolerate quantisation. If its weight beside the reconstruction loss is w, the noise
-    grows until it causes about w/2 of the squared error.
+    This loss keeps the scale of the latents. It also makes the posterior as noisy as the image
+    tolerates, so that latents tolerate quantisation. If this loss has weight w and the
+    reconstruction loss has weight 1, the noise grows until it causes about w/2 of the squared
+    error.
     """
     alpha_squared = posterior.logsnr.sigmoid()
     log_sigma_squared = torch.nn.functional.logsigmoid(-posterior.logsnr)

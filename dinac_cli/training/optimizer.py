@@ -22,7 +22,7 @@ _MOMENTUM = 0.95
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Makes the singular values of matrices [B, m, n], m ≤ n, nearly 1."""
+    """Changes matrices [B, m, n], m ≤ n, so that all their singular values are nearly 1."""
     norms: Tensor = torch.linalg.matrix_norm(matrices, keepdim=True)
     x: Tensor = (matrices / (norms + 1e-7)).bfloat16()
     a, b, c = _QUINTIC
@@ -33,14 +33,14 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def split_wide(name: str, weight: Tensor) -> list[Tensor]:
-    """Returns a block's matrix as views [m, n], m ≤ n: three views of qkv, otherwise one."""
+    """Returns views [m, n], m ≤ n, of a block's matrix: three of a qkv matrix, one of any other."""
     matrix = weight.flatten(1)
     parts = matrix.chunk(3) if name.endswith(".qkv.weight") else (matrix,)
     return [part.T if part.shape[0] > part.shape[1] else part for part in parts]
 
 
 class Optimizer:
-    """Updates float32 weights in place; `average` is their exponential moving average."""
+    """Updates float32 weights in place. `average` is the weights' exponential moving average."""
 
     def __init__(self, parameters: Mapping[str, Tensor], recipe: TrainRecipe) -> None:
         self.recipe = recipe
@@ -62,7 +62,7 @@ class Optimizer:
         return [item for item in self._parameters.items() if item[0] not in self._momentum]
 
     def step(self, number: int) -> None:
-        """Applies and clears the gradients; `number` counts the steps from 0."""
+        """Updates the weights and clears the gradients. `number` counts the steps from 0."""
         factor = self.recipe.rate_factor(number)
         torch.nn.utils.clip_grad_norm_([p for _, p in self._others()], self.recipe.clip)
         for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
@@ -74,7 +74,7 @@ class Optimizer:
 
     @torch.no_grad()
     def _step_matrices(self, rate: float) -> None:
-        """Updates the matrices, those of one shape together: few large products are faster."""
+        """Updates matrices of one shape together, because few large products are faster."""
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for name, momentum in self._momentum.items():
             parameter = self._parameters[name]
@@ -108,7 +108,7 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restores `state_tensors`. Raises KeyError or RuntimeError if they do not fit."""
+        """Restores `state_tensors`. Raises KeyError or RuntimeError if the tensors do not fit."""
         for name, parameter in self._parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
             self.average[name].copy_(tensors[f"average.{name}"])

@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from dinac_cli.errors import ModelError, UsageError
 
 UNPACED_STEPS = 10**9
-"""The number of steps of a run with `--minutes`, until its pace is known."""
+"""The number of steps of a run with `--minutes`, until the pace of the run is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """The settings of one training; the defaults suit a model of `nano`'s size.
+    """The settings of one training. The defaults suit a model of the size of `nano`.
 
-    Each of the `steps` takes `batch_size` crops of `crop` pixels a side, at one of `scales`. The
-    peak learning rates are `matrix_rate` for the matrices of the blocks (Muon), `linear_rate` for
-    the layers into and out of the trunk, and `rate` for all other weights (both AdamW). `clip`
-    limits the norm of AdamW's gradients; `ema` is the decay of the averaged weights. `full_noise`
-    is the share of batches at t = 1, as in one-step decoding; the others draw t uniformly. `drop`
-    is the share of batches without the middle blocks. `kl_weight` and `align_weight` (used with a
-    teacher) scale the losses. Raises UsageError if a value is out of range.
+    Each step takes `batch_size` crops of `crop` by `crop` pixels, from images at one of `scales`.
+    Muon trains the matrices of the blocks, with the peak learning rate `matrix_rate`. AdamW trains
+    all other weights. Its peak learning rate is `linear_rate` for the layers into and out of the
+    trunk, and `rate` for the rest. `clip` limits the norm of AdamW's gradients. `ema` is the decay
+    of the averaged weights. `full_noise` is the share of batches at t = 1, as in one-step decoding.
+    All other batches draw t uniformly. `drop` is the share of batches without the middle blocks.
+    `kl_weight` is the weight of the KL loss. `align_weight` is the weight of the loss with a
+    teacher. Raises UsageError if a value is out of range.
     """
 
     steps: int = 20_000
@@ -56,7 +57,7 @@ class TrainRecipe:
         return math.gcd(self.batch_size, 4)
 
     def rate_factor(self, step: int) -> float:
-        """Returns the share of the peak learning rates: a linear warm-up, then a cosine to 0."""
+        """Returns the factor of the peak learning rates: a linear warm-up, then a cosine to 0."""
         warm = min(1.0, (step + 1) / max(1, self.warm_up))
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.steps)))
 

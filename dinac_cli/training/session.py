@@ -1,4 +1,4 @@
-"""A training from images to checkpoint: survey, steps, saved states, measurements."""
+"""Runs a training from images to checkpoint: survey, steps, saved states and measurements."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer, write_fi
 REPORT_NAME = "training.json"
 KLT = "klt"
 
-_UNTIMED_STEPS = 10  # slow, because they compile the network
-_PACE_STEPS = 20  # the steps after them, timed to find the first pace
+_UNTIMED_STEPS = 10  # the first steps are slow, because they compile the network
+_PACE_STEPS = 20  # the next steps, which are timed to find the first pace
 _HELD_OUT_MEASURED = 8
 _STATISTICS_IMAGES = 400
 _SENSITIVITY_IMAGES = 4
-_MAX_SIDE = 512  # pixels per side of a held-out image, because it is coded every few minutes
+_MAX_SIDE = 512  # largest side in pixels; held-out images are coded every few minutes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """What to train, as plain data.
 
-    `init` is the model to start from, or "klt". With `minutes`, the run has as many steps as fit
-    into that time; the number is updated at every saved state. `compiled` compiles the network
-    first. `teacher` is a DINOv2 checkpoint folder for the class head. `save_seconds` is the time
-    between saved states.
+    `init` is the model to start from, or "klt". If `minutes` is given, the run takes as many steps
+    as fit into this time. Every saved state updates the number of steps. If `compiled` is true, the
+    network is compiled first. `teacher` is the checkpoint folder of a DINOv2, for training the
+    class head. `save_seconds` is the time between saved states.
     """
 
     paths: Sequence[str]
@@ -69,7 +69,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step of a run; `steps` is the length of the run, None until it is known."""
+    """One step of a run. `steps` is the length of the run, or None until the length is known."""
 
     step: StepReport
     steps: int | None
@@ -77,7 +77,7 @@ class Progress:
 
 
 def check_out(out: Path) -> None:
-    """Raises UsageError if OUT is a file, or holds files but no training."""
+    """Raises UsageError if OUT is a file, or a folder with other files and no training."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -88,7 +88,7 @@ def check_out(out: Path) -> None:
 
 
 class TrainingRun:
-    """A training run; after a kill, the same request resumes from the last saved state.
+    """A training run. If it is killed, the same request resumes from the last saved state.
 
     Raises DinacError.
     """
@@ -124,7 +124,7 @@ class TrainingRun:
         self.first_step = self._trainer.step_number
 
     def _describe(self) -> dict[str, str]:
-        """Returns what identifies this training, besides its recipe."""
+        """Returns the values that, together with the recipe, identify this training."""
         request = self._request
         return {
             "init": request.init,
@@ -134,9 +134,9 @@ class TrainingRun:
         }
 
     def check_finished(self) -> bool:
-        """Whether OUT holds this training, finished. Raises UsageError if it holds another one.
+        """Whether this training is finished. Raises UsageError if OUT holds another training.
 
-        Removes a saved state, which a kill at the very end leaves beside a finished training.
+        Removes a saved state from a finished training: a kill at the very end may leave one.
         """
         path = self._request.out / REPORT_NAME
         if not path.is_file():
@@ -153,7 +153,7 @@ class TrainingRun:
             raise UsageError(f"{path} is damaged; choose another OUT") from exc
         raise UsageError(
             f"{self._request.out} holds a finished training with other settings or images; choose "
-            f"another OUT (to train it further, --init {self._request.out})"
+            f"another OUT (to train it further, use --init {self._request.out})"
         )
 
     @property
@@ -168,13 +168,13 @@ class TrainingRun:
 
     @property
     def start_db(self) -> float | None:
-        """The mean held-out PSNR in dB before the first step; None if it was not measured."""
+        """The mean held-out PSNR in dB before the first step, or None if it was not measured."""
         curve = self._trainer.curve
         return curve[0]["held_out_db"] if curve and curve[0]["step"] == 0 else None
 
     @property
     def is_held_out(self) -> bool:
-        """False if all images have the same content; then training and measuring share it."""
+        """False if training and measuring share an image, because all images are equal."""
         return self._held_out[0] not in self._kept
 
     def go(self) -> Generator[Progress, None, None]:
@@ -205,14 +205,14 @@ class TrainingRun:
             self._check_point(psnr, pace)
 
     def save(self) -> None:
-        """Saves the state, from which the same request resumes."""
+        """Saves the state. The same request can resume from it."""
         self._trainer.save(self._request.out)
 
     def finish(self) -> list[float]:
-        """Writes the checkpoint and its report; returns the PSNR of each held-out image in dB."""
+        """Writes the checkpoint and its report. Returns the PSNR of each held-out image in dB."""
         state = self._trainer.average_state()
         model = build_model(self.model, state, torch.float32)
-        # Ordered by hash, because neighbours in a folder are alike.
+        # The sample is ordered by hash, because neighbours in a folder are alike.
         sample = sorted(self._kept, key=lambda image: image.sha256)[:_STATISTICS_IMAGES]
         mean, variance = measure_whitening(model, map(load_image, sample))
         state |= {"latent_norm_running_mean": mean, "latent_norm_running_var": variance}
@@ -230,7 +230,7 @@ class TrainingRun:
         return values
 
     def _drop_state(self) -> None:
-        with suppress(OSError):  # a state that stays is harmless
+        with suppress(OSError):  # a state that cannot be deleted does no harm
             (self._request.out / STATE_NAME).unlink(missing_ok=True)
 
     def _start_model(self) -> DinacAE:
@@ -258,7 +258,7 @@ class TrainingRun:
         return teacher
 
     def _start_pace(self) -> Pace | None:
-        """Returns the pace of a run with `minutes`; the time before a stop counts too."""
+        """Returns the pace of a run with `minutes`. Time spent before a stop counts too."""
         if self._request.minutes is None:
             return None
         spent = 0.0
@@ -268,7 +268,7 @@ class TrainingRun:
         return Pace(self.first_step, time.monotonic(), self._request.minutes * 60, spent)
 
     def _check_point(self, psnr: list[float], pace: Pace | None) -> float:
-        """Measures the averaged weights and saves the state; returns the held-out PSNR in dB."""
+        """Measures the averaged weights and saves the state. Returns the held-out PSNR in dB."""
         held_out_db = self._measure_held_out()
         trained_db = round(float(np.mean(psnr)), 3) if psnr else None
         point = {"step": self.steps, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
@@ -304,7 +304,7 @@ class Pace:
     """Computes from the current pace how many steps a run has time for.
 
     The first steps are the slowest, because they read images and compile the network. All times are
-    in seconds of a monotonic clock; `number` is the number of steps done.
+    in seconds of a monotonic clock. `number` is the number of steps done.
     """
 
     def __init__(self, number: int, now: float, seconds: float, spent: float = 0.0) -> None:
@@ -313,15 +313,15 @@ class Pace:
         self.mark(number, now)
 
     def count_spent(self, now: float) -> float:
-        """Returns the seconds spent so far, including those `spent` before this start."""
+        """Returns the seconds spent so far, including the seconds before this start."""
         return now - self._start
 
     def mark(self, number: int, now: float) -> None:
-        """Measures the pace from here on."""
+        """Starts a new measurement of the pace."""
         self._number, self._time = number, now
 
     def fit(self, number: int, now: float) -> int:
-        """Returns the steps of the whole run at the pace since the last mark; marks again."""
+        """Returns the number of steps of the whole run at the current pace. Calls `mark` again."""
         step_seconds = max(1e-9, now - self._time) / max(1, number - self._number)
         self.mark(number, now)
         return number + max(0, round((self._deadline - now) / step_seconds))

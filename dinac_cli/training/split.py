@@ -15,14 +15,17 @@ from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 Features = npt.NDArray[np.float32]
 
 _BLOCK = 16
-_LOWEST = 8  # measures the 8 lowest frequencies of a block per axis
+_LOWEST = 8  # the number of lowest frequencies to measure, per axis of a block
 _BAND_ENDS = ((0, 1), (1, 2), (2, 4), (4, 8))
-_MAX_SIDE = 1024  # pixels per side to measure, as for the whitening
+_MAX_SIDE = 1024  # larger images are cropped to this side in pixels, as for the whitening
 _CANDIDATES = 4096  # limits the time: each exchange tries all candidates for every chosen row
 
 
 def measure_features(pixels: Pixels) -> Features:
-    """Returns the mean and the energy per frequency band of Y, Cb and Cr of uint8 [H, W, 3]."""
+    """Returns the features of an image uint8 [H, W, 3].
+
+    For each of Y, Cb and Cr, these are the mean and the energy in each frequency band.
+    """
     part = pad_pixels(crop_pixels(pixels, _MAX_SIDE, _MAX_SIDE), _BLOCK)
     planes = np.asarray(Image.fromarray(part).convert("YCbCr"), np.float32) - 128
     rows, columns = planes.shape[0] // _BLOCK, planes.shape[1] // _BLOCK
@@ -35,10 +38,10 @@ def measure_features(pixels: Pixels) -> Features:
 
 
 def choose_representatives(features: Features, count: int) -> list[int]:
-    """Returns the indices of `count` rows of features [N, D] whose mean is near that of all rows.
+    """Returns indices of `count` rows of features [N, D]. Their mean is near the mean of all rows.
 
     Adds rows one by one, then exchanges rows as long as the mean gets nearer. Only the first 4096
-    rows are candidates. On a tie, the first row wins.
+    rows are candidates. If two rows are equally good, takes the first.
     """
     spread = features.std(axis=0, dtype=np.float64)
     rows = (features - features.mean(axis=0, dtype=np.float64)) / np.where(spread > 0, spread, 1)
@@ -60,7 +63,7 @@ def choose_representatives(features: Features, count: int) -> list[int]:
 
 
 def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int, float]:
-    """Returns the index of the untaken row of sums [N, D] nearest to 0, and its squared norm."""
+    """Returns index and squared norm of the smallest row of sums [N, D] that is not in `taken`."""
     distances = np.square(sums).sum(axis=1)
     distances[taken] = np.inf
     index = int(distances.argmin())
@@ -68,7 +71,7 @@ def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int,
 
 
 def _draw_cosines() -> Features:
-    """Returns the lowest basis functions of an orthonormal DCT-II of a block's side, [8, 16]."""
+    """Returns the 8 lowest basis functions, [8, 16], of an orthonormal DCT-II of 16 samples."""
     frequency, place = np.mgrid[:_LOWEST, :_BLOCK]
     cosines = np.cos(np.pi * (2 * place + 1) * frequency / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
     cosines[0] /= np.sqrt(2)
@@ -76,7 +79,7 @@ def _draw_cosines() -> Features:
 
 
 def _list_bands() -> list[npt.NDArray[np.bool_]]:
-    """Returns masks [8, 8] of frequencies: octaves, split into vertical, horizontal, diagonal."""
+    """Returns frequency masks [8, 8]. Octaves are split into vertical, horizontal and diagonal."""
     down, across = np.indices((_LOWEST, _LOWEST))
     higher = np.maximum(down, across)
     octaves = [(higher >= low) & (higher < high) for low, high in _BAND_ENDS]

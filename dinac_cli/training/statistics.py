@@ -21,7 +21,7 @@ _MAX_SIDE = 1024
 
 @torch.inference_mode()
 def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor, Tensor]:
-    """Returns mean and variance, float32 [C], of the posterior mode over uint8 images [H, W, 3]."""
+    """Returns mean and variance, float32 [C], of the posterior modes of uint8 images [H, W, 3]."""
     posteriors = (model.encode_posterior(batch) for batch in _batches(model, images))
     mean, variance = _measure_moments(posterior.mode() for posterior in posteriors)
     return mean.float(), variance.float()
@@ -29,7 +29,7 @@ def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor,
 
 @torch.inference_mode()
 def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[float]]:
-    """Returns the smallest and largest mean and standard deviation of the channels of latents."""
+    """Returns the range of the channel means, and the range of the channel standard deviations."""
     mean, variance = _measure_moments(model.encode(batch) for batch in _batches(model, images))
     return {
         name: [round(float(figure.min()), 3), round(float(figure.max()), 3)]
@@ -40,7 +40,7 @@ def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[f
 def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Returns mean and variance, float64 [C], of latents [1, C, h, w].
 
-    All images have the same weight, whatever their size, because values such as the brightness
+    All images have the same weight, whatever their size. The reason: values such as the brightness
     hardly vary within an image.
     """
     means, squares = [], []
@@ -55,7 +55,10 @@ def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> list[float]:
-    """Returns the RMS change of an image, in 8-bit levels, per unit of each whitened latent."""
+    """Returns how strongly each latent channel changes an image.
+
+    This is the RMS change of the image, in 8-bit levels, per unit of the whitened latent.
+    """
     generator = torch.Generator().manual_seed(seed)
     settings = DinacAEInferenceConfig(seed=0)
     squares = np.zeros(model.config.bottleneck_dim)
@@ -74,7 +77,7 @@ def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> 
 
 
 def measure_reconstruction(model: DinacAE, images: Iterable[Pixels]) -> list[float]:
-    """Returns the PSNR in dB of every image, encoded and decoded as the commands do by default."""
+    """Encodes and decodes images as the commands do by default. Returns the PSNR of each in dB."""
     engine, settings, values = Engine(model), DinacAEInferenceConfig(seed=0), []
     for pixels in images:
         height, width, _ = pixels.shape

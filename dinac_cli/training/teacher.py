@@ -1,6 +1,6 @@
 """A DINOv2 vision transformer, whose features the class head learns to predict.
 
-Its checkpoint is a folder as on the Hub: a `config.json` of model type "dinov2", and
+Its checkpoint is a folder, as on the Hub, with a `config.json` of model type "dinov2" and a
 `model.safetensors`. Source: Oquab et al., https://arxiv.org/abs/2304.07193.
 """
 
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from dinac_cli.errors import ModelError
 
-# The mean and standard deviation of the teacher's own training images, in [0, 1].
+# The mean and standard deviation per channel of the images that trained the teacher, for pixels in
+# [0, 1].
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -61,8 +62,8 @@ class Teacher:
     def embed(self, images: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Returns the class token [B, D] and the patch tokens [B, height·width, D] of images.
 
-        Scales the images, [B, 3, H, W] in [-1, 1], to a grid of `height` by `width` patches of the
-        teacher, so that each patch covers one latent position.
+        The images are [B, 3, H, W] in [-1, 1]. They are scaled to a grid of `height` by `width`
+        patches, so that each patch of the teacher covers one latent position.
         """
         side = self.config.patch_size
         size = (height * side, width * side)

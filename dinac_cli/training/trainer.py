@@ -34,14 +34,14 @@ from dinac_cli.training.optimizer import Optimizer
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.teacher import Teacher
 
-STATE_NAME = "training.state"  # not .safetensors, because it is not a model
+STATE_NAME = "training.state"  # not named .safetensors, because it is not a model
 _CLASS_HEAD = "dino_token_alignment_head."
 _PEAK_DB = 10 * math.log10(4.0)  # pixels in [-1, 1] span a range of 2
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step; `kl` is in nats, `psnr_db` is None unless t = 1 and no block was dropped."""
+    """One step. `kl` is in nats. `psnr_db` is None if t < 1 or blocks were dropped."""
 
     number: int
     psnr_db: float | None
@@ -49,11 +49,11 @@ class StepReport:
 
 
 class Trainer:
-    """Trains the encoder and decoder of a float32 network in place; computes in `dtype`.
+    """Trains the encoder and decoder of a float32 network in place. Computes in `dtype`.
 
     With a teacher, the class head learns the teacher's features. A saved state can be resumed only
-    with the same recipe and the same `about`. `curve` holds the caller's measurements; it is saved
-    too.
+    with the same recipe and the same `about`. `curve` holds the measurements of the caller, and is
+    saved too.
 
     The random numbers of a step depend only on the recipe's seed and the step's number. So a run
     always gives the same weights on the same device with the same number of threads, even if it was
@@ -101,7 +101,7 @@ class Trainer:
         time, drop = self._draw_time(random)
         x_t = self._add_noise(images, time, random)
         noise = self._draw_latent_noise(random)
-        # On a CPU, MATH has the faster backward pass for the few tokens of a crop.
+        # On a CPU, the MATH backend has a faster backward pass for the few tokens of a crop.
         is_cpu = self.model.device.type == "cpu"
         with sdpa_kernel(SDPBackend.MATH) if is_cpu else nullcontext():
             mse, kl, latents = self._reconstruct(images, x_t, time, noise, drop)
@@ -121,20 +121,20 @@ class Trainer:
         self.optimizer.recipe = self.recipe
 
     def average_state(self) -> dict[str, Tensor]:
-        """Returns the weights of the network, float32, with the averages of the trained ones."""
+        """Returns the float32 weights of the network, with averages in place of trained weights."""
         return {**self.model.state_dict(), **self.optimizer.average}
 
     def save(self, folder: Path) -> None:
-        """Saves all that `resume` needs, atomically. Raises OutputError."""
+        """Saves everything that `resume` needs, atomically. Raises OutputError."""
         metadata = {"step": str(self.step_number), "recipe": json.dumps(asdict(self.recipe))}
         metadata |= {**self._about, "curve": json.dumps(self.curve)}
         state = save(self.optimizer.state_tensors(), metadata=metadata)
         write_file(folder, STATE_NAME, state)
 
     def resume(self, folder: Path) -> bool:
-        """Restores the state that `save` wrote; returns False if the folder has none.
+        """Restores the state that `save` wrote. Returns False if the folder has no state.
 
-        Raises ModelError if its recipe, `about` or network differs from this training's.
+        Raises ModelError if the state has another recipe, `about` or network than this training.
         """
         path = folder / STATE_NAME
         if not path.is_file():
@@ -161,13 +161,13 @@ class Trainer:
         return True
 
     def _draw_time(self, random: torch.Generator) -> tuple[Tensor, bool]:
-        """Draws the time t of a batch, [1], and whether it drops the middle blocks."""
+        """Draws the time t of a batch, [1], and whether the batch skips the middle blocks."""
         chance, time, drop = torch.rand(3, generator=random).tolist()
         is_full = chance < self.recipe.full_noise
         return torch.tensor([1.0 if is_full else time]), drop < self.recipe.drop
 
     def _add_noise(self, images: Tensor, time: Tensor, random: torch.Generator) -> Tensor:
-        """Returns x_t, the decoder's noisy input at this time, as in a sampler."""
+        """Returns x_t, the noisy input that a sampler would give the decoder at this time."""
         noise = torch.randn(images.shape, generator=random).to(images.device)
         noise = self._schedule.sigma(time).item() * self.model.config.pixel_noise_std * noise
         if time.item() == 1.0:
@@ -175,7 +175,7 @@ class Trainer:
         return self._schedule.alpha(time).item() * images + noise
 
     def _draw_latent_noise(self, random: torch.Generator) -> Tensor:
-        """Draws the noise of the posterior's sample on the CPU, the same for all devices."""
+        """Draws the noise to sample the posterior on the CPU, so that all devices get the same."""
         config, recipe = self.model.config, self.recipe
         side = recipe.crop // config.patch_size
         shape = (recipe.batch_size, config.bottleneck_dim, side, side)
@@ -202,7 +202,7 @@ class Trainer:
         return torch.stack(losses).mean()
 
     def _cast(self, prefix: str) -> dict[str, Tensor]:
-        """Casts a part's weights to the compute dtype; gradients reach the float32 weights."""
+        """Casts the weights of a part to `dtype`. Gradients still reach the float32 weights."""
         return {
             name.removeprefix(prefix): tensor if keeps_float32(name) else tensor.to(self._dtype)
             for name, tensor in self._parameters.items()
@@ -211,7 +211,7 @@ class Trainer:
 
 
 def read_state_metadata(path: Path) -> dict[str, str]:
-    """Reads the metadata of a saved state: step, recipe, curve. ModelError if it is damaged."""
+    """Reads step, recipe and curve of a saved state. Raises ModelError if the file is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -225,7 +225,7 @@ def read_state_metadata(path: Path) -> dict[str, str]:
 def write_file(folder: Path, name: str, data: bytes) -> None:
     """Writes a file atomically, and creates its folder if needed.
 
-    Raises UnwritableDiskError if the disk is full or read-only, OutputError for other failures.
+    Raises UnwritableDiskError if the disk is full or read-only, and OutputError for other failures.
     """
     # OUT holds nothing but a training, so any file in it may be replaced.
     output = Output(str(folder), OutputKind.FOLDER, is_ours=lambda path: True, overwrite=True)

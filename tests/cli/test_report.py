@@ -143,7 +143,7 @@ def test_damaged_and_missing_latents_are_not_shown(own: Path) -> None:
         path.write_bytes(path.read_bytes()[:500])
     spoilt = run("report", *arguments, "latents", cwd=own)
     assert (spoilt.code, len(spoilt.err.splitlines())) == (0, 3)
-    assert "PSNR against bits a pixel" not in (own / "page.html").read_text()
+    assert "PSNR against bits per pixel" not in (own / "page.html").read_text()
     (own / "other").mkdir()
     none = run("report", *arguments, "other", cwd=own)
     assert (none.code, none.out) == (2, "")
@@ -158,7 +158,7 @@ def test_latents_with_other_channels_are_not_shown(own: Path) -> None:
     assert (done.code, done.err) == (
         0,
         "dinac: warning: photos/b.png: its latents are not shown: latents/b.png.dinac: "
-        "another number of channels than in the first record\n",
+        "the number of channels differs from the first record\n",
     )
     assert (own / "page.html").read_text().count('"latents": "data:') == 3
 
@@ -198,7 +198,11 @@ def test_full_images_beside_the_page(own: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("photos", "page.html"), 2, "name a folder of originals, one or more of reconstructions"),
+        (
+            ("photos", "page.html"),
+            2,
+            "name a folder of originals, one or more folders of reconstructions",
+        ),
         (("photos", "decoded", "page"), 2, "page: OUT, the last argument, is the page to write"),
         (("photos", "nowhere", "page.html"), 2, "nowhere: no such folder"),
         (("empty", "decoded", "page.html"), 2, "no images found in empty"),

@@ -51,7 +51,7 @@ def test_wrong_requests_are_refused_in_one_line(images: Path, tmp_path: Path) ->
     cases = {
         "say how long to train": (images, model),
         "either --minutes or --steps": (images, model, "--steps", "3", "--minutes", "1"),
-        "no image of at least 128 pixels": (images, model, "--steps", "3", "--crop", "128"),
+        "no image has at least 128 pixels": (images, model, "--steps", "3", "--crop", "128"),
         "no images found in": (empty, model, "--steps", "3"),
         "stdin: cannot be trained on": ("-", model, "--steps", "3"),
         "holds other files and no training": (images, images, "--steps", "3"),

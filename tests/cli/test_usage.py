@@ -125,7 +125,7 @@ REFUSED_LITERALLY = [
     (
         "encode photos out --model nano --revision x",
         2,
-        "--revision x: nano is not a Hub repository; omit it",
+        "--revision x: nano is not a Hub repository; omit --revision",
     ),
     # psnr
     ("psnr photos none", 2, "none: no such file or folder"),

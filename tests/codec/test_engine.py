@@ -192,7 +192,8 @@ class TestMemory:
         with pytest.raises(ImageError) as caught:
             make_engine(model).encode([draw(4, 4)])
         assert str(caught.value) == (
-            "out of memory on cpu; free some, scale the image down or choose another --device"
+            "out of memory on cpu; free some memory, scale the image down "
+            "or choose another --device"
         )
 
     def test_out_of_memory_while_padding_fails_the_image(
@@ -457,7 +458,7 @@ class TestSizeCheck:
         with pytest.raises(ImageError) as caught:
             encoder.engine.check_size(33, 48)
         assert str(caught.value) == (
-            "48x33 needs about 0.0 GiB of memory on cpu and 0.0 GiB are free; scale it down"
+            "48x33 needs about 0.0 GiB of memory on cpu, but 0.0 GiB are free; scale the image down"
         )
 
     def test_unknown_memory_refuses_nothing(

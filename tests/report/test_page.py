@@ -99,7 +99,7 @@ def test_rates_far_apart_get_a_logarithmic_axis() -> None:
     places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="2.5"', chart)]
     assert places == sorted(places)
     assert places[1] - places[0] > 20
-    assert "bits a pixel (logarithmic)" in chart
+    assert "bits per pixel (logarithmic)" in chart
     ticks = Axis(2.0, 162.0, 0, 100, is_log=True).list_ticks()
     assert ticks == pytest.approx([2, 6, 18, 54, 162])
 

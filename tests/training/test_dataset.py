@@ -39,7 +39,7 @@ def test_survey_skips_small_and_broken_images(photo_paths: list[str], tmp_path: 
 
 
 def test_images_that_are_all_too_small_are_refused(photo_paths: list[str]) -> None:
-    with pytest.raises(UsageError, match="no image of at least 4096 pixels"):
+    with pytest.raises(UsageError, match="no image has at least 4096 pixels"):
         survey_images(photo_paths, crop=4096)
 
 
