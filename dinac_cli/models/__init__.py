@@ -1,1 +1,1 @@
-"""Models: choice, identity, device and network. Imports nothing, so that it starts fast."""
+"""Finds, identifies and runs models. This file imports nothing, so importing it is fast."""

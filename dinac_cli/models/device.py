@@ -1,4 +1,4 @@
-"""The device and the compute type of a run."""
+"""Chooses the device and the compute type of a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Returns the device that "auto", "cuda", "cuda:N", "mps" or "cpu" names.
+    """Returns the device with the name "auto", "cuda", "cuda:N", "mps" or "cpu".
 
-    "auto" selects CUDA, else MPS, else the CPU. No other name falls back to another device. Raises
-    DeviceError if the device is not available, UsageError if the name is unknown.
+    "auto" selects the first available device of CUDA, MPS and CPU. The other names never fall back
+    to another device. Raises DeviceError if the device is not available, and UsageError if the name
+    is unknown.
     """
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
         raise UsageError(f"device {name!r} is unknown; use auto, cuda, cuda:N, mps or cpu")
@@ -28,10 +29,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Returns the compute type that "bf16", "f32" or "auto" names on a device.
+    """Returns the compute type with the name "bf16", "f32" or "auto" for a device.
 
-    "auto" selects bfloat16 if the hardware supports it natively: on CUDA, and on CPUs with AMX or
-    AVX512-BF16. Raises UsageError for any other name.
+    "auto" selects bfloat16 if the hardware supports bfloat16 natively: on CUDA, and on CPUs with
+    AMX or AVX512-BF16. On other hardware it selects float32. Raises UsageError for any other name.
     """
     if name != "auto":
         if name not in _DTYPES:
@@ -49,6 +50,6 @@ def _list_devices() -> list[str]:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # These private probes are the only ones that also ask the kernel for permission to use AMX.
+    # Only these private probes also ask the operating system for permission to use AMX.
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

@@ -1,4 +1,4 @@
-"""Facts about a checkpoint on disk: sizes, parameters, identities, licence. Free of torch."""
+"""Reads facts about a checkpoint: sizes, identities, licence. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dinac_cli.models.registry import ResolvedModel
 _PARTS = {"encoder": ENCODER, "decoder": DECODER, "dino_token_alignment_head": CLASS_HEAD}
 _STORED = {"F32": "float32", "BF16": "bfloat16"}
 
-# A model card starts with YAML between two lines of dashes. Only its licence is read: one key with
-# one line of text, which needs no YAML parser.
+# A model card starts with YAML between two lines of dashes. Only the licence is read. It is one key
+# with one line of text, so no YAML parser is needed.
 _CARD_LICENCE = re.compile(r"\A---\n(?:(?!---).*\n)*?license:[ \t]*[\"']?([\w.+-]{1,64})")
 _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """One checkpoint.
+    """Facts about one checkpoint.
 
-    `size_bytes` is the size of the weights file. `parameters` counts the parameters of each part;
-    `float32_parameters` of them stay float32 in a bfloat16 network. `stored` lists the storage
-    types of the tensors. `licence` is the one in the model card, "" if there is none.
+    `size_bytes` is the size of the weights file. `parameters` counts the parameters of each part.
+    `float32_parameters` counts the parameters that stay float32 in a bfloat16 network. `stored`
+    lists the storage types of the tensors. `licence` is "" if the model card names no licence.
     """
 
     label: str
@@ -51,7 +51,7 @@ class ModelSummary:
 
 
 def summarise_model(model: ResolvedModel) -> ModelSummary:
-    """Summarises a checkpoint without loading its weights. Raises ModelError."""
+    """Summarises a checkpoint without loading its weights. Raises ModelError if this fails."""
     files = locate_checkpoint(model.path)
     config, identity = model.read_config(), model.identify()
     table = read_tensor_table(files.weights)
@@ -75,7 +75,7 @@ def summarise_model(model: ResolvedModel) -> ModelSummary:
 
 
 def count_parameters(table: TensorTable) -> dict[str, int]:
-    """Counts the parameters of encoder, decoder and class head."""
+    """Counts the parameters of the encoder, the decoder and the class head."""
     counts: Counter[str] = Counter()
     for name, count in _list_parameters(table):
         counts[_PARTS.get(name.partition(".")[0], ENCODER)] += count
@@ -83,7 +83,7 @@ def count_parameters(table: TensorTable) -> dict[str, int]:
 
 
 def read_licence(path: Path) -> str:
-    """Returns the licence in the model card beside a checkpoint, "" if there is none."""
+    """Returns the licence in the model card beside a checkpoint, or "" if there is none."""
     folder = path if path.is_dir() else path.parent
     try:
         with (folder / "README.md").open("rb") as file:

@@ -1,4 +1,4 @@
-"""Identities of networks: two short hashes, equal for a checkpoint and its bfloat16 copy."""
+"""Computes network identities: two short hashes, equal for a checkpoint and its bfloat16 copy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dinac_cli.models.dinac.tensor_file import (
 )
 
 IDENTITY_DIGITS = 16
-"""Hexadecimal digits of an identity: the first 64 bits of a SHA-256."""
+"""The number of hexadecimal digits per hash. A hash is the first 64 bits of a SHA-256."""
 
 _CHUNK_BYTES = 4 << 20
 _LATENT_SPACE_TENSORS = re.compile(r"encoder\..*|latent_norm_running_(mean|var)")
@@ -42,7 +42,7 @@ _CACHE_ENTRIES = 64
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Two hashes: `latent_space` identifies the encoder's latents, `weights` the whole network."""
+    """`latent_space` identifies the encoder's latents; `weights` identifies the whole network."""
 
     latent_space: str
     weights: str
@@ -52,9 +52,9 @@ def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
     """Hashes the tensors of a safetensors file and the constants of its configuration.
 
     Each hash is the beginning of a SHA-256. It covers the tensors, sorted by canonical name, then
-    the constants. A tensor is hashed as a bfloat16 network keeps it: a line of JSON with its name,
-    type and shape, then its little-endian bytes. A constant is hashed as a line of JSON. Raises
-    ModelError if the file is not a checkpoint.
+    the constants. A tensor first gets the type that it has in a bfloat16 network. Its contribution
+    is a line of JSON with its name, type and shape, then its little-endian bytes. A constant
+    contributes a line of JSON. Raises ModelError if the file is not a checkpoint.
     """
     table = read_tensor_table(path)
     tensors = table.by_canonical_name
@@ -74,7 +74,7 @@ def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
 
 
 def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
-    """Returns `compute_identity`, cached by path, size, modification time and constants.
+    """Returns the identity of a file, cached by path, size, modification time and constants.
 
     If the cache cannot be read or written, the file is hashed each time.
     """
@@ -102,7 +102,7 @@ def cache_folder() -> Path:
 
 
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounds float32 values to bfloat16, half to even, and returns their bits; NaN stays NaN."""
+    """Rounds float32 values to bfloat16, half to even, and returns the bits. NaN stays NaN."""
     bits = values.view(np.uint32)
     # The sum can overflow only for a NaN, which the last line replaces.
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16

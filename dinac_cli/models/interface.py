@@ -1,4 +1,4 @@
-"""The names of a model's parts and the settings of a decode. Free of torch."""
+"""The names of a model's parts and the settings of a decode. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SCHEDULES = ("linear", "cosine")
 
 @dataclass(frozen=True)
 class DinacAEInferenceConfig:
-    """How latents are decoded.
+    """The settings for decoding latents.
 
-    `num_steps` is the number of decoder evaluations (NFE); path-drop guidance (`pdg`) doubles it.
+    `num_steps` is the number of decoder evaluations (NFE). Path-drop guidance (`pdg`) doubles it.
     `sampler` is "ddim" or "dpmpp_2m", which may also be spelled "dpmpp-2m". `schedule` is "linear"
     or "cosine". `strength` in (0, 1] scales the times. If `seed` is None, every image gets fresh
     noise. Raises UsageError if a field is out of range.

@@ -1,7 +1,7 @@
 """Resolves `--model` to files on disk: the embedded model, aliases, Hub repositories, local paths.
 
-Free of torch. The Hub's client is imported only if a Hub model is requested. A record never causes
-a download: it is matched only against the models that are already local.
+Importing this module does not import torch. The Hub's client is imported only if a Hub model is
+requested. A record never causes a download: only local models are searched for its model.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ class ResolvedModel:
 
     @property
     def is_public(self) -> bool:
-        """True if the label names a published model, so that it reveals nothing about the user."""
+        """True if the label names a published model, which reveals nothing about the user."""
         return bool(self.revision) and self.label in (NANO, *HUB_ALIASES.values())
 
     def read_config(self) -> DinacAEConfig:
-        """Returns the network's sizes and constants. Raises ModelError."""
+        """Returns the network's sizes and constants. Raises ModelError if this fails."""
         return read_config(locate_checkpoint(self.path))
 
     def read_settings(self) -> Mapping[str, object]:
-        """Returns the content of `config.json`, or {} if there is none. Raises ModelError."""
+        """Calls `source.read_settings` for this checkpoint."""
         return read_settings(locate_checkpoint(self.path))
 
     def identify(self) -> ModelIdentity:
-        """Returns the network's identities; see `read_identity`. Raises ModelError."""
+        """Calls `read_identity` for this checkpoint."""
         files = locate_checkpoint(self.path)
         return read_identity(files.weights, read_config(files))
 
@@ -75,8 +75,8 @@ def resolve_model(
 ) -> ResolvedModel:
     """Finds the model that `source` names: an alias, folder, .safetensors file or Hub repository.
 
-    If a Hub model is not cached, calls `announce` with a message and downloads it. Raises
-    ModelError if the download fails, UsageError if `source` names no model.
+    If a Hub model is not cached, calls `announce` with a message and downloads the model. Raises
+    ModelError if the download fails, and UsageError if `source` names no model.
     """
     if source == NANO:
         _refuse_revision(source, revision, NANO_REVISION)
@@ -86,7 +86,7 @@ def resolve_model(
         path = Path(os.path.expanduser(source))
         return ResolvedModel(path, path.resolve().name)
     repository = HUB_ALIASES.get(source, source)
-    # A .safetensors file that does not exist is a typo: do not ask the Hub about it.
+    # If a .safetensors file does not exist, its name is a typo, so the Hub is not asked.
     if not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
         known = ", ".join([NANO, *HUB_ALIASES])
         raise UsageError(
@@ -97,7 +97,7 @@ def resolve_model(
 
 
 def find_local(source: str, revision: str | None = None) -> ResolvedModel:
-    """Finds a model like `resolve_model`; raises ModelError instead of downloading."""
+    """Finds a model like `resolve_model`, but raises ModelError instead of downloading."""
     repository = HUB_ALIASES.get(source, source)
     if source == NANO or _is_path(source) or not _REPOSITORY.fullmatch(repository):
         return resolve_model(source, revision)
@@ -108,9 +108,9 @@ def find_local(source: str, revision: str | None = None) -> ResolvedModel:
 
 
 def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
-    """Downloads the files of a Hub model that are not cached; resumes an interrupted download.
+    """Downloads the missing files of a Hub model; resumes an interrupted download.
 
-    If HF_HUB_OFFLINE is set, uses the cached files. Raises ModelError if the download fails,
+    If HF_HUB_OFFLINE is set, uses the cached files. Raises ModelError if the download fails, and
     UsageError if `source` is not a Hub model.
     """
     if source == NANO:
@@ -125,9 +125,9 @@ def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
 
 
 def choose_default(device: str) -> str:
-    """Returns the model of `--model auto` for images: `nano` on a CPU, `d2` on CUDA and MPS.
+    """Returns the model that `--model auto` selects for images: `nano` on a CPU, otherwise `d2`.
 
-    `device` is the option `--device`. Torch is imported only if there may be a GPU.
+    `device` is the value of `--device`. Torch is imported only if there may be a GPU.
     """
     if device == "cpu" or (device == "auto" and not _may_have_gpu()):
         return NANO
@@ -137,7 +137,7 @@ def choose_default(device: str) -> str:
 
 
 def find_model(latent_space: str) -> ResolvedModel | None:
-    """Returns the embedded or cached model with this latent space, or None."""
+    """Returns the embedded or cached model with this latent space, or None if there is none."""
     cached = map(find_cached, HUB_ALIASES.values())
     for candidate in itertools.chain([resolve_model(NANO)], cached):
         with suppress(ModelError):  # skip a damaged cache entry
@@ -147,10 +147,10 @@ def find_model(latent_space: str) -> ResolvedModel | None:
 
 
 def find_cached(repository: str, revision: str | None = None) -> ResolvedModel | None:
-    """Returns a repository's checkpoint from the Hub's cache, or None if absent or incomplete."""
+    """Returns a checkpoint from the Hub's cache, or None if it is absent or incomplete."""
     try:
         model = _fetch(repository, revision, only_cached=True)
-    except (OSError, ValueError):  # the client's own errors derive from these
+    except (OSError, ValueError):  # the client's own errors derive from these two
         return None
     return model if _is_complete(model.path) else None
 
@@ -172,7 +172,7 @@ def _is_complete(folder: Path) -> bool:
     """Whether a snapshot in the Hub's cache has its configuration and its weights.
 
     Without a configuration, the network would get the released constants, which may be wrong. A
-    weights file of another name does not count while a download is unfinished.
+    weights file with another name counts only if no download is unfinished.
     """
     if not (folder / CONFIG_NAME).is_file():
         return False
@@ -200,7 +200,7 @@ def _download(
     if not _is_complete(model.path):
         raise ModelError(
             f"model {at} has no config.json or no .safetensors file in {model.path}; if its "
-            "download was interrupted, go online and retry; otherwise name a DINAC-AE repository"
+            "download was interrupted, go online and retry. Otherwise, name a DINAC-AE repository"
         )
     return model
 
@@ -229,10 +229,12 @@ def _is_path(source: str) -> bool:
 
 def _refuse_revision(source: str, revision: str | None, own: str) -> None:
     if revision is not None and revision != own:
-        raise UsageError(f"--revision {revision}: {source} is not a Hub repository; omit it")
+        raise UsageError(
+            f"--revision {revision}: {source} is not a Hub repository; omit --revision"
+        )
 
 
 def _may_have_gpu() -> bool:
-    """Whether it is worth importing torch, which takes a second, to look for a GPU."""
+    """Whether there may be a GPU. Importing torch to look for a GPU takes a second."""
     nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
     return sys.platform != "linux" or any(os.path.exists(node) for node in nodes)

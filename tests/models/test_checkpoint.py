@@ -192,8 +192,8 @@ def test_all_faults_are_listed_in_one_line(
         f"{folder / 'model.safetensors'} does not fit its configuration: "
         "1 missing (encoder.to_bottleneck.bias); "
         r"6 unexpected ('extra.0\n', 'extra.1\n', 'extra.2\n', 'extra.3\n', 'extra.4\n', …); "
-        "1 wrongly shaped (decoder.latent_up.bias [3] for [128]); "
-        "1 wrongly typed (decoder.fuse_in.bias F16 for F32 or BF16); "
+        "1 wrongly shaped (decoder.latent_up.bias [3], not [128]); "
+        "1 wrongly typed (decoder.fuse_in.bias F16, not F32 or BF16); "
         "use the config.json that belongs to these weights"
     )
     assert len(refusal.value.details) == 9
@@ -280,7 +280,7 @@ def test_config_of_another_network_allocates_nothing(tiny: Golden, folder: Path)
 def test_arguments_out_of_range_are_refused(tiny: Golden) -> None:
     with pytest.raises(UsageError, match=r"dtype is torch\.float16"):
         DinacAE.from_pretrained(tiny.folder, dtype=torch.float16)
-    with pytest.raises(UsageError, match="parts has 'head'; the parts are class_head, decoder"):
+    with pytest.raises(UsageError, match="part 'head' is unknown; the known parts are class_head"):
         DinacAE.from_pretrained(tiny.folder, parts={"encoder", "head"})
     with pytest.raises(DeviceError, match="cuda:99 is not available"):
         DinacAE.from_pretrained(tiny.folder, device=torch.device("cuda:99"))

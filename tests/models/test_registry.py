@@ -193,8 +193,8 @@ class TestCached:
             resolve_model("d2")
         assert str(caught.value) == (
             f"model {D2} (revision main) has no config.json or no .safetensors file in "
-            f"{hub.folder / COMMIT}; if its download was interrupted, go online and retry; "
-            "otherwise name a DINAC-AE repository"
+            f"{hub.folder / COMMIT}; if its download was interrupted, go online and retry. "
+            "Otherwise, name a DINAC-AE repository"
         )
 
     def test_link_to_a_missing_blob_is_an_incomplete_download(self, hub: Hub) -> None:

@@ -25,7 +25,7 @@ from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER, DinacAEInfe
 from dinac_cli.models.registry import resolve_model
 
 ALL_PARTS = frozenset({ENCODER, DECODER, CLASS_HEAD})
-"""The parts of a network that may be left out. The whitening statistics are always present."""
+"""The optional parts of a network. The whitening statistics are always present."""
 
 _MODULES = {ENCODER: "encoder", DECODER: "decoder", CLASS_HEAD: "dino_token_alignment_head"}
 
@@ -34,8 +34,8 @@ class DinacAE(nn.Module):
     """The DINAC-AE autoencoder, or only the `parts` that a task needs.
 
     Images are [B, 3, H, W] in [-1, 1]; their sides are divisible by the patch size P. Latents are
-    float32 [B, C, h, w] with h = H/P and w = W/P. Methods raise ModelError if their part is not
-    loaded, UsageError if an argument does not fit the network.
+    float32 [B, C, h, w] with h = H/P and w = W/P. A method raises ModelError if it needs a part
+    that is not loaded, and UsageError if an argument does not fit the network.
     """
 
     encoder: Encoder
@@ -71,14 +71,14 @@ class DinacAE(nn.Module):
     ) -> DinacAE:
         """Loads a network from a folder, a .safetensors file, an alias or a Hub repository.
 
-        `dtype` is torch.float32 or torch.bfloat16; norms, statistics and a few other tensors are
-        float32 in both. Checks the names and shapes of all tensors, then reads those of `parts`.
-        Raises DinacError if loading fails.
+        `dtype` is torch.float32 or torch.bfloat16. Norms, statistics and a few other tensors are
+        always float32. Checks the names and shapes of all tensors, then reads the tensors of
+        `parts`. Raises DinacError if loading fails.
         """
         demand_dtype(dtype)
         if unknown := sorted(set(parts) - ALL_PARTS):
             known = ", ".join(sorted(ALL_PARTS))
-            raise UsageError(f"parts has {unknown[0]!r}; the parts are {known}")
+            raise UsageError(f"the part {unknown[0]!r} is unknown; the known parts are {known}")
         place = resolve_device(str(device))
         # A string may be an alias or a repository; a path object is always a path.
         path = resolve_model(source, revision).path if isinstance(source, str) else Path(source)
@@ -104,11 +104,11 @@ class DinacAE(nn.Module):
         return torch.bfloat16 if torch.bfloat16 in types else torch.float32
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns the whitened latents of images: the mode of the posterior."""
+        """Returns the whitened latents of images. They are the mode of the posterior."""
         return self.whiten(self.encode_posterior(images).mode())
 
     def encode_posterior(self, images: Tensor) -> Posterior:
-        """Returns the Gaussian over the unwhitened latents of images."""
+        """Returns the posterior of images: a Gaussian over their unwhitened latents."""
         self._demand_part(ENCODER)
         self._demand_images(images)
         return self.encoder(images.to(self.device))
@@ -120,7 +120,7 @@ class DinacAE(nn.Module):
         width: int,
         inference_config: DinacAEInferenceConfig | None = None,
     ) -> Tensor:
-        """Decodes whitened latents to images [B, 3, height, width], float32 and unclamped.
+        """Decodes whitened latents to float32 images [B, 3, height, width]; does not clamp values.
 
         With a seed, the noise of an image does not depend on the rest of the batch.
         """
@@ -135,7 +135,7 @@ class DinacAE(nn.Module):
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             seen = embedded if x_t is x else self.decoder.embed(x_t)
-            begun = self.decoder.begin(seen, t[None], latents_raw)  # one time for all images
+            begun = self.decoder.begin(seen, t[None], latents_raw)  # the same time for all images
             x0 = self.decoder.finish(begun)
             if not settings.pdg:
                 return x0
@@ -146,35 +146,35 @@ class DinacAE(nn.Module):
     def reconstruct(
         self, images: Tensor, inference_config: DinacAEInferenceConfig | None = None
     ) -> Tensor:
-        """Encodes and decodes images; the result is float32 and unclamped."""
+        """Encodes images and decodes their latents to float32 images; does not clamp values."""
         latents = self.encode(images)
         return self.decode(latents, images.shape[2], images.shape[3], inference_config)
 
     def predict_class(self, latents: Tensor) -> Tensor:
-        """Returns the DINO class tokens [B, D] of whitened latents, float32."""
+        """Predicts the float32 DINO class tokens [B, D] from whitened latents."""
         head = self._class_head()
         return head.read_class_token(head.embed_tokens(self.dewhiten(latents)))
 
     def predict_tokens(self, latents: Tensor) -> Tensor:
-        """Returns the DINO patch tokens [B, h·w, D] of whitened latents, row-major, float32."""
+        """Predicts the float32 DINO patch tokens [B, h·w, D], row-major, from whitened latents."""
         head = self._class_head()
         return head.read_patch_tokens(head.embed_tokens(self.dewhiten(latents)))
 
     def predict_features(self, latents: Tensor) -> Tensor:
-        """Returns the tokens of `predict_class` and `predict_tokens` for the cost of one.
+        """Returns the tokens of `predict_class` and `predict_tokens` at the cost of one call.
 
-        The class token comes first: float32 [B, 1 + h·w, D].
+        The result is float32 [B, 1 + h·w, D] and starts with the class token.
         """
         class_token, patch_tokens = self._class_head()(self.dewhiten(latents))
         return torch.cat((class_token[:, None], patch_tokens), dim=1)
 
     def whiten(self, latents_raw: Tensor) -> Tensor:
-        """Scales each channel of raw latents to zero mean and unit variance; float32."""
+        """Scales each channel of raw latents to zero mean and unit variance, in float32."""
         mean, std = self._latent_statistics(latents_raw)
         return (latents_raw.to(self.device, torch.float32) - mean) / std
 
     def dewhiten(self, latents: Tensor) -> Tensor:
-        """Undoes `whiten`; float32."""
+        """Undoes `whiten`, in float32."""
         mean, std = self._latent_statistics(latents)
         return latents.to(self.device, torch.float32) * std + mean
 
@@ -183,8 +183,8 @@ class DinacAE(nn.Module):
     ) -> Tensor:
         """Draws whitened float32 latents from a posterior.
 
-        `latents` is the posterior's whitened mode, `logsnr` its log-SNR before whitening; both are
-        [B, C, h, w]. The generator must be on the network's device.
+        `latents` is the whitened mode of the posterior. `logsnr` is the log-SNR of the posterior
+        before whitening. Both are [B, C, h, w]. The generator must be on the network's device.
         """
         _, std = self._latent_statistics(latents)
         if logsnr.shape != latents.shape:
@@ -197,7 +197,7 @@ class DinacAE(nn.Module):
         return latents + noise_scale(logsnr) / std * noise
 
     def count_parameters(self) -> dict[str, int]:
-        """Returns the number of parameters of each loaded part, and their total."""
+        """Returns the number of parameters of each loaded part, and the total."""
         counts = {
             part: sum(parameter.numel() for parameter in getattr(self, module).parameters())
             for part, module in _MODULES.items()
@@ -206,15 +206,15 @@ class DinacAE(nn.Module):
         return {**counts, "total": sum(counts.values())}
 
     def list_constants(self) -> list[Tensor]:
-        """Returns the tensors that are cached between calls: none here."""
+        """Returns the tensors that are cached between calls. This class caches none."""
         return []
 
     def _draw_start(
         self, batch: int, height: int, width: int, seed: int | None, sigma: float
     ) -> tuple[Tensor, Tensor]:
-        """Returns the starting noise [B, 3, height, width] and its embedding by the decoder.
+        """Returns the starting noise [B, 3, height, width] and the decoder's embedding of it.
 
-        With a seed, all images start from the same noise, so only one image is embedded.
+        With a seed, all images start from the same noise, so the noise is embedded only once.
         """
         noise = draw_noise(batch, height, width, seed).to(self.device)
         x = sigma * self.config.pixel_noise_std * noise
@@ -239,7 +239,7 @@ class DinacAE(nn.Module):
 
     def _demand_part(self, part: str) -> None:
         if not hasattr(self, _MODULES[part]):
-            raise ModelError(f"the model was loaded without its {part}; add it to `parts`")
+            raise ModelError(f"the model was loaded without its {part}; add {part!r} to `parts`")
 
     def _demand_images(self, images: Tensor) -> None:
         patch = self.config.patch_size
@@ -263,7 +263,10 @@ class DinacAE(nn.Module):
 
 
 def build_model(model: DinacAE, state: Mapping[str, Tensor], dtype: torch.dtype) -> DinacAE:
-    """Builds a network like `model`, without class head, from `state`, in type `dtype`."""
+    """Builds a network like `model`, without its class head.
+
+    The tensors are taken from `state`. The type of the network is `dtype`.
+    """
     copy = _build_on_meta(model.config, (ENCODER, DECODER))
     tensors = {name: state[name].detach() for name in copy.state_dict()}
     cast = {name: x.clone() if keeps_float32(name) else x.to(dtype) for name, x in tensors.items()}

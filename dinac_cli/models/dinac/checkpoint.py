@@ -33,9 +33,9 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes the `config.json` and `model.safetensors` of a network's state into a folder.
+    """Writes a network's state into a folder, as `config.json` and `model.safetensors`.
 
-    With torch.bfloat16, the tensors that a bfloat16 network keeps in float32 stay float32.
+    If `dtype` is torch.bfloat16, some tensors stay float32; see `keeps_float32`.
     `settings` are additional keys of `config.json`. Each file is replaced atomically. Raises
     OutputError if a file cannot be written.
     """
@@ -61,7 +61,7 @@ def pack_checkpoint(
     dtype: torch.dtype = torch.float32,
     settings: Mapping[str, object] | None = None,
 ) -> dict[str, bytes]:
-    """Returns the files that `save_checkpoint` writes, by name, in the order of writing."""
+    """Returns the name and content of each file of `save_checkpoint`, in the order of writing."""
     demand_dtype(dtype)
     named = {canonical_name(name): tensor.detach().cpu() for name, tensor in state.items()}
     tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in named.items()}
@@ -71,7 +71,7 @@ def pack_checkpoint(
 
 
 def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises one CheckpointError that lists all tensors of a file that do not fit `shapes`."""
+    """Raises CheckpointError if tensors do not fit `shapes`; the error lists all such tensors."""
     present = table.by_canonical_name
     faults: dict[str, list[str]] = {
         "missing": [name for name in shapes if name not in present],
@@ -85,9 +85,9 @@ def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> 
         if shape is None:
             faults["unexpected"].append(shown)
         elif entry.shape != shape:
-            faults["wrongly shaped"].append(f"{shown} {list(entry.shape)} for {list(shape)}")
+            faults["wrongly shaped"].append(f"{shown} {list(entry.shape)}, not {list(shape)}")
         elif entry.dtype not in ITEM_BYTES:
-            faults["wrongly typed"].append(f"{shown} {show_name(entry.dtype)} for F32 or BF16")
+            faults["wrongly typed"].append(f"{shown} {show_name(entry.dtype)}, not F32 or BF16")
     if any(faults.values()):
         raise _describe_faults(table.path, faults)
 
@@ -110,15 +110,15 @@ def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointE
 def read_tensors(
     table: TensorTable, names: Collection[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Reads tensors by canonical name, in the types that they have in a network of type `dtype`.
+    """Reads the tensors with these canonical names, with the types for a network of type `dtype`.
 
     Raises ModelError if the file cannot be read.
     """
     entries = table.by_canonical_name
     try:
         with safe_open(table.path, framework="pt") as file:
-            # _cast copies each tensor: the file's tensors are memory-mapped, may be unaligned, and
-            # change if the file changes.
+            # _cast must copy each tensor, because safe_open memory-maps the file. The mapped tensor
+            # may be unaligned, and changes if the file changes.
             return {
                 name: _cast(name, file.get_tensor(entries[name].name), dtype, device)
                 for name in names
@@ -137,6 +137,6 @@ def _cast(
 
 
 def demand_dtype(dtype: torch.dtype) -> None:
-    """Raises UsageError unless a network can compute in `dtype`."""
+    """Raises UsageError if a network cannot compute in `dtype`."""
     if dtype not in (torch.float32, torch.bfloat16):
         raise UsageError(f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16")

@@ -22,11 +22,11 @@ from dinac_cli.models.dinac.layers import (
 from dinac_cli.models.dinac.rope import AxialRope2d, leave_unrotated
 
 TOKEN_RANGE = 0.035
-"""New tokens are uniform within ±TOKEN_RANGE: their standard deviation is 0.02."""
+"""New tokens are drawn uniformly from ±TOKEN_RANGE, so their standard deviation is 0.02."""
 
 
 class CrossAttention(nn.Module):
-    """The attention of the readout: a module of its own, because checkpoints name it."""
+    """The attention of `ClassReadout`; a separate module, because checkpoints name it."""
 
     __call__: Callable[..., Tensor]
 
@@ -71,7 +71,7 @@ class ClassHead(nn.Module):
         self.initial_class_token = nn.Parameter(torch.empty(1, dim))
         self.register_tokens = nn.Parameter(torch.empty(sizes.register_token_count, dim))
         for tokens in (self.initial_class_token, self.register_tokens):
-            # On the meta device, normal_ would import the compiler, which takes a second.
+            # On the meta device, normal_ would import torch's compiler, which takes a second.
             nn.init.uniform_(tokens, -TOKEN_RANGE, TOKEN_RANGE)
         self.in_proj = Pointwise(bottleneck_dim, dim)
         self.block = TransformerBlock(dim, head_dim, sizes.mlp_dim)
@@ -79,12 +79,12 @@ class ClassHead(nn.Module):
         self._axial_rope2d = AxialRope2d(head_dim)
 
     def forward(self, latents_raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the class token [B, D] and the patch tokens [B, h·w, D], float32."""
+        """Returns the float32 class token [B, D] and the float32 patch tokens [B, h·w, D]."""
         tokens = self.embed_tokens(latents_raw)
         return self.read_class_token(tokens), self.read_patch_tokens(tokens)
 
     def embed_tokens(self, latents_raw: Tensor) -> Tensor:
-        """Returns the block's result [B, 1 + R + h·w, D]: class, register and patch tokens."""
+        """Returns class, register and patch tokens after the block: [B, 1 + R + h·w, D]."""
         batch, _, height, width = latents_raw.shape
         patches = self.in_proj(latents_raw.permute(0, 2, 3, 1)).flatten(1, 2).float()
         prefix = torch.cat((self.initial_class_token, self.register_tokens)).float()
@@ -93,9 +93,9 @@ class ClassHead(nn.Module):
         return self.block(tokens, rotation)
 
     def read_class_token(self, tokens: Tensor) -> Tensor:
-        """Returns the class token [B, D], given the result of `embed_tokens`."""
+        """Returns the class token [B, D]; `tokens` is the result of `embed_tokens`."""
         return normalize_rms(self.class_readout(tokens[:, :1], tokens[:, 1:]))[:, 0]
 
     def read_patch_tokens(self, tokens: Tensor) -> Tensor:
-        """Returns the patch tokens [B, h·w, D], given the result of `embed_tokens`."""
+        """Returns the patch tokens [B, h·w, D]; `tokens` is the result of `embed_tokens`."""
         return normalize_rms(tokens[:, 1 + len(self.register_tokens) :])

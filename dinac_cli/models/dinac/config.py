@@ -1,4 +1,4 @@
-"""The sizes and constants of a network. Free of torch."""
+"""The sizes and constants of a network. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dinac_cli.errors import ModelError
 from dinac_cli.models.interface import is_finite, is_int
 
 ENCODER_HEAD_DIM = 64
-"""The width of the encoder's attention heads, which has no configuration key."""
+"""The width of the encoder's attention heads. No configuration key sets it."""
 
 TIME_FREQUENCIES = 128
-"""The number of frequencies in the decoder's time embedding, which is twice as wide."""
+"""The frequencies of the decoder's time embedding; each gives one sine and one cosine."""
 
 _KINDS = {
     "encoder_mlp_type": "gelu",
@@ -31,9 +31,10 @@ CLASS_HEAD_SIZES = (
 )
 
 _CONSTANTS = ("logsnr_min", "logsnr_max", "pixel_noise_std", "latent_running_stats_eps")
-"""Values that tensor shapes do not determine. If one is missing, the released value is used."""
+"""Values that tensor shapes do not determine. A missing value is set to the released value."""
 
-# The upper bounds are far above any trained network. They keep a hostile file from filling memory.
+# The upper bounds are far above the sizes of trained networks. They prevent a hostile file from
+# filling the memory.
 _INTEGER_RANGES = {
     "in_channels": (3, 3),
     "patch_size": (1, 64),
@@ -62,10 +63,10 @@ _REAL_RANGES = {
 
 @dataclass(frozen=True)
 class DinacAEConfig:
-    """Sizes and constants of one network; the defaults are those of DINAC-AE-D2.
+    """The sizes and constants of a network. The defaults are the values of DINAC-AE-D2.
 
-    Without a class head, all five `class_head_*` fields are None. Raises ModelError if a value has
-    the wrong type or is out of range, or if values contradict each other.
+    If the network has no class head, all five `class_head_*` fields are None. Raises ModelError if
+    a value has the wrong type, is out of range or contradicts another value.
     """
 
     in_channels: int = 3
@@ -107,7 +108,7 @@ class DinacAEConfig:
         )
         _demand(
             self.logsnr_min < self.logsnr_max,
-            f"logsnr_min {self.logsnr_min} is not below its logsnr_max {self.logsnr_max}",
+            f"logsnr_min {self.logsnr_min} is not below logsnr_max {self.logsnr_max}",
         )
         if self.class_head is not None:
             self.class_head.check_relations()
@@ -124,19 +125,19 @@ class DinacAEConfig:
 
     @property
     def class_head(self) -> ClassHeadConfig | None:
-        """The sizes of the class head, or None if the network has none."""
+        """The sizes of the class head, or None if the network has no class head."""
         sizes = [getattr(self, key) for key in CLASS_HEAD_SIZES]
         return None if sizes[0] is None else ClassHeadConfig(*sizes)
 
     def without_class_head(self) -> DinacAEConfig:
-        """Returns the same network without a class head."""
+        """Returns the configuration of the same network without a class head."""
         absent: dict[str, Any] = dict.fromkeys(CLASS_HEAD_SIZES)
         return replace(self, **absent)
 
 
 @dataclass(frozen=True)
 class ClassHeadConfig:
-    """Sizes of the class head: the `class_head_*` fields of a configuration."""
+    """The sizes of a class head: the `class_head_*` fields of a configuration."""
 
     feature_dim: int
     model_dim: int
@@ -153,7 +154,7 @@ class ClassHeadConfig:
         """Raises ModelError if the sizes contradict each other."""
         _demand(
             self.feature_dim == self.model_dim,
-            f"class_head_feature_dim {self.feature_dim} differs from its class_head_model_dim "
+            f"class_head_feature_dim {self.feature_dim} differs from class_head_model_dim "
             f"{self.model_dim}; they must be equal",
         )
         _demand_multiple("class_head_head_dim", self.head_dim, 4)
@@ -164,8 +165,8 @@ class ClassHeadConfig:
 def from_json(values: object) -> DinacAEConfig:
     """Reads the content of a `config.json`; ignores unknown keys.
 
-    Raises ModelError if a size is missing, if a value is invalid, if only some `class_head_*` keys
-    are present, or if a layer is of a kind that no released network has.
+    Raises ModelError if a size is missing, a value is invalid or a kind of layer is not supported.
+    Also raises ModelError if only some of the `class_head_*` keys are present.
     """
     if not isinstance(values, Mapping):
         raise ModelError("the configuration is not a JSON object; is this a DINAC-AE config.json?")
@@ -186,7 +187,7 @@ def from_json(values: object) -> DinacAEConfig:
 
 
 def to_json(config: DinacAEConfig) -> dict[str, Any]:
-    """Returns the keys and values of the `config.json` that `from_json` reads as `config`."""
+    """Returns the content of a `config.json` that `from_json` turns back into `config`."""
     kinds = _KINDS if config.class_head is None else _KINDS | _CLASS_HEAD_KINDS
     return {key: value for key, value in asdict(config).items() if value is not None} | kinds
 
@@ -204,7 +205,7 @@ def _checked(name: str, config: DinacAEConfig) -> int | float:
 
 
 def _show(value: object) -> str:
-    # The value may be nested too deeply for repr.
+    # repr fails if a value is nested too deeply.
     simple = value is None or isinstance(value, (bool, int, float, str))
     return f"{value!r:.40}" if simple else f"a {type(value).__name__}"
 
@@ -221,7 +222,7 @@ def _demand_multiple(name: str, value: int, divisor: int) -> None:
 def _demand_whole(name: str, dim: int, ratio: float) -> None:
     _demand(
         abs(dim * ratio - round(dim * ratio)) <= 1e-6,
-        f"{name} is {ratio}; times the width {dim} it must be an integer",
+        f"{name} is {ratio}; its product with the width {dim} must be an integer",
     )
 
 
@@ -233,4 +234,4 @@ def _demand_no_absent_head_key(absent: list[str]) -> None:
 
 
 RELEASED = {"d2": DinacAEConfig(), "dinac-ae": DinacAEConfig(encoder_depth=6)}
-"""The published networks by alias."""
+"""The configuration of each published network, by alias."""

@@ -29,11 +29,11 @@ LONGEST_WAVE = 10_000.0
 """The ratio of the highest to the lowest frequency of the time embedding."""
 
 Modulation = tuple[Tensor, Tensor]
-"""The scale and the gate of one block, float32 [B or 1, 1, 1, D]."""
+"""The scale and the gate of one block, each float32 [B or 1, 1, 1, D]."""
 
 
 class Begun(NamedTuple):
-    """The first part of an estimate, which guidance uses twice."""
+    """The result of `Decoder.begin`. Guidance uses it for two estimates."""
 
     start: Tensor  # the start blocks' output, float32 [B, h, w, D]
     modulations: list[Modulation]
@@ -67,7 +67,7 @@ class AdaLNBase(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.proj = Linear(dim, 2 * dim)
-        # A new network starts with closed gates: each block is the identity.
+        # In a new network, all gates are zero, so each block is the identity.
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
@@ -76,7 +76,7 @@ class AdaLNBase(nn.Module):
 
 
 class AdaLNDelta(nn.Module):
-    """The low-rank part of the modulation of one block."""
+    """The low-rank part of the modulation: each block has its own."""
 
     __call__: Callable[..., Tensor]
 
@@ -91,10 +91,10 @@ class AdaLNDelta(nn.Module):
 
 
 def normalize_response(u: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """Computes global response normalisation of [B, h, w, D] in float32: gamma·(u·n) + beta + u.
+    """Computes the global response normalisation of `u` [B, h, w, D] in float32.
 
-    n is the L2 norm of a channel over the grid, divided by the mean of these norms over all
-    channels. Source: Woo et al., ConvNeXt V2, https://arxiv.org/abs/2301.00808.
+    The result is gamma·(u·n) + beta + u. n is a channel's L2 norm over the grid, divided by the
+    mean of all channels' norms. Source: Woo et al., ConvNeXt V2, https://arxiv.org/abs/2301.00808.
     """
     u = u.float()
     norm = torch.linalg.vector_norm(u, dim=(1, 2), keepdim=True)  # [B, 1, 1, D]
@@ -103,7 +103,7 @@ def normalize_response(u: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 class GRN(nn.Module):
-    """Global response normalisation; as in checkpoints, the weights are [1, D, 1, 1]."""
+    """Global response normalisation. Checkpoints store its weights as [1, D, 1, 1]."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class FCDMBlock(nn.Module):
         self.pwconv2 = Pointwise(hidden_dim, dim)
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        """Returns the stream after this block; the gate multiplies what the block adds."""
+        """Returns the stream after this block. The gate multiplies the block's update."""
         scale, gate = modulation
         # The permuted view is an NCHW tensor in channels-last memory: no data is copied.
         u = x.to(self.dwconv.weight.dtype).permute(0, 3, 1, 2)
@@ -138,7 +138,7 @@ class FCDMBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Estimates the clean image from a noisy image, its time, and unwhitened latents."""
+    """Estimates the clean image from a noisy image, a diffusion time and unwhitened latents."""
 
     __call__: Callable[..., Tensor]
 
@@ -166,9 +166,9 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Estimates the clean image x0, float32 [B, 3, H, W].
 
-        `x_t` is [B, 3, H, W]. `t` is [B], or [1] if all images have the same time: the modulations
-        are then computed once. `latents_raw` is [B, C, h, w]. `drop_middle` skips the middle
-        blocks (path-drop).
+        `x_t` is [B, 3, H, W] and `latents_raw` is [B, C, h, w]. `t` is [B]. If all images have the
+        same time, `t` may be [1], so that the modulations are computed only once. `drop_middle`
+        skips the middle blocks (path-drop).
         """
         return self.finish(self.begin(self.embed(x_t), t, latents_raw), drop_middle)
 
@@ -177,7 +177,7 @@ class Decoder(nn.Module):
         return self.patchify(x_t)
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
-        """Runs the start blocks; `embedded` may be one image for the whole batch."""
+        """Runs the start blocks. `embedded` may hold one image if the whole batch shares it."""
         modulations = modulate(self.time_embed, self.adaln_base, self.adaln_deltas, t)
         latents = self.latent_up(latents_raw.permute(0, 2, 3, 1))  # [B, h, w, D]
         x = self.fuse_in(torch.cat((embedded.expand_as(latents), latents), dim=-1)).float()
@@ -185,7 +185,7 @@ class Decoder(nn.Module):
         return Begun(x, modulations)
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
-        """Runs the middle and end blocks; returns the estimate of x0 [B, 3, H, W], float32."""
+        """Runs the middle and end blocks; returns the float32 estimate of x0 [B, 3, H, W]."""
         start, modulations = begun
         first, last = len(self.start_blocks), len(modulations) - len(self.end_blocks)
         if drop_middle:
@@ -200,7 +200,7 @@ class Decoder(nn.Module):
 def modulate(
     time_embed: TimeEmbed, base: AdaLNBase, deltas: nn.ModuleList, t: Tensor
 ) -> list[Modulation]:
-    """Returns scale and gate of each block at times [B], in the order start, middle, end."""
+    """Returns the scale and gate of each block at times [B]: start, middle, then end blocks."""
     s = F.silu(time_embed(t))  # [B, D]
     shared, modulations = base(s).float(), []
     for delta in deltas:

@@ -1,4 +1,4 @@
-"""The encoder: a transformer from image patches to a posterior over latents."""
+"""The encoder: a transformer that maps image patches to a posterior over latents."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The layers of the encoder, the decoder and the class head.
 
-Matrix products have the type of their weights; norms and residual streams are float32. A network
-needs no autocast, because its weights are cast once.
+Matrix products are computed in the type of their weights. Norms and residual streams are float32.
+A network needs no autocast, because its weights are cast once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NORM_EPS = 1e-6
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiplies the last dim by a linear or 1x1 convolution weight, in the weight's type."""
+    """Applies a linear layer or 1x1 convolution to the last dim, in the type of `weight`."""
     return F.linear(x.to(weight.dtype), weight.flatten(1), bias)
 
 
@@ -77,7 +77,7 @@ class Pointwise(nn.Conv2d):
 
 
 class RMSNorm(nn.Module):
-    """RMS normalisation with float32 output; checkpoints store its weight under `_impl`."""
+    """RMS normalisation with float32 output. Checkpoints store its weight under `_impl`."""
 
     __call__: Callable[..., Tensor]
 
@@ -119,7 +119,7 @@ class Mlp(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention of tokens [B, N, D]; queries and keys are normalised and rotated."""
+    """Self-attention of tokens [B, N, D]. Queries and keys are normalised, then rotated."""
 
     def __init__(self, dim: int, head_dim: int) -> None:
         super().__init__()

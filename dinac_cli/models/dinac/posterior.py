@@ -12,7 +12,7 @@ from dinac_cli.models.dinac.schedule import noise_scale, signal_scale
 
 @dataclass(frozen=True)
 class Posterior:
-    """A variance-preserving Gaussian: N(alpha·mean, sigma²), alpha² + sigma² = 1.
+    """A variance-preserving Gaussian: N(alpha·mean, sigma²) with alpha² + sigma² = 1.
 
     `mean` and `logsnr` are float32 [B, C, h, w].
     """
@@ -25,7 +25,7 @@ class Posterior:
         return signal_scale(self.logsnr) * self.mean
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draws latents; the generator must be on the latents' device."""
+        """Draws latents; the generator must be on the device of `mean`."""
         mean = self.mean
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return self.mode() + noise_scale(self.logsnr) * noise

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor, nn
 
 BASE = 10_000.0
-"""The periods grow from 1 grid step; the next one after the longest would be BASE steps."""
+"""A head has n = d/4 periods. Period i is BASE^(i/n) grid steps, for i from 0 to n - 1."""
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, float32 [N, d/2]: a token has one angle per pair of a head's d dims."""
+"""Cosines and sines, float32 [N, d/2]: for each token, one angle per pair of a head's d dims."""
 
 
 class AxialRope2d(nn.Module):
-    """The angles of a grid's tokens: half of a head's d dims rotate by row, half by column."""
+    """Computes rotation angles: half of a head's d dims rotate by row, the other half by column."""
 
     periods: Tensor
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        # On the meta device, torch.arange would import the compiler, which takes a second.
+        # On the meta device, torch.arange would import torch's compiler, which takes a second.
         periods = [BASE ** (4 * index / head_dim) for index in range(head_dim // 4)]
         self.register_buffer("periods", torch.tensor(periods))
 

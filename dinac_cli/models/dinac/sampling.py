@@ -1,8 +1,8 @@
-"""Samplers: they turn noise into images with a given number of denoiser calls.
+"""Samplers turn noise into images with a given number of denoiser calls.
 
 A sampler takes a denoiser, the starting images [B, 3, H, W], N + 1 descending times on the CPU, and
-the schedule. It returns the images at the last time, which differ from the last estimate of the
-clean images.
+the schedule. It returns the images at the last time. These images are not the denoiser's last
+estimate of the clean images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Sampler = Callable[[Denoiser, Tensor, Tensor, CosineSchedule], Tensor]
 
 
 def sample_ddim(denoise: Denoiser, x: Tensor, times: Tensor, schedule: CosineSchedule) -> Tensor:
-    """Samples by DDIM without noise: Song et al., https://arxiv.org/abs/2010.02502, equation 12."""
+    """Samples by deterministic DDIM: Song et al., https://arxiv.org/abs/2010.02502, equation 12."""
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     for i in range(len(times) - 1):
         x0 = denoise(x, times[i])
@@ -53,14 +53,14 @@ SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim, "dpmpp_2m": sample_dpmpp_2m
 
 
 def guide(x0_full: Tensor, x0_dropped: Tensor, strength: float) -> Tensor:
-    """Applies path-drop guidance: extrapolates from the path-drop estimate past the full one."""
+    """Applies path-drop guidance: extrapolates from `x0_dropped` past `x0_full`."""
     return x0_dropped + strength * (x0_full - x0_dropped)
 
 
 def draw_noise(batch: int, height: int, width: int, seed: int | None) -> Tensor:
     """Draws standard normal noise [batch, 3, height, width] in float32 on the CPU.
 
-    With a seed, every image gets the same noise, in any batch. Without a seed, every image gets
+    With a seed, every image of every batch gets the same noise. Without a seed, every image gets
     different noise.
     """
     generator = torch.Generator()

@@ -1,4 +1,4 @@
-"""The variance-preserving noise schedule and the times of a decode, all float32."""
+"""The variance-preserving noise schedule and the times of a decode, both in float32."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def noise_scale(logsnr: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """The log-SNR over time: falls from `logsnr_max` at t = 0 to `logsnr_min` at t = 1.
+    """The log-SNR over time. It falls from `logsnr_max` at t = 0 to `logsnr_min` at t = 1.
 
-    logsnr(t) = -2·ln tan(a·t + b): the cosine schedule of Nichol and Dhariwal (2021), truncated as
-    in Hoogeboom et al., "simple diffusion" (2023).
+    logsnr(t) = -2·ln tan(a·t + b). This is the cosine schedule of Nichol and Dhariwal (2021),
+    truncated as in Hoogeboom et al., "simple diffusion" (2023).
     """
 
     logsnr_min: float

@@ -1,4 +1,4 @@
-"""Infers the sizes of a network from the names and shapes of its tensors. Free of torch."""
+"""Infers the sizes of a network from the names and shapes of its tensors; does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dinac_cli.models.dinac.config import CLASS_HEAD_SIZES, DinacAEConfig
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> DinacAEConfig:
-    """Infers the sizes of a network from its canonical tensor names and shapes.
+    """Infers the sizes of a network from the canonical names and the shapes of its tensors.
 
     The constants get their released values. Raises ModelError if a required tensor is missing or
     has the wrong rank.

@@ -1,4 +1,4 @@
-"""Locates the files of a checkpoint and reads its configuration. Free of torch."""
+"""Locates the files of a checkpoint and reads its configuration; does not import torch."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ CONFIG_NAME = "config.json"
 
 _PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
 _MAX_CONFIG_BYTES = 1 << 20
-_REMEDY = "name a checkpoint's folder or its .safetensors file"
+_REMEDY = "name a checkpoint folder or a .safetensors file"
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """The weights file of a checkpoint, and its `config.json` if it has one."""
+    """The weights file of a checkpoint, and its `config.json` if the checkpoint has one."""
 
     weights: Path
     config: Path | None
 
 
 def locate_checkpoint(path: Path) -> CheckpointFiles:
-    """Finds the files of a checkpoint, given its folder or its .safetensors file.
+    """Finds the files of a checkpoint; `path` is its folder or its .safetensors file.
 
-    The `config.json` beside a .safetensors file may belong to another model in the same folder, so
-    it counts only if it describes a DINAC-AE network. Raises ModelError if there is no checkpoint.
+    The `config.json` beside a .safetensors file may belong to another model in the same folder. It
+    is used only if it describes a DINAC-AE network. Raises ModelError if there is no checkpoint.
     """
     if not path.exists():
         raise ModelError(f"{path} does not exist; {_REMEDY}")
@@ -52,7 +52,7 @@ def locate_checkpoint(path: Path) -> CheckpointFiles:
 
 
 def read_config(files: CheckpointFiles) -> DinacAEConfig:
-    """Reads a checkpoint's configuration, or infers it from the tensors if there is none.
+    """Reads a configuration from `config.json`; if the file is missing, infers it from the tensors.
 
     Raises ModelError if the configuration is damaged or the network is not supported.
     """
@@ -67,7 +67,7 @@ def read_config(files: CheckpointFiles) -> DinacAEConfig:
 
 
 def read_settings(files: CheckpointFiles) -> Mapping[str, object]:
-    """Reads `config.json`; returns {} if there is none. Raises ModelError if it is damaged."""
+    """Reads `config.json`; returns {} if it is missing. Raises ModelError if it is damaged."""
     if files.config is None:
         return {}
     values = _read_json(files.config)
@@ -93,7 +93,7 @@ def _find_weights(folder: Path) -> Path:
 def _refuse_pickle(path: Path) -> None:
     if path.suffix.lower() in _PICKLE_SUFFIXES:
         raise ModelError(
-            f"{path} is a pickle file, and pickle is never loaded; convert it to safetensors"
+            f"{path} is a pickle file, and pickle is never loaded; convert the file to safetensors"
         )
 
 

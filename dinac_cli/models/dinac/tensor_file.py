@@ -1,6 +1,6 @@
-"""Tensor tables of safetensors files, and the canonical names of tensors. Free of torch.
+"""Reads the tensor tables of safetensors files; defines the canonical names of tensors.
 
-File layout: https://github.com/huggingface/safetensors#format.
+Does not import torch. File layout: https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy.typing as npt
 from dinac_cli.errors import ModelError
 
 MAX_HEADER_BYTES = 100_000_000
-"""The format's limit on the JSON header."""
+"""The largest JSON header that the file format allows."""
 
 ITEM_BYTES = {"F32": 4, "BF16": 2}
-"""The bytes of one value, for each supported storage type."""
+"""The number of bytes per value, for each supported storage type."""
 
 _MAX_RANK = 8
 
@@ -33,7 +33,7 @@ _ALIASES = re.compile(
 )
 
 _FLOAT32_NAMES = re.compile(
-    r"(.*\.)?[^.]*norm[^.]*(\..*)?"  # any component with "norm" in it
+    r"(.*\.)?[^.]*norm[^.]*(\..*)?"  # a component of the name contains "norm"
     r"|.*\.grn\.(gamma|beta)"
     r"|decoder\.path_drop_mask_feature"
     r"|decoder\.out_proj\.(weight|bias)"
@@ -43,7 +43,7 @@ _FLOAT32_NAMES = re.compile(
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file; its data are the file's bytes from `start` to `stop`."""
+    """One tensor of a file. Its data are the file's bytes from `start` to `stop`."""
 
     name: str
     dtype: str
@@ -62,9 +62,9 @@ class TensorTable:
 
     @property
     def by_canonical_name(self) -> dict[str, TensorEntry]:
-        """The entries by canonical name, sorted; the file may use an alias."""
+        """The entries by canonical name, sorted. The name in an entry may be an alias."""
         names = {canonical_name(name): name for name in self.entries}
-        # If a tensor is stored under both names, take the canonical one.
+        # If a tensor is stored under both names, take the entry with the canonical name.
         names |= {name: name for name in self.entries if canonical_name(name) == name}
         return {name: self.entries[names[name]] for name in sorted(names)}
 
@@ -75,7 +75,7 @@ class TensorTable:
 
 
 def canonical_name(name: str) -> str:
-    """Returns the canonical name of a tensor; attention tensors may be stored under an alias.
+    """Returns the canonical name of a tensor. Attention tensors may be stored under an alias.
 
     `encoder.blocks.3.qkv.weight` is an alias of `encoder.blocks.3.attn_core.qkv.weight`.
     """
@@ -172,7 +172,7 @@ def _parse_entry(name: str, value: Any, data_start: int, path: Path) -> TensorEn
         case _:
             raise _refusal(path, f"its header has an invalid entry for tensor {show_name(name)}")
     item_bytes = ITEM_BYTES.get(dtype)
-    # Only supported types have a known size; the others are refused by name later.
+    # Only supported types have a known size. Later checks refuse the other types.
     if item_bytes is not None and stop - start != item_bytes * math.prod(entry.shape):
         raise _refusal(path, f"tensor {show_name(name)} has a size that does not match its shape")
     return entry

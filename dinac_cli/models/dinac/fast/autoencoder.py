@@ -1,4 +1,4 @@
-"""The fast network, for inference: it computes the same as the plain one, up to rounding."""
+"""The fast network, for inference. It computes the same as the plain network, up to rounding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dinac_cli.models.dinac.fast.operations import Operations, choose_operations
 from dinac_cli.models.dinac.fast.recent import Recent
 
 START_BYTES = 256 * 2**20
-"""The limit on cached starting noise and its embeddings."""
+"""The limit on the bytes of all cached starting noise and embeddings of this noise."""
 
 
 class FastDinacAE(DinacAE):
-    """A `DinacAE` with the encoder and decoder of `plain` in a faster form.
+    """A faster form of `plain`, for inference.
 
-    It has the same methods, but cannot be trained or saved. Seeded noise is cached for the most
-    recently used sizes.
+    It has the methods of `DinacAE`, but cannot be trained or saved. Seeded noise is cached for the
+    most recently used sizes.
     """
 
     def __init__(self, plain: DinacAE, operations: Operations, *, compiled: bool) -> None:
@@ -65,12 +65,12 @@ class FastDinacAE(DinacAE):
 def accelerate(
     model: DinacAE, operations: Operations | None = None, *, compiled: bool = False
 ) -> DinacAE:
-    """Returns the fast form of a network in evaluation mode; the caller may discard `model`.
+    """Returns the fast form of `model`, a network in evaluation mode.
 
-    The fast form computes with `operations`, by default with those for the device. With `compiled`,
-    torch.compile fuses torch's operations for each image size, which is faster and rounds
-    differently. On Metal returns `model` itself, because Metal lacks the complex numbers that
-    rotate queries and keys.
+    The caller may then discard `model`. The default `operations` are those for the device. If
+    `compiled` is true, torch.compile fuses torch's operations for each image size. This is faster
+    and rounds differently. On Metal, returns `model` itself: the fast form rotates queries and keys
+    with complex numbers, which Metal lacks.
     """
     if model.device.type == "mps":
         return model

@@ -1,4 +1,4 @@
-"""Compilation by torch, once for each image size; torch caches its results on disk."""
+"""Compiles functions with torch, once per image size. Torch caches compiled code on disk."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SIZES_AT_MOST = 2**20
 
 
 def compile_for_sizes(function: Callable[P, R]) -> Callable[P, R]:
-    """Returns `function`, compiled anew for each combination of input shapes.
+    """Returns a form of `function` that is compiled once per combination of input shapes.
 
     The first call with a combination takes 5 to 15 seconds, or one second if the combination is in
-    torch's cache. This call raises RuntimeError if there is no C++ compiler.
+    torch's cache. The first call raises RuntimeError if there is no C++ compiler.
     """
     compiled = torch.compile(function, dynamic=False)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # By default torch stops compiling after a few combinations and then rounds differently. The
-        # result for an image must not depend on the images before it.
+        # By default, torch stops compiling after a few combinations, and later results are rounded
+        # differently. But the result for an image must not depend on earlier images.
         with torch._dynamo.config.patch(
             recompile_limit=_SIZES_AT_MOST, accumulated_recompile_limit=_SIZES_AT_MOST
         ):

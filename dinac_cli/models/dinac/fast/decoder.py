@@ -1,4 +1,4 @@
-"""The fast decoder: `dinac/decoder.py` in fewer passes over memory."""
+"""The fast decoder: computes `dinac/decoder.py` in fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FastConvBlock:
         gelu = not operations.gelu_in_response
         self._widen = FastLinear(plain.pwconv1.weight, plain.pwconv1.bias, gelu=gelu)
         self._gamma = plain.grn.gamma.detach().flatten()
-        # Only the next linear layer uses GRN's result, so GRN's beta is added to that layer's bias.
+        # Only the next linear layer uses GRN's result, so that layer's bias can include GRN's beta.
         assert plain.pwconv2.bias is not None
         weight, bias = plain.pwconv2.weight.detach(), plain.pwconv2.bias.detach()
         shift = weight.flatten(1).float() @ plain.grn.beta.detach().flatten().float()
@@ -72,16 +72,16 @@ class FastDecoder(nn.Module):
         self._compute_end = compile_for_sizes(self._run_end) if compiled else self._run_end
 
     def embed(self, x_t: Tensor) -> Tensor:
-        """Embeds noisy images [B, 3, H, W] as the input of `begin`."""
+        """Embeds noisy images [B, 3, H, W]; the result is the input of `begin`."""
         patches = self._patches(patchify(x_t, self._patch_size))
         return self._fuse_patches(patches).float().add_(self._fuse_bias)  # [B, h, w, D]
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
-        """Runs `Decoder.begin`; `t` is [1], one time for all images."""
+        """Implements `Decoder.begin`; `t` is [1], the same time for all images."""
         return self._compute_start(embedded, self._modulate(t), latents_raw)
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
-        """Runs `Decoder.finish`."""
+        """Implements `Decoder.finish`."""
         return self._compute_end(begun, drop_middle)
 
     def _run_start(
@@ -113,7 +113,7 @@ class FastDecoder(nn.Module):
         return [tensor for modulations in cached for pair in modulations for tensor in pair]
 
     def _modulate(self, t: Tensor) -> list[Modulation]:
-        """Returns (1 + scale, gate), both [D], for each block; cached by time."""
+        """Returns (1 + scale, gate), both [D], for each block; caches results by time."""
 
         def make() -> list[Modulation]:
             return [

@@ -1,4 +1,4 @@
-"""The fast encoder: `dinac/encoder.py` in fewer passes over memory."""
+"""The fast encoder: computes `dinac/encoder.py` in fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GRIDS_KEPT = 8
 
 
 class FastAttention:
-    """`layers.SelfAttention` with one operation that normalises and rotates queries and keys."""
+    """Computes `layers.SelfAttention`; one operation normalises and rotates queries and keys."""
 
     def __init__(self, plain: SelfAttention, operations: Operations) -> None:
         self._operations = operations
@@ -28,7 +28,7 @@ class FastAttention:
         self._proj_out = FastLinear(plain.proj_out.weight)
         heads = plain.proj_out.in_features // plain.head_dim
         norms = (plain.q_norm._impl.weight, plain.k_norm._impl.weight)
-        # [2·heads, d]: one row per head, first of the queries, then of the keys.
+        # [2·heads, d]: one row per query head, then one row per key head.
         self._norm = torch.stack(norms).detach().float().repeat_interleave(heads, dim=0)
 
     def __call__(self, x: Tensor, rotation: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class FastAttention:
 
 
 class FastBlock:
-    """`layers.TransformerBlock`; each sum and the norm after it are one operation."""
+    """Computes `layers.TransformerBlock`; each sum and the norm after it are one operation."""
 
     def __init__(self, plain: TransformerBlock, operations: Operations) -> None:
         self._operations = operations
@@ -54,9 +54,10 @@ class FastBlock:
     def __call__(
         self, x: Tensor, normalized: Tensor, rotation: Tensor, following: Tensor | None
     ) -> Tensor | None:
-        """Updates the float32 `x` [B, N, D] in place; `normalized` is `x` after the first norm.
+        """Updates the float32 stream `x` [B, N, D] in place.
 
-        Returns the new `x`, normalised with weight `following`; None if `following` is None.
+        `normalized` is the result of the block's first norm on `x`. Returns the new `x`, normalised
+        with weight `following`, or None if `following` is None.
         """
         after, mlp_before, mlp_after = self._norms
         attended = self._attention(normalized, rotation)
@@ -101,7 +102,7 @@ class FastEncoder(nn.Module):
         return self._rotations.list_values()
 
     def _run_blocks(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Runs all blocks on the float32 stream `x` [B, N, D], in place."""
+        """Runs all blocks; updates the float32 stream `x` [B, N, D] in place and returns it."""
         dtype = self._patches.weight.dtype
         y: Tensor | None = self._operations.normalize(x, self._blocks[0].first_norm, dtype)
         followings = [*(block.first_norm for block in self._blocks[1:]), None]
@@ -111,7 +112,7 @@ class FastEncoder(nn.Module):
         return x
 
     def _rotate(self, height: int, width: int) -> Tensor:
-        """Returns the cosines and sines of a grid's tokens, float32 [N, 1, d/2, 2]; cached."""
+        """Returns cosines and sines for a grid's tokens, float32 [N, 1, d/2, 2]; caches them."""
 
         def make() -> Tensor:
             cos, sin = self._rope(height, width)

@@ -1,4 +1,4 @@
-"""Recordings of GPU work: they replay the kernels of a call for later inputs of the same shape."""
+"""Records the GPU kernels of a call and replays them for later inputs of the same shape."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _KEYS_COUNTED = 64
 
 
 class GraphCache:
-    """Runs computations; from the fourth call with a key on, replays a recording.
+    """Runs computations. From the fourth call with the same key, it replays a recording.
 
-    A key stands for the function, its settings and the shape of its input. Keeps the recordings of
+    A key identifies the function, its settings and the shape of its input. Keeps the recordings of
     the `GRAPHS_KEPT` most recently used keys. A call that cannot be recorded is computed every
-    time. A replay runs the same kernels, so its results have the same bytes.
+    time. A replay runs the same kernels as a computation, so the results have the same bytes.
     """
 
     def __init__(self, record: Record) -> None:
@@ -30,7 +30,7 @@ class GraphCache:
         self._calls: OrderedDict[Hashable, int] = OrderedDict()
 
     def run(self, key: Hashable, compute: Compute, x: Tensor) -> tuple[Tensor, ...]:
-        """Returns `compute(x)`, computed or replayed."""
+        """Returns the result of `compute(x)`, by computing it or by replaying a recording."""
         if key not in self._graphs:
             if self._count_call(key) <= _CALLS_BEFORE:
                 return compute(x)
@@ -54,17 +54,18 @@ class GraphCache:
     def _try_to_record(self, compute: Compute, x: Tensor) -> Compute:
         try:
             return self._record(compute, x)
-        except RuntimeError:  # out of memory, or work that waits for the host
+        except RuntimeError:  # out of memory, or work that waits for the CPU
             return compute
 
 
 def record_cuda_graph(
     compute: Compute, x: Tensor, list_constants: Callable[[], list[Tensor]]
 ) -> Compute:
-    """Records the kernels that `compute` launches for `x`; its caches must already be filled.
+    """Records the kernels that `compute` launches for `x`.
 
-    `list_constants` returns the cached tensors. The recording uses their addresses, so it keeps
-    them alive. Raises RuntimeError if the work cannot be recorded.
+    The caches of `compute` must already be filled; `list_constants` returns the cached tensors. The
+    recording uses the addresses of these tensors, so it keeps the tensors alive. Raises
+    RuntimeError if the work cannot be recorded.
     """
     graph = torch.cuda.CUDAGraph()
     given = x.clone()

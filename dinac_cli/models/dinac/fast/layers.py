@@ -1,4 +1,4 @@
-"""The matrix products of the fast network; for a CPU, their weights are rearranged once."""
+"""The matrix products of the fast network. For a CPU, weights are rearranged once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class FastLinear:
-    """A linear layer on the last dim, in the weight's type, with or without an exact GELU after it.
+    """A linear layer on the last dim, computed in the weight's type.
 
-    On a CPU, bfloat16 weights are stored in oneDNN's layout: products then rearrange no weights,
-    and the GELU needs no pass over memory.
+    If `gelu` is true, an exact GELU follows. On a CPU, bfloat16 weights are stored in oneDNN's
+    layout. Products then rearrange no weights, and the GELU needs no separate pass over memory.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:
@@ -44,7 +44,7 @@ def _multiply_packed(x: Tensor, weight: Tensor, bias: Tensor | None, after: str)
 def multiply_packed_opaquely(
     x: Tensor, weight: Tensor, bias: Tensor | None, after: str, width: int
 ) -> Tensor:
-    """Calls `_multiply_packed`, hidden from torch.compile."""
+    """Calls `_multiply_packed`; torch.compile does not look inside this function."""
     return _multiply_packed(x, weight, bias, after)
 
 
@@ -54,7 +54,7 @@ def _shape_packed(x: Tensor, weight: Tensor, bias: Tensor | None, after: str, wi
 
 
 def _can_pack(weight: Tensor) -> bool:
-    # These functions are private, but torch.compile itself calls them.
+    # These functions of torch are private, but torch.compile itself calls them.
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""The operations of the fast network between its matrix products: one pass over memory each."""
+"""The operations between the fast network's matrix products; each is one pass over memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 class Operations(Protocol):
-    """An implementation of the operations: a module of functions. Tensors are contiguous."""
+    """The functions that a module of operations must define. All tensors are contiguous."""
 
     gelu_in_response: bool
-    """Whether `normalize_response` applies the GELU; if not, the linear layer before it does."""
+    """Whether `normalize_response` applies the GELU; if not, the linear layer before it must."""
 
     def normalize(self, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Scales the last dim of `x` [..., D] to a root mean square of 1, times `weight` [D]."""
+        """Scales the last dim of `x` [..., D] to a root mean square of 1, then by `weight` [D]."""
 
     def add_normalized(
         self, x: Tensor, update: Tensor, weight: Tensor, following: Tensor | None
     ) -> Tensor | None:
-        """Adds the normalised update to the float32 stream `x` [..., D], in place.
+        """Normalises `update` with `weight` and adds it in place to the float32 `x` [..., D].
 
         Returns the new `x`, normalised with weight `following`, in the update's type. Returns None
         if `following` is None.
@@ -32,25 +32,25 @@ class Operations(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Splits `qkv` [B, N, 3·heads, d] into queries, keys and values, each [B, N, heads, d].
 
-        Normalises queries and keys with `weight` [2·heads, d] and rotates them by `rotation`,
+        Normalises queries and keys with `weight` [2·heads, d], then rotates them. `rotation` holds
         cosines and sines [N, 1, d/2, 2]. May overwrite `qkv`.
         """
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Convolves each channel of float32 `x` [B, h, w, D] with its own filter [D, 1, K, K].
+        """Convolves each channel of the float32 `x` [B, h, w, D] with the channel's own filter.
 
-        The edges are padded with zeros; the result has the weight's type.
+        `weight` is [D, 1, K, K]. The edges are padded with zeros. The result has the weight's type.
         """
 
     def normalize_response(self, u: Tensor, gamma: Tensor) -> Tensor:
         """Computes `decoder.normalize_response` without `beta`; overwrites `u` [B, h, w, D]."""
 
     def add_gated(self, x: Tensor, gate: Tensor, update: Tensor, shift: Tensor) -> Tensor:
-        """Returns `x + gate·(update + shift)`, float32 [B, h, w, D]; gate and shift are [D]."""
+        """Returns `x + gate·(update + shift)`, float32 [B, h, w, D]. `gate` and `shift` are [D]."""
 
 
 def choose_operations(device: torch.device) -> Operations:
-    """Returns Triton's operations on CUDA if Triton is installed, else torch's."""
+    """Returns Triton's operations on CUDA if Triton is installed, and torch's otherwise."""
     if device.type == "cuda" and find_spec("triton") is not None:
         from dinac_cli.models.dinac.fast import triton_operations
 

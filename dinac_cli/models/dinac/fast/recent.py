@@ -1,4 +1,4 @@
-"""A bounded cache of recently used values, safe to use from several threads."""
+"""A bounded cache of recently used values. Several threads may use it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """A cache of the most recently used values, each made on first use.
+    """A cache of the most recently used values. A value is made when it is first used.
 
     All values together weigh at most `limit`; by default each value weighs 1. The newest value is
-    kept even if it weighs more. While one thread makes a value, other threads wait.
+    kept even if it exceeds `limit`. While one thread makes a value, other threads wait.
     """
 
     def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
@@ -26,7 +26,7 @@ class Recent(Generic[K, V]):
         self.weight = 0
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Returns the value of `key`; calls `make` if it is not cached."""
+        """Returns the value of `key`; calls `make` if the value is not cached."""
         with self._lock:
             if key not in self._values:
                 self._values[key] = make()
@@ -38,6 +38,6 @@ class Recent(Generic[K, V]):
             return value
 
     def list_values(self) -> list[V]:
-        """Returns all cached values, the most recently used last."""
+        """Returns all cached values, from the least to the most recently used."""
         with self._lock:
             return list(self._values.values())

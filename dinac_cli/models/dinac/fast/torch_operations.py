@@ -1,4 +1,4 @@
-"""`operations.Operations` in torch: one pass for the statistics, then updates in place."""
+"""Implements `operations.Operations` in torch: one pass for statistics, then in-place updates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor,
     """Implements `Operations.rotate_heads`."""
     count = len(weight)
     qk = qkv[:, :, :count].float()  # [B, N, 2·heads, d]
-    if torch.compiler.is_compiling():  # the compiler lacks complex numbers, but fuses operations
+    if torch.compiler.is_compiling():  # the compiler fuses operations, but lacks complex numbers
         turned = rotate(normalize_rms(qk) * weight, (rotation[..., 0], rotation[..., 1]))
         q, k = turned.to(qkv.dtype).chunk(2, dim=2)
         return q, k, qkv[:, :, count:]

@@ -1,7 +1,7 @@
 """The Triton kernels of `triton_operations`: each reads and writes its activation once.
 
 Rows are positions, columns are channels. Sums are float32 for every storage type. If a block has
-more columns than there are channels, the excess is masked.
+more columns than there are channels, the excess columns are masked.
 """
 
 import triton
@@ -34,7 +34,7 @@ def add_normalized_rows(
 ):
     """Adds the normalised update[row] to x[row]; one program per row.
 
-    If `goes_on`, also writes the new x[row], normalised with weight `following`, to y[row].
+    If `goes_on` is true, also writes the new x[row] to y[row], normalised with `following`.
     """
     column = tl.arange(0, block)
     inside = column < dim
@@ -64,14 +64,14 @@ def rotate_rows(
 ):
     """Normalises and rotates queries and keys in place; one program per token.
 
-    `heads` counts the heads of queries and keys together.
+    `heads` is the number of query heads plus the number of key heads.
     """
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, head_block)[:, None]
     pair = tl.arange(0, pair_block)[None, :]
     inside = (head < heads) & (pair < pairs)
     dim: tl.constexpr = 2 * pairs
-    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # a token also has values
+    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # a token in qkv also has values
     a = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(qkv + at + 1, mask=inside, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(a * a + b * b, axis=1) / dim + eps)[:, None]
@@ -100,7 +100,7 @@ def convolve_tiles(
     side: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Convolves depthwise; one program per tile of side · side positions and `block` channels."""
+    """Convolves each channel; one program per tile: side · side positions, `block` channels."""
     tile = tl.program_id(0)
     image = (tile // (tiles_down * tiles_across)).to(tl.int64)
     place = tl.arange(0, side * side)
@@ -136,7 +136,7 @@ def activate_columns(
 ):
     """Applies the exact GELU in place, and sums each channel's squares over a part of an image.
 
-    One program handles `part` positions, `step` at a time, of `block` channels.
+    One program handles `block` channels of `part` positions. It reads `step` positions at a time.
     """
     program = tl.program_id(0)
     image = (program // parts).to(tl.int64)
@@ -161,7 +161,7 @@ def activate_columns(
 def weigh_response(
     sums, gamma, factor, parts, dim: tl.constexpr, eps: tl.constexpr, block: tl.constexpr
 ):
-    """Computes factor = 1 + gamma · norm / (mean norm of all channels); one program per image."""
+    """Computes factor = 1 + gamma · norm / (mean of all norms); one program per image."""
     image = tl.program_id(0)
     channel = tl.arange(0, block)
     exists = channel < dim

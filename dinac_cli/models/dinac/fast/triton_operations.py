@@ -1,7 +1,7 @@
-"""`operations.Operations` as Triton kernels: one pass over memory where torch needs several.
+"""Implements `operations.Operations` as Triton kernels, with fewer passes over memory than torch.
 
-Only GRN needs two passes, because its statistics cover the whole image. There are no atomic sums,
-so results do not depend on the order in which programs run.
+GRN needs two passes, because its statistics cover the whole image. Every other operation needs one
+pass. There are no atomic sums, so results do not depend on the order in which programs run.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dinac_cli.models.dinac.layers import NORM_EPS
 gelu_in_response = True
 
 CONV_SIDE, CONV_CHANNELS = 8, 32
-"""The tile of one program of the convolution: CONV_SIDE² positions by CONV_CHANNELS channels."""
+"""One program of the convolution computes CONV_SIDE² positions of CONV_CHANNELS channels."""
 
 GRN_ROWS, GRN_STEP, GRN_COLUMNS = 256, 16, 64
-"""The block of one program of GELU and GRN: positions, positions per step, channels."""
+"""Sizes for one program of GELU and GRN: positions, positions per step, and channels."""
 
 
 def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -36,7 +36,7 @@ def add_normalized(
     """Implements `Operations.add_normalized`."""
     dim, goes_on = x.shape[-1], following is not None
     y = torch.empty_like(update) if goes_on else None
-    # The kernel needs two more tensors even if it does not use them.
+    # The kernel takes two more tensors, even if it does not use them.
     last = (following, y) if goes_on else (weight, update)
     kernels.add_normalized_rows[x.numel() // dim,](
         x, update, weight, *last, dim, NORM_EPS, next_power_of_2(dim), goes_on
@@ -45,7 +45,7 @@ def add_normalized(
 
 
 def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Implements `Operations.rotate_heads`; overwrites queries and keys."""
+    """Implements `Operations.rotate_heads`; overwrites the queries and keys."""
     batch, tokens, _, dim = qkv.shape
     count, pairs = len(weight), dim // 2
     blocks = next_power_of_2(count), next_power_of_2(pairs)
