@@ -138,7 +138,7 @@ def _prepare_completion() -> Any:
 
 
 def _fit_screen() -> Any:
-    """Returns the command tree. On a narrow screen, help has no frames: they would cut it off."""
+    """Returns the command tree. On a narrow screen, help has no frames, which would cut it off."""
     root: Any = typer.main.get_command(app)
     _hide_flag_types(root)
     columns = shutil.get_terminal_size().columns

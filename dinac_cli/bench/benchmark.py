@@ -38,7 +38,7 @@ class BenchRequest:
 
     If `model` is None, the model has random weights and the sizes of `RELEASED[random_weights]`.
     Commands are timed over each number of files in `file_counts`. The files are `images`, or drawn
-    pictures if `images` is empty. Each comparison of models takes about `seconds`.
+    pictures if `images` is empty. `seconds` is the approximate time of each comparison of models.
     """
 
     model: ResolvedModel | None
@@ -106,7 +106,7 @@ class Benchmark:
             yield from measure_commands(images, self.request.file_counts, options)
 
     def measure_stages(self) -> Iterator[StageFigures]:
-        """Times the stages of encode and decode over the largest number of files, but at most 300.
+        """Times the stages of encode and decode for the largest file count, but at most 300 files.
 
         Keeps all files in memory between the stages. Raises DinacError.
         """

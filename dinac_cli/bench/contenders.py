@@ -22,13 +22,16 @@ _CALLS_BEFORE_RECORDING = 3
 
 
 class Contender(ABC):
-    """A model to be timed. `weights` has its part for each task ("encode", "decode")."""
+    """A model to be timed.
+
+    `weights` has the part of the model that each task ("encode" or "decode") needs.
+    """
 
     weights: Mapping[str, nn.Module]
 
     @abstractmethod
     def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
-        """Returns the function to time. Each call of it computes `batch` square images.
+        """Returns the function to time. Each call of this function computes `batch` square images.
 
         The call encodes random images of `side` by `side` pixels, or decodes random latents to
         images of this size.
@@ -100,7 +103,7 @@ def draw_images(batch: int, side: int, device: torch.device) -> Tensor:
 
 
 def draw_network(config: DinacAEConfig, device: torch.device, dtype: torch.dtype) -> DinacAE:
-    """Returns a model with random weights and no class head. No weight tensor is all zero."""
+    """Returns a model with random weights and no class head. No tensor contains only zeros."""
     torch.manual_seed(0)
     model = DinacAE(config, parts=("encoder", "decoder"))
     for parameter in model.parameters():

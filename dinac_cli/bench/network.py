@@ -63,7 +63,7 @@ class Accuracy:
 
     @property
     def holds(self) -> bool:
-        """Whether the error is within the bound."""
+        """True if `error` is at most `bound`."""
         return self.error <= self.bound
 
 
@@ -76,7 +76,10 @@ def measure_networks(
     matmul_rate: float,
     seconds: float,
 ) -> Iterator[NetworkFigures]:
-    """Times the contenders for all tasks and sizes. Each comparison takes about `seconds`."""
+    """Times the contenders for all tasks and sizes.
+
+    `seconds` is the approximate time of each comparison.
+    """
     for (task, steps), resolution in itertools.product(TASKS, resolutions):
         ideal_seconds = count_flops(plain.config, task, steps, resolution) / matmul_rate
         tokens = (resolution // plain.config.patch_size) ** 2

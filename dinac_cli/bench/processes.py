@@ -39,7 +39,7 @@ class CommandFigures:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The time of a command for N files, a + b·N: `startup_seconds` is a, `ms_per_file` is b."""
+    """The time of a command for N files is a + b·N: `startup_seconds` is a, `ms_per_file` is b."""
 
     command: str
     startup_seconds: float
@@ -76,7 +76,7 @@ def choose_fastest(figures: Sequence[CommandFigures]) -> list[CommandFigures]:
 
 
 def fit_line(command: str, figures: Sequence[CommandFigures]) -> CommandLine:
-    """Fits a line to the fastest runs by least squares. Needs two or more numbers of files."""
+    """Fits a line to the fastest runs by least squares. Needs at least two file counts."""
     runs = [run for run in choose_fastest(figures) if run.command == command]
     line = statistics.linear_regression([run.files for run in runs], [run.seconds for run in runs])
     return CommandLine(command, line.intercept, 1000 * line.slope)

@@ -1,4 +1,4 @@
-"""Times each stage of a run alone, and then the whole run. The model is already loaded."""
+"""Times each stage of a run by itself, and then the whole run. The model is already loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class StageFigures:
-    """Times in seconds over the same files. Each is the shortest of `ROUNDS` measurements.
+    """The times in seconds for the same files. Each is the shortest of `ROUNDS` measurements.
 
     `read`, `model` and `write` are the times of single stages, with as many threads as in a run.
     The model computes one micro-batch at a time. `overlapped` is the time of the model alone, with

@@ -13,7 +13,10 @@ _COMPILED = "compiled"
 
 
 def check_device(name: str) -> str:
-    """Returns `name`. Raises UsageError if its form is wrong. Torch checks if the device exists."""
+    """Returns `name`. Raises UsageError if its form is wrong.
+
+    Does not check that the device exists; torch does that later.
+    """
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
         raise UsageError(f"--device {name}: choose one of auto, cpu, cuda, cuda:N, mps")
     return name

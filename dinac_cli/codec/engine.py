@@ -34,8 +34,8 @@ R = TypeVar("R")
 _GPU_BATCH_TOKENS = 8192
 # Three micro-batches at a time: one is uploaded, one is computed and one is downloaded.
 _TOKENS_IN_FLIGHT = 3 * _GPU_BATCH_TOKENS
-# Enough for two photographs of 1024² pixels, or for more photographs that are smaller. One larger
-# photograph keeps all processors busy.
+# Enough for two photographs of 1024² pixels, or for more but smaller ones. One larger photograph
+# keeps all processors busy.
 _CPU_TOKENS_IN_FLIGHT = 8192
 _CPU_LANES = 2
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -51,9 +51,9 @@ class Engine:
 
     A CPU computes two calls at the same time, each with all threads. The threads of a call wait for
     each other at the end of every layer. Meanwhile the other call computes. On two cores, this
-    saves nano 17 % of the time to encode photographs and 26 % of the time to decode them. It saves
-    D2 11 % and 13 %. `dinac bench --only commands` measures this: the model alone against the model
-    overlapped.
+    saves nano 17 % of the time to encode photographs and 26 % of the time to decode them. For D2,
+    it saves 11 % and 13 %. `dinac bench --only commands` measures both times: `model` for one call
+    at a time, and `overlapped`.
     """
 
     def __init__(self, model: DinacAE) -> None:
@@ -134,10 +134,10 @@ class Engine:
     def submit_features(
         self, latents: Sequence[Latents], *, spatial: bool
     ) -> Pending[list[Features]]:
-        """Predicts the DINO class token, float32 [1, D], of each of the latents of one shape.
+        """Predicts the DINO class token of each image from its latents, float32 [1, D].
 
-        If `spatial` is true, predicts an array [1 + h·w, D]: the class token, then the patch
-        tokens, row by row.
+        All latents have the same shape. If `spatial` is true, predicts an array [1 + h·w, D]: the
+        class token, then the patch tokens, row by row.
         """
 
         def predict(batch: Tensor) -> tuple[Tensor]:

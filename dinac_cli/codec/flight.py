@@ -85,7 +85,10 @@ def settle(sent: Sent) -> Future[Sent]:
 
 
 class InFlight:
-    """Limits the micro-batches in flight to `limit` tokens in total. A larger one runs alone."""
+    """Limits the micro-batches in flight to `limit` tokens in total.
+
+    A micro-batch with more tokens runs alone.
+    """
 
     def __init__(self, limit: int) -> None:
         self._pendings: deque[Pending[Any]] = deque()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceChoice:
-    """The options `--device`, `--dtype` and `--compile`. Loading a model checks them."""
+    """The options `--device`, `--dtype` and `--compile`. They are checked when a model loads."""
 
     device: str = "auto"
     dtype: str = "auto"

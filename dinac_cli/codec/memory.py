@@ -32,7 +32,8 @@ def measure_token_bytes(config: DinacAEConfig) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """Returns the free memory of `device` in bytes, or None if it is unknown.
 
-    For the CPU, this is the estimate of the kernel, or less if the control group allows less.
+    For the CPU, this is the kernel's estimate, or the memory that the control group still allows
+    if that is less.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))

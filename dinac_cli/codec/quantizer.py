@@ -1,10 +1,10 @@
 """Quantiser steps for q8 to q3: one per channel, so that each channel changes the image equally.
 
 Whitened channels must not share one step. One unit of the first principal component changes the
-image by hundreds of grey levels, but one unit of the last component by a fraction of a level. A
-checkpoint may list the sensitivity of each channel. This is the root-mean-square change of all
-samples of the image, in 8-bit levels, per unit of the whitened latent. With this list, the steps
-are inverse to the sensitivities. Without it, all steps are equal.
+image by hundreds of grey levels. One unit of the last component changes it by less than one level.
+A checkpoint may list the sensitivity of each channel. This is the root-mean-square change of all
+samples of the image, in 8-bit levels, per unit of the whitened latent. With this list, each step is
+inversely proportional to the channel's sensitivity. Without it, all steps are equal.
 """
 
 from __future__ import annotations

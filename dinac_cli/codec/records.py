@@ -66,7 +66,7 @@ def build_record(
 
 
 def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:
-    """Raises ModelError if the record's latent space is not the latent space of the model.
+    """Raises ModelError if the record and the model have different latent spaces.
 
     If `allow_other` is true, accepts another latent space of the same shape.
     """

@@ -1,1 +1,1 @@
-"""The commands. Each turns its options into a job, and results into output and an exit code."""
+"""The commands: each starts a job, prints its results and returns an exit code."""

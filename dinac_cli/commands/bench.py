@@ -84,7 +84,7 @@ RandomWeights = Annotated[
     opt.model_option(
         metavar="NAME",
         **choices("--random-weights", tuple(RELEASED)),
-        help="Use random weights in the shapes of a published model: d2 or dinac-ae.",
+        help="Use random weights with the shapes of a published model: d2 or dinac-ae.",
     ),
 ]
 Compile = Annotated[bool, opt.model_option("--compile", help="Time the compiled model too.")]
@@ -110,7 +110,7 @@ def bench(
 ) -> None:
     """Time the model and the commands on this machine.
 
-    Times the plain model, the fast model and every other model of a comparison in turns.
+    To compare models fairly, the plain model, the fast model and any other are timed in turns.
     """
     from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.codec.machine import configure_threads, count_processors

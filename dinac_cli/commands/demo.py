@@ -60,7 +60,7 @@ def write_samples(folder: str) -> int:
         count += 1
         target = output.locate(name)
         form = format_of_suffix(name)
-        assert form is not None, "samples have suffixes of output formats"
+        assert form is not None, "each sample has the suffix of an output format"
         if not os.path.lexists(target):
             output.write(target, write_image(pixels, form.name))
     return count

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _CHANNELS_SHOWN = 5
 
-# Over many photographs, the mean and deviation of each whitened channel stay within these bounds.
-# Channels of another scale do not. A few images prove nothing: sky, for example, has no detail.
+# For many photographs, mean and deviation of each whitened channel stay within these bounds.
+# Channels of another scale do not. A few images prove nothing: for example, sky has no detail.
 _JUDGED_RECORDS = 16
 _MEAN_AT_MOST = 1.0
 _STD_WITHIN = (0.5, 2.0)
@@ -164,7 +164,7 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
 
 
 def _describe_twin(beside: Beside) -> str:
-    """Returns the names of the parts that a record holds of the mirrored image."""
+    """Returns the names of those parts of a record that belong to the mirrored image."""
     parts = ["latents"]
     parts += ["class token"] if beside.token_width else []
     parts += ["posterior"] if beside.has_posterior else []
@@ -181,7 +181,7 @@ def _describe_moments(moments: ChannelMoments, title: str) -> str:
 
 
 def _describe_strays(moments: ChannelMoments) -> Iterator[str]:
-    """If channels are far from N(0, 1), yields their number, and a table of the farthest."""
+    """If channels are far from N(0, 1), yields the number of them, then a table of the farthest."""
     import numpy as np
 
     low, high = _STD_WITHIN

@@ -62,8 +62,8 @@ ShardOption = Annotated[
     input_option(
         "--shard",
         metavar="I/N",
-        help="Split the inputs by name into N parts and take part I (from 0); auto: read I and N "
-        "from torchrun's or Slurm's variables.",
+        help="Split the inputs by name into N parts and use only part I (from 0); auto: read I and "
+        "N from torchrun's or Slurm's variables.",
     ),
 ]
 Background = Annotated[

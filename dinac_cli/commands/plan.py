@@ -60,7 +60,8 @@ def plan(
 ) -> None:
     """Print which files are new, stale, damaged, done, in conflict or orphaned; change nothing.
 
-    Estimates bytes from finished records. Estimates time by encoding a sample, which is not kept.
+    Estimates the output size from finished records. Estimates the time by encoding a sample; the
+    result is not kept.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color
@@ -118,7 +119,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
 
 
 def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:
-    """Yields the lines for a person. `refusal` is why encode would not start, or None."""
+    """Yields the lines for a person. `refusal` says why encode would not start, or is None."""
     from dinac_cli.jobs.plan import WORK, Fate
 
     rows = [["state", "files", "bytes"]]

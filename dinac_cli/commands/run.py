@@ -53,7 +53,7 @@ def read_inputs(
     limit: int | None,
     shard: str | None,
 ) -> InputRequest:
-    """Returns the "Inputs" options as a request. Reads the list, if it comes on standard input.
+    """Returns the "Inputs" options as a request. May read a list from standard input.
 
     Raises UsageError if standard input is closed.
     """
@@ -142,7 +142,7 @@ class _Reporter:
         ):
             for result in results:
                 if self.stop and result.failed and result.file == STDIN_NAME:
-                    continue  # the stop cut standard input short; its data may be valid
+                    continue  # the stop ended the input early; the data may be valid
                 self.progress.add(result)
                 self.summary.add(result)
                 if result.failed:

@@ -25,8 +25,8 @@ MAX_CONTENT_BYTES = 1 << 30
 MAX_BLOCK_BYTES = 1 << 17  # of content, by RFC 8878
 CHECKSUM_BYTES = 4
 
-# Walking a frame takes one step per block, so the number of blocks is limited too. Blocks that zstd
-# encoders write average at least 1 KiB, except near the few tensor boundaries.
+# Walking a frame takes one step per block, so the number of blocks is limited too. The blocks
+# of zstd encoders hold at least 1 KiB on average, except near the few tensor boundaries.
 SPARE_BLOCKS = 64
 MIN_MEAN_BLOCK_BYTES = 1024
 
@@ -75,8 +75,8 @@ class FrameHeader:
 class Block(NamedTuple):
     """A zstd block: 3 bytes of `header`, then `stored_size` bytes that encode its content.
 
-    `declared_size` is the size in the header. Only an RLE block stores fewer bytes than that.
-    `content_max` is the most bytes that the block can decode to.
+    `declared_size` is the size in `header`. Only an RLE block stores fewer bytes than that.
+    `content_max` is the largest possible size of the decoded block, in bytes.
     """
 
     header: bytes
@@ -98,7 +98,8 @@ def walk_record(source: Source) -> int:
 def take_preamble(source: Source) -> None:
     """Takes the 24 bytes that begin a record.
 
-    Raises FormatError if they do not begin a record, or if this dinac cannot read that record.
+    Raises FormatError if they are not the start of a record, or if this dinac cannot read that
+    record.
     """
     start = source.take(len(RECORD_START))
     if start != RECORD_START:

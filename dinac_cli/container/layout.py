@@ -1,8 +1,8 @@
-"""Reads and writes the safetensors header inside a record. Writing is canonical, reading strict.
+"""Reads and writes the safetensors header inside a record.
 
-A header is an 8-byte little-endian length, then JSON of that length. The JSON object maps each
-tensor name to its dtype, shape and data_offsets. The key `__metadata__` maps to an object of
-strings. Source: the safetensors format.
+Writing is canonical, and reading is strict. A header is an 8-byte little-endian length, then JSON
+of that length. The JSON object maps each tensor name to its dtype, shape and data_offsets. The key
+`__metadata__` maps to an object of strings. Source: the safetensors format.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _read_json(text: bytes) -> dict[str, Any]:
 
 
 def _depth(text: bytes) -> int:
-    """Returns how deep brackets nest. Deep nesting must not reach the recursive JSON parser."""
+    """Returns the bracket depth of JSON. Deep nesting must not reach the recursive JSON parser."""
     depth = deepest = 0
     for bracket in _STRING.sub(b"", text).translate(None, _NOT_BRACKETS):
         depth += 1 if bracket in b"[{" else -1

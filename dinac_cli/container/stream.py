@@ -25,7 +25,7 @@ _FRAME_IS_SOUND = {Rejection.VERSION, Rejection.FLAGS, Rejection.RESERVED}
 
 @dataclass(frozen=True)
 class StreamItem:
-    """The bytes of one record or the error that refuses it, and its offset in the stream."""
+    """One record of a stream: its offset, and either its bytes or the error that refuses it."""
 
     offset: int
     record: bytes | FormatError
@@ -57,7 +57,7 @@ class StreamSource:
     """A Source that reads a stream that cannot seek. Bytes stay in its buffer until `cut`."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        # read1 returns the bytes that have arrived. read would wait for the requested number.
+        # read1 returns the bytes that have arrived. read would wait for all requested bytes.
         self._read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
         self._buffer = bytearray()
         self._position = 0
@@ -87,8 +87,8 @@ class StreamSource:
     def has_start(self, size: int) -> bool:
         """True if a second record may start within the first `size` buffered bytes.
 
-        True also if these bytes end with the first bytes of a start. A truncated record takes its
-        missing bytes from the next record. They may be only the first bytes of that record's start.
+        Also true if these bytes end with an incomplete start of a record. A truncated record takes
+        its missing bytes from the next record, and these may be only a part of that record's start.
         """
         if self._buffer.find(RECORD_START, len(RECORD_START), size) >= 0:
             return True

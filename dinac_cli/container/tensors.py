@@ -111,7 +111,7 @@ def find_planes(
 def find_twin(
     tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
 ) -> dict[str, TensorEntry] | None:
-    """Returns the entries of the mirrored image's latents, or None if the record has no entry.
+    """Returns the entries of the mirrored image's latents, or None if it has none of them.
 
     Raises FormatError TENSOR if the record has only some of these entries; see `find_planes`.
     """

@@ -32,12 +32,13 @@ _SMALL_WINDOW = ZSTD_MAGIC + bytes([0, 7 << 3])
 
 
 class _Coders(threading.local):
-    """The coders of this thread. To make a coder costs more than to compress a small record."""
+    """The coders of this thread. Making one costs more than compressing a small record."""
 
     @cached_property
     def compressor(self) -> zstandard.ZstdCompressor:
         # In noise, the LZ stage finds only accidental matches. The longest minimum match and the
-        # smallest table leave nearly all bytes to the Huffman coder, at no loss of speed.
+        # smallest table leave nearly all bytes to the Huffman coder, without a loss of
+        # speed.
         parameters = zstandard.ZstdCompressionParameters.from_level(
             1, min_match=7, hash_log=6, write_content_size=True, write_checksum=True
         )

@@ -59,7 +59,7 @@ def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
 def _gray_scale(image: ImageFile.ImageFile) -> tuple[int, bool]:
     """Returns the largest gray value, and whether zero is white.
 
-    Only a TIFF can have 12 bits, or zeros that are white.
+    Only a TIFF can have 12-bit values, or zeros that are white.
     """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     is_12_bit = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,)

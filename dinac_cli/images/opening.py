@@ -67,7 +67,7 @@ _limit_lock = threading.Lock()
 def open_image(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     """Opens an image file of any supported format. Does not decode the pixels.
 
-    Any error, also an error in the `with` block, becomes an ImageError with a one-line message.
+    Every error, even one in the `with` block, becomes an ImageError with a one-line message.
     Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, MemoryError and others
     for damaged files. Only Exception covers all of them.
     """
@@ -88,7 +88,7 @@ def _identify(head: bytes) -> str:
     if kind := detect_format(head):
         return kind
     if foreign := detect_unreadable(head):
-        raise ImageError(f"{foreign} images are not supported; convert it to PNG or JPEG first")
+        raise ImageError(f"{foreign} is not supported; convert the image to PNG or JPEG")
     raise ImageError("not an image (no known image format)")
 
 

@@ -1,8 +1,8 @@
 """The stamp: metadata in a decoded image that identifies its record and the decoding settings.
 
 A stamp is a JSON object of strings. A PNG holds it in an iTXt chunk, and other formats hold it in
-an XMP property. The stamp also holds the size of the image file. If this size is wrong, the image
-was truncated or edited after dinac wrote it: editors keep the metadata.
+an XMP property. The stamp also holds the size of the image file. Editors keep the
+metadata, so a wrong size shows that the image was truncated or edited after dinac wrote it.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def decode_inputs(
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Decodes every record, at most `limit`, and yields one result per record.
+    """Decodes all records, or the first `limit`, and yields one result per record.
 
     Each model is loaded when the first record needs it. If `output` is a stream, the only image
     goes to `stdout`. Raises DinacError if the run as a whole cannot go on.
@@ -294,7 +294,10 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         return check_image(target, self._want(record_hash, model))
 
     def _is_same(self, target: str, data: bytes) -> bool:
-        """Whether `target` holds exactly `data`. Raises OutputError for another image."""
+        """Whether `target` holds exactly `data`.
+
+        Raises OutputError if `target` holds other data that must be kept.
+        """
         if not self._output.keeps_existing or not os.path.lexists(target):
             return False
         if os.path.isfile(target) and read_content(target).data == data:

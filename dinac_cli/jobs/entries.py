@@ -57,9 +57,9 @@ class OutputNames:
     """The output names of a run. The first undamaged record that claims a name takes the name.
 
     A record claims its name when it is listed. The claim is settled when a reader knows whether the
-    record is damaged. Until then, the reader of a later record of the same name waits. This wait
-    always ends, for two reasons. Readers start in the order of the claims, so the earlier claim is
-    settled or has a running reader. And the byte budget never blocks the oldest reader.
+    record is damaged. Until then, the reader of a later record of the same name waits. Readers
+    start in the order of the claims, so the earlier claim is settled or has a running reader. The
+    byte budget never blocks the oldest reader. Therefore the wait always ends.
     """
 
     def __init__(self, rename: Callable[[str], str] | None, *, fold_case: bool = False) -> None:
@@ -140,8 +140,8 @@ def list_records(
     If a file holds one record, the output is named after the file. If a file or a stream holds
     several records, each output is named after its record, below the folder of the file. `rename`
     turns the name of a record into the name of its output. If `rename` is None, the run has no
-    outputs. A record whose output name is taken by an earlier undamaged record fails when it is
-    read.
+    outputs. If an earlier undamaged record has taken the output name of a record, reading the later
+    record fails.
     """
     names = OutputNames(rename, fold_case=fold_case)
     for entry in inputs:
@@ -158,7 +158,10 @@ def list_records(
 
 
 def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:
-    """Yields the only record of a run. Raises UsageError, which names `place`, for a second one."""
+    """Yields the only record of a run.
+
+    If there is a second record, raises UsageError; its message names `place`.
+    """
     first = list(itertools.islice(entries, 2))
     if len(first) > 1:
         raise UsageError(

@@ -84,7 +84,7 @@ def export_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Exports every record, at most `limit`, to OUT and yields one result per record.
+    """Exports all records, or the first `limit`, to OUT and yields one result per record.
 
     The formats `safetensors` and `npz` make one file per record. The format `webdataset` makes tars
     of about 64 MiB; their samples are numbered in the order of the inputs. Raises OutputError if
@@ -188,7 +188,7 @@ def write_npz(record: Record) -> bytes:
 class TarWriter:
     """Writes a tar of WebDataset samples: `KEY.npy` is the latents, `KEY.json` the header.
 
-    The files of other arrays have the array's name too: `KEY.logsnr.npy`, `KEY.flipped.npy`.
+    Each other array is a file with its own name, such as `KEY.logsnr.npy` or `KEY.flipped.npy`.
     """
 
     def __init__(self) -> None:

@@ -58,7 +58,7 @@ class FeatureOptions:
 
     @property
     def stored(self) -> tuple[str, ...]:
-        """The stored tensors that make a prediction unnecessary. None do if `spatial` is set."""
+        """The stored tensors that make a prediction unnecessary. Empty if `spatial` is set."""
         return () if self.spatial else (CLASS_TOKEN,)
 
 
@@ -117,13 +117,13 @@ def predict_features(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Adds the features of every record, at most `limit`, to `features`.
+    """Adds the features of all records, or of the first `limit`, to `features`.
 
-    The model is that of `options.similar` or, if this is None, that of the first readable record.
-    Records of another model fail. If a record holds a class token of the same weights, this token
-    is used unless patch tokens are requested too. If all records hold such a token, no model is
-    needed. At the end, the features are written to `output`, if any. Nothing is written if the run
-    was stopped or if there are no features. Raises DinacError if the run as a whole cannot go on.
+    Uses the model of `options.similar`. If this is None, uses the model of the first readable
+    record. Records of another model fail. If no patch tokens are requested, a stored class token
+    of the same weights is used. If all records hold such a token, no model is needed. At the end,
+    the features are written to `output`, if any. Nothing is written if the run was stopped or if
+    there are no features. Raises DinacError if the run as a whole cannot go on.
     """
     records = list_records(inputs, stdin, None if output is None else name_features)
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)
@@ -210,7 +210,7 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
     def _keep(
         self, work: _ReadRecord, computed: npt.NDArray[np.float32], compute: str
     ) -> FileResult:
-        """Adds one image's features, [1, D] or [1 + h·w, D], to those of the run."""
+        """Adds one image's features, [1, D] or [1 + h·w, D], to the run's features."""
         row = _build_row(work.name, work.path, work.record.header, computed)
         self._features.rows[work.number] = row
         self._features.computes.add(compute)

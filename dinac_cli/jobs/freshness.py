@@ -99,7 +99,7 @@ class WantedLatents:
         return None
 
     def describe_lack(self, outline: Outline) -> str | None:
-        """Returns which required tensors are missing or come from other weights, or None."""
+        """Names the required tensors that are missing or come from other weights (None: none)."""
         lacking = " and ".join(self._list_lacking(outline))
         if lacking:
             return f"the record holds {lacking}"
@@ -165,7 +165,7 @@ def check_latents(
     """Judges the record at `target` against its source file. `source` is None for standard input.
 
     Raises OutputError if dinac did not write the record, or wrote it in another version of the
-    format. Raises OutputError too if the record has another model, precision, background or
+    format. Also raises OutputError if the record has another model, precision, background or
     geometry.
     """
     if not os.path.lexists(target):

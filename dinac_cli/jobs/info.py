@@ -100,7 +100,7 @@ class RecordFacts:
 
 @dataclass
 class Catalogue:
-    """Counts over the records of a run.
+    """Totals of all records of a run.
 
     `moments` has one entry per pair of latent space and number of channels. The memory grows with
     the number of models, not with the number of records.
@@ -147,7 +147,7 @@ def catalogue_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Reads every record, at most `limit`, counts it in `catalogue` and yields its result."""
+    """Reads all records, or the first `limit`, adds each to `catalogue` and yields its result."""
     entries = itertools.islice(list_records(inputs, stdin), limit)
     with closing(map_bounded(entries, _read, control)) as reads:
         for entry, facts in reads:

@@ -200,13 +200,17 @@ class ModelsOfRecords:
 
 
 def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelFinder:
-    """Finds the encoder for each record, in the record's dtype: the named model or the record's."""
+    """Finds the encoder for each record, in the record's dtype.
+
+    If no model is named, this is the encoder of the record's model.
+    """
     return ModelsOfRecords("encoder", device, named, follows_dtype=True)
 
 
 def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
-    """Finds the "decoder" or "class_head" for each record: the named model's or the record's.
+    """Finds the `part` ("decoder" or "class_head") for each record.
 
+    If no model is named, this is the part of the record's model.
     Downloads only a named model. Raises ModelError if the named model has no such part.
     """
     named = choice.resolve(announce)

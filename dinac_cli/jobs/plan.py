@@ -72,7 +72,7 @@ WORK = (Fate.NEW, Fate.STALE, Fate.DAMAGED)
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One input, or one orphaned record. `reason` explains its fate in one line.
+    """One input, or one orphaned record. `reason` explains its `fate` in one line.
 
     `pixels` is the size of the image (None if unknown). `size_bytes` is the size of a record that
     is done or orphaned. `entry` is the input if the file is to be encoded.
@@ -296,7 +296,7 @@ def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]
 
 @dataclass
 class FateCount:
-    """The number of files with one fate, and their total size as far as it is known."""
+    """The number of files that have the same `Fate`, and the sum of the sizes that are known."""
 
     files: int = 0
     pixels: int = 0
@@ -305,7 +305,7 @@ class FateCount:
 
 
 class Plan:
-    """Counts over the files of a plan, and an estimate of the bytes to write.
+    """Totals of all files of a plan, and an estimate of the bytes to write.
 
     With `posterior`, records also hold the log-SNR. `token_width` is the length of the class token
     (0: none). With `with_twins`, records hold all of this twice.
@@ -335,7 +335,7 @@ class Plan:
 
     @property
     def is_measured(self) -> bool:
-        """True if `bits_per_pixel` is measured on finished records, False for the typical rate."""
+        """True if `bits_per_pixel` is measured on finished records, False if it is typical."""
         return self.counts[Fate.DONE].pixels > 0
 
     @property
@@ -347,7 +347,10 @@ class Plan:
         return 8 * done.size_bytes / done.pixels
 
     def estimate_bytes(self, fate: Fate) -> int:
-        """Returns the bytes of all records with this fate. Records to write are estimated."""
+        """Returns the total size, in bytes, of all records with this `fate`.
+
+        The size of records to write is an estimate.
+        """
         count = self.counts[fate]
         if fate not in WORK:
             return count.size_bytes

@@ -79,7 +79,10 @@ class PsnrRun(Run):
     second: str
 
     def count(self) -> int | None:
-        """Counts the pairs. Raises UsageError as `list_pairs` does, or if no pair is complete."""
+        """Counts the pairs.
+
+        Raises UsageError if `list_pairs` raises it, or if no pair is complete.
+        """
         total, is_any = 0, False
         for pair in list_pairs(self.first, self.second):
             total += 1

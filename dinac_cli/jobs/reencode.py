@@ -39,7 +39,7 @@ _COMPOSITED = re.compile("composited-#([0-9a-f]{6})")
 
 @dataclass(frozen=True)
 class Reencoding:
-    """The share of records to re-encode, in percent, the models, and the largest difference.
+    """Which share of records to re-encode (`percent`), with which models, and the limit.
 
     If `max_delta` is None, the limit is `DEFAULT_MAX_DELTA`. At q8 to q3 one quantiser step is
     added, because a latent between two steps may be rounded to either step.
@@ -77,7 +77,7 @@ def read_source_pixels(
 
     The record's header gives the background and the geometry. See `read_shaped` for `hold`. Raises
     ImageError, which names the file, if the source cannot be read or its size differs from the
-    record's. Raises ImageError too if the header's description is unknown.
+    record's. Also raises ImageError if the header's description is unknown.
     """
     geometry = _read_geometry(header)
     try:
@@ -100,7 +100,7 @@ def read_source_pixels(
 
 
 def measure_delta(record: Record, computed: Twins, model: ModelHandle) -> tuple[float, float]:
-    """Returns the largest |Δ| of the latents, and the largest |Δ| minus one quantiser step.
+    """Returns the largest |Δ| of the latents, and the largest (|Δ| - quantiser step).
 
     Compares latents at the record's precision, including those of the mirrored twin if the record
     has one. Without a quantiser, both values are equal. Raises FormatError if the latents cannot be

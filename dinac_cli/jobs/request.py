@@ -78,7 +78,7 @@ class Run:
     def not_inputs(self) -> int:
         """The number of other files in the input folders.
 
-        The number is final after all inputs were listed.
+        The number is final when all inputs are listed.
         """
         return 0 if self.selection is None else self.selection.scan.others
 
@@ -235,7 +235,7 @@ def name_path(path: str | os.PathLike[str]) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """The inputs of a scan that a run takes: the inputs of its shard, at most `limit`."""
+    """The inputs that a run takes from a scan: at most `limit` inputs of its shard."""
 
     scan: InputScan
     shard: Shard | None = None
@@ -294,7 +294,7 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
     """Returns the kind of OUT: `-`, a folder or a file.
 
     OUT is a file if the input is one file and OUT ends in one of `suffixes`. Raises UsageError if
-    OUT must be a folder but is an existing file. Raises UsageError too if OUT is named like a file
+    OUT must be a folder but is an existing file. Also raises UsageError if OUT is named like a file
     that dinac does not write here: OUT is probably the last input, or its format is unsupported.
     """
     if out == STDOUT:

@@ -104,7 +104,7 @@ _WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
 
 @dataclass
 class Tally:
-    """Counts over a run. Their memory does not grow with the number of files."""
+    """Totals of a run. The memory does not grow with the number of files."""
 
     counts: Counter[Status] = field(default_factory=Counter)
     redone: int = 0

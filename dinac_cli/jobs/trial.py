@@ -24,7 +24,7 @@ TRIAL_SECONDS = 2.0
 
 
 class TrialSample:
-    """At most `TRIAL_FILES` of the images that are added, chosen by the CRC of their names.
+    """A sample of the added images: at most `TRIAL_FILES`, chosen by the CRC of their names.
 
     The first images would be a poor sample, because images of one folder are often alike.
     """

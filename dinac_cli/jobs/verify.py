@@ -147,7 +147,9 @@ def verify_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Verifies every record, at most `limit`. The reason of a failed result lists all findings.
+    """Verifies all records, or the first `limit`.
+
+    The reason of a failed result lists all findings.
 
     A model is loaded only if a record is re-encoded. Raises DinacError if the run as a whole cannot
     go on.

@@ -52,9 +52,9 @@ def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
     """Hashes the tensors of a safetensors file and the constants of its configuration.
 
     Each hash is the beginning of a SHA-256. It covers the tensors, sorted by canonical name, then
-    the constants. A tensor first gets the type that it has in a bfloat16 network. Its contribution
-    is a line of JSON with its name, type and shape, then its little-endian bytes. A constant
-    contributes a line of JSON. Raises ModelError if the file is not a checkpoint.
+    the constants. Each tensor is first cast to its type in a bfloat16 network. It contributes a
+    line of JSON with its name, type and shape, then its little-endian bytes. A constant contributes
+    a line of JSON. Raises ModelError if the file is not a checkpoint.
     """
     table = read_tensor_table(path)
     tensors = table.by_canonical_name

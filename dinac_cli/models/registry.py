@@ -1,7 +1,7 @@
 """Resolves `--model` to files on disk: the embedded model, aliases, Hub repositories, local paths.
 
 Importing this module does not import torch. The Hub's client is imported only if a Hub model is
-requested. A record never causes a download: only local models are searched for its model.
+requested. A record never causes a download: dinac looks for the record's model only on disk.
 """
 
 from __future__ import annotations
@@ -171,8 +171,9 @@ def _fetch(repository: str, revision: str | None, *, only_cached: bool) -> Resol
 def _is_complete(folder: Path) -> bool:
     """Whether a snapshot in the Hub's cache has its configuration and its weights.
 
-    Without a configuration, the network would get the released constants, which may be wrong. A
-    weights file with another name counts only if no download is unfinished.
+    Without its configuration, the network would get the constants of the published models, and
+    these may be wrong for it. A weights file with an unusual name counts only if all downloads of
+    the repository are complete.
     """
     if not (folder / CONFIG_NAME).is_file():
         return False

@@ -41,7 +41,7 @@ class LatentColors:
 def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | None:
     """Returns the axes of largest variance over all positions of all latents [C, h, w].
 
-    Skips latents whose number of channels differs from the first latents. Returns None if there are
+    Skips latents that do not have as many channels as the first latents. Returns None if there are
     no latents.
     """
     count, total, products = 0, np.zeros(0), np.zeros((0, 0))
@@ -78,7 +78,7 @@ def locate_record(folder: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class ShownRecord:
-    """A record's size, and the URL of the picture of its latents (None if there is no picture)."""
+    """The size of a record, and the URL of the picture of its latents (None without a picture)."""
 
     size_bytes: int
     picture: str | None
@@ -94,8 +94,8 @@ def show_record(
 ) -> ShownRecord | None:
     """Reads a record and paints its latents. Returns None if the file is missing.
 
-    Paints nothing if `colors` is None or has another number of channels. `hold(size_bytes)` waits
-    until that much memory may be used. Raises DinacError.
+    Paints nothing if `colors` is None or was made for another number of channels.
+    `hold(size_bytes)` waits until that much memory may be used. Raises DinacError.
     """
     if not os.path.lexists(path):
         return None

@@ -12,7 +12,7 @@ from dinac_cli.report.page import make_data_url
 THUMBNAIL_SIDE = 240
 _DIFFERENCE_SIDE = 160  # smaller, because differences are mostly noise, which compresses badly
 DIFFERENCE_GAIN = 10
-"""The factor that amplifies differences in small pictures. The viewer also starts with it."""
+"""The factor that amplifies differences in small pictures. The viewer starts with it."""
 
 
 def make_thumbnail(pixels: Pixels) -> str:

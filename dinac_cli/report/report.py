@@ -193,8 +193,8 @@ def gather_images(
 ) -> Generator[FileResult, None, None]:
     """Adds every original to `page` and yields one result per image.
 
-    The page also shows images without a reconstruction. Their result has the status MISSING. Memory
-    holds the page and the images in work. `map_bounded` limits the memory of these images.
+    The page also shows images without a reconstruction. Their result has the status MISSING. Only
+    the page and the images in work are in memory. `map_bounded` limits the memory of these images.
     """
     colors = None
     if request.latents:

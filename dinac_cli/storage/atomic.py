@@ -40,7 +40,7 @@ def write_atomically(
     is_ours: Callable[[str], bool],
     fsync: bool = False,
 ) -> None:
-    """Writes `data` to a temporary file in the folder of `target`, then renames that to `target`.
+    """Writes `data` to a temporary file in the folder of `target`, then renames it to `target`.
 
     If `replace` is false, an existing `target` is replaced only if `is_ours(target)` is true, that
     is, if dinac wrote it. Raises UnwritableDiskError if the disk is full or read-only, and

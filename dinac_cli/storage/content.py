@@ -66,7 +66,7 @@ def hash_file(path: str) -> str:
 
 
 def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
-    """Reads to the end in pieces, because one read of MAX_INPUT_BYTES would allocate them all."""
+    """Reads a file in pieces: one read of MAX_INPUT_BYTES would allocate that much memory."""
     pieces = []
     total = 0
     while expected <= MAX_INPUT_BYTES and total <= MAX_INPUT_BYTES:

@@ -162,7 +162,7 @@ class InputScan:
     def _walk(
         self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
     ) -> Iterator[Input]:
-        """Yields the inputs below `folder`, sorted. Follows links to folders, but not loops."""
+        """Yields the inputs below `folder`, sorted. Follows links to folders, but not in loops."""
         try:
             identity = _identify(folder)
             if identity in ancestors or (ancestors and self._is_excluded(identity)):

@@ -18,10 +18,10 @@ if sys.platform != "win32":
 def hold_folder(folder: str, refusal: str) -> Iterator[None]:
     """Locks the folder against other processes during the `with` block.
 
-    Creates the folder if it does not exist, and then removes it at the end if it is still empty. If
-    a process dies, its lock is released. Windows and some file systems have no such locks: there,
-    nothing is locked. Raises OutputError if the folder is not writable. If another process holds
-    the lock, the message of the OutputError is `refusal`.
+    Creates the folder if it does not exist. A folder created here is removed at the end if it is
+    still empty. If a process dies, its lock is released. Windows and some file systems have no such
+    locks: there, nothing is locked. Raises OutputError if the folder is not writable. If another
+    process holds the lock, the message of the OutputError is `refusal`.
     """
     is_new = not os.path.lexists(folder)
     try:

@@ -75,7 +75,8 @@ class Output:
     def deliver(self, name: str, data: bytes) -> str | None:
         """Writes one output and returns its path. Raises OutputError.
 
-        If OUT is a stream, only returns None. The caller must then write `data`, in order.
+        If OUT is a stream, writes nothing and returns None. The caller must then write `data`,
+        in order.
         """
         if self.is_stream:
             return None

@@ -22,8 +22,8 @@ class TrainRecipe:
     trunk, and `rate` for the rest. `clip` limits the norm of AdamW's gradients. `ema` is the decay
     of the averaged weights. `full_noise` is the share of batches at t = 1, as in one-step decoding.
     All other batches draw t uniformly. `drop` is the share of batches without the middle blocks.
-    `kl_weight` is the weight of the KL loss. `align_weight` is the weight of the loss with a
-    teacher. Raises UsageError if a value is out of range.
+    `kl_weight` is the weight of the KL loss. `align_weight` is the weight of the loss that compares
+    the class head with a teacher. Raises UsageError if a value is out of range.
     """
 
     steps: int = 20_000

@@ -258,7 +258,7 @@ class TrainingRun:
         return teacher
 
     def _start_pace(self) -> Pace | None:
-        """Returns the pace of a run with `minutes`. Time spent before a stop counts too."""
+        """Returns the pace of a run with `minutes`. The time spent before a stop is included."""
         if self._request.minutes is None:
             return None
         spent = 0.0

@@ -18,7 +18,7 @@ _BLOCK = 16
 _LOWEST = 8  # the number of lowest frequencies to measure, per axis of a block
 _BAND_ENDS = ((0, 1), (1, 2), (2, 4), (4, 8))
 _MAX_SIDE = 1024  # larger images are cropped to this side in pixels, as for the whitening
-_CANDIDATES = 4096  # limits the time: each exchange tries all candidates for every chosen row
+_CANDIDATES = 4096  # to save time: an exchange tries all candidates for every chosen row
 
 
 def measure_features(pixels: Pixels) -> Features:
@@ -63,7 +63,7 @@ def choose_representatives(features: Features, count: int) -> list[int]:
 
 
 def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int, float]:
-    """Returns index and squared norm of the smallest row of sums [N, D] that is not in `taken`."""
+    """Finds the smallest row of sums [N, D] that is not in `taken`: its index and squared norm."""
     distances = np.square(sums).sum(axis=1)
     distances[taken] = np.inf
     index = int(distances.argmin())
@@ -79,7 +79,7 @@ def _draw_cosines() -> Features:
 
 
 def _list_bands() -> list[npt.NDArray[np.bool_]]:
-    """Returns frequency masks [8, 8]. Octaves are split into vertical, horizontal and diagonal."""
+    """Returns frequency masks [8, 8]: octaves, split into vertical, horizontal and diagonal."""
     down, across = np.indices((_LOWEST, _LOWEST))
     higher = np.maximum(down, across)
     octaves = [(higher >= low) & (higher < high) for low, high in _BAND_ENDS]

@@ -77,7 +77,7 @@ def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> 
 
 
 def measure_reconstruction(model: DinacAE, images: Iterable[Pixels]) -> list[float]:
-    """Encodes and decodes images as the commands do by default. Returns the PSNR of each in dB."""
+    """Encodes and decodes images as the commands do by default. Returns their PSNR in dB."""
     engine, settings, values = Engine(model), DinacAEInferenceConfig(seed=0), []
     for pixels in images:
         height, width, _ = pixels.shape

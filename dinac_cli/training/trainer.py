@@ -121,7 +121,7 @@ class Trainer:
         self.optimizer.recipe = self.recipe
 
     def average_state(self) -> dict[str, Tensor]:
-        """Returns the float32 weights of the network, with averages in place of trained weights."""
+        """Returns the float32 weights of the network, averaged where averages exist."""
         return {**self.model.state_dict(), **self.optimizer.average}
 
     def save(self, folder: Path) -> None:
@@ -134,7 +134,8 @@ class Trainer:
     def resume(self, folder: Path) -> bool:
         """Restores the state that `save` wrote. Returns False if the folder has no state.
 
-        Raises ModelError if the state has another recipe, `about` or network than this training.
+        Raises ModelError if the recipe, `about` or the network of the state differs from this
+        training.
         """
         path = folder / STATE_NAME
         if not path.is_file():
@@ -194,7 +195,7 @@ class Trainer:
         return measure_mse(x0, images), expansion_loss(posterior), latents
 
     def _align(self, teacher: Teacher, images: Tensor, latents: Tensor) -> Tensor:
-        """Returns the loss between the class head's features and the teacher's."""
+        """Returns the loss that compares the class head's features with the teacher's."""
         targets = teacher.embed(images, *latents.shape[2:])
         head = self.model.dino_token_alignment_head
         predicted = functional_call(head, self._cast(_CLASS_HEAD), (latents,))
@@ -211,7 +212,7 @@ class Trainer:
 
 
 def read_state_metadata(path: Path) -> dict[str, str]:
-    """Reads step, recipe and curve of a saved state. Raises ModelError if the file is damaged."""
+    """Reads the step, recipe and curve of a state. Raises ModelError if the file is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

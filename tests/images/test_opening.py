@@ -50,15 +50,15 @@ FILES = {
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image (no known image format)"),
         (
             b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
-            "HEIC images are not supported; convert it to PNG or JPEG first",
+            "HEIC is not supported; convert the image to PNG or JPEG",
         ),
         (
             b"\x00\x00\x00\x0cJXL \r\n\x87\n",
-            "JPEG XL images are not supported; convert it to PNG or JPEG first",
+            "JPEG XL is not supported; convert the image to PNG or JPEG",
         ),
         (
             b"II*\x00\x10\x00\x00\x00CR\x02\x00",
-            "Canon raw images are not supported; convert it to PNG or JPEG first",
+            "Canon raw is not supported; convert the image to PNG or JPEG",
         ),
         (FILES["png"][:60], "truncated PNG file"),
         (FILES["jpeg"][:-40], "truncated JPEG file"),

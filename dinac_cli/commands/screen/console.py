@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _FACT = re.compile(r" *\S.{0,20}? {2,}\S")
-"""Matches a table line of a name and a value. If the line wraps, its other lines are indented."""
+"""Matches a name and a value, as in a table. If the line wraps, the lines below are indented."""
 
 PLAIN_INTERVAL_SECONDS = 5.0
 

@@ -36,7 +36,7 @@ class RunProgress:
         """Counts one result."""
         self.tally.add(result)
         if self.total is not None and self.done > self.total:
-            self.total = None  # a file held several records, as others may do
+            self.total = None  # a file held several records, so the total is unknown
         if self.tally.worked and self.first_done is None:
             # The speed is measured from here, to exclude the time that loading the model takes.
             self.first_done = time.monotonic()
@@ -46,7 +46,7 @@ class RunProgress:
         if self.stop:
             return STOPPING[:width]
         tally = self.tally
-        # The number in each part is its rank. The part of the highest rank is dropped first.
+        # Each part is (rank, text). The part with the highest rank is dropped first.
         parts = [(0, f"{tally.failures} failed")] if tally.failures else []
         speed = self._files_per_second()
         if speed:

@@ -64,7 +64,7 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
 
 
 class _StoppableRaw(RawIOBase):
-    """Standard input. A stop request ends it, even while a reader waits for data."""
+    """Standard input, which ends at a stop request, even while a reader waits for data."""
 
     def __init__(self, descriptor: int, stop: StopRequest) -> None:
         self._descriptor = descriptor

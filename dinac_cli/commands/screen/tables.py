@@ -24,7 +24,7 @@ def align(rows: Table) -> Iterator[str]:
 
 
 def fit_table(rows: Table, width: int | None) -> Iterator[str]:
-    """Yields the lines of a table. If it is wider than `width`, yields one line per cell."""
+    """Yields the lines of a table. If the table is wider than `width`, yields one line per cell."""
     lines = list(align(rows))
     if width is None or max(map(len, lines)) <= width:
         yield from lines

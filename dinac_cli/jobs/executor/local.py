@@ -56,10 +56,10 @@ def _yield_to_model() -> None:
     """Gives the calling thread a lower priority than the computing threads (Linux only).
 
     The computing threads wait for one another, so a reader that takes the processor from one of
-    them delays all of them. The gain was measured on 300 photographs and two cores (means of four
-    runs). With one micro-batch at a time, the run took 1.15 times as long as the model alone.
-    Without the lower priority, the run took 1.19 times as long as the model alone. With two
-    micro-batches at a time, the gain was 1 %.
+    them delays all of them. The gain was measured on 300 photographs and two cores (averages of
+    four runs). With one micro-batch at a time, the run took 1.15 times as long as the model alone,
+    and 1.19 times as long without the lower priority. With two micro-batches at a time, the gain
+    was 1 %.
     """
     if sys.platform == "linux":
         with suppress(OSError):

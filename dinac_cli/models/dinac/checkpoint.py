@@ -110,9 +110,10 @@ def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointE
 def read_tensors(
     table: TensorTable, names: Collection[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Reads the tensors with these canonical names, with the types for a network of type `dtype`.
+    """Reads the tensors with these canonical names.
 
-    Raises ModelError if the file cannot be read.
+    Converts each tensor to its type in a `dtype` network. Raises ModelError if the file cannot be
+    read.
     """
     entries = table.by_canonical_name
     try:

@@ -31,7 +31,10 @@ CLASS_HEAD_SIZES = (
 )
 
 _CONSTANTS = ("logsnr_min", "logsnr_max", "pixel_noise_std", "latent_running_stats_eps")
-"""Values that tensor shapes do not determine. A missing value is set to the released value."""
+"""The keys of values that tensor shapes do not determine.
+
+A missing key gets the value of the published models.
+"""
 
 # The upper bounds are far above the sizes of trained networks. They prevent a hostile file from
 # filling the memory.

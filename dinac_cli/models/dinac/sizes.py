@@ -13,8 +13,8 @@ from dinac_cli.models.dinac.config import CLASS_HEAD_SIZES, DinacAEConfig
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> DinacAEConfig:
     """Infers the sizes of a network from the canonical names and the shapes of its tensors.
 
-    The constants get their released values. Raises ModelError if a required tensor is missing or
-    has the wrong rank.
+    The constants get the values of the published models. Raises ModelError if a required tensor is
+    missing or has the wrong rank.
     """
     measure = _Shapes(shapes)
     model_dim, in_channels, patch_size, _ = measure("encoder.patchify.proj.weight", rank=4)

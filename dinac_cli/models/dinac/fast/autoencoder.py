@@ -15,7 +15,7 @@ from dinac_cli.models.dinac.fast.operations import Operations, choose_operations
 from dinac_cli.models.dinac.fast.recent import Recent
 
 START_BYTES = 256 * 2**20
-"""The limit on the bytes of all cached starting noise and embeddings of this noise."""
+"""The maximum size in bytes of all cached starting noise and its embeddings."""
 
 
 class FastDinacAE(DinacAE):

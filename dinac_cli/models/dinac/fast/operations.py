@@ -13,7 +13,7 @@ class Operations(Protocol):
     """The functions that a module of operations must define. All tensors are contiguous."""
 
     gelu_in_response: bool
-    """Whether `normalize_response` applies the GELU; if not, the linear layer before it must."""
+    """Whether `normalize_response` applies the GELU. If false, the linear layer before it does."""
 
     def normalize(self, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """Scales the last dim of `x` [..., D] to a root mean square of 1, then by `weight` [D]."""
