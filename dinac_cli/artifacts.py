@@ -18,7 +18,7 @@ from dinac_cli.commands.man import MANUAL, make_manual
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the manual or the scripts, as the first argument says. Returns the exit code."""
+    """Writes what the first argument selects: manual or scripts. Returns the exit code."""
     match arguments:
         case ["man"]:
             page = make_manual(get_command(app), __version__)

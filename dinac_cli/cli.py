@@ -1,4 +1,4 @@
-"""The `dinac` program: defines the command tree; turns an error into one line and an exit code."""
+"""Defines and runs the `dinac` program. An error becomes one line and an exit code."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> int:
             _print_error(line)
         return exc.exit_code
     except _ParserError as exc:
-        message = exc.format_message()  # empty if the help was printed instead
+        message = exc.format_message()  # empty if the parser printed the help
         if message and type(exc).__name__ == "NoArgsIsHelpError":  # the message is the help text
             typer.echo(message, err=True)
         elif message:
@@ -125,8 +125,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _prepare_completion() -> Any:
-    """Returns the command tree for completion scripts. The help of each candidate is one line."""
-    os.environ["COLUMNS"] = "1000"  # wrapped help would turn one candidate into two
+    """Returns the command tree for completion scripts. Each help text is one line."""
+    os.environ["COLUMNS"] = "1000"  # if a help text wraps, the shell sees two candidates
     from typer.completion import completion_init  # type: ignore[attr-defined]
 
     completion_init()  # Typer does this only for programs with --install-completion
@@ -138,7 +138,10 @@ def _prepare_completion() -> Any:
 
 
 def _fit_screen() -> Any:
-    """Returns the command tree. On a narrow screen, help has no frames, which would cut it off."""
+    """Returns the command tree.
+
+    On a narrow screen, help has no frames, because frames would cut off the text.
+    """
     root: Any = typer.main.get_command(app)
     _hide_flag_types(root)
     columns = shutil.get_terminal_size().columns
@@ -150,14 +153,14 @@ def _fit_screen() -> Any:
             super().__init__(width=max(columns - 1, 20))
 
         def write_dl(self, rows: Any, col_max: int = 2, col_spacing: int = 4) -> None:
-            super().write_dl(rows, 2, 4)  # the name on one line, its help below
+            super().write_dl(rows, 2, 4)  # each name on one line, the help below the name
 
     class Context(root.context_class):  # type: ignore[misc]
         formatter_class = Formatter
 
     def simplify(command: Any) -> None:
         command.context_class, command.rich_markup_mode = Context, None
-        command.short_help = (command.help or "").partition("\n\n")[0]  # the default is cut off
+        command.short_help = (command.help or "").partition("\n\n")[0]  # not cut off
         for child in getattr(command, "commands", {}).values():
             simplify(child)
 
@@ -166,7 +169,7 @@ def _fit_screen() -> Any:
 
 
 def _hide_flag_types(command: Any, parent: Any = None) -> None:
-    """Hides the type of flags, which some versions of Typer show as `<bool>`."""
+    """Hides the type `<bool>`, which some versions of Typer show after a flag."""
     context = command.context_class(command, parent=parent, **command.context_settings)
     for parameter in command.get_params(context):  # including --help
         if getattr(parameter, "is_flag", False):
@@ -188,7 +191,7 @@ def _name_command(exc: Exception, arguments: list[str]) -> str:
 
 
 def _settle_stdout() -> None:
-    """Flushes stdout. If this fails, drops the rest, so that Python does not complain on exit."""
+    """Flushes stdout. If flushing fails, discards the output, so that Python exits silently."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

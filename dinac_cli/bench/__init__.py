@@ -1,5 +1,5 @@
 """Measures how fast the model and the commands are on this machine.
 
-The models to compare are timed in turns, so that a busy moment slows all of them. This package
-prints nothing.
+The compared models are timed in turns, so that other load on the machine slows all of them. This
+package prints nothing.
 """

@@ -34,11 +34,11 @@ _SAMPLE_SIDE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRequest:
-    """What a benchmark times.
+    """A request to time a model and the commands.
 
     If `model` is None, the model has random weights and the sizes of `RELEASED[random_weights]`.
-    Commands are timed over each number of files in `file_counts`. The files are `images`, or drawn
-    pictures if `images` is empty. `seconds` is the approximate time of each comparison of models.
+    Commands are timed over each number of files in `file_counts`. The files are `images`. If
+    `images` is empty, pictures are drawn. Each comparison of models takes about `seconds`.
     """
 
     model: ResolvedModel | None
@@ -54,7 +54,7 @@ class BenchRequest:
 
 
 class Benchmark:
-    """Measures each part of a benchmark on demand."""
+    """Runs a benchmark. Each part runs only when its method is called."""
 
     def __init__(self, request: BenchRequest) -> None:
         """Raises DeviceError, UsageError."""
@@ -66,7 +66,10 @@ class Benchmark:
         self.label = model.label if model else f"{request.random_weights}, random weights"
 
     def describe(self) -> dict[str, Any]:
-        """Returns facts about the machine and the model. Measures the rate of matrix products."""
+        """Returns facts about the machine and the model.
+
+        Measures the speed of matrix products.
+        """
         is_cuda = self.device.type == "cuda"
         return {
             "model": self.label,
@@ -106,9 +109,10 @@ class Benchmark:
             yield from measure_commands(images, self.request.file_counts, options)
 
     def measure_stages(self) -> Iterator[StageFigures]:
-        """Times the stages of encode and decode for the largest file count, but at most 300 files.
+        """Times the stages of encode and decode.
 
-        Keeps all files in memory between the stages. Raises DinacError.
+        The number of files is the largest file count, but at most 300. Keeps all files in
+        memory between the stages. Raises DinacError.
         """
         with self._gather() as (model, images, folder):
             count = min(_STAGE_FILES, max(self.request.file_counts))
@@ -143,7 +147,7 @@ class Benchmark:
 
     @contextmanager
     def _gather(self) -> Iterator[tuple[ResolvedModel, tuple[Path, ...], Path]]:
-        """Yields a model on disk, the paths of the images, and a temporary folder."""
+        """Yields a model that is stored on disk, the paths of images, and a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
             folder = Path(name)
             model = self.request.model

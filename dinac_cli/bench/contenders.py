@@ -24,31 +24,31 @@ _CALLS_BEFORE_RECORDING = 3
 class Contender(ABC):
     """A model to be timed.
 
-    `weights` has the part of the model that each task ("encode" or "decode") needs.
+    `weights` maps each task ("encode" or "decode") to the part of the model that computes the task.
     """
 
     weights: Mapping[str, nn.Module]
 
     @abstractmethod
     def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
-        """Returns the function to time. Each call of this function computes `batch` square images.
+        """Returns the function to time.
 
-        The call encodes random images of `side` by `side` pixels, or decodes random latents to
-        images of this size.
+        Each call of this function encodes `batch` random images of `side` by `side` pixels, or
+        decodes random latents to such images.
         """
 
     def count_weight_bytes(self, task: str) -> int:
-        """Returns the size in bytes of the weights that `task` ("encode" or "decode") needs."""
+        """Returns the size of the weights for `task` ("encode" or "decode"), in bytes."""
         tensors = self.weights[task].parameters()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class DinacContender(Contender):
-    """One of our models. `plain` is the same model before its weights were rearranged for speed."""
+    """A DINAC model. `plain` is the same model before its weights were rearranged for speed."""
 
     def __init__(self, model: DinacAE, plain: DinacAE) -> None:
         self.model = model
-        # On CUDA, all models except the plain one replay a CUDA graph, as in the commands.
+        # On CUDA, the commands replay a CUDA graph. Here, all models except `plain` do the same.
         self._is_recorded = model.device.type == "cuda" and model is not plain
         self.weights = {"encode": plain.encoder, "decode": plain.decoder}
 
@@ -103,7 +103,7 @@ def draw_images(batch: int, side: int, device: torch.device) -> Tensor:
 
 
 def draw_network(config: DinacAEConfig, device: torch.device, dtype: torch.dtype) -> DinacAE:
-    """Returns a model with random weights and no class head. No tensor contains only zeros."""
+    """Returns a model with random weights and no class head. No tensor is all zeros."""
     torch.manual_seed(0)
     model = DinacAE(config, parts=("encoder", "decoder"))
     for parameter in model.parameters():

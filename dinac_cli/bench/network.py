@@ -26,11 +26,11 @@ BFLOAT16_FACTOR = 1.2
 
 @dataclass(frozen=True)
 class NetworkFigures:
-    """The time of one contender for one task, image size and batch size.
+    """The speed and memory of one contender, for one task, image size and batch size.
 
-    `steps` is the NFE, the number of decoder evaluations (0 for encode). `resolution` is the side
-    of an image in pixels. `peak_memory_mib` is the size of the weights plus the growth of memory
-    during a call. `matmul_share` is the FLOP/s of the model, divided by the measured FLOP/s of
+    `steps` is the number of times that the decoder runs (NFE; 0 for encode). `resolution` is the
+    side of an image in pixels. `peak_memory_mib` is the size of the weights plus the memory
+    that a call adds. `matmul_share` is the FLOP/s of the model, divided by the measured FLOP/s of
     matrix products. `speedup` is the time of the plain model, divided by the time of this
     contender.
     """
@@ -50,7 +50,7 @@ class NetworkFigures:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The error of a fast model, and the largest error allowed, `bound`.
+    """The error of a fast model, and the largest allowed error, called `bound`.
 
     `error` is the relative L2 distance to the result of the plain float32 model. `bound` is 2e-5
     for float32. For bfloat16, `bound` is 1.2 times the error of the plain bfloat16 model.
@@ -83,7 +83,7 @@ def measure_networks(
     for (task, steps), resolution in itertools.product(TASKS, resolutions):
         ideal_seconds = count_flops(plain.config, task, steps, resolution) / matmul_rate
         tokens = (resolution // plain.config.patch_size) ** 2
-        # FLUX.2 decodes in one step only.
+        # FLUX.2 always decodes in one step.
         able = {name: one for name, one in contenders.items() if steps <= 1 or name != FLUX2}
         for batch in batches or [choose_batch_size(plain.device, tokens)]:
             work = {name: one.prepare(task, steps, batch, resolution) for name, one in able.items()}
@@ -127,7 +127,7 @@ def count_flops(config: DinacAEConfig, task: str, steps: int, resolution: int) -
 def check_accuracy(
     contenders: Mapping[str, Contender], exact: DinacAE, resolution: int
 ) -> list[Accuracy]:
-    """Compares our contenders with `exact`, the plain float32 model, on one random image."""
+    """Compares the DINAC models with the plain float32 model `exact`, on one random image."""
     image = draw_images(1, resolution, exact.device)
     latents = exact.encode(image)
     settings = DinacAEInferenceConfig(seed=0)
@@ -151,10 +151,10 @@ def check_accuracy(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Compares one of our models with the model `other`, for one task, image size and batch size.
+    """Compares model `network` with model `other`, for one task, image size and batch size.
 
-    `speedup` is the time of `other` divided by our time. `memory_reduction` is 1 - m, if m is our
-    peak memory divided by the peak memory of `other`.
+    `speedup` is the time of `other`, divided by the time of `network`. `memory_reduction` is 1 - m,
+    and m is the peak memory of `network`, divided by the peak memory of `other`.
     """
 
     task: str
@@ -167,7 +167,7 @@ class Comparison:
 
 
 def compare_with(other: str, figures: Sequence[NetworkFigures]) -> list[Comparison]:
-    """Compares each of our models with the contender `other`, for the tasks of `other`."""
+    """Compares each DINAC model with the contender `other`, for each task that `other` can do."""
     others = {(f.task, f.steps, f.resolution, f.batch): f for f in figures if f.network == other}
     found = []
     for ours in figures:

@@ -23,11 +23,10 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class CommandFigures:
-    """One run of a command over `files` files.
+    """The time and memory of one run of a command over `files` files.
 
     `seconds` is the time from start to exit. `first_file_seconds` is the time from start to the
-    first finished file. `peak_memory_mib` is the peak of the resident memory, or None if it is
-    unknown.
+    first finished file. `peak_memory_mib` is the largest resident memory, or None if unknown.
     """
 
     command: str
@@ -39,7 +38,7 @@ class CommandFigures:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The time of a command for N files is a + b·N: `startup_seconds` is a, `ms_per_file` is b."""
+    """A line fitted to the times of a command: `startup_seconds` plus `ms_per_file` per file."""
 
     command: str
     startup_seconds: float
@@ -49,10 +48,10 @@ class CommandLine:
 def measure_commands(
     images: Sequence[Path], counts: Sequence[int], options: Sequence[str]
 ) -> Iterator[CommandFigures]:
-    """Times encode and decode over each number of files in turn, `REPEATS` times.
+    """Times encode and decode for each number of files. Measures everything `REPEATS` times.
 
-    If there are too few images, repeats images under other names. Passes `options` to both
-    commands. Raises DinacError if a command fails.
+    If there are too few images, uses images repeatedly, under different names. Passes
+    `options` to both commands. Raises DinacError if a command fails.
     """
     with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
         folder = Path(name)
@@ -76,20 +75,20 @@ def choose_fastest(figures: Sequence[CommandFigures]) -> list[CommandFigures]:
 
 
 def fit_line(command: str, figures: Sequence[CommandFigures]) -> CommandLine:
-    """Fits a line to the fastest runs by least squares. Needs at least two file counts."""
+    """Fits a line to the fastest runs by least squares. Needs two or more file counts."""
     runs = [run for run in choose_fastest(figures) if run.command == command]
     line = statistics.linear_regression([run.files for run in runs], [run.seconds for run in runs])
     return CommandLine(command, line.intercept, 1000 * line.slope)
 
 
 def _gather(images: Sequence[Path], count: int, folder: Path) -> None:
-    """Puts `count` files into `folder`, cycling through `images`."""
+    """Puts `count` files into `folder`. Repeats `images` if there are too few."""
     folder.mkdir()
     for number, image in enumerate(itertools.islice(itertools.cycle(images), count)):
         target = folder / f"{number:06d}{image.suffix}"
         try:
             os.link(image, target)
-        except OSError:  # on another file system, or links are not supported
+        except OSError:  # `image` is on another file system, or the file system has no links
             shutil.copyfile(image, target)
 
 
@@ -117,9 +116,10 @@ def _run(
 
 
 def _read_peak(pid: int) -> float | None:
-    """Returns a process's peak resident memory so far in MiB, or None if this is not Linux.
+    """Returns the largest resident memory of a process so far, in MiB.
 
-    The peak that `_wait` returns also includes the memory of this process at the fork.
+    Returns None if this is not Linux. The value of `_wait` is less exact: it includes the memory of
+    this process at the fork.
     """
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
@@ -129,7 +129,7 @@ def _read_peak(pid: int) -> float | None:
 
 
 def _wait(process: subprocess.Popen[str]) -> float | None:
-    """Waits for the process. Returns its peak resident memory in MiB, or None if unknown."""
+    """Waits for the process. Returns its largest resident memory in MiB, or None if unknown."""
     if not hasattr(os, "wait4"):
         process.wait()
         return None

@@ -1,4 +1,4 @@
-"""Compares the size of records with the order-0 entropy of the bytes that the records store."""
+"""Compares the size of records with the order-0 entropy of their uncompressed bytes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from dinac_cli.container.zstd import decompress_content, take_head
 
 @dataclass
 class Rate:
-    """The total size of all records of one precision.
+    """The total size of all records that have the same precision.
 
-    `payload_bytes` is the size of the compressed blocks after the blocks of the header, without the
-    checksum. `histograms` has one histogram of byte values per plane of the latents and their
+    `payload_bytes` is the size of the compressed blocks that follow the header, without the
+    checksum. `histograms` has one histogram of byte values for each plane of the latents and their
     companions. A float32 tensor has four planes.
     """
 
@@ -37,27 +37,27 @@ class Rate:
 
     @property
     def bits_per_pixel(self) -> float:
-        """The bits of the whole records per pixel of the images."""
+        """The size of the records in bits, divided by the number of pixels."""
         return 8 * self.record_bytes / self.pixels
 
     @property
     def payload_bits(self) -> float:
-        """The bits of the payload per latent value."""
+        """The size of the payload in bits, divided by the number of latent values."""
         return 8 * self.payload_bytes / self.values
 
     @property
     def entropy_bits(self) -> float:
-        """The order-0 entropy of the stored bytes of all planes, in bits per latent value."""
+        """The sum of the order-0 entropies of all planes, in bits per latent value."""
         return sum(map(_count_bits, self.histograms.values())) / self.values
 
     @property
     def overhead_bytes(self) -> float:
-        """The mean number of bytes per record that are not payload."""
+        """The mean size of a record without its payload, in bytes."""
         return (self.record_bytes - self.payload_bytes) / self.records
 
 
 def measure_rates(records: Iterable[bytes]) -> dict[str, Rate]:
-    """Measures records, and returns one rate per precision. Raises FormatError."""
+    """Measures records. Returns one `Rate` for each precision. Raises FormatError."""
     rates: dict[str, Rate] = {}
     for data in records:
         record = unpack_record(data, with_twin=True)
@@ -82,7 +82,7 @@ def _count_bytes(data: bytes, rate: Rate) -> None:
     stored = np.frombuffer(content, np.uint8)[len(head) :]
     for full_name, entry in read_layout(head).tensors.items():
         name = full_name.removeprefix(FLIPPED)
-        if name == STEP:  # one number per channel, not a plane of symbols
+        if name == STEP:  # STEP has one number per channel and no planes
             continue
         width = 4 if entry.dtype == "F32" else 1
         for byte in range(width):

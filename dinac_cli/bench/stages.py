@@ -1,4 +1,4 @@
-"""Times each stage of a run by itself, and then the whole run. The model is already loaded."""
+"""Times each stage of a run alone, and then the whole run, without the loading of the model."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class StageFigures:
-    """The times in seconds for the same files. Each is the shortest of `ROUNDS` measurements.
+    """The times of a run and of its stages. Each time is the shortest of `ROUNDS` measurements.
 
     `read`, `model` and `write` are the times of single stages, with as many threads as in a run.
-    The model computes one micro-batch at a time. `overlapped` is the time of the model alone, with
-    as many micro-batches in flight as in a run. `whole` is the time of the whole run.
+    For `model`, the model computes one micro-batch at a time. For `overlapped`, it computes several
+    micro-batches at the same time, as in a run. `whole` is the time of the whole run.
     """
 
     command: str
@@ -58,7 +58,7 @@ class StageFigures:
 
     @property
     def overlapped_ratio(self) -> float:
-        """The time of the whole run, divided by the time of the overlapped model.
+        """The time of the whole run, divided by `overlapped_seconds`.
 
         The ratio is 1 if reading and writing take no extra time.
         """
@@ -98,7 +98,7 @@ def _measure(
     workers: int,
     folder: Path,
 ) -> StageFigures:
-    """Times the command `ROUNDS` times. Keeps the outputs of the last run in `folder/whole`."""
+    """Times the command `ROUNDS` times. The outputs of the last run stay in `folder/whole`."""
     _run(make_job("warm"), entries[:2], workers)
     rounds = []
     for _ in range(ROUNDS):
@@ -133,7 +133,7 @@ def _read(job: Job[E, W, R], entry: E) -> W:
 
 
 def _gather(job: Job[E, W, R], works: Sequence[W]) -> list[list[W]]:
-    """Returns micro-batches, formed as in a run."""
+    """Returns the micro-batches that a run would form."""
     batcher: Batcher[object, W] = Batcher(job.batch_size, REORDER_BYTES)
     added = (batcher.add(work, work.group, work.held_bytes) for work in works)
     return [*itertools.chain.from_iterable(added), *batcher.flush()]

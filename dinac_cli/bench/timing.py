@@ -22,11 +22,11 @@ _STATUS = Path("/proc/self/status")
 def time_in_turns(
     contenders: Mapping[str, Work], device: torch.device, seconds: float
 ) -> dict[str, float]:
-    """Returns the median time of a call in seconds, for each contender.
+    """Returns the median time of a call for each contender, in seconds.
 
-    Calls each contender twice to warm up. Then the contenders take turns for about `seconds` in
-    total, but for at least `FEWEST_ROUNDS` rounds. The time of a call includes waiting for the
-    device.
+    Calls each contender twice to warm up. Then calls all contenders in turn, for about `seconds` in
+    total. There are at least `FEWEST_ROUNDS` rounds. The time of a call ends when the device has
+    finished the work.
     """
     for work in contenders.values():
         for _ in range(2):
@@ -42,10 +42,10 @@ def time_in_turns(
 
 
 def measure_growth(work: Work, device: torch.device) -> int | None:
-    """Returns the largest growth of memory during a call in bytes, or None if unknown.
+    """Returns how much memory a call adds at most, in bytes, or None if this is unknown.
 
-    Measures the memory that torch allocates on CUDA. On other devices, measures the resident memory
-    of the process.
+    On CUDA, measures the memory that torch allocates. On other devices, measures the resident
+    memory of the process.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -53,7 +53,7 @@ def measure_growth(work: Work, device: torch.device) -> int | None:
         _time(work, device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # Frees memory that the allocator keeps from earlier calls and that would hide the growth.
+        # The allocator keeps the memory of earlier calls, and this memory would hide the growth.
         ctypes.CDLL(None).malloc_trim(0)
         _CLEAR.write_text("5")  # resets the peak to the memory in use
         before = _read_kib("VmRSS")
@@ -64,7 +64,7 @@ def measure_growth(work: Work, device: torch.device) -> int | None:
 
 
 def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
-    """Returns the FLOP/s of a large matrix product in `dtype`. No model can be faster than this."""
+    """Returns the FLOP/s of a large matrix product in `dtype`. No model can exceed this rate."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = time_in_turns({"matmul": lambda: a @ b}, device, 1.0)["matmul"]

@@ -1,4 +1,4 @@
-"""The device and the arithmetic that computed a record. This module does not import torch."""
+"""The device and the arithmetic used to compute a record. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _COMPILED = "compiled"
 
 
 def check_device(name: str) -> str:
-    """Returns `name`. Raises UsageError if its form is wrong.
+    """Returns `name`. Raises UsageError if the form of `name` is wrong.
 
-    Does not check that the device exists; torch does that later.
+    Torch checks later whether the device exists.
     """
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
         raise UsageError(f"--device {name}: choose one of auto, cpu, cuda, cuda:N, mps")

@@ -29,13 +29,13 @@ Features = npt.NDArray[np.float32]
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 R = TypeVar("R")
 
-# The number of tokens (latent positions) in a micro-batch on a GPU, enough to keep the GPU busy.
-# The number is fixed, because the shape of a batch changes the bytes of its results.
+# A micro-batch on a GPU has this number of tokens (latent positions). This keeps the GPU busy. The
+# number is fixed, because the shape of a batch changes the bytes of the results.
 _GPU_BATCH_TOKENS = 8192
 # Three micro-batches at a time: one is uploaded, one is computed and one is downloaded.
 _TOKENS_IN_FLIGHT = 3 * _GPU_BATCH_TOKENS
-# Enough for two photographs of 1024² pixels, or for more but smaller ones. One larger photograph
-# keeps all processors busy.
+# Enough for two photographs of 1024² pixels, or for several smaller photographs. A single larger
+# photograph keeps all processors busy.
 _CPU_TOKENS_IN_FLIGHT = 8192
 _CPU_LANES = 2
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -44,16 +44,16 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 class Engine:
     """A loaded model that computes micro-batches of a fixed shape.
 
-    Every call computes `batch_size(height, width)` images. A smaller batch is filled up with copies
-    of its last image. So the result for an image depends only on the image, the model, the device,
-    the dtype and the thread count. The `submit` methods return before the result is ready. They
-    raise ImageError if the device runs out of memory.
+    Every call computes `batch_size(height, width)` images. If there are fewer images, the
+    last image is repeated. So the result for an image depends only on the image, the model, the
+    device, the dtype and the thread count. The `submit` methods return before the result is
+    ready. They raise ImageError if the device runs out of memory.
 
-    A CPU computes two calls at the same time, each with all threads. The threads of a call wait for
-    each other at the end of every layer. Meanwhile the other call computes. On two cores, this
-    saves nano 17 % of the time to encode photographs and 26 % of the time to decode them. For D2,
-    it saves 11 % and 13 %. `dinac bench --only commands` measures both times: `model` for one call
-    at a time, and `overlapped`.
+    A CPU computes two calls at the same time, and each call uses all threads. At the end of every
+    layer, the threads of a call wait for each other. Meanwhile, the other call computes. As a
+    result, `nano` on two cores encodes photographs in 17 % less time and decodes them in 26 % less
+    time. D2 encodes in 11 % less time and decodes in 13 % less time. `dinac bench --only commands`
+    measures the time for one call at a time (`model`) and for several calls (`overlapped`).
     """
 
     def __init__(self, model: DinacAE) -> None:
@@ -94,7 +94,8 @@ class Engine:
     ) -> Pending[list[Encoded]]:
         """Encodes uint8 images [H, W, 3] to latents and the requested extras.
 
-        All images have the same padded size. The extras never change a byte of the latents.
+        All images have the same padded size. The extras never change the bytes of
+        the latents.
         """
         height, width, _ = images[0].shape
         names = ["latents"] + ["logsnr"] * logsnr + ["class_token"] * class_token
@@ -117,7 +118,7 @@ class Engine:
         sizes: Sequence[tuple[int, int]],
         settings: DinacAEInferenceConfig,
     ) -> Pending[list[Pixels]]:
-        """Decodes latents to uint8 images [H, W, 3], cropped to (height, width).
+        """Decodes latents to uint8 images [H, W, 3], and crops each image to its size in `sizes`.
 
         All latents have the same shape. `sizes` has one (height, width) per image.
         """
@@ -127,17 +128,17 @@ class Engine:
             return [crop_pixels(image, *size) for image, size in zip(images, sizes, strict=False)]
 
         decode = partial(self._decode_batch, settings=settings)
-        # Without a seed, each call draws new noise, but a recording would repeat its noise.
+        # Without a seed, each call draws new noise. A recorded graph would repeat the old noise.
         key = None if settings.seed is None else settings
         return self._submit(self._measure(latents), lambda: latents, decode, crop, key=key)
 
     def submit_features(
         self, latents: Sequence[Latents], *, spatial: bool
     ) -> Pending[list[Features]]:
-        """Predicts the DINO class token of each image from its latents, float32 [1, D].
+        """Predicts DINO features from latents: the class token of each image, float32 [1, D].
 
-        All latents have the same shape. If `spatial` is true, predicts an array [1 + h·w, D]: the
-        class token, then the patch tokens, row by row.
+        All latents have the same shape. If `spatial` is true, each array is [1 + h·w, D]:
+        first the class token, then the patch tokens row by row.
         """
 
         def predict(batch: Tensor) -> tuple[Tensor]:
@@ -196,7 +197,7 @@ class Engine:
 
         `size` is the height and width of the images. If `key` is not None, a GPU may replay a
         recorded CUDA graph (see `GraphCache`). If the device runs out of memory, frees as much
-        memory as possible and retries once. From then on, fewer calls are in flight. The retry
+        memory as possible and retries once. After that, fewer calls may be in flight. The retry
         keeps the batch shape, because another shape would change the bytes of the result.
         """
         tokens = self._count_tokens(*size)
@@ -248,7 +249,7 @@ class Engine:
     def _try(self, work: Callable[[], R]) -> R:
         """Runs `work`. Raises MemoryError if memory runs out, DeviceError for other failures."""
         try:
-            # Triton launches kernels on the current device, even if the tensors are on another one.
+            # Triton launches kernels on the current device, even for tensors on another device.
             is_cuda = self.device.type == "cuda"
             current = torch.cuda.device(self.device) if is_cuda else nullcontext()
             with torch.inference_mode(), current:
@@ -261,7 +262,7 @@ class Engine:
             raise DeviceError(f"{self.device} failed: {detail}{remedy}") from exc
 
     def _measure(self, latents: Sequence[Latents]) -> tuple[int, int]:
-        """Returns the padded height and width, in pixels, of the images that latents decode to."""
+        """Returns the height and width of the decoded images in pixels, including the padding."""
         _, rows, columns = latents[0].shape
         return rows * self.patch, columns * self.patch
 
@@ -276,7 +277,7 @@ class Engine:
 def choose_batch_size(device: torch.device, tokens: int) -> int:
     """Returns the number of images per call, for images of `tokens` latent positions.
 
-    On the CPU it is 1: larger batches are no faster there.
+    The number is 1 on a CPU, because larger batches are not faster there.
     """
     return 1 if device.type == "cpu" else max(1, _GPU_BATCH_TOKENS // tokens)
 

@@ -55,13 +55,13 @@ class Pending(Generic[R]):
 
     @property
     def is_done(self) -> bool:
-        """Whether the device is done. If so, `result` returns at once, unless it must retry."""
+        """Whether the device is done. `result` then returns at once, unless it must retry."""
         if self._finish is None:
             return True
         return self._sent.done() and all(part.has_arrived for part in self._list_downloads())
 
     def wait(self) -> None:
-        """Waits until the device is done. Errors of the device are raised by `result`, not here."""
+        """Waits until the device is done. `result`, not `wait`, raises the errors of the device."""
         wait([self._sent])
         with contextlib.suppress(RuntimeError):
             for part in self._list_downloads():
@@ -87,7 +87,7 @@ def settle(sent: Sent) -> Future[Sent]:
 class InFlight:
     """Limits the micro-batches in flight to `limit` tokens in total.
 
-    A micro-batch with more tokens runs alone.
+    A micro-batch that has more than `limit` tokens runs alone.
     """
 
     def __init__(self, limit: int) -> None:
@@ -95,14 +95,14 @@ class InFlight:
         self._limit = limit
 
     def make_room(self, tokens: int) -> None:
-        """Waits for the oldest micro-batches until a new one with `tokens` tokens may be added."""
+        """Waits for old micro-batches until a new micro-batch of `tokens` tokens may be added."""
         while self._pendings and (
             self._pendings[0].is_done or self._count_tokens() + tokens > self._limit
         ):
             self._pendings.popleft().wait()
 
     def add(self, pending: Pending[Any]) -> None:
-        """Counts a new micro-batch as in flight until it is done."""
+        """Counts the micro-batch `pending` as in flight until the device is done."""
         if not pending.is_done:
             self._pendings.append(pending)
 
@@ -124,8 +124,8 @@ class InFlight:
 class Transfer:
     """Copies micro-batches between the host and one device.
 
-    On CUDA, each direction has its own stream. So one micro-batch can be uploaded and another one
-    downloaded while a third one is computed. On other devices, a copy blocks the caller.
+    On CUDA, each direction has its own stream. So the device can compute one micro-batch while
+    another is uploaded and a third is downloaded. On other devices, the caller waits for each copy.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -135,7 +135,7 @@ class Transfer:
             self._up, self._down = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def upload(self, arrays: Sequence[Array], count: int) -> Tensor:
-        """Stacks `count` arrays into a tensor on the device. Repeats the last array if needed."""
+        """Uploads `count` arrays as one tensor. If there are fewer, repeats the last array."""
         dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
         shape = (count, *arrays[0].shape)
         host = torch.empty(shape, dtype=dtype, pin_memory=self._up is not None)

@@ -1,4 +1,4 @@
-"""The model of a run. It is identified at once, but loaded only when an image needs it."""
+"""Identifies the model of a run at once, but loads the weights only when an image needs them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class DeviceChoice:
 class ModelHandle:
     """One model and the part ("encoder", "decoder" or "class_head") that a run needs.
 
-    `more_parts` are further parts to load. The first use of `engine` imports torch and loads the
-    weights. A run whose outputs are all up to date does not use `engine`.
+    `more_parts` are the other parts to load. The first use of `engine` imports torch and loads the
+    weights. If all outputs of a run are up to date, the run does not use `engine`.
     """
 
     resolved: ResolvedModel
@@ -47,7 +47,7 @@ class ModelHandle:
 
     @cached_property
     def config(self) -> DinacAEConfig:
-        """The sizes of the model. Raises ModelError."""
+        """The configuration of the model. Raises ModelError."""
         return self.resolved.read_config()
 
     @cached_property

@@ -24,13 +24,13 @@ def configure_threads() -> None:
     """Sets the number of threads, lets waiting threads sleep, and limits the heaps to two.
 
     Torch counts all cores of the machine, even if a control group allows fewer. By default, waiting
-    threads spin, and this slows down the threads that read and write. With one other busy process
-    on two cores, decoding took 688 ms per image with spinning threads, and 25 ms with sleeping
+    threads spin, and this slows down the threads that read and write. On two cores with one other
+    busy process, decoding took 688 ms per image with spinning threads, and 25 ms with sleeping
     threads.
 
     If each thread has its own heap, a thread cannot use the memory that another thread frees. So a
-    long run takes more and more memory. From 200 to 1,400 files, the memory of two runs grew by 5 %
-    and 8 %. With two heaps for all threads, it grew by 3 % and 4 %.
+    long run takes more and more memory. When the number of files rose from 200 to 1,400, the memory
+    of two runs grew by 5 % and 8 %. With two heaps for all threads, the memory grew by 3 % and 4 %.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -38,18 +38,19 @@ def configure_threads() -> None:
 
 
 def bound_memory() -> None:
-    """Stops the memory of a run from growing with each new image size. `encode` uses this.
+    """Keeps the memory of a run from growing with each new image size. `encode` calls this.
 
-    oneDNN compiles about a dozen primitives per image size, each of about 140 KB. By default it
-    caches up to 1,024 primitives. Here the limit is 32. Large buffers return to the system as soon
-    as they are freed, so they leave no holes in the heap.
+    oneDNN compiles about a dozen primitives per image size, each of about 140 KB. By default,
+    oneDNN caches up to 1,024 primitives. This function lowers the limit to 32. In addition, large
+    buffers return to the system as soon as they are freed, so they leave no holes in the heap.
 
-    With both settings, the peak memory of `encode` fell from 545 MiB to 400 MiB. This run encoded
-    200 photographs of 73 sizes, one micro-batch at a time. With the settings, the peak over 2,000
-    photographs is 3 % higher than over 200. Without them, it was 6 % higher. The price is
-    recompilation: D2 encodes images of 1024² pixels 5 % more slowly, and nano encodes 294
-    photographs 4 % more slowly. `decode` does not use these settings: with them, a step of D2's
-    decoder for 1024² pixels took 24 % longer.
+    With both settings, the peak memory of `encode` fell from 545 MiB to 400 MiB. The command
+    encoded 200 photographs of 73 sizes, one micro-batch at a time. With the settings, the peak for
+    2,000 photographs is 3 % higher than for 200. Without the settings, the peak was 6 % higher.
+
+    The settings cost time, because oneDNN recompiles primitives: D2 encodes images of 1024² pixels
+    5 % more slowly, and `nano` encodes 294 photographs 4 % more slowly. `decode` does not use these
+    settings: with them, a step of D2's decoder for 1024² pixels took 24 % longer.
     """
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(_KEPT_PRIMITIVES))
@@ -66,10 +67,10 @@ def _set_malloc(variable: str, parameter: int, value: int) -> None:
 
 
 def count_processors() -> int:
-    """Counts the processors that the affinity and the control group of this process allow."""
+    """Counts the processors that this process may use, by its affinity and its control group."""
     is_linux = sys.platform == "linux"
     count = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
-    # Raises OSError if there is no control group, and ValueError if its quota is "max".
+    # This block raises OSError without a control group, and ValueError if the quota is "max".
     with contextlib.suppress(OSError, ValueError):
         with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
             quota, period = map(int, file.read().split())

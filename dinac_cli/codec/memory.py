@@ -1,4 +1,4 @@
-"""The memory that an image needs, and the memory that is free."""
+"""Estimates the memory that an image needs, and finds out how much memory is free."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _CGROUP_FILES = (
 def measure_token_bytes(config: DinacAEConfig) -> int:
     """Returns a generous estimate of the peak memory per latent position, in bytes.
 
-    Counts two activations of the widest layer, six activations of the trunk, and the pixels four
-    times, all in float32.
+    Counts two activations of the widest layer, six activations of the trunk, and four copies of
+    the pixels, all in float32.
     """
     floats = 2 * config.mlp_dim + 6 * config.model_dim + 4 * 3 * config.patch_size**2
     return 4 * floats
@@ -32,8 +32,8 @@ def measure_token_bytes(config: DinacAEConfig) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """Returns the free memory of `device` in bytes, or None if it is unknown.
 
-    For the CPU, this is the kernel's estimate, or the memory that the control group still allows
-    if that is less.
+    For the CPU, this is the smaller of two numbers: the kernel's estimate, and the memory that the
+    control group still allows.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
@@ -62,8 +62,8 @@ def _cgroup_headroom() -> int | None:
         except OSError:
             continue
         if limit.isdigit():
-            # A run over many images fills its control group with page cache. The kernel counts this
-            # cache as used, but frees it when memory is needed.
+            # When a run reads many images, the page cache fills the control group. The kernel
+            # counts this cache as used, but frees it when memory is needed.
             values = dict(line.split() for line in statistics.splitlines())
             names = (f"{prefix}active_file", f"{prefix}inactive_file")
             return max(0, int(limit) - usage + sum(int(values.get(name, 0)) for name in names))

@@ -1,10 +1,12 @@
-"""Quantiser steps for q8 to q3: one per channel, so that each channel changes the image equally.
+"""Chooses the steps of q8 to q3, one per channel, so that each channel changes the image equally.
 
 Whitened channels must not share one step. One unit of the first principal component changes the
-image by hundreds of grey levels. One unit of the last component changes it by less than one level.
-A checkpoint may list the sensitivity of each channel. This is the root-mean-square change of all
-samples of the image, in 8-bit levels, per unit of the whitened latent. With this list, each step is
-inversely proportional to the channel's sensitivity. Without it, all steps are equal.
+image by hundreds of grey levels. One unit of the last component changes the image by less than one
+level.
+
+A checkpoint may list the sensitivity of each channel. If all values of the whitened channel change
+by one unit, the image changes by this number of 8-bit levels (root mean square). If a checkpoint
+has the list, each step is inversely proportional to the sensitivity. If not, all steps are equal.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ _PLAIN_STEPS = {"q8": 1 / 32, "q7": 1 / 16, "q6": 1 / 8, "q5": 1 / 4, "q4": 1 / 
 def read_sensitivity(values: Mapping[str, object], channels: int) -> npt.NDArray[np.float32] | None:
     """Reads the sensitivities, float32 [C], from a checkpoint's configuration.
 
-    Returns None if the configuration has none. Raises ModelError if they are not a list of
-    `channels` positive, finite numbers.
+    Returns None if the configuration has none. Raises ModelError if the value is not a
+    list of `channels` positive, finite numbers.
     """
     listed = values.get(SENSITIVITY_KEY)
     if listed is None:
@@ -44,7 +46,7 @@ def read_sensitivity(values: Mapping[str, object], channels: int) -> npt.NDArray
 def choose_steps(
     precision: str, channels: int, sensitivity: npt.NDArray[np.float32] | None
 ) -> npt.NDArray[np.float32] | None:
-    """Returns steps, float32 [C], in units of the whitened latent, or None for bf16 and f32."""
+    """Returns the steps, float32 [C], in units of whitened latents, or None for bf16 and f32."""
     if precision not in QUANTIZED:
         return None
     if sensitivity is None:
@@ -53,6 +55,6 @@ def choose_steps(
 
 
 def _is_valid(value: object) -> bool:
-    # Within these bounds, float32 division stays finite. math.isfinite fails for huge integers, but
-    # a comparison does not.
+    # With these bounds, the float32 division gives finite steps. For huge integers, `math.isfinite`
+    # raises OverflowError, but a comparison does not.
     return isinstance(value, int | float) and value is not True and 1e-30 < value < 1e30

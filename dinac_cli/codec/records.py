@@ -36,11 +36,13 @@ def build_record(
     anonymous: bool = False,
     flipped: Encoded | None = None,
 ) -> bytes:
-    """Builds the record of an image, and of its mirrored twin if given. Raises FormatError.
+    """Builds the record of an image. Raises FormatError.
 
-    An `anonymous` record omits the name, size and hash of the source. The record names the model
-    only if the model's label is public, because the name of a folder or repository may contain the
-    name of its owner.
+    If `flipped` is given, the record stores the mirrored image in addition to the image itself.
+
+    If `anonymous` is true, the record omits the name, size and hash of the source. In this case,
+    the record names the model only if the model's label is public, because the name of a folder or
+    repository may contain the owner's name.
     """
     channels, rows, columns = encoded.latents.shape
     steps = model.choose_steps(precision)

@@ -28,7 +28,9 @@ _PARTS = ("network", "commands")
 Images = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMG", show_default="samples of 256x256", help="Images for timing the commands."
+        metavar="IMG",
+        show_default="samples of 256x256",
+        help="Time the commands with these images.",
     ),
 ]
 Only = Annotated[
@@ -46,7 +48,7 @@ Resolution = Annotated[
         min=16,
         metavar="PIXELS",
         show_default="256 and 512",
-        help="Side of the images for timing the model; may be repeated.",
+        help="Time the model with images of this side; may be repeated.",
     ),
 ]
 Batch = Annotated[
@@ -59,14 +61,15 @@ Batch = Annotated[
     ),
 ]
 Seconds = Annotated[
-    float, typer.Option(min=0.1, metavar="S", help="Approximate seconds per comparison of models.")
+    float,
+    typer.Option(min=0.1, metavar="S", help="Each comparison of models takes about S seconds."),
 ]
 Compare = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         **choices("--compare", ("flux2",)),
-        help="Time another autoencoder too: flux2 (with random weights).",
+        help="Also time another autoencoder: flux2, with random weights.",
     ),
 ]
 FileCounts = Annotated[
@@ -76,7 +79,7 @@ FileCounts = Annotated[
         min=2,
         metavar="N",
         show_default="20 and 200",
-        help="Number of files for timing the commands; give this option at least twice.",
+        help="Time the commands with N files; give this option at least twice.",
     ),
 ]
 RandomWeights = Annotated[
@@ -87,7 +90,7 @@ RandomWeights = Annotated[
         help="Use random weights with the shapes of a published model: d2 or dinac-ae.",
     ),
 ]
-Compile = Annotated[bool, opt.model_option("--compile", help="Time the compiled model too.")]
+Compile = Annotated[bool, opt.model_option("--compile", help="Also time the compiled model.")]
 
 
 def bench(
@@ -110,7 +113,7 @@ def bench(
 ) -> None:
     """Time the model and the commands on this machine.
 
-    To compare models fairly, the plain model, the fast model and any other are timed in turns.
+    The plain model, the fast model and other models take turns, so the comparison is fair.
     """
     from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.codec.machine import configure_threads, count_processors
@@ -148,7 +151,7 @@ def bench(
 
 
 def _choose_images(named: list[str]) -> tuple[Path, ...]:
-    """Returns the images for timing the commands. Raises UsageError if one is missing."""
+    """Returns the images to time the commands with. Raises UsageError if an image is missing."""
     from dinac_cli.jobs.request import IMAGES
     from dinac_cli.storage.inputs import InputScan
 
@@ -180,7 +183,7 @@ def _choose_model(
 
 
 class _Report:
-    """Collects all figures for JSON, or prints each table as soon as it is measured."""
+    """Collects all measured values for JSON, or prints each table as soon as it is complete."""
 
     def __init__(self, benchmark: Benchmark, console: Console, as_json: bool) -> None:
         self._benchmark = benchmark
@@ -259,7 +262,7 @@ class _Report:
 
 
 def tabulate_networks(figures: Iterable[NetworkFigures]) -> Table:
-    """Returns one row per task, size, batch and contender. A row is under 80 characters long."""
+    """Returns one row per task, size, batch and contender. A row has less than 80 characters."""
     table = [
         ["task", "NFE", "network", "size", "batch", "ms/batch", "ms/image", "images/s", "MiB",
          "matmul", "speed"]
@@ -276,7 +279,7 @@ def tabulate_networks(figures: Iterable[NetworkFigures]) -> Table:
 
 
 def tabulate_commands(runs: Sequence[CommandFigures]) -> Table:
-    """Returns the fastest run of each command for each number of files, one run per row."""
+    """Returns one row for each pair of command and number of files: the fastest run."""
     from dinac_cli.bench.processes import choose_fastest
 
     table = [["command", "files", "seconds", "first file", "MiB"]]

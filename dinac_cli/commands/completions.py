@@ -40,13 +40,13 @@ Shell = Annotated[
 def completions(shell: Shell) -> None:
     """Print the script that lets a shell complete commands, options and their values.
 
-    Installs nothing: save the script where the shell looks for such scripts, or source it.
+    Installs nothing: save the script in the shell's folder for completions, or source it.
     """
     typer.echo(make_script(shell), nl=False)
 
 
 def make_script(shell: str) -> str:
-    """Returns the completion script of a shell, one of `SCRIPTS`."""
+    """Returns the completion script of `shell`, a key of `SCRIPTS`."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     script = get_completion_script(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE, shell=shell)

@@ -24,7 +24,11 @@ DecodeOut = Annotated[
 Steps = Annotated[
     int,
     typer.Option(
-        "--steps", "-n", min=1, metavar="N", help="Decoder evaluations (NFE); 1 is best for PSNR."
+        "--steps",
+        "-n",
+        min=1,
+        metavar="N",
+        help="Number of decoder evaluations (NFE); 1 gives the best PSNR.",
     ),
 ]
 Sampler = Annotated[
@@ -55,7 +59,7 @@ Strength = Annotated[
     typer.Option(
         metavar="S",
         callback=within("--strength", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
-        help="Scale of the diffusion times: more than 0 and at most 1. 1 is full noise.",
+        help="Scale of the diffusion times: more than 0 and at most 1 (full noise).",
     ),
 ]
 Seed = Annotated[

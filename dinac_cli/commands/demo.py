@@ -35,7 +35,7 @@ def demo(folder: DemoFolder = "dinac-demo") -> None:
 
 
 def _run(console: Console, command: Callable[..., None], shown: list[str], **values: Any) -> None:
-    """Shows a command line and runs it. If it fails, the demo ends with the same exit code."""
+    """Shows and runs a command. If the command fails, the demo ends with the same exit code."""
     console.print_result(f"\n$ dinac {shlex.join([command.__name__, *shown])}")
     try:
         command(**values)

@@ -14,7 +14,7 @@ from dinac_cli.images.formats import MAX_PIXELS
 DryRun = Annotated[
     bool,
     opt.run_option(
-        "--dry-run", help="Print what encode would do, as dinac plan does, but encode nothing."
+        "--dry-run", help="Print the plan of this run, as dinac plan does; encode nothing."
     ),
 ]
 

@@ -99,7 +99,7 @@ def features(
 def split_arguments(
     latents: list[str] | None, last: str | None, similar: str | None, *, spatial: bool
 ) -> tuple[list[str], str | None]:
-    """Returns the inputs, and OUT or None. Only `--similar` allows a command without OUT.
+    """Returns the inputs, and OUT or None. OUT may be missing only with `--similar`.
 
     Raises UsageError.
     """

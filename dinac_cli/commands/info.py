@@ -1,4 +1,4 @@
-"""`dinac info`: prints the fields of one record, or the totals of many."""
+"""`dinac info`: prints the fields of one record, or the totals of many records."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 _CHANNELS_SHOWN = 5
 
-# For many photographs, mean and deviation of each whitened channel stay within these bounds.
-# Channels of another scale do not. A few images prove nothing: for example, sky has no detail.
+# Over many photographs, mean and deviation of each whitened channel stay within these bounds.
+# Channels of another scale exceed the bounds. A few images may exceed them too: for example,
+# images of the sky have no detail.
 _JUDGED_RECORDS = 16
 _MEAN_AT_MOST = 1.0
 _STD_WITHIN = (0.5, 2.0)
@@ -39,9 +40,9 @@ def info(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Show the contents of files of latents: every field of a single record, or totals of many.
+    """Show what latent files contain: every field of a single record, or totals of many records.
 
-    Compares each channel's mean and standard deviation with N(0, 1), which training expects.
+    Compares the mean and deviation of each channel with N(0, 1); training expects N(0, 1).
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.info import InfoRequest
@@ -54,7 +55,7 @@ def info(
 
 
 class InfoSummary(Summary):
-    """The summary of an info run: prints its catalogue."""
+    """The summary of an info run: the contents of the catalogue."""
 
     stopped = "stopped before the end; these are the figures of the records read so far"
 
@@ -108,7 +109,7 @@ def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator
 
 
 def _describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
-    """Yields the name and the value of each field of one record."""
+    """Yields each field of one record as (name, value)."""
     header = facts.header
     channels, rows, columns = header.shape
     yield "name", header.name or "- (anonymous)"
@@ -164,7 +165,7 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
 
 
 def _describe_twin(beside: Beside) -> str:
-    """Returns the names of those parts of a record that belong to the mirrored image."""
+    """Names the parts of a record that belong to the mirrored image."""
     parts = ["latents"]
     parts += ["class token"] if beside.token_width else []
     parts += ["posterior"] if beside.has_posterior else []
@@ -181,7 +182,7 @@ def _describe_moments(moments: ChannelMoments, title: str) -> str:
 
 
 def _describe_strays(moments: ChannelMoments) -> Iterator[str]:
-    """If channels are far from N(0, 1), yields the number of them, then a table of the farthest."""
+    """If channels are far from N(0, 1), yields how many are far, then a table of the farthest."""
     import numpy as np
 
     low, high = _STD_WITHIN

@@ -23,7 +23,7 @@ _EXIT_CODES = (
 )
 _ENVIRONMENT = (
     ("DINAC_MODEL", "the default of --model"),
-    ("DINAC_CACHE", "dinac's cache folder, which holds the identities of models"),
+    ("DINAC_CACHE", "the cache folder of dinac; the folder contains the identities of models"),
     ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),
     ("OMP_NUM_THREADS", "number of computing threads"),
     ("NO_COLOR", "no colours"),
@@ -31,7 +31,7 @@ _ENVIRONMENT = (
 
 
 def man() -> None:
-    """Show the manual. In a pipe, print its source, which can be installed as a manual page."""
+    """Show the manual. In a pipe, print the page in the man(7) format, ready to install."""
     pager = shutil.which("man") if sys.stdout is not None and sys.stdout.isatty() else None
     if pager is not None:
         raise typer.Exit(subprocess.run([pager, "-l", str(MANUAL)]).returncode)
@@ -81,7 +81,7 @@ def _end() -> Iterator[str]:
 
 
 def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yields the full name of each command below a group, and the command itself."""
+    """Yields each command below a group as (full name, command)."""
     if not hasattr(command, "commands"):
         yield path, command
         return

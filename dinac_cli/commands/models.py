@@ -90,7 +90,7 @@ def show(model: Model, revision: opt.Revision = None, as_json: Json = False) -> 
 
 
 def _describe_entry(name: str) -> dict[str, Any]:
-    """Returns one model of the list. If its files are not cached, only its names are known."""
+    """Returns one model of the list. If the model is not cached, only its names are known."""
     from dinac_cli.models.facts import summarise_model
     from dinac_cli.models.registry import HUB_ALIASES, NANO, find_cached, resolve_model
 
@@ -116,7 +116,7 @@ def _describe_entry(name: str) -> dict[str, Any]:
 
 
 def _describe_model(summary: ModelSummary) -> Iterator[tuple[str, str]]:
-    """Yields the name and the value of each line that describes a model."""
+    """Yields the lines that describe a model as (name, value)."""
     yield "model", summary.label
     yield "revision", summary.revision or "-"
     yield "path", str(summary.path)

@@ -46,12 +46,14 @@ FilesFrom = Annotated[
         help="Also take the inputs that this file lists, one per line; - is standard input.",
     ),
 ]
-Null = Annotated[bool, input_option("--null", help="The list is NUL-separated (find -print0).")]
+Null = Annotated[
+    bool, input_option("--null", help="The entries of the list end with NUL, as in find -print0.")
+]
 Root = Annotated[
     str | None,
     input_option(
         metavar="DIR",
-        help="Base folder of the entries of --files-from; absolute entries need a base folder.",
+        help="Base folder of the paths in --files-from; absolute paths need a base folder.",
     ),
 ]
 Limit = Annotated[
@@ -62,8 +64,8 @@ ShardOption = Annotated[
     input_option(
         "--shard",
         metavar="I/N",
-        help="Split the inputs by name into N parts and use only part I (from 0); auto: read I and "
-        "N from torchrun's or Slurm's variables.",
+        help="Split the inputs by name into N parts, numbered from 0, and take only part I; auto: "
+        "the variables of torchrun or Slurm give I and N.",
     ),
 ]
 Background = Annotated[
@@ -113,7 +115,7 @@ StoreFeatures = Annotated[
 StorePosterior = Annotated[
     bool,
     typer.Option(
-        "--posterior", help="Also store the posterior's log-SNR, which sampling of latents needs."
+        "--posterior", help="Also store the posterior's log-SNR; it is needed to sample latents."
     ),
 ]
 
@@ -170,7 +172,7 @@ dtype_option = partial(
 )
 
 Model = Annotated[
-    str, _model("the model of the latents in OUT; if there are none, nano on a CPU and d2 on a GPU")
+    str, _model("the model of the latents in OUT; if OUT has none, nano on a CPU and d2 on a GPU")
 ]
 RecordModel = Annotated[
     str, _model("the model that encoded the latents, if it is embedded or cached")
@@ -195,8 +197,8 @@ CompileSizes = Annotated[
     bool,
     model_option(
         "--compile",
-        help="Compile the model, which takes 15 s per image size (1 s in later runs). Faster for "
-        "large folders of few sizes.",
+        help="Compile the model: this takes 15 s per image size, and 1 s in later runs. Saves time "
+        "if a large folder has few image sizes.",
     ),
 ]
 
@@ -213,8 +215,10 @@ BatchSize = Annotated[
         help="Number of images in memory at once, or auto; does not change results.",
     ),
 ]
-Workers = Annotated[int | None, _workers(help="Number of reading threads, and of writing threads.")]
-Readers = Annotated[int | None, _workers(help="Number of reading threads.")]
+Workers = Annotated[
+    int | None, _workers(help="Number of threads that read; as many threads write.")
+]
+Readers = Annotated[int | None, _workers(help="Number of threads that read.")]
 Overwrite = Annotated[
     bool, run_option("--overwrite", help="Replace any existing file, and redo finished outputs.")
 ]

@@ -60,8 +60,8 @@ def plan(
 ) -> None:
     """Print which files are new, stale, damaged, done, in conflict or orphaned; change nothing.
 
-    Estimates the output size from finished records. Estimates the time by encoding a sample; the
-    result is not kept.
+    Estimates the output size from finished records. To estimate the time, encodes a sample, but
+    does not keep the result.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color
@@ -104,7 +104,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
         _print_file(file, console, screen.json)
     tune_process(request.encode)
     with stop_on_signals(console) as stop:
-        # The estimate takes seconds, so it is made only if it will be printed.
+        # The estimate takes seconds: skip it if nothing prints the estimate.
         is_unread = run.refusal is not None or (console.quiet and not screen.json)
         took = run.estimate_time(request.encode.make_control(stop), quick=is_unread)
     if stop.exit_code is not None:
@@ -119,7 +119,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
 
 
 def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:
-    """Yields the lines for a person. `refusal` says why encode would not start, or is None."""
+    """Yields lines to read. `refusal` is the reason why encode would not start, or None."""
     from dinac_cli.jobs.plan import WORK, Fate
 
     rows = [["state", "files", "bytes"]]

@@ -130,9 +130,9 @@ def format_pair(entry: dict[str, Any]) -> str:
 def format_table(
     summary: PsnrSummary, missing: int, failed: int, width: int | None = None
 ) -> list[str]:
-    """Returns a line of names and a line of figures, in 80 columns if possible.
+    """Returns a line of names and a line of values, in 80 columns if possible.
 
-    If the two lines are wider than the terminal's `width`, returns one line per figure instead.
+    If the terminal's `width` is too small for the two lines, returns one line per value.
     """
     table = {"PSNR": "dB"}
     for name in ("mean", "std", "median", "p5", "p95", "min", "max"):

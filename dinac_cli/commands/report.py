@@ -33,14 +33,15 @@ LatentFolders = Annotated[
     typer.Option(
         "--latents",
         metavar="DIR",
-        help="Folder of latents; repeat the option for each folder of reconstructions, in the same "
+        help="Folder of latents. Give this option once per folder of reconstructions, in the same "
         "order. The page shows bits per pixel, and the latents of the first folder as colours.",
     ),
 ]
 Assets = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR", help="Put the full images into DIR, not into the page; for large sets."
+        metavar="DIR",
+        help="Put the full images into DIR, not into the page; use this for many images.",
     ),
 ]
 Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")]
@@ -68,7 +69,7 @@ def report(
 ) -> None:
     """Write a page that shows originals and reconstructions side by side.
 
-    The page opens from disk, in any browser, and shows at a glance where a model fails.
+    Any browser opens the page from disk. The page shows at a glance where a model fails.
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
     from dinac_cli.images.color import parse_color

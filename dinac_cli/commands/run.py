@@ -53,7 +53,7 @@ def read_inputs(
     limit: int | None,
     shard: str | None,
 ) -> InputRequest:
-    """Returns the "Inputs" options as a request. May read a list from standard input.
+    """Makes a request from the "Inputs" options. May read a list from standard input.
 
     Raises UsageError if standard input is closed.
     """
@@ -80,9 +80,9 @@ def run_request(
     options: ScreenOptions,
     out: str | None = None,
 ) -> int:
-    """Opens a request and runs it to its end; returns the exit code.
+    """Runs a request to the end; returns the exit code.
 
-    `summarise` makes the summary of the opened run. `out` is the argument OUT, or None if the
+    `summarise` makes the summary of the run. `out` is the argument OUT, or None if the
     command never writes to standard output.
     """
     console = options.open_console()
@@ -102,7 +102,7 @@ def run_request(
 
 
 def tune_process(request: Request[Run]) -> None:
-    """Sets the threads and the memory of torch. Must be called before torch is imported."""
+    """Configures the threads and the memory of torch. Call this before torch is imported."""
     configure_threads()
     if request.bounds_memory:
         bound_memory()
@@ -124,7 +124,7 @@ def open_stdout(out: str | None) -> BinaryIO | None:
 
 @dataclass
 class _Reporter:
-    """Turns results into lines, JSON, the failures file and the exit code."""
+    """Prints results, writes the failures file, and chooses the exit code."""
 
     summary: Summary
     progress: RunProgress
@@ -142,7 +142,7 @@ class _Reporter:
         ):
             for result in results:
                 if self.stop and result.failed and result.file == STDIN_NAME:
-                    continue  # the stop ended the input early; the data may be valid
+                    continue  # the stop cut off the input; the data may be valid
                 self.progress.add(result)
                 self.summary.add(result)
                 if result.failed:
@@ -151,7 +151,7 @@ class _Reporter:
                 self._report_file(result)
                 update()
                 if result.failed and self.options.fail_fast:
-                    self.stop.set()  # work in flight still finishes and is reported
+                    self.stop.set()  # the work in flight finishes, and results still come
         self.progress.tally.not_inputs = run.not_inputs
 
     def finish(self) -> int:
@@ -187,10 +187,10 @@ class _Reporter:
 
 @contextmanager
 def open_failures(path: str | None) -> Iterator[Callable[[FileResult], None]]:
-    """Opens the `--failures` file. Yields a function that writes one result to the file at once.
+    """Opens the `--failures` file. Yields a function that immediately writes one result.
 
-    If `path` is None, the function does nothing. Opening and writing raise OutputError,
-    or UnwritableDiskError if the disk is full.
+    If `path` is None, the function does nothing. If the disk is full, opening and writing
+    raise UnwritableDiskError. After any other failure, they raise OutputError.
     """
     if path is None:
         yield lambda result: None

@@ -1,4 +1,4 @@
-"""`dinac train`: trains a model, shows its progress, and says how it ended."""
+"""`dinac train`: trains a model, shows the progress, and prints the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ Init = Annotated[
     typer.Option(
         metavar="MODEL",
         autocompletion=complete(("nano", "d2", "klt")),
-        help="Model to start from, as for --model, or klt: the optimal linear transform of IMG.",
+        help="Model to start from: a name as for --model, or klt, the optimal linear transform of "
+        "IMG.",
     ),
 ]
 Minutes = Annotated[
@@ -49,13 +50,14 @@ Crop = Annotated[
     int, typer.Option(min=32, metavar="PIXELS", help="Side of a crop; smaller images are skipped.")
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", min=0, metavar="N", help="Seed of all randomness in the training.")
+    int,
+    typer.Option("--seed", min=0, metavar="N", help="Seed of all random numbers in the training."),
 ]
 Teacher = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
-        help="A DINOv2 checkpoint folder. The class head, if the model has one, learns DINOv2 "
+        help="A DINOv2 checkpoint folder. If the model has a class head, the head learns DINOv2 "
         "features.",
     ),
 ]
@@ -85,7 +87,7 @@ def train(
 
     OUT becomes a checkpoint folder that every command takes as --model.
 
-    After a stop or a kill, the same command resumes the training.
+    If the training is stopped or killed, the same command resumes it.
     """
     from dinac_cli.codec.machine import configure_threads
     from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
@@ -175,7 +177,7 @@ def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
 
 @dataclass
 class TrainProgress:
-    """The figures that the progress display of a training shows."""
+    """The state of a training, for the progress display."""
 
     batch_size: int
     stop: StopRequest
@@ -198,7 +200,7 @@ class TrainProgress:
             self.held_out_db = progress.held_out_db
 
     def describe_line(self, width: int) -> str:
-        """Returns the figures in at most `width` characters, the most important first."""
+        """Returns at most `width` characters of text, the most important values first."""
         if self.stop:
             return STOPPING[:width]
         if self.first is None:

@@ -18,7 +18,7 @@ def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 def one_of(name: str, values: tuple[str, ...]) -> Callable[[str | None], str | None]:
-    """Returns a check that accepts only `values` (`_` counts as `-`) and None, the default."""
+    """Returns a check that accepts only `values` and None, the default. `_` counts as `-`."""
 
     def check(value: str | None) -> str | None:
         if value is None:

@@ -18,7 +18,8 @@ SourceFolder = Annotated[
     typer.Option(
         "--source",
         metavar="DIR",
-        help="Folder of the encoded images. Each must still exist, with the same size and hash.",
+        help="Folder of the encoded images. Each image must still exist, with the same size and "
+        "hash.",
     ),
 ]
 Reencode = Annotated[
@@ -79,7 +80,7 @@ def verify(
 ) -> None:
     """Verify that latents are complete, undamaged, of the right model and of unchanged images.
 
-    Always checks structure, checksum and values. Checks the rest only if an option requests it.
+    Always checks structure, checksum and values. Other checks run only if an option requests them.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.model_choice import ModelChoice

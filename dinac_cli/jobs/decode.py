@@ -67,8 +67,8 @@ _INPUTS_LOOKED_AT = 64
 class DecodeOptions:
     """The options that decide how records become images.
 
-    `allow_other_model` also decodes latents of another latent space. `flipped` decodes the mirrored
-    twin of each record.
+    If `allow_other_model` is set, latents of another latent space are also decoded. If `flipped` is
+    set, the mirrored image of each record is decoded.
     """
 
     settings: DinacAEInferenceConfig
@@ -82,7 +82,7 @@ class DecodeRequest(Request[Run]):
     """A request to decode `inputs` into OUT: a folder, an image file, or `-`.
 
     `format` is a name in `OUTPUT_FORMATS`; None means the format of OUT's suffix, or PNG if OUT has
-    no such suffix. The default `settings` are one step with seed 0.
+    no such suffix. By default, decoding takes one step and uses seed 0.
     """
 
     inputs: InputRequest
@@ -137,7 +137,7 @@ def decode_files(
 ) -> Generator[FileResult, None, None]:
     """Decodes latent files and folders into the folder `out`, as `dinac decode` does.
 
-    The keywords are the command's options. Yields and raises the same as `encode_files`.
+    The keywords are the command's options. Yields results and raises errors as `encode_files` does.
     """
     request = DecodeRequest(
         inputs=InputRequest(paths=list_paths(latents)),
@@ -195,7 +195,7 @@ def decode_inputs(
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Decodes all records, or the first `limit`, and yields one result per record.
+    """Decodes all records, or the first `limit` records, and yields one result per record.
 
     Each model is loaded when the first record needs it. If `output` is a stream, the only image
     goes to `stdout`. Raises DinacError if the run as a whole cannot go on.
@@ -223,7 +223,7 @@ class _ReadRecord(Work):
 
 
 class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
-    """The work of `decode_inputs` on each record."""
+    """Reads, decodes and writes each record for `decode_inputs`."""
 
     def __init__(self, output: Output, models: ModelFinder, options: DecodeOptions) -> None:
         self._output = output
@@ -286,10 +286,10 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         return deliver(self._output, name_image(work.name, form.suffixes), data, result)
 
     def _judge(self, entry: RecordEntry, record_hash: str, model: ModelHandle) -> Verdict:
-        """Judges the image that exists at the record's output, if any."""
+        """Checks whether the record's image already exists and is up to date."""
         target = self._output.look(name_image(entry.name, self._options.format.suffixes))
         if target is None or not self._options.format.has_stamp:
-            # The format has no stamp: only decoding again shows whether the image is the same.
+            # Images of this format have no stamp: the record must be decoded to compare them.
             return Verdict(State.ABSENT)
         return check_image(target, self._want(record_hash, model))
 
@@ -315,7 +315,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
 
 
 def require_twin(record: Record) -> Latents:
-    """Returns the latents of the mirrored image. Raises FormatError if the record holds none."""
+    """Returns the latents of the mirrored image. Raises FormatError if the record lacks them."""
     if record.flipped is None:
         raise FormatError(
             Rejection.TENSOR,
@@ -325,7 +325,7 @@ def require_twin(record: Record) -> Latents:
 
 
 def refuse_other_settings(inputs: Iterable[Input], output: Output, options: DecodeOptions) -> None:
-    """Raises UsageError if OUT holds images of these inputs, decoded with other settings.
+    """Raises UsageError if images of these inputs in OUT were decoded with other settings.
 
     Checks only the first inputs. If the image of a later input has other settings, that input
     fails.
@@ -347,7 +347,7 @@ def refuse_other_settings(inputs: Iterable[Input], output: Output, options: Deco
 
 
 def describe_settings(options: DecodeOptions) -> str:
-    """Returns the settings in the form of an image's stamp: `steps=1;sampler=ddim;…`."""
+    """Returns the settings as an image's stamp holds them: `steps=1;sampler=ddim;…`."""
     settings = options.settings
     pairs: dict[str, object] = {
         "steps": settings.num_steps,

@@ -52,10 +52,11 @@ class EncodeOptions:
     """The options that decide how images become records.
 
     `precision` is one of `container.header.PRECISIONS`. `background` is the sRGB colour behind
-    transparent images. Images of more than `max_pixels` are refused. `checksum` compares every
-    source by its hash. `anonymous` leaves the source's name, size and hash out of the record.
-    `features` also stores the class token, `posterior` the log-SNR. `geometry` says how images are
-    scaled and cropped, and whether each gets a mirrored twin.
+    transparent images. Images of more than `max_pixels` are refused. If `checksum` is set, a
+    changed source is found by its hash. `anonymous` leaves the source's name, size and hash out of
+    the record. `features` also stores the class token. `posterior` also stores the log-SNR.
+    `geometry` says how images are scaled and cropped, and whether the mirrored image is also
+    encoded.
     """
 
     precision: str = "bf16"
@@ -75,12 +76,12 @@ class EncodeOptions:
 
     @property
     def companions(self) -> frozenset[str]:
-        """The tensors to store in each record besides the latents."""
+        """The tensors to store in each record in addition to the latents."""
         requested = {LOGSNR: self.posterior, CLASS_TOKEN: self.features}
         return frozenset(name for name, is_requested in requested.items() if is_requested)
 
     def want(self, model: ModelHandle) -> WantedLatents:
-        """Returns the requirements that an existing record must meet to count as done."""
+        """Returns the requirements that an existing record must meet to be up to date."""
         return WantedLatents(
             model,
             self.precision,
@@ -162,9 +163,9 @@ def encode_files(
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
     The keywords are the command's options; `crop` is (width, height). Yields one result per file as
-    soon as the result is final. A failed file gives a result, not an exception. Raises UsageError,
-    ModelError or OutputError at once if the request as a whole is wrong. Raises DeviceError or
-    OutputError later if the run cannot go on.
+    soon as the result is final. If a file fails, its result says so; no exception is raised. Raises
+    UsageError, ModelError or OutputError at once if the request as a whole is wrong. Raises
+    DeviceError or OutputError later if the run cannot go on.
     """
     options = EncodeOptions(
         precision=precision,
@@ -197,9 +198,9 @@ def encode_inputs(
 ) -> Generator[FileResult, None, None]:
     """Encodes every input and yields one result per file as soon as the result is final.
 
-    The model is loaded when the first image needs the model. A run without work loads no model. If
-    `output` is a stream, records go to `stdout` in the order of the inputs. Raises DinacError if
-    the run as a whole cannot go on (model, device, full disk).
+    The model is loaded when the first image must be encoded. If no image must be encoded, no model
+    is loaded. If `output` is a stream, records go to `stdout` in the order of the inputs. Raises
+    DinacError if the run as a whole cannot go on (model, device, full disk).
     """
     model.check(options.precision)
     job = EncodeJob(output, model, options, stdin)
@@ -214,7 +215,7 @@ class _ReadImage(Work):
 
 
 class EncodeJob(Job[Input, _ReadImage, "Twins"]):
-    """The work of `encode_inputs` on each image."""
+    """Reads, encodes and writes each image for `encode_inputs`."""
 
     def __init__(
         self,
@@ -289,7 +290,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         return deliver(self._output, name_latents(work.name), record, result)
 
     def _judge(self, entry: Input) -> Verdict:
-        """Judges the record that exists at the image's output, if any."""
+        """Checks whether the image's record already exists and is up to date."""
         target = self._output.look(name_latents(entry.name))
         if target is None:
             return Verdict(State.ABSENT)
@@ -304,7 +305,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
 
 @dataclass(frozen=True)
 class Twins:
-    """One encoded image and, if requested, its mirrored twin."""
+    """One encoded image (`upright`) and, if requested, the encoded mirrored image (`flipped`)."""
 
     upright: Encoded
     flipped: Encoded | None = None
@@ -320,9 +321,9 @@ def submit_with_twins(
 ) -> Computing[Twins]:
     """Encodes uint8 images [H, W, 3] that have the same padded size.
 
-    `flips` says which images also get a mirrored twin. See `Engine.submit_images` for `logsnr` and
-    `class_token`. The twins form a separate micro-batch, so they never change the latents of the
-    images. Raises ImageError if the device runs out of memory.
+    `flips` says which images are also encoded mirrored. See `Engine.submit_images` for `logsnr` and
+    `class_token`. The mirrored images form a separate micro-batch, so they never change the latents
+    of the other images. Raises ImageError if the device runs out of memory.
     """
 
     def submit(pixels: Sequence[Pixels]) -> Computing[Encoded]:
@@ -335,7 +336,7 @@ def submit_with_twins(
 
 @dataclass(frozen=True)
 class _TwinBatches:
-    """Two micro-batches that the device computes: the images, and their twins."""
+    """Two micro-batches that the device computes: the images, and the mirrored images."""
 
     upright: Computing[Encoded]
     mirrored: Computing[Encoded] | None
@@ -343,7 +344,7 @@ class _TwinBatches:
 
     @property
     def is_done(self) -> bool:
-        """Whether `result` returns at once."""
+        """True if `result` returns without waiting."""
         return self.upright.is_done and (self.mirrored is None or self.mirrored.is_done)
 
     def result(self) -> list[Twins]:

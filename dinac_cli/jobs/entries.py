@@ -31,11 +31,11 @@ class NameClaim:
 
     @contextmanager
     def settle(self) -> Iterator[None]:
-        """Wraps the reading of the record.
+        """The caller reads the record inside this context.
 
-        If reading succeeds, the record takes the name. If reading fails, the next claim may take
-        the name. Waits for the earlier claim to the same name. Raises InputError if the name is
-        taken.
+        First waits until the earlier claim to the same name is settled. Raises InputError if the
+        name is taken. If reading succeeds, the record takes the name. If reading fails, the next
+        claim may take the name.
         """
         if self._earlier is not None:
             self._earlier._settled.wait()
@@ -57,8 +57,8 @@ class OutputNames:
     """The output names of a run. The first undamaged record that claims a name takes the name.
 
     A record claims its name when it is listed. The claim is settled when a reader knows whether the
-    record is damaged. Until then, the reader of a later record of the same name waits. Readers
-    start in the order of the claims, so the earlier claim is settled or has a running reader. The
+    record is damaged. Until then, the reader of a later record with the same name waits. Readers
+    start in the order of the claims, so the earlier claim is settled or its reader is running. The
     byte budget never blocks the oldest reader. Therefore the wait always ends.
     """
 
@@ -71,7 +71,10 @@ class OutputNames:
         self._count = itertools.count(1)
 
     def claim(self, name: str) -> NameClaim | None:
-        """Claims the output name of the record `name`. Returns None if the run has no outputs."""
+        """Claims the output name of the record called `name`.
+
+        Returns None if the run has no outputs.
+        """
         if self._rename is None:
             return None
         output = self._rename(name)
@@ -81,7 +84,7 @@ class OutputNames:
         return claim
 
     def count(self) -> str:
-        """Counts the next record of the run's streams. Returns its number as a name."""
+        """Returns a name for the next record of the run's streams: its number."""
         return f"{next(self._count):06d}"
 
     def is_taken(self, output: str) -> bool:
@@ -90,7 +93,7 @@ class OutputNames:
             return self._key(output) in self._taken
 
     def close(self, claim: NameClaim, *, takes_name: bool) -> None:
-        """Removes a settled claim. If `takes_name`, later claims to the same name fail."""
+        """Removes a settled claim. If `takes_name` is set, later claims to the name fail."""
         key = self._key(claim.output)
         with self._lock:
             if takes_name:
@@ -106,7 +109,7 @@ class OutputNames:
 class RecordEntry:
     """One record to read: a file (`path`), or bytes that are already in memory (`data`).
 
-    `name` is a relative path, from which the output's name is made. `claim` is the claim to the
+    `name` is a relative path; the output's name is made from `name`. `claim` is the claim to the
     output's name. `error` is set if there is no record to read.
     """
 
@@ -118,13 +121,13 @@ class RecordEntry:
     claim: NameClaim | None = field(default=None, compare=False)
 
     def read(self) -> bytes:
-        """Returns the record's bytes, unchecked. Raises `error`, InputError."""
+        """Returns the bytes of the record without checking them. Raises `error`, InputError."""
         if self.error is not None:
             raise self.error
         return self.data or b"" if self.path is None else read_content(self.path).data
 
     def settle_name(self) -> AbstractContextManager[None]:
-        """Wraps the reading of the record and settles its claim; see `NameClaim.settle`."""
+        """The caller reads the record inside this context; see `NameClaim.settle`."""
         return nullcontext() if self.claim is None else self.claim.settle()
 
 
@@ -140,8 +143,7 @@ def list_records(
     If a file holds one record, the output is named after the file. If a file or a stream holds
     several records, each output is named after its record, below the folder of the file. `rename`
     turns the name of a record into the name of its output. If `rename` is None, the run has no
-    outputs. If an earlier undamaged record has taken the output name of a record, reading the later
-    record fails.
+    outputs. If two undamaged records have the same output name, reading the later record fails.
     """
     names = OutputNames(rename, fold_case=fold_case)
     for entry in inputs:
@@ -189,7 +191,7 @@ def _split_stream(
 
 
 def _title(item: StreamItem, label: str, number: int) -> str:
-    """Returns the label of a stream's item if the item has no name."""
+    """Returns the label that a stream's item gets if the name of the item cannot be read."""
     error = item.record
     is_rest = isinstance(error, FormatError) and error.rejection is Rejection.NOT_A_RECORD
     if is_rest and number > 1:
@@ -200,7 +202,7 @@ def _title(item: StreamItem, label: str, number: int) -> str:
 def _name_record(
     item: StreamItem, title: str, label: str, folder: str, names: OutputNames
 ) -> RecordEntry:
-    """Returns the entry of a stream's record. `title` is the label if the name is unreadable."""
+    """Returns the entry of a stream's record. If the name is unreadable, `title` is the label."""
     counted = names.count()
     if isinstance(item.record, FormatError):
         return RecordEntry(title, title, error=item.record)
@@ -216,7 +218,8 @@ def _holds_several(path: str) -> bool:
     """True for a file with data after its first record. Reads block headers only.
 
     The length of a damaged record is unknown, so the file is searched for the start of another
-    record. True for a named pipe: a pipe may hold several records, and can be read only once.
+    record. Also returns True for a named pipe: a pipe may hold several records, and can be read
+    only once.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):

@@ -64,7 +64,10 @@ class ExportRequest(Request[Run]):
 
 
 def _is_never_ours(path: str) -> bool:
-    """Returns False: exported files do not say who wrote them, so --overwrite is needed."""
+    """Returns False: an exported file does not show that dinac wrote it.
+
+    Therefore a run needs --overwrite to replace any file.
+    """
     return False
 
 
@@ -84,11 +87,11 @@ def export_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Exports all records, or the first `limit`, to OUT and yields one result per record.
+    """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
-    The formats `safetensors` and `npz` make one file per record. The format `webdataset` makes tars
-    of about 64 MiB; their samples are numbered in the order of the inputs. Raises OutputError if
-    the disk is full.
+    In the formats `safetensors` and `npz`, each record becomes one file. In the format
+    `webdataset`, the records become samples in tars of about 64 MiB. The samples are numbered in
+    the order of the inputs. Raises OutputError if the disk is full.
     """
     rename = None if form == WEBDATASET else lambda name: name_export(name, form)
     entries = itertools.islice(list_records(inputs, stdin, rename), limit)
@@ -131,7 +134,7 @@ def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
 
 
 def _write_tars(items: Iterable[_Unpacked | FileResult], output: Output) -> Iterator[FileResult]:
-    """Writes one tar after another. Yields a record's result after the record's tar is written."""
+    """Writes tars. When a tar is written, yields the results of the records in this tar."""
     tar, held, number, tars = TarWriter(), list[_Unpacked](), 0, 0
     for item in items:
         if isinstance(item, FileResult):
@@ -177,7 +180,7 @@ def write_safetensors(record: Record) -> bytes:
 
 
 def write_npz(record: Record) -> bytes:
-    """Returns an npz file with the arrays of `list_arrays`; the array `header` is JSON."""
+    """Returns an npz file with the arrays of `list_arrays`, and the header as JSON text."""
     file = io.BytesIO()
     header = np.array(json.dumps(describe_latents(record.header)))
     arrays: dict[str, Any] = {**list_arrays(record), "header": header}
@@ -186,9 +189,10 @@ def write_npz(record: Record) -> bytes:
 
 
 class TarWriter:
-    """Writes a tar of WebDataset samples: `KEY.npy` is the latents, `KEY.json` the header.
+    """Writes a tar of WebDataset samples.
 
-    Each other array is a file with its own name, such as `KEY.logsnr.npy` or `KEY.flipped.npy`.
+    `KEY.npy` holds the latents, and `KEY.json` holds the header. Each other array has a file with
+    the name of the array, such as `KEY.logsnr.npy` or `KEY.flipped.npy`.
     """
 
     def __init__(self) -> None:
@@ -211,7 +215,7 @@ class TarWriter:
         self._add(f"{key}.json", json.dumps(describe_latents(record.header)).encode())
 
     def finish(self) -> bytes:
-        """Closes the tar and returns its bytes."""
+        """Closes the tar and returns its content."""
         self._tar.close()
         return self._file.getvalue()
 

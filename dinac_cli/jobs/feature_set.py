@@ -19,7 +19,7 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 FEATURES_SUFFIX = ".safetensors"
 
 NAMES_AT_MOST = 2**20
-"""The largest list of names, in bytes, that the file's header holds. A longer list is a tensor."""
+"""The limit, in bytes, for a list of names in the file's header. A longer list is a tensor."""
 
 _KIND_KEY, _KIND = "dinac", "features"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
@@ -30,8 +30,8 @@ class ImageFeatures:
     """The features of one image.
 
     `class_token` is float32 [D]. `patch_tokens` is float32 [h·w, D], or None if only the class
-    token is requested. `grid` is (h, w). `path` is the record's file, or None if the record came in
-    a stream.
+    token is requested. `grid` is (h, w). `path` is the record's file, or None if the record was
+    read from a stream.
     """
 
     name: str
@@ -44,10 +44,11 @@ class ImageFeatures:
 def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> bytes:
     """Packs the features of images into a safetensors file, with `facts` as metadata.
 
-    `class_tokens` is F32 [N, D]. With patch tokens, each `spatial_tokens.<index>` is F32 [h·w, D],
-    and `grids`, I32 [N, 2], holds h and w of each image. The names are a JSON list in the metadata
-    key `names`. If the list is longer than NAMES_AT_MOST, the names are the U8 tensor `names`, with
-    one name per line. Raises OutputError if memory runs out.
+    `class_tokens` is F32 [N, D]. If there are patch tokens, those of each image are
+    `spatial_tokens.<index>`, F32 [h·w, D], and `grids`, I32 [N, 2], holds h and w of each image.
+    The names are a JSON list in the metadata, under the key `names`. If the list is longer than
+    NAMES_AT_MOST, the names are the U8 tensor `names`, with one name per line. Raises OutputError
+    if there is too little memory.
     """
     try:
         tensors: dict[str, npt.NDArray[np.generic]] = {
@@ -86,9 +87,9 @@ def is_feature_file(path: str) -> bool:
 
 @dataclass
 class FeatureSet:
-    """The features of a run, in memory. `rows` maps a record's position to the record's features.
+    """The features of a run, in memory. `rows` maps the position of a record to its features.
 
-    `query` is the image that all others are compared with. `computes` holds the devices and dtypes
+    `query` is the image with which all others are compared. `computes` holds the devices and dtypes
     that predicted the features. `size_bytes` is the size of the output file.
     """
 
@@ -107,7 +108,7 @@ class Neighbour:
     """An image similar to the query.
 
     `similarity` is the cosine; rank 1 is the most similar image. `path` is the record's file, or
-    None if the record came in a stream.
+    None if the record was read from a stream.
     """
 
     rank: int
@@ -124,7 +125,7 @@ def name_features(name: str) -> str:
 
 
 def rank_similar(features: FeatureSet, top: int) -> list[Neighbour]:
-    """Returns the `top` images most similar to the query, by their class tokens."""
+    """Compares class tokens, and returns the `top` images that are most similar to the query."""
     query = features.query
     if query is None:
         return []

@@ -58,13 +58,16 @@ class FeatureOptions:
 
     @property
     def stored(self) -> tuple[str, ...]:
-        """The stored tensors that make a prediction unnecessary. Empty if `spatial` is set."""
+        """The tensors of a record that can replace a prediction. Empty if `spatial` is set."""
         return () if self.spatial else (CLASS_TOKEN,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesRequest(Request["FeaturesRun"]):
-    """A request to predict the features of `inputs` and to write them to the file OUT, if any."""
+    """A request to predict the features of `inputs`.
+
+    The features are written to the file OUT, unless `out` is None.
+    """
 
     inputs: InputRequest
     out: str | None = None
@@ -119,11 +122,12 @@ def predict_features(
 ) -> Generator[FileResult, None, None]:
     """Adds the features of all records, or of the first `limit`, to `features`.
 
-    Uses the model of `options.similar`. If this is None, uses the model of the first readable
-    record. Records of another model fail. If no patch tokens are requested, a stored class token
-    of the same weights is used. If all records hold such a token, no model is needed. At the end,
-    the features are written to `output`, if any. Nothing is written if the run was stopped or if
-    there are no features. Raises DinacError if the run as a whole cannot go on.
+    One model is used for all records: the model for the file `options.similar`, or for the first
+    readable record if `options.similar` is None. Records of another model fail. If no patch tokens
+    are requested and a record holds a class token that the same weights predicted, this token is
+    used. If all records hold such a token, no model is needed. At the end, the features are written
+    to `output`, unless it is None. If the run was stopped or there are no features, nothing is
+    written. Raises DinacError if the whole run cannot go on.
     """
     records = list_records(inputs, stdin, None if output is None else name_features)
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)
@@ -143,7 +147,7 @@ def predict_features(
 
 @dataclass(frozen=True)
 class _Numbered(RecordEntry):
-    """A record and its position in the run, which is needed because results arrive in any order."""
+    """A record and its position in the run. The position is needed: results arrive in any order."""
 
     number: int = 0
 
@@ -157,9 +161,9 @@ class _ReadRecord(Work):
 
 
 class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
-    """The work of `predict_features` on each record, with one model for all records.
+    """Predicts the features of each record, with one model for all records.
 
-    If `origin` is None, no record could be read, so every record fails.
+    `origin` is None if no record could be read. In this case, every record fails.
     """
 
     def __init__(
@@ -228,7 +232,7 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
 def _predict_query(
     path: str, models: ModelFinder, options: FeatureOptions
 ) -> tuple[FeatureOrigin, ImageFeatures]:
-    """Returns the origin and the features of one latent file. Raises UsageError, ModelError."""
+    """Returns the features of one latent file, and their origin. Raises UsageError, ModelError."""
     try:
         data = read_content(path).data
         opened = open_record(data)
@@ -290,7 +294,7 @@ class FeatureOrigin:
     """The model whose features a run collects. Its class tokens have `width` values.
 
     If the model is not on this machine, `model` is None and `missing` gives the reason. In this
-    case only the tokens stored in records are available.
+    case, the run can use only class tokens that the records hold.
     """
 
     label: str
@@ -302,7 +306,7 @@ class FeatureOrigin:
     missing: str = ""
 
     def demand_space(self, header: RecordHeader) -> None:
-        """Raises ModelError if the latents have another latent space.
+        """Raises ModelError if the latent space of the record differs from the model's.
 
         The message names both latent spaces.
         """
@@ -315,7 +319,7 @@ class FeatureOrigin:
             )
 
     def find_token(self, header: RecordHeader, held: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether a record holds a class token that this model's weights predicted.
+        """Returns True if a record holds a class token that this model's weights predicted.
 
         Raises FormatError.
         """
@@ -331,13 +335,13 @@ class FeatureOrigin:
         return True
 
     def require_model(self) -> ModelHandle:
-        """Returns the model, which is needed to predict a token. Raises ModelError."""
+        """Returns the model. Raises ModelError if the model is not on this machine."""
         if self.model is None:
             raise ModelError(self.missing)
         return self.model
 
     def describe(self, computes: Collection[str]) -> dict[str, str]:
-        """Returns a feature file's metadata: the model, and the devices and dtypes used."""
+        """Returns the metadata of a feature file. `computes` are the devices and dtypes used."""
         return {
             "model": escape_text(self.label),
             "revision": escape_text(self.revision),
@@ -351,9 +355,10 @@ class FeatureOrigin:
 def find_origin(
     header: RecordHeader, held: Mapping[str, tuple[int, ...]], models: ModelFinder
 ) -> FeatureOrigin:
-    """Returns the model of a record's features, or only its description if the model is missing.
+    """Returns the model that predicts, or predicted, the features of a record.
 
-    Raises ModelError if the model is not on this machine and the record holds no class token.
+    If the model is not on this machine, but the record holds a class token, returns a description
+    of the model without the model itself. If the record holds no class token, raises ModelError.
     """
     try:
         model = models.find(header)

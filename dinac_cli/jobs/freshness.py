@@ -1,4 +1,4 @@
-"""Decides whether an existing output is current, stale, foreign, or made with other settings."""
+"""Decides whether an existing output is current, stale, not dinac's, or has other settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LACKS = {
     FLIPPED + CLASS_TOKEN: "no class token of the mirrored image",
 }
 
-# A record that is refused for one of these reasons comes from another version of dinac: keep it.
+# If a record is refused for one of these reasons, another version of dinac wrote it: keep it.
 _OTHER_VERSION = {
     Rejection.VERSION,
     Rejection.FLAGS,
@@ -57,7 +57,10 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The state of an output. If it is STALE: the reason in one line and, if known, the cause."""
+    """The state of an output.
+
+    If `state` is STALE, `reason` says why in one line. If the cause is known, `cause` is set.
+    """
 
     state: State
     reason: str | None = None
@@ -68,10 +71,10 @@ class Verdict:
 class WantedLatents:
     """What an encode run requires of a record.
 
-    `companions` are the required tensors besides the latents, a subset of
+    `companions` are the tensors that are required in addition to the latents. They are a subset of
     `container.tensors.COMPANIONS`. A record may hold more tensors. If `anonymous` is set, a record
-    that names its source is a conflict. An anonymous record is never a conflict, because it reveals
-    nothing.
+    that names its source is a conflict. If `anonymous` is not set, an anonymous record is accepted,
+    because it reveals nothing.
     """
 
     model: ModelHandle
@@ -99,19 +102,22 @@ class WantedLatents:
         return None
 
     def describe_lack(self, outline: Outline) -> str | None:
-        """Names the required tensors that are missing or come from other weights (None: none)."""
+        """Says which required tensors are missing or come from other weights.
+
+        Returns None if no such tensor exists.
+        """
         lacking = " and ".join(self._list_lacking(outline))
         if lacking:
             return f"the record holds {lacking}"
         weights = outline.header.weights
         if CLASS_TOKEN in self.companions and weights != self.model.identity.weights:
-            return f"the record's class token is of other weights ({weights})"
+            return f"the record's class token comes from other weights ({weights})"
         return None
 
     def _list_lacking(self, outline: Outline) -> Iterator[str]:
-        """Yields the tensors that the image or its twin lacks.
+        """Yields the tensors that are missing for the image or for the mirrored image.
 
-        If both lack a tensor, yields it once.
+        If a tensor is missing for both images, yields it once.
         """
         for name in sorted(self.companions):
             if name not in outline.held:
@@ -162,11 +168,11 @@ def is_latent_file(path: str) -> bool:
 def check_latents(
     target: str, source: str | None, wanted: WantedLatents, *, checksum: bool
 ) -> Verdict:
-    """Judges the record at `target` against its source file. `source` is None for standard input.
+    """Checks whether the record at `target` is up to date.
 
-    Raises OutputError if dinac did not write the record, or wrote it in another version of the
-    format. Also raises OutputError if the record has another model, precision, background or
-    geometry.
+    `source` is the path of the image, or None for standard input. Raises OutputError if dinac did
+    not write the record, or wrote it in another version of the format. Also raises OutputError if
+    the record has another model, precision, background or geometry.
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
@@ -199,14 +205,14 @@ def check_latents(
 
 
 def is_stamped_image(path: str) -> bool:
-    """True for an image that dinac wrote and nobody has changed since."""
+    """True if dinac wrote the image and nobody has changed the image since."""
     from dinac_cli.images.stamp import read_stamp
 
     return read_stamp(Path(path)) is not None
 
 
 def check_image(target: str, wanted: WantedImage) -> Verdict:
-    """Judges the image at `target` against the wanted record and settings.
+    """Checks whether the image at `target` comes from the requested record and settings.
 
     Raises OutputError if dinac did not write the image, or used other settings or weights.
     """
@@ -227,7 +233,7 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
 
 
 def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
-    """Returns the path and header of OUT's first readable record in order of names, or None."""
+    """Returns the path and header of the first readable record in OUT, sorted by name, or None."""
     for path in list_latents(out):
         try:
             with open(path, "rb") as file:
@@ -251,8 +257,8 @@ def list_latents(out: str) -> Iterator[str]:
 def _find_change(source: str, target: str, header: RecordHeader, *, checksum: bool) -> Cause | None:
     """Returns what changed in the source since the record was made, or None.
 
-    A source of the same size is unchanged if it is not newer than the record. If the source is
-    newer, or if `checksum` is set, the hash of the source decides.
+    If the size is the same and the source is not newer than the record, the source is unchanged. If
+    the source is newer, or if `checksum` is set, the hash of the source decides.
     """
     status = os.stat(source)
     if header.source_bytes is None or header.source_sha256 is None:

@@ -1,4 +1,4 @@
-"""Reads records and sums up their contents. Does not import torch."""
+"""Reads records and summarises their contents. Does not import torch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class InfoRun(Run):
 
 @dataclass(frozen=True)
 class Beside:
-    """The tensors stored besides the latents. `token_width` is 0 if there is no class token."""
+    """Tells which tensors of an image are stored in addition to its latents.
+
+    `token_width` is 0 if there is no class token.
+    """
 
     has_posterior: bool = False
     token_width: int = 0
@@ -60,10 +63,11 @@ class Beside:
 
 @dataclass(frozen=True)
 class RecordFacts:
-    """One record: its header, its size in bytes, and the sums over its latents.
+    """Facts about one record: its header, its size in bytes, and the sums over its latents.
 
-    `upright` describes the tensors besides the latents. `flipped` describes the same tensors of the
-    mirrored twin (None if there is no twin). The sums do not include the twin.
+    `upright` tells which other tensors are stored for the image itself. `flipped` tells the same
+    for the mirrored image (None if the record has no mirrored image). The sums do not include the
+    latents of the mirrored image.
     """
 
     header: RecordHeader
@@ -78,7 +82,7 @@ class RecordFacts:
         return 8 * self.size_bytes / (self.header.height * self.header.width)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the header, the size, and the mean and standard deviation of all latents."""
+        """Returns one flat JSON object. `mean` and `std` are those of all latents."""
         header = self.header
         facts: dict[str, Any] = {
             "bytes": self.size_bytes,
@@ -102,8 +106,8 @@ class RecordFacts:
 class Catalogue:
     """Totals of all records of a run.
 
-    `moments` has one entry per pair of latent space and number of channels. The memory grows with
-    the number of models, not with the number of records.
+    `moments` has one entry for each pair of latent space and number of channels. More models take
+    more memory; more records do not.
     """
 
     records: int = 0
@@ -147,7 +151,7 @@ def catalogue_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Reads all records, or the first `limit`, adds each to `catalogue` and yields its result."""
+    """Adds all records, or the first `limit`, to `catalogue`. Yields one result per record."""
     entries = itertools.islice(list_records(inputs, stdin), limit)
     with closing(map_bounded(entries, _read, control)) as reads:
         for entry, facts in reads:
@@ -194,14 +198,17 @@ def _look_beside(image: Record | Encoded) -> Beside:
 
 @dataclass(frozen=True, eq=False)
 class ChannelMoments:
-    """Sums of latents (`totals`) and of their squares, float64 [C], over `count` positions."""
+    """Sums over the latents at `count` positions. `totals` and `squares` are float64 [C].
+
+    `totals` sums the values of each channel, and `squares` sums their squares.
+    """
 
     count: int
     totals: npt.NDArray[np.float64]
     squares: npt.NDArray[np.float64]
 
     def __add__(self, other: ChannelMoments) -> ChannelMoments:
-        """Adds the sums of both operands, which must have the same number of channels."""
+        """Adds the sums of both operands. Both must have the same number of channels."""
         return ChannelMoments(
             self.count + other.count, self.totals + other.totals, self.squares + other.squares
         )

@@ -1,4 +1,4 @@
-"""Chooses the models of a run: the named model, or the model of OUT or of each record."""
+"""Chooses the models of a run: the named model, or the model that encoded the records."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ModelChoice(DeviceChoice):
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError if no device or dtype has this name."""
+        """Raises UsageError if the name of the device or of the dtype is unknown."""
         check_device(self.device)
         check_dtype(self.dtype)
 
@@ -46,7 +46,7 @@ class ModelChoice(DeviceChoice):
         return resolve_model(self.model, self.revision, announce=announce)
 
     def refuse_revision(self) -> None:
-        """Raises UsageError if there is a revision, because a revision needs a named model."""
+        """Raises UsageError if a revision is given, because a revision needs a named model."""
         if self.revision is not None:
             raise UsageError(f"--revision {self.revision}: name its model with --model")
 
@@ -56,8 +56,9 @@ def choose_encoder(
 ) -> ModelHandle:
     """Returns the encoder of the named model.
 
-    For `auto`, returns the encoder of OUT's records, or of the machine's default model. With
-    `features`, the model's class head is loaded too. Raises UsageError if the model has no class
+    For `auto`, returns the encoder of the model that encoded OUT's records. If OUT holds no records
+    to keep, returns the encoder of the machine's default model. If `features` is set, the handle
+    also includes the model's class head. In this case, raises UsageError if the model has no class
     head. Raises ModelError.
     """
     found = _find_held(output) if choice.model == AUTO else None
@@ -70,7 +71,7 @@ def choose_encoder(
 
 
 def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NANO) -> ResolvedModel:
-    """Returns the model that `choose_encoder` would choose, if it is on this machine.
+    """Returns the model that `choose_encoder` would choose, if the model is on this machine.
 
     Downloads nothing and looks for no GPU. If OUT holds no record, `default` replaces the machine's
     default model. Raises ModelError if the model is not on this machine.
@@ -105,7 +106,10 @@ def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
 
 
 def _find_held_model(path: str, header: RecordHeader, choice: ModelChoice) -> ResolvedModel:
-    """Finds, on this machine, the model of a record in OUT. Raises ModelError, UsageError."""
+    """Finds the model that encoded a record in OUT. Looks only on this machine.
+
+    Raises ModelError, UsageError.
+    """
     resolved = find_model(header.latent_space)
     if resolved is None:
         raise ModelError(
@@ -152,10 +156,10 @@ class FixedModel:
 
 
 class ModelsOfRecords:
-    """Finds the model that encoded each record, on this machine. Downloads nothing.
+    """Finds the model that encoded each record. Looks only on this machine.
 
     If `named` is given, `named` is the model for all records. If `follows_dtype` is set and the
-    dtype is `auto`, a record's model gets the dtype in which the record was encoded.
+    dtype is `auto`, the model computes in the dtype in which the record was encoded.
     """
 
     def __init__(
@@ -200,18 +204,19 @@ class ModelsOfRecords:
 
 
 def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelFinder:
-    """Finds the encoder for each record, in the record's dtype.
+    """Returns a finder of the encoder for each record.
 
-    If no model is named, this is the encoder of the record's model.
+    If no model is named, this is the encoder of the model that encoded the record. If the dtype is
+    `auto`, the encoder computes in the dtype in which the record was encoded.
     """
     return ModelsOfRecords("encoder", device, named, follows_dtype=True)
 
 
 def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
-    """Finds the `part` ("decoder" or "class_head") for each record.
+    """Returns a finder of the `part` ("decoder" or "class_head") for each record.
 
-    If no model is named, this is the part of the record's model.
-    Downloads only a named model. Raises ModelError if the named model has no such part.
+    If no model is named, this is the part of the model that encoded the record. Downloads only a
+    named model. Raises ModelError if the named model has no such part.
     """
     named = choice.resolve(announce)
     if named is None:
@@ -224,7 +229,7 @@ def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFi
 def _open_part(resolved: ResolvedModel, part: str, device: DeviceChoice) -> ModelHandle:
     """Returns a part of a model.
 
-    Raises ModelError if `part` is a class head and the model has none.
+    Raises ModelError if `part` is "class_head" and the model has no class head.
     """
     handle = ModelHandle(resolved, part, device)
     if part == "class_head" and handle.config.class_head is None:

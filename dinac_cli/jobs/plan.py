@@ -39,7 +39,7 @@ from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import Output, OutputKind
 
-# Measured with nano on photographs; the documentation has the same table.
+# These values were measured with nano on photographs. The documentation has the same table.
 TYPICAL_BITS_PER_PIXEL = {
     "f32": 14.49,
     "bf16": 5.28,
@@ -51,7 +51,8 @@ TYPICAL_BITS_PER_PIXEL = {
     "q3": 1.53,
 }
 
-# Measured with nano in bf16 on the same photographs; in f32 the log-SNR takes more bytes.
+# This value was measured with nano in bf16, on the same photographs. In f32, the log-SNR takes
+# more bytes.
 POSTERIOR_BITS_PER_PIXEL = 4.53
 
 
@@ -74,8 +75,8 @@ WORK = (Fate.NEW, Fate.STALE, Fate.DAMAGED)
 class PlannedFile:
     """One input, or one orphaned record. `reason` explains its `fate` in one line.
 
-    `pixels` is the size of the image (None if unknown). `size_bytes` is the size of a record that
-    is done or orphaned. `entry` is the input if the file is to be encoded.
+    `pixels` is the size of the image (None if unknown). `size_bytes` is the size of a record with
+    the `fate` DONE or ORPHANED. `entry` is the input if the run would encode it.
     """
 
     file: str
@@ -103,7 +104,7 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """The time of a run, estimated by a trial of `files` images.
+    """The estimated time of a run. A trial encoded `files` images to estimate this time.
 
     If `seconds` is None, `basis` says why.
     """
@@ -115,15 +116,15 @@ class TimeEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """A request for the plan of an encode request. If `quick` is set, there is no trial."""
+    """A request to plan the run of an encode request. If `quick` is set, there is no trial."""
 
     encode: EncodeRequest
     quick: bool = False
 
     def open(self) -> PlanRun:
-        """Checks the request and chooses the model, without downloading anything.
+        """Checks the request and chooses the model. Downloads nothing.
 
-        Raises UsageError, ModelError or OutputError if encode would fail for the same reason.
+        Raises UsageError, ModelError or OutputError only if encode would raise the same error.
         """
         selection, output = self.encode.open_places()
         if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work
@@ -162,7 +163,7 @@ class PlanRun:
     sample: TrialSample = field(default_factory=TrialSample)
 
     def list_files(self) -> Iterator[PlannedFile]:
-        """Yields the fate of each file and counts it in `plan`. Raises OutputError."""
+        """Yields each file with its `fate`, and counts it in `plan`. Raises OutputError."""
         options = self.request.encode.options
         for file in plan_files(self.selection, self.output, self.wanted, options):
             self.plan.add(file)
@@ -202,9 +203,9 @@ class PlanRun:
 def plan_files(
     selection: Selection, output: Output, wanted: WantedLatents, options: EncodeOptions
 ) -> Iterator[PlannedFile]:
-    """Yields the fate of each input, and the orphaned records of a folder OUT.
+    """Yields what a run would do with each input, and then the orphaned records of a folder OUT.
 
-    Makes no folder and removes no temporary file. A file that causes an error has the fate CONFLICT
+    Makes no folder and removes no temporary file. If a file causes an error, its `fate` is CONFLICT
     or FAILED.
     """
     for entry in selection:
@@ -257,7 +258,7 @@ def _judge(
 
 
 def _count_pixels(entry: Input, options: EncodeOptions) -> int | None:
-    """Returns the number of pixels to encode, from the image's header.
+    """Reads the header of an image, and returns the number of pixels to encode.
 
     Returns None for standard input and named pipes.
     """
@@ -296,7 +297,7 @@ def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]
 
 @dataclass
 class FateCount:
-    """The number of files that have the same `Fate`, and the sum of the sizes that are known."""
+    """Totals of the files that have the same `Fate`. Unknown sizes are not included."""
 
     files: int = 0
     pixels: int = 0
@@ -305,10 +306,11 @@ class FateCount:
 
 
 class Plan:
-    """Totals of all files of a plan, and an estimate of the bytes to write.
+    """Totals of all files of a plan, and an estimate of how many bytes a run would write.
 
-    With `posterior`, records also hold the log-SNR. `token_width` is the length of the class token
-    (0: none). With `with_twins`, records hold all of this twice.
+    If `posterior` is set, records also hold the log-SNR. `token_width` is the length of the class
+    token, or 0 if records hold no class token. If `with_twins` is set, records hold everything
+    twice, for the image itself and for the mirrored image.
     """
 
     def __init__(
@@ -335,12 +337,12 @@ class Plan:
 
     @property
     def is_measured(self) -> bool:
-        """True if `bits_per_pixel` is measured on finished records, False if it is typical."""
+        """True if `bits_per_pixel` is measured on finished records, and not a typical value."""
         return self.counts[Fate.DONE].pixels > 0
 
     @property
     def bits_per_pixel(self) -> float:
-        """The rate of the finished records, or the precision's typical rate if there are none."""
+        """The bits per pixel of finished records, or a typical value if no record is finished."""
         done = self.counts[Fate.DONE]
         if not self.is_measured:
             return self._typical
@@ -364,5 +366,5 @@ class Plan:
 
     @property
     def unmeasured(self) -> int:
-        """The number of files to encode whose size is unknown. The estimate leaves them out."""
+        """The number of images of unknown size to encode. The estimate does not include them."""
         return sum(self.counts[fate].unmeasured for fate in WORK)

@@ -29,9 +29,9 @@ from dinac_cli.storage.naming import LATENT_SUFFIX, undo_image_name
 class Pair:
     """An image and its reconstruction. `other` is None if there is no reconstruction.
 
-    `first` is the path in A, or in B for an image that only B has. `name` is the image's name
-    relative to this folder. `side` is the folder that lacks a counterpart. `problem` is set if a
-    folder cannot be listed, or if a folder holds a second reconstruction of an image.
+    `first` is the path of the image in A, or in B if only B has the image. `name` is the part of
+    this path after the folder. `side` is the folder that should hold the other image. `problem` is
+    set if a folder cannot be listed, or if the image is a second reconstruction of one original.
     """
 
     first: str
@@ -55,7 +55,10 @@ class MeasureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PsnrRequest(Request["PsnrRun"]):
-    """A request to measure the images of `second` against `first`: two folders or two files."""
+    """A request to compare the images of `second` with those of `first`.
+
+    `first` and `second` are two folders or two files.
+    """
 
     first: str
     second: str
@@ -66,7 +69,7 @@ class PsnrRequest(Request["PsnrRun"]):
     uses_model: ClassVar[bool] = False
 
     def open(self, announce: Announce = keep_quiet) -> PsnrRun:
-        list_pairs(self.first, self.second)  # raises UsageError if the two do not match
+        list_pairs(self.first, self.second)  # raises UsageError if the two paths are wrong
         work = partial(measure_pairs, self.first, self.second, self.options)
         return PsnrRun(work=work, first=self.first, second=self.second)
 
@@ -81,7 +84,7 @@ class PsnrRun(Run):
     def count(self) -> int | None:
         """Counts the pairs.
 
-        Raises UsageError if `list_pairs` raises it, or if no pair is complete.
+        Raises UsageError if `list_pairs` does, or if no image has a counterpart.
         """
         total, is_any = 0, False
         for pair in list_pairs(self.first, self.second):
@@ -94,7 +97,10 @@ class PsnrRun(Run):
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The first image of a pair: uint8 [H, W, 3], and whether decode --flipped made the image."""
+    """The first image of a pair, uint8 [H, W, 3].
+
+    `is_flipped` is true if decode --flipped made the image.
+    """
 
     pixels: Pixels
     is_flipped: bool
@@ -103,11 +109,11 @@ class Original:
 def measure_pairs(
     first: str, second: str, options: MeasureOptions, control: RunControl
 ) -> Generator[FileResult, None, None]:
-    """Yields the PSNR of every image of `first` against its counterpart in `second`.
+    """Compares every image of `first` with its counterpart in `second`, and yields the PSNR.
 
     `first` and `second` are two folders or two files. A counterpart has the same relative name, or
-    this name with the suffix that decoding appended. An image of either folder that has no
-    counterpart is yielded as missing. Raises UsageError for a file and a folder.
+    this name with the suffix that decoding appended. If an image has no counterpart, its result has
+    the status MISSING. Raises UsageError for a file and a folder.
     """
     return map_bounded(list_pairs(first, second), partial(_measure, options=options), control)
 
@@ -156,7 +162,7 @@ def _pair_folders(first: str, second: str) -> Iterator[Pair]:
 
 
 def find_counterpart(name: str, folder: str) -> str | None:
-    """Returns the path, below `folder`, of the reconstruction of the image `name`, or None."""
+    """Searches `folder` for the reconstruction of image `name`. Returns its path, or None."""
     for candidate in undo_image_name(name, OUTPUT_SUFFIXES):
         path = os.path.join(folder, *candidate.split("/"))
         if os.path.isfile(path):
@@ -174,7 +180,7 @@ def _list_origins(name: str, first: str, second: str) -> Iterator[tuple[str, str
 
 
 def _describe_rival(origins: Mapping[str, str | None]) -> str | None:
-    """Returns the reason if the original of an image is paired with another reconstruction."""
+    """Returns a message if the original of an image already has another reconstruction."""
     for path, other in origins.items():
         return f"{path} is measured against {other}: keep only one reconstruction of each image"
     return None
@@ -229,8 +235,8 @@ def read_reconstruction(
 ) -> Pixels:
     """Reads the reconstruction of a pair as uint8 [H, W, 3].
 
-    If decode --flipped made the reconstruction but not the original, the reconstruction is mirrored
-    back. See `read_shaped` for `hold`. Raises ImageError; its message names the file.
+    If decode --flipped made the reconstruction, but did not make the original, the reconstruction
+    is mirrored back. See `read_shaped` for `hold`. Raises ImageError; its message names the file.
     """
     try:
         data = read_content(path).data

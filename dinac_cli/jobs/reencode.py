@@ -1,4 +1,4 @@
-"""Chooses the records to re-encode from their sources, and measures how much latents differ."""
+"""Chooses which records to re-encode, and measures how much the new latents differ."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ DEFAULT_MAX_DELTA = 0.25
 """The largest difference allowed. Whitened latents have a standard deviation of about 1.
 
 Over 60 photographs, the latents of `nano` in float32 and in bfloat16 differed by 0.15 at most and
-by 0.002 on average. Latents from two devices differ less than latents in two dtypes. Latents of
-another picture differ by several units.
+by 0.002 on average. Latents computed on two devices differ less than latents computed in two
+dtypes. Latents of another picture differ by several units.
 """
 
 _COMPOSITED = re.compile("composited-#([0-9a-f]{6})")
@@ -39,10 +39,11 @@ _COMPOSITED = re.compile("composited-#([0-9a-f]{6})")
 
 @dataclass(frozen=True)
 class Reencoding:
-    """Which share of records to re-encode (`percent`), with which models, and the limit.
+    """The share of records to re-encode (`percent`), the models, and the allowed difference.
 
-    If `max_delta` is None, the limit is `DEFAULT_MAX_DELTA`. At q8 to q3 one quantiser step is
-    added, because a latent between two steps may be rounded to either step.
+    If `max_delta` is None, the limit is `DEFAULT_MAX_DELTA`. At the precisions q8 to q3, one
+    quantiser step is added to this limit, because a latent between two steps may be rounded to
+    either step.
     """
 
     percent: float
@@ -58,10 +59,11 @@ class Candidate(RecordEntry):
 
 
 def choose_sample(entries: Iterable[RecordEntry], percent: float) -> Iterator[Candidate]:
-    """Yields all records, and marks those of the sample.
+    """Yields all records, and marks the records of the sample.
 
-    The sample is the first readable record and about `percent` of the others, chosen by the CRC of
-    their names. So the same names always give the same sample. At 0 percent, the sample is empty.
+    The sample is the first readable record and about `percent` percent of the other records. The
+    CRC of a record's name decides whether the record belongs to the sample. So the same names
+    always give the same sample. At 0 percent, the sample is empty.
     """
     is_first = percent > 0
     for entry in entries:
@@ -76,8 +78,8 @@ def read_source_pixels(
     """Returns the pixels uint8 [H, W, 3] that a record was encoded from.
 
     The record's header gives the background and the geometry. See `read_shaped` for `hold`. Raises
-    ImageError, which names the file, if the source cannot be read or its size differs from the
-    record's. Also raises ImageError if the header's description is unknown.
+    ImageError if the source cannot be read, or if its size is not the size in the header; the
+    message names the source. Also raises ImageError if the header's description is unknown.
     """
     geometry = _read_geometry(header)
     try:
@@ -102,9 +104,9 @@ def read_source_pixels(
 def measure_delta(record: Record, computed: Twins, model: ModelHandle) -> tuple[float, float]:
     """Returns the largest |Δ| of the latents, and the largest (|Δ| - quantiser step).
 
-    Compares latents at the record's precision, including those of the mirrored twin if the record
-    has one. Without a quantiser, both values are equal. Raises FormatError if the latents cannot be
-    stored.
+    Compares the latents at the record's precision. If the record holds a mirrored image, its
+    latents are also compared. Without a quantiser, both values are equal. Raises FormatError if the
+    latents cannot be stored.
     """
     pairs = [(computed.upright.latents, record.latents)]
     if computed.flipped is not None and record.flipped is not None:

@@ -1,8 +1,8 @@
 """The base of all requests: inputs, limits, and the checks before a run starts.
 
 A request is plain data that holds everything a run needs. A request can be pickled, so another
-process can open it too. `Request.open` checks the request, chooses the model and returns a `Run`.
-The run yields one `FileResult` per file:
+process can open the request. `Request.open` checks the request, chooses the model and returns a
+`Run`. The run yields one `FileResult` per file:
 
     run = EncodeRequest(inputs=InputRequest(paths=("photos/",)), out="latents/").open()
     run.count()
@@ -32,10 +32,10 @@ from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard, parse_shard
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
-"""Suffixes of files that a user may expect dinac to write, besides the suffixes of images."""
+"""Suffixes of other files than images that a user may expect dinac to write."""
 
 Announce = Callable[[str], None]
-"""Receives a line about slow work that is about to start, such as a download."""
+"""A function that receives a line of text before slow work starts, such as a download."""
 
 
 def is_latent_name(name: str) -> bool:
@@ -44,7 +44,7 @@ def is_latent_name(name: str) -> bool:
 
 
 def looks_like_record(head: bytes) -> bool:
-    """True for the first bytes of a record."""
+    """True if `head` is the start of a record."""
     return head.startswith(RECORD_START)
 
 
@@ -53,12 +53,12 @@ LATENTS = FileKind("latent file", "latent files", is_latent_name, looks_like_rec
 
 
 def keep_quiet(line: str) -> None:
-    """An `Announce` that drops the line."""
+    """An `Announce` that ignores the line."""
 
 
 @dataclass(kw_only=True)
 class Run:
-    """A checked request with its model. It can be started once.
+    """A checked request with its model. A run can be started only once.
 
     `work` yields the results. `rename` turns the name of an input into the name of its output.
     `rename` is None if no output is named after an input.
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def not_inputs(self) -> int:
-        """The number of other files in the input folders.
+        """The number of files in the input folders that are not inputs.
 
         The number is final when all inputs are listed.
         """
@@ -98,9 +98,9 @@ class Run:
     ) -> Generator[FileResult, None, None]:
         """Starts the run and returns a generator, which yields each result as soon as it is final.
 
-        `stdin` is needed if `reads_stdin` is true, and `stdout` if OUT is `-`. The caller's thread
-        runs the model. Raises DinacError if the run as a whole cannot go on (model, device, full
-        disk).
+        If `reads_stdin` is true, `stdin` is needed. If OUT is `-`, `stdout` is needed. The caller's
+        thread runs the model. Raises DinacError if the run as a whole cannot go on (model, device,
+        full disk).
         """
         streams = {"stdin": stdin} if self.reads_stdin else {}
         if self.output is not None:
@@ -115,11 +115,11 @@ R = TypeVar("R", bound=Run, covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Request(ABC, Generic[R]):
-    """All that a run needs, as plain data.
+    """Everything that a run needs, as plain data.
 
     `workers` threads read, and `workers` other threads write (None: one per processor, at most 16).
-    About `in_flight` images are in memory at once (None: 4 per worker). Neither number changes a
-    result.
+    About `in_flight` images are in memory at once (None: 4 per worker). These two numbers never
+    change a result.
     """
 
     workers: int | None = None
@@ -130,7 +130,7 @@ class Request(ABC, Generic[R]):
     most_workers: ClassVar[int] = 16
     uses_model: ClassVar[bool] = True
     bounds_memory: ClassVar[bool] = False
-    """Whether a run bounds the memory of torch's caches, which costs some speed."""
+    """Whether a run limits the memory of torch's caches. The limit costs some speed."""
 
     def __post_init__(self) -> None:
         """Raises UsageError if a limit is not positive."""
@@ -151,7 +151,7 @@ class Request(ABC, Generic[R]):
 
 
 def run_request(request: Request[R]) -> Generator[FileResult, None, None]:
-    """Opens a request, counts its inputs and starts it, without a screen.
+    """Opens a request, counts its inputs and starts the run. Shows nothing on the screen.
 
     Raises DinacError at once, before the first result, if the request as a whole is wrong.
     """
@@ -164,9 +164,9 @@ def run_request(request: Request[R]) -> Generator[FileResult, None, None]:
 class InputRequest:
     """The inputs as the user names them, and the limits on how many inputs a run takes.
 
-    `paths` are files, folders, globs or `-`. `files_from` is a file that lists more inputs.
-    `listed` is the content of this list if it was read already (from standard input). If `null` is
-    set, the list is NUL-separated. Its entries are relative to `root`. `shard` is `I/N` or `auto`.
+    `paths` are files, folders, globs or `-`. `files_from` is a file that lists more inputs. If this
+    list was already read from standard input, `listed` is its content. If `null` is set, the list
+    is NUL-separated. The entries of the list are relative to `root`. `shard` is `I/N` or `auto`.
     `limit` is the largest number of inputs.
     """
 
@@ -193,7 +193,7 @@ class InputRequest:
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
         if kind is IMAGES and out is not None and any(_is_same(path, out) for path in self.paths):
-            # OUT is also an input folder. Images that dinac decoded into OUT are no originals:
+            # OUT is also an input folder. Images that dinac decoded into OUT must not be inputs:
             # every run would encode them again.
             kind = replace(kind, is_output=is_stamped_image)
         scan = InputScan(kind, self.paths, listed, self.null, self.root, exclude=out)
@@ -261,7 +261,7 @@ class Selection:
             raise UsageError(f"{first[0].label}: {first[0].problem}")
 
     def count(self, output: Output | None = None, rename: Callable[[str], str] = str) -> int | None:
-        """Counts the inputs. Returns None for standard input, which may hold several records.
+        """Counts the inputs. Returns None for standard input: it may hold several records.
 
         If there is an `output`, `rename` turns the name of an input into the name of its output.
         Raises UsageError if there is no input, or if two inputs would have the same output.
@@ -295,7 +295,8 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
 
     OUT is a file if the input is one file and OUT ends in one of `suffixes`. Raises UsageError if
     OUT must be a folder but is an existing file. Also raises UsageError if OUT is named like a file
-    that dinac does not write here: OUT is probably the last input, or its format is unsupported.
+    that dinac does not write here. Such an OUT is probably the last input, or its format is not
+    supported.
     """
     if out == STDOUT:
         return OutputKind.STREAM
@@ -323,7 +324,7 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
 
 
 def refuse_file_name(out: str) -> None:
-    """Raises UsageError if OUT is named like a file. OUT must be a folder here."""
+    """OUT must be a folder here. Raises UsageError if OUT is named like a file."""
     if not os.path.isdir(out) and _is_name_of_other_file(out):
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file, but must be a folder here; "

@@ -16,9 +16,9 @@ class Status(str, Enum):
 
     WRITTEN = "written"  # an output was written
     DONE = "done"  # a complete, current output already existed
-    MEASURED = "measured"  # compared with its counterpart
+    MEASURED = "measured"  # the file was compared with its counterpart
     VERIFIED = "verified"  # undamaged, and passed every check that was requested
-    READ = "read"  # a record that was read, without an output
+    READ = "read"  # a record was read, and nothing was written
     MISSING = "missing"  # its counterpart does not exist
     FAILED = "failed"  # refused, or an error occurred; `reason` says why
 
@@ -36,11 +36,11 @@ class SourceState(str, Enum):
 class FileResult:
     """The outcome of one input.
 
-    `file` is the input as the user would name it. `name` is the input's name relative to the input
-    folder. `output` is the path of the output, if any. `reason` says in one line why the file
-    failed or was redone. `error` is the class of the error. `rejection` is the rule that a damaged
-    record breaks. Sizes are in bytes and pixels. `delta` is the largest difference between the
-    stored and the re-encoded latents. `facts` are further keys of the JSON object.
+    `file` is the input as the user names it. `name` is the input's name relative to the input
+    folder. If there is an output, `output` is its path. `reason` says in one line why the file
+    failed or was made again. `error` is the class of the error. `rejection` is the rule that a
+    damaged record breaks. Sizes are in bytes and pixels. `delta` is the largest difference between
+    the stored and the re-encoded latents. `facts` are added to the JSON object of the result.
     """
 
     file: str
@@ -78,13 +78,13 @@ class FileResult:
 
     @property
     def failed(self) -> bool:
-        """True if this file makes the run's exit code report a failure."""
+        """True if the run's exit code must report a failure because of this file."""
         return self.status in (Status.FAILED, Status.MISSING)
 
     def to_json(self) -> dict[str, Any]:
         """Returns one flat JSON object without the empty fields."""
         entry: dict[str, Any] = {"file": self.file, "status": self.status.value}
-        if self.name and self.facts is None:  # `facts` hold the record's name instead
+        if self.name and self.facts is None:  # `facts` already hold the record's name
             entry["name"] = self.name
         entry |= {key: value for key in _SHOWN if (value := getattr(self, key))}
         if self.source is not None:
@@ -104,7 +104,7 @@ _WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
 
 @dataclass
 class Tally:
-    """Totals of a run. The memory does not grow with the number of files."""
+    """Totals of all files of a run. Their memory does not grow with the number of files."""
 
     counts: Counter[Status] = field(default_factory=Counter)
     redone: int = 0
@@ -117,7 +117,10 @@ class Tally:
     max_delta: float = 0.0
 
     def add(self, result: FileResult) -> None:
-        """Counts one result. Pixels and bytes count only if this run worked on the file."""
+        """Counts one result.
+
+        Adds the pixels if this run worked on the file, and the bytes if this run wrote the output.
+        """
         self.counts[result.status] += 1
         self.unknown_sources += result.source is SourceState.UNKNOWN
         if result.delta is not None:

@@ -24,7 +24,7 @@ TRIAL_SECONDS = 2.0
 
 
 class TrialSample:
-    """A sample of the added images: at most `TRIAL_FILES`, chosen by the CRC of their names.
+    """A sample of at most `TRIAL_FILES` images. The CRC of an image's name decides the choice.
 
     The first images would be a poor sample, because images of one folder are often alike.
     """
@@ -62,7 +62,7 @@ class Trial:
     compute: str
 
     def estimate_seconds(self, pixels: int) -> float:
-        """Returns the seconds that a run of `pixels` takes, including the loading of the model."""
+        """Estimates the time to load the model and encode `pixels` pixels, in seconds."""
         return self.start_seconds + self.seconds_per_pixel * pixels
 
 
@@ -72,9 +72,10 @@ def run_trial(
     """Encodes images as a run does and discards the records.
 
     Returns None if no image can be encoded. Ends `TRIAL_SECONDS` after the first image is done, or
-    at a stop request. If the sample does not contain all images, it is encoded repeatedly until
-    then. One pass is not enough: a GPU may take the whole sample as its first batch, whose time
-    says nothing about later batches. Raises DinacError if the run itself could not go on.
+    when a stop is requested. If the sample does not contain all images, the sample is encoded
+    repeatedly until this time. One pass is not enough: a GPU may compute the whole sample as its
+    first batch, and the time of the first batch says nothing about later batches. Raises DinacError
+    if the trial cannot go on.
     """
     began = time.perf_counter()
     engine = model.engine
@@ -103,7 +104,7 @@ def run_trial(
     files = min(len(ends), len(entries))
     seconds, pixels = ends[-1] - loaded, sum(map(math.prod, sizes))
     if is_cut:
-        # The first batch also waits for other work; later batches come at the model's pace.
+        # The time of the first batch includes other work. Later batches show the model's speed.
         later = pixels - engine.batch_size(*sizes[0]) * math.prod(sizes[0])
         if later > 0:
             seconds, pixels = ends[-1] - ends[0], later

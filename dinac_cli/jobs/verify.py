@@ -53,9 +53,9 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """The checks besides the check for damage. A check whose value is None is skipped.
+    """The checks in addition to the check for damage. If a value is None, its check is skipped.
 
-    `model` is the model that every record must come from. `source` is the folder of the images.
+    `model` is the model that must have encoded every record. `source` is the folder of the images.
     `reencoding` describes the sample to re-encode, and needs `source`.
     """
 
@@ -68,9 +68,9 @@ class VerifyOptions:
 class VerifyRequest(Request[Run]):
     """A request to verify the records of `inputs`.
 
-    `source` is the folder of their images. `reencode` is the share of records to re-encode, in
-    percent. `max_delta` is the largest difference allowed (None: see `Reencoding`). If `model` is
-    named, every record must come from it.
+    `source` is the folder of the images that were encoded. `reencode` is the share of records to
+    re-encode, in percent. `max_delta` is the largest difference allowed (None: see `Reencoding`).
+    If a `model` is named, this model must have encoded every record.
     """
 
     inputs: InputRequest
@@ -125,8 +125,8 @@ def verify_files(
 ) -> Generator[FileResult, None, None]:
     """Verifies latent files and folders, as `dinac verify` does.
 
-    The keywords are the command's options; `reencode` is in percent. Yields and raises the same as
-    `encode_files`.
+    The keywords are the command's options; `reencode` is in percent. Yields results and raises
+    errors as `encode_files` does.
     """
     request = VerifyRequest(
         inputs=InputRequest(paths=list_paths(latents)),
@@ -147,9 +147,9 @@ def verify_inputs(
     limit: int | None = None,
     stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Verifies all records, or the first `limit`.
+    """Verifies all records, or the first `limit` records.
 
-    The reason of a failed result lists all findings.
+    If a record fails, the reason in its result lists all findings.
 
     A model is loaded only if a record is re-encoded. Raises DinacError if the run as a whole cannot
     go on.
@@ -168,7 +168,7 @@ class _SourcePixels(Work):
 
 
 class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
-    """The work of `verify_inputs` on each record. The model computes only the sample."""
+    """Checks each record for `verify_inputs`. The model encodes only the sample."""
 
     def __init__(self, options: VerifyOptions) -> None:
         self._options = options
@@ -234,7 +234,10 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
 
 
 def describe_model(header: RecordHeader, model: ModelHandle) -> str | None:
-    """Returns a finding, which names both models, if a record's model is not the required one."""
+    """Returns a finding if another model than `model` encoded the record.
+
+    The finding names both models.
+    """
     own = model.identity
     if (header.latent_space, header.weights) == (own.latent_space, own.weights):
         return None
@@ -246,7 +249,7 @@ def describe_model(header: RecordHeader, model: ModelHandle) -> str | None:
 
 
 def describe_lone(record: Record) -> str | None:
-    """Returns a finding if a record lacks the mirrored twin that its description promises."""
+    """Returns a finding if a record lacks the mirrored image that its header promises."""
     if record.flipped is not None or "flip" not in parse_description(record.header.image):
         return None
     return "lacks the latents of the mirrored image, which its header promises; re-encode it"
@@ -265,10 +268,11 @@ class SourceCheck:
 
 
 def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> SourceCheck:
-    """Compares a record's source below `folder` with the size and the hash in the record.
+    """Finds a record's source below `folder`, and compares the source with the record.
 
-    The source has the name of the record's file without `.dinac`. If the record was an input by
-    itself or was renamed, this file may not exist. Then the name in the record's header is tried.
+    Compares the size and the hash. The source has the name of the record's file without `.dinac`.
+    If the record was an input by itself or was renamed, this file may not exist. In this case, the
+    name in the record's header is tried.
     """
     places = [os.path.join(folder, *name.split("/")) for name in _list_names(entry, header)]
     if not places:
@@ -289,7 +293,7 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
 
 
 def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:
-    """Yields possible relative names of the source. An anonymous record of a stream has none."""
+    """Yields possible relative names of the source: none for an anonymous record of a stream."""
     if entry.path is not None and entry.name.lower().endswith(LATENT_SUFFIX):
         yield entry.name[: -len(LATENT_SUFFIX)]
     elif header.name:

@@ -14,8 +14,8 @@ _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 def resolve_device(name: str) -> torch.device:
     """Returns the device with the name "auto", "cuda", "cuda:N", "mps" or "cpu".
 
-    "auto" selects the first available device of CUDA, MPS and CPU. The other names never fall back
-    to another device. Raises DeviceError if the device is not available, and UsageError if the name
+    "auto" selects CUDA if it is available, else MPS, else the CPU. Every other name selects exactly
+    the named device. Raises DeviceError if the device is not available, and UsageError if the name
     is unknown.
     """
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
@@ -32,7 +32,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Returns the compute type with the name "bf16", "f32" or "auto" for a device.
 
     "auto" selects bfloat16 if the hardware supports bfloat16 natively: on CUDA, and on CPUs with
-    AMX or AVX512-BF16. On other hardware it selects float32. Raises UsageError for any other name.
+    AMX or AVX512-BF16. On other hardware, "auto" selects float32. Raises UsageError for any other
+    name.
     """
     if name != "auto":
         if name not in _DTYPES:
@@ -50,6 +51,7 @@ def _list_devices() -> list[str]:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # Only these private probes also ask the operating system for permission to use AMX.
+    # These functions of torch are private. They also ask the operating system for permission to use
+    # AMX; torch's other checks do not.
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

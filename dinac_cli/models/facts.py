@@ -16,8 +16,8 @@ from dinac_cli.models.registry import ResolvedModel
 _PARTS = {"encoder": ENCODER, "decoder": DECODER, "dino_token_alignment_head": CLASS_HEAD}
 _STORED = {"F32": "float32", "BF16": "bfloat16"}
 
-# A model card starts with YAML between two lines of dashes. Only the licence is read. It is one key
-# with one line of text, so no YAML parser is needed.
+# A model card starts with YAML between two lines of dashes. Only the licence is read from it. The
+# licence is one line, "license: NAME", so no YAML parser is needed.
 _CARD_LICENCE = re.compile(r"\A---\n(?:(?!---).*\n)*?license:[ \t]*[\"']?([\w.+-]{1,64})")
 _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 
@@ -26,9 +26,10 @@ _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 class ModelSummary:
     """Facts about one checkpoint.
 
-    `size_bytes` is the size of the weights file. `parameters` counts the parameters of each part.
-    `float32_parameters` counts the parameters that stay float32 in a bfloat16 network. `stored`
-    lists the storage types of the tensors. `licence` is "" if the model card names no licence.
+    `size_bytes` is the size of the weights file. `parameters` is the number of parameters of each
+    part. `float32_parameters` is the number of parameters that stay float32 in a bfloat16 network.
+    `stored` lists the storage types of the tensors. `licence` is "" if the model card names no
+    licence.
     """
 
     label: str
@@ -46,7 +47,7 @@ class ModelSummary:
 
     @property
     def parameter_count(self) -> int:
-        """The number of parameters of all parts."""
+        """The total number of parameters."""
         return sum(self.parameters.values())
 
 
@@ -83,7 +84,7 @@ def count_parameters(table: TensorTable) -> dict[str, int]:
 
 
 def read_licence(path: Path) -> str:
-    """Returns the licence in the model card beside a checkpoint, or "" if there is none."""
+    """Returns the licence in the model card beside a checkpoint, or "" if no licence is found."""
     folder = path if path.is_dir() else path.parent
     try:
         with (folder / "README.md").open("rb") as file:
@@ -95,6 +96,6 @@ def read_licence(path: Path) -> str:
 
 
 def _list_parameters(table: TensorTable) -> list[tuple[str, int]]:
-    """Returns the name and size of each parameter, without aliases and buffers."""
+    """Returns the name and size of each parameter. Aliases and buffers are left out."""
     shapes = table.canonical_shapes.items()
     return [(name, math.prod(shape)) for name, shape in shapes if not _BUFFERS.fullmatch(name)]

@@ -1,4 +1,7 @@
-"""Computes network identities: two short hashes, equal for a checkpoint and its bfloat16 copy."""
+"""Computes the identity of a network: two short hashes of its checkpoint.
+
+A checkpoint and its bfloat16 copy have the same identity.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +54,11 @@ class ModelIdentity:
 def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
     """Hashes the tensors of a safetensors file and the constants of its configuration.
 
-    Each hash is the beginning of a SHA-256. It covers the tensors, sorted by canonical name, then
-    the constants. Each tensor is first cast to its type in a bfloat16 network. It contributes a
-    line of JSON with its name, type and shape, then its little-endian bytes. A constant contributes
-    a line of JSON. Raises ModelError if the file is not a checkpoint.
+    Each hash is the beginning of a SHA-256. The hash covers the tensors, sorted by canonical name,
+    then the constants. Each tensor is first cast to its type in a bfloat16 network. The hashed
+    bytes of a tensor are a line of JSON (name, type and shape) and then the little-endian values.
+    The hashed bytes of a constant are a line of JSON. Raises ModelError if the file is not a
+    checkpoint.
     """
     table = read_tensor_table(path)
     tensors = table.by_canonical_name
@@ -102,9 +106,9 @@ def cache_folder() -> Path:
 
 
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounds float32 values to bfloat16, half to even, and returns the bits. NaN stays NaN."""
+    """Rounds float32 values to bfloat16 and returns the bits. Ties go to even; NaN stays NaN."""
     bits = values.view(np.uint32)
-    # The sum can overflow only for a NaN, which the last line replaces.
+    # The sum can overflow only if the value is NaN. The last line replaces all NaNs.
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
 
@@ -125,7 +129,7 @@ def _canonical_bytes(path: Path, name: str, entry: TensorEntry) -> Iterator[byte
 def _cast(data: npt.NDArray[np.uint8], stored: str, wanted: str) -> bytes:
     if stored == wanted:
         return data.tobytes()
-    # A tensor may start at any byte of the file, so the chunk is first copied to aligned memory.
+    # `tobytes` copies the chunk to aligned memory, because a tensor may start at any byte.
     if wanted == "BF16":
         values = np.frombuffer(data.tobytes(), "<f4").astype(np.float32, copy=False)
         return round_to_bfloat16(values).astype("<u2").tobytes()

@@ -1,4 +1,4 @@
-"""The names of a model's parts and the settings of a decode. Does not import torch."""
+"""The names of a model's parts, and the settings for decoding. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ SCHEDULES = ("linear", "cosine")
 class DinacAEInferenceConfig:
     """The settings for decoding latents.
 
-    `num_steps` is the number of decoder evaluations (NFE). Path-drop guidance (`pdg`) doubles it.
-    `sampler` is "ddim" or "dpmpp_2m", which may also be spelled "dpmpp-2m". `schedule` is "linear"
-    or "cosine". `strength` in (0, 1] scales the times. If `seed` is None, every image gets fresh
-    noise. Raises UsageError if a field is out of range.
+    `num_steps` is the number of decoder evaluations (NFE). With path-drop guidance (`pdg`), the
+    decoder is evaluated twice as often. `sampler` is "ddim" or "dpmpp_2m"; the spelling "dpmpp-2m"
+    is accepted. `schedule` is "linear" or "cosine". `strength`, in (0, 1], multiplies the diffusion
+    times. If `seed` is None, every image gets fresh noise. Raises UsageError if a field is out of
+    range.
     """
 
     num_steps: int = 1

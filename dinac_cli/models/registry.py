@@ -1,7 +1,7 @@
 """Resolves `--model` to files on disk: the embedded model, aliases, Hub repositories, local paths.
 
 Importing this module does not import torch. The Hub's client is imported only if a Hub model is
-requested. A record never causes a download: dinac looks for the record's model only on disk.
+requested. To read a record, dinac looks for the model only on disk and never downloads a model.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ResolvedModel:
 
     @property
     def is_public(self) -> bool:
-        """True if the label names a published model, which reveals nothing about the user."""
+        """True if the label names a published model. Such a label says nothing about the user."""
         return bool(self.revision) and self.label in (NANO, *HUB_ALIASES.values())
 
     def read_config(self) -> DinacAEConfig:
@@ -86,7 +86,7 @@ def resolve_model(
         path = Path(os.path.expanduser(source))
         return ResolvedModel(path, path.resolve().name)
     repository = HUB_ALIASES.get(source, source)
-    # If a .safetensors file does not exist, its name is a typo, so the Hub is not asked.
+    # A name that ends in .safetensors means a file. If the file is missing, do not ask the Hub.
     if not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
         known = ", ".join([NANO, *HUB_ALIASES])
         raise UsageError(
@@ -97,7 +97,7 @@ def resolve_model(
 
 
 def find_local(source: str, revision: str | None = None) -> ResolvedModel:
-    """Finds a model like `resolve_model`, but raises ModelError instead of downloading."""
+    """Finds a model as `resolve_model` does, but raises ModelError if it must be downloaded."""
     repository = HUB_ALIASES.get(source, source)
     if source == NANO or _is_path(source) or not _REPOSITORY.fullmatch(repository):
         return resolve_model(source, revision)
@@ -137,7 +137,7 @@ def choose_default(device: str) -> str:
 
 
 def find_model(latent_space: str) -> ResolvedModel | None:
-    """Returns the embedded or cached model with this latent space, or None if there is none."""
+    """Finds the embedded or cached model with this latent space; returns None if there is none."""
     cached = map(find_cached, HUB_ALIASES.values())
     for candidate in itertools.chain([resolve_model(NANO)], cached):
         with suppress(ModelError):  # skip a damaged cache entry
@@ -147,10 +147,10 @@ def find_model(latent_space: str) -> ResolvedModel | None:
 
 
 def find_cached(repository: str, revision: str | None = None) -> ResolvedModel | None:
-    """Returns a checkpoint from the Hub's cache, or None if it is absent or incomplete."""
+    """Returns a complete checkpoint from the Hub's cache, or None if there is none."""
     try:
         model = _fetch(repository, revision, only_cached=True)
-    except (OSError, ValueError):  # the client's own errors derive from these two
+    except (OSError, ValueError):  # all errors that the client defines derive from these two
         return None
     return model if _is_complete(model.path) else None
 
@@ -169,11 +169,11 @@ def _fetch(repository: str, revision: str | None, *, only_cached: bool) -> Resol
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a snapshot in the Hub's cache has its configuration and its weights.
+    """Whether a folder in the Hub's cache contains a configuration and weights.
 
-    Without its configuration, the network would get the constants of the published models, and
-    these may be wrong for it. A weights file with an unusual name counts only if all downloads of
-    the repository are complete.
+    Without a configuration, the network would get the constants of the published models. These
+    constants may be wrong for the network. If the weights file is not `model.safetensors`, all
+    downloads of the repository must also be complete.
     """
     if not (folder / CONFIG_NAME).is_file():
         return False
@@ -193,7 +193,7 @@ def _download(
         announce(f"downloading {at} into {constants.HF_HUB_CACHE}")
     try:
         model = _fetch(repository, revision, only_cached=False)
-    except Exception as exc:  # the client's transport errors have no common base class
+    except Exception as exc:  # network errors in the client have no common base class
         raise ModelError(
             f"model {at} is not cached in {constants.HF_HUB_CACHE} and cannot be downloaded: "
             f"{_explain_hub_error(exc)}"
@@ -207,7 +207,7 @@ def _download(
 
 
 def _explain_hub_error(exc: Exception) -> str:
-    """Returns why a download failed and what to do, in one line."""
+    """Returns one line that says why a download failed and what the user can do."""
     from huggingface_hub import constants, errors
 
     if isinstance(exc, errors.GatedRepoError):
@@ -236,6 +236,6 @@ def _refuse_revision(source: str, revision: str | None, own: str) -> None:
 
 
 def _may_have_gpu() -> bool:
-    """Whether there may be a GPU. Importing torch to look for a GPU takes a second."""
+    """Whether there may be a GPU. Does not import torch, because the import takes a second."""
     nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
     return sys.platform != "linux" or any(os.path.exists(node) for node in nodes)

@@ -12,13 +12,13 @@ import numpy as np
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 32, 34
 _BINS = 20
-_LOG_FROM = 8  # an axis is logarithmic if largest / smallest value is above this
+_LOG_FROM = 8  # an axis is logarithmic if largest value / smallest value exceeds this
 COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps the values between `low` and `high` to the pixels between `start` and `stop`.
+    """Maps a value between `low` and `high` to a position in pixels between `start` and `stop`.
 
     Ticks divide the axis into `parts` parts. If `is_log`, the scale is logarithmic and `low` must
     be above 0.
@@ -59,7 +59,7 @@ def lay_counts(highest: int, start: float, stop: float) -> Axis:
 
 
 def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Returns a chart with one histogram of PSNR in dB per series, or "" if there are no values."""
+    """Returns a chart with one PSNR histogram for each series, or "" if there are no values."""
     everything = [value for _, values in series for value in values]
     if not everything:
         return ""
@@ -82,7 +82,7 @@ def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
 
 
 def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> str:
-    """Returns a chart of the points (bits per pixel, dB) and the mean of each series.
+    """Returns a chart that shows the points (bits per pixel, dB) and the mean of each series.
 
     Returns "" if there are no points.
     """
@@ -90,8 +90,8 @@ def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
     if not everything:
         return ""
     xs, ys = zip(*everything, strict=True)
-    # A tiny image takes hundreds of bits per pixel. On a linear axis, this would squeeze the other
-    # images into one line.
+    # A tiny image takes hundreds of bits per pixel. On a linear axis, all other images
+    # would then lie on one line.
     is_log = 0 < min(xs) < max(xs) / _LOG_FROM
     across = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, is_log=is_log)
     up = Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)

@@ -1,4 +1,4 @@
-"""Paints latents: the first three principal components of a set of latents become colours."""
+"""Shows latents as pictures: the first three principal components become three colours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LatentColors:
 
 
 def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | None:
-    """Returns the axes of largest variance over all positions of all latents [C, h, w].
+    """Returns the three axes along which the values of all latents [C, h, w] vary most.
 
     Skips latents that do not have as many channels as the first latents. Returns None if there are
     no latents.
@@ -78,7 +78,7 @@ def locate_record(folder: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class ShownRecord:
-    """The size of a record, and the URL of the picture of its latents (None without a picture)."""
+    """The size of a record, and the picture of its latents as a URL (None without a picture)."""
 
     size_bytes: int
     picture: str | None
@@ -94,14 +94,14 @@ def show_record(
 ) -> ShownRecord | None:
     """Reads a record and paints its latents. Returns None if the file is missing.
 
-    Paints nothing if `colors` is None or was made for another number of channels.
+    Paints nothing if `colors` is None, or if `colors` is for another number of channels.
     `hold(size_bytes)` waits until that much memory may be used. Raises DinacError.
     """
     if not os.path.lexists(path):
         return None
     data = read_content(path).data
     record = open_record(data)
-    hold(len(data) + 3 * record.declared_bytes())  # the latents, and a float64 copy to paint
+    hold(len(data) + 3 * record.declared_bytes())  # latents, and their float64 copy for the picture
     latents = record.unpack().latents
     picture = None
     if colors is not None and len(latents) == len(colors.mean):

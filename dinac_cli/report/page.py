@@ -1,4 +1,4 @@
-"""The page: an HTML template filled with figures, charts and the data of each image."""
+"""Makes the HTML page from a template, with figures, charts and the data of each image."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
 class Reconstruction:
     """One reconstruction of an image. `bits_per_pixel` is None if it is unknown.
 
-    `difference` is the URL of the small picture of the difference. `full` is the URL of the full
-    image.
+    `difference` is the URL of a small picture that shows the difference from the original. `full`
+    is the URL of the full image.
     """
 
     psnr_db: float
@@ -38,7 +38,7 @@ class Reconstruction:
 
 @dataclass
 class PageImage:
-    """What the page shows of one image. Each picture is given as its URL.
+    """The data of one image on the page. Each picture is given as its URL.
 
     `reconstructions` has one entry per name in `Page.names`. An entry is None if the file is
     missing.
@@ -54,7 +54,7 @@ class PageImage:
 
     @property
     def size_bytes(self) -> int:
-        """The number of bytes that the pictures take in the page."""
+        """The size of all URLs of pictures, in bytes."""
         found = filter(None, self.reconstructions)
         shown = sum(len(each.difference) + len(each.full) for each in found)
         return len(self.thumbnail) + len(self.original) + len(self.latents or "") + shown
@@ -64,7 +64,7 @@ class Page:
     """The figures and images of a page.
 
     `names` are the names of the reconstructions. `images` are the HTML elements of the images.
-    `failed` counts the images that could not be read and are left out.
+    `failed` is the number of images that could not be read and are not shown.
     """
 
     def __init__(self, title: str, names: Sequence[str]) -> None:
@@ -102,7 +102,7 @@ class Page:
         }
         first, *pieces = _read("page.html").split("{{")
         filled = [first]
-        for piece in pieces:  # str.replace would also replace braces in the parts
+        for piece in pieces:  # `str.replace` would also change braces inside the parts
             key, _, rest = piece.partition("}}")
             filled += [parts[key], rest]
         return "".join(filled).encode("utf-8", "replace")
@@ -148,7 +148,7 @@ def _write_image(image: PageImage) -> str:
         "name": image.name,
         "width": image.width,
         "height": image.height,
-        # null is an infinite PSNR
+        # an infinite PSNR is written as null
         "psnr": [_MISSING if each is None else psnr_as_json(each.psnr_db) for each in found],
         "bits_per_pixel": [None if each is None else each.bits_per_pixel for each in found],
     }

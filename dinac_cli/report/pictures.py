@@ -10,20 +10,23 @@ from dinac_cli.images.pixels import Pixels
 from dinac_cli.report.page import make_data_url
 
 THUMBNAIL_SIDE = 240
-_DIFFERENCE_SIDE = 160  # smaller, because differences are mostly noise, which compresses badly
+_DIFFERENCE_SIDE = 160  # smaller: differences are mostly noise, and noise compresses badly
 DIFFERENCE_GAIN = 10
-"""The factor that amplifies differences in small pictures. The viewer starts with it."""
+"""Small pictures amplify differences by this factor. The viewer starts with this factor."""
 
 
 def make_thumbnail(pixels: Pixels) -> str:
-    """Returns the URL of an image uint8 [H, W, 3], scaled to at most `THUMBNAIL_SIDE` per side."""
+    """Scales an image uint8 [H, W, 3] to at most `THUMBNAIL_SIDE` per side. Returns its URL."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     return _pack(image, 80)
 
 
 def draw_difference(original: Pixels, other: Pixels) -> str:
-    """Returns the URL of the amplified difference of two images uint8 [H, W, 3], scaled down."""
+    """Returns a small picture of the amplified difference of two images, as a URL.
+
+    Both images are uint8 [H, W, 3].
+    """
     image = ImageChops.difference(Image.fromarray(original), Image.fromarray(other))
     image.thumbnail((_DIFFERENCE_SIDE, _DIFFERENCE_SIDE), Image.Resampling.BOX)
     amplified = [min(255, DIFFERENCE_GAIN * value) for value in range(256)]

@@ -1,4 +1,4 @@
-"""Compares folders of reconstructions with a folder of originals, on one page."""
+"""Writes a page that compares folders of reconstructions with a folder of originals."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input, InputScan
 
 IMAGES_IN_A_PAGE = 300
-"""A page with more images needs `assets`, because it would open slowly without them."""
+"""A page with more images needs the folder `assets`. Otherwise, the page would open slowly."""
 
 MAX_PAGE_BYTES = 2**28
-"""A page with more bytes needs `assets` too. For comparison, a page of 218 MB opens in 2 s."""
+"""A page with more bytes also needs `assets`. For comparison, a page of 218 MB opens in 2 s."""
 
 _STAMP = {"report": "1"}
-_WORK_FACTOR = 3  # the memory to draw and compress an image, in multiples of its size
+_WORK_FACTOR = 3  # the memory to draw and compress an image, divided by the memory of the image
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest(Request["ReportRun"]):
-    """A run that writes the page `out`, which shows originals beside their reconstructions.
+    """A request to write the page `out` with originals and reconstructions side by side.
 
-    `latents` are folders of records. The k-th one belongs to the k-th folder of reconstructions.
-    The records give the bits per pixel. The records in the first folder also give the pictures of
-    latents. Full images are written to the folder `assets`. If `assets` is None, the page embeds
-    them.
+    `latents` are folders of records. The first folder of records belongs to the first folder of
+    reconstructions, and so on. The page shows the bits per pixel of the records. It also shows
+    pictures of the latents in the first folder. Full images are written to the folder `assets`.
+    If `assets` is None, the page embeds them.
     """
 
     originals: str
@@ -126,7 +126,7 @@ class ReportRun(Run):
         """Counts the originals.
 
         Raises UsageError if there are no originals or too many. Also raises UsageError if a folder
-        has no counterpart of any original.
+        contains nothing that belongs to an original.
         """
         request = self.request
         total, unpaired, recordless = 0, list(request.reconstructions), list(request.latents)
@@ -152,7 +152,10 @@ class ReportRun(Run):
         return total
 
     def _write_page(self, control: RunControl) -> Generator[FileResult, None, None]:
-        """Yields one result per image. Then writes the page, if it has images and no stop came."""
+        """Yields one result per image. Then writes the page.
+
+        Writes nothing if the page has no images, or if the run was stopped.
+        """
         request, page = self.request, self.page
         for folder in filter(None, (request.assets, request.page_folder)):
             try:
@@ -183,7 +186,7 @@ def is_report(path: str) -> bool:
 
 
 def _name_folders(folders: Sequence[str]) -> list[str]:
-    """Returns the last part of each path, or the whole paths if two last parts are the same."""
+    """Returns the last part of each path. If two last parts are equal, returns the whole paths."""
     short = [os.path.basename(os.path.normpath(folder)) for folder in folders]
     return short if len(set(short)) == len(short) else list(folders)
 
@@ -194,7 +197,8 @@ def gather_images(
     """Adds every original to `page` and yields one result per image.
 
     The page also shows images without a reconstruction. Their result has the status MISSING. Only
-    the page and the images in work are in memory. `map_bounded` limits the memory of these images.
+    the page, and the images that are being processed, are in memory. `map_bounded` limits the
+    memory of these images.
     """
     colors = None
     if request.latents:
@@ -284,11 +288,11 @@ class _Gatherer:
     ) -> tuple[list[ShownRecord | None], list[str]]:
         """Returns the image's record in each folder of latents, and warnings about them.
 
-        Paints only the latents of the record in the first folder. A missing or damaged record is
-        returned as None.
+        Paints only the latents of the record in the first folder. If a record is missing or
+        damaged, returns None for it.
         """
         records: list[ShownRecord | None] = []
-        warnings: dict[str, None] = {}  # without repetitions: a folder may be named twice
+        warnings: dict[str, None] = {}  # without repetitions, because a folder may be named twice
         for k, folder in enumerate(self.request.latents):
             path = locate_record(folder, name)
             record, problem, wanted = None, "", None if k else self.colors

@@ -1,4 +1,4 @@
-"""Finds the training images, holds some out, and draws random crops of the others."""
+"""Reads the images of a training, chooses the held-out images, and draws crops of the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CACHE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class TrainImage:
-    """An image to train on. `sha256` is the hash of its file. See `measure_features`."""
+    """An image to train on. `sha256` is the hash of the file. See `measure_features`."""
 
     path: str
     height: int
@@ -57,11 +57,11 @@ def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], li
 
 
 def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[TrainImage]]:
-    """Splits images into images to train on and held-out images (one in eight, at most 64).
+    """Returns the images to train on and the held-out images (one image in eight, at most 64).
 
     `choose_representatives` chooses the held-out images. The choice depends only on the content of
-    the files, so equal files stay together. If all files are equal, the first image is in both
-    lists.
+    the files, so equal files are in the same list. But if all files are equal, the first image is
+    in both lists.
     """
     by_hash = {image.sha256: image for image in images}
     ordered = [by_hash[sha256] for sha256 in sorted(by_hash)]
@@ -87,10 +87,10 @@ def hash_images(images: Iterable[TrainImage]) -> str:
 
 
 class CropSource:
-    """Draws random crops of random images, each at one of `scales` and in one of 8 orientations.
+    """Draws random crops of random images. Each crop has one of `scales` and one of 8 orientations.
 
-    The crops of a step depend only on the seed and the step, so a killed run resumes with the same
-    crops. Caches up to `cache_bytes` of decoded images.
+    The crops of a step depend only on the seed and the step's number, so a resumed run draws the
+    same crops. Caches up to `cache_bytes` of decoded images.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class CropSource:
         self._scales = scales
         self._seed = seed
         areas = np.array([image.height * image.width for image in images], np.float64)
-        # A large image teaches more than a small one, but not in proportion to its area.
+        # A large image teaches more than a small image, but not in proportion to the area.
         self._chances = areas**0.75 / np.sum(areas**0.75)
         self._cache = _ImageCache(cache_bytes)
 
@@ -152,13 +152,13 @@ class _ImageCache:
 
 
 def shrink_pixels(pixels: Pixels, scale: float) -> Pixels:
-    """Scales an image uint8 [H, W, 3] by the factor `scale`, which is at most 1."""
+    """Scales an image uint8 [H, W, 3] by `scale`. This factor is at most 1."""
     height, width, _ = pixels.shape
     return scale_pixels(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
 def _orient(crop: Pixels, orientation: int) -> Pixels:
-    """Turns a square crop [S, S, 3] to one of its eight orientations, 0 to 7."""
+    """Mirrors and rotates a square crop [S, S, 3] to one of eight orientations, 0 to 7."""
     if orientation & 1:
         crop = crop[:, ::-1]
     if orientation & 2:

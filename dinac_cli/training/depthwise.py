@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from dinac_cli.models.dinac.decoder import FCDMBlock
 
-_MAX_POSITIONS = 256  # for larger grids the matrices are too large to be faster
+_MAX_POSITIONS = 256  # on larger grids, a convolution is faster than such large matrices
 
 
 def place_taps(height: int, width: int, kernel_size: int) -> Tensor:
     """Returns the matrix that turns a filter [k·k] into an [N, N] matrix. N is height·width.
 
     The matrix is bfloat16 [k·k, N·N], and its values are 0 or 1. Entry (tap, from·N + to) is 1 if
-    this tap adds position `from` of the input to position `to` of the result. Positions outside the
-    grid count as zero.
+    the filter multiplies input position `from` by this tap for output position `to`. Positions
+    outside the grid count as zero.
     """
     index = torch.arange(height * width)
     rows, columns = index // width, index % width
@@ -33,9 +33,9 @@ def place_taps(height: int, width: int, kernel_size: int) -> Tensor:
 
 
 class MatrixDepthwise(nn.Module):
-    """Computes the depthwise convolution `conv` by matrix products, with the same parameters.
+    """Computes the depthwise convolution `conv` with the same parameters, but by matrix products.
 
-    Matrix products need a grid of `height` by `width`. Other grids are convolved as usual.
+    Uses matrix products on a grid of `height` by `width`, and the usual convolution on other grids.
     """
 
     placement: Tensor

@@ -1,8 +1,8 @@
 """Builds the linear optimum, a Karhunen-Loève transform (KLT) of image patches, as a checkpoint.
 
 The encoder's patch embedding projects patches onto their principal components and divides by the
-standard deviations. The decoder computes the inverse. At first, the blocks of the encoder and of
-the decoder add nothing. In the encoder, the weights of the last norms are zero. In the decoder, the
+standard deviations. The decoder computes the inverse. Before training, the blocks of encoder and
+decoder add nothing. In the encoder, the weights of the last norms are zero. In the decoder, the
 last layers are zero and the gates are open. All other weights are random, ready for training.
 
     python -m dinac_cli.training.klt IMAGES OUT
@@ -49,7 +49,7 @@ _NOISE_SHARE = 0.1  # weight of the noisy image in the trunk; at t = 1 this imag
 _FILTER_NOISE = 0.6  # the weight of the random filters, which are added to the identity
 
 _SEED = 0
-_LEAST_VARIANCE = 1e-9  # of any component; in real images, rounding to 8 bits alone gives 5e-6
+_LEAST_VARIANCE = 1e-9  # of a component; in real images, 8-bit rounding alone causes 5e-6
 _LEVELS_PER_UNIT = 127.5  # pixels in [-1, 1]
 
 Floats = npt.NDArray[np.float64]
@@ -71,8 +71,8 @@ class PatchStatistics:
 def measure_patches(images: Iterable[Pixels], patch_size: int) -> PatchStatistics:
     """Measures the patches of uint8 images [H, W, 3] in all eight orientations.
 
-    Takes the patches from two grids that are half a patch apart. An image counts in proportion to
-    its area. Raises UsageError if no image holds a whole patch.
+    Takes the patches from two grids that are half a patch apart. The weight of an image is
+    proportional to the area. Raises UsageError if no image holds a whole patch.
     """
     size = 3 * patch_size**2
     total, products, count = np.zeros(size), np.zeros((size, size)), 0
@@ -121,9 +121,10 @@ def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, T
 
 
 def measure_sensitivity(statistics: PatchStatistics, channels: int) -> list[float]:
-    """Returns how strongly each latent channel changes an image.
+    """Returns the sensitivity of each latent channel.
 
-    This is the RMS change of the image, in 8-bit levels, per unit of the whitened latent.
+    If all values of the whitened channel change by one unit, the image changes by this number of
+    8-bit levels (root mean square).
     """
     levels = np.sqrt(statistics.variances[:channels] / len(statistics.mean)) * _LEVELS_PER_UNIT
     return [float(f"{level:.5g}") for level in levels]
@@ -131,7 +132,7 @@ def measure_sensitivity(statistics: PatchStatistics, channels: int) -> list[floa
 
 def _set_encoder(state: dict[str, Tensor], stats: PatchStatistics, config: DinacAEConfig) -> None:
     width, channels = config.model_dim, config.bottleneck_dim
-    # Every channel of the trunk gets a component. The latents take only the first components, but
+    # Each channel of the trunk holds one component. The latents hold only the first components, but
     # training may use the others.
     rows = stats.components[:, :width].T / np.sqrt(stats.variances[:width, None])
     state["encoder.patchify.proj.weight"].copy_(_shape_like_patches(rows, config))
@@ -168,7 +169,7 @@ def _set_decoder(state: dict[str, Tensor], stats: PatchStatistics, config: Dinac
 
 
 def _open_blocks(state: dict[str, Tensor], config: DinacAEConfig) -> None:
-    """Makes the decoder's blocks add nothing at first, but learn from the first step on."""
+    """Makes the decoder's blocks add nothing before training, but learn from the first step on."""
     state["decoder.adaln_base.proj.bias"][config.model_dim :] = 1.0  # the gates
     middle = config.depthwise_kernel_size // 2
     for name, tensor in state.items():

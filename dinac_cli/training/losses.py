@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dinac_cli.models.dinac.posterior import Posterior
 
-# This is added to errors, so that nearly perfect crops do not count too much. It is the square of a
-# tenth of an 8-bit level, for pixels in [-1, 1].
+# The loss adds this to each squared error, so that nearly perfect crops do not count too much. It
+# is the square of a tenth of an 8-bit level, for pixels in [-1, 1].
 _MSE_FLOOR = (0.01 / 127.5) ** 2 * 1e2
 
 
@@ -20,9 +20,9 @@ def measure_mse(x0: Tensor, images: Tensor) -> Tensor:
 def reconstruction_loss(mse: Tensor, group: int = 1) -> Tensor:
     """Returns the mean logarithm of the squared errors: the mean PSNR, negated and scaled.
 
-    `mse` [B] are the squared errors of crops. Every `group` successive crops come from one image,
-    and their errors are averaged first. So a smooth crop of a busy image counts as little as it
-    does in the PSNR of the whole image.
+    `mse` [B] holds the mean squared error of each crop. Every `group` successive crops come
+    from one image, and their errors are averaged first. So a smooth crop of a busy image counts as
+    little as in the PSNR of the whole image.
     """
     return (mse.reshape(-1, group).mean(dim=1) + _MSE_FLOOR).log().mean()
 
@@ -30,8 +30,8 @@ def reconstruction_loss(mse: Tensor, group: int = 1) -> Tensor:
 def expansion_loss(posterior: Posterior) -> Tensor:
     """Returns the mean KL divergence of the posterior from N(0, 1), in nats per latent value.
 
-    This loss keeps the scale of the latents. It also makes the posterior as noisy as the image
-    tolerates, so that latents tolerate quantisation. If this loss has weight w and the
+    This loss keeps the scale of the latents. In addition, it makes the posterior as noisy as the
+    image tolerates, so that quantisation does little harm. If this loss has weight w and the
     reconstruction loss has weight 1, the noise grows until it causes about w/2 of the squared
     error.
     """

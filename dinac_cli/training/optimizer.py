@@ -22,7 +22,7 @@ _MOMENTUM = 0.95
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Changes matrices [B, m, n], m ≤ n, so that all their singular values are nearly 1."""
+    """Returns the matrices [B, m, n], m ≤ n, changed so that all singular values are nearly 1."""
     norms: Tensor = torch.linalg.matrix_norm(matrices, keepdim=True)
     x: Tensor = (matrices / (norms + 1e-7)).bfloat16()
     a, b, c = _QUINTIC
@@ -33,7 +33,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def split_wide(name: str, weight: Tensor) -> list[Tensor]:
-    """Returns views [m, n], m ≤ n, of a block's matrix: three of a qkv matrix, one of any other."""
+    """Returns views [m, n], m ≤ n, of a block's matrix: three views of a qkv matrix, else one."""
     matrix = weight.flatten(1)
     parts = matrix.chunk(3) if name.endswith(".qkv.weight") else (matrix,)
     return [part.T if part.shape[0] > part.shape[1] else part for part in parts]

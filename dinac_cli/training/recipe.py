@@ -18,10 +18,12 @@ class TrainRecipe:
 
     Each step takes `batch_size` crops of `crop` by `crop` pixels, from images at one of `scales`.
     Muon trains the matrices of the blocks, with the peak learning rate `matrix_rate`. AdamW trains
-    all other weights. Its peak learning rate is `linear_rate` for the layers into and out of the
-    trunk, and `rate` for the rest. `clip` limits the norm of AdamW's gradients. `ema` is the decay
-    of the averaged weights. `full_noise` is the share of batches at t = 1, as in one-step decoding.
-    All other batches draw t uniformly. `drop` is the share of batches without the middle blocks.
+    all other weights. The peak learning rate of AdamW is `linear_rate` for the layers into and out
+    of the trunk, and `rate` for the rest. `clip` limits the norm of AdamW's gradients. `ema` is the
+    decay of the averaged weights. `full_noise` is the share of batches with t = 1, as in one-step
+    decoding. For all other batches, t is drawn uniformly from 0 to 1. `drop` is the share of
+    batches that skip the middle blocks.
+
     `kl_weight` is the weight of the KL loss. `align_weight` is the weight of the loss that compares
     the class head with a teacher. Raises UsageError if a value is out of range.
     """

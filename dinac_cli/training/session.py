@@ -1,4 +1,4 @@
-"""Runs a training from images to checkpoint: survey, steps, saved states and measurements."""
+"""Runs a training: reads the images, trains, saves states, measures, and writes the checkpoint."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ REPORT_NAME = "training.json"
 KLT = "klt"
 
 _UNTIMED_STEPS = 10  # the first steps are slow, because they compile the network
-_PACE_STEPS = 20  # the next steps, which are timed to find the first pace
+_PACE_STEPS = 20  # the next steps are timed to find the first pace
 _HELD_OUT_MEASURED = 8
 _STATISTICS_IMAGES = 400
 _SENSITIVITY_IMAGES = 4
-_MAX_SIDE = 512  # largest side in pixels; held-out images are coded every few minutes
+_MAX_SIDE = 512  # the largest side in pixels, because held-out images are coded every few minutes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What to train, as plain data.
+    """The options of a training run, as plain data.
 
     `init` is the model to start from, or "klt". If `minutes` is given, the run takes as many steps
-    as fit into this time. Every saved state updates the number of steps. If `compiled` is true, the
-    network is compiled first. `teacher` is the checkpoint folder of a DINOv2, for training the
-    class head. `save_seconds` is the time between saved states.
+    as fit into this time. The run updates the number of steps whenever it saves a state. If
+    `compiled` is true, the network is compiled first. `teacher` is the checkpoint folder of a
+    DINOv2 from which the class head learns. `save_seconds` is the time between saved states.
     """
 
     paths: Sequence[str]
@@ -69,7 +69,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step of a run. `steps` is the length of the run, or None until the length is known."""
+    """One step of a run. `steps` is the number of steps of the run, or None while it is unknown."""
 
     step: StepReport
     steps: int | None
@@ -77,7 +77,7 @@ class Progress:
 
 
 def check_out(out: Path) -> None:
-    """Raises UsageError if OUT is a file, or a folder with other files and no training."""
+    """Raises UsageError if OUT is a file, or a folder that holds other files but no training."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -88,7 +88,7 @@ def check_out(out: Path) -> None:
 
 
 class TrainingRun:
-    """A training run. If it is killed, the same request resumes from the last saved state.
+    """A training run. After a kill, a run with the same request resumes from the last saved state.
 
     Raises DinacError.
     """
@@ -136,7 +136,7 @@ class TrainingRun:
     def check_finished(self) -> bool:
         """Whether this training is finished. Raises UsageError if OUT holds another training.
 
-        Removes a saved state from a finished training: a kill at the very end may leave one.
+        After a finished training, removes the state that a kill at the very end may have left.
         """
         path = self._request.out / REPORT_NAME
         if not path.is_file():
@@ -158,7 +158,7 @@ class TrainingRun:
 
     @property
     def steps(self) -> int:
-        """The steps trained so far, including those before a stop."""
+        """The number of steps taken so far, including the steps before a stop."""
         return self._trainer.step_number
 
     @property
@@ -174,11 +174,11 @@ class TrainingRun:
 
     @property
     def is_held_out(self) -> bool:
-        """False if training and measuring share an image, because all images are equal."""
+        """False if all images are equal, because then training and measuring share an image."""
         return self._held_out[0] not in self._kept
 
     def go(self) -> Generator[Progress, None, None]:
-        """Trains to the end. A caller that stops earlier must call `save`."""
+        """Trains to the end. If the caller stops earlier, the caller must call `save`."""
         trainer = self._trainer
         if not trainer.step_number and not trainer.curve:
             start_db = round(self._measure_held_out(), 3)
@@ -205,7 +205,7 @@ class TrainingRun:
             self._check_point(psnr, pace)
 
     def save(self) -> None:
-        """Saves the state. The same request can resume from it."""
+        """Saves the state. A later run with the same request can resume from this state."""
         self._trainer.save(self._request.out)
 
     def finish(self) -> list[float]:
@@ -258,7 +258,7 @@ class TrainingRun:
         return teacher
 
     def _start_pace(self) -> Pace | None:
-        """Returns the pace of a run with `minutes`. The time spent before a stop is included."""
+        """Returns the pace, or None without `minutes`. Includes the time spent before a stop."""
         if self._request.minutes is None:
             return None
         spent = 0.0
@@ -301,10 +301,10 @@ class TrainingRun:
 
 
 class Pace:
-    """Computes from the current pace how many steps a run has time for.
+    """Computes from the current pace how many steps fit into the time of a run.
 
     The first steps are the slowest, because they read images and compile the network. All times are
-    in seconds of a monotonic clock. `number` is the number of steps done.
+    in seconds of a monotonic clock. `number` is the number of steps taken so far.
     """
 
     def __init__(self, number: int, now: float, seconds: float, spent: float = 0.0) -> None:

@@ -15,16 +15,16 @@ from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 Features = npt.NDArray[np.float32]
 
 _BLOCK = 16
-_LOWEST = 8  # the number of lowest frequencies to measure, per axis of a block
+_LOWEST = 8  # how many of the lowest frequencies to measure per axis of a block
 _BAND_ENDS = ((0, 1), (1, 2), (2, 4), (4, 8))
 _MAX_SIDE = 1024  # larger images are cropped to this side in pixels, as for the whitening
-_CANDIDATES = 4096  # to save time: an exchange tries all candidates for every chosen row
+_CANDIDATES = 4096  # limits the time: an exchange tries all candidates for every chosen row
 
 
 def measure_features(pixels: Pixels) -> Features:
     """Returns the features of an image uint8 [H, W, 3].
 
-    For each of Y, Cb and Cr, these are the mean and the energy in each frequency band.
+    The features of each plane (Y, Cb, Cr) are the mean and the energy in each frequency band.
     """
     part = pad_pixels(crop_pixels(pixels, _MAX_SIDE, _MAX_SIDE), _BLOCK)
     planes = np.asarray(Image.fromarray(part).convert("YCbCr"), np.float32) - 128
@@ -38,10 +38,11 @@ def measure_features(pixels: Pixels) -> Features:
 
 
 def choose_representatives(features: Features, count: int) -> list[int]:
-    """Returns indices of `count` rows of features [N, D]. Their mean is near the mean of all rows.
+    """Chooses `count` rows of `features` [N, D] so that their mean is near the mean of all rows.
 
-    Adds rows one by one, then exchanges rows as long as the mean gets nearer. Only the first 4096
-    rows are candidates. If two rows are equally good, takes the first.
+    Returns the sorted indices. Adds rows one by one, then exchanges rows as long as the mean
+    gets nearer. Only the first 4096 rows are candidates. If two rows are equally good, takes the
+    first.
     """
     spread = features.std(axis=0, dtype=np.float64)
     rows = (features - features.mean(axis=0, dtype=np.float64)) / np.where(spread > 0, spread, 1)
@@ -63,7 +64,7 @@ def choose_representatives(features: Features, count: int) -> list[int]:
 
 
 def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int, float]:
-    """Finds the smallest row of sums [N, D] that is not in `taken`: its index and squared norm."""
+    """Returns the index and squared norm of the smallest row of `sums` [N, D] not in `taken`."""
     distances = np.square(sums).sum(axis=1)
     distances[taken] = np.inf
     index = int(distances.argmin())
@@ -79,7 +80,7 @@ def _draw_cosines() -> Features:
 
 
 def _list_bands() -> list[npt.NDArray[np.bool_]]:
-    """Returns frequency masks [8, 8]: octaves, split into vertical, horizontal and diagonal."""
+    """Returns masks [8, 8]: the vertical, horizontal and diagonal frequencies of each octave."""
     down, across = np.indices((_LOWEST, _LOWEST))
     higher = np.maximum(down, across)
     octaves = [(higher >= low) & (higher < high) for low, high in _BAND_ENDS]

@@ -21,7 +21,10 @@ _MAX_SIDE = 1024
 
 @torch.inference_mode()
 def measure_whitening(model: DinacAE, images: Iterable[Pixels]) -> tuple[Tensor, Tensor]:
-    """Returns mean and variance, float32 [C], of the posterior modes of uint8 images [H, W, 3]."""
+    """Encodes uint8 images [H, W, 3] and measures the posterior modes.
+
+    Returns the mean and the variance, float32 [C].
+    """
     posteriors = (model.encode_posterior(batch) for batch in _batches(model, images))
     mean, variance = _measure_moments(posterior.mode() for posterior in posteriors)
     return mean.float(), variance.float()
@@ -38,10 +41,10 @@ def measure_spread(model: DinacAE, images: Iterable[Pixels]) -> dict[str, list[f
 
 
 def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Returns mean and variance, float64 [C], of latents [1, C, h, w].
+    """Returns the mean and the variance, float64 [C], of latents [1, C, h, w].
 
-    All images have the same weight, whatever their size. The reason: values such as the brightness
-    hardly vary within an image.
+    Large and small images have the same weight, because values such as the brightness hardly vary
+    within an image.
     """
     means, squares = [], []
     for values in latents:
@@ -55,9 +58,10 @@ def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> list[float]:
-    """Returns how strongly each latent channel changes an image.
+    """Returns the sensitivity of each latent channel.
 
-    This is the RMS change of the image, in 8-bit levels, per unit of the whitened latent.
+    If all values of the whitened channel change by one unit, the image changes by this number of
+    8-bit levels (root mean square).
     """
     generator = torch.Generator().manual_seed(seed)
     settings = DinacAEInferenceConfig(seed=0)

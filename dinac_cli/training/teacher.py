@@ -1,6 +1,6 @@
-"""A DINOv2 vision transformer, whose features the class head learns to predict.
+"""A DINOv2 vision transformer. The class head learns to predict the features of this teacher.
 
-Its checkpoint is a folder, as on the Hub, with a `config.json` of model type "dinov2" and a
+The checkpoint is a folder, as on the Hub, with a `config.json` of model type "dinov2" and a
 `model.safetensors`. Source: Oquab et al., https://arxiv.org/abs/2304.07193.
 """
 
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from dinac_cli.errors import ModelError
 
-# The mean and standard deviation per channel of the images that trained the teacher, for pixels in
-# [0, 1].
+# Per channel: the mean and standard deviation of the images that trained the teacher, for pixels
+# in [0, 1].
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The fields of a teacher's `config.json` that are needed here."""
+    """The fields of a teacher's `config.json` that `Teacher` uses."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -43,7 +43,7 @@ class Teacher:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Teacher:
-        """Reads a checkpoint folder. Raises ModelError if it does not hold a DINOv2."""
+        """Reads a checkpoint folder. Raises ModelError if the folder does not hold a DINOv2."""
         config = _read_config(folder / "config.json")
         try:
             tensors = load_file(folder / "model.safetensors", device=str(device))
@@ -51,7 +51,7 @@ class Teacher:
             raise ModelError(f"{folder}: cannot read the teacher: {exc}") from exc
         tensors = {name.removeprefix("dinov2."): tensor.float() for name, tensor in tensors.items()}
         teacher = cls(config, tensors)
-        try:  # fails if a tensor is missing or has the wrong shape
+        try:  # `embed` fails if a tensor is missing or has the wrong shape
             teacher.embed(torch.zeros(1, 3, 16, 16, device=device), 2, 2)
         except (KeyError, RuntimeError) as exc:
             detail = str(exc).partition("\n")[0]

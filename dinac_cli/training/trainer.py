@@ -41,7 +41,7 @@ _PEAK_DB = 10 * math.log10(4.0)  # pixels in [-1, 1] span a range of 2
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step. `kl` is in nats. `psnr_db` is None if t < 1 or blocks were dropped."""
+    """One step. `kl` is in nats. `psnr_db` is None if t < 1 or the step skipped blocks."""
 
     number: int
     psnr_db: float | None
@@ -51,9 +51,9 @@ class StepReport:
 class Trainer:
     """Trains the encoder and decoder of a float32 network in place. Computes in `dtype`.
 
-    With a teacher, the class head learns the teacher's features. A saved state can be resumed only
-    with the same recipe and the same `about`. `curve` holds the measurements of the caller, and is
-    saved too.
+    With a teacher, the class head learns to predict the teacher's features. A saved state can be
+    resumed only with the same recipe and the same `about`. The state includes `curve`, the
+    measurements of the caller.
 
     The random numbers of a step depend only on the recipe's seed and the step's number. So a run
     always gives the same weights on the same device with the same number of threads, even if it was
@@ -121,7 +121,7 @@ class Trainer:
         self.optimizer.recipe = self.recipe
 
     def average_state(self) -> dict[str, Tensor]:
-        """Returns the float32 weights of the network, averaged where averages exist."""
+        """Returns the float32 weights of the network. The trained weights are averages."""
         return {**self.model.state_dict(), **self.optimizer.average}
 
     def save(self, folder: Path) -> None:
@@ -134,8 +134,7 @@ class Trainer:
     def resume(self, folder: Path) -> bool:
         """Restores the state that `save` wrote. Returns False if the folder has no state.
 
-        Raises ModelError if the recipe, `about` or the network of the state differs from this
-        training.
+        Raises ModelError if the state has another recipe, another `about` or another network.
         """
         path = folder / STATE_NAME
         if not path.is_file():
@@ -176,7 +175,7 @@ class Trainer:
         return self._schedule.alpha(time).item() * images + noise
 
     def _draw_latent_noise(self, random: torch.Generator) -> Tensor:
-        """Draws the noise to sample the posterior on the CPU, so that all devices get the same."""
+        """Draws the posterior's noise on the CPU, so that all devices get the same noise."""
         config, recipe = self.model.config, self.recipe
         side = recipe.crop // config.patch_size
         shape = (recipe.batch_size, config.bottleneck_dim, side, side)
@@ -195,7 +194,7 @@ class Trainer:
         return measure_mse(x0, images), expansion_loss(posterior), latents
 
     def _align(self, teacher: Teacher, images: Tensor, latents: Tensor) -> Tensor:
-        """Returns the loss that compares the class head's features with the teacher's."""
+        """Returns the loss that compares the class head's features with the teacher's features."""
         targets = teacher.embed(images, *latents.shape[2:])
         head = self.model.dino_token_alignment_head
         predicted = functional_call(head, self._cast(_CLASS_HEAD), (latents,))
@@ -224,7 +223,7 @@ def read_state_metadata(path: Path) -> dict[str, str]:
 
 
 def write_file(folder: Path, name: str, data: bytes) -> None:
-    """Writes a file atomically, and creates its folder if needed.
+    """Writes a file atomically, and creates the folder if needed.
 
     Raises UnwritableDiskError if the disk is full or read-only, and OutputError for other failures.
     """

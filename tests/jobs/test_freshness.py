@@ -142,7 +142,7 @@ class TestCompanions:
         pair.write(class_token=self.TOKEN)
         own = pair.model.identity
         pair.model.identity = dataclasses.replace(own, weights="0" * 16)
-        reason = f"the record's class token is of other weights ({own.weights})"
+        reason = f"the record's class token comes from other weights ({own.weights})"
         assert pair.check() == DONE
         assert pair.check(CLASS_TOKEN) == (State.STALE, reason)
 

@@ -1,1 +1,1 @@
-"""What a person sees: console, tables, progress, signals."""
+"""The screen of a command: console, tables, progress, signals."""

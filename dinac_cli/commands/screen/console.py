@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _FACT = re.compile(r" *\S.{0,20}? {2,}\S")
-"""Matches a name and a value, as in a table. If the line wraps, the lines below are indented."""
+"""Matches a line with a name and a value. If the line wraps, the rest of it is indented."""
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
 
 class RunState(Protocol):
-    """The figures of a run that the progress display shows."""
+    """The state of a run, for the progress display."""
 
     def describe_line(self, width: int) -> str:
-        """Returns the figures in at most `width` characters, the most important first."""
+        """Returns at most `width` characters of text, the most important values first."""
 
     @property
     def done(self) -> int:
@@ -42,7 +42,7 @@ class RunState(Protocol):
 
 
 class Console:
-    """The output of one command. If `quiet`, it prints only errors and requested data."""
+    """Prints the output of one command. If `quiet`, prints only errors and requested data."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
@@ -51,7 +51,7 @@ class Console:
 
     @property
     def draws_bar(self) -> bool:
-        """True if a bar can be redrawn in place."""
+        """True if stderr is a terminal that can redraw a bar."""
         is_terminal = sys.stderr is not None and sys.stderr.isatty()
         return is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
 
@@ -110,7 +110,7 @@ class Console:
 
     @contextmanager
     def _draw_bar(self, title: str, state: RunState) -> Iterator[Callable[[], None]]:
-        """Draws a bar and a line of figures, redraws them in place, and removes them at the end."""
+        """Draws a bar and a line of text, redraws both in place, and removes both at the end."""
         from rich.console import Console as RichConsole
         from rich.live import Live
 
@@ -165,7 +165,7 @@ def escape_unprintable(text: str) -> str:
 
 def _escape(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, from a file name
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")
 
@@ -194,7 +194,7 @@ def _wrap(text: str, stream: TextIO | None) -> str:
 
 
 def _measure_width(stream: TextIO | None) -> int | None:
-    """Returns the columns of the terminal that `stream` writes to; None without a terminal."""
+    """Returns the width of the terminal that `stream` writes to, or None without a terminal."""
     try:
         if stream is None or not stream.isatty():
             return None

@@ -1,4 +1,4 @@
-"""The figures of a running job that the progress display shows."""
+"""The state of a running job, for the progress display."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunProgress:
 
     @property
     def done(self) -> int:
-        """Number of files that have an outcome."""
+        """Number of files that have a result."""
         return self.tally.finished
 
     @property
@@ -36,13 +36,13 @@ class RunProgress:
         """Counts one result."""
         self.tally.add(result)
         if self.total is not None and self.done > self.total:
-            self.total = None  # a file held several records, so the total is unknown
+            self.total = None  # a file had several records, so the total is unknown
         if self.tally.worked and self.first_done is None:
-            # The speed is measured from here, to exclude the time that loading the model takes.
+            # The speed is measured from here, so the time to load the model does not count.
             self.first_done = time.monotonic()
 
     def describe_line(self, width: int) -> str:
-        """Returns figures in at most `width` characters; drops the least important ones first."""
+        """Returns at most `width` characters of text; drops the least important parts first."""
         if self.stop:
             return STOPPING[:width]
         tally = self.tally

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first lets the work in flight finish; the second ends the process."""
+"""Handles Ctrl-C and SIGTERM.
+
+The first signal lets the work in flight finish. The second signal ends the process.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ class SignalledStop(StopRequest):
 
 @contextmanager
 def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
-    """Turns the first signal inside the block into a stop request. The second ends the process."""
+    """Turns the first signal inside the block into a stop request.
+
+    The second signal ends the process.
+    """
     stop = SignalledStop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -64,7 +70,7 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
 
 
 class _StoppableRaw(RawIOBase):
-    """Standard input, which ends at a stop request, even while a reader waits for data."""
+    """Standard input. A stop request ends the input, even while a reader waits for data."""
 
     def __init__(self, descriptor: int, stop: StopRequest) -> None:
         self._descriptor = descriptor
@@ -83,7 +89,7 @@ class _StoppableRaw(RawIOBase):
 
 
 def open_stdin(stop: StopRequest) -> BinaryIO:
-    """Returns binary stdin, which a stop request ends. Raises UsageError if stdin is closed."""
+    """Returns binary stdin; a stop request ends it. Raises UsageError if stdin is closed."""
     if sys.stdin is None:
         raise UsageError(STDIN_CLOSED)
     if sys.platform == "win32":

@@ -13,10 +13,10 @@ STOPPED = "stopped before the end; run the same command again to continue"
 
 
 class Summary:
-    """The summary of a run that writes outputs. Other commands override parts of this class.
+    """The summary of a run that writes outputs. Other commands use subclasses.
 
-    `verb` says what was done, such as "decoded". If `lists_files` is false, the run does not print
-    a line per file.
+    `verb` says what was done, such as "decoded". If `lists_files` is false, the run prints no
+    line per file.
     """
 
     lists_files = True
@@ -62,7 +62,7 @@ class Summary:
 
 
 def describe_others(tally: Tally) -> list[str]:
-    """Returns the number of skipped files as a list of one text, or [] if there are none."""
+    """Returns [] if no file was skipped, else a list of one text: how many were skipped."""
     if not tally.not_inputs:
         return []
     files = "file" if tally.not_inputs == 1 else "files"

@@ -1,4 +1,4 @@
-"""Tables of plain text, and sizes and durations as people write them."""
+"""Formats tables, sizes and durations as plain text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIGURE = re.compile(r"-|[-+]?\d.*")
 
 
 def align(rows: Table) -> Iterator[str]:
-    """Yields the lines of a table; the first row is the headings. Figures are aligned right."""
+    """Yields the lines of a table; the first row is the headings. Numbers are aligned right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     are_figures = [all(map(_FIGURE.fullmatch, column[1:])) for column in columns]

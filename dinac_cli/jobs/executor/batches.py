@@ -1,4 +1,4 @@
-"""Groups the inputs that were read into the micro-batches that the device computes."""
+"""Groups inputs into the micro-batches that the device computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads inputs ahead, in threads and in order, and bounds the memory that they occupy."""
+"""Reads inputs ahead, in threads and in order, and limits the memory that the inputs occupy."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ READ_BYTES = 512 * 2**20
 
 
 class ByteBudget:
-    """Bounds the bytes that all readers occupy, and never blocks the oldest reader.
+    """Limits the memory that all readers together occupy. Never blocks the oldest reader.
 
-    The inputs are numbered in order. A reader waits until its bytes fit into `limit`. The reader of
-    the oldest input in flight never waits, so reading always goes on. The total exceeds `limit` by
-    at most the bytes of one input.
+    The inputs are numbered in order. A reader waits until its data fits into `limit` bytes. The
+    reader of the oldest input in flight never waits, so reading always goes on. The total exceeds
+    `limit` by at most the bytes of one input.
     """
 
     def __init__(self, limit: int) -> None:
@@ -38,7 +38,7 @@ class ByteBudget:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Lets all readers through, so that no reader waits after a run that ends early."""
+        """Lets all waiting readers go on. So no reader waits after a run that ends early."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -60,7 +60,7 @@ class ByteBudget:
             self._changed.notify_all()
 
     def give_back(self, number: int) -> None:
-        """Frees the bytes of input `number`, which has been read."""
+        """Frees the memory of input `number` after the input was read."""
         with self._changed:
             self._total -= self._held.pop(number, 0)
             self._oldest = max(self._oldest, number + 1)
@@ -70,10 +70,10 @@ class ByteBudget:
 def start_ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
 ) -> Generator[Future[R], None, None]:
-    """Starts `work` on `items` in order and yields the futures. At most `window` are pending.
+    """Starts `work` on `items` in order and yields the futures.
 
-    An item starts only after all earlier items have started, so `work` on an item may wait for
-    earlier items.
+    At most `window` futures are pending. An item starts only after all earlier items have started,
+    so `work` on an item may wait for earlier items.
     """
     pending: deque[Future[R]] = deque()
     try:
@@ -96,8 +96,8 @@ def map_bounded(
 ) -> Generator[R, None, None]:
     """Runs `work(entry, hold)` in `control.workers` threads and yields the results in order.
 
-    `hold(size_bytes)` waits until all readers together stay within READ_BYTES. The bytes of an
-    entry are freed when its result is yielded. Ends early if a stop is requested.
+    `hold(size_bytes)` waits until all readers together occupy at most `READ_BYTES`. The memory of
+    an entry is freed when its result is yielded. Ends early if a stop is requested.
     """
     with ThreadPoolExecutor(control.workers, "read") as pool, ByteBudget(READ_BYTES) as budget:
 

@@ -1,4 +1,4 @@
-"""The limits of a running job, its stop request and its clock. The caller holds all of them."""
+"""The limits of a running job, its stop request and its clock. The caller owns these objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
 class StageClock:
     """The seconds that the calling thread spent in each stage.
 
-    The longest stage limits the run.
+    The stage that takes the most time limits the speed of the run.
     """
 
     seconds: dict[str, float] = field(
@@ -44,7 +44,7 @@ class StageClock:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Adds the time inside the block to `stage`."""
+        """Measures the time of the `with` block and adds this time to `stage`."""
         start = time.perf_counter()
         try:
             yield

@@ -43,7 +43,7 @@ class Computing(Protocol[C]):
 class Work:
     """One input that was read and is ready for the model.
 
-    `label` and `name` are those of the entry. All items of a batch have the same `group`: model
+    `label` and `name` are copied from the entry. All items of a batch have the same `group`: model
     handle, padded height, padded width. `held_bytes` is the memory that the item occupies.
     """
 
@@ -58,21 +58,24 @@ W = TypeVar("W", bound=Work)
 
 @dataclass(frozen=True)
 class Made:
-    """A result. If the output is a stream, `data` holds the bytes to write to the stream."""
+    """The result of one input. If the output is a stream, `data` holds the bytes to write."""
 
     result: FileResult
     data: bytes = b""
 
 
 class Job(ABC, Generic[E, W, R]):
-    """The work on each entry. The caller runs `submit`; other threads run `read` and `finish`."""
+    """Reads, computes and writes each entry.
+
+    The caller's thread runs `submit`; other threads run `read` and `finish`.
+    """
 
     @abstractmethod
     def read(self, entry: E, hold: Callable[[int], None]) -> W | FileResult:
         """Reads one input. `hold(size_bytes)` waits until this much memory may be used."""
 
     def batch_size(self, group: Hashable) -> int:
-        """Returns the number of items of a group in one batch."""
+        """Returns how many items of `group` one batch may hold."""
         assert isinstance(group, tuple)
         model, height, width = group
         return int(model.engine.batch_size(height, width))
@@ -89,7 +92,7 @@ class Job(ABC, Generic[E, W, R]):
 def deliver(output: Output, name: str, data: bytes, result: FileResult) -> Made:
     """Writes one output below OUT.
 
-    If OUT is a stream, returns the bytes instead. Raises OutputError.
+    If OUT is a stream, writes nothing and returns the bytes with the result. Raises OutputError.
     """
     path = output.deliver(name, data)
     return Made(result, data) if path is None else Made(replace(result, output=path))

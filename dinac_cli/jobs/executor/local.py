@@ -23,7 +23,7 @@ REORDER_BYTES = 256 * 2**20
 """The memory, in bytes, that all inputs together may occupy while they wait for a full batch."""
 
 BATCHES_AHEAD = 3
-"""The number of batches that the device may hold besides the batch that the run waits for."""
+"""The run waits for one batch. The device may hold this number of batches in addition."""
 
 _NICENESS, _MOST_NICENESS = 10, 19
 
@@ -55,11 +55,11 @@ def run_job(
 def _yield_to_model() -> None:
     """Gives the calling thread a lower priority than the computing threads (Linux only).
 
-    The computing threads wait for one another, so a reader that takes the processor from one of
-    them delays all of them. The gain was measured on 300 photographs and two cores (averages of
-    four runs). With one micro-batch at a time, the run took 1.15 times as long as the model alone,
-    and 1.19 times as long without the lower priority. With two micro-batches at a time, the gain
-    was 1 %.
+    The computing threads wait for one another. So a reader that takes the processor from one
+    computing thread delays all of them. The gain was measured on 300 photographs and two cores
+    (averages of four runs). With one micro-batch at a time, the run took 1.15 times as long as the
+    model alone. Without the lower priority, the run took 1.19 times as long as the model alone.
+    With two micro-batches at a time, the gain was 1 %.
     """
     if sys.platform == "linux":
         with suppress(OSError):
@@ -71,8 +71,8 @@ def _yield_to_model() -> None:
 class _Outbox:
     """The futures of outputs that are being written, numbered in the order of the inputs.
 
-    If `ordered` (for a stream), outputs leave in this order. If not, each output leaves as soon as
-    it is written.
+    If `ordered` is set (for a stream), outputs leave in this order. Otherwise, each output leaves
+    as soon as it is written.
     """
 
     def __init__(self, *, ordered: bool) -> None:
@@ -85,7 +85,7 @@ class _Outbox:
         self._pending[number] = future
 
     def put_result(self, number: int, result: FileResult) -> None:
-        """Adds a result of input `number` that has no output to write."""
+        """Adds the final result of input `number`. There is no output to write."""
         future = self._pending[number] = Future()
         future.set_result(Made(result))
 
@@ -177,7 +177,7 @@ class _Run(Generic[E, W, R]):
             yield from self._take(len(self._outbox))
 
     def _pass_on(self, number: int, outcome: W | FileResult) -> None:
-        """Passes an input that was read to the model, or a final result to the outbox."""
+        """Passes an input to the model, or a final result to the outbox."""
         if isinstance(outcome, FileResult):
             self._outbox.put_result(number, outcome)
         else:

@@ -45,7 +45,7 @@ class DinacAE(nn.Module):
     latent_norm_running_var: Tensor
 
     is_compiled = False
-    """Whether torch.compile affects the results."""
+    """Whether the network runs code from torch.compile, which rounds differently."""
 
     def __init__(self, config: DinacAEConfig, parts: Collection[str] = ALL_PARTS) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ class DinacAE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the matrix products: bfloat16 if any weight is bfloat16, else float32."""
+        """The type of the matrix products: bfloat16 if a weight is bfloat16, otherwise float32."""
         types = {parameter.dtype for parameter in self.parameters()}
         return torch.bfloat16 if torch.bfloat16 in types else torch.float32
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns the whitened latents of images. They are the mode of the posterior."""
+        """Returns the whitened latents of images. These latents are the mode of the posterior."""
         return self.whiten(self.encode_posterior(images).mode())
 
     def encode_posterior(self, images: Tensor) -> Posterior:
@@ -135,7 +135,7 @@ class DinacAE(nn.Module):
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             seen = embedded if x_t is x else self.decoder.embed(x_t)
-            begun = self.decoder.begin(seen, t[None], latents_raw)  # the same time for all images
+            begun = self.decoder.begin(seen, t[None], latents_raw)  # all images have the same time
             x0 = self.decoder.finish(begun)
             if not settings.pdg:
                 return x0
@@ -161,7 +161,7 @@ class DinacAE(nn.Module):
         return head.read_patch_tokens(head.embed_tokens(self.dewhiten(latents)))
 
     def predict_features(self, latents: Tensor) -> Tensor:
-        """Returns the tokens of `predict_class` and `predict_tokens` at the cost of one call.
+        """Returns the tokens of `predict_class` and `predict_tokens`; costs as much as one call.
 
         The result is float32 [B, 1 + h·w, D] and starts with the class token.
         """
@@ -169,7 +169,7 @@ class DinacAE(nn.Module):
         return torch.cat((class_token[:, None], patch_tokens), dim=1)
 
     def whiten(self, latents_raw: Tensor) -> Tensor:
-        """Scales each channel of raw latents to zero mean and unit variance, in float32."""
+        """Shifts and scales each channel of raw latents to mean 0 and variance 1, in float32."""
         mean, std = self._latent_statistics(latents_raw)
         return (latents_raw.to(self.device, torch.float32) - mean) / std
 
@@ -206,13 +206,13 @@ class DinacAE(nn.Module):
         return {**counts, "total": sum(counts.values())}
 
     def list_constants(self) -> list[Tensor]:
-        """Returns the tensors that are cached between calls. This class caches none."""
+        """Returns the tensors that are cached between calls. This class caches no tensors."""
         return []
 
     def _draw_start(
         self, batch: int, height: int, width: int, seed: int | None, sigma: float
     ) -> tuple[Tensor, Tensor]:
-        """Returns the starting noise [B, 3, height, width] and the decoder's embedding of it.
+        """Returns the starting noise [B, 3, height, width] and its embedding by the decoder.
 
         With a seed, all images start from the same noise, so the noise is embedded only once.
         """
@@ -263,9 +263,9 @@ class DinacAE(nn.Module):
 
 
 def build_model(model: DinacAE, state: Mapping[str, Tensor], dtype: torch.dtype) -> DinacAE:
-    """Builds a network like `model`, without its class head.
+    """Builds a network with the configuration of `model`, but without a class head.
 
-    The tensors are taken from `state`. The type of the network is `dtype`.
+    The tensors come from `state`. The network computes in `dtype`.
     """
     copy = _build_on_meta(model.config, (ENCODER, DECODER))
     tensors = {name: state[name].detach() for name in copy.state_dict()}

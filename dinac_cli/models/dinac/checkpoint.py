@@ -61,7 +61,7 @@ def pack_checkpoint(
     dtype: torch.dtype = torch.float32,
     settings: Mapping[str, object] | None = None,
 ) -> dict[str, bytes]:
-    """Returns the name and content of each file of `save_checkpoint`, in the order of writing."""
+    """Returns the name and content of each file that `save_checkpoint` writes, in writing order."""
     demand_dtype(dtype)
     named = {canonical_name(name): tensor.detach().cpu() for name, tensor in state.items()}
     tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in named.items()}
@@ -71,7 +71,7 @@ def pack_checkpoint(
 
 
 def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises CheckpointError if tensors do not fit `shapes`; the error lists all such tensors."""
+    """Raises CheckpointError if tensors do not fit `shapes`. The error lists all these tensors."""
     present = table.by_canonical_name
     faults: dict[str, list[str]] = {
         "missing": [name for name in shapes if name not in present],
@@ -110,16 +110,16 @@ def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointE
 def read_tensors(
     table: TensorTable, names: Collection[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Reads the tensors with these canonical names.
+    """Reads the tensors with the canonical names `names`.
 
-    Converts each tensor to its type in a `dtype` network. Raises ModelError if the file cannot be
-    read.
+    Casts each tensor to the type that it has in a `dtype` network. Raises ModelError if the file
+    cannot be read.
     """
     entries = table.by_canonical_name
     try:
         with safe_open(table.path, framework="pt") as file:
-            # _cast must copy each tensor, because safe_open memory-maps the file. The mapped tensor
-            # may be unaligned, and changes if the file changes.
+            # safe_open memory-maps the file. A mapped tensor may be unaligned, and changes if the
+            # file changes. Therefore `_cast` copies each tensor.
             return {
                 name: _cast(name, file.get_tensor(entries[name].name), dtype, device)
                 for name in names

@@ -22,11 +22,11 @@ from dinac_cli.models.dinac.layers import (
 from dinac_cli.models.dinac.rope import AxialRope2d, leave_unrotated
 
 TOKEN_RANGE = 0.035
-"""New tokens are drawn uniformly from ±TOKEN_RANGE, so their standard deviation is 0.02."""
+"""New tokens are random, uniform in ±TOKEN_RANGE; this gives a standard deviation of 0.02."""
 
 
 class CrossAttention(nn.Module):
-    """The attention of `ClassReadout`; a separate module, because checkpoints name it."""
+    """The attention of `ClassReadout`. Tensor names in checkpoints require a separate module."""
 
     __call__: Callable[..., Tensor]
 
@@ -45,7 +45,7 @@ class CrossAttention(nn.Module):
 
 
 class ClassReadout(nn.Module):
-    """Cross-attention from one query token [B, 1, D] to a context [B, M, D], then an MLP."""
+    """Cross-attention from a query token [B, 1, D] to a context [B, M, D], followed by an MLP."""
 
     def __init__(self, dim: int, head_dim: int, mlp_dim: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class ClassHead(nn.Module):
         return self.read_class_token(tokens), self.read_patch_tokens(tokens)
 
     def embed_tokens(self, latents_raw: Tensor) -> Tensor:
-        """Returns class, register and patch tokens after the block: [B, 1 + R + h·w, D]."""
+        """Returns the block's output [B, 1 + R + h·w, D]: class, register and patch tokens."""
         batch, _, height, width = latents_raw.shape
         patches = self.in_proj(latents_raw.permute(0, 2, 3, 1)).flatten(1, 2).float()
         prefix = torch.cat((self.initial_class_token, self.register_tokens)).float()

@@ -10,10 +10,10 @@ from dinac_cli.errors import ModelError
 from dinac_cli.models.interface import is_finite, is_int
 
 ENCODER_HEAD_DIM = 64
-"""The width of the encoder's attention heads. No configuration key sets it."""
+"""The width of the encoder's attention heads. It is the same in all configurations."""
 
 TIME_FREQUENCIES = 128
-"""The frequencies of the decoder's time embedding; each gives one sine and one cosine."""
+"""The number of frequencies in the decoder's time embedding. Each gives a sine and a cosine."""
 
 _KINDS = {
     "encoder_mlp_type": "gelu",
@@ -31,13 +31,13 @@ CLASS_HEAD_SIZES = (
 )
 
 _CONSTANTS = ("logsnr_min", "logsnr_max", "pixel_noise_std", "latent_running_stats_eps")
-"""The keys of values that tensor shapes do not determine.
+"""The keys of the constants, which cannot be inferred from tensor shapes.
 
 A missing key gets the value of the published models.
 """
 
-# The upper bounds are far above the sizes of trained networks. They prevent a hostile file from
-# filling the memory.
+# The upper bounds are far above the sizes of trained networks. They stop a hostile file that would
+# fill the memory.
 _INTEGER_RANGES = {
     "in_channels": (3, 3),
     "patch_size": (1, 64),
@@ -118,7 +118,7 @@ class DinacAEConfig:
 
     @property
     def decoder_middle_blocks(self) -> int:
-        """The number of decoder blocks that path-drop skips."""
+        """The number of middle blocks of the decoder. Path-drop skips these blocks."""
         return self.decoder_depth - self.decoder_start_blocks - self.decoder_end_blocks
 
     @property
@@ -190,7 +190,7 @@ def from_json(values: object) -> DinacAEConfig:
 
 
 def to_json(config: DinacAEConfig) -> dict[str, Any]:
-    """Returns the content of a `config.json` that `from_json` turns back into `config`."""
+    """Returns the content of a `config.json`. From this content, `from_json` restores `config`."""
     kinds = _KINDS if config.class_head is None else _KINDS | _CLASS_HEAD_KINDS
     return {key: value for key, value in asdict(config).items() if value is not None} | kinds
 
@@ -208,7 +208,7 @@ def _checked(name: str, config: DinacAEConfig) -> int | float:
 
 
 def _show(value: object) -> str:
-    # repr fails if a value is nested too deeply.
+    # `repr` fails on a list or dict that is nested too deeply.
     simple = value is None or isinstance(value, (bool, int, float, str))
     return f"{value!r:.40}" if simple else f"a {type(value).__name__}"
 
@@ -237,4 +237,4 @@ def _demand_no_absent_head_key(absent: list[str]) -> None:
 
 
 RELEASED = {"d2": DinacAEConfig(), "dinac-ae": DinacAEConfig(encoder_depth=6)}
-"""The configuration of each published network, by alias."""
+"""The configurations of the published networks. The keys are aliases."""

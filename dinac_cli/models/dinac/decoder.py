@@ -26,14 +26,14 @@ TIME_SCALE = 1000.0
 """The time embedding multiplies the diffusion time by this factor."""
 
 LONGEST_WAVE = 10_000.0
-"""The ratio of the highest to the lowest frequency of the time embedding."""
+"""The highest frequency of the time embedding, divided by the lowest."""
 
 Modulation = tuple[Tensor, Tensor]
 """The scale and the gate of one block, each float32 [B or 1, 1, 1, D]."""
 
 
 class Begun(NamedTuple):
-    """The result of `Decoder.begin`. Guidance uses it for two estimates."""
+    """The result of `Decoder.begin`. With guidance, `finish` is called twice on this result."""
 
     start: Tensor  # the start blocks' output, float32 [B, h, w, D]
     modulations: list[Modulation]
@@ -76,7 +76,7 @@ class AdaLNBase(nn.Module):
 
 
 class AdaLNDelta(nn.Module):
-    """The low-rank part of the modulation: each block has its own."""
+    """The low-rank part of the modulation. Each block has its own low-rank part."""
 
     __call__: Callable[..., Tensor]
 
@@ -93,8 +93,9 @@ class AdaLNDelta(nn.Module):
 def normalize_response(u: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """Computes the global response normalisation of `u` [B, h, w, D] in float32.
 
-    The result is gamma·(u·n) + beta + u. n is a channel's L2 norm over the grid, divided by the
-    mean of all channels' norms. Source: Woo et al., ConvNeXt V2, https://arxiv.org/abs/2301.00808.
+    The result is gamma·(u·n) + beta + u. n is the L2 norm of a channel over the grid, divided by
+    the mean of these norms over all channels. Source: Woo et al., ConvNeXt V2,
+    https://arxiv.org/abs/2301.00808.
     """
     u = u.float()
     norm = torch.linalg.vector_norm(u, dim=(1, 2), keepdim=True)  # [B, 1, 1, D]
@@ -127,7 +128,7 @@ class FCDMBlock(nn.Module):
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Returns the stream after this block. The gate multiplies the block's update."""
         scale, gate = modulation
-        # The permuted view is an NCHW tensor in channels-last memory: no data is copied.
+        # `permute` copies no data: the result is an NCHW tensor in channels-last memory.
         u = x.to(self.dwconv.weight.dtype).permute(0, 3, 1, 2)
         if u.is_cuda and u.dtype == torch.float32:
             u = u.contiguous()  # cuDNN's channels-last kernels may round to TF32
@@ -167,8 +168,8 @@ class Decoder(nn.Module):
         """Estimates the clean image x0, float32 [B, 3, H, W].
 
         `x_t` is [B, 3, H, W] and `latents_raw` is [B, C, h, w]. `t` is [B]. If all images have the
-        same time, `t` may be [1], so that the modulations are computed only once. `drop_middle`
-        skips the middle blocks (path-drop).
+        same time, `t` may be [1]; the modulations are then computed only once. If `drop_middle` is
+        true, the middle blocks are skipped (path-drop).
         """
         return self.finish(self.begin(self.embed(x_t), t, latents_raw), drop_middle)
 
@@ -177,7 +178,7 @@ class Decoder(nn.Module):
         return self.patchify(x_t)
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
-        """Runs the start blocks. `embedded` may hold one image if the whole batch shares it."""
+        """Runs the start blocks. If all images have equal noise, `embedded` may be [1, h, w, D]."""
         modulations = modulate(self.time_embed, self.adaln_base, self.adaln_deltas, t)
         latents = self.latent_up(latents_raw.permute(0, 2, 3, 1))  # [B, h, w, D]
         x = self.fuse_in(torch.cat((embedded.expand_as(latents), latents), dim=-1)).float()
@@ -200,7 +201,7 @@ class Decoder(nn.Module):
 def modulate(
     time_embed: TimeEmbed, base: AdaLNBase, deltas: nn.ModuleList, t: Tensor
 ) -> list[Modulation]:
-    """Returns the scale and gate of each block at times [B]: start, middle, then end blocks."""
+    """Returns the scale and gate of each block at times [B]. Order: start, middle, end blocks."""
     s = F.silu(time_embed(t))  # [B, D]
     shared, modulations = base(s).float(), []
     for delta in deltas:

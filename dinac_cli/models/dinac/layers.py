@@ -1,7 +1,7 @@
 """The layers of the encoder, the decoder and the class head.
 
 Matrix products are computed in the type of their weights. Norms and residual streams are float32.
-A network needs no autocast, because its weights are cast once.
+The weights are cast once, so no autocast is needed.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Computes softmax attention of [B, heads, ·, d] with scale 1/√d, in the type of `v`."""
+    """Computes softmax attention in the type of `v`, with scale 1/√d; inputs: [B, heads, ·, d]."""
     return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
 
 
 class Linear(nn.Linear):
-    """A linear layer that takes any float type and computes in the type of its weights."""
+    """A linear layer. The input has any float type and is cast to the type of the weights."""
 
     __call__: Callable[..., Tensor]
 
@@ -100,7 +100,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        # A matrix product computes the same sums as a strided convolution, but never in TF32.
+        # This product equals a strided convolution, but never uses TF32.
         return project(patchify(images, self.patch_size), self.proj.weight, self.proj.bias)
 
 
@@ -136,7 +136,10 @@ class SelfAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and an MLP, each between two norms, on a float32 residual stream [B, N, D]."""
+    """Adds attention, then an MLP, to a float32 residual stream [B, N, D].
+
+    A norm comes before and after the attention, and before and after the MLP.
+    """
 
     __call__: Callable[..., Tensor]
 

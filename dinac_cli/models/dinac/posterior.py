@@ -25,7 +25,7 @@ class Posterior:
         return signal_scale(self.logsnr) * self.mean
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draws latents; the generator must be on the device of `mean`."""
+        """Draws latents from the Gaussian. The generator must be on the device of `mean`."""
         mean = self.mean
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return self.mode() + noise_scale(self.logsnr) * noise

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 BASE = 10_000.0
-"""A head has n = d/4 periods. Period i is BASE^(i/n) grid steps, for i from 0 to n - 1."""
+"""A head of width d has n = d/4 periods: BASE^(i/n) grid steps, for i from 0 to n - 1."""
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, float32 [N, d/2]: for each token, one angle per pair of a head's d dims."""
+"""Cosines and sines, both float32 [N, d/2]. A token has one angle per pair of a head's d dims."""
 
 
 class AxialRope2d(nn.Module):
-    """Computes rotation angles: half of a head's d dims rotate by row, the other half by column."""
+    """Computes rotations. Half of a head's d dims rotate by row, the other half by column."""
 
     periods: Tensor
 
@@ -34,7 +34,7 @@ class AxialRope2d(nn.Module):
 
 
 def leave_unrotated(rotation: Rotation, count: int) -> Rotation:
-    """Prepends `count` tokens with angle zero to a rotation."""
+    """Prepends `count` tokens to `rotation`; their angles are zero."""
     cos, sin = rotation
     still = cos.new_zeros(count, cos.shape[1])
     return torch.cat((still + 1, cos)), torch.cat((still, sin))

@@ -1,8 +1,8 @@
 """Samplers turn noise into images with a given number of denoiser calls.
 
 A sampler takes a denoiser, the starting images [B, 3, H, W], N + 1 descending times on the CPU, and
-the schedule. It returns the images at the last time. These images are not the denoiser's last
-estimate of the clean images.
+the schedule. It returns the images at the last time. They differ from the denoiser's last estimate
+of the clean images.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim, "dpmpp_2m": sample_dpmpp_2m
 
 
 def guide(x0_full: Tensor, x0_dropped: Tensor, strength: float) -> Tensor:
-    """Applies path-drop guidance: extrapolates from `x0_dropped` past `x0_full`."""
+    """Applies path-drop guidance. If `strength` is above 1, the result lies beyond `x0_full`."""
     return x0_dropped + strength * (x0_full - x0_dropped)
 
 

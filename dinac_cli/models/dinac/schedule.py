@@ -1,4 +1,4 @@
-"""The variance-preserving noise schedule and the times of a decode, both in float32."""
+"""The variance-preserving noise schedule, and the diffusion times of a decode, in float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def signal_scale(logsnr: Tensor) -> Tensor:
-    """Returns alpha = √sigmoid(logsnr), computed stably as exp(logsigmoid / 2)."""
+    """Returns alpha = √sigmoid(logsnr). For accuracy, computes exp(logsigmoid(logsnr) / 2)."""
     return torch.exp(0.5 * F.logsigmoid(logsnr.float()))
 
 
@@ -22,7 +22,7 @@ def noise_scale(logsnr: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """The log-SNR over time. It falls from `logsnr_max` at t = 0 to `logsnr_min` at t = 1.
+    """The log-SNR over time: `logsnr_max` at t = 0, falling to `logsnr_min` at t = 1.
 
     logsnr(t) = -2·ln tan(a·t + b). This is the cosine schedule of Nichol and Dhariwal (2021),
     truncated as in Hoogeboom et al., "simple diffusion" (2023).
@@ -47,9 +47,9 @@ class CosineSchedule:
 
 
 def space_times(num_steps: int, spacing: str, strength: float = 1.0) -> Tensor:
-    """Returns the num_steps + 1 times from `strength` down to 0, on the CPU.
+    """Returns `num_steps` + 1 times on the CPU, in descending order from `strength` to 0.
 
-    `spacing` is "linear", or "cosine" for times that are denser at both ends.
+    `spacing` is "linear" or "cosine". With "cosine", times are denser at both ends.
     """
     fractions = torch.arange(num_steps + 1, dtype=torch.float32) / num_steps
     if spacing == "cosine":

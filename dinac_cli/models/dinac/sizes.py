@@ -49,7 +49,7 @@ def _infer_class_head(measure: _Shapes) -> dict[str, Any]:
 
 
 class _Shapes(dict[str, tuple[int, ...]]):
-    """The tensor shapes of a file, by name."""
+    """The shapes of the tensors in a file; the keys are tensor names."""
 
     def __call__(self, name: str, rank: int) -> tuple[int, ...]:
         shape = self.get(name)

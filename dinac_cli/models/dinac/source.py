@@ -30,10 +30,11 @@ class CheckpointFiles:
 
 
 def locate_checkpoint(path: Path) -> CheckpointFiles:
-    """Finds the files of a checkpoint; `path` is its folder or its .safetensors file.
+    """Finds the files of a checkpoint; `path` is a folder or a .safetensors file.
 
-    The `config.json` beside a .safetensors file may belong to another model in the same folder. It
-    is used only if it describes a DINAC-AE network. Raises ModelError if there is no checkpoint.
+    The `config.json` beside a .safetensors file may belong to another model in the same folder. The
+    `config.json` is used only if it describes a DINAC-AE network. Raises ModelError if there is no
+    checkpoint.
     """
     if not path.exists():
         raise ModelError(f"{path} does not exist; {_REMEDY}")
@@ -43,7 +44,7 @@ def locate_checkpoint(path: Path) -> CheckpointFiles:
     _refuse_pickle(path)
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is not a .safetensors file; {_REMEDY}")
-    if not path.is_file():  # reading a pipe would block, and a device has no size
+    if not path.is_file():  # a pipe would block the reader; a device has no size
         raise ModelError(f"{path} is not a regular file; {_REMEDY}")
     beside = path.with_name(CONFIG_NAME)
     values = _read_json(beside) if beside.is_file() else None
@@ -52,7 +53,7 @@ def locate_checkpoint(path: Path) -> CheckpointFiles:
 
 
 def read_config(files: CheckpointFiles) -> DinacAEConfig:
-    """Reads a configuration from `config.json`; if the file is missing, infers it from the tensors.
+    """Reads `config.json`; if the file is missing, infers the configuration from the tensors.
 
     Raises ModelError if the configuration is damaged or the network is not supported.
     """
@@ -67,7 +68,7 @@ def read_config(files: CheckpointFiles) -> DinacAEConfig:
 
 
 def read_settings(files: CheckpointFiles) -> Mapping[str, object]:
-    """Reads `config.json`; returns {} if it is missing. Raises ModelError if it is damaged."""
+    """Reads `config.json`, or returns {} if it is missing. Raises ModelError for a damaged file."""
     if files.config is None:
         return {}
     values = _read_json(files.config)

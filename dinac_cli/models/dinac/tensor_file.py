@@ -43,7 +43,7 @@ _FLOAT32_NAMES = re.compile(
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file. Its data are the file's bytes from `start` to `stop`."""
+    """One tensor of a file. The tensor's data start at byte `start` and end before `stop`."""
 
     name: str
     dtype: str
@@ -54,7 +54,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class TensorTable:
-    """The header of one safetensors file, checked against the file's size."""
+    """The header of a safetensors file. The header agrees with the file's size."""
 
     path: Path
     entries: Mapping[str, TensorEntry]
@@ -62,15 +62,15 @@ class TensorTable:
 
     @property
     def by_canonical_name(self) -> dict[str, TensorEntry]:
-        """The entries by canonical name, sorted. The name in an entry may be an alias."""
+        """The entries, sorted by canonical name. The `name` field of an entry may be an alias."""
         names = {canonical_name(name): name for name in self.entries}
-        # If a tensor is stored under both names, take the entry with the canonical name.
+        # A tensor may be stored under its canonical name and an alias: take the canonical entry.
         names |= {name: name for name in self.entries if canonical_name(name) == name}
         return {name: self.entries[names[name]] for name in sorted(names)}
 
     @property
     def canonical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the tensors by canonical name."""
+        """The shapes of the tensors. The keys are canonical names."""
         return {name: entry.shape for name, entry in self.by_canonical_name.items()}
 
 
@@ -91,7 +91,7 @@ def keeps_float32(name: str) -> bool:
 
 
 def show_name(name: str) -> str:
-    """Returns a tensor's name for a message: one printable line of at most 100 characters."""
+    """Makes a tensor's name fit for a message: one printable line, at most 100 characters."""
     return (name if name.isprintable() else ascii(name))[:100]
 
 
@@ -132,7 +132,7 @@ def check_aliases(table: TensorTable, names: Iterable[str]) -> None:
 
 
 def map_bytes(path: Path, entry: TensorEntry) -> npt.NDArray[np.uint8]:
-    """Memory-maps a tensor's bytes without reading them."""
+    """Memory-maps the bytes of a tensor; reads no data."""
     size_bytes = entry.stop - entry.start
     if size_bytes == 0:
         return np.empty(0, np.uint8)
@@ -172,7 +172,7 @@ def _parse_entry(name: str, value: Any, data_start: int, path: Path) -> TensorEn
         case _:
             raise _refusal(path, f"its header has an invalid entry for tensor {show_name(name)}")
     item_bytes = ITEM_BYTES.get(dtype)
-    # Only supported types have a known size. Later checks refuse the other types.
+    # The item size of an unsupported type is not known. Later checks refuse such types.
     if item_bytes is not None and stop - start != item_bytes * math.prod(entry.shape):
         raise _refusal(path, f"tensor {show_name(name)} has a size that does not match its shape")
     return entry

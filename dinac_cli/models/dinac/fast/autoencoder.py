@@ -1,4 +1,4 @@
-"""The fast network, for inference. It computes the same as the plain network, up to rounding."""
+"""The fast network, for inference. Its results equal the plain network's, up to rounding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dinac_cli.models.dinac.fast.operations import Operations, choose_operations
 from dinac_cli.models.dinac.fast.recent import Recent
 
 START_BYTES = 256 * 2**20
-"""The maximum size in bytes of all cached starting noise and its embeddings."""
+"""The maximum total size of the cached noises and embeddings, in bytes."""
 
 
 class FastDinacAE(DinacAE):
     """A faster form of `plain`, for inference.
 
-    It has the methods of `DinacAE`, but cannot be trained or saved. Seeded noise is cached for the
-    most recently used sizes.
+    It has the methods of `DinacAE`, but cannot be trained or saved. The starting noise of recently
+    used sizes and seeds is cached.
     """
 
     def __init__(self, plain: DinacAE, operations: Operations, *, compiled: bool) -> None:
@@ -67,10 +67,10 @@ def accelerate(
 ) -> DinacAE:
     """Returns the fast form of `model`, a network in evaluation mode.
 
-    The caller may then discard `model`. The default `operations` are those for the device. If
-    `compiled` is true, torch.compile fuses torch's operations for each image size. This is faster
-    and rounds differently. On Metal, returns `model` itself: the fast form rotates queries and keys
-    with complex numbers, which Metal lacks.
+    The caller may then discard `model`. By default, `operations` are chosen for the device. If
+    `compiled` is true, torch.compile fuses torch's operations for each image size. Compiled code is
+    faster and rounds differently. On Metal, returns `model` itself, because Metal has no complex
+    numbers. The fast form needs them to rotate queries and keys.
     """
     if model.device.type == "mps":
         return model

@@ -1,4 +1,4 @@
-"""The fast decoder: computes `dinac/decoder.py` in fewer passes over memory."""
+"""The fast decoder: replaces `dinac/decoder.py`, with fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIMES_KEPT = 64
 
 
 class FastConvBlock:
-    """Computes the same as a `decoder.FCDMBlock`."""
+    """Replaces a `decoder.FCDMBlock`; the results are equal up to rounding."""
 
     def __init__(self, plain: FCDMBlock, operations: Operations) -> None:
         self._operations = operations
@@ -25,7 +25,7 @@ class FastConvBlock:
         gelu = not operations.gelu_in_response
         self._widen = FastLinear(plain.pwconv1.weight, plain.pwconv1.bias, gelu=gelu)
         self._gamma = plain.grn.gamma.detach().flatten()
-        # Only the next linear layer uses GRN's result, so that layer's bias can include GRN's beta.
+        # GRN's beta is moved into the bias of the next linear layer, the only user of GRN's result.
         assert plain.pwconv2.bias is not None
         weight, bias = plain.pwconv2.weight.detach(), plain.pwconv2.bias.detach()
         shift = weight.flatten(1).float() @ plain.grn.beta.detach().flatten().float()
@@ -42,7 +42,7 @@ class FastConvBlock:
 
 
 class FastDecoder(nn.Module):
-    """Computes the same as `plain`, for inference only."""
+    """Replaces `plain` for inference; the results are equal up to rounding."""
 
     def __init__(self, plain: Decoder, operations: Operations, *, compiled: bool = False) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class FastDecoder(nn.Module):
         return self._fuse_patches(patches).float().add_(self._fuse_bias)  # [B, h, w, D]
 
     def begin(self, embedded: Tensor, t: Tensor, latents_raw: Tensor) -> Begun:
-        """Implements `Decoder.begin`; `t` is [1], the same time for all images."""
+        """Implements `Decoder.begin`; `t` is [1]: all images have the same time."""
         return self._compute_start(embedded, self._modulate(t), latents_raw)
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
@@ -113,7 +113,7 @@ class FastDecoder(nn.Module):
         return [tensor for modulations in cached for pair in modulations for tensor in pair]
 
     def _modulate(self, t: Tensor) -> list[Modulation]:
-        """Returns (1 + scale, gate), both [D], for each block; caches results by time."""
+        """Returns (1 + scale, gate), both [D], for each block. The results are cached per time."""
 
         def make() -> list[Modulation]:
             return [

@@ -1,4 +1,4 @@
-"""The fast encoder: computes `dinac/encoder.py` in fewer passes over memory."""
+"""The fast encoder: replaces `dinac/encoder.py`, with fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GRIDS_KEPT = 8
 
 
 class FastAttention:
-    """Computes `layers.SelfAttention`; one operation normalises and rotates queries and keys."""
+    """Replaces `layers.SelfAttention`. One operation normalises and rotates queries and keys."""
 
     def __init__(self, plain: SelfAttention, operations: Operations) -> None:
         self._operations = operations
@@ -32,7 +32,7 @@ class FastAttention:
         self._norm = torch.stack(norms).detach().float().repeat_interleave(heads, dim=0)
 
     def __call__(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Computes attention among tokens [B, N, D]; `rotation` is [N, 1, d/2, 2]."""
+        """Computes self-attention of tokens [B, N, D]; `rotation` is [N, 1, d/2, 2]."""
         qkv = self._qkv(x).reshape(*x.shape[:2], -1, self._head_dim)  # [B, N, 3·heads, d]
         parts = self._operations.rotate_heads(qkv, self._norm, rotation)
         q, k, v = (part.transpose(1, 2) for part in parts)  # [B, heads, N, d]
@@ -41,7 +41,7 @@ class FastAttention:
 
 
 class FastBlock:
-    """Computes `layers.TransformerBlock`; each sum and the norm after it are one operation."""
+    """Replaces `layers.TransformerBlock`. One operation computes a sum and the norm after it."""
 
     def __init__(self, plain: TransformerBlock, operations: Operations) -> None:
         self._operations = operations
@@ -56,8 +56,8 @@ class FastBlock:
     ) -> Tensor | None:
         """Updates the float32 stream `x` [B, N, D] in place.
 
-        `normalized` is the result of the block's first norm on `x`. Returns the new `x`, normalised
-        with weight `following`, or None if `following` is None.
+        `normalized` is `x` after the block's first norm. Returns the new `x`, normalised with the
+        weight `following`. Returns None if `following` is None.
         """
         after, mlp_before, mlp_after = self._norms
         attended = self._attention(normalized, rotation)
@@ -67,7 +67,7 @@ class FastBlock:
 
 
 class FastEncoder(nn.Module):
-    """Computes the same as `plain`, for inference only."""
+    """Replaces `plain` for inference; the results are equal up to rounding."""
 
     def __init__(self, plain: Encoder, operations: Operations, *, compiled: bool = False) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class FastEncoder(nn.Module):
         return x
 
     def _rotate(self, height: int, width: int) -> Tensor:
-        """Returns cosines and sines for a grid's tokens, float32 [N, 1, d/2, 2]; caches them."""
+        """Returns a grid's cosines and sines, float32 [N, 1, d/2, 2]. They are cached per size."""
 
         def make() -> Tensor:
             cos, sin = self._rope(height, width)

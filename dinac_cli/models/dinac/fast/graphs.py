@@ -17,11 +17,12 @@ _KEYS_COUNTED = 64
 
 
 class GraphCache:
-    """Runs computations. From the fourth call with the same key, it replays a recording.
+    """Runs functions. From the fourth call with the same key, the cache replays a recording.
 
-    A key identifies the function, its settings and the shape of its input. Keeps the recordings of
-    the `GRAPHS_KEPT` most recently used keys. A call that cannot be recorded is computed every
-    time. A replay runs the same kernels as a computation, so the results have the same bytes.
+    A key identifies the function, its settings and the shape of its input. The cache keeps the
+    recordings of the `GRAPHS_KEPT` most recently used keys. If a call cannot be recorded, the
+    function runs every time. A replay runs the same kernels as the function, so the results have
+    the same bytes.
     """
 
     def __init__(self, record: Record) -> None:
@@ -30,7 +31,7 @@ class GraphCache:
         self._calls: OrderedDict[Hashable, int] = OrderedDict()
 
     def run(self, key: Hashable, compute: Compute, x: Tensor) -> tuple[Tensor, ...]:
-        """Returns the result of `compute(x)`, by computing it or by replaying a recording."""
+        """Returns the result of `compute(x)`: calls `compute` or replays a recording."""
         if key not in self._graphs:
             if self._count_call(key) <= _CALLS_BEFORE:
                 return compute(x)
@@ -54,7 +55,7 @@ class GraphCache:
     def _try_to_record(self, compute: Compute, x: Tensor) -> Compute:
         try:
             return self._record(compute, x)
-        except RuntimeError:  # out of memory, or work that waits for the CPU
+        except RuntimeError:  # no memory is left, or the work waits for the CPU
             return compute
 
 
@@ -65,7 +66,7 @@ def record_cuda_graph(
 
     The caches of `compute` must already be filled; `list_constants` returns the cached tensors. The
     recording uses the addresses of these tensors, so it keeps the tensors alive. Raises
-    RuntimeError if the work cannot be recorded.
+    RuntimeError if the kernels cannot be recorded.
     """
     graph = torch.cuda.CUDAGraph()
     given = x.clone()

@@ -1,4 +1,4 @@
-"""The matrix products of the fast network. For a CPU, weights are rearranged once."""
+"""The matrix products of the fast network. On a CPU, the layout of weights is changed once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor
 
 
 class FastLinear:
-    """A linear layer on the last dim, computed in the weight's type.
+    """Applies a linear layer to the last dim, in the type of the weight.
 
     If `gelu` is true, an exact GELU follows. On a CPU, bfloat16 weights are stored in oneDNN's
-    layout. Products then rearrange no weights, and the GELU needs no separate pass over memory.
+    layout. Matrix products then do not convert the layout, and the GELU needs no extra pass over
+    memory.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:

@@ -10,21 +10,21 @@ from torch import Tensor
 
 
 class Operations(Protocol):
-    """The functions that a module of operations must define. All tensors are contiguous."""
+    """The functions in `torch_operations` and `triton_operations`. All tensors are contiguous."""
 
     gelu_in_response: bool
-    """Whether `normalize_response` applies the GELU. If false, the linear layer before it does."""
+    """True if `normalize_response` applies the GELU; false if the layer before applies it."""
 
     def normalize(self, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Scales the last dim of `x` [..., D] to a root mean square of 1, then by `weight` [D]."""
+        """Divides `x` [..., D] by its root mean square over D, then multiplies by `weight` [D]."""
 
     def add_normalized(
         self, x: Tensor, update: Tensor, weight: Tensor, following: Tensor | None
     ) -> Tensor | None:
-        """Normalises `update` with `weight` and adds it in place to the float32 `x` [..., D].
+        """Normalises `update` with `weight`, then adds it in place to the float32 `x` [..., D].
 
-        Returns the new `x`, normalised with weight `following`, in the update's type. Returns None
-        if `following` is None.
+        Then normalises the new `x` with the weight `following`, and returns the result in the type
+        of `update`. Returns None if `following` is None.
         """
 
     def rotate_heads(
@@ -50,7 +50,7 @@ class Operations(Protocol):
 
 
 def choose_operations(device: torch.device) -> Operations:
-    """Returns Triton's operations on CUDA if Triton is installed, and torch's otherwise."""
+    """Returns `triton_operations` on CUDA if Triton is installed, otherwise `torch_operations`."""
     if device.type == "cuda" and find_spec("triton") is not None:
         from dinac_cli.models.dinac.fast import triton_operations
 

@@ -14,8 +14,9 @@ V = TypeVar("V")
 class Recent(Generic[K, V]):
     """A cache of the most recently used values. A value is made when it is first used.
 
-    All values together weigh at most `limit`; by default each value weighs 1. The newest value is
-    kept even if it exceeds `limit`. While one thread makes a value, other threads wait.
+    The total weight of all values is at most `limit`. By default, each value has weight 1. The
+    newest value is kept even if its weight exceeds `limit`. While a thread makes a value, other
+    threads wait.
     """
 
     def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1) -> None:

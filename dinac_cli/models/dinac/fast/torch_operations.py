@@ -1,4 +1,4 @@
-"""Implements `operations.Operations` in torch: one pass for statistics, then in-place updates."""
+"""Implements `operations.Operations` in torch. Statistics need one pass; updates are in place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor,
     """Implements `Operations.rotate_heads`."""
     count = len(weight)
     qk = qkv[:, :, :count].float()  # [B, N, 2·heads, d]
-    if torch.compiler.is_compiling():  # the compiler fuses operations, but lacks complex numbers
+    if torch.compiler.is_compiling():  # it fuses operations, but lacks complex numbers
         turned = rotate(normalize_rms(qk) * weight, (rotation[..., 0], rotation[..., 1]))
         q, k = turned.to(qkv.dtype).chunk(2, dim=2)
         return q, k, qkv[:, :, count:]
@@ -44,7 +44,7 @@ def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor,
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Implements `Operations.convolve`."""
-    # The permuted view is an NCHW tensor in channels-last memory: no data is copied.
+    # `permute` copies no data: the result is an NCHW tensor in channels-last memory.
     u = x.to(weight.dtype).permute(0, 3, 1, 2)
     if u.is_cuda and u.dtype == torch.float32:
         u = u.contiguous()  # cuDNN's channels-last kernels may round to TF32

@@ -1,7 +1,7 @@
-"""The Triton kernels of `triton_operations`: each reads and writes its activation once.
+"""The Triton kernels of `triton_operations`. Each kernel reads and writes an activation once.
 
-Rows are positions, columns are channels. Sums are float32 for every storage type. If a block has
-more columns than there are channels, the excess columns are masked.
+Rows are positions, and columns are channels. Sums are float32, whatever the storage type. Columns
+of a block beyond the last channel are masked.
 """
 
 import triton
@@ -71,7 +71,7 @@ def rotate_rows(
     pair = tl.arange(0, pair_block)[None, :]
     inside = (head < heads) & (pair < pairs)
     dim: tl.constexpr = 2 * pairs
-    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # a token in qkv also has values
+    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # qkv also contains the values
     a = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(qkv + at + 1, mask=inside, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(a * a + b * b, axis=1) / dim + eps)[:, None]
@@ -100,7 +100,7 @@ def convolve_tiles(
     side: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Convolves each channel; one program per tile: side · side positions, `block` channels."""
+    """Convolves each channel. One program computes `side` · `side` positions, `block` channels."""
     tile = tl.program_id(0)
     image = (tile // (tiles_down * tiles_across)).to(tl.int64)
     place = tl.arange(0, side * side)
@@ -134,7 +134,7 @@ def activate_columns(
     step: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Applies the exact GELU in place, and sums each channel's squares over a part of an image.
+    """Applies the exact GELU in place. Also sums the squares of each channel over part of an image.
 
     One program handles `block` channels of `part` positions. It reads `step` positions at a time.
     """

@@ -1,7 +1,7 @@
 """Implements `operations.Operations` as Triton kernels, with fewer passes over memory than torch.
 
 GRN needs two passes, because its statistics cover the whole image. Every other operation needs one
-pass. There are no atomic sums, so results do not depend on the order in which programs run.
+pass. No sum is atomic, so the order in which programs run does not change the results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONV_SIDE, CONV_CHANNELS = 8, 32
 """One program of the convolution computes CONV_SIDE² positions of CONV_CHANNELS channels."""
 
 GRN_ROWS, GRN_STEP, GRN_COLUMNS = 256, 16, 64
-"""Sizes for one program of GELU and GRN: positions, positions per step, and channels."""
+"""One program of `activate_columns`: its positions, its positions per step, its channels."""
 
 
 def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -36,7 +36,7 @@ def add_normalized(
     """Implements `Operations.add_normalized`."""
     dim, goes_on = x.shape[-1], following is not None
     y = torch.empty_like(update) if goes_on else None
-    # The kernel takes two more tensors, even if it does not use them.
+    # The kernel requires two more tensors even if it ignores them.
     last = (following, y) if goes_on else (weight, update)
     kernels.add_normalized_rows[x.numel() // dim,](
         x, update, weight, *last, dim, NORM_EPS, next_power_of_2(dim), goes_on
