@@ -1,7 +1,7 @@
 """The exceptions that dinac raises, and the exit codes of its commands.
 
-Every message is one line. It says what is wrong, in which file, and what to do about it. An error
-of another library is wrapped in the function that receives it (``raise ... from exc``).
+Every message is one line. It says what is wrong, in which file, and what to do about it. If a
+function catches an error of another library, it raises a dinac error (``raise ... from exc``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DinacError(Exception):
 
 
 class UsageError(DinacError):
-    """The request is wrong: an argument is invalid, contradicts another or matches no input."""
+    """The request is wrong: an argument is invalid, contradicts another one or matches no input."""
 
     exit_code = Exit.USAGE
 
@@ -98,7 +98,7 @@ class InputError(DinacError):
 
 
 class UnwritableDiskError(OutputError):
-    """The disk is full or read-only: the run cannot write anything more."""
+    """The disk is full or read-only, so the run cannot write more files."""
 
 
 class CheckpointError(ModelError):

@@ -17,12 +17,12 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 
 
 class LatentFolder(Dataset[Any]):
-    """The latent files below a folder, sorted by name. Each file is read when it is accessed.
+    """The latent files below a folder, sorted by name. Each file is read when its item is accessed.
 
     An item is a dict. `latents` are whitened, float32 [C, h, w]. `name` is the relative name of the
-    file, with `/`. `height` and `width` are the size of the image in pixels. The dict also has
-    `logsnr` (float32 [C, h, w], see `DinacAE.sample_latents`) and `class_token` (float32 [D]), if
-    the file holds them. For the mirrored image, it has `flipped` (the latents),
+    file, with `/`. `height` and `width` are the size of the image in pixels. If the file holds
+    them, the dict also has `logsnr` (float32 [C, h, w], see `DinacAE.sample_latents`) and
+    `class_token` (float32 [D]). For the mirrored image, the dict has `flipped` (the latents),
     `flipped_logsnr` and `flipped_class_token`.
     `transform` is applied to each item. The dataset keeps only names in memory, and can be pickled
     for the workers of a DataLoader.

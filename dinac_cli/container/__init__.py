@@ -1,5 +1,5 @@
 """The latent file (`.dinac`). Each record holds the whitened latents and metadata of one image.
 
-Readers treat input as hostile: they check every declared size before they allocate memory for it.
-This module imports nothing, so that code for names and headers loads neither numpy nor zstandard.
+Readers do not trust their input: they check every declared size before they allocate memory. This
+module imports nothing. Therefore `names` and `header` can be imported without numpy and zstandard.
 """

@@ -1,7 +1,7 @@
 """The frame of a record: a preamble that identifies the format, then one zstd frame.
 
 This module reads sizes but decompresses nothing. Therefore every limit is checked before memory is
-allocated. Source: RFC 8878 (zstd frames, blocks and skippable frames).
+allocated. RFC 8878 defines zstd frames, blocks and skippable frames.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from typing import BinaryIO, NamedTuple, Protocol
 from dinac_cli.errors import FormatError, Rejection
 
 FORMAT_VERSION = 1
-"""Version 1 is frozen: its meaning never changes, and every later dinac reads its records."""
+"""Version 1 never changes, and every later dinac can read the records of version 1."""
 
-# A record starts with a skippable zstd frame of 16 content bytes, which zstd tools skip. The first
-# 14 bytes identify a record for the `file` command, and for a reader that resumes after damage.
+# A record starts with a skippable zstd frame of 16 content bytes. Zstd tools skip this frame. The
+# `file` command recognises a record by its first 14 bytes. A reader that resumes after damage does
+# the same.
 RECORD_START = (0x184D2A5D).to_bytes(4, "little") + (16).to_bytes(4, "little") + b"DINAC\0"
 PREAMBLE = RECORD_START + bytes([FORMAT_VERSION]) + bytes(9)
 ZSTD_MAGIC = (0xFD2FB528).to_bytes(4, "little")
 
 MAX_CONTENT_BYTES = 1 << 30
-MAX_BLOCK_BYTES = 1 << 17  # of content, by RFC 8878
+MAX_BLOCK_BYTES = 1 << 17  # RFC 8878 limits the content of a block to this size
 CHECKSUM_BYTES = 4
 
-# Walking a frame takes one step per block, so the number of blocks is limited too. The blocks
-# of zstd encoders hold at least 1 KiB on average, except near the few tensor boundaries.
+# To walk a frame takes one step per block, so the number of blocks must have a limit. Zstd encoders
+# write blocks of at least 1 KiB on average. Only near tensor boundaries, which are few, can blocks
+# be smaller.
 SPARE_BLOCKS = 64
 MIN_MEAN_BLOCK_BYTES = 1024
 
@@ -44,7 +46,7 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A Source that reads a buffered file from its position. `skip` needs a seekable file."""
+    """A Source that reads a buffered file from its current place. `skip` needs a seekable file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -54,8 +56,9 @@ class FileSource:
 
     def skip(self, count: int) -> bool:
         """Skips `count` bytes without reading them. Returns False if the file ends first."""
-        # Seeking past the end is no error, so this seeks to the last skipped byte and reads it. If
-        # `count` is 0, this seeks back one byte. That byte exists: a preamble precedes every skip.
+        # A seek past the end of the file does not fail. Therefore this method seeks to the last
+        # byte that it skips, and reads it. If `count` is 0, the method reads the byte before the
+        # position. This byte exists, because a preamble precedes every skip.
         self._file.seek(count - 1, os.SEEK_CUR)
         return len(self._file.read(1)) == 1
 
@@ -64,7 +67,8 @@ class FileSource:
 class FrameHeader:
     """The header of a zstd frame. Its fields are in bytes.
 
-    `size` is the size of the header itself. `block_max` is the limit for the content of one block.
+    `size` is the size of the header itself. `block_max` is the largest content that one block may
+    have.
     """
 
     size: int
@@ -75,8 +79,8 @@ class FrameHeader:
 class Block(NamedTuple):
     """A zstd block: 3 bytes of `header`, then `stored_size` bytes that encode its content.
 
-    `declared_size` is the size in `header`. Only an RLE block stores fewer bytes than that.
-    `content_max` is the largest possible size of the decoded block, in bytes.
+    `declared_size` is the size in `header`. Only an RLE block stores fewer bytes than
+    `declared_size`. `content_max` is the largest possible size of the decoded block, in bytes.
     """
 
     header: bytes
@@ -87,7 +91,7 @@ class Block(NamedTuple):
 
 
 def walk_record(source: Source) -> int:
-    """Walks one record to its end without decompressing it. Returns its size in bytes.
+    """Walks one record to its end without decompressing it. Returns the record's size in bytes.
 
     Raises FormatError if the preamble, the frame header or a block header is invalid.
     """
@@ -96,10 +100,9 @@ def walk_record(source: Source) -> int:
 
 
 def take_preamble(source: Source) -> None:
-    """Takes the 24 bytes that begin a record.
+    """Takes the preamble: the first 24 bytes of a record.
 
-    Raises FormatError if they are not the start of a record, or if this dinac cannot read that
-    record.
+    Raises FormatError if the bytes are not a preamble, or if this dinac cannot read the record.
     """
     start = source.take(len(RECORD_START))
     if start != RECORD_START:
@@ -125,10 +128,10 @@ def newer_format(version: str) -> FormatError:
 
 
 def walk_frame(source: Source) -> int:
-    """Walks one zstd frame by its block headers. Returns its size in bytes, with the checksum.
+    """Walks the blocks of one zstd frame. Returns the frame's size in bytes, with the checksum.
 
-    Compares the declared content size with the most bytes that the blocks can hold. Thus a short
-    frame that declares a large content is refused before memory is allocated for that content.
+    Compares the declared content size with the largest content that the blocks can hold. Therefore
+    a short frame that declares a large content is refused before memory is allocated.
     """
     frame = take_frame_header(source)
     size, declared, content_max = frame.size + CHECKSUM_BYTES, 0, 0
@@ -155,7 +158,7 @@ def walk_frame(source: Source) -> int:
 
 
 def take_frame_header(source: Source) -> FrameHeader:
-    """Takes a zstd frame header. Raises FormatError if it is not allowed in a record."""
+    """Takes the header of a zstd frame. Raises FormatError if a record may not have this header."""
     fixed = take_exactly(source, len(ZSTD_MAGIC) + 1)
     descriptor = fixed[-1]
     if fixed[:-1] != ZSTD_MAGIC or descriptor & 0b0001_1000:
@@ -178,7 +181,7 @@ def take_frame_header(source: Source) -> FrameHeader:
 
 
 def take_block(source: Source, frame: FrameHeader) -> Block:
-    """Takes the 3 header bytes of a block, but not its stored bytes, which follow them."""
+    """Takes the 3 header bytes of a block, but does not take the stored bytes of the block."""
     header = take_exactly(source, 3)
     field = int.from_bytes(header, "little")
     kind, size = field >> 1 & 3, field >> 3
@@ -200,7 +203,7 @@ def take_exactly(source: Source, count: int) -> bytes:
 
 
 def _take_content_size(source: Source, flag: int, is_single_segment: bool) -> tuple[int, int]:
-    """Takes the content size field. Returns the content size and the field's width, in bytes."""
+    """Takes the content size field. Returns the content size and the field size, in bytes."""
     width = (1 if is_single_segment else 0, 2, 4, 8)[flag]
     if width == 0:
         raise FormatError(Rejection.CONTENT_SIZE, "the zstd frame has no content size; re-encode")

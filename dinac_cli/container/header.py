@@ -30,13 +30,13 @@ _IDENTITIES = ("latent_space", "weights")
 
 @dataclass(frozen=True, kw_only=True)
 class RecordHeader:
-    """The metadata of a record, validated on construction.
+    """The metadata of a record. The constructor validates it.
 
     `shape` (C, h, w) is the shape of the latents. `height` and `width` of the image are in pixels.
     Each latent position covers a square of `patch` x `patch` pixels. `latent_space` and `weights`
-    identify the latent space and the weights, by 16 hex digits each. An anonymous record has
-    neither `name` nor `source_bytes` nor `source_sha256`.
-    Raises FormatError NAME, PRECISION, PREDICTOR, SHAPE, METADATA.
+    (16 hex digits each) identify the latent space and the weights. An anonymous record has no
+    `name`, no `source_bytes` and no `source_sha256`.
+    Raises FormatError with rejection NAME, PRECISION, PREDICTOR, SHAPE or METADATA.
     """
 
     shape: tuple[int, int, int]
@@ -59,7 +59,7 @@ class RecordHeader:
 
     @property
     def is_anonymous(self) -> bool:
-        """True if the header has neither the name nor the size nor the hash of the source."""
+        """True if the header has no name, no size and no hash of the source."""
         return not self.name and self.source_bytes is None and self.source_sha256 is None
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class RecordHeader:
 
 
 def header_to_metadata(header: RecordHeader) -> dict[str, str]:
-    """Returns a header as metadata strings. An absent value becomes an empty string."""
+    """Returns the values of a header as strings. A missing value becomes an empty string."""
     values = {**vars(header), "dinac": FORMAT_VERSION, "shape": _shape_text(header.shape)}
     return {key: "" if value is None else str(value) for key, value in values.items()}
 
@@ -80,7 +80,7 @@ def header_to_metadata(header: RecordHeader) -> dict[str, str]:
 def header_from_metadata(metadata: Mapping[str, str]) -> RecordHeader:
     """Reads a header from metadata strings. Ignores unknown keys.
 
-    Raises FormatError VERSION, and the same FormatErrors as RecordHeader.
+    Raises FormatError VERSION, and every FormatError that RecordHeader raises.
     """
     name = metadata.get("name", "")
     if name:

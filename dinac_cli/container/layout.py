@@ -1,8 +1,9 @@
 """Reads and writes the safetensors header inside a record.
 
-Writing is canonical, and reading is strict. A header is an 8-byte little-endian length, then JSON
-of that length. The JSON object maps each tensor name to its dtype, shape and data_offsets. The key
-`__metadata__` maps to an object of strings. Source: the safetensors format.
+The writer always gives equal bytes for equal headers. The reader refuses every invalid header. A
+header consists of an 8-byte little-endian length and JSON text of that length. The JSON object maps
+each tensor name to its dtype, shape and data_offsets. The key `__metadata__` maps to an object of
+strings. These rules come from the safetensors format.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ _DTYPE_NAMES = {"|u1": "U8", "|i1": "I8", "<f4": "F32"}
 _METADATA = "__metadata__"
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _ALIGNMENT = 8
-_MAX_DEPTH = 3  # the object of all tensors, one tensor in it, a list of sizes in that tensor
+_MAX_DEPTH = 3  # the JSON object, the object of a tensor, and a list in that object
 _MAX_RANK = 8
 _MAX_DIGITS = 15
-# The closing quote is optional. If it were required, an unclosed string would be searched again
-# from each later quote, which takes quadratic time.
+# The closing quote is optional. If the pattern required this quote, the search for an unclosed
+# string would start again at each later quote, and take quadratic time.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """The dtype and shape of a tensor, and its byte positions in the payload: `begin` and `end`."""
+    """The dtype and shape of a tensor, and its place in the payload: bytes `begin` to `end`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -59,10 +60,10 @@ class Layout:
 
 
 def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Returns the header for `tensors` (U8, I8 or F32), in their order in the payload.
+    """Returns the header for `tensors` (U8, I8 or F32), which the payload holds in this order.
 
-    Sorts the keys of the JSON, and pads it with spaces to a multiple of 8 bytes. The same input
-    always gives the same bytes. The safetensors library does not promise this.
+    Sorts the keys of the JSON text, and pads the text with spaces to a multiple of 8 bytes. Equal
+    input always gives equal bytes. The safetensors library does not promise this.
     """
     entries: dict[str, Any] = {_METADATA: dict(metadata)}
     begin = 0
@@ -79,9 +80,9 @@ def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[
 
 
 def read_layout(head: bytes) -> Layout:
-    """Reads a header, which begins with its 8-byte length. Checks that tensors leave no gaps.
+    """Reads a header with its 8-byte length. Checks that the tensors leave no gaps.
 
-    Raises FormatError HEADER_JSON, DUPLICATE_KEY, METADATA, TENSOR, LAYOUT.
+    Raises FormatError with rejection HEADER_JSON, DUPLICATE_KEY, METADATA, TENSOR or LAYOUT.
     """
     entries = _read_json(head[8:])
     metadata = _read_metadata(entries.pop(_METADATA, None))
@@ -107,7 +108,7 @@ def _read_json(text: bytes) -> dict[str, Any]:
 
 
 def _depth(text: bytes) -> int:
-    """Returns the bracket depth of JSON. Deep nesting must not reach the recursive JSON parser."""
+    """Returns the depth of brackets in JSON. Deep nesting must not reach the recursive parser."""
     depth = deepest = 0
     for bracket in _STRING.sub(b"", text).translate(None, _NOT_BRACKETS):
         depth += 1 if bracket in b"[{" else -1
@@ -125,7 +126,7 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_integer(digits: str) -> int:
-    # Leading zeros and a plus sign are not checked here, because JSON does not allow them.
+    # The JSON parser itself refuses leading zeros and a plus sign.
     if digits.startswith("-") or len(digits) > _MAX_DIGITS:
         _refuse_number(digits)
     return int(digits)

@@ -1,4 +1,4 @@
-"""Names in records: relative paths that are safe on any system. Unsafe characters are escaped.
+"""Checks and escapes the names in records: relative paths that are safe on every system.
 
 The components of a name are separated by `/`. Letters of every script, spaces, brackets, leading
 dashes and leading dots are allowed. A component must not begin with one letter and a colon, because
@@ -16,13 +16,13 @@ from dinac_cli.errors import FormatError, Rejection
 MAX_COMPONENT_BYTES = 255
 MAX_NAME_BYTES = 4096
 
-# Shortened components leave room for suffixes such as `.dinac` and `.png`.
+# A cut component leaves room for a suffix such as `.dinac` or `.png`.
 _CUT_COMPONENT_BYTES = 240
 _LONGEST_SUFFIX_BYTES = 16
 _HASH_DIGITS = 8
 
-# Control characters, line separators and direction overrides can falsify a printed list of names.
-# UTF-8 cannot encode lone surrogates.
+# A printed list of names can mislead the reader if the names contain control characters, line
+# separators or direction overrides. UTF-8 cannot encode lone surrogates.
 _UNSAFE_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DRIVE = re.compile("[A-Za-z]:")
 _EDGE_SLASH = re.compile("^/|/(?=/|$)")
@@ -38,7 +38,7 @@ def is_safe_text(text: str) -> bool:
 
 
 def escape_text(raw: str) -> str:
-    """Replaces the characters that `is_safe_text` refuses by percent escapes of their bytes."""
+    """Percent-escapes the bytes of all characters that `is_safe_text` refuses."""
     return _UNSAFE_TEXT.sub(lambda match: _escape(match[0]), raw)
 
 
@@ -52,11 +52,12 @@ def check_name(name: str) -> None:
 
 
 def escape_name(raw: str) -> str:
-    """Turns the non-empty `raw` into a valid name: percent-escapes what `check_name` refuses.
+    """Makes a valid name from `raw`, which is not empty. Escapes what `check_name` refuses.
 
-    A valid name does not change. Undecodable bytes (surrogateescape) are escaped one by one. If a
-    component is too long, it is cut, and 8 hex digits of its hash are inserted before its suffix.
-    If a path is too long, only its last component remains, in a folder that is named by a hash.
+    Escapes have the form `%5C`. A valid name does not change. Bytes that could not be decoded
+    (surrogateescape) are escaped one by one. If a component is too long, the component is cut, and
+    8 hex digits of its hash are added before the suffix. If the whole path is too long, only its
+    last component is kept, in a folder whose name is a hash.
     """
     assert raw, "no file has an empty name"
     text = escape_text(raw).replace("\\", "%5C")
@@ -111,7 +112,8 @@ def _cut(component: str) -> str:
 
 
 def _is_device(component: str) -> bool:
-    # Windows compares only the part before the first dot or colon, without trailing spaces.
+    # Windows compares only the part before the first dot or colon with the names of devices, and
+    # ignores trailing spaces.
     return re.split("[.:]", component)[0].rstrip(" ").upper() in _DEVICES
 
 

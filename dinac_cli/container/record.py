@@ -1,4 +1,4 @@
-"""Packs one image's latents into a record. Opens, unpacks and measures records."""
+"""Packs the latents of one image into a record. Opens, unpacks and measures records."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Record:
     """An unpacked record: its header, its float32 `latents` [C, h, w] and its optional tensors.
 
     `logsnr` has shape [C, h, w] and `class_token` has shape [D]. `flipped` holds the latents and
-    companions of the mirrored image. Each is None if it is not in the record or not requested.
+    companions of the mirrored image. An optional attribute is None if the record does not hold it,
+    or if it was not requested.
     """
 
     header: RecordHeader
@@ -55,9 +56,9 @@ class Record:
 class Outline(NamedTuple):
     """The header of a record, and the requested tensors that the record holds.
 
-    `held` maps the names of companions to their shapes. The names begin with `tensors.FLIPPED` if
-    they belong to the mirrored image. `has_twin` is true if the mirrored image was requested and
-    the record holds it.
+    `held` maps the name of each companion to its shape. If a companion belongs to the mirrored
+    image, its name begins with `tensors.FLIPPED`. `has_twin` is true if the mirrored image was
+    requested and the record holds it.
     """
 
     header: RecordHeader
@@ -66,7 +67,7 @@ class Outline(NamedTuple):
 
 
 class _View(NamedTuple):
-    """The tensors of the upright or mirrored image: latent planes and requested companions."""
+    """The latent planes and requested companions of the image itself or of the mirrored image."""
 
     prefix: str
     planes: dict[str, TensorEntry]
@@ -86,11 +87,11 @@ def pack_encoded(
     steps: npt.NDArray[np.float32] | None = None,
     flipped: Encoded | None = None,
 ) -> bytes:
-    """Packs one encoded image into one record, with latents at the header's precision.
+    """Packs one encoded image into one record. The header sets the precision of the latents.
 
-    `steps` [C] are the steps of the quantiser; only q8 to q3 need them. `flipped` is the mirrored
-    image, which is stored in the same record. Equal input gives equal bytes.
-    Raises FormatError SHAPE, VALUE, STEP, TENSOR, HEADER_SIZE.
+    `steps` [C] are the steps of the quantiser; only the precisions q8 to q3 need them. `flipped` is
+    the mirrored image, which is stored in the same record. Equal input gives equal bytes.
+    Raises FormatError with rejection SHAPE, VALUE, STEP, TENSOR or HEADER_SIZE.
     """
     tensors: Planes = {}
     for prefix, image in (("", encoded), (FLIPPED, flipped)):
@@ -112,7 +113,7 @@ def pack_encoded(
 
 @dataclass(frozen=True, eq=False)
 class OpenRecord:
-    """A record whose header is parsed and whose payload is not read yet; see `open_record`."""
+    """A record after its header is parsed, but before its payload is read; see `open_record`."""
 
     header: RecordHeader
     _source: BinaryIO | bytes | memoryview
@@ -135,10 +136,10 @@ class OpenRecord:
         return Outline(self.header, held, len(views) > 1)
 
     def declared_bytes(self, companions: Collection[str] = (), *, with_twin: bool = False) -> int:
-        """Returns the memory in bytes that `unpack` needs for the content and the result.
+        """Returns how many bytes of memory `unpack` needs for the content and the result.
 
         The content can be far larger than the record and the latents: a hostile record may hold
-        other tensors, full of zeros. Raises the same FormatErrors as `outline`.
+        more tensors, which are full of zeros. Raises the same FormatErrors as `outline`.
         """
         views = self._find_views(companions, with_twin=with_twin)
         latents = 4 * math.prod(self.header.shape) * len(views)
@@ -168,7 +169,7 @@ class OpenRecord:
         return True
 
     def _find_views(self, companions: Collection[str], *, with_twin: bool) -> list[_View]:
-        """Returns the upright image and, if it is requested and present, the mirrored image."""
+        """Returns the image itself, and the mirrored image if it is requested and present."""
         shape = self.header.shape
         views = [_View("", self._planes, find_companions(self._tensors, shape, companions))]
         twin = find_twin(self._tensors, self.header.precision, shape) if with_twin else None
@@ -217,11 +218,12 @@ def open_record(source: BinaryIO | bytes | memoryview) -> OpenRecord:
 def unpack_record(
     data: bytes | memoryview, companions: Collection[str] = (), *, with_twin: bool = False
 ) -> Record:
-    """Unpacks exactly one record: its latents and the requested `tensors.COMPANIONS`.
+    """Unpacks the latents and the requested `tensors.COMPANIONS` of exactly one record.
 
-    `with_twin` also unpacks the mirrored image, with the same companions. Ignores tensors that are
-    not requested. Checks the frame before the header, and the header before the payload. Therefore
-    it never allocates more memory than the header describes and the frame can hold.
+    If `with_twin` is true, also unpacks the mirrored image with its requested companions. Ignores
+    tensors that are not requested. Checks the frame before the header, and the header before the
+    payload. Therefore this function never allocates more memory than the header describes and the
+    frame can hold.
     Raises FormatError if the record breaks a rule of the format.
     """
     _walk_whole(data)
@@ -236,7 +238,7 @@ def read_header(source: BinaryIO | bytes | memoryview) -> RecordHeader:
 def read_latents(path: str | os.PathLike[str]) -> tuple[Latents, RecordHeader]:
     """Reads a file that holds one record. Returns float32 latents [C, h, w] and the header.
 
-    Raises FormatError, and OSError if the file cannot be read.
+    Raises FormatError if the record is invalid, and OSError if the file cannot be read.
     """
     record = read_record(path)
     return record.latents, record.header
@@ -247,7 +249,7 @@ def read_record(
 ) -> Record:
     """Reads and unpacks a file that holds one record; see `unpack_record`.
 
-    Raises FormatError, and OSError if the file cannot be read.
+    Raises FormatError if the record is invalid, and OSError if the file cannot be read.
     """
     with Path(path).open("rb") as file:
         size = _walk_whole(file)
@@ -258,8 +260,8 @@ def read_record(
 def measure_record(file: BinaryIO) -> int:
     """Returns the size in bytes of the record at the position of a seekable file.
 
-    Reads only the preamble and the headers in the frame. Raises FormatError if one of them is
-    invalid, or if the file ends before the record does.
+    Reads only the preamble and the headers in the frame. Raises FormatError if the preamble or a
+    header is invalid, or if the file ends before the end of the record.
     """
     return walk_record(FileSource(file))
 
@@ -297,14 +299,14 @@ def _check_tokens(
 
 
 def describe_latents(header: RecordHeader) -> Mapping[str, str]:
-    """Returns the header's metadata for exported latents, without the keys about their coding."""
+    """Returns the metadata of exported latents: the header without the keys of the coding."""
     metadata = header_to_metadata(header)
     coding = ("dinac", "precision", "predictor", "step")
     return {key: value for key, value in metadata.items() if value and key not in coding}
 
 
 def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
-    """Returns the arrays that a record has, by their exported names.
+    """Returns the arrays of a record. The keys are the names that exported arrays have.
 
     The names are `latents` [C, h, w], `logsnr` [C, h, w] of the posterior, and `class_token` [D].
     For the mirrored image, they are `flipped`, `flipped_logsnr` and `flipped_class_token`.

@@ -1,4 +1,4 @@
-"""Reads consecutive records from a pipe, each as it arrives, and resumes after damage."""
+"""Reads consecutive records from a pipe as they arrive. Resumes after damage."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from dinac_cli.errors import FormatError, Rejection
 _READ_BYTES = 1 << 16
 _MAX_READ_BYTES = 1 << 20
 
-# A failed walk may have skipped valid records, so the search for the next record resumes one byte
-# after the start of that walk. This takes quadratic time if bytes look like many nested records.
-# Therefore, after this many failed walks over the same bytes, the search resumes after those bytes.
+# A failed walk may have skipped valid records. Therefore the search for the next record resumes one
+# byte after the start of the failed walk. If the bytes look like many nested records, this takes
+# quadratic time. Therefore, after `_MAX_WALKS` failed walks over the same bytes, the search resumes
+# after these bytes.
 _MAX_WALKS = 8
 
-# After these rejections the frame is usually valid, and the next record starts at its end.
+# If a record has one of these rejections, its frame is usually valid. Then the next record starts
+# at the end of the frame.
 _FRAME_IS_SOUND = {Rejection.VERSION, Rejection.FLAGS, Rejection.RESERVED}
 
 
 @dataclass(frozen=True)
 class StreamItem:
-    """One record of a stream: its offset, and either its bytes or the error that refuses it."""
+    """The offset of one record of a stream, and its bytes or, if it is refused, the error."""
 
     offset: int
     record: bytes | FormatError
@@ -34,16 +36,17 @@ class StreamItem:
 def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
     """Yields each record of a stream as soon as the last byte of that record has arrived.
 
-    Checks only the frame of each record: `unpack_record` checks its content. After damage, reading
-    resumes at the next record that is found. Memory holds one record at a time, and no more bytes
-    than have arrived. Raises OSError if the stream cannot be read.
+    Checks only the frame of each record. The content is checked by `unpack_record`. After damage,
+    reading resumes at the next record that is found. Keeps only one record in memory, and allocates
+    memory only for bytes that have arrived. Raises OSError if the stream cannot be read.
     """
     source = StreamSource(stream)
     while source.fill(1):
         offset = source.offset
         try:
             size = walk_record(source)
-            # If another record starts inside this record, a size in this one is probably damaged.
+            # If another record starts inside this record, a size in this record is probably
+            # damaged.
             if source.has_start(size):
                 decompress_content(source.peek(size)[len(PREAMBLE) :])
         except FormatError as error:
@@ -54,7 +57,7 @@ def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
 
 
 class StreamSource:
-    """A Source that reads a stream that cannot seek. Bytes stay in its buffer until `cut`."""
+    """A Source for a stream that is not seekable. Its buffer keeps the bytes until `cut`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         # read1 returns the bytes that have arrived. read would wait for all requested bytes.
@@ -87,8 +90,9 @@ class StreamSource:
     def has_start(self, size: int) -> bool:
         """True if a second record may start within the first `size` buffered bytes.
 
-        Also true if these bytes end with an incomplete start of a record. A truncated record takes
-        its missing bytes from the next record, and these may be only a part of that record's start.
+        The result is also true if these bytes end with only a part of a record's start. For
+        example, if a record is truncated, its last bytes are in fact the first bytes of the next
+        record.
         """
         if self._buffer.find(RECORD_START, len(RECORD_START), size) >= 0:
             return True
@@ -106,7 +110,7 @@ class StreamSource:
         return data
 
     def resume(self, error: FormatError) -> None:
-        """Drops a record that was refused with `error`, and all bytes before the next record."""
+        """Drops a record that was refused with `error`, and all bytes up to the next record."""
         if error.rejection in _FRAME_IS_SOUND:
             with suppress(FormatError):
                 walk_frame(self)

@@ -1,7 +1,7 @@
 """Converts latents and their companions to the tensors of a record, and back.
 
-Latents are split into byte planes that suit an entropy coder. Conversions work on groups of
-channels, so that temporary arrays need little memory.
+Latents are split into byte planes, which an entropy coder can compress well. A conversion works on
+one group of channels after another, so that temporary arrays need little memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SYMBOLS, STEP = "latents.q", "latents.step"
 SYMBOLS_HIGH, SYMBOLS_LOW = "latents.q.high", "latents.q.low"
 LOGSNR, CLASS_TOKEN = "posterior.logsnr", "class_token"
 COMPANIONS = (LOGSNR, CLASS_TOKEN)
-"""The tensors that a record may hold besides its latents. A reader requests them by name."""
+"""The tensors that a record may hold in addition to latents. A reader requests them by name."""
 FLIPPED = "flipped."
 """The name prefix of the mirrored image's tensors."""
 
 _PLANES = (PLAIN, EXPONENT, MANTISSA, SYMBOLS, STEP, SYMBOLS_HIGH, SYMBOLS_LOW)
 
-# The largest value of 256 * high + low if `high` and `low` are signed bytes.
+# The largest value that 256 * high + low can have, for signed bytes `high` and `low`.
 MAX_SYMBOL = 127 * 256 + 127
 
 MAX_TOKEN_WIDTH = 1 << 16
@@ -43,8 +43,8 @@ _BF16_NOT_FINITE = 0xFF  # the exponent of infinity and NaN
 class Encoded(NamedTuple):
     """One encoded image: whitened float32 `latents` [C, h, w], and companions if requested.
 
-    The companions are the posterior's `logsnr` [C, h, w], not whitened, and a DINO `class_token`
-    [D].
+    The companions are the `logsnr` [C, h, w] of the posterior, which is not whitened, and a DINO
+    `class_token` [D].
     """
 
     latents: Latents
@@ -55,8 +55,8 @@ class Encoded(NamedTuple):
 def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Planes:
     """Returns the tensors that hold `latents` [C, h, w], in their order in the payload.
 
-    f32 is exact, and bf16 rounds to nearest even. For q8 to q3, a symbol is the latent divided by
-    its channel's step, rounded half to even. Only q8 to q3 use `steps` [C].
+    f32 is exact, and bf16 rounds to nearest even. For q8 to q3, each latent is divided by the step
+    of its channel, and the result is rounded half to even. Only q8 to q3 use `steps` [C].
     Raises FormatError VALUE if a latent is not finite or is too large, and STEP if a step is not
     usable.
     """
@@ -91,9 +91,9 @@ def find_planes(
     shape: tuple[int, int, int],
     prefix: str = "",
 ) -> dict[str, TensorEntry]:
-    """Checks the entries of the tensors that hold latents of `shape`, and returns them.
+    """Checks and returns the entries of the tensors that hold latents of `shape`.
 
-    Looks only at names that begin with `prefix`, and returns the names without the prefix.
+    Considers only names that begin with `prefix`. The returned names have no prefix.
     Raises FormatError TENSOR if a tensor is missing or has the wrong dtype or shape.
     """
     own = {name: tensors[prefix + name] for name in _PLANES if prefix + name in tensors}
@@ -111,7 +111,7 @@ def find_planes(
 def find_twin(
     tensors: Mapping[str, TensorEntry], precision: str, shape: tuple[int, int, int]
 ) -> dict[str, TensorEntry] | None:
-    """Returns the entries of the mirrored image's latents, or None if it has none of them.
+    """Returns the entries of the mirrored latents, or None if the record has no mirrored latents.
 
     Raises FormatError TENSOR if the record has only some of these entries; see `find_planes`.
     """
@@ -125,8 +125,8 @@ def split_encoded(
 ) -> Planes:
     """Returns the tensors that hold one encoded image, with `prefix` before their names.
 
-    `steps` [C] are the steps of the quantiser; only q8 to q3 need them.
-    Raises FormatError VALUE, STEP, TENSOR.
+    `steps` [C] are the steps of the quantiser; only the precisions q8 to q3 need them.
+    Raises FormatError with rejection VALUE, STEP or TENSOR.
     """
     latents = np.ascontiguousarray(encoded.latents, np.float32)
     tensors = split_planes(latents, precision, steps)
@@ -144,10 +144,10 @@ def find_companions(
     wanted: Collection[str],
     prefix: str = "",
 ) -> dict[str, TensorEntry]:
-    """Checks the entries of the `wanted` COMPANIONS that a record holds, and returns them.
+    """Checks and returns the entries of all `wanted` COMPANIONS that a record holds.
 
-    Looks only at names that begin with `prefix`, and returns the names without the prefix. `shape`
-    (C, h, w) is the shape of the latents. Raises FormatError TENSOR if a dtype or shape is wrong.
+    Considers only names that begin with `prefix`. The returned names have no prefix. `shape` (C, h,
+    w) is the shape of the latents. Raises FormatError TENSOR if a dtype or shape is wrong.
     """
     found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
     for name, entry in found.items():
@@ -186,7 +186,7 @@ def _split_bf16(latents: Latents) -> Planes:
     for group in _channel_groups(latents.shape):
         bits = latents[group].view(np.uint32)
         rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
-        # The sign bit is noise, like the mantissa, so it moves to the low byte.
+        # The sign bit is as random as the mantissa, so the low byte holds both.
         rotated = rounded << 1 | rounded >> 15
         exponent[group] = rotated >> 8 & 0xFF
         mantissa[group] = rotated & 0xFF
@@ -208,7 +208,8 @@ def _join_bf16(exponent: npt.NDArray[np.uint8], mantissa: npt.NDArray[np.uint8])
 def _quantise(latents: Latents, steps: Latents) -> npt.NDArray[np.int16]:
     symbols = np.empty(latents.shape, np.int16)
     for group in _channel_groups(latents.shape):
-        # In float32, rounding the quotient could create or break a tie, so float64 is used.
+        # The quotient is float64, because the rounding error of float32 could create or break a
+        # tie.
         rounded = np.rint(latents[group].astype(np.float64) / steps[group, None, None])
         if np.abs(rounded).max() > MAX_SYMBOL:
             raise FormatError(

@@ -1,8 +1,9 @@
-"""Compresses a record's content with zstd, tuned for noise. The header can be read alone.
+"""Compresses a record's content with zstd settings for noise. The header can be read alone.
 
-This module works around traps of python-zstandard 0.25. Its decompressor ignores `max_output_size`
-if the frame declares its size. It silently drops trailing bytes, and returns empty bytes for a
-truncated frame. Its compressor silently omits the content size if it is called without `size=`.
+This module works around problems of python-zstandard 0.25. The decompressor of that library ignores
+`max_output_size` if the frame declares its size. The decompressor silently drops trailing bytes,
+and returns empty bytes for a truncated frame. The compressor silently omits the content size if the
+caller does not pass `size=`.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from dinac_cli.errors import FormatError, Rejection
 
 MAX_HEADER_BYTES = 1 << 16  # the limit for the safetensors JSON, without its 8-byte length
 
-# A frame header with a window of 128 KiB and no content size. It replaces the record's own frame
-# header when only the first blocks are decoded: the record's own window may take up to 1 GiB.
+# A frame header with a window of 128 KiB and no content size. If only the first blocks are decoded,
+# it replaces the frame header of the record, because the window of the record may need up to 1 GiB
+# of memory.
 _SMALL_WINDOW = ZSTD_MAGIC + bytes([0, 7 << 3])
 
 
 class _Coders(threading.local):
-    """The coders of this thread. Making one costs more than compressing a small record."""
+    """The coders of one thread. To create a coder takes longer than to compress a small record."""
 
     @cached_property
     def compressor(self) -> zstandard.ZstdCompressor:
-        # In noise, the LZ stage finds only accidental matches. The longest minimum match and the
-        # smallest table leave nearly all bytes to the Huffman coder, without a loss of
-        # speed.
+        # In noise, the LZ stage finds only accidental matches. With the largest `min_match` and the
+        # smallest table, nearly all bytes go to the Huffman coder, and the speed is the same.
         parameters = zstandard.ZstdCompressionParameters.from_level(
             1, min_match=7, hash_log=6, write_content_size=True, write_checksum=True
         )
@@ -55,8 +56,8 @@ _coders = _Coders()
 def compress_content(parts: Sequence[bytes | memoryview]) -> bytes:
     """Compresses a record's content into one zstd frame with content size and checksum.
 
-    Ends a block after every part, so that each part has its own Huffman table. Therefore the first
-    part, which is the header, can be read alone.
+    Ends a block after every part. Therefore each part has its own Huffman table, and the first
+    part, the header, can be read alone.
     """
     compressor = _coders.compressor.compressobj(size=sum(map(len, parts)))
     pieces = []

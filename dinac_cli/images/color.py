@@ -13,7 +13,7 @@ from dinac_cli.errors import ImageError, UsageError
 
 SRGB, CONVERTED, ASSUMED_SRGB = "srgb", "converted", "assumed-srgb"
 """How the colours of an image became sRGB. SRGB: the image has no profile, or an sRGB profile.
-CONVERTED: it has another profile. ASSUMED_SRGB: its profile is not usable."""
+CONVERTED: the image has another profile. ASSUMED_SRGB: the profile of the image is not usable."""
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -31,10 +31,10 @@ def parse_color(text: str) -> tuple[int, int, int]:
 def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
     """Scales 16-bit, 32-bit and float gray to mode L, or to LA if one value is transparent.
 
-    Pillow's own conversion clips values at 255. This function scales and rounds them. Floats range
-    from 0 to 1. Integers range from 0 to 65535, even 32-bit integers, because Pillow reads a 16-bit
-    PGM as 32-bit. Raises ImageError for values outside these ranges. Returns images of other modes
-    unchanged.
+    Pillow's own conversion clips values at 255. This function scales and rounds them. Floats must
+    be between 0 and 1. Integers must be between 0 and 65535. This is also true for 32-bit integers,
+    because Pillow reads a 16-bit PGM as 32-bit. Raises ImageError for values outside these ranges.
+    Returns images of other modes unchanged.
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -59,7 +59,7 @@ def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:
 def _gray_scale(image: ImageFile.ImageFile) -> tuple[int, bool]:
     """Returns the largest gray value, and whether zero is white.
 
-    Only a TIFF can have 12-bit values, or zeros that are white.
+    Only TIFF files can have 12-bit values. Only in TIFF files can zero be white.
     """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     is_12_bit = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,)
@@ -91,10 +91,10 @@ def composite(
 
 
 def convert_to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
-    """Converts an image without alpha to mode RGB, through its ICC profile if it has one.
+    """Converts an image without alpha to mode RGB. Uses the ICC profile if the image has one.
 
     Returns the converted image, and one of the texts SRGB, CONVERTED and ASSUMED_SRGB. Ignores a
-    profile that is practically sRGB, so that the pixels stay exact.
+    profile that is practically sRGB, so that the pixels do not change.
     """
     if profile is None:
         return _to_rgb(image), SRGB
@@ -113,7 +113,7 @@ def convert_to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Im
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # `convert` copies the pixels even if the mode is already RGB.
+    # Without this check, `convert` would copy the pixels of an RGB image.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -138,7 +138,7 @@ def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | 
         mode,
         "RGB",
         ImageCms.Intent.PERCEPTUAL,
-        # The optimised gray table of LittleCMS has errors of up to 10 levels in the shadows. Gray
+        # The optimised gray table of LittleCMS has errors of up to 10 levels in dark tones. Gray
         # has only 256 values, so it needs no optimisation.
         flags=ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE,
     )

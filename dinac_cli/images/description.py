@@ -9,7 +9,7 @@ def parse_description(text: str, *, strict: bool = False) -> dict[str, str]:
     """Returns the pairs of a description, in their order.
 
     A key without `=` has the value "". If a key is repeated, its last value is used. If `strict` is
-    true, a key without `=` and a repeated key raise ValueError instead.
+    true, raises ValueError for a key without `=` and for a repeated key.
     """
     pairs: dict[str, str] = {}
     for pair in filter(None, text.split(";")):

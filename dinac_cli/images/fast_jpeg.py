@@ -1,4 +1,4 @@
-"""Decodes JPEGs with simplejpeg (the extra `fast`), if its pixels equal those of Pillow."""
+"""Decodes JPEGs with simplejpeg (the extra `fast`) if it gives the same pixels as Pillow."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ Decode = Callable[[bytes], Pixels]
 def decode_jpeg(data: bytes, opened: ImageFile.ImageFile) -> Pixels | None:
     """Returns the pixels [H, W, 3] of an RGB JPEG, or None if Pillow must decode the file.
 
-    `opened` is the same file, which Pillow has opened but not decoded. Returns None if simplejpeg
-    is not installed, if its pixels differ from Pillow's, or if it refuses this file.
+    `opened` is the same file; Pillow has opened it, but has not decoded the pixels. Returns None if
+    simplejpeg is not installed, if it does not give the pixels of Pillow, or if it refuses this
+    file.
     """
     decode = _find_decoder()
     if decode is None:
@@ -36,8 +37,8 @@ def _find_decoder() -> Decode | None:
     """Returns simplejpeg's decoder if it is installed and gives exactly the pixels of Pillow.
 
     simplejpeg and Pillow contain different JPEG libraries, but the pixels of an image must not
-    depend on the library. Therefore both first decode a few small images, and the pixels are
-    compared.
+    depend on the library. Therefore this function decodes a few small images with both, and
+    compares the pixels.
     """
     try:
         import simplejpeg
@@ -56,7 +57,7 @@ def _find_decoder() -> Decode | None:
 
 
 def _draw_samples() -> Iterator[bytes]:
-    """Yields small JPEGs of odd width and height: baseline and progressive, in each subsampling."""
+    """Yields small JPEGs of odd size: one baseline and one progressive JPEG per subsampling."""
     pixels = np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     for subsampling, progressive in itertools.product(("4:4:4", "4:2:2", "4:2:0"), (False, True)):

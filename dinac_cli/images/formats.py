@@ -15,11 +15,11 @@ MAX_PIXELS = 178_956_970
 """The default limit of width x height. Pillow also refuses larger images by default."""
 
 HEAD_BYTES = 32
-"""The format of a file is detected from this many bytes at its start."""
+"""The number of bytes at the start of a file that are read to detect its format."""
 
-# Only raster formats are supported. For safety, dinac excludes EPS and PDF (Pillow runs
-# Ghostscript), WMF and FITS. The header of an ICO does not declare the decoded size, and a TGA has
-# no signature, so neither is supported.
+# Only raster formats are supported. For safety, dinac excludes EPS and PDF (Pillow runs Ghostscript
+# for them), WMF and FITS. ICO is not supported, because its header does not declare the decoded
+# size. TGA is not supported, because it has no signature.
 _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "JPEG": re.compile(rb"\xff\xd8\xff"),
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -66,7 +66,7 @@ def _match(signatures: Mapping[str, re.Pattern[bytes]], head: bytes) -> str | No
 
 
 def looks_like_image(head: bytes) -> bool:
-    """True if a file that begins with `head` has an input format."""
+    """True if a file that begins with `head` is in an input format."""
     return detect_format(head) is not None
 
 
@@ -79,8 +79,8 @@ def is_image_name(name: str | PurePath) -> bool:
 class OutputFormat:
     """A format of decoded images.
 
-    `suffixes` are its file name suffixes; if a name has none of them, dinac appends the first one.
-    `pillow` is the format's name in Pillow. `save_options` are arguments of `Image.save`.
+    `suffixes` are its file name suffixes; if a name has none of them, dinac appends the first
+    suffix. `pillow` is the format's name in Pillow. `save_options` are arguments of `Image.save`.
     `has_stamp` is true if files in this format can hold a stamp.
     """
 
@@ -107,8 +107,8 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
             "JPEG",
             {"quality": 95, "subsampling": "4:4:4"},
         ),
-        # In lossless WebP, quality and method set only the effort. Even at the lowest effort, a
-        # WebP is smaller than a PNG.
+        # For lossless WebP, `quality` and `method` change only the time and the file size. Even
+        # with these fastest settings, a WebP is smaller than a PNG.
         OutputFormat("webp", (".webp",), "WEBP", {"lossless": True, "quality": 0, "method": 0}),
         OutputFormat("tiff", (".tiff", ".tif"), "TIFF", {"compression": "tiff_adobe_deflate"}),
         # At speed 8 (of 10), encoding is twice as fast as at the default speed 6, and the file size

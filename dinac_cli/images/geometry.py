@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dinac_cli.images.pixels import Pixels
 
 MAX_SIDE = 1 << 20
-"""The limit for each requested side, in pixels."""
+"""The largest side that the user can request, in pixels."""
 
 # `read_image` writes these keys into a description.
 _READING_KEYS = {"orientation", "color", "alpha", "frame"}
@@ -27,11 +27,11 @@ _SIZE = re.compile(f"({_SIDE})x({_SIDE})")
 
 @dataclass(frozen=True)
 class Geometry:
-    """The changes to the upright sRGB pixels of an image: scale, then crop.
+    """The changes to the upright sRGB pixels of an image: first scaling, then cropping.
 
     `resize` sets the short side: it can enlarge or reduce the image. `max_side` limits the long
-    side. `crop` (width, height) keeps the centre. All sides are in pixels. `flip` also requests a
-    twin, the image mirrored left to right, but `apply` does not make this twin. Raises ValueError
+    side. `crop` (width, height) keeps the centre. All sides are in pixels. If `flip` is true, the
+    image mirrored left to right is also requested, but `apply` does not make it. Raises ValueError
     if a side is not between 1 and `MAX_SIDE`, or if both `resize` and `max_side` are set.
     """
 
@@ -60,8 +60,8 @@ class Geometry:
     def scale(self, width: int, height: int) -> tuple[int, int]:
         """Returns (width, height) after scaling. Each side is rounded half up, and is at least 1.
 
-        Raises ImageError if the scaled image has more than MAX_PIXELS pixels and more pixels than
-        the source.
+        Raises ImageError if the scaled image has more than MAX_PIXELS pixels and also has more
+        pixels than the source.
         """
         side = max(width, height) if self.resize is None else min(width, height)
         wanted = self.resize or min(self.max_side or side, side)
@@ -80,7 +80,7 @@ class Geometry:
     def measure(self, width: int, height: int) -> tuple[int, int]:
         """Returns (width, height) after scaling and cropping.
 
-        Raises ImageError if `scale` does, or if the scaled image is smaller than the crop.
+        Raises ImageError if `scale` raises it, or if the scaled image is smaller than the crop.
         """
         size = self.scale(width, height)
         if self.crop is None:
@@ -97,8 +97,8 @@ class Geometry:
     def apply(self, pixels: Pixels) -> Pixels:
         """Scales and crops uint8 [H, W, 3]. Returns `pixels` itself if it needs no change.
 
-        If an odd number of rows or columns is cut, one more is cut at the bottom or right. Raises
-        ImageError if `measure` does.
+        If an odd number of rows is cut, the bottom loses one row more than the top. For columns,
+        the right side loses one more. Raises ImageError if `measure` raises it.
         """
         if not self.changes_pixels:
             return pixels
@@ -110,7 +110,7 @@ class Geometry:
         return crop_centre(scale_pixels(pixels, *self.scale(width, height)), *final)
 
     def describe(self, description: str) -> str:
-        """Returns `description`, the description of an image, with this geometry appended."""
+        """Appends this geometry to the `description` of an image, and returns the result."""
         return format_description(parse_description(description) | self._list_pairs())
 
     def _list_pairs(self) -> dict[str, str]:
@@ -124,13 +124,13 @@ class Geometry:
 
 
 NO_GEOMETRY = Geometry()
-"""The geometry that changes no image and requests no twin."""
+"""The geometry that changes no image and requests no mirrored image."""
 
 
 def choose_geometry(
     resize: int | None, max_side: int | None, crop: tuple[int, int] | None, *, flip: bool = False
 ) -> Geometry:
-    """Builds the geometry from the values of the options. Raises UsageError if one is invalid."""
+    """Builds the geometry from the options. Raises UsageError if an option is invalid."""
     if resize is not None and max_side is not None:
         raise UsageError("--resize and --max-side cannot be used together")
     for option, sides in (("resize", [resize]), ("max-side", [max_side]), ("crop", crop or [])):
@@ -149,7 +149,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def read_geometry(description: str) -> Geometry:
-    """Parses a record's `image` field. Raises ImageError if a key is unknown or a value invalid."""
+    """Parses a record's `image` field. Raises ImageError for an unknown key or an invalid value."""
     try:
         pairs = parse_description(description, strict=True)
         if unknown := pairs.keys() - _READING_KEYS - _GEOMETRY_KEYS:
@@ -170,7 +170,7 @@ def read_geometry(description: str) -> Geometry:
 
 
 def find_geometry(description: str) -> str:
-    """Returns the geometry from a record's `image` field, as a text like `Geometry.text`."""
+    """Returns the geometry in a record's `image` field, in the form of `Geometry.text`."""
     pairs = parse_description(description).items()
     return format_description({key: value for key, value in pairs if key in _GEOMETRY_KEYS})
 

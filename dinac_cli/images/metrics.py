@@ -43,7 +43,8 @@ class PsnrSummary:
     """Statistics of the finite PSNR values in dB. They are None if no value is finite.
 
     `std` is the population standard deviation. Percentiles are interpolated linearly. `count` is
-    the number of all pairs. `identical` is the number of pairs with infinite PSNR.
+    the number of pairs, with finite and infinite PSNR. `identical` is the number of pairs with
+    infinite PSNR.
     """
 
     mean: float | None

@@ -1,6 +1,7 @@
 """Opens untrusted image files with Pillow.
 
-Only the formats of `_OPENERS` are opened, with dinac's own size limit and one class of errors.
+This module opens only the formats of `_OPENERS`. It has its own size limit, and raises only
+ImageError.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS, detect_format, dete
 
 
 def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
-    """Opens a WebP. Raises EOFError if it is truncated; libwebp would only call it damaged."""
+    """Opens a WebP. Raises EOFError if it is truncated; libwebp would only report damage."""
     declared = int.from_bytes(file.read(12)[4:8], "little") + 8
     if file.seek(0, io.SEEK_END) < declared:
         raise EOFError
@@ -67,9 +68,9 @@ _limit_lock = threading.Lock()
 def open_image(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     """Opens an image file of any supported format. Does not decode the pixels.
 
-    Every error, even one in the `with` block, becomes an ImageError with a one-line message.
-    Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, MemoryError and others
-    for damaged files. Only Exception covers all of them.
+    Every error becomes an ImageError with a one-line message. This includes errors in the `with`
+    block. For damaged files, Pillow raises OSError, SyntaxError, ValueError, struct.error,
+    KeyError, MemoryError and other errors. Only Exception covers all of them.
     """
     kind = _identify(file.read(HEAD_BYTES))
     file.seek(0)
@@ -142,8 +143,9 @@ def _means_truncated(exc: BaseException) -> bool:
 def _quiet_pillow() -> None:
     """Silences Pillow's warnings and log messages about odd metadata.
 
-    Many threads read images. A permanent filter is thread-safe, but warnings.catch_warnings is not.
-    The filter does not hide DecompressionBombWarning, because that is not a UserWarning.
+    The filter is permanent, because many threads read images and warnings.catch_warnings is not
+    thread-safe. The filter does not hide DecompressionBombWarning, because that is not a
+    UserWarning.
     """
     with _filters_lock:
         if ("ignore", None, UserWarning, _PILLOW_MODULES, 0) not in warnings.filters:

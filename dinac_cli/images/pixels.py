@@ -12,7 +12,7 @@ Pixels = NDArray[np.uint8]
 def pad_pixels(pixels: Pixels, multiple: int) -> Pixels:
     """Repeats the right and bottom edges of [H, W, 3] until H and W are multiples of `multiple`.
 
-    Returns `pixels` itself if H and W already are multiples.
+    Returns `pixels` itself if H and W are already multiples.
     """
     height, width, _ = pixels.shape
     down, right = -height % multiple, -width % multiple
@@ -29,8 +29,9 @@ def crop_pixels(pixels: Pixels, height: int, width: int) -> Pixels:
 def scale_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
     """Scales uint8 [H, W, 3] to [height, width, 3]. Returns `pixels` itself if it has that size.
 
-    Uses antialiased Lanczos on sRGB values. Of Pillow's filters, Lanczos keeps the most detail in a
-    reduced image. Pillow uses integer arithmetic, so the result is the same on every machine.
+    Uses antialiased Lanczos on sRGB values. Lanczos keeps more detail in a reduced image than the
+    other filters of Pillow. Pillow uses integer arithmetic, so the result is the same on every
+    machine.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -40,12 +41,13 @@ def scale_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
 def crop_centre(pixels: Pixels, width: int, height: int) -> Pixels:
     """Returns the centre of uint8 [H, W, 3], or `pixels` itself if it has the requested size.
 
-    If an odd number of rows or columns is cut, one more is cut at the bottom or right.
+    If an odd number of rows is cut, the bottom loses one row more than the top. For columns, the
+    right side loses one more.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    # The part is copied, because a view of it would keep the whole image in memory.
+    # The centre is copied, because a view would keep the whole image in memory.
     return pixels[top : top + height, left : left + width].copy()
 
 

@@ -22,7 +22,8 @@ from dinac_cli.images.pixels import Pixels
 
 WHITE = (255, 255, 255)
 
-# The transposition that turns each EXIF orientation upright. Orientation 1 is already upright.
+# For each EXIF orientation, the transposition that makes the image upright. Orientation 1 is
+# already upright.
 _UPRIGHT: Mapping[object, Transpose] = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -38,10 +39,10 @@ _TURNED = (5, 6, 7, 8)  # these orientations exchange width and height
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """An image that is converted for encoding or comparison.
+    """An image after its conversion for encoding or comparison.
 
     `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, such as
-    "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are for the user.
+    "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are messages for the user.
     """
 
     pixels: Pixels
@@ -77,7 +78,7 @@ def read_image(
 
 
 def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
-    """True if this is an upright RGB JPEG without profile: its pixels need no conversion."""
+    """True if the image is an upright RGB JPEG without profile, so that it needs no conversion."""
     # The format is checked first, because other formats may decode the pixels to read the EXIF.
     if opened.format != "JPEG" or opened.mode != "RGB":
         return False
@@ -87,7 +88,7 @@ def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
 def _decode_pixels(
     opened: ImageFile.ImageFile, background: tuple[int, int, int]
 ) -> tuple[Pixels, dict[str, str]]:
-    """Returns upright sRGB pixels [H, W, 3], and the conversions as pairs of a description."""
+    """Returns upright sRGB pixels [H, W, 3], and the conversions as keys and values."""
     upright, turned = _load_upright(opened)
     opaque, alpha = color.split_alpha(upright)
     rgb, colors = color.convert_to_srgb(opaque, _find_profile(opened))
@@ -100,7 +101,7 @@ def _decode_pixels(
 
 
 def measure_image(data: bytes) -> tuple[int, int]:
-    """Returns (width, height) from an image file's header, before orientation.
+    """Returns (width, height) from the header of an image file, before the image is turned.
 
     Raises ImageError if the format is not supported or the header is damaged.
     """
@@ -113,14 +114,15 @@ def measure_file(
 ) -> tuple[int, int]:
     """Returns (width, height) of an image file. Reads no more of the file than necessary.
 
-    If `upright` is true, returns the size after orientation. A PNG must be decoded for this. Raises
-    ImageError for the same files as `read_image`, and OSError if the file cannot be opened.
+    If `upright` is true, returns the size after the image is turned upright. For a PNG, this means
+    that the pixels must be decoded. Raises ImageError for the same files as `read_image`, and
+    OSError if the file cannot be opened.
     """
     with open(path, "rb") as file, open_image(file) as opened:
         check_size(opened, max_pixels)
         _refuse_thumbnail(opened)
         width, height = opened.size
-        # For a TIFF, Pillow already reports the size after orientation.
+        # For a TIFF, Pillow already reports the size of the upright image.
         is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
         if upright and not is_tiff and _read_orientation(opened) in _TURNED:
             return height, width
@@ -148,9 +150,9 @@ def _read_orientation(opened: ImageFile.ImageFile) -> object:
 
 
 def _refuse_thumbnail(opened: ImageFile.ImageFile) -> None:
-    """Raises ImageError for a thumbnail.
+    """Raises ImageError if the image is a thumbnail.
 
-    Pillow finds only the thumbnail in a camera raw file (DNG, NEF, ARW).
+    In a camera raw file (DNG, NEF, ARW), Pillow finds only the thumbnail.
     """
     if not isinstance(opened, TiffImagePlugin.TiffImageFile):
         return
@@ -162,19 +164,19 @@ def _refuse_thumbnail(opened: ImageFile.ImageFile) -> None:
 
 
 def _match_transparent_color(opened: ImageFile.ImageFile) -> None:
-    """Reduces a 16-bit transparent colour to its high bytes, as Pillow does with the pixels."""
+    """Keeps only the high bytes of a 16-bit transparent colour, as Pillow does for the pixels."""
     is_wide = bool(opened.tile) and opened.tile[0].args == "RGB;16B"
     if is_wide and "transparency" in opened.info:
         opened.info["transparency"] = tuple(v >> 8 for v in opened.info["transparency"])
 
 
 def _find_profile(opened: ImageFile.ImageFile) -> bytes | None:
-    """Returns the ICC profile, or b"" if Pillow could not unpack it, or None if there is none."""
+    """Returns the ICC profile, None if there is no profile, or b"" if Pillow cannot unpack it."""
     return (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
 
 
 def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str]:
-    # A phone's JPEG (MPO) can hold other images, which are previews and depth maps, not frames.
+    # A JPEG from a phone (MPO) can also hold previews and depth maps. They do not count as frames.
     if frames > 1 and not isinstance(opened, MpoImagePlugin.MpoImageFile):
         yield f"only the first of {frames} frames is used"
     if colors == color.ASSUMED_SRGB:
@@ -191,8 +193,9 @@ def read_shaped(
 ) -> SourceImage:
     """Reads an image with `read_image` and applies `geometry` to it.
 
-    `hold(size_bytes)` waits until the image and `data` may use this much memory together. `hold` is
-    called before decoding, and again with the final, smaller size. Raises ImageError.
+    `hold(size_bytes)` waits until the image and `data` together may use `size_bytes` of memory.
+    `hold` is called before the image is decoded. After that, it is called again with the final,
+    smaller size. Raises ImageError.
     """
     width, height = measure_image(data)
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
@@ -205,5 +208,5 @@ def read_shaped(
 
 
 def hold_beside(hold: Callable[[int], None], kept_bytes: int) -> Callable[[int], None]:
-    """Returns a `hold` function that adds `kept_bytes`, already in memory, to each size."""
+    """Returns a `hold` function that adds `kept_bytes` to each size, for data already in memory."""
     return lambda size: hold(kept_bytes + size)

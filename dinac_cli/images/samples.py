@@ -1,4 +1,4 @@
-"""Draws small pictures for the demo and the benchmarks, so that dinac contains no photographs."""
+"""Draws small pictures for the demo and the benchmarks, so that dinac needs no photographs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw_photographs(side: int) -> Iterator[Pixels]:
 
 
 def draw_clouds(height: int, width: int) -> Pixels:
-    """Draws noise between two colours. Its spectrum falls with frequency, as in photographs."""
+    """Draws noise in mixtures of two colours. As in photographs, low frequencies are strongest."""
     rng = np.random.default_rng(_SEED)
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))

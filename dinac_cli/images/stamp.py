@@ -1,8 +1,9 @@
 """The stamp: metadata in a decoded image that identifies its record and the decoding settings.
 
 A stamp is a JSON object of strings. A PNG holds it in an iTXt chunk, and other formats hold it in
-an XMP property. The stamp also holds the size of the image file. Editors keep the
-metadata, so a wrong size shows that the image was truncated or edited after dinac wrote it.
+an XMP property. The stamp also holds the size of the image file. Image editors keep the metadata
+when they change an image. Therefore a wrong size shows that the image was truncated or edited after
+dinac wrote it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dinac_cli.images.opening import open_image
 _PNG_KEY = "dinac"
 _PNG_HEADER_BYTES = 33  # the signature, and the chunk IHDR, which is always the first
 _SIZE_KEY = "file_bytes"
-_SIZE_UNSET = "?" * 12  # as long as a real size, which replaces it later
+_SIZE_UNSET = "?" * 12  # a placeholder that has the length of a real size
 _STAMP_PROPERTY = re.compile(rb'dinac:stamp="([^"]*)"')
 
 
@@ -69,8 +70,8 @@ def _format_size(size_bytes: int) -> str:
 def read_stamp(source: bytes | Path) -> dict[str, str] | None:
     """Returns the stamp of an image that dinac wrote, without decoding the pixels.
 
-    Returns None if the file cannot be read, is not an image, or has no stamp. Also returns None if
-    the file was changed after dinac wrote it.
+    Returns None if the file cannot be read, is not an image, has no stamp, or was changed after
+    dinac wrote it.
     """
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:

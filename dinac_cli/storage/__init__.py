@@ -1,1 +1,1 @@
-"""Local files: this package finds and reads inputs, and names and writes outputs safely."""
+"""Finds and reads input files. Names output files and writes them safely."""

@@ -1,9 +1,9 @@
 """Writes a file so that it is either complete or absent.
 
-The data goes to a temporary file in the folder of the target. Then the temporary file is renamed to
-the target. Its name identifies the process that writes it, and the file is locked while it is in
-use. The name and the lock distinguish the leftovers of a killed run from the files of a live run,
-even on a shared file system.
+The data is written to a temporary file in the folder of the target. Then the temporary file is
+renamed to the target. The name of the temporary file identifies the process that writes the file,
+and this process locks the file. The name and the lock show whether a temporary file belongs to a
+live run or was left by a killed run, even on a shared file system.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def write_atomically(
 ) -> None:
     """Writes `data` to a temporary file in the folder of `target`, then renames it to `target`.
 
-    If `replace` is false, an existing `target` is replaced only if `is_ours(target)` is true, that
-    is, if dinac wrote it. Raises UnwritableDiskError if the disk is full or read-only, and
+    If `replace` is false, an existing `target` is replaced only if dinac wrote it
+    (`is_ours(target)` is true). Raises UnwritableDiskError if the disk is full or read-only, and
     OutputError for other failures.
     """
     folder = os.path.dirname(target) or "."
@@ -75,8 +75,8 @@ def write_atomically(
 def describe_write_error(exc: OSError, target: str) -> OutputError:
     """Returns the OutputError for a failed write.
 
-    If the disk is full or read-only, this is an UnwritableDiskError, which stops the run. After any
-    other error, only this file fails.
+    If the disk is full or read-only, the error is an UnwritableDiskError, which stops the run.
+    After any other error, only this file fails.
     """
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return UnwritableDiskError(
@@ -98,7 +98,7 @@ def discard_live_temporaries() -> None:
 
 
 def remove_dead_temporaries(folder: str) -> int:
-    """Removes temporary files of this host's dead processes. Returns the number of files."""
+    """Removes temporary files that dead processes of this host left. Returns their number."""
     try:
         names = [name for name in os.listdir(folder) if name.startswith(TEMPORARY_PREFIX)]
     except OSError:
@@ -112,7 +112,7 @@ def remove_dead_temporaries(folder: str) -> int:
 
 @functools.cache
 def _identify_host() -> tuple[str, str, str]:
-    """Returns (host, boot, pid namespace). Processes with equal values see the same pids."""
+    """Returns (host, boot, pid namespace). If these are equal, processes see the same pids."""
     host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     boot = namespace = "0"
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
@@ -133,9 +133,10 @@ def _is_dead(path: str) -> bool:
         return False
     if (parts[1], parts[2]) == (boot, namespace) and not _is_running(int(parts[3])):
         return True
-    # The pid does not decide here. Another process may have the same pid now (in containers, nearly
-    # all pids are 1), and a pid from another container or an earlier boot means nothing. So the
-    # lock decides, but only after the first minute, because a new file may not be locked yet.
+    # Here, the pid does not show whether the file is in use. Another process may have the same pid
+    # now (in containers, nearly all pids are 1), and a pid from another container or an earlier
+    # boot has no meaning. Therefore the lock decides, but only if the file is older than one
+    # minute, because a new file may not be locked yet.
     with contextlib.suppress(OSError):
         return time.time() - os.stat(path).st_mtime > 60 and _is_unlocked(path)
     return False
@@ -191,7 +192,7 @@ def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[s
             # Either the target exists, or this file system does not support hard links.
             if os.path.lexists(target) and not is_ours(target):
                 if _are_equal(temporary, target):
-                    return  # another run wrote it, in a format that cannot hold a stamp
+                    return  # another run wrote `target`, in a format without stamps
                 raise refuse_foreign(target) from exc
     os.replace(temporary, target)
 

@@ -26,7 +26,7 @@ class FileKind:
     """Decides which files in a folder are inputs.
 
     A file is an input if `accepts_name` accepts its name, or if `accepts_head` accepts its first
-    bytes. But it is not an input if `is_output(path)` says that an earlier run wrote it.
+    bytes. A file that an earlier run wrote (`is_output(path)` is true) is not an input.
     """
 
     label: str
@@ -53,9 +53,9 @@ class FileKind:
 class Input:
     """One input.
 
-    `path` is the file to open, or None for standard input. The output in OUT is named after `name`,
-    which is relative and contains `/`. If the input cannot be used, `problem` says why: for
-    example, the file does not exist, or it is outside --root.
+    `path` is the file to open, or None for standard input. `name` is a relative path with `/`. The
+    name of the output in OUT is made from `name`. If the input cannot be used, `problem` says why:
+    for example, the file does not exist, or it is outside --root.
     """
 
     path: str | None
@@ -74,7 +74,7 @@ class InputScan:
 
     `paths` are files, folders, globs or `-`. `listed` is the content of a `--files-from` list, or
     None. If `null` is true, NULs separate the names in this list. The names are relative to `root`.
-    `exclude` is a folder that is not entered if it lies in an input folder: OUT. After an
+    `exclude` is OUT. If OUT lies in an input folder, OUT is not searched for inputs. After an
     iteration, `others` is the number of files that were not of `kind`.
     """
 
@@ -113,7 +113,7 @@ class InputScan:
             yield _name_file(path, os.path.basename(path))
 
     def _expand_glob(self, pattern: str) -> Iterator[Input]:
-        """Yields the files that match a pattern, and the files in folders that match it.
+        """Yields the files that match a pattern, and the files in matching folders.
 
         The names of files in a folder are relative to that folder. `**` also matches the content of
         a matching folder, and can follow links in a loop. Therefore each file is yielded only at
@@ -203,8 +203,8 @@ class InputScan:
 def split_list(content: bytes, *, null: bool) -> Iterator[str]:
     """Yields the entries of a list. Skips empty entries.
 
-    Newlines separate the entries, or NULs if `null` is true. Raises UsageError if a list that is
-    separated by newlines contains a NUL, because no file name can contain a NUL.
+    The entries are separated by newlines, or by NULs if `null` is true. Raises UsageError if `null`
+    is false and the list contains a NUL, because no file name can contain a NUL.
     """
     if not null and b"\0" in content:
         raise UsageError("the list of --files-from holds NUL characters; add --null")

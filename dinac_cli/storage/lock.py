@@ -18,10 +18,11 @@ if sys.platform != "win32":
 def hold_folder(folder: str, refusal: str) -> Iterator[None]:
     """Locks the folder against other processes during the `with` block.
 
-    Creates the folder if it does not exist. A folder created here is removed at the end if it is
-    still empty. If a process dies, its lock is released. Windows and some file systems have no such
-    locks: there, nothing is locked. Raises OutputError if the folder is not writable. If another
-    process holds the lock, the message of the OutputError is `refusal`.
+    Creates the folder if it does not exist. If this function created the folder and the folder is
+    still empty at the end, removes the folder. The system releases the lock of a process that dies.
+    On Windows, and on file systems without such locks, nothing is locked. Raises OutputError if the
+    folder is not writable. If another process holds the lock, the message of the OutputError is
+    `refusal`.
     """
     is_new = not os.path.lexists(folder)
     try:
@@ -55,7 +56,7 @@ def _lock_folder(folder: str) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             raise
-        except FileNotFoundError:  # its last holder removed the folder before it was locked here
+        except FileNotFoundError:  # another process removed the folder before this one locked it
             pass
         except OSError:  # this file system has no locks, or cannot lock folders
             return descriptor

@@ -18,7 +18,8 @@ def name_latents(name: str) -> str:
 def name_image(name: str, suffixes: tuple[str, ...]) -> str:
     """Returns the decoded image's name: `a.png.dinac` → `a.png`, `a.jpg.dinac` → `a.jpg.png`.
 
-    `suffixes` are those of the output format. If the name has none of them, the first is appended.
+    `suffixes` are the suffixes of the output format. If the name has none of them, the first suffix
+    is appended.
     """
     if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
         name = name[: -len(LATENT_SUFFIX)]
@@ -41,7 +42,7 @@ def refuse_collisions(
 
     `pairs` returns pairs of an input and its output name. The output name is None if the input
     will fail. Raises UsageError if two names are equal, or, with `fold_case`, if they differ only
-    in case. To find the other input for the message, `pairs` is then called again.
+    in case. In this case, `pairs` is called again to find the other input for the message.
     """
     seen: set[int] = set()  # hashes, which need less memory than names
     count = 0

@@ -15,7 +15,7 @@ STDOUT = "-"
 
 
 class OutputKind(str, Enum):
-    """What OUT is: a folder, one file, or standard output."""
+    """The kind of OUT: a folder, one file, or standard output."""
 
     FOLDER = "folder"
     FILE = "file"
@@ -45,7 +45,7 @@ class Output:
 
     @property
     def keeps_existing(self) -> bool:
-        """True if a run must look at existing outputs before it writes."""
+        """True if a run must check existing outputs before it writes."""
         return not self.is_stream and not self.overwrite
 
     @property
@@ -63,8 +63,8 @@ class Output:
     def look(self, name: str) -> str | None:
         """Makes the folder of the output called `name`, and returns the path of that output.
 
-        The output may exist already. Returns None, and makes no folder, if `keeps_existing` is
-        false. Raises OutputError if `prepare` does.
+        The output may exist already. If `keeps_existing` is false, makes no folder and returns
+        None. Raises OutputError if `prepare` raises it.
         """
         if not self.keeps_existing:
             return None

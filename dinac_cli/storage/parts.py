@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from dinac_cli.errors import UsageError
 
-# Launchers, with their variables for the index and the number of processes. The first launcher
-# whose variables are set is used.
+# The launchers, each with its variables for the process index and the number of processes. The
+# first launcher whose variables are set is used.
 _LAUNCHERS = (("torchrun", "RANK", "WORLD_SIZE"), ("Slurm", "SLURM_PROCID", "SLURM_NTASKS"))
 _ARRAY = ("Slurm array", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
 
@@ -53,7 +53,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
 
 
 def _detect_shard(environment: Mapping[str, str]) -> Shard:
-    """Returns the shard of this process. A Slurm array has one shard per process of each task."""
+    """Returns the shard of this process. Each process of a Slurm array's task has its own shard."""
     found = [_read_numbers(environment, index, count) for _, index, count in _LAUNCHERS]
     process = next(filter(None, found), None)
     task = _read_numbers(environment, *_ARRAY[1:])
