@@ -37,8 +37,8 @@ class BenchRequest:
     """A request to time a model and the commands.
 
     If `model` is None, the model has random weights and the sizes of `RELEASED[random_weights]`.
-    Commands are timed over each number of files in `file_counts`. The files are `images`. If
-    `images` is empty, pictures are drawn. Each comparison of models takes about `seconds`.
+    Commands are timed over each number of files in `file_counts`. `images` are the image files to
+    use. If `images` is empty, pictures are drawn. Each comparison of models takes about `seconds`.
     """
 
     model: ResolvedModel | None

@@ -24,8 +24,8 @@ class Rate:
     """The total size of all records that have the same precision.
 
     `payload_bytes` is the size of the compressed blocks that follow the header, without the
-    checksum. `histograms` has one histogram of byte values for each plane of the latents and their
-    companions. A float32 tensor has four planes.
+    checksum. `histograms` has one histogram of byte values for each plane of the latents and of the
+    tensors stored with them. A float32 tensor has four planes.
     """
 
     records: int = 0

@@ -197,8 +197,8 @@ class Engine:
 
         `size` is the height and width of the images. If `key` is not None, a GPU may replay a
         recorded CUDA graph (see `GraphCache`). If the device runs out of memory, frees as much
-        memory as possible and retries once. After that, fewer calls may be in flight. The retry
-        keeps the batch shape, because another shape would change the bytes of the result.
+        memory as possible and retries once. From then on, allows fewer calls in flight. The
+        retry keeps the batch shape, because another shape would change the bytes of the result.
         """
         tokens = self._count_tokens(*size)
         self._in_flight.make_room(tokens)
@@ -247,7 +247,7 @@ class Engine:
             ) from exc
 
     def _try(self, work: Callable[[], R]) -> R:
-        """Runs `work`. Raises MemoryError if memory runs out, DeviceError for other failures."""
+        """Runs `work`. Raises MemoryError if memory runs out, and DeviceError for other errors."""
         try:
             # Triton launches kernels on the current device, even for tensors on another device.
             is_cuda = self.device.type == "cuda"

@@ -146,7 +146,7 @@ class Transfer:
         with torch.cuda.stream(self._up):
             on_device = host.to(self._device, non_blocking=True)
         computing.wait_stream(self._up)
-        on_device.record_stream(computing)  # keeps the memory until `computing` is done
+        on_device.record_stream(computing)  # torch keeps the memory until `computing` is done
         return on_device
 
     def download(self, x: Tensor) -> Download:

@@ -4,9 +4,10 @@ Whitened channels must not share one step. One unit of the first principal compo
 image by hundreds of grey levels. One unit of the last component changes the image by less than one
 level.
 
-A checkpoint may list the sensitivity of each channel. If all values of the whitened channel change
-by one unit, the image changes by this number of 8-bit levels (root mean square). If a checkpoint
-has the list, each step is inversely proportional to the sensitivity. If not, all steps are equal.
+A checkpoint may list the sensitivity of each channel. The sensitivity is the change of the image,
+in 8-bit levels (root mean square), if all values of the whitened channel change by one unit. If a
+checkpoint has the list, each step is inversely proportional to the sensitivity. If not, all steps
+are equal.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def split_arguments(
 
 
 class FeaturesSummary(Summary):
-    """The summary of a features run: the file written, and the `top` most similar images."""
+    """The summary of a features run: the file written, and up to `top` most similar images."""
 
     def __init__(self, run: FeaturesRun, out: str | None, top: int) -> None:
         super().__init__()

@@ -119,7 +119,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
 
 
 def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:
-    """Yields lines to read. `refusal` is the reason why encode would not start, or None."""
+    """Yields the plan as lines. `refusal` is the reason why encode would not start, or None."""
     from dinac_cli.jobs.plan import WORK, Fate
 
     rows = [["state", "files", "bytes"]]

@@ -53,8 +53,9 @@ def read_inputs(
     limit: int | None,
     shard: str | None,
 ) -> InputRequest:
-    """Makes a request from the "Inputs" options. May read a list from standard input.
+    """Makes a request from the "Inputs" options.
 
+    If `files_from` is `-`, reads the list from standard input, unless `-` is one of the paths.
     Raises UsageError if standard input is closed.
     """
     named = tuple(paths or ())

@@ -16,8 +16,8 @@ FORMAT_VERSION = 1
 """Version 1 never changes, and every later dinac can read the records of version 1."""
 
 # A record starts with a skippable zstd frame of 16 content bytes. Zstd tools skip this frame. The
-# `file` command recognises a record by its first 14 bytes. A reader that resumes after damage does
-# the same.
+# `file` command recognises a record by its first 14 bytes. A reader that resumes after damage uses
+# the same 14 bytes.
 RECORD_START = (0x184D2A5D).to_bytes(4, "little") + (16).to_bytes(4, "little") + b"DINAC\0"
 PREAMBLE = RECORD_START + bytes([FORMAT_VERSION]) + bytes(9)
 ZSTD_MAGIC = (0xFD2FB528).to_bytes(4, "little")
@@ -27,8 +27,8 @@ MAX_BLOCK_BYTES = 1 << 17  # RFC 8878 limits the content of a block to this size
 CHECKSUM_BYTES = 4
 
 # To walk a frame takes one step per block, so the number of blocks must have a limit. Zstd encoders
-# write blocks of at least 1 KiB on average. Only near tensor boundaries, which are few, can blocks
-# be smaller.
+# write blocks of at least 1 KiB on average. Smaller blocks occur only near tensor boundaries, and a
+# record has few of these.
 SPARE_BLOCKS = 64
 MIN_MEAN_BLOCK_BYTES = 1024
 
@@ -158,7 +158,10 @@ def walk_frame(source: Source) -> int:
 
 
 def take_frame_header(source: Source) -> FrameHeader:
-    """Takes the header of a zstd frame. Raises FormatError if a record may not have this header."""
+    """Takes the header of a zstd frame.
+
+    Raises FormatError if the format does not allow this header in a record.
+    """
     fixed = take_exactly(source, len(ZSTD_MAGIC) + 1)
     descriptor = fixed[-1]
     if fixed[:-1] != ZSTD_MAGIC or descriptor & 0b0001_1000:
@@ -195,7 +198,10 @@ def take_block(source: Source, frame: FrameHeader) -> Block:
 
 
 def take_exactly(source: Source, count: int) -> bytes:
-    """Takes `count` bytes. Raises FormatError TRUNCATED if the source ends too early."""
+    """Takes `count` bytes.
+
+    Raises FormatError with rejection TRUNCATED if the source ends before that.
+    """
     data = source.take(count)
     if len(data) != count:
         raise _truncated()

@@ -80,7 +80,7 @@ def header_to_metadata(header: RecordHeader) -> dict[str, str]:
 def header_from_metadata(metadata: Mapping[str, str]) -> RecordHeader:
     """Reads a header from metadata strings. Ignores unknown keys.
 
-    Raises FormatError VERSION, and every FormatError that RecordHeader raises.
+    Raises FormatError with rejection VERSION, and every FormatError that RecordHeader raises.
     """
     name = metadata.get("name", "")
     if name:

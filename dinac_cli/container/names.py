@@ -43,7 +43,7 @@ def escape_text(raw: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raises FormatError NAME if `name` is not a safe relative path."""
+    """Raises FormatError with rejection NAME if `name` is not a safe relative path."""
     fault = _text_fault(name)
     for component in name.split("/"):
         fault = fault or _component_fault(component)

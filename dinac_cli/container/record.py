@@ -41,9 +41,9 @@ _DTYPES: dict[str, npt.DTypeLike] = {"U8": "u1", "I8": "i1", "F32": "<f4"}
 class Record:
     """An unpacked record: its header, its float32 `latents` [C, h, w] and its optional tensors.
 
-    `logsnr` has shape [C, h, w] and `class_token` has shape [D]. `flipped` holds the latents and
-    companions of the mirrored image. An optional attribute is None if the record does not hold it,
-    or if it was not requested.
+    `logsnr` has shape [C, h, w] and `class_token` has shape [D]. `flipped` holds the same tensors
+    of the mirrored image. An optional attribute is None if the record does not hold it, or if it
+    was not requested.
     """
 
     header: RecordHeader
@@ -56,7 +56,7 @@ class Record:
 class Outline(NamedTuple):
     """The header of a record, and the requested tensors that the record holds.
 
-    `held` maps the name of each companion to its shape. If a companion belongs to the mirrored
+    `held` maps the name of each of these tensors to its shape. If a tensor belongs to the mirrored
     image, its name begins with `tensors.FLIPPED`. `has_twin` is true if the mirrored image was
     requested and the record holds it.
     """
@@ -67,7 +67,10 @@ class Outline(NamedTuple):
 
 
 class _View(NamedTuple):
-    """The latent planes and requested companions of the image itself or of the mirrored image."""
+    """The tensors of one image: either the image itself or the mirrored image.
+
+    `planes` hold its latents. `companions` are the requested `tensors.COMPANIONS`.
+    """
 
     prefix: str
     planes: dict[str, TensorEntry]
@@ -77,7 +80,7 @@ class _View(NamedTuple):
 def pack_record(
     header: RecordHeader, latents: Latents, steps: npt.NDArray[np.float32] | None = None
 ) -> bytes:
-    """Packs latents [C, h, w] without companions; see `pack_encoded`."""
+    """Packs only latents [C, h, w], without other tensors; see `pack_encoded`."""
     return pack_encoded(header, Encoded(latents), steps)
 
 
@@ -220,10 +223,10 @@ def unpack_record(
 ) -> Record:
     """Unpacks the latents and the requested `tensors.COMPANIONS` of exactly one record.
 
-    If `with_twin` is true, also unpacks the mirrored image with its requested companions. Ignores
-    tensors that are not requested. Checks the frame before the header, and the header before the
-    payload. Therefore this function never allocates more memory than the header describes and the
-    frame can hold.
+    If `with_twin` is true, also unpacks the same tensors of the mirrored image. Ignores tensors
+    that are not requested. Checks the frame before the header, and the header before the payload.
+    Therefore this function never allocates more memory than the header describes and the frame can
+    hold.
     Raises FormatError if the record breaks a rule of the format.
     """
     _walk_whole(data)

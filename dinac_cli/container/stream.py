@@ -90,9 +90,9 @@ class StreamSource:
     def has_start(self, size: int) -> bool:
         """True if a second record may start within the first `size` buffered bytes.
 
-        The result is also true if these bytes end with only a part of a record's start. For
-        example, if a record is truncated, its last bytes are in fact the first bytes of the next
-        record.
+        The result is also true if these bytes end with only a part of a record's start. This
+        happens, for example, if a record lacks its last bytes: the first bytes of the next record
+        are then in their place.
         """
         if self._buffer.find(RECORD_START, len(RECORD_START), size) >= 0:
             return True

@@ -1,4 +1,4 @@
-"""Converts latents and their companions to the tensors of a record, and back.
+"""Converts latents, `logsnr` and `class_token` to the tensors of a record, and back.
 
 Latents are split into byte planes, which an entropy coder can compress well. A conversion works on
 one group of channels after another, so that temporary arrays need little memory.
@@ -41,10 +41,10 @@ _BF16_NOT_FINITE = 0xFF  # the exponent of infinity and NaN
 
 
 class Encoded(NamedTuple):
-    """One encoded image: whitened float32 `latents` [C, h, w], and companions if requested.
+    """One encoded image: whitened float32 `latents` [C, h, w] and, if requested, other tensors.
 
-    The companions are the `logsnr` [C, h, w] of the posterior, which is not whitened, and a DINO
-    `class_token` [D].
+    These other tensors are the `logsnr` [C, h, w] of the posterior, which is not whitened, and a
+    DINO `class_token` [D].
     """
 
     latents: Latents
@@ -57,8 +57,8 @@ def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Pla
 
     f32 is exact, and bf16 rounds to nearest even. For q8 to q3, each latent is divided by the step
     of its channel, and the result is rounded half to even. Only q8 to q3 use `steps` [C].
-    Raises FormatError VALUE if a latent is not finite or is too large, and STEP if a step is not
-    usable.
+    Raises FormatError with rejection VALUE if a latent is not finite or is too large, and with
+    rejection STEP if a step is not usable.
     """
     _check_finite("the latents hold", latents, "the model overflowed")
     if precision == "f32":
@@ -75,7 +75,8 @@ def split_planes(latents: Latents, precision: str, steps: Latents | None) -> Pla
 def join_planes(planes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, int, int]) -> Latents:
     """Returns float32 latents of `shape` (C, h, w) from the tensors that `find_planes` found.
 
-    Raises FormatError VALUE if a latent is not finite, and STEP if a step is not usable.
+    Raises FormatError with rejection VALUE if a latent is not finite, and with rejection STEP if a
+    step is not usable.
     """
     if PLAIN in planes:
         _check_finite("the latents hold", planes[PLAIN], "re-encode")
@@ -94,7 +95,7 @@ def find_planes(
     """Checks and returns the entries of the tensors that hold latents of `shape`.
 
     Considers only names that begin with `prefix`. The returned names have no prefix.
-    Raises FormatError TENSOR if a tensor is missing or has the wrong dtype or shape.
+    Raises FormatError with rejection TENSOR if a tensor is missing or has the wrong dtype or shape.
     """
     own = {name: tensors[prefix + name] for name in _PLANES if prefix + name in tensors}
     expected = _expected_planes(own, precision, shape)
@@ -113,7 +114,8 @@ def find_twin(
 ) -> dict[str, TensorEntry] | None:
     """Returns the entries of the mirrored latents, or None if the record has no mirrored latents.
 
-    Raises FormatError TENSOR if the record has only some of these entries; see `find_planes`.
+    Raises FormatError with rejection TENSOR if the record has only some of these entries; see
+    `find_planes`.
     """
     if not any(FLIPPED + name in tensors for name in _PLANES):
         return None
@@ -144,10 +146,11 @@ def find_companions(
     wanted: Collection[str],
     prefix: str = "",
 ) -> dict[str, TensorEntry]:
-    """Checks and returns the entries of all `wanted` COMPANIONS that a record holds.
+    """Checks and returns the entries of the COMPANIONS that are `wanted` and that a record holds.
 
     Considers only names that begin with `prefix`. The returned names have no prefix. `shape` (C, h,
-    w) is the shape of the latents. Raises FormatError TENSOR if a dtype or shape is wrong.
+    w) is the shape of the latents. Raises FormatError with rejection TENSOR if a dtype or shape is
+    wrong.
     """
     found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
     for name, entry in found.items():
@@ -158,7 +161,10 @@ def find_companions(
 
 
 def read_companion(name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Returns a copy of a stored tensor. Raises FormatError VALUE if a value is not finite."""
+    """Returns a copy of a stored tensor.
+
+    Raises FormatError with rejection VALUE if a value is not finite.
+    """
     _check_finite(f"tensor {name} holds", stored, "re-encode")
     return stored.astype(np.float32)
 

@@ -28,8 +28,8 @@ from dinac_cli.errors import FormatError, Rejection
 MAX_HEADER_BYTES = 1 << 16  # the limit for the safetensors JSON, without its 8-byte length
 
 # A frame header with a window of 128 KiB and no content size. If only the first blocks are decoded,
-# it replaces the frame header of the record, because the window of the record may need up to 1 GiB
-# of memory.
+# this header replaces the frame header of the record, because the record's own window may need up
+# to 1 GiB of memory.
 _SMALL_WINDOW = ZSTD_MAGIC + bytes([0, 7 << 3])
 
 
@@ -70,7 +70,8 @@ def compress_content(parts: Sequence[bytes | memoryview]) -> bytes:
 def decompress_content(frame: bytes | memoryview) -> bytes:
     """Decompresses one whole zstd frame that `walk_frame` has checked.
 
-    Raises FormatError CHECKSUM if the content has changed, and BLOCK if a block cannot be decoded.
+    Raises FormatError with rejection CHECKSUM if the content has changed, and with rejection BLOCK
+    if a block cannot be decoded.
     """
     try:
         return _coders.decompressor.decompress(frame, allow_extra_data=False)

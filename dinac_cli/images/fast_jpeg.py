@@ -51,7 +51,7 @@ def _find_decoder() -> Decode | None:
         for data in _draw_samples():
             if not np.array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)))):
                 return None
-    except Exception:  # simplejpeg is not used if it fails on a valid file
+    except Exception:  # simplejpeg could not decode a valid sample, so dinac does not use it
         return None
     return decode
 

@@ -44,8 +44,9 @@ class ImageFeatures:
 def pack_features(rows: Sequence[ImageFeatures], facts: Mapping[str, str]) -> bytes:
     """Packs the features of images into a safetensors file, with `facts` as metadata.
 
-    `class_tokens` is F32 [N, D]. If there are patch tokens, those of each image are
-    `spatial_tokens.<index>`, F32 [h·w, D], and `grids`, I32 [N, 2], holds h and w of each image.
+    `class_tokens` is F32 [N, D]. If there are patch tokens, the tensor
+    `spatial_tokens.<index>`, F32 [h·w, D], holds those of one image, and the tensor `grids`,
+    I32 [N, 2], holds h and w of each image.
     The names are a JSON list in the metadata, under the key `names`. If the list is longer than
     NAMES_AT_MOST, the names are the U8 tensor `names`, with one name per line. Raises OutputError
     if there is too little memory.

@@ -123,9 +123,9 @@ def predict_features(
     """Adds the features of all records, or of the first `limit`, to `features`.
 
     One model is used for all records: the model for the file `options.similar`, or for the first
-    readable record if `options.similar` is None. Records of another model fail. If no patch tokens
-    are requested and a record holds a class token that the same weights predicted, this token is
-    used. If all records hold such a token, no model is needed. At the end, the features are written
+    readable record if `options.similar` is None. Records of another model fail. A class token
+    that a record holds is used if the same weights predicted it and no patch tokens are requested.
+    If all records hold such a token, no model is needed. At the end, the features are written
     to `output`, unless it is None. If the run was stopped or there are no features, nothing is
     written. Raises DinacError if the whole run cannot go on.
     """

@@ -104,7 +104,7 @@ class WantedLatents:
     def describe_lack(self, outline: Outline) -> str | None:
         """Says which required tensors are missing or come from other weights.
 
-        Returns None if no such tensor exists.
+        Returns None if the record holds all required tensors, from the right weights.
         """
         lacking = " and ".join(self._list_lacking(outline))
         if lacking:

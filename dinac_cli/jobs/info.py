@@ -82,7 +82,7 @@ class RecordFacts:
         return 8 * self.size_bytes / (self.header.height * self.header.width)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns one flat JSON object. `mean` and `std` are those of all latents."""
+        """Returns one flat JSON object. `mean` and `std` are taken over all latent values."""
         header = self.header
         facts: dict[str, Any] = {
             "bytes": self.size_bytes,
@@ -106,8 +106,8 @@ class RecordFacts:
 class Catalogue:
     """Totals of all records of a run.
 
-    `moments` has one entry for each pair of latent space and number of channels. More models take
-    more memory; more records do not.
+    `moments` has one entry for each pair of latent space and number of channels. The memory
+    grows with the number of models, but not with the number of records.
     """
 
     records: int = 0

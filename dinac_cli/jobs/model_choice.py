@@ -204,7 +204,7 @@ class ModelsOfRecords:
 
 
 def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelFinder:
-    """Returns a finder of the encoder for each record.
+    """Returns an object that finds the encoder for each record.
 
     If no model is named, this is the encoder of the model that encoded the record. If the dtype is
     `auto`, the encoder computes in the dtype in which the record was encoded.
@@ -213,10 +213,11 @@ def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelF
 
 
 def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFinder:
-    """Returns a finder of the `part` ("decoder" or "class_head") for each record.
+    """Returns an object that finds the `part` ("decoder" or "class_head") for each record.
 
-    If no model is named, this is the part of the model that encoded the record. Downloads only a
-    named model. Raises ModelError if the named model has no such part.
+    If no model is named, this is the part of the model that encoded the record. A named model is
+    downloaded if needed. If no model is named, nothing is downloaded. Raises ModelError if the
+    named model has no such part.
     """
     named = choice.resolve(announce)
     if named is None:

@@ -75,8 +75,8 @@ WORK = (Fate.NEW, Fate.STALE, Fate.DAMAGED)
 class PlannedFile:
     """One input, or one orphaned record. `reason` explains its `fate` in one line.
 
-    `pixels` is the size of the image (None if unknown). `size_bytes` is the size of a record with
-    the `fate` DONE or ORPHANED. `entry` is the input if the run would encode it.
+    `pixels` is the size of the image (None if unknown). `size_bytes` is the size of the existing
+    record if `fate` is DONE or ORPHANED. `entry` is None if the run would not encode the input.
     """
 
     file: str
@@ -116,7 +116,7 @@ class TimeEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """A request to plan the run of an encode request. If `quick` is set, there is no trial."""
+    """A request to predict the run of `encode`. If `quick` is set, there is no trial."""
 
     encode: EncodeRequest
     quick: bool = False

@@ -29,9 +29,10 @@ from dinac_cli.storage.naming import LATENT_SUFFIX, undo_image_name
 class Pair:
     """An image and its reconstruction. `other` is None if there is no reconstruction.
 
-    `first` is the path of the image in A, or in B if only B has the image. `name` is the part of
-    this path after the folder. `side` is the folder that should hold the other image. `problem` is
-    set if a folder cannot be listed, or if the image is a second reconstruction of one original.
+    `first` is the path of the image in the first folder, or in the second folder if only the second
+    folder has the image. `name` is the part of this path after the folder. `side` is the folder
+    that should hold the other image. `problem` is set if a folder cannot be listed, or if the image
+    is a second reconstruction of one original.
     """
 
     first: str
@@ -113,7 +114,7 @@ def measure_pairs(
 
     `first` and `second` are two folders or two files. A counterpart has the same relative name, or
     this name with the suffix that decoding appended. If an image has no counterpart, its result has
-    the status MISSING. Raises UsageError for a file and a folder.
+    the status MISSING. Raises UsageError if one path is a file and the other a folder.
     """
     return map_bounded(list_pairs(first, second), partial(_measure, options=options), control)
 
@@ -122,7 +123,7 @@ def list_pairs(first: str, second: str) -> Iterator[Pair]:
     """Returns the pairs of two folders, or of two files.
 
     If one folder lies inside the other, its images do not count as images of the other. Raises
-    UsageError for a file and a folder, and for a path that does not exist.
+    UsageError if one path is a file and the other a folder, or if a path does not exist.
     """
     for path in (first, second):
         if not os.path.exists(path):
@@ -171,7 +172,7 @@ def find_counterpart(name: str, folder: str) -> str | None:
 
 
 def _list_origins(name: str, first: str, second: str) -> Iterator[tuple[str, str | None]]:
-    """Yields each file in `first` that may be the original of `name`, and its counterpart."""
+    """Yields each file in `first` that can be the original of `name`, with its counterpart."""
     stem, suffix = os.path.splitext(name)
     for origin in [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]:
         path = os.path.join(first, *origin.split("/"))
@@ -235,7 +236,7 @@ def read_reconstruction(
 ) -> Pixels:
     """Reads the reconstruction of a pair as uint8 [H, W, 3].
 
-    If decode --flipped made the reconstruction, but did not make the original, the reconstruction
+    If decode --flipped made the reconstruction but not the original, the reconstruction
     is mirrored back. See `read_shaped` for `hold`. Raises ImageError; its message names the file.
     """
     try:

@@ -32,7 +32,7 @@ from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard, parse_shard
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
-"""Suffixes of other files than images that a user may expect dinac to write."""
+"""Suffixes of files that a user may expect dinac to write, except images."""
 
 Announce = Callable[[str], None]
 """A function that receives a line of text before slow work starts, such as a download."""

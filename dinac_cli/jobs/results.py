@@ -104,7 +104,7 @@ _WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
 
 @dataclass
 class Tally:
-    """Totals of all files of a run. Their memory does not grow with the number of files."""
+    """Totals of all files of a run. They need the same memory for any number of files."""
 
     counts: Counter[Status] = field(default_factory=Counter)
     redone: int = 0

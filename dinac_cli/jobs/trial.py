@@ -24,7 +24,7 @@ TRIAL_SECONDS = 2.0
 
 
 class TrialSample:
-    """A sample of at most `TRIAL_FILES` images. The CRC of an image's name decides the choice.
+    """A sample of at most `TRIAL_FILES` images. Images are chosen by the CRC of their names.
 
     The first images would be a poor sample, because images of one folder are often alike.
     """

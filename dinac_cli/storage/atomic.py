@@ -182,7 +182,7 @@ def _is_unlocked(path: str) -> bool:
 def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[str], bool]) -> None:
     """Renames `temporary` to `target`.
 
-    If `replace` is false, raises OutputError if `target` is a file of another program.
+    Raises OutputError if `replace` is false and `target` is a file of another program.
     """
     if not replace:
         try:

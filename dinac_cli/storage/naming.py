@@ -42,7 +42,7 @@ def refuse_collisions(
 
     `pairs` returns pairs of an input and its output name. The output name is None if the input
     will fail. Raises UsageError if two names are equal, or, with `fold_case`, if they differ only
-    in case. In this case, `pairs` is called again to find the other input for the message.
+    in case. Before it raises, calls `pairs` again to find the other input for the message.
     """
     seen: set[int] = set()  # hashes, which need less memory than names
     count = 0

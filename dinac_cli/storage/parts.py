@@ -53,7 +53,10 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
 
 
 def _detect_shard(environment: Mapping[str, str]) -> Shard:
-    """Returns the shard of this process. Each process of a Slurm array's task has its own shard."""
+    """Returns the shard of this process.
+
+    If a task of a Slurm array has several processes, each of them has its own shard.
+    """
     found = [_read_numbers(environment, index, count) for _, index, count in _LAUNCHERS]
     process = next(filter(None, found), None)
     task = _read_numbers(environment, *_ARRAY[1:])

@@ -111,7 +111,10 @@ class CropSource:
         self._cache = _ImageCache(cache_bytes)
 
     def draw(self, step: int, count: int, group: int = 1) -> Pixels:
-        """Returns the crops of a step, uint8 [count, 3, crop, crop]: `group` crops per image."""
+        """Returns the crops of a step, uint8 [count, 3, crop, crop].
+
+        `group` is the number of crops per image.
+        """
         rng = np.random.default_rng((self._seed, step))
         crops = []
         for index in rng.choice(len(self._images), count // group, p=self._chances):

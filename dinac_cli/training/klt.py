@@ -72,7 +72,7 @@ def measure_patches(images: Iterable[Pixels], patch_size: int) -> PatchStatistic
     """Measures the patches of uint8 images [H, W, 3] in all eight orientations.
 
     Takes the patches from two grids that are half a patch apart. The weight of an image is
-    proportional to the area. Raises UsageError if no image holds a whole patch.
+    proportional to its area. Raises UsageError if no image holds a whole patch.
     """
     size = 3 * patch_size**2
     total, products, count = np.zeros(size), np.zeros((size, size)), 0
@@ -123,8 +123,8 @@ def build_klt(statistics: PatchStatistics, config: DinacAEConfig) -> dict[str, T
 def measure_sensitivity(statistics: PatchStatistics, channels: int) -> list[float]:
     """Returns the sensitivity of each latent channel.
 
-    If all values of the whitened channel change by one unit, the image changes by this number of
-    8-bit levels (root mean square).
+    The sensitivity is the change of the image, in 8-bit levels (root mean square), if all values
+    of the whitened channel change by one unit.
     """
     levels = np.sqrt(statistics.variances[:channels] / len(statistics.mean)) * _LEVELS_PER_UNIT
     return [float(f"{level:.5g}") for level in levels]

@@ -20,9 +20,10 @@ def measure_mse(x0: Tensor, images: Tensor) -> Tensor:
 def reconstruction_loss(mse: Tensor, group: int = 1) -> Tensor:
     """Returns the mean logarithm of the squared errors: the mean PSNR, negated and scaled.
 
-    `mse` [B] holds the mean squared error of each crop. Every `group` successive crops come
-    from one image, and their errors are averaged first. So a smooth crop of a busy image counts as
-    little as in the PSNR of the whole image.
+    `mse` [B] holds the mean squared error of each crop. The crops of an image follow
+    each other, and `group` is the number of crops per image. The errors of these crops are averaged
+    before the logarithm. So a smooth crop of a busy image counts as little as it would in the PSNR
+    of the whole image.
     """
     return (mse.reshape(-1, group).mean(dim=1) + _MSE_FLOOR).log().mean()
 

@@ -62,7 +62,7 @@ class Optimizer:
         return [item for item in self._parameters.items() if item[0] not in self._momentum]
 
     def step(self, number: int) -> None:
-        """Updates the weights and clears the gradients. The first step has `number` 0."""
+        """Updates the weights and clears the gradients. `number` counts the steps from 0."""
         factor = self.recipe.rate_factor(number)
         torch.nn.utils.clip_grad_norm_([p for _, p in self._others()], self.recipe.clip)
         for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):

@@ -59,7 +59,7 @@ class TrainRecipe:
         return math.gcd(self.batch_size, 4)
 
     def rate_factor(self, step: int) -> float:
-        """Returns the factor of the peak learning rates: a linear warm-up, then a cosine to 0."""
+        """Returns the share of the peak learning rates: a linear warm-up, times a cosine to 0."""
         warm = min(1.0, (step + 1) / max(1, self.warm_up))
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.steps)))
 

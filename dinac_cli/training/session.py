@@ -38,7 +38,7 @@ REPORT_NAME = "training.json"
 KLT = "klt"
 
 _UNTIMED_STEPS = 10  # the first steps are slow, because they compile the network
-_PACE_STEPS = 20  # the next steps are timed to find the first pace
+_PACE_STEPS = 20  # how many steps after these are timed, to estimate the pace
 _HELD_OUT_MEASURED = 8
 _STATISTICS_IMAGES = 400
 _SENSITIVITY_IMAGES = 4

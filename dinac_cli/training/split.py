@@ -64,7 +64,7 @@ def choose_representatives(features: Features, count: int) -> list[int]:
 
 
 def _find_nearest(sums: npt.NDArray[np.float64], taken: list[int]) -> tuple[int, float]:
-    """Returns the index and squared norm of the smallest row of `sums` [N, D] not in `taken`."""
+    """Returns the index and squared norm of the smallest row of `sums` [N, D]; skips `taken`."""
     distances = np.square(sums).sum(axis=1)
     distances[taken] = np.inf
     index = int(distances.argmin())

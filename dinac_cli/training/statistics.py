@@ -60,8 +60,8 @@ def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> list[float]:
     """Returns the sensitivity of each latent channel.
 
-    If all values of the whitened channel change by one unit, the image changes by this number of
-    8-bit levels (root mean square).
+    The sensitivity is the change of the image, in 8-bit levels (root mean square), if all values
+    of the whitened channel change by one unit.
     """
     generator = torch.Generator().manual_seed(seed)
     settings = DinacAEInferenceConfig(seed=0)

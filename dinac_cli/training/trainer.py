@@ -121,7 +121,7 @@ class Trainer:
         self.optimizer.recipe = self.recipe
 
     def average_state(self) -> dict[str, Tensor]:
-        """Returns the float32 weights of the network. The trained weights are averages."""
+        """Returns the float32 weights of the network. Trained weights are moving averages."""
         return {**self.model.state_dict(), **self.optimizer.average}
 
     def save(self, folder: Path) -> None:

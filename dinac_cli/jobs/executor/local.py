@@ -23,7 +23,7 @@ REORDER_BYTES = 256 * 2**20
 """The memory, in bytes, that all inputs together may occupy while they wait for a full batch."""
 
 BATCHES_AHEAD = 3
-"""The run waits for one batch. The device may hold this number of batches in addition."""
+"""The number of batches that the device may hold besides the batch that the run waits for."""
 
 _NICENESS, _MOST_NICENESS = 10, 19
 
@@ -192,7 +192,7 @@ class _Run(Generic[E, W, R]):
         number, entry = numbered
         try:
             outcome = self._job.read(entry, lambda size: self._budget.take(number, size))
-        except UnwritableDiskError:  # a new folder may not fit on the disk
+        except UnwritableDiskError:  # `read` may make a folder: the disk may be full
             raise
         except DinacError as exc:
             outcome = FileResult.fail(entry.label, exc)

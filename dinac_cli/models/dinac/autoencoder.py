@@ -161,7 +161,7 @@ class DinacAE(nn.Module):
         return head.read_patch_tokens(head.embed_tokens(self.dewhiten(latents)))
 
     def predict_features(self, latents: Tensor) -> Tensor:
-        """Returns the tokens of `predict_class` and `predict_tokens`; costs as much as one call.
+        """Returns the tokens of `predict_class` and `predict_tokens`, at the cost of one such call.
 
         The result is float32 [B, 1 + h·w, D] and starts with the class token.
         """

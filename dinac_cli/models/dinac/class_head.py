@@ -26,7 +26,10 @@ TOKEN_RANGE = 0.035
 
 
 class CrossAttention(nn.Module):
-    """The attention of `ClassReadout`. Tensor names in checkpoints require a separate module."""
+    """The attention of `ClassReadout`.
+
+    It is a module of its own because the tensor names in checkpoints require one.
+    """
 
     __call__: Callable[..., Tensor]
 

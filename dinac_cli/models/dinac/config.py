@@ -36,8 +36,8 @@ _CONSTANTS = ("logsnr_min", "logsnr_max", "pixel_noise_std", "latent_running_sta
 A missing key gets the value of the published models.
 """
 
-# The upper bounds are far above the sizes of trained networks. They stop a hostile file that would
-# fill the memory.
+# The upper bounds are far above the sizes of trained networks. Without them, a hostile
+# file could fill the memory.
 _INTEGER_RANGES = {
     "in_channels": (3, 3),
     "patch_size": (1, 64),

@@ -1,8 +1,8 @@
 """Samplers turn noise into images with a given number of denoiser calls.
 
 A sampler takes a denoiser, the starting images [B, 3, H, W], N + 1 descending times on the CPU, and
-the schedule. It returns the images at the last time. They differ from the denoiser's last estimate
-of the clean images.
+the schedule. It returns the images at the last time. These images differ from the denoiser's last
+estimate of the clean images.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class TensorTable:
     def by_canonical_name(self) -> dict[str, TensorEntry]:
         """The entries, sorted by canonical name. The `name` field of an entry may be an alias."""
         names = {canonical_name(name): name for name in self.entries}
-        # A tensor may be stored under its canonical name and an alias: take the canonical entry.
+        # If a tensor is stored under its canonical name and also an alias, take the former.
         names |= {name: name for name in self.entries if canonical_name(name) == name}
         return {name: self.entries[names[name]] for name in sorted(names)}
 

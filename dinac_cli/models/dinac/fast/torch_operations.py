@@ -1,4 +1,7 @@
-"""Implements `operations.Operations` in torch. Statistics need one pass; updates are in place."""
+"""Implements `operations.Operations` in torch.
+
+Each statistic is computed in one pass over memory. Updates are made in place.
+"""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def convolve_tiles(
     side: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Convolves each channel. One program computes `side` · `side` positions, `block` channels."""
+    """Convolves each channel. One program computes side² positions of `block` channels."""
     tile = tl.program_id(0)
     image = (tile // (tiles_down * tiles_across)).to(tl.int64)
     place = tl.arange(0, side * side)

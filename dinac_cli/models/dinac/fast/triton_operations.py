@@ -19,7 +19,7 @@ CONV_SIDE, CONV_CHANNELS = 8, 32
 """One program of the convolution computes CONV_SIDE² positions of CONV_CHANNELS channels."""
 
 GRN_ROWS, GRN_STEP, GRN_COLUMNS = 256, 16, 64
-"""One program of `activate_columns`: its positions, its positions per step, its channels."""
+"""For one program of `activate_columns`: positions in total, positions per step, channels."""
 
 
 def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
