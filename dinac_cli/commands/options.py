@@ -216,7 +216,7 @@ BatchSize = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, _workers(help="Number of threads that read; as many threads write.")
+    int | None, _workers(help="Number of threads that read; the same number of threads write.")
 ]
 Readers = Annotated[int | None, _workers(help="Number of threads that read.")]
 Overwrite = Annotated[

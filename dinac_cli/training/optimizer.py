@@ -74,7 +74,7 @@ class Optimizer:
 
     @torch.no_grad()
     def _step_matrices(self, rate: float) -> None:
-        """Updates matrices of one shape together, because few large products are faster."""
+        """Updates matrices of one shape together, because a few large products are faster."""
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for name, momentum in self._momentum.items():
             parameter = self._parameters[name]

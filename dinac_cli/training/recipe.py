@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dinac_cli.errors import ModelError, UsageError
 
 UNPACED_STEPS = 10**9
-"""The number of steps of a run with `--minutes`, until the pace of the run is known."""
+"""The number of steps that a run with `--minutes` assumes until its pace is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

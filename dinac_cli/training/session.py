@@ -42,7 +42,7 @@ _PACE_STEPS = 20  # how many steps after these are timed, to estimate the pace
 _HELD_OUT_MEASURED = 8
 _STATISTICS_IMAGES = 400
 _SENSITIVITY_IMAGES = 4
-_MAX_SIDE = 512  # the largest side in pixels, because held-out images are coded every few minutes
+_MAX_SIDE = 512  # pixels; held-out images are coded every few minutes, so they are cropped to it
 
 
 @dataclass(frozen=True, kw_only=True)
