@@ -18,7 +18,6 @@ from typing import BinaryIO
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.errors import UsageError
 from dinac_cli.jobs.executor.control import StopRequest
-from dinac_cli.storage.atomic import discard_live_temporaries
 
 POLL_SECONDS = 0.1
 _SHOW_CURSOR = b"\x1b[?25h\n"  # the bar hides the cursor
@@ -45,6 +44,8 @@ def stop_on_signals(console: Console) -> Iterator[SignalledStop]:
 
     The second signal ends the process.
     """
+    from dinac_cli.storage.atomic import discard_live_temporaries  # not needed for --help
+
     stop = SignalledStop()
 
     def handle(number: int, frame: FrameType | None) -> None:
