@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -90,7 +91,11 @@ def run(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code. An error becomes one line on stderr."""
     flags = {"verbose": False}
     try:
-        command: Any = _prepare_completion() if COMPLETION_VARIABLE in os.environ else _fit_screen()
+        command: Any = (
+            _prepare_completion()
+            if COMPLETION_VARIABLE in os.environ
+            else _fit_screen(shutil.get_terminal_size().columns)
+        )
         code = command(arguments, prog_name=PROGRAM, standalone_mode=False, obj=flags)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -137,14 +142,14 @@ def _prepare_completion() -> Any:
     return root
 
 
-def _fit_screen() -> Any:
-    """Returns the command tree.
+@cache
+def _fit_screen(columns: int) -> Any:
+    """Returns the command tree for a screen of this width.
 
     On a narrow screen, help has no frames, because frames would cut off the text.
     """
     root: Any = typer.main.get_command(app)
     _hide_flag_types(root)
-    columns = shutil.get_terminal_size().columns
     if columns >= _NARROW_COLUMNS:
         return root
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -83,3 +83,11 @@ class ModelHandle:
         parts = (self.part, *self.more_parts)
         model = DinacAE.from_pretrained(self.resolved.path, device=device, dtype=dtype, parts=parts)
         return Engine(accelerate(model, compiled=self.choice.compiled))
+
+
+class BatchGroup(NamedTuple):
+    """All that the images of one batch share: the model, and the padded size in pixels."""
+
+    model: ModelHandle
+    height: int
+    width: int

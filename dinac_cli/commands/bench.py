@@ -11,7 +11,7 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.values import choices
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import Exit, UsageError
 from dinac_cli.models.dinac.config import RELEASED
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class _Report:
             self._console.print_json(self._collected)
         for failure in self._failures:
             self._console.fail(failure)
-        return 1 if self._failures else 0
+        return Exit.REFUSED if self._failures else Exit.DONE
 
     def _collect(self, key: str, figures: Iterable[Any], what: str) -> list[Any]:
         self._console.say(f"timing the {what}")

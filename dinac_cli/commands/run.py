@@ -95,8 +95,9 @@ def run_request(
     with stop_on_signals(console) as stop:
         control = request.make_control(stop)
         progress = RunProgress(control.clock, total, stop)
-        stdin = open_stdin(stop) if run.reads_stdin else None
-        results = run.start(control, stdin=stdin, stdout=stdout)
+        control.stdin = open_stdin(stop) if run.reads_stdin else None
+        control.stdout = stdout
+        results = run.start(control)
         reporter = _Reporter(summarise(run), progress, options, console, stop, stdout is not None)
         reporter.consume(request.command, results, run)
         return reporter.finish()
@@ -188,7 +189,7 @@ class _Reporter:
 
 @contextmanager
 def open_failures(path: str | None) -> Iterator[Callable[[FileResult], None]]:
-    """Opens the `--failures` file. Yields a function that immediately writes one result.
+    """Opens the `--failures` file. Yields a function that writes one result at once.
 
     If `path` is None, the function does nothing. If the disk is full, opening and writing
     raise UnwritableDiskError. After any other failure, they raise OutputError.

@@ -38,6 +38,7 @@ class _Coders(threading.local):
 
     @cached_property
     def compressor(self) -> zstandard.ZstdCompressor:
+        """Compresses the content of records."""
         # In noise, the LZ stage finds only accidental matches. With the largest `min_match` and the
         # smallest table, nearly all bytes go to the Huffman coder, and the speed is the same.
         parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -47,6 +48,7 @@ class _Coders(threading.local):
 
     @cached_property
     def decompressor(self) -> zstandard.ZstdDecompressor:
+        """Decompresses the content of records."""
         return zstandard.ZstdDecompressor()
 
 

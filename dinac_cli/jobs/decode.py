@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.record import Record, hash_record, open_record
 from dinac_cli.container.tensors import Latents
@@ -192,17 +192,15 @@ def decode_inputs(
     control: RunControl,
     *,
     limit: int | None = None,
-    stdin: BinaryIO | None = None,
-    stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
     """Decodes all records, or the first `limit` records, and yields one result per record.
 
     Each model is loaded when the first record needs it. If `output` is a stream, the only image
-    goes to `stdout`. Raises DinacError if the run as a whole cannot go on.
+    goes to `control.stdout`. Raises DinacError if the run as a whole cannot go on.
     """
     records = list_records(
         inputs,
-        stdin,
+        control.stdin,
         partial(name_image, suffixes=options.format.suffixes),
         fold_case=output.folds_case,
     )
@@ -210,7 +208,7 @@ def decode_inputs(
     if output.kind is not OutputKind.FOLDER:
         entries = require_single(entries, "standard output" if output.is_stream else output.path)
     job = DecodeJob(output, models, options)
-    return run_job(job, entries, control, stdout if output.is_stream else None)
+    return run_job(job, entries, control, control.stdout if output.is_stream else None)
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             return _ReadRecord(
                 entry.label,
                 entry.name,
-                (model, rows * header.patch, columns * header.patch),
+                BatchGroup(model, rows * header.patch, columns * header.patch),
                 len(data) + 4 * channels * rows * columns,
                 Record(header, require_twin(record)) if flipped else record,
                 model,

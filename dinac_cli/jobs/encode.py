@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import PRECISIONS
@@ -192,19 +192,16 @@ def encode_inputs(
     model: ModelHandle,
     options: EncodeOptions,
     control: RunControl,
-    *,
-    stdin: BinaryIO | None = None,
-    stdout: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
     """Encodes every input and yields one result per file as soon as the result is final.
 
     The model is loaded when the first image must be encoded. If no image must be encoded, no model
-    is loaded. If `output` is a stream, records go to `stdout` in the order of the inputs. Raises
-    DinacError if the run as a whole cannot go on (model, device, full disk).
+    is loaded. If `output` is a stream, records go to `control.stdout` in the order of the inputs.
+    Raises DinacError if the run as a whole cannot go on (model, device, full disk).
     """
     model.check(options.precision)
-    job = EncodeJob(output, model, options, stdin)
-    return run_job(job, inputs, control, stdout if output.is_stream else None)
+    job = EncodeJob(output, model, options, control.stdin)
+    return run_job(job, inputs, control, control.stdout if output.is_stream else None)
 
 
 @dataclass(frozen=True)
@@ -252,7 +249,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         source = Source(
             entry.name, len(content.data), content.sha256, image.description, height, width
         )
-        group = (self._model, -(-height // patch) * patch, -(-width // patch) * patch)
+        group = BatchGroup(self._model, -(-height // patch) * patch, -(-width // patch) * patch)
         held_bytes = len(content.data) + image.pixels.nbytes
         return _ReadImage(entry.label, entry.name, group, held_bytes, image, source, verdict.reason)
 

@@ -68,7 +68,7 @@ class OutputNames:
         self._lock = threading.Lock()
         self._open: dict[int, NameClaim] = {}
         self._taken: set[int] = set()  # hashes of names, which need less memory
-        self._count = itertools.count(1)
+        self._numbers = itertools.count(1)
 
     def claim(self, name: str) -> NameClaim | None:
         """Claims the output name of the record called `name`.
@@ -83,9 +83,9 @@ class OutputNames:
             self._open[self._key(output)] = claim
         return claim
 
-    def count(self) -> str:
-        """Returns a name for the next record of the run's streams: its number."""
-        return f"{next(self._count):06d}"
+    def draw_number(self) -> str:
+        """Returns the number of the next record of the run's streams, as a name for the record."""
+        return f"{next(self._numbers):06d}"
 
     def is_taken(self, output: str) -> bool:
         """Whether an undamaged record has taken the name."""
@@ -203,7 +203,7 @@ def _name_record(
     item: StreamItem, title: str, label: str, folder: str, names: OutputNames
 ) -> RecordEntry:
     """Returns the entry of a stream's record. If the name is unreadable, `title` is the label."""
-    counted = names.count()
+    counted = names.draw_number()
     if isinstance(item.record, FormatError):
         return RecordEntry(title, title, error=item.record)
     try:

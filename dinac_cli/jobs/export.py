@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -85,7 +85,6 @@ def export_inputs(
     control: RunControl,
     *,
     limit: int | None = None,
-    stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
@@ -94,7 +93,7 @@ def export_inputs(
     the order of the inputs. Raises OutputError if the disk is full.
     """
     rename = None if form == WEBDATASET else lambda name: name_export(name, form)
-    entries = itertools.islice(list_records(inputs, stdin, rename), limit)
+    entries = itertools.islice(list_records(inputs, control.stdin, rename), limit)
     with closing(map_bounded(entries, _unpack, control)) as unpacked:
         if form == WEBDATASET:
             yield from _write_tars(unpacked, output)

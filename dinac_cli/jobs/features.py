@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import check_model, name_creator, name_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.names import escape_text
@@ -118,7 +118,6 @@ def predict_features(
     control: RunControl,
     *,
     limit: int | None = None,
-    stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
     """Adds the features of all records, or of the first `limit`, to `features`.
 
@@ -129,7 +128,7 @@ def predict_features(
     to `output`, unless it is None. If the run was stopped or there are no features, nothing is
     written. Raises DinacError if the whole run cannot go on.
     """
-    records = list_records(inputs, stdin, None if output is None else name_features)
+    records = list_records(inputs, control.stdin, None if output is None else name_features)
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)
     origin: FeatureOrigin | None
     if options.similar is not None:
@@ -180,15 +179,18 @@ class FeatureJob(Job[_Numbered, _ReadRecord, npt.NDArray[np.float32]]):
             header, held, _ = opened.outline(self._options.stored)
             self._origin.demand_space(header)
             is_stored = self._origin.find_token(header, held)
-            model = None if is_stored else self._origin.require_model()
             stored = self._options.stored if is_stored else ()
+            group = None  # a stored token needs no model, so the work joins no batch
+            if not is_stored:
+                _, rows, columns = header.shape
+                model = self._origin.require_model()
+                group = BatchGroup(model, rows * header.patch, columns * header.patch)
             held_bytes = len(data) + opened.declared_bytes(stored)
             hold(held_bytes)
-            _, rows, columns = header.shape
             work = _ReadRecord(
                 entry.label,
                 entry.name,
-                (model, rows * header.patch, columns * header.patch),
+                group,
                 held_bytes,
                 entry.number,
                 entry.path,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -149,10 +149,9 @@ def catalogue_inputs(
     control: RunControl,
     *,
     limit: int | None = None,
-    stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
     """Adds all records, or the first `limit`, to `catalogue`. Yields one result per record."""
-    entries = itertools.islice(list_records(inputs, stdin), limit)
+    entries = itertools.islice(list_records(inputs, control.stdin), limit)
     with closing(map_bounded(entries, _read, control)) as reads:
         for entry, facts in reads:
             yield _count(entry, facts, catalogue)

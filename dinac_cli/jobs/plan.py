@@ -225,12 +225,11 @@ def _plan_file(
 ) -> PlannedFile:
     if entry.problem:
         raise InputError(entry.problem)
-    if output.kind is OutputKind.STREAM:
+    if output.is_stream:
         pixels = _count_pixels(entry, options)
         return PlannedFile(entry.label, Fate.NEW, pixels=pixels, entry=entry)
     target = output.locate(name_latents(entry.name))
-    if output.kind is OutputKind.FOLDER:
-        output.require_inside(os.path.dirname(target) or ".")
+    output.require_inside(os.path.dirname(target) or ".")
     verdict = _judge(entry, target, output, wanted, options)
     if verdict.state is State.DONE:
         with open(target, "rb") as file:

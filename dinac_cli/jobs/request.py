@@ -17,7 +17,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO, ClassVar, Generic, TypeVar
+from functools import partial
+from typing import ClassVar, Generic, TypeVar
 
 from dinac_cli.codec.machine import count_processors
 from dinac_cli.container.frame import RECORD_START
@@ -64,7 +65,7 @@ class Run:
     `rename` is None if no output is named after an input.
     """
 
-    work: Callable[..., Generator[FileResult, None, None]]
+    work: Callable[[RunControl], Generator[FileResult, None, None]]
     selection: Selection | None = None
     output: Output | None = None
     rename: Callable[[str], str] | None = None
@@ -85,29 +86,21 @@ class Run:
     def count(self) -> int | None:
         """Counts the inputs, and checks that no two inputs have the same output.
 
-        Returns None if the number is unknown (standard input). A run may be started without
-        counting. Raises UsageError.
+        Returns None if the number is unknown (standard input). `start` need not wait for the
+        count, but only the count finds an output that two inputs share. Raises UsageError.
         """
-        if self.selection is None:
-            return None
-        output = None if self.rename is None else self.output
-        return self.selection.count(output, self.rename or str)
+        return None if self.selection is None else self.selection.count(self.output, self.rename)
 
-    def start(
-        self, control: RunControl, *, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None
-    ) -> Generator[FileResult, None, None]:
+    def start(self, control: RunControl) -> Generator[FileResult, None, None]:
         """Starts the run and returns a generator, which yields each result as soon as it is final.
 
-        If `reads_stdin` is true, `stdin` is needed. If OUT is `-`, `stdout` is needed. The caller's
-        thread runs the model. Raises DinacError if the run as a whole cannot go on (model, device,
-        full disk).
+        `control.stdin` is needed if `reads_stdin` is true, and `control.stdout` if OUT is `-`. The
+        caller's thread runs the model. Raises DinacError if the run as a whole cannot go on (model,
+        device, full disk).
         """
-        streams = {"stdin": stdin} if self.reads_stdin else {}
         if self.output is not None:
             self.output.open()
-            if self.output.is_stream:
-                streams["stdout"] = stdout
-        return self.work(control, **streams)
+        return self.work(control)
 
 
 R = TypeVar("R", bound=Run, covariant=True)
@@ -260,24 +253,27 @@ class Selection:
         elif len(first) == 1 and first[0].problem:
             raise UsageError(f"{first[0].label}: {first[0].problem}")
 
-    def count(self, output: Output | None = None, rename: Callable[[str], str] = str) -> int | None:
+    def count(
+        self, output: Output | None = None, rename: Callable[[str], str] | None = None
+    ) -> int | None:
         """Counts the inputs. Returns None for standard input: it may hold several records.
 
-        If there is an `output`, `rename` turns the name of an input into the name of its output.
-        Raises UsageError if there is no input, or if two inputs would have the same output.
+        `rename` turns the name of an input into the name of its output (None: no output is named
+        after its input). Raises UsageError if there is no input, or if two inputs would have the
+        same output.
         """
-
-        def pairs() -> Iterator[tuple[str, str | None]]:
-            for entry in self:
-                yield entry.label, None if entry.problem else rename(entry.name)
-
-        if output is None or output.is_stream:  # outputs have no paths, so they cannot collide
+        if output is None or output.is_stream or rename is None:
             count = sum(1 for _ in self)
         else:
-            count = refuse_collisions(pairs, fold_case=output.folds_case)
+            count = refuse_collisions(partial(self._pair, rename), fold_case=output.folds_case)
         if not count:
             self._require_found()
         return None if self.reads_stdin else count
+
+    def _pair(self, rename: Callable[[str], str]) -> Iterator[tuple[str, str | None]]:
+        """Yields each input's label and the name of its output, or None if the input will fail."""
+        for entry in self:
+            yield entry.label, None if entry.problem else rename(entry.name)
 
     def _require_found(self) -> None:
         if self.shard is not None and next(iter(Selection(self.scan)), None) is not None:

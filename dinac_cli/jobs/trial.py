@@ -9,7 +9,7 @@ import os
 import time
 import zlib
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
@@ -89,7 +89,7 @@ def run_trial(
     with (
         open(os.devnull, "wb") as nowhere,
         closing(
-            encode_inputs(repeated, output, model, options, control, stdout=nowhere)
+            encode_inputs(repeated, output, model, options, replace(control, stdout=nowhere))
         ) as results,
     ):
         for number, result in enumerate(results, start=1):

@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
@@ -82,9 +82,14 @@ class VerifyRequest(Request[Run]):
     command: ClassVar[str] = "verify"
 
     def __post_init__(self) -> None:
+        """Raises UsageError if a number is out of range."""
         super().__post_init__()
         if self.max_delta is not None and not 0 <= self.max_delta < math.inf:
             raise UsageError(f"--max-delta {self.max_delta}: expected a finite number, 0 or more")
+        if self.reencode is not None and not 0 < self.reencode <= 100:
+            raise UsageError(
+                f"--reencode {self.reencode:g}: expected a percentage above 0 and at most 100"
+            )
 
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.source is not None and not os.path.isdir(self.source):
@@ -100,10 +105,6 @@ class VerifyRequest(Request[Run]):
                 raise UsageError("--max-delta needs --reencode")
         elif self.source is None:
             raise UsageError("--reencode reads the images again; name their folder with --source")
-        elif not 0 < self.reencode <= 100:
-            raise UsageError(
-                f"--reencode {self.reencode:g}: expected a percentage above 0 and at most 100"
-            )
         else:
             models = choose_encoders(named, self.model)
             reencoding = Reencoding(self.reencode, models, self.max_delta)
@@ -145,7 +146,6 @@ def verify_inputs(
     control: RunControl,
     *,
     limit: int | None = None,
-    stdin: BinaryIO | None = None,
 ) -> Generator[FileResult, None, None]:
     """Verifies all records, or the first `limit` records.
 
@@ -154,7 +154,7 @@ def verify_inputs(
     A model is loaded only if a record is re-encoded. Raises DinacError if the run as a whole cannot
     go on.
     """
-    entries = itertools.islice(list_records(inputs, stdin), limit)
+    entries = itertools.islice(list_records(inputs, control.stdin), limit)
     percent = 0.0 if options.reencoding is None else options.reencoding.percent
     return run_job(VerifyJob(options), choose_sample(entries, percent), control)
 
@@ -190,7 +190,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         model = self._options.reencoding.models.find(header)
         check_model(header, model, allow_other=False)
         _, rows, columns = header.shape
-        group = (model, rows * header.patch, columns * header.patch)
+        group = BatchGroup(model, rows * header.patch, columns * header.patch)
         pixels = read_source_pixels(sample, header, hold_beside(hold, held_bytes))
         held_bytes += pixels.nbytes
         hold(held_bytes)

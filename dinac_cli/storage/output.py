@@ -101,8 +101,7 @@ class Output:
             os.makedirs(folder, exist_ok=True)
         except OSError as exc:
             raise describe_write_error(exc, folder) from exc
-        if self.kind is OutputKind.FOLDER:
-            self.require_inside(folder)
+        self.require_inside(folder)
         remove_dead_temporaries(folder)
         if len(self._ready) > 4096:  # limits the memory; a folder may be prepared twice
             self._ready.clear()
@@ -129,7 +128,9 @@ class Output:
         )
 
     def require_inside(self, folder: str) -> None:
-        """Raises OutputError if `folder` lies outside OUT."""
+        """Raises OutputError if OUT is a folder and `folder` lies outside it."""
+        if self.kind is not OutputKind.FOLDER:
+            return
         root, real = os.path.realpath(self.path), os.path.realpath(folder)
         if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
             raise OutputError(

@@ -93,10 +93,6 @@ def make_environment(
     return environment
 
 
-# Builds the command tree for the usual screen, which takes 40 ms, once for all runs.
-_build_commands = cache(cli._fit_screen)
-
-
 def run(
     *arguments: str | bytes | Path,
     stdin: bytes = b"",
@@ -120,8 +116,6 @@ def run(
         for name, stream in streams.items():
             stack.enter_context(patch.object(sys, name, stream))
         stack.enter_context(patch.dict(os.environ, make_environment(environment), clear=True))
-        if "COLUMNS" not in environment:
-            stack.enter_context(patch.object(cli, "_fit_screen", _build_commands))
         if "HF_HOME" in environment:  # the Hub's client has read it, on import
             hub = f"{environment['HF_HOME']}/hub"
             stack.enter_context(patch.object(constants, "HF_HUB_CACHE", hub))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import BinaryIO, ClassVar
+from typing import ClassVar
 
 from dinac_cli.commands.run import ScreenOptions, run_request
 from dinac_cli.commands.screen.summary import Summary
@@ -30,13 +30,7 @@ class GivenRun(Run):
     def count(self) -> int:
         return len(self.results)
 
-    def start(
-        self,
-        control: RunControl,
-        *,
-        stdin: BinaryIO | None = None,
-        stdout: BinaryIO | None = None,
-    ) -> Generator[FileResult, None, None]:
+    def start(self, control: RunControl) -> Generator[FileResult, None, None]:
         try:
             if self.signal_number is not None:
                 signal.raise_signal(self.signal_number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -67,9 +68,15 @@ def images_out(path: Path, kind: OutputKind = OutputKind.FOLDER, **options: bool
     return Output(str(path), kind, is_stamped_image, **options)
 
 
-def run_control(workers: int = 2, in_flight: int = 4) -> RunControl:
+def run_control(
+    workers: int = 2,
+    in_flight: int = 4,
+    *,
+    stdin: BinaryIO | None = None,
+    stdout: BinaryIO | None = None,
+) -> RunControl:
     """Returns a new control, which serves one run."""
-    return RunControl(workers=workers, in_flight=in_flight)
+    return RunControl(workers=workers, in_flight=in_flight, stdin=stdin, stdout=stdout)
 
 
 def statuses(results: Iterable[FileResult]) -> dict[str, Status]:

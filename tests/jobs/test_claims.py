@@ -77,8 +77,7 @@ def decode(
         images_out(out),
         FixedModel(model),
         options,
-        run_control(workers, 8),
-        stdin=io.BytesIO(stdin),
+        run_control(workers, 8, stdin=io.BytesIO(stdin)),
     )
     return list(results)
 
@@ -226,8 +225,8 @@ def test_exports_follow_the_same_rule(tmp_path: Path, decoder: ModelHandle, work
     good, second = make_record(decoder, "a.png", 1), make_record(decoder, "a.png", 2)
     stdin = io.BytesIO(break_checksum(decoder) + good + second)
     output = Output(str(tmp_path / "out"), OutputKind.FOLDER, lambda _: True)
-    control = run_control(workers)
-    found = list(export_inputs(select_latents("-"), output, "npz", control, stdin=stdin))
+    control = run_control(workers, stdin=stdin)
+    found = list(export_inputs(select_latents("-"), output, "npz", control))
     assert [result.status for result in found] == [Status.FAILED, Status.WRITTEN, Status.FAILED]
     assert read_tree(tmp_path / "out") == {"a.png.npz": write_npz(unpack_record(good))}
 
@@ -245,8 +244,7 @@ def test_features_follow_the_same_rule(tmp_path: Path, workers: int) -> None:
         FixedModel(model),
         FeatureOptions(),
         features,
-        run_control(workers),
-        stdin=stdin,
+        run_control(workers, stdin=stdin),
     )
     assert sorted(result.status for result in results) == [
         Status.FAILED, Status.FAILED, Status.READ,
@@ -321,5 +319,5 @@ def test_names_that_differ_in_case_are_one_if_the_file_system_ignores_case(
 
 def test_a_run_without_outputs_accepts_equal_names(decoder: ModelHandle) -> None:
     stdin = io.BytesIO(make_record(decoder, "a.png", 1) + make_record(decoder, "a.png", 2))
-    found = verify_inputs(select_latents("-"), VerifyOptions(), run_control(), stdin=stdin)
+    found = verify_inputs(select_latents("-"), VerifyOptions(), run_control(stdin=stdin))
     assert [result.status for result in found] == [Status.VERIFIED] * 2

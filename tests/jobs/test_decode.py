@@ -75,10 +75,8 @@ def decode(
         output,
         FixedModel(model) if isinstance(model, ModelHandle) else model,
         options,
-        run_control(workers, in_flight),
+        run_control(workers, in_flight, stdin=io.BytesIO(stdin), stdout=stdout),
         limit=limit,
-        stdin=io.BytesIO(stdin),
-        stdout=stdout,
     )
     return list(results)
 

@@ -68,9 +68,7 @@ def encode_to_stream(source: Path | str, model: ModelHandle, stdin: bytes = b"")
         latents_out(Path("-"), OutputKind.STREAM),
         model,
         EncodeOptions(),
-        run_control(workers=3),
-        stdin=io.BytesIO(stdin),
-        stdout=stdout,
+        run_control(workers=3, stdin=io.BytesIO(stdin), stdout=stdout),
     )
     list(results)
     return stdout.getvalue()
@@ -355,8 +353,7 @@ class TestStandardInput:
                 latents_out(tmp_path / "out"),
                 encoder,
                 EncodeOptions(),
-                run_control(),
-                stdin=io.BytesIO((images / "0.png").read_bytes()),
+                run_control(stdin=io.BytesIO((images / "0.png").read_bytes())),
             )
             assert (result.status, result.reason) == (Status.WRITTEN, reason)
         assert set(read_tree(tmp_path / "out")) == {"stdin.dinac"}
@@ -374,8 +371,7 @@ def test_the_stream_of_a_closed_run_holds_complete_records(
         latents_out(Path("-"), OutputKind.STREAM),
         encoder,
         EncodeOptions(),
-        run_control(workers=1, in_flight=1),
-        stdout=stdout,
+        run_control(workers=1, in_flight=1, stdout=stdout),
     )
     next(results)
     next(results)

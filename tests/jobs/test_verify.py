@@ -63,8 +63,8 @@ def verify(
     *paths: Path, stdin: bytes = b"", limit: int | None = None, **options: object
 ) -> list[FileResult]:
     settings = VerifyOptions(**options)  # type: ignore[arg-type]
-    inputs, stream = select_latents(*paths), io.BytesIO(stdin)
-    return list(verify_inputs(inputs, settings, run_control(), limit=limit, stdin=stream))
+    inputs, control = select_latents(*paths), run_control(stdin=io.BytesIO(stdin))
+    return list(verify_inputs(inputs, settings, control, limit=limit))
 
 
 def reasons(results: list[FileResult], folder: Path) -> dict[str, str | None]:

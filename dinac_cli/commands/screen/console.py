@@ -76,7 +76,7 @@ class Console:
     def say(self, text: str) -> None:
         """Prints a remark on stderr, unless quiet."""
         if not self.quiet:
-            self.fail(text)
+            self._print_message(text)
 
     def warn(self, text: str) -> None:
         """Prints a warning on stderr, unless quiet."""
@@ -84,7 +84,7 @@ class Console:
 
     def fail(self, text: str) -> None:
         """Prints an error on stderr, even if quiet."""
-        self._write_above_bar(escape_unprintable(f"dinac: {text}"))
+        self._print_message(text)
 
     def track(self, title: str, state: RunState) -> AbstractContextManager[Callable[[], None]]:
         """Shows the progress of a run. The context yields a function to call after every file."""
@@ -130,6 +130,9 @@ class Console:
         finally:
             self._live = None
             live.stop()
+
+    def _print_message(self, text: str) -> None:
+        self._write_above_bar(escape_unprintable(f"dinac: {text}"))
 
     def _write_above_bar(self, text: str, *, wrap: bool = True) -> None:
         if self._live is None:

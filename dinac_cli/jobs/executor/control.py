@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 T = TypeVar("T")
 
@@ -69,13 +69,16 @@ class StageClock:
 
 @dataclass(kw_only=True)
 class RunControl:
-    """The limits of a running job, its stop request and its clock.
+    """The caller's side of a running job: its limits, stop request, clock and streams.
 
     `workers` threads read, and `workers` other threads write. At most `in_flight` inputs are read
-    ahead.
+    ahead. The job reads `stdin` if standard input is one of its inputs, and writes to `stdout` if
+    its output is a stream.
     """
 
     workers: int = 2
     in_flight: int = 8
     stop: StopRequest = field(default_factory=StopRequest)
     clock: StageClock = field(default_factory=StageClock)
+    stdin: BinaryIO | None = None
+    stdout: BinaryIO | None = None

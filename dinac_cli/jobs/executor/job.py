@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+from dinac_cli.codec.handle import BatchGroup
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.storage.output import Output
 
@@ -43,8 +44,8 @@ class Computing(Protocol[C]):
 class Work:
     """One input that was read and is ready for the model.
 
-    `label` and `name` are copied from the entry. All items of a batch have the same `group`: model
-    handle, padded height, padded width. `held_bytes` is the memory that the item occupies.
+    `label` and `name` are copied from the entry. All items of a batch have the same `group`,
+    usually a `BatchGroup`. `held_bytes` is the memory that the item occupies.
     """
 
     label: str
@@ -76,9 +77,8 @@ class Job(ABC, Generic[E, W, R]):
 
     def batch_size(self, group: Hashable) -> int:
         """Returns how many items of `group` one batch may hold."""
-        assert isinstance(group, tuple)
-        model, height, width = group
-        return int(model.engine.batch_size(height, width))
+        assert isinstance(group, BatchGroup)
+        return group.model.engine.batch_size(group.height, group.width)
 
     @abstractmethod
     def submit(self, batch: list[W]) -> Computing[R]:
