@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.models.registry import ResolvedModel
 from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.output import Output, OutputKind
+
+T = TypeVar("T")
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -117,3 +119,16 @@ def make_record(model: ModelHandle, name: str, seed: int = 0, **fields: object) 
     header = make_header(model, name, **fields)
     latents = np.random.default_rng(seed).standard_normal(header.shape).astype(np.float32)
     return pack_record(header, latents)
+
+
+class Counted(Iterator[T]):
+    """Yields items and counts in `taken` how many were taken."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self.taken = 0
+
+    def __next__(self) -> T:
+        item = next(self._items)
+        self.taken += 1
+        return item

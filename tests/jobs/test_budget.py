@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -13,6 +13,8 @@ import pytest
 from dinac_cli.jobs.executor import budget as budget_module
 from dinac_cli.jobs.executor.budget import ByteBudget, map_bounded, start_ahead
 from dinac_cli.jobs.executor.control import RunControl
+
+from .hand_made import Counted
 
 PATIENCE_SECONDS = 10.0
 MOMENT_SECONDS = 0.05
@@ -29,6 +31,12 @@ def is_blocked(thread: threading.Thread) -> bool:
     return thread.is_alive()
 
 
+def ends(thread: threading.Thread) -> bool:
+    """Whether a thread ends in time."""
+    thread.join(PATIENCE_SECONDS)
+    return not thread.is_alive()
+
+
 class TestByteBudget:
     def test_the_oldest_gets_any_size(self) -> None:
         budget = ByteBudget(10)
@@ -43,8 +51,7 @@ class TestByteBudget:
         third = start(budget.take, 2, 1)
         assert is_blocked(third)
         budget.give_back(0)
-        third.join(PATIENCE_SECONDS)
-        assert not third.is_alive()
+        assert ends(third)
 
     def test_a_smaller_share_than_before_makes_room(self) -> None:
         budget = ByteBudget(10)
@@ -53,8 +60,7 @@ class TestByteBudget:
         waiting = start(budget.take, 2, 5)
         assert is_blocked(waiting)
         budget.take(1, 3)
-        waiting.join(PATIENCE_SECONDS)
-        assert not waiting.is_alive()
+        assert ends(waiting)
         budget.give_back(1)
         budget.give_back(0)
         assert not is_blocked(start(budget.take, 3, 5))
@@ -65,16 +71,14 @@ class TestByteBudget:
         large = start(budget.take, 1, 1000)
         assert is_blocked(large)
         budget.give_back(0)
-        large.join(PATIENCE_SECONDS)
-        assert not large.is_alive()
+        assert ends(large)
 
     def test_the_oldest_need_not_take_a_share_to_make_way(self) -> None:
         budget = ByteBudget(10)
         large = start(budget.take, 1, 1000)
         assert is_blocked(large)
         budget.give_back(0)  # number 0 failed before it knew its size
-        large.join(PATIENCE_SECONDS)
-        assert not large.is_alive()
+        assert ends(large)
 
     def test_the_end_of_a_run_releases_every_waiting_reader(self) -> None:
         with ByteBudget(10) as budget:
@@ -82,8 +86,7 @@ class TestByteBudget:
             waiting = [start(budget.take, number, 5) for number in range(1, 5)]
             assert all(is_blocked(thread) for thread in waiting)
         for thread in waiting:
-            thread.join(PATIENCE_SECONDS)
-            assert not thread.is_alive()
+            assert ends(thread)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_it_never_stalls_and_exceeds_the_limit_by_one_share(self, seed: int) -> None:
@@ -123,19 +126,12 @@ class TestStartAhead:
 
     @pytest.mark.parametrize("window", [1, 2, 5])
     def test_at_most_a_window_of_items_is_taken(self, window: int) -> None:
-        taken = 0
-
-        def items() -> Iterator[int]:
-            nonlocal taken
-            for number in range(20):
-                taken += 1
-                yield number
-
+        items = Counted(range(20))
         with ThreadPoolExecutor(2) as pool:
-            for given, future in enumerate(start_ahead(pool, str, items(), window)):
+            for given, future in enumerate(start_ahead(pool, str, items, window)):
                 assert future.result() == str(given)
-                assert taken <= given + window
-        assert taken == 20
+                assert items.taken <= given + window
+        assert items.taken == 20
 
     def test_no_items_give_no_futures(self) -> None:
         with ThreadPoolExecutor(1) as pool:
@@ -248,18 +244,11 @@ class TestMapBounded:
         assert list(map_bounded(range(9), work, RunControl(workers=4))) == list(range(9))
 
     def test_at_most_two_entries_a_worker_are_taken_ahead(self) -> None:
-        taken = 0
-
-        def entries() -> Iterator[int]:
-            nonlocal taken
-            for number in range(50):
-                taken += 1
-                yield number
-
-        results = map_bounded(entries(), lambda number, hold: number, RunControl(workers=3))
+        entries = Counted(range(50))
+        results = map_bounded(entries, lambda number, hold: number, RunControl(workers=3))
         for number in results:
-            assert taken <= number + 2 * 3
-        assert taken == 50
+            assert entries.taken <= number + 2 * 3
+        assert entries.taken == 50
 
     def test_a_stop_request_finishes_the_entries_in_flight(self) -> None:
         started: list[int] = []
@@ -289,8 +278,7 @@ class TestMapBounded:
         results = map_bounded(range(1000), work, RunControl(workers=4))
         assert next(results) == 0
         closing = start(results.close)
-        closing.join(PATIENCE_SECONDS)
-        assert not closing.is_alive()
+        assert ends(closing)
         assert set(threading.enumerate()) <= before
         assert len(started) <= 1 + 2 * 4
 

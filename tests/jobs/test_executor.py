@@ -31,7 +31,7 @@ from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.output import OutputKind
 
-from .hand_made import latents_out, run_control
+from .hand_made import Counted, latents_out, run_control
 
 PATIENCE_SECONDS = 10.0
 MOMENT_SECONDS = 0.05
@@ -427,33 +427,19 @@ class TestFailures:
 
 class TestBounds:
     def test_entries_read_ahead_are_bounded(self) -> None:
-        taken = 0
-
-        def entries() -> Iterator[Entry]:
-            nonlocal taken
-            for entry in make_entries(100):
-                taken += 1
-                yield entry
-
+        entries = Counted(make_entries(100))
         control = RunControl(workers=2, in_flight=5)
-        for given, _ in enumerate(run(Doubling(), entries(), control)):
+        for given, _ in enumerate(run(Doubling(), entries, control)):
             # as many are read ahead as wait to be written
-            assert taken <= given + 2 * 5 + 1
+            assert entries.taken <= given + 2 * 5 + 1
 
     def test_a_batch_that_does_not_fill_does_not_hold_up_a_stream(self) -> None:
         """All later outputs would pile up behind it until the end of the run."""
-        taken = 0
-
-        def entries() -> Iterator[Entry]:
-            nonlocal taken
-            for entry in make_entries(500):
-                taken += 1
-                yield entry
-
+        entries = Counted(make_entries(500))
         job = Doubling(capacity=100, done_already=frozenset(range(1, 500)))
-        results = run(job, entries(), RunControl(workers=2, in_flight=5), io.BytesIO())
+        results = run(job, entries, RunControl(workers=2, in_flight=5), io.BytesIO())
         assert next(results).file == "folder/entry 0"
-        assert taken <= 3 * 5
+        assert entries.taken <= 3 * 5
         results.close()
 
     @pytest.mark.parametrize("ordered", [False, True])
@@ -489,24 +475,17 @@ class TestEarlyEnd:
         assert job.read_numbers == []
 
     def test_a_stop_request_finishes_the_entries_in_flight(self) -> None:
-        taken = 0
-
-        def entries() -> Iterator[Entry]:
-            nonlocal taken
-            for entry in make_entries(1000):
-                taken += 1
-                yield entry
-
+        entries = Counted(make_entries(1000))
         job = Doubling(capacity=3, pause=lambda: 0.001)
         control = RunControl(workers=2, in_flight=6)
         results = []
-        for result in run(job, entries(), control):
+        for result in run(job, entries, control):
             results.append(result)
             control.stop.set()
         assert {result.status for result in results} == {Status.WRITTEN}
         assert sorted(job.read_numbers) == sorted(result.bytes_out // 2 for result in results)
-        assert len(results) in (taken, taken - 1)  # the last one taken may be dropped
-        assert taken < 30
+        assert len(results) in (entries.taken, entries.taken - 1)  # the last may be dropped
+        assert entries.taken < 30
 
 
 def test_the_clock_measures_every_stage() -> None:
