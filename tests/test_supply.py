@@ -44,7 +44,7 @@ needs_project = pytest.mark.skipif(not PROJECT.exists(), reason="needs the proje
 
 
 @needs_project
-def test_imports_are_declared_and_what_is_declared_is_imported() -> None:
+def test_imported_and_declared_packages_are_the_same() -> None:
     declared = {re.split("[<>=;]", entry)[0] for entry in read_list("dependencies")}
     modules = {"pillow": "PIL"}
     assert {modules.get(name, name) for name in declared} == list_foreign_imports() - OPTIONAL
@@ -52,6 +52,6 @@ def test_imports_are_declared_and_what_is_declared_is_imported() -> None:
 
 @needs_project
 @pytest.mark.parametrize("key", ["dependencies", "compare", "fast"])
-def test_what_users_install_is_bounded_on_both_sides(key: str) -> None:
+def test_dependencies_of_users_have_a_lower_and_an_upper_bound(key: str) -> None:
     for entry in read_list(key):
         assert re.fullmatch(r"[a-zA-Z_]+>=\d+(\.\d+)*,<\d+(\.\d+)*", entry), entry

@@ -89,7 +89,7 @@ def test_every_output_is_a_readable_input() -> None:
         assert output.pillow in INPUT_FORMATS
 
 
-def test_default_pixel_limit_is_that_of_pillow_for_bombs() -> None:
+def test_default_pixel_limit_equals_pillows_bomb_limit() -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
     assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS
 

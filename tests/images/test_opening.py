@@ -185,7 +185,7 @@ def test_limit_is_exact() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FILES.keys() - {"webp", "lossless"}))
-def test_limit_may_exceed_that_of_pillow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_may_exceed_pillows_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # WebP is left out: its largest image, 16383 x 16383, is below twice Pillow's limit.
     monkeypatch.setattr(opening, "MAX_PIXELS", 100)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

@@ -65,7 +65,7 @@ class TestByteBudget:
         budget.give_back(0)
         assert not is_blocked(start(budget.take, 3, 5))
 
-    def test_a_waiting_one_that_becomes_the_oldest_continues(self) -> None:
+    def test_a_waiting_share_that_becomes_the_oldest_is_granted(self) -> None:
         budget = ByteBudget(10)
         budget.take(0, 4)
         large = start(budget.take, 1, 1000)
@@ -115,7 +115,7 @@ class TestByteBudget:
 
 
 class TestStartAhead:
-    def test_order_is_that_of_the_items(self) -> None:
+    def test_results_keep_the_order_of_the_items(self) -> None:
         def work(number: int) -> int:
             time.sleep(0.002 * (number % 3))
             return number * number

@@ -204,7 +204,7 @@ def test_an_image_of_too_many_pixels_fails(
     assert set(results.values()) == {Status.WRITTEN}
 
 
-def test_the_default_limit_of_pixels_is_that_of_the_readers() -> None:
+def test_default_pixel_limit_equals_the_readers_limit() -> None:
     assert EncodeOptions().max_pixels == MAX_PIXELS
 
 

@@ -102,7 +102,9 @@ class TestCompanions:
         for names in ((), (LOGSNR,), (CLASS_TOKEN,), (LOGSNR, CLASS_TOKEN)):
             assert pair.check(*names) == DONE
 
-    def test_a_record_that_holds_less_is_stale_and_names_the_lack(self, pair: Pair) -> None:
+    def test_a_record_that_lacks_a_tensor_is_stale_and_the_reason_names_it(
+        self, pair: Pair
+    ) -> None:
         lacks = {
             "no class token": [CLASS_TOKEN],
             "no posterior": [LOGSNR],
@@ -373,7 +375,7 @@ class TestFirstRecord:
         assert found is not None
         assert found[1].name == "3.DINAC"
 
-    def test_a_file_is_its_own_first_record(self, tmp_path: Path, encoder: ModelHandle) -> None:
+    def test_a_file_as_out_is_the_first_record(self, tmp_path: Path, encoder: ModelHandle) -> None:
         (tmp_path / "a").write_bytes(make_record(encoder, "x"))
         found = find_first_record(str(tmp_path / "a"))
         assert found is not None

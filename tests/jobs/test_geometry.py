@@ -64,7 +64,7 @@ def unpack(path: Path) -> Record:
     return unpack_record(path.read_bytes(), with_twin=True)
 
 
-def test_a_record_is_that_of_an_image_scaled_beforehand(
+def test_a_record_equals_the_record_of_an_image_scaled_beforehand(
     photos: Path, tmp_path: Path, encoder: ModelHandle
 ) -> None:
     results = encode(photos, tmp_path / "out", encoder, SQUARE)

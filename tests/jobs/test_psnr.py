@@ -90,7 +90,7 @@ def test_a_file_that_is_not_an_image_is_no_counterpart(folders: tuple[Path, Path
     )  # fmt: skip
 
 
-def test_psnr_is_that_of_the_pixels(folders: tuple[Path, Path]) -> None:
+def test_psnr_is_measured_on_the_pixels(folders: tuple[Path, Path]) -> None:
     first, second = folders
     Image.fromarray(draw(0)).save(first / "a.png")
     Image.fromarray(draw(1)).save(second / "a.png")

@@ -228,7 +228,9 @@ class TestInputRequest:
             (InputRequest(paths=("empty",)), "no images found in empty"),
         ],
     )
-    def test_what_is_refused(self, folder: Path, request_: InputRequest, message: str) -> None:
+    def test_contradicting_or_missing_inputs_are_refused(
+        self, folder: Path, request_: InputRequest, message: str
+    ) -> None:
         touch(folder, "in/a.png")
         (folder / "empty").mkdir()
         with pytest.raises(UsageError) as caught:

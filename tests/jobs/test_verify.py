@@ -155,7 +155,7 @@ class TestModel:
     def test_the_named_model_passes(self, encoded: Path, encoder: ModelHandle) -> None:
         assert {r.reason for r in verify(encoded / "latents", model=encoder)} == {None}
 
-    def test_another_model_is_a_finding_that_names_both(
+    def test_a_record_of_another_model_fails_and_the_finding_names_both_models(
         self, own: Path, encoder: ModelHandle
     ) -> None:
         identity = encoder.identity

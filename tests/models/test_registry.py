@@ -104,7 +104,7 @@ class TestLocal:
         assert model.label == "model.safetensors"
         assert model.identify() == resolve_model(str(GOLDEN / "tiny")).identify()
 
-    def test_current_folder_gets_its_own_name(
+    def test_model_in_the_current_folder_is_named_after_the_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(GOLDEN / "tiny")

@@ -244,5 +244,5 @@ class TestMain:
         main(str(tmp_path / "in"), str(tmp_path / "out"))
         assert (tmp_path / "out/model.safetensors").read_bytes() == before
 
-    def test_architecture_is_that_of_the_embedded_model(self) -> None:
+    def test_architecture_equals_the_embedded_model(self) -> None:
         assert resolve_model("nano").read_config() == NANO_CONFIG
