@@ -137,7 +137,7 @@ def _run_training(request: TrainRequest, console: Console) -> int:
     refusal = (
         f"{request.out}: another training is writing there; wait for its end, or choose another OUT"
     )
-    with hold_folder(str(request.out), refusal), stop_on_signals(console) as stop:
+    with stop_on_signals(console) as stop, hold_folder(str(request.out), refusal):
         return _train(request, stop, console)
 
 

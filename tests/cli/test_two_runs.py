@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from dinac_cli.training.trainer import StepReport, Trainer
+
 from .conftest import list_files, read_files, save
-from .processes import finish, run, start, wait_until
+from .processes import Finished, finish, get_client, run, run_process, start
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
 QUICK = ("--init", TINY, "--crop", "32", "--batch-size", "2", "--device", "cpu", "--dtype", "f32")
@@ -29,18 +30,23 @@ def test_concurrent_encode_and_decode_write_whole_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs locks of folders")
-def test_second_training_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_second_training_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(2):
         save(tmp_path / f"images/{number}.png", 48, 48, number)
-    first = start("train", "images", "model", "--steps", "1000000", *QUICK, cwd=tmp_path)
-    wait_until(
-        (tmp_path / "model").exists, first
-    )  # train creates and locks it before it imports torch
+    command = ("train", "images", "model", "--steps", "2", *QUICK)
+    seconds: list[Finished] = []
+    take_step = Trainer.step
+
+    def start_second(trainer: Trainer) -> StepReport:
+        if not seconds:
+            seconds.append(run_process(*command, cwd=tmp_path, program=get_client()))
+        return take_step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", start_second)
+    assert run(*command, cwd=tmp_path).code == 0
+    [second] = seconds
     reason = "another training is writing there; wait for its end, or choose another OUT"
-    busy = f"dinac: model: {reason}\n"
-    second = run("train", "images", "model", "--steps", "2", *QUICK, cwd=tmp_path)
-    assert (second.code, second.out, second.err) == (1, "", busy)
-    assert first.poll() is None
-    first.send_signal(signal.SIGTERM)
-    assert finish(first).code == 143
-    assert set(list_files(tmp_path / "model")) <= {"training.state"}
+    assert (second.code, second.out, second.err) == (1, "", f"dinac: model: {reason}\n")
+    assert list_files(tmp_path / "model") == ["config.json", "model.safetensors", "training.json"]
