@@ -55,8 +55,8 @@ SUBSTITUTIONS = (
         "2 minutes; the test itself runs beside this one",
     ),
     Substitution(
-        "python -m tests.readme.picture",
-        'python -c "import tests.readme.picture"',
+        "python -m tests.pages.picture",
+        'python -c "import tests.pages.picture"',
         "test_picture.py draws the picture",
     ),
     *(() if BROWSER else (Substitution("opening large.html", "opening -h", "needs a browser"),)),
