@@ -31,17 +31,18 @@ class Substitution:
     why: str
 
 
-IN_CI = 'grep -qF "pip install -q -e \'.[test]\' && .venv/bin/pytest -q" "$ROOT/.ci/run"'
+INSTALL = "python3 -m venv .venv && .venv/bin/pip install -q -c tests/constraints.txt"
+IN_CI = 'grep -qF "-c tests/constraints.txt -e \'.[test]\' && .venv/bin/pytest -q" "$ROOT/.ci/run"'
 BROWSER = shutil.which("chromium")
 
 SUBSTITUTIONS = (
     Substitution(
-        "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/dinac demo",
+        f"{INSTALL} . && .venv/bin/dinac demo",
         "dinac demo",
         "the tests run the installed package; packages come from the internet",
     ),
     Substitution(
-        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest -q",
+        f"{INSTALL} -e '.[test]' && .venv/bin/pytest -q",
         IN_CI,
         "the tests would run themselves; .ci/run runs this line",
     ),
