@@ -255,7 +255,7 @@ def test_paths_without_a_checkpoint_are_refused(folder: Path) -> None:
         ("[" * 100_000, "is not valid JSON"),
         ("[]", "not a JSON object"),
         ('{"model_dim": 64}', "lacks "),
-        (" " * (2 << 20), "larger than a configuration can be"),
+        (" " * (2 << 20), "too large for a config.json; download"),
     ],
 )
 def test_damaged_configurations_are_refused(

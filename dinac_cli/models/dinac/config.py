@@ -232,7 +232,8 @@ def _demand_whole(name: str, dim: int, ratio: float) -> None:
 def _demand_no_absent_head_key(absent: list[str]) -> None:
     if absent:
         raise ModelError(
-            f"the configuration has some class_head_* keys but lacks {', '.join(absent)}"
+            f"the configuration has some class_head_* keys but lacks {', '.join(absent)}; "
+            "add them, or remove all class_head_* keys"
         )
 
 
