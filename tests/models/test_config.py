@@ -113,7 +113,9 @@ def test_wrong_values_are_refused(
 
 
 def test_missing_sizes_are_named_together() -> None:
-    with pytest.raises(ModelError, match="lacks adaln_low_rank_rank, bottleneck_dim, decoder_"):
+    with pytest.raises(
+        ModelError, match="lacks adaln_low_rank_rank, bottleneck_dim, decoder_depth, …; "
+    ):
         from_json({"model_dim": 896})
 
 

@@ -96,6 +96,14 @@ def test_damaged_file_is_refused(content: bytes, reason: str, tmp_path: Path) ->
     assert "\n" not in message
 
 
+def test_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 34\n")
+    with pytest.raises(ModelError) as refusal:
+        DinacAE.from_pretrained(path)
+    assert str(refusal.value) == f"{path} is a Git LFS pointer, not the weights; run: git lfs pull"
+
+
 @pytest.mark.parametrize("keep", [0.0001, 0.5, 0.9999])
 def test_truncated_checkpoint_is_one_error(keep: float, tiny: Golden, tmp_path: Path) -> None:
     content = tiny.weights.read_bytes()

@@ -26,6 +26,7 @@ ITEM_BYTES = {"F32": 4, "BF16": 2}
 """The number of bytes per value, for each supported storage type."""
 
 _MAX_RANK = 8
+_GIT_LFS = b"version "  # the start of a pointer; as a header's length it would be absurd
 
 _ALIASES = re.compile(
     r"(encoder\.blocks\.\d+|dino_token_alignment_head\.block)\.(qkv|proj_out)\.weight"
@@ -143,6 +144,8 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
     size_bytes = file.seek(0, 2)
     file.seek(0)
     prefix = file.read(8)
+    if prefix == _GIT_LFS:
+        raise ModelError(f"{path} is a Git LFS pointer, not the weights; run: git lfs pull")
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
         raise _refusal(path, "it has no header of a plausible length")
