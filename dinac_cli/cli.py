@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except DinacError as exc:
-        details = getattr(exc, "details", ()) if flags["verbose"] else ()
+        details = exc.details if flags["verbose"] else ()
         for line in (str(exc), *details):
             _print_error(line)
         return exc.exit_code

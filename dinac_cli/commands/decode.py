@@ -78,7 +78,17 @@ Format = Annotated[
         metavar="NAME",
         show_default="png, or the format of OUT's suffix",
         autocompletion=complete(tuple(OUTPUT_FORMATS)),
-        help=f"Image format: {', '.join(OUTPUT_FORMATS)}.",
+        help=f"Image format: {', '.join(OUTPUT_FORMATS)}. jpg and avif are lossy; the others, webp "
+        "included, are lossless.",
+    ),
+]
+Quality = Annotated[
+    int | None,
+    typer.Option(
+        "--quality",
+        metavar="N",
+        show_default="jpg 95, avif 90, webp lossless",
+        help="Quality of jpg, avif or lossy webp: 1 to 100.",
     ),
 ]
 Flipped = Annotated[
@@ -103,6 +113,7 @@ def decode(
     strength: Strength = 1.0,
     seed: Seed = 0,
     image_format: Format = None,
+    quality: Quality = None,
     flipped: Flipped = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -141,6 +152,7 @@ def decode(
         out=out,
         settings=make_settings(steps, sampler, schedule, guidance, strength, seed),
         format=image_format,
+        quality=quality,
         flipped=flipped,
         model=choice,
         allow_other_model=allow_other_model,

@@ -149,6 +149,7 @@ class _Reporter:
                 self.summary.add(result)
                 if result.failed:
                     self.console.fail(f"{result.file}: {result.reason}")
+                    self._report_details(result)
                     note_failure(result)
                 self._report_file(result)
                 update()
@@ -171,6 +172,10 @@ class _Reporter:
         if self.stop.exit_code is not None:
             return self.stop.exit_code
         return self.summary.choose_exit(self.progress.tally)
+
+    def _report_details(self, result: FileResult) -> None:
+        for line in result.details if self.options.verbose else ():
+            self.console.fail(f"{result.file}: {line}")
 
     def _report_file(self, result: FileResult) -> None:
         for warning in result.warnings:

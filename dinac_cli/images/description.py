@@ -26,9 +26,8 @@ def format_description(pairs: Mapping[str, object]) -> str:
 
 
 def subtract_description(text: str, others: str) -> str:
-    """Returns the pairs of `text` that are not in `others`. If no pair is left, returns `text`.
+    """Returns the pairs of `text` that are not in `others`.
 
     A word without `=` counts as a pair.
     """
-    left = [pair for pair in text.split(";") if pair not in others.split(";")]
-    return ";".join(left) or text
+    return ";".join(pair for pair in text.split(";") if pair not in others.split(";"))

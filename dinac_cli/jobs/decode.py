@@ -67,12 +67,14 @@ _INPUTS_LOOKED_AT = 64
 class DecodeOptions:
     """The options that decide how records become images.
 
-    If `allow_other_model` is set, latents of another latent space are also decoded. If `flipped` is
-    set, the mirrored image of each record is decoded.
+    `quality` is None for the default quality of the format. If `allow_other_model` is set, latents
+    of another latent space are also decoded. If `flipped` is set, the mirrored image of each record
+    is decoded.
     """
 
     settings: DinacAEInferenceConfig
     format: OutputFormat
+    quality: int | None = None
     allow_other_model: bool = False
     flipped: bool = False
 
@@ -82,13 +84,15 @@ class DecodeRequest(Request[Run]):
     """A request to decode `inputs` into OUT: a folder, an image file, or `-`.
 
     `format` is a name in `OUTPUT_FORMATS`; None means the format of OUT's suffix, or PNG if OUT has
-    no such suffix. By default, decoding takes one step and uses seed 0.
+    no such suffix. `quality` is 1 to 100; None means the default of the format. By default,
+    decoding takes one step and uses seed 0.
     """
 
     inputs: InputRequest
     out: str
     settings: DinacAEInferenceConfig = field(default_factory=lambda: DinacAEInferenceConfig(seed=0))
     format: str | None = None
+    quality: int | None = None
     flipped: bool = False
     model: ModelChoice = field(default_factory=ModelChoice)
     allow_other_model: bool = False
@@ -100,9 +104,11 @@ class DecodeRequest(Request[Run]):
     def open(self, announce: Announce = keep_quiet) -> Run:
         selection = self.inputs.select(LATENTS, self.out)
         kind = choose_output_kind(self.out, selection.scan, OUTPUT_SUFFIXES)
+        form = choose_format(self.format, self.out, kind)
         options = DecodeOptions(
             settings=self.settings,
-            format=choose_format(self.format, self.out, kind),
+            format=form,
+            quality=choose_quality(self.quality, form),
             allow_other_model=self.allow_other_model,
             flipped=self.flipped,
         )
@@ -129,6 +135,7 @@ def decode_files(
     strength: float = 1.0,
     seed: int = 0,
     format: str | None = None,
+    quality: int | None = None,
     flipped: bool = False,
     device: str = "auto",
     dtype: str = "auto",
@@ -144,6 +151,7 @@ def decode_files(
         out=name_path(out),
         settings=make_settings(steps, sampler, schedule, guidance, strength, seed),
         format=format,
+        quality=quality,
         flipped=flipped,
         model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
@@ -182,6 +190,25 @@ def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
     if by_suffix not in (None, chosen):
         raise UsageError(f"--format {name} contradicts the suffix of {out}; leave out one of them")
     return chosen
+
+
+def choose_quality(quality: int | None, form: OutputFormat) -> int | None:
+    """Returns the quality to write with; None is the format's default.
+
+    The default itself also becomes None, because it gives the same files. Raises UsageError if the
+    quality is not 1 to 100, or if files of this format have no quality.
+    """
+    if quality is None:
+        return None
+    if not 1 <= quality <= 100:
+        raise UsageError(f"--quality {quality}: expected 1 to 100")
+    if form.lossy_options is None:
+        lossy = ", ".join(name for name, f in OUTPUT_FORMATS.items() if f.lossy_options is not None)
+        raise UsageError(
+            f"--quality {quality}: {form.name} is lossless; leave out --quality, or choose one of "
+            f"{lossy} with --format"
+        )
+    return None if quality == form.quality else quality
 
 
 def decode_inputs(
@@ -268,7 +295,8 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
     def finish(self, work: _ReadRecord, computed: npt.NDArray[np.uint8]) -> Made:
         wanted = self._want(work.record_hash, work.model)
         form = self._options.format
-        data = write_image(computed, form.name, stamp=wanted.stamp if form.has_stamp else None)
+        stamp = wanted.stamp if form.has_stamp else None
+        data = write_image(computed, form.name, quality=self._options.quality, stamp=stamp)
         height, width, _ = computed.shape
         result = FileResult(
             work.label,
@@ -357,4 +385,6 @@ def describe_settings(options: DecodeOptions) -> str:
     }
     if options.flipped:
         pairs["image"] = "flipped"
+    if options.quality is not None:
+        pairs["quality"] = options.quality
     return format_description(pairs)

@@ -153,7 +153,10 @@ def describe_difference(stamp: Mapping[str, str], key: str, wanted: str) -> str 
     held = stamp.get(key, "unknown")
     if held == wanted:
         return None
-    return f"{key} {subtract_description(held, wanted)}, not {subtract_description(wanted, held)}"
+    only_held, only_wanted = subtract_description(held, wanted), subtract_description(wanted, held)
+    if not only_held:
+        return f"{key} without {only_wanted}"
+    return f"{key} {only_held}, not {only_wanted or 'the default'}"
 
 
 def is_latent_file(path: str) -> bool:

@@ -243,7 +243,7 @@ def read_reconstruction(
         data = read_content(path).data
         pixels = _read_pixels(data, options, hold, NO_GEOMETRY)
     except DinacError as exc:
-        raise ImageError(f"{path}: {exc}") from exc
+        raise ImageError(f"{path}: {exc}", exc.details) from exc
     return mirror_pixels(pixels) if _is_flipped(data) and not original.is_flipped else pixels
 
 

@@ -414,6 +414,10 @@ class TestImage:
         ("held", "message"),
         [
             (WantedImage("1" * 64, "2" * 16, "steps=4"), "settings steps=4, not steps=1"),
+            (
+                WantedImage("1" * 64, "2" * 16, "steps=1;quality=9"),
+                "settings quality=9, not the default",
+            ),
             (WantedImage("1" * 64, "3" * 16, "steps=1"), f"weights {'3' * 16}, not {'2' * 16}"),
         ],
     )

@@ -84,6 +84,7 @@ POPULATED: list[Any] = [
             seed=7,
         ),
         format="webp",
+        quality=80,
         flipped=True,
         model=MODEL,
         allow_other_model=True,
