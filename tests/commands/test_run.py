@@ -249,7 +249,7 @@ class TestRun:
         monkeypatch.setattr(console_module, "PLAIN_INTERVAL_SECONDS", 0)
         report(GivenRun(DONE, DONE))
         assert capsys.readouterr().err == (
-            "dinac: encode 1/2, starting\ndinac: encode 2/2, starting\n"
+            "dinac: encode 1/2, 1 already done\ndinac: encode 2/2, 2 already done\n"
         )
 
     def test_json_has_one_object_a_file_and_the_summary_last(
