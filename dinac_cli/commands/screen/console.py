@@ -155,7 +155,8 @@ class Console:
                 redirect_stderr=False,
             )
             live.start()
-            screen.show_cursor(not hides_cursor)
+            if not hides_cursor:
+                screen.show_cursor(True)
             return live
 
         self._start_bar = start_bar

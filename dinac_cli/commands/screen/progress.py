@@ -109,15 +109,15 @@ class PhaseProgress:
     stop: StopRequest | None = None
     delay_seconds: float = 0.0
     phase: Phase | None = None
-    started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self._shown_from = self.started + self.delay_seconds
+        self._began = time.monotonic()
+        self._shown_from = self._began + self.delay_seconds
 
     def begin(self, phase: Phase) -> None:
         """Shows `phase` from now on. If it has another name, its time starts now."""
         if self.phase is not None and self.phase.name != phase.name:
-            self.started = time.monotonic()
+            self._began = time.monotonic()
         self.phase = phase
 
     @property
@@ -137,7 +137,7 @@ class PhaseProgress:
         now = time.monotonic()
         if self.phase is None or now < self._shown_from:
             return ""
-        phase, elapsed = self.phase, now - self.started
+        phase, elapsed = self.phase, now - self._began
         text = f"{phase.name}: {phase.detail}" if phase.detail else phase.name
         parts = [(0, text), (2, format_duration(elapsed))]
         if phase.done and phase.total is not None:
