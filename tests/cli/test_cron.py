@@ -9,8 +9,8 @@ import pytest
 from .conftest import list_files, save
 from .processes import parse_lines, run
 
-NIGHTLY = ("encode", "photos", "latents", "--failures", "failed.jsonl")
-NIGHTLY += ("--known-failures", "failed.jsonl")
+REPEATED = ("--failures", "failed.jsonl", "--known-failures", "failed.jsonl")
+NIGHTLY = ("encode", "photos", "latents", *REPEATED)
 BAD = "dinac: photos/bad.png: not an image (no known image format)\n"
 
 
@@ -68,8 +68,7 @@ def test_a_log_gets_the_summary_and_mail_the_rest(folder: Path) -> None:
 def test_other_commands_know_failures_too(folder: Path, command: str) -> None:
     (folder / "latents").mkdir()
     (folder / "latents/bad.dinac").write_text("no record")
-    line = [*command.split(), "--quiet", "--failures", "failed.jsonl"]
-    line += ["--known-failures", "failed.jsonl"]
+    line = (*command.split(), "--quiet", *REPEATED)
     first, second = (run(*line, cwd=folder) for _ in range(2))
     assert (first.code, second.code) == (3, 3)
     assert first.err.startswith("dinac: latents/bad.dinac: ")
