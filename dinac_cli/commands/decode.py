@@ -132,7 +132,9 @@ def decode(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -162,6 +164,12 @@ def decode(
         in_flight=batch_size,
     )
     screen = ScreenOptions(
-        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+        fail_fast=fail_fast,
     )
     raise typer.Exit(run_request(request, lambda run: Summary("decoded"), screen, out))

@@ -64,7 +64,9 @@ def features(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -90,7 +92,13 @@ def features(
         in_flight=batch_size,
     )
     screen = ScreenOptions(
-        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+        fail_fast=fail_fast,
     )
     count = 0 if similar is None else top or 10
     raise typer.Exit(run_request(request, lambda run: FeaturesSummary(run, target, count), screen))

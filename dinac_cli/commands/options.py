@@ -236,10 +236,25 @@ FailFast = Annotated[bool, run_option("--fail-fast", help="Stop at the first fil
 Failures = Annotated[
     str | None, report_option(metavar="FILE", help="Write one JSON line per failed file to FILE.")
 ]
+KnownFailures = Annotated[
+    str | None,
+    report_option(
+        metavar="FILE",
+        help="Do not print failures that FILE lists, as written by --failures; count them only.",
+    ),
+]
 Json = Annotated[
     bool, report_option("--json", help="JSON lines on stdout: one object per file, then a summary.")
 ]
 JsonObject = Annotated[bool, report_option("--json", help="One JSON object on stdout.")]
+NoProgress = Annotated[
+    bool,
+    report_option(
+        "--no-progress",
+        envvar="DINAC_NO_PROGRESS",
+        help="Show no progress, but print the summary, warnings and errors.",
+    ),
+]
 Quiet = Annotated[bool, report_option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[
     bool,

@@ -64,6 +64,8 @@ def report(
     workers: opt.Readers = None,
     overwrite: opt.Overwrite = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -92,7 +94,13 @@ def report(
         overwrite=overwrite,
         workers=workers,
     )
-    screen = ScreenOptions(quiet=quiet, verbose=verbose, failures=failures)
+    screen = ScreenOptions(
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+    )
     raise typer.Exit(run_request(request, PageSummary, screen))
 
 

@@ -74,7 +74,9 @@ def verify(
     workers: opt.Readers = None,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -95,7 +97,13 @@ def verify(
         workers=workers,
     )
     screen = ScreenOptions(
-        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+        fail_fast=fail_fast,
     )
     summary = VerifySummary(reencodes=reencode is not None)
     raise typer.Exit(run_request(request, lambda run: summary, screen))

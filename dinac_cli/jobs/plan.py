@@ -22,6 +22,7 @@ from dinac_cli.errors import (
 from dinac_cli.images.reading import measure_file
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
 from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.freshness import (
     Cause,
     State,
@@ -121,15 +122,15 @@ class PlanRequest:
     encode: EncodeRequest
     quick: bool = False
 
-    def open(self) -> PlanRun:
-        """Checks the request and chooses the model. Downloads nothing.
+    def open(self, watch: Watch = ignore_phase) -> PlanRun:
+        """Checks the request, counts the inputs and chooses the model. Downloads nothing.
 
         Raises UsageError, ModelError or OutputError only if encode would raise the same error.
         """
         selection, output = self.encode.open_places()
         if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work
             output.require_writable()
-        selection.count(output, name_latents)
+        total = selection.count(output, name_latents, watch)
         options = self.encode.options
         resolved = choose_local_encoder(self.encode.model, output)
         model = open_encoder(resolved, DeviceChoice(), features=options.features)
@@ -142,7 +143,7 @@ class PlanRequest:
             with_twins=options.geometry.flip,
         )
         wanted = options.want(model)
-        run = PlanRun(self, selection, output, wanted, plan)
+        run = PlanRun(self, selection, output, wanted, plan, total)
         try:
             refuse_mixed_latents(output, wanted)
         except UsageError as exc:
@@ -152,13 +153,18 @@ class PlanRequest:
 
 @dataclass
 class PlanRun:
-    """A plan that is ready to be made. If encode would not start, `refusal` says why."""
+    """A plan that is ready to be made.
+
+    `total` is the number of inputs (None if unknown). If encode would not start, `refusal` says
+    why.
+    """
 
     request: PlanRequest
     selection: Selection
     output: Output
     wanted: WantedLatents
     plan: Plan
+    total: int | None
     refusal: str | None = None
     sample: TrialSample = field(default_factory=TrialSample)
 

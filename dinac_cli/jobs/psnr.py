@@ -18,7 +18,8 @@ from dinac_cli.images.reading import WHITE, hold_beside, read_shaped
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
+from dinac_cli.jobs.request import IMAGES, SCANNING, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import InputScan
@@ -82,13 +83,13 @@ class PsnrRun(Run):
     first: str
     second: str
 
-    def count(self) -> int | None:
+    def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the pairs.
 
         Raises UsageError if `list_pairs` does, or if no image has a counterpart.
         """
         total, is_any = 0, False
-        for pair in list_pairs(self.first, self.second):
+        for pair in watch_items(list_pairs(self.first, self.second), watch, SCANNING):
             total += 1
             is_any = is_any or pair.other is not None or pair.problem is not None
         if not is_any:

@@ -16,6 +16,7 @@ from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
 from dinac_cli.jobs.psnr import (
     MeasureOptions,
     find_counterpart,
@@ -24,7 +25,7 @@ from dinac_cli.jobs.psnr import (
     read_reconstruction,
     refuse_strangers,
 )
-from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
+from dinac_cli.jobs.request import IMAGES, SCANNING, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.report.latents import (
     LatentColors,
@@ -122,7 +123,7 @@ class ReportRun(Run):
     def __post_init__(self) -> None:
         self.work = self._write_page
 
-    def count(self) -> int | None:
+    def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the originals.
 
         Raises UsageError if there are no originals or too many. Also raises UsageError if a folder
@@ -130,7 +131,7 @@ class ReportRun(Run):
         """
         request = self.request
         total, unpaired, recordless = 0, list(request.reconstructions), list(request.latents)
-        for entry in request.scan():
+        for entry in watch_items(request.scan(), watch, SCANNING):
             name, total = entry.name, total + 1
             unpaired = [folder for folder in unpaired if find_counterpart(name, folder) is None]
             recordless = [

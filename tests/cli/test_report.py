@@ -18,7 +18,7 @@ from dinac_cli.container.record import pack_encoded, read_header
 from dinac_cli.container.tensors import Encoded
 
 from .conftest import SIZES, list_files, read_files
-from .processes import run, run_noting_imports
+from .processes import DEADLINE_SECONDS, run, run_noting_imports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -100,7 +100,7 @@ def browse(page: Path, width: int = 1200) -> tuple[dict[str, Any], str]:
          f"--user-data-dir={page.parent / 'profile'}",
          f"--window-size={width},900", "--virtual-time-budget=8000", "--dump-dom",
          visited.as_uri()],
-        capture_output=True, text=True, timeout=90,
+        capture_output=True, text=True, timeout=DEADLINE_SECONDS,
     )  # fmt: skip
     title = re.findall(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[0]
     console = "\n".join(line for line in done.stderr.splitlines() if ":CONSOLE" in line)

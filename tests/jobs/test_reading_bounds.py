@@ -19,7 +19,7 @@ from dinac_cli.storage.inputs import Input
 
 from .hand_made import latents_out, make_handle, make_record, run_control, write_images
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 FILES = 12
 
 
