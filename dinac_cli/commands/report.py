@@ -33,8 +33,9 @@ LatentFolders = Annotated[
     typer.Option(
         "--latents",
         metavar="DIR",
-        help="Folder of latents. Give this option once per folder of reconstructions, in the same "
-        "order. The page shows bits per pixel, and the latents of the first folder as colours.",
+        help="Folder of latents; repeat this option if the reconstructions come from several. The "
+        "page shows model, precision and bits per pixel, and the latents of the first folder as "
+        "colours.",
     ),
 ]
 Assets = Annotated[
@@ -46,7 +47,7 @@ Assets = Annotated[
 ]
 Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")]
 
-_LARGE_PAGE_BYTES = 2**26
+_LARGE_PAGE_BYTES = 25_000_000  # the largest attachment that common mail services accept
 
 
 def report(
@@ -131,7 +132,8 @@ class PageSummary(Summary):
         if not self._run.page.images:
             return f"no image could be shown; {self._out} was not written"
         if self._run.request.assets is None and self._run.size_bytes > _LARGE_PAGE_BYTES:
-            return "the page is large; --assets DIR keeps the full images in a folder"
+            size = format_size(self._run.size_bytes)
+            return f"{self._out} is {size}; --assets DIR keeps the full images beside the page"
         return None
 
     def choose_exit(self, tally: Tally) -> Exit:
