@@ -21,6 +21,7 @@ from dinac_cli.commands.features import features
 from dinac_cli.commands.info import info
 from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
+from dinac_cli.commands.parser import PlainCommand, PlainGroup
 from dinac_cli.commands.plan import plan
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.report import report
@@ -37,6 +38,7 @@ _ParserError: type[Any] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name=PROGRAM,
+    cls=PlainGroup,
     add_completion=False,  # completion scripts are files; dinac edits no shell start-up file
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,31 +57,29 @@ def describe(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+            "--version",
+            "-V",
+            callback=_print_version,
+            is_eager=True,
+            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
     """Convert folders of images to small files of whitened latents, and back."""
 
 
-for _command in (
-    encode,
-    decode,
-    psnr,
-    verify,
-    plan,
-    info,
-    features,
-    report,
-    export,
-    train,
-    bench,
-    demo,
-    completions,
-    man,
-):
-    app.command()(_command)
-app.add_typer(models)
+_PANELS = {
+    "Convert": (encode, decode, export),
+    "Inspect and measure": (info, psnr, report, verify, plan, features),
+    "Train": (train, bench),
+    "Set up": (demo, completions, man),
+}
+"""Title of a panel of `dinac --help` → its commands. The commands of `models` are in "Set up"."""
+
+for _title, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(cls=PlainCommand, rich_help_panel=_title)(_command)
+app.add_typer(models, rich_help_panel="Set up")
 
 
 def main() -> None:
@@ -149,7 +149,6 @@ def _fit_screen(columns: int) -> Any:
     On a narrow screen, help has no frames, because frames would cut off the text.
     """
     root: Any = typer.main.get_command(app)
-    _hide_flag_types(root)
     if columns >= _NARROW_COLUMNS:
         return root
 
@@ -171,16 +170,6 @@ def _fit_screen(columns: int) -> Any:
 
     simplify(root)
     return root
-
-
-def _hide_flag_types(command: Any, parent: Any = None) -> None:
-    """Hides the type `<bool>`, which some versions of Typer show after a flag."""
-    context = command.context_class(command, parent=parent, **command.context_settings)
-    for parameter in command.get_params(context):  # including --help
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    for child in getattr(command, "commands", {}).values():
-        _hide_flag_types(child, context)
 
 
 def _print_error(message: str) -> None:

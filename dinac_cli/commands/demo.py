@@ -15,7 +15,7 @@ from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.screen.console import Console
 
 DemoFolder = Annotated[
-    str, typer.Argument(metavar="DIR", help="Folder for the images and latents of the demo.")
+    str, typer.Argument(metavar="[DIR]", help="Folder for the images and latents of the demo.")
 ]
 
 

@@ -10,6 +10,7 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary, describe_others
 from dinac_cli.commands.screen.tables import align, format_size
+from dinac_cli.commands.values import whole
 from dinac_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 FeaturesOut = Annotated[
     str | None,
     typer.Argument(
-        metavar="OUT.safetensors",
+        metavar="[OUT.safetensors]",
         show_default=False,
         help="The last argument: the file to write; optional with --similar.",
     ),
@@ -35,7 +36,10 @@ Similar = Annotated[
 Top = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="K", show_default="10", help="Number of images that --similar lists."
+        parser=whole("--top", 1),
+        metavar="K",
+        show_default="10",
+        help="Number of images that --similar lists.",
     ),
 ]
 

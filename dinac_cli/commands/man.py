@@ -12,6 +12,10 @@ from typing import Any
 
 import typer
 
+from dinac_cli.commands.completions import PROGRAM
+from dinac_cli.commands.examples import EXAMPLES
+from dinac_cli.commands.parser import list_arguments
+
 MANUAL = Path(__file__).parent.parent / "man" / "dinac.1"
 
 _EXIT_CODES = (
@@ -48,29 +52,27 @@ def _begin(root: Any, version: str) -> Iterator[str]:
     yield ".SH NAME"
     yield "dinac \\- batch image codec: folders of images to small files of latents, and back"
     yield ".SH SYNOPSIS"
-    for path, command in _walk(root, "dinac"):
+    for path, command in _walk(root, PROGRAM):
         yield ".br"
-        yield f"\\fB{_escape(path)}\\fR {_escape(_usage(command))}"
+        usage = " ".join(["[options]", *list_arguments(command)])
+        yield f"\\fB{_escape(path)}\\fR {_escape(usage)}"
     yield ".SH DESCRIPTION"
     yield _escape(root.help or "")
 
 
 def _list_commands(root: Any) -> Iterator[str]:
     yield ".SH COMMANDS"
-    for path, command in _walk(root, "dinac"):
+    for path, command in _walk(root, PROGRAM):
         yield f".SS {_escape(path)}"
         yield from _paragraphs(command.help or "")
+        yield ".PP"
+        yield f"Example: \\fB{_escape(f'{path} {EXAMPLES[path]}')}\\fR"
         for parameter in command.params:
             names = ", ".join((*parameter.opts, *parameter.secondary_opts))
-            is_option = names.startswith("-")
-            is_flag = getattr(parameter, "is_flag", False)
-            metavar = "" if is_flag else parameter.metavar or parameter.type.name.upper()
+            metavar = _escape(parameter.metavar or "")
             yield ".TP"
-            yield f"\\fB{_escape(names)}\\fR {_escape(metavar)}" if is_option else _escape(metavar)
+            yield f"\\fB{_escape(names)}\\fR {metavar}" if names.startswith("-") else metavar
             yield from _paragraphs(parameter.help or "", first=True)
-            default = _describe_default(parameter)
-            if default:
-                yield _escape(f"Default: {default}.")
 
 
 def _end() -> Iterator[str]:
@@ -89,33 +91,15 @@ def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _walk(child, f"{path} {name}")
 
 
-def _usage(command: Any) -> str:
-    arguments = (p for p in command.params if not p.opts[0].startswith("-"))
-    return " ".join(["[options]", *map(_name_argument, arguments)])
-
-
-def _name_argument(parameter: Any) -> str:
-    name = parameter.metavar or ""
-    if parameter.nargs == -1 and not name.endswith("..."):
-        name += "..."
-    return name if parameter.required else f"[{name}]"
-
-
-def _describe_default(parameter: Any) -> str:
-    shown = getattr(parameter, "show_default", None)
-    if isinstance(shown, str):
-        return shown
-    default = parameter.default
-    if shown is False or default in (None, False, "") or parameter.required or callable(default):
-        return ""
-    return str(default)
-
-
 def _paragraphs(text: str, *, first: bool = False) -> Iterator[str]:
+    """Yields the lines of a text. A paragraph that starts with a backspace keeps its lines."""
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
         if number:
             yield ".br" if first else ".PP"
-        yield _escape(" ".join(paragraph.split()))
+        if paragraph.startswith("\b"):
+            yield from (".nf", *map(_escape, paragraph.strip("\b\n").split("\n")), ".fi")
+        else:
+            yield _escape(" ".join(paragraph.split()))
 
 
 def _escape(text: str) -> str:

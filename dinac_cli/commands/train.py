@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
 from dinac_cli.commands.screen.summary import STOPPED
 from dinac_cli.commands.screen.tables import format_duration
-from dinac_cli.commands.values import complete
+from dinac_cli.commands.values import complete, real, whole
 from dinac_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,21 +38,43 @@ Init = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(min=0.01, metavar="M", help="Minutes to train; the learning rate ends at zero."),
+    typer.Option(
+        parser=real("--minutes", lambda value: 0.01 <= value < math.inf, "0.01 minutes or more"),
+        metavar="M",
+        help="Minutes to train; the learning rate ends at zero.",
+    ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        "--steps", min=1, metavar="N", help="Number of training steps, instead of --minutes."
+        "--steps",
+        parser=whole("--steps", 1),
+        metavar="N",
+        help="Number of training steps, instead of --minutes.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Crops per step.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", parser=whole("--batch-size", 1), metavar="N", help="Crops per step."
+    ),
+]
 Crop = Annotated[
-    int, typer.Option(min=32, metavar="PIXELS", help="Side of a crop; smaller images are skipped.")
+    int,
+    typer.Option(
+        parser=whole("--crop", 32, wanted="32 pixels or more"),
+        metavar="PIXELS",
+        help="Side of a crop; smaller images are skipped.",
+    ),
 ]
 Seed = Annotated[
     int,
-    typer.Option("--seed", min=0, metavar="N", help="Seed of all random numbers in the training."),
+    typer.Option(
+        "--seed",
+        parser=whole("--seed", 0),
+        metavar="N",
+        help="Seed of all random numbers in the training.",
+    ),
 ]
 Teacher = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -36,17 +37,40 @@ def choices(name: str, values: tuple[str, ...]) -> dict[str, Any]:
     return {"callback": one_of(name, values), "autocompletion": complete(values)}
 
 
-def within(
-    name: str, holds: Callable[[float], bool], wanted: str
-) -> Callable[[float | None], float | None]:
-    """Returns a check that accepts numbers for which `holds` is true, and None, the default."""
+def whole(
+    name: str, low: int, high: int | None = None, wanted: str = ""
+) -> Callable[[str | int], int]:
+    """Returns a parser of whole numbers from `low` to `high` (None: any larger number).
 
-    def check(value: float | None) -> float | None:
-        if value is not None and not holds(value):
+    The parser raises UsageError, which says what is `wanted`; by default, the range.
+    """
+    wanted = wanted or (f"{low} or more" if high is None else f"{low} to {high}")
+
+    def parse(value: str | int) -> int:  # Typer also parses the default
+        try:
+            number = int(value)
+        except ValueError:
+            number = low - 1
+        if number < low or (high is not None and number > high):
             raise UsageError(f"{name} {value}: expected {wanted}")
-        return value
+        return number
 
-    return check
+    return parse
+
+
+def real(name: str, holds: Callable[[float], bool], wanted: str) -> Callable[[str | float], float]:
+    """Returns a parser of numbers for which `holds` is true. The parser raises UsageError."""
+
+    def parse(value: str | float) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not holds(number):
+            raise UsageError(f"{name} {value}: expected {wanted}")
+        return number
+
+    return parse
 
 
 def parse_batch_size(text: str) -> int | None:
