@@ -14,7 +14,7 @@ from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.models.interface import SCHEDULES
 
 DecodeOut = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="OUT",
         help="The last argument: a folder, an image file (for one input file), or - for one image "
@@ -95,7 +95,8 @@ AllowOtherModel = Annotated[
 def decode(
     *,
     latents: opt.Latents = None,
-    out: DecodeOut,
+    out: DecodeOut = None,
+    out_option: opt.OutOption = None,
     steps: Steps = 1,
     sampler: Sampler = "ddim",
     schedule: Schedule = "linear",
@@ -133,6 +134,7 @@ def decode(
     from dinac_cli.jobs.decode import DecodeRequest, make_settings
     from dinac_cli.jobs.model_choice import ModelChoice
 
+    latents, out = opt.split_out(latents, out, out_option, files_from)
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dinac_cli.codec.compute import DTYPE_CHOICES, check_device
+from dinac_cli.commands.parser import MissingArgumentError
 from dinac_cli.commands.values import (
     choices,
     complete,
@@ -17,6 +18,7 @@ from dinac_cli.commands.values import (
     whole,
 )
 from dinac_cli.container.header import PRECISIONS
+from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import MAX_SIDE
 
 # Each function makes options for one panel of the help.
@@ -25,6 +27,27 @@ geometry_option = partial(typer.Option, rich_help_panel="Geometry")
 model_option = partial(typer.Option, rich_help_panel="Model and device")
 run_option = partial(typer.Option, rich_help_panel="Run")
 report_option = partial(typer.Option, rich_help_panel="Screen and reports")
+
+
+def split_out(
+    paths: list[str] | None, last: str | None, out: str | None, files_from: str | None = None
+) -> tuple[list[str], str]:
+    """Returns the inputs and OUT.
+
+    OUT is the option `out`, or else the `last` argument. If the option is given, the last argument
+    is an input. Raises MissingArgumentError without OUT, UsageError for the option without inputs.
+    """
+    inputs = list(paths or ())
+    if out is None:
+        if last is None:
+            raise MissingArgumentError("OUT")
+        return inputs, last
+    if last is not None:
+        inputs.append(last)
+    if not inputs and files_from is None:
+        raise UsageError(f"no input: name files or folders beside --out {out}")
+    return inputs, out
+
 
 # Inputs
 
@@ -44,6 +67,15 @@ Latents = Annotated[
         show_default=False,
         help="Latent files, folders (all latent files below them), quoted globs, or - for records "
         "on standard input.",
+    ),
+]
+OutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="OUT",
+        help="Write to this OUT; then all arguments are inputs.",
     ),
 ]
 FilesFrom = Annotated[
@@ -94,7 +126,7 @@ MaxPixels = Annotated[
 # What encode makes
 
 EncodeOut = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="OUT",
         help="The last argument: a folder, a .dinac file (for one input file), or - for standard "

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dinac_cli.commands.examples import EXAMPLES
+from dinac_cli.errors import UsageError
+
+# The base class of the parser's errors. The module of this class depends on the version of Typer,
+# but the class is always an ancestor of BadParameter.
+ParserError: type[Any] = typer.BadParameter.__mro__[2]
 
 
-class PlainCommand(TyperCommand):
-    """A command whose help has an example, no types, and each default as a sentence."""
+class MissingArgumentError(UsageError):
+    """Raised by a command with the name of a missing argument. The user also sees the usage."""
+
+
+class _PlainHelp(TyperCommand if TYPE_CHECKING else object):  # type: ignore[misc]
+    """Help without types, with an example, and with each default as a sentence."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -20,33 +30,46 @@ class PlainCommand(TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         """Returns the option --help, without a type."""
         return _simplify(super().get_help_option(ctx))
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Writes the usage line and the example."""
+        super().format_usage(ctx, formatter)
+        arguments = EXAMPLES.get(ctx.command_path)
+        if arguments is not None:
+            formatter.write_usage(ctx.command_path, arguments, prefix="Example: ")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parses the arguments. Each error knows the command: some errors of the parser do not."""
+        try:
+            return super().parse_args(ctx, args)
+        except ParserError as exc:
+            exc.ctx = exc.ctx or ctx
+            raise
+
+
+class PlainGroup(_PlainHelp, TyperGroup):
+    """A group of commands with plain help."""
+
+
+class PlainCommand(_PlainHelp, TyperCommand):
+    """A command with plain help. The user sees the usage if the command misses an argument."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Returns the parts of the usage line after the command's name."""
         return ["[OPTIONS]", *list_arguments(self)]
 
-    def format_usage(self, ctx: Any, formatter: Any) -> None:
-        """Writes the usage line and the example."""
-        super().format_usage(ctx, formatter)
-        _write_example(ctx, formatter)
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except MissingArgumentError as exc:
+            raise UsageError(f"missing {exc}; {describe_usage(ctx)}") from exc
 
 
-class PlainGroup(TyperGroup):
-    """A group of commands with the same kind of help as `PlainCommand`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for parameter in self.params:
-            _simplify(parameter)
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """Returns the option --help, without a type."""
-        return _simplify(super().get_help_option(ctx))
-
-    def format_usage(self, ctx: Any, formatter: Any) -> None:
-        """Writes the usage line and the example."""
-        super().format_usage(ctx, formatter)
-        _write_example(ctx, formatter)
+def describe_usage(ctx: Any) -> str:
+    """Returns the usage of a command and its example, for an error."""
+    usage = " ".join([ctx.command_path, *list_arguments(ctx.command)])
+    return f"usage: {usage}, e.g. {ctx.command_path} {EXAMPLES[ctx.command_path]}"
 
 
 def list_arguments(command: Any) -> list[str]:
@@ -58,12 +81,6 @@ def list_arguments(command: Any) -> list[str]:
 def _name_argument(parameter: Any) -> str:
     name = str(parameter.metavar)
     return name if parameter.nargs == 1 or name.endswith("...") else f"{name}..."
-
-
-def _write_example(ctx: Any, formatter: Any) -> None:
-    arguments = EXAMPLES.get(ctx.command_path)
-    if arguments is not None:
-        formatter.write_usage(ctx.command_path, arguments, prefix="Example: ")
 
 
 def _simplify(parameter: Any) -> Any:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _SMOOTHING = 0.98
 
 Out = Annotated[
-    str, typer.Argument(metavar="OUT", help="The last argument: the checkpoint folder to make.")
+    str | None,
+    typer.Argument(metavar="OUT", help="The last argument: the checkpoint folder to make."),
 ]
 Init = Annotated[
     str,
@@ -92,7 +93,8 @@ Compile = Annotated[
 def train(
     *,
     images: opt.Images = None,
-    out: Out,
+    out: Out = None,
+    out_option: opt.OutOption = None,
     init: Init = "nano",
     minutes: Minutes = None,
     steps: Steps = None,
@@ -116,6 +118,7 @@ def train(
     from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 
     console = Console(quiet=quiet, verbose=verbose)
+    images, out = opt.split_out(images, out, out_option)
     paths = _list_images(images, out)
     if (steps is None) == (minutes is None):
         raise UsageError("say how long to train: give either --minutes or --steps")

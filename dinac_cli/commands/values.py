@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
@@ -100,6 +100,20 @@ def parse_percent(text: str) -> float:
             f"--reencode {text}: expected a share such as 5%, more than 0, at most 100%"
         )
     return float(digits)
+
+
+def find_nearest(word: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that are about as close to `word` as the closest name, best first."""
+    from difflib import SequenceMatcher
+
+    matcher = SequenceMatcher(b=word)
+    ratios = {}
+    for name in names:
+        matcher.set_seq1(name)
+        ratios[name] = matcher.ratio()
+    least = max(0.6, max(ratios.values(), default=0.0) - 0.05)
+    nearest = [name for name in ratios if ratios[name] >= least]
+    return sorted(nearest, key=lambda name: -ratios[name])
 
 
 def note_verbose(context: typer.Context, value: bool) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from dinac_cli.commands.values import (
     complete,
+    find_nearest,
     one_of,
     parse_batch_size,
     parse_crop,
@@ -95,3 +96,12 @@ def test_percent(text: str, percent: float) -> None:
 def test_malformed_percent_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--reencode .*expected a share such as 5%"):
         parse_percent(text)
+
+
+def test_only_close_names_are_nearest() -> None:
+    commands = ("encode", "decode", "export", "bench")
+    assert find_nearest("encod", commands) == ["encode"]
+    assert find_nearest("EXPORT", commands) == []
+    assert find_nearest("max-pixel", ("max-side", "max-pixels")) == ["max-pixels"]
+    assert find_nearest("ab", ("abc", "abd", "xyz")) == ["abc", "abd"]
+    assert find_nearest("x", ()) == []
