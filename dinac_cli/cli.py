@@ -18,6 +18,7 @@ from dinac_cli.commands.demo import demo
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.export import export
 from dinac_cli.commands.features import features
+from dinac_cli.commands.help import show_help
 from dinac_cli.commands.info import info
 from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
@@ -71,11 +72,12 @@ _PANELS = {
     "Train": (train, bench),
     "Set up": (demo, completions, man),
 }
-"""Title of a panel of `dinac --help` → its commands. The commands of `models` are in "Set up"."""
+"""Title of a panel of `dinac --help` → its commands. Help and models are added below."""
 
 for _title, _commands in _PANELS.items():
     for _command in _commands:
         app.command(cls=PlainCommand, rich_help_panel=_title)(_command)
+app.command("help", cls=PlainCommand, rich_help_panel="Set up")(show_help)
 app.add_typer(models, rich_help_panel="Set up")
 
 

@@ -6,15 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from dinac_cli.commands.completions import PROGRAM
 from dinac_cli.commands.examples import EXAMPLES
 from dinac_cli.commands.parser import list_arguments
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.pages import show_page
+from dinac_cli.commands.topics import TOPICS, prepare_page, read_page
+from dinac_cli.commands.values import complete, find_nearest
+from dinac_cli.errors import UsageError
 
 MANUAL = Path(__file__).parent.parent / "man" / "dinac.1"
 
@@ -30,16 +35,57 @@ _ENVIRONMENT = (
     ("DINAC_CACHE", "the cache folder of dinac; the folder contains the identities of models"),
     ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),
     ("OMP_NUM_THREADS", "number of computing threads"),
+    ("PAGER", "the program that shows pages longer than the screen"),
     ("NO_COLOR", "no colours"),
 )
 
 
-def man() -> None:
-    """Show the manual. In a pipe, print the page in the man(7) format, ready to install."""
+Page = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PAGE]",
+        autocompletion=complete(tuple(TOPICS)),
+        help="A page to show, such as format; 'dinac help' lists all pages.",
+    ),
+]
+
+
+def man(context: typer.Context, page: Page = None) -> None:
+    """Show the manual, or one of its pages.
+
+    In a pipe, the manual is in the man(7) format, ready to install, and a page is in Markdown.
+    """
+    if page is not None:
+        commands = list_commands(context)
+        if page not in TOPICS and page in commands:
+            raise UsageError(f"'{page}' is a command, not a page; use '{PROGRAM} help {page}'")
+        print_page(page, TOPICS)
+        return
     pager = shutil.which("man") if sys.stdout is not None and sys.stdout.isatty() else None
     if pager is not None:
         raise typer.Exit(subprocess.run([pager, "-l", str(MANUAL)]).returncode)
     print(MANUAL.read_text(encoding="utf-8"), end="")
+
+
+def list_commands(context: typer.Context) -> list[str]:
+    """Returns the names of the program's commands."""
+    root: Any = context.find_root().command
+    return list(root.commands)
+
+
+def print_page(name: str, known: Iterable[str], what: str = "page") -> None:
+    """Shows a page on a terminal, or prints its Markdown source.
+
+    Raises UsageError if there is no such page; the error suggests the nearest `known` names.
+    """
+    if name not in TOPICS:
+        nearest = " or ".join(f"'{near}'" for near in find_nearest(name, known))
+        advice = f"did you mean {nearest}?" if nearest else f"'{PROGRAM} help' lists all names"
+        raise UsageError(f"no {what} '{name}'; {advice}")
+    if sys.stdout is not None and sys.stdout.isatty():
+        show_page(prepare_page(name))
+    else:
+        Console().print_result(read_page(name).rstrip("\n"))
 
 
 def make_manual(root: Any, version: str) -> str:
@@ -76,7 +122,9 @@ def _list_commands(root: Any) -> Iterator[str]:
 
 
 def _end() -> Iterator[str]:
-    for title, entries in (("EXIT STATUS", _EXIT_CODES), ("ENVIRONMENT", _ENVIRONMENT)):
+    pages = [(f"{PROGRAM} man {name}", topic.summary) for name, topic in TOPICS.items()]
+    sections = (("EXIT STATUS", _EXIT_CODES), ("ENVIRONMENT", _ENVIRONMENT), ("PAGES", pages))
+    for title, entries in sections:
         yield f".SH {title}"
         for name, meaning in entries:
             yield from (".TP", f"\\fB{_escape(name)}\\fR", _escape(meaning))

@@ -18,6 +18,8 @@ _STORED = {"F32": "float32", "BF16": "bfloat16"}
 
 # A model card starts with YAML between two lines of dashes. Only the licence is read from it. The
 # licence is one line, "license: NAME", so no YAML parser is needed.
+_CARDS = ("README.md", "CARD.md")
+"""File names of a model card: on the Hub, and of the embedded model."""
 _CARD_LICENCE = re.compile(r"\A---\n(?:(?!---).*\n)*?license:[ \t]*[\"']?([\w.+-]{1,64})")
 _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 
@@ -86,13 +88,15 @@ def count_parameters(table: TensorTable) -> dict[str, int]:
 def read_licence(path: Path) -> str:
     """Returns the licence in the model card beside a checkpoint, or "" if no licence is found."""
     folder = path if path.is_dir() else path.parent
-    try:
-        with (folder / "README.md").open("rb") as file:
-            card = file.read(1 << 16).decode("utf-8", "replace").replace("\r\n", "\n")
-    except OSError:
-        return ""
-    match = _CARD_LICENCE.match(card)
-    return match[1] if match else ""
+    for name in _CARDS:
+        try:
+            with (folder / name).open("rb") as file:
+                card = file.read(1 << 16).decode("utf-8", "replace").replace("\r\n", "\n")
+        except OSError:
+            continue
+        match = _CARD_LICENCE.match(card)
+        return match[1] if match else ""
+    return ""
 
 
 def _list_parameters(table: TensorTable) -> list[tuple[str, int]]:
