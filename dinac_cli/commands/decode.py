@@ -9,12 +9,12 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
-from dinac_cli.commands.values import choices, complete, within
+from dinac_cli.commands.values import choices, complete, real, whole
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.models.interface import SCHEDULES
 
 DecodeOut = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="OUT",
         help="The last argument: a folder, an image file (for one input file), or - for one image "
@@ -26,7 +26,7 @@ Steps = Annotated[
     typer.Option(
         "--steps",
         "-n",
-        min=1,
+        parser=whole("--steps", 1),
         metavar="N",
         help="Number of decoder evaluations (NFE); 1 gives the best PSNR.",
     ),
@@ -50,7 +50,7 @@ Guidance = Annotated[
     typer.Option(
         metavar="G",
         show_default="off",
-        callback=within("--guidance", math.isfinite, "a finite number"),
+        parser=real("--guidance", math.isfinite, "a finite number"),
         help="Strength of path-drop guidance; guidance doubles the work.",
     ),
 ]
@@ -58,7 +58,7 @@ Strength = Annotated[
     float,
     typer.Option(
         metavar="S",
-        callback=within("--strength", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
+        parser=real("--strength", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
         help="Scale of the diffusion times: more than 0 and at most 1 (full noise).",
     ),
 ]
@@ -66,7 +66,7 @@ Seed = Annotated[
     int,
     typer.Option(
         metavar="N",
-        callback=within("--seed", lambda value: -(2**63) <= value < 2**64, "a 64-bit integer"),
+        parser=whole("--seed", -(2**63), 2**64 - 1, "a 64-bit integer"),
         help="Seed of the noise.",
     ),
 ]
@@ -105,7 +105,8 @@ AllowOtherModel = Annotated[
 def decode(
     *,
     latents: opt.Latents = None,
-    out: DecodeOut,
+    out: DecodeOut = None,
+    out_option: opt.OutOption = None,
     steps: Steps = 1,
     sampler: Sampler = "ddim",
     schedule: Schedule = "linear",
@@ -146,6 +147,7 @@ def decode(
     from dinac_cli.jobs.decode import DecodeRequest, make_settings
     from dinac_cli.jobs.model_choice import ModelChoice
 
+    latents, out = opt.split_out(latents, out, out_option, files_from)
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
     )

@@ -22,7 +22,8 @@ DryRun = Annotated[
 def encode(
     *,
     images: opt.Images = None,
-    out: opt.EncodeOut,
+    out: opt.EncodeOut = None,
+    out_option: opt.OutOption = None,
     precision: opt.PrecisionOption = "bf16",
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
@@ -68,6 +69,7 @@ def encode(
     from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
 
+    images, out = opt.split_out(images, out, out_option, files_from)
     options = EncodeOptions(
         precision=precision,
         background=parse_color(background),

@@ -8,8 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from dinac_cli.codec.compute import DTYPE_CHOICES, check_device
-from dinac_cli.commands.values import choices, complete, note_verbose, parse_batch_size, parse_crop
+from dinac_cli.commands.parser import MissingArgumentError
+from dinac_cli.commands.values import (
+    choices,
+    complete,
+    note_verbose,
+    parse_batch_size,
+    parse_crop,
+    whole,
+)
 from dinac_cli.container.header import PRECISIONS
+from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import MAX_SIDE
 
 # Each function makes options for one panel of the help.
@@ -18,6 +27,27 @@ geometry_option = partial(typer.Option, rich_help_panel="Geometry")
 model_option = partial(typer.Option, rich_help_panel="Model and device")
 run_option = partial(typer.Option, rich_help_panel="Run")
 report_option = partial(typer.Option, rich_help_panel="Screen and reports")
+
+
+def split_out(
+    paths: list[str] | None, last: str | None, out: str | None, files_from: str | None = None
+) -> tuple[list[str], str]:
+    """Returns the inputs and OUT.
+
+    OUT is the option `out`, or else the `last` argument. If the option is given, the last argument
+    is an input. Raises MissingArgumentError without OUT, UsageError for the option without inputs.
+    """
+    inputs = list(paths or ())
+    if out is None:
+        if last is None:
+            raise MissingArgumentError("OUT")
+        return inputs, last
+    if last is not None:
+        inputs.append(last)
+    if not inputs and files_from is None:
+        raise UsageError(f"no input: name files or folders beside --out {out}")
+    return inputs, out
+
 
 # Inputs
 
@@ -39,6 +69,15 @@ Latents = Annotated[
         "on standard input.",
     ),
 ]
+OutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="OUT",
+        help="Write to this OUT; then all arguments are inputs.",
+    ),
+]
 FilesFrom = Annotated[
     str | None,
     input_option(
@@ -57,7 +96,8 @@ Root = Annotated[
     ),
 ]
 Limit = Annotated[
-    int | None, input_option(min=1, metavar="N", help="Take only the first N inputs.")
+    int | None,
+    input_option(parser=whole("--limit", 1), metavar="N", help="Take only the first N inputs."),
 ]
 ShardOption = Annotated[
     str | None,
@@ -75,13 +115,18 @@ Background = Annotated[
     ),
 ]
 MaxPixels = Annotated[
-    int, input_option(min=1, metavar="N", help="Refuse images of more than N pixels.")
+    int,
+    input_option(
+        parser=whole("--max-pixels", 1, wanted="1 pixel or more"),
+        metavar="N",
+        help="Refuse images of more than N pixels.",
+    ),
 ]
 
 # What encode makes
 
 EncodeOut = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="OUT",
         help="The last argument: a folder, a .dinac file (for one input file), or - for standard "
@@ -94,11 +139,16 @@ PrecisionOption = Annotated[
         "--precision",
         metavar="P",
         **choices("--precision", PRECISIONS),
-        help="How latents are stored.\n\nBits per pixel and dB lost (nano, photographs):\n\n"
-        "f32  14.5  0     q6  2.4  0.10\n\n"
-        "bf16  5.3  0     q5  2.2  0.20\n\n"
-        "q8    3.0  0.02  q4  1.8  0.48\n\n"
-        "q7    2.7  0.05  q3  1.5  0.98\n\n",
+        help="How latents are stored (the figures are of nano, on photographs).\n\n\b\n"
+        "P     bits/pixel  dB lost\n"
+        "f32         14.5     0\n"
+        "bf16         5.3     0\n"
+        "q8           3.0     0.02\n"
+        "q7           2.7     0.05\n"
+        "q6           2.4     0.10\n"
+        "q5           2.2     0.20\n"
+        "q4           1.8     0.48\n"
+        "q3           1.5     0.98",
     ),
 ]
 Anonymous = Annotated[
@@ -121,7 +171,12 @@ StorePosterior = Annotated[
 
 # Geometry
 
-_side = partial(geometry_option, min=1, max=MAX_SIDE, metavar="N")
+
+def _side(name: str, help: str) -> Any:
+    parser = whole(name, 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels")
+    return geometry_option(name, parser=parser, metavar="N", help=help)
+
+
 _crop = partial(geometry_option, "--crop", metavar="WxH", parser=parse_crop)
 
 Resize = Annotated[
@@ -204,7 +259,14 @@ CompileSizes = Annotated[
 
 # Run
 
-_workers = partial(run_option, "--workers", min=1, metavar="N", show_default="one per processor")
+_workers = partial(
+    run_option,
+    "--workers",
+    "-j",
+    parser=whole("--workers", 1),
+    metavar="N",
+    show_default="one per processor",
+)
 
 BatchSize = Annotated[
     int | None,

@@ -30,7 +30,8 @@ Quick = Annotated[
 def plan(
     *,
     images: opt.Images = None,
-    out: opt.EncodeOut,
+    out: opt.EncodeOut = None,
+    out_option: opt.OutOption = None,
     precision: opt.PrecisionOption = "bf16",
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
@@ -72,6 +73,7 @@ def plan(
     from dinac_cli.jobs.model_choice import ModelChoice
     from dinac_cli.jobs.plan import PlanRequest
 
+    images, out = opt.split_out(images, out, out_option, files_from)
     options = EncodeOptions(
         precision=precision,
         background=parse_color(background),

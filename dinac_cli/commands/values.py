@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
@@ -36,17 +37,40 @@ def choices(name: str, values: tuple[str, ...]) -> dict[str, Any]:
     return {"callback": one_of(name, values), "autocompletion": complete(values)}
 
 
-def within(
-    name: str, holds: Callable[[float], bool], wanted: str
-) -> Callable[[float | None], float | None]:
-    """Returns a check that accepts numbers for which `holds` is true, and None, the default."""
+def whole(
+    name: str, low: int, high: int | None = None, wanted: str = ""
+) -> Callable[[str | int], int]:
+    """Returns a parser of whole numbers from `low` to `high` (None: any larger number).
 
-    def check(value: float | None) -> float | None:
-        if value is not None and not holds(value):
+    The parser raises UsageError, which says what is `wanted`; by default, the range.
+    """
+    wanted = wanted or (f"{low} or more" if high is None else f"{low} to {high}")
+
+    def parse(value: str | int) -> int:  # Typer also parses the default
+        try:
+            number = int(value)
+        except ValueError:
+            number = low - 1
+        if number < low or (high is not None and number > high):
             raise UsageError(f"{name} {value}: expected {wanted}")
-        return value
+        return number
 
-    return check
+    return parse
+
+
+def real(name: str, holds: Callable[[float], bool], wanted: str) -> Callable[[str | float], float]:
+    """Returns a parser of numbers for which `holds` is true. The parser raises UsageError."""
+
+    def parse(value: str | float) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not holds(number):
+            raise UsageError(f"{name} {value}: expected {wanted}")
+        return number
+
+    return parse
 
 
 def parse_batch_size(text: str) -> int | None:
@@ -76,6 +100,20 @@ def parse_percent(text: str) -> float:
             f"--reencode {text}: expected a share such as 5%, more than 0, at most 100%"
         )
     return float(digits)
+
+
+def find_nearest(word: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that are about as close to `word` as the closest name, best first."""
+    from difflib import SequenceMatcher
+
+    matcher = SequenceMatcher(b=word)
+    ratios = {}
+    for name in names:
+        matcher.set_seq1(name)
+        ratios[name] = matcher.ratio()
+    least = max(0.6, max(ratios.values(), default=0.0) - 0.05)
+    nearest = [name for name in ratios if ratios[name] >= least]
+    return sorted(nearest, key=lambda name: -ratios[name])
 
 
 def note_verbose(context: typer.Context, value: bool) -> bool:
