@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from dinac_cli.codec.compute import DTYPE_CHOICES, check_device
-from dinac_cli.commands.values import choices, complete, note_verbose, parse_batch_size, parse_crop
+from dinac_cli.commands.values import (
+    choices,
+    complete,
+    note_verbose,
+    parse_batch_size,
+    parse_crop,
+    parse_crop_choice,
+    parse_side,
+)
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.images.geometry import MAX_SIDE
 
@@ -18,6 +26,12 @@ geometry_option = partial(typer.Option, rich_help_panel="Geometry")
 model_option = partial(typer.Option, rich_help_panel="Model and device")
 run_option = partial(typer.Option, rich_help_panel="Run")
 report_option = partial(typer.Option, rich_help_panel="Screen and reports")
+
+
+def follow(default: str) -> str:
+    """Describes the default of an option that follows OUT."""
+    return f"what OUT holds, else {default}"
+
 
 # Inputs
 
@@ -74,6 +88,16 @@ Background = Annotated[
         metavar="COLOR", help="Colour behind transparent images: white, black, gray or #rrggbb."
     ),
 ]
+EncodeBackground = Annotated[
+    str | None,
+    input_option(
+        "--background",
+        metavar="COLOR",
+        show_default=follow("white"),
+        help="Colour behind transparent images: white, black, gray or #rrggbb. OUT says it only if "
+        "its first latents are of a transparent image.",
+    ),
+]
 MaxPixels = Annotated[
     int, input_option(min=1, metavar="N", help="Refuse images of more than N pixels.")
 ]
@@ -89,10 +113,11 @@ EncodeOut = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--precision",
         metavar="P",
+        show_default=follow("bf16"),
         **choices("--precision", PRECISIONS),
         help="How latents are stored.\n\nBits per pixel and dB lost (nano, photographs):\n\n"
         "f32  14.5  0     q6  2.4  0.10\n\n"
@@ -102,8 +127,12 @@ PrecisionOption = Annotated[
     ),
 ]
 Anonymous = Annotated[
-    bool,
-    typer.Option("--anonymous", help="Do not store the name, size and hash of the source."),
+    bool | None,
+    typer.Option(
+        "--anonymous/--no-anonymous",
+        show_default=follow("--no-anonymous"),
+        help="Do not store the name, size and hash of the source.",
+    ),
 ]
 StoreFeatures = Annotated[
     bool,
@@ -124,20 +153,45 @@ StorePosterior = Annotated[
 _side = partial(geometry_option, min=1, max=MAX_SIDE, metavar="N")
 _crop = partial(geometry_option, "--crop", metavar="WxH", parser=parse_crop)
 
+_encode_geometry = partial(geometry_option, show_default=follow("none"))
+
+# Typer supports neither a number or a word, nor `tuple[int, int]` in one word.
 Resize = Annotated[
-    int | None,
-    _side("--resize", help="Scale each image, up or down, so that its short side has N pixels."),
+    Any,
+    _encode_geometry(
+        "--resize",
+        metavar="N",
+        parser=parse_side("--resize"),
+        help="Scale each image, up or down, so that its short side has N pixels; none: do not "
+        "scale.",
+    ),
 ]
 MaxSide = Annotated[
-    int | None,
-    _side("--max-side", help="Scale larger images down, so that no side has more than N pixels."),
+    Any,
+    _encode_geometry(
+        "--max-side",
+        metavar="N",
+        parser=parse_side("--max-side"),
+        help="Scale larger images down, so that no side has more than N pixels; none: do not "
+        "scale.",
+    ),
 ]
-# Typer would read the type `tuple[int, int]` as two values on the command line.
 CropSize = Annotated[
-    Any, _crop(help="After scaling, keep the central W x H pixels; N means N x N.")
+    Any,
+    _encode_geometry(
+        "--crop",
+        metavar="WxH",
+        parser=parse_crop_choice,
+        help="After scaling, keep the central W x H pixels; N means N x N; none: do not crop.",
+    ),
 ]
 Flip = Annotated[
-    bool, geometry_option("--flip", help="Also store latents of each image mirrored left to right.")
+    bool | None,
+    geometry_option(
+        "--flip/--no-flip",
+        show_default=follow("--no-flip"),
+        help="Also store latents of each image mirrored left to right.",
+    ),
 ]
 OriginalResize = Annotated[
     int | None,

@@ -30,20 +30,20 @@ def plan(
     *,
     images: opt.Images = None,
     out: opt.EncodeOut,
-    precision: opt.PrecisionOption = "bf16",
+    precision: opt.PrecisionOption = None,
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
-    anonymous: opt.Anonymous = False,
+    anonymous: opt.Anonymous = None,
     resize: opt.Resize = None,
     max_side: opt.MaxSide = None,
     crop: opt.CropSize = None,
-    flip: opt.Flip = False,
+    flip: opt.Flip = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
-    background: opt.Background = "white",
+    background: opt.EncodeBackground = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -65,20 +65,20 @@ def plan(
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color
-    from dinac_cli.images.geometry import choose_geometry
-    from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+    from dinac_cli.images.geometry import GeometryChoice
+    from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
     from dinac_cli.jobs.plan import PlanRequest
 
-    options = EncodeOptions(
+    options = EncodeChoice(
         precision=precision,
-        background=parse_color(background),
+        background=None if background is None else parse_color(background),
         max_pixels=max_pixels,
         checksum=checksum,
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=choose_geometry(resize, max_side, crop, flip=flip),
+        geometry=GeometryChoice(resize=resize, max_side=max_side, crop=crop, flip=flip),
     )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, limit, shard),
@@ -99,7 +99,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
     from dinac_cli.jobs.plan import Fate
 
     console = screen.open_console()
-    run = request.open()
+    run = request.open(console.say)
     for file in run.list_files():
         _print_file(file, console, screen.json)
     tune_process(request.encode)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
 from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import MAX_SIDE, Geometry, parse_size
+
+_COUNT = re.compile("[1-9][0-9]{0,6}")
 
 
 def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -56,6 +59,37 @@ def parse_batch_size(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise UsageError(f"--batch-size {text}: expected a positive number or auto")
     return int(text)
+
+
+def parse_side(name: str) -> Callable[[str], int | Literal["none"]]:
+    """Returns a parser of a number of pixels, or `none`. The parser raises UsageError."""
+
+    def parse(text: str) -> int | Literal["none"]:
+        if text == "none":
+            return "none"
+        if not _COUNT.fullmatch(text) or int(text) > MAX_SIDE:
+            raise UsageError(f"{name} {text}: expected 1 to {MAX_SIDE} pixels, or none")
+        return int(text)
+
+    return parse
+
+
+def parse_crop_choice(text: str) -> tuple[int, int] | Literal["none"]:
+    """Returns `none`, or what `parse_crop` returns. Raises UsageError."""
+    return "none" if text == "none" else parse_crop(text)
+
+
+def parse_guidance(text: str) -> float | Literal["off"]:
+    """Returns a finite number, or `off`; `none` also means `off`. Raises UsageError."""
+    if text in ("off", "none"):
+        return "off"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"--guidance {text}: expected a finite number, or off")
+    return value
 
 
 def parse_crop(text: str) -> tuple[int, int]:

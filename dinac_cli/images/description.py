@@ -23,12 +23,3 @@ def parse_description(text: str, *, strict: bool = False) -> dict[str, str]:
 def format_description(pairs: Mapping[str, object]) -> str:
     """Returns `pairs` as a description, in their order."""
     return ";".join(f"{key}={value}" for key, value in pairs.items())
-
-
-def subtract_description(text: str, others: str) -> str:
-    """Returns the pairs of `text` that are not in `others`. If no pair is left, returns `text`.
-
-    A word without `=` counts as a pair.
-    """
-    left = [pair for pair in text.split(";") if pair not in others.split(";")]
-    return ";".join(left) or text

@@ -108,7 +108,7 @@ REFUSED_LITERALLY = [
     ("encode photos out --batch-size 0", 2, "--batch-size 0: expected a positive number or auto"),
     ("decode latents out --sampler euler", 2, "--sampler euler: choose one of ddim, dpmpp-2m"),
     ("decode latents out --schedule x", 2, "--schedule x: choose one of linear, cosine"),
-    ("decode latents out --guidance nan", 2, "--guidance nan: expected a finite number"),
+    ("decode latents out --guidance nan", 2, "--guidance nan: expected a finite number, or off"),
     ("decode latents out --strength 0", 2, "--strength 0.0: expected more than 0 and at most 1"),
     (
         "decode latents out --seed 99999999999999999999",

@@ -1,4 +1,4 @@
-"""The image format of a decode: from --format, from OUT's suffix, or PNG."""
+"""The image format of a decode: from --format, from OUT's suffix, or not given."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dinac_cli.storage.output import OutputKind
 @pytest.mark.parametrize(
     ("name", "out", "kind", "chosen"),
     [
-        (None, "out", OutputKind.FOLDER, "png"),
-        (None, "-", OutputKind.STREAM, "png"),
+        (None, "out", OutputKind.FOLDER, None),
+        (None, "-", OutputKind.STREAM, None),
         (None, "x.WEBP", OutputKind.FILE, "webp"),
         (None, "x.jpeg", OutputKind.FILE, "jpg"),
-        (None, "x.webp", OutputKind.FOLDER, "png"),
+        (None, "x.webp", OutputKind.FOLDER, None),
         ("tiff", "out", OutputKind.FOLDER, "tiff"),
         ("TIFF", "out", OutputKind.FOLDER, "tiff"),
         ("jpeg", "out", OutputKind.FOLDER, "jpg"),
@@ -25,8 +25,8 @@ from dinac_cli.storage.output import OutputKind
         ("jpg", "x.jpeg", OutputKind.FILE, "jpg"),
     ],
 )
-def test_chosen_format(name: str | None, out: str, kind: OutputKind, chosen: str) -> None:
-    assert choose_format(name, out, kind) is OUTPUT_FORMATS[chosen]
+def test_chosen_format(name: str | None, out: str, kind: OutputKind, chosen: str | None) -> None:
+    assert choose_format(name, out, kind) is (chosen and OUTPUT_FORMATS[chosen])
 
 
 @pytest.mark.parametrize("name", ["", "gif", "psd", "p ng"])
