@@ -26,6 +26,7 @@ from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.report import report
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.train import train
+from dinac_cli.commands.values import name_variables
 from dinac_cli.commands.verify import verify
 from dinac_cli.errors import DinacError, Exit
 
@@ -89,7 +90,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code. An error becomes one line on stderr."""
-    flags = {"verbose": False}
+    flags: dict[str, Any] = {"verbose": False, "variables": {}}
     try:
         command: Any = (
             _prepare_completion()
@@ -102,7 +103,7 @@ def run(arguments: list[str]) -> int:
     except DinacError as exc:
         details = getattr(exc, "details", ()) if flags["verbose"] else ()
         for line in (str(exc), *details):
-            _print_error(line)
+            _print_error(name_variables(line, flags["variables"]))
         return exc.exit_code
     except _ParserError as exc:
         message = exc.format_message()  # empty if the parser printed the help

@@ -9,8 +9,10 @@ import typer
 
 from dinac_cli.codec.compute import DTYPE_CHOICES, check_device
 from dinac_cli.commands.values import (
+    check_workers,
     choices,
     complete,
+    from_variable,
     note_verbose,
     parse_batch_size,
     parse_crop,
@@ -215,6 +217,7 @@ def _model(auto: str) -> Any:
     return model_option(
         "--model",
         envvar="DINAC_MODEL",
+        callback=from_variable(str),
         metavar="MODEL",
         autocompletion=complete(MODELS),
         help=f"{MODEL_KINDS}; auto: {auto}.",
@@ -238,8 +241,9 @@ Revision = Annotated[
 Device = Annotated[
     str,
     model_option(
+        envvar="DINAC_DEVICE",
         metavar="DEVICE",
-        callback=check_device,
+        callback=from_variable(check_device),
         autocompletion=complete(("auto", "cpu", "cuda", "mps")),
         help="auto, cpu, cuda, cuda:N or mps; a missing device is an error.",
     ),
@@ -258,7 +262,15 @@ CompileSizes = Annotated[
 
 # Run
 
-_workers = partial(run_option, "--workers", min=1, metavar="N", show_default="one per processor")
+_workers = partial(
+    run_option,
+    "--workers",
+    envvar="DINAC_WORKERS",
+    metavar="N",
+    parser=str,
+    callback=from_variable(check_workers),
+    show_default="one per processor",
+)
 
 BatchSize = Annotated[
     int | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import typer
@@ -110,6 +110,45 @@ def parse_percent(text: str) -> float:
             f"--reencode {text}: expected a share such as 5%, more than 0, at most 100%"
         )
     return float(digits)
+
+
+def check_workers(text: str | None) -> int | None:
+    """Returns a positive number, or None, the default. Raises UsageError."""
+    if text is None:
+        return None
+    if not _COUNT.fullmatch(text):
+        raise UsageError(f"--workers {text}: expected 1 or more")
+    return int(text)
+
+
+def from_variable(check: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Returns a callback that checks a value of an option which an environment variable can set.
+
+    If the variable has set the value, the callback records this in the context, so that
+    `name_variables` can name the variable in an error.
+    """
+
+    def note(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+        source = context.get_parameter_source(str(parameter.name))
+        if context.obj is not None and source is not None and source.name == "ENVIRONMENT":
+            context.obj["variables"][parameter.opts[0]] = (parameter.envvar, value)
+        return check(value)
+
+    return note
+
+
+def name_variables(message: str, variables: Mapping[str, tuple[str, str]]) -> str:
+    """Returns an error that names variables instead of options: `DINAC_MODEL=foo: no such file`.
+
+    `variables` maps an option, such as `--model`, to the name and the value of its variable.
+    """
+    for option, (variable, value) in variables.items():
+        spelled = f"{variable}={value}"
+        if message.startswith(f"{option.removeprefix('--')} "):  # model x is not cached
+            return f"{spelled}: {message}"
+        named = rf"^{option} {re.escape(value)}(?=:)|(?<=you asked for ){option} \S+"
+        message = re.sub(named, spelled.replace("\\", r"\\"), message)
+    return message
 
 
 def note_verbose(context: typer.Context, value: bool) -> bool:
