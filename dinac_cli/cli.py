@@ -29,6 +29,7 @@ from dinac_cli.commands.report import report
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.train import train
 from dinac_cli.commands.usage_errors import describe_parser_error
+from dinac_cli.commands.values import name_variables
 from dinac_cli.commands.verify import verify
 from dinac_cli.errors import DinacError, Exit
 
@@ -88,7 +89,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code. An error becomes one line on stderr."""
-    flags = {"verbose": False}
+    flags: dict[str, Any] = {"verbose": False, "variables": {}}
     try:
         command = _make_tree()
         code = command(arguments, prog_name=PROGRAM, standalone_mode=False, obj=flags)
@@ -97,7 +98,7 @@ def run(arguments: list[str]) -> int:
     except DinacError as exc:
         details = exc.details if flags["verbose"] else ()
         for line in (str(exc), *details):
-            _print_error(line)
+            _print_error(name_variables(line, flags["variables"]))
         return exc.exit_code
     except ParserError as exc:
         if type(exc).__name__ == "NoArgsIsHelpError":

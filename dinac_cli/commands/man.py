@@ -31,7 +31,9 @@ _EXIT_CODES = (
     ("130, 143, 141", "Ctrl-C, SIGTERM, closed pipe"),
 )
 _ENVIRONMENT = (
-    ("DINAC_MODEL", "the default of --model"),
+    ("DINAC_MODEL", "the default of --model, except for verify"),
+    ("DINAC_DEVICE", "the default of --device"),
+    ("DINAC_WORKERS", "the default of --workers"),
     ("DINAC_CACHE", "the cache folder of dinac; the folder contains the identities of models"),
     ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),
     ("OMP_NUM_THREADS", "number of computing threads"),

@@ -10,11 +10,15 @@ import typer
 from dinac_cli.codec.compute import DTYPE_CHOICES, check_device
 from dinac_cli.commands.parser import MissingArgumentError
 from dinac_cli.commands.values import (
+    check_workers,
     choices,
     complete,
+    from_variable,
     note_verbose,
     parse_batch_size,
     parse_crop,
+    parse_crop_choice,
+    parse_side,
     whole,
 )
 from dinac_cli.container.header import PRECISIONS
@@ -47,6 +51,11 @@ def split_out(
     if not inputs and files_from is None:
         raise UsageError(f"no input: name files or folders beside --out {out}")
     return inputs, out
+
+
+def follow(default: str) -> str:
+    """Describes the default of an option that follows OUT."""
+    return f"what OUT holds, else {default}"
 
 
 # Inputs
@@ -114,6 +123,16 @@ Background = Annotated[
         metavar="COLOR", help="Colour behind transparent images: white, black, gray or #rrggbb."
     ),
 ]
+EncodeBackground = Annotated[
+    str | None,
+    input_option(
+        "--background",
+        metavar="COLOR",
+        show_default=follow("white"),
+        help="Colour behind transparent images: white, black, gray or #rrggbb. OUT says it only if "
+        "its first latents are of a transparent image.",
+    ),
+]
 MaxPixels = Annotated[
     int,
     input_option(
@@ -134,10 +153,11 @@ EncodeOut = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--precision",
         metavar="P",
+        show_default=follow("bf16"),
         **choices("--precision", PRECISIONS),
         help="How latents are stored (the figures are of nano, on photographs).\n\n\b\n"
         "P     bits/pixel  dB lost\n"
@@ -152,8 +172,12 @@ PrecisionOption = Annotated[
     ),
 ]
 Anonymous = Annotated[
-    bool,
-    typer.Option("--anonymous", help="Do not store the name, size and hash of the source."),
+    bool | None,
+    typer.Option(
+        "--anonymous/--no-anonymous",
+        show_default=follow("--no-anonymous"),
+        help="Do not store the name, size and hash of the source.",
+    ),
 ]
 StoreFeatures = Annotated[
     bool,
@@ -179,20 +203,45 @@ def _side(name: str, help: str) -> Any:
 
 _crop = partial(geometry_option, "--crop", metavar="WxH", parser=parse_crop)
 
+_encode_geometry = partial(geometry_option, show_default=follow("none"))
+
+# Typer supports neither a number or a word, nor `tuple[int, int]` in one word.
 Resize = Annotated[
-    int | None,
-    _side("--resize", help="Scale each image, up or down, so that its short side has N pixels."),
+    Any,
+    _encode_geometry(
+        "--resize",
+        metavar="N",
+        parser=parse_side("--resize"),
+        help="Scale each image, up or down, so that its short side has N pixels; none: do not "
+        "scale.",
+    ),
 ]
 MaxSide = Annotated[
-    int | None,
-    _side("--max-side", help="Scale larger images down, so that no side has more than N pixels."),
+    Any,
+    _encode_geometry(
+        "--max-side",
+        metavar="N",
+        parser=parse_side("--max-side"),
+        help="Scale larger images down, so that no side has more than N pixels; none: do not "
+        "scale.",
+    ),
 ]
-# Typer would read the type `tuple[int, int]` as two values on the command line.
 CropSize = Annotated[
-    Any, _crop(help="After scaling, keep the central W x H pixels; N means N x N.")
+    Any,
+    _encode_geometry(
+        "--crop",
+        metavar="WxH",
+        parser=parse_crop_choice,
+        help="After scaling, keep the central W x H pixels; N means N x N; none: do not crop.",
+    ),
 ]
 Flip = Annotated[
-    bool, geometry_option("--flip", help="Also store latents of each image mirrored left to right.")
+    bool | None,
+    geometry_option(
+        "--flip/--no-flip",
+        show_default=follow("--no-flip"),
+        help="Also store latents of each image mirrored left to right.",
+    ),
 ]
 OriginalResize = Annotated[
     int | None,
@@ -216,6 +265,7 @@ def _model(auto: str) -> Any:
     return model_option(
         "--model",
         envvar="DINAC_MODEL",
+        callback=from_variable(str),
         metavar="MODEL",
         autocompletion=complete(MODELS),
         help=f"{MODEL_KINDS}; auto: {auto}.",
@@ -239,8 +289,9 @@ Revision = Annotated[
 Device = Annotated[
     str,
     model_option(
+        envvar="DINAC_DEVICE",
         metavar="DEVICE",
-        callback=check_device,
+        callback=from_variable(check_device),
         autocompletion=complete(("auto", "cpu", "cuda", "mps")),
         help="auto, cpu, cuda, cuda:N or mps; a missing device is an error.",
     ),
@@ -263,8 +314,10 @@ _workers = partial(
     run_option,
     "--workers",
     "-j",
-    parser=whole("--workers", 1),
+    envvar="DINAC_WORKERS",
     metavar="N",
+    parser=str,
+    callback=from_variable(check_workers),
     show_default="one per processor",
 )
 

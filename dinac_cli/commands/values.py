@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import typer
 
@@ -82,6 +82,33 @@ def parse_batch_size(text: str) -> int | None:
     return int(text)
 
 
+def parse_side(name: str) -> Callable[[str], int | Literal["none"]]:
+    """Returns a parser of a number of pixels, or `none`. The parser raises UsageError."""
+
+    def parse(text: str) -> int | Literal["none"]:
+        return "none" if text == "none" else parse_number(text)
+
+    parse_number = whole(name, 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels, or none")
+    return parse
+
+
+def parse_crop_choice(text: str) -> tuple[int, int] | Literal["none"]:
+    """Returns `none`, or what `parse_crop` returns. Raises UsageError."""
+    return "none" if text == "none" else parse_crop(text)
+
+
+def parse_guidance(text: str) -> float | Literal["off"]:
+    """Returns a finite number, or `off`; `none` also means `off`. Raises UsageError."""
+    if text in ("off", "none"):
+        return "off"
+    return real("--guidance", math.isfinite, "a finite number, or off")(text)
+
+
+def parse_quality(text: str) -> int | Literal["default"]:
+    """Returns 1 to 100, or `default`. Raises UsageError."""
+    return "default" if text == "default" else whole("--quality", 1, 100)(text)
+
+
 def parse_crop(text: str) -> tuple[int, int]:
     """Returns (width, height) from `256x128`, or from `256` for a square. Raises UsageError."""
     try:
@@ -114,6 +141,41 @@ def find_nearest(word: str, names: Iterable[str]) -> list[str]:
     least = max(0.6, max(ratios.values(), default=0.0) - 0.05)
     nearest = [name for name in ratios if ratios[name] >= least]
     return sorted(nearest, key=lambda name: -ratios[name])
+
+
+def check_workers(text: str | None) -> int | None:
+    """Returns a positive number, or None, the default. Raises UsageError."""
+    return None if text is None else whole("--workers", 1)(text)
+
+
+def from_variable(check: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Returns a callback that checks a value of an option which an environment variable can set.
+
+    If the variable has set the value, the callback records this in the context, so that
+    `name_variables` can name the variable in an error.
+    """
+
+    def note(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+        source = context.get_parameter_source(str(parameter.name))
+        if context.obj is not None and source is not None and source.name == "ENVIRONMENT":
+            context.obj["variables"][parameter.opts[0]] = (parameter.envvar, value)
+        return check(value)
+
+    return note
+
+
+def name_variables(message: str, variables: Mapping[str, tuple[str, str]]) -> str:
+    """Returns an error that names variables instead of options: `DINAC_MODEL=foo: no such file`.
+
+    `variables` maps an option, such as `--model`, to the name and the value of its variable.
+    """
+    for option, (variable, value) in variables.items():
+        spelled = f"{variable}={value}"
+        if message.startswith(f"{option.removeprefix('--')} "):  # model x is not cached
+            return f"{spelled}: {message}"
+        named = rf"^{option} {re.escape(value)}(?=:)|(?<=you asked for ){option} \S+"
+        message = re.sub(named, spelled.replace("\\", r"\\"), message)
+    return message
 
 
 def note_verbose(context: typer.Context, value: bool) -> bool:

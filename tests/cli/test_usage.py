@@ -91,8 +91,8 @@ REFUSED = [
     # numbers
     ("encode photos out --limit 0", 2, "--limit 0: expected 1 or more"),
     ("encode photos out -j x", 2, "--workers x: expected 1 or more"),
-    ("encode photos out --resize 0", 2, "--resize 0: expected 1 to 1048576 pixels"),
-    ("plan photos out --max-side 2e6", 2, "--max-side 2e6: expected 1 to 1048576 pixels"),
+    ("encode photos out --resize 0", 2, "--resize 0: expected 1 to 1048576 pixels, or none"),
+    ("plan photos out --max-side 2e6", 2, "--max-side 2e6: expected 1 to 1048576 pixels, or none"),
     ("psnr photos decoded --max-pixels 0", 2, "--max-pixels 0: expected 1 pixel or more"),
     ("decode latents out --steps 0", 2, "--steps 0: expected 1 or more"),
     ("decode latents out -n x", 2, "--steps x: expected 1 or more"),
@@ -146,7 +146,7 @@ REFUSED = [
     ("encode photos out --batch-size 0", 2, "--batch-size 0: expected a positive number or auto"),
     ("decode latents out --sampler euler", 2, "--sampler euler: choose one of ddim, dpmpp-2m"),
     ("decode latents out --schedule x", 2, "--schedule x: choose one of linear, cosine"),
-    ("decode latents out --guidance nan", 2, "--guidance nan: expected a finite number"),
+    ("decode latents out --guidance nan", 2, "--guidance nan: expected a finite number, or off"),
     ("decode latents out --strength 0", 2, "--strength 0: expected more than 0 and at most 1"),
     ("decode latents out --strength x", 2, "--strength x: expected more than 0 and at most 1"),
     (
