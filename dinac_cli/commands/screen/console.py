@@ -50,10 +50,14 @@ class Console:
         self._live: Live | None = None
 
     @property
+    def is_terminal(self) -> bool:
+        """True if stderr is a terminal."""
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    @property
     def draws_bar(self) -> bool:
         """True if stderr is a terminal that can redraw a bar."""
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        return is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
+        return self.is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
 
     def print_result(self, text: str) -> None:
         """Prints a result on stdout, unless quiet."""
