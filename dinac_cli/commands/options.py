@@ -128,6 +128,12 @@ Resize = Annotated[
     int | None,
     _side("--resize", help="Scale each image, up or down, so that its short side has N pixels."),
 ]
+NoUpscale = Annotated[
+    bool,
+    geometry_option(
+        "--no-upscale", help="With --resize: only scale down; smaller images keep their size."
+    ),
+]
 MaxSide = Annotated[
     int | None,
     _side("--max-side", help="Scale larger images down, so that no side has more than N pixels."),
@@ -136,12 +142,22 @@ MaxSide = Annotated[
 CropSize = Annotated[
     Any, _crop(help="After scaling, keep the central W x H pixels; N means N x N.")
 ]
+SkipSmall = Annotated[
+    bool,
+    geometry_option(
+        "--skip-small", help="Skip images that are smaller than --crop; otherwise they fail."
+    ),
+]
 Flip = Annotated[
     bool, geometry_option("--flip", help="Also store latents of each image mirrored left to right.")
 ]
 OriginalResize = Annotated[
     int | None,
     _side("--resize", help="Scale originals so that the short side has N pixels, as encode does."),
+]
+OriginalNoUpscale = Annotated[
+    bool,
+    geometry_option("--no-upscale", help="With --resize: only scale originals down, as encode."),
 ]
 OriginalMaxSide = Annotated[
     int | None,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.failures import FailureLines
 from dinac_cli.commands.screen.signals import stop_on_signals
-from dinac_cli.commands.screen.tables import align, format_duration, format_size
+from dinac_cli.commands.screen.tables import align, count_images, format_duration, format_size
 from dinac_cli.errors import Exit
 from dinac_cli.images.formats import MAX_PIXELS
 
@@ -35,8 +37,10 @@ def plan(
     posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = False,
     resize: opt.Resize = None,
+    no_upscale: opt.NoUpscale = False,
     max_side: opt.MaxSide = None,
     crop: opt.CropSize = None,
+    skip_small: opt.SkipSmall = False,
     flip: opt.Flip = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -78,7 +82,8 @@ def plan(
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=choose_geometry(resize, max_side, crop, flip=flip),
+        geometry=choose_geometry(resize, max_side, crop, flip=flip, upscale=not no_upscale),
+        skip_small=skip_small,
     )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, limit, shard),
@@ -100,8 +105,9 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
 
     console = screen.open_console()
     run = request.open()
-    for file in run.list_files():
-        _print_file(file, console, screen.json)
+    with closing(FailureLines(console, "-v lists them")) as failures:
+        for file in run.list_files():
+            _print_file(file, console, failures, as_json=screen.json)
     tune_process(request.encode)
     with stop_on_signals(console) as stop:
         # The estimate takes seconds: skip it if nothing prints the estimate.
@@ -124,10 +130,11 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
 
     rows = [["state", "files", "bytes"]]
     for fate, count in plan.counts.items():
-        has_bytes = fate not in (Fate.CONFLICT, Fate.FAILED)
+        has_bytes = fate not in (Fate.SKIPPED, Fate.CONFLICT, Fate.FAILED)
         size = format_size(plan.estimate_bytes(fate)) if has_bytes else "-"
         rows.append([fate.value, str(count.files), size])
     yield from align(rows)
+    yield from advise_on_sizes("{} would be scaled up", plan.upscaled, plan.too_small)
     files = sum(plan.counts[fate].files for fate in WORK)
     if refusal is not None or not files:
         yield "nothing to encode" if refusal is None else f"encode would refuse: {refusal}"
@@ -155,6 +162,7 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
         "bits_per_pixel_measured": plan.is_measured,
         "bytes_estimated": plan.bytes_to_write,
         "unmeasured": plan.unmeasured,
+        "upscaled": plan.upscaled,
         "seconds_estimated": took.seconds,
         "tried": took.files,
         "bytes_done": plan.counts[Fate.DONE].size_bytes,
@@ -162,13 +170,27 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
     }
 
 
-def _print_file(file: PlannedFile, console: Console, as_json: bool) -> None:
+def advise_on_sizes(upscaled: str, count: int, too_small: int) -> Iterator[str]:
+    """Names the options for `count` images that are scaled up, and for images below the crop.
+
+    `upscaled` is a phrase in which `{}` is the number of images that are scaled up.
+    """
+    if count:
+        images = upscaled.format(count_images(count))
+        yield f"{images}; --no-upscale keeps small images at their own size"
+    if too_small:
+        yield f"smaller than the crop: {count_images(too_small)}; --skip-small skips small images"
+
+
+def _print_file(
+    file: PlannedFile, console: Console, failures: FailureLines, *, as_json: bool
+) -> None:
     from dinac_cli.jobs.plan import Fate
 
-    reason = f": {file.reason}" if file.reason else ""
     if file.fate is Fate.FAILED:
-        console.fail(f"{file.file}{reason}")
+        failures.add(file.file, file.reason or "")
     elif console.verbose:
+        reason = f": {file.reason}" if file.reason else ""
         console.say(f"{file.fate.value} {file.file}{reason}")
     if as_json:
         console.print_json(file.to_json())

@@ -13,7 +13,7 @@ from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded
-from dinac_cli.errors import InputError, UsageError
+from dinac_cli.errors import InputError, OutputError, SmallImageError, UsageError
 from dinac_cli.images.color import parse_color
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, choose_geometry
@@ -23,7 +23,13 @@ from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.freshness import State, Verdict, WantedLatents, check_latents, is_latent_file
-from dinac_cli.jobs.model_choice import ModelChoice, choose_encoder, refuse_mixed_latents
+from dinac_cli.jobs.model_choice import (
+    ModelChoice,
+    choose_encoder,
+    explain_default,
+    refuse_mixed_latents,
+)
+from dinac_cli.jobs.orphans import find_orphans
 from dinac_cli.jobs.request import (
     IMAGES,
     Announce,
@@ -37,7 +43,7 @@ from dinac_cli.jobs.request import (
     name_path,
     run_request,
 )
-from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.results import FileResult, Status, drop_advice
 from dinac_cli.storage.content import Content, read_content, read_stream_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
@@ -56,7 +62,7 @@ class EncodeOptions:
     changed source is found by its hash. `anonymous` leaves the source's name, size and hash out of
     the record. `features` also stores the class token. `posterior` also stores the log-SNR.
     `geometry` says how images are scaled and cropped, and whether the mirrored image is also
-    encoded.
+    encoded. If `skip_small` is set, images smaller than the crop are skipped instead of failing.
     """
 
     precision: str = "bf16"
@@ -67,6 +73,7 @@ class EncodeOptions:
     features: bool = False
     posterior: bool = False
     geometry: Geometry = NO_GEOMETRY
+    skip_small: bool = False
 
     @property
     def background_name(self) -> str:
@@ -97,6 +104,8 @@ class EncodeOptions:
             raise UsageError(f"--precision {self.precision}: choose one of {', '.join(PRECISIONS)}")
         if self.anonymous and self.checksum:
             raise UsageError("--anonymous records hold no hash to compare; leave out --checksum")
+        if self.skip_small and self.geometry.crop is None:
+            raise UsageError("--skip-small skips images smaller than the crop; add --crop WxH")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,7 @@ class EncodeRequest(Request["EncodeRun"]):
             output=output,
             rename=name_latents,
             model=model,
+            why_model=explain_default(self.model, output, model),
         )
 
     def open_places(self) -> tuple[Selection, Output]:
@@ -136,9 +146,25 @@ class EncodeRequest(Request["EncodeRun"]):
 
 @dataclass(kw_only=True)
 class EncodeRun(Run):
-    """An encode run that is ready to start, and its model."""
+    """An encode run that is ready to start, and its model.
 
+    If the model is the machine's default, `why_model` says so.
+    """
+
+    selection: Selection
+    output: Output
     model: ModelHandle
+    why_model: str | None = None
+
+    def count_orphans(self) -> int:
+        """Counts the records in OUT whose source is not in the input folders; see `find_orphans`.
+
+        Returns 0 if the run has a limit or a shard: the search would take longer than the run, and
+        each shard would repeat it.
+        """
+        if self.selection.limit is not None or self.selection.shard is not None:
+            return 0
+        return sum(1 for _ in find_orphans(self.selection, self.output))
 
 
 def encode_files(
@@ -149,7 +175,9 @@ def encode_files(
     precision: str = "bf16",
     resize: int | None = None,
     max_side: int | None = None,
+    upscale: bool = True,
     crop: tuple[int, int] | None = None,
+    skip_small: bool = False,
     flip: bool = False,
     background: str = "white",
     features: bool = False,
@@ -162,7 +190,8 @@ def encode_files(
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
-    The keywords are the command's options; `crop` is (width, height). Yields one result per file as
+    The keywords are the command's options; `crop` is (width, height), and `upscale=False` is
+    --no-upscale. Yields one result per file as
     soon as the result is final. If a file fails, its result says so; no exception is raised. Raises
     UsageError, ModelError or OutputError at once if the request as a whole is wrong. Raises
     DeviceError or OutputError later if the run cannot go on.
@@ -173,7 +202,8 @@ def encode_files(
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=choose_geometry(resize, max_side, crop, flip=flip),
+        geometry=choose_geometry(resize, max_side, crop, flip=flip, upscale=upscale),
+        skip_small=skip_small,
     )
     request = EncodeRequest(
         inputs=InputRequest(paths=list_paths(images)),
@@ -237,13 +267,17 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         content = self._read_content(entry)
         if content.data.startswith(RECORD_START):
             raise InputError("a latent record, not an image; use decode")
-        image = read_shaped(
-            content.data,
-            hold,
-            background=self._options.background,
-            max_pixels=self._options.max_pixels,
-            geometry=self._options.geometry,
-        )
+        try:
+            image = read_shaped(
+                content.data,
+                hold,
+                background=self._options.background,
+                max_pixels=self._options.max_pixels,
+                geometry=self._options.geometry,
+            )
+        except SmallImageError as exc:
+            reason = explain_skip(exc, entry, self._output, self._options)
+            return FileResult(entry.label, Status.SKIPPED, reason=reason)
         height, width, _ = image.pixels.shape
         patch = self._model.config.patch_size
         source = Source(
@@ -283,6 +317,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             height=work.source.height,
             bytes_in=work.source.size_bytes,
             bytes_out=len(record),
+            upscaled=work.image.upscaled,
         )
         return deliver(self._output, name_latents(work.name), record, result)
 
@@ -298,6 +333,21 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             return read_content(entry.path)
         assert self._stdin is not None, "the caller passes standard input if the run reads it"
         return read_stream_content(self._stdin)
+
+
+def explain_skip(exc: SmallImageError, entry: Input, output: Output, options: EncodeOptions) -> str:
+    """Returns the reason why an image smaller than the crop is skipped.
+
+    Raises `exc` if the options do not request it. Raises OutputError if OUT holds a file of an
+    earlier run for this image, because a dataset would take that file for a current record.
+    """
+    if not options.skip_small:
+        raise exc
+    reason = drop_advice(str(exc))
+    target = output.locate(name_latents(entry.name))
+    if not output.is_stream and os.path.lexists(target):
+        raise OutputError(f"{reason}, but {target} exists from an earlier run; delete it")
+    return reason
 
 
 @dataclass(frozen=True)

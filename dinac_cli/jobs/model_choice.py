@@ -70,6 +70,16 @@ def choose_encoder(
     return open_encoder(resolved, choice, features=features)
 
 
+def explain_default(choice: ModelChoice, output: Output, model: ModelHandle) -> str | None:
+    """Returns why `choose_encoder` chose the model: "default on a CPU" or "default on a GPU".
+
+    Returns None if the user or the records in OUT decide the model.
+    """
+    if choice.model != AUTO or _find_held(output) is not None:
+        return None
+    return f"default on a {'CPU' if model.label == NANO else 'GPU'}"
+
+
 def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NANO) -> ResolvedModel:
     """Returns the model that `choose_encoder` would choose, if the model is on this machine.
 

@@ -24,6 +24,7 @@ from dinac_cli.jobs.model_choice import (
     choose_encoder,
     choose_encoders,
     choose_models,
+    explain_default,
     refuse_mixed_latents,
 )
 from dinac_cli.jobs.request import keep_quiet
@@ -151,6 +152,17 @@ class TestEncoder:
         (tmp_path / "a.dinac").write_bytes(make_record(nano))
         with pytest.raises(UsageError, match="--revision abc: name its model with --model"):
             choose(make_output(tmp_path), revision="abc")
+
+
+def test_the_machines_default_is_explained(
+    tmp_path: Path, nano: ModelHandle, tiny: ModelHandle
+) -> None:
+    empty, held = make_output(tmp_path / "empty"), make_output(tmp_path)
+    (tmp_path / "a.dinac").write_bytes(make_record(nano))
+    assert explain_default(make_choice(), empty, nano) == "default on a CPU"
+    assert explain_default(make_choice(), empty, tiny) == "default on a GPU"
+    assert explain_default(make_choice("nano"), empty, nano) is None
+    assert explain_default(make_choice(), held, nano) is None
 
 
 class TestMixedLatents:

@@ -45,7 +45,7 @@ INPUTS = InputRequest(
     limit=7,
     shard="1/3",
 )
-GEOMETRY = Geometry(resize=64, crop=(48, 32), flip=True)
+GEOMETRY = Geometry(resize=64, crop=(48, 32), flip=True, upscale=False)
 MODEL = ModelChoice(
     model="owner/model", revision="0" * 40, device="cuda:1", dtype="bf16", compiled=True
 )
@@ -62,6 +62,7 @@ ENCODE = EncodeRequest(
         features=True,
         posterior=True,
         geometry=GEOMETRY,
+        skip_small=True,
     ),
     model=MODEL,
     overwrite=True,
