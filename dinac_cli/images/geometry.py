@@ -20,8 +20,8 @@ MAX_SIDE = 1 << 20
 _READING_KEYS = {"orientation", "color", "alpha", "frame"}
 _GEOMETRY_KEYS = {"resize", "max_side", "crop", "flip"}
 _TWIN = "twin"
-# dinac 0.1 ignores unknown keys when it compares records, but refuses unknown values. So this is a
-# part of the value of `resize`, not a key: no version mixes these records with enlarged images.
+# Versions without --no-upscale ignore unknown keys when they compare records, but refuse unknown
+# values. So this is a part of the value of `resize`, not a key: no version mixes the two kinds.
 _DOWN_ONLY = "-down"
 _SIDE = "[1-9][0-9]{0,6}"
 _NUMBER = re.compile(_SIDE)
