@@ -46,6 +46,10 @@ class ImageError(DinacError):
     """One image cannot be read or written; the rest of the batch continues."""
 
 
+class SmallImageError(ImageError):
+    """After scaling, an image is smaller than the crop."""
+
+
 class ModelError(DinacError):
     """A checkpoint is invalid, is not available, or does not fit the latents."""
 

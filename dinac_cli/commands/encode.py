@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
-from dinac_cli.commands.plan import print_plan
+from dinac_cli.commands.plan import advise_on_sizes, print_plan
+from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.errors import SmallImageError
 from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.jobs.results import FileResult, Status
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.encode import EncodeRun
 
 DryRun = Annotated[
     bool,
@@ -29,8 +36,10 @@ def encode(
     posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = None,
     resize: opt.Resize = None,
+    upscale: opt.Upscale = None,
     max_side: opt.MaxSide = None,
     crop: opt.CropSize = None,
+    skip_small: opt.SkipSmall = False,
     flip: opt.Flip = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -80,7 +89,10 @@ def encode(
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=GeometryChoice(resize=resize, max_side=max_side, crop=crop, flip=flip),
+        geometry=GeometryChoice(
+            resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
+        ),
+        skip_small=skip_small,
     )
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
@@ -113,5 +125,33 @@ def encode(
             raise UsageError("--dry-run prints all failures; leave out --known-failures")
         raise typer.Exit(print_plan(PlanRequest(encode=request), screen))
 
-    code = run_request(request, lambda run: Summary(f"encoded with {run.model.label}"), screen, out)
-    raise typer.Exit(code)
+    raise typer.Exit(run_request(request, EncodeSummary, screen, out))
+
+
+class EncodeSummary(Summary):
+    """The summary of an encode run. It names the model; its remarks are on sizes and orphans."""
+
+    def __init__(self, run: EncodeRun) -> None:
+        why = f" ({run.why_model})" if run.why_model else ""
+        super().__init__(f"encoded with {run.model.label}{why}")
+        self._run = run
+        self._upscaled = 0
+        self._too_small = 0
+
+    def add(self, result: FileResult) -> None:
+        self._upscaled += result.upscaled
+        self._too_small += result.error == SmallImageError.__name__
+
+    def to_json(self, progress: RunProgress) -> dict[str, Any]:
+        skipped = progress.tally.counts[Status.SKIPPED]
+        return super().to_json(progress) | {"skipped": skipped, "upscaled": self._upscaled}
+
+    def remarks(self) -> Iterator[str]:
+        yield from advise_on_sizes("scaled up {}", self._upscaled, self._too_small)
+        orphans = self._run.count_orphans()
+        if orphans:
+            records = "record" if orphans == 1 else "records"
+            yield (
+                f"{orphans} orphaned {records} in {self._run.output.path}, without a source among "
+                "the inputs; dinac plan -v names them"
+            )

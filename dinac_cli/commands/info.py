@@ -112,7 +112,7 @@ def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator
         title = f" of latent space {latent_space}" if len(catalogue.moments) > 1 else ""
         yield _describe_moments(moments, title)
         if catalogue.records >= _JUDGED_RECORDS:
-            yield from _describe_strays(moments)
+            yield from _describe_strays(moments, may_be_upscaled=catalogue.maybe_upscaled > 0)
     if len(catalogue.moments) > 1:
         yield "These records are of several latent spaces; do not mix them in one training."
 
@@ -190,7 +190,7 @@ def _describe_moments(moments: ChannelMoments, title: str) -> str:
     )
 
 
-def _describe_strays(moments: ChannelMoments) -> Iterator[str]:
+def _describe_strays(moments: ChannelMoments, *, may_be_upscaled: bool) -> Iterator[str]:
     """If channels are far from N(0, 1), yields how many are far, then a table of the farthest."""
     import numpy as np
 
@@ -202,8 +202,9 @@ def _describe_strays(moments: ChannelMoments) -> Iterator[str]:
     if not strays:
         return
     yield (
-        f"{len(strays)} of {len(mean)} channels are far from N(0, 1): "
-        "the images are very plain, or the latents are not whitened"
+        f"{len(strays)} of {len(mean)} channels are far from N(0, 1): the images are "
+        + ("scaled up (encode --resize) or very plain" if may_be_upscaled else "very plain")
+        + ", or the latents are not whitened"
         + ("; the farthest:" if len(strays) > _CHANNELS_SHOWN else "")
     )
     rows = [["channel", "mean", "std"]]

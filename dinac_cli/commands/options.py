@@ -216,6 +216,14 @@ Resize = Annotated[
         "scale.",
     ),
 ]
+Upscale = Annotated[
+    bool | None,
+    geometry_option(
+        "--upscale/--no-upscale",
+        show_default=follow("--upscale"),
+        help="With --resize: also scale up, or only scale down.",
+    ),
+]
 MaxSide = Annotated[
     Any,
     _encode_geometry(
@@ -235,6 +243,12 @@ CropSize = Annotated[
         help="After scaling, keep the central W x H pixels; N means N x N; none: do not crop.",
     ),
 ]
+SkipSmall = Annotated[
+    bool,
+    geometry_option(
+        "--skip-small", help="Skip images that are smaller than --crop; otherwise they fail."
+    ),
+]
 Flip = Annotated[
     bool | None,
     geometry_option(
@@ -246,6 +260,10 @@ Flip = Annotated[
 OriginalResize = Annotated[
     int | None,
     _side("--resize", help="Scale originals so that the short side has N pixels, as encode does."),
+]
+OriginalNoUpscale = Annotated[
+    bool,
+    geometry_option("--no-upscale", help="With --resize: only scale originals down, as encode."),
 ]
 OriginalMaxSide = Annotated[
     int | None,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.failures import FailureLines
 from dinac_cli.commands.screen.progress import show_phases
 from dinac_cli.commands.screen.signals import stop_on_signals
-from dinac_cli.commands.screen.tables import align, format_duration, format_size
+from dinac_cli.commands.screen.tables import align, count_images, format_duration, format_size
 from dinac_cli.errors import Exit
 from dinac_cli.images.formats import MAX_PIXELS
 
@@ -37,8 +39,10 @@ def plan(
     posterior: opt.StorePosterior = False,
     anonymous: opt.Anonymous = None,
     resize: opt.Resize = None,
+    upscale: opt.Upscale = None,
     max_side: opt.MaxSide = None,
     crop: opt.CropSize = None,
+    skip_small: opt.SkipSmall = False,
     flip: opt.Flip = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -82,7 +86,10 @@ def plan(
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=GeometryChoice(resize=resize, max_side=max_side, crop=crop, flip=flip),
+        geometry=GeometryChoice(
+            resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
+        ),
+        skip_small=skip_small,
     )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, limit, shard),
@@ -104,10 +111,13 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
     from dinac_cli.jobs.plan import Fate
 
     console = screen.open_console()
-    with show_phases(console, "plan") as watch:
+    with (
+        show_phases(console, "plan") as watch,
+        closing(FailureLines(console, "-v lists them")) as failures,
+    ):
         run = request.open(console.say, watch)
         for file in watch_items(run.list_files(), watch, "comparing with OUT", run.total):
-            _print_file(file, console, screen.json)
+            _print_file(file, console, failures, as_json=screen.json)
     tune_process(request.encode)
     with stop_on_signals(console) as stop, show_phases(console, "plan", stop) as watch:
         watch(Phase("encoding a sample"))
@@ -131,10 +141,11 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
 
     rows = [["state", "files", "bytes"]]
     for fate, count in plan.counts.items():
-        has_bytes = fate not in (Fate.CONFLICT, Fate.FAILED)
+        has_bytes = fate not in (Fate.SKIPPED, Fate.CONFLICT, Fate.FAILED)
         size = format_size(plan.estimate_bytes(fate)) if has_bytes else "-"
         rows.append([fate.value, str(count.files), size])
     yield from align(rows)
+    yield from advise_on_sizes("{} would be scaled up", plan.upscaled, plan.too_small)
     files = sum(plan.counts[fate].files for fate in WORK)
     if refusal is not None or not files:
         yield "nothing to encode" if refusal is None else f"encode would refuse: {refusal}"
@@ -162,6 +173,7 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
         "bits_per_pixel_measured": plan.is_measured,
         "bytes_estimated": plan.bytes_to_write,
         "unmeasured": plan.unmeasured,
+        "upscaled": plan.upscaled,
         "seconds_estimated": took.seconds,
         "tried": took.files,
         "bytes_done": plan.counts[Fate.DONE].size_bytes,
@@ -169,13 +181,27 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
     }
 
 
-def _print_file(file: PlannedFile, console: Console, as_json: bool) -> None:
+def advise_on_sizes(upscaled: str, count: int, too_small: int) -> Iterator[str]:
+    """Names the options for `count` images that are scaled up, and for images below the crop.
+
+    `upscaled` is a phrase in which `{}` is the number of images that are scaled up.
+    """
+    if count:
+        images = upscaled.format(count_images(count))
+        yield f"{images}; --no-upscale keeps small images at their own size"
+    if too_small:
+        yield f"smaller than the crop: {count_images(too_small)}; --skip-small skips small images"
+
+
+def _print_file(
+    file: PlannedFile, console: Console, failures: FailureLines, *, as_json: bool
+) -> None:
     from dinac_cli.jobs.plan import Fate
 
-    reason = f": {file.reason}" if file.reason else ""
     if file.fate is Fate.FAILED:
-        console.fail(f"{file.file}{reason}")
+        failures.add(file.file, file.reason or "")
     elif console.verbose:
+        reason = f": {file.reason}" if file.reason else ""
         console.say(f"{file.fate.value} {file.file}{reason}")
     if as_json:
         console.print_json(file.to_json())

@@ -32,6 +32,7 @@ def psnr(
     first: First,
     second: Second,
     resize: opt.OriginalResize = None,
+    no_upscale: opt.OriginalNoUpscale = False,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
@@ -56,7 +57,7 @@ def psnr(
     options = MeasureOptions(
         background=parse_color(background),
         max_pixels=max_pixels,
-        geometry=choose_geometry(resize, max_side, crop),
+        geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
     )
     request = PsnrRequest(first=first, second=second, options=options, workers=workers)
     screen = ScreenOptions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,6 +61,7 @@ def report(
     assets: Assets = None,
     title: Title = None,
     resize: opt.OriginalResize = None,
+    no_upscale: opt.OriginalNoUpscale = False,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
@@ -95,7 +97,7 @@ def report(
         options=MeasureOptions(
             background=parse_color(background),
             max_pixels=max_pixels,
-            geometry=choose_geometry(resize, max_side, crop),
+            geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
         ),
         overwrite=overwrite,
         workers=workers,
@@ -133,13 +135,12 @@ class PageSummary(Summary):
         failed = f", {page.failed} failed" if page.failed else ""
         return f"{count} in {self._out} ({format_size(self._run.size_bytes)}){failed}"
 
-    def remark(self) -> str | None:
+    def remarks(self) -> Iterator[str]:
         if not self._run.page.images:
-            return f"no image could be shown; {self._out} was not written"
+            yield f"no image could be shown; {self._out} was not written"
         if self._run.request.assets is None and self._run.size_bytes > _LARGE_PAGE_BYTES:
             size = format_size(self._run.size_bytes)
-            return f"{self._out} is {size}; --assets DIR keeps the full images beside the page"
-        return None
+            yield f"{self._out} is {size}; --assets DIR keeps the full images beside the page"
 
     def choose_exit(self, tally: Tally) -> Exit:
         return Exit.FAILURES if tally.failures or not self._run.page.images else Exit.DONE

@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeVar
 
 from dinac_cli.codec.machine import bound_memory, configure_threads
 from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.failures import FailureLines
 from dinac_cli.commands.screen.progress import RunProgress, show_phases
 from dinac_cli.commands.screen.signals import (
     STDIN_CLOSED,
@@ -151,6 +152,7 @@ class _Reporter:
         with (
             open_failures(self.options.failures) as note_failure,
             closing(results),
+            closing(FailureLines(self.console, self._say_where())) as failures,
             self.console.track(title, self.progress) as update,
         ):
             for result in results:
@@ -159,7 +161,7 @@ class _Reporter:
                 self.progress.add(result)
                 self.summary.add(result)
                 if result.failed:
-                    self._report_failure(result)
+                    self._report_failure(result, failures)
                     note_failure(result)
                 self._report_file(result)
                 update()
@@ -178,9 +180,11 @@ class _Reporter:
             text = self._describe()
             if text:
                 (self.console.say if self.records_on_stdout else self.console.print_result)(text)
-        remark = self.summary.stopped if self.stop else self.summary.remark()
-        if remark is not None:
-            self.console.say(remark)
+        if self.stop:
+            self.console.say(self.summary.stopped)
+        elif not self.console.quiet:  # remarks may take time to find
+            for remark in self.summary.remarks():
+                self.console.say(remark)
         if self.stop.exit_code is not None:
             return self.stop.exit_code
         return self.summary.choose_exit(self.progress.tally)
@@ -193,13 +197,18 @@ class _Reporter:
             lines.append(f"{self.known_count} known {are} listed in {self.options.known_failures}")
         return "\n".join(filter(None, lines))
 
-    def _report_failure(self, result: FileResult) -> None:
+    def _report_failure(self, result: FileResult, failures: FailureLines) -> None:
         is_known = (result.file, result.reason or "") in self.known
         self.known_count += is_known
         if self.console.verbose or not is_known:
-            self.console.fail(f"{result.file}: {result.reason}")
+            failures.add(result.file, result.reason or "", result.name)
         for line in result.details if self.options.verbose else ():
             self.console.fail(f"{result.file}: {line}")
+
+    def _say_where(self) -> str:
+        """Says where the user finds the failed files that the screen does not name."""
+        path = self.options.failures
+        return "-v or --failures FILE lists them" if path is None else f"{path} lists them"
 
     def _report_file(self, result: FileResult) -> None:
         for warning in result.warnings:
@@ -211,7 +220,8 @@ class _Reporter:
         elif self.options.verbose and not result.failed:
             place = f" → {result.output}" if result.output else ""
             delta = "" if result.delta is None else f", largest |Δ| {result.delta:.3g}"
-            self.console.say(f"{result.file}{place} ({result.status.value}{delta})")
+            reason = f": {result.reason}" if result.status is Status.SKIPPED else ""
+            self.console.say(f"{result.file}{place} ({result.status.value}{delta}{reason})")
         if self.options.json:
             self.console.print_json(result.to_json(), to_stderr=self.records_on_stdout)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from dinac_cli.errors import ImageError, UsageError
+from dinac_cli.errors import ImageError, SmallImageError, UsageError
 from dinac_cli.images.description import format_description, parse_description
 from dinac_cli.images.formats import MAX_PIXELS
 
@@ -21,6 +21,9 @@ _READING_KEYS = {"orientation", "color", "alpha", "frame"}
 _GEOMETRY_KEYS = {"resize", "max_side", "crop", "flip"}
 _TWIN = "twin"
 _NONE = "none"
+# Versions without --no-upscale ignore unknown keys when they compare records, but refuse unknown
+# values. So this is a part of the value of `resize`, not a key: no version mixes the two kinds.
+_DOWN_ONLY = "-down"
 _SIDE = "[1-9][0-9]{0,6}"
 _NUMBER = re.compile(_SIDE)
 _SIZE = re.compile(f"({_SIDE})x({_SIDE})")
@@ -30,20 +33,24 @@ _SIZE = re.compile(f"({_SIDE})x({_SIDE})")
 class Geometry:
     """The changes to the upright sRGB pixels of an image: first scaling, then cropping.
 
-    `resize` sets the short side: it can enlarge or reduce the image. `max_side` limits the long
-    side. `crop` (width, height) keeps the centre. All sides are in pixels. If `flip` is true, the
-    image mirrored left to right is also requested, but `apply` does not make it. Raises ValueError
-    if a side is not between 1 and `MAX_SIDE`, or if both `resize` and `max_side` are set.
+    `resize` sets the short side: it can enlarge or reduce the image. If `upscale` is false, it only
+    reduces images. `max_side` limits the long side. `crop` (width, height) keeps the centre. All
+    sides are in pixels. If `flip` is true, the image mirrored left to right is also requested, but
+    `apply` does not make it. Raises ValueError if a side is not between 1 and `MAX_SIDE`, if both
+    `resize` and `max_side` are set, or if `upscale` is false without `resize`.
     """
 
     resize: int | None = None
     max_side: int | None = None
     crop: tuple[int, int] | None = None
     flip: bool = False
+    upscale: bool = True
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.max_side is not None:
             raise ValueError("resize and max_side cannot be used together")
+        if self.resize is None and not self.upscale:
+            raise ValueError("upscale=False needs resize")
         for side in (self.resize, self.max_side, *(self.crop or ())):
             if side is not None and not 1 <= side <= MAX_SIDE:
                 raise ValueError(f"sides must be 1 to {MAX_SIDE} pixels long")
@@ -65,7 +72,9 @@ class Geometry:
         pixels than the source.
         """
         side = max(width, height) if self.resize is None else min(width, height)
-        wanted = self.resize or min(self.max_side or side, side)
+        wanted = self.resize or self.max_side or side
+        if not (self.resize and self.upscale):
+            wanted = min(wanted, side)
         size = (
             max(1, (2 * width * wanted + side) // (2 * side)),
             max(1, (2 * height * wanted + side) // (2 * side)),
@@ -78,22 +87,36 @@ class Geometry:
             )
         return size
 
+    def upscales(self, width: int, height: int) -> bool:
+        """True if `scale` enlarges an image of this size."""
+        return self.upscale and self.resize is not None and min(width, height) < self.resize
+
     def measure(self, width: int, height: int) -> tuple[int, int]:
         """Returns (width, height) after scaling and cropping.
 
-        Raises ImageError if `scale` raises it, or if the scaled image is smaller than the crop.
+        Raises ImageError if `scale` raises it, and SmallImageError if the scaled image is smaller
+        than the crop.
         """
         size = self.scale(width, height)
         if self.crop is None:
             return size
         if size[0] < self.crop[0] or size[1] < self.crop[1]:
-            found, advice = f"{width}x{height}", "scale with --resize first"
-            if size != (width, height):
-                found += f", scaled to {_name_size(size)},"
-                advice = f"choose a larger {'--max-side' if self.resize is None else '--resize'}"
-            crop = _name_size(self.crop)
-            raise ImageError(f"{found} is smaller than the crop of {crop}; crop less, or {advice}")
+            raise self._refuse_small(width, height)
         return self.crop
+
+    def _refuse_small(self, width: int, height: int) -> SmallImageError:
+        assert self.crop is not None
+        size = self.scale(width, height)
+        found, advice = f"{width}x{height}", "scale with --resize first"
+        if size != (width, height):
+            found += f", scaled to {_name_size(size)},"
+            advice = f"choose a larger {'--max-side' if self.resize is None else '--resize'}"
+        elif not self.upscale:
+            advice = "leave out --no-upscale"
+        crop = _name_size(self.crop)
+        return SmallImageError(
+            f"{found} is smaller than the crop of {crop}; crop less, or {advice}"
+        )
 
     def apply(self, pixels: Pixels) -> Pixels:
         """Scales and crops uint8 [H, W, 3]. Returns `pixels` itself if it needs no change.
@@ -131,15 +154,16 @@ class Geometry:
         scaling = self if scales_itself else other
         option = "--resize" if scaling.max_side is None else "--max-side"
         crop = _NONE if self.crop is None else _name_size(self.crop)
+        no_upscale = "" if self.upscale else " --no-upscale"
         return (
-            f"{option} {self.resize or self.max_side or _NONE}",
+            f"{option} {self.resize or self.max_side or _NONE}{no_upscale}",
             f"--crop {crop}",
             "--flip" if self.flip else "--no-flip",
         )
 
     def _list_pairs(self) -> dict[str, str]:
         pairs = {
-            "resize": self.resize,
+            "resize": self.resize if self.upscale else f"{self.resize}{_DOWN_ONLY}",
             "max_side": self.max_side,
             "crop": None if self.crop is None else _name_size(self.crop),
             "flip": _TWIN if self.flip else None,
@@ -152,16 +176,23 @@ NO_GEOMETRY = Geometry()
 
 
 def choose_geometry(
-    resize: int | None, max_side: int | None, crop: tuple[int, int] | None, *, flip: bool = False
+    resize: int | None,
+    max_side: int | None,
+    crop: tuple[int, int] | None,
+    *,
+    flip: bool = False,
+    upscale: bool = True,
 ) -> Geometry:
     """Builds the geometry from the options. Raises UsageError if an option is invalid."""
     if resize is not None and max_side is not None:
         raise UsageError("--resize and --max-side cannot be used together")
+    if resize is None and not upscale:
+        raise UsageError("--no-upscale needs --resize; --max-side and --crop never scale up")
     for option, sides in (("resize", [resize]), ("max-side", [max_side]), ("crop", crop or [])):
         for side in sides:
             if side is not None and not 1 <= side <= MAX_SIDE:
                 raise UsageError(f"--{option} {side}: expected 1 to {MAX_SIDE} pixels")
-    return Geometry(resize, max_side, crop, flip)
+    return Geometry(resize, max_side, crop, flip, upscale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +207,7 @@ class GeometryChoice:
     max_side: int | Literal["none"] | None = None
     crop: tuple[int, int] | Literal["none"] | None = None
     flip: bool | None = None
+    upscale: bool | None = None
 
     def __post_init__(self) -> None:
         for option, value in (("resize", self.resize), ("max-side", self.max_side)):
@@ -183,21 +215,35 @@ class GeometryChoice:
                 raise UsageError(f"--{option} {value}: expected 1 to {MAX_SIDE} pixels, or none")
         if isinstance(self.crop, str) and self.crop != _NONE:
             raise UsageError(f"--crop {self.crop}: expected (width, height) or none")
-        self.follow(NO_GEOMETRY)
+        choose_geometry(
+            _choose(self.resize, None), _choose(self.max_side, None), _choose(self.crop, None)
+        )
+
+    def fill(self) -> Geometry:
+        """Returns the geometry. Options that are not given have their defaults.
+
+        Without `resize`, ignores `upscale`: it may belong to a `resize` that the run follows.
+        """
+        scales = isinstance(self.resize, int)
+        return (self if scales else replace(self, upscale=None)).follow(NO_GEOMETRY)
 
     def follow(self, held: Geometry) -> Geometry:
         """Returns the geometry of a run. Options that are not given have the values of `held`.
 
         If `resize` or `max_side` is a number, the other option is not taken from `held`, because
-        the two options exclude each other.
+        the two options exclude each other. Raises UsageError if upscaling is forbidden without
+        `resize`.
         """
         scales_itself = isinstance(self.resize, int) or isinstance(self.max_side, int)
         scaling = NO_GEOMETRY if scales_itself else held
+        resize = _choose(self.resize, scaling.resize)
+        followed = held.upscale or resize is None
         return choose_geometry(
-            _choose(self.resize, scaling.resize),
+            resize,
             _choose(self.max_side, scaling.max_side),
             _choose(self.crop, held.crop),
             flip=held.flip if self.flip is None else self.flip,
+            upscale=followed if self.upscale is None else self.upscale,
         )
 
 
@@ -229,11 +275,13 @@ def read_geometry(description: str) -> Geometry:
         crop = pairs.get("crop")
         if crop is not None and "x" not in crop:
             raise ValueError(f"{crop[:40]!a} is not a size")
+        resize = pairs.get("resize")
         return Geometry(
-            _read_side(pairs.get("resize")),
+            None if resize is None else _read_side(resize.removesuffix(_DOWN_ONLY)),
             _read_side(pairs.get("max_side")),
             None if crop is None else parse_size(crop),
             "flip" in pairs,
+            resize is None or not resize.endswith(_DOWN_ONLY),
         )
     except ValueError as exc:
         raise ImageError(f"{exc} in the record's image field; update dinac-cli") from exc
@@ -243,6 +291,12 @@ def find_geometry(description: str) -> str:
     """Returns the geometry in a record's `image` field, in the form of `Geometry.text`."""
     pairs = parse_description(description).items()
     return format_description({key: value for key, value in pairs if key in _GEOMETRY_KEYS})
+
+
+def allows_upscaling(description: str) -> bool:
+    """True if the geometry in a record's `image` field enlarges small images."""
+    resize = parse_description(description).get("resize", "")
+    return _NUMBER.fullmatch(resize) is not None
 
 
 def _read_side(text: str | None) -> int | None:

@@ -43,11 +43,13 @@ class SourceImage:
 
     `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, such as
     "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are messages for the user.
+    `upscaled` is true if the image was scaled up.
     """
 
     pixels: Pixels
     description: str
     warnings: tuple[str, ...]
+    upscaled: bool = False
 
 
 def read_image(
@@ -178,7 +180,10 @@ def _find_profile(opened: ImageFile.ImageFile) -> bytes | None:
 def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str]:
     # A JPEG from a phone (MPO) can also hold previews and depth maps. They do not count as frames.
     if frames > 1 and not isinstance(opened, MpoImagePlugin.MpoImageFile):
-        yield f"only the first of {frames} frames is used"
+        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+            yield f"multi-page: only page 1 of {frames} encoded"
+        else:
+            yield f"animated: only frame 1 of {frames} encoded"
     if colors == color.ASSUMED_SRGB:
         yield "unusable ICC profile ignored; colours taken as sRGB"
 
@@ -201,8 +206,12 @@ def read_shaped(
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
     hold(len(data) + 3 * (width * height + scaled))
     image = read_image(data, background=background, max_pixels=max_pixels)
-    description = geometry.describe(image.description)
-    image = replace(image, pixels=geometry.apply(image.pixels), description=description)
+    image = replace(
+        image,
+        pixels=geometry.apply(image.pixels),
+        description=geometry.describe(image.description),
+        upscaled=geometry.upscales(width, height),
+    )
     hold(len(data) + image.pixels.nbytes)
     return image
 

@@ -14,7 +14,7 @@ from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded
-from dinac_cli.errors import InputError, UsageError
+from dinac_cli.errors import InputError, OutputError, SmallImageError, UsageError
 from dinac_cli.images.color import name_color, parse_color
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, GeometryChoice
@@ -25,7 +25,13 @@ from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.freshness import State, Verdict, WantedLatents, check_latents, is_latent_file
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
-from dinac_cli.jobs.model_choice import ModelChoice, choose_encoder, refuse_mixed_latents
+from dinac_cli.jobs.model_choice import (
+    ModelChoice,
+    choose_encoder,
+    explain_default,
+    refuse_mixed_latents,
+)
+from dinac_cli.jobs.orphans import find_orphans
 from dinac_cli.jobs.request import (
     IMAGES,
     Announce,
@@ -39,7 +45,7 @@ from dinac_cli.jobs.request import (
     name_path,
     run_request,
 )
-from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.results import FileResult, Status, drop_advice
 from dinac_cli.storage.content import Content, read_content, read_stream_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
@@ -58,7 +64,7 @@ class EncodeOptions:
     changed source is found by its hash. `anonymous` leaves the source's name, size and hash out of
     the record. `features` also stores the class token. `posterior` also stores the log-SNR.
     `geometry` says how images are scaled and cropped, and whether the mirrored image is also
-    encoded.
+    encoded. If `skip_small` is set, images smaller than the crop are skipped instead of failing.
     """
 
     precision: str = "bf16"
@@ -69,6 +75,7 @@ class EncodeOptions:
     features: bool = False
     posterior: bool = False
     geometry: Geometry = NO_GEOMETRY
+    skip_small: bool = False
 
     @property
     def background_name(self) -> str:
@@ -129,6 +136,7 @@ class EncodeChoice:
     features: bool = False
     posterior: bool = False
     geometry: GeometryChoice = field(default_factory=GeometryChoice)
+    skip_small: bool = False
 
     def fill(self) -> EncodeOptions:
         """Returns the options. Options that are not given have their defaults."""
@@ -140,15 +148,20 @@ class EncodeChoice:
             anonymous=self.anonymous or False,
             features=self.features,
             posterior=self.posterior,
-            geometry=self.geometry.follow(NO_GEOMETRY),
+            geometry=self.geometry.fill(),
+            skip_small=self.skip_small,
         )
 
     def follow(self, held: HeldRecord | None) -> EncodeOptions:
         """Returns the options. Options that are not given have the values of `held`.
 
-        Raises UsageError if `checksum` is set and the run follows an anonymous record.
+        Raises UsageError if `checksum` is set and the run follows an anonymous record, or if an
+        option needs another one that neither the user nor `held` gives.
         """
-        options = self.fill()
+        geometry = self.geometry.follow(NO_GEOMETRY if held is None else held.geometry)
+        if self.skip_small and geometry.crop is None:
+            raise UsageError("--skip-small skips images smaller than the crop; add --crop WxH")
+        options = replace(self.fill(), geometry=geometry)
         if held is None:
             return options
         follows_anonymity = self.anonymous is None and held.header.is_anonymous
@@ -162,7 +175,6 @@ class EncodeChoice:
             precision=self.precision or held.header.precision,
             background=self.background or held.background or WHITE,
             anonymous=options.anonymous or follows_anonymity,
-            geometry=self.geometry.follow(held.geometry),
         )
 
     def list_followed(self, held: HeldRecord | None) -> list[str]:
@@ -198,6 +210,7 @@ class EncodeRequest(Request["EncodeRun"]):
             output=output,
             rename=name_latents,
             model=model,
+            why_model=explain_default(self.model, held, model),
         )
 
     def open_places(self) -> tuple[Selection, Output]:
@@ -210,9 +223,25 @@ class EncodeRequest(Request["EncodeRun"]):
 
 @dataclass(kw_only=True)
 class EncodeRun(Run):
-    """An encode run that is ready to start, and its model."""
+    """An encode run that is ready to start, and its model.
 
+    If the model is the machine's default, `why_model` says so.
+    """
+
+    selection: Selection
+    output: Output
     model: ModelHandle
+    why_model: str | None = None
+
+    def count_orphans(self) -> int:
+        """Counts the records in OUT whose source is not in the input folders; see `find_orphans`.
+
+        Returns 0 if the run has a limit or a shard: the search would take longer than the run, and
+        each shard would repeat it.
+        """
+        if self.selection.limit is not None or self.selection.shard is not None:
+            return 0
+        return sum(1 for _ in find_orphans(self.selection, self.output))
 
 
 def encode_files(
@@ -223,7 +252,9 @@ def encode_files(
     precision: str | None = None,
     resize: int | Literal["none"] | None = None,
     max_side: int | Literal["none"] | None = None,
+    upscale: bool | None = None,
     crop: tuple[int, int] | Literal["none"] | None = None,
+    skip_small: bool = False,
     flip: bool | None = None,
     background: str | None = None,
     features: bool = False,
@@ -236,11 +267,12 @@ def encode_files(
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
-    The keywords are the command's options; `crop` is (width, height). An option that is None
-    follows the first record in `out`; if `out` holds no record, it has its default. Yields one
-    result per file as soon as the result is final. If a file fails, its result says so; no
-    exception is raised. Raises UsageError, ModelError or OutputError at once if the request as a
-    whole is wrong. Raises DeviceError or OutputError later if the run cannot go on.
+    The keywords are the command's options; `crop` is (width, height), and `upscale=False` is
+    --no-upscale. An option that is None follows the first record in `out`; if `out` holds no
+    record, it has its default. Yields one result per file as soon as the result is final. If a file
+    fails, its result says so; no exception is raised. Raises UsageError, ModelError or OutputError
+    at once if the request as a whole is wrong. Raises DeviceError or OutputError later if the run
+    cannot go on.
     """
     options = EncodeChoice(
         precision=precision,
@@ -248,7 +280,10 @@ def encode_files(
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=GeometryChoice(resize=resize, max_side=max_side, crop=crop, flip=flip),
+        geometry=GeometryChoice(
+            resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
+        ),
+        skip_small=skip_small,
     )
     request = EncodeRequest(
         inputs=InputRequest(paths=list_paths(images)),
@@ -312,13 +347,17 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         content = self._read_content(entry)
         if content.data.startswith(RECORD_START):
             raise InputError("a latent record, not an image; use decode")
-        image = read_shaped(
-            content.data,
-            hold,
-            background=self._options.background,
-            max_pixels=self._options.max_pixels,
-            geometry=self._options.geometry,
-        )
+        try:
+            image = read_shaped(
+                content.data,
+                hold,
+                background=self._options.background,
+                max_pixels=self._options.max_pixels,
+                geometry=self._options.geometry,
+            )
+        except SmallImageError as exc:
+            reason = explain_skip(exc, entry, self._output, self._options)
+            return FileResult(entry.label, Status.SKIPPED, reason=reason)
         height, width, _ = image.pixels.shape
         patch = self._model.config.patch_size
         source = Source(
@@ -358,6 +397,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             height=work.source.height,
             bytes_in=work.source.size_bytes,
             bytes_out=len(record),
+            upscaled=work.image.upscaled,
         )
         return deliver(self._output, name_latents(work.name), record, result)
 
@@ -373,6 +413,21 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             return read_content(entry.path)
         assert self._stdin is not None, "the caller passes standard input if the run reads it"
         return read_stream_content(self._stdin)
+
+
+def explain_skip(exc: SmallImageError, entry: Input, output: Output, options: EncodeOptions) -> str:
+    """Returns the reason why an image smaller than the crop is skipped.
+
+    Raises `exc` if the options do not request it. Raises OutputError if OUT holds a file of an
+    earlier run for this image, because a dataset would take that file for a current record.
+    """
+    if not options.skip_small:
+        raise exc
+    reason = drop_advice(str(exc))
+    target = output.locate(name_latents(entry.name))
+    if not output.is_stream and os.path.lexists(target):
+        raise OutputError(f"{reason}, but {target} exists from an earlier run; delete it")
+    return reason
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import COMPANIONS, Encoded
 from dinac_cli.errors import DinacError
+from dinac_cli.images.geometry import allows_upscaling
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
@@ -116,6 +117,7 @@ class Catalogue:
     posteriors: int = 0
     class_tokens: int = 0
     twins: int = 0
+    maybe_upscaled: int = 0
     flipped_posteriors: int = 0
     flipped_class_tokens: int = 0
     models: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -138,6 +140,7 @@ class Catalogue:
             self.flipped_class_tokens += facts.flipped.token_width > 0
         self.models[header.model, header.latent_space, header.weights] += 1
         self.precisions[header.precision] += 1
+        self.maybe_upscaled += allows_upscaling(header.image)
         key = (header.latent_space, header.shape[0])
         earlier = self.moments.get(key)
         self.moments[key] = facts.moments if earlier is None else earlier + facts.moments

@@ -74,6 +74,16 @@ def choose_encoder(
     return open_encoder(resolved, choice, features=features)
 
 
+def explain_default(choice: ModelChoice, held: HeldRecord | None, model: ModelHandle) -> str | None:
+    """Returns why `choose_encoder` chose the model: "default on a CPU" or "default on a GPU".
+
+    Returns None if the user or the record in OUT decides the model.
+    """
+    if choice.model != AUTO or held is not None:
+        return None
+    return f"default on a {'CPU' if model.label == NANO else 'GPU'}"
+
+
 def choose_local_encoder(
     choice: ModelChoice, held: HeldRecord | None, default: str = NANO
 ) -> ResolvedModel:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -13,14 +14,14 @@ from dinac_cli.container.record import read_header
 from dinac_cli.errors import (
     DeviceError,
     DinacError,
-    ImageError,
     InputError,
     ModelError,
     OutputError,
+    SmallImageError,
     UsageError,
 )
 from dinac_cli.images.reading import measure_file
-from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, explain_skip
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.freshness import (
@@ -29,17 +30,16 @@ from dinac_cli.jobs.freshness import (
     Verdict,
     WantedLatents,
     check_latents,
-    is_latent_file,
-    list_latents,
 )
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
 from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder, refuse_mixed_latents
+from dinac_cli.jobs.orphans import find_orphans
 from dinac_cli.jobs.request import Announce, Selection, keep_quiet
 from dinac_cli.jobs.trial import Trial, TrialSample, run_trial
 from dinac_cli.models.registry import choose_default
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import name_latents
-from dinac_cli.storage.output import Output, OutputKind
+from dinac_cli.storage.output import Output
 
 # These values were measured with nano on photographs. The documentation has the same table.
 TYPICAL_BITS_PER_PIXEL = {
@@ -65,8 +65,9 @@ class Fate(str, Enum):
     STALE = "stale"
     DAMAGED = "damaged"
     DONE = "done"
+    SKIPPED = "skipped"  # smaller than the crop, with --skip-small
     CONFLICT = "conflict"  # the existing file must not be replaced
-    ORPHANED = "orphaned"  # a record whose source is not among the inputs
+    ORPHANED = "orphaned"  # a record whose source is not in the input folders
     FAILED = "failed"  # the input cannot be read
 
 
@@ -79,6 +80,8 @@ class PlannedFile:
 
     `pixels` is the size of the image (None if unknown). `size_bytes` is the size of the existing
     record if `fate` is DONE or ORPHANED. `entry` is None if the run would not encode the input.
+    `error` is the class of the error if `fate` is FAILED. `upscaled` is true if the run would scale
+    the image up.
     """
 
     file: str
@@ -89,6 +92,8 @@ class PlannedFile:
     pixels: int | None = None
     size_bytes: int | None = None
     entry: Input | None = None
+    error: str | None = None
+    upscaled: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns one flat JSON object without the empty fields."""
@@ -100,6 +105,8 @@ class PlannedFile:
             "changed": self.changed,
             "pixels": self.pixels,
             "bytes": self.size_bytes,
+            "error": self.error,
+            "upscaled": self.upscaled or None,
         }
         return {key: value for key, value in facts.items() if value is not None}
 
@@ -226,10 +233,16 @@ def plan_files(
         except OutputError as exc:
             yield PlannedFile(entry.label, Fate.CONFLICT, reason=str(exc))
         except DinacError as exc:
-            yield PlannedFile(entry.label, Fate.FAILED, reason=str(exc))
+            yield _fail(entry, exc)
         except OSError as exc:
-            yield PlannedFile(entry.label, Fate.FAILED, reason=f"cannot read: {exc.strerror}")
-    yield from _find_orphans(selection, output)
+            yield _fail(entry, InputError(f"cannot read: {exc.strerror}"))
+    for path in find_orphans(selection, output):
+        reason = "its source is not among the inputs"
+        yield PlannedFile(path, Fate.ORPHANED, path, reason, size_bytes=os.path.getsize(path))
+
+
+def _fail(entry: Input, exc: DinacError) -> PlannedFile:
+    return PlannedFile(entry.label, Fate.FAILED, reason=str(exc), error=type(exc).__name__)
 
 
 def _plan_file(
@@ -238,8 +251,7 @@ def _plan_file(
     if entry.problem:
         raise InputError(entry.problem)
     if output.is_stream:
-        pixels = _count_pixels(entry, options)
-        return PlannedFile(entry.label, Fate.NEW, pixels=pixels, entry=entry)
+        return _plan_work(entry, PlannedFile(entry.label, Fate.NEW), output, options)
     target = output.locate(name_latents(entry.name))
     output.require_inside(os.path.dirname(target) or ".")
     verdict = _judge(entry, target, output, wanted, options)
@@ -254,8 +266,24 @@ def _plan_file(
     if fate is Fate.STALE and verdict.cause is not None:
         changed = verdict.cause.value
         reason = f"{reason} ({changed})"
-    pixels = _count_pixels(entry, options)
-    return PlannedFile(entry.label, fate, target, reason, changed, pixels, entry=entry)
+    planned = PlannedFile(entry.label, fate, target, reason, changed)
+    return _plan_work(entry, planned, output, options)
+
+
+def _plan_work(
+    entry: Input, planned: PlannedFile, output: Output, options: EncodeOptions
+) -> PlannedFile:
+    """Adds the size of the image to encode. If the image is too small, the fate is SKIPPED."""
+    try:
+        size = _measure(entry, options)
+        if size is None:
+            return replace(planned, entry=entry)
+        pixels = math.prod(options.geometry.measure(*size))
+    except SmallImageError as exc:
+        return PlannedFile(
+            entry.label, Fate.SKIPPED, reason=explain_skip(exc, entry, output, options)
+        )
+    return replace(planned, entry=entry, pixels=pixels, upscaled=options.geometry.upscales(*size))
 
 
 def _judge(
@@ -268,42 +296,19 @@ def _judge(
     return Verdict(State.ABSENT)
 
 
-def _count_pixels(entry: Input, options: EncodeOptions) -> int | None:
-    """Reads the header of an image, and returns the number of pixels to encode.
+def _measure(entry: Input, options: EncodeOptions) -> tuple[int, int] | None:
+    """Reads the header of an image, and returns (width, height) of the upright image.
 
-    Returns None for standard input and named pipes.
+    If the crop is square, the image need not be upright. Returns None for standard input and named
+    pipes. Raises ImageError.
     """
     if entry.path is None:
         return None
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
         return None
-    try:
-        geometry = options.geometry
-        # The orientation of an image matters only if the crop is not square.
-        upright = geometry.crop is not None and geometry.crop[0] != geometry.crop[1]
-        size = measure_file(entry.path, max_pixels=options.max_pixels, upright=upright)
-        width, height = geometry.measure(*size)
-    except ImageError as exc:
-        raise InputError(str(exc)) from exc
-    return width * height
-
-
-def _find_orphans(selection: Selection, output: Output) -> Iterator[PlannedFile]:
-    """Yields the records in OUT that belong to no input of any shard."""
-    scan = selection.scan
-    if output.kind is not OutputKind.FOLDER or not os.path.isdir(output.path):
-        return
-    if scan.listed is not None or not all(os.path.isdir(path) for path in scan.paths):
-        return
-    fold = str.casefold if output.folds_case else str
-    # The set holds hashes, which need less memory than names.
-    expected = {hash(fold(name_latents(entry.name))) for entry in scan}
-    for path in list_latents(output.path):
-        name = os.path.relpath(path, output.path).replace(os.sep, "/")
-        if hash(fold(name)) in expected or not is_latent_file(path):
-            continue
-        reason = "its source is not among the inputs"
-        yield PlannedFile(path, Fate.ORPHANED, path, reason, size_bytes=os.path.getsize(path))
+    crop = options.geometry.crop
+    upright = crop is not None and crop[0] != crop[1]
+    return measure_file(entry.path, max_pixels=options.max_pixels, upright=upright)
 
 
 @dataclass
@@ -321,7 +326,9 @@ class Plan:
 
     If `posterior` is set, records also hold the log-SNR. `token_width` is the length of the class
     token, or 0 if records hold no class token. If `with_twins` is set, records hold everything
-    twice, for the image itself and for the mirrored image.
+    twice, for the image itself and for the mirrored image. `upscaled` is the number of images that
+    the run would scale up. `too_small` is the number of images that fail because they are smaller
+    than the crop.
     """
 
     def __init__(
@@ -337,6 +344,8 @@ class Plan:
         self._typical = copies * (typical + (POSTERIOR_BITS_PER_PIXEL if posterior else 0))
         self._token_bytes = copies * 4 * token_width
         self.counts = {fate: FateCount() for fate in Fate}
+        self.upscaled = 0
+        self.too_small = 0
 
     def add(self, file: PlannedFile) -> None:
         """Counts one file."""
@@ -345,6 +354,8 @@ class Plan:
         count.pixels += file.pixels or 0
         count.size_bytes += file.size_bytes or 0
         count.unmeasured += file.fate in WORK and file.pixels is None
+        self.upscaled += file.upscaled
+        self.too_small += file.error == SmallImageError.__name__
 
     @property
     def is_measured(self) -> bool:

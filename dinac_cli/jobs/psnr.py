@@ -264,7 +264,7 @@ def measure_reconstruction(original: Pixels, other: Pixels) -> float:
         return measure_psnr(original, other)
     except ImageError as exc:
         raise ImageError(
-            f"{exc}; if encode was given --resize, --max-side or --crop, give the same option here"
+            f"{exc}; use the same --resize, --no-upscale, --max-side and --crop as encode did"
         ) from exc
 
 

@@ -293,8 +293,20 @@ class Selection:
         if next(iter(scan), None) is not None:
             return
         places = ", ".join(scan.paths) or "the list"
-        others = f" ({scan.others} other files)" if scan.others else ""
-        raise UsageError(f"no {scan.kind.plural} found in {places}{others}")
+        raise UsageError(f"no {scan.kind.plural} found in {places}{_describe_others(scan)}")
+
+
+def _describe_others(scan: InputScan) -> str:
+    """Says which files a scan found that are not of its kind. Returns "" if there are none."""
+    if not scan.others:
+        return ""
+    other, advice = LATENTS, "name the images, or use dinac decode"
+    if scan.kind is LATENTS:
+        other, advice = IMAGES, "run dinac encode first and name its OUT"
+    if next(iter(replace(scan, kind=other)), None) is not None:
+        return f", only {other.plural}; {advice}"
+    files = "1 other file" if scan.others == 1 else f"{scan.others} other files"
+    return f" ({files})"
 
 
 def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:

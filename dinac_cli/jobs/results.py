@@ -19,6 +19,7 @@ class Status(str, Enum):
     MEASURED = "measured"  # the file was compared with its counterpart
     VERIFIED = "verified"  # undamaged, and passed every check that was requested
     READ = "read"  # a record was read, and nothing was written
+    SKIPPED = "skipped"  # not encoded, as the options request; `reason` says why
     MISSING = "missing"  # its counterpart does not exist
     FAILED = "failed"  # refused, or an error occurred; `reason` says why
 
@@ -38,10 +39,11 @@ class FileResult:
 
     `file` is the input as the user names it. `name` is the input's name relative to the input
     folder. If there is an output, `output` is its path. `reason` says in one line why the file
-    failed or was made again. `error` is the class of the error. `rejection` is the rule that a
-    damaged record breaks. `details` are the details of the error. Sizes are in bytes and pixels.
-    `delta` is the largest difference between the stored and the re-encoded latents. `facts` are
-    added to the JSON object of the result.
+    failed, was skipped or was made again. `error` is the class of the error. `rejection` is the
+    rule that a damaged record breaks. `details` are the details of the error. Sizes are in bytes
+    and pixels. `upscaled` is true if the image was scaled up. `delta` is the largest difference
+    between the stored and the re-encoded latents. `facts` are added to the JSON object of the
+    result.
     """
 
     file: str
@@ -61,6 +63,7 @@ class FileResult:
     error: str | None = None
     rejection: str | None = None
     details: tuple[str, ...] = ()
+    upscaled: bool = False
 
     @classmethod
     def fail(
@@ -103,8 +106,23 @@ class FileResult:
         return entry
 
 
-_SHOWN = ("output", "reason", "error", "rejection", "width", "height", "bytes_in", "bytes_out")
+_SHOWN = (
+    "output",
+    "reason",
+    "error",
+    "rejection",
+    "width",
+    "height",
+    "upscaled",
+    "bytes_in",
+    "bytes_out",
+)
 _WORKED = (Status.WRITTEN, Status.MEASURED, Status.VERIFIED, Status.READ)
+
+
+def drop_advice(reason: str) -> str:
+    """Returns a message without the part after its first semicolon, which says what to do."""
+    return reason.partition("; ")[0]
 
 
 @dataclass

@@ -64,7 +64,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos/sub/._b.png").write_text("ignored")
     encoded = run("encode", "photos", "latents", cwd=folder)
     assert (encoded.code, encoded.err) == (0, "")
-    assert encoded.summary == "4 encoded with nano, 1 other file skipped; SIZES in TIME\n"
+    assert (
+        encoded.summary
+        == "4 encoded with nano (default on a CPU), 1 other file skipped; SIZES in TIME\n"
+    )
     decoded = run("decode", "latents", "decoded", cwd=folder)
     assert (decoded.code, decoded.err) == (0, "")
     assert decoded.summary == "4 decoded; SIZES in TIME\n"

@@ -48,7 +48,7 @@ def test_bad_files_are_reported_and_the_rest_is_done(mixed: Path, tmp_path: Path
     assert failed["mixed/d.jpg"] == "not an image (no known image format)"
     assert (summary["written"], summary["failed"], summary["not_inputs"]) == (4, 3, 0)
     complaints = sorted(f"dinac: {file}: {reason}" for file, reason in failed.items())
-    warning = "dinac: warning: mixed/moves.gif: only the first of 3 frames is used"
+    warning = "dinac: warning: mixed/moves.gif: animated: only frame 1 of 3 encoded"
     assert sorted(done.err.splitlines()) == [*complaints, warning]
     written = parse_lines((tmp_path / "failed.jsonl").read_text())
     assert written == [entry for entry in files if entry["status"] == "failed"]

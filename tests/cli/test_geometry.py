@@ -20,6 +20,7 @@ from .conftest import read_files, save
 from .processes import run
 
 GEOMETRY = ("--resize", "32", "--crop", "32x32")
+UPSCALED = "dinac: scaled up 1 image; --no-upscale keeps small images at their own size\n"
 TEXT = "resize=32;crop=32x32;flip=twin"
 
 
@@ -31,8 +32,8 @@ def square(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "photos/b.png", 64, 48, 1)
     save(folder / "photos/sub/c.png", 20, 90, 2)
     done = run("encode", "photos", "latents", *GEOMETRY, "--flip", cwd=folder)
-    assert (done.code, done.err) == (0, "")
-    assert done.summary == "3 encoded with nano; SIZES in TIME\n"
+    assert (done.code, done.err) == (0, UPSCALED)
+    assert done.summary == "3 encoded with nano (default on a CPU); SIZES in TIME\n"
     return folder
 
 
@@ -107,7 +108,7 @@ def test_decode_psnr_and_report(square: Path, tmp_path: Path) -> None:
     assert differ.code == 3
     assert differ.err.splitlines()[0] == (
         "dinac: photos/a.jpg: sizes differ: 50x37 and 32x32; "
-        "if encode was given --resize, --max-side or --crop, give the same option here"
+        "use the same --resize, --no-upscale, --max-side and --crop as encode did"
     )
     same = run("psnr", "photos", tmp_path / "plain", *GEOMETRY, "--json", cwd=square)
     assert (same.code, same.err, json.loads(same.out)["count"]) == (0, "", 3)

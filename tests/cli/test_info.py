@@ -15,7 +15,11 @@ from .processes import run, run_noting_imports
 
 
 def make_record(
-    seed: int, scale: float = 1.0, latent_space: str = "0123456789abcdef", name: str = ""
+    seed: int,
+    scale: float = 1.0,
+    latent_space: str = "0123456789abcdef",
+    name: str = "",
+    image: str = "",
 ) -> bytes:
     latents = scale * np.random.default_rng(seed).standard_normal((4, 8, 8)).astype(np.float32)
     header = RecordHeader(
@@ -28,14 +32,15 @@ def make_record(
         precision="f32",
         model="some",
         name=name,
+        image=image,
     )
     return pack_record(header, latents)
 
 
-def fill(folder: Path, scale: float = 1.0, count: int = 16) -> Path:
+def fill(folder: Path, scale: float = 1.0, count: int = 16, image: str = "") -> Path:
     folder.mkdir()
     for seed in range(count):
-        (folder / f"{seed}.dinac").write_bytes(make_record(seed, scale))
+        (folder / f"{seed}.dinac").write_bytes(make_record(seed, scale, image=image))
     return folder
 
 
@@ -78,7 +83,15 @@ def test_latents_that_are_not_whitened_are_noticed(tmp_path: Path) -> None:
     assert "records    16\n" in whitened.out
     assert "far from" not in whitened.out
     raw = run("info", str(fill(tmp_path / "raw", scale=5.0)))
-    assert "4 of 4 channels are far from N(0, 1)" in raw.out
+    assert (
+        "4 of 4 channels are far from N(0, 1): the images are very plain, "
+        "or the latents are not whitened\n"
+    ) in raw.out
+    scaled = run("info", str(fill(tmp_path / "scaled", scale=5.0, image="resize=128")))
+    assert (
+        "4 of 4 channels are far from N(0, 1): the images are scaled up (encode --resize) or very "
+        "plain, or the latents are not whitened\n"
+    ) in scaled.out
 
 
 def test_mixed_models_are_named(tmp_path: Path) -> None:

@@ -70,9 +70,11 @@ def test_out_may_be_a_file_for_one_input_file(tmp_path: Path) -> None:
     )
     # Content decides in folders too.
     found = run("encode", tmp_path, tmp_path / "new", "--max-pixels", "1")
-    assert [line.split(": ")[1] for line in sorted(found.err.splitlines())] == [
+    *failed, orphan = found.err.splitlines()
+    assert [line.split(": ")[1] for line in sorted(failed)] == [
         str(tmp_path / name) for name in ("lies.gif", "one.jpg", "photo")
     ]
+    assert orphan.startswith("dinac: 1 orphaned record in ")
 
 
 def test_dtypes_and_precisions(work: Path, tmp_path: Path) -> None:

@@ -111,13 +111,16 @@ def test_failures_name_odd_files_safely(images: Path, tmp_path: Path) -> None:
     for name in DISK:
         (images / name).write_bytes(b"not a picture")
     done = run("encode", "images", "out", "--failures", "failed.jsonl", cwd=tmp_path)
-    assert (done.code, done.out) == (3, f"0 encoded with nano, {len(DISK)} failed\n")
+    assert (done.code, done.out) == (
+        3,
+        f"0 encoded with nano (default on a CPU), {len(DISK)} failed\n",
+    )
     reason = "not an image (no known image format)"
     assert sorted(done.err.splitlines()) == sorted(
         f"dinac: images/{name}: {reason}" for name in SCREEN
     )
     assert "\n".join(done.err.splitlines()) + "\n" == done.err
-    code, screen = run_on_terminal("encode", images, tmp_path / "out")
+    code, screen = run_on_terminal("encode", images, tmp_path / "out", "-v")
     shown = strip_escapes(screen).replace("\r\n", " ")  # long lines wrap
     assert code == 3
     assert all(f"dinac: {images}/{name}: {reason} " in shown for name in SCREEN)

@@ -49,7 +49,7 @@ def test_one_image_through_two_pipes(work: Path) -> None:
         assert encode.stderr is not None
         heard = encode.stderr.read().decode()
     assert (cat.returncode, encode.returncode, decode.returncode) == (0, 0, 0)
-    assert heard.startswith("dinac: 1 encoded with nano; ")
+    assert heard.startswith("dinac: 1 encoded with nano (default on a CPU); ")
     assert err.decode().startswith("dinac: 1 decoded; ")
     with Image.open(io.BytesIO(out)) as decoded:
         assert (decoded.format, decoded.size) == ("PNG", SIZES["b.png"])
@@ -194,7 +194,7 @@ def test_a_full_disk_stops_the_run(work: Path) -> None:
 
 def test_empty_standard_input(tmp_path: Path) -> None:
     encoded = run("encode", "-", tmp_path / "out")
-    assert (encoded.code, encoded.out) == (3, "0 encoded with nano, 1 failed\n")
+    assert (encoded.code, encoded.out) == (3, "0 encoded with nano (default on a CPU), 1 failed\n")
     assert encoded.err == "dinac: stdin: is empty; pipe an image into it\n"
     decoded = run("decode", "-", tmp_path / "out")
     assert (decoded.code, decoded.out) == (3, "0 decoded, 1 failed\n")

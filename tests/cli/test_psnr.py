@@ -101,7 +101,7 @@ def test_missing_and_mismatched_counterparts(pairs: Path) -> None:
     assert done.err == (
         "dinac: one/b.png: has no counterpart in two\n"
         "dinac: one/sub/c.png: sizes differ: 24x16 and 8x8; "
-        "if encode was given --resize, --max-side or --crop, give the same option here\n"
+        "use the same --resize, --no-upscale, --max-side and --crop as encode did\n"
         "dinac: two/extra.png: has no counterpart in one\n"
     )
     written = [json.loads(line) for line in (pairs / "failed.jsonl").read_text().splitlines()]

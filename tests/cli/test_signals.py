@@ -68,7 +68,7 @@ def test_the_first_signal_finishes_the_work_in_flight(images: Path, tmp_path: Pa
     written = list_files(out)
     assert written[:6] == name_outputs([*BEFORE, BLOCKING])
     assert 6 <= len(written) < 12  # some are read ahead; no temporary files
-    assert done.summary == f"{len(written)} encoded with nano; SIZES in TIME\n"
+    assert done.summary == f"{len(written)} encoded with nano (default on a CPU); SIZES in TIME\n"
     replace_blocking(images)
     again = run("encode", images, out)
     assert (again.code, again.err) == (0, "")
@@ -110,7 +110,10 @@ def test_a_signal_ends_waiting_for_standard_input(
     feed(decode, (work / "latents/b.png.dinac").read_bytes()[:100])
     wait_until((tmp_path / "latents").exists, encode)  # made when signals are handled
     wait_until((tmp_path / "decoded").exists, decode)
-    for process, summary in ((encode, "0 encoded with nano\n"), (decode, "0 decoded\n")):
+    for process, summary in (
+        (encode, "0 encoded with nano (default on a CPU)\n"),
+        (decode, "0 decoded\n"),
+    ):
         process.send_signal(number)
         process.wait(DEADLINE_SECONDS)  # before standard input is closed
         done = finish(process)

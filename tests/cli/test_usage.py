@@ -69,8 +69,16 @@ REFUSED = [
     ("encode none out", 2, "none: no such file or folder"),
     ("encode none*.png out", 2, "none*.png: no file matches this pattern"),
     ("encode empty out", 2, "no images found in empty"),
-    ("encode latents out", 2, "no images found in latents (4 other files)"),
-    ("decode photos out", 2, "no latent files found in photos (5 other files)"),
+    (
+        "encode latents out",
+        2,
+        "no images found in latents, only latent files; name the images, or use dinac decode",
+    ),
+    (
+        "decode photos out",
+        2,
+        "no latent files found in photos, only images; run dinac encode first and name its OUT",
+    ),
     ("encode photos/a.jpg photos/b.png", 2, f"photos/b.png: {FOLDER_WANTED}"),
     ("encode photos photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
     ("decode latents photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),

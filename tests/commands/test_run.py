@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,8 @@ class TestSummary:
 
 
 class RemarkingSummary(Summary):
-    def remark(self) -> str:
-        return "a remark"
+    def remarks(self) -> Iterator[str]:
+        yield "a remark"
 
 
 def report(

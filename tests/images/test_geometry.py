@@ -19,6 +19,7 @@ from dinac_cli.images.geometry import (
     NO_GEOMETRY,
     Geometry,
     GeometryChoice,
+    allows_upscaling,
     choose_geometry,
     find_geometry,
     parse_size,
@@ -35,6 +36,8 @@ wanted = st.integers(1, 3000)
 geometries = st.builds(
     Geometry, resize=st.none() | st.integers(1, MAX_SIDE), flip=st.booleans(),
     crop=st.none() | st.tuples(st.integers(1, MAX_SIDE), st.integers(1, MAX_SIDE)),
+) | st.builds(
+    Geometry, resize=st.integers(1, MAX_SIDE), upscale=st.just(False), flip=st.booleans()
 ) | st.builds(Geometry, max_side=st.integers(1, MAX_SIDE), flip=st.booleans())  # fmt: skip
 
 
@@ -67,6 +70,17 @@ def test_max_side_bounds_the_long_side_and_never_enlarges(
     assert max(expected) == min(side, max(width, height))
 
 
+@given(width=sides, height=sides, side=wanted)
+def test_resize_without_upscale_only_reduces(width: int, height: int, side: int) -> None:
+    geometry = Geometry(resize=side, upscale=False)
+    if min(width, height) <= side:
+        assert geometry.measure(width, height) == (width, height)
+    else:
+        assert geometry.measure(width, height) == Geometry(resize=side).measure(width, height)
+    assert not geometry.upscales(width, height)
+    assert Geometry(resize=side).upscales(width, height) == (min(width, height) < side)
+
+
 @given(geometries)
 def test_description_is_parsed_back(geometry: Geometry) -> None:
     description = geometry.describe(READING)
@@ -79,6 +93,7 @@ def test_text_lists_what_is_requested() -> None:
     assert NO_GEOMETRY.text == ""
     assert Geometry(256, None, (256, 128), True).text == "resize=256;crop=256x128;flip=twin"
     assert Geometry(max_side=1024).text == "max_side=1024"
+    assert Geometry(resize=256, upscale=False).text == "resize=256-down"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +102,9 @@ def test_text_lists_what_is_requested() -> None:
         ("rotate=90", "unknown key 'rotate'"),
         ("resize=0256", "'0256' is not a number of pixels"),
         ("resize=", "'' is not a number of pixels"),
+        ("resize=-down", "'' is not a number of pixels"),
+        ("resize=8-up", "'8-up' is not a number of pixels"),
+        ("max_side=8-down", "'8-down' is not a number of pixels"),
         ("resize=-1", "'-1' is not a number of pixels"),
         ("resize=9999999", f"sides must be 1 to {MAX_SIDE} pixels long"),
         ("resize=8;max_side=8", "resize and max_side cannot be used together"),
@@ -124,6 +142,16 @@ def test_options_make_a_geometry() -> None:
     )
     with pytest.raises(UsageError, match="cannot be used together"):
         choose_geometry(8, 8, None)
+    with pytest.raises(UsageError, match=r"^--no-upscale needs --resize; "):
+        choose_geometry(None, 8, None, upscale=False)
+
+
+@pytest.mark.parametrize(
+    ("description", "allowed"),
+    [("", False), ("max_side=8", False), ("resize=8", True), ("resize=8-down", False)],
+)
+def test_description_says_whether_images_may_be_scaled_up(description: str, allowed: bool) -> None:
+    assert allows_upscaling(description) is allowed
 
 
 class TestChoice:
@@ -144,6 +172,20 @@ class TestChoice:
         assert GeometryChoice(resize="none").follow(held) == Geometry(crop=(48, 32), flip=True)
         assert GeometryChoice(max_side="none").follow(held) == held
         assert GeometryChoice(crop="none", flip=False).follow(held) == Geometry(resize=64)
+
+    def test_upscaling_follows_together_with_resize(self) -> None:
+        held = Geometry(resize=64, upscale=False)
+        assert GeometryChoice().follow(held) == held
+        assert GeometryChoice(upscale=True).follow(held) == Geometry(resize=64)
+        assert GeometryChoice(resize="none").follow(held) == NO_GEOMETRY
+        assert GeometryChoice(max_side=9).follow(held) == Geometry(max_side=9)
+        assert GeometryChoice(upscale=False).follow(Geometry(resize=64)) == held
+        with pytest.raises(UsageError, match=r"^--no-upscale needs --resize; "):
+            GeometryChoice(upscale=False).follow(NO_GEOMETRY)
+
+    def test_a_choice_is_filled_with_defaults(self) -> None:
+        assert GeometryChoice(upscale=False).fill() == NO_GEOMETRY
+        assert GeometryChoice(resize=9, upscale=False).fill() == Geometry(resize=9, upscale=False)
 
     def test_resize_and_max_side_replace_each_other(self) -> None:
         assert GeometryChoice(max_side=9).follow(Geometry(resize=64)) == Geometry(max_side=9)
@@ -179,6 +221,7 @@ class TestChoice:
         (NO_GEOMETRY, Geometry(max_side=8), ["--max-side none"]),
         (Geometry(max_side=8), Geometry(resize=8), ["--max-side 8"]),
         (Geometry(resize=8, flip=True), Geometry(resize=8), ["--flip"]),
+        (Geometry(8, upscale=False), Geometry(resize=8), ["--resize 8 --no-upscale"]),
     ],
 )
 def test_differing_options_are_listed(own: Geometry, other: Geometry, options: list[str]) -> None:
@@ -260,6 +303,10 @@ def test_pixels_are_mirrored() -> None:
             "crop less, or choose a larger --max-side",
         ),
         (
+            Geometry(resize=32, crop=(32, 32), upscale=False),
+            "40x24 is smaller than the crop of 32x32; crop less, or leave out --no-upscale",
+        ),
+        (
             Geometry(resize=400_000),
             "40x24 would be scaled to 666667x400000, 266666800000 pixels, more than the limit of "
             f"{MAX_PIXELS}; choose a smaller --resize",
@@ -276,6 +323,7 @@ def test_image_of_unsuitable_size_is_refused(geometry: Geometry, line: str) -> N
     ("fields", "reason"),
     [
         ({"resize": 8, "max_side": 8}, "cannot be used together"),
+        ({"max_side": 8, "upscale": False}, "upscale=False needs resize"),
         ({"resize": 0}, "sides must be 1 to"),
         ({"crop": (8, MAX_SIDE + 1)}, "sides must be 1 to"),
     ],

@@ -74,7 +74,7 @@ def test_file_is_read(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert source.pixels.flags.c_contiguous
     frames = FRAMES.get(name, 1)
     assert source.warnings == (
-        (f"only the first of {frames} frames is used",) if frames > 1 else ()
+        (f"animated: only frame 1 of {frames} encoded",) if frames > 1 else ()
     )
     assert source.description.endswith(f";frame=1/{frames}")
     assert capfd.readouterr() == ("", "")

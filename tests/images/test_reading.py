@@ -285,12 +285,18 @@ def test_opaque_alpha_is_ignored() -> None:
     assert source.description == PLAIN
 
 
-@pytest.mark.parametrize("name", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
-def test_first_frame_is_used(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [
+        *((name, "animated: only frame 1 of 3 encoded") for name in ("GIF", "WEBP", "PNG", "AVIF")),
+        ("TIFF", "multi-page: only page 1 of 3 encoded"),
+    ],
+)
+def test_first_frame_is_used(name: str, warning: str) -> None:
     frames = [Image.new("RGB", (16, 16), color) for color in ("white", "red", "black")]
     source = read_image(save(frames[0], name, save_all=True, append_images=frames[1:]))
     assert source.pixels.min() >= 254
-    assert source.warnings == ("only the first of 3 frames is used",)
+    assert source.warnings == (warning,)
     assert source.description.endswith(";frame=1/3")
 
 

@@ -14,9 +14,9 @@ from dinac_cli.container.frame import PREAMBLE
 from dinac_cli.container.record import Record, pack_encoded, pack_record, unpack_record
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.container.zstd import compress_content, decompress_content
-from dinac_cli.errors import OutputError
+from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
-from dinac_cli.jobs.encode import EncodeJob, EncodeOptions, encode_inputs
+from dinac_cli.jobs.encode import EncodeChoice, EncodeJob, EncodeOptions, encode_inputs
 from dinac_cli.jobs.freshness import State, WantedLatents, check_latents
 from dinac_cli.jobs.model_choice import FixedModel
 from dinac_cli.jobs.plan import Fate, Plan, PlannedFile, plan_files
@@ -53,8 +53,9 @@ def encode(
     workers: int = 2,
     *,
     overwrite: bool = False,
+    skip_small: bool = False,
 ) -> list[FileResult]:
-    options = EncodeOptions(geometry=geometry)
+    options = EncodeOptions(geometry=geometry, skip_small=skip_small)
     output = latents_out(out, overwrite=overwrite)
     control = run_control(workers, 2 * workers)
     return list(encode_inputs(select_images(photos), output, model, options, control))
@@ -107,6 +108,66 @@ def test_an_image_smaller_than_the_crop_is_one_failure(
     assert reasons(results) == {"a.png": small, "b.png": small, "c.png": small, "d.png": None}
 
 
+def test_images_smaller_than_the_crop_can_be_skipped(
+    photos: Path, tmp_path: Path, encoder: ModelHandle
+) -> None:
+    small = Geometry(crop=(31, 20))
+    results = encode(photos, tmp_path / "out", encoder, small, skip_small=True)
+    assert {r.name: r.status for r in results} == {
+        **dict.fromkeys(("a.png", "b.png", "c.png"), Status.SKIPPED),
+        "tall/d.png": Status.WRITTEN,
+    }
+    assert reasons(results)["a.png"] == "30x20 is smaller than the crop of 31x20"
+    assert list(read_tree(tmp_path / "out")) == ["tall/d.png.dinac"]
+    files = plan(photos, tmp_path / "out", encoder, small, skip_small=True)
+    assert [file.fate for file in files] == [Fate.SKIPPED] * 3 + [Fate.DONE]
+    with pytest.raises(UsageError, match="add --crop WxH"):
+        EncodeChoice(skip_small=True).follow(None)
+
+
+def test_a_small_image_with_an_older_record_is_a_failure(
+    photos: Path, tmp_path: Path, encoder: ModelHandle
+) -> None:
+    """Otherwise a dataset would take the older record for a current one."""
+    encode(photos, tmp_path / "out", encoder, Geometry(crop=(20, 20)))
+    before = read_tree(tmp_path / "out")
+    write_images(photos, "a.png", height=19, width=19)
+    for overwrite in (False, True):
+        [failed] = [
+            result
+            for result in encode(
+                photos, tmp_path / "out", encoder, Geometry(crop=(20, 20)),
+                skip_small=True, overwrite=overwrite,
+            )
+            if result.failed
+        ]  # fmt: skip
+        assert failed.reason == (
+            f"19x19 is smaller than the crop of 20x20, but {tmp_path}/out/a.png.dinac exists "
+            "from an earlier run; delete it"
+        )
+    [planned, *_] = plan(photos, tmp_path / "out", encoder, Geometry(crop=(20, 20)), True)
+    assert (planned.fate, planned.reason) == (Fate.CONFLICT, failed.reason)
+    assert read_tree(tmp_path / "out").keys() == before.keys()
+
+
+def test_images_that_are_scaled_up_are_marked(
+    photos: Path, tmp_path: Path, encoder: ModelHandle
+) -> None:
+    up, down = Geometry(resize=25), Geometry(resize=25, upscale=False)
+    expected = {"a.png": True, "b.png": True, "c.png": True, "tall/d.png": False}
+    planned = plan(photos, tmp_path / "up", encoder, up)
+    assert [file.upscaled for file in planned] == list(expected.values())
+    results = encode(photos, tmp_path / "up", encoder, up)
+    assert {result.name: result.upscaled for result in results} == expected
+    results = encode(photos, tmp_path / "down", encoder, down)
+    assert not any(result.upscaled for result in results)
+    sizes = {result.name: (result.width, result.height) for result in results}
+    assert sizes["a.png"] == (30, 20)
+    assert sizes["tall/d.png"] == (25, 40)
+    record = unpack(tmp_path / "down/a.png.dinac")
+    assert record.header.image.endswith(";frame=1/1;resize=25-down")
+
+
 def test_the_memory_of_a_large_image_is_freed_once_it_is_scaled(
     tmp_path: Path, encoder: ModelHandle
 ) -> None:
@@ -147,6 +208,11 @@ def test_another_geometry_is_refused_and_both_are_named(
         ),
         (
             "square",
+            replace(SQUARE, upscale=False),
+            "latents with --resize 24; this run uses --resize 24 --no-upscale",
+        ),
+        (
+            "square",
             replace(SQUARE, flip=False),
             "latents with --flip; this run uses --no-flip",
         ),
@@ -167,8 +233,10 @@ def test_another_geometry_is_refused_and_both_are_named(
     assert read_tree(tmp_path / "plain") == read_tree(tmp_path / "square")
 
 
-def plan(photos: Path, out: Path, encoder: ModelHandle, geometry: Geometry) -> list[PlannedFile]:
-    options = EncodeOptions(geometry=geometry)
+def plan(
+    photos: Path, out: Path, encoder: ModelHandle, geometry: Geometry, skip_small: bool = False
+) -> list[PlannedFile]:
+    options = EncodeOptions(geometry=geometry, skip_small=skip_small)
     wanted = options.want(encoder)
     return list(plan_files(select_images(photos), latents_out(out), wanted, options))
 
@@ -233,6 +301,13 @@ class TestVerify:
         self, out: Path, photos: Path, encoder: ModelHandle
     ) -> None:
         results = self.verify(out, photos, encoder)
+        assert [(r.status, r.delta) for r in results] == [(Status.VERIFIED, 0.0)] * 4
+
+    def test_small_images_that_kept_their_size_are_re_encoded_at_that_size(
+        self, photos: Path, tmp_path: Path, encoder: ModelHandle
+    ) -> None:
+        encode(photos, tmp_path / "down", encoder, Geometry(resize=25, upscale=False))
+        results = self.verify(tmp_path / "down", photos, encoder)
         assert [(r.status, r.delta) for r in results] == [(Status.VERIFIED, 0.0)] * 4
 
     def test_twins_are_compared_too(self, out: Path, photos: Path, encoder: ModelHandle) -> None:

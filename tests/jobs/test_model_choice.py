@@ -25,12 +25,13 @@ from dinac_cli.jobs.model_choice import (
     choose_encoder,
     choose_encoders,
     choose_models,
+    explain_default,
     refuse_mixed_latents,
 )
 from dinac_cli.jobs.request import keep_quiet
 from dinac_cli.models import registry
 from dinac_cli.models.identity import cache_folder
-from dinac_cli.models.registry import HUB_ALIASES, ResolvedModel, resolve_model
+from dinac_cli.models.registry import HUB_ALIASES, ResolvedModel, find_cached, resolve_model
 from dinac_cli.storage.output import Output, OutputKind
 
 TINY = Path(__file__).parent.parent / "golden/tiny"
@@ -154,6 +155,17 @@ class TestEncoder:
             choose(make_output(tmp_path), revision="abc")
 
 
+def test_the_machines_default_is_explained(
+    tmp_path: Path, nano: ModelHandle, tiny: ModelHandle
+) -> None:
+    (tmp_path / "a.dinac").write_bytes(make_record(nano))
+    held = find_held_record(make_output(tmp_path))
+    assert explain_default(make_choice(), None, nano) == "default on a CPU"
+    assert explain_default(make_choice(), None, tiny) == "default on a GPU"
+    assert explain_default(make_choice("nano"), None, nano) is None
+    assert explain_default(make_choice(), held, nano) is None
+
+
 class TestMixedLatents:
     def refuse(self, output: Output, model: ModelHandle, precision: str = "bf16") -> None:
         wanted = WantedLatents(model, precision, "#ffffff")
@@ -238,6 +250,7 @@ class TestDecoders:
     ) -> None:
         header = dataclasses.replace(self.header(tiny), model=name, revision="main")
         monkeypatch.chdir(TINY.parent)
+        find_cached("owner/model")  # imports the Hub's client, which reads files of its own
         opened, looked_for = watch_reads(monkeypatch), watch_the_hub(monkeypatch)
         with pytest.raises(ModelError, match=r"neither embedded nor cached; name it with --model$"):
             find_decoders().find(header)

@@ -22,7 +22,7 @@ from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import OutputKind
 from dinac_cli.storage.parts import Shard
 
-from .hand_made import draw, latents_out, select_images, write_images
+from .hand_made import draw, latents_out, select_images, select_latents, write_images
 
 
 @pytest.fixture
@@ -146,6 +146,9 @@ class TestCount:
         with pytest.raises(UsageError) as caught:
             count(select_images("in"))
         assert str(caught.value) == "no images found in in (2 other files)"
+        (folder / "in/more.txt").unlink()
+        with pytest.raises(UsageError, match=r"^no latent files found in in \(1 other file\)$"):
+            count(select_latents("in"))
 
     def test_an_empty_list_is_refused(self, folder: Path) -> None:
         with pytest.raises(UsageError, match="no images found in the list"):

@@ -44,7 +44,7 @@ INPUTS = InputRequest(
     limit=7,
     shard="1/3",
 )
-GEOMETRY = Geometry(resize=64, crop=(48, 32), flip=True)
+GEOMETRY = Geometry(resize=64, crop=(48, 32), flip=True, upscale=False)
 MODEL = ModelChoice(
     model="owner/model", revision="0" * 40, device="cuda:1", dtype="bf16", compiled=True
 )
@@ -60,7 +60,8 @@ ENCODE = EncodeRequest(
         anonymous=True,
         features=True,
         posterior=True,
-        geometry=GeometryChoice(resize=64, crop=(48, 32), flip=True),
+        geometry=GeometryChoice(resize=64, crop=(48, 32), flip=True, upscale=False),
+        skip_small=True,
     ),
     model=MODEL,
     overwrite=True,

@@ -60,10 +60,14 @@ class Console:
         self._start_bar: Callable[[], Live]
 
     @property
+    def is_terminal(self) -> bool:
+        """True if stderr is a terminal."""
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    @property
     def draws_bar(self) -> bool:
         """True if progress is shown as a bar, because stderr is a terminal that can redraw it."""
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        can_redraw = is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
+        can_redraw = self.is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
         return self.shows_progress and can_redraw
 
     def print_result(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from dinac_cli.commands.screen.progress import RunProgress
@@ -38,6 +39,7 @@ class Summary:
         counts = {
             "of them again": tally.redone,
             "already done": tally.counts[Status.DONE],
+            "skipped (smaller than the crop)": tally.counts[Status.SKIPPED],
             "failed": tally.failures,
         }
         parts = [f"{tally.written} {self._verb}"]
@@ -48,9 +50,9 @@ class Summary:
         sizes = format_sizes(tally.bytes_in, tally.bytes_out)
         return f"{text}; {sizes} in {format_duration(progress.elapsed)}"
 
-    def remark(self) -> str | None:
-        """Returns the last line on stderr of a run that was not stopped."""
-        return None
+    def remarks(self) -> Iterator[str]:
+        """Yields the last lines on stderr of a run that was not stopped."""
+        yield from ()
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         """Returns the summary object."""

@@ -44,6 +44,11 @@ def list_facts(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield f"{name:<{width}}{value}".rstrip()
 
 
+def count_images(count: int) -> str:
+    """Returns e.g. `1 image` or `2 images`."""
+    return "1 image" if count == 1 else f"{count} images"
+
+
 def format_sizes(size_in: int, size_out: int) -> str:
     """Returns e.g. `3.1 MB → 1.2 MB (0.39x)`."""
     ratio = f" ({size_out / size_in:.2f}x)" if size_in else ""

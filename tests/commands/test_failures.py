@@ -1,0 +1,151 @@
+"""Many failures for one reason share a line on a terminal; every reason stays visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from dinac_cli.commands.run import ScreenOptions
+from dinac_cli.commands.screen import failures as failures_module
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.failures import SHOWN_FAILURES, FailureLines
+from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.errors import Exit
+from dinac_cli.jobs.results import FileResult, Status
+
+from .given import GivenRun, run_given
+
+SMALL = "{0}x9 is smaller than the crop of 64x64; crop less, or scale with --resize first"
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error is a terminal, without a bar."""
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr(Console, "draws_bar", False)
+
+
+@contextmanager
+def open_lines(*, verbose: bool = False) -> Iterator[FailureLines]:
+    with closing(FailureLines(Console(verbose=verbose), "-v lists them")) as lines:
+        yield lines
+
+
+def read_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    out, err = capsys.readouterr()
+    assert out == ""
+    return [line.removeprefix("dinac: ") for line in err.splitlines()]
+
+
+def add_small(lines: FailureLines, count: int) -> list[str]:
+    """Adds failures and returns their lines."""
+    added = []
+    for number in range(count):
+        file, reason = f"in/{number}.png", SMALL.format(number)
+        lines.add(file, reason, f"{number}.png")
+        added.append(f"{file}: {reason}")
+    return added
+
+
+@pytest.mark.usefixtures("terminal")
+def test_the_first_files_are_named_and_the_others_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with open_lines() as lines:
+        added = add_small(lines, 25)
+        lines.add("in/odd.png", "empty file (0 bytes)", "odd.png")
+        assert read_lines(capsys) == [*added[:SHOWN_FAILURES], "in/odd.png: empty file (0 bytes)"]
+    assert read_lines(capsys) == [
+        "15 more files failed for the same reason (… is smaller than the crop of 64x64); "
+        "-v lists them"
+    ]
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("count", [1, SHOWN_FAILURES, SHOWN_FAILURES + 1])
+def test_few_failures_are_all_named(capsys: pytest.CaptureFixture[str], count: int) -> None:
+    with open_lines() as lines:
+        added = add_small(lines, count)
+    assert read_lines(capsys) == added
+
+
+@pytest.mark.usefixtures("terminal")
+def test_reasons_that_differ_in_a_word_are_different(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_lines() as lines:
+        for number in range(20):
+            lines.add(f"{number}.jpg", "truncated JPEG file")
+            lines.add(f"{number}.png", "truncated PNG file")
+    shown = read_lines(capsys)
+    assert len(shown) == 2 * SHOWN_FAILURES + 2
+    assert shown[-2:] == [
+        f"10 more files failed for the same reason (truncated {kind} file); -v lists them"
+        for kind in ("JPEG", "PNG")
+    ]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_names_in_a_reason_do_not_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a b/{letter}.png" for letter in "abcdefghijklmnop"]
+    with open_lines() as lines:
+        for name in names:
+            lines.add(f"in/{name}", f"out/{name}.dinac holds precision q6, not bf16; go", name)
+            lines.add(f"{name}.dinac", f"its source in/{name} is lost", f"{name}.dinac")
+    assert read_lines(capsys)[-2:] == [
+        "6 more files failed for the same reason (out/….dinac holds precision q6, not bf16); "
+        "-v lists them",
+        "6 more files failed for the same reason (its source in/… is lost); -v lists them",
+    ]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_verbose_names_every_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_lines(verbose=True) as lines:
+        added = add_small(lines, 25)
+    assert read_lines(capsys) == added
+
+
+def test_pipes_and_logs_name_every_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_lines() as lines:
+        added = add_small(lines, 25)
+    assert read_lines(capsys) == added
+
+
+@pytest.mark.usefixtures("terminal")
+def test_number_of_reasons_in_memory_is_bounded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures_module, "MAX_REASONS", 1)
+    with open_lines() as lines:
+        add_small(lines, 20)
+        for number in range(20):
+            lines.add(f"{number}.png", "empty file")
+    shown = read_lines(capsys)
+    assert sum(line.endswith(": empty file") for line in shown) == 20
+    assert shown[-1].startswith("10 more files failed for the same reason (… is smaller ")
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [(None, "-v or --failures FILE lists them"), ("failed.jsonl", "failed.jsonl lists them")],
+)
+def test_a_run_says_where_its_failures_are_listed(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str | None,
+    where: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = (FileResult(f"{n}.png", Status.FAILED, reason="empty file") for n in range(12))
+    options = ScreenOptions(failures=path)
+    code = run_given(GivenRun(*results), Summary("encoded"), options)
+    assert code == Exit.FAILURES
+    out, err = capsys.readouterr()
+    assert out == "0 encoded, 12 failed, 7 other files skipped\n"
+    assert err.splitlines()[SHOWN_FAILURES:] == [
+        f"dinac: 2 more files failed for the same reason (empty file); {where}"
+    ]
