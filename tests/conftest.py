@@ -36,5 +36,6 @@ settings.load_profile("dinac")
 
 _HUB = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN")
 _COLOURS = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")  # Typer reads them on import
-for _name in ("DINAC_MODEL", *_HUB, *_COLOURS):
+_OPTIONS = ("DINAC_MODEL", "DINAC_DEVICE", "DINAC_WORKERS")
+for _name in (*_OPTIONS, *_HUB, *_COLOURS):
     os.environ.pop(_name, None)

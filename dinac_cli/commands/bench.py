@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
-from dinac_cli.commands.values import choices
+from dinac_cli.commands.values import choices, real, whole
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.models.dinac.config import RELEASED
 
@@ -28,7 +29,7 @@ _PARTS = ("network", "commands")
 Images = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMG",
+        metavar="[IMG]",
         show_default="samples of 256x256",
         help="Time the commands with these images.",
     ),
@@ -45,7 +46,7 @@ Only = Annotated[
 Resolution = Annotated[
     list[int] | None,
     typer.Option(
-        min=16,
+        parser=whole("--resolution", 16, wanted="16 pixels or more"),
         metavar="PIXELS",
         show_default="256 and 512",
         help="Time the model with images of this side; may be repeated.",
@@ -54,7 +55,7 @@ Resolution = Annotated[
 Batch = Annotated[
     list[int] | None,
     typer.Option(
-        min=1,
+        parser=whole("--batch", 1),
         metavar="N",
         show_default="the commands' batch size",
         help="Number of images that the model processes at once; may be repeated.",
@@ -62,7 +63,11 @@ Batch = Annotated[
 ]
 Seconds = Annotated[
     float,
-    typer.Option(min=0.1, metavar="S", help="Each comparison of models takes about S seconds."),
+    typer.Option(
+        parser=real("--seconds", lambda value: 0.1 <= value < math.inf, "0.1 seconds or more"),
+        metavar="S",
+        help="Each comparison of models takes about S seconds.",
+    ),
 ]
 Compare = Annotated[
     str | None,
@@ -76,7 +81,7 @@ FileCounts = Annotated[
     list[int] | None,
     typer.Option(
         "--files",
-        min=2,
+        parser=whole("--files", 2),
         metavar="N",
         show_default="20 and 200",
         help="Time the commands with N files; give this option at least twice.",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
-from dinac_cli.commands.values import choices, complete, within
+from dinac_cli.commands.values import choices, complete, parse_guidance, parse_quality, real, whole
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.models.interface import SCHEDULES
 
 DecodeOut = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="OUT",
         help="The last argument: a folder, an image file (for one input file), or - for one image "
@@ -22,51 +21,58 @@ DecodeOut = Annotated[
     ),
 ]
 Steps = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--steps",
         "-n",
-        min=1,
+        parser=whole("--steps", 1),
+        show_default=opt.follow("1"),
         metavar="N",
         help="Number of decoder evaluations (NFE); 1 gives the best PSNR.",
     ),
 ]
 Sampler = Annotated[
-    str,
+    str | None,
     typer.Option(
-        metavar="NAME", **choices("--sampler", ("ddim", "dpmpp-2m")), help="ddim or dpmpp-2m."
+        metavar="NAME",
+        show_default=opt.follow("ddim"),
+        **choices("--sampler", ("ddim", "dpmpp-2m")),
+        help="ddim or dpmpp-2m.",
     ),
 ]
 Schedule = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME",
+        show_default=opt.follow("linear"),
         **choices("--schedule", SCHEDULES),
         help="Spacing of the diffusion times: linear or cosine.",
     ),
 ]
 Guidance = Annotated[
-    float | None,
+    Any,
     typer.Option(
         metavar="G",
-        show_default="off",
-        callback=within("--guidance", math.isfinite, "a finite number"),
-        help="Strength of path-drop guidance; guidance doubles the work.",
+        show_default=opt.follow("off"),
+        parser=parse_guidance,
+        help="Strength of path-drop guidance, or off; guidance doubles the work.",
     ),
 ]
 Strength = Annotated[
-    float,
+    float | None,
     typer.Option(
         metavar="S",
-        callback=within("--strength", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
+        parser=real("--strength", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
+        show_default=opt.follow("1"),
         help="Scale of the diffusion times: more than 0 and at most 1 (full noise).",
     ),
 ]
 Seed = Annotated[
-    int,
+    int | None,
     typer.Option(
         metavar="N",
-        callback=within("--seed", lambda value: -(2**63) <= value < 2**64, "a 64-bit integer"),
+        parser=whole("--seed", -(2**63), 2**64 - 1, "a 64-bit integer"),
+        show_default=opt.follow("0"),
         help="Seed of the noise.",
     ),
 ]
@@ -76,23 +82,30 @@ Format = Annotated[
         "--format",
         "-f",
         metavar="NAME",
-        show_default="png, or the format of OUT's suffix",
+        show_default="the format of OUT's suffix, else of the images in OUT, else png",
         autocompletion=complete(tuple(OUTPUT_FORMATS)),
         help=f"Image format: {', '.join(OUTPUT_FORMATS)}. jpg and avif are lossy; the others, webp "
-        "included, are lossless.",
+        "included, are lossless. bmp and ppm files in OUT are not followed: they do not say how "
+        "they were decoded.",
     ),
 ]
 Quality = Annotated[
-    int | None,
+    Any,  # a number or `default`
     typer.Option(
         "--quality",
         metavar="N",
-        show_default="jpg 95, avif 90, webp lossless",
-        help="Quality of jpg, avif or lossy webp: 1 to 100.",
+        parser=parse_quality,
+        show_default=opt.follow("jpg 95, avif 90, webp lossless"),
+        help="Quality of jpg, avif or lossy webp: 1 to 100, or default.",
     ),
 ]
 Flipped = Annotated[
-    bool, typer.Option("--flipped", help="Decode the mirrored images that encode --flip stored.")
+    bool | None,
+    typer.Option(
+        "--flipped/--no-flipped",
+        show_default=opt.follow("--no-flipped"),
+        help="Decode the mirrored images that encode --flip stored.",
+    ),
 ]
 AllowOtherModel = Annotated[
     bool,
@@ -105,16 +118,17 @@ AllowOtherModel = Annotated[
 def decode(
     *,
     latents: opt.Latents = None,
-    out: DecodeOut,
-    steps: Steps = 1,
-    sampler: Sampler = "ddim",
-    schedule: Schedule = "linear",
+    out: DecodeOut = None,
+    out_option: opt.OutOption = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    schedule: Schedule = None,
     guidance: Guidance = None,
-    strength: Strength = 1.0,
-    seed: Seed = 0,
+    strength: Strength = None,
+    seed: Seed = None,
     image_format: Format = None,
     quality: Quality = None,
-    flipped: Flipped = False,
+    flipped: Flipped = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -141,21 +155,32 @@ def decode(
     """Decode files of latents into images of the exact size that was encoded.
 
     a.jpg.dinac becomes OUT/a.jpg.png; a.png.dinac becomes OUT/a.png. To resume, rerun the command.
+
+    Settings that are not given follow the images in OUT, unless --overwrite is given.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
-    from dinac_cli.jobs.decode import DecodeRequest, make_settings
+    from dinac_cli.jobs.decode import DecodeChoice, DecodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
 
+    latents, out = opt.split_out(latents, out, out_option, files_from)
+    options = DecodeChoice(
+        steps=steps,
+        sampler=sampler,
+        schedule=schedule,
+        guidance=guidance,
+        strength=strength,
+        seed=seed,
+        format=image_format,
+        quality=quality,
+        flipped=flipped,
+    )
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
     )
     request = DecodeRequest(
         inputs=read_inputs(latents, files_from, null, root, limit, shard),
         out=out,
-        settings=make_settings(steps, sampler, schedule, guidance, strength, seed),
-        format=image_format,
-        quality=quality,
-        flipped=flipped,
+        options=options,
         model=choice,
         allow_other_model=allow_other_model,
         overwrite=overwrite,

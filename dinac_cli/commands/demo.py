@@ -20,7 +20,7 @@ _FOLDERS = ("images", "latents", "decoded")
 DemoFolder = Annotated[
     str,
     typer.Argument(
-        metavar="DIR", help="A new folder for the images and latents, or that of an earlier demo."
+        metavar="[DIR]", help="A new folder for the images and latents, or that of an earlier demo."
     ),
 ]
 

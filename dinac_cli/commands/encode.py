@@ -22,21 +22,22 @@ DryRun = Annotated[
 def encode(
     *,
     images: opt.Images = None,
-    out: opt.EncodeOut,
-    precision: opt.PrecisionOption = "bf16",
+    out: opt.EncodeOut = None,
+    out_option: opt.OutOption = None,
+    precision: opt.PrecisionOption = None,
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
-    anonymous: opt.Anonymous = False,
+    anonymous: opt.Anonymous = None,
     resize: opt.Resize = None,
     max_side: opt.MaxSide = None,
     crop: opt.CropSize = None,
-    flip: opt.Flip = False,
+    flip: opt.Flip = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
-    background: opt.Background = "white",
+    background: opt.EncodeBackground = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -60,23 +61,26 @@ def encode(
     """Encode images into files of whitened latents.
 
     a.jpg becomes OUT/a.jpg.dinac. To resume, rerun the command: finished outputs are kept.
+
+    Settings that are not given follow the latents in OUT, unless --overwrite is given.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.errors import UsageError
     from dinac_cli.images.color import parse_color
-    from dinac_cli.images.geometry import choose_geometry
-    from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+    from dinac_cli.images.geometry import GeometryChoice
+    from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
 
-    options = EncodeOptions(
+    images, out = opt.split_out(images, out, out_option, files_from)
+    options = EncodeChoice(
         precision=precision,
-        background=parse_color(background),
+        background=None if background is None else parse_color(background),
         max_pixels=max_pixels,
         checksum=checksum,
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=choose_geometry(resize, max_side, crop, flip=flip),
+        geometry=GeometryChoice(resize=resize, max_side=max_side, crop=crop, flip=flip),
     )
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled

@@ -13,7 +13,7 @@ from dinac_cli.commands.values import choices
 EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
 
 ExportOut = Annotated[
-    str, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
+    str | None, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
 ]
 ExportFormat = Annotated[
     str,
@@ -29,7 +29,8 @@ ExportFormat = Annotated[
 def export(
     *,
     latents: opt.Latents = None,
-    out: ExportOut,
+    out: ExportOut = None,
+    out_option: opt.OutOption = None,
     form: ExportFormat = "safetensors",
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -54,6 +55,7 @@ def export(
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.export import ExportRequest
 
+    latents, out = opt.split_out(latents, out, out_option, files_from)
     request = ExportRequest(
         inputs=read_inputs(latents, files_from, null, root, limit, shard),
         out=out,

@@ -8,8 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from dinac_cli.codec.compute import DTYPE_CHOICES, check_device
-from dinac_cli.commands.values import choices, complete, note_verbose, parse_batch_size, parse_crop
+from dinac_cli.commands.parser import MissingArgumentError
+from dinac_cli.commands.values import (
+    check_workers,
+    choices,
+    complete,
+    from_variable,
+    note_verbose,
+    parse_batch_size,
+    parse_crop,
+    parse_crop_choice,
+    parse_side,
+    whole,
+)
 from dinac_cli.container.header import PRECISIONS
+from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import MAX_SIDE
 
 # Each function makes options for one panel of the help.
@@ -18,6 +31,32 @@ geometry_option = partial(typer.Option, rich_help_panel="Geometry")
 model_option = partial(typer.Option, rich_help_panel="Model and device")
 run_option = partial(typer.Option, rich_help_panel="Run")
 report_option = partial(typer.Option, rich_help_panel="Screen and reports")
+
+
+def split_out(
+    paths: list[str] | None, last: str | None, out: str | None, files_from: str | None = None
+) -> tuple[list[str], str]:
+    """Returns the inputs and OUT.
+
+    OUT is the option `out`, or else the `last` argument. If the option is given, the last argument
+    is an input. Raises MissingArgumentError without OUT, UsageError for the option without inputs.
+    """
+    inputs = list(paths or ())
+    if out is None:
+        if last is None:
+            raise MissingArgumentError("OUT")
+        return inputs, last
+    if last is not None:
+        inputs.append(last)
+    if not inputs and files_from is None:
+        raise UsageError(f"no input: name files or folders beside --out {out}")
+    return inputs, out
+
+
+def follow(default: str) -> str:
+    """Describes the default of an option that follows OUT."""
+    return f"what OUT holds, else {default}"
+
 
 # Inputs
 
@@ -39,6 +78,15 @@ Latents = Annotated[
         "on standard input.",
     ),
 ]
+OutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="OUT",
+        help="Write to this OUT; then all arguments are inputs.",
+    ),
+]
 FilesFrom = Annotated[
     str | None,
     input_option(
@@ -57,7 +105,8 @@ Root = Annotated[
     ),
 ]
 Limit = Annotated[
-    int | None, input_option(min=1, metavar="N", help="Take only the first N inputs.")
+    int | None,
+    input_option(parser=whole("--limit", 1), metavar="N", help="Take only the first N inputs."),
 ]
 ShardOption = Annotated[
     str | None,
@@ -74,14 +123,29 @@ Background = Annotated[
         metavar="COLOR", help="Colour behind transparent images: white, black, gray or #rrggbb."
     ),
 ]
+EncodeBackground = Annotated[
+    str | None,
+    input_option(
+        "--background",
+        metavar="COLOR",
+        show_default=follow("white"),
+        help="Colour behind transparent images: white, black, gray or #rrggbb. OUT says it only if "
+        "its first latents are of a transparent image.",
+    ),
+]
 MaxPixels = Annotated[
-    int, input_option(min=1, metavar="N", help="Refuse images of more than N pixels.")
+    int,
+    input_option(
+        parser=whole("--max-pixels", 1, wanted="1 pixel or more"),
+        metavar="N",
+        help="Refuse images of more than N pixels.",
+    ),
 ]
 
 # What encode makes
 
 EncodeOut = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="OUT",
         help="The last argument: a folder, a .dinac file (for one input file), or - for standard "
@@ -89,21 +153,31 @@ EncodeOut = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--precision",
         metavar="P",
+        show_default=follow("bf16"),
         **choices("--precision", PRECISIONS),
-        help="How latents are stored.\n\nBits per pixel and dB lost (nano, photographs):\n\n"
-        "f32  14.5  0     q6  2.4  0.10\n\n"
-        "bf16  5.3  0     q5  2.2  0.20\n\n"
-        "q8    3.0  0.02  q4  1.8  0.48\n\n"
-        "q7    2.7  0.05  q3  1.5  0.98\n\n",
+        help="How latents are stored (the figures are of nano, on photographs).\n\n\b\n"
+        "P     bits/pixel  dB lost\n"
+        "f32         14.5     0\n"
+        "bf16         5.3     0\n"
+        "q8           3.0     0.02\n"
+        "q7           2.7     0.05\n"
+        "q6           2.4     0.10\n"
+        "q5           2.2     0.20\n"
+        "q4           1.8     0.48\n"
+        "q3           1.5     0.98",
     ),
 ]
 Anonymous = Annotated[
-    bool,
-    typer.Option("--anonymous", help="Do not store the name, size and hash of the source."),
+    bool | None,
+    typer.Option(
+        "--anonymous/--no-anonymous",
+        show_default=follow("--no-anonymous"),
+        help="Do not store the name, size and hash of the source.",
+    ),
 ]
 StoreFeatures = Annotated[
     bool,
@@ -121,23 +195,53 @@ StorePosterior = Annotated[
 
 # Geometry
 
-_side = partial(geometry_option, min=1, max=MAX_SIDE, metavar="N")
+
+def _side(name: str, help: str) -> Any:
+    parser = whole(name, 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels")
+    return geometry_option(name, parser=parser, metavar="N", help=help)
+
+
 _crop = partial(geometry_option, "--crop", metavar="WxH", parser=parse_crop)
 
+_encode_geometry = partial(geometry_option, show_default=follow("none"))
+
+# Typer supports neither a number or a word, nor `tuple[int, int]` in one word.
 Resize = Annotated[
-    int | None,
-    _side("--resize", help="Scale each image, up or down, so that its short side has N pixels."),
+    Any,
+    _encode_geometry(
+        "--resize",
+        metavar="N",
+        parser=parse_side("--resize"),
+        help="Scale each image, up or down, so that its short side has N pixels; none: do not "
+        "scale.",
+    ),
 ]
 MaxSide = Annotated[
-    int | None,
-    _side("--max-side", help="Scale larger images down, so that no side has more than N pixels."),
+    Any,
+    _encode_geometry(
+        "--max-side",
+        metavar="N",
+        parser=parse_side("--max-side"),
+        help="Scale larger images down, so that no side has more than N pixels; none: do not "
+        "scale.",
+    ),
 ]
-# Typer would read the type `tuple[int, int]` as two values on the command line.
 CropSize = Annotated[
-    Any, _crop(help="After scaling, keep the central W x H pixels; N means N x N.")
+    Any,
+    _encode_geometry(
+        "--crop",
+        metavar="WxH",
+        parser=parse_crop_choice,
+        help="After scaling, keep the central W x H pixels; N means N x N; none: do not crop.",
+    ),
 ]
 Flip = Annotated[
-    bool, geometry_option("--flip", help="Also store latents of each image mirrored left to right.")
+    bool | None,
+    geometry_option(
+        "--flip/--no-flip",
+        show_default=follow("--no-flip"),
+        help="Also store latents of each image mirrored left to right.",
+    ),
 ]
 OriginalResize = Annotated[
     int | None,
@@ -161,6 +265,7 @@ def _model(auto: str) -> Any:
     return model_option(
         "--model",
         envvar="DINAC_MODEL",
+        callback=from_variable(str),
         metavar="MODEL",
         autocompletion=complete(MODELS),
         help=f"{MODEL_KINDS}; auto: {auto}.",
@@ -184,8 +289,9 @@ Revision = Annotated[
 Device = Annotated[
     str,
     model_option(
+        envvar="DINAC_DEVICE",
         metavar="DEVICE",
-        callback=check_device,
+        callback=from_variable(check_device),
         autocompletion=complete(("auto", "cpu", "cuda", "mps")),
         help="auto, cpu, cuda, cuda:N or mps; a missing device is an error.",
     ),
@@ -204,7 +310,16 @@ CompileSizes = Annotated[
 
 # Run
 
-_workers = partial(run_option, "--workers", min=1, metavar="N", show_default="one per processor")
+_workers = partial(
+    run_option,
+    "--workers",
+    "-j",
+    envvar="DINAC_WORKERS",
+    metavar="N",
+    parser=str,
+    callback=from_variable(check_workers),
+    show_default="one per processor",
+)
 
 BatchSize = Annotated[
     int | None,

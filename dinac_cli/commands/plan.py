@@ -30,21 +30,22 @@ Quick = Annotated[
 def plan(
     *,
     images: opt.Images = None,
-    out: opt.EncodeOut,
-    precision: opt.PrecisionOption = "bf16",
+    out: opt.EncodeOut = None,
+    out_option: opt.OutOption = None,
+    precision: opt.PrecisionOption = None,
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
-    anonymous: opt.Anonymous = False,
+    anonymous: opt.Anonymous = None,
     resize: opt.Resize = None,
     max_side: opt.MaxSide = None,
     crop: opt.CropSize = None,
-    flip: opt.Flip = False,
+    flip: opt.Flip = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
-    background: opt.Background = "white",
+    background: opt.EncodeBackground = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -67,20 +68,21 @@ def plan(
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color
-    from dinac_cli.images.geometry import choose_geometry
-    from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+    from dinac_cli.images.geometry import GeometryChoice
+    from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
     from dinac_cli.jobs.plan import PlanRequest
 
-    options = EncodeOptions(
+    images, out = opt.split_out(images, out, out_option, files_from)
+    options = EncodeChoice(
         precision=precision,
-        background=parse_color(background),
+        background=None if background is None else parse_color(background),
         max_pixels=max_pixels,
         checksum=checksum,
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=choose_geometry(resize, max_side, crop, flip=flip),
+        geometry=GeometryChoice(resize=resize, max_side=max_side, crop=crop, flip=flip),
     )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, limit, shard),
@@ -103,7 +105,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
 
     console = screen.open_console()
     with show_phases(console, "plan") as watch:
-        run = request.open(watch)
+        run = request.open(console.say, watch)
         for file in watch_items(run.list_files(), watch, "comparing with OUT", run.total):
             _print_file(file, console, screen.json)
     tune_process(request.encode)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.parser import MissingArgumentError
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.screen.tables import format_size
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dinac_cli.report.report import ReportRun
 
 Folders = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="A B...",
         show_default=False,
@@ -26,7 +27,7 @@ Folders = Annotated[
     ),
 ]
 ReportOut = Annotated[
-    str, typer.Argument(metavar="OUT.html", help="The last argument: the page to write.")
+    str | None, typer.Argument(metavar="OUT.html", help="The last argument: the page to write.")
 ]
 LatentFolders = Annotated[
     list[str] | None,
@@ -52,8 +53,9 @@ _LARGE_PAGE_BYTES = 25_000_000  # the largest attachment that common mail servic
 
 def report(
     *,
-    folders: Folders,
-    out: ReportOut,
+    folders: Folders = None,
+    out: ReportOut = None,
+    out_option: opt.OutOption = None,
     latents: LatentFolders = None,
     assets: Assets = None,
     title: Title = None,
@@ -80,6 +82,9 @@ def report(
     from dinac_cli.jobs.psnr import MeasureOptions
     from dinac_cli.report.report import ReportRequest
 
+    folders, out = opt.split_out(folders, out, out_option)
+    if len(folders) < 2:
+        raise MissingArgumentError("B...")
     request = ReportRequest(
         originals=folders[0],
         reconstructions=tuple(folders[1:]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dinac_cli.commands.screen.progress import PhaseProgress, fit_parts, show_ph
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
 from dinac_cli.commands.screen.summary import STOPPED
 from dinac_cli.commands.screen.tables import format_duration
-from dinac_cli.commands.values import complete
+from dinac_cli.commands.values import complete, real, whole
 from dinac_cli.errors import Exit, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 _SMOOTHING = 0.98
 
 Out = Annotated[
-    str, typer.Argument(metavar="OUT", help="The last argument: the checkpoint folder to make.")
+    str | None,
+    typer.Argument(metavar="OUT", help="The last argument: the checkpoint folder to make."),
 ]
 Init = Annotated[
     str,
@@ -40,21 +42,43 @@ Init = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(min=0.01, metavar="M", help="Minutes to train; the learning rate ends at zero."),
+    typer.Option(
+        parser=real("--minutes", lambda value: 0.01 <= value < math.inf, "0.01 minutes or more"),
+        metavar="M",
+        help="Minutes to train; the learning rate ends at zero.",
+    ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        "--steps", min=1, metavar="N", help="Number of training steps, instead of --minutes."
+        "--steps",
+        parser=whole("--steps", 1),
+        metavar="N",
+        help="Number of training steps, instead of --minutes.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Crops per step.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", parser=whole("--batch-size", 1), metavar="N", help="Crops per step."
+    ),
+]
 Crop = Annotated[
-    int, typer.Option(min=32, metavar="PIXELS", help="Side of a crop; smaller images are skipped.")
+    int,
+    typer.Option(
+        parser=whole("--crop", 32, wanted="32 pixels or more"),
+        metavar="PIXELS",
+        help="Side of a crop; smaller images are skipped.",
+    ),
 ]
 Seed = Annotated[
     int,
-    typer.Option("--seed", min=0, metavar="N", help="Seed of all random numbers in the training."),
+    typer.Option(
+        "--seed",
+        parser=whole("--seed", 0),
+        metavar="N",
+        help="Seed of all random numbers in the training.",
+    ),
 ]
 Teacher = Annotated[
     str | None,
@@ -72,7 +96,8 @@ Compile = Annotated[
 def train(
     *,
     images: opt.Images = None,
-    out: Out,
+    out: Out = None,
+    out_option: opt.OutOption = None,
     init: Init = "nano",
     minutes: Minutes = None,
     steps: Steps = None,
@@ -98,6 +123,7 @@ def train(
     from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 
     console = Console(quiet=quiet, verbose=verbose, progress=not no_progress)
+    images, out = opt.split_out(images, out, out_option)
     with show_phases(console, "train") as watch:
         paths = _list_images(images, out, watch)
         if (steps is None) == (minutes is None):

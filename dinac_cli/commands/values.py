@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import typer
 
@@ -36,17 +37,40 @@ def choices(name: str, values: tuple[str, ...]) -> dict[str, Any]:
     return {"callback": one_of(name, values), "autocompletion": complete(values)}
 
 
-def within(
-    name: str, holds: Callable[[float], bool], wanted: str
-) -> Callable[[float | None], float | None]:
-    """Returns a check that accepts numbers for which `holds` is true, and None, the default."""
+def whole(
+    name: str, low: int, high: int | None = None, wanted: str = ""
+) -> Callable[[str | int], int]:
+    """Returns a parser of whole numbers from `low` to `high` (None: any larger number).
 
-    def check(value: float | None) -> float | None:
-        if value is not None and not holds(value):
+    The parser raises UsageError, which says what is `wanted`; by default, the range.
+    """
+    wanted = wanted or (f"{low} or more" if high is None else f"{low} to {high}")
+
+    def parse(value: str | int) -> int:  # Typer also parses the default
+        try:
+            number = int(value)
+        except ValueError:
+            number = low - 1
+        if number < low or (high is not None and number > high):
             raise UsageError(f"{name} {value}: expected {wanted}")
-        return value
+        return number
 
-    return check
+    return parse
+
+
+def real(name: str, holds: Callable[[float], bool], wanted: str) -> Callable[[str | float], float]:
+    """Returns a parser of numbers for which `holds` is true. The parser raises UsageError."""
+
+    def parse(value: str | float) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not holds(number):
+            raise UsageError(f"{name} {value}: expected {wanted}")
+        return number
+
+    return parse
 
 
 def parse_batch_size(text: str) -> int | None:
@@ -56,6 +80,33 @@ def parse_batch_size(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise UsageError(f"--batch-size {text}: expected a positive number or auto")
     return int(text)
+
+
+def parse_side(name: str) -> Callable[[str], int | Literal["none"]]:
+    """Returns a parser of a number of pixels, or `none`. The parser raises UsageError."""
+
+    def parse(text: str) -> int | Literal["none"]:
+        return "none" if text == "none" else parse_number(text)
+
+    parse_number = whole(name, 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels, or none")
+    return parse
+
+
+def parse_crop_choice(text: str) -> tuple[int, int] | Literal["none"]:
+    """Returns `none`, or what `parse_crop` returns. Raises UsageError."""
+    return "none" if text == "none" else parse_crop(text)
+
+
+def parse_guidance(text: str) -> float | Literal["off"]:
+    """Returns a finite number, or `off`; `none` also means `off`. Raises UsageError."""
+    if text in ("off", "none"):
+        return "off"
+    return real("--guidance", math.isfinite, "a finite number, or off")(text)
+
+
+def parse_quality(text: str) -> int | Literal["default"]:
+    """Returns 1 to 100, or `default`. Raises UsageError."""
+    return "default" if text == "default" else whole("--quality", 1, 100)(text)
 
 
 def parse_crop(text: str) -> tuple[int, int]:
@@ -76,6 +127,55 @@ def parse_percent(text: str) -> float:
             f"--reencode {text}: expected a share such as 5%, more than 0, at most 100%"
         )
     return float(digits)
+
+
+def find_nearest(word: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that are about as close to `word` as the closest name, best first."""
+    from difflib import SequenceMatcher
+
+    matcher = SequenceMatcher(b=word)
+    ratios = {}
+    for name in names:
+        matcher.set_seq1(name)
+        ratios[name] = matcher.ratio()
+    least = max(0.6, max(ratios.values(), default=0.0) - 0.05)
+    nearest = [name for name in ratios if ratios[name] >= least]
+    return sorted(nearest, key=lambda name: -ratios[name])
+
+
+def check_workers(text: str | None) -> int | None:
+    """Returns a positive number, or None, the default. Raises UsageError."""
+    return None if text is None else whole("--workers", 1)(text)
+
+
+def from_variable(check: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Returns a callback that checks a value of an option which an environment variable can set.
+
+    If the variable has set the value, the callback records this in the context, so that
+    `name_variables` can name the variable in an error.
+    """
+
+    def note(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+        source = context.get_parameter_source(str(parameter.name))
+        if context.obj is not None and source is not None and source.name == "ENVIRONMENT":
+            context.obj["variables"][parameter.opts[0]] = (parameter.envvar, value)
+        return check(value)
+
+    return note
+
+
+def name_variables(message: str, variables: Mapping[str, tuple[str, str]]) -> str:
+    """Returns an error that names variables instead of options: `DINAC_MODEL=foo: no such file`.
+
+    `variables` maps an option, such as `--model`, to the name and the value of its variable.
+    """
+    for option, (variable, value) in variables.items():
+        spelled = f"{variable}={value}"
+        if message.startswith(f"{option.removeprefix('--')} "):  # model x is not cached
+            return f"{spelled}: {message}"
+        named = rf"^{option} {re.escape(value)}(?=:)|(?<=you asked for ){option} \S+"
+        message = re.sub(named, spelled.replace("\\", r"\\"), message)
+    return message
 
 
 def note_verbose(context: typer.Context, value: bool) -> bool:

@@ -16,16 +16,24 @@ SRGB, CONVERTED, ASSUMED_SRGB = "srgb", "converted", "assumed-srgb"
 CONVERTED: the image has another profile. ASSUMED_SRGB: the profile of the image is not usable."""
 
 
+_NAMED_COLORS = {"white": "ffffff", "black": "000000", "gray": "808080", "grey": "808080"}
+
+
 def parse_color(text: str) -> tuple[int, int, int]:
     """Parses `white`, `black`, `gray` or `#rrggbb` to (red, green, blue). Raises UsageError."""
-    named = {"white": "ffffff", "black": "000000", "gray": "808080", "grey": "808080"}
-    digits = named.get(text.lower(), text.removeprefix("#"))
+    digits = _NAMED_COLORS.get(text.lower(), text.removeprefix("#"))
     try:
         red, green, blue = bytes.fromhex(digits)
     except ValueError as exc:
         message = f"--background {text}: expected white, black, gray or #rrggbb"
         raise UsageError(message) from exc
     return red, green, blue
+
+
+def name_color(color: tuple[int, int, int]) -> str:
+    """Returns the shortest text that `parse_color` reads as this colour."""
+    digits = bytes(color).hex()
+    return next((name for name, hex in _NAMED_COLORS.items() if hex == digits), f"#{digits}")
 
 
 def reduce_depth(image: ImageFile.ImageFile) -> Image.Image:

@@ -23,11 +23,3 @@ def parse_description(text: str, *, strict: bool = False) -> dict[str, str]:
 def format_description(pairs: Mapping[str, object]) -> str:
     """Returns `pairs` as a description, in their order."""
     return ";".join(f"{key}={value}" for key, value in pairs.items())
-
-
-def subtract_description(text: str, others: str) -> str:
-    """Returns the pairs of `text` that are not in `others`.
-
-    A word without `=` counts as a pair.
-    """
-    return ";".join(pair for pair in text.split(";") if pair not in others.split(";"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from dinac_cli.errors import ImageError, UsageError
 from dinac_cli.images.description import format_description, parse_description
@@ -20,6 +20,7 @@ MAX_SIDE = 1 << 20
 _READING_KEYS = {"orientation", "color", "alpha", "frame"}
 _GEOMETRY_KEYS = {"resize", "max_side", "crop", "flip"}
 _TWIN = "twin"
+_NONE = "none"
 _SIDE = "[1-9][0-9]{0,6}"
 _NUMBER = re.compile(_SIDE)
 _SIZE = re.compile(f"({_SIDE})x({_SIDE})")
@@ -113,6 +114,29 @@ class Geometry:
         """Appends this geometry to the `description` of an image, and returns the result."""
         return format_description(parse_description(description) | self._list_pairs())
 
+    def list_options(self, unlike: Geometry) -> list[str]:
+        """Returns the options that differ from `unlike`, such as `["--resize 256", "--flip"]`.
+
+        An option that only `unlike` sets is listed with its default: `--crop none`, `--no-flip`.
+        """
+        pairs = zip(self._spell_options(unlike), unlike._spell_options(self), strict=True)
+        return [own for own, other in pairs if own != other]
+
+    def _spell_options(self, other: Geometry) -> tuple[str, str, str]:
+        """Returns scaling, crop and flip as options.
+
+        If this geometry does not scale, names the scaling option of `other` with the value none.
+        """
+        scales_itself = self.resize is not None or self.max_side is not None
+        scaling = self if scales_itself else other
+        option = "--resize" if scaling.max_side is None else "--max-side"
+        crop = _NONE if self.crop is None else _name_size(self.crop)
+        return (
+            f"{option} {self.resize or self.max_side or _NONE}",
+            f"--crop {crop}",
+            "--flip" if self.flip else "--no-flip",
+        )
+
     def _list_pairs(self) -> dict[str, str]:
         pairs = {
             "resize": self.resize,
@@ -138,6 +162,52 @@ def choose_geometry(
             if side is not None and not 1 <= side <= MAX_SIDE:
                 raise UsageError(f"--{option} {side}: expected 1 to {MAX_SIDE} pixels")
     return Geometry(resize, max_side, crop, flip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryChoice:
+    """The geometry options of a request: a value, "none" for no scaling or no crop, or None.
+
+    None means that the option is not given. See `Geometry` for the values. Raises UsageError if an
+    option is invalid, or if both `resize` and `max_side` are numbers.
+    """
+
+    resize: int | Literal["none"] | None = None
+    max_side: int | Literal["none"] | None = None
+    crop: tuple[int, int] | Literal["none"] | None = None
+    flip: bool | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("resize", self.resize), ("max-side", self.max_side)):
+            if isinstance(value, str) and value != _NONE:
+                raise UsageError(f"--{option} {value}: expected 1 to {MAX_SIDE} pixels, or none")
+        if isinstance(self.crop, str) and self.crop != _NONE:
+            raise UsageError(f"--crop {self.crop}: expected (width, height) or none")
+        self.follow(NO_GEOMETRY)
+
+    def follow(self, held: Geometry) -> Geometry:
+        """Returns the geometry of a run. Options that are not given have the values of `held`.
+
+        If `resize` or `max_side` is a number, the other option is not taken from `held`, because
+        the two options exclude each other.
+        """
+        scales_itself = isinstance(self.resize, int) or isinstance(self.max_side, int)
+        scaling = NO_GEOMETRY if scales_itself else held
+        return choose_geometry(
+            _choose(self.resize, scaling.resize),
+            _choose(self.max_side, scaling.max_side),
+            _choose(self.crop, held.crop),
+            flip=held.flip if self.flip is None else self.flip,
+        )
+
+
+_Value = TypeVar("_Value", int, tuple[int, int])
+
+
+def _choose(given: _Value | Literal["none"] | None, held: _Value | None) -> _Value | None:
+    if given is None:
+        return held
+    return None if isinstance(given, str) else given
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +37,16 @@ from dinac_cli.jobs.freshness import (
     Verdict,
     WantedImage,
     check_image,
-    describe_difference,
+    compare_settings,
     is_stamped_image,
+    list_settings,
+)
+from dinac_cli.jobs.held import (
+    DEFAULT_IMAGE,
+    DEFAULT_SETTINGS,
+    HeldImage,
+    announce_followed,
+    find_held_image,
 )
 from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_models
 from dinac_cli.jobs.request import (
@@ -78,22 +86,76 @@ class DecodeOptions:
     allow_other_model: bool = False
     flipped: bool = False
 
+    def list_settings(self, unlike: DecodeOptions) -> list[str]:
+        """Returns the settings of images that differ from `unlike`, as options of `decode`."""
+        settings = list_settings(describe_settings(self), unlike=describe_settings(unlike))
+        if self.format is not unlike.format:
+            settings.append(f"--format {self.format.name}")
+        return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeChoice:
+    """The options of a request to decode; see `DecodeOptions` and `DinacAEInferenceConfig`.
+
+    `guidance` is the strength of the guidance, or "off". `format` is a name in `OUTPUT_FORMATS`.
+    `quality` is 1 to 100, or "default". A field may be None: the option is not given. Then the run
+    follows the first decoded image in OUT; if OUT holds no such image, or if the run overwrites
+    images, the run uses the default. The format of OUT's own suffix wins over both. Raises
+    UsageError if a field is out of range.
+    """
+
+    steps: int | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    guidance: float | Literal["off"] | None = None
+    strength: float | None = None
+    seed: int | None = None
+    format: str | None = None
+    quality: int | Literal["default"] | None = None
+    flipped: bool | None = None
+
+    def __post_init__(self) -> None:
+        self._change(DEFAULT_SETTINGS)
+
+    def _change(self, settings: DinacAEInferenceConfig) -> DinacAEInferenceConfig:
+        """Returns the settings with the values of the given options."""
+        is_off = self.guidance == "off"
+        given = {
+            "num_steps": self.steps,
+            "sampler": self.sampler,
+            "schedule": self.schedule,
+            "pdg": None if self.guidance is None else not is_off,
+            "pdg_strength": DEFAULT_SETTINGS.pdg_strength if is_off else self.guidance,
+            "strength": self.strength,
+            "seed": self.seed,
+        }
+        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        return replace(settings, **changes)
+
+    def follow(self, held: HeldImage, form: OutputFormat | None) -> DecodeOptions:
+        """Returns the options. Options that are not given have the values of `held`.
+
+        `form` is the given format, or None. The quality of another format is not followed. Raises
+        UsageError if the quality does not suit the format.
+        """
+        form = form or held.format
+        held_quality = held.quality if form is held.format else None
+        return DecodeOptions(
+            settings=self._change(held.settings),
+            format=form,
+            quality=held_quality if self.quality is None else choose_quality(self.quality, form),
+            flipped=held.flipped if self.flipped is None else self.flipped,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeRequest(Request[Run]):
-    """A request to decode `inputs` into OUT: a folder, an image file, or `-`.
-
-    `format` is a name in `OUTPUT_FORMATS`; None means the format of OUT's suffix, or PNG if OUT has
-    no such suffix. `quality` is 1 to 100; None means the default of the format. By default,
-    decoding takes one step and uses seed 0.
-    """
+    """A request to decode `inputs` into OUT: a folder, an image file, or `-`."""
 
     inputs: InputRequest
     out: str
-    settings: DinacAEInferenceConfig = field(default_factory=lambda: DinacAEInferenceConfig(seed=0))
-    format: str | None = None
-    quality: int | None = None
-    flipped: bool = False
+    options: DecodeChoice = field(default_factory=DecodeChoice)
     model: ModelChoice = field(default_factory=ModelChoice)
     allow_other_model: bool = False
     overwrite: bool = False
@@ -104,17 +166,17 @@ class DecodeRequest(Request[Run]):
     def open(self, announce: Announce = keep_quiet) -> Run:
         selection = self.inputs.select(LATENTS, self.out)
         kind = choose_output_kind(self.out, selection.scan, OUTPUT_SUFFIXES)
-        form = choose_format(self.format, self.out, kind)
-        options = DecodeOptions(
-            settings=self.settings,
-            format=form,
-            quality=choose_quality(self.quality, form),
-            allow_other_model=self.allow_other_model,
-            flipped=self.flipped,
-        )
         output = Output(self.out, kind, is_stamped_image, self.overwrite, self.fsync)
-        refuse_other_settings(selection, output, options)
+        form = choose_format(self.options.format, self.out, kind)
+        held = find_held_image(output, form)
+        options = replace(
+            self.options.follow(held or DEFAULT_IMAGE, form),
+            allow_other_model=self.allow_other_model,
+        )
+        refuse_other_settings(selection, output, options, held)
         models = choose_models("decoder", self.model, announce)
+        followed = options.list_settings(unlike=self.options.follow(DEFAULT_IMAGE, form))
+        announce_followed(held, followed, announce)
         return Run(
             work=partial(decode_inputs, selection, output, models, options, limit=selection.limit),
             selection=selection,
@@ -128,15 +190,15 @@ def decode_files(
     out: str | os.PathLike[str],
     *,
     model: str = "auto",
-    steps: int = 1,
-    sampler: str = "ddim",
-    schedule: str = "linear",
-    guidance: float | None = None,
-    strength: float = 1.0,
-    seed: int = 0,
+    steps: int | None = None,
+    sampler: str | None = None,
+    schedule: str | None = None,
+    guidance: float | Literal["off"] | None = None,
+    strength: float | None = None,
+    seed: int | None = None,
     format: str | None = None,
-    quality: int | None = None,
-    flipped: bool = False,
+    quality: int | Literal["default"] | None = None,
+    flipped: bool | None = None,
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
@@ -144,15 +206,25 @@ def decode_files(
 ) -> Generator[FileResult, None, None]:
     """Decodes latent files and folders into the folder `out`, as `dinac decode` does.
 
-    The keywords are the command's options. Yields results and raises errors as `encode_files` does.
+    The keywords are the command's options. An option that is None follows the first decoded image
+    in `out`; if `out` holds no such image, it has its default. Yields results and raises errors as
+    `encode_files` does.
     """
-    request = DecodeRequest(
-        inputs=InputRequest(paths=list_paths(latents)),
-        out=name_path(out),
-        settings=make_settings(steps, sampler, schedule, guidance, strength, seed),
+    options = DecodeChoice(
+        steps=steps,
+        sampler=sampler,
+        schedule=schedule,
+        guidance=guidance,
+        strength=strength,
+        seed=seed,
         format=format,
         quality=quality,
         flipped=flipped,
+    )
+    request = DecodeRequest(
+        inputs=InputRequest(paths=list_paths(latents)),
+        out=name_path(out),
+        options=options,
         model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
         overwrite=overwrite,
@@ -160,30 +232,15 @@ def decode_files(
     return run_request(request)
 
 
-def make_settings(
-    steps: int, sampler: str, schedule: str, guidance: float | None, strength: float, seed: int
-) -> DinacAEInferenceConfig:
-    """Returns the settings that the command's options describe. Raises UsageError."""
-    return DinacAEInferenceConfig(
-        num_steps=steps,
-        sampler=sampler,
-        schedule=schedule,
-        pdg=guidance is not None,
-        pdg_strength=2.0 if guidance is None else guidance,
-        strength=strength,
-        seed=seed,
-    )
-
-
-def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
+def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat | None:
     """Returns the named image format.
 
-    Without a name, returns the format of OUT's suffix, or PNG if OUT has no such suffix. Raises
+    Without a name, returns the format of OUT's suffix, or None if OUT has no such suffix. Raises
     UsageError if the name is unknown or contradicts the suffix.
     """
     by_suffix = format_of_suffix(out) if kind is OutputKind.FILE else None
     if name is None:
-        return by_suffix or OUTPUT_FORMATS["png"]
+        return by_suffix
     chosen = OUTPUT_FORMATS.get(name.lower()) or format_of_suffix(f"x.{name}")
     if chosen is None:
         raise UsageError(f"--format {name}: choose one of {', '.join(OUTPUT_FORMATS)}")
@@ -192,13 +249,13 @@ def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat:
     return chosen
 
 
-def choose_quality(quality: int | None, form: OutputFormat) -> int | None:
+def choose_quality(quality: int | Literal["default"], form: OutputFormat) -> int | None:
     """Returns the quality to write with; None is the format's default.
 
     The default itself also becomes None, because it gives the same files. Raises UsageError if the
     quality is not 1 to 100, or if files of this format have no quality.
     """
-    if quality is None:
+    if quality == "default":
         return None
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality {quality}: expected 1 to 100")
@@ -350,11 +407,13 @@ def require_twin(record: Record) -> Latents:
     return record.flipped.latents
 
 
-def refuse_other_settings(inputs: Iterable[Input], output: Output, options: DecodeOptions) -> None:
+def refuse_other_settings(
+    inputs: Iterable[Input], output: Output, options: DecodeOptions, held: HeldImage | None
+) -> None:
     """Raises UsageError if images of these inputs in OUT were decoded with other settings.
 
-    Checks only the first inputs. If the image of a later input has other settings, that input
-    fails.
+    `held` is the image that the run follows. Checks only the first inputs. If the image of a later
+    input has other settings, that input fails.
     """
     if not output.keeps_existing:
         return
@@ -363,10 +422,12 @@ def refuse_other_settings(inputs: Iterable[Input], output: Output, options: Deco
         stamp = read_stamp(Path(target))
         if stamp is None:
             continue
-        conflict = describe_difference(stamp, "settings", describe_settings(options))
+        conflict = compare_settings(stamp, describe_settings(options))
         if conflict is not None:
+            is_asked = held is not None and held.path == target  # otherwise followed, or default
             raise UsageError(
-                f"{output.path} already holds images decoded with {conflict} ({target}); "
+                f"{output.path} holds images decoded with {conflict.held}; "
+                f"{'you asked for' if is_asked else 'this run uses'} {conflict.wanted} ({target}); "
                 "choose another OUT, or add --overwrite to decode everything again"
             )
         return

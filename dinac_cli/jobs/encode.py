@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
 from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import Source, build_record
@@ -14,15 +15,16 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded
 from dinac_cli.errors import InputError, UsageError
-from dinac_cli.images.color import parse_color
+from dinac_cli.images.color import name_color, parse_color
 from dinac_cli.images.formats import MAX_PIXELS
-from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, choose_geometry
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, GeometryChoice
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.freshness import State, Verdict, WantedLatents, check_latents, is_latent_file
+from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
 from dinac_cli.jobs.model_choice import ModelChoice, choose_encoder, refuse_mixed_latents
 from dinac_cli.jobs.request import (
     IMAGES,
@@ -98,6 +100,75 @@ class EncodeOptions:
         if self.anonymous and self.checksum:
             raise UsageError("--anonymous records hold no hash to compare; leave out --checksum")
 
+    def list_settings(self, unlike: EncodeOptions) -> list[str]:
+        """Returns the settings of records that differ from `unlike`, as options of `encode`."""
+        settings = self.geometry.list_options(unlike.geometry)
+        if self.precision != unlike.precision:
+            settings.insert(0, f"--precision {self.precision}")
+        if self.background != unlike.background:
+            settings.append(f"--background {shlex.quote(name_color(self.background))}")
+        if self.anonymous != unlike.anonymous:
+            settings.append("--anonymous" if self.anonymous else "--no-anonymous")
+        return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeChoice:
+    """The options of a request to encode; see `EncodeOptions`.
+
+    `precision`, `background`, `anonymous` and the fields of `geometry` may be None: the option is
+    not given. Then the run follows the first record in OUT; if OUT holds no record, or if the run
+    overwrites records, the run uses the default.
+    """
+
+    precision: str | None = None
+    background: tuple[int, int, int] | None = None
+    max_pixels: int = MAX_PIXELS
+    checksum: bool = False
+    anonymous: bool | None = None
+    features: bool = False
+    posterior: bool = False
+    geometry: GeometryChoice = field(default_factory=GeometryChoice)
+
+    def fill(self) -> EncodeOptions:
+        """Returns the options. Options that are not given have their defaults."""
+        return EncodeOptions(
+            precision=self.precision or "bf16",
+            background=WHITE if self.background is None else self.background,
+            max_pixels=self.max_pixels,
+            checksum=self.checksum,
+            anonymous=self.anonymous or False,
+            features=self.features,
+            posterior=self.posterior,
+            geometry=self.geometry.follow(NO_GEOMETRY),
+        )
+
+    def follow(self, held: HeldRecord | None) -> EncodeOptions:
+        """Returns the options. Options that are not given have the values of `held`.
+
+        Raises UsageError if `checksum` is set and the run follows an anonymous record.
+        """
+        options = self.fill()
+        if held is None:
+            return options
+        follows_anonymity = self.anonymous is None and held.header.is_anonymous
+        if follows_anonymity and self.checksum:
+            raise UsageError(
+                f"{held.path} is anonymous and holds no hash to compare; "
+                "leave out --checksum, or add --no-anonymous"
+            )
+        return replace(
+            options,
+            precision=self.precision or held.header.precision,
+            background=self.background or held.background or WHITE,
+            anonymous=options.anonymous or follows_anonymity,
+            geometry=self.geometry.follow(held.geometry),
+        )
+
+    def list_followed(self, held: HeldRecord | None) -> list[str]:
+        """Returns the options that `follow` takes from `held`, except those at their defaults."""
+        return self.follow(held).list_settings(self.fill())
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeRequest(Request["EncodeRun"]):
@@ -105,7 +176,7 @@ class EncodeRequest(Request["EncodeRun"]):
 
     inputs: InputRequest
     out: str
-    options: EncodeOptions = field(default_factory=EncodeOptions)
+    options: EncodeChoice = field(default_factory=EncodeChoice)
     model: ModelChoice = field(default_factory=ModelChoice)
     overwrite: bool = False
     fsync: bool = False
@@ -115,11 +186,14 @@ class EncodeRequest(Request["EncodeRun"]):
 
     def open(self, announce: Announce = keep_quiet) -> EncodeRun:
         selection, output = self.open_places()
-        model = choose_encoder(self.model, output, announce, features=self.options.features)
-        model.check(self.options.precision)
-        refuse_mixed_latents(output, self.options.want(model))
+        held = find_held_record(output)
+        options = self.options.follow(held)
+        model = choose_encoder(self.model, held, announce, features=options.features)
+        model.check(options.precision)
+        refuse_mixed_latents(output, held, options.want(model))
+        announce_followed(held, self.options.list_followed(held), announce)
         return EncodeRun(
-            work=partial(encode_inputs, selection, output, model, self.options),
+            work=partial(encode_inputs, selection, output, model, options),
             selection=selection,
             output=output,
             rename=name_latents,
@@ -128,7 +202,7 @@ class EncodeRequest(Request["EncodeRun"]):
 
     def open_places(self) -> tuple[Selection, Output]:
         """Checks the options and returns the inputs and OUT. Raises UsageError."""
-        self.options.require_consistent()
+        self.options.fill().require_consistent()
         selection = self.inputs.select(IMAGES, self.out)
         kind = choose_output_kind(self.out, selection.scan, (LATENT_SUFFIX,))
         return selection, Output(self.out, kind, is_latent_file, self.overwrite, self.fsync)
@@ -146,15 +220,15 @@ def encode_files(
     out: str | os.PathLike[str],
     *,
     model: str = "auto",
-    precision: str = "bf16",
-    resize: int | None = None,
-    max_side: int | None = None,
-    crop: tuple[int, int] | None = None,
-    flip: bool = False,
-    background: str = "white",
+    precision: str | None = None,
+    resize: int | Literal["none"] | None = None,
+    max_side: int | Literal["none"] | None = None,
+    crop: tuple[int, int] | Literal["none"] | None = None,
+    flip: bool | None = None,
+    background: str | None = None,
     features: bool = False,
     posterior: bool = False,
-    anonymous: bool = False,
+    anonymous: bool | None = None,
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
@@ -162,18 +236,19 @@ def encode_files(
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
-    The keywords are the command's options; `crop` is (width, height). Yields one result per file as
-    soon as the result is final. If a file fails, its result says so; no exception is raised. Raises
-    UsageError, ModelError or OutputError at once if the request as a whole is wrong. Raises
-    DeviceError or OutputError later if the run cannot go on.
+    The keywords are the command's options; `crop` is (width, height). An option that is None
+    follows the first record in `out`; if `out` holds no record, it has its default. Yields one
+    result per file as soon as the result is final. If a file fails, its result says so; no
+    exception is raised. Raises UsageError, ModelError or OutputError at once if the request as a
+    whole is wrong. Raises DeviceError or OutputError later if the run cannot go on.
     """
-    options = EncodeOptions(
+    options = EncodeChoice(
         precision=precision,
-        background=parse_color(background),
+        background=None if background is None else parse_color(background),
         anonymous=anonymous,
         features=features,
         posterior=posterior,
-        geometry=choose_geometry(resize, max_side, crop, flip=flip),
+        geometry=GeometryChoice(resize=resize, max_side=max_side, crop=crop, flip=flip),
     )
     request = EncodeRequest(
         inputs=InputRequest(paths=list_paths(images)),

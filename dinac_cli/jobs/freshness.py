@@ -14,9 +14,9 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Outline, open_record, read_header
 from dinac_cli.container.tensors import CLASS_TOKEN, FLIPPED, LOGSNR
-from dinac_cli.errors import FormatError, OutputError, Rejection
-from dinac_cli.images.description import parse_description, subtract_description
-from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry
+from dinac_cli.errors import FormatError, ImageError, OutputError, Rejection
+from dinac_cli.images.description import parse_description
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.content import hash_file
 from dinac_cli.storage.naming import LATENT_SUFFIX
@@ -27,6 +27,12 @@ _LACKS = {
     FLIPPED + LOGSNR: "no posterior of the mirrored image",
     FLIPPED + CLASS_TOKEN: "no class token of the mirrored image",
 }
+
+SETTINGS = ("steps", "sampler", "schedule", "guidance", "strength", "seed")
+"""The settings in every stamp. Each key is also an option of `decode`."""
+
+_DEFAULTS = {"image": "upright", "quality": "default"}
+"""The settings that a stamp holds only if they differ from these defaults."""
 
 # If a record is refused for one of these reasons, another version of dinac wrote it: keep it.
 _OTHER_VERSION = {
@@ -68,6 +74,14 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Conflict:
+    """A difference between an output and a run, such as "bf16 latents" and "--precision q6"."""
+
+    held: str
+    wanted: str
+
+
+@dataclass(frozen=True)
 class WantedLatents:
     """What an encode run requires of a record.
 
@@ -84,22 +98,35 @@ class WantedLatents:
     companions: frozenset[str] = frozenset()
     geometry: Geometry = NO_GEOMETRY
 
-    def describe_conflict(self, header: RecordHeader) -> str | None:
-        """Returns the first conflict as text such as "model A, not B", or None."""
+    def find_conflict(self, header: RecordHeader) -> Conflict | None:
+        """Returns the first conflict with a record, or None."""
         if header.latent_space != self.model.identity.latent_space:
             own = f"{self.model.label} (latent space {self.model.identity.latent_space})"
-            return f"model {name_model(header)}, not {own}"
+            return Conflict(f"latents of model {name_model(header)}", f"--model {own}")
         if header.precision != self.precision:
-            return f"precision {header.precision}, not {self.precision}"
+            return Conflict(f"{header.precision} latents", f"--precision {self.precision}")
         kept = parse_description(header.image).get("alpha", "none")
         if kept not in ("none", f"composited-{self.background}"):
-            return f"background {kept.removeprefix('composited-')}, not {self.background}"
-        geometry = find_geometry(header.image)
-        if geometry != self.geometry.text:
-            return f"geometry {geometry or 'none'}, not {self.geometry.text or 'none'}"
+            held = f"latents with --background {kept.removeprefix('composited-')}"
+            return Conflict(held, f"--background {self.background}")
+        if find_geometry(header.image) != self.geometry.text:
+            return self._compare_geometry(find_geometry(header.image))
         if self.anonymous and not header.is_anonymous:
-            return "a record that names its source, not an anonymous one"
+            return Conflict("a record that names its source", "--anonymous")
         return None
+
+    def _compare_geometry(self, text: str) -> Conflict:
+        """Returns the difference to `text`, the geometry in a record."""
+        try:
+            geometry = read_geometry(text)
+        except ImageError:
+            geometry = self.geometry
+        held, wanted = geometry.list_options(self.geometry), self.geometry.list_options(geometry)
+        if not held:  # invalid, or in another order
+            return Conflict(f"geometry {text}", f"geometry {self.geometry.text or 'none'}")
+        is_full_size = self.geometry.changes_pixels and not geometry.changes_pixels
+        latents = "full-size latents" if is_full_size else f"latents with {' '.join(held)}"
+        return Conflict(latents, " ".join(wanted))
 
     def describe_lack(self, outline: Outline) -> str | None:
         """Says which required tensors are missing or come from other weights.
@@ -141,22 +168,36 @@ class WantedImage:
         """The stamp to write into the image."""
         return {"record": self.record_hash, "weights": self.weights, "settings": self.settings}
 
-    def describe_conflict(self, stamp: Mapping[str, str]) -> str | None:
-        """Returns the first conflict as text such as "settings A, not B", or None."""
-        return describe_difference(stamp, "settings", self.settings) or describe_difference(
-            stamp, "weights", self.weights
-        )
+    def find_conflict(self, stamp: Mapping[str, str]) -> Conflict | None:
+        """Returns the first conflict with the image of a stamp, or None."""
+        if (conflict := compare_settings(stamp, self.settings)) is not None:
+            return conflict
+        held = stamp.get("weights", "unknown")
+        if held == self.weights:
+            return None
+        return Conflict(f"weights {held}", f"weights {self.weights}")
 
 
-def describe_difference(stamp: Mapping[str, str], key: str, wanted: str) -> str | None:
-    """Returns the difference between a stamp's entry and `wanted`; None if they are equal."""
-    held = stamp.get(key, "unknown")
+def compare_settings(stamp: Mapping[str, str], wanted: str) -> Conflict | None:
+    """Returns the difference between a stamp's settings and `wanted`; None if they are equal."""
+    held = stamp.get("settings", "")
     if held == wanted:
         return None
-    only_held, only_wanted = subtract_description(held, wanted), subtract_description(wanted, held)
-    if not only_held:
-        return f"{key} without {only_wanted}"
-    return f"{key} {only_held}, not {only_wanted or 'the default'}"
+    differing = list_settings(held, unlike=wanted), list_settings(wanted, unlike=held)
+    return Conflict(*(" ".join(options) or "unknown settings" for options in differing))
+
+
+def list_settings(settings: str, *, unlike: str) -> list[str]:
+    """Returns the settings of a stamp that differ from `unlike`, as options of `decode`."""
+    pairs, others = (_DEFAULTS | parse_description(text) for text in (settings, unlike))
+    return [_spell_setting(*pair) for pair in pairs.items() if others.get(pair[0]) != pair[1]]
+
+
+def _spell_setting(key: str, value: str) -> str:
+    if key == "image":
+        return "--flipped" if value == "flipped" else "--no-flipped"
+    is_option = key in SETTINGS or key in _DEFAULTS
+    return f"--{key} {value.replace('_', '-')}" if is_option else f"{key}={value}"
 
 
 def is_latent_file(path: str) -> bool:
@@ -195,8 +236,11 @@ def check_latents(
     if not is_whole:
         return Verdict(State.STALE, "the output was cut short", Cause.DAMAGE)
     header = outline.header
-    if (conflict := wanted.describe_conflict(header)) is not None:
-        raise OutputError(f"{target} holds {conflict}; choose another OUT or add --overwrite")
+    if (conflict := wanted.find_conflict(header)) is not None:
+        raise OutputError(
+            f"{target} holds {conflict.held}; this run uses {conflict.wanted}; "
+            "choose another OUT or add --overwrite"
+        )
     if source is None:
         return Verdict(State.STALE, "standard input is always encoded")
     if (lack := wanted.describe_lack(outline)) is not None:
@@ -226,9 +270,10 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
     stamp = read_stamp(Path(target))
     if stamp is None:
         raise refuse_foreign(target)
-    if (conflict := wanted.describe_conflict(stamp)) is not None:
+    if (conflict := wanted.find_conflict(stamp)) is not None:
         raise OutputError(
-            f"{target} was decoded with {conflict}; choose another OUT or add --overwrite"
+            f"{target} was decoded with {conflict.held}; this run uses {conflict.wanted}; "
+            "choose another OUT or add --overwrite"
         )
     if stamp.get("record") != wanted.record_hash:
         return Verdict(State.STALE, "the latents have changed")

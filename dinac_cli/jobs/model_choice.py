@@ -12,7 +12,8 @@ from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import name_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import ModelError, UsageError
-from dinac_cli.jobs.freshness import WantedLatents, find_first_record
+from dinac_cli.jobs.freshness import WantedLatents
+from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.request import Announce
 from dinac_cli.models.registry import (
     AUTO,
@@ -52,36 +53,40 @@ class ModelChoice(DeviceChoice):
 
 
 def choose_encoder(
-    choice: ModelChoice, output: Output, announce: Announce, *, features: bool = False
+    choice: ModelChoice,
+    held: HeldRecord | None,
+    announce: Announce,
+    *,
+    features: bool = False,
 ) -> ModelHandle:
     """Returns the encoder of the named model.
 
-    For `auto`, returns the encoder of the model that encoded OUT's records. If OUT holds no records
-    to keep, returns the encoder of the machine's default model. If `features` is set, the handle
-    also includes the model's class head. In this case, raises UsageError if the model has no class
-    head. Raises ModelError.
+    For `auto`, returns the encoder of the model that encoded `held`, the record in OUT. If OUT
+    holds no record to keep, returns the encoder of the machine's default model. If `features` is
+    set, the handle also includes the model's class head. In this case, raises UsageError if the
+    model has no class head. Raises ModelError.
     """
-    found = _find_held(output) if choice.model == AUTO else None
-    if found is not None:
-        resolved = _find_held_model(*found, choice)
+    if choice.model == AUTO and held is not None:
+        resolved = _find_held_model(held, choice)
     else:
         model = choose_default(choice.device) if choice.model == AUTO else choice.model
         resolved = resolve_model(model, choice.revision, announce=announce)
     return open_encoder(resolved, choice, features=features)
 
 
-def choose_local_encoder(choice: ModelChoice, output: Output, default: str = NANO) -> ResolvedModel:
+def choose_local_encoder(
+    choice: ModelChoice, held: HeldRecord | None, default: str = NANO
+) -> ResolvedModel:
     """Returns the model that `choose_encoder` would choose, if the model is on this machine.
 
-    Downloads nothing and looks for no GPU. If OUT holds no record, `default` replaces the machine's
+    Downloads nothing and looks for no GPU. If `held` is None, `default` replaces the machine's
     default model. Raises ModelError if the model is not on this machine.
     """
     if choice.model != AUTO:
         return find_local(choice.model, choice.revision)
-    found = _find_held(output)
-    if found is None:
+    if held is None:
         return find_local(default, choice.revision)
-    return _find_held_model(*found, choice)
+    return _find_held_model(held, choice)
 
 
 def open_encoder(resolved: ResolvedModel, device: DeviceChoice, *, features: bool) -> ModelHandle:
@@ -97,39 +102,27 @@ def open_encoder(resolved: ResolvedModel, device: DeviceChoice, *, features: boo
     return handle
 
 
-def _find_held(output: Output) -> tuple[str, RecordHeader] | None:
-    """Returns the path and header of a record in OUT.
-
-    Returns None if OUT holds no record or if the run overwrites all records.
-    """
-    return find_first_record(output.path) if output.keeps_existing else None
-
-
-def _find_held_model(path: str, header: RecordHeader, choice: ModelChoice) -> ResolvedModel:
+def _find_held_model(held: HeldRecord, choice: ModelChoice) -> ResolvedModel:
     """Finds the model that encoded a record in OUT. Looks only on this machine.
 
     Raises ModelError, UsageError.
     """
-    resolved = find_model(header.latent_space)
+    resolved = find_model(held.header.latent_space)
     if resolved is None:
         raise ModelError(
-            f"{path} was encoded with model {name_model(header)}, which is not available here; "
-            "name it with --model, or choose another OUT"
+            f"{held.path} was encoded with model {name_model(held.header)}, which is not available "
+            "here; name it with --model, or choose another OUT"
         )
     choice.refuse_revision()
     return resolved
 
 
-def refuse_mixed_latents(output: Output, wanted: WantedLatents) -> None:
-    """Raises UsageError if OUT holds a record that conflicts with `wanted`."""
-    found = _find_held(output)
-    if found is None:
-        return
-    path, header = found
-    conflict = wanted.describe_conflict(header)
-    if conflict is not None:
+def refuse_mixed_latents(output: Output, held: HeldRecord | None, wanted: WantedLatents) -> None:
+    """Raises UsageError if `held`, the record in OUT, conflicts with `wanted`."""
+    conflict = None if held is None else wanted.find_conflict(held.header)
+    if held is not None and conflict is not None:
         raise UsageError(
-            f"{output.path} already holds {conflict} ({path}); "
+            f"{output.path} holds {conflict.held}; you asked for {conflict.wanted} ({held.path}); "
             "choose another OUT, or add --overwrite to re-encode everything"
         )
 

@@ -32,8 +32,9 @@ from dinac_cli.jobs.freshness import (
     is_latent_file,
     list_latents,
 )
+from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
 from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder, refuse_mixed_latents
-from dinac_cli.jobs.request import Selection
+from dinac_cli.jobs.request import Announce, Selection, keep_quiet
 from dinac_cli.jobs.trial import Trial, TrialSample, run_trial
 from dinac_cli.models.registry import choose_default
 from dinac_cli.storage.inputs import Input
@@ -122,17 +123,19 @@ class PlanRequest:
     encode: EncodeRequest
     quick: bool = False
 
-    def open(self, watch: Watch = ignore_phase) -> PlanRun:
+    def open(self, announce: Announce = keep_quiet, watch: Watch = ignore_phase) -> PlanRun:
         """Checks the request, counts the inputs and chooses the model. Downloads nothing.
 
-        Raises UsageError, ModelError or OutputError only if encode would raise the same error.
+        Calls `announce` if the run follows OUT. Raises UsageError, ModelError or OutputError only
+        if encode would raise the same error.
         """
         selection, output = self.encode.open_places()
         if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work
             output.require_writable()
         total = selection.count(output, name_latents, watch)
-        options = self.encode.options
-        resolved = choose_local_encoder(self.encode.model, output)
+        held = find_held_record(output)
+        options = self.encode.options.follow(held)
+        resolved = choose_local_encoder(self.encode.model, held)
         model = open_encoder(resolved, DeviceChoice(), features=options.features)
         model.check(options.precision)
         head = model.config.class_head if options.features else None
@@ -143,11 +146,13 @@ class PlanRequest:
             with_twins=options.geometry.flip,
         )
         wanted = options.want(model)
-        run = PlanRun(self, selection, output, wanted, plan, total)
+        run = PlanRun(self, selection, output, held, options, wanted, plan, total)
         try:
-            refuse_mixed_latents(output, wanted)
+            refuse_mixed_latents(output, held, wanted)
         except UsageError as exc:
             run.refusal = str(exc)
+            return run
+        announce_followed(held, self.encode.options.list_followed(held), announce)
         return run
 
 
@@ -155,13 +160,15 @@ class PlanRequest:
 class PlanRun:
     """A plan that is ready to be made.
 
-    `total` is the number of inputs (None if unknown). If encode would not start, `refusal` says
-    why.
+    `held` is the record in OUT that the run follows, and `options` are the run's options. `total`
+    is the number of inputs (None if unknown). If encode would not start, `refusal` says why.
     """
 
     request: PlanRequest
     selection: Selection
     output: Output
+    held: HeldRecord | None
+    options: EncodeOptions
     wanted: WantedLatents
     plan: Plan
     total: int | None
@@ -170,8 +177,7 @@ class PlanRun:
 
     def list_files(self) -> Iterator[PlannedFile]:
         """Yields each file with its `fate`, and counts it in `plan`. Raises OutputError."""
-        options = self.request.encode.options
-        for file in plan_files(self.selection, self.output, self.wanted, options):
+        for file in plan_files(self.selection, self.output, self.wanted, self.options):
             self.plan.add(file)
             if file.entry is not None and file.pixels is not None:
                 self.sample.add(file.entry)
@@ -201,9 +207,9 @@ class PlanRun:
     def _run_trial(self, control: RunControl) -> Trial | None:
         request = self.request.encode
         default = choose_default(request.model.device)
-        resolved = choose_local_encoder(request.model, self.output, default)
-        model = open_encoder(resolved, request.model, features=request.options.features)
-        return run_trial(self.sample, model, request.options, control)
+        resolved = choose_local_encoder(request.model, self.held, default)
+        model = open_encoder(resolved, request.model, features=self.options.features)
+        return run_trial(self.sample, model, self.options, control)
 
 
 def plan_files(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record
 from dinac_cli.container.tensors import join_planes, split_planes
 from dinac_cli.errors import DinacError, ImageError
-from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import Geometry, read_geometry
 from dinac_cli.images.reading import WHITE, read_shaped
 from dinac_cli.jobs.encode import Twins
 from dinac_cli.jobs.entries import RecordEntry
+from dinac_cli.jobs.held import read_background
 from dinac_cli.jobs.model_choice import ModelFinder
 from dinac_cli.storage.content import read_content
 
@@ -33,8 +32,6 @@ Over 60 photographs, the latents of `nano` in float32 and in bfloat16 differed b
 by 0.002 on average. Latents computed on two devices differ less than latents computed in two
 dtypes. Latents of another picture differ by several units.
 """
-
-_COMPOSITED = re.compile("composited-#([0-9a-f]{6})")
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def read_source_pixels(
         pixels = read_shaped(
             read_content(path).data,
             hold,
-            background=_read_background(header),
+            background=read_background(header) or WHITE,
             max_pixels=max(MAX_PIXELS, header.height * header.width),
             geometry=geometry,
         ).pixels
@@ -146,11 +143,3 @@ def _read_geometry(header: RecordHeader) -> Geometry:
 
 def _describe_change(geometry: Geometry) -> str:
     return f" after {geometry.text}" if geometry.changes_pixels else ""
-
-
-def _read_background(header: RecordHeader) -> tuple[int, int, int]:
-    match = _COMPOSITED.fullmatch(parse_description(header.image).get("alpha", ""))
-    if match is None:
-        return WHITE
-    red, green, blue = bytes.fromhex(match[1])
-    return red, green, blue

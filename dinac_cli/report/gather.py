@@ -31,7 +31,7 @@ from dinac_cli.report.latents import (
     locate_record,
     show_record,
 )
-from dinac_cli.report.origin import is_asset_of, make_asset_stamp, name_asset
+from dinac_cli.report.origin import PageOrigin, is_asset_of, name_asset
 from dinac_cli.report.page import Page, PageImage, make_data_url
 from dinac_cli.report.pictures import draw_difference, make_thumbnail
 from dinac_cli.storage.atomic import write_atomically
@@ -56,7 +56,7 @@ def gather_images(
     if request.latents:
         names = (entry.name for entry in request.scan())
         colors = choose_colors(locate_record(request.latents[0], name) for name in names)
-    gather = _Gatherer(request, colors).gather
+    gather = _Gatherer(request, page.origin, colors).gather
     with closing(map_bounded(enumerate(request.scan()), gather, control)) as images:
         for result, image in images:
             if image is None:
@@ -71,6 +71,7 @@ class _Gatherer:
     """Reads the images for the page. For `hold`, see `map_bounded`."""
 
     request: ReportRequest
+    origin: PageOrigin
     colors: LatentColors | None
 
     def gather(
@@ -157,9 +158,9 @@ class _Gatherer:
         if request.assets is None:
             return make_data_url(write_image(pixels, "png"), "png")
         target = os.path.join(request.assets, name)
-        origin = request.origin
-        data = write_image(pixels, "png", stamp=make_asset_stamp(origin))
-        write_atomically(target, data, replace=request.overwrite, is_ours=is_asset_of(origin))
+        data = write_image(pixels, "png", stamp=self.origin.stamp)
+        is_ours = is_asset_of(self.origin)
+        write_atomically(target, data, replace=request.overwrite, is_ours=is_ours)
         relative = os.path.relpath(target, request.page_folder or ".")
         return quote(relative.replace(os.sep, "/"))
 

@@ -37,6 +37,11 @@ class PageOrigin:
     names: tuple[str, ...]
     digest: str
 
+    @property
+    def stamp(self) -> dict[str, str]:
+        """The stamp of the full images beside the page."""
+        return {_STAMP_KEY: self.digest}
+
     def to_html(self) -> str:
         """Returns the origin as an HTML element for the head of the page."""
         content = json.dumps({"names": self.names, "digest": self.digest})
@@ -49,8 +54,7 @@ def trace_origin(
     """Returns the origin of a page. `groups` are the folders; their order matters."""
     folders = [[os.path.realpath(folder) for folder in group] for group in groups]
     text = json.dumps([folders, list(settings)])
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return PageOrigin(tuple(names), digest)
+    return PageOrigin(tuple(names), hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def is_report(path: str) -> bool:
@@ -84,22 +88,18 @@ def refuse_other_page(path: str, wanted: PageOrigin) -> None:
     held = read_origin(path)
     if held == wanted:
         return
-    if held is None or held.names == wanted.names:
+    if held is None or not held.names or held.names == wanted.names:
         found = "is a page of other folders or options"
     else:
         original, *others = held.names
-        found = f"compares {original} with {' and '.join(others)}"
+        listed = " and ".join(filter(None, [", ".join(others[:-1]), *others[-1:]]))
+        found = f"compares {original} with {listed}"
     raise UsageError(f"{path} {found}; choose another name, or add --overwrite to replace it")
 
 
 def name_asset(image: int, number: int) -> str:
     """Returns the file name of a full image: 0 is the original, 1 the first reconstruction."""
     return f"{image:06}-{number}.png"
-
-
-def make_asset_stamp(origin: PageOrigin) -> dict[str, str]:
-    """Returns the stamp of the full images beside a page."""
-    return {_STAMP_KEY: origin.digest}
 
 
 def is_asset_of(origin: PageOrigin) -> Callable[[str], bool]:

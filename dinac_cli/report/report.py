@@ -194,7 +194,7 @@ class ReportRun(Run):
         if page.images and not control.stop:
             for line in self._describe_other_records():
                 self.announce(f"warning: {line}")
-            data, is_ours = page.write(), is_page_of(request.origin)
+            data, is_ours = page.write(), is_page_of(page.origin)
             write_atomically(request.out, data, replace=request.overwrite, is_ours=is_ours)
             self.size_bytes = len(data)
 

@@ -97,7 +97,7 @@ def test_anonymous_run_refuses_records_that_name_their_source(geotagged: Path) -
     refused = run("encode", "photos", "latents", "--anonymous", cwd=geotagged)
     assert (refused.code, refused.out) == (2, "")
     assert refused.err == (
-        "dinac: latents already holds a record that names its source, not an anonymous one "
+        "dinac: latents holds a record that names its source; you asked for --anonymous "
         f"(latents/{NAME}.dinac); choose another OUT, or add --overwrite to re-encode everything\n"
     )
 

@@ -77,15 +77,18 @@ def test_another_quality_is_a_conflict_and_the_default_is_not(work: Path, tmp_pa
     other = run(*arguments, "--quality", "60")
     assert (other.code, other.out) == (2, "")
     assert other.err == (
-        f"dinac: {out}/ already holds images decoded with settings without quality=60 "
+        f"dinac: {out}/ holds images decoded with --quality default; you asked for --quality 60 "
         f"({out}/a.jpg); choose another OUT, or add --overwrite to decode everything again\n"
     )
     assert run(*arguments, "--quality", "60", "--overwrite").code == 0
     assert len((out / "a.jpg").read_bytes()) < len(first)
     assert run(*arguments, "--quality", "60").out == "0 decoded, 1 already done\n"
-    back = run(*arguments)
+    followed = run(*arguments)
+    assert (followed.code, followed.out) == (0, "0 decoded, 1 already done\n")
+    assert followed.err == f"dinac: following {out}/a.jpg: --quality 60\n"
+    back = run(*arguments, "--quality", "default")
     assert back.code == 2
-    assert "images decoded with settings quality=60, not the default (" in back.err
+    assert "decoded with --quality 60; you asked for --quality default (" in back.err
 
 
 def test_quality_makes_webp_lossy(work: Path, tmp_path: Path) -> None:

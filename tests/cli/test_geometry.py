@@ -60,12 +60,15 @@ def test_another_geometry_is_refused_before_any_work(square: Path) -> None:
     done = run("encode", "photos", "latents", "--flip", "--max-side", "8", cwd=square)
     assert (done.code, done.out) == (2, "")
     assert done.err == (
-        f"dinac: latents already holds geometry {TEXT}, not max_side=8;flip=twin "
+        "dinac: latents holds latents with --resize 32; you asked for --max-side 8 "
         "(latents/a.jpg.dinac); choose another OUT, or add --overwrite to re-encode everything\n"
     )
-    planned = run("plan", "photos", "latents", "--resize", "32", "--json", cwd=square)
+    planned = run("plan", "photos", "latents", "--crop", "16", "--no-flip", "--json", cwd=square)
     assert {entry["state"] for entry in planned.objects[:-1]} == {"conflict"}
-    assert f"holds geometry {TEXT}, not resize=32" in planned.objects[0]["reason"]
+    assert planned.objects[0]["reason"] == (
+        "latents/a.jpg.dinac holds latents with --crop 32x32 --flip; "
+        "this run uses --crop 16x16 --no-flip; choose another OUT or add --overwrite"
+    )
 
 
 def test_plan_and_dry_run_accept_the_geometry(square: Path) -> None:
@@ -94,9 +97,12 @@ def test_decode_psnr_and_report(square: Path, tmp_path: Path) -> None:
         mirrored = np.asarray(twin.convert("RGB"))[:, ::-1].astype(float)
         difference = np.abs(mirrored - np.asarray(plain.convert("RGB"))).mean()
         assert difference < np.abs(mirrored[:, ::-1] - np.asarray(plain.convert("RGB"))).mean() / 4
-    refused = run("decode", "latents", tmp_path / "twins", cwd=square)
+    followed = run("decode", "latents", tmp_path / "twins", cwd=square)
+    assert (followed.code, followed.out) == (0, "0 decoded, 3 already done\n")
+    assert followed.err == f"dinac: following {tmp_path}/twins/a.jpg.png: --flipped\n"
+    refused = run("decode", "latents", tmp_path / "twins", "--no-flipped", cwd=square)
     assert refused.code == 2
-    assert "image=flipped" in refused.err
+    assert "holds images decoded with --flipped; you asked for --no-flipped" in refused.err
     differ = run("psnr", "photos", tmp_path / "plain", cwd=square)
     assert differ.code == 3
     assert differ.err.splitlines()[0] == (

@@ -137,7 +137,7 @@ def test_other_settings_are_conflicts(own: Path) -> None:
     done = run("plan", "photos", "latents", "--json", "--precision", "q6", cwd=own)
     assert done.code == 2
     assert set(states(done).values()) == {"conflict"}
-    assert "precision bf16, not q6" in done.objects[0]["reason"]
+    assert "holds bf16 latents; this run uses --precision q6; choose" in done.objects[0]["reason"]
     assert (own / "photos/new.png").write_bytes((own / "photos/b.png").read_bytes())
     shown = run("plan", "photos", "latents", "--precision", "q6", cwd=own)
     refused = run("encode", "photos", "latents", "--precision", "q6", cwd=own)

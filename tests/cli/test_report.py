@@ -341,7 +341,7 @@ def test_full_images_beside_the_page(own: Path) -> None:
         (
             ("photos", "page.html"),
             2,
-            "name a folder of originals, one or more folders of reconstructions",
+            "missing B...; usage: dinac report A B... OUT.html, e.g. dinac report ",
         ),
         (("photos", "decoded", "page"), 2, "page: OUT, the last argument, is the page to write"),
         (("photos", "nowhere", "page.html"), 2, "nowhere: no such folder"),

@@ -96,14 +96,14 @@ def test_other_precision_or_settings_are_refused(own: Path) -> None:
     encoded = run("encode", "photos", "latents", "--precision", "q6", cwd=own)
     assert (encoded.code, encoded.out) == (2, "")
     assert encoded.err == (
-        "dinac: latents already holds precision bf16, not q6 (latents/a.jpg.dinac); "
+        "dinac: latents holds bf16 latents; you asked for --precision q6 (latents/a.jpg.dinac); "
         "choose another OUT, or add --overwrite to re-encode everything\n"
     )
     decoded = run("decode", "latents", "decoded", "-n", "3", "--seed", "5", cwd=own)
     assert (decoded.code, decoded.out) == (2, "")
     assert decoded.err == (
-        "dinac: decoded already holds images decoded with settings steps=1;seed=0, "
-        "not steps=3;seed=5 (decoded/a.jpg.png); "
+        "dinac: decoded holds images decoded with --steps 1 --seed 0; "
+        "you asked for --steps 3 --seed 5 (decoded/a.jpg.png); "
         "choose another OUT, or add --overwrite to decode everything again\n"
     )
     assert read_files(own) == before
@@ -118,8 +118,8 @@ def test_other_precision_or_settings_are_refused(own: Path) -> None:
     mixed = run("decode", "latents", "decoded", "-n", "3", cwd=own)
     assert (mixed.code, mixed.out) == (3, "0 decoded, 3 already done, 1 failed\n")
     assert mixed.err == (
-        "dinac: latents/b.png.dinac: decoded/b.png was decoded with settings steps=1, not steps=3; "
-        "choose another OUT or add --overwrite\n"
+        "dinac: latents/b.png.dinac: decoded/b.png was decoded with --steps 1; "
+        "this run uses --steps 3; choose another OUT or add --overwrite\n"
     )
 
 

@@ -34,6 +34,7 @@ COMMANDS = [
     "encode",
     "export",
     "features",
+    "help",
     "info",
     "man",
     "models",
@@ -47,7 +48,16 @@ COMMANDS = [
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("psnr", "--help"), ("verify", "--help"), ("encode", "--help"), ("--version",)],
+    [
+        ("--help",),
+        ("psnr", "--help"),
+        ("verify", "--help"),
+        ("encode", "--help"),
+        ("--version",),
+        ("-V",),
+        ("help",),
+        ("man", "nano"),
+    ],
 )
 def test_help_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done, imported = run_noting_imports(tmp_path / "imports", HEAVY, *arguments)
@@ -130,6 +140,8 @@ def test_options_and_values_are_completed_in_every_shell(
         (["decode", "--schedule", ""], ["cosine", "linear"]),
         (["decode", "-f", ""], ["avif", "bmp", "jpg", "png", "ppm", "tiff", "webp"]),
         (["completions", "z"], ["zsh"]),
+        (["help", "f"], ["features", "figures", "format"]),
+        (["man", "m"], ["models"]),
         (["models", ""], ["list", "pull", "show"]),
         (["models", "show", ""], ["d2", "dinac-ae", "nano"]),
         (["encode", ""], []),  # the shell completes file names
@@ -231,4 +243,4 @@ def test_installed_program_runs_the_module() -> None:
     program = Path(sys.executable).with_name("dinac")
     if not program.exists():
         pytest.skip("the package is not installed")
-    assert run_process("--version", program=[str(program)]) == run("--version")
+    assert run_process("--version", program=[str(program)]) == run("--version") == run("-V")

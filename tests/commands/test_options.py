@@ -75,7 +75,7 @@ def test_every_option_is_used() -> None:
         (decode.Schedule, SCHEDULES),
         (options.PrecisionOption, PRECISIONS),
         (options.Dtype, ("auto", *_DTYPES)),
-        (options.Model, (AUTO, NANO, *HUB_ALIASES)),
+        (options.Model, (AUTO, NANO, *HUB_ALIASES)),  # not checked: it may also be a path
         (bench.RandomWeights, RELEASED),
         (bench.Compare, (FLUX2,)),
         (train.Init, (NANO, "d2", KLT)),
@@ -85,5 +85,5 @@ def test_choices_are_those_of_the_code(option: Any, choices: Iterable[str]) -> N
     info = get_info(option)
     expected = list(choices)
     assert info.autocompletion("") == expected
-    if info.callback is not None:
+    if info.callback is not None and option is not options.Model:
         assert [info.callback(choice) for choice in expected] == expected

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from dinac_cli.errors import UsageError
-from dinac_cli.images.color import composite, parse_color
+from dinac_cli.images.color import composite, name_color, parse_color
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.reading import SourceImage, read_image
 
@@ -149,6 +149,11 @@ def test_compositing_is_exact_for_all_values(level: int) -> None:
 )
 def test_background_color(text: str, color: tuple[int, int, int]) -> None:
     assert parse_color(text) == color
+
+
+@pytest.mark.parametrize("name", ["white", "black", "gray", "#0aff80"])
+def test_a_color_has_one_name(name: str) -> None:
+    assert name_color(parse_color(name)) == name
 
 
 @pytest.mark.parametrize("text", ["", "#", "red", "#fff", "#0aff8", "#0aff8000", "#gggggg", "ü"])

@@ -1,4 +1,4 @@
-"""Descriptions (`key=value;key=value`) are parsed, formatted and compared."""
+"""Descriptions (`key=value;key=value`) are parsed and formatted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinac_cli.images.description import (
-    format_description,
-    parse_description,
-    subtract_description,
-)
+from dinac_cli.images.description import format_description, parse_description
 
 KEYS = st.text(st.characters(exclude_characters=";=", exclude_categories=["Cs"]), min_size=1)
 VALUES = st.text(st.characters(exclude_characters=";", exclude_categories=["Cs"]))
@@ -31,15 +27,3 @@ def test_malformed_pairs_are_parsed_leniently() -> None:
 def test_strict_parser_refuses_malformed_pairs(text: str) -> None:
     with pytest.raises(ValueError, match="is not a key=value pair, or repeats a key"):
         parse_description(text, strict=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "others", "left"),
-    [
-        ("a=1;b=2;c=3", "b=2;c=4", "a=1;c=3"),
-        ("a=1", "a=1;b=2", ""),
-        ("unknown", "a=1", "unknown"),
-    ],
-)
-def test_subtraction_keeps_what_differs(text: str, others: str, left: str) -> None:
-    assert subtract_description(text, others) == left

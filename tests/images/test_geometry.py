@@ -18,6 +18,7 @@ from dinac_cli.images.geometry import (
     MAX_SIDE,
     NO_GEOMETRY,
     Geometry,
+    GeometryChoice,
     choose_geometry,
     find_geometry,
     parse_size,
@@ -123,6 +124,65 @@ def test_options_make_a_geometry() -> None:
     )
     with pytest.raises(UsageError, match="cannot be used together"):
         choose_geometry(8, 8, None)
+
+
+class TestChoice:
+    HELD = Geometry(resize=64, crop=(48, 32), flip=True)
+
+    @given(geometries)
+    def test_a_choice_of_nothing_follows_everything(self, geometry: Geometry) -> None:
+        assert GeometryChoice().follow(geometry) == geometry
+
+    @given(geometries)
+    def test_a_choice_of_defaults_follows_nothing(self, geometry: Geometry) -> None:
+        choice = GeometryChoice(resize="none", max_side="none", crop="none", flip=False)
+        assert choice.follow(geometry) == NO_GEOMETRY
+
+    def test_a_given_option_wins_and_the_others_follow(self) -> None:
+        held = self.HELD
+        assert GeometryChoice(resize=9).follow(held) == Geometry(9, None, (48, 32), True)
+        assert GeometryChoice(resize="none").follow(held) == Geometry(crop=(48, 32), flip=True)
+        assert GeometryChoice(max_side="none").follow(held) == held
+        assert GeometryChoice(crop="none", flip=False).follow(held) == Geometry(resize=64)
+
+    def test_resize_and_max_side_replace_each_other(self) -> None:
+        assert GeometryChoice(max_side=9).follow(Geometry(resize=64)) == Geometry(max_side=9)
+        assert GeometryChoice(resize=9).follow(Geometry(max_side=64)) == Geometry(resize=9)
+        with pytest.raises(UsageError, match="cannot be used together"):
+            GeometryChoice(resize=9, max_side=9)
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ({"resize": 0}, f"--resize 0: expected 1 to {MAX_SIDE} pixels"),
+            ({"resize": "off"}, f"--resize off: expected 1 to {MAX_SIDE} pixels, or none"),
+            ({"max_side": ""}, f"--max-side : expected 1 to {MAX_SIDE} pixels, or none"),
+            ({"crop": "8x8"}, "--crop 8x8: expected (width, height) or none"),
+        ],
+    )
+    def test_an_invalid_option_is_named(self, option: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            GeometryChoice(**option)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "options"),
+    [
+        (NO_GEOMETRY, NO_GEOMETRY, []),
+        (Geometry(8, None, (4, 2), True), NO_GEOMETRY, ["--resize 8", "--crop 4x2", "--flip"]),
+        (
+            NO_GEOMETRY,
+            Geometry(8, None, (4, 2), True),
+            ["--resize none", "--crop none", "--no-flip"],
+        ),
+        (NO_GEOMETRY, Geometry(max_side=8), ["--max-side none"]),
+        (Geometry(max_side=8), Geometry(resize=8), ["--max-side 8"]),
+        (Geometry(resize=8, flip=True), Geometry(resize=8), ["--flip"]),
+    ],
+)
+def test_differing_options_are_listed(own: Geometry, other: Geometry, options: list[str]) -> None:
+    assert own.list_options(other) == options
 
 
 def test_unknown_fields_are_ignored_in_a_comparison() -> None:

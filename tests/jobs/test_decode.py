@@ -239,7 +239,9 @@ class TestSecondRun:
         options = dataclasses.replace(OPTIONS, settings=DinacAEInferenceConfig(num_steps=2, seed=0))
         results = decode(latents, images_out(tmp_path / "expected"), decoder, options)
         assert set(statuses(results).values()) == {Status.FAILED}
-        assert "was decoded with settings steps=1, not steps=2; choose" in str(results[0].reason)
+        assert "was decoded with --steps 1; this run uses --steps 2; choose" in str(
+            results[0].reason
+        )
         assert read_tree(tmp_path / "expected") == expected
         output = images_out(tmp_path / "expected", overwrite=True)
         assert set(statuses(decode(latents, output, decoder, options)).values()) == {Status.WRITTEN}

@@ -266,7 +266,7 @@ class TestSecondRun:
         options = EncodeOptions(precision="f32")
         results = encode(images, out, encoder, options)
         assert set(statuses(results).values()) == {Status.FAILED}
-        assert "holds precision bf16, not f32" in str(results[0].reason)
+        assert "holds bf16 latents; this run uses --precision f32" in str(results[0].reason)
         assert read_tree(out) == expected
         results = encode(images, out, encoder, options, overwrite=True)
         assert set(statuses(results).values()) == {Status.WRITTEN}

@@ -1,6 +1,8 @@
-"""The image format of a decode: from --format, from OUT's suffix, or PNG."""
+"""The image format of a decode: from --format, from OUT's suffix, or not given."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import pytest
 
@@ -13,11 +15,11 @@ from dinac_cli.storage.output import OutputKind
 @pytest.mark.parametrize(
     ("name", "out", "kind", "chosen"),
     [
-        (None, "out", OutputKind.FOLDER, "png"),
-        (None, "-", OutputKind.STREAM, "png"),
+        (None, "out", OutputKind.FOLDER, None),
+        (None, "-", OutputKind.STREAM, None),
         (None, "x.WEBP", OutputKind.FILE, "webp"),
         (None, "x.jpeg", OutputKind.FILE, "jpg"),
-        (None, "x.webp", OutputKind.FOLDER, "png"),
+        (None, "x.webp", OutputKind.FOLDER, None),
         ("tiff", "out", OutputKind.FOLDER, "tiff"),
         ("TIFF", "out", OutputKind.FOLDER, "tiff"),
         ("jpeg", "out", OutputKind.FOLDER, "jpg"),
@@ -25,8 +27,8 @@ from dinac_cli.storage.output import OutputKind
         ("jpg", "x.jpeg", OutputKind.FILE, "jpg"),
     ],
 )
-def test_chosen_format(name: str | None, out: str, kind: OutputKind, chosen: str) -> None:
-    assert choose_format(name, out, kind) is OUTPUT_FORMATS[chosen]
+def test_chosen_format(name: str | None, out: str, kind: OutputKind, chosen: str | None) -> None:
+    assert choose_format(name, out, kind) is (chosen and OUTPUT_FORMATS[chosen])
 
 
 @pytest.mark.parametrize("name", ["", "gif", "psd", "p ng"])
@@ -43,8 +45,8 @@ def test_contradiction_is_refused() -> None:
 @pytest.mark.parametrize(
     ("quality", "name", "chosen"),
     [
-        (None, "jpg", None),
-        (None, "png", None),
+        ("default", "jpg", None),
+        ("default", "png", None),
         (80, "jpg", 80),
         (95, "jpg", None),
         (90, "avif", None),
@@ -53,7 +55,9 @@ def test_contradiction_is_refused() -> None:
         (1, "webp", 1),
     ],
 )
-def test_default_quality_counts_as_none(quality: int | None, name: str, chosen: int | None) -> None:
+def test_default_quality_counts_as_none(
+    quality: int | Literal["default"], name: str, chosen: int | None
+) -> None:
     assert choose_quality(quality, OUTPUT_FORMATS[name]) == chosen
 
 

@@ -226,7 +226,7 @@ class TestSource:
         with pytest.raises(OutputError) as caught:
             check_latents(str(pair.target), str(pair.source), wanted, checksum=False)
         assert str(caught.value) == (
-            f"{pair.target} holds a record that names its source, not an anonymous one; "
+            f"{pair.target} holds a record that names its source; this run uses --anonymous; "
             "choose another OUT or add --overwrite"
         )
 
@@ -324,19 +324,25 @@ class TestConflict:
         with pytest.raises(OutputError) as caught:
             pair.check()
         assert str(caught.value) == (
-            f"{pair.target} holds model pair (latent space {other.identity.latent_space}), not "
-            f"tiny (latent space {encoder.identity.latent_space}); "
+            f"{pair.target} holds latents of model pair (latent space "
+            f"{other.identity.latent_space}); this run uses --model tiny (latent space "
+            f"{encoder.identity.latent_space}); "
             "choose another OUT or add --overwrite"
         )
 
     def test_another_precision(self, pair: Pair) -> None:
-        with pytest.raises(OutputError, match="holds precision bf16, not q8; choose another OUT"):
+        with pytest.raises(
+            OutputError, match="holds bf16 latents; this run uses --precision q8; choo"
+        ):
             pair.check(precision="q8")
 
     def test_another_background(self, pair: Pair) -> None:
         pair.write(image="orientation=none;alpha=composited-#ffffff;frame=1/1")
         assert pair.check() == DONE
-        with pytest.raises(OutputError, match="holds background #ffffff, not #000000; choose"):
+        with pytest.raises(
+            OutputError,
+            match="latents with --background #ffffff; this run uses --background #000000; choose",
+        ):
             pair.check(background="#000000")
 
     def test_the_background_does_not_matter_without_alpha(self, pair: Pair) -> None:
@@ -413,12 +419,15 @@ class TestImage:
     @pytest.mark.parametrize(
         ("held", "message"),
         [
-            (WantedImage("1" * 64, "2" * 16, "steps=4"), "settings steps=4, not steps=1"),
+            (WantedImage("1" * 64, "2" * 16, "steps=4"), "--steps 4; this run uses --steps 1"),
             (
                 WantedImage("1" * 64, "2" * 16, "steps=1;quality=9"),
-                "settings quality=9, not the default",
+                "--quality 9; this run uses --quality default",
             ),
-            (WantedImage("1" * 64, "3" * 16, "steps=1"), f"weights {'3' * 16}, not {'2' * 16}"),
+            (
+                WantedImage("1" * 64, "3" * 16, "steps=1"),
+                f"weights {'3' * 16}; this run uses weights {'2' * 16}",
+            ),
         ],
     )
     def test_an_image_of_other_settings_is_refused(

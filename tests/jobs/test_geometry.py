@@ -138,12 +138,17 @@ def test_another_geometry_is_refused_and_both_are_named(
     cases = [
         ("plain", NO_GEOMETRY, None),
         ("square", SQUARE, None),
-        ("plain", Geometry(resize=256), "geometry none, not resize=256"),
-        ("square", NO_GEOMETRY, "geometry resize=24;crop=24x24;flip=twin, not none"),
+        ("plain", Geometry(resize=256), "full-size latents; this run uses --resize 256"),
+        (
+            "square",
+            NO_GEOMETRY,
+            "latents with --resize 24 --crop 24x24 --flip; "
+            "this run uses --resize none --crop none --no-flip",
+        ),
         (
             "square",
             replace(SQUARE, flip=False),
-            "geometry resize=24;crop=24x24;flip=twin, not resize=24;crop=24x24",
+            "latents with --flip; this run uses --no-flip",
         ),
     ]
     for name, geometry, conflict in cases:

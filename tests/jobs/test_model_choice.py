@@ -18,6 +18,7 @@ from dinac_cli.container.record import read_header
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.jobs.freshness import WantedLatents, is_latent_file
+from dinac_cli.jobs.held import find_held_record
 from dinac_cli.jobs.model_choice import (
     ModelChoice,
     ModelFinder,
@@ -59,7 +60,7 @@ def nano() -> ModelHandle:
 
 
 def choose(output: Output, model: str = "auto", revision: str | None = None) -> ModelHandle:
-    return choose_encoder(make_choice(model, revision), output, keep_quiet)
+    return choose_encoder(make_choice(model, revision), find_held_record(output), keep_quiet)
 
 
 def make_choice(model: str = "auto", revision: str | None = None) -> ModelChoice:
@@ -155,7 +156,8 @@ class TestEncoder:
 
 class TestMixedLatents:
     def refuse(self, output: Output, model: ModelHandle, precision: str = "bf16") -> None:
-        refuse_mixed_latents(output, WantedLatents(model, precision, "#ffffff"))
+        wanted = WantedLatents(model, precision, "#ffffff")
+        refuse_mixed_latents(output, find_held_record(output), wanted)
 
     def test_latents_of_the_same_model_pass(self, tmp_path: Path, nano: ModelHandle) -> None:
         self.refuse(make_output(tmp_path / "gone"), nano)
@@ -170,8 +172,9 @@ class TestMixedLatents:
         with pytest.raises(UsageError) as caught:
             self.refuse(make_output(tmp_path), nano)
         assert str(caught.value) == (
-            f"{tmp_path} already holds model tiny (latent space {tiny.identity.latent_space}), "
-            f"not nano (latent space {nano.identity.latent_space}) ({tmp_path / 'a.dinac'}); "
+            f"{tmp_path} holds latents of model tiny (latent space {tiny.identity.latent_space}); "
+            f"you asked for --model nano (latent space {nano.identity.latent_space}) "
+            f"({tmp_path / 'a.dinac'}); "
             "choose another OUT, or add --overwrite to re-encode everything"
         )
         self.refuse(make_output(tmp_path, overwrite=True), nano)
@@ -181,7 +184,9 @@ class TestMixedLatents:
     ) -> None:
         (tmp_path / "a.dinac").write_bytes(make_record(nano))
         for out, kind in ((tmp_path, OutputKind.FOLDER), (tmp_path / "a.dinac", OutputKind.FILE)):
-            with pytest.raises(UsageError, match="already holds precision bf16, not q8"):
+            with pytest.raises(
+                UsageError, match="holds bf16 latents; you asked for --precision q8"
+            ):
                 self.refuse(make_output(out, kind), nano, "q8")
 
 

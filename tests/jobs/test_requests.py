@@ -16,9 +16,9 @@ import pytest
 
 import dinac_cli
 from dinac_cli.errors import UsageError
-from dinac_cli.images.geometry import Geometry
-from dinac_cli.jobs.decode import DecodeRequest
-from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
+from dinac_cli.images.geometry import Geometry, GeometryChoice
+from dinac_cli.jobs.decode import DecodeChoice, DecodeRequest
+from dinac_cli.jobs.encode import EncodeChoice, EncodeOptions, EncodeRequest
 from dinac_cli.jobs.export import WEBDATASET, ExportRequest
 from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
 from dinac_cli.jobs.info import InfoRequest
@@ -28,7 +28,6 @@ from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
 from dinac_cli.jobs.request import InputRequest, Request, run_request
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.verify import VerifyRequest
-from dinac_cli.models.interface import DinacAEInferenceConfig
 from dinac_cli.report.report import ReportRequest
 
 from .hand_made import GOLDEN, make_handle, make_record, statuses, write_images
@@ -53,7 +52,7 @@ MEASURE = MeasureOptions(background=(1, 2, 3), max_pixels=1000, geometry=GEOMETR
 ENCODE = EncodeRequest(
     inputs=INPUTS,
     out="latents",
-    options=EncodeOptions(
+    options=EncodeChoice(
         precision="q5",
         background=(1, 2, 3),
         max_pixels=1000,
@@ -61,7 +60,7 @@ ENCODE = EncodeRequest(
         anonymous=True,
         features=True,
         posterior=True,
-        geometry=GEOMETRY,
+        geometry=GeometryChoice(resize=64, crop=(48, 32), flip=True),
     ),
     model=MODEL,
     overwrite=True,
@@ -74,18 +73,17 @@ POPULATED: list[Any] = [
     DecodeRequest(
         inputs=INPUTS,
         out="images",
-        settings=DinacAEInferenceConfig(
-            num_steps=4,
-            sampler="dpmpp_2m",
+        options=DecodeChoice(
+            steps=4,
+            sampler="dpmpp-2m",
             schedule="cosine",
-            pdg=True,
-            pdg_strength=1.5,
+            guidance=1.5,
             strength=0.5,
             seed=7,
+            format="webp",
+            quality=80,
+            flipped=True,
         ),
-        format="webp",
-        quality=80,
-        flipped=True,
         model=MODEL,
         allow_other_model=True,
         overwrite=True,
@@ -219,7 +217,7 @@ def test_limits_must_be_positive(limit: int) -> None:
 def test_requests_options_and_choices_have_no_positional_fields() -> None:
     """Two of several booleans would be swapped unnoticed."""
     found = list(find_dataclasses("Request", "Options", "Choice"))
-    assert {InputRequest, EncodeOptions, ModelChoice} <= set(found)
+    assert {InputRequest, EncodeOptions, EncodeChoice, ModelChoice} <= set(found)
     for kind in found:
         assert [field.name for field in dataclasses.fields(kind) if not field.kw_only] == [], kind
         with pytest.raises(TypeError):
