@@ -39,7 +39,7 @@ def test_mail_comes_only_if_something_new_is_wrong(folder: Path) -> None:
     third = run(*nightly, cwd=folder)
     assert (third.code, third.out) == (3, "")
     assert sorted(third.err.splitlines()) == [
-        "dinac: photos/bad.png: empty file (0 bytes)",
+        "dinac: photos/bad.png: empty file (0 bytes); copy or download it again",
         "dinac: photos/worse.png: not an image (no known image format)",
     ]
 

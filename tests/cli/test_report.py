@@ -177,7 +177,10 @@ def test_latents_with_other_channels_are_not_shown(own: Path) -> None:
 def test_unreadable_original_is_named_once(own: Path) -> None:
     (own / "photos/a.jpg").write_bytes(b"")
     done = run("report", "photos", "decoded", "page.html", cwd=own)
-    assert (done.code, done.err) == (3, "dinac: photos/a.jpg: empty file (0 bytes)\n")
+    assert (done.code, done.err) == (
+        3,
+        "dinac: photos/a.jpg: empty file (0 bytes); copy or download it again\n",
+    )
     assert re.fullmatch(r"3 images in page\.html \([\d.]+ kB\), 1 failed\n", done.out)
     assert " each. 1 more could not be shown. " in (own / "page.html").read_text()
 

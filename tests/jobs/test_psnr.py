@@ -118,7 +118,11 @@ def test_pairs_that_cannot_be_measured_fail(folders: tuple[Path, Path]) -> None:
     assert [(result.status, result.error, result.reason) for result in results] == [
         (Status.FAILED, "ImageError", f"sizes differ: 30x20 and 30x21; {HINT}"),
         (Status.FAILED, "ImageError", "not an image (no known image format)"),
-        (Status.FAILED, "ImageError", f"{second / 'c.png'}: empty file (0 bytes)"),
+        (
+            Status.FAILED,
+            "ImageError",
+            f"{second / 'c.png'}: empty file (0 bytes); copy or download it again",
+        ),
     ]
     limited = measure(first, second, MeasureOptions(max_pixels=10))
     assert "more than the limit of 10" in str(limited[0].reason)
