@@ -62,6 +62,14 @@ class TestPhaseProgress:
         clock.now += 0.2
         assert progress.describe_line(80) == "scanning  0.6 s"
 
+    def test_rarely_drawn_text_has_no_time(self, clock: Clock) -> None:
+        progress = PhaseProgress(ticks=False)
+        progress.begin(Phase("timing", 0, 8))
+        assert progress.describe_line(80) == "timing"
+        clock.now += 6
+        progress.begin(Phase("timing", 2, 8, "encode"))
+        assert progress.describe_line(80) == "timing: encode  ETA 18.0 s"
+
     def test_says_that_it_stops(self) -> None:
         stop = StopRequest()
         progress = PhaseProgress(stop)

@@ -103,11 +103,13 @@ def _join(parts: list[tuple[int, str]]) -> str:
 class PhaseProgress:
     """The current phase of work that has phases instead of files.
 
-    Shows nothing in the first `delay_seconds`.
+    Shows nothing in the first `delay_seconds`. If `ticks` is false, the text is rarely redrawn, so
+    it does not hold the time of the phase.
     """
 
     stop: StopRequest | None = None
     delay_seconds: float = 0.0
+    ticks: bool = True
     phase: Phase | None = None
 
     def __post_init__(self) -> None:
@@ -139,7 +141,9 @@ class PhaseProgress:
             return ""
         phase, elapsed = self.phase, now - self._began
         text = f"{phase.name}: {phase.detail}" if phase.detail else phase.name
-        parts = [(0, text), (2, format_duration(elapsed))]
+        parts = [(0, text)]
+        if self.ticks:
+            parts.append((2, format_duration(elapsed)))
         if phase.done and phase.total is not None:
             rest = elapsed / phase.done * max(0, phase.total - phase.done)
             parts.append((1, f"ETA {format_duration(rest)}"))
@@ -154,7 +158,7 @@ def show_phases(
 
     For `ticks`, see `Console.track_phases`.
     """
-    state = PhaseProgress(stop, DELAY_SECONDS if ticks else 0.0)
+    state = PhaseProgress(stop, DELAY_SECONDS if ticks else 0.0, ticks)
     with console.track_phases(title, state, ticks=ticks) as update:
 
         def watch(phase: Phase) -> None:

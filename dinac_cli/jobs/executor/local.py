@@ -181,6 +181,7 @@ class _Run(Generic[E, W, R]):
         if isinstance(outcome, FileResult):
             self._outbox.put_result(number, outcome)
         else:
+            self._clock.current = "model"  # the first batch size is known when the model is loaded
             for batch in self._batcher.add((number, outcome), outcome.group, outcome.held_bytes):
                 self._compute(batch)
         if self._outbox.waits_for_model and len(self._outbox) >= self._in_flight:
