@@ -119,8 +119,8 @@ def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool] | None:
     """
     try:
         pairs = parse_description(text, strict=True)
-        is_flipped = pairs.pop("image", None) == "flipped"
-        if pairs.keys() != set(SETTINGS):
+        image = pairs.pop("image", "upright")
+        if pairs.keys() != set(SETTINGS) or image not in ("upright", "flipped"):
             return None
         guidance = pairs["guidance"]
         is_guided = guidance != "off"
@@ -135,7 +135,7 @@ def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool] | None:
         )
     except (ValueError, UsageError):
         return None
-    return settings, is_flipped
+    return settings, image == "flipped"
 
 
 def _parse_integer(text: str) -> int:
