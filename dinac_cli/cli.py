@@ -18,26 +18,26 @@ from dinac_cli.commands.demo import demo
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.export import export
 from dinac_cli.commands.features import features
+from dinac_cli.commands.help import show_help
 from dinac_cli.commands.info import info
 from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
+from dinac_cli.commands.parser import ParserError, PlainCommand, PlainGroup
 from dinac_cli.commands.plan import plan
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.report import report
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.train import train
+from dinac_cli.commands.usage_errors import describe_parser_error
 from dinac_cli.commands.values import name_variables
 from dinac_cli.commands.verify import verify
 from dinac_cli.errors import DinacError, Exit
 
 _NARROW_COLUMNS = 60
 
-# The base class of the parser's errors. The module of this class depends on the version of Typer,
-# but the class is always an ancestor of BadParameter.
-_ParserError: type[Any] = typer.BadParameter.__mro__[2]
-
 app = typer.Typer(
     name=PROGRAM,
+    cls=PlainGroup,
     add_completion=False,  # completion scripts are files; dinac edits no shell start-up file
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -56,31 +56,30 @@ def describe(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+            "--version",
+            "-V",
+            callback=_print_version,
+            is_eager=True,
+            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
     """Convert folders of images to small files of whitened latents, and back."""
 
 
-for _command in (
-    encode,
-    decode,
-    psnr,
-    verify,
-    plan,
-    info,
-    features,
-    report,
-    export,
-    train,
-    bench,
-    demo,
-    completions,
-    man,
-):
-    app.command()(_command)
-app.add_typer(models)
+_PANELS = {
+    "Convert": (encode, decode, export),
+    "Inspect and measure": (info, psnr, report, verify, plan, features),
+    "Train": (train, bench),
+    "Set up": (demo, completions, man),
+}
+"""Title of a panel of `dinac --help` → its commands. Help and models are added below."""
+
+for _title, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(cls=PlainCommand, rich_help_panel=_title)(_command)
+app.command("help", cls=PlainCommand, rich_help_panel="Set up")(show_help)
+app.add_typer(models, rich_help_panel="Set up")
 
 
 def main() -> None:
@@ -92,25 +91,22 @@ def run(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code. An error becomes one line on stderr."""
     flags: dict[str, Any] = {"verbose": False, "variables": {}}
     try:
-        command: Any = (
-            _prepare_completion()
-            if COMPLETION_VARIABLE in os.environ
-            else _fit_screen(shutil.get_terminal_size().columns)
-        )
+        command = _make_tree()
         code = command(arguments, prog_name=PROGRAM, standalone_mode=False, obj=flags)
         if sys.stdout is not None:
             sys.stdout.flush()
     except DinacError as exc:
-        details = getattr(exc, "details", ()) if flags["verbose"] else ()
+        details = exc.details if flags["verbose"] else ()
         for line in (str(exc), *details):
             _print_error(name_variables(line, flags["variables"]))
         return exc.exit_code
-    except _ParserError as exc:
-        message = exc.format_message()  # empty if the parser printed the help
-        if message and type(exc).__name__ == "NoArgsIsHelpError":  # the message is the help text
-            typer.echo(message, err=True)
-        elif message:
-            _print_error(f"{message} (see '{_name_command(exc, arguments)} --help')")
+    except ParserError as exc:
+        if type(exc).__name__ == "NoArgsIsHelpError":
+            message = exc.format_message()  # the help, or empty if the parser printed it
+            if message:
+                typer.echo(message, err=True)
+        else:
+            _print_error(describe_parser_error(exc))
         return int(exc.exit_code)
     except BrokenPipeError:
         _settle_stdout()
@@ -128,6 +124,13 @@ def run(arguments: list[str]) -> int:
         _settle_stdout()
         return Exit.CLOSED_PIPE
     return code if isinstance(code, int) else 0
+
+
+def _make_tree() -> Any:
+    """Returns the command tree for this run: for a completion script, or for this screen."""
+    if COMPLETION_VARIABLE in os.environ:
+        return _prepare_completion()
+    return _fit_screen(shutil.get_terminal_size().columns)
 
 
 def _prepare_completion() -> Any:
@@ -150,7 +153,6 @@ def _fit_screen(columns: int) -> Any:
     On a narrow screen, help has no frames, because frames would cut off the text.
     """
     root: Any = typer.main.get_command(app)
-    _hide_flag_types(root)
     if columns >= _NARROW_COLUMNS:
         return root
 
@@ -174,26 +176,8 @@ def _fit_screen(columns: int) -> Any:
     return root
 
 
-def _hide_flag_types(command: Any, parent: Any = None) -> None:
-    """Hides the type `<bool>`, which some versions of Typer show after a flag."""
-    context = command.context_class(command, parent=parent, **command.context_settings)
-    for parameter in command.get_params(context):  # including --help
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    for child in getattr(command, "commands", {}).values():
-        _hide_flag_types(child, context)
-
-
 def _print_error(message: str) -> None:
     Console().fail(" ".join(message.split()))
-
-
-def _name_command(exc: Exception, arguments: list[str]) -> str:
-    context = getattr(exc, "ctx", None)
-    if context is not None:
-        return str(context.command_path)
-    root: Any = typer.main.get_command(app)
-    return " ".join([PROGRAM, *(name for name in arguments[:1] if name in root.commands)])
 
 
 def _settle_stdout() -> None:

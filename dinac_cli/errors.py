@@ -1,11 +1,13 @@
 """The exceptions that dinac raises, and the exit codes of its commands.
 
 Every message is one line. It says what is wrong, in which file, and what to do about it. If a
-function catches an error of another library, it raises a dinac error (``raise ... from exc``).
+function catches an error of another library, it raises a dinac error (``raise ... from exc``). The
+words of the library belong in the details of that error (``quote_error``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, IntEnum
 
 
@@ -22,9 +24,16 @@ class Exit(IntEnum):
 
 
 class DinacError(Exception):
-    """The base class of all dinac errors."""
+    """The base class of all dinac errors.
+
+    `details` are lines that `--verbose` shows after the message, such as the words of a library.
+    """
 
     exit_code = Exit.REFUSED
+
+    def __init__(self, message: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class UsageError(DinacError):
@@ -104,6 +113,9 @@ class UnwritableDiskError(OutputError):
 class CheckpointError(ModelError):
     """A checkpoint does not fit its configuration. `details` has one line per wrong tensor."""
 
-    def __init__(self, message: str, details: list[str]) -> None:
-        super().__init__(message)
-        self.details = details
+
+def quote_error(exc: BaseException) -> str:
+    """Returns the class and the message of another library's error, in one line for `details`."""
+    words = " ".join(str(exc).split())
+    printable = "".join(char if char.isprintable() else "?" for char in words)
+    return f"{type(exc).__name__}: {printable}"[:200] if words else type(exc).__name__

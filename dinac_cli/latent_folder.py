@@ -3,45 +3,66 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from dinac_cli.container.record import list_arrays, read_record
+# PyTorch documents this table as the way to collate a type of one's own.
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from dinac_cli.container.record import Record, list_arrays, read_record
 from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError
-from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
+
+Flip = Literal["both", "random", "never"]
+
+
+class LatentItem(dict[str, Any]):
+    """An item of a `LatentFolder`. A batch of these items is a plain dict; see `LatentFolder`."""
 
 
 class LatentFolder(Dataset[Any]):
     """The latent files below a folder, sorted by name. Each file is read when its item is accessed.
 
-    An item is a dict. `latents` are whitened, float32 [C, h, w]. `name` is the relative name of the
-    file, with `/`. `height` and `width` are the size of the image in pixels. If the file holds
+    An item is a dict. `latents` are whitened, float32 [C, h, w]. `name` is the file's path in the
+    folder, with `/` and without `.dinac`: the name that the image had in its own folder, such as
+    `trip/a.jpg`. `height` and `width` are the size of the image in pixels. If the file holds
     them, the dict also has `logsnr` (float32 [C, h, w], see `DinacAE.sample_latents`) and
-    `class_token` (float32 [D]). For the mirrored image, the dict has `flipped` (the latents),
-    `flipped_logsnr` and `flipped_class_token`.
+    `class_token` (float32 [D]).
+    `flip` says what is read of a file that holds the mirrored image too. "both": the dict also has
+    `flipped` (the latents of the mirrored image), `flipped_logsnr` and `flipped_class_token`.
+    "random": each access picks one of the two images with equal chance, by PyTorch's global
+    random number generator; `is_flipped` is true for the mirrored image. "never": the mirrored
+    image is not read.
     `transform` is applied to each item. The dataset keeps only names in memory, and can be pickled
     for the workers of a DataLoader.
-    Raises UsageError if the folder does not exist or has no latent file. Access to an item raises
-    DinacError if the file of that item cannot be read.
+    Raises UsageError if the folder does not exist or has no latent file, or if `flip` is unknown.
+    Access to an item raises DinacError if the file of that item cannot be read. A DataLoader raises
+    DinacError if the items of a batch differ in the size of their latents or in their keys.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
         transform: Callable[[dict[str, Any]], Any] | None = None,
+        *,
+        flip: Flip = "both",
     ) -> None:
+        if flip not in get_args(Flip):
+            raise UsageError(f"flip is {flip!r}; it must be one of {', '.join(get_args(Flip))}")
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UsageError(f"{folder}: no such folder")
         self.transform = transform
+        self.flip = flip
         found = (path for path in self.folder.rglob(f"*{LATENT_SUFFIX}") if path.is_file())
-        names = (path.relative_to(self.folder).as_posix() for path in found)
-        self.names = sorted(name for name in names if "/." not in f"/{name}")  # skips hidden files
+        files = sorted(path.relative_to(self.folder).as_posix() for path in found)
+        seen = (name for name in files if "/." not in f"/{name}")  # skips hidden files
+        self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
         if not self.names:
             raise UsageError(f"no latent files found in {folder}")
 
@@ -53,17 +74,66 @@ class LatentFolder(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         name = self.names[index]
-        path = self.folder / name
+        record, is_flipped = self._read(self.folder / name_latents(name))
+        item = LatentItem(
+            {key: torch.from_numpy(array) for key, array in list_arrays(record).items()},
+            name=name,
+            height=record.header.height,
+            width=record.header.width,
+        )
+        if self.flip == "random":
+            item["is_flipped"] = is_flipped
+        return item if self.transform is None else self.transform(item)
+
+    def _read(self, path: Path) -> tuple[Record, bool]:
+        """Returns the record as `flip` wants it, and whether it is that of the mirrored image."""
+        wants_twin = self.flip == "random" and bool(torch.rand(()) < 0.5)
         try:
-            record = read_record(path, COMPANIONS, with_twin=True)
+            record = read_record(path, COMPANIONS, with_twin=self.flip == "both" or wants_twin)
         except FormatError as exc:
             raise DinacError(f"{path}: {exc}") from exc
         except OSError as exc:
             raise DinacError(f"{path}: cannot read: {exc.strerror or exc}") from exc
-        item = {
-            **{key: torch.from_numpy(array) for key, array in list_arrays(record).items()},
-            "name": name,
-            "height": record.header.height,
-            "width": record.header.width,
-        }
-        return item if self.transform is None else self.transform(item)
+        if wants_twin and record.flipped is not None:
+            return Record(record.header, *record.flipped), True
+        return record, False
+
+
+def _collate(items: Sequence[LatentItem], *, collate_fn_map: Any = None) -> dict[str, Any]:
+    """Makes a batch as PyTorch does, but names the files that do not fit together."""
+    first = items[0]
+    for item in items[1:]:
+        _require_same_keys(first, item)
+        _require_same_sizes(first, item)
+    return {key: default_collate([item[key] for item in items]) for key in first}
+
+
+default_collate_fn_map[LatentItem] = _collate
+
+
+def _require_same_keys(first: LatentItem, item: LatentItem) -> None:
+    for one, other in ((first, item), (item, first)):
+        if lacking := sorted(one.keys() - other.keys()):
+            raise DinacError(
+                f"{_name(other)} has no {' or '.join(lacking)}, but {_name(one)} has; encode the "
+                "folder again with the same options, or use batch_size=1"
+            )
+
+
+def _require_same_sizes(first: LatentItem, item: LatentItem) -> None:
+    for key, value in first.items():
+        if isinstance(value, torch.Tensor) and value.shape != item[key].shape:
+            raise DinacError(
+                f"{_name(first)} and {_name(item)} cannot be in one batch: {key} {_show(value)} "
+                f"and {_show(item[key])}; encode with --resize and --crop, or use batch_size=1"
+            )
+
+
+def _name(item: LatentItem) -> str:
+    """Returns the name and the size of the image, such as `a.jpg (640x480)`."""
+    size = f" ({item['width']}x{item['height']})" if {"width", "height"} <= item.keys() else ""
+    return f"{item.get('name', 'an item')}{size}"
+
+
+def _show(value: torch.Tensor) -> str:
+    return str(list(value.shape))

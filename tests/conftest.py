@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Otherwise torch's waiting threads spin, which is very slow on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,9 +24,14 @@ os.environ["HF_HOME"] = os.path.join(_CACHES, "huggingface")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_CACHES, "inductor")
 
+# On a slow machine a run would print progress lines, which tests of other output do not expect.
+os.environ["DINAC_NO_PROGRESS"] = "1"
+
 # The same examples in every run, so that a failure comes from a change; no limit of time, so that
 # it does not come from a busy machine.
-settings.register_profile("dinac", deadline=None, derandomize=True)
+settings.register_profile(
+    "dinac", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("dinac")
 
 _HUB = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN")

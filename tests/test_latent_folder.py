@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dinac_cli import LatentFolder, read_latents
+from dinac_cli import DinacAE, LatentFolder, read_latents
 from dinac_cli.container.record import pack_encoded, pack_record
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import DinacError, UsageError
+from dinac_cli.models.dinac.config import DinacAEConfig
 
 from .container.hand_made import make_header, make_latents
 
@@ -32,12 +35,12 @@ def folder(tmp_path: Path) -> Path:
 
 def test_items_hold_latents_name_and_size(folder: Path) -> None:
     dataset = LatentFolder(folder)
-    assert dataset.names == ["a/c.jpg.dinac", "b.png.dinac", "z.png.dinac"]
+    assert dataset.names == ["a/c.jpg", "b.png", "z.png"]
     assert len(dataset) == 3
     item = dataset[1]
     expected, header = read_latents(folder / "b.png.dinac")
     assert torch.equal(item["latents"], torch.from_numpy(expected))
-    assert (item["name"], item["height"], item["width"]) == ("b.png.dinac", 31, 79)
+    assert (item["name"], item["height"], item["width"]) == ("b.png", 31, 79)
     assert header.height == 31
 
 
@@ -54,7 +57,9 @@ def test_data_loader_batches_a_pickled_dataset(folder: Path) -> None:
     """A worker process receives the dataset pickled; starting one would take a second."""
     [batch] = DataLoader(pickle.loads(pickle.dumps(LatentFolder(folder))), batch_size=3)
     assert batch["latents"].shape == (3, *SHAPE)
-    alone = [read_latents(folder / name)[0] for name in LatentFolder(folder).names]
+    assert type(batch) is dict
+    assert batch["name"] == ["a/c.jpg", "b.png", "z.png"]
+    alone = [read_latents(folder / f"{name}.dinac")[0] for name in batch["name"]]
     np.testing.assert_array_equal(batch["latents"].numpy(), np.stack(alone))
 
 
@@ -84,3 +89,111 @@ def test_companions_of_the_latents_are_in_the_item(folder: Path) -> None:
     assert item.keys() == {*without.keys(), "logsnr", "class_token"}
     assert torch.equal(item["logsnr"], torch.from_numpy(logsnr))
     assert torch.equal(item["class_token"], torch.from_numpy(token))
+
+
+@pytest.fixture
+def mirrored(folder: Path) -> Path:
+    """The folder, in which b.png and z.png also hold the mirrored image."""
+    for name in ("b.png", "z.png"):
+        images = [
+            Encoded(make_latents(SHAPE, seed), make_latents(SHAPE, seed + 2)) for seed in (5, 6)
+        ]
+        data = pack_encoded(make_header(SHAPE, "f32"), images[0], flipped=images[1])
+        (folder / f"{name}.dinac").write_bytes(data)
+    return folder
+
+
+def test_item_has_both_images_by_default(mirrored: Path) -> None:
+    item = LatentFolder(mirrored)[1]
+    assert torch.equal(item["latents"], torch.from_numpy(make_latents(SHAPE, 5)))
+    assert torch.equal(item["flipped"], torch.from_numpy(make_latents(SHAPE, 6)))
+    assert torch.equal(item["flipped_logsnr"], torch.from_numpy(make_latents(SHAPE, 8)))
+    assert "is_flipped" not in item
+
+
+def test_mirrored_image_can_be_left_out(mirrored: Path) -> None:
+    item = LatentFolder(mirrored, flip="never")[1]
+    assert item.keys() == {"latents", "logsnr", "name", "height", "width"}
+    assert torch.equal(item["latents"], torch.from_numpy(make_latents(SHAPE, 5)))
+
+
+def test_random_flip_picks_one_image_with_its_companions(mirrored: Path) -> None:
+    torch.manual_seed(0)
+    dataset = LatentFolder(mirrored, flip="random")
+    items = [dataset[1] for _ in range(64)]
+    for item in items:
+        assert item.keys() == {"latents", "logsnr", "name", "height", "width", "is_flipped"}
+        seed = 6 if item["is_flipped"] else 5
+        assert torch.equal(item["latents"], torch.from_numpy(make_latents(SHAPE, seed)))
+        assert torch.equal(item["logsnr"], torch.from_numpy(make_latents(SHAPE, seed + 2)))
+    assert 16 < sum(item["is_flipped"] for item in items) < 48
+    torch.manual_seed(0)
+    assert [dataset[1]["is_flipped"] for _ in range(64)] == [item["is_flipped"] for item in items]
+
+
+def test_random_flip_keeps_an_image_without_a_mirrored_one(mirrored: Path) -> None:
+    dataset = LatentFolder(mirrored, flip="random")
+    assert not any(dataset[0]["is_flipped"] for _ in range(8))
+    [batch] = DataLoader(dataset, batch_size=2, sampler=[1, 2])
+    assert batch["is_flipped"].dtype == torch.bool
+
+
+def test_unknown_flip_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"^flip is True; it must be one of both, random, never$"):
+        LatentFolder(folder, flip=True)  # type: ignore[arg-type]
+
+
+def test_batch_of_two_sizes_names_both_files(folder: Path) -> None:
+    wide = (3, 2, 6)
+    header = replace(make_header(wide), width=96)
+    (folder / "z.png.dinac").write_bytes(pack_record(header, make_latents(wide)))
+    with pytest.raises(DinacError) as caught:
+        list(DataLoader(LatentFolder(folder), batch_size=3))
+    assert str(caught.value) == (
+        "a/c.jpg (79x31) and z.png (96x31) cannot be in one batch: latents [3, 2, 5] and "
+        "[3, 2, 6]; encode with --resize and --crop, or use batch_size=1"
+    )
+    assert len(list(DataLoader(LatentFolder(folder), batch_size=1))) == 3
+    own: list[Any] = list(DataLoader(LatentFolder(folder), batch_size=3, collate_fn=list))
+    assert [len(items) for items in own] == [3]
+
+
+def test_transform_can_make_one_size(folder: Path) -> None:
+    wide = (3, 2, 6)
+    header = replace(make_header(wide), width=96)
+    (folder / "z.png.dinac").write_bytes(pack_record(header, make_latents(wide)))
+    [batch] = DataLoader(LatentFolder(folder, transform=_cut), batch_size=3)
+    assert batch["latents"].shape == (3, 3, 2, 4)
+
+
+def _cut(item: dict[str, Any]) -> dict[str, Any]:
+    item["latents"] = item["latents"][..., :4]
+    return item
+
+
+def test_batch_of_different_tensors_names_both_files(folder: Path) -> None:
+    encoded = Encoded(make_latents(SHAPE), make_latents(SHAPE, 7))
+    (folder / "b.png.dinac").write_bytes(pack_encoded(make_header(SHAPE), encoded))
+    for order, message in (([0, 1], "a/c.jpg (79x31)"), ([1, 2], "z.png (79x31)")):
+        with pytest.raises(DinacError) as caught:
+            list(DataLoader(LatentFolder(folder), batch_size=2, sampler=order))
+        assert str(caught.value) == (
+            f"{message} has no logsnr, but b.png (79x31) has; encode the folder again with the "
+            "same options, or use batch_size=1"
+        )
+
+
+def test_training_loop_draws_other_latents_in_each_epoch(mirrored: Path) -> None:
+    """The loop of the documentation: random flips, and samples of the posterior."""
+    (mirrored / "a/c.jpg.dinac").unlink()
+    dataset = LatentFolder(mirrored, flip="random")
+    noise = torch.Generator().manual_seed(0)
+    loader = DataLoader(dataset, batch_size=2, shuffle=True, drop_last=True, generator=noise)
+    whitening = DinacAE(DinacAEConfig(bottleneck_dim=SHAPE[0]), parts=())
+    epochs = []
+    for _ in range(2):
+        for batch in loader:
+            epochs.append(whitening.sample_latents(batch["latents"], batch["logsnr"]))
+            assert sorted(batch["name"]) == ["b.png", "z.png"]
+    assert [tuple(latents.shape) for latents in epochs] == [(2, *SHAPE)] * 2
+    assert not torch.equal(*epochs)

@@ -1,4 +1,4 @@
-"""The embedded model has the properties that README.md states."""
+"""The embedded model has the properties that its card states."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from dinac_cli.bench.timing import measure_matmul
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.images.samples import draw_photographs
 from dinac_cli.images.writing import write_image
+from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
 from dinac_cli.models.device import resolve_device, resolve_dtype
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
@@ -54,11 +55,15 @@ class BenchRequest:
 
 
 class Benchmark:
-    """Runs a benchmark. Each part runs only when its method is called."""
+    """Runs a benchmark. Each part runs only when its method is called.
 
-    def __init__(self, request: BenchRequest) -> None:
+    Reports its phases to `watch`, but never while it measures.
+    """
+
+    def __init__(self, request: BenchRequest, watch: Watch = ignore_phase) -> None:
         """Raises DeviceError, UsageError."""
         self.request = request
+        self._watch = watch
         self.device = resolve_device(request.choice.device)
         self.dtype = resolve_dtype(request.choice.dtype, self.device)
         self._dtype_name = "bf16" if self.dtype == torch.bfloat16 else "f32"
@@ -89,10 +94,12 @@ class Benchmark:
             self.request.batches,
             self._matmul_rate,
             self.request.seconds,
+            self._watch,
         )
 
     def check_accuracy(self) -> list[Accuracy]:
         """Compares the contenders with the plain float32 model, then frees all models."""
+        self._watch(Phase("checking the error of the fast model"))
         exact = self._load(torch.float32)
         checks = check_accuracy(self._contenders, exact, min(self.request.resolutions))
         del self._contenders, self._plain, exact
@@ -106,7 +113,7 @@ class Benchmark:
             options += ["--dtype", self._dtype_name, "--workers", str(self.request.workers)]
             if self.request.choice.compiled:
                 options.append("--compile")
-            yield from measure_commands(images, self.request.file_counts, options)
+            yield from measure_commands(images, self.request.file_counts, options, self._watch)
 
     def measure_stages(self) -> Iterator[StageFigures]:
         """Times the stages of encode and decode.
@@ -119,17 +126,19 @@ class Benchmark:
             paths = [images[number % len(images)] for number in range(count)]
             choice, workers = self.request.choice, self.request.workers
             encoder = ModelHandle(model, ENCODER, choice)
-            yield measure_encode(paths, encoder, workers, folder / "latents")
+            yield measure_encode(paths, encoder, workers, folder / "latents", self._watch)
             latents = sorted((folder / "latents/whole").iterdir())
             decoder = ModelHandle(model, DECODER, choice)
-            yield measure_decode(latents, decoder, workers, folder / "decoded")
+            yield measure_decode(latents, decoder, workers, folder / "decoded", self._watch)
 
     @cached_property
     def _matmul_rate(self) -> float:
+        self._watch(Phase("timing matrix products"))
         return measure_matmul(self.device, self.dtype)
 
     @cached_property
     def _plain(self) -> DinacAE:
+        self._watch(Phase("loading the models"))
         return self._load(self.dtype)
 
     @cached_property

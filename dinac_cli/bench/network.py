@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinac_cli.bench.contenders import FLUX2, PLAIN, Contender, DinacContender, draw_images
 from dinac_cli.bench.timing import measure_growth, time_in_turns
 from dinac_cli.codec.engine import choose_batch_size
+from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.interface import DinacAEInferenceConfig
@@ -75,17 +76,22 @@ def measure_networks(
     batches: Sequence[int],
     matmul_rate: float,
     seconds: float,
+    watch: Watch = ignore_phase,
 ) -> Iterator[NetworkFigures]:
     """Times the contenders for all tasks and sizes.
 
     `seconds` is the approximate time of each comparison.
     """
+    total, done = len(TASKS) * len(resolutions) * max(1, len(batches)), itertools.count()
     for (task, steps), resolution in itertools.product(TASKS, resolutions):
         ideal_seconds = count_flops(plain.config, task, steps, resolution) / matmul_rate
         tokens = (resolution // plain.config.patch_size) ** 2
         # FLUX.2 always decodes in one step.
         able = {name: one for name, one in contenders.items() if steps <= 1 or name != FLUX2}
         for batch in batches or [choose_batch_size(plain.device, tokens)]:
+            detail = f"{task}, {resolution} px, batch {batch}"
+            detail += f", {steps} steps" if steps > 1 else ""
+            watch(Phase("timing the models", next(done), total, detail))
             work = {name: one.prepare(task, steps, batch, resolution) for name, one in able.items()}
             taken = time_in_turns(work, plain.device, seconds)
             for name, contender in able.items():

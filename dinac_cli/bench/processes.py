@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinac_cli.errors import DinacError
+from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
 
 REPEATS = 3
 
@@ -46,7 +47,10 @@ class CommandLine:
 
 
 def measure_commands(
-    images: Sequence[Path], counts: Sequence[int], options: Sequence[str]
+    images: Sequence[Path],
+    counts: Sequence[int],
+    options: Sequence[str],
+    watch: Watch = ignore_phase,
 ) -> Iterator[CommandFigures]:
     """Times encode and decode for each number of files. Measures everything `REPEATS` times.
 
@@ -57,10 +61,14 @@ def measure_commands(
         folder = Path(name)
         for count in counts:
             _gather(images, count, folder / f"images-{count}")
+        latents, decoded = folder / "latents", folder / "decoded"
+        total, done = 2 * REPEATS * len(counts), itertools.count()
         for _, count in itertools.product(range(REPEATS), counts):
-            latents, decoded = folder / "latents", folder / "decoded"
-            yield _run("encode", folder / f"images-{count}", latents, count, options)
-            yield _run("decode", latents, decoded, count, options)
+            places = (("encode", folder / f"images-{count}", latents), ("decode", latents, decoded))
+            for command, source, out in places:
+                detail = f"dinac {command}, {count} files"
+                watch(Phase("timing the commands", next(done), total, detail))
+                yield _run(command, source, out, count, options)
             shutil.rmtree(latents)
             shutil.rmtree(decoded)
 

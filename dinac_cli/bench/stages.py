@@ -22,6 +22,7 @@ from dinac_cli.jobs.executor.batches import Batcher
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import E, Job, R, W
 from dinac_cli.jobs.executor.local import REORDER_BYTES, run_job
+from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
 from dinac_cli.jobs.freshness import is_latent_file, is_stamped_image
 from dinac_cli.jobs.model_choice import FixedModel
 from dinac_cli.jobs.results import FileResult
@@ -66,7 +67,11 @@ class StageFigures:
 
 
 def measure_encode(
-    images: Sequence[Path], model: ModelHandle, workers: int, folder: Path
+    images: Sequence[Path],
+    model: ModelHandle,
+    workers: int,
+    folder: Path,
+    watch: Watch = ignore_phase,
 ) -> StageFigures:
     """Times each stage of encoding images into `folder`, and the whole run. Raises DinacError."""
 
@@ -74,11 +79,15 @@ def measure_encode(
         return EncodeJob(_make_output(folder / name, is_latent_file), model, EncodeOptions())
 
     entries = [Input(str(path), f"{number:06d}") for number, path in enumerate(images)]
-    return _measure("encode", make_job, entries, workers, folder)
+    return _measure("encode", make_job, entries, workers, folder, watch)
 
 
 def measure_decode(
-    latents: Sequence[Path], model: ModelHandle, workers: int, folder: Path
+    latents: Sequence[Path],
+    model: ModelHandle,
+    workers: int,
+    folder: Path,
+    watch: Watch = ignore_phase,
 ) -> StageFigures:
     """Times each stage of decoding records to PNG, and the whole run. Raises DinacError."""
     options = DecodeOptions(settings=DinacAEInferenceConfig(seed=0), format=OUTPUT_FORMATS["png"])
@@ -88,7 +97,7 @@ def measure_decode(
         return DecodeJob(output, FixedModel(model), options)
 
     entries = [RecordEntry(str(path), path.name, path=str(path)) for path in latents]
-    return _measure("decode", make_job, entries, workers, folder)
+    return _measure("decode", make_job, entries, workers, folder, watch)
 
 
 def _measure(
@@ -97,13 +106,17 @@ def _measure(
     entries: Sequence[E],
     workers: int,
     folder: Path,
+    watch: Watch,
 ) -> StageFigures:
     """Times the command `ROUNDS` times. The outputs of the last run stay in `folder/whole`."""
+    name = f"timing the stages of {command}"
+    watch(Phase(name, 0, ROUNDS, "loading the model"))
     _run(make_job("warm"), entries[:2], workers)
     rounds = []
-    for _ in range(ROUNDS):
-        for name in ("parts", "whole"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    for done in range(ROUNDS):
+        watch(Phase(name, done, ROUNDS, f"{len(entries)} files"))
+        for part in ("parts", "whole"):
+            shutil.rmtree(folder / part, ignore_errors=True)
         rounds.append(_time_round(make_job, entries, workers))
     return StageFigures(command, len(entries), *map(min, zip(*rounds, strict=True)))
 

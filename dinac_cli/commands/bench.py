@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
-from dinac_cli.commands.values import choices
+from dinac_cli.commands.values import choices, real, whole
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.models.dinac.config import RELEASED
 
@@ -28,7 +29,7 @@ _PARTS = ("network", "commands")
 Images = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMG",
+        metavar="[IMG]",
         show_default="samples of 256x256",
         help="Time the commands with these images.",
     ),
@@ -45,7 +46,7 @@ Only = Annotated[
 Resolution = Annotated[
     list[int] | None,
     typer.Option(
-        min=16,
+        parser=whole("--resolution", 16, wanted="16 pixels or more"),
         metavar="PIXELS",
         show_default="256 and 512",
         help="Time the model with images of this side; may be repeated.",
@@ -54,7 +55,7 @@ Resolution = Annotated[
 Batch = Annotated[
     list[int] | None,
     typer.Option(
-        min=1,
+        parser=whole("--batch", 1),
         metavar="N",
         show_default="the commands' batch size",
         help="Number of images that the model processes at once; may be repeated.",
@@ -62,7 +63,11 @@ Batch = Annotated[
 ]
 Seconds = Annotated[
     float,
-    typer.Option(min=0.1, metavar="S", help="Each comparison of models takes about S seconds."),
+    typer.Option(
+        parser=real("--seconds", lambda value: 0.1 <= value < math.inf, "0.1 seconds or more"),
+        metavar="S",
+        help="Each comparison of models takes about S seconds.",
+    ),
 ]
 Compare = Annotated[
     str | None,
@@ -76,7 +81,7 @@ FileCounts = Annotated[
     list[int] | None,
     typer.Option(
         "--files",
-        min=2,
+        parser=whole("--files", 2),
         metavar="N",
         show_default="20 and 200",
         help="Time the commands with N files; give this option at least twice.",
@@ -109,6 +114,7 @@ def bench(
     compiled: Compile = False,
     workers: opt.Workers = None,
     as_json: opt.JsonObject = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Time the model and the commands on this machine.
@@ -118,36 +124,42 @@ def bench(
     from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.codec.machine import configure_threads, count_processors
     from dinac_cli.commands.screen.console import Console
+    from dinac_cli.commands.screen.progress import show_phases
+    from dinac_cli.jobs.executor.phase import Phase
 
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, progress=not no_progress)
     file_counts = tuple(sorted(set(files or (20, 200))))
     if len(file_counts) < 2:
         raise UsageError("--files: give at least two numbers; the fitted line needs two points")
     paths = _choose_images(images or [])
     resolved = _choose_model(model, revision, random_weights, device, console)
-    configure_threads()
-    # This import loads torch, which reads the settings that configure_threads made.
-    from dinac_cli.bench.benchmark import Benchmark, BenchRequest
+    # The bar is redrawn only between measurements, because redrawing disturbs them.
+    with show_phases(console, "bench", ticks=False) as watch:
+        watch(Phase("loading torch"))
+        configure_threads()
+        # This import loads torch, which reads the settings that configure_threads made.
+        from dinac_cli.bench.benchmark import Benchmark, BenchRequest
 
-    request = BenchRequest(
-        model=resolved,
-        random_weights=random_weights,
-        choice=DeviceChoice(device=device, dtype=dtype, compiled=compiled),
-        compare=compare,
-        resolutions=tuple(resolution or (256, 512)),
-        batches=tuple(batch or ()),
-        images=paths,
-        file_counts=file_counts,
-        workers=workers or min(16, count_processors()),
-        seconds=seconds,
-    )
-    report = _Report(Benchmark(request), console, as_json)
-    report.add_machine()
-    if only != "commands":
-        report.add_networks()
-    if only != "network":
-        report.add_commands()
-    raise typer.Exit(report.finish())
+        request = BenchRequest(
+            model=resolved,
+            random_weights=random_weights,
+            choice=DeviceChoice(device=device, dtype=dtype, compiled=compiled),
+            compare=compare,
+            resolutions=tuple(resolution or (256, 512)),
+            batches=tuple(batch or ()),
+            images=paths,
+            file_counts=file_counts,
+            workers=workers or min(16, count_processors()),
+            seconds=seconds,
+        )
+        report = _Report(Benchmark(request, watch), console, as_json)
+        report.add_machine()
+        if only != "commands":
+            report.add_networks()
+        if only != "network":
+            report.add_commands()
+        code = report.finish()
+    raise typer.Exit(code)
 
 
 def _choose_images(named: list[str]) -> tuple[Path, ...]:
@@ -244,7 +256,8 @@ class _Report:
         return Exit.REFUSED if self._failures else Exit.DONE
 
     def _collect(self, key: str, figures: Iterable[Any], what: str) -> list[Any]:
-        self._console.say(f"timing the {what}")
+        if self._console.shows_progress and not self._console.draws_bar:
+            self._console.say(f"timing the {what}")
         collected = list(figures)
         self._collected[key] = [asdict(entry) for entry in collected]
         return collected

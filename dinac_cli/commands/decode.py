@@ -8,12 +8,12 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
-from dinac_cli.commands.values import choices, complete, parse_guidance, within
+from dinac_cli.commands.values import choices, complete, parse_guidance, parse_quality, real, whole
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.models.interface import SCHEDULES
 
 DecodeOut = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="OUT",
         help="The last argument: a folder, an image file (for one input file), or - for one image "
@@ -25,8 +25,8 @@ Steps = Annotated[
     typer.Option(
         "--steps",
         "-n",
+        parser=whole("--steps", 1),
         show_default=opt.follow("1"),
-        min=1,
         metavar="N",
         help="Number of decoder evaluations (NFE); 1 gives the best PSNR.",
     ),
@@ -62,8 +62,8 @@ Strength = Annotated[
     float | None,
     typer.Option(
         metavar="S",
+        parser=real("--strength", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
         show_default=opt.follow("1"),
-        callback=within("--strength", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
         help="Scale of the diffusion times: more than 0 and at most 1 (full noise).",
     ),
 ]
@@ -71,8 +71,8 @@ Seed = Annotated[
     int | None,
     typer.Option(
         metavar="N",
+        parser=whole("--seed", -(2**63), 2**64 - 1, "a 64-bit integer"),
         show_default=opt.follow("0"),
-        callback=within("--seed", lambda value: -(2**63) <= value < 2**64, "a 64-bit integer"),
         help="Seed of the noise.",
     ),
 ]
@@ -84,8 +84,19 @@ Format = Annotated[
         metavar="NAME",
         show_default="the format of OUT's suffix, else of the images in OUT, else png",
         autocompletion=complete(tuple(OUTPUT_FORMATS)),
-        help=f"Image format: {', '.join(OUTPUT_FORMATS)}. bmp and ppm files in OUT are not "
-        "followed: they do not say how they were decoded.",
+        help=f"Image format: {', '.join(OUTPUT_FORMATS)}. jpg and avif are lossy; the others, webp "
+        "included, are lossless. bmp and ppm files in OUT are not followed: they do not say how "
+        "they were decoded.",
+    ),
+]
+Quality = Annotated[
+    Any,  # a number or `default`
+    typer.Option(
+        "--quality",
+        metavar="N",
+        parser=parse_quality,
+        show_default=opt.follow("jpg 95, avif 90, webp lossless"),
+        help="Quality of jpg, avif or lossy webp: 1 to 100, or default.",
     ),
 ]
 Flipped = Annotated[
@@ -107,7 +118,8 @@ AllowOtherModel = Annotated[
 def decode(
     *,
     latents: opt.Latents = None,
-    out: DecodeOut,
+    out: DecodeOut = None,
+    out_option: opt.OutOption = None,
     steps: Steps = None,
     sampler: Sampler = None,
     schedule: Schedule = None,
@@ -115,6 +127,7 @@ def decode(
     strength: Strength = None,
     seed: Seed = None,
     image_format: Format = None,
+    quality: Quality = None,
     flipped: Flipped = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -133,7 +146,9 @@ def decode(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -147,6 +162,7 @@ def decode(
     from dinac_cli.jobs.decode import DecodeChoice, DecodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
 
+    latents, out = opt.split_out(latents, out, out_option, files_from)
     options = DecodeChoice(
         steps=steps,
         sampler=sampler,
@@ -155,6 +171,7 @@ def decode(
         strength=strength,
         seed=seed,
         format=image_format,
+        quality=quality,
         flipped=flipped,
     )
     choice = ModelChoice(
@@ -172,6 +189,12 @@ def decode(
         in_flight=batch_size,
     )
     screen = ScreenOptions(
-        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+        fail_fast=fail_fast,
     )
     raise typer.Exit(run_request(request, lambda run: Summary("decoded"), screen, out))

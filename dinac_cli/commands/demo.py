@@ -13,16 +13,23 @@ from dinac_cli.commands.decode import decode
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.screen.console import Console
+from dinac_cli.errors import UsageError
+
+_FOLDERS = ("images", "latents", "decoded")
 
 DemoFolder = Annotated[
-    str, typer.Argument(metavar="DIR", help="Folder for the images and latents of the demo.")
+    str,
+    typer.Argument(
+        metavar="[DIR]", help="A new folder for the images and latents, or that of an earlier demo."
+    ),
 ]
 
 
 def demo(folder: DemoFolder = "dinac-demo") -> None:
     """Make sample images; encode, decode and measure them; show each command."""
+    require_demo_folder(folder)
     console = Console()
-    originals, latents, decoded = (f"{folder}/{name}" for name in ("images", "latents", "decoded"))
+    originals, latents, decoded = (f"{folder}/{name}" for name in _FOLDERS)
     count = write_samples(originals)
     console.print_result(f"{count} sample images are in {originals}")
     nano = ["--model", "nano"]
@@ -32,6 +39,21 @@ def demo(folder: DemoFolder = "dinac-demo") -> None:
     _run(console, decode, [latents, decoded, *nano], latents=[latents], out=decoded, model="nano")
     _run(console, psnr, [originals, decoded], first=originals, second=decoded)
     console.print_result(f"\nCompare {originals} with {decoded}; then try your own folder.")
+
+
+def require_demo_folder(folder: str) -> None:
+    """Raises UsageError if `folder` has files that no earlier demo wrote there."""
+    from dinac_cli.images.samples import SAMPLE_NAMES
+
+    if not os.path.lexists(folder):
+        return
+    if not os.path.isdir(folder):
+        raise UsageError(f"{folder}: exists and is not a folder; name a new folder")
+    visible = {name for name in os.listdir(folder) if not name.startswith(".")}
+    has_sample = any(os.path.isfile(f"{folder}/images/{name}") for name in SAMPLE_NAMES)
+    is_empty = not any(files for _, _, files in os.walk(folder))
+    if not is_empty and not (has_sample and visible <= set(_FOLDERS)):
+        raise UsageError(f"{folder}: not empty, and not made by dinac demo; name a new folder")
 
 
 def _run(console: Console, command: Callable[..., None], shown: list[str], **values: Any) -> None:

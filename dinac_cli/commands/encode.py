@@ -22,7 +22,8 @@ DryRun = Annotated[
 def encode(
     *,
     images: opt.Images = None,
-    out: opt.EncodeOut,
+    out: opt.EncodeOut = None,
+    out_option: opt.OutOption = None,
     precision: opt.PrecisionOption = None,
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
@@ -50,8 +51,10 @@ def encode(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     dry_run: DryRun = False,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -68,6 +71,7 @@ def encode(
     from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
 
+    images, out = opt.split_out(images, out, out_option, files_from)
     options = EncodeChoice(
         precision=precision,
         background=None if background is None else parse_color(background),
@@ -92,13 +96,21 @@ def encode(
         in_flight=batch_size,
     )
     screen = ScreenOptions(
-        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+        fail_fast=fail_fast,
     )
     if dry_run:
         from dinac_cli.jobs.plan import PlanRequest
 
         if failures is not None:
             raise UsageError("--dry-run writes nothing; leave out --failures")
+        if known_failures is not None:
+            raise UsageError("--dry-run prints all failures; leave out --known-failures")
         raise typer.Exit(print_plan(PlanRequest(encode=request), screen))
 
     code = run_request(request, lambda run: Summary(f"encoded with {run.model.label}"), screen, out)

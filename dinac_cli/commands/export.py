@@ -13,7 +13,7 @@ from dinac_cli.commands.values import choices
 EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
 
 ExportOut = Annotated[
-    str, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
+    str | None, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
 ]
 ExportFormat = Annotated[
     str,
@@ -29,7 +29,8 @@ ExportFormat = Annotated[
 def export(
     *,
     latents: opt.Latents = None,
-    out: ExportOut,
+    out: ExportOut = None,
+    out_option: opt.OutOption = None,
     form: ExportFormat = "safetensors",
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -41,7 +42,9 @@ def export(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -52,6 +55,7 @@ def export(
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.export import ExportRequest
 
+    latents, out = opt.split_out(latents, out, out_option, files_from)
     request = ExportRequest(
         inputs=read_inputs(latents, files_from, null, root, limit, shard),
         out=out,
@@ -61,6 +65,12 @@ def export(
         workers=workers,
     )
     screen = ScreenOptions(
-        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+        fail_fast=fail_fast,
     )
     raise typer.Exit(run_request(request, lambda run: Summary("exported"), screen))

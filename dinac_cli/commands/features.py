@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.parser import MissingArgumentError
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary, describe_others
 from dinac_cli.commands.screen.tables import align, format_size
+from dinac_cli.commands.values import whole
 from dinac_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 FeaturesOut = Annotated[
     str | None,
     typer.Argument(
-        metavar="OUT.safetensors",
+        metavar="[OUT.safetensors]",
         show_default=False,
         help="The last argument: the file to write; optional with --similar.",
     ),
@@ -35,7 +37,10 @@ Similar = Annotated[
 Top = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="K", show_default="10", help="Number of images that --similar lists."
+        parser=whole("--top", 1),
+        metavar="K",
+        show_default="10",
+        help="Number of images that --similar lists.",
     ),
 ]
 
@@ -46,6 +51,7 @@ def features(
     *,
     latents: opt.Latents = None,
     out: FeaturesOut = None,
+    out_option: opt.OutOption = None,
     spatial: Spatial = False,
     similar: Similar = None,
     top: Top = None,
@@ -64,7 +70,9 @@ def features(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -78,6 +86,8 @@ def features(
 
     if top is not None and similar is None:
         raise UsageError("--top needs --similar FILE")
+    if out_option is not None:
+        latents, out = opt.split_out(latents, out, require_suffix(out_option), files_from)
     paths, target = split_arguments(latents, out, similar, spatial=spatial)
     request = FeaturesRequest(
         inputs=read_inputs(paths, files_from, null, root, limit, shard),
@@ -90,7 +100,13 @@ def features(
         in_flight=batch_size,
     )
     screen = ScreenOptions(
-        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+        fail_fast=fail_fast,
     )
     count = 0 if similar is None else top or 10
     raise typer.Exit(run_request(request, lambda run: FeaturesSummary(run, target, count), screen))
@@ -105,14 +121,21 @@ def split_arguments(
     """
     named = list(latents or ())
     if last is None and (similar is None or spatial):
-        raise UsageError(f"name the file to write as the last argument: OUT{_SUFFIX}")
+        raise MissingArgumentError(f"OUT{_SUFFIX}")
     if last is None or last.lower().endswith(_SUFFIX):
         return named, last
     if similar is None:
-        raise UsageError(f"{last}: OUT, the last argument, must have the suffix {_SUFFIX}")
+        require_suffix(last)
     if spatial:
         raise UsageError(f"--spatial needs OUT; name a {_SUFFIX} file as the last argument")
     return [*named, last], None
+
+
+def require_suffix(out: str) -> str:
+    """Returns OUT. Raises UsageError if OUT has another suffix than the file that is written."""
+    if not out.lower().endswith(_SUFFIX):
+        raise UsageError(f"{out}: OUT must end in {_SUFFIX}; name OUT after the inputs")
+    return out
 
 
 class FeaturesSummary(Summary):

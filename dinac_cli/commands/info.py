@@ -36,7 +36,9 @@ def info(
     shard: opt.ShardOption = None,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -50,7 +52,14 @@ def info(
     request = InfoRequest(
         inputs=read_inputs(latents, files_from, null, root, limit, shard), workers=workers
     )
-    screen = ScreenOptions(json=as_json, quiet=quiet, verbose=verbose, failures=failures)
+    screen = ScreenOptions(
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+    )
     raise typer.Exit(run_request(request, InfoSummary, screen))
 
 

@@ -6,11 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+
+from dinac_cli.commands.completions import PROGRAM
+from dinac_cli.commands.examples import EXAMPLES
+from dinac_cli.commands.parser import list_arguments
+from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.pages import show_page
+from dinac_cli.commands.topics import TOPICS, prepare_page, read_page
+from dinac_cli.commands.values import complete, find_nearest
+from dinac_cli.errors import UsageError
 
 MANUAL = Path(__file__).parent.parent / "man" / "dinac.1"
 
@@ -28,16 +37,57 @@ _ENVIRONMENT = (
     ("DINAC_CACHE", "the cache folder of dinac; the folder contains the identities of models"),
     ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),
     ("OMP_NUM_THREADS", "number of computing threads"),
+    ("PAGER", "the program that shows pages longer than the screen"),
     ("NO_COLOR", "no colours"),
 )
 
 
-def man() -> None:
-    """Show the manual. In a pipe, print the page in the man(7) format, ready to install."""
+Page = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PAGE]",
+        autocompletion=complete(tuple(TOPICS)),
+        help="A page to show, such as format; 'dinac help' lists all pages.",
+    ),
+]
+
+
+def man(context: typer.Context, page: Page = None) -> None:
+    """Show the manual, or one of its pages.
+
+    In a pipe, the manual is in the man(7) format, ready to install, and a page is in Markdown.
+    """
+    if page is not None:
+        commands = list_commands(context)
+        if page not in TOPICS and page in commands:
+            raise UsageError(f"'{page}' is a command, not a page; use '{PROGRAM} help {page}'")
+        print_page(page, TOPICS)
+        return
     pager = shutil.which("man") if sys.stdout is not None and sys.stdout.isatty() else None
     if pager is not None:
         raise typer.Exit(subprocess.run([pager, "-l", str(MANUAL)]).returncode)
     print(MANUAL.read_text(encoding="utf-8"), end="")
+
+
+def list_commands(context: typer.Context) -> list[str]:
+    """Returns the names of the program's commands."""
+    root: Any = context.find_root().command
+    return list(root.commands)
+
+
+def print_page(name: str, known: Iterable[str], what: str = "page") -> None:
+    """Shows a page on a terminal, or prints its Markdown source.
+
+    Raises UsageError if there is no such page; the error suggests the nearest `known` names.
+    """
+    if name not in TOPICS:
+        nearest = " or ".join(f"'{near}'" for near in find_nearest(name, known))
+        advice = f"did you mean {nearest}?" if nearest else f"'{PROGRAM} help' lists all names"
+        raise UsageError(f"no {what} '{name}'; {advice}")
+    if sys.stdout is not None and sys.stdout.isatty():
+        show_page(prepare_page(name))
+    else:
+        Console().print_result(read_page(name).rstrip("\n"))
 
 
 def make_manual(root: Any, version: str) -> str:
@@ -50,33 +100,33 @@ def _begin(root: Any, version: str) -> Iterator[str]:
     yield ".SH NAME"
     yield "dinac \\- batch image codec: folders of images to small files of latents, and back"
     yield ".SH SYNOPSIS"
-    for path, command in _walk(root, "dinac"):
+    for path, command in _walk(root, PROGRAM):
         yield ".br"
-        yield f"\\fB{_escape(path)}\\fR {_escape(_usage(command))}"
+        usage = " ".join(["[options]", *list_arguments(command)])
+        yield f"\\fB{_escape(path)}\\fR {_escape(usage)}"
     yield ".SH DESCRIPTION"
     yield _escape(root.help or "")
 
 
 def _list_commands(root: Any) -> Iterator[str]:
     yield ".SH COMMANDS"
-    for path, command in _walk(root, "dinac"):
+    for path, command in _walk(root, PROGRAM):
         yield f".SS {_escape(path)}"
         yield from _paragraphs(command.help or "")
+        yield ".PP"
+        yield f"Example: \\fB{_escape(f'{path} {EXAMPLES[path]}')}\\fR"
         for parameter in command.params:
             names = ", ".join((*parameter.opts, *parameter.secondary_opts))
-            is_option = names.startswith("-")
-            is_flag = getattr(parameter, "is_flag", False)
-            metavar = "" if is_flag else parameter.metavar or parameter.type.name.upper()
+            metavar = _escape(parameter.metavar or "")
             yield ".TP"
-            yield f"\\fB{_escape(names)}\\fR {_escape(metavar)}" if is_option else _escape(metavar)
+            yield f"\\fB{_escape(names)}\\fR {metavar}" if names.startswith("-") else metavar
             yield from _paragraphs(parameter.help or "", first=True)
-            default = _describe_default(parameter)
-            if default:
-                yield _escape(f"Default: {default}.")
 
 
 def _end() -> Iterator[str]:
-    for title, entries in (("EXIT STATUS", _EXIT_CODES), ("ENVIRONMENT", _ENVIRONMENT)):
+    pages = [(f"{PROGRAM} man {name}", topic.summary) for name, topic in TOPICS.items()]
+    sections = (("EXIT STATUS", _EXIT_CODES), ("ENVIRONMENT", _ENVIRONMENT), ("PAGES", pages))
+    for title, entries in sections:
         yield f".SH {title}"
         for name, meaning in entries:
             yield from (".TP", f"\\fB{_escape(name)}\\fR", _escape(meaning))
@@ -91,33 +141,15 @@ def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _walk(child, f"{path} {name}")
 
 
-def _usage(command: Any) -> str:
-    arguments = (p for p in command.params if not p.opts[0].startswith("-"))
-    return " ".join(["[options]", *map(_name_argument, arguments)])
-
-
-def _name_argument(parameter: Any) -> str:
-    name = parameter.metavar or ""
-    if parameter.nargs == -1 and not name.endswith("..."):
-        name += "..."
-    return name if parameter.required else f"[{name}]"
-
-
-def _describe_default(parameter: Any) -> str:
-    shown = getattr(parameter, "show_default", None)
-    if isinstance(shown, str):
-        return shown
-    default = parameter.default
-    if shown is False or default in (None, False, "") or parameter.required or callable(default):
-        return ""
-    return str(default)
-
-
 def _paragraphs(text: str, *, first: bool = False) -> Iterator[str]:
+    """Yields the lines of a text. A paragraph that starts with a backspace keeps its lines."""
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
         if number:
             yield ".br" if first else ".PP"
-        yield _escape(" ".join(paragraph.split()))
+        if paragraph.startswith("\b"):
+            yield from (".nf", *map(_escape, paragraph.strip("\b\n").split("\n")), ".fi")
+        else:
+            yield _escape(" ".join(paragraph.split()))
 
 
 def _escape(text: str) -> str:

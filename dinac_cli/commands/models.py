@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.parser import PlainCommand, PlainGroup
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.tables import fit_table, format_size, list_facts
 from dinac_cli.commands.values import complete
@@ -38,11 +39,14 @@ HubModel = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per model on stdout.")]
 
 models = typer.Typer(
-    name="models", no_args_is_help=True, help="List, fetch or describe models (three commands)."
+    name="models",
+    cls=PlainGroup,
+    no_args_is_help=True,
+    help="List, fetch or describe models (three commands).",
 )
 
 
-@models.command("list")
+@models.command("list", cls=PlainCommand)
 def list_models(as_json: Json = False) -> None:
     """List the models that have short names, and show which of them are on this machine."""
     from dinac_cli.models.registry import HUB_ALIASES, NANO
@@ -63,7 +67,7 @@ def list_models(as_json: Json = False) -> None:
             console.print_result(line)
 
 
-@models.command("pull")
+@models.command("pull", cls=PlainCommand)
 def pull(model: HubModel, revision: opt.Revision = None) -> None:
     """Fetch a model from the Hub into the Hub's cache. To resume, run the same command again."""
     from dinac_cli.models.facts import summarise_model
@@ -74,7 +78,7 @@ def pull(model: HubModel, revision: opt.Revision = None) -> None:
     Console().print_result(f"{pulled.label}, revision {pulled.revision}: {size} in {pulled.path}")
 
 
-@models.command("show")
+@models.command("show", cls=PlainCommand)
 def show(model: Model, revision: opt.Revision = None, as_json: Json = False) -> None:
     """Describe a local model: sizes, identities, precision, licence. Downloads nothing."""
     from dinac_cli.models.facts import summarise_model

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dinac_cli.codec.compute import DTYPE_CHOICES, check_device
+from dinac_cli.commands.parser import MissingArgumentError
 from dinac_cli.commands.values import (
     check_workers,
     choices,
@@ -18,8 +19,10 @@ from dinac_cli.commands.values import (
     parse_crop,
     parse_crop_choice,
     parse_side,
+    whole,
 )
 from dinac_cli.container.header import PRECISIONS
+from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import MAX_SIDE
 
 # Each function makes options for one panel of the help.
@@ -28,6 +31,26 @@ geometry_option = partial(typer.Option, rich_help_panel="Geometry")
 model_option = partial(typer.Option, rich_help_panel="Model and device")
 run_option = partial(typer.Option, rich_help_panel="Run")
 report_option = partial(typer.Option, rich_help_panel="Screen and reports")
+
+
+def split_out(
+    paths: list[str] | None, last: str | None, out: str | None, files_from: str | None = None
+) -> tuple[list[str], str]:
+    """Returns the inputs and OUT.
+
+    OUT is the option `out`, or else the `last` argument. If the option is given, the last argument
+    is an input. Raises MissingArgumentError without OUT, UsageError for the option without inputs.
+    """
+    inputs = list(paths or ())
+    if out is None:
+        if last is None:
+            raise MissingArgumentError("OUT")
+        return inputs, last
+    if last is not None:
+        inputs.append(last)
+    if not inputs and files_from is None:
+        raise UsageError(f"no input: name files or folders beside --out {out}")
+    return inputs, out
 
 
 def follow(default: str) -> str:
@@ -55,6 +78,15 @@ Latents = Annotated[
         "on standard input.",
     ),
 ]
+OutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="OUT",
+        help="Write to this OUT; then all arguments are inputs.",
+    ),
+]
 FilesFrom = Annotated[
     str | None,
     input_option(
@@ -73,7 +105,8 @@ Root = Annotated[
     ),
 ]
 Limit = Annotated[
-    int | None, input_option(min=1, metavar="N", help="Take only the first N inputs.")
+    int | None,
+    input_option(parser=whole("--limit", 1), metavar="N", help="Take only the first N inputs."),
 ]
 ShardOption = Annotated[
     str | None,
@@ -101,13 +134,18 @@ EncodeBackground = Annotated[
     ),
 ]
 MaxPixels = Annotated[
-    int, input_option(min=1, metavar="N", help="Refuse images of more than N pixels.")
+    int,
+    input_option(
+        parser=whole("--max-pixels", 1, wanted="1 pixel or more"),
+        metavar="N",
+        help="Refuse images of more than N pixels.",
+    ),
 ]
 
 # What encode makes
 
 EncodeOut = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="OUT",
         help="The last argument: a folder, a .dinac file (for one input file), or - for standard "
@@ -121,11 +159,16 @@ PrecisionOption = Annotated[
         metavar="P",
         show_default=follow("bf16"),
         **choices("--precision", PRECISIONS),
-        help="How latents are stored.\n\nBits per pixel and dB lost (nano, photographs):\n\n"
-        "f32  14.5  0     q6  2.4  0.10\n\n"
-        "bf16  5.3  0     q5  2.2  0.20\n\n"
-        "q8    3.0  0.02  q4  1.8  0.48\n\n"
-        "q7    2.7  0.05  q3  1.5  0.98\n\n",
+        help="How latents are stored (the figures are of nano, on photographs).\n\n\b\n"
+        "P     bits/pixel  dB lost\n"
+        "f32         14.5     0\n"
+        "bf16         5.3     0\n"
+        "q8           3.0     0.02\n"
+        "q7           2.7     0.05\n"
+        "q6           2.4     0.10\n"
+        "q5           2.2     0.20\n"
+        "q4           1.8     0.48\n"
+        "q3           1.5     0.98",
     ),
 ]
 Anonymous = Annotated[
@@ -152,7 +195,12 @@ StorePosterior = Annotated[
 
 # Geometry
 
-_side = partial(geometry_option, min=1, max=MAX_SIDE, metavar="N")
+
+def _side(name: str, help: str) -> Any:
+    parser = whole(name, 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels")
+    return geometry_option(name, parser=parser, metavar="N", help=help)
+
+
 _crop = partial(geometry_option, "--crop", metavar="WxH", parser=parse_crop)
 
 _encode_geometry = partial(geometry_option, show_default=follow("none"))
@@ -265,6 +313,7 @@ CompileSizes = Annotated[
 _workers = partial(
     run_option,
     "--workers",
+    "-j",
     envvar="DINAC_WORKERS",
     metavar="N",
     parser=str,
@@ -302,10 +351,25 @@ FailFast = Annotated[bool, run_option("--fail-fast", help="Stop at the first fil
 Failures = Annotated[
     str | None, report_option(metavar="FILE", help="Write one JSON line per failed file to FILE.")
 ]
+KnownFailures = Annotated[
+    str | None,
+    report_option(
+        metavar="FILE",
+        help="Do not print failures that FILE lists, as written by --failures; count them only.",
+    ),
+]
 Json = Annotated[
     bool, report_option("--json", help="JSON lines on stdout: one object per file, then a summary.")
 ]
 JsonObject = Annotated[bool, report_option("--json", help="One JSON object on stdout.")]
+NoProgress = Annotated[
+    bool,
+    report_option(
+        "--no-progress",
+        envvar="DINAC_NO_PROGRESS",
+        help="Show no progress, but print the summary, warnings and errors.",
+    ),
+]
 Quiet = Annotated[bool, report_option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[
     bool,

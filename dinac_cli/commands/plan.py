@@ -9,6 +9,7 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.progress import show_phases
 from dinac_cli.commands.screen.signals import stop_on_signals
 from dinac_cli.commands.screen.tables import align, format_duration, format_size
 from dinac_cli.errors import Exit
@@ -29,7 +30,8 @@ Quick = Annotated[
 def plan(
     *,
     images: opt.Images = None,
-    out: opt.EncodeOut,
+    out: opt.EncodeOut = None,
+    out_option: opt.OutOption = None,
     precision: opt.PrecisionOption = None,
     features: opt.StoreFeatures = False,
     posterior: opt.StorePosterior = False,
@@ -55,6 +57,7 @@ def plan(
     checksum: opt.Checksum = False,
     quick: Quick = False,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -70,6 +73,7 @@ def plan(
     from dinac_cli.jobs.model_choice import ModelChoice
     from dinac_cli.jobs.plan import PlanRequest
 
+    images, out = opt.split_out(images, out, out_option, files_from)
     options = EncodeChoice(
         precision=precision,
         background=None if background is None else parse_color(background),
@@ -89,21 +93,24 @@ def plan(
         workers=workers,
         in_flight=batch_size,
     )
-    screen = ScreenOptions(json=as_json, quiet=quiet, verbose=verbose)
+    screen = ScreenOptions(json=as_json, no_progress=no_progress, quiet=quiet, verbose=verbose)
     raise typer.Exit(print_plan(PlanRequest(encode=request, quick=quick), screen))
 
 
 def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
     """Makes a plan and prints it; returns the exit code. Raises DinacError if encode cannot run."""
     from dinac_cli.commands.run import tune_process
+    from dinac_cli.jobs.executor.phase import Phase, watch_items
     from dinac_cli.jobs.plan import Fate
 
     console = screen.open_console()
-    run = request.open(console.say)
-    for file in run.list_files():
-        _print_file(file, console, screen.json)
+    with show_phases(console, "plan") as watch:
+        run = request.open(console.say, watch)
+        for file in watch_items(run.list_files(), watch, "comparing with OUT", run.total):
+            _print_file(file, console, screen.json)
     tune_process(request.encode)
-    with stop_on_signals(console) as stop:
+    with stop_on_signals(console) as stop, show_phases(console, "plan", stop) as watch:
+        watch(Phase("encoding a sample"))
         # The estimate takes seconds: skip it if nothing prints the estimate.
         is_unread = run.refusal is not None or (console.quiet and not screen.json)
         took = run.estimate_time(request.encode.make_control(stop), quick=is_unread)

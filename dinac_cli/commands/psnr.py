@@ -38,7 +38,9 @@ def psnr(
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.JsonObject = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -57,7 +59,14 @@ def psnr(
         geometry=choose_geometry(resize, max_side, crop),
     )
     request = PsnrRequest(first=first, second=second, options=options, workers=workers)
-    screen = ScreenOptions(json=as_json, quiet=quiet, verbose=verbose, failures=failures)
+    screen = ScreenOptions(
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+    )
     summary = PsnrTable(screen, screen.open_console().result_width)
     raise typer.Exit(run_request(request, lambda run: summary, screen))
 

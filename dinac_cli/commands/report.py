@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.parser import MissingArgumentError
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.screen.tables import format_size
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dinac_cli.report.report import ReportRun
 
 Folders = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="A B...",
         show_default=False,
@@ -26,15 +27,16 @@ Folders = Annotated[
     ),
 ]
 ReportOut = Annotated[
-    str, typer.Argument(metavar="OUT.html", help="The last argument: the page to write.")
+    str | None, typer.Argument(metavar="OUT.html", help="The last argument: the page to write.")
 ]
 LatentFolders = Annotated[
     list[str] | None,
     typer.Option(
         "--latents",
         metavar="DIR",
-        help="Folder of latents. Give this option once per folder of reconstructions, in the same "
-        "order. The page shows bits per pixel, and the latents of the first folder as colours.",
+        help="Folder of latents; repeat this option if the reconstructions come from several. The "
+        "page shows model, precision and bits per pixel, and the latents of the first folder as "
+        "colours.",
     ),
 ]
 Assets = Annotated[
@@ -46,13 +48,14 @@ Assets = Annotated[
 ]
 Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")]
 
-_LARGE_PAGE_BYTES = 2**26
+_LARGE_PAGE_BYTES = 25_000_000  # the largest attachment that common mail services accept
 
 
 def report(
     *,
-    folders: Folders,
-    out: ReportOut,
+    folders: Folders = None,
+    out: ReportOut = None,
+    out_option: opt.OutOption = None,
     latents: LatentFolders = None,
     assets: Assets = None,
     title: Title = None,
@@ -64,6 +67,8 @@ def report(
     workers: opt.Readers = None,
     overwrite: opt.Overwrite = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -77,6 +82,9 @@ def report(
     from dinac_cli.jobs.psnr import MeasureOptions
     from dinac_cli.report.report import ReportRequest
 
+    folders, out = opt.split_out(folders, out, out_option)
+    if len(folders) < 2:
+        raise MissingArgumentError("B...")
     request = ReportRequest(
         originals=folders[0],
         reconstructions=tuple(folders[1:]),
@@ -92,7 +100,13 @@ def report(
         overwrite=overwrite,
         workers=workers,
     )
-    screen = ScreenOptions(quiet=quiet, verbose=verbose, failures=failures)
+    screen = ScreenOptions(
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+    )
     raise typer.Exit(run_request(request, PageSummary, screen))
 
 
@@ -123,7 +137,8 @@ class PageSummary(Summary):
         if not self._run.page.images:
             return f"no image could be shown; {self._out} was not written"
         if self._run.request.assets is None and self._run.size_bytes > _LARGE_PAGE_BYTES:
-            return "the page is large; --assets DIR keeps the full images in a folder"
+            size = format_size(self._run.size_bytes)
+            return f"{self._out} is {size}; --assets DIR keeps the full images beside the page"
         return None
 
     def choose_exit(self, tally: Tally) -> Exit:

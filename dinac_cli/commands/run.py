@@ -12,7 +12,7 @@ from typing import BinaryIO, TypeVar
 
 from dinac_cli.codec.machine import bound_memory, configure_threads
 from dinac_cli.commands.screen.console import Console
-from dinac_cli.commands.screen.progress import RunProgress
+from dinac_cli.commands.screen.progress import RunProgress, show_phases
 from dinac_cli.commands.screen.signals import (
     STDIN_CLOSED,
     SignalledStop,
@@ -39,10 +39,12 @@ class ScreenOptions:
     verbose: bool = False
     failures: str | None = None
     fail_fast: bool = False
+    no_progress: bool = False
+    known_failures: str | None = None
 
     def open_console(self) -> Console:
         """Returns a console with these options."""
-        return Console(quiet=self.quiet, verbose=self.verbose)
+        return Console(quiet=self.quiet, verbose=self.verbose, progress=not self.no_progress)
 
 
 def read_inputs(
@@ -88,8 +90,10 @@ def run_request(
     """
     console = options.open_console()
     stdout = open_stdout(out)
+    known = read_known_failures(options.known_failures, console.warn)
     run = request.open(console.say)
-    total = run.count()
+    with show_phases(console, request.command) as watch:
+        total = run.count(watch)
     if request.uses_model:
         tune_process(request)
     with stop_on_signals(console) as stop:
@@ -98,7 +102,9 @@ def run_request(
         control.stdin = open_stdin(stop) if run.reads_stdin else None
         control.stdout = stdout
         results = run.start(control)
-        reporter = _Reporter(summarise(run), progress, options, console, stop, stdout is not None)
+        reporter = _Reporter(
+            summarise(run), progress, options, console, stop, known, stdout is not None
+        )
         reporter.consume(request.command, results, run)
         return reporter.finish()
 
@@ -126,14 +132,19 @@ def open_stdout(out: str | None) -> BinaryIO | None:
 
 @dataclass
 class _Reporter:
-    """Prints results, writes the failures file, and chooses the exit code."""
+    """Prints results, writes the failures file, and chooses the exit code.
+
+    `known` are the failures that need not be printed, as pairs of file and reason.
+    """
 
     summary: Summary
     progress: RunProgress
     options: ScreenOptions
     console: Console
     stop: SignalledStop
+    known: frozenset[tuple[str, str]]
     records_on_stdout: bool
+    known_count: int = 0
 
     def consume(self, title: str, results: Generator[FileResult, None, None], run: Run) -> None:
         """Reports every result of a run."""
@@ -148,7 +159,7 @@ class _Reporter:
                 self.progress.add(result)
                 self.summary.add(result)
                 if result.failed:
-                    self.console.fail(f"{result.file}: {result.reason}")
+                    self._report_failure(result)
                     note_failure(result)
                 self._report_file(result)
                 update()
@@ -160,9 +171,11 @@ class _Reporter:
         """Prints the summary and returns the exit code."""
         if self.options.json:
             summary = self.summary.to_json(self.progress)
+            if self.options.known_failures is not None:
+                summary["known_failures"] = self.known_count
             self.console.print_json(summary, to_stderr=self.records_on_stdout)
         else:
-            text = self.summary.describe(self.progress)
+            text = self._describe()
             if text:
                 (self.console.say if self.records_on_stdout else self.console.print_result)(text)
         remark = self.summary.stopped if self.stop else self.summary.remark()
@@ -171,6 +184,22 @@ class _Reporter:
         if self.stop.exit_code is not None:
             return self.stop.exit_code
         return self.summary.choose_exit(self.progress.tally)
+
+    def _describe(self) -> str:
+        """Returns the summary, and how many failures were not printed because they are known."""
+        lines = [self.summary.describe(self.progress)]
+        if self.known_count:
+            are = "failure is" if self.known_count == 1 else "failures are"
+            lines.append(f"{self.known_count} known {are} listed in {self.options.known_failures}")
+        return "\n".join(filter(None, lines))
+
+    def _report_failure(self, result: FileResult) -> None:
+        is_known = (result.file, result.reason or "") in self.known
+        self.known_count += is_known
+        if self.console.verbose or not is_known:
+            self.console.fail(f"{result.file}: {result.reason}")
+        for line in result.details if self.options.verbose else ():
+            self.console.fail(f"{result.file}: {line}")
 
     def _report_file(self, result: FileResult) -> None:
         for warning in result.warnings:
@@ -212,3 +241,43 @@ def open_failures(path: str | None) -> Iterator[Callable[[FileResult], None]]:
 
     with file:
         yield write
+
+
+def read_known_failures(
+    path: str | None, warn: Callable[[str], None]
+) -> frozenset[tuple[str, str]]:
+    """Reads a file that an earlier run wrote for `--failures`. Returns pairs of file and reason.
+
+    A missing file lists no failures, so the first run of a repeated command needs no special case.
+    Skips lines that are not failures, such as the last line of a run that was killed, and warns
+    once. Raises UsageError if the file cannot be read.
+    """
+    if path is None:
+        return frozenset()
+    known: set[tuple[str, str]] = set()
+    skipped = 0
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                if (failure := _parse_failure(line)) is None:
+                    skipped += 1
+                else:
+                    known.add(failure)
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as exc:
+        raise UsageError(f"--known-failures {path}: cannot read: {exc.strerror or exc}") from exc
+    if skipped:
+        lines = "1 line" if skipped == 1 else f"{skipped} lines"
+        warn(f"--known-failures {path}: ignored {lines} not written by --failures")
+    return frozenset(known)
+
+
+def _parse_failure(line: bytes) -> tuple[str, str] | None:
+    """Returns the file and the reason of a line of `--failures`, or None for any other line."""
+    try:
+        entry = json.loads(line)
+        file, reason = entry["file"], entry["reason"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return (file, reason) if isinstance(file, str) and isinstance(reason, str) else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,20 +13,23 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.progress import PhaseProgress, fit_parts, show_phases
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
 from dinac_cli.commands.screen.summary import STOPPED
 from dinac_cli.commands.screen.tables import format_duration
-from dinac_cli.commands.values import complete
-from dinac_cli.errors import UsageError
+from dinac_cli.commands.values import complete, real, whole
+from dinac_cli.errors import Exit, UsageError
 
 if TYPE_CHECKING:
     from dinac_cli.jobs.executor.control import StopRequest
-    from dinac_cli.training.session import Progress, TrainRequest
+    from dinac_cli.jobs.executor.phase import Phase, Watch
+    from dinac_cli.training.session import Progress, TrainingRun, TrainRequest
 
 _SMOOTHING = 0.98
 
 Out = Annotated[
-    str, typer.Argument(metavar="OUT", help="The last argument: the checkpoint folder to make.")
+    str | None,
+    typer.Argument(metavar="OUT", help="The last argument: the checkpoint folder to make."),
 ]
 Init = Annotated[
     str,
@@ -37,21 +42,43 @@ Init = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(min=0.01, metavar="M", help="Minutes to train; the learning rate ends at zero."),
+    typer.Option(
+        parser=real("--minutes", lambda value: 0.01 <= value < math.inf, "0.01 minutes or more"),
+        metavar="M",
+        help="Minutes to train; the learning rate ends at zero.",
+    ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        "--steps", min=1, metavar="N", help="Number of training steps, instead of --minutes."
+        "--steps",
+        parser=whole("--steps", 1),
+        metavar="N",
+        help="Number of training steps, instead of --minutes.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Crops per step.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", parser=whole("--batch-size", 1), metavar="N", help="Crops per step."
+    ),
+]
 Crop = Annotated[
-    int, typer.Option(min=32, metavar="PIXELS", help="Side of a crop; smaller images are skipped.")
+    int,
+    typer.Option(
+        parser=whole("--crop", 32, wanted="32 pixels or more"),
+        metavar="PIXELS",
+        help="Side of a crop; smaller images are skipped.",
+    ),
 ]
 Seed = Annotated[
     int,
-    typer.Option("--seed", min=0, metavar="N", help="Seed of all random numbers in the training."),
+    typer.Option(
+        "--seed",
+        parser=whole("--seed", 0),
+        metavar="N",
+        help="Seed of all random numbers in the training.",
+    ),
 ]
 Teacher = Annotated[
     str | None,
@@ -69,7 +96,8 @@ Compile = Annotated[
 def train(
     *,
     images: opt.Images = None,
-    out: Out,
+    out: Out = None,
+    out_option: opt.OutOption = None,
     init: Init = "nano",
     minutes: Minutes = None,
     steps: Steps = None,
@@ -80,6 +108,7 @@ def train(
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     compiled: Compile = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -90,15 +119,19 @@ def train(
     If the training is stopped or killed, the same command resumes it.
     """
     from dinac_cli.codec.machine import configure_threads
+    from dinac_cli.jobs.executor.phase import Phase
     from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 
-    console = Console(quiet=quiet, verbose=verbose)
-    paths = _list_images(images, out)
-    if (steps is None) == (minutes is None):
-        raise UsageError("say how long to train: give either --minutes or --steps")
-    configure_threads()
-    # This import loads torch, which reads the settings that configure_threads made.
-    from dinac_cli.training.session import TrainRequest
+    console = Console(quiet=quiet, verbose=verbose, progress=not no_progress)
+    images, out = opt.split_out(images, out, out_option)
+    with show_phases(console, "train") as watch:
+        paths = _list_images(images, out, watch)
+        if (steps is None) == (minutes is None):
+            raise UsageError("say how long to train: give either --minutes or --steps")
+        watch(Phase("loading torch"))
+        configure_threads()
+        # This import loads torch, which reads the settings that configure_threads made.
+        from dinac_cli.training.session import TrainRequest
 
     recipe = TrainRecipe(steps=steps or UNPACED_STEPS, batch_size=batch_size, crop=crop, seed=seed)
     request = TrainRequest(
@@ -115,12 +148,14 @@ def train(
     raise typer.Exit(_run_training(request, console))
 
 
-def _list_images(named: list[str] | None, out: str) -> tuple[str, ...]:
+def _list_images(named: list[str] | None, out: str, watch: Watch) -> tuple[str, ...]:
     """Returns the paths of the images. Raises UsageError for a missing file and for `-`."""
-    from dinac_cli.jobs.request import IMAGES, InputRequest
+    from dinac_cli.jobs.executor.phase import watch_items
+    from dinac_cli.jobs.request import IMAGES, SCANNING, InputRequest
 
     paths = []
-    for entry in InputRequest(paths=tuple(named or ())).select(IMAGES, out):
+    selection = InputRequest(paths=tuple(named or ())).select(IMAGES, out)
+    for entry in watch_items(selection, watch, SCANNING):
         if entry.problem or entry.path is None:
             reason = entry.problem or "cannot be trained on; name files or folders"
             raise UsageError(f"{entry.label}: {reason}")
@@ -142,76 +177,150 @@ def _run_training(request: TrainRequest, console: Console) -> int:
 
 
 def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
-    from dinac_cli.training.session import TrainingRun
-
     progress = TrainProgress(request.recipe.batch_size, stop)
-    run = TrainingRun(request)
-    if run.check_finished():
+    try:
+        with console.track("train", progress):
+            run = _prepare(request, progress)
+            is_finished = run.check_finished()
+    except _StoppedError:
+        return _report_stop(stop, console)
+    if is_finished:
         console.print_result(f"{request.out} is already trained")
-        return 0
+        return Exit.DONE
     if run.resumed:
         console.say(f"resuming from step {run.first_step}")
     for reason in run.skipped:
         console.warn(reason)
     with console.track("train", progress) as update:
-        for step in run.go():
-            progress.add(step)
-            update()
-            if stop:
-                break
-    if stop.exit_code is not None:
+        values = _take_steps(run, progress, update)
+    if values is None:
+        return _report_stop(stop, console)
+    console.print_result(_describe_result(run, request.out, values))
+    return stop.exit_code or Exit.DONE  # a signal may have come while the run measured
+
+
+class _StoppedError(Exception):
+    """A signal came before the first step, so there is nothing to save."""
+
+
+def _prepare(request: TrainRequest, progress: TrainProgress) -> TrainingRun:
+    """Reads the images and loads the model. After a signal, raises _StoppedError."""
+    from dinac_cli.training.session import TrainingRun
+
+    def watch(phase: Phase) -> None:
+        if progress.stop and not progress.is_training:
+            raise _StoppedError
+        progress.begin(phase)
+
+    return TrainingRun(request, watch)
+
+
+def _take_steps(
+    run: TrainingRun, progress: TrainProgress, update: Callable[[], None]
+) -> list[float] | None:
+    """Trains and measures. Returns the PSNR of each held-out image in dB.
+
+    After a signal, saves the state and returns None.
+    """
+    progress.is_training = True
+    for step in run.go():
+        progress.add(step)
+        update()
+        if progress.stop:
+            break
+    if progress.stop:
         run.save()
-        console.say(STOPPED)
-        return stop.exit_code
-    values = run.finish()
+        return None
+    return run.finish()
+
+
+def _report_stop(stop: SignalledStop, console: Console) -> int:
+    console.say(STOPPED)
+    assert stop.exit_code is not None, "only a signal stops a training"
+    return stop.exit_code
+
+
+def _describe_result(run: TrainingRun, out: Path, values: Sequence[float]) -> str:
     images = "1 image" if run.count == 1 else f"{run.count} images"
     mean_db = sum(values) / len(values)
     before = "" if run.start_db is None else f" ({run.start_db:.2f} before)"
     measured = f"{len(values)} held out" if run.is_held_out else "the training images"
-    console.print_result(
+    return (
         f"{run.steps} steps on {images}; {mean_db:.2f} dB on {measured}{before}; "
-        f"use it with --model {request.out}"
+        f"use it with --model {out}"
     )
-    return stop.exit_code or 0  # a signal may have come during `finish`
 
 
 @dataclass
 class TrainProgress:
-    """The state of a training, for the progress display."""
+    """The state of a training, for the progress display: a phase, or the steps.
+
+    `is_training` is false before the first step. `taken` is the number of steps taken so far,
+    `steps` the number of all steps (None if unknown).
+    """
 
     batch_size: int
     stop: StopRequest
-    first: int | None = None
-    done: int = 0
-    total: int | None = None
+    is_training: bool = False
+    taken: int = 0
+    steps: int | None = None
     train_db: float | None = None
     held_out_db: float | None = None
-    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._phase: PhaseProgress | None = None
+        self._first: tuple[int, float] | None = None  # number and time of the first step shown
+
+    def begin(self, phase: Phase) -> None:
+        """Shows a phase until the next step."""
+        if self._phase is None:
+            self._phase = PhaseProgress(self.stop)
+        self._phase.begin(phase)
 
     def add(self, progress: Progress) -> None:
         """Adds one step."""
         step = progress.step
-        self.first = step.number if self.first is None else self.first
-        self.done, self.total = step.number + 1, progress.steps
+        self.taken, self.steps = step.number + 1, progress.steps
+        if self._first is None:
+            self._first = self.taken, time.monotonic()
         if step.psnr_db is not None:
             before = step.psnr_db if self.train_db is None else self.train_db
             self.train_db = _SMOOTHING * before + (1 - _SMOOTHING) * step.psnr_db
         if progress.held_out_db is not None:
             self.held_out_db = progress.held_out_db
+        self._phase = None
+
+    @property
+    def done(self) -> int:
+        """Number of finished items of the phase, or of steps."""
+        return self.taken if (phase := self._phase) is None else phase.done
+
+    @property
+    def total(self) -> int | None:
+        """Number of all items of the phase, or of all steps; None if unknown."""
+        return self.steps if (phase := self._phase) is None else phase.total
 
     def describe_line(self, width: int) -> str:
-        """Returns at most `width` characters of text, the most important values first."""
+        """Returns at most `width` characters of text; drops the least important parts first."""
+        if (phase := self._phase) is not None:
+            return phase.describe_line(width)
         if self.stop:
             return STOPPING[:width]
-        if self.first is None:
-            return "reading the images"[:width]
-        speed = (self.done - self.first) / max(1e-6, time.monotonic() - self.started)
         parts = []
         if self.held_out_db is not None:
-            parts.append(f"{self.held_out_db:.2f} dB held out")
+            parts.append((0, f"{self.held_out_db:.2f} dB held out"))
         if self.train_db is not None:
-            parts.append(f"{self.train_db:.2f} dB")
-        if self.total is not None:
-            parts.append(f"ETA {format_duration((self.total - self.done) / max(speed, 1e-6))}")
-        parts.append(f"{speed * self.batch_size:.0f} images/s")
-        return "  ".join(parts)[:width]
+            parts.append((1, f"{self.train_db:.2f} dB"))
+        speed = self._steps_per_second()
+        if speed and self.steps is not None:
+            parts.append((2, f"ETA {format_duration((self.steps - self.taken) / speed)}"))
+        if speed:
+            parts.append((3, f"{speed * self.batch_size:.0f} images/s"))
+        return fit_parts(parts or [(0, "training")], width)
+
+    def _steps_per_second(self) -> float | None:
+        """Returns the speed since the first step, or None before the second step."""
+        if self._first is None or self.taken <= self._first[0]:
+            return None
+        number, started = self._first
+        return (self.taken - number) / max(1e-6, time.monotonic() - started)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import typer
 
 from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import MAX_SIDE, Geometry, parse_size
-
-_COUNT = re.compile("[1-9][0-9]{0,6}")
 
 
 def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -39,17 +37,40 @@ def choices(name: str, values: tuple[str, ...]) -> dict[str, Any]:
     return {"callback": one_of(name, values), "autocompletion": complete(values)}
 
 
-def within(
-    name: str, holds: Callable[[float], bool], wanted: str
-) -> Callable[[float | None], float | None]:
-    """Returns a check that accepts numbers for which `holds` is true, and None, the default."""
+def whole(
+    name: str, low: int, high: int | None = None, wanted: str = ""
+) -> Callable[[str | int], int]:
+    """Returns a parser of whole numbers from `low` to `high` (None: any larger number).
 
-    def check(value: float | None) -> float | None:
-        if value is not None and not holds(value):
+    The parser raises UsageError, which says what is `wanted`; by default, the range.
+    """
+    wanted = wanted or (f"{low} or more" if high is None else f"{low} to {high}")
+
+    def parse(value: str | int) -> int:  # Typer also parses the default
+        try:
+            number = int(value)
+        except ValueError:
+            number = low - 1
+        if number < low or (high is not None and number > high):
             raise UsageError(f"{name} {value}: expected {wanted}")
-        return value
+        return number
 
-    return check
+    return parse
+
+
+def real(name: str, holds: Callable[[float], bool], wanted: str) -> Callable[[str | float], float]:
+    """Returns a parser of numbers for which `holds` is true. The parser raises UsageError."""
+
+    def parse(value: str | float) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not holds(number):
+            raise UsageError(f"{name} {value}: expected {wanted}")
+        return number
+
+    return parse
 
 
 def parse_batch_size(text: str) -> int | None:
@@ -65,12 +86,9 @@ def parse_side(name: str) -> Callable[[str], int | Literal["none"]]:
     """Returns a parser of a number of pixels, or `none`. The parser raises UsageError."""
 
     def parse(text: str) -> int | Literal["none"]:
-        if text == "none":
-            return "none"
-        if not _COUNT.fullmatch(text) or int(text) > MAX_SIDE:
-            raise UsageError(f"{name} {text}: expected 1 to {MAX_SIDE} pixels, or none")
-        return int(text)
+        return "none" if text == "none" else parse_number(text)
 
+    parse_number = whole(name, 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels, or none")
     return parse
 
 
@@ -83,13 +101,12 @@ def parse_guidance(text: str) -> float | Literal["off"]:
     """Returns a finite number, or `off`; `none` also means `off`. Raises UsageError."""
     if text in ("off", "none"):
         return "off"
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UsageError(f"--guidance {text}: expected a finite number, or off")
-    return value
+    return real("--guidance", math.isfinite, "a finite number, or off")(text)
+
+
+def parse_quality(text: str) -> int | Literal["default"]:
+    """Returns 1 to 100, or `default`. Raises UsageError."""
+    return "default" if text == "default" else whole("--quality", 1, 100)(text)
 
 
 def parse_crop(text: str) -> tuple[int, int]:
@@ -112,13 +129,23 @@ def parse_percent(text: str) -> float:
     return float(digits)
 
 
+def find_nearest(word: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that are about as close to `word` as the closest name, best first."""
+    from difflib import SequenceMatcher
+
+    matcher = SequenceMatcher(b=word)
+    ratios = {}
+    for name in names:
+        matcher.set_seq1(name)
+        ratios[name] = matcher.ratio()
+    least = max(0.6, max(ratios.values(), default=0.0) - 0.05)
+    nearest = [name for name in ratios if ratios[name] >= least]
+    return sorted(nearest, key=lambda name: -ratios[name])
+
+
 def check_workers(text: str | None) -> int | None:
     """Returns a positive number, or None, the default. Raises UsageError."""
-    if text is None:
-        return None
-    if not _COUNT.fullmatch(text):
-        raise UsageError(f"--workers {text}: expected 1 or more")
-    return int(text)
+    return None if text is None else whole("--workers", 1)(text)
 
 
 def from_variable(check: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary, describe_others
 from dinac_cli.commands.screen.tables import format_duration
-from dinac_cli.commands.values import complete, parse_percent
+from dinac_cli.commands.values import complete, parse_percent, real
 from dinac_cli.jobs.results import Status
 
 SourceFolder = Annotated[
@@ -36,6 +37,9 @@ MaxDelta = Annotated[
     float | None,
     typer.Option(
         "--max-delta",
+        parser=real(
+            "--max-delta", lambda value: 0 <= value < math.inf, "a finite number, 0 or more"
+        ),
         metavar="D",
         show_default="0.25, plus one quantiser step at q8 to q3",
         help="Largest difference allowed for a re-encoded latent.",
@@ -74,7 +78,9 @@ def verify(
     workers: opt.Readers = None,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
+    known_failures: opt.KnownFailures = None,
     as_json: opt.Json = False,
+    no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -95,7 +101,13 @@ def verify(
         workers=workers,
     )
     screen = ScreenOptions(
-        json=as_json, quiet=quiet, verbose=verbose, failures=failures, fail_fast=fail_fast
+        json=as_json,
+        no_progress=no_progress,
+        quiet=quiet,
+        verbose=verbose,
+        failures=failures,
+        known_failures=known_failures,
+        fail_fast=fail_fast,
     )
     summary = VerifySummary(reencodes=reencode is not None)
     raise typer.Exit(run_request(request, lambda run: summary, screen))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 MAX_PIXELS = 178_956_970
@@ -81,14 +81,28 @@ class OutputFormat:
 
     `suffixes` are its file name suffixes; if a name has none of them, dinac appends the first
     suffix. `pillow` is the format's name in Pillow. `save_options` are arguments of `Image.save`.
-    `has_stamp` is true if files in this format can hold a stamp.
+    If the user can choose a quality (1 to 100), `lossy_options` replace them; otherwise
+    `lossy_options` is None. `quality` is the default quality, or None if files are lossless by
+    default. `has_stamp` is true if files in this format can hold a stamp. `max_side` is the largest
+    width and height in pixels; None means that no image is too large.
     """
 
     name: str
     suffixes: tuple[str, ...]
     pillow: str
-    save_options: Mapping[str, int | str | bool]
+    save_options: Mapping[str, int | str | bool] = field(default_factory=dict)
+    lossy_options: Mapping[str, int | str | bool] | None = None
+    quality: int | None = None
     has_stamp: bool = True
+    max_side: int | None = None
+
+    def choose_options(self, quality: int | None) -> Mapping[str, int | str | bool]:
+        """Returns the arguments of `Image.save` for a quality; None means the default quality."""
+        chosen = self.quality if quality is None else quality
+        if chosen is None:
+            return self.save_options
+        assert self.lossy_options is not None, "the caller refuses a quality for lossless formats"
+        return {**self.lossy_options, "quality": chosen}
 
 
 # Users view and measure decoded images. Therefore dinac writes lossless files if the format allows
@@ -105,19 +119,33 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
             "jpg",
             (".jpg", ".jpeg", ".jpe", ".jfif"),
             "JPEG",
-            {"quality": 95, "subsampling": "4:4:4"},
+            lossy_options={"subsampling": "4:4:4"},
+            quality=95,
+            max_side=65_500,
         ),
         # For lossless WebP, `quality` and `method` change only the time and the file size. Even
-        # with these fastest settings, a WebP is smaller than a PNG.
-        OutputFormat("webp", (".webp",), "WEBP", {"lossless": True, "quality": 0, "method": 0}),
+        # with these fastest settings, a WebP is smaller than a PNG. Lossy WebP is always 4:2:0.
+        OutputFormat(
+            "webp",
+            (".webp",),
+            "WEBP",
+            {"lossless": True, "quality": 0, "method": 0},
+            lossy_options={},
+            max_side=16_383,
+        ),
         OutputFormat("tiff", (".tiff", ".tif"), "TIFF", {"compression": "tiff_adobe_deflate"}),
         # At speed 8 (of 10), encoding is twice as fast as at the default speed 6, and the file size
         # and the error are the same.
         OutputFormat(
-            "avif", (".avif",), "AVIF", {"quality": 90, "subsampling": "4:4:4", "speed": 8}
+            "avif",
+            (".avif",),
+            "AVIF",
+            lossy_options={"subsampling": "4:4:4", "speed": 8},
+            quality=90,
+            max_side=65_536,
         ),
-        OutputFormat("bmp", (".bmp",), "BMP", {}, has_stamp=False),
-        OutputFormat("ppm", (".ppm",), "PPM", {}, has_stamp=False),
+        OutputFormat("bmp", (".bmp",), "BMP", has_stamp=False),
+        OutputFormat("ppm", (".ppm",), "PPM", has_stamp=False),
     )
 }
 

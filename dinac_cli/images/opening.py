@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +30,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from dinac_cli.errors import ImageError
+from dinac_cli.errors import ImageError, quote_error
 from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS, detect_format, detect_unreadable
 
 
@@ -58,6 +57,47 @@ _OPENERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "QOI": QoiImagePlugin.QoiImageFile,
 }
 
+_TITLES = {"WEBP": "WebP", "JPEG2000": "JPEG 2000"}
+
+# Pillow has no classes for the reasons of a failure, so its messages are matched. The first match
+# decides. The patterns also match the class: a KeyError, for example, is a value of a TIFF tag that
+# Pillow does not know.
+_EXPLANATIONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), explanation)
+    for pattern, explanation in (
+        (
+            r"\.MemoryError|out of memory",
+            "not enough memory to decode this {} file; use fewer --workers",
+        ),
+        (
+            r"\.DecompressionBomb",
+            "this {} file holds a frame of too many pixels; scale it down, or save it as PNG",
+        ),
+        (
+            r"MAX_TEXT_",
+            "this {} file holds too much text or too large a colour profile; "
+            "save it without metadata",
+        ),
+        (
+            r"\.(EOFError|IndexError)|struct\.error|truncated|not enough|reached EOF|only got"
+            r"|incomplete",
+            "truncated {} file; copy or download it again",
+        ),
+        (
+            r"\.(KeyError|NotImplementedError)|unsupported|not (yet )?(supported|implemented)"
+            r"|no codec|cannot handle|unknown (pixel mode|raw mode|compression)"
+            r"|unable to determine",
+            "this kind of {} file is not supported; convert the image to PNG or JPEG",
+        ),
+        # libtiff reports every failure as this number, for example an unknown compression.
+        (
+            r"decoder error -",
+            "damaged {} file, or its compression is not supported; "
+            "copy it again, or convert it to PNG",
+        ),
+    )
+)
+
 _PILLOW_MODULES = re.compile(r"PIL\.")
 
 _filters_lock = threading.Lock()
@@ -68,9 +108,10 @@ _limit_lock = threading.Lock()
 def open_image(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     """Opens an image file of any supported format. Does not decode the pixels.
 
-    Every error becomes an ImageError with a one-line message. This includes errors in the `with`
-    block. For damaged files, Pillow raises OSError, SyntaxError, ValueError, struct.error,
-    KeyError, MemoryError and other errors. Only Exception covers all of them.
+    Every error becomes an ImageError with a one-line message; its details quote Pillow. This
+    includes errors in the `with` block. For damaged files, Pillow raises OSError, SyntaxError,
+    ValueError, struct.error, KeyError, MemoryError and other errors. Only Exception covers all of
+    them.
     """
     kind = _identify(file.read(HEAD_BYTES))
     file.seek(0)
@@ -80,12 +121,13 @@ def open_image(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     except ImageError:
         raise
     except Exception as exc:
-        raise ImageError(_describe(kind, exc)) from exc
+        chain = [error for error in (exc, exc.__cause__) if error is not None]
+        raise ImageError(_explain(kind, chain), [quote_error(error) for error in chain]) from exc
 
 
 def _identify(head: bytes) -> str:
     if not head:
-        raise ImageError("empty file (0 bytes)")
+        raise ImageError("empty file (0 bytes); copy or download it again")
     if kind := detect_format(head):
         return kind
     if foreign := detect_unreadable(head):
@@ -121,23 +163,20 @@ def load_image(image: ImageFile.ImageFile) -> None:
             Image.MAX_IMAGE_PIXELS = kept
 
 
-def _describe(kind: str, exc: Exception) -> str:
-    if isinstance(exc, MemoryError):
-        return f"not enough memory to decode this {kind} file"
-    if _means_truncated(exc) or (exc.__cause__ and _means_truncated(exc.__cause__)):
-        return f"truncated {kind} file"
-    words = " ".join((str(exc) or type(exc).__name__).split())
-    if words.isdigit():  # the message of a KeyError is only the missing key
-        words = f"unknown value {words}"
-    detail = "".join(c if c.isprintable() else "?" for c in words)[:160]
-    return f"cannot decode this {kind} file ({detail})"
+def _explain(kind: str, chain: list[BaseException]) -> str:
+    """Says in plain words what Pillow's error means, and what the user can do about it.
+
+    `chain` is the error and its cause: Pillow often wraps the first error in a SyntaxError.
+    """
+    title = _TITLES.get(kind, kind)
+    for pattern, explanation in _EXPLANATIONS:
+        if any(pattern.search(_show(error)) for error in chain):
+            return explanation.format(title)
+    return f"damaged {title} file; copy or download it again"
 
 
-def _means_truncated(exc: BaseException) -> bool:
-    message = str(exc).lower()
-    return isinstance(exc, (EOFError, IndexError, struct.error)) or any(
-        phrase in message for phrase in ("truncated", "not enough image data", "reached eof")
-    )
+def _show(exc: BaseException) -> str:
+    return f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"
 
 
 def _quiet_pillow() -> None:

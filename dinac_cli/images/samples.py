@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,8 @@ _SEED = 7
 
 def draw_samples() -> Iterator[tuple[str, Pixels]]:
     """Yields relative names and uint8 [H, W, 3] pixels. Every call yields the same pictures."""
-    yield "clouds.jpg", draw_clouds(256, 384)
-    yield "leaves.png", draw_leaves(320, 320)
-    yield "nested/page.png", draw_page(233, 377)
-    yield "nested/rings.webp", draw_rings(256, 256)
-    yield "sunset.jpg", draw_sunset(216, 384)
+    for name, draw in _SAMPLES.items():
+        yield name, draw()
 
 
 def draw_photographs(side: int) -> Iterator[Pixels]:
@@ -89,3 +87,15 @@ def _blend(
     """Mixes two colours into uint8 [H, W, 3]. Weight 0 gives `low`, and weight 1 gives `high`."""
     start, end = np.array(low, np.float64), np.array(high, np.float64)
     return np.rint(start + weight[..., None] * (end - start)).astype(np.uint8)
+
+
+_SAMPLES: Mapping[str, Callable[[], Pixels]] = {
+    "clouds.jpg": partial(draw_clouds, 256, 384),
+    "leaves.png": partial(draw_leaves, 320, 320),
+    "nested/page.png": partial(draw_page, 233, 377),
+    "nested/rings.webp": partial(draw_rings, 256, 256),
+    "sunset.jpg": partial(draw_sunset, 216, 384),
+}
+
+SAMPLE_NAMES = tuple(_SAMPLES)
+"""The relative names of the samples, in the order of `draw_samples`."""

@@ -75,12 +75,14 @@ _INPUTS_LOOKED_AT = 64
 class DecodeOptions:
     """The options that decide how records become images.
 
-    If `allow_other_model` is set, latents of another latent space are also decoded. If `flipped` is
-    set, the mirrored image of each record is decoded.
+    `quality` is None for the default quality of the format. If `allow_other_model` is set, latents
+    of another latent space are also decoded. If `flipped` is set, the mirrored image of each record
+    is decoded.
     """
 
     settings: DinacAEInferenceConfig
     format: OutputFormat
+    quality: int | None = None
     allow_other_model: bool = False
     flipped: bool = False
 
@@ -96,10 +98,11 @@ class DecodeOptions:
 class DecodeChoice:
     """The options of a request to decode; see `DecodeOptions` and `DinacAEInferenceConfig`.
 
-    `guidance` is the strength of the guidance, or "off". `format` is a name in `OUTPUT_FORMATS`. A
-    field may be None: the option is not given. Then the run follows the first decoded image in OUT;
-    if OUT holds no such image, or if the run overwrites images, the run uses the default. The
-    format of OUT's own suffix wins over both. Raises UsageError if a field is out of range.
+    `guidance` is the strength of the guidance, or "off". `format` is a name in `OUTPUT_FORMATS`.
+    `quality` is 1 to 100, or "default". A field may be None: the option is not given. Then the run
+    follows the first decoded image in OUT; if OUT holds no such image, or if the run overwrites
+    images, the run uses the default. The format of OUT's own suffix wins over both. Raises
+    UsageError if a field is out of range.
     """
 
     steps: int | None = None
@@ -109,6 +112,7 @@ class DecodeChoice:
     strength: float | None = None
     seed: int | None = None
     format: str | None = None
+    quality: int | Literal["default"] | None = None
     flipped: bool | None = None
 
     def __post_init__(self) -> None:
@@ -132,11 +136,15 @@ class DecodeChoice:
     def follow(self, held: HeldImage, form: OutputFormat | None) -> DecodeOptions:
         """Returns the options. Options that are not given have the values of `held`.
 
-        `form` is the given format, or None.
+        `form` is the given format, or None. The quality of another format is not followed. Raises
+        UsageError if the quality does not suit the format.
         """
+        form = form or held.format
+        held_quality = held.quality if form is held.format else None
         return DecodeOptions(
             settings=self._change(held.settings),
-            format=form or held.format,
+            format=form,
+            quality=held_quality if self.quality is None else choose_quality(self.quality, form),
             flipped=held.flipped if self.flipped is None else self.flipped,
         )
 
@@ -189,6 +197,7 @@ def decode_files(
     strength: float | None = None,
     seed: int | None = None,
     format: str | None = None,
+    quality: int | Literal["default"] | None = None,
     flipped: bool | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -209,6 +218,7 @@ def decode_files(
         strength=strength,
         seed=seed,
         format=format,
+        quality=quality,
         flipped=flipped,
     )
     request = DecodeRequest(
@@ -237,6 +247,25 @@ def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat 
     if by_suffix not in (None, chosen):
         raise UsageError(f"--format {name} contradicts the suffix of {out}; leave out one of them")
     return chosen
+
+
+def choose_quality(quality: int | Literal["default"], form: OutputFormat) -> int | None:
+    """Returns the quality to write with; None is the format's default.
+
+    The default itself also becomes None, because it gives the same files. Raises UsageError if the
+    quality is not 1 to 100, or if files of this format have no quality.
+    """
+    if quality == "default":
+        return None
+    if not 1 <= quality <= 100:
+        raise UsageError(f"--quality {quality}: expected 1 to 100")
+    if form.lossy_options is None:
+        lossy = ", ".join(name for name, f in OUTPUT_FORMATS.items() if f.lossy_options is not None)
+        raise UsageError(
+            f"--quality {quality}: {form.name} is lossless; leave out --quality, or choose one of "
+            f"{lossy} with --format"
+        )
+    return None if quality == form.quality else quality
 
 
 def decode_inputs(
@@ -323,7 +352,8 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
     def finish(self, work: _ReadRecord, computed: npt.NDArray[np.uint8]) -> Made:
         wanted = self._want(work.record_hash, work.model)
         form = self._options.format
-        data = write_image(computed, form.name, stamp=wanted.stamp if form.has_stamp else None)
+        stamp = wanted.stamp if form.has_stamp else None
+        data = write_image(computed, form.name, quality=self._options.quality, stamp=stamp)
         height, width, _ = computed.shape
         result = FileResult(
             work.label,
@@ -416,4 +446,6 @@ def describe_settings(options: DecodeOptions) -> str:
     }
     if options.flipped:
         pairs["image"] = "flipped"
+    if options.quality is not None:
+        pairs["quality"] = options.quality
     return format_description(pairs)

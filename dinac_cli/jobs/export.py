@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,6 @@ from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
 WEBDATASET = "webdataset"
-FORMATS = ("safetensors", "npz", WEBDATASET)
 
 _TAR_BYTES = 64 * 2**20
 
@@ -121,7 +120,7 @@ def _unpack(entry: RecordEntry, hold: Callable[[int], None]) -> _Unpacked | File
 
 
 def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
-    data = (write_safetensors if form == "safetensors" else write_npz)(item.record)
+    data = WRITERS[form](item.record)
     target = output.locate(name_export(item.entry.name, form))
     try:
         output.write(target, data)
@@ -185,6 +184,15 @@ def write_npz(record: Record) -> bytes:
     arrays: dict[str, Any] = {**list_arrays(record), "header": header}
     np.savez(file, **arrays)
     return file.getvalue()
+
+
+WRITERS: Mapping[str, Callable[[Record], bytes]] = {
+    "safetensors": write_safetensors,
+    "npz": write_npz,
+}
+"""The formats with one file per record: suffix of the file → function that makes its bytes."""
+
+FORMATS = (*WRITERS, WEBDATASET)
 
 
 class TarWriter:

@@ -31,6 +31,9 @@ _LACKS = {
 SETTINGS = ("steps", "sampler", "schedule", "guidance", "strength", "seed")
 """The settings in every stamp. Each key is also an option of `decode`."""
 
+_DEFAULTS = {"image": "upright", "quality": "default"}
+"""The settings that a stamp holds only if they differ from these defaults."""
+
 # If a record is refused for one of these reasons, another version of dinac wrote it: keep it.
 _OTHER_VERSION = {
     Rejection.VERSION,
@@ -186,14 +189,15 @@ def compare_settings(stamp: Mapping[str, str], wanted: str) -> Conflict | None:
 
 def list_settings(settings: str, *, unlike: str) -> list[str]:
     """Returns the settings of a stamp that differ from `unlike`, as options of `decode`."""
-    pairs, others = ({"image": "upright"} | parse_description(text) for text in (settings, unlike))
+    pairs, others = (_DEFAULTS | parse_description(text) for text in (settings, unlike))
     return [_spell_setting(*pair) for pair in pairs.items() if others.get(pair[0]) != pair[1]]
 
 
 def _spell_setting(key: str, value: str) -> str:
     if key == "image":
         return "--flipped" if value == "flipped" else "--no-flipped"
-    return f"--{key} {value.replace('_', '-')}" if key in SETTINGS else f"{key}={value}"
+    is_option = key in SETTINGS or key in _DEFAULTS
+    return f"--{key} {value.replace('_', '-')}" if is_option else f"{key}={value}"
 
 
 def is_latent_file(path: str) -> bool:

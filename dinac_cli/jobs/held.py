@@ -52,15 +52,19 @@ class HeldRecord:
 
 @dataclass(frozen=True)
 class HeldImage:
-    """The first image in OUT that dinac decoded, sorted by name, and how it was decoded."""
+    """The first image in OUT that dinac decoded, sorted by name, and how it was decoded.
+
+    `quality` is None for the default quality of the format.
+    """
 
     path: str
     settings: DinacAEInferenceConfig
     flipped: bool
+    quality: int | None
     format: OutputFormat
 
 
-DEFAULT_IMAGE = HeldImage("", DEFAULT_SETTINGS, False, OUTPUT_FORMATS["png"])
+DEFAULT_IMAGE = HeldImage("", DEFAULT_SETTINGS, False, None, OUTPUT_FORMATS["png"])
 """What decode follows if OUT holds no image that dinac decoded."""
 
 
@@ -112,14 +116,15 @@ def _read_image(path: str, form: OutputFormat) -> HeldImage | None:
     return None if settings is None else HeldImage(path, *settings, form)
 
 
-def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool] | None:
-    """Parses the settings in a stamp; also returns whether the mirrored image was decoded.
+def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool, int | None] | None:
+    """Parses the settings in a stamp; also returns whether the image is mirrored, and the quality.
 
     Returns None if a request cannot ask for these settings.
     """
     try:
         pairs = parse_description(text, strict=True)
         image = pairs.pop("image", "upright")
+        quality = _parse_integer(pairs.pop("quality")) if "quality" in pairs else None
         if pairs.keys() != set(SETTINGS) or image not in ("upright", "flipped"):
             return None
         guidance = pairs["guidance"]
@@ -135,7 +140,7 @@ def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool] | None:
         )
     except (ValueError, UsageError):
         return None
-    return settings, image == "flipped"
+    return settings, image == "flipped", quality
 
 
 def _parse_integer(text: str) -> int:

@@ -22,6 +22,7 @@ from dinac_cli.errors import (
 from dinac_cli.images.reading import measure_file
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest
 from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.freshness import (
     Cause,
     State,
@@ -122,8 +123,8 @@ class PlanRequest:
     encode: EncodeRequest
     quick: bool = False
 
-    def open(self, announce: Announce = keep_quiet) -> PlanRun:
-        """Checks the request and chooses the model. Downloads nothing.
+    def open(self, announce: Announce = keep_quiet, watch: Watch = ignore_phase) -> PlanRun:
+        """Checks the request, counts the inputs and chooses the model. Downloads nothing.
 
         Calls `announce` if the run follows OUT. Raises UsageError, ModelError or OutputError only
         if encode would raise the same error.
@@ -131,7 +132,7 @@ class PlanRequest:
         selection, output = self.encode.open_places()
         if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work
             output.require_writable()
-        selection.count(output, name_latents)
+        total = selection.count(output, name_latents, watch)
         held = find_held_record(output)
         options = self.encode.options.follow(held)
         resolved = choose_local_encoder(self.encode.model, held)
@@ -145,7 +146,7 @@ class PlanRequest:
             with_twins=options.geometry.flip,
         )
         wanted = options.want(model)
-        run = PlanRun(self, selection, output, held, options, wanted, plan)
+        run = PlanRun(self, selection, output, held, options, wanted, plan, total)
         try:
             refuse_mixed_latents(output, held, wanted)
         except UsageError as exc:
@@ -157,9 +158,10 @@ class PlanRequest:
 
 @dataclass
 class PlanRun:
-    """A plan that is ready to be made. If encode would not start, `refusal` says why.
+    """A plan that is ready to be made.
 
-    `held` is the record in OUT that the run follows, and `options` are the run's options.
+    `held` is the record in OUT that the run follows, and `options` are the run's options. `total`
+    is the number of inputs (None if unknown). If encode would not start, `refusal` says why.
     """
 
     request: PlanRequest
@@ -169,6 +171,7 @@ class PlanRun:
     options: EncodeOptions
     wanted: WantedLatents
     plan: Plan
+    total: int | None
     refusal: str | None = None
     sample: TrialSample = field(default_factory=TrialSample)
 

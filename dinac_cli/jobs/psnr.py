@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, NoReturn
 
@@ -18,7 +19,8 @@ from dinac_cli.images.reading import WHITE, hold_beside, read_shaped
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
+from dinac_cli.jobs.request import IMAGES, SCANNING, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import InputScan
@@ -31,8 +33,8 @@ class Pair:
 
     `first` is the path of the image in the first folder, or in the second folder if only the second
     folder has the image. `name` is the part of this path after the folder. `side` is the folder
-    that should hold the other image. `problem` is set if a folder cannot be listed, or if the image
-    is a second reconstruction of one original.
+    that should hold the other image. `problem` is set if a folder cannot be listed, or
+    if it holds second reconstructions. In the latter case, `first` is the folder.
     """
 
     first: str
@@ -40,6 +42,30 @@ class Pair:
     name: str
     side: str = ""
     problem: str | None = None
+
+
+@dataclass
+class Rivals:
+    """Counts the images in `folder` whose original already has a reconstruction.
+
+    `example` holds the paths of two reconstructions of one original; the second is not measured.
+    """
+
+    folder: str
+    count: int = 0
+    example: tuple[str, str] = ("", "")
+
+    def add(self, first: str, second: str) -> None:
+        """Counts `second`, whose original has the reconstruction `first`."""
+        self.example = self.example if self.count else (first, second)
+        self.count += 1
+
+    def describe(self) -> str:
+        """Returns the message for the whole folder."""
+        first, second = (os.path.relpath(path, self.folder) for path in self.example)
+        found = "a second reconstruction" if self.count == 1 else f"{self.count} reconstructions"
+        such = ":" if self.count == 1 else " too many, such as"
+        return f"holds {found}{such} {second} beside {first}; keep only one of each image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +108,13 @@ class PsnrRun(Run):
     first: str
     second: str
 
-    def count(self) -> int | None:
+    def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the pairs.
 
         Raises UsageError if `list_pairs` does, or if no image has a counterpart.
         """
         total, is_any = 0, False
-        for pair in list_pairs(self.first, self.second):
+        for pair in watch_items(list_pairs(self.first, self.second), watch, SCANNING):
             total += 1
             is_any = is_any or pair.other is not None or pair.problem is not None
         if not is_any:
@@ -97,14 +123,20 @@ class PsnrRun(Run):
 
 
 @dataclass(frozen=True, eq=False)
-class Original:
-    """The first image of a pair, uint8 [H, W, 3].
+class MeasuredImage:
+    """One image of a pair: its pixels, uint8 [H, W, 3], and its stamp.
 
-    `is_flipped` is true if decode --flipped made the image.
+    `stamp` is None if dinac did not decode the image.
     """
 
     pixels: Pixels
-    is_flipped: bool
+    stamp: Mapping[str, str] | None
+
+    @property
+    def is_flipped(self) -> bool:
+        """True if decode --flipped made the image."""
+        settings = (self.stamp or {}).get("settings", "")
+        return parse_description(settings).get("image") == "flipped"
 
 
 def measure_pairs(
@@ -152,39 +184,53 @@ def _pair_folders(first: str, second: str) -> Iterator[Pair]:
         found = True
         counterpart = None if entry.problem else find_counterpart(entry.name, second)
         yield Pair(entry.label, counterpart, entry.name, second, entry.problem)
+    rivals = Rivals(second)
     for entry in InputScan(IMAGES, (second,), exclude=first):
         found = True
-        origins = dict(_list_origins(entry.name, first, second))
-        if entry.problem or entry.label not in origins.values():
-            problem = entry.problem or _describe_rival(origins)
-            yield Pair(entry.label, None, entry.name, first, problem)
+        others = list(_list_others(entry.name, first, second))
+        if entry.problem or not others:
+            yield Pair(entry.label, None, entry.name, first, entry.problem)
+        elif entry.label not in others:
+            rivals.add(others[0], entry.label)
+    if rivals.count:
+        yield Pair(second, None, "", first, rivals.describe())
     if not found:
         raise UsageError(f"no images found in {first} and {second}")
 
 
 def find_counterpart(name: str, folder: str) -> str | None:
     """Searches `folder` for the reconstruction of image `name`. Returns its path, or None."""
+    return next(_list_counterparts(name, folder), None)
+
+
+def list_rivals(name: str, first: str, second: str) -> Iterator[str]:
+    """Yields the paths of further reconstructions of image `name` in `second`.
+
+    They are not measured. A file that is the counterpart of another image in `first` is not one of
+    them.
+    """
+    for path in itertools.islice(_list_counterparts(name, second), 1, None):
+        namesake = os.path.join(first, os.path.relpath(path, second))
+        if not (os.path.isfile(namesake) and IMAGES.accepts(namesake)):
+            yield path
+
+
+def _list_counterparts(name: str, folder: str) -> Iterator[str]:
     for candidate in undo_image_name(name, OUTPUT_SUFFIXES):
         path = os.path.join(folder, *candidate.split("/"))
         if os.path.isfile(path):
-            return path
-    return None
+            yield path
 
 
-def _list_origins(name: str, first: str, second: str) -> Iterator[tuple[str, str | None]]:
-    """Yields each file in `first` that can be the original of `name`, with its counterpart."""
+def _list_others(name: str, first: str, second: str) -> Iterator[str]:
+    """Yields the counterpart of each file in `first` that can be the original of `name`."""
     stem, suffix = os.path.splitext(name)
     for origin in [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]:
         path = os.path.join(first, *origin.split("/"))
         if os.path.isfile(path) and IMAGES.accepts(path):
-            yield path, find_counterpart(origin, second)
-
-
-def _describe_rival(origins: Mapping[str, str | None]) -> str | None:
-    """Returns a message if the original of an image already has another reconstruction."""
-    for path, other in origins.items():
-        return f"{path} is measured against {other}: keep only one reconstruction of each image"
-    return None
+            other = find_counterpart(origin, second)
+            if other is not None:
+                yield other
 
 
 def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions) -> FileResult:
@@ -197,7 +243,7 @@ def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions
         original = read_original(pair.first, options, hold)
         beside = hold_beside(hold, original.pixels.nbytes)
         other = read_reconstruction(pair.other, original, options, beside)
-        psnr_db = measure_reconstruction(original.pixels, other)
+        psnr_db = measure_reconstruction(original.pixels, other.pixels)
     except DinacError as exc:
         return FileResult.fail(pair.first, exc, name=pair.name, output=pair.other)
     height, width, _ = original.pixels.shape
@@ -222,39 +268,40 @@ def measure_reconstruction(original: Pixels, other: Pixels) -> float:
         ) from exc
 
 
-def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> Original:
+def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None]) -> MeasuredImage:
     """Reads an original, and scales and crops it as encode did.
 
     See `read_shaped` for `hold`. Raises DinacError; its message does not name the file.
     """
-    data = read_content(path).data
-    return Original(_read_pixels(data, options, hold, options.geometry), _is_flipped(data))
+    return _read_image(path, options, hold, options.geometry)
 
 
 def read_reconstruction(
-    path: str, original: Original, options: MeasureOptions, hold: Callable[[int], None]
-) -> Pixels:
-    """Reads the reconstruction of a pair as uint8 [H, W, 3].
+    path: str, original: MeasuredImage, options: MeasureOptions, hold: Callable[[int], None]
+) -> MeasuredImage:
+    """Reads the reconstruction of a pair.
 
-    If decode --flipped made the reconstruction but not the original, the reconstruction
-    is mirrored back. See `read_shaped` for `hold`. Raises ImageError; its message names the file.
+    If decode --flipped made the reconstruction but not the original, the pixels
+    are mirrored back. See `read_shaped` for `hold`. Raises ImageError; its message names the file.
     """
     try:
-        data = read_content(path).data
-        pixels = _read_pixels(data, options, hold, NO_GEOMETRY)
+        image = _read_image(path, options, hold, NO_GEOMETRY)
     except DinacError as exc:
-        raise ImageError(f"{path}: {exc}") from exc
-    return mirror_pixels(pixels) if _is_flipped(data) and not original.is_flipped else pixels
+        raise ImageError(f"{path}: {exc}", exc.details) from exc
+    if image.is_flipped and not original.is_flipped:
+        return replace(image, pixels=mirror_pixels(image.pixels))
+    return image
 
 
-def _read_pixels(
-    data: bytes, options: MeasureOptions, hold: Callable[[int], None], geometry: Geometry
-) -> Pixels:
-    return read_shaped(
-        data, hold, background=options.background, max_pixels=options.max_pixels, geometry=geometry
-    ).pixels
-
-
-def _is_flipped(data: bytes) -> bool:
-    stamp = read_stamp(data) or {}
-    return parse_description(stamp.get("settings", "")).get("image") == "flipped"
+def _read_image(
+    path: str, options: MeasureOptions, hold: Callable[[int], None], geometry: Geometry
+) -> MeasuredImage:
+    data = read_content(path).data
+    shaped = read_shaped(
+        data,
+        hold,
+        background=options.background,
+        max_pixels=options.max_pixels,
+        geometry=geometry,
+    )
+    return MeasuredImage(shaped.pixels, read_stamp(data))

@@ -88,7 +88,7 @@ def read_source_pixels(
             geometry=geometry,
         ).pixels
     except DinacError as exc:
-        raise ImageError(f"its source {path}: {exc}") from exc
+        raise ImageError(f"its source {path}: {exc}", exc.details) from exc
     height, width, _ = pixels.shape
     if (height, width) != (header.height, header.width):
         raise ImageError(

@@ -25,6 +25,7 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name, looks_like_image
 from dinac_cli.jobs.executor.control import RunControl, StopRequest
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
 from dinac_cli.jobs.freshness import is_stamped_image
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.storage.inputs import STDIN, FileKind, Input, InputScan, require_inputs
@@ -34,6 +35,9 @@ from dinac_cli.storage.parts import Shard, parse_shard
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
 """Suffixes of files that a user may expect dinac to write, except images."""
+
+SCANNING = "scanning the inputs"
+"""The phase in which a run counts its inputs."""
 
 Announce = Callable[[str], None]
 """A function that receives a line of text before slow work starts, such as a download."""
@@ -83,13 +87,16 @@ class Run:
         """
         return 0 if self.selection is None else self.selection.scan.others
 
-    def count(self) -> int | None:
+    def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the inputs, and checks that no two inputs have the same output.
 
-        Returns None if the number is unknown (standard input). `start` need not wait for the
-        count, but only the count finds an output that two inputs share. Raises UsageError.
+        Reports the phase `SCANNING` to `watch`. Returns None if the number is unknown (standard
+        input). `start` need not wait for the count, but only the count finds an output that two
+        inputs share. Raises UsageError.
         """
-        return None if self.selection is None else self.selection.count(self.output, self.rename)
+        if self.selection is None:
+            return None
+        return self.selection.count(self.output, self.rename, watch)
 
     def start(self, control: RunControl) -> Generator[FileResult, None, None]:
         """Starts the run and returns a generator, which yields each result as soon as it is final.
@@ -254,7 +261,10 @@ class Selection:
             raise UsageError(f"{first[0].label}: {first[0].problem}")
 
     def count(
-        self, output: Output | None = None, rename: Callable[[str], str] | None = None
+        self,
+        output: Output | None = None,
+        rename: Callable[[str], str] | None = None,
+        watch: Watch = ignore_phase,
     ) -> int | None:
         """Counts the inputs. Returns None for standard input: it may hold several records.
 
@@ -263,16 +273,17 @@ class Selection:
         same output.
         """
         if output is None or output.is_stream or rename is None:
-            count = sum(1 for _ in self)
+            count = sum(1 for _ in watch_items(self, watch, SCANNING))
         else:
-            count = refuse_collisions(partial(self._pair, rename), fold_case=output.folds_case)
+            pairs = partial(self._pair, rename, watch)
+            count = refuse_collisions(pairs, fold_case=output.folds_case)
         if not count:
             self._require_found()
         return None if self.reads_stdin else count
 
-    def _pair(self, rename: Callable[[str], str]) -> Iterator[tuple[str, str | None]]:
+    def _pair(self, rename: Callable[[str], str], watch: Watch) -> Iterator[tuple[str, str | None]]:
         """Yields each input's label and the name of its output, or None if the input will fail."""
-        for entry in self:
+        for entry in watch_items(self, watch, SCANNING):
             yield entry.label, None if entry.problem else rename(entry.name)
 
     def _require_found(self) -> None:

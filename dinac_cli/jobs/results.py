@@ -39,8 +39,9 @@ class FileResult:
     `file` is the input as the user names it. `name` is the input's name relative to the input
     folder. If there is an output, `output` is its path. `reason` says in one line why the file
     failed or was made again. `error` is the class of the error. `rejection` is the rule that a
-    damaged record breaks. Sizes are in bytes and pixels. `delta` is the largest difference between
-    the stored and the re-encoded latents. `facts` are added to the JSON object of the result.
+    damaged record breaks. `details` are the details of the error. Sizes are in bytes and pixels.
+    `delta` is the largest difference between the stored and the re-encoded latents. `facts` are
+    added to the JSON object of the result.
     """
 
     file: str
@@ -59,6 +60,7 @@ class FileResult:
     name: str = ""
     error: str | None = None
     rejection: str | None = None
+    details: tuple[str, ...] = ()
 
     @classmethod
     def fail(
@@ -74,6 +76,7 @@ class FileResult:
             name=name,
             error=type(exc).__name__,
             rejection=rejection,
+            details=exc.details,
         )
 
     @property
@@ -93,6 +96,8 @@ class FileResult:
             entry["delta"] = self.delta
         if self.facts is not None:
             entry |= self.facts
+        if self.details:
+            entry["details"] = list(self.details)
         if self.warnings:
             entry["warnings"] = list(self.warnings)
         return entry

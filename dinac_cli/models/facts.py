@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _STORED = {"F32": "float32", "BF16": "bfloat16"}
 
 # A model card starts with YAML between two lines of dashes. Only the licence is read from it. The
 # licence is one line, "license: NAME", so no YAML parser is needed.
+_CARD_NAMES = ("README.md", "CARD.md")  # on the Hub, and of the built-in model
 _CARD_LICENCE = re.compile(r"\A---\n(?:(?!---).*\n)*?license:[ \t]*[\"']?([\w.+-]{1,64})")
 _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 
@@ -86,13 +88,12 @@ def count_parameters(table: TensorTable) -> dict[str, int]:
 def read_licence(path: Path) -> str:
     """Returns the licence in the model card beside a checkpoint, or "" if no licence is found."""
     folder = path if path.is_dir() else path.parent
-    try:
-        with (folder / "README.md").open("rb") as file:
+    for name in _CARD_NAMES:
+        with suppress(OSError), (folder / name).open("rb") as file:
             card = file.read(1 << 16).decode("utf-8", "replace").replace("\r\n", "\n")
-    except OSError:
-        return ""
-    match = _CARD_LICENCE.match(card)
-    return match[1] if match else ""
+            match = _CARD_LICENCE.match(card)
+            return match[1] if match else ""
+    return ""
 
 
 def _list_parameters(table: TensorTable) -> list[tuple[str, int]]:

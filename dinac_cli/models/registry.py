@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.errors import ModelError, UsageError, quote_error
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.source import (
     CONFIG_NAME,
@@ -196,7 +196,8 @@ def _download(
     except Exception as exc:  # network errors in the client have no common base class
         raise ModelError(
             f"model {at} is not cached in {constants.HF_HUB_CACHE} and cannot be downloaded: "
-            f"{_explain_hub_error(exc)}"
+            f"{_explain_hub_error(exc)}",
+            [quote_error(exc)],
         ) from exc
     if not _is_complete(model.path):
         raise ModelError(
@@ -220,8 +221,11 @@ def _explain_hub_error(exc: Exception) -> str:
         return f"HF_HUB_OFFLINE is set; unset it once to download, or {_INSTEAD}"
     if isinstance(exc, errors.LocalEntryNotFoundError):
         return f"the Hub is unreachable; go online once, or {_INSTEAD}"
-    detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
-    return f"the download failed ({detail}); try again, or {_INSTEAD}"
+    if isinstance(exc, errors.HfHubHTTPError) and exc.response is not None:
+        return f"the Hub answered with status {exc.response.status_code}; try later, or {_INSTEAD}"
+    if isinstance(exc, OSError) and exc.strerror:  # such as a full disk
+        return f"{exc.strerror}; try again, or {_INSTEAD}"
+    return f"the download failed; try again, or {_INSTEAD}"
 
 
 def _is_path(source: str) -> bool:

@@ -6,142 +6,231 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 32, 34
-_BINS = 20
+_MOST_BINS = 20
+_MOST_BARS = 48  # with more bars, each bar is hardly wider than the gap to the next bin
+_MOST_TICKS = 6  # labels of six digits still fit beside each other
+_SMALLEST_STEP = 0.001  # closer ticks would need labels wider than the margin
 _LOG_FROM = 8  # an axis is logarithmic if largest value / smallest value exceeds this
+_SHARE_OF_BARS = 0.8  # the rest of a bin separates it from the next bin
 COLORS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#b0439c", "#8a7a1c", "#c23b3b")
+
+# The outlines of the points, around (0, 0). Outlines of different shapes stay visible if points of
+# several series lie on the same place. The characters show the same shapes in the legend.
+_MARKS = (
+    ("M-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0z", "&#9675;"),
+    ("M-3 -3h6v6h-6z", "&#9633;"),
+    ("M0 -4L4 0L0 4L-4 0z", "&#9671;"),
+    ("M0 -4L4 3H-4z", "&#9651;"),
+    ("M-3 -3L3 3M-3 3L3 -3", "&#215;"),
+    ("M-4 0H4M0 -4V4", "&#43;"),
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points (bits per pixel, dB) of one folder of reconstructions, and their centre."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    centre: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps a value between `low` and `high` to a position in pixels between `start` and `stop`.
+    """Maps a value between the first and the last tick to a position in pixels.
 
-    Ticks divide the axis into `parts` parts. If `is_log`, the scale is logarithmic and `low` must
-    be above 0.
+    The first tick lies at `start`, the last tick at `stop`. If `is_log`, the scale is logarithmic
+    and all ticks must be above 0. `labels` are the ticks that have a label.
     """
 
-    low: float
-    high: float
+    ticks: Sequence[float]
     start: float
     stop: float
-    parts: int = 4
+    labels: Sequence[str]
     is_log: bool = False
 
     def place(self, value: float) -> float:
         """Returns the position of a value in pixels."""
-        share = 0.5
-        if self.high > self.low and self.is_log:
-            share = math.log(value / self.low) / math.log(self.high / self.low)
-        elif self.high > self.low:
-            share = (value - self.low) / (self.high - self.low)
+        low, high = self.ticks[0], self.ticks[-1]
+        if self.is_log:
+            share = math.log(value / low) / math.log(high / low)
+        else:
+            share = (value - low) / (high - low)
         return self.start + share * (self.stop - self.start)
 
-    def list_ticks(self) -> list[float]:
-        """Returns the values of the ticks, or a single value if the range is empty."""
-        if self.high <= self.low:
-            return [self.low]
-        if self.is_log:
-            factor = (self.high / self.low) ** (1 / self.parts)
-            return [self.low * factor**i for i in range(self.parts + 1)]
-        step = (self.high - self.low) / self.parts
-        return [self.low + step * i for i in range(self.parts + 1)]
+
+def choose_step(span: float, parts: int, smallest: float = _SMALLEST_STEP) -> float:
+    """Returns the smallest 1, 2 or 5 times 10^k that divides `span` into at most `parts` parts.
+
+    Returns at least `smallest`, and at least 1 if `span` is 0.
+    """
+    if span <= 0:
+        return max(1.0, smallest)
+    wanted = max(span / parts, smallest)
+    power = 10.0 ** math.floor(math.log10(wanted))
+    # The factor accepts 0.1 + 0.2 as 0.3. 10 covers a power that was rounded down.
+    return next(power * digit for digit in (1, 2, 5, 10) if power * digit * (1 + 1e-9) >= wanted)
 
 
-def lay_counts(highest: int, start: float, stop: float) -> Axis:
-    """Returns an axis with integer ticks that starts at 0 and includes `highest` (at least 1)."""
-    step = math.ceil(highest / 4)
-    parts = math.ceil(highest / step)
-    return Axis(0.0, float(step * parts), start, stop, parts)
+def list_round_values(low: float, high: float, step: float) -> list[float]:
+    """Returns at least two multiples of `step`. They begin at or below `low`, and reach `high`."""
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def lay_axis(
+    low: float, high: float, start: float, stop: float, smallest: float = _SMALLEST_STEP
+) -> Axis:
+    """Returns a linear axis that includes `low` and `high` and has round ticks."""
+    step = choose_step(high - low, _MOST_TICKS - 1, smallest)
+    ticks = list_round_values(low, high, step)
+    return Axis(ticks, start, stop, [_format_tick(tick, step) for tick in ticks])
+
+
+def lay_log_axis(low: float, high: float, start: float, stop: float) -> Axis:
+    """Returns a logarithmic axis that includes `low` and `high`, both above 0.
+
+    The ticks are 1, 2 and 5 times 10^k. If the labels of all ticks do not fit, only powers of 10
+    have a label.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = [float(f"{digit}e{power}") for power in decades for digit in (1, 2, 5)]
+    first = max(step for step in steps if step <= low)
+    last = min(step for step in steps if step >= high)
+    ticks = [step for step in steps if first <= step <= last]
+    every = len(ticks) <= _MOST_TICKS + 1
+    labels = [_format_tick(tick, tick) if every or _is_power(tick) else "" for tick in ticks]
+    return Axis(ticks, start, stop, labels, is_log=True)
 
 
 def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Returns a chart with one PSNR histogram for each series, or "" if there are no values."""
+    """Returns a chart with the PSNR values of each series, or "" if there are no values.
+
+    Each bin has one bar per series, side by side, so that no bar hides another bar.
+    """
     everything = [value for _, values in series for value in values]
     if not everything:
         return ""
-    edges = np.linspace(min(everything), max(everything) or 1.0, _BINS + 1)
-    if edges[0] == edges[-1]:
-        edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, _BINS + 1)
-    counts = [np.histogram(values, edges)[0] for _, values in series]
-    across = Axis(float(edges[0]), float(edges[-1]), _LEFT, WIDTH - _RIGHT)
-    up = lay_counts(max(int(count.max()) for count in counts), HEIGHT - _BOTTOM, _TOP)
-    shapes = []
-    for number, count in enumerate(counts):
-        corners = zip(np.repeat(edges, 2), [0, *np.repeat(count, 2), 0], strict=True)
-        path = " ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in corners)
-        color = COLORS[number % len(COLORS)]
-        shapes.append(
-            f'<polygon points="{path}" fill="{color}" fill-opacity="0.25" stroke="{color}"/>'
-        )
-    body = "".join([*_draw_axes(across, up, "PSNR, dB", "images"), *shapes])
-    return _wrap(body, "Histogram of PSNR", [name for name, _ in series])
+    low, high = min(everything), max(everything)
+    bins = max(1, min(_MOST_BINS, _MOST_BARS // len(series)))
+    edges = list_round_values(low, high, choose_step(high - low, bins))
+    # A rounded edge may lie beyond the value by a billionth of a bin.
+    clipped = [np.clip(values, edges[0], edges[-1]) for _, values in series]
+    counts = [np.histogram(values, edges)[0] for values in clipped]
+    across = lay_axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT)
+    up = lay_axis(0, max(int(count.max()) for count in counts), HEIGHT - _BOTTOM, _TOP, 1)
+    bin_width = across.place(edges[1]) - across.place(edges[0])
+    width, margin = _SHARE_OF_BARS * bin_width / len(series), (1 - _SHARE_OF_BARS) / 2 * bin_width
+    bars = []
+    for number, ((name, _), count) in enumerate(zip(series, counts, strict=True)):
+        for (low, high), images in zip(pairwise(edges), count, strict=True):
+            x = across.place(low) + margin + number * width
+            title = f"{name}: {images} from {low:.10g} to {high:.10g} dB"
+            bars += [_draw_bar(x, width, up, images, number, title)] if images else []
+    body = "".join([*_draw_axes(across, up, "PSNR, dB", "images"), *bars])
+    return _wrap(body, "Histogram of PSNR", [(name, "&#9632;") for name, _ in series])
 
 
-def draw_scatter(series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> str:
-    """Returns a chart that shows the points (bits per pixel, dB) and the mean of each series.
+def _draw_bar(x: float, width: float, up: Axis, count: int, number: int, title: str) -> str:
+    top, color = up.place(count), COLORS[number % len(COLORS)]
+    return (
+        f'<rect class="mark" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" '
+        f'height="{up.start - top:.1f}" fill="{color}"><title>{html.escape(title)}</title></rect>'
+    )
+
+
+def draw_scatter(series: Sequence[Series]) -> str:
+    """Returns a chart that shows the points and the centre of each series.
 
     Returns "" if there are no points.
     """
-    everything = [point for _, points in series for point in points]
-    if not everything:
+    points = [point for each in series for point in each.points]
+    if not points:
         return ""
-    xs, ys = zip(*everything, strict=True)
+    centres = [each.centre for each in series if each.centre is not None]
+    xs, ys = zip(*points, *centres, strict=True)
     # A tiny image takes hundreds of bits per pixel. On a linear axis, all other images
     # would then lie on one line.
     is_log = 0 < min(xs) < max(xs) / _LOG_FROM
-    across = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, is_log=is_log)
-    up = Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
-    shapes = []
-    for number, (name, points) in enumerate(series):
-        color = COLORS[number % len(COLORS)]
-        shapes += [
-            f'<circle cx="{across.place(x):.1f}" cy="{up.place(y):.1f}" r="2.5" '
-            f'fill="{color}" fill-opacity="0.5"/>'
-            for x, y in points
-        ]
-        if points:
-            x, y = (float(np.mean(values)) for values in zip(*points, strict=True))
-            title = f"mean of {html.escape(name)}: {x:.2f} bits per pixel, {y:.2f} dB"
-            shapes.append(
-                f'<circle cx="{across.place(x):.1f}" cy="{up.place(y):.1f}" r="6" fill="none" '
-                f'stroke="{color}" stroke-width="2"><title>{title}</title></circle>'
-            )
+    lay_across = lay_log_axis if is_log else lay_axis
+    across = lay_across(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
+    up = lay_axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
+    shapes = [
+        shape
+        for number, each in enumerate(series)
+        for shape in _draw_points(each, number, across, up)
+    ]
     below = "bits per pixel (logarithmic)" if is_log else "bits per pixel"
     body = "".join([*_draw_axes(across, up, below, "PSNR, dB"), *shapes])
-    names = [name if points else "" for name, points in series]
-    return _wrap(body, "PSNR against bits per pixel", names)
+    legend = [
+        (each.name if each.points else "", _MARKS[number % len(_MARKS)][1])
+        for number, each in enumerate(series)
+    ]
+    return _wrap(body, "PSNR against bits per pixel", legend)
+
+
+def _draw_points(series: Series, number: int, across: Axis, up: Axis) -> Iterator[str]:
+    color, (outline, _) = COLORS[number % len(COLORS)], _MARKS[number % len(_MARKS)]
+    style = f'd="{outline}" fill="none" stroke="{color}"'
+    for x, y in series.points:
+        place = f"translate({across.place(x):.1f} {up.place(y):.1f})"
+        yield f'<path class="mark" transform="{place}" {style} stroke-opacity="0.7"/>'
+    if series.centre is not None:
+        x, y = series.centre
+        place = f"translate({across.place(x):.1f} {up.place(y):.1f}) scale(2.5)"
+        title = f"{html.escape(series.name)}: {x:.2f} bits per pixel, mean of {y:.2f} dB"
+        yield (
+            f'<path class="mark" transform="{place}" {style} stroke-width="1.2">'
+            f"<title>{title}</title></path>"
+        )
 
 
 def _draw_axes(across: Axis, up: Axis, below: str, beside: str) -> Iterator[str]:
     yield (
         f'<path class="axis" fill="none" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
     )
-    for value in across.list_ticks():
-        x = across.place(value)
-        yield f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{_label(value)}</text>'
-    for value in up.list_ticks():
-        y = up.place(value) + 4
-        yield f'<text x="{_LEFT - 5}" y="{y:.1f}" text-anchor="end">{_label(value)}</text>'
+    for tick, label in zip(across.ticks, across.labels, strict=True):
+        x = across.place(tick)
+        yield f'<path class="axis" d="M{x:.1f} {HEIGHT - _BOTTOM}v4"/>'
+        yield f'<text x="{x:.1f}" y="{HEIGHT - 19}" text-anchor="middle">{label}</text>'
+    for tick, label in zip(up.ticks, up.labels, strict=True):
+        y = up.place(tick)
+        yield f'<path class="axis" d="M{_LEFT} {y:.1f}h-4"/>'
+        yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
     yield f'<text x="{(_LEFT + WIDTH) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{below}</text>'
     yield f'<text x="4" y="10">{beside}</text>'
 
 
-def _label(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+def _is_power(value: float) -> bool:
+    return f"{value:e}".startswith("1.000000e")
 
 
-def _wrap(body: str, title: str, names: Sequence[str]) -> str:
-    legend = " ".join(
-        f'<span style="color:{COLORS[number % len(COLORS)]}">&#9632;</span> {html.escape(name)}'
-        for number, name in enumerate(names)
+def _format_tick(value: float, step: float) -> str:
+    """Returns a multiple of `step` with as many decimals as `step` has."""
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return f"{value:,.{decimals}f}"
+
+
+def _wrap(body: str, title: str, legend: Sequence[tuple[str, str]]) -> str:
+    """Returns the figure. `legend` has the name and the symbol of each series.
+
+    The legend omits a series without a name.
+    """
+    names = " ".join(
+        f'<span class="mark" style="color:{COLORS[number % len(COLORS)]}" aria-hidden="true">'
+        f"{symbol}</span> {html.escape(name)}"
+        for number, (name, symbol) in enumerate(legend)
         if name
     )
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'role="img" aria-label="{title}">{body}</svg>'
-        f"<figcaption>{title}: {legend}</figcaption></figure>"
+        f"<figcaption>{title}: {names}</figcaption></figure>"
     )

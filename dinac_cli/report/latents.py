@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.container.record import open_record, read_latents
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.record import hash_record, open_record, read_latents
 from dinac_cli.errors import DinacError
 from dinac_cli.images.writing import write_image
 from dinac_cli.report.page import make_data_url
@@ -78,8 +79,13 @@ def locate_record(folder: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class ShownRecord:
-    """The size of a record, and the picture of its latents as a URL (None without a picture)."""
+    """A record of an image: its header, its hash, its size, and the picture of its latents.
 
+    `picture` is a URL, or None without a picture.
+    """
+
+    header: RecordHeader
+    record_hash: str
     size_bytes: int
     picture: str | None
 
@@ -106,7 +112,7 @@ def show_record(
     picture = None
     if colors is not None and len(latents) == len(colors.mean):
         picture = make_data_url(write_image(colors.paint(latents), "png"), "png")
-    return ShownRecord(len(data), picture)
+    return ShownRecord(record.header, hash_record(data), len(data), picture)
 
 
 def _read_all(paths: Iterable[str]) -> Iterator[npt.NDArray[np.float32]]:

@@ -83,7 +83,8 @@ function arrange() {
     });
   }
   if (k !== chosen) {
-    state.chosen = chosen = k;
+    chosen = k;
+    pick("right", k);
     if (state.view.startsWith("rec")) state.view = `reconstruction ${k}`;
     for (const index of seen) fill(index);
   }
@@ -96,8 +97,42 @@ find("controls").addEventListener("submit", (event) => event.preventDefault());
 
 // The viewer: two stacked pictures; the view determines what is shown of them, and how.
 const viewer = find("viewer"), frame = find("frame"), above = find("above"), below = find("below");
-const state = { index: 0, view: "divider", chosen: 0, zoom: 0, divider: 50, gain: 10 };
+// The divider and the difference compare the pictures `left` and `right`.
+const ORIGINAL = -1;  // any other picture is the number of a reconstruction
+const everyPicture = [ORIGINAL, ...names.keys()];
+const state = { index: 0, view: "divider", left: ORIGINAL, right: 0, zoom: 0, divider: 50, gain: 10 };
+const sides = { left: "right", right: "left" };  // each side, and the other side
+for (const side of Object.keys(sides)) {
+  for (const k of everyPicture) find(`${side}-side`).add(new Option(label(k), k));
+  find(`${side}-side`).addEventListener("input", (event) => {
+    pick(side, Number(event.target.value));
+    paint();
+  });
+}
 arrange();
+
+function label(k) { return k === ORIGINAL ? "original" : names[k]; }
+function locate(all, k) { return k === ORIGINAL ? all.original : all.reconstructions[k]; }
+
+function describe(k) {
+  const { psnr, bits_per_pixel: rates } = entries[state.index];
+  if (k === ORIGINAL) return label(k);
+  const rate = rates[k] ? `, ${rates[k].toFixed(2)} bits per pixel` : "";
+  return `${label(k)} ${show(psnr[k])}${rate}`;
+}
+
+function pick(side, k) {  // a picture that is on the other side changes places
+  if (state[sides[side]] === k) state[sides[side]] = state[side];
+  state[side] = k;
+}
+
+function cycle(side) {  // to the next picture that exists and is not on the other side
+  const all = pictures(state.index), count = everyPicture.length;
+  const at = everyPicture.indexOf(state[side]);
+  const next = [...everyPicture.keys()].map((by) => everyPicture[(at + by + 1) % count]);
+  pick(side, next.find((k) => k !== state[sides[side]] && locate(all, k)) ?? state[side]);
+  paint();
+}
 
 function views() {
   const list = [["divider", "divider"], ["original", "original"]];
@@ -109,30 +144,38 @@ function views() {
 
 function paint() {
   const entry = entries[state.index], all = pictures(state.index);
-  const name = names[state.chosen], value = show(entry.psnr[state.chosen]);
-  const original = [all.original, `${entry.name}, original`];
-  const latents = [all.latents, `${entry.name}, latents`];
-  const url = all.reconstructions[state.chosen];
-  const reconstruction = url ? [url, `${entry.name}, reconstruction ${name}, ${value}`] : original;
-  const divided = state.view === "divider" && Boolean(url);
-  const subtracted = state.view === "difference" && Boolean(url);
-  above.hidden = !divided && !subtracted;
-  if (divided) { put(above, original); put(below, reconstruction); }
-  else if (subtracted) { put(above, reconstruction); put(below, original); }
-  else if (state.view === "latents") put(below, latents);
-  else put(below, state.view === "original" ? original : reconstruction);
+  const { left, right } = state;
+  const picture = (k) => [locate(all, k), k === ORIGINAL
+    ? `${entry.name}, original` : `${entry.name}, reconstruction ${names[k]}, ${show(entry.psnr[k])}`];
+  const isPair = Boolean(locate(all, left) && locate(all, right));
+  const divided = state.view === "divider" && isPair;
+  const subtracted = state.view === "difference" && isPair;
+  const compares = state.view === "divider" || state.view === "difference";
+  const single = [state.view === "original" ? ORIGINAL : right, left, ORIGINAL].find((k) => locate(all, k));
+  above.hidden = !isPair || !compares;
+  if (isPair && compares) { put(above, picture(left)); put(below, picture(right)); }
+  else if (state.view === "latents") put(below, [all.latents, `${entry.name}, latents`]);
+  else put(below, picture(single));
   above.style.clipPath = divided ? `inset(0 ${100 - state.divider}% 0 0)` : "";
   frame.classList.toggle("difference", subtracted);
   frame.style.filter = subtracted ? `brightness(${state.gain})` : "";
   below.classList.toggle("grid", state.view === "latents");
   for (const id of ["divider", "left", "right"]) find(id).hidden = !divided;
-  find("right").textContent = name;
+  find("left").textContent = label(left);
+  find("right").textContent = label(right);
   find("divider").style.left = `${state.divider}%`;
+  find("divider").setAttribute("aria-label", `Divider between ${label(left)} and ${label(right)}`);
   find("divider").setAttribute("aria-valuenow", Math.round(state.divider));
+  find("sides").hidden = !compares || names.length < 2;
+  for (const side of Object.keys(sides)) {
+    for (const option of find(`${side}-side`).options) option.disabled = !locate(all, Number(option.value));
+    find(`${side}-side`).value = state[side];
+  }
   find("gain-label").hidden = state.view !== "difference";
   find("gain-value").textContent = `${state.gain}x`;
-  const rate = entry.bits_per_pixel[state.chosen];
-  find("title").textContent = `${entry.name}: ${name} ${value}` + (rate ? `, ${rate.toFixed(2)} bits per pixel` : "");
+  const shown = compares ? [left, right].filter((k) => k !== ORIGINAL) : [right];
+  find("title").textContent = `${entry.name}: ${shown.map(describe).join(" | ")}`;
+  const hasFocus = find("views").contains(document.activeElement);
   find("views").replaceChildren(...views().map(([view, label]) => {
     const button = document.createElement("button");
     button.textContent = label;
@@ -140,11 +183,12 @@ function paint() {
     button.addEventListener("click", () => choose(view));
     return button;
   }));
+  if (hasFocus) find("views").querySelector("[aria-pressed=true]").focus();
   resize();
 }
 
 function choose(view) {
-  if (view.startsWith("rec")) state.chosen = Number(view.split(" ")[1]);
+  if (view.startsWith("rec")) pick("right", Number(view.split(" ")[1]));
   state.view = view;
   paint();
 }
@@ -218,11 +262,12 @@ find("stage").addEventListener("wheel", (event) => {
 }, { passive: false });
 viewer.addEventListener("close", () => cards[state.index].focus());
 viewer.addEventListener("keydown", (event) => {
-  if (event.target.id === "gain" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("#gain, select") || event.ctrlKey || event.metaKey || event.altKey) return;
   const digit = Number.parseInt(event.key);
   const actions = {
     ArrowLeft: () => step(-1), ArrowRight: () => step(1),
     o: () => choose("original"), s: () => choose("divider"), d: () => choose("difference"),
+    l: () => cycle("left"), r: () => cycle("right"),
     p: () => { if (pictures(state.index).latents) choose("latents"); },
     "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5),
     0: () => { state.zoom = 0; resize(); },

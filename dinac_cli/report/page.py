@@ -13,34 +13,20 @@ from importlib.resources import files
 from typing import Any
 
 from dinac_cli.images.metrics import psnr_as_json, summarise_psnr
-from dinac_cli.report.charts import draw_histogram, draw_scatter
+from dinac_cli.report.charts import Series, draw_histogram, draw_scatter
+from dinac_cli.report.columns import Column, Making, Reconstruction
+from dinac_cli.report.origin import PageOrigin
 
-PAGE_START = (
-    b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="dinac report">'
-)
 _MISSING = "missing"
-_COLUMNS = ("mean", "std", "median", "p5", "p95", "min", "max")
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """One reconstruction of an image. `bits_per_pixel` is None if it is unknown.
-
-    `difference` is the URL of a small picture that shows the difference from the original. `full`
-    is the URL of the full image.
-    """
-
-    psnr_db: float
-    bits_per_pixel: float | None
-    difference: str
-    full: str
+_TEXTS = ("reconstructions", *Making._fields)
+_STATISTICS = ("mean", "std", "median", "p5", "p95", "min", "max")
 
 
 @dataclass
 class PageImage:
     """The data of one image on the page. Each picture is given as its URL.
 
-    `reconstructions` has one entry per name in `Page.names`. An entry is None if the file is
+    `reconstructions` has one entry per column of the page. An entry is None if the file is
     missing.
     """
 
@@ -53,6 +39,11 @@ class PageImage:
     reconstructions: list[Reconstruction | None] = field(default_factory=list)
 
     @property
+    def pixels(self) -> int:
+        """The number of pixels of the image."""
+        return self.width * self.height
+
+    @property
     def size_bytes(self) -> int:
         """The size of all URLs of pictures, in bytes."""
         found = filter(None, self.reconstructions)
@@ -63,41 +54,39 @@ class PageImage:
 class Page:
     """The figures and images of a page.
 
-    `names` are the names of the reconstructions. `images` are the HTML elements of the images.
-    `failed` is the number of images that could not be read and are not shown.
+    `columns` hold the figures of each folder of reconstructions. `images` are the HTML elements of
+    the images. `failed` is the number of images that could not be read and are not shown. `origin`
+    says what the page compares.
     """
 
-    def __init__(self, title: str, names: Sequence[str]) -> None:
+    def __init__(self, title: str, names: Sequence[str], origin: PageOrigin) -> None:
         self.title = title
-        self.names = names
-        self.psnr_db: list[list[float]] = [[] for _ in names]
-        self.rates: list[list[tuple[float, float]]] = [[] for _ in names]
-        self.missing = [0] * len(names)
+        self.origin = origin
+        self.columns = [Column(name) for name in names]
         self.images: list[str] = []
         self.size_bytes = 0
         self.failed = 0
 
     def add(self, image: PageImage) -> None:
         """Adds the figures and the HTML of one image."""
-        for number, found in enumerate(image.reconstructions):
+        for column, found in zip(self.columns, image.reconstructions, strict=True):
             if found is None:
-                self.missing[number] += 1
-                continue
-            self.psnr_db[number].append(found.psnr_db)
-            if found.bits_per_pixel is not None and math.isfinite(found.psnr_db):
-                self.rates[number].append((found.bits_per_pixel, found.psnr_db))
+                column.missing += 1
+            else:
+                column.add(found, image.pixels)
         self.images.append(_write_image(image))
         self.size_bytes += len(self.images[-1])
 
     def write(self) -> bytes:
         """Returns the whole page."""
         parts = {
+            "origin": self.origin.to_html(),
             "title": html.escape(self.title),
             "style": _read("page.css"),
             "script": _read("page.js"),
             "lead": self._introduce(),
             "figures": "\n".join(self._list_figures()),
-            "data": _embed({"reconstructions": list(self.names)}),
+            "data": _embed({"reconstructions": [column.name for column in self.columns]}),
             "images": "\n".join(self.images),
         }
         first, *pieces = _read("page.html").split("{{")
@@ -109,7 +98,8 @@ class Page:
 
     def _introduce(self) -> str:
         images = "1 image" if len(self.images) == 1 else f"{len(self.images)} images"
-        each = "1 reconstruction" if len(self.names) == 1 else f"{len(self.names)} reconstructions"
+        count = len(self.columns)
+        each = "1 reconstruction" if count == 1 else f"{count} reconstructions"
         failed = f" {self.failed} more could not be shown." if self.failed else ""
         return (
             f"{images}, {each} each.{failed} Below each image is the "
@@ -117,24 +107,48 @@ class Page:
         )
 
     def _list_figures(self) -> Iterator[str]:
-        heads = "".join(
-            f"<th>{name}</th>" for name in ("PSNR, dB", *_COLUMNS, "images", "identical", "missing")
-        )
-        yield f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>'
-        for number, name in enumerate(self.names):
-            summary = summarise_psnr(self.psnr_db[number])
-            values = [getattr(summary, column) for column in _COLUMNS]
-            cells = ["-" if value is None else f"{value:.2f}" for value in values]
-            cells += [str(summary.count), str(summary.identical), str(self.missing[number])]
-            row = "".join(f"<td>{cell}</td>" for cell in (html.escape(name), *cells))
-            yield f"<tr>{row}</tr>"
+        rows = [_count_images(column) for column in self.columns]
+        counts = [name for name in rows[0] if name == "images" or any(row[name] for row in rows)]
+        yield f'<div class="scroll" tabindex="0"><table>{_write_heads(counts)}<tbody>'
+        for column, row in zip(self.columns, rows, strict=True):
+            yield _write_row(column, [row[name] for name in counts])
         yield "</tbody></table></div>"
-        finite = [[value for value in values if math.isfinite(value)] for values in self.psnr_db]
-        charts = [
-            draw_histogram(list(zip(self.names, finite, strict=True))),
-            draw_scatter(list(zip(self.names, self.rates, strict=True))),
+        finite = [
+            (column.name, list(filter(math.isfinite, column.psnr_db))) for column in self.columns
         ]
-        yield f'<div class="charts">{"".join(charts)}</div>'
+        rates = [Series(column.name, column.rates, column.centre) for column in self.columns]
+        yield f'<div class="charts">{draw_histogram(finite)}{draw_scatter(rates)}</div>'
+
+
+def _count_images(column: Column) -> dict[str, int]:
+    identical = summarise_psnr(column.psnr_db).identical
+    return {"images": len(column.psnr_db), "identical": identical, "missing": column.missing}
+
+
+def _write_heads(counts: Sequence[str]) -> str:
+    """Returns the two rows of headings: the statistics of PSNR share a heading."""
+    upper = [
+        *(f'<th rowspan="2" scope="col" class="text">{name}</th>' for name in _TEXTS),
+        '<th rowspan="2" scope="col">bits per pixel</th>',
+        f'<th colspan="{len(_STATISTICS)}" scope="colgroup" class="group">PSNR, dB</th>',
+        *(f'<th rowspan="2" scope="col">{name}</th>' for name in counts),
+    ]
+    lower = [f'<th scope="col">{name}</th>' for name in _STATISTICS]
+    return f"<thead><tr>{''.join(upper)}</tr><tr>{''.join(lower)}</tr></thead>"
+
+
+def _write_row(column: Column, counts: Sequence[int]) -> str:
+    summary = summarise_psnr(column.psnr_db)
+    values = [getattr(summary, name) for name in _STATISTICS]
+    figures = [column.describe_rate() or "-"]
+    figures += ["-" if value is None else f"{value:.2f}" for value in values]
+    figures += map(str, counts)
+    cells = [
+        f'<th scope="row" class="text">{html.escape(column.name)}</th>',
+        *(f'<td class="text">{html.escape(text) or "-"}</td>' for text in column.describe_making()),
+        *(f"<td>{figure}</td>" for figure in figures),
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def make_data_url(data: bytes, kind: str) -> str:
@@ -150,7 +164,7 @@ def _write_image(image: PageImage) -> str:
         "height": image.height,
         # an infinite PSNR is written as null
         "psnr": [_MISSING if each is None else psnr_as_json(each.psnr_db) for each in found],
-        "bits_per_pixel": [None if each is None else each.bits_per_pixel for each in found],
+        "bits_per_pixel": [_measure_rate(each, image.pixels) for each in found],
     }
     pictures: dict[str, Any] = {
         "thumbnail": image.thumbnail,
@@ -165,6 +179,12 @@ def _write_image(image: PageImage) -> str:
         f'<script type="application/json" class="image" data-facts="{attribute}">'
         f"{_embed(pictures)}</script>"
     )
+
+
+def _measure_rate(found: Reconstruction | None, pixels: int) -> float | None:
+    if found is None or found.record_bytes is None:
+        return None
+    return 8 * found.record_bytes / pixels
 
 
 def _embed(value: object) -> str:

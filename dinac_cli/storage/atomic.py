@@ -85,7 +85,7 @@ def describe_write_error(exc: OSError, target: str) -> OutputError:
     if exc.errno == errno.EROFS:
         return UnwritableDiskError(f"{target}: {exc.strerror}; choose another place")
     if exc.errno == errno.ENAMETOOLONG:
-        return OutputError(f"{target}: the output's name is too long for this file system")
+        return OutputError(f"{target}: the name is too long for this file system; rename the input")
     return OutputError(f"{target}: cannot write: {exc.strerror or exc}; choose another place")
 
 

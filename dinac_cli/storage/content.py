@@ -76,5 +76,6 @@ def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
         pieces.append(piece)
         total += len(piece)
     else:
-        raise InputError(f"larger than {MAX_INPUT_BYTES // 2**30} GiB")
+        limit = MAX_INPUT_BYTES // 2**30
+        raise InputError(f"larger than {limit} GiB, the limit for one file; make it smaller")
     return Content(pieces[0] if len(pieces) == 1 else b"".join(pieces))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +16,21 @@ import torch
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.codec.records import name_creator
 from dinac_cli.errors import UsageError
-from dinac_cli.images.pixels import crop_pixels
+from dinac_cli.images.pixels import Pixels, crop_pixels
+from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase, watch_items
 from dinac_cli.models.device import resolve_device, resolve_dtype
 from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
 from dinac_cli.models.dinac.checkpoint import pack_checkpoint
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
-from dinac_cli.training.dataset import CropSource, hash_images, hold_out, load_image, survey_images
+from dinac_cli.training.dataset import (
+    CropSource,
+    TrainImage,
+    hash_images,
+    hold_out,
+    load_image,
+    survey_images,
+)
 from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
 from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
 from dinac_cli.training.statistics import (
@@ -90,15 +98,18 @@ def check_out(out: Path) -> None:
 class TrainingRun:
     """A training run. After a kill, a run with the same request resumes from the last saved state.
 
-    Raises DinacError.
+    Reports its phases to `watch`. Raises DinacError.
     """
 
-    def __init__(self, request: TrainRequest) -> None:
+    def __init__(self, request: TrainRequest, watch: Watch = ignore_phase) -> None:
         self._request = request
+        self._watch = watch
         recipe = request.recipe
         self._device = resolve_device(request.device)
         self._dtype = resolve_dtype(request.dtype, self._device)
-        images, self.skipped = survey_images(request.paths, recipe.crop)
+        paths = watch_items(request.paths, watch, "reading the images", len(request.paths))
+        images, self.skipped = survey_images(paths, recipe.crop)
+        watch(Phase("choosing the held-out images"))
         self._kept, self._held_out = hold_out(images)
         self._held = [
             crop_pixels(load_image(image), _MAX_SIDE, _MAX_SIDE)
@@ -110,6 +121,7 @@ class TrainingRun:
                 f"--crop {recipe.crop}: expected a multiple of the model's patch of "
                 f"{self.model.config.patch_size} pixels"
             )
+        watch(Phase("preparing the training"))
         self._trainer = Trainer(
             self.model,
             recipe,
@@ -181,12 +193,14 @@ class TrainingRun:
         """Trains to the end. If the caller stops earlier, the caller must call `save`."""
         trainer = self._trainer
         if not trainer.step_number and not trainer.curve:
-            start_db = round(self._measure_held_out(), 3)
+            start_db = round(self._measure_average(), 3)
             trainer.curve.append({"step": 0, "train_db": None, "held_out_db": start_db})
         pace = self._start_pace()
         known = trainer.recipe.steps != UNPACED_STEPS
         saved = time.monotonic()
         psnr: list[float] = []
+        compiles = self._request.compiled
+        self._watch(Phase("compiling the model" if compiles else "taking the first step"))
         while not known or trainer.step_number < trainer.recipe.steps:
             report = trainer.step()
             psnr += [] if report.psnr_db is None else [report.psnr_db]
@@ -214,20 +228,29 @@ class TrainingRun:
         model = build_model(self.model, state, torch.float32)
         # The sample is ordered by hash, because neighbours in a folder are alike.
         sample = sorted(self._kept, key=lambda image: image.sha256)[:_STATISTICS_IMAGES]
-        mean, variance = measure_whitening(model, map(load_image, sample))
+        images = self._load(sample, "measuring the whitening")
+        mean, variance = measure_whitening(model, images)
         state |= {"latent_norm_running_mean": mean, "latent_norm_running_var": variance}
         final = build_model(self.model, state, self._dtype)
-        few = [load_image(image) for image in sample[:_SENSITIVITY_IMAGES]]
+        few = self._load(sample[:_SENSITIVITY_IMAGES], "measuring the sensitivity of the channels")
         sensitivity = measure_sensitivity(final, few, self._request.recipe.seed)
-        values = measure_reconstruction(final, self._held)
+        values = self._measure_held_out(final)
+        self._watch(Phase("writing the checkpoint"))
         settings = {SENSITIVITY_KEY: sensitivity}
         files = pack_checkpoint(state, self.model.config, torch.bfloat16, settings)
         for name, content in files.items():
             write_file(self._request.out, name, content)
-        spread = measure_spread(final, map(load_image, self._held_out[:_STATISTICS_IMAGES]))
+        images = self._load(
+            self._held_out[:_STATISTICS_IMAGES], "measuring the spread of the latents"
+        )
+        spread = measure_spread(final, images)
         self._write_report(values, spread)
         self._drop_state()
         return values
+
+    def _load(self, images: Sequence[TrainImage], phase: str) -> Iterator[Pixels]:
+        """Yields the pixels of each image. Reports `phase`."""
+        return map(load_image, watch_items(images, self._watch, phase, len(images)))
 
     def _drop_state(self) -> None:
         with suppress(OSError):  # a state that cannot be deleted does no harm
@@ -236,10 +259,13 @@ class TrainingRun:
     def _start_model(self) -> DinacAE:
         request = self._request
         if request.init == KLT:
-            statistics = measure_patches(map(load_image, self._kept), NANO_CONFIG.patch_size)
+            images = self._load(self._kept, "measuring the patches")
+            statistics = measure_patches(images, NANO_CONFIG.patch_size)
+            self._watch(Phase("building the model"))
             model = DinacAE(NANO_CONFIG)
             model.load_state_dict(build_klt(statistics, NANO_CONFIG))
             return model.to(self._device)
+        self._watch(Phase("loading the model"))
         return DinacAE.from_pretrained(resolve_model(request.init).path, device=self._device)
 
     def _load_teacher(self) -> Teacher | None:
@@ -269,7 +295,7 @@ class TrainingRun:
 
     def _check_point(self, psnr: list[float], pace: Pace | None) -> float:
         """Measures the averaged weights and saves the state. Returns the held-out PSNR in dB."""
-        held_out_db = self._measure_held_out()
+        held_out_db = self._measure_average()
         trained_db = round(float(np.mean(psnr)), 3) if psnr else None
         point = {"step": self.steps, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
         if pace:
@@ -279,9 +305,16 @@ class TrainingRun:
         self.save()
         return held_out_db
 
-    def _measure_held_out(self) -> float:
+    def _measure_average(self) -> float:
+        """Returns the mean held-out PSNR of the averaged weights in dB."""
         model = build_model(self.model, self._trainer.average_state(), self._dtype)
-        return float(np.mean(measure_reconstruction(model, self._held)))
+        return float(np.mean(self._measure_held_out(model)))
+
+    def _measure_held_out(self, model: DinacAE) -> list[float]:
+        """Returns the PSNR of each held-out image in dB."""
+        phase = "measuring the held-out images"
+        images = watch_items(self._held, self._watch, phase, len(self._held))
+        return measure_reconstruction(model, images)
 
     def _write_report(self, values: list[float], spread: dict[str, list[float]]) -> None:
         report = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def _measure_moments(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> list[float]:
+def measure_sensitivity(model: DinacAE, images: Iterable[Pixels], seed: int) -> list[float]:
     """Returns the sensitivity of each latent channel.
 
     The sensitivity is the change of the image, in 8-bit levels (root mean square), if all values
@@ -65,8 +65,9 @@ def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> 
     """
     generator = torch.Generator().manual_seed(seed)
     settings = DinacAEInferenceConfig(seed=0)
-    squares = np.zeros(model.config.bottleneck_dim)
+    squares, count = np.zeros(model.config.bottleneck_dim), 0
     for batch in _batches(model, images):
+        count += 1
         height, width = batch.shape[2:]
         latents = model.encode(batch)  # [1, C, h, w]
         before = model.decode(latents, height, width, settings)
@@ -76,7 +77,7 @@ def measure_sensitivity(model: DinacAE, images: Sequence[Pixels], seed: int) -> 
             moved[:, channel] += _PROBE * signs.to(latents.device)
             change = model.decode(moved, height, width, settings) - before
             squares[channel] += float(change.square().mean())
-    levels = np.sqrt(squares / len(images)) * _LEVELS_PER_UNIT / _PROBE
+    levels = np.sqrt(squares / count) * _LEVELS_PER_UNIT / _PROBE
     return [float(f"{max(level, 1e-4):.5g}") for level in levels]
 
 

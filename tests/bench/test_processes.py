@@ -17,6 +17,7 @@ from dinac_cli.bench.processes import (
     measure_commands,
 )
 from dinac_cli.errors import DinacError
+from dinac_cli.jobs.executor.phase import Phase
 
 from .fake_python import replace_python
 
@@ -61,8 +62,15 @@ def test_commands_take_turns_and_leave_nothing(
     replace_python(tmp_path_factory.mktemp("bin"), monkeypatch)
     monkeypatch.setattr(processes, "REPEATS", 2)
     ballast = b"x" * (500 * 2**20)  # this process's memory must not count
-    figures = list(measure_commands([image], [2, 3], NANO))
+    phases: list[Phase] = []
+    figures = list(measure_commands([image], [2, 3], NANO, phases.append))
     del ballast
+    assert [(phase.done, phase.total) for phase in phases] == [(n, 8) for n in range(8)]
+    assert [phase.detail for phase in phases[:3]] == [
+        "dinac encode, 2 files",
+        "dinac decode, 2 files",
+        "dinac encode, 3 files",
+    ]
     assert [(f.command, f.files) for f in figures] == [
         (command, files) for _ in range(2) for files in (2, 3) for command in ("encode", "decode")
     ]

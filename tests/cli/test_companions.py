@@ -21,6 +21,7 @@ from dinac_cli.container.tensors import COMPANIONS, Encoded
 
 from .conftest import save
 from .processes import (
+    DEADLINE_SECONDS,
     Finished,
     get_client,
     make_environment,
@@ -135,7 +136,12 @@ def test_streams_may_be_anonymous_and_coarse(folder: Path, tmp_path: Path) -> No
     line = [*get_client(), "encode", "photos", "-", *BOTH, "--anonymous", "--precision", "q3"]
     line += ["--model", str(TINY), "--device", "cpu", "--dtype", "f32"]
     piped = subprocess.run(
-        line, cwd=folder, env=make_environment(), capture_output=True, check=True, timeout=100
+        line,
+        cwd=folder,
+        env=make_environment(),
+        capture_output=True,
+        check=True,
+        timeout=DEADLINE_SECONDS,
     )
     out.write_bytes(piped.stdout)
     records = []

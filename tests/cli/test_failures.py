@@ -77,6 +77,20 @@ def test_fail_fast_stops_and_reports_the_files_in_flight(tmp_path: Path) -> None
     assert summary["written"] == len(list_files(tmp_path / "out")) == len(files) - 1
 
 
+def test_verbose_quotes_the_library_that_failed(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    save(path, 16, 16, 0)
+    path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDOT"))
+    arguments = ("encode", path, tmp_path / "out")
+    reason = "damaged PNG file; copy or download it again"
+    detail = "SyntaxError: broken PNG file (bad header checksum in b'IDOT')"
+    brief, full, as_json = (run(*arguments, *flag) for flag in ([], ["-v"], ["--json"]))
+    assert brief.err == f"dinac: {path}: {reason}\n"
+    assert f"dinac: {path}: {reason}\ndinac: {path}: {detail}\n" in full.err
+    assert as_json.objects[0]["details"] == [detail]
+    assert (brief.code, full.code, as_json.code) == (3, 3, 3)
+
+
 def test_missing_files_fail_alone(own: Path) -> None:
     arguments = ("photos/b.png", "photos/none.png", "photos/notes.txt", "no*.gif")
     done = run("encode", *arguments, "latents", cwd=own)

@@ -165,10 +165,10 @@ def test_impossible_requests_are_refused_in_one_line(
         (1, "model nano has no class head"),
         (1, "neither embedded nor cached; name it with --model"),
         (1, "exists and is no feature file of dinac; add --overwrite"),
-        (2, "must have the suffix .safetensors"),
+        (2, "OUT must end in .safetensors"),
         (2, "--top needs --similar FILE"),
         (2, "name a .dinac file of one record"),
-        (2, "name the file to write as the last argument"),
+        (2, "missing OUT.safetensors; usage: dinac features LATENTS... [OUT.safetensors]"),
     ]
     for done, (code, text) in zip(run_together(*lines), ends, strict=True):
         assert (done.code, done.out, done.err.count("\n")) == (code, "", 1), done
@@ -182,7 +182,7 @@ def test_foreign_files_are_replaced_only_with_overwrite(latents: Path, tmp_path:
     assert run_features(latents / SMALL, out).code == 1
     assert list(load_file(out)) == ["x"]
     assert run_features(latents / SMALL, out, "--overwrite").code == 0
-    assert run_features(latents, out).code == 0
+    assert run_features("-o", out, latents).code == 0
     assert load_file(out)["class_tokens"].shape == (3, 64)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 

@@ -141,3 +141,39 @@ def test_demo_shows_each_command_and_may_run_twice(tmp_path: Path) -> None:
     assert again[again.index(commands[1]) + 1] == "0 decoded, 5 already done"
     assert again[-5:] == lines[-5:]
     assert read_files(tmp_path) == before
+
+
+def test_demo_makes_missing_samples(tmp_path: Path) -> None:
+    (tmp_path / "try/images/nested").mkdir(parents=True)  # a demo was stopped before it began
+    assert run("demo", "try", cwd=tmp_path).code == 0
+    before = read_files(tmp_path)
+    (tmp_path / "try/images/clouds.jpg").unlink()
+    (tmp_path / "try/.DS_Store").touch()
+    assert run("demo", "try", cwd=tmp_path).code == 0
+    (tmp_path / "try/.DS_Store").unlink()
+    assert read_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "images/a.jpg", "latents/a.jpg.dinac", ".hidden"])
+def test_demo_refuses_a_folder_of_other_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "photos" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    done = run("demo", "photos", cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == ("dinac: photos: not empty, and not made by dinac demo; name a new folder\n")
+    assert read_files(tmp_path) == {f"photos/{name}": b"precious"}
+
+
+def test_demo_refuses_a_folder_with_a_sample_and_other_files(tmp_path: Path) -> None:
+    (tmp_path / "try/images").mkdir(parents=True)
+    (tmp_path / "try/images/clouds.jpg").write_text("a sample")
+    (tmp_path / "try/a.jpg").write_text("precious")
+    assert run("demo", "try", cwd=tmp_path).code == 2
+
+
+def test_demo_refuses_a_file(tmp_path: Path) -> None:
+    (tmp_path / "photos").write_text("a file")
+    done = run("demo", "photos", cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "dinac: photos: exists and is not a folder; name a new folder\n"

@@ -35,10 +35,12 @@ def test_the_manual_on_a_terminal_is_a_page() -> None:
     code, screen = run_on_terminal("man", environment={"MANPAGER": "cat", "PAGER": "cat"})
     assert code == 0
     plain = re.sub(".\b", "", strip_escapes(screen))  # bold is a character, back, and again
-    assert "dinac encode [options] [IMG...] OUT" in plain
-    assert "dinac features [options] [LATENTS...] [OUT.safetensors]" in plain
+    assert "dinac encode [options] IMG... OUT" in plain
+    assert "dinac features [options] LATENTS... [OUT.safetensors]" in plain
     assert "dinac report [options] A B... OUT.html" in plain
     assert "dinac demo [options] [DIR]" in plain
+    assert "Example: dinac encode photos/ latents/" in plain
+    assert re.search(r"^ +P +bits/pixel +dB lost\r?\n +f32 +14\.5 +0\r?\n", plain, re.MULTILINE)
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="needs man")

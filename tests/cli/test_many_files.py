@@ -37,7 +37,7 @@ def test_name_too_long_for_the_suffix_fails_alone(tmp_path: Path) -> None:
     done = run("encode", "images", "out", cwd=tmp_path)
     assert done.code == 3
     (line,) = done.err.splitlines()
-    assert line.endswith("the output's name is too long for this file system")
+    assert line.endswith("the name is too long for this file system; rename the input")
     assert longest in line
     assert list_files(tmp_path / "out") == ["a.png.dinac", f"{fits}.dinac"]
     assert run("decode", "out", "decoded", cwd=tmp_path).code == 0

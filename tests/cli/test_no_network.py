@@ -15,7 +15,7 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import pack_record
 
 from .conftest import save
-from .processes import DINAC, Finished, drop_progress, run_process
+from .processes import DINAC, Finished, run_process
 
 # Python imports this module at its start. An audit hook sees every socket and name look-up of
 # Python code, in whatever library; it cannot be removed again.
@@ -78,13 +78,12 @@ class Isolated:
             "HF_HUB_OFFLINE": None,
             "HF_HOME": str(self._folder / "huggingface"),
         }
-        done = run_process(
+        return run_process(
             *("-c", code, *arguments),
             program=[*self._prefix, DINAC[0]],
             cwd=self._folder,
             environment=environment,
         )
-        return Finished(done.code, done.out, drop_progress(done.err))
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from dinac_cli.jobs.plan import TYPICAL_BITS_PER_PIXEL
-
 from .conftest import save
 from .processes import Finished, run, run_noting_imports
 
@@ -177,13 +175,3 @@ def test_dry_run_refuses_a_failures_file(own: Path) -> None:
     assert done.code == 2
     assert done.err == "dinac: --dry-run writes nothing; leave out --failures\n"
     assert not (own / "failed").exists()
-
-
-def test_typical_rates_match_the_readme() -> None:
-    text = README.read_text(encoding="utf-8")
-    table = re.search(r"^\| precision \| (f32 .*) \|$", text, re.MULTILINE)
-    rates = re.search(r"^\| bits a pixel \| (.*) \|$", text, re.MULTILINE)
-    assert table is not None
-    assert rates is not None
-    shown = zip(table[1].split(" | "), map(float, rates[1].split(" | ")), strict=True)
-    assert dict(shown) == TYPICAL_BITS_PER_PIXEL

@@ -26,7 +26,12 @@ def test_progress_lines_without_a_terminal(work: Path, tmp_path: Path) -> None:
     python = tmp_path / "python"
     get_fork_server().write_client(python, "python")
     program = (str(python), "-c", EAGER)
-    done = run_process("encode", "photos", tmp_path / "out", cwd=work, program=program)
+    done = run_process(
+        *("encode", "photos", tmp_path / "out"),
+        cwd=work,
+        program=program,
+        environment={"DINAC_NO_PROGRESS": None},
+    )
     assert done.code == 0
     assert re.fullmatch(r"(dinac: encode [1-4]/4, .*\n){4}", done.err), done.err
     assert re.search(
@@ -54,6 +59,29 @@ def test_a_bar_on_a_terminal(work: Path, tmp_path: Path) -> None:
     assert "\x1b[38;5;" in screen  # colours
     assert screen.index("\x1b[?25l") < screen.rindex("\x1b[?25h")
     assert re.search(r"5 encoded with nano, .+; .+ in .+ s\r\n\Z", screen)
+
+
+def test_bench_shows_what_it_measures(work: Path) -> None:
+    line = "bench --model nano --device cpu --only network --resolution 32 --batch 2 --seconds 0.1"
+    code, screen = run_on_terminal(*line.split())
+    text = strip_escapes(screen)
+    assert code == 0
+    for phase in ("loading torch", "loading the models", "checking the error of the fast model"):
+        assert phase in text
+    assert "2/3" in text
+    assert "timing the models: decode, 32 px, batch 2, 4 steps" in text
+    assert "dinac: timing the models" not in text  # the line for logs
+    assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize("command", ["encode photos latents", "plan photos latents --quick"])
+def test_no_progress_on_a_terminal(
+    work: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    code, screen = run_on_terminal(*command.split(), "--no-progress")
+    assert code == 0
+    assert "\x1b" not in screen
 
 
 @pytest.mark.parametrize(

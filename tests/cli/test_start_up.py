@@ -14,7 +14,15 @@ import pytest
 
 from dinac_cli.commands.completions import SCRIPTS, write_scripts
 
-from .processes import DINAC, Finished, make_environment, run, run_noting_imports, run_process
+from .processes import (
+    DEADLINE_SECONDS,
+    DINAC,
+    Finished,
+    make_environment,
+    run,
+    run_noting_imports,
+    run_process,
+)
 
 COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
 HEAVY = ("torch", "numpy", "PIL", "huggingface_hub", "zstandard")
@@ -26,6 +34,7 @@ COMMANDS = [
     "encode",
     "export",
     "features",
+    "help",
     "info",
     "man",
     "models",
@@ -39,7 +48,16 @@ COMMANDS = [
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("psnr", "--help"), ("verify", "--help"), ("encode", "--help"), ("--version",)],
+    [
+        ("--help",),
+        ("psnr", "--help"),
+        ("verify", "--help"),
+        ("encode", "--help"),
+        ("--version",),
+        ("-V",),
+        ("help",),
+        ("man", "nano"),
+    ],
 )
 def test_help_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done, imported = run_noting_imports(tmp_path / "imports", HEAVY, *arguments)
@@ -47,14 +65,18 @@ def test_help_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) 
 
 
 def test_help_starts_fast() -> None:
-    def measure() -> float:
+    """It takes little longer than Python and Typer alone, on however slow a machine."""
+
+    def measure(*arguments: str, program: Sequence[str] = DINAC) -> float:
         """Returns CPU seconds, which depend less on other processes than the time does."""
         before = os.times()
-        assert run_process("--help").code == 0
+        assert run_process(*arguments, program=program).code == 0
         after = os.times()
         return after.children_user + after.children_system - sum(before[2:4])
 
-    assert any(measure() <= 0.6 for _ in range(3))  # 0.15 s on an idle machine
+    least = (sys.executable, "-c", "import typer, rich.table")
+    shares = (measure("--help") / measure(program=least) for _ in range(5))
+    assert any(share <= 3 for share in shares)
 
 
 def test_help_names_every_command_and_fits_80_columns() -> None:
@@ -118,6 +140,8 @@ def test_options_and_values_are_completed_in_every_shell(
         (["decode", "--schedule", ""], ["cosine", "linear"]),
         (["decode", "-f", ""], ["avif", "bmp", "jpg", "png", "ppm", "tiff", "webp"]),
         (["completions", "z"], ["zsh"]),
+        (["help", "f"], ["features", "figures", "format"]),
+        (["man", "m"], ["models"]),
         (["models", ""], ["list", "pull", "show"]),
         (["models", "show", ""], ["d2", "dinac-ae", "nano"]),
         (["encode", ""], []),  # the shell completes file names
@@ -186,7 +210,9 @@ def test_completion_script_works_in_its_shell(
     if shutil.which(shell) is None:
         pytest.skip(f"needs {shell}")
     environment = make_environment({"PATH": _put_on_path(tmp_path), "HOME": str(tmp_path)})
-    done = subprocess.run([shell, *arguments], capture_output=True, env=environment, timeout=60)
+    done = subprocess.run(
+        [shell, *arguments], capture_output=True, env=environment, timeout=DEADLINE_SECONDS
+    )
     assert done.stderr.decode() == ""
     assert sorted(done.stdout.decode().split()) == ["q3", "q4", "q5", "q6", "q7", "q8"]
 
@@ -207,7 +233,7 @@ def test_zsh_script_answers_the_first_tab(tmp_path: Path) -> None:
         ["zsh", "-f", "-c", script, "zsh", COMPLETIONS],
         capture_output=True,
         env=environment,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
     )
     assert (done.returncode, done.stderr.decode()) == (0, "")
     assert re.findall(r'"(q\d)"', done.stdout.decode()) == ["q8", "q7", "q6", "q5", "q4", "q3"]
@@ -217,4 +243,4 @@ def test_installed_program_runs_the_module() -> None:
     program = Path(sys.executable).with_name("dinac")
     if not program.exists():
         pytest.skip("the package is not installed")
-    assert run_process("--version", program=[str(program)]) == run("--version")
+    assert run_process("--version", program=[str(program)]) == run("--version") == run("-V")

@@ -32,7 +32,7 @@ def test_trained_model_encodes_and_decodes(images: Path, tmp_path: Path) -> None
     assert "2.png: 16x16 is smaller than a crop of 32" in trained.err
     assert list_files(model) == ["config.json", "model.safetensors", "training.json"]
 
-    again = run("train", images, model, "--steps", "3", *QUICK)
+    again = run("train", images, "-o", model, "--steps", "3", *QUICK)
     assert (again.code, again.out) == (0, f"{model} is already trained\n")
 
     other = run("train", images, model, "--steps", "4", *QUICK)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dinac_cli.cli import run as run_here
-from dinac_cli.training import session
+from dinac_cli.training import dataset, session
 from dinac_cli.training.trainer import Trainer
 
 from .conftest import list_files, read_files, save
@@ -82,6 +82,31 @@ def send_in(owner: object, name: str, number: signal.Signals, *, call: int = 1) 
 def without_report(files: dict[str, bytes]) -> dict[str, bytes]:
     """Drops the report: its curve shows the stops."""
     return {name: data for name, data in files.items() if name != "training.json"}
+
+
+@SIGNALS
+def test_signal_before_the_first_step_stops_at_once(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
+) -> None:
+    """No step was taken, so there is nothing to save; the other image is not read."""
+    signal_and_read = send_in(dataset, "read_content", number)
+    paths: list[str] = []
+
+    def read(path: str) -> object:
+        paths.append(path)
+        return signal_and_read(path)
+
+    monkeypatch.setattr(dataset, "read_content", read)
+    assert train(images, tmp_path / "model") == code
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", STOPPING + STOPPED)
+    assert paths == [str(images / "0.png")]
+    assert list_files(tmp_path) == []
 
 
 @SIGNALS

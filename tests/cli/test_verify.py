@@ -155,7 +155,7 @@ def test_streams_and_lists(work: Path) -> None:
         ),
         (
             ("latents", "--max-delta", "-1"),
-            "--max-delta -1.0: expected a finite number, 0 or more",
+            "--max-delta -1: expected a finite number, 0 or more",
         ),
         (
             ("latents", "--revision", "1"),

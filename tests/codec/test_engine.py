@@ -29,6 +29,8 @@ from .conftest import Pixels, draw
 
 SETTINGS = DinacAEInferenceConfig(seed=0)
 
+PATIENCE_SECONDS = 120.0
+
 
 @dataclass
 class Mirror:
@@ -335,7 +337,7 @@ class Meeting(Mirror):
         try:
             images = super().encode(images)
             if meets:
-                self._barrier.wait(timeout=30)
+                self._barrier.wait(timeout=PATIENCE_SECONDS)
             else:
                 time.sleep(0.005)  # lets another call start, if it may
         finally:
@@ -395,14 +397,14 @@ class TestSideBySide:
             def encode(self, images: Tensor) -> Tensor:
                 images = super().encode(images)
                 started.set()
-                released.wait(timeout=30)
+                released.wait(timeout=PATIENCE_SECONDS)
                 return images
 
         engine = make_engine(Blocking(failures=[MemoryError()]))
         failed = engine.submit_images([draw(4, 4)])
         failed.wait()
         other = engine.submit_images([draw(4, 4, 1)])
-        started.wait(timeout=30)
+        started.wait(timeout=PATIENCE_SECONDS)
         seen: list[bool] = []
         monkeypatch.setattr(gc, "collect", lambda: seen.append(other.is_done))
         threading.Timer(0.05, released.set).start()
@@ -475,7 +477,7 @@ class TestSizeCheck:
 
         def encode(images: Tensor) -> Tensor:
             started.set()
-            released.wait(timeout=30)
+            released.wait(timeout=PATIENCE_SECONDS)
             return images
 
         def count_free(device: torch.device) -> int:
@@ -484,7 +486,7 @@ class TestSizeCheck:
         monkeypatch.setattr(model, "encode", encode)
         monkeypatch.setattr(engine_module, "free_bytes", count_free)
         other = engine.submit_images([draw(4, 4)])
-        started.wait(timeout=30)
+        started.wait(timeout=PATIENCE_SECONDS)
         threading.Timer(0.05, released.set).start()
         engine.check_size(4, 4)
         with pytest.raises(ImageError):

@@ -10,6 +10,7 @@ from typing import ClassVar
 from dinac_cli.commands.run import ScreenOptions, run_request
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.request import Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult
 
@@ -27,7 +28,7 @@ class GivenRun(Run):
     def not_inputs(self) -> int:
         return 7
 
-    def count(self) -> int:
+    def count(self, watch: Watch = ignore_phase) -> int:
         return len(self.results)
 
     def start(self, control: RunControl) -> Generator[FileResult, None, None]:

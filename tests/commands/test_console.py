@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
@@ -174,6 +175,17 @@ class TestPlainLines:
             update()
         assert terminal.getvalue() == "dinac: encode 3/10, 4.5 images/s [bold]\n"
 
+    def test_none_without_progress(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(console_module, "PLAIN_INTERVAL_SECONDS", 0)
+        console = Console(progress=False)
+        with console.track("encode", State()) as update:
+            update()
+            console.say("remark")
+            console.print_result("result")
+        assert capsys.readouterr() == ("result\n", "dinac: remark\n")
+
 
 class TestBar:
     def test_is_drawn_and_removed_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +204,68 @@ class TestBar:
         assert "3/10" in text
         assert "4.5 images/s [bold]" in text
         assert terminal.getvalue().endswith(("\x1b[1A\x1b[2K", "\x1b[?25h"))
+
+    def test_none_without_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = use_terminal(monkeypatch)
+        console = Console(progress=False)
+        assert not console.draws_bar
+        with console.track("encode", State()), console.track_phases("encode", State()):
+            console.say("remark")
+        assert terminal.getvalue() == "dinac: remark\n"
+
+    def test_results_and_json_are_printed_without_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Standard output is the same terminal."""
+        terminal = use_terminal(monkeypatch)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        console = Console()
+        with console.track("encode", State()):
+            for text in ("first", "second"):
+                console.print_result(text)
+                assert f"\x1b[2K{text}\n\x1b[?25l" in terminal.getvalue()
+            console.print_json({"file": "a"})
+            assert '\x1b[2K{"file": "a"}\n\x1b[?25l' in terminal.getvalue()
+        assert console._live is None
+        assert terminal.getvalue().endswith(("\x1b[1A\x1b[2K", "\x1b[?25h"))
+
+    def test_cursor_stays_visible_in_phases(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """SIGTERM may end the process before anything could show the cursor again."""
+        terminal = use_terminal(monkeypatch)
+        with Console().track_phases("bench", State(), ticks=False) as update:
+            update()
+            assert terminal.getvalue().rindex("\x1b[?25h") > terminal.getvalue().rindex("\x1b[?25l")
+            assert "3/10" in terminal.getvalue()
+
+    def test_is_redrawn_on_request_only_if_it_does_not_tick(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        terminal, state = use_terminal(monkeypatch), State()
+        with Console().track_phases("bench", state, ticks=False) as update:
+            update()
+            drawn = terminal.getvalue()
+            assert not [t for t in threading.enumerate() if type(t).__name__ == "_RefreshThread"]
+            state.done = 4
+            assert terminal.getvalue() == drawn
+            update()
+            assert "4/10" in terminal.getvalue()
+
+    def test_is_not_drawn_without_a_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Silent(State):
+            def describe_line(self, width: int) -> str:
+                return ""
+
+        terminal = use_terminal(monkeypatch)
+        with Console().track_phases("plan", Silent(), ticks=False) as update:
+            update()
+            update()
+        assert re.sub(r"\x1b\[\??[0-9]*[a-zA-Z]|\r", "", terminal.getvalue()).strip() == ""
+        assert "\n" not in terminal.getvalue()
+
+    @pytest.mark.parametrize(
+        ("done", "total", "count"),
+        [(0, None, ""), (12_000, None, "12,000/?"), (5, 60_000, "5/60,000")],
+    )
+    def test_count_of_a_phase(self, done: int, total: int | None, count: str) -> None:
+        assert console_module._format_count(done, total) == count
 
     def test_long_lines_above_it_stay_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
         terminal = use_terminal(monkeypatch)

@@ -19,15 +19,6 @@ def read_codes(text: str) -> list[int]:
     return sorted(int(number) for number in re.findall(r"\d+", text))
 
 
-def test_exit_codes_are_those_of_the_readme() -> None:
-    table = re.search(
-        r"^\| exit \| meaning \|\n\|---\|---\|\n((?:\|.*\n)+)", README.read_text("utf-8"), re.M
-    )
-    assert table is not None
-    first_cells = (row.split("|")[1] for row in table[1].splitlines())
-    assert read_codes(" ".join(first_cells)) == sorted(Exit)
-
-
 def test_exit_codes_are_those_of_the_manual() -> None:
     section = MANUAL.read_text("utf-8").partition(".SH EXIT STATUS\n")[2].partition("\n.SH ")[0]
     assert read_codes(" ".join(re.findall(r"^\\fB(.*)\\fR$", section, re.M))) == sorted(Exit)

@@ -18,7 +18,7 @@ from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.screen.tables import format_duration, format_size, format_sizes
-from dinac_cli.errors import Exit, OutputError
+from dinac_cli.errors import Exit, OutputError, UsageError
 from dinac_cli.jobs.executor.control import StageClock
 from dinac_cli.jobs.results import FileResult, Status, Tally
 
@@ -150,6 +150,26 @@ class TestProgressLine:
     def test_before_the_first_result(self) -> None:
         assert RunProgress(StageClock(), 3, SignalledStop()).describe_line(40) == "starting"
 
+    @pytest.mark.parametrize(
+        ("stage", "text"),
+        [
+            ("read", "reading the first files, 3.0 s"),
+            ("model", "loading the model and computing the first batch, 3.0 s"),
+        ],
+    )
+    def test_says_what_the_first_result_waits_for(
+        self, monkeypatch: pytest.MonkeyPatch, stage: str, text: str
+    ) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: 1003.0)
+        clock = StageClock()
+        with clock.measure(stage):
+            waiting = RunProgress(clock, 3, SignalledStop(), started=1000.0)
+            assert waiting.describe_line(80) == text
+            waiting.add(DONE)
+            assert waiting.describe_line(80) == f"1 already done  {text}"
+            waiting.add(WRITTEN)
+            assert text not in waiting.describe_line(200)
+
     def test_while_stopping(self, progress: RunProgress) -> None:
         progress.stop.set()
         assert progress.describe_line(80) == STOPPING
@@ -249,7 +269,7 @@ class TestRun:
         monkeypatch.setattr(console_module, "PLAIN_INTERVAL_SECONDS", 0)
         report(GivenRun(DONE, DONE))
         assert capsys.readouterr().err == (
-            "dinac: encode 1/2, starting\ndinac: encode 2/2, starting\n"
+            "dinac: encode 1/2, 1 already done\ndinac: encode 2/2, 2 already done\n"
         )
 
     def test_json_has_one_object_a_file_and_the_summary_last(
@@ -285,6 +305,71 @@ class TestRun:
         assert parse_lines(path.read_text()) == [FAILED.to_json()]
         report(GivenRun(WRITTEN), failures=str(path))
         assert path.read_text() == ""
+
+    def test_known_failures_are_counted_and_not_printed(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = str(tmp_path / "failed.jsonl")
+        other = FileResult("d.jpg", Status.FAILED, reason="empty file (0 bytes)")
+        report(GivenRun(FAILED, other), failures=path)
+        capsys.readouterr()
+
+        repeated: dict[str, Any] = {"failures": path, "known_failures": path}
+        assert report(GivenRun(FAILED, other, WRITTEN), **repeated) == 3
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert out.splitlines()[0].startswith("1 encoded, 2 failed, ")
+        assert out.splitlines()[1] == f"2 known failures are listed in {path}"
+        written = [FAILED.to_json(), other.to_json()]
+        assert parse_lines(Path(path).read_text()) == written
+
+        changed = FileResult("c.jpg", Status.FAILED, reason="cannot read: Permission denied")
+        new = FileResult("e.jpg", Status.FAILED, reason="not an image")
+        assert report(GivenRun(changed, other, new), quiet=True, **repeated) == 3
+        said = "dinac: c.jpg: cannot read: Permission denied\ndinac: e.jpg: not an image\n"
+        assert capsys.readouterr() == ("", said)
+
+        assert report(GivenRun(other), verbose=True, **repeated) == 3
+        out, err = capsys.readouterr()
+        assert err == "dinac: d.jpg: empty file (0 bytes)\n"
+        assert out.endswith(f"1 known failure is listed in {path}\n")
+
+        assert report(GivenRun(other, FAILED), json=True, **repeated) == 3
+        *_, summary = parse_lines(capsys.readouterr().out)
+        assert (summary["failed"], summary["known_failures"]) == (2, 1)
+
+    def test_missing_list_of_known_failures_is_empty(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        report(GivenRun(FAILED), known_failures=str(tmp_path / "none"))
+        assert capsys.readouterr().err == "dinac: c.jpg: not an image\n"
+
+    def test_other_lines_of_known_failures_are_ignored_with_a_warning(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "failed.jsonl"
+        whole = json.dumps(FAILED.to_json()).encode()
+        odd = (b"\xff", b"[1]", b"7", b'{"file": 1, "reason": "x"}', b"[" * 100_000, b"{}")
+        path.write_bytes(b"\n".join([*odd, whole, whole[:20]]))
+        assert report(GivenRun(FAILED), known_failures=str(path)) == 3
+        assert capsys.readouterr().err == (
+            f"dinac: warning: --known-failures {path}: ignored 7 lines not written by --failures\n"
+        )
+
+    def test_unreadable_known_failures_are_refused_before_any_work(self, tmp_path: Path) -> None:
+        run = GivenRun(WRITTEN)
+        with pytest.raises(UsageError, match=r"--known-failures .*: cannot read: Is a directory"):
+            report(run, known_failures=str(tmp_path))
+        assert run.given == 0
+
+    def test_no_progress_leaves_the_summary_and_failures(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(console_module, "PLAIN_INTERVAL_SECONDS", 0)
+        report(GivenRun(FAILED, DONE), no_progress=True)
+        out, err = capsys.readouterr()
+        assert out == "0 encoded, 1 already done, 1 failed, 7 other files skipped\n"
+        assert err == "dinac: c.jpg: not an image\n"
 
     def test_unwritable_failures_file_is_refused_before_any_work(self, tmp_path: Path) -> None:
         run = GivenRun(WRITTEN)

@@ -21,7 +21,9 @@ WRITTEN = "stopped before the end"
 )
 def test_report(size_bytes: int, line: str) -> None:
     request = ReportRequest(originals="A", reconstructions=("B",), out="page.html")
-    run = ReportRun(request=request, page=Page("title", ["B"]), size_bytes=size_bytes)
+    run = ReportRun(
+        request=request, page=Page("title", ["B"], request.origin), size_bytes=size_bytes
+    )
     assert PageSummary(run).stopped == line
 
 

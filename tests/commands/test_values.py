@@ -8,11 +8,13 @@ import pytest
 
 from dinac_cli.commands.values import (
     complete,
+    find_nearest,
     one_of,
     parse_batch_size,
     parse_crop,
     parse_percent,
-    within,
+    real,
+    whole,
 )
 from dinac_cli.errors import UsageError
 
@@ -58,11 +60,29 @@ class TestChoices:
         assert offer("x") == []
 
 
-def test_number_outside_its_range_is_refused() -> None:
-    check = within("--guidance", math.isfinite, "a finite number")
-    assert (check(2.0), check(None)) == (2.0, None)
-    with pytest.raises(UsageError, match=r"^--guidance nan: expected a finite number$"):
-        check(math.nan)
+def test_whole_number() -> None:
+    parse = whole("--crop", 32, 64)
+    assert (parse("32"), parse("64"), parse(40)) == (32, 64, 40)
+    assert whole("--seed", 0)("99999999999999999999") == 99999999999999999999
+
+
+@pytest.mark.parametrize("text", ["", "x", "31", "65", "40.0", "-40", "4e1"])
+def test_number_outside_its_range_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        whole("--crop", 32, 64)(text)
+    assert str(caught.value) == f"--crop {text}: expected 32 to 64"
+    with pytest.raises(UsageError) as caught:
+        whole("--crop", 32, 64, "a side")(text)
+    assert str(caught.value) == f"--crop {text}: expected a side"
+
+
+def test_real_number() -> None:
+    parse = real("--guidance", math.isfinite, "a finite number")
+    assert (parse("2"), parse("-.5"), parse(1.0)) == (2.0, -0.5, 1.0)
+    for text in ("nan", "inf", "x", ""):
+        with pytest.raises(UsageError) as caught:
+            parse(text)
+        assert str(caught.value) == f"--guidance {text}: expected a finite number"
 
 
 @pytest.mark.parametrize(
@@ -76,3 +96,12 @@ def test_percent(text: str, percent: float) -> None:
 def test_malformed_percent_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--reencode .*expected a share such as 5%"):
         parse_percent(text)
+
+
+def test_only_close_names_are_nearest() -> None:
+    commands = ("encode", "decode", "export", "bench")
+    assert find_nearest("encod", commands) == ["encode"]
+    assert find_nearest("EXPORT", commands) == []
+    assert find_nearest("max-pixel", ("max-side", "max-pixels")) == ["max-pixels"]
+    assert find_nearest("ab", ("abc", "abd", "xyz")) == ["abc", "abd"]
+    assert find_nearest("x", ()) == []

@@ -48,8 +48,8 @@ SIZES = dict.fromkeys(PORTRAITS, (1200, 1800)) | {
     "UPPER CASE naïve 図 #1 (copy).JPG": (192, 128),
 }
 REFUSED = {
-    "truncated.jpg": "truncated JPEG file",
-    "zero_bytes.jpg": "empty file (0 bytes)",
+    "truncated.jpg": "truncated JPEG file; copy or download it again",
+    "zero_bytes.jpg": "empty file (0 bytes); copy or download it again",
     "text_not_image.jpg": "not an image (no known image format)",
 }
 HIDDEN = {"._photo.jpg"}

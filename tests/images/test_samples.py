@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dinac_cli.images.formats import format_of_suffix
-from dinac_cli.images.samples import draw_samples
+from dinac_cli.images.samples import SAMPLE_NAMES, draw_samples
 from dinac_cli.images.writing import write_image
 
 
@@ -17,6 +17,7 @@ def test_samples_are_always_the_same() -> None:
 
 def test_samples_can_be_written_under_their_names() -> None:
     samples = dict(draw_samples())
+    assert tuple(samples) == SAMPLE_NAMES
     assert len(samples) >= 4
     for name, pixels in samples.items():
         assert pixels.dtype == np.uint8

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from .hand_made import make_exif, make_pixels, save
 
 STAMP = {"record": "2c26b46b" * 8, "steps": "1", "sampler": "ddim"}
 STAMPED = [name for name, output in OUTPUT_FORMATS.items() if output.has_stamp]
+LOSSY = [name for name, output in OUTPUT_FORMATS.items() if output.lossy_options is not None]
 LOSSLESS = ["png", "webp", "tiff", "bmp", "ppm"]
 
 
@@ -136,10 +138,49 @@ def test_metadata_of_the_source_is_not_copied(name: str) -> None:
     assert not {"exif", "icc_profile"} & image.info.keys()
 
 
-@pytest.mark.parametrize(("name", "width"), [("webp", 16384), ("jpg", 65536)])
-def test_image_too_large_for_its_format_is_refused(name: str, width: int) -> None:
-    with pytest.raises(ImageError, match=rf"^cannot write {width}x1 as {name} \(.+\)$"):
-        write_image(np.zeros((1, width, 3), dtype=np.uint8), name)
+@pytest.mark.parametrize(("name", "limit"), [("webp", 16383), ("jpg", 65500), ("avif", 65536)])
+def test_image_too_large_for_its_format_is_refused(
+    name: str, limit: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert write_image(np.zeros((1, limit, 3), dtype=np.uint8), name)
+    with pytest.raises(ImageError) as caught:
+        write_image(np.zeros((limit + 1, 1, 3), dtype=np.uint8), name)
+    assert str(caught.value) == (
+        f"1x{limit + 1} is too large for {name}, whose sides have at most {limit} pixels; "
+        "choose another --format"
+    )
+    assert capfd.readouterr() == ("", "")  # libjpeg would print its own line
+
+
+def test_failure_of_the_encoder_quotes_pillow_in_the_details(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(ImageError) as caught:
+        write_image(make_pixels(24, 40), "tiff")
+    assert str(caught.value) == "cannot write 40x24 as tiff; choose another --format"
+    assert caught.value.details == ("OSError: encoder error -2 when writing image file",)
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_lower_quality_gives_smaller_files(name: str) -> None:
+    pixels = make_pixels(64, 96)
+    sizes = [len(write_image(pixels, name, quality=quality)) for quality in (10, 50, 90)]
+    assert sizes == sorted(set(sizes))
+    read = read_image(write_image(pixels, name, quality=90)).pixels.astype(int)
+    assert np.abs(read - pixels).mean() < 6
+    default = OUTPUT_FORMATS[name].quality
+    if default is not None:
+        assert write_image(pixels, name, quality=default) == write_image(pixels, name)
+
+
+def test_only_some_formats_have_a_quality() -> None:
+    assert LOSSY == ["jpg", "webp", "avif"]
+    assert sorted({*OUTPUT_FORMATS} - {*LOSSLESS}) == ["avif", "jpg"]
+    assert all(OUTPUT_FORMATS[name].quality is None for name in LOSSLESS)
 
 
 def test_writing_does_not_load_every_plugin() -> None:

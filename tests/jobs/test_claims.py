@@ -41,7 +41,7 @@ from .hand_made import (
 )
 
 TAKEN = "another record of this run goes to a.png; this record is skipped"
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 120.0
 MOMENT_SECONDS = 0.05
 
 

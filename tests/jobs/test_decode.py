@@ -209,6 +209,8 @@ def test_a_stamp_describes_the_settings(settings: DinacAEInferenceConfig, text: 
     assert describe_settings(dataclasses.replace(OPTIONS, settings=settings)) == text
     flipped = dataclasses.replace(OPTIONS, settings=settings, flipped=True)
     assert describe_settings(flipped) == f"{text};image=flipped"
+    lossy = dataclasses.replace(OPTIONS, settings=settings, quality=80)
+    assert describe_settings(lossy) == f"{text};quality=80"
 
 
 class TestSecondRun:

@@ -421,6 +421,10 @@ class TestImage:
         [
             (WantedImage("1" * 64, "2" * 16, "steps=4"), "--steps 4; this run uses --steps 1"),
             (
+                WantedImage("1" * 64, "2" * 16, "steps=1;quality=9"),
+                "--quality 9; this run uses --quality default",
+            ),
+            (
                 WantedImage("1" * 64, "3" * 16, "steps=1"),
                 f"weights {'3' * 16}; this run uses weights {'2' * 16}",
             ),

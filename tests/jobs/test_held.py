@@ -99,12 +99,12 @@ class TestImages:
     def test_the_first_decoded_image_decides(self, tmp_path: Path) -> None:
         write(tmp_path / "a.png", None)
         write(tmp_path / "b.bmp", DEFAULTS, "bmp")
-        write(tmp_path / "c.webp", f"{DEFAULTS};image=flipped", "webp")
+        write(tmp_path / "c.webp", f"{DEFAULTS};image=flipped;quality=70", "webp")
         write(tmp_path / "d.png", DEFAULTS)
         found = find_held_image(images_out(tmp_path), None)
-        assert found == held.HeldImage(str(tmp_path / "c.webp"), DEFAULT_SETTINGS, True, WEBP)
+        assert found == held.HeldImage(str(tmp_path / "c.webp"), DEFAULT_SETTINGS, True, 70, WEBP)
         wanted = find_held_image(images_out(tmp_path), PNG)
-        assert wanted == held.HeldImage(str(tmp_path / "d.png"), DEFAULT_SETTINGS, False, PNG)
+        assert wanted == held.HeldImage(str(tmp_path / "d.png"), DEFAULT_SETTINGS, False, None, PNG)
         assert find_held_image(images_out(tmp_path), OUTPUT_FORMATS["jpg"]) == found
         assert find_held_image(images_out(tmp_path, overwrite=True), None) is None
 

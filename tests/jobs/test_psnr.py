@@ -58,10 +58,9 @@ def test_the_same_name_wins_over_an_appended_suffix(folders: tuple[Path, Path]) 
     assert outcomes(measure(first, second)) == [
         ("A/b.jpg", Status.MEASURED, "b.jpg"),
         (
-            "B/b.jpg.png",
+            f"{second.parent.name}/B",
             Status.FAILED,
-            f"{first}/b.jpg is measured against {second}/b.jpg: "
-            "keep only one reconstruction of each image",
+            "holds a second reconstruction: b.jpg.png beside b.jpg; keep only one of each image",
         ),
     ]
 

@@ -13,13 +13,14 @@ from dinac_cli.jobs.export import export_inputs
 from dinac_cli.jobs.info import Catalogue, catalogue_inputs
 from dinac_cli.jobs.psnr import MeasureOptions, measure_pairs
 from dinac_cli.jobs.results import FileResult
+from dinac_cli.report.gather import gather_images
 from dinac_cli.report.page import Page
-from dinac_cli.report.report import ReportRequest, gather_images
+from dinac_cli.report.report import ReportRequest
 from dinac_cli.storage.inputs import Input
 
 from .hand_made import latents_out, make_handle, make_record, run_control, write_images
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 FILES = 12
 
 
@@ -78,4 +79,4 @@ def compare(command: str, folders: list[str]) -> Generator[FileResult, None, Non
     if command == "psnr":
         return measure_pairs(folders[0], folders[1], MeasureOptions(), control)
     request = ReportRequest(originals=folders[0], reconstructions=(folders[1],), out="page.html")
-    return gather_images(request, Page("title", ["decoded"]), control)
+    return gather_images(request, Page("title", ["decoded"], request.origin), control)

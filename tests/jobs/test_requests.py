@@ -81,6 +81,7 @@ POPULATED: list[Any] = [
             strength=0.5,
             seed=7,
             format="webp",
+            quality=80,
             flipped=True,
         ),
         model=MODEL,

@@ -200,6 +200,19 @@ def test_all_faults_are_listed_in_one_line(
     assert r"unexpected: 'extra.5\n'" in refusal.value.details
 
 
+def test_other_types_have_their_own_advice(
+    tensors: dict[str, Tensor], pair: Golden, folder: Path
+) -> None:
+    tensors["decoder.fuse_in.bias"] = torch.zeros(128, dtype=torch.float16)
+    write(folder, tensors, pair.config)
+    with pytest.raises(CheckpointError) as refusal:
+        DinacAE.from_pretrained(folder)
+    assert str(refusal.value).endswith(
+        "1 wrongly typed (decoder.fuse_in.bias F16, not F32 or BF16); "
+        "convert the weights to F32 or BF16"
+    )
+
+
 def test_bare_file_needs_no_config(goldens: list[Golden], tmp_path: Path) -> None:
     for golden in goldens:
         path = tmp_path / f"{golden.folder.name}.safetensors"
@@ -255,7 +268,7 @@ def test_paths_without_a_checkpoint_are_refused(folder: Path) -> None:
         ("[" * 100_000, "is not valid JSON"),
         ("[]", "not a JSON object"),
         ('{"model_dim": 64}', "lacks "),
-        (" " * (2 << 20), "larger than a configuration can be"),
+        (" " * (2 << 20), "too large for a config.json; download"),
     ],
 )
 def test_damaged_configurations_are_refused(

@@ -11,6 +11,8 @@ import pytest
 
 from dinac_cli.models.dinac.fast.recent import Recent
 
+PATIENCE_SECONDS = 120.0
+
 
 def test_value_is_made_once() -> None:
     cache: Recent[str, list[int]] = Recent(4)
@@ -56,7 +58,7 @@ def test_threads_share_one_value() -> None:
             time.sleep(0.01)
             return object()
 
-        start.wait(timeout=30)
+        start.wait(timeout=PATIENCE_SECONDS)
         return cache.get(number % 2, make)
 
     with ThreadPoolExecutor(8) as pool:

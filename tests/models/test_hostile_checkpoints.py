@@ -353,7 +353,6 @@ def test_links_to_anything_but_a_checkpoint_are_refused(tiny: Golden, tmp_path: 
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-@pytest.mark.timeout(20)
 def test_pipe_is_refused_without_blocking(genuine: Draft, tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.json"):
         folder = tmp_path / name

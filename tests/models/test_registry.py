@@ -13,7 +13,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
-from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.errors import ModelError, UsageError, quote_error
 from dinac_cli.models.registry import (
     HUB_ALIASES,
     NANO,
@@ -35,8 +35,10 @@ Download = Callable[..., str]
 INSTEAD = "use --model nano (embedded)"
 
 
-def http_error(kind: type[errors.HfHubHTTPError], message: str = "404") -> errors.HfHubHTTPError:
-    response = SimpleNamespace(headers={}, request=None, status_code=404)
+def http_error(
+    kind: type[errors.HfHubHTTPError], message: str = "404", status: int = 404
+) -> errors.HfHubHTTPError:
+    response = SimpleNamespace(headers={}, request=None, status_code=status)
     return kind(message, response=response)  # type: ignore[arg-type]
 
 
@@ -253,17 +255,16 @@ class TestDownload:
                 "the repository has no such revision; check --revision",
             ),
             (
-                http_error(errors.HfHubHTTPError, "500 Server Error\n\n<html>"),
-                f"the download failed (500 Server Error); try again, or {INSTEAD}",
+                http_error(errors.HfHubHTTPError, "500 Server Error\n\n<html>", 500),
+                f"the Hub answered with status 500; try later, or {INSTEAD}",
             ),
             (
                 OSError(28, "No space left on device"),
-                "the download failed ([Errno 28] No space left on device); "
-                f"try again, or {INSTEAD}",
+                f"No space left on device; try again, or {INSTEAD}",
             ),
             (
                 RuntimeError(),
-                f"the download failed (RuntimeError); try again, or {INSTEAD}",
+                f"the download failed; try again, or {INSTEAD}",
             ),
         ],
     )
@@ -276,6 +277,7 @@ class TestDownload:
             f"{reason}"
         )
         assert caught.value.__cause__ is error
+        assert caught.value.details == (quote_error(error),)
 
     def test_offline_with_an_empty_cache(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

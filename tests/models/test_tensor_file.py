@@ -92,8 +92,16 @@ def test_damaged_file_is_refused(content: bytes, reason: str, tmp_path: Path) ->
         DinacAE.from_pretrained(path)
     message = str(refusal.value)
     assert message.startswith(f"{path} is not a complete safetensors file: ")
-    assert reason in message
+    assert reason in " ".join([message, *refusal.value.details])
     assert "\n" not in message
+
+
+def test_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 34\n")
+    with pytest.raises(ModelError) as refusal:
+        DinacAE.from_pretrained(path)
+    assert str(refusal.value) == f"{path} is a Git LFS pointer, not the weights; run: git lfs pull"
 
 
 @pytest.mark.parametrize("keep", [0.0001, 0.5, 0.9999])

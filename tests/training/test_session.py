@@ -14,6 +14,7 @@ import pytest
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.jobs.executor.phase import Phase
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.training import session
 from dinac_cli.training.dataset import hold_out, load_image, survey_images
@@ -224,3 +225,39 @@ def test_crop_must_be_a_multiple_of_the_patch(photo_paths: list[str], tmp_path: 
     recipe = TrainRecipe(steps=1, crop=40, scales=(1.0,))
     with pytest.raises(UsageError, match="multiple of the model's patch of 16"):
         TrainingRun(_request(photo_paths, tmp_path / "m", recipe=recipe))
+
+
+def test_phases_are_reported_in_their_order(photo_paths: list[str], tmp_path: Path) -> None:
+    phases: list[Phase] = []
+    run = TrainingRun(_request(photo_paths, tmp_path / "model"), phases.append)
+    assert list(dict.fromkeys(phase.name for phase in phases)) == [
+        "reading the images",
+        "choosing the held-out images",
+        "loading the model",
+        "preparing the training",
+    ]
+    assert phases[0] == Phase("reading the images", 0, len(photo_paths))
+    assert Phase("reading the images", len(photo_paths), len(photo_paths)) in phases
+    phases.clear()
+    list(run.go())
+    assert phases[0].name == "measuring the held-out images"
+    assert Phase("taking the first step") in phases
+    phases.clear()
+    run.finish()
+    assert list(dict.fromkeys(phase.name for phase in phases)) == [
+        "measuring the whitening",
+        "measuring the sensitivity of the channels",
+        "measuring the held-out images",
+        "writing the checkpoint",
+        "measuring the spread of the latents",
+    ]
+    counted = {phase.name: phase for phase in phases if phase.total is not None}
+    assert len(counted) == 4
+    assert all(phase.done == phase.total for phase in counted.values())
+
+
+def test_klt_reports_the_images_it_measures(photo_paths: list[str], tmp_path: Path) -> None:
+    phases: list[Phase] = []
+    run = TrainingRun(_request(photo_paths, tmp_path / "m", init="klt"), phases.append)
+    assert Phase("measuring the patches", run.count, run.count) in phases
+    assert Phase("building the model") in phases

@@ -30,7 +30,10 @@ class RunState(Protocol):
     """The state of a run, for the progress display."""
 
     def describe_line(self, width: int) -> str:
-        """Returns at most `width` characters of text, the most important values first."""
+        """Returns at most `width` characters of text, the most important values first.
+
+        If the text is empty, no bar is drawn.
+        """
 
     @property
     def done(self) -> int:
@@ -42,23 +45,32 @@ class RunState(Protocol):
 
 
 class Console:
-    """Prints the output of one command. If `quiet`, prints only errors and requested data."""
+    """Prints the output of one command. If `quiet`, prints only errors and requested data.
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    If `progress` is false, shows neither a bar nor progress lines.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, verbose: bool = False, progress: bool = True
+    ) -> None:
         self.quiet = quiet
         self.verbose = verbose
+        self.shows_progress = progress and not quiet
         self._live: Live | None = None
+        self._start_bar: Callable[[], Live]
 
     @property
     def draws_bar(self) -> bool:
-        """True if stderr is a terminal that can redraw a bar."""
+        """True if progress is shown as a bar, because stderr is a terminal that can redraw it."""
         is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        return is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
+        can_redraw = is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
+        return self.shows_progress and can_redraw
 
     def print_result(self, text: str) -> None:
         """Prints a result on stdout, unless quiet."""
         if not self.quiet:
-            _write_text(sys.stdout, text)
+            with self._remove_bar(sys.stdout):
+                _write_text(sys.stdout, text)
 
     @property
     def result_width(self) -> int | None:
@@ -71,7 +83,8 @@ class Console:
         if to_stderr:
             self._write_above_bar(text, wrap=False)
         else:
-            _write_line(sys.stdout, text)
+            with self._remove_bar(sys.stdout):
+                _write_line(sys.stdout, text)
 
     def say(self, text: str) -> None:
         """Prints a remark on stderr, unless quiet."""
@@ -88,11 +101,24 @@ class Console:
 
     def track(self, title: str, state: RunState) -> AbstractContextManager[Callable[[], None]]:
         """Shows the progress of a run. The context yields a function to call after every file."""
-        if self.quiet:
-            return nullcontext(lambda: None)
         if self.draws_bar:
             return self._draw_bar(title, state)
-        return nullcontext(self._make_printer(title, state))
+        if self.shows_progress:
+            return nullcontext(self._make_printer(title, state))
+        return nullcontext(lambda: None)
+
+    def track_phases(
+        self, title: str, state: RunState, *, ticks: bool = True
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Shows the progress of work that has phases instead of files; prints no progress lines.
+
+        The context yields a function to call after every change. If `ticks` is false, the bar is
+        redrawn only then, so that redrawing does not disturb a measurement. SIGTERM may end the
+        process at any time, so the cursor stays visible.
+        """
+        if self.draws_bar:
+            return self._draw_bar(title, state, ticks=ticks, hides_cursor=False)
+        return nullcontext(lambda: None)
 
     def _make_printer(self, title: str, state: RunState) -> Callable[[], None]:
         """Returns a function that prints a line every few seconds, for logs and pipes."""
@@ -109,27 +135,53 @@ class Console:
         return print_line
 
     @contextmanager
-    def _draw_bar(self, title: str, state: RunState) -> Iterator[Callable[[], None]]:
+    def _draw_bar(
+        self, title: str, state: RunState, *, ticks: bool = True, hides_cursor: bool = True
+    ) -> Iterator[Callable[[], None]]:
         """Draws a bar and a line of text, redraws both in place, and removes both at the end."""
         from rich.console import Console as RichConsole
         from rich.live import Live
 
         screen = RichConsole(stderr=True, highlight=False, markup=False)
-        live = Live(
-            get_renderable=lambda: _render_progress(title, state, screen.width),
-            console=screen,
-            refresh_per_second=8,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        live.start()
-        self._live = live
+
+        def start_bar() -> Live:
+            live = Live(
+                get_renderable=lambda: _render_progress(title, state, screen.width),
+                console=screen,
+                auto_refresh=ticks,
+                refresh_per_second=8,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            live.start()
+            if not hides_cursor:
+                screen.show_cursor(True)
+            return live
+
+        self._start_bar = start_bar
+        self._live = start_bar()
         try:
-            yield lambda: None
+            yield (lambda: None) if ticks else self._redraw
         finally:
-            self._live = None
+            live, self._live = self._live, None
             live.stop()
+
+    def _redraw(self) -> None:
+        assert self._live is not None, "called only while the bar is drawn"
+        self._live.refresh()
+
+    @contextmanager
+    def _remove_bar(self, stream: TextIO | None) -> Iterator[None]:
+        """Removes the bar while the caller writes to `stream`, if `stream` is a terminal too."""
+        if self._live is None or stream is None or not stream.isatty():
+            yield
+            return
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live = self._start_bar()
 
     def _print_message(self, text: str) -> None:
         self._write_above_bar(escape_unprintable(f"dinac: {text}"))
@@ -149,14 +201,21 @@ def _render_progress(title: str, state: RunState, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    total = "?" if state.total is None else str(state.total)
-    bar = ProgressBar(
-        total=state.total, completed=state.done, pulse=state.total is None, width=width // 3
-    )
+    line = state.describe_line(width - 1)
+    if not line:
+        return Group()
+    done, total = state.done, state.total
+    bar = ProgressBar(total=total, completed=done, pulse=total is None, width=width // 3)
     head = Table.grid(padding=(0, 1))
-    head.add_row(Text(title, style="bold"), bar, Text(f"{state.done}/{total}"))
-    figures = Text(state.describe_line(width - 1), style="dim", no_wrap=True)
-    return Group(head, figures)
+    head.add_row(Text(title, style="bold"), bar, Text(_format_count(done, total)))
+    return Group(head, Text(line, style="dim", no_wrap=True))
+
+
+def _format_count(done: int, total: int | None) -> str:
+    """Returns e.g. `1,200/5,000`, or an empty text for work that is not counted."""
+    if total is None:
+        return f"{done:,}/?" if done else ""
+    return f"{done:,}/{total:,}"
 
 
 def escape_unprintable(text: str) -> str:

@@ -1,14 +1,27 @@
-"""The state of a running job, for the progress display."""
+"""The state of a running job, or of other work that takes long, for the progress display."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.signals import STOPPING
 from dinac_cli.commands.screen.tables import format_duration, format_sizes
 from dinac_cli.jobs.executor.control import StageClock, StopRequest
-from dinac_cli.jobs.results import FileResult, Tally
+from dinac_cli.jobs.executor.phase import Phase, Watch
+from dinac_cli.jobs.results import FileResult, Status, Tally
+
+DELAY_SECONDS = 0.5
+"""Work that takes less time shows no bar for its phases."""
+
+_FIRST_STAGES = {
+    "read": "reading the first files",
+    "model": "loading the model and computing the first batch",
+}
+"""What a run does in each stage before its first result."""
 
 
 @dataclass
@@ -46,7 +59,6 @@ class RunProgress:
         if self.stop:
             return STOPPING[:width]
         tally = self.tally
-        # Each part is (rank, text). The part with the highest rank is dropped first.
         parts = [(0, f"{tally.failures} failed")] if tally.failures else []
         speed = self._files_per_second()
         if speed:
@@ -57,10 +69,14 @@ class RunProgress:
         if tally.bytes_out:
             parts.append((3, format_sizes(tally.bytes_in, tally.bytes_out)))
             parts.append((4, f"bottleneck: {self.clock.limiting}"))
+        if tally.counts[Status.DONE]:
+            parts.append((6, f"{tally.counts[Status.DONE]} already done"))
+        if not tally.worked and self.clock.current in _FIRST_STAGES:
+            parts.append(
+                (7, f"{_FIRST_STAGES[self.clock.current]}, {format_duration(self.elapsed)}")
+            )
         parts = parts or [(0, "starting")]
-        while len(parts) > 1 and len(_join(parts)) > width:
-            parts.remove(max(parts))
-        return _join(parts)[:width]
+        return fit_parts(parts, width)
 
     def _files_per_second(self) -> float | None:
         if self.first_done is None or self.tally.worked < 2:
@@ -69,5 +85,80 @@ class RunProgress:
         return (self.tally.worked - 1) / elapsed if elapsed > 0 else None
 
 
+def fit_parts(parts: list[tuple[int, str]], width: int) -> str:
+    """Joins parts to at most `width` characters. Drops the parts with the highest rank first.
+
+    A part is (rank, text).
+    """
+    while len(parts) > 1 and len(_join(parts)) > width:
+        parts.remove(max(parts))
+    return _join(parts)[:width]
+
+
 def _join(parts: list[tuple[int, str]]) -> str:
     return "  ".join(text for _, text in parts)
+
+
+@dataclass
+class PhaseProgress:
+    """The current phase of work that has phases instead of files.
+
+    Shows nothing in the first `delay_seconds`.
+    """
+
+    stop: StopRequest | None = None
+    delay_seconds: float = 0.0
+    phase: Phase | None = None
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+        self._shown_from = self._began + self.delay_seconds
+
+    def begin(self, phase: Phase) -> None:
+        """Shows `phase` from now on. If it has another name, its time starts now."""
+        if self.phase is not None and self.phase.name != phase.name:
+            self._began = time.monotonic()
+        self.phase = phase
+
+    @property
+    def done(self) -> int:
+        """Number of finished items of the phase."""
+        return 0 if self.phase is None else self.phase.done
+
+    @property
+    def total(self) -> int | None:
+        """Number of all items of the phase; None if unknown."""
+        return None if self.phase is None else self.phase.total
+
+    def describe_line(self, width: int) -> str:
+        """Returns at most `width` characters of text: the phase, its time and its ETA."""
+        if self.stop:
+            return STOPPING[:width]
+        now = time.monotonic()
+        if self.phase is None or now < self._shown_from:
+            return ""
+        phase, elapsed = self.phase, now - self._began
+        text = f"{phase.name}: {phase.detail}" if phase.detail else phase.name
+        parts = [(0, text), (2, format_duration(elapsed))]
+        if phase.done and phase.total is not None:
+            rest = elapsed / phase.done * max(0, phase.total - phase.done)
+            parts.append((1, f"ETA {format_duration(rest)}"))
+        return fit_parts(parts, width)
+
+
+@contextmanager
+def show_phases(
+    console: Console, title: str, stop: StopRequest | None = None, *, ticks: bool = True
+) -> Iterator[Watch]:
+    """Shows the phases of slow work, on a terminal only. Yields the function that receives them.
+
+    For `ticks`, see `Console.track_phases`.
+    """
+    state = PhaseProgress(stop, DELAY_SECONDS if ticks else 0.0)
+    with console.track_phases(title, state, ticks=ticks) as update:
+
+        def watch(phase: Phase) -> None:
+            state.begin(phase)
+            update()
+
+        yield watch

@@ -35,16 +35,19 @@ def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
 class StageClock:
     """The seconds that the calling thread spent in each stage.
 
-    The stage that takes the most time limits the speed of the run.
+    The stage that takes the most time limits the speed of the run. `current` is the stage that the
+    thread entered last.
     """
 
     seconds: dict[str, float] = field(
         default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0}
     )
+    current: str | None = None
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Measures the time of the `with` block and adds this time to `stage`."""
+        self.current = stage
         start = time.perf_counter()
         try:
             yield

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dinac_cli.errors import CheckpointError, ModelError, OutputError, UsageError
+from dinac_cli.errors import CheckpointError, ModelError, OutputError, UsageError, quote_error
 from dinac_cli.models.dinac.config import DinacAEConfig, to_json
 from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
 from dinac_cli.models.dinac.tensor_file import (
@@ -24,6 +24,7 @@ from dinac_cli.models.dinac.tensor_file import (
 )
 
 _NAMES_SHOWN = 5
+_WRONGLY_TYPED = "wrongly typed"
 
 
 def save_checkpoint(
@@ -48,7 +49,10 @@ def save_checkpoint(
         for name, part in parts.items():
             part.replace(folder / name)
     except OSError as exc:
-        raise OutputError(f"the checkpoint cannot be written to {folder}: {exc}") from exc
+        raise OutputError(
+            f"the checkpoint cannot be written to {folder}: {exc.strerror or exc}; "
+            "choose another place"
+        ) from exc
     finally:
         for part in parts.values():
             with suppress(OSError):
@@ -77,7 +81,7 @@ def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> 
         "missing": [name for name in shapes if name not in present],
         "unexpected": [],
         "wrongly shaped": [],
-        "wrongly typed": [],
+        _WRONGLY_TYPED: [],
     }
     for stored, entry in table.entries.items():
         shape = shapes.get(canonical_name(stored))
@@ -87,22 +91,25 @@ def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> 
         elif entry.shape != shape:
             faults["wrongly shaped"].append(f"{shown} {list(entry.shape)}, not {list(shape)}")
         elif entry.dtype not in ITEM_BYTES:
-            faults["wrongly typed"].append(f"{shown} {show_name(entry.dtype)}, not F32 or BF16")
+            faults[_WRONGLY_TYPED].append(f"{shown} {show_name(entry.dtype)}, not F32 or BF16")
     if any(faults.values()):
         raise _describe_faults(table.path, faults)
 
 
 def _describe_faults(path: Path, faults: Mapping[str, list[str]]) -> CheckpointError:
     summaries = []
+    is_only_typed = [fault for fault, names in faults.items() if names] == [_WRONGLY_TYPED]
+    remedy = (
+        "convert the weights to F32 or BF16"
+        if is_only_typed
+        else "use the config.json that belongs to these weights"
+    )
     for fault, names in faults.items():
         if names:
             shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
             more = ", …" if len(names) > _NAMES_SHOWN else ""
             summaries.append(f"{len(names)} {fault} ({shown}{more})")
-    message = (
-        f"{path} does not fit its configuration: {'; '.join(summaries)}; "
-        "use the config.json that belongs to these weights"
-    )
+    message = f"{path} does not fit its configuration: {'; '.join(summaries)}; {remedy}"
     details = [f"{fault}: {name}" for fault, names in faults.items() for name in sorted(names)]
     return CheckpointError(message, details)
 
@@ -125,9 +132,8 @@ def read_tensors(
                 for name in names
             }
     except (OSError, SafetensorError) as exc:
-        raise ModelError(
-            f"{table.path} cannot be read: {exc}; download the checkpoint again"
-        ) from exc
+        message = f"{table.path} cannot be read; download the checkpoint again"
+        raise ModelError(message, [quote_error(exc)]) from exc
 
 
 def _cast(

@@ -30,6 +30,8 @@ CLASS_HEAD_SIZES = (
     "class_head_register_token_count",
 )
 
+_NAMES_SHOWN = 3
+
 _CONSTANTS = ("logsnr_min", "logsnr_max", "pixel_noise_std", "latent_running_stats_eps")
 """The keys of the constants, which cannot be inferred from tensor shapes.
 
@@ -181,9 +183,8 @@ def from_json(values: object) -> DinacAEConfig:
     given = {key: values[key] for key in values if key in known}
     absent = sorted(known - given.keys() - set(_CONSTANTS) - set(CLASS_HEAD_SIZES))
     if absent:
-        raise ModelError(
-            f"the configuration lacks {', '.join(absent)}; is this a DINAC-AE config.json?"
-        )
+        shown = ", ".join(absent[:_NAMES_SHOWN]) + (", …" if len(absent) > _NAMES_SHOWN else "")
+        raise ModelError(f"the configuration lacks {shown}; is this a DINAC-AE config.json?")
     if has_head:
         _demand_no_absent_head_key([key for key in CLASS_HEAD_SIZES if given.get(key) is None])
     return DinacAEConfig(**{**dict.fromkeys(CLASS_HEAD_SIZES), **given})
@@ -232,7 +233,8 @@ def _demand_whole(name: str, dim: int, ratio: float) -> None:
 def _demand_no_absent_head_key(absent: list[str]) -> None:
     if absent:
         raise ModelError(
-            f"the configuration has some class_head_* keys but lacks {', '.join(absent)}"
+            f"the configuration has some class_head_* keys but lacks {', '.join(absent)}; "
+            "add them, or remove all class_head_* keys"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dinac_cli.errors import ModelError
+from dinac_cli.errors import ModelError, quote_error
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json
 from dinac_cli.models.dinac.sizes import infer_config
 from dinac_cli.models.dinac.tensor_file import read_tensor_table
@@ -103,11 +103,12 @@ def _read_json(path: Path) -> object:
         with path.open("rb") as file:
             text = file.read(_MAX_CONFIG_BYTES + 1)
         if len(text) > _MAX_CONFIG_BYTES:
-            raise ModelError(f"{path} is larger than a configuration can be")
+            raise ModelError(
+                f"{path} is too large for a config.json; download the checkpoint again"
+            )
         return json.loads(text)
     except OSError as exc:
         raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError) as exc:
-        raise ModelError(
-            f"{path} is not valid JSON ({exc}); download the checkpoint again"
-        ) from exc
+        message = f"{path} is not valid JSON; download the checkpoint again"
+        raise ModelError(message, [quote_error(exc)]) from exc

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from dinac_cli.errors import ModelError
+from dinac_cli.errors import ModelError, quote_error
 
 MAX_HEADER_BYTES = 100_000_000
 """The largest JSON header that the file format allows."""
@@ -26,6 +26,7 @@ ITEM_BYTES = {"F32": 4, "BF16": 2}
 """The number of bytes per value, for each supported storage type."""
 
 _MAX_RANK = 8
+_GIT_LFS = b"version "  # the start of a pointer; as a header's length it would be absurd
 
 _ALIASES = re.compile(
     r"(encoder\.blocks\.\d+|dino_token_alignment_head\.block)\.(qkv|proj_out)\.weight"
@@ -143,6 +144,8 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
     size_bytes = file.seek(0, 2)
     file.seek(0)
     prefix = file.read(8)
+    if prefix == _GIT_LFS:
+        raise ModelError(f"{path} is a Git LFS pointer, not the weights; run: git lfs pull")
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
         raise _refusal(path, "it has no header of a plausible length")
@@ -150,7 +153,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_dict)
     except (ValueError, RecursionError) as exc:
-        raise _refusal(path, f"its header is not valid JSON ({exc})") from exc
+        raise _refusal(path, "its header is not valid JSON", [quote_error(exc)]) from exc
     if not isinstance(header, dict):
         raise _refusal(path, "its header is not a JSON object")
     return header, 8 + length, size_bytes
@@ -195,7 +198,6 @@ def _is_count(number: object) -> bool:
     return type(number) is int and 0 <= number < 2**48
 
 
-def _refusal(path: Path, reason: str) -> ModelError:
-    return ModelError(
-        f"{path} is not a complete safetensors file: {reason}; download the checkpoint again"
-    )
+def _refusal(path: Path, reason: str, details: Sequence[str] = ()) -> ModelError:
+    message = f"{path} is not a complete safetensors file: {reason}; download the checkpoint again"
+    return ModelError(message, details)

@@ -17,7 +17,7 @@ from dinac_cli.storage.atomic import TEMPORARY_PREFIX
 from ..processes import make_environment
 from .commands import Command
 
-DEADLINE_SECONDS = 300.0
+DEADLINE_SECONDS = 600.0
 KILLS_OF_ONE_OUT = 6
 
 # Share of the kills: anywhere in a run, between its first file and its end, during a write.

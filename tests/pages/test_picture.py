@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .commands import README
+from .pages import README
 from .picture import MAX_BYTES, TARGET, write_picture
 
 
 def test_picture_is_small_and_up_to_date(tmp_path: Path) -> None:
-    assert f"](tests/readme/{TARGET.name})" in README
+    assert f"](tests/pages/{TARGET.name})" in README.text
     assert TARGET.stat().st_size <= MAX_BYTES
     write_picture(tmp_path / "picture.png")
     with Image.open(TARGET) as kept, Image.open(tmp_path / "picture.png") as drawn:

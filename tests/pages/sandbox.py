@@ -1,4 +1,4 @@
-"""A folder with the inputs of the README's commands, and a PATH with the programs they call."""
+"""A folder with the inputs of the pages' commands, and a PATH with the programs they call."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from dinac_cli.images.samples import draw_clouds, draw_leaves
 
 from ..cli.processes import DEADLINE_SECONDS, get_fork_server, make_environment, run
 from ..cli.test_models import fill_cache
-from .commands import ROOT, substitute
+from .commands import substitute
+from .pages import ROOT
 
 PHOTOS = ("photos/a.jpg", "photos/b.jpg", "photos/c.png", "photos/trip/a.jpg", "photos/trip/b.jpg")
 EVALUATION = ("eval/0.jpg", "eval/1.jpg")
+OUTPUTS = ("latents", "decoded")
 TINY = ROOT / "tests/golden/tiny"
 
 STUBS = {"ssh": '#!/bin/sh\nshift\nexec "$@"\n'}
@@ -38,7 +40,7 @@ with open(sys.argv[2], "rb") as file:
     sys.stdout.buffer.write(zstandard.ZstdDecompressor().decompress(file.read()[24:]))
 """
 STAND_INS = {"jq": _JQ, "zstd": _ZSTD}
-"""Programs that a machine may lack → a program that does what the README needs."""
+"""Programs that a machine may lack → a program that does what the pages need."""
 
 
 class Sandbox:
@@ -72,7 +74,6 @@ class Sandbox:
             self._draw(name, number)
         for command in ("encode photos latents --model nano", "decode latents decoded"):
             assert run(*command.split(), cwd=self.folder).code == 0
-        shutil.copy(self.folder / "latents/a.jpg.dinac", self.folder / "a.dinac")
 
     def add_stand_in(self, name: str, program: str) -> None:
         """Puts a program in Python on the PATH, before any other of that name."""
@@ -105,9 +106,13 @@ class Sandbox:
         Image.fromarray(pixels).save(path)
 
 
-def copy_sandbox(filled: Sandbox, folder: Path) -> Sandbox:
-    """Copies a sandbox for one section; modification times are kept."""
-    shutil.copytree(filled.folder, folder, symlinks=True)
+def copy_sandbox(filled: Sandbox, folder: Path, *, with_outputs: bool = True) -> Sandbox:
+    """Copies a sandbox for one section; modification times are kept.
+
+    `with_outputs` also copies the outputs of the main job.
+    """
+    skipped = () if with_outputs else OUTPUTS
+    shutil.copytree(filled.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*skipped))
     return Sandbox(folder)
 
 

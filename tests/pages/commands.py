@@ -1,4 +1,4 @@
-"""The shell commands of the README, and what a test runs in their place."""
+"""The shell commands of all pages, and what a test runs in their place."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-_FENCE = re.compile(r"^```(\w*)$")
+from .pages import PAGES, Page
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command line; `section` is the heading above it."""
+    """One command line of a page; `section` is the heading above it.
 
+    `output` is the output that the page shows, or None if it shows none.
+    """
+
+    page: str
     section: str
     text: str
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,20 @@ class Substitution:
     why: str
 
 
-IN_CI = 'grep -qF "pip install -q -e \'.[test]\' && .venv/bin/pytest -q" "$ROOT/.ci/run"'
+INSTALL = "python3 -m venv .venv && .venv/bin/pip install -q -c tests/constraints.txt"
+TESTS = f"{INSTALL} -e '.[test]' && .venv/bin/pytest -q"
+IN_CI = (
+    'grep -qF -e "-c tests/constraints.txt -e \'.[test]\' && .venv/bin/pytest -q" "$ROOT/.ci/run"'
+)
 BROWSER = shutil.which("chromium")
 
 SUBSTITUTIONS = (
     Substitution(
-        "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/dinac demo",
+        f"{INSTALL} . && .venv/bin/dinac demo",
         "dinac demo",
         "the tests run the installed package; packages come from the internet",
     ),
-    Substitution(
-        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest -q",
-        IN_CI,
-        "the tests would run themselves; .ci/run runs this line",
-    ),
-    Substitution(
-        ".venv/bin/pytest -q  ", IN_CI, "the tests would run themselves; .ci/run runs this line"
-    ),
+    Substitution(TESTS, IN_CI, "the tests would run themselves; .ci/run runs this line"),
     Substitution("--records 100000 --images 20000", "--records 20 --images 5", "9 minutes"),
     Substitution(
         "DINAC_FUZZ=8000 pytest -n 0 tests/",
@@ -55,8 +53,18 @@ SUBSTITUTIONS = (
         "2 minutes; the test itself runs beside this one",
     ),
     Substitution(
-        "python -m tests.readme.picture",
-        'python -c "import tests.readme.picture"',
+        "pytest -q -n 0 tests/cli/test_psnr.py -k",
+        'grep "$ROOT/tests/cli/test_psnr.py" -e',
+        "the tests would run themselves",
+    ),
+    Substitution(
+        "ruff check && ruff format --check && mypy",
+        'grep -q ruff "$ROOT/.ci/run"',
+        "a quarter of a minute; .ci/run runs them",
+    ),
+    Substitution(
+        "python -m tests.pages.picture",
+        'python -c "import tests.pages.picture"',
         "test_picture.py draws the picture",
     ),
     *(() if BROWSER else (Substitution("opening large.html", "opening -h", "needs a browser"),)),
@@ -80,6 +88,8 @@ UNRUN = {
 }
 """Start of a command that takes long → the test that runs it; here only its options are checked."""
 
+_VARYING = re.compile(r"\d+(?:[.,:]\d+)*(?: ?[kMG]?B\b)?")
+
 
 def is_unrun(text: str) -> bool:
     """Whether only the options of a command are checked."""
@@ -93,27 +103,25 @@ def substitute(text: str) -> str:
     return text
 
 
-def list_commands(readme: str = README) -> Iterator[Command]:
-    """Commands of all indented and `sh` blocks, in the order of the page."""
-    section, block, fence = "", list[str](), None
-    was_blank = True
-    for line in [*readme.splitlines(), ""]:
-        if fence is None and block and not line.startswith("    "):
-            yield from _split(section, block)
-            block = []
-        if (found := _FENCE.match(line)) is not None:
-            if fence == "sh":
-                yield from _split(section, block)
-            fence, block = (found[1] or "text", []) if fence is None else (None, [])
-        elif fence is not None:
-            block.append(line)
-        elif line.startswith("    ") and (block or was_blank):
-            block.append(line[4:])
-        elif line.startswith(("## ", "### ")):
-            section = line.lstrip("# ")
-        was_blank = not line.strip()
+def list_commands(page: Page) -> Iterator[Command]:
+    """The commands of all `sh` and `console` blocks, in the order of the page.
+
+    In a `console` block, a line that begins with `$ ` is a command, and other lines are its output.
+    """
+    for block in page.list_blocks("sh", "console"):
+        if block.language == "sh":
+            for line in block.text.replace("\\\n", " ").splitlines():
+                if line.strip():
+                    yield Command(page.name, block.section, line)
+            continue
+        for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+            text, _, output = part.partition("\n")
+            yield Command(page.name, block.section, text, output)
 
 
-def _split(section: str, block: list[str]) -> Iterator[Command]:
-    lines = "\n".join(block).replace("\\\n", " ").splitlines()
-    return (Command(section, line) for line in lines if line.strip())
+def blur(output: str) -> str:
+    """Removes what differs between machines: numbers, sizes and the widths of columns."""
+    return re.sub(r" +", " ", _VARYING.sub("0", output)).strip()
+
+
+COMMANDS = [command for page in PAGES for command in list_commands(page)]

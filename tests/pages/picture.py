@@ -1,6 +1,6 @@
 """Draws the picture at the top of the README with the program and its sample images.
 
-`python -m tests.readme.picture` rewrites `picture.png` beside this module, or the named file.
+`python -m tests.pages.picture` rewrites `picture.png` beside this module, or the named file.
 """
 
 from __future__ import annotations

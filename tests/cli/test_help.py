@@ -1,0 +1,187 @@
+"""`--help`, `dinac help` and `dinac man PAGE`: plain words, an example, and pages."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from dinac_cli.cli import app
+from dinac_cli.commands.examples import EXAMPLES
+from dinac_cli.commands.screen.pages import format_page
+from dinac_cli.commands.topics import TOPICS, read_page
+
+from .processes import run, run_on_terminal, strip_escapes
+
+
+def list_tree(command: Any, path: str = "dinac") -> Iterator[tuple[str, Any]]:
+    """Lists all commands and groups with their full names."""
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from list_tree(child, f"{path} {name}")
+
+
+TREE = dict(list_tree(get_command(app)))
+QUICK = {
+    "dinac encode",
+    "dinac decode",
+    "dinac export",
+    "dinac info",
+    "dinac psnr",
+    "dinac report",
+    "dinac verify",
+    "dinac plan",
+    "dinac models list",
+    "dinac models show",
+    "dinac completions",
+    "dinac man",
+    "dinac help",
+}
+"""The commands whose examples run offline and in a moment."""
+
+
+def test_every_command_has_an_example() -> None:
+    assert set(EXAMPLES) == set(TREE)
+
+
+@pytest.mark.parametrize("path", sorted(QUICK))
+def test_example_runs(own: Path, path: str) -> None:
+    done = run(*path.split()[1:], *shlex.split(EXAMPLES[path]), cwd=own)
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("path", sorted(TREE.keys() - QUICK))
+def test_example_of_a_slow_command_is_parsed(path: str) -> None:
+    words = [*path.split()[1:], *shlex.split(EXAMPLES[path])]
+    command = TREE["dinac"]
+    context = command.make_context("dinac", list(words))
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+        context = command.make_context(command.name, list(words), parent=context)
+    assert any(value is not None for value in context.params.values()) or not words
+
+
+@pytest.mark.parametrize("path", list(TREE))
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_help_begins_with_an_example_and_has_plain_words(path: str, columns: int) -> None:
+    done = run(*path.split()[1:], "--help", environment={"COLUMNS": str(columns)})
+    assert (done.code, done.err) == (0, "")
+    usage, _, rest = " ".join(done.out.split()).partition(" Example: ")
+    assert usage.startswith(f"Usage: {path} ")
+    assert rest.startswith(f"{path} {EXAMPLES[path]} ")
+    assert max(map(len, done.out.splitlines())) <= columns
+    for notation in (r"<\w", r"x>=", r"<=x", r"\[default", r"\[env"):
+        assert not re.search(notation, done.out), notation
+
+
+def test_defaults_are_sentences() -> None:
+    text = " ".join(run("encode", "--help", environment={"COLUMNS": "200"}).out.split())
+    for sentence in (
+        "Default: bf16.",
+        "Default: white.",
+        "Default: DINAC_MODEL if set, else auto.",
+        "Default: one per processor.",
+    ):
+        assert sentence in text, sentence
+    decode = " ".join(run("decode", "--help", environment={"COLUMNS": "200"}).out.split())
+    assert "Seed of the noise. Default: 0." in decode
+    assert "at most 1 (full noise). Default: 1." in decode
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_precisions_are_a_table_with_heads(columns: str) -> None:
+    lines = run("encode", "--help", environment={"COLUMNS": columns}).out.splitlines()
+    [head] = [line for line in lines if "bits/pixel" in line]
+    column = head.index("P  ")
+    rows = [line[column:].rstrip(" │") for line in lines[lines.index(head) :]][:9]
+    assert rows[0] == "P     bits/pixel  dB lost"
+    assert rows[1] == "f32         14.5     0"
+    assert rows[8] == "q3           1.5     0.98"
+
+
+def test_commands_are_grouped() -> None:
+    out = run("--help").out
+    titles = re.findall(r"^╭─ (.+?) ─", out, re.MULTILINE)
+    assert titles == ["Options", "Convert", "Inspect and measure", "Train", "Set up"]
+
+
+def test_help_without_a_name_also_lists_the_pages() -> None:
+    overview, done = run("--help"), run("help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(overview.out)
+    for name, topic in TOPICS.items():
+        assert re.search(rf"^  {name} +{re.escape(topic.summary)}$", done.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("names", [["encode"], ["models"], ["models", "pull"], ["report"]])
+def test_help_of_a_command(names: list[str]) -> None:
+    done, asked = run("help", *names), run(*names, "--help")
+    assert (done.code, done.err) == (0, "")
+    note = f"'dinac man {names[0]}' shows the page about {names[0]}.\n"
+    assert done.out == asked.out + (note if names[0] in TOPICS else "")
+
+
+@pytest.mark.parametrize("topic", list(TOPICS))
+def test_a_page_in_a_pipe_is_its_source(topic: str) -> None:
+    done = run("man", topic)
+    assert (done.code, done.out, done.err) == (0, read_page(topic).rstrip("\n") + "\n", "")
+    if topic not in get_command(app).commands:  # type: ignore[attr-defined]
+        assert run("help", topic) == done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("help formt", "no command or page 'formt'; did you mean 'format'?"),
+        ("help encod", "no command or page 'encod'; did you mean 'encode'?"),
+        ("help xyzzy", "no command or page 'xyzzy'; 'dinac help' lists all names"),
+        ("help models lst", "no such command 'models lst'; did you mean 'models list'?"),
+        ("man formt", "no page 'formt'; did you mean 'format'?"),
+        ("man encode", "'encode' is a command, not a page; use 'dinac help encode'"),
+    ],
+)
+def test_unknown_names_are_refused_in_one_line(arguments: str, message: str) -> None:
+    done = run(*arguments.split())
+    assert (done.code, done.out, done.err) == (2, "", f"dinac: {message}\n")
+
+
+def test_a_page_on_a_terminal_is_formatted() -> None:
+    code, screen = run_on_terminal("help", "nano")
+    assert code == 0
+    assert "\x1b[" in screen
+    plain = strip_escapes(screen)
+    assert "license:" not in plain
+    assert "`" not in plain
+    assert max(map(len, plain.splitlines())) <= 100
+
+
+def test_a_page_without_colours() -> None:
+    _, screen = run_on_terminal("help", "nano", environment={"NO_COLOR": "1"})
+    codes = {code for codes in re.findall(r"\x1b\[([\d;]*)m", screen) for code in codes.split(";")}
+    assert not {code for code in codes if re.fullmatch(r"[349]\d", code)}
+    _, dumb = run_on_terminal("help", "nano", environment={"TERM": "dumb"})
+    assert dumb == strip_escapes(dumb)
+
+
+def test_a_long_page_goes_through_the_pager(tmp_path: Path) -> None:
+    paged = tmp_path / "paged"
+    pager = {"PAGER": f"cat >{shlex.quote(str(paged))}"}
+    assert run_on_terminal("help", "nano", environment={**pager, "LINES": "3"}) == (0, "")
+    assert "embedded model" in strip_escapes(paged.read_text())
+    paged.unlink()
+    code, screen = run_on_terminal("help", "nano", environment={**pager, "LINES": "1000"})
+    assert (code, paged.exists()) == (0, False)
+    assert "embedded model" in strip_escapes(screen)
+
+
+def test_a_page_fits_its_width() -> None:
+    text = "# Title\n\n" + "word " * 100 + "\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+    for width in (30, 100):
+        lines = strip_escapes(format_page(text, width)).splitlines()
+        assert max(map(len, lines)) <= width
+        assert "".join(lines).count("word") == 100
