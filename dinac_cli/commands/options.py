@@ -129,8 +129,8 @@ EncodeBackground = Annotated[
         "--background",
         metavar="COLOR",
         show_default=follow("white"),
-        help="Colour behind transparent images: white, black, gray or #rrggbb. OUT says it only if "
-        "its first latents are of a transparent image.",
+        help="Colour behind transparent images: white, black, gray or #rrggbb. Followed only if "
+        "the first latents in OUT are of a transparent image.",
     ),
 ]
 MaxPixels = Annotated[
@@ -205,7 +205,7 @@ _crop = partial(geometry_option, "--crop", metavar="WxH", parser=parse_crop)
 
 _encode_geometry = partial(geometry_option, show_default=follow("none"))
 
-# Typer supports neither a number or a word, nor `tuple[int, int]` in one word.
+# Typer has no type for a number or a word, and would read `tuple[int, int]` as two words.
 Resize = Annotated[
     Any,
     _encode_geometry(

@@ -123,9 +123,9 @@ def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool, int | None
     """
     try:
         pairs = parse_description(text, strict=True)
-        is_flipped = pairs.pop("image", None) == "flipped"
+        image = pairs.pop("image", "upright")
         quality = _parse_integer(pairs.pop("quality")) if "quality" in pairs else None
-        if pairs.keys() != set(SETTINGS):
+        if pairs.keys() != set(SETTINGS) or image not in ("upright", "flipped"):
             return None
         guidance = pairs["guidance"]
         is_guided = guidance != "off"
@@ -140,7 +140,7 @@ def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool, int | None
         )
     except (ValueError, UsageError):
         return None
-    return settings, is_flipped, quality
+    return settings, image == "flipped", quality
 
 
 def _parse_integer(text: str) -> int:

@@ -139,6 +139,7 @@ class TestImages:
             "",
             "steps=1",
             f"{DEFAULTS};size=2",
+            f"{DEFAULTS};image=rotated",
             DEFAULTS.replace("seed=0", "seed=fresh"),
             DEFAULTS.replace("steps=1", "steps=0"),
             DEFAULTS.replace("steps=1", "steps=1_000"),
