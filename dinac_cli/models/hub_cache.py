@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
 
 _SHORTEST_COMMIT = 7
-"""Fewer characters may be a branch that is not cached, and not the start of a commit."""
+"""A shorter revision is only compared with branches, tags and whole commits."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,14 @@ def _choose(repo: CachedRepoInfo, revision: str) -> CachedRevisionInfo:
     is_commit = len(revision) >= _SHORTEST_COMMIT
     found = [one for one in repo.revisions if is_commit and one.commit_hash.startswith(revision)]
     if len(found) > 1:
-        raise UsageError(f"--revision {revision}: several cached commits start so; add characters")
+        raise UsageError(
+            f"--revision {revision} matches several cached commits; give more characters"
+        )
     if not found:
         cached = ", ".join(sorted(map(_name_revision, repo.revisions)))
-        raise ModelError(f"model {repo.repo_id}: revision {revision} is not cached; {cached} is")
+        raise ModelError(
+            f"model {repo.repo_id}: revision {revision} is not cached; cached: {cached}"
+        )
     return found[0]
 
 

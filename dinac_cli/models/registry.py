@@ -121,7 +121,7 @@ def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
 def find_repository(source: str, refusal: str) -> str:
     """Returns the Hub repository of an alias or a repository.
 
-    Raises UsageError for other names. `refusal` says why the embedded model will not do.
+    Raises UsageError for other names. `refusal` ends the error for the embedded model.
     """
     if source == NANO:
         raise UsageError(f"model {NANO} is embedded: {refusal}")

@@ -179,9 +179,9 @@ def test_unknown_revision_removes_nothing(tmp_path: Path) -> None:
     snapshot = fill_cache(tmp_path, GOLDEN / "tiny")
     old = add_old_revision(snapshot)
     for revision, code, reason in (
-        (COMMIT[:7], 2, "several cached commits start so; add characters"),
-        (COMMIT[:6], 1, f"{COMMIT[:12]} (main), {OLD_COMMIT[:12]} (v1)"),
-        ("v2", 1, f"{COMMIT[:12]} (main), {OLD_COMMIT[:12]} (v1)"),
+        (COMMIT[:7], 2, "matches several cached commits; give more characters"),
+        (COMMIT[:6], 1, f"cached: {COMMIT[:12]} (main), {OLD_COMMIT[:12]} (v1)"),
+        ("v2", 1, f"cached: {COMMIT[:12]} (main), {OLD_COMMIT[:12]} (v1)"),
     ):
         command = ("models", "rm", "d2", "--revision", revision, "--yes")
         done = run(*command, environment={"HF_HOME": str(tmp_path)})
