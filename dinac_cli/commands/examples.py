@@ -17,6 +17,7 @@ EXAMPLES = {
     "dinac models list": "--json",
     "dinac models pull": "d2",
     "dinac models show": "nano",
+    "dinac models rm": "d2",
     "dinac demo": "my-demo/",
     "dinac completions": "bash",
     "dinac man": "format",

@@ -1,4 +1,4 @@
-"""`dinac models list|pull|show`: tables for people, JSON lines for programs."""
+"""`dinac models list|pull|show|rm`: tables for people, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from dinac_cli.commands.parser import PlainCommand, PlainGroup
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.tables import fit_table, format_size, list_facts
 from dinac_cli.commands.values import complete
-from dinac_cli.errors import ModelError
+from dinac_cli.errors import Exit, ModelError, UsageError
 
 if TYPE_CHECKING:
     from dinac_cli.models.facts import ModelSummary
+    from dinac_cli.models.hub_cache import Removal
 
 _PARTS = {"encoder": "encoder", "decoder": "decoder", "class_head": "class head"}
 
@@ -38,17 +39,30 @@ HubModel = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per model on stdout.")]
 
+RemovedRevision = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        metavar="REV",
+        help="Remove only this branch, tag or commit (its first 7 characters are enough).",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")]
+
 models = typer.Typer(
     name="models",
     cls=PlainGroup,
     no_args_is_help=True,
-    help="List, fetch or describe models (three commands).",
+    help="List, fetch, describe or remove models (four commands).",
 )
 
 
 @models.command("list", cls=PlainCommand)
 def list_models(as_json: Json = False) -> None:
-    """List the models that have short names, and show which of them are on this machine."""
+    """List the models that have short names, and show which of them are on this machine.
+
+    For a model that is not cached, shows the size of its download, if known. Stays offline.
+    """
     from dinac_cli.models.registry import HUB_ALIASES, NANO
 
     console = Console()
@@ -58,7 +72,8 @@ def list_models(as_json: Json = False) -> None:
         if as_json:
             console.print_json(entry)
             continue
-        size = format_size(entry["size_bytes"]) if "size_bytes" in entry else "-"
+        size_bytes = entry.get("size_bytes", entry.get("download_bytes"))
+        size = "-" if size_bytes is None else format_size(size_bytes)
         count = f"{entry['parameters']:,}" if "parameters" in entry else "-"
         revision = str(entry.get("revision", "-"))[:12]
         rows.append([name, entry.get("repository", "-"), entry["state"], revision, size, count])
@@ -93,17 +108,51 @@ def show(model: Model, revision: opt.Revision = None, as_json: Json = False) -> 
         console.print_result(line)
 
 
+@models.command("rm", cls=PlainCommand)
+def remove(model: HubModel, revision: RemovedRevision = None, yes: Yes = False) -> None:
+    """Remove a model from the Hub's cache: all its revisions, or the one of --revision.
+
+    Names the repository and the bytes, and asks first. Without a terminal, needs --yes.
+    """
+    from dinac_cli.models.hub_cache import plan_removal
+
+    console = Console()
+    removal = plan_removal(model, revision)
+    what = _describe_removal(removal)
+    if not yes and not console.can_ask:
+        raise UsageError(f"would remove {what}; to remove without a question, add --yes")
+    if not yes and not console.ask(f"remove {what} from {removal.cache}?"):
+        console.say("removed nothing")
+        raise typer.Exit(Exit.REFUSED)
+    removal.execute()
+    console.print_result(f"removed {what}")
+
+
+def _describe_removal(removal: Removal) -> str:
+    """Returns e.g. `owner/name, revision 0123456789ab (617.0 MB)`."""
+    count = len(removal.revisions)
+    which = f"revision {removal.revisions[0][:12]}" if count == 1 else f"all {count} revisions"
+    return f"{removal.repository}, {which} ({format_size(removal.size_bytes)})"
+
+
 def _describe_entry(name: str) -> dict[str, Any]:
-    """Returns one model of the list. If the model is not cached, only its names are known."""
+    """Returns one model of the list. If it is not cached, only names and download are known."""
     from dinac_cli.models.facts import summarise_model
-    from dinac_cli.models.registry import HUB_ALIASES, NANO, find_cached, resolve_model
+    from dinac_cli.models.registry import (
+        DOWNLOAD_BYTES,
+        HUB_ALIASES,
+        NANO,
+        find_cached,
+        resolve_model,
+    )
 
     entry: dict[str, Any] = {"name": name}
     if name != NANO:
         entry["repository"] = HUB_ALIASES[name]
     model = resolve_model(name) if name == NANO else find_cached(HUB_ALIASES[name])
     if model is None:
-        return entry | {"state": "not cached"}
+        size = {"download_bytes": DOWNLOAD_BYTES[name]} if name in DOWNLOAD_BYTES else {}
+        return entry | {"state": "not cached"} | size
     entry |= {"state": "embedded" if name == NANO else "cached", "revision": model.revision}
     try:
         summary = summarise_model(model)

@@ -28,6 +28,15 @@ Quick = Annotated[
     ),
 ]
 
+ExitCode = Annotated[
+    bool,
+    opt.report_option(
+        "--exit-code",
+        help="Exit with 3 if an encode run would write or reject a file, and with 0 if nothing is "
+        "left to do.",
+    ),
+]
+
 
 def plan(
     *,
@@ -60,6 +69,7 @@ def plan(
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
     quick: Quick = False,
+    exit_code: ExitCode = False,
     as_json: opt.Json = False,
     no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
@@ -101,14 +111,18 @@ def plan(
         in_flight=batch_size,
     )
     screen = ScreenOptions(json=as_json, no_progress=no_progress, quiet=quiet, verbose=verbose)
-    raise typer.Exit(print_plan(PlanRequest(encode=request, quick=quick), screen))
+    plan_request = PlanRequest(encode=request, quick=quick)
+    raise typer.Exit(print_plan(plan_request, screen, reports_work=exit_code))
 
 
-def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
-    """Makes a plan and prints it; returns the exit code. Raises DinacError if encode cannot run."""
+def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: bool = False) -> int:
+    """Makes a plan and prints it; returns the exit code. Raises DinacError if encode cannot run.
+
+    If `reports_work` is set, the exit code also says whether there is anything left to encode.
+    """
     from dinac_cli.commands.run import tune_process
     from dinac_cli.jobs.executor.phase import Phase, watch_items
-    from dinac_cli.jobs.plan import Fate
+    from dinac_cli.jobs.plan import WORK, Fate
 
     console = screen.open_console()
     with (
@@ -132,7 +146,8 @@ def print_plan(request: PlanRequest, screen: ScreenOptions) -> int:
         console.print_result("\n".join(describe_plan(run.plan, took, run.refusal)))
     if run.refusal is not None:
         return Exit.USAGE
-    return Exit.FAILURES if run.plan.counts[Fate.FAILED].files else Exit.DONE
+    reported = (Fate.FAILED, Fate.CONFLICT, *WORK) if reports_work else (Fate.FAILED,)
+    return Exit.FAILURES if any(run.plan.counts[fate].files for fate in reported) else Exit.DONE
 
 
 def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:

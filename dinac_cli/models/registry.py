@@ -30,6 +30,8 @@ NANO = "nano"
 NANO_REVISION = "4"
 AUTO = "auto"
 HUB_ALIASES = {"d2": "data-archetype/dinac_ae_d2", "dinac-ae": "data-archetype/dinac_ae"}
+DOWNLOAD_BYTES = {"d2": 617_000_000}
+"""Approximate sizes of published weights, for models whose size is known without the internet."""
 
 _NANO_FOLDER = Path(__file__).parent.parent / "weights" / NANO
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -113,15 +115,23 @@ def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
     If HF_HUB_OFFLINE is set, uses the cached files. Raises ModelError if the download fails, and
     UsageError if `source` is not a Hub model.
     """
+    return _download(find_repository(source, "nothing to download"), revision, None)
+
+
+def find_repository(source: str, refusal: str) -> str:
+    """Returns the Hub repository of an alias or a repository.
+
+    Raises UsageError for other names. `refusal` ends the error for the embedded model.
+    """
     if source == NANO:
-        raise UsageError(f"model {NANO} is embedded: nothing to download")
+        raise UsageError(f"model {NANO} is embedded: {refusal}")
     repository = HUB_ALIASES.get(source, source)
     if not _REPOSITORY.fullmatch(repository):
         raise UsageError(
             f"{source}: neither an alias ({', '.join(HUB_ALIASES)}) nor a Hub repository "
             "(owner/name)"
         )
-    return _download(repository, revision, None)
+    return repository
 
 
 def choose_default(device: str) -> str:

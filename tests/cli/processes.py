@@ -253,11 +253,13 @@ def run_noting_imports(
 def run_on_terminal(
     *arguments: str | Path,
     on_start: Callable[[subprocess.Popen[bytes], Callable[[], str]], None] | None = None,
+    typed: bytes = b"",
     environment: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[int, str]:
     """Runs one command line on a terminal of 100 columns; returns its exit code and its output.
 
     Meanwhile calls `on_start` with the process, and a function that returns the output so far.
+    `typed` waits in the terminal until the process reads it.
     """
     import fcntl
     import pty
@@ -266,6 +268,7 @@ def run_on_terminal(
 
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    os.write(screen, typed)
     process = subprocess.Popen(
         [*get_client(), *arguments],
         stdin=terminal,

@@ -170,6 +170,30 @@ def test_link_out_of_out_is_a_conflict(own: Path) -> None:
     assert states(done)["photos/sub/b.png"] == "conflict"
 
 
+def test_exit_code_says_whether_work_remains(own: Path) -> None:
+    def plan(*options: str) -> int:
+        return run("plan", "photos", "latents", "--quiet", *options, cwd=own).code
+
+    assert (plan(), plan("--exit-code")) == (0, 0)
+    (own / "latents/b.png.dinac").rename(own / "latents/orphan.dinac")
+    assert (plan(), plan("--exit-code")) == (0, 3)
+    assert (plan("--precision", "q6"), plan("--precision", "q6", "--exit-code")) == (2, 2)
+    assert run("encode", "photos", "latents", cwd=own).code == 0
+    assert plan("--exit-code") == 0  # an orphan is no work
+    save(own / "photos/b.png", 20, 20)
+    assert (plan(), plan("--exit-code")) == (0, 3)
+    (own / "photos/b.png").write_bytes(b"broken")
+    assert (plan(), plan("--exit-code")) == (3, 3)
+
+
+def test_exit_code_reports_conflicts(own: Path) -> None:
+    (own / "latents/sub").rename(own / "moved")
+    (own / "latents/sub").symlink_to(own / "moved", target_is_directory=True)
+    options = ("plan", "photos", "latents", "--quiet")
+    codes = [run(*options, *extra, cwd=own).code for extra in ((), ("--exit-code",))]
+    assert codes == [0, 3]
+
+
 def test_dry_run_refuses_a_failures_file(own: Path) -> None:
     done = run("encode", "photos", "out", "--dry-run", "--failures", "failed", cwd=own)
     assert done.code == 2

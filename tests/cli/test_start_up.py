@@ -142,7 +142,7 @@ def test_options_and_values_are_completed_in_every_shell(
         (["completions", "z"], ["zsh"]),
         (["help", "f"], ["features", "figures", "format"]),
         (["man", "m"], ["models"]),
-        (["models", ""], ["list", "pull", "show"]),
+        (["models", ""], ["list", "pull", "rm", "show"]),
         (["models", "show", ""], ["d2", "dinac-ae", "nano"]),
         (["encode", ""], []),  # the shell completes file names
     ],

@@ -103,6 +103,20 @@ class Console:
         """Prints an error on stderr, even if quiet."""
         self._print_message(text)
 
+    @property
+    def can_ask(self) -> bool:
+        """True if a person can read a question on stderr and answer it on stdin."""
+        return all(one is not None and one.isatty() for one in (sys.stdin, sys.stderr))
+
+    def ask(self, question: str) -> bool:
+        """Asks on stderr and reads a line of stdin; any answer but y or yes is a no."""
+        sys.stderr.write(escape_unprintable(f"dinac: {question} [y/N] "))
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+        if not answer:  # end of input: the cursor is still in the line of the question
+            _write_line(sys.stderr, "")
+        return answer.strip().lower() in ("y", "yes")
+
     def track(self, title: str, state: RunState) -> AbstractContextManager[Callable[[], None]]:
         """Shows the progress of a run. The context yields a function to call after every file."""
         if self.draws_bar:
