@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from dinac_cli.commands import options as opt
 from dinac_cli.commands.decode import decode
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.psnr import psnr
@@ -25,19 +27,18 @@ DemoFolder = Annotated[
 ]
 
 
-def demo(folder: DemoFolder = "dinac-demo") -> None:
+def demo(folder: DemoFolder = "dinac-demo", no_progress: opt.NoProgress = False) -> None:
     """Make sample images; encode, decode and measure them; show each command."""
     require_demo_folder(folder)
     console = Console()
+    run = partial(_run, console, no_progress)
     originals, latents, decoded = (f"{folder}/{name}" for name in _FOLDERS)
     count = write_samples(originals)
     console.print_result(f"{count} sample images are in {originals}")
     nano = ["--model", "nano"]
-    _run(
-        console, encode, [originals, latents, *nano], images=[originals], out=latents, model="nano"
-    )
-    _run(console, decode, [latents, decoded, *nano], latents=[latents], out=decoded, model="nano")
-    _run(console, psnr, [originals, decoded], first=originals, second=decoded)
+    run(encode, [originals, latents, *nano], images=[originals], out=latents, model="nano")
+    run(decode, [latents, decoded, *nano], latents=[latents], out=decoded, model="nano")
+    run(psnr, [originals, decoded], first=originals, second=decoded)
     console.print_result(f"\nCompare {originals} with {decoded}; then try your own folder.")
 
 
@@ -56,11 +57,17 @@ def require_demo_folder(folder: str) -> None:
         raise UsageError(f"{folder}: not empty, and not made by dinac demo; name a new folder")
 
 
-def _run(console: Console, command: Callable[..., None], shown: list[str], **values: Any) -> None:
+def _run(
+    console: Console,
+    no_progress: bool,
+    command: Callable[..., None],
+    shown: list[str],
+    **values: Any,
+) -> None:
     """Shows and runs a command. If the command fails, the demo ends with the same exit code."""
     console.print_result(f"\n$ dinac {shlex.join([command.__name__, *shown])}")
     try:
-        command(**values)
+        command(**values, no_progress=no_progress)
     except typer.Exit as done:
         if done.exit_code:
             raise

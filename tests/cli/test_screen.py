@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dinac_cli.commands.screen import console
+
 from .processes import get_fork_server, run, run_on_terminal, run_process, strip_escapes, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
@@ -40,6 +42,27 @@ def test_progress_lines_without_a_terminal(work: Path, tmp_path: Path) -> None:
         done.err,
         re.MULTILINE,
     ), done.err
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "has_lines"),
+    [([], None, True), (["--no-progress"], None, False), ([], "1", False)],
+)
+def test_progress_lines_are_an_option_of_every_command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: list[str],
+    variable: str | None,
+    has_lines: bool,
+) -> None:
+    """Demo runs encode, decode and psnr."""
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_SECONDS", 0.0)
+    environment = {"DINAC_NO_PROGRESS": variable}
+    done = run("demo", "try", *option, cwd=tmp_path, environment=environment)
+    assert done.code == 0
+    lines = re.findall(r"^dinac: (encode|decode|psnr) \d/5, ", done.err, re.MULTILINE)
+    assert set(lines) == ({"encode", "decode", "psnr"} if has_lines else set())
+    assert len(done.err.splitlines()) == len(lines)
 
 
 def test_a_bar_on_a_terminal(work: Path, tmp_path: Path) -> None:
