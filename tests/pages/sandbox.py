@@ -80,18 +80,22 @@ class Sandbox:
         self._add_tool(name, f"#!{sys.executable}{program}")
 
     def check(self, text: str) -> str:
-        """Runs one command in bash; returns its output. Fails unless its exit code is 0."""
+        """Runs one command in bash; returns what a terminal shows.
+
+        Fails unless the exit code is 0.
+        """
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {substitute(text)}"],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             cwd=self.folder,
             env=self._environment,
             timeout=DEADLINE_SECONDS,
         )
-        said = done.stdout.decode() + done.stderr.decode()
+        said = done.stdout.decode()
         assert done.returncode == 0, f"exit code {done.returncode}: {text}\n{said}"
-        return done.stdout.decode()
+        return said
 
     def _add_tool(self, name: str, script: str) -> None:
         path = self._tools / name
