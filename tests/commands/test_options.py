@@ -48,7 +48,8 @@ def list_used() -> Iterator[Any]:
         for command in group.registered_commands:
             assert command.callback is not None
             parameters = signature(command.callback, eval_str=True).parameters.values()
-            yield from (parameter.annotation for parameter in parameters)
+            annotations = (parameter.annotation for parameter in parameters)
+            yield from filter(get_args, annotations)  # without the context of the parser
 
 
 def get_info(option: Any) -> Any:
