@@ -43,7 +43,7 @@ class LatentFolder(Dataset[Any]):
         names = (path.relative_to(self.folder).as_posix() for path in found)
         self.names = sorted(name for name in names if "/." not in f"/{name}")  # skips hidden files
         if not self.names:
-            raise UsageError(f"no latent files found in {folder}")
+            raise UsageError(f"no latent files found in {folder}; run dinac encode first")
 
     def __repr__(self) -> str:
         return f"LatentFolder({str(self.folder)!r}): {len(self)} latent files"

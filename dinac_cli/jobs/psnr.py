@@ -159,7 +159,7 @@ def _pair_folders(first: str, second: str) -> Iterator[Pair]:
             problem = entry.problem or _describe_rival(origins)
             yield Pair(entry.label, None, entry.name, first, problem)
     if not found:
-        raise UsageError(f"no images found in {first} and {second}")
+        raise UsageError(f"no images found in {first} and {second}; name folders of images")
 
 
 def find_counterpart(name: str, folder: str) -> str | None:

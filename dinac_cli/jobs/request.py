@@ -182,7 +182,10 @@ class InputRequest:
         if self.files_from is None and (self.null or self.root is not None):
             raise UsageError("--null and --root need --files-from")
         if self.files_from == STDIN and STDIN in self.paths:
-            raise UsageError("standard input cannot be both an input and the list of inputs")
+            raise UsageError(
+                "standard input cannot be both an input and the list of inputs; "
+                "save the list to a file"
+            )
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
         if kind is IMAGES and out is not None and any(_is_same(path, out) for path in self.paths):
@@ -283,7 +286,8 @@ class Selection:
             return
         places = ", ".join(scan.paths) or "the list"
         others = f" ({scan.others} other files)" if scan.others else ""
-        raise UsageError(f"no {scan.kind.plural} found in {places}{others}")
+        advice = "name image files or folders" if scan.kind is IMAGES else "run encode first"
+        raise UsageError(f"no {scan.kind.plural} found in {places}{others}; {advice}")
 
 
 def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:

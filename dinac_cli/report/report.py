@@ -137,12 +137,15 @@ class ReportRun(Run):
                 folder for folder in recordless if not os.path.exists(locate_record(folder, name))
             ]
         if not total:
-            raise UsageError(f"no images found in {request.originals}")
+            raise UsageError(
+                f"no images found in {request.originals}; name the folder of originals first"
+            )
         if unpaired:
             refuse_strangers(request.originals, unpaired[0])
         if recordless:
             raise UsageError(
-                f"--latents {recordless[0]}: holds no record of an image in {request.originals}"
+                f"--latents {recordless[0]}: holds no record of an image in {request.originals}; "
+                "name the folder that encode wrote"
             )
         if total > IMAGES_IN_A_PAGE and request.assets is None:
             raise UsageError(

@@ -68,9 +68,13 @@ REFUSED = [
     ),
     ("encode none out", 2, "none: no such file or folder"),
     ("encode none*.png out", 2, "none*.png: no file matches this pattern"),
-    ("encode empty out", 2, "no images found in empty"),
-    ("encode latents out", 2, "no images found in latents (4 other files)"),
-    ("decode photos out", 2, "no latent files found in photos (5 other files)"),
+    ("encode empty out", 2, "no images found in empty; name image files or folders"),
+    (
+        "encode latents out",
+        2,
+        "no images found in latents (4 other files); name image files or folders",
+    ),
+    ("decode photos out", 2, "no latent files found in photos (5 other files); run encode first"),
     ("encode photos/a.jpg photos/b.png", 2, f"photos/b.png: {FOLDER_WANTED}"),
     ("encode photos photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
     ("decode latents photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
@@ -169,7 +173,7 @@ REFUSED = [
     # psnr
     ("psnr photos none", 2, "none: no such file or folder"),
     ("psnr photos photos/a.jpg", 2, "photos and photos/a.jpg: name two folders or two files"),
-    ("psnr empty empty", 2, "no images found in empty and empty"),
+    ("psnr empty empty", 2, "no images found in empty and empty; name folders of images"),
 ]
 
 

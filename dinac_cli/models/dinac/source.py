@@ -103,7 +103,9 @@ def _read_json(path: Path) -> object:
         with path.open("rb") as file:
             text = file.read(_MAX_CONFIG_BYTES + 1)
         if len(text) > _MAX_CONFIG_BYTES:
-            raise ModelError(f"{path} is larger than a configuration can be")
+            raise ModelError(
+                f"{path} is larger than a configuration can be; is this a DINAC-AE config.json?"
+            )
         return json.loads(text)
     except OSError as exc:
         raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
