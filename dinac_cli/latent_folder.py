@@ -64,7 +64,7 @@ class LatentFolder(Dataset[Any]):
         seen = (name for name in files if "/." not in f"/{name}")  # skips hidden files
         self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
         if not self.names:
-            raise UsageError(f"no latent files found in {folder}")
+            raise UsageError(f"no latent files found in {folder}; run dinac encode first")
 
     def __repr__(self) -> str:
         return f"LatentFolder({str(self.folder)!r}): {len(self)} latent files"

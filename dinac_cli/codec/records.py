@@ -76,7 +76,8 @@ def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) 
     if (header.shape[0], header.patch) != (config.bottleneck_dim, config.patch_size):
         raise ModelError(
             f"latents of {header.shape[0]} channels at patch {header.patch} do not fit model "
-            f"{model.label} ({config.bottleneck_dim} at {config.patch_size})"
+            f"{model.label} ({config.bottleneck_dim} at {config.patch_size}); "
+            "give the --model they were encoded with"
         )
     if header.latent_space != model.identity.latent_space and not allow_other:
         raise ModelError(

@@ -175,7 +175,7 @@ def _choose_images(named: list[str]) -> tuple[Path, ...]:
             raise UsageError(f"{entry.label}: {entry.problem or 'cannot be timed'}")
         paths.append(Path(entry.path))
     if not paths:
-        raise UsageError(f"no images found in {', '.join(named)}")
+        raise UsageError(f"no images found in {', '.join(named)}; name image files or folders")
     return tuple(paths)
 
 

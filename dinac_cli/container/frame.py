@@ -151,7 +151,8 @@ def walk_frame(source: Source) -> int:
     if content_max < frame.content_size:
         raise FormatError(
             Rejection.CONTENT_SIZE,
-            f"{frame.content_size} content bytes declared; the blocks hold at most {content_max}",
+            f"{frame.content_size} content bytes declared, but the blocks hold at most "
+            f"{content_max}; re-encode",
         )
     take_exactly(source, CHECKSUM_BYTES)
     return size
@@ -219,7 +220,8 @@ def _take_content_size(source: Source, flag: int, is_single_segment: bool) -> tu
     if content_size > MAX_CONTENT_BYTES:
         raise FormatError(
             Rejection.CONTENT_SIZE,
-            f"{content_size} content bytes declared; the limit is {MAX_CONTENT_BYTES}",
+            f"{content_size} content bytes declared, but the limit is {MAX_CONTENT_BYTES}; "
+            "re-encode",
         )
     return content_size, width
 
@@ -235,4 +237,4 @@ def _truncated() -> FormatError:
 
 
 def _damaged(rejection: Rejection, fault: str) -> FormatError:
-    return FormatError(rejection, f"{fault}; the record is damaged")
+    return FormatError(rejection, f"{fault}: the record is damaged; copy it again or re-encode")

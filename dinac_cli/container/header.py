@@ -121,13 +121,16 @@ def _check_shape(shape: tuple[int, int, int]) -> None:
 
 def _check_pixels(header: RecordHeader) -> None:
     if not 1 <= header.patch <= MAX_PATCH:
-        raise FormatError(Rejection.SHAPE, f"patch of {header.patch} pixels, not 1 to {MAX_PATCH}")
+        raise FormatError(
+            Rejection.SHAPE, f"patch of {header.patch} pixels, not 1 to {MAX_PATCH}; re-encode"
+        )
     for side, positions in zip(("height", "width"), header.shape[1:], strict=True):
         pixels = getattr(header, side)
         if -(-pixels // header.patch) != positions:
             raise FormatError(
                 Rejection.SHAPE,
-                f"{side} of {pixels} pixels does not fill {positions} patches of {header.patch}",
+                f"{side} of {pixels} pixels does not fill {positions} patches of {header.patch}; "
+                "re-encode",
             )
 
 

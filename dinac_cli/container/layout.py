@@ -120,7 +120,9 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for key, value in pairs:
         if key in members:
-            raise FormatError(Rejection.DUPLICATE_KEY, f"the header repeats the key {key[:40]!a}")
+            raise FormatError(
+                Rejection.DUPLICATE_KEY, f"the header repeats the key {key[:40]!a}; re-encode"
+            )
         members[key] = value
     return members
 
@@ -133,12 +135,16 @@ def _read_integer(digits: str) -> int:
 
 
 def _refuse_number(digits: str) -> NoReturn:
-    raise FormatError(Rejection.HEADER_JSON, f"the header holds {digits[:40]!a}, not a valid size")
+    raise FormatError(
+        Rejection.HEADER_JSON, f"the header holds {digits[:40]!a}, not a valid size; re-encode"
+    )
 
 
 def _read_metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise FormatError(Rejection.METADATA, "__metadata__ is missing or has non-string values")
+        raise FormatError(
+            Rejection.METADATA, "__metadata__ is missing or has non-string values; re-encode"
+        )
     return value
 
 

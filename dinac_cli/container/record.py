@@ -212,7 +212,7 @@ def open_record(source: BinaryIO | bytes | memoryview) -> OpenRecord:
         raise FormatError(
             Rejection.LAYOUT,
             f"the tensors fill {layout.payload_size} bytes, "
-            f"but the payload has {content_bytes - len(head)}",
+            f"but the payload has {content_bytes - len(head)}; re-encode",
         )
     planes = find_planes(layout.tensors, header.precision, header.shape)
     return OpenRecord(header, source, layout.tensors, planes, len(head), content_bytes)
@@ -286,7 +286,9 @@ def _walk_whole(source: BinaryIO | bytes | memoryview) -> int:
     size = walk_record(_open_source(source))
     end = len(source) if isinstance(source, (bytes, memoryview)) else source.seek(0, os.SEEK_END)
     if size != end:
-        raise FormatError(Rejection.TRAILING, f"{end - size} bytes follow the record")
+        raise FormatError(
+            Rejection.TRAILING, f"{end - size} bytes follow the record; copy it again or re-encode"
+        )
     return size
 
 

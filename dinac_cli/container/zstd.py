@@ -102,14 +102,17 @@ def take_head(source: Source) -> tuple[bytes, int]:
             return head[:size], frame.content_size
         if block.is_last:
             break
-    raise FormatError(Rejection.HEADER_SIZE, "the header is incomplete; the record is damaged")
+    raise FormatError(
+        Rejection.HEADER_SIZE, "the header is incomplete; copy the record again or re-encode"
+    )
 
 
 def _header_bytes(head: bytes) -> int:
     size = int.from_bytes(head[:8], "little") if len(head) >= 8 else 0
     if size > MAX_HEADER_BYTES:
         raise FormatError(
-            Rejection.HEADER_SIZE, f"header of {size} bytes; the limit is {MAX_HEADER_BYTES}"
+            Rejection.HEADER_SIZE,
+            f"header of {size} bytes, but the limit is {MAX_HEADER_BYTES}; re-encode",
         )
     return size
 

@@ -195,7 +195,7 @@ def _pair_folders(first: str, second: str) -> Iterator[Pair]:
     if rivals.count:
         yield Pair(second, None, "", first, rivals.describe())
     if not found:
-        raise UsageError(f"no images found in {first} and {second}")
+        raise UsageError(f"no images found in {first} and {second}; name folders of images")
 
 
 def find_counterpart(name: str, folder: str) -> str | None:

@@ -93,7 +93,7 @@ def read_source_pixels(
     if (height, width) != (header.height, header.width):
         raise ImageError(
             f"its source {path} has {width}x{height} pixels{_describe_change(geometry)}, "
-            f"the record {header.width}x{header.height}"
+            f"the record {header.width}x{header.height}; re-encode it"
         )
     return pixels
 

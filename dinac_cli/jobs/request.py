@@ -189,7 +189,10 @@ class InputRequest:
         if self.files_from is None and (self.null or self.root is not None):
             raise UsageError("--null and --root need --files-from")
         if self.files_from == STDIN and STDIN in self.paths:
-            raise UsageError("standard input cannot be both an input and the list of inputs")
+            raise UsageError(
+                "standard input cannot be both an input and the list of inputs; "
+                "save the list to a file"
+            )
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
         if kind is IMAGES and out is not None and any(_is_same(path, out) for path in self.paths):
@@ -297,16 +300,18 @@ class Selection:
 
 
 def _describe_others(scan: InputScan) -> str:
-    """Says which files a scan found that are not of its kind. Returns "" if there are none."""
-    if not scan.others:
-        return ""
-    other, advice = LATENTS, "name the images, or use dinac decode"
+    """Says which files a scan found that are not of its kind, and what to do."""
+    other, hint, advice = (
+        LATENTS,
+        "name the images, or use dinac decode",
+        "name image files or folders",
+    )
     if scan.kind is LATENTS:
-        other, advice = IMAGES, "run dinac encode first and name its OUT"
-    if next(iter(replace(scan, kind=other)), None) is not None:
-        return f", only {other.plural}; {advice}"
+        other, hint, advice = IMAGES, "run dinac encode first and name its OUT", "run encode first"
+    if scan.others and next(iter(replace(scan, kind=other)), None) is not None:
+        return f", only {other.plural}; {hint}"
     files = "1 other file" if scan.others == 1 else f"{scan.others} other files"
-    return f" ({files})"
+    return f"{f' ({files})' if scan.others else ''}; {advice}"
 
 
 def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> OutputKind:

@@ -117,7 +117,7 @@ def _canonical_bytes(path: Path, name: str, entry: TensorEntry) -> Iterator[byte
     if entry.dtype not in ITEM_BYTES:
         raise ModelError(
             f"{path}: tensor {show_name(name)} has type {show_name(entry.dtype)}; "
-            "only F32 and BF16 are supported; convert the checkpoint"
+            "convert the checkpoint to F32 or BF16"
         )
     dtype = "F32" if keeps_float32(name) else "BF16"
     yield f"{json.dumps([name, dtype, list(entry.shape)])}\n".encode()

@@ -155,12 +155,15 @@ class ReportRun(Run):
                 for path in list_rivals(name, request.originals, found.folder):
                     found.add(find_counterpart(name, found.folder) or "", path)
         if not total:
-            raise UsageError(f"no images found in {request.originals}")
+            raise UsageError(
+                f"no images found in {request.originals}; name the folder of originals first"
+            )
         if unpaired:
             refuse_strangers(request.originals, unpaired[0])
         if recordless:
             raise UsageError(
-                f"--latents {recordless[0]}: holds no record of an image in {request.originals}"
+                f"--latents {recordless[0]}: holds no record of an image in {request.originals}; "
+                "name the folder that encode wrote"
             )
         if total > IMAGES_IN_A_PAGE and request.assets is None:
             raise UsageError(

@@ -274,7 +274,10 @@ class TrainingRun:
             return None
         head = self.model.config.class_head
         if head is None:
-            raise UsageError(f"--teacher {folder}: {self._request.init} has no class head to train")
+            raise UsageError(
+                f"--teacher {folder}: {self._request.init} has no class head to train; "
+                "omit --teacher or use --init d2"
+            )
         teacher = Teacher.load(folder, self._device)
         if teacher.config.hidden_size != head.feature_dim:
             raise UsageError(

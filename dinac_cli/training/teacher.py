@@ -48,14 +48,18 @@ class Teacher:
         try:
             tensors = load_file(folder / "model.safetensors", device=str(device))
         except (OSError, SafetensorError) as exc:
-            raise ModelError(f"{folder}: cannot read the teacher: {exc}") from exc
+            raise ModelError(
+                f"{folder}: cannot read the teacher: {exc}; name a DINOv2 checkpoint folder"
+            ) from exc
         tensors = {name.removeprefix("dinov2."): tensor.float() for name, tensor in tensors.items()}
         teacher = cls(config, tensors)
         try:  # `embed` fails if a tensor is missing or has the wrong shape
             teacher.embed(torch.zeros(1, 3, 16, 16, device=device), 2, 2)
         except (KeyError, RuntimeError) as exc:
             detail = str(exc).partition("\n")[0]
-            raise ModelError(f"{folder}: not the tensors of a DINOv2 teacher ({detail})") from exc
+            raise ModelError(
+                f"{folder}: not the tensors of a DINOv2 ({detail}); download the checkpoint again"
+            ) from exc
         return teacher
 
     @torch.no_grad()
@@ -123,7 +127,9 @@ def _read_config(path: Path) -> TeacherConfig:
     try:
         values = json.loads(path.read_bytes())
         if values["model_type"] != "dinov2" or values.get("use_swiglu_ffn"):
-            raise ModelError(f"{path}: the teacher must be a DINOv2 with plain MLPs (S, B or L)")
+            raise ModelError(f"{path}: not a DINOv2 with plain MLPs; use size S, B or L")
         return TeacherConfig(**{name: values[name] for name in TeacherConfig.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ModelError(f"{path}: not the configuration of a DINOv2 teacher ({exc})") from exc
+        raise ModelError(
+            f"{path}: not the configuration of a DINOv2 ({exc}); name a DINOv2 checkpoint folder"
+        ) from exc

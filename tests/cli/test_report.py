@@ -156,7 +156,10 @@ def test_damaged_and_missing_latents_are_not_shown(own: Path) -> None:
     (own / "other").mkdir()
     none = run("report", *arguments, "other", "--overwrite", cwd=own)
     assert (none.code, none.out) == (2, "")
-    assert none.err == "dinac: --latents other: holds no record of an image in photos\n"
+    assert none.err == (
+        "dinac: --latents other: holds no record of an image in photos; "
+        "name the folder that encode wrote\n"
+    )
 
 
 def test_latents_with_other_channels_are_not_shown(own: Path) -> None:

@@ -68,7 +68,7 @@ REFUSED = [
     ),
     ("encode none out", 2, "none: no such file or folder"),
     ("encode none*.png out", 2, "none*.png: no file matches this pattern"),
-    ("encode empty out", 2, "no images found in empty"),
+    ("encode empty out", 2, "no images found in empty; name image files or folders"),
     (
         "encode latents out",
         2,
@@ -177,7 +177,7 @@ REFUSED = [
     # psnr
     ("psnr photos none", 2, "none: no such file or folder"),
     ("psnr photos photos/a.jpg", 2, "photos and photos/a.jpg: name two folders or two files"),
-    ("psnr empty empty", 2, "no images found in empty and empty"),
+    ("psnr empty empty", 2, "no images found in empty and empty; name folders of images"),
 ]
 
 

@@ -13,6 +13,7 @@ from inspect import signature
 from typing import Any, get_args
 
 import pytest
+import typer
 
 from dinac_cli import commands
 from dinac_cli.bench.contenders import FLUX2
@@ -48,8 +49,7 @@ def list_used() -> Iterator[Any]:
         for command in group.registered_commands:
             assert command.callback is not None
             parameters = signature(command.callback, eval_str=True).parameters.values()
-            annotations = (parameter.annotation for parameter in parameters)
-            yield from filter(get_args, annotations)  # without the context of the parser
+            yield from (p.annotation for p in parameters if p.annotation is not typer.Context)
 
 
 def get_info(option: Any) -> Any:

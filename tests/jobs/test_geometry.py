@@ -352,7 +352,7 @@ class TestVerify:
         )
         assert found["b.png.dinac"] == (
             f"its source {photos}/b.png has 18x12 pixels after resize=12;flip=twin, "
-            "the record 24x24"
+            "the record 24x24; re-encode it"
         )
         assert {result.status for result in self.verify(out, photos)} == {Status.VERIFIED}
 

@@ -189,7 +189,7 @@ def test_missing_and_empty_folders_are_refused(folders: tuple[Path, Path]) -> No
     (first / "notes.txt").write_text("text")
     with pytest.raises(UsageError) as caught:
         measure(first, second)
-    assert str(caught.value) == f"no images found in {first} and {second}"
+    assert str(caught.value) == (f"no images found in {first} and {second}; name folders of images")
 
 
 def test_a_stop_request_takes_no_more_pairs(folders: tuple[Path, Path]) -> None:

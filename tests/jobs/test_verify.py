@@ -284,7 +284,8 @@ class TestReencoding:
         photos = own / "photos"
         results = verify(own / "latents", source=str(photos), reencoding=reencode(encoder))
         assert reasons(results, own / "latents") == {
-            "a.png.dinac": f"its source {photos}/a.png has 16x16 pixels, the record 30x20",
+            "a.png.dinac": f"its source {photos}/a.png has 16x16 pixels, the record 30x20; "
+            "re-encode it",
             "b.png.dinac": f"its source {photos}/b.png: not an image (no known image format)",
             "trip/c.png.dinac": None,
         }

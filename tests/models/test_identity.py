@@ -128,7 +128,7 @@ def test_constants_that_an_identity_covers(
 def test_unsupported_types_have_no_identity(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"encoder.to_bottleneck.bias": torch.zeros(2, dtype=torch.float16)}, path)
-    with pytest.raises(ModelError, match="has type F16; only F32 and BF16 are supported"):
+    with pytest.raises(ModelError, match="has type F16; convert the checkpoint to F32 or BF16"):
         compute_identity(path, DinacAEConfig())
 
 
