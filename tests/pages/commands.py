@@ -41,7 +41,7 @@ BROWSER = shutil.which("chromium")
 
 SUBSTITUTIONS = (
     Substitution(
-        f"{INSTALL} . && .venv/bin/dinac demo",
+        f"{INSTALL} '.[fast]' && .venv/bin/dinac demo",
         "dinac demo",
         "the tests run the installed package; packages come from the internet",
     ),

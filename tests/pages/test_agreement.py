@@ -33,7 +33,7 @@ def test_readme_is_short() -> None:
 
 def test_first_two_commands_install_and_test() -> None:
     first, second = (command.text for command in COMMANDS[:2])
-    assert first == f"{INSTALL} . && .venv/bin/dinac demo"
+    assert first == f"{INSTALL} '.[fast]' && .venv/bin/dinac demo"
     assert second == TESTS
     assert TESTS in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
