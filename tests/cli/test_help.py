@@ -150,8 +150,12 @@ def test_unknown_names_are_refused_in_one_line(arguments: str, message: str) -> 
     assert (done.code, done.out, done.err) == (2, "", f"dinac: {message}\n")
 
 
+TALL = {"LINES": "1000"}
+"""A screen on which a page fits; otherwise the pager would wait for keys."""
+
+
 def test_a_page_on_a_terminal_is_formatted() -> None:
-    code, screen = run_on_terminal("help", "nano")
+    code, screen = run_on_terminal("help", "nano", environment=TALL)
     assert code == 0
     assert "\x1b[" in screen
     plain = strip_escapes(screen)
@@ -161,10 +165,10 @@ def test_a_page_on_a_terminal_is_formatted() -> None:
 
 
 def test_a_page_without_colours() -> None:
-    _, screen = run_on_terminal("help", "nano", environment={"NO_COLOR": "1"})
+    _, screen = run_on_terminal("help", "nano", environment={**TALL, "NO_COLOR": "1"})
     codes = {code for codes in re.findall(r"\x1b\[([\d;]*)m", screen) for code in codes.split(";")}
     assert not {code for code in codes if re.fullmatch(r"[349]\d", code)}
-    _, dumb = run_on_terminal("help", "nano", environment={"TERM": "dumb"})
+    _, dumb = run_on_terminal("help", "nano", environment={**TALL, "TERM": "dumb"})
     assert dumb == strip_escapes(dumb)
 
 
@@ -172,11 +176,11 @@ def test_a_long_page_goes_through_the_pager(tmp_path: Path) -> None:
     paged = tmp_path / "paged"
     pager = {"PAGER": f"cat >{shlex.quote(str(paged))}"}
     assert run_on_terminal("help", "nano", environment={**pager, "LINES": "3"}) == (0, "")
-    assert "embedded model" in strip_escapes(paged.read_text())
+    assert "nano is the model" in strip_escapes(paged.read_text())
     paged.unlink()
-    code, screen = run_on_terminal("help", "nano", environment={**pager, "LINES": "1000"})
+    code, screen = run_on_terminal("help", "nano", environment={**pager, **TALL})
     assert (code, paged.exists()) == (0, False)
-    assert "embedded model" in strip_escapes(screen)
+    assert "nano is the model" in strip_escapes(screen)
 
 
 def test_a_page_fits_its_width() -> None:
