@@ -64,6 +64,6 @@ def test_source_distribution_holds_the_package_and_its_tests(tmp_path: Path) -> 
         "completions/_dinac",
         "pyproject.toml",
         "tests/constraints.txt",
-        "tests/readme/picture.png",
+        "tests/pages/picture.png",
     }
     assert not [name for name in names if "cache" in Path(name).parts[0] or name.endswith(".pyc")]
