@@ -82,15 +82,14 @@ def test_help_begins_with_an_example_and_has_plain_words(path: str, columns: int
 def test_defaults_are_sentences() -> None:
     text = " ".join(run("encode", "--help", environment={"COLUMNS": "200"}).out.split())
     for sentence in (
-        "Default: bf16.",
-        "Default: white.",
+        "Default: what OUT holds, else bf16.",
+        "Default: 178956970.",
         "Default: DINAC_MODEL if set, else auto.",
-        "Default: one per processor.",
+        "Default: DINAC_WORKERS if set, else one per processor.",
     ):
         assert sentence in text, sentence
     decode = " ".join(run("decode", "--help", environment={"COLUMNS": "200"}).out.split())
-    assert "Seed of the noise. Default: 0." in decode
-    assert "at most 1 (full noise). Default: 1." in decode
+    assert "Seed of the noise. Default: what OUT holds, else 0." in decode
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])
