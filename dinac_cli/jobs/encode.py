@@ -141,7 +141,7 @@ class EncodeChoice:
     def fill(self) -> EncodeOptions:
         """Returns the options. Options that are not given have their defaults."""
         return EncodeOptions(
-            precision=self.precision or "bf16",
+            precision="bf16" if self.precision is None else self.precision,
             background=WHITE if self.background is None else self.background,
             max_pixels=self.max_pixels,
             checksum=self.checksum,
@@ -172,7 +172,7 @@ class EncodeChoice:
             )
         return replace(
             options,
-            precision=self.precision or held.header.precision,
+            precision=held.header.precision if self.precision is None else self.precision,
             background=self.background or held.background or WHITE,
             anonymous=options.anonymous or follows_anonymity,
         )
