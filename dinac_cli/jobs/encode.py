@@ -80,8 +80,7 @@ class EncodeOptions:
     @property
     def background_name(self) -> str:
         """The background as `#rrggbb`."""
-        red, green, blue = self.background
-        return f"#{red:02x}{green:02x}{blue:02x}"
+        return f"#{bytes(self.background).hex()}"
 
     @property
     def companions(self) -> frozenset[str]:

@@ -70,7 +70,8 @@ DEFAULT_IMAGE = HeldImage("", DEFAULT_SETTINGS, False, None, OUTPUT_FORMATS["png
 def find_held_record(output: Output) -> HeldRecord | None:
     """Returns the record in OUT that a run follows.
 
-    Returns None if OUT holds no readable record, or if the run keeps no existing output.
+    Returns None if OUT holds no readable record, or if the run keeps no existing output. Raises
+    OutputError if OUT cannot be listed.
     """
     found = find_first_record(output.path) if output.keeps_existing else None
     return None if found is None else HeldRecord(*found)
@@ -81,6 +82,7 @@ def find_held_image(output: Output, wanted: OutputFormat | None) -> HeldImage | 
 
     Looks at the first 64 images only: OUT may be a large folder of images that dinac did not write.
     Returns None if dinac decoded none of these images, or if the run keeps no existing output.
+    Raises OutputError if OUT cannot be listed.
     """
     if not output.keeps_existing:
         return None
