@@ -14,7 +14,7 @@ from dinac_cli.commands.screen.failures import FailureLines
 from dinac_cli.commands.screen.progress import show_phases
 from dinac_cli.commands.screen.signals import stop_on_signals
 from dinac_cli.commands.screen.tables import align, count_images, format_duration, format_size
-from dinac_cli.errors import Exit
+from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
     """Makes a plan and prints it; returns the exit code. Raises DinacError if encode cannot run.
 
     If `reports_work` is set, the exit code also says whether there is anything left to encode.
+    Raises UsageError if encode would refuse and no output says so.
     """
     from dinac_cli.commands.run import tune_process
     from dinac_cli.jobs.executor.phase import Phase, watch_items
@@ -145,6 +146,8 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
     else:
         console.print_result("\n".join(describe_plan(run.plan, took, run.refusal)))
     if run.refusal is not None:
+        if console.quiet and not screen.json:
+            raise UsageError(f"encode would refuse: {run.refusal}")
         return Exit.USAGE
     reported = (Fate.FAILED, Fate.CONFLICT, *WORK) if reports_work else (Fate.FAILED,)
     return Exit.FAILURES if any(run.plan.counts[fate].files for fate in reported) else Exit.DONE

@@ -96,6 +96,10 @@ class OutputFormat:
     has_stamp: bool = True
     max_side: int | None = None
 
+    def accepts_quality(self, quality: int) -> bool:
+        """True if the user can choose this quality."""
+        return self.lossy_options is not None and 1 <= quality <= 100
+
     def choose_options(self, quality: int | None) -> Mapping[str, int | str | bool]:
         """Returns the arguments of `Image.save` for a quality; None means the default quality."""
         chosen = self.quality if quality is None else quality

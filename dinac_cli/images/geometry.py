@@ -146,20 +146,28 @@ class Geometry:
         return [own for own, other in pairs if own != other]
 
     def _spell_options(self, other: Geometry) -> tuple[str, str, str]:
-        """Returns scaling, crop and flip as options.
-
-        If this geometry does not scale, names the scaling option of `other` with the value none.
-        """
-        scales_itself = self.resize is not None or self.max_side is not None
-        scaling = self if scales_itself else other
-        option = "--resize" if scaling.max_side is None else "--max-side"
+        """Returns scaling, crop and flip as options."""
         crop = _NONE if self.crop is None else _name_size(self.crop)
-        no_upscale = "" if self.upscale else " --no-upscale"
         return (
-            f"{option} {self.resize or self.max_side or _NONE}{no_upscale}",
+            self._spell_scaling(other),
             f"--crop {crop}",
             "--flip" if self.flip else "--no-flip",
         )
+
+    def _spell_scaling(self, other: Geometry) -> str:
+        """Returns the scaling as options.
+
+        If `other` resizes to the same side, returns only whether images are scaled up. If this
+        geometry does not scale, names the scaling option of `other` with the value none.
+        """
+        upscale = "--upscale" if self.upscale else "--no-upscale"
+        if self.resize is not None and self.resize == other.resize:
+            return upscale
+        scales_itself = self.resize is not None or self.max_side is not None
+        scaling = self if scales_itself else other
+        option = "--resize" if scaling.max_side is None else "--max-side"
+        side = f"{option} {self.resize or self.max_side or _NONE}"
+        return side if self.upscale else f"{side} {upscale}"
 
     def _list_pairs(self) -> dict[str, str]:
         pairs = {

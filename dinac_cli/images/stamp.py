@@ -73,6 +73,8 @@ def read_stamp(source: bytes | Path) -> dict[str, str] | None:
     Returns None if the file cannot be read, is not an image, has no stamp, or was changed after
     dinac wrote it.
     """
+    if isinstance(source, Path) and not source.is_file():  # a named pipe would wait for a writer
+        return None
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             return _parse(_find(file), file.seek(0, io.SEEK_END))

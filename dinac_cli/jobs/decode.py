@@ -62,7 +62,7 @@ from dinac_cli.jobs.request import (
     run_request,
 )
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.interface import DinacAEInferenceConfig, is_int
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import name_image
@@ -117,6 +117,9 @@ class DecodeChoice:
 
     def __post_init__(self) -> None:
         self._change(DEFAULT_SETTINGS)
+        quality = self.quality
+        if quality not in (None, "default") and not (is_int(quality) and 1 <= quality <= 100):
+            raise UsageError(f"--quality {quality}: expected 1 to 100")
 
     def _change(self, settings: DinacAEInferenceConfig) -> DinacAEInferenceConfig:
         """Returns the settings with the values of the given options."""
@@ -252,13 +255,11 @@ def choose_format(name: str | None, out: str, kind: OutputKind) -> OutputFormat 
 def choose_quality(quality: int | Literal["default"], form: OutputFormat) -> int | None:
     """Returns the quality to write with; None is the format's default.
 
-    The default itself also becomes None, because it gives the same files. Raises UsageError if the
-    quality is not 1 to 100, or if files of this format have no quality.
+    The default itself also becomes None, because it gives the same files. Raises UsageError if
+    files of this format have no quality.
     """
     if quality == "default":
         return None
-    if not 1 <= quality <= 100:
-        raise UsageError(f"--quality {quality}: expected 1 to 100")
     if form.lossy_options is None:
         lossy = ", ".join(name for name, f in OUTPUT_FORMATS.items() if f.lossy_options is not None)
         raise UsageError(

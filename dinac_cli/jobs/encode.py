@@ -80,8 +80,7 @@ class EncodeOptions:
     @property
     def background_name(self) -> str:
         """The background as `#rrggbb`."""
-        red, green, blue = self.background
-        return f"#{red:02x}{green:02x}{blue:02x}"
+        return f"#{bytes(self.background).hex()}"
 
     @property
     def companions(self) -> frozenset[str]:
@@ -141,7 +140,7 @@ class EncodeChoice:
     def fill(self) -> EncodeOptions:
         """Returns the options. Options that are not given have their defaults."""
         return EncodeOptions(
-            precision=self.precision or "bf16",
+            precision="bf16" if self.precision is None else self.precision,
             background=WHITE if self.background is None else self.background,
             max_pixels=self.max_pixels,
             checksum=self.checksum,
@@ -172,7 +171,7 @@ class EncodeChoice:
             )
         return replace(
             options,
-            precision=self.precision or held.header.precision,
+            precision=held.header.precision if self.precision is None else self.precision,
             background=self.background or held.background or WHITE,
             anonymous=options.anonymous or follows_anonymity,
         )

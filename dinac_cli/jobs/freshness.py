@@ -202,6 +202,8 @@ def _spell_setting(key: str, value: str) -> str:
 
 def is_latent_file(path: str) -> bool:
     """True for a file that starts like a record."""
+    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(len(RECORD_START)) == RECORD_START
@@ -223,17 +225,14 @@ def check_latents(
     if not is_latent_file(target):
         raise refuse_foreign(target)
     try:
-        with open(target, "rb") as file:
-            record = open_record(file)
-            outline = record.outline(wanted.companions, with_twin=wanted.geometry.flip)
-            is_whole = record.is_whole()
+        outline = _read_outline(target, wanted)
     except FormatError as exc:
         if exc.rejection in _OTHER_VERSION:
             raise OutputError(f"{target}: {exc}; or choose another OUT or add --overwrite") from exc
         return Verdict(State.STALE, f"the output was damaged ({exc})", Cause.DAMAGE)
     except OSError as exc:
         raise OutputError(f"{target}: cannot read: {exc.strerror}") from exc
-    if not is_whole:
+    if outline is None:
         return Verdict(State.STALE, "the output was cut short", Cause.DAMAGE)
     header = outline.header
     if (conflict := wanted.find_conflict(header)) is not None:
@@ -249,6 +248,14 @@ def check_latents(
     if changed is None:
         return Verdict(State.DONE)
     return Verdict(State.STALE, "the source has changed", changed)
+
+
+def _read_outline(target: str, wanted: WantedLatents) -> Outline | None:
+    """Reads the outline of a record. Returns None if the end of the record is missing."""
+    with open(target, "rb") as file:
+        record = open_record(file)
+        outline = record.outline(wanted.companions, with_twin=wanted.geometry.flip)
+        return outline if record.is_whole() else None
 
 
 def is_stamped_image(path: str) -> bool:
@@ -281,8 +288,13 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
 
 
 def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
-    """Returns the path and header of the first readable record in OUT, sorted by name, or None."""
+    """Returns the path and header of the first readable record in OUT, sorted by name, or None.
+
+    Raises OutputError if OUT cannot be listed.
+    """
     for path in list_latents(out):
+        if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+            continue
         try:
             with open(path, "rb") as file:
                 return path, read_header(file)
@@ -292,14 +304,31 @@ def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
 
 
 def list_latents(out: str) -> Iterator[str]:
-    """Yields the `.dinac` files below a folder, sorted. If `out` is not a folder, yields `out`."""
+    """Yields the `.dinac` files in OUT; see `list_files`."""
+    return (path for path in list_files(out) if path.lower().endswith(LATENT_SUFFIX))
+
+
+def list_files(out: str) -> Iterator[str]:
+    """Yields the files below the folder `out`. If `out` is not a folder, yields `out`.
+
+    The files are sorted by name; the files of a folder come before those of its subfolders. Skips
+    subfolders that cannot be listed. Raises OutputError if `out` itself cannot be listed: a run
+    that does not see what OUT holds could mix settings.
+    """
+
+    def refuse(exc: OSError) -> None:
+        if exc.filename == out:
+            raise OutputError(
+                f"{out}: cannot list this folder: {exc.strerror}; "
+                "check its permissions, or choose another OUT"
+            ) from exc
+
     if not os.path.isdir(out):
         yield out
-    for parent, folders, names in os.walk(out):
+        return
+    for parent, folders, names in os.walk(out, onerror=refuse):
         folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(LATENT_SUFFIX):
-                yield os.path.join(parent, name)
+        yield from (os.path.join(parent, name) for name in sorted(names))
 
 
 def _find_change(source: str, target: str, header: RecordHeader, *, checksum: bool) -> Cause | None:

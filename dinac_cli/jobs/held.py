@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat, format_of_suffix
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
 from dinac_cli.images.stamp import read_stamp
-from dinac_cli.jobs.freshness import SETTINGS, find_first_record
+from dinac_cli.jobs.freshness import SETTINGS, find_first_record, list_files
 from dinac_cli.jobs.request import Announce
 from dinac_cli.models.interface import DinacAEInferenceConfig
 from dinac_cli.storage.output import Output
@@ -71,7 +70,8 @@ DEFAULT_IMAGE = HeldImage("", DEFAULT_SETTINGS, False, None, OUTPUT_FORMATS["png
 def find_held_record(output: Output) -> HeldRecord | None:
     """Returns the record in OUT that a run follows.
 
-    Returns None if OUT holds no readable record, or if the run keeps no existing output.
+    Returns None if OUT holds no readable record, or if the run keeps no existing output. Raises
+    OutputError if OUT cannot be listed.
     """
     found = find_first_record(output.path) if output.keeps_existing else None
     return None if found is None else HeldRecord(*found)
@@ -82,6 +82,7 @@ def find_held_image(output: Output, wanted: OutputFormat | None) -> HeldImage | 
 
     Looks at the first 64 images only: OUT may be a large folder of images that dinac did not write.
     Returns None if dinac decoded none of these images, or if the run keeps no existing output.
+    Raises OutputError if OUT cannot be listed.
     """
     if not output.keeps_existing:
         return None
@@ -96,24 +97,25 @@ def find_held_image(output: Output, wanted: OutputFormat | None) -> HeldImage | 
 
 def _list_images(out: str) -> Iterator[tuple[str, OutputFormat]]:
     """Yields the files below a folder, or the file `out`, whose names end like a stamped format."""
-    for path in _list_files(out):
+    for path in list_files(out):
         form = format_of_suffix(path)
-        if form is not None and form.has_stamp and os.path.isfile(path):  # a pipe would block
+        if form is not None and form.has_stamp:
             yield path, form
 
 
-def _list_files(out: str) -> Iterator[str]:
-    if not os.path.isdir(out):
-        yield out
-    for parent, folders, names in os.walk(out):
-        folders.sort()
-        yield from (os.path.join(parent, name) for name in sorted(names))
-
-
 def _read_image(path: str, form: OutputFormat) -> HeldImage | None:
+    """Returns the image, or None if dinac did not decode it.
+
+    Also returns None if a request cannot ask for the settings in its stamp.
+    """
     stamp = read_stamp(Path(path))
-    settings = None if stamp is None else _parse_settings(stamp.get("settings", ""))
-    return None if settings is None else HeldImage(path, *settings, form)
+    parsed = None if stamp is None else _parse_settings(stamp.get("settings", ""))
+    if parsed is None:
+        return None
+    settings, flipped, quality = parsed
+    if quality is not None and not form.accepts_quality(quality):
+        return None
+    return HeldImage(path, settings, flipped, quality, form)
 
 
 def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool, int | None] | None:

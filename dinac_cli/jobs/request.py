@@ -301,13 +301,12 @@ class Selection:
 
 def _describe_others(scan: InputScan) -> str:
     """Says which files a scan found that are not of its kind, and what to do."""
-    other, hint, advice = (
-        LATENTS,
-        "name the images, or use dinac decode",
-        "name image files or folders",
-    )
     if scan.kind is LATENTS:
-        other, hint, advice = IMAGES, "run dinac encode first and name its OUT", "run encode first"
+        other, hint = IMAGES, "run dinac encode first and name its OUT"
+        advice = "run dinac encode first"
+    else:
+        other, hint = LATENTS, "name the images, or use dinac decode"
+        advice = "name image files or folders"
     if scan.others and next(iter(replace(scan, kind=other)), None) is not None:
         return f", only {other.plural}; {hint}"
     files = "1 other file" if scan.others == 1 else f"{scan.others} other files"

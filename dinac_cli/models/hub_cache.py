@@ -42,12 +42,12 @@ class Removal:
         try:
             self._strategy.execute()
         except OSError as exc:
-            raise OutputError(f"{exc.filename}: cannot be removed: {exc.strerror}") from exc
+            raise _refuse_removal(exc.filename, f": {exc.strerror}") from exc
         finally:
             logging.set_verbosity(verbosity)
         for path in _list_paths(self._strategy):
             if path.exists():
-                raise OutputError(f"{path}: cannot be removed; check its permissions, then retry")
+                raise _refuse_removal(path)
 
 
 def plan_removal(source: str, revision: str | None = None) -> Removal:
@@ -116,6 +116,10 @@ def _name_revision(revision: CachedRevisionInfo) -> str:
     """Returns e.g. `0123456789ab (main)`."""
     refs = ", ".join(sorted(revision.refs))
     return revision.commit_hash[:12] + (f" ({refs})" if refs else "")
+
+
+def _refuse_removal(path: Path | str, reason: str = "") -> OutputError:
+    return OutputError(f"{path}: cannot be removed{reason}; check its permissions, then retry")
 
 
 def _list_paths(strategy: DeleteCacheStrategy) -> Iterator[Path]:

@@ -110,6 +110,16 @@ def test_absent_device_prevents_only_the_estimate(own: Path) -> None:
     assert "\ntime: not estimated (device cuda:99 is not available; " in planned.out
 
 
+def test_quiet_plan_says_why_encode_would_refuse(own: Path) -> None:
+    refusal = (
+        "dinac: encode would refuse: latents holds bf16 latents; you asked for --precision q6 "
+        "(latents/a.jpg.dinac); choose another OUT, or add --overwrite to re-encode everything\n"
+    )
+    for command in (("plan",), ("encode", "--dry-run")):
+        done = run(*command, "photos", "latents", "--precision", "q6", "--quiet", cwd=own)
+        assert (done.code, done.out, done.err) == (2, "", refusal)
+
+
 def test_quiet_plan_tries_nothing(own: Path, tmp_path: Path) -> None:
     options = ("plan", str(own / "photos"), str(own / "fresh"), "--quiet")
     quiet, imported = run_noting_imports(tmp_path / "imports", ("torch",), *options)

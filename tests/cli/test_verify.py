@@ -142,7 +142,7 @@ def test_streams_and_lists(work: Path) -> None:
     [
         ((), "no input: name files, folders, '-' or --files-from LIST"),
         (("gone",), "gone: no such file or folder"),
-        (("empty",), "no latent files found in empty; run encode first"),
+        (("empty",), "no latent files found in empty; run dinac encode first"),
         (("latents", "--source", "gone"), "--source gone: no such folder"),
         (
             ("latents", "--reencode", "5%"),

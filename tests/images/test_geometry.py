@@ -180,6 +180,7 @@ class TestChoice:
         assert GeometryChoice(resize="none").follow(held) == NO_GEOMETRY
         assert GeometryChoice(max_side=9).follow(held) == Geometry(max_side=9)
         assert GeometryChoice(upscale=False).follow(Geometry(resize=64)) == held
+        assert GeometryChoice(resize=64).follow(held) == held
         with pytest.raises(UsageError, match=r"^--no-upscale needs --resize; "):
             GeometryChoice(upscale=False).follow(NO_GEOMETRY)
 
@@ -221,7 +222,10 @@ class TestChoice:
         (NO_GEOMETRY, Geometry(max_side=8), ["--max-side none"]),
         (Geometry(max_side=8), Geometry(resize=8), ["--max-side 8"]),
         (Geometry(resize=8, flip=True), Geometry(resize=8), ["--flip"]),
-        (Geometry(8, upscale=False), Geometry(resize=8), ["--resize 8 --no-upscale"]),
+        (Geometry(8, upscale=False), Geometry(resize=8), ["--no-upscale"]),
+        (Geometry(resize=8), Geometry(8, upscale=False), ["--upscale"]),
+        (Geometry(8, upscale=False), NO_GEOMETRY, ["--resize 8 --no-upscale"]),
+        (NO_GEOMETRY, Geometry(8, upscale=False), ["--resize none"]),
     ],
 )
 def test_differing_options_are_listed(own: Geometry, other: Geometry, options: list[str]) -> None:

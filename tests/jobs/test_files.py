@@ -249,6 +249,8 @@ class TestErrorsOfTheRequest:
             (lambda: encode_files("1", ""), UsageError, "is an empty name"),
             (lambda: encode_files(["1", "2"], "out", model=TINY), UsageError, "would both be"),
             (lambda: decode_files(["1", "2"], "out", model=TINY), UsageError, "would both be"),
+            (lambda: encode_files("1", "3", precision=""), UsageError, "--precision : choose one"),
+            (lambda: decode_files("2", "3", quality=0), UsageError, "--quality 0: expected"),
             (lambda: encode_files("1", "2/a.png"), UsageError, "2/a.png: OUT, the last"),
             (
                 lambda: encode_files("-", "out"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import OUTPUT_FORMATS
-from dinac_cli.jobs.decode import choose_format, choose_quality
+from dinac_cli.jobs.decode import DecodeChoice, choose_format, choose_quality
 from dinac_cli.storage.output import OutputKind
 
 
@@ -61,10 +61,10 @@ def test_default_quality_counts_as_none(
     assert choose_quality(quality, OUTPUT_FORMATS[name]) == chosen
 
 
-@pytest.mark.parametrize("quality", [0, -1, 101])
-def test_quality_has_a_range(quality: int) -> None:
+@pytest.mark.parametrize("quality", [0, -1, 101, True, 80.0, "high"])
+def test_quality_has_a_range(quality: Any) -> None:
     with pytest.raises(UsageError, match=rf"^--quality {quality}: expected 1 to 100$"):
-        choose_quality(quality, OUTPUT_FORMATS["jpg"])
+        DecodeChoice(quality=quality)
 
 
 @pytest.mark.parametrize("name", ["png", "tiff", "bmp", "ppm"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +34,8 @@ from dinac_cli.storage.content import read_content
 from .hand_made import draw, make_handle, make_record
 
 WHITE = "#ffffff"
+
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 
 
 class Pair:
@@ -382,14 +386,53 @@ class TestFirstRecord:
         assert found[1].name == "3.DINAC"
 
     def test_a_file_as_out_is_the_first_record(self, tmp_path: Path, encoder: ModelHandle) -> None:
-        (tmp_path / "a").write_bytes(make_record(encoder, "x"))
-        found = find_first_record(str(tmp_path / "a"))
+        (tmp_path / "a.dinac").write_bytes(make_record(encoder, "x"))
+        found = find_first_record(str(tmp_path / "a.dinac"))
         assert found is not None
         assert found[1].name == "x"
 
     def test_an_empty_or_missing_folder_has_none(self, tmp_path: Path) -> None:
         assert find_first_record(str(tmp_path)) is None
         assert find_first_record(str(tmp_path / "gone")) is None
+
+    @needs_pipes
+    def test_a_named_pipe_is_not_opened(self, tmp_path: Path, encoder: ModelHandle) -> None:
+        os.mkfifo(tmp_path / "a.dinac")
+        assert find_first_record(str(tmp_path)) is None
+        assert not is_latent_file(str(tmp_path / "a.dinac"))
+        (tmp_path / "b.dinac").write_bytes(make_record(encoder, "b"))
+        found = find_first_record(str(tmp_path))
+        assert found is not None
+        assert found[1].name == "b"
+
+    def test_a_folder_that_cannot_be_listed_is_refused(
+        self, tmp_path: Path, encoder: ModelHandle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "tub").mkdir()
+        (tmp_path / "tub/a.dinac").write_bytes(make_record(encoder, "a"))
+        self.deny(tmp_path / "sub", monkeypatch)
+        found = find_first_record(str(tmp_path))
+        assert found is not None
+        assert found[1].name == "a"
+        self.deny(tmp_path, monkeypatch)
+        with pytest.raises(OutputError) as caught:
+            find_first_record(str(tmp_path))
+        assert str(caught.value) == (
+            f"{tmp_path}: cannot list this folder: Permission denied; "
+            "check its permissions, or choose another OUT"
+        )
+
+    def deny(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Makes listing `folder` fail. Permissions would not stop a superuser."""
+        list_folder = os.scandir
+
+        def refuse(path: str) -> Any:
+            if path == str(folder):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return list_folder(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
 
 
 class TestImage:

@@ -209,7 +209,7 @@ def test_another_geometry_is_refused_and_both_are_named(
         (
             "square",
             replace(SQUARE, upscale=False),
-            "latents with --resize 24; this run uses --resize 24 --no-upscale",
+            "latents with --upscale; this run uses --no-upscale",
         ),
         (
             "square",

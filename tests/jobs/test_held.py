@@ -120,6 +120,7 @@ class TestImages:
     def test_a_named_pipe_is_not_opened(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "a.png")
         assert find_held_image(images_out(tmp_path), None) is None
+        assert not is_stamped_image(str(tmp_path / "a.png"))
 
     def test_only_the_first_images_are_looked_at(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,10 +148,16 @@ class TestImages:
             DEFAULTS.replace("strength=1", "strength=nan"),
             DEFAULTS.replace("strength=1", "strength=2"),
             DEFAULTS.replace("ddim", "euler"),
+            f"{DEFAULTS};quality=50",  # a PNG has no quality
         ],
     )
     def test_unknown_settings_are_not_followed(self, tmp_path: Path, text: str) -> None:
         write(tmp_path / "a.png", text)
+        assert find_held_image(images_out(tmp_path), None) is None
+
+    @pytest.mark.parametrize("quality", ["0", "101", "-5", "", "high"])
+    def test_an_impossible_quality_is_not_followed(self, tmp_path: Path, quality: str) -> None:
+        write(tmp_path / "a.jpg", f"{DEFAULTS};quality={quality}", "jpg")
         assert find_held_image(images_out(tmp_path), None) is None
 
     @pytest.mark.parametrize(

@@ -151,7 +151,10 @@ class TestCount:
         (folder / "in/more.txt").unlink()
         with pytest.raises(UsageError) as caught:
             count(select_latents("in"))
-        assert str(caught.value) == "no latent files found in in (1 other file); run encode first"
+        assert (
+            str(caught.value)
+            == "no latent files found in in (1 other file); run dinac encode first"
+        )
 
     def test_an_empty_list_is_refused(self, folder: Path) -> None:
         with pytest.raises(UsageError, match="no images found in the list"):
