@@ -62,9 +62,12 @@ def test_no_upscale_keeps_small_images_at_their_size(photos: Path) -> None:
     assert (again.code, again.out) == (0, "0 encoded with nano, 3 already done\n")
     planned = run("plan", "photos", "down", *options, "--json", cwd=photos)
     assert (planned.objects[-1]["done"], planned.objects[-1]["upscaled"]) == (3, 0)
-    other = run("encode", "photos", "down", "--resize", "32", cwd=photos)
+    other = run("encode", "photos", "down", "--resize", "32", "--upscale", cwd=photos)
     assert (other.code, other.out) == (2, "")
-    assert "holds geometry resize=32-down, not resize=32 " in other.err
+    assert other.err.startswith("dinac: down holds latents with --resize 32 --no-upscale; you ask")
+    followed = run("encode", "photos", "down", "--resize", "32", cwd=photos)
+    assert (followed.code, followed.out) == (0, "0 encoded with nano, 3 already done\n")
+    assert followed.err.endswith(" --no-upscale\n")
 
 
 def test_every_command_repeats_no_upscale(photos: Path) -> None:
