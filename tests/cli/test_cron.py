@@ -10,7 +10,7 @@ from .conftest import list_files, save
 from .processes import parse_lines, run
 
 REPEATED = ("--failures", "failed.jsonl", "--known-failures", "failed.jsonl")
-NIGHTLY = ("encode", "photos", "latents", *REPEATED)
+NIGHTLY = ("encode", "photos", "latents", "--model", "nano", *REPEATED)
 BAD = "dinac: photos/bad.png: not an image (no known image format)\n"
 
 
