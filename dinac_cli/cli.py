@@ -84,7 +84,20 @@ app.add_typer(models, rich_help_panel="Set up")
 
 def main() -> None:
     """Runs the command line and exits."""
+    reserve_standard_descriptors()
     sys.exit(run(sys.argv[1:]))
+
+
+def reserve_standard_descriptors() -> None:
+    """Opens the null device in place of each closed standard stream.
+
+    Otherwise the next file that is opened, such as an output, becomes standard error, and the
+    messages of signal handlers and C libraries go into this file.
+    """
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest descriptor that is free
+    os.close(descriptor)
 
 
 def run(arguments: list[str]) -> int:

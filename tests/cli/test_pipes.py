@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from threading import Thread
 
@@ -182,6 +183,19 @@ def test_closed_standard_streams_are_one_line(work: Path, stream: int) -> None:
         "dinac: standard output is closed; name a file or folder\n",
     )
     assert done.stderr.decode() == expected[stream]
+
+
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_becomes_a_closed_standard_stream(tmp_path: Path, closing: str) -> None:
+    probe = (
+        "import contextlib, sys; from dinac_cli.cli import main\n"
+        "path = sys.argv.pop(1)\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        "with open(path, 'w') as file: print(file.fileno(), file=file)"
+    )
+    program = (sys.executable, "-c", probe, str(tmp_path / "out"), "--version")
+    subprocess.run(["sh", "-c", f'exec "$@" {closing}', "sh", *program], check=True)
+    assert (tmp_path / "out").read_text() == "3\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
