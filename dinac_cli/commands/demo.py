@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
-from dinac_cli.commands.decode import decode
-from dinac_cli.commands.encode import encode
-from dinac_cli.commands.psnr import psnr
+from dinac_cli.commands.completions import PROGRAM
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.errors import UsageError
 
@@ -27,19 +23,34 @@ DemoFolder = Annotated[
 ]
 
 
-def demo(folder: DemoFolder = "dinac-demo", no_progress: opt.NoProgress = False) -> None:
+def demo(
+    context: typer.Context, folder: DemoFolder = "dinac-demo", no_progress: opt.NoProgress = False
+) -> None:
     """Make sample images; encode, decode and measure them; show each command."""
     require_demo_folder(folder)
-    console = Console()
-    run = partial(_run, console, no_progress)
-    originals, latents, decoded = (f"{folder}/{name}" for name in _FOLDERS)
+    # A name such as -x would be an option of the commands.
+    place = f"./{folder}" if folder.startswith("-") else folder
+    originals, latents, decoded = (f"{place}/{name}" for name in _FOLDERS)
     count = write_samples(originals)
+    console = Console()
     console.print_result(f"{count} sample images are in {originals}")
-    nano = ["--model", "nano"]
-    run(encode, [originals, latents, *nano], images=[originals], out=latents, model="nano")
-    run(decode, [latents, decoded, *nano], latents=[latents], out=decoded, model="nano")
-    run(psnr, [originals, decoded], first=originals, second=decoded)
+    hidden = ["--no-progress"] if no_progress else []
+    for shown in (
+        ["encode", originals, latents, "--model", "nano"],
+        ["decode", latents, decoded, "--model", "nano"],
+        ["psnr", originals, decoded],
+    ):
+        console.print_result(f"\n$ {PROGRAM} {shlex.join(shown)}")
+        _run(context, [*shown, *hidden])
     console.print_result(f"\nCompare {originals} with {decoded}; then try your own folder.")
+
+
+def _run(context: typer.Context, arguments: list[str]) -> None:
+    """Runs a command line. If it fails, the demo ends with the same exit code."""
+    root: Any = context.find_root().command
+    code = root.main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=context.obj)
+    if code:
+        raise typer.Exit(code)
 
 
 def require_demo_folder(folder: str) -> None:
@@ -55,22 +66,6 @@ def require_demo_folder(folder: str) -> None:
     is_empty = not any(files for _, _, files in os.walk(folder))
     if not is_empty and not (has_sample and visible <= set(_FOLDERS)):
         raise UsageError(f"{folder}: not empty, and not made by dinac demo; name a new folder")
-
-
-def _run(
-    console: Console,
-    no_progress: bool,
-    command: Callable[..., None],
-    shown: list[str],
-    **values: Any,
-) -> None:
-    """Shows and runs a command. If the command fails, the demo ends with the same exit code."""
-    console.print_result(f"\n$ dinac {shlex.join([command.__name__, *shown])}")
-    try:
-        command(**values, no_progress=no_progress)
-    except typer.Exit as done:
-        if done.exit_code:
-            raise
 
 
 def write_samples(folder: str) -> int:

@@ -34,6 +34,7 @@ _ENVIRONMENT = (
     ("DINAC_MODEL", "the default of --model, except for verify"),
     ("DINAC_DEVICE", "the default of --device"),
     ("DINAC_WORKERS", "the default of --workers"),
+    ("DINAC_NO_PROGRESS", "1: show no progress, as with --no-progress"),
     ("DINAC_CACHE", "the cache folder of dinac; the folder contains the identities of models"),
     ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),
     ("OMP_NUM_THREADS", "number of computing threads"),
@@ -92,7 +93,7 @@ def print_page(name: str, known: Iterable[str], what: str = "page") -> None:
 
 def make_manual(root: Any, version: str) -> str:
     """Returns the manual page of the command tree below `root`, in the man(7) format."""
-    return "\n".join([*_begin(root, version), *_list_commands(root), *_end()]) + "\n"
+    return "\n".join([*_begin(root, version), *_describe_commands(root), *_end()]) + "\n"
 
 
 def _begin(root: Any, version: str) -> Iterator[str]:
@@ -108,7 +109,7 @@ def _begin(root: Any, version: str) -> Iterator[str]:
     yield _escape(root.help or "")
 
 
-def _list_commands(root: Any) -> Iterator[str]:
+def _describe_commands(root: Any) -> Iterator[str]:
     yield ".SH COMMANDS"
     for path, command in _walk(root, PROGRAM):
         yield f".SS {_escape(path)}"

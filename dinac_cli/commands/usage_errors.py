@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -30,6 +31,8 @@ def describe_parser_error(exc: Any) -> str:
         case "BadOptionUsage":
             problem = "needs a value" if "requires" in message else "takes no value"
             return f"{exc.option_name} {problem}; {hint}"
+        case "BadParameter" if variable := _find_variable(exc):
+            return f"{variable}={os.environ[variable]}: expected 1 or 0"
     if found := re.match(r"No such command '(.*?)'", message):
         group = f"{path} ".partition(" ")[2]  # "" for the program itself
         advice = _suggest(found[1], context.command.commands, group) or hint
@@ -37,6 +40,12 @@ def describe_parser_error(exc: Any) -> str:
     if found := re.match(r"Got unexpected extra argument\S* \((.*)\)", message):
         return _ADVICE.get(path) or f"too many arguments: {found[1]}; {describe_usage(context)}"
     return f"{message.rstrip('.')}; {hint}"
+
+
+def _find_variable(exc: Any) -> str | None:
+    """Returns the environment variable that gave a flag its bad value, or None."""
+    source = exc.param and exc.ctx.get_parameter_source(exc.param.name)
+    return str(exc.param.envvar) if source and source.name == "ENVIRONMENT" else None
 
 
 def _suggest(word: str, names: Iterable[str], prefix: str) -> str:

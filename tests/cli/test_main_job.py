@@ -145,6 +145,17 @@ def test_demo_shows_each_command_and_may_run_twice(tmp_path: Path) -> None:
     assert read_files(tmp_path) == before
 
 
+def test_demo_runs_the_commands_as_shown(tmp_path: Path) -> None:
+    """Variables count, and a folder named like an option is no option."""
+    done = run("demo", "--", "-x", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert "$ dinac psnr ./-x/images ./-x/decoded\n" in done.out
+    (tmp_path / "-x/latents/clouds.jpg.dinac").unlink()
+    other = run("demo", "--", "-x", cwd=tmp_path, environment={"DINAC_DEVICE": "cuda:99"})
+    assert other.code == 1
+    assert other.err.startswith("dinac: DINAC_DEVICE=cuda:99: device cuda:99 is not available")
+
+
 def test_demo_makes_missing_samples(tmp_path: Path) -> None:
     (tmp_path / "try/images/nested").mkdir(parents=True)  # a demo was stopped before it began
     assert run("demo", "try", cwd=tmp_path).code == 0

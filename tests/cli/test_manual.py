@@ -25,6 +25,16 @@ def test_the_manual_matches_the_command_tree() -> None:
     assert MANUAL.read_text(encoding="utf-8") == make_manual(get_command(app), __version__)
 
 
+def test_the_manual_lists_the_variable_of_every_option() -> None:
+    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    variables = {parameter.envvar for command in commands for parameter in command.params}
+    assert variables - {None} == {
+        "DINAC_MODEL", "DINAC_DEVICE", "DINAC_WORKERS", "DINAC_NO_PROGRESS"
+    }  # fmt: skip
+    for variable in variables - {None}:
+        assert f"\\fB{variable}\\fR" in MANUAL.read_text(encoding="utf-8")
+
+
 def test_the_manual_in_a_pipe_is_its_source() -> None:
     done = run("man")
     assert (done.code, done.out, done.err) == (0, MANUAL.read_text(encoding="utf-8"), "")

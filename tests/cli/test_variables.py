@@ -1,4 +1,4 @@
-"""DINAC_MODEL, DINAC_DEVICE and DINAC_WORKERS: defaults of options, named in errors."""
+"""DINAC_MODEL, DINAC_DEVICE and others: defaults of options, named in errors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .processes import run
         ("DINAC_DEVICE", "cuda:99", "device cuda:99 is not available; this machine has "),
         ("DINAC_WORKERS", "0", "expected 1 or more"),
         ("DINAC_WORKERS", "many", "expected 1 or more"),
+        ("DINAC_NO_PROGRESS", "maybe", "expected 1 or 0"),
     ],
 )
 def test_an_error_names_the_variable(
