@@ -172,7 +172,9 @@ def _choose_images(named: list[str]) -> tuple[Path, ...]:
     paths = []
     for entry in InputScan(IMAGES, tuple(named)):
         if entry.problem or entry.path is None:
-            raise UsageError(f"{entry.label}: {entry.problem or 'cannot be timed'}")
+            raise UsageError(
+                f"{entry.label}: {entry.problem or 'cannot be timed; name files or folders'}"
+            )
         paths.append(Path(entry.path))
     if not paths:
         raise UsageError(f"no images found in {', '.join(named)}; name image files or folders")

@@ -201,8 +201,6 @@ def _side(name: str, help: str) -> Any:
     return geometry_option(name, parser=parser, metavar="N", help=help)
 
 
-_crop = partial(geometry_option, "--crop", metavar="WxH", parser=parse_crop)
-
 _encode_geometry = partial(geometry_option, show_default=follow("none"))
 
 # Typer has no type for a number or a word, and would read `tuple[int, int]` as two words.
@@ -270,7 +268,13 @@ OriginalMaxSide = Annotated[
     _side("--max-side", help="Scale originals down to at most N pixels per side, as encode does."),
 ]
 OriginalCrop = Annotated[
-    Any, _crop(help="Keep the central W x H pixels of originals, as encode does.")
+    Any,
+    geometry_option(
+        "--crop",
+        metavar="WxH",
+        parser=parse_crop,
+        help="Keep the central W x H pixels of originals, as encode does.",
+    ),
 ]
 
 # Model and device

@@ -11,7 +11,7 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.parser import MissingArgumentError
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
-from dinac_cli.commands.screen.tables import format_size
+from dinac_cli.commands.screen.tables import count_images, format_size
 from dinac_cli.errors import Exit
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.jobs.results import Tally
@@ -131,9 +131,9 @@ class PageSummary(Summary):
         if not self._run.size_bytes:
             return ""
         page = self._run.page
-        count = "1 image" if len(page.images) == 1 else f"{len(page.images)} images"
         failed = f", {page.failed} failed" if page.failed else ""
-        return f"{count} in {self._out} ({format_size(self._run.size_bytes)}){failed}"
+        size = format_size(self._run.size_bytes)
+        return f"{count_images(len(page.images))} in {self._out} ({size}){failed}"
 
     def remarks(self) -> Iterator[str]:
         if not self._run.page.images:

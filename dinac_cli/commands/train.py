@@ -16,7 +16,7 @@ from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.progress import PhaseProgress, fit_parts, show_phases
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
 from dinac_cli.commands.screen.summary import STOPPED
-from dinac_cli.commands.screen.tables import format_duration
+from dinac_cli.commands.screen.tables import count_images, format_duration
 from dinac_cli.commands.values import complete, real, whole
 from dinac_cli.errors import Exit, UsageError
 
@@ -124,10 +124,10 @@ def train(
 
     console = Console(quiet=quiet, verbose=verbose, progress=not no_progress)
     images, out = opt.split_out(images, out, out_option)
+    if (steps is None) == (minutes is None):
+        raise UsageError("say how long to train: give either --minutes or --steps")
     with show_phases(console, "train") as watch:
         paths = _list_images(images, out, watch)
-        if (steps is None) == (minutes is None):
-            raise UsageError("say how long to train: give either --minutes or --steps")
         watch(Phase("loading torch"))
         configure_threads()
         # This import loads torch, which reads the settings that configure_threads made.
@@ -241,12 +241,11 @@ def _report_stop(stop: SignalledStop, console: Console) -> int:
 
 
 def _describe_result(run: TrainingRun, out: Path, values: Sequence[float]) -> str:
-    images = "1 image" if run.count == 1 else f"{run.count} images"
     mean_db = sum(values) / len(values)
     before = "" if run.start_db is None else f" ({run.start_db:.2f} before)"
     measured = f"{len(values)} held out" if run.is_held_out else "the training images"
     return (
-        f"{run.steps} steps on {images}; {mean_db:.2f} dB on {measured}{before}; "
+        f"{run.steps} steps on {count_images(run.count)}; {mean_db:.2f} dB on {measured}{before}; "
         f"use it with --model {out}"
     )
 

@@ -94,7 +94,7 @@ def parse_side(name: str) -> Callable[[str], int | Literal["none"]]:
 
 def parse_crop_choice(text: str) -> tuple[int, int] | Literal["none"]:
     """Returns `none`, or what `parse_crop` returns. Raises UsageError."""
-    return "none" if text == "none" else parse_crop(text)
+    return "none" if text == "none" else parse_crop(text, ", or none")
 
 
 def parse_guidance(text: str) -> float | Literal["off"]:
@@ -109,13 +109,18 @@ def parse_quality(text: str) -> int | Literal["default"]:
     return "default" if text == "default" else whole("--quality", 1, 100)(text)
 
 
-def parse_crop(text: str) -> tuple[int, int]:
-    """Returns (width, height) from `256x128`, or from `256` for a square. Raises UsageError."""
+def parse_crop(text: str, other: str = "") -> tuple[int, int]:
+    """Returns (width, height) from `256x128`, or from `256` for a square.
+
+    Raises UsageError, which ends with the `other` allowed values.
+    """
     try:
         size = parse_size(text)
         Geometry(crop=size)  # checks the range
     except ValueError as exc:
-        raise UsageError(f"--crop {text}: expected WxH or N, 1 to {MAX_SIDE} pixels") from exc
+        raise UsageError(
+            f"--crop {text}: expected WxH or N, 1 to {MAX_SIDE} pixels{other}"
+        ) from exc
     return size
 
 

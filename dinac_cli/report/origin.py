@@ -59,6 +59,8 @@ def trace_origin(
 
 def is_report(path: str) -> bool:
     """True if `path` is a page that dinac wrote."""
+    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(len(PAGE_START)) == PAGE_START

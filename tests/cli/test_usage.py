@@ -118,7 +118,7 @@ REFUSED = [
     (
         "plan photos out --crop 8xy",
         2,
-        "--crop 8xy: expected WxH or N, 1 to 1048576 pixels",
+        "--crop 8xy: expected WxH or N, 1 to 1048576 pixels, or none",
     ),
     (
         "psnr photos decoded --crop 8x2000000",

@@ -12,6 +12,7 @@ from dinac_cli.commands.values import (
     one_of,
     parse_batch_size,
     parse_crop,
+    parse_crop_choice,
     parse_percent,
     real,
     whole,
@@ -33,6 +34,7 @@ def test_malformed_batch_size_is_refused(text: str) -> None:
 
 def test_crop() -> None:
     assert (parse_crop("256"), parse_crop("256x128")) == ((256, 256), (256, 128))
+    assert (parse_crop_choice("256"), parse_crop_choice("none")) == ((256, 256), "none")
 
 
 @pytest.mark.parametrize("text", ["", "x", "8xy", "0", "8x0", "-8", "8x1048577", "1048577"])
@@ -40,6 +42,9 @@ def test_malformed_crop_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_crop(text)
     assert str(caught.value) == f"--crop {text}: expected WxH or N, 1 to 1048576 pixels"
+    with pytest.raises(UsageError) as caught:
+        parse_crop_choice(text)
+    assert str(caught.value) == f"--crop {text}: expected WxH or N, 1 to 1048576 pixels, or none"
 
 
 class TestChoices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from dinac_cli.report.origin import (
     PAGE_START,
     PageOrigin,
     is_page_of,
+    is_report,
     read_origin,
     refuse_other_page,
     trace_origin,
@@ -42,6 +44,13 @@ def test_a_page_without_a_readable_origin_is_another_page(tmp_path: Path, conten
     assert read_origin(page) is None
     with pytest.raises(UsageError, match="is a page of other folders or options"):
         refuse_other_page(page, ORIGIN)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_no_page(tmp_path: Path) -> None:
+    """Opening it would wait for a writer."""
+    os.mkfifo(tmp_path / "page.html")
+    assert not is_report(str(tmp_path / "page.html"))
 
 
 def test_an_origin_without_names_is_described(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class FailureLines:
     def add(self, file: str, reason: str, name: str = "") -> None:
         """Prints or counts one failure. `name` is the file's name relative to its folder."""
         line = f"{file}: {reason}"
-        group = self._find_group(_mask_names(reason, file, name))
+        group = self._find_group(reason, file, name) if self._groups_failures else None
         if group is None or group.files < SHOWN_FAILURES:
             self._console.fail(line)
         else:
@@ -75,11 +75,10 @@ class FailureLines:
                     f"{self._where}"
                 )
 
-    def _find_group(self, reason: str) -> _Group | None:
-        """Returns the group of a reason. Returns None if the failure must be named."""
-        key, words = _NUMBER.sub("0", reason), reason.split(" ")
-        if not self._groups_failures:
-            return None
+    def _find_group(self, reason: str, file: str, name: str) -> _Group | None:
+        """Returns the group of a reason. Returns None if there are too many groups."""
+        masked = _mask_names(reason, file, name)
+        key, words = _NUMBER.sub("0", masked), masked.split(" ")
         if key in self._groups:
             self._groups[key].merge(words)
         elif len(self._groups) < MAX_REASONS:
