@@ -180,16 +180,19 @@ Anonymous = Annotated[
     ),
 ]
 StoreFeatures = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--features",
+        "--features/--no-features",
+        show_default=follow("--no-features"),
         help="Also store the DINO class token; needs a model with a class head, such as d2.",
     ),
 ]
 StorePosterior = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--posterior", help="Also store the posterior's log-SNR; it is needed to sample latents."
+        "--posterior/--no-posterior",
+        show_default=follow("--no-posterior"),
+        help="Also store the posterior's log-SNR; it is needed to sample latents.",
     ),
 ]
 

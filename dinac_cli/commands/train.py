@@ -244,10 +244,10 @@ def _describe_result(run: TrainingRun, out: Path, values: Sequence[float]) -> st
     mean_db = sum(values) / len(values)
     before = "" if run.start_db is None else f" ({run.start_db:.2f} before)"
     measured = f"{len(values)} held out" if run.is_held_out else "the training images"
-    return (
-        f"{run.steps} steps on {count_images(run.count)}; {mean_db:.2f} dB on {measured}{before}; "
-        f"use it with --model {out}"
-    )
+    is_better = run.start_db is None or mean_db > run.start_db
+    advice = f"use it with --model {out}" if is_better else "it is no better yet: train it longer"
+    steps = f"{run.steps} steps on {count_images(run.count)}"
+    return f"{steps}; {mean_db:.2f} dB on {measured}{before}; {advice}"
 
 
 @dataclass

@@ -112,7 +112,7 @@ class Geometry:
             found += f", scaled to {_name_size(size)},"
             advice = f"choose a larger {'--max-side' if self.resize is None else '--resize'}"
         elif not self.upscale:
-            advice = "leave out --no-upscale"
+            advice = "leave out --no-upscale, or add --skip-small"
         crop = _name_size(self.crop)
         return SmallImageError(
             f"{found} is smaller than the crop of {crop}; crop less, or {advice}"

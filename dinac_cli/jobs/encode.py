@@ -115,6 +115,10 @@ class EncodeOptions:
             settings.append(f"--background {shlex.quote(name_color(self.background))}")
         if self.anonymous != unlike.anonymous:
             settings.append("--anonymous" if self.anonymous else "--no-anonymous")
+        if self.features != unlike.features:
+            settings.append("--features" if self.features else "--no-features")
+        if self.posterior != unlike.posterior:
+            settings.append("--posterior" if self.posterior else "--no-posterior")
         return settings
 
 
@@ -122,9 +126,9 @@ class EncodeOptions:
 class EncodeChoice:
     """The options of a request to encode; see `EncodeOptions`.
 
-    `precision`, `background`, `anonymous` and the fields of `geometry` may be None: the option is
-    not given. Then the run follows the first record in OUT; if OUT holds no record, or if the run
-    overwrites records, the run uses the default.
+    `precision`, `background`, `anonymous`, `features`, `posterior` and the fields of `geometry` may
+    be None: the option is not given. Then the run follows the first record in OUT; if OUT holds no
+    record, or if the run overwrites records, the run uses the default.
     """
 
     precision: str | None = None
@@ -132,8 +136,8 @@ class EncodeChoice:
     max_pixels: int = MAX_PIXELS
     checksum: bool = False
     anonymous: bool | None = None
-    features: bool = False
-    posterior: bool = False
+    features: bool | None = None
+    posterior: bool | None = None
     geometry: GeometryChoice = field(default_factory=GeometryChoice)
     skip_small: bool = False
 
@@ -145,8 +149,8 @@ class EncodeChoice:
             max_pixels=self.max_pixels,
             checksum=self.checksum,
             anonymous=self.anonymous or False,
-            features=self.features,
-            posterior=self.posterior,
+            features=self.features or False,
+            posterior=self.posterior or False,
             geometry=self.geometry.fill(),
             skip_small=self.skip_small,
         )
@@ -174,6 +178,8 @@ class EncodeChoice:
             precision=held.header.precision if self.precision is None else self.precision,
             background=self.background or held.background or WHITE,
             anonymous=options.anonymous or follows_anonymity,
+            features=CLASS_TOKEN in held.companions if self.features is None else self.features,
+            posterior=LOGSNR in held.companions if self.posterior is None else self.posterior,
         )
 
     def list_followed(self, held: HeldRecord | None) -> list[str]:
@@ -256,8 +262,8 @@ def encode_files(
     skip_small: bool = False,
     flip: bool | None = None,
     background: str | None = None,
-    features: bool = False,
-    posterior: bool = False,
+    features: bool | None = None,
+    posterior: bool | None = None,
     anonymous: bool | None = None,
     device: str = "auto",
     dtype: str = "auto",

@@ -12,8 +12,8 @@ from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.records import name_model
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import Outline, open_record, read_header
-from dinac_cli.container.tensors import CLASS_TOKEN, FLIPPED, LOGSNR
+from dinac_cli.container.record import Outline, open_record
+from dinac_cli.container.tensors import CLASS_TOKEN, COMPANIONS, FLIPPED, LOGSNR
 from dinac_cli.errors import FormatError, ImageError, OutputError, Rejection
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
@@ -287,17 +287,19 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
     return Verdict(State.DONE)
 
 
-def find_first_record(out: str) -> tuple[str, RecordHeader] | None:
-    """Returns the path and header of the first readable record in OUT, sorted by name, or None.
+def find_first_record(out: str) -> tuple[str, RecordHeader, frozenset[str]] | None:
+    """Returns the first readable record in OUT, sorted by name, or None.
 
-    Raises OutputError if OUT cannot be listed.
+    A record is its path, its header, and which of `COMPANIONS` it holds. Raises OutputError if OUT
+    cannot be listed.
     """
     for path in list_latents(out):
         if not os.path.isfile(path):  # opening a named pipe would wait for a writer
             continue
         try:
             with open(path, "rb") as file:
-                return path, read_header(file)
+                outline = open_record(file).outline(COMPANIONS)
+                return path, outline.header, frozenset(outline.held)
         except (FormatError, OSError):
             continue
     return None

@@ -30,10 +30,14 @@ _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?(e[+-][0-9]{2,3})?")
 
 @dataclass(frozen=True)
 class HeldRecord:
-    """The first readable record in OUT, sorted by name."""
+    """The first readable record in OUT, sorted by name.
+
+    `companions` says which of `tensors.COMPANIONS` the record holds.
+    """
 
     path: str
     header: RecordHeader
+    companions: frozenset[str] = frozenset()
 
     @property
     def background(self) -> tuple[int, int, int] | None:

@@ -101,9 +101,10 @@ class Page:
         count = len(self.columns)
         each = "1 reconstruction" if count == 1 else f"{count} reconstructions"
         failed = f" {self.failed} more could not be shown." if self.failed else ""
+        which = "" if count == 1 else f" of {html.escape(self.columns[0].name)}"
         return (
-            f"{images}, {each} each.{failed} Below each image is the "
-            "difference, amplified tenfold. Select an image to look at it closely."
+            f"{images}, {each} each.{failed} Below each image is the difference{which}, amplified "
+            "tenfold. Select an image to compare any two of its pictures."
         )
 
     def _list_figures(self) -> Iterator[str]:

@@ -40,6 +40,9 @@ IMAGES_IN_A_PAGE = 300
 MAX_PAGE_BYTES = 2**28
 """A page with more bytes also needs `assets`. For comparison, a page of 218 MB opens in 2 s."""
 
+_PREDICTING_IMAGES = 16
+_SURE_FACTOR = 1.25
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest(Request["ReportRun"]):
@@ -131,6 +134,7 @@ class ReportRun(Run):
     page: Page
     announce: Announce = keep_quiet
     rivals: list[Rivals] = field(default_factory=list)
+    total: int = 0
     size_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -165,12 +169,12 @@ class ReportRun(Run):
                 f"--latents {recordless[0]}: holds no record of an image in {request.originals}; "
                 "name the folder that encode wrote"
             )
-        if total > IMAGES_IN_A_PAGE and request.assets is None:
+        if request.assets is None and total > IMAGES_IN_A_PAGE:
             raise UsageError(
-                f"{total} images are too many for one page; name a folder for them with "
-                "--assets DIR"
+                f"{total} images are too many for one page; keep them in a folder: --assets DIR"
             )
         self.rivals = [found for found in rivals if found.count]
+        self.total = total
         return total + len(self.rivals)
 
     def _write_page(self, control: RunControl) -> Generator[FileResult, None, None]:
@@ -187,13 +191,10 @@ class ReportRun(Run):
         for found in self.rivals:
             yield FileResult.fail(found.folder, InputError(found.describe()))
         with closing(gather_images(request, page, control)) as results:
-            for result in results:
+            for number, result in enumerate(results, 1):
                 yield result
-                if request.assets is None and page.size_bytes > MAX_PAGE_BYTES:
-                    raise UsageError(
-                        "the images are too large for one page; "
-                        "name a folder for them with --assets DIR"
-                    )
+                if request.assets is None:
+                    refuse_large_page(page.size_bytes, number, self.total)
         if page.images and not control.stop:
             for line in self._describe_other_records():
                 self.announce(f"warning: {line}")
@@ -212,6 +213,21 @@ class ReportRun(Run):
                     f"{folder}: {images} not decoded from the records in {latents}; "
                     "decode again, or name their folder with --latents"
                 )
+
+
+def refuse_large_page(size_bytes: int, done: int, total: int) -> None:
+    """Raises UsageError if a page of `total` images is too large, or surely will be.
+
+    `size_bytes` is the size after `done` images. Once some images are in the page, their mean size
+    predicts the whole page, so that the user need not wait for the limit.
+    """
+    predicted = size_bytes * max(total, done) // done
+    is_sure = done >= _PREDICTING_IMAGES and predicted > _SURE_FACTOR * MAX_PAGE_BYTES
+    if is_sure or size_bytes > MAX_PAGE_BYTES:
+        raise UsageError(
+            f"the page would have about {predicted >> 20} MiB, more than {MAX_PAGE_BYTES >> 20}; "
+            "keep its images in a folder: --assets DIR"
+        )
 
 
 def _name_folders(folders: Sequence[str]) -> list[str]:

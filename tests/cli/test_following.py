@@ -74,6 +74,19 @@ class TestEncode:
             "alpha=composited-#112233;frame=1/1;resize=32;crop=24x16;flip=twin"
         )
 
+    def test_tensors_beside_the_latents_are_followed(self, tmp_path: Path) -> None:
+        """Otherwise a dataset would fail at the first file that was added later."""
+        (tmp_path / "photos").mkdir()
+        for name in "ab":
+            Image.new("RGB", (32, 32), (200, 100, 50)).save(tmp_path / f"photos/{name}.png")
+            done = run("encode", "photos", "out", *(["--posterior"] * (name == "a")), cwd=tmp_path)
+            assert done.code == 0
+        assert done.err == "dinac: following out/a.png.dinac: --posterior\n"
+        records = run("info", "out", "--json", cwd=tmp_path).objects[:-1]
+        assert [record["posterior"] for record in records] == [True, True]
+        plain = run("encode", "photos", "out", "--no-posterior", cwd=tmp_path)
+        assert (plain.code, plain.out) == (0, "0 encoded with nano, 2 already done\n")
+
     def test_quiet_runs_follow_in_silence(self, own: Path) -> None:
         shutil.copy(own / "photos/a.png", own / "photos/b.png")
         done = run("encode", "photos", "latents", "--quiet", cwd=own)

@@ -461,7 +461,7 @@ def test_large_page_suggests_or_requires_assets(own: Path, monkeypatch: pytest.M
     monkeypatch.setattr("dinac_cli.report.report.MAX_PAGE_BYTES", 1000)
     refused = run(*arguments, cwd=own)
     assert refused.code == 2
-    assert refused.err.endswith("name a folder for them with --assets DIR\n")
+    assert refused.err.endswith("; keep its images in a folder: --assets DIR\n")
     assert not (own / "page.html").exists()
     done = run(*arguments, "--assets", "full", cwd=own)
     assert (done.code, done.err) == (0, "")
@@ -471,7 +471,7 @@ def test_too_many_images_require_assets(own: Path, monkeypatch: pytest.MonkeyPat
     arguments = ("report", "photos", "decoded", "page.html")
     monkeypatch.setattr("dinac_cli.report.report.IMAGES_IN_A_PAGE", 3)
     refused = run(*arguments, cwd=own)
-    line = "4 images are too many for one page; name a folder for them with --assets DIR"
+    line = "4 images are too many for one page; keep them in a folder: --assets DIR"
     assert (refused.code, refused.err) == (2, f"dinac: {line}\n")
     assert run(*arguments, "--assets", "full", cwd=own).code == 0
 

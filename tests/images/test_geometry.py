@@ -308,7 +308,8 @@ def test_pixels_are_mirrored() -> None:
         ),
         (
             Geometry(resize=32, crop=(32, 32), upscale=False),
-            "40x24 is smaller than the crop of 32x32; crop less, or leave out --no-upscale",
+            "40x24 is smaller than the crop of 32x32; crop less, or leave out --no-upscale, or add "
+            "--skip-small",
         ),
         (
             Geometry(resize=400_000),

@@ -380,6 +380,7 @@ class TestFirstRecord:
         assert found is not None
         assert found[0] == str(tmp_path / "2.dinac")
         assert found[1].name == "2.dinac"
+        assert found[2] == frozenset()
         (tmp_path / "2.dinac").unlink()
         found = find_first_record(str(tmp_path))
         assert found is not None

@@ -6,10 +6,12 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 
+from dinac_cli.errors import UsageError
 from dinac_cli.report.charts import (
     Series,
     draw_histogram,
@@ -20,6 +22,7 @@ from dinac_cli.report.charts import (
 from dinac_cli.report.columns import Making, Reconstruction
 from dinac_cli.report.origin import PAGE_START, PageOrigin
 from dinac_cli.report.page import Page, PageImage
+from dinac_cli.report.report import MAX_PAGE_BYTES, refuse_large_page
 
 ORIGIN = PageOrigin(("photos", "decoded"), "0" * 16)
 MAKING = Making("nano", "bf16", "1", "ddim")
@@ -226,3 +229,21 @@ def test_legend_names_drawn_series_only() -> None:
 
 def test_no_chart_without_values() -> None:
     assert draw_histogram([("a", [])]) == draw_scatter([Series("a", [], None)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "done", "total", "refused"),
+    [
+        (MAX_PAGE_BYTES, 1, 1, False),
+        (MAX_PAGE_BYTES + 1, 1, 1, True),
+        (MAX_PAGE_BYTES // 4, 15, 300, False),  # too few images to be sure
+        (MAX_PAGE_BYTES // 4, 16, 300, True),
+        (MAX_PAGE_BYTES // 20, 16, 300, False),
+        (MAX_PAGE_BYTES // 16, 16, 300, False),  # 1.17 of the limit: it may still fit
+    ],
+)
+def test_a_page_that_will_be_too_large_is_refused_early(
+    size_bytes: int, done: int, total: int, refused: bool
+) -> None:
+    with pytest.raises(UsageError) if refused else nullcontext():
+        refuse_large_page(size_bytes, done, total)
