@@ -86,7 +86,7 @@ def test_missing_companions_of_the_twin_are_planned_and_added(folder: Path, tmp_
     lack = "the record holds no class token of the mirrored image"
     planned = plan("photos", tmp_path, *ALL, cwd=folder)
     assert [file["reason"] for file in planned.objects[:-1]] == [lack, lack]
-    without = plan("photos", tmp_path, "--flip", "--posterior", cwd=folder)
+    without = plan("photos", tmp_path, "--flip", "--posterior", "--no-features", cwd=folder)
     assert [file["state"] for file in without.objects[:-1]] == ["done", "done"]
     done = encode("photos", tmp_path, *ALL, cwd=folder)
     assert done.code == 0
