@@ -264,7 +264,9 @@ OriginalResize = Annotated[
 ]
 OriginalNoUpscale = Annotated[
     bool,
-    geometry_option("--no-upscale", help="With --resize: only scale originals down, as encode."),
+    geometry_option(
+        "--no-upscale", help="With --resize: only scale originals down, as encode does."
+    ),
 ]
 OriginalMaxSide = Annotated[
     int | None,

@@ -32,7 +32,7 @@ TOPICS = {
     "images": Topic("images/IMAGES.md", "which images dinac reads and writes, and how"),
     "training": Topic("training/TRAINING.md", "training a model on your own images"),
     "report": Topic("report/REPORT.md", "the page that compares reconstructions"),
-    "features": Topic("jobs/FEATURES.md", "DINO features and similar images"),
+    "features": Topic("jobs/FEATURES.md", "class tokens, posteriors and similar images"),
     "python": Topic("PYTHON.md", "dinac from Python"),
     "troubleshooting": Topic("TROUBLESHOOTING.md", "error messages and what to do"),
     "architecture": Topic("ARCHITECTURE.md", "how the code is organised"),
