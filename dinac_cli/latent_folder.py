@@ -56,7 +56,7 @@ class LatentFolder(Dataset[Any]):
             raise UsageError(f"flip is {flip!r}; it must be one of {', '.join(get_args(Flip))}")
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise UsageError(f"{folder}: no such folder")
+            raise UsageError(f"{folder}: no such folder; check the path")
         self.transform = transform
         self.flip = flip
         found = (path for path in self.folder.rglob(f"*{LATENT_SUFFIX}") if path.is_file())

@@ -72,7 +72,7 @@ def test_error_names_the_bad_file(folder: Path) -> None:
 def test_folder_without_latents_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no latent files found"):
         LatentFolder(tmp_path)
-    with pytest.raises(UsageError, match=r"nowhere: no such folder$"):
+    with pytest.raises(UsageError, match=r"nowhere: no such folder; check the path$"):
         LatentFolder(tmp_path / "nowhere")
 
 

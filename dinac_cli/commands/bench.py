@@ -189,7 +189,7 @@ def _choose_model(
 
     if random_weights is not None:
         if model != AUTO:
-            raise UsageError("--random-weights and --model cannot be used together")
+            raise UsageError("--random-weights and --model cannot be used together; leave one out")
         return None
     if model == AUTO:
         model = choose_default(device)

@@ -48,7 +48,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.max_side is not None:
-            raise ValueError("resize and max_side cannot be used together")
+            raise ValueError("resize and max_side cannot be used together; leave one out")
         if self.resize is None and not self.upscale:
             raise ValueError("upscale=False needs resize")
         for side in (self.resize, self.max_side, *(self.crop or ())):
@@ -193,7 +193,7 @@ def choose_geometry(
 ) -> Geometry:
     """Builds the geometry from the options. Raises UsageError if an option is invalid."""
     if resize is not None and max_side is not None:
-        raise UsageError("--resize and --max-side cannot be used together")
+        raise UsageError("--resize and --max-side cannot be used together; leave one out")
     if resize is None and not upscale:
         raise UsageError("--no-upscale needs --resize; --max-side and --crop never scale up")
     for option, sides in (("resize", [resize]), ("max-side", [max_side]), ("crop", crop or [])):

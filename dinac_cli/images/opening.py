@@ -132,7 +132,7 @@ def _identify(head: bytes) -> str:
         return kind
     if foreign := detect_unreadable(head):
         raise ImageError(f"{foreign} is not supported; convert the image to PNG or JPEG")
-    raise ImageError("not an image (no known image format)")
+    raise ImageError("not an image (no known image format); see 'dinac man images'")
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:

@@ -159,7 +159,7 @@ def list_pairs(first: str, second: str) -> Iterator[Pair]:
     """
     for path in (first, second):
         if not os.path.exists(path):
-            raise UsageError(f"{path}: no such file or folder")
+            raise UsageError(f"{path}: no such file or folder; check the path")
     if os.path.isdir(first) != os.path.isdir(second):
         raise UsageError(f"{first} and {second}: name two folders or two files")
     if os.path.isdir(first):

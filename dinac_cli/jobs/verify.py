@@ -93,7 +93,7 @@ class VerifyRequest(Request[Run]):
 
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.source is not None and not os.path.isdir(self.source):
-            raise UsageError(f"--source {self.source}: no such folder")
+            raise UsageError(f"--source {self.source}: no such folder; check the path")
         selection = self.inputs.select(LATENTS)
         named = self.model.resolve(announce)
         model = None if named is None else ModelHandle(named, "encoder", self.model)

@@ -24,7 +24,10 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(present[0])
     if name not in present and not (name == "cuda" and "cuda:0" in present):
-        raise DeviceError(f"device {name} is not available; this machine has {', '.join(present)}")
+        raise DeviceError(
+            f"device {name} is not available; this machine has {', '.join(present)}; "
+            "use --device auto"
+        )
     return torch.device(name)
 
 

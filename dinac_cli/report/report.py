@@ -101,7 +101,7 @@ class ReportRequest(Request["ReportRun"]):
             )
         for folder in (self.originals, *self.reconstructions, *self.latents):
             if not os.path.isdir(folder):
-                raise UsageError(f"{folder}: no such folder")
+                raise UsageError(f"{folder}: no such folder; check the path")
         if not self.overwrite:
             self._refuse_to_replace()
         name = os.path.basename(os.path.normpath(self.originals))

@@ -227,11 +227,13 @@ def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None
         place = "" if out is None else " before OUT"
         raise UsageError(f"no input: name files, folders, '-' or --files-from LIST{place}")
     if paths.count(STDIN) > 1:
-        raise UsageError("standard input '-' is named twice as an input")
+        raise UsageError("standard input '-' is named twice as an input; name it once")
 
 
 def _name_file(path: str, name: str) -> Input:
-    return Input(path, name, None if os.path.lexists(path) else "no such file or folder")
+    return Input(
+        path, name, None if os.path.lexists(path) else "no such file or folder; check the path"
+    )
 
 
 def _is_glob(path: str) -> bool:

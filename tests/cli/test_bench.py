@@ -75,7 +75,10 @@ def test_network_tables_fit_80_columns() -> None:
     ("arguments", "message"),
     [
         (("--files", "3"), "--files: give at least two numbers; the fitted line needs two points"),
-        (("--random-weights", "d2"), "--random-weights and --model cannot be used together"),
+        (
+            ("--random-weights", "d2"),
+            "--random-weights and --model cannot be used together; leave one out",
+        ),
         (("--compare", "sd"), "--compare sd: choose one of flux2"),
         (("--only", "it"), "--only it: choose one of network, commands"),
         (("absent.png",), "absent.png: no such file"),

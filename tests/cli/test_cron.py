@@ -11,7 +11,7 @@ from .processes import parse_lines, run
 
 REPEATED = ("--failures", "failed.jsonl", "--known-failures", "failed.jsonl")
 NIGHTLY = ("encode", "photos", "latents", "--model", "nano", *REPEATED)
-BAD = "dinac: photos/bad.png: not an image (no known image format)\n"
+BAD = "dinac: photos/bad.png: not an image (no known image format); see 'dinac man images'\n"
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_mail_comes_only_if_something_new_is_wrong(folder: Path) -> None:
     assert (third.code, third.out) == (3, "")
     assert sorted(third.err.splitlines()) == [
         "dinac: photos/bad.png: empty file (0 bytes); copy or download it again",
-        "dinac: photos/worse.png: not an image (no known image format)",
+        "dinac: photos/worse.png: not an image (no known image format); see 'dinac man images'",
     ]
 
     for name in ("bad.png", "worse.png"):

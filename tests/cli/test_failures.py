@@ -45,7 +45,7 @@ def test_bad_files_are_reported_and_the_rest_is_done(mixed: Path, tmp_path: Path
     ]
     failed = {entry["file"]: entry["reason"] for entry in files if entry["status"] == "failed"}
     assert "2000" in failed["mixed/vast.png"]
-    assert failed["mixed/d.jpg"] == "not an image (no known image format)"
+    assert failed["mixed/d.jpg"] == "not an image (no known image format); see 'dinac man images'"
     assert (summary["written"], summary["failed"], summary["not_inputs"]) == (4, 3, 0)
     complaints = sorted(f"dinac: {file}: {reason}" for file, reason in failed.items())
     warning = "dinac: warning: mixed/moves.gif: animated: only frame 1 of 3 encoded"
@@ -68,7 +68,7 @@ def test_fail_fast_stops_and_reports_the_files_in_flight(tmp_path: Path) -> None
     done = run("encode", folder, tmp_path / "out", "--fail-fast", "--json", "--batch-size", "4")
     assert done.code == 3
     assert done.err == (
-        f"dinac: {folder}/00.png: not an image (no known image format)\n"
+        f"dinac: {folder}/00.png: not an image (no known image format); see 'dinac man images'\n"
         "dinac: stopped before the end; run the same command again to continue\n"
     )
     *files, summary = done.objects
@@ -97,8 +97,8 @@ def test_missing_files_fail_alone(own: Path) -> None:
     assert (done.code, done.out) == (3, "0 encoded with nano, 1 already done, 3 failed\n")
     assert sorted(done.err.splitlines()) == [
         "dinac: no*.gif: no file matches this pattern",
-        "dinac: photos/none.png: no such file or folder",
-        "dinac: photos/notes.txt: not an image (no known image format)",
+        "dinac: photos/none.png: no such file or folder; check the path",
+        "dinac: photos/notes.txt: not an image (no known image format); see 'dinac man images'",
     ]
 
 

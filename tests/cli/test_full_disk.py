@@ -126,7 +126,10 @@ def test_full_disk_of_the_failures_file_is_named(images: Path, tmp_path: Path) -
     done = run("encode", images, tmp_path / "out", "--failures", "/dev/full")
     assert done.code == 1
     failed, line = done.err.splitlines()
-    assert failed == f"dinac: {images}/00.png: not an image (no known image format)"
+    assert (
+        failed
+        == f"dinac: {images}/00.png: not an image (no known image format); see 'dinac man images'"
+    )
     assert line == (
         "dinac: --failures /dev/full: No space left on device; "
         "free some space and run the same command again"

@@ -115,7 +115,7 @@ def test_failures_name_odd_files_safely(images: Path, tmp_path: Path) -> None:
         3,
         f"0 encoded with nano (default on a CPU), {len(DISK)} failed\n",
     )
-    reason = "not an image (no known image format)"
+    reason = "not an image (no known image format); see 'dinac man images'"
     assert sorted(done.err.splitlines()) == sorted(
         f"dinac: images/{name}: {reason}" for name in SCREEN
     )

@@ -123,7 +123,7 @@ def test_lists_of_files(work: Path, tmp_path: Path) -> None:
     assert rooted.err == (
         f"dinac: ../outside.png: is outside --root {work}/photos, "
         "so its output would be outside OUT\n"
-        f"dinac: {work}/photos/sub/none.png: no such file or folder\n"
+        f"dinac: {work}/photos/sub/none.png: no such file or folder; check the path\n"
     )
 
 

@@ -347,7 +347,7 @@ def test_full_images_beside_the_page(own: Path) -> None:
             "missing B...; usage: dinac report A B... OUT.html, e.g. dinac report ",
         ),
         (("photos", "decoded", "page"), 2, "page: OUT, the last argument, is the page to write"),
-        (("photos", "nowhere", "page.html"), 2, "nowhere: no such folder"),
+        (("photos", "nowhere", "page.html"), 2, "nowhere: no such folder; check the path"),
         (("empty", "decoded", "page.html"), 2, "no images found in empty"),
         (("photos", "decoded", "empty", "page.html"), 2, "no image in photos has a counterpart "),
         (

@@ -129,7 +129,10 @@ def test_quiet_leaves_errors_and_json(work: Path) -> None:
     assert asked.objects[-1]["done"] == 4
     bad = run("encode", work / "photos/notes.txt", work / "photos/b.png", work / "latents", "-q")
     assert (bad.code, bad.out) == (3, "")
-    assert bad.err == f"dinac: {work}/photos/notes.txt: not an image (no known image format)\n"
+    assert (
+        bad.err == f"dinac: {work}/photos/notes.txt: not an image (no known image format); "
+        "see 'dinac man images'\n"
+    )
 
 
 def test_file_names_above_the_bar_are_not_markup(tmp_path: Path) -> None:
@@ -138,10 +141,10 @@ def test_file_names_above_the_bar_are_not_markup(tmp_path: Path) -> None:
     (tmp_path / "other.png").write_text("not a picture")
     code, screen = run_on_terminal("encode", tmp_path, tmp_path / "out")
     assert code == 3
-    said = f"dinac: {tmp_path}/{name}: not an image (no known image format)"
+    said = f"dinac: {tmp_path}/{name}: not an image (no known image format); see 'dinac man images'"
     assert said in screen.replace("\r\n", " ")  # long lines wrap at a space
     code, screen = run_on_terminal("psnr", tmp_path / "none[red]", tmp_path)
-    said = f"dinac: {tmp_path}/none[red]: no such file or folder "
+    said = f"dinac: {tmp_path}/none[red]: no such file or folder; check the path "
     assert (code, screen.replace("\r\n", " ")) == (2, said)
 
 

@@ -55,7 +55,7 @@ def test_wrong_requests_are_refused_in_one_line(images: Path, tmp_path: Path) ->
         "no images found in": (empty, model, "--steps", "3"),
         "stdin: cannot be trained on": ("-", model, "--steps", "3"),
         "holds other files and no training": (images, images, "--steps", "3"),
-        "nosuch: no such file or folder": (images, "nosuch", model, "--steps", "3"),
+        "nosuch: no such file or folder; check the path": (images, "nosuch", model, "--steps", "3"),
         "is an empty name": (images, "", "--steps", "3"),
         "multiple of the model's patch": (images, model, "--steps", "3", "--crop", "40"),
     }

@@ -66,7 +66,7 @@ REFUSED = [
         2,
         "no input: photos was taken as OUT, the last argument; name OUT after the inputs",
     ),
-    ("encode none out", 2, "none: no such file or folder"),
+    ("encode none out", 2, "none: no such file or folder; check the path"),
     ("encode none*.png out", 2, "none*.png: no file matches this pattern"),
     ("encode empty out", 2, "no images found in empty; name image files or folders"),
     (
@@ -82,7 +82,7 @@ REFUSED = [
     ("encode photos/a.jpg photos/b.png", 2, f"photos/b.png: {FOLDER_WANTED}"),
     ("encode photos photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
     ("decode latents photos/a.jpg --overwrite", 2, f"photos/a.jpg: {FOLDER_WANTED}"),
-    ("encode - - out", 2, "standard input '-' is named twice as an input"),
+    ("encode - - out", 2, "standard input '-' is named twice as an input; name it once"),
     ("encode photos --null out", 2, "--null and --root need --files-from"),
     (
         "encode --files-from none out",
@@ -113,7 +113,7 @@ REFUSED = [
     (
         "encode photos out --resize 8 --max-side 8",
         2,
-        "--resize and --max-side cannot be used together",
+        "--resize and --max-side cannot be used together; leave one out",
     ),
     (
         "plan photos out --crop 8xy",
@@ -175,7 +175,7 @@ REFUSED = [
         "--revision x: nano is not a Hub repository; omit --revision",
     ),
     # psnr
-    ("psnr photos none", 2, "none: no such file or folder"),
+    ("psnr photos none", 2, "none: no such file or folder; check the path"),
     ("psnr photos photos/a.jpg", 2, "photos and photos/a.jpg: name two folders or two files"),
     ("psnr empty empty", 2, "no images found in empty and empty; name folders of images"),
 ]
@@ -225,7 +225,8 @@ def test_absent_device_is_an_error(work: Path, tmp_path: Path) -> None:
     done = run(*arguments, cwd=work)
     assert (done.code, done.out) == (1, "")
     assert re.fullmatch(
-        r"dinac: device cuda:99 is not available; this machine has (\S+, )*cpu\n", done.err
+        r"dinac: device cuda:99 is not available; this machine has (\S+, )*cpu; use --device auto\n",
+        done.err,
     )
     assert list_files(tmp_path) == []
 

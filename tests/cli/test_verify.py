@@ -141,9 +141,9 @@ def test_streams_and_lists(work: Path) -> None:
     ("arguments", "message"),
     [
         ((), "no input: name files, folders, '-' or --files-from LIST"),
-        (("gone",), "gone: no such file or folder"),
+        (("gone",), "gone: no such file or folder; check the path"),
         (("empty",), "no latent files found in empty; run dinac encode first"),
-        (("latents", "--source", "gone"), "--source gone: no such folder"),
+        (("latents", "--source", "gone"), "--source gone: no such folder; check the path"),
         (
             ("latents", "--reencode", "5%"),
             "--reencode reads the images again; name their folder with --source",

@@ -107,7 +107,7 @@ def test_text_lists_what_is_requested() -> None:
         ("max_side=8-down", "'8-down' is not a number of pixels"),
         ("resize=-1", "'-1' is not a number of pixels"),
         ("resize=9999999", f"sides must be 1 to {MAX_SIDE} pixels long"),
-        ("resize=8;max_side=8", "resize and max_side cannot be used together"),
+        ("resize=8;max_side=8", "resize and max_side cannot be used together; leave one out"),
         ("resize=8;resize=8", "'resize=8' is not a key=value pair, or repeats a key"),
         ("crop=8", "'8' is not a size"),
         ("crop=8x08", "8x08 is not a size"),
@@ -140,7 +140,7 @@ def test_options_make_a_geometry() -> None:
     assert choose_geometry(1, None, (8, MAX_SIDE), flip=True) == Geometry(
         1, None, (8, MAX_SIDE), True
     )
-    with pytest.raises(UsageError, match="cannot be used together"):
+    with pytest.raises(UsageError, match="cannot be used together; leave one out"):
         choose_geometry(8, 8, None)
     with pytest.raises(UsageError, match=r"^--no-upscale needs --resize; "):
         choose_geometry(None, 8, None, upscale=False)
@@ -191,7 +191,7 @@ class TestChoice:
     def test_resize_and_max_side_replace_each_other(self) -> None:
         assert GeometryChoice(max_side=9).follow(Geometry(resize=64)) == Geometry(max_side=9)
         assert GeometryChoice(resize=9).follow(Geometry(max_side=64)) == Geometry(resize=9)
-        with pytest.raises(UsageError, match="cannot be used together"):
+        with pytest.raises(UsageError, match="cannot be used together; leave one out"):
             GeometryChoice(resize=9, max_side=9)
 
     @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_image_of_unsuitable_size_is_refused(geometry: Geometry, line: str) -> N
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"resize": 8, "max_side": 8}, "cannot be used together"),
+        ({"resize": 8, "max_side": 8}, "cannot be used together; leave one out"),
         ({"max_side": 8, "upscale": False}, "upscale=False needs resize"),
         ({"resize": 0}, "sides must be 1 to"),
         ({"crop": (8, MAX_SIDE + 1)}, "sides must be 1 to"),

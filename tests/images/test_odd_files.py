@@ -50,7 +50,7 @@ SIZES = dict.fromkeys(PORTRAITS, (1200, 1800)) | {
 REFUSED = {
     "truncated.jpg": "truncated JPEG file; copy or download it again",
     "zero_bytes.jpg": "empty file (0 bytes); copy or download it again",
-    "text_not_image.jpg": "not an image (no known image format)",
+    "text_not_image.jpg": "not an image (no known image format); see 'dinac man images'",
 }
 HIDDEN = {"._photo.jpg"}
 FRAMES = {"animated.gif": 2, "animated.webp": 6, "animated_apng.png": 20}

@@ -46,9 +46,15 @@ FILES = {
     ("data", "message"),
     [
         (b"", "empty file (0 bytes); copy or download it again"),
-        (b"dear diary, today I took a picture", "not an image (no known image format)"),
-        (b"%PDF-1.7 ...", "not an image (no known image format)"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image (no known image format)"),
+        (
+            b"dear diary, today I took a picture",
+            "not an image (no known image format); see 'dinac man images'",
+        ),
+        (b"%PDF-1.7 ...", "not an image (no known image format); see 'dinac man images'"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n",
+            "not an image (no known image format); see 'dinac man images'",
+        ),
         (
             b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
             "HEIC is not supported; convert the image to PNG or JPEG",

@@ -192,7 +192,7 @@ def test_a_missing_file_is_one_failure(images: Path, tmp_path: Path, encoder: Mo
         EncodeOptions(),
         run_control(),
     )
-    assert reasons(results) == {"gone.png": "no such file or folder", "1.png": None}
+    assert reasons(results) == {"gone.png": "no such file or folder; check the path", "1.png": None}
 
 
 def test_an_image_of_too_many_pixels_fails(

@@ -64,7 +64,9 @@ class TestFile:
 
     def test_a_missing_file_is_an_error(self, tmp_path: Path) -> None:
         path = str(tmp_path / "gone.dinac")
-        assert errors(entries(select_latents(path))) == [(path, "no such file or folder")]
+        assert errors(entries(select_latents(path))) == [
+            (path, "no such file or folder; check the path")
+        ]
 
     @pytest.mark.parametrize("content", [b"", b"text"])
     def test_a_file_without_a_record_is_left_to_its_reader(

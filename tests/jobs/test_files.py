@@ -244,7 +244,11 @@ class TestErrorsOfTheRequest:
             (lambda: decode_files("empty", "out"), UsageError, "no latent files found in empty"),
             (lambda: verify_files("empty"), UsageError, "no latent files found in empty"),
             (lambda: encode_files([], "out"), UsageError, "no input"),
-            (lambda: encode_files("gone", "out"), UsageError, "gone: no such file or folder"),
+            (
+                lambda: encode_files("gone", "out"),
+                UsageError,
+                "gone: no such file or folder; check the path",
+            ),
             (lambda: encode_files("", "out"), UsageError, "is an empty name"),
             (lambda: encode_files("1", ""), UsageError, "is an empty name"),
             (lambda: encode_files(["1", "2"], "out", model=TINY), UsageError, "would both be"),

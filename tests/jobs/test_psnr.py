@@ -117,7 +117,11 @@ def test_pairs_that_cannot_be_measured_fail(folders: tuple[Path, Path]) -> None:
     results = measure(first, second)
     assert [(result.status, result.error, result.reason) for result in results] == [
         (Status.FAILED, "ImageError", f"sizes differ: 30x20 and 30x21; {HINT}"),
-        (Status.FAILED, "ImageError", "not an image (no known image format)"),
+        (
+            Status.FAILED,
+            "ImageError",
+            "not an image (no known image format); see 'dinac man images'",
+        ),
         (
             Status.FAILED,
             "ImageError",
@@ -184,7 +188,7 @@ def test_a_file_and_a_folder_are_refused(folders: tuple[Path, Path]) -> None:
 
 def test_missing_and_empty_folders_are_refused(folders: tuple[Path, Path]) -> None:
     first, second = folders
-    with pytest.raises(UsageError, match=r"gone: no such file or folder$"):
+    with pytest.raises(UsageError, match=r"gone: no such file or folder; check the path$"):
         measure(first, second / "gone")
     (first / "notes.txt").write_text("text")
     with pytest.raises(UsageError) as caught:

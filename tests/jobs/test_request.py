@@ -194,7 +194,9 @@ class TestCount:
         assert count(Selection(InputScan(IMAGES, (), listed=listed))) == 2
 
     def test_a_missing_only_input_is_refused(self, folder: Path) -> None:
-        with pytest.raises(UsageError, match=r"^gone\.png: no such file or folder$"):
+        with pytest.raises(
+            UsageError, match=r"^gone\.png: no such file or folder; check the path$"
+        ):
             select_images("gone.png").require_existing()
 
     def test_a_missing_one_of_several_inputs_passes(self, folder: Path) -> None:
@@ -234,7 +236,7 @@ class TestInputRequest:
                 InputRequest(files_from="gone.txt"),
                 "--files-from gone.txt: cannot read: No such file or directory",
             ),
-            (InputRequest(paths=("gone.png",)), "gone.png: no such file or folder"),
+            (InputRequest(paths=("gone.png",)), "gone.png: no such file or folder; check the path"),
             (
                 InputRequest(paths=("empty",)),
                 "no images found in empty; name image files or folders",

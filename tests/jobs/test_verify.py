@@ -286,7 +286,8 @@ class TestReencoding:
         assert reasons(results, own / "latents") == {
             "a.png.dinac": f"its source {photos}/a.png has 16x16 pixels, the record 30x20; "
             "re-encode it",
-            "b.png.dinac": f"its source {photos}/b.png: not an image (no known image format)",
+            "b.png.dinac": f"its source {photos}/b.png: not an image (no known image format); "
+            "see 'dinac man images'",
             "trip/c.png.dinac": None,
         }
 

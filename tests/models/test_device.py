@@ -47,7 +47,7 @@ def test_available_devices(name: str, device: str) -> None:
     indirect=["machine"],
 )
 def test_unavailable_device_is_never_replaced(name: str, present: str) -> None:
-    message = f"^device {name} is not available; this machine has {present}$"
+    message = f"^device {name} is not available; this machine has {present}; use --device auto$"
     with pytest.raises(DeviceError, match=message):
         resolve_device(name)
 

@@ -176,7 +176,9 @@ class TestNamedFile:
         assert names(scan("far/away/a.pic", "b.txt")) == ["a.pic", "b.txt"]
 
     def test_missing_file_is_a_problem(self, folder: Path) -> None:
-        assert problems(scan("far/gone.pic")) == [("far/gone.pic", "no such file or folder")]
+        assert problems(scan("far/gone.pic")) == [
+            ("far/gone.pic", "no such file or folder; check the path")
+        ]
 
     def test_dash_is_standard_input(self, folder: Path) -> None:
         (entry,) = scan("-")
@@ -272,7 +274,9 @@ class TestList:
         assert names(scan(listed=b".\n")) == ["x/b.pic", "x/y/a.pic"]
 
     def test_missing_entry_is_a_problem(self, folder: Path) -> None:
-        assert problems(scan(listed=b"gone.pic")) == [("gone.pic", "no such file or folder")]
+        assert problems(scan(listed=b"gone.pic")) == [
+            ("gone.pic", "no such file or folder; check the path")
+        ]
 
     def test_absolute_entries_need_a_root(self, folder: Path) -> None:
         make_files(folder, "data/x/a.pic")
