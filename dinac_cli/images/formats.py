@@ -36,8 +36,8 @@ _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
 INPUT_FORMATS = tuple(_SIGNATURES)
 """The supported input formats, by their names in Pillow."""
 
-# Formats that are images beyond doubt, but that dinac cannot read. A batch must name these files, and
-# not count them among the files of other kinds. Raw files in a TIFF (NEF, ARW, DNG) are read as TIFF.
+# Images that dinac cannot read. A batch must name these files, and not count them among files that
+# are no images. Raw files in a TIFF (NEF, ARW, DNG) are detected as TIFF.
 _UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
     "HEIC": re.compile(
         rb".{4}ftyp(he(i[cxms]|v[cxms])|avc[is]|vvi[cs]|ev[bm]i|j2ki|m(if|sf)[12])", re.DOTALL

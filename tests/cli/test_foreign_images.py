@@ -21,7 +21,7 @@ REMEDY = "convert the image to PNG or JPEG"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with foreign images, and one note that is no image, in the folder `in`."""
+    """The current folder; `in` holds foreign images and one file that is no image."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     for name, (content, _) in FOREIGN.items():
@@ -76,6 +76,6 @@ def test_an_empty_file_with_such_a_name_fails(folder: Path) -> None:
 
 
 def test_train_names_them_and_refuses_a_folder_of_nothing_else(folder: Path) -> None:
-    done = run("train", "in", "model", "--steps", "1", "--crop", "16")
+    done = run("train", "in", "model", "--steps", "1", "--crop", "32")
     assert done.code == 2
     assert "no image is readable, 4 failed; the first: in/IMG_1.CR2: Canon raw" in done.err

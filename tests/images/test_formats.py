@@ -25,6 +25,12 @@ from dinac_cli.images.formats import (
 from .hand_made import make_pixels, save
 
 
+HEIF_BRANDS = (
+    *("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs"),
+    *("mif1", "msf1", "mif2", "avci", "vvic", "j2ki"),
+)
+
+
 def make_brand(*brands: str) -> bytes:
     """The first box of an ISO media file: its major brand, and the compatible brands."""
     content = b"ftyp" + brands[0].encode() + bytes(4) + "".join(brands[1:]).encode()
@@ -66,8 +72,7 @@ def test_format_is_detected_by_first_bytes(head: bytes, expected: str | None) ->
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        *((make_brand(brand), "HEIC") for brand in "heic heix hevc hevx heim heis mif1".split()),
-        *((make_brand(brand), "HEIC") for brand in "msf1 hevm hevs avci vvic j2ki mif2".split()),
+        *((make_brand(brand), "HEIC") for brand in HEIF_BRANDS),
         (make_brand("mif1", "heic", "miaf"), "HEIC"),
         (make_brand("crx "), "Canon raw"),
         (b"II*\x00\x10\x00\x00\x00CR\x02\x00", "Canon raw"),
