@@ -24,7 +24,6 @@ from dinac_cli.images.formats import (
 
 from .hand_made import make_pixels, save
 
-
 HEIF_BRANDS = (
     *("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs"),
     *("mif1", "msf1", "mif2", "avci", "vvic", "j2ki"),
