@@ -26,12 +26,12 @@ from PIL import (
     PngImagePlugin,
     PpmImagePlugin,
     QoiImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from dinac_cli.errors import ImageError, quote_error
 from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS, detect_format, detect_unreadable
+from dinac_cli.images.tiff import open_tiff
 
 
 def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
@@ -50,7 +50,7 @@ _OPENERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "WEBP": _open_webp,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": open_tiff,
     "BMP": BmpImagePlugin.BmpImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
