@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from PIL.ImageFile import _safe_read
 
@@ -25,13 +26,13 @@ class _Stream(PngImagePlugin.PngStream):
     def check_text_memory(self, chunklen: int) -> None:
         self.text_memory += chunklen
 
-    def chunk_tEXt(self, pos: int, length: int) -> bytes:
-        return b"" or self._read_text("chunk_tEXt", pos, length)
+    def chunk_tEXt(self, pos: int, length: int) -> bytes:  # noqa: N802
+        return self._read_text("chunk_tEXt", pos, length)
 
-    def chunk_zTXt(self, pos: int, length: int) -> bytes:
+    def chunk_zTXt(self, pos: int, length: int) -> bytes:  # noqa: N802
         return self._read_text("chunk_zTXt", pos, length)
 
-    def chunk_iTXt(self, pos: int, length: int) -> bytes:
+    def chunk_iTXt(self, pos: int, length: int) -> bytes:  # noqa: N802
         return self._read_text("chunk_iTXt", pos, length)
 
     def _read_text(self, name: str, pos: int, length: int) -> bytes:
@@ -51,7 +52,7 @@ class _Stream(PngImagePlugin.PngStream):
         self.fp.seek(pos)
         return _safe_read(self.fp, length)
 
-    def chunk_iCCP(self, pos: int, length: int) -> bytes:
+    def chunk_iCCP(self, pos: int, length: int) -> bytes:  # noqa: N802
         try:
             return super().chunk_iCCP(pos, length)
         except ValueError:  # above Pillow's limit
@@ -59,7 +60,7 @@ class _Stream(PngImagePlugin.PngStream):
         self.im_info["icc_profile"] = _unpack_profile(content)
         return content
 
-    def chunk_tRNS(self, pos: int, length: int) -> bytes:
+    def chunk_tRNS(self, pos: int, length: int) -> bytes:  # noqa: N802
         content = super().chunk_tRNS(pos, length)
         value = self.im_info.get("transparency")
         if self.im_mode == "1":
@@ -111,3 +112,15 @@ class PngFile(PngImagePlugin.PngImageFile):
         del self.info["transparency"]
         self.putalpha(Image.fromarray(np.where(is_clear, 0, 255).astype(np.uint8)))
         return Image.Image.load(self)
+
+    def _read_low_bytes(self) -> NDArray[np.uint8]:
+        """Returns the low bytes of 16-bit RGB as uint8 [H, W, 3]. Pillow reads the high bytes."""
+        assert self.fp is not None
+        place = self.fp.tell()
+        self.fp.seek(0)
+        other = PngFile(self.fp)
+        other.tile = [tile._replace(args=_LOW_BYTES) for tile in other.tile]
+        other.info.pop("transparency")
+        low_bytes = np.array(other)
+        self.fp.seek(place)
+        return low_bytes

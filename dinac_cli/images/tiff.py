@@ -151,7 +151,8 @@ def _is_wide_raw_plane(tags: ImageFileDirectory_v2) -> bool:
     """True for uncompressed planes of more than 8 bits. Pillow reads them as garbage."""
     is_raw = tags.get(TiffImagePlugin.COMPRESSION, _RAW) == _RAW
     is_planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
-    return is_raw and is_planar and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    is_wide = any(bits > 8 for bits in tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    return is_raw and is_planar and is_wide
 
 
 def _describe_refusal(tags: ImageFileDirectory_v2) -> str:

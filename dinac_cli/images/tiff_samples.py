@@ -302,7 +302,7 @@ def reduce_samples(samples: NDArray[Any], layout: SampleLayout) -> NDArray[np.ui
         block = samples[top : top + step, :, :depth]
         if layout.alpha == _ASSOCIATED:
             block = _divide_by_alpha(block)
-        reduced[top : top + step] = _reduce_depth(block, is_gray=layout.colors == 1)
+        reduced[top : top + step] = reduce_values(block, is_gray=layout.colors == 1)
     if layout.is_inverted:
         np.subtract(255, reduced[..., 0], out=reduced[..., 0])
     return reduced
@@ -318,8 +318,11 @@ def _divide_by_alpha(block: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([np.minimum(colors, 1), alpha], axis=-1)
 
 
-def _reduce_depth(block: NDArray[Any], *, is_gray: bool) -> NDArray[np.uint8]:
-    """Keeps 8 bits of each sample, with the rounding of other 16-bit images."""
+def reduce_values(block: NDArray[Any], *, is_gray: bool) -> NDArray[np.uint8]:
+    """Keeps 8 bits of each value, with the rounding of other 16-bit images.
+
+    Takes unsigned integers, or floats between 0 and 1. Raises ImageError for other floats.
+    """
     if block.dtype.kind == "f":
         if not (block.min() >= 0 and block.max() <= 1):  # `not` also catches NaN
             kind = "gray" if is_gray else "float"
@@ -328,8 +331,10 @@ def _reduce_depth(block: NDArray[Any], *, is_gray: bool) -> NDArray[np.uint8]:
             )
         if block.dtype.itemsize < 4:
             block = block.astype(np.float32)
-        return np.rint(block * 255).astype(np.uint8)
+        rounded: NDArray[np.uint8] = np.rint(block * 255).astype(np.uint8)
+        return rounded
     if is_gray and block.dtype.itemsize == 2:
         return ((block.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     shift = 8 * (block.dtype.itemsize - 1)
-    return np.right_shift(block, shift).astype(np.uint8)
+    high: NDArray[np.uint8] = np.right_shift(block, shift).astype(np.uint8)
+    return high
