@@ -191,6 +191,7 @@ def _is_raw_ycbcr(tags: ImageFileDirectory_v2) -> bool:
 # BigTIFF types of 8-byte integers, and the types that replace them in a TIFF: LONG, SLONG, IFD.
 _SHRUNK_TYPES = {16: (4, "I"), 17: (9, "i"), 18: (13, "I")}
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_SHRUNK_GROWTH = 4  # a sound file grows to less than twice its size
 _POINTERS = (330, 34665, 34853, 40965)  # tags whose directories would have to be rewritten too
 
 
@@ -208,6 +209,8 @@ def _shrink_bigtiff(data: bytes) -> bytes:
     out[:8] = struct.pack(">2sHI", b"MM", 42, 0)
     while start and start not in seen:
         seen.add(start)
+        if len(out) > _SHRUNK_GROWTH * len(data):
+            raise ValueError("directories overlap")
         out.extend(bytes(len(out) % 2))
         (count,) = struct.unpack_from(">Q", data, start)
         _check_range(data, start + 8, 20 * count)
@@ -238,6 +241,8 @@ def _shrink_entry(data: bytes, row: int, out: bytearray) -> bytes | None:
         out.extend(bytes(len(out) % 2))
         place = len(out)
         out += value
+        if len(out) > _SHRUNK_GROWTH * len(data):
+            raise ValueError("values overlap")
         value = struct.pack(">I", place)
     return struct.pack(">HHI", tag, kind, count) + value.ljust(4, b"\x00")
 

@@ -20,7 +20,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from dinac_cli.errors import ImageError
 
 _RAW = 1
-_BYTE_COMPRESSIONS = (_RAW, 5, 8, 32773, 32946, 34925, 50000)  # LZW, deflate, PackBits, LZMA, zstd
+_PREDICTING = (5, 8, 32946, 34925, 50000)  # LZW, deflate (two numbers), LZMA, zstd
+_BYTE_COMPRESSIONS = (_RAW, 32773, *_PREDICTING)  # 32773 is PackBits
 _COLOR_COUNTS = {0: 1, 1: 1, 2: 3, 5: 4}  # of MinIsWhite, MinIsBlack, RGB and CMYK
 _MODES = {(1, 0): "L", (1, 1): "LA", (3, 0): "RGB", (3, 1): "RGBA", (4, 0): "CMYK"}
 _TYPES = {  # by SampleFormat and BitsPerSample
@@ -34,6 +35,7 @@ _TYPES = {  # by SampleFormat and BitsPerSample
 _ASSOCIATED = 1  # alpha with which the colours are multiplied
 _ALPHAS = (_ASSOCIATED, 2, 999)  # 999 is written by Corel Draw
 _ALIGNMENT = 16  # of tile sizes
+_PADDED_PIXELS = 1 << 24  # of a small image in large tiles
 _BLOCK_SAMPLES = 1 << 22  # converted at once
 
 
@@ -99,6 +101,9 @@ def find_layout(tags: ImageFileDirectory_v2) -> SampleLayout | None:
         return None
     if colors == 1 and dtype.itemsize == 4 and dtype.kind == "u":
         return None  # such values are measurements rather than brightness
+    predictor = tags.get(TiffImagePlugin.PREDICTOR, 1) if compression in _PREDICTING else 1
+    if predictor not in (1, 2, 3) or (predictor == 3 and dtype.kind != "f"):
+        return None
     alpha = _find_alpha(tags, samples - colors)
     if alpha is None or (colors, int(alpha != 0)) not in _MODES:
         return None
@@ -112,7 +117,7 @@ def find_layout(tags: ImageFileDirectory_v2) -> SampleLayout | None:
         is_inverted=photometric == 0,
         is_planar=tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2,
         compression=compression,
-        predictor=tags.get(TiffImagePlugin.PREDICTOR, 1),
+        predictor=predictor,
         fill_order=tags.get(TiffImagePlugin.FILLORDER, 1),
         **_find_chunks(tags),
     )
@@ -129,8 +134,9 @@ def _find_chunks(tags: ImageFileDirectory_v2) -> dict[str, Any]:
         width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
         height = min(tags.get(TiffImagePlugin.ROWSPERSTRIP, height), height)
         places = (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.STRIPBYTECOUNTS)
-    if not (width and height):
+    if width < 1 or height < 1:
         raise ValueError("an empty image, tile or strip")
+    _check_padding(tags, width, height)
     return {
         "is_tiled": TiffImagePlugin.TILEOFFSETS in tags,
         "chunk_width": width,
@@ -138,6 +144,14 @@ def _find_chunks(tags: ImageFileDirectory_v2) -> dict[str, Any]:
         "starts": tags.get(places[0], ()),
         "sizes": tags.get(places[1], ()),
     }
+
+
+def _check_padding(tags: ImageFileDirectory_v2, width: int, height: int) -> None:
+    """Raises ValueError if tiles of this size need much more memory than the image itself."""
+    sides = (tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH])
+    padded = -(-sides[0] // width) * width * (-(-sides[1] // height) * height)
+    if padded > max(_PADDED_PIXELS, 4 * sides[0] * sides[1]):
+        raise ValueError("the tiles are much larger than the image")
 
 
 def _find_type(tags: ImageFileDirectory_v2) -> np.dtype[Any] | None:

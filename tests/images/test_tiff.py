@@ -208,6 +208,31 @@ def test_integer_predictor_is_undone(
     np.testing.assert_array_equal(read(data), samples[..., :3] >> 8)
 
 
+@pytest.mark.parametrize("is_planar", [False, True])
+def test_reversed_bits_are_undone(is_planar: bool) -> None:
+    swap = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.uint8)
+    samples = np.concatenate([make_wide(), make_wide()[..., :1]], -1)
+    stored = swap[np.ascontiguousarray(samples).view(np.uint8)].view(np.uint16)
+    data = make_tiff(stored, is_planar=is_planar, extras=(0,), tags={266: (2,)})
+    np.testing.assert_array_equal(read(data), samples[..., :3] >> 8)
+
+
+def test_raw_pixels_have_no_predictor() -> None:
+    data = make_tiff(make_wide(), is_planar=True, tags={317: (2,)})
+    np.testing.assert_array_equal(read(data), make_wide() >> 8)
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+def test_huge_tiles_of_a_small_image_are_refused(is_big: bool) -> None:
+    huge: dict[int, tuple[int, ...]] = {322: (1 << 20,), 323: (1 << 20,)}
+    data = make_tiff(
+        make_wide(), order=">", is_planar=True, is_deflated=True, is_big=is_big,
+        tile=(16, 32), tags=huge,
+    )  # fmt: skip
+    with pytest.raises(ImageError, match=r"^damaged TIFF file; copy"):
+        read_image(data)
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4"])
 @pytest.mark.parametrize("is_planar", [False, True])
 def test_float_predictor_is_undone(dtype: str, is_planar: bool) -> None:
