@@ -314,9 +314,10 @@ def reduce_samples(samples: NDArray[Any], layout: SampleLayout) -> NDArray[np.ui
     step = max(1, _BLOCK_SAMPLES // (samples.shape[1] * samples.shape[2]))
     for top in range(0, len(samples), step):
         block = samples[top : top + step, :, :depth]
-        if layout.alpha == _ASSOCIATED:
-            block = _divide_by_alpha(block)
-        reduced[top : top + step] = reduce_values(block, is_gray=layout.colors == 1)
+        with np.errstate(all="ignore"):  # reduce_values refuses what is not a number
+            if layout.alpha == _ASSOCIATED:
+                block = _divide_by_alpha(block)
+            reduced[top : top + step] = reduce_values(block, is_gray=layout.colors == 1)
     if layout.is_inverted:
         np.subtract(255, reduced[..., 0], out=reduced[..., 0])
     return reduced
@@ -327,8 +328,7 @@ def _divide_by_alpha(block: NDArray[Any]) -> NDArray[Any]:
     peak = np.iinfo(block.dtype).max if block.dtype.kind == "u" else 1
     values = block.astype(np.float64) / peak
     alpha = values[..., -1:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        colors = np.where(alpha > 0, values[..., :-1] / alpha, 0)
+    colors = np.where(alpha > 0, values[..., :-1] / alpha, 0)
     return np.concatenate([np.minimum(colors, 1), alpha], axis=-1)
 
 

@@ -190,6 +190,14 @@ def test_other_floats_are_refused(bad: float, photometric: int, kind: str) -> No
         read_image(make_tiff(samples, photometric))
 
 
+def test_odd_floats_with_premultiplied_alpha_are_refused() -> None:
+    samples = np.zeros((2, 2, 4))
+    samples[0, 0] = (1e300, 0, 0, 1e-300)  # clipped, as the colour exceeds its alpha
+    samples[1, 1, 3] = np.nan
+    with pytest.raises(ImageError, match=r"^float values outside 0\.\.1"):
+        read_image(make_tiff(samples, extras=(1,)))
+
+
 @pytest.mark.parametrize("tile", [None, (16, 32)])
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("is_planar", [False, True])
