@@ -29,7 +29,7 @@ _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "TIFF": re.compile(rb"(?!.{8}CR)(II[*+]\x00|MM\x00[*+])", re.DOTALL),
     # "BM" alone is not enough: the reserved zeros and the size of a known header must follow.
     "BMP": re.compile(rb"BM.{4}\x00{4}.{4}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\x00{3}", re.DOTALL),
-    "PPM": re.compile(rb"P([1-6]|f)\s+(#|-?[0-9])"),
+    "PPM": re.compile(rb"P[1-6fF]\s+(#|-?[0-9])"),
     "JPEG2000": re.compile(rb"\xff\x4f\xff\x51|\x00{3}\x0cjP  \r\n\x87\n"),
     "QOI": re.compile(rb"qoif"),
 }
