@@ -76,8 +76,8 @@ def read_source_pixels(
     """Returns the pixels uint8 [H, W, 3] that a record was encoded from.
 
     The record's header gives the background, `hdr` and the geometry. See `read_shaped` for `hold`.
-    Raises ImageError if the source cannot be read, or if its size is not the size in the header; the
-    message names the source. Also raises ImageError if the header's description is unknown.
+    Raises ImageError if the source cannot be read, or if its size is not the size in the header;
+    the message names the source. Also raises ImageError if the header's description is unknown.
     """
     geometry = _read_geometry(header)
     try:
