@@ -8,6 +8,7 @@ bounded number of boxes, and reads only small boxes into memory.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dinac_cli.errors import ImageError
 
 _MAX_BOXES = 4096  # per parent; the largest grids in use have a few hundred items
 _MAX_BODY_BYTES = 1 << 20
+_HEAD_BYTES = 64  # clap has 32 bytes, nclx has 11
 _VISUAL_SAMPLE_ENTRY_BYTES = 78  # the fields of `av01` before its boxes
 
 CropBox = tuple[int, int, int, int]
@@ -121,8 +123,14 @@ def _read_body(file: IO[bytes], box: _Box) -> bytes:
     return file.read(box.end - box.start)
 
 
+def _read_head(file: IO[bytes], box: _Box) -> bytes:
+    """Returns the start of the body. A file may name a large box many times."""
+    file.seek(box.start)
+    return file.read(min(box.end - box.start, _HEAD_BYTES))
+
+
 def _list_primary_properties(file: IO[bytes], top: list[_Box]) -> Iterator[tuple[bytes, bytes]]:
-    """Yields kind and body of each property of the primary item."""
+    """Yields kind and start of each property of the primary item."""
     meta = _find(file, top, b"meta", skip=4)
     pitm = next((_read_body(file, box) for box in meta if box.kind == b"pitm"), b"")
     primary = int.from_bytes(pitm[4 : 6 if pitm[:1] == b"\0" else 8], "big")
@@ -130,10 +138,11 @@ def _list_primary_properties(file: IO[bytes], top: list[_Box]) -> Iterator[tuple
     for box in _find(file, meta, b"iprp"):
         if box.kind != b"ipma":
             continue
-        for number in _list_associations(_read_body(file, box), primary):
+        numbers = _list_associations(_read_body(file, box), primary)
+        for number in itertools.islice(numbers, _MAX_BOXES):
             if 1 <= number <= len(properties):
                 found = properties[number - 1]
-                yield found.kind, _read_body(file, found)
+                yield found.kind, _read_head(file, found)
 
 
 def _list_associations(ipma: bytes, item: int) -> Iterator[int]:
@@ -157,12 +166,12 @@ def _list_associations(ipma: bytes, item: int) -> Iterator[int]:
 
 
 def _list_track_properties(file: IO[bytes], top: list[_Box]) -> Iterator[tuple[bytes, bytes]]:
-    """Yields kind and body of the boxes that describe the first track of an image sequence."""
+    """Yields kind and start of the boxes that describe the first track of an image sequence."""
     table = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
     entries = _find(file, top, *table, skip=8)
     for box in _find(file, entries, b"av01", skip=_VISUAL_SAMPLE_ENTRY_BYTES):
         if box.kind == b"colr":
-            yield box.kind, _read_body(file, box)
+            yield box.kind, _read_head(file, box)
 
 
 def _is_nclx(kind: bytes, body: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from dinac_cli.errors import ImageError
-from dinac_cli.images.avif import find_aperture
+from dinac_cli.images.avif import AvifProperties, find_aperture, read_properties
 from dinac_cli.images.color_space import convert_levels, find_coded_space
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.hdr import CLIP, TONEMAP
@@ -276,6 +277,20 @@ class TestAvif:
         with pytest.raises(ImageError, match="damaged AVIF file"):
             find_aperture(body, 40, 24)
 
+    def test_hostile_boxes_are_read_in_bounded_time(self) -> None:
+        """The file names a large property many times, and claims more items than it has."""
+        item = struct.pack(">IB", 1, 255) + b"\0\1" * 255
+        ipma = box(b"ipma", b"\1\0\0\1" + struct.pack(">I", 2**31) + item * 1000)
+        ipco = box(b"ipco", box(b"colr", b"prof" + bytes(100_000)))
+        pitm = box(b"pitm", b"\1\0\0\0\0\0\0\1")
+        meta = box(b"meta", bytes(4) + pitm + box(b"iprp", ipco + ipma))
+        file = CountingFile(meta)
+        assert read_properties(file) == AvifProperties()
+        assert file.bytes_read < 2_000_000
+        file = CountingFile(box(b"free", b"") * 100_000)
+        assert read_properties(file) == AvifProperties()
+        assert file.bytes_read < 100_000
+
     def test_fractions_are_rounded(self) -> None:
         assert find_aperture(clap((41, 2), (5, 1), (0, 1), (0, 1)), 40, 5) == (10, 0, 31, 5)
 
@@ -360,3 +375,18 @@ def icc(profile: bytes) -> list[bytes]:
 
 def clap(*fractions: tuple[int, int]) -> bytes:
     return struct.pack(">IIIIiIiI", *(part for fraction in fractions for part in fraction))
+
+
+def box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body) + 8) + kind + body
+
+
+class CountingFile(io.BytesIO):
+    """A file that counts the bytes that are read from it."""
+
+    bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.bytes_read += len(data)
+        return data
