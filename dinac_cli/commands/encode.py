@@ -47,6 +47,7 @@ def encode(
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     background: opt.EncodeBackground = None,
+    hdr: opt.EncodeHdr = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -93,6 +94,7 @@ def encode(
             resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
         ),
         skip_small=skip_small,
+        hdr=hdr,
     )
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled

@@ -24,6 +24,7 @@ from dinac_cli.commands.values import (
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import MAX_SIDE
+from dinac_cli.images.hdr import HDR_CHOICES
 
 # Each function makes options for one panel of the help.
 input_option = partial(typer.Option, rich_help_panel="Inputs")
@@ -131,6 +132,23 @@ EncodeBackground = Annotated[
         show_default=follow("white"),
         help="Colour behind transparent images: white, black, gray or #rrggbb. Followed only if "
         "the first latents in OUT are of a transparent image.",
+    ),
+]
+_HDR_HELP = (
+    "HDR images (PQ and HLG): refuse; clip: clip what is brighter than white; tonemap: compress "
+    "bright tones."
+)
+Hdr = Annotated[
+    str, input_option("--hdr", metavar="H", **choices("--hdr", HDR_CHOICES), help=_HDR_HELP)
+]
+EncodeHdr = Annotated[
+    str | None,
+    input_option(
+        "--hdr",
+        metavar="H",
+        show_default=follow("refuse"),
+        **choices("--hdr", HDR_CHOICES),
+        help=f"{_HDR_HELP} Followed only if the first latents in OUT are of an HDR image.",
     ),
 ]
 MaxPixels = Annotated[

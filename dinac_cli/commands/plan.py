@@ -59,6 +59,7 @@ def plan(
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     background: opt.EncodeBackground = None,
+    hdr: opt.EncodeHdr = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -100,6 +101,7 @@ def plan(
             resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
         ),
         skip_small=skip_small,
+        hdr=hdr,
     )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, limit, shard),

@@ -36,6 +36,7 @@ def psnr(
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
+    hdr: opt.Hdr = "refuse",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
@@ -58,6 +59,7 @@ def psnr(
         background=parse_color(background),
         max_pixels=max_pixels,
         geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
+        hdr=hdr,
     )
     request = PsnrRequest(first=first, second=second, options=options, workers=workers)
     screen = ScreenOptions(

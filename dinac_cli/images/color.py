@@ -10,10 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
 from dinac_cli.errors import ImageError, UsageError
+from dinac_cli.images.color_space import ColorSpace, convert_levels
+from dinac_cli.images.hdr import CLIP
 
 SRGB, CONVERTED, ASSUMED_SRGB = "srgb", "converted", "assumed-srgb"
 """How the colours of an image became sRGB. SRGB: the image has no profile, or an sRGB profile.
-CONVERTED: the image has another profile. ASSUMED_SRGB: the profile of the image is not usable."""
+CONVERTED: the image has another profile. ASSUMED_SRGB: the profile or the declared space of
+the image is not usable."""
+
+BT709 = "bt709-as-srgb"
+"""The image declares the curve of a camera, as BT.709 does. Its pixels are taken as sRGB."""
 
 
 _NAMED_COLORS = {"white": "ffffff", "black": "000000", "gray": "808080", "grey": "808080"}
@@ -118,6 +124,24 @@ def convert_to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Im
         return _apply_transform(transform, image), CONVERTED
     except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
         return _to_rgb(image), ASSUMED_SRGB
+
+
+def convert_declared(
+    image: Image.Image,
+    space: ColorSpace,
+    *,
+    hdr: str = CLIP,
+    levels: NDArray[np.uint16] | None = None,
+) -> tuple[Image.Image, str]:
+    """Converts an image without alpha from a declared colour space to mode RGB, sRGB.
+
+    `levels` [H, W, 3] are the same pixels with 16 bits per channel, if the file has them. `hdr` is
+    one of CLIP and TONEMAP. Returns the converted image, and SRGB, BT709 or the name of the space.
+    """
+    if space.is_srgb:
+        return _to_rgb(image), BT709 if space.is_assumed else SRGB
+    samples = np.asarray(_to_rgb(image)) if levels is None else levels
+    return Image.fromarray(convert_levels(samples, space, hdr)), space.describe(hdr)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

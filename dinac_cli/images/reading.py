@@ -8,15 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, MpoImagePlugin, TiffImagePlugin
 from PIL.Image import Transpose
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
+from dinac_cli.images.color_space import refuse_hdr
+from dinac_cli.images.declared import Declared, read_declared
+from dinac_cli.images.deep_png import is_deep, read_levels
 from dinac_cli.images.description import format_description
 from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
+from dinac_cli.images.hdr import REFUSE
 from dinac_cli.images.opening import check_size, load_image, open_image
 from dinac_cli.images.pixels import Pixels
 
@@ -57,22 +62,28 @@ def read_image(
     *,
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
+    hdr: str = REFUSE,
 ) -> SourceImage:
     """Decodes the bytes of an image file to upright sRGB pixels without alpha.
 
     Detects the format by the first bytes, and decodes only the first frame. Applies the EXIF
-    orientation. Converts colours from the ICC profile to sRGB (perceptual intent), and composites
-    alpha over `background` (sRGB, 0..255). This function is thread-safe.
-    Raises ImageError if the bytes are not a complete image of a supported format, or if they
-    declare more than `max_pixels` pixels. The message does not contain the file's name.
+    orientation. Converts colours from the ICC profile to sRGB (perceptual intent), or from the
+    primaries and the curve that the file declares, and composites alpha over `background` (sRGB,
+    0..255). `hdr` is one of `HDR_CHOICES`. This function is thread-safe.
+    Raises ImageError if the bytes are not a complete image of a supported format, if they declare
+    more than `max_pixels` pixels, or if the image is HDR and `hdr` is REFUSE. The message does not
+    contain the file's name.
     """
-    with open_image(io.BytesIO(data)) as opened:
+    file = io.BytesIO(data)
+    with open_image(file) as opened:
         check_size(opened, max_pixels)
         _refuse_thumbnail(opened)
+        declared = read_declared(file, opened)
+        refuse_hdr(declared.space, hdr)
         pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
         steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
         if pixels is None:
-            pixels, steps = _decode_pixels(opened, background)
+            pixels, steps = _decode_pixels(data, opened, declared, background, hdr)
         frames = getattr(opened, "n_frames", 1)
     description = format_description({**steps, "frame": f"1/{frames}"})
     return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
@@ -87,14 +98,27 @@ def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
 
 
 def _decode_pixels(
-    opened: ImageFile.ImageFile, background: tuple[int, int, int]
+    data: bytes,
+    opened: ImageFile.ImageFile,
+    declared: Declared,
+    background: tuple[int, int, int],
+    hdr: str,
 ) -> tuple[Pixels, dict[str, str]]:
     """Returns upright sRGB pixels [H, W, 3], and the conversions as keys and values."""
-    upright, turned = _load_upright(opened)
+    profile = _find_profile(opened)
+    needs_depth = declared.space is not None and not declared.space.is_srgb and is_deep(opened)
+    levels = read_levels(data) if needs_depth else None
+    upright, method = _load_upright(opened, declared)
     opaque, alpha = color.split_alpha(upright)
-    rgb, colors = color.convert_to_srgb(opaque, _find_profile(opened))
+    if declared.space is not None:
+        levels = None if levels is None else _turn_levels(levels, method)
+        rgb, colors = color.convert_declared(opaque, declared.space, hdr=hdr, levels=levels)
+    else:
+        rgb, colors = color.convert_to_srgb(opaque, profile)
+        colors = color.ASSUMED_SRGB if declared.is_unusable else colors
     pixels = np.array(rgb)  # a writable copy, [H, W, 3]
-    steps = {"orientation": "applied" if turned else "none", "color": colors, "alpha": "none"}
+    turned = "none" if method is None else "applied"
+    steps = {"orientation": turned, "color": colors, "alpha": "none"}
     if alpha is not None:
         pixels = color.composite(pixels, alpha, background)
         steps["alpha"] = f"composited-#{bytes(background).hex()}"
@@ -106,12 +130,21 @@ def measure_image(data: bytes) -> tuple[int, int]:
 
     Raises ImageError if the format is not supported or the header is damaged.
     """
-    with open_image(io.BytesIO(data)) as opened:
+    file = io.BytesIO(data)
+    with open_image(file) as opened:
+        return _measure_kept(opened, read_declared(file, opened))
+
+
+def _measure_kept(opened: ImageFile.ImageFile, declared: Declared) -> tuple[int, int]:
+    """Returns (width, height) of the part of the image that the file says to keep."""
+    if declared.crop is None:
         return opened.size
+    left, top, right, bottom = declared.crop
+    return right - left, bottom - top
 
 
 def measure_file(
-    path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = False
+    path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = False, hdr: str = REFUSE
 ) -> tuple[int, int]:
     """Returns (width, height) of an image file. Reads no more of the file than necessary.
 
@@ -122,7 +155,9 @@ def measure_file(
     with open(path, "rb") as file, open_image(file) as opened:
         check_size(opened, max_pixels)
         _refuse_thumbnail(opened)
-        width, height = opened.size
+        declared = read_declared(file, opened)
+        refuse_hdr(declared.space, hdr)
+        width, height = _measure_kept(opened, declared)
         # For a TIFF, Pillow already reports the size of the upright image.
         is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
         if upright and not is_tiff and _read_orientation(opened) in _TURNED:
@@ -130,21 +165,47 @@ def measure_file(
         return width, height
 
 
-def _load_upright(opened: ImageFile.ImageFile) -> tuple[Image.Image, bool]:
-    """Decodes an image and turns it upright. Returns the image, and whether it was turned."""
+def _load_upright(
+    opened: ImageFile.ImageFile, declared: Declared
+) -> tuple[Image.Image, Transpose | None]:
+    """Decodes an image, crops it as the file says, and turns it upright.
+
+    Returns the image, and how it was turned; None if it was upright.
+    """
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
         # When Pillow decodes a TIFF, it turns the image upright and removes the orientation tag.
-        turned = _read_orientation(opened) in _UPRIGHT
+        method = _UPRIGHT.get(_read_orientation(opened))
         load_image(opened)
-        return color.reduce_depth(opened), turned
+        return color.reduce_depth(opened), method
     load_image(opened)
     image = color.reduce_depth(opened)
+    if declared.crop is not None:
+        image = image.crop(declared.crop)
     method = _UPRIGHT.get(_read_orientation(opened))
-    return (image, False) if method is None else (image.transpose(method), True)
+    return (image if method is None else image.transpose(method)), method
+
+
+def _turn_levels(levels: NDArray[np.uint16], method: Transpose | None) -> NDArray[np.uint16]:
+    """Turns [H, W, 3] as `Image.transpose` does."""
+    if method in (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.ROTATE_90):
+        levels = levels.swapaxes(0, 1)
+    elif method is Transpose.TRANSVERSE:
+        levels = levels.swapaxes(0, 1)[::-1, ::-1]
+    if method in (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.ROTATE_270):
+        levels = levels[:, ::-1]
+    if method in (Transpose.FLIP_TOP_BOTTOM, Transpose.ROTATE_180, Transpose.ROTATE_90):
+        levels = levels[::-1]
+    return levels
 
 
 def _read_orientation(opened: ImageFile.ImageFile) -> object:
     try:
+        if opened.format == "AVIF":
+            # AVIF turns images by irot and imir only. Pillow writes them into the EXIF, but
+            # `getexif` would also look into the XMP.
+            exif = Image.Exif()
+            exif.load(opened.info.get("exif", b""))
+            return exif.get(ExifTags.Base.Orientation)
         return opened.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # malformed EXIF may raise any error, but the pixels can be decoded
         return None
@@ -177,7 +238,8 @@ def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str
         else:
             yield f"animated: only frame 1 of {frames} encoded"
     if colors == color.ASSUMED_SRGB:
-        yield "unusable ICC profile ignored; colours taken as sRGB"
+        kind = "colour description" if _find_profile(opened) is None else "ICC profile"
+        yield f"unusable {kind} ignored; colours taken as sRGB"
 
 
 def read_shaped(
@@ -187,6 +249,7 @@ def read_shaped(
     background: tuple[int, int, int],
     max_pixels: int,
     geometry: Geometry = NO_GEOMETRY,
+    hdr: str = REFUSE,
 ) -> SourceImage:
     """Reads an image with `read_image` and applies `geometry` to it.
 
@@ -197,7 +260,7 @@ def read_shaped(
     width, height = measure_image(data)
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
     hold(len(data) + 3 * (width * height + scaled))
-    image = read_image(data, background=background, max_pixels=max_pixels)
+    image = read_image(data, background=background, max_pixels=max_pixels, hdr=hdr)
     image = replace(
         image,
         pixels=geometry.apply(image.pixels),

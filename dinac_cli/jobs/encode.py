@@ -18,6 +18,7 @@ from dinac_cli.errors import InputError, OutputError, SmallImageError, UsageErro
 from dinac_cli.images.color import name_color, parse_color
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, GeometryChoice
+from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.jobs.executor.control import RunControl
@@ -64,7 +65,8 @@ class EncodeOptions:
     changed source is found by its hash. `anonymous` leaves the source's name, size and hash out of
     the record. `features` also stores the class token. `posterior` also stores the log-SNR.
     `geometry` says how images are scaled and cropped, and whether the mirrored image is also
-    encoded. If `skip_small` is set, images smaller than the crop are skipped instead of failing.
+    encoded. `hdr` is one of `HDR_CHOICES`. If `skip_small` is set, images smaller than the crop are
+    skipped instead of failing.
     """
 
     precision: str = "bf16"
@@ -76,6 +78,7 @@ class EncodeOptions:
     posterior: bool = False
     geometry: Geometry = NO_GEOMETRY
     skip_small: bool = False
+    hdr: str = REFUSE
 
     @property
     def background_name(self) -> str:
@@ -97,12 +100,14 @@ class EncodeOptions:
             self.anonymous,
             self.companions,
             self.geometry,
+            self.hdr,
         )
 
     def require_consistent(self) -> None:
         """Raises UsageError if the precision is unknown or two options contradict each other."""
         if self.precision not in PRECISIONS:
             raise UsageError(f"--precision {self.precision}: choose one of {', '.join(PRECISIONS)}")
+        check_hdr(self.hdr)
         if self.anonymous and self.checksum:
             raise UsageError("--anonymous records hold no hash to compare; leave out --checksum")
 
@@ -113,6 +118,8 @@ class EncodeOptions:
             settings.insert(0, f"--precision {self.precision}")
         if self.background != unlike.background:
             settings.append(f"--background {shlex.quote(name_color(self.background))}")
+        if self.hdr != unlike.hdr:
+            settings.append(f"--hdr {self.hdr}")
         if self.anonymous != unlike.anonymous:
             settings.append("--anonymous" if self.anonymous else "--no-anonymous")
         if self.features != unlike.features:
@@ -126,9 +133,9 @@ class EncodeOptions:
 class EncodeChoice:
     """The options of a request to encode; see `EncodeOptions`.
 
-    `precision`, `background`, `anonymous`, `features`, `posterior` and the fields of `geometry` may
-    be None: the option is not given. Then the run follows the first record in OUT; if OUT holds no
-    record, or if the run overwrites records, the run uses the default.
+    `precision`, `background`, `anonymous`, `features`, `posterior`, `hdr` and the fields of
+    `geometry` may be None: the option is not given. Then the run follows the first record in OUT;
+    if OUT holds no record, or if the run overwrites records, the run uses the default.
     """
 
     precision: str | None = None
@@ -140,6 +147,7 @@ class EncodeChoice:
     posterior: bool | None = None
     geometry: GeometryChoice = field(default_factory=GeometryChoice)
     skip_small: bool = False
+    hdr: str | None = None
 
     def fill(self) -> EncodeOptions:
         """Returns the options. Options that are not given have their defaults."""
@@ -153,6 +161,7 @@ class EncodeChoice:
             posterior=self.posterior or False,
             geometry=self.geometry.fill(),
             skip_small=self.skip_small,
+            hdr=self.hdr or REFUSE,
         )
 
     def follow(self, held: HeldRecord | None) -> EncodeOptions:
@@ -177,6 +186,7 @@ class EncodeChoice:
             options,
             precision=held.header.precision if self.precision is None else self.precision,
             background=self.background or held.background or WHITE,
+            hdr=self.hdr or held.hdr or REFUSE,
             anonymous=options.anonymous or follows_anonymity,
             features=CLASS_TOKEN in held.companions if self.features is None else self.features,
             posterior=LOGSNR in held.companions if self.posterior is None else self.posterior,
@@ -262,6 +272,7 @@ def encode_files(
     skip_small: bool = False,
     flip: bool | None = None,
     background: str | None = None,
+    hdr: str | None = None,
     features: bool | None = None,
     posterior: bool | None = None,
     anonymous: bool | None = None,
@@ -289,6 +300,7 @@ def encode_files(
             resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
         ),
         skip_small=skip_small,
+        hdr=hdr,
     )
     request = EncodeRequest(
         inputs=InputRequest(paths=list_paths(images)),
@@ -359,6 +371,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
                 background=self._options.background,
                 max_pixels=self._options.max_pixels,
                 geometry=self._options.geometry,
+                hdr=self._options.hdr,
             )
         except SmallImageError as exc:
             reason = explain_skip(exc, entry, self._output, self._options)

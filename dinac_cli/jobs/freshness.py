@@ -17,6 +17,7 @@ from dinac_cli.container.tensors import CLASS_TOKEN, COMPANIONS, FLIPPED, LOGSNR
 from dinac_cli.errors import FormatError, ImageError, OutputError, Rejection
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
+from dinac_cli.images.hdr import REFUSE, read_hdr
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.content import hash_file
 from dinac_cli.storage.naming import LATENT_SUFFIX
@@ -97,6 +98,7 @@ class WantedLatents:
     anonymous: bool = False
     companions: frozenset[str] = frozenset()
     geometry: Geometry = NO_GEOMETRY
+    hdr: str = REFUSE
 
     def find_conflict(self, header: RecordHeader) -> Conflict | None:
         """Returns the first conflict with a record, or None."""
@@ -109,6 +111,9 @@ class WantedLatents:
         if kept not in ("none", f"composited-{self.background}"):
             held = f"latents with --background {kept.removeprefix('composited-')}"
             return Conflict(held, f"--background {self.background}")
+        hdr = read_hdr(header.image)
+        if hdr not in (None, self.hdr):
+            return Conflict(f"latents with --hdr {hdr}", f"--hdr {self.hdr}")
         if find_geometry(header.image) != self.geometry.text:
             return self._compare_geometry(find_geometry(header.image))
         if self.anonymous and not header.is_anonymous:

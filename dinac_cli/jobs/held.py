@@ -13,6 +13,7 @@ from dinac_cli.errors import ImageError, UsageError
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat, format_of_suffix
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
+from dinac_cli.images.hdr import read_hdr
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.freshness import SETTINGS, find_first_record, list_files
 from dinac_cli.jobs.request import Announce
@@ -43,6 +44,11 @@ class HeldRecord:
     def background(self) -> tuple[int, int, int] | None:
         """The colour behind the transparent image; None if the image was opaque."""
         return read_background(self.header)
+
+    @property
+    def hdr(self) -> str | None:
+        """How the HDR image became SDR; None if the image was not HDR."""
+        return read_hdr(self.header.image)
 
     @property
     def geometry(self) -> Geometry:

@@ -308,7 +308,7 @@ def _measure(entry: Input, options: EncodeOptions) -> tuple[int, int] | None:
         return None
     crop = options.geometry.crop
     upright = crop is not None and crop[0] != crop[1]
-    return measure_file(entry.path, max_pixels=options.max_pixels, upright=upright)
+    return measure_file(entry.path, max_pixels=options.max_pixels, upright=upright, hdr=options.hdr)
 
 
 @dataclass

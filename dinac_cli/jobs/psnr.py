@@ -13,6 +13,7 @@ from dinac_cli.errors import DinacError, ImageError, InputError, UsageError
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
+from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, hold_beside, read_shaped
@@ -72,12 +73,16 @@ class Rivals:
 class MeasureOptions:
     """How both images of a pair are read; see `EncodeOptions`.
 
-    `geometry` applies to originals only.
+    `geometry` applies to originals only. Raises UsageError if `hdr` is not one of `HDR_CHOICES`.
     """
 
     background: tuple[int, int, int] = WHITE
     max_pixels: int = MAX_PIXELS
     geometry: Geometry = NO_GEOMETRY
+    hdr: str = REFUSE
+
+    def __post_init__(self) -> None:
+        check_hdr(self.hdr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,5 +308,6 @@ def _read_image(
         background=options.background,
         max_pixels=options.max_pixels,
         geometry=geometry,
+        hdr=options.hdr,
     )
     return MeasuredImage(shaped.pixels, read_stamp(data))

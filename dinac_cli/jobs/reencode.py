@@ -16,6 +16,7 @@ from dinac_cli.container.tensors import join_planes, split_planes
 from dinac_cli.errors import DinacError, ImageError
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import Geometry, read_geometry
+from dinac_cli.images.hdr import REFUSE, read_hdr
 from dinac_cli.images.reading import WHITE, read_shaped
 from dinac_cli.jobs.encode import Twins
 from dinac_cli.jobs.entries import RecordEntry
@@ -74,9 +75,9 @@ def read_source_pixels(
 ) -> npt.NDArray[np.uint8]:
     """Returns the pixels uint8 [H, W, 3] that a record was encoded from.
 
-    The record's header gives the background and the geometry. See `read_shaped` for `hold`. Raises
-    ImageError if the source cannot be read, or if its size is not the size in the header; the
-    message names the source. Also raises ImageError if the header's description is unknown.
+    The record's header gives the background, `hdr` and the geometry. See `read_shaped` for `hold`.
+    Raises ImageError if the source cannot be read, or if its size is not the size in the header;
+    the message names the source. Also raises ImageError if the header's description is unknown.
     """
     geometry = _read_geometry(header)
     try:
@@ -86,6 +87,7 @@ def read_source_pixels(
             background=read_background(header) or WHITE,
             max_pixels=max(MAX_PIXELS, header.height * header.width),
             geometry=geometry,
+            hdr=read_hdr(header.image) or REFUSE,
         ).pixels
     except DinacError as exc:
         raise ImageError(f"its source {path}: {exc}", exc.details) from exc

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dinac_cli.errors import InputError, OutputError, UsageError
+from dinac_cli.images.hdr import REFUSE
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
 from dinac_cli.jobs.psnr import (
@@ -79,7 +80,9 @@ class ReportRequest(Request["ReportRun"]):
         names = _name_folders((self.originals, *self.reconstructions))
         groups = ((self.originals,), self.reconstructions, self.latents)
         options = self.options
-        settings = (options.geometry.text, str(options.background))
+        settings: tuple[str, ...] = (options.geometry.text, str(options.background))
+        if options.hdr != REFUSE:  # pages of earlier versions do not name it
+            settings += (options.hdr,)
         return trace_origin(names, groups, settings)
 
     def scan(self) -> InputScan:

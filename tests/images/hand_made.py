@@ -106,3 +106,31 @@ def make_cmyk_profile() -> bytes:
     table += struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
     table += ramp * 4 + lab + ramp * 3
     return _make_profile(b"CMYK", b"Lab ", {b"wtpt": _xyz(0.9642, 1.0, 0.8249), b"A2B0": table})
+
+
+def add_avif_property(data: bytes, kind: bytes, body: bytes) -> bytes:
+    """Adds a property to the first item of an AVIF, which must be as Pillow writes it."""
+    ipco = data.index(b"ipco") - 4
+    ipco_size = int.from_bytes(data[ipco : ipco + 4], "big")
+    box = struct.pack(">I", len(body) + 8) + kind + body
+    number, at = 0, ipco + 8
+    while at < ipco + ipco_size:
+        at += int.from_bytes(data[at : at + 4], "big")
+        number += 1
+    ipma = data.index(b"ipma") - 4
+    count = ipma + 18  # after size, kind, flags, number of items and the first item
+    added = bytearray(data)
+    added[count] += 1
+    added[count + 1 : count + 1] = bytes((0x80 | (number + 1),))
+    added[at:at] = box
+    grown = len(box) + 1
+    for name, growth in ((b"meta", grown), (b"iprp", grown), (b"ipco", len(box)), (b"ipma", 1)):
+        place = added.index(name) - 4
+        size = int.from_bytes(added[place : place + 4], "big") + growth
+        added[place : place + 4] = struct.pack(">I", size)
+    iloc = added.index(b"iloc") + 8
+    for item in range(int.from_bytes(added[iloc + 2 : iloc + 4], "big")):
+        offset = iloc + 4 + 14 * item + 6
+        moved = int.from_bytes(added[offset : offset + 4], "big") + grown
+        added[offset : offset + 4] = struct.pack(">I", moved)
+    return bytes(added)

@@ -86,6 +86,19 @@ class TestRecords:
     ) -> None:
         assert self.hold(encoder, image).background == background
 
+    @pytest.mark.parametrize(
+        ("image", "hdr"),
+        [
+            ("color=srgb", None),
+            ("color=converted-display-p3-srgb", None),
+            ("color=converted-bt2020-pq-clip", "clip"),
+            ("color=converted-limited-bt2020-hlg-tonemap", "tonemap"),
+            ("color=converted-bt2020-pq-bright", None),
+        ],
+    )
+    def test_hdr(self, encoder: ModelHandle, image: str, hdr: str | None) -> None:
+        assert self.hold(encoder, image).hdr == hdr
+
     def test_only_a_run_that_keeps_records_follows(
         self, encoder: ModelHandle, tmp_path: Path
     ) -> None:
