@@ -19,6 +19,7 @@ from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.opening import check_size, load_image, open_image
 from dinac_cli.images.pixels import Pixels
+from dinac_cli.images.revisions import describe_revision
 
 WHITE = (255, 255, 255)
 
@@ -69,13 +70,14 @@ def read_image(
     with open_image(io.BytesIO(data)) as opened:
         check_size(opened, max_pixels)
         _refuse_thumbnail(opened)
+        revision = describe_revision(opened, data)
         _match_transparent_color(opened)
         pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
         steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
         if pixels is None:
             pixels, steps = _decode_pixels(opened, background)
         frames = getattr(opened, "n_frames", 1)
-    description = format_description({**steps, "frame": f"1/{frames}"})
+    description = format_description({**steps, "frame": f"1/{frames}", **revision})
     return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
 
 
