@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -237,6 +238,22 @@ def test_a_folder_that_cannot_be_written_is_no_error(out: Out) -> None:
     lost = Out(out.folder / "missing", out.opened)
     lost.remember(State())
     assert lost.recall() == UNKNOWN
+
+
+def test_a_file_that_cannot_be_written_recalls(out: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = source_memory._open_file
+
+    def refuse(path: str, flags: int) -> FileIO:
+        if flags & os.O_RDWR:
+            raise PermissionError(path)
+        return real(path, flags)
+
+    out.remember(State())
+    monkeypatch.setattr(source_memory, "_open_file", refuse)
+    out.reopen()
+    out.remember(State(), name="b.jpg")
+    out.memory.forget(str(out.folder / "a.jpg.dinac"))
+    assert (out.recall(), out.recall(name="b.jpg")) == (SAME, UNKNOWN)
 
 
 def test_a_read_only_memory_recalls_and_writes_nothing(out: Out) -> None:
