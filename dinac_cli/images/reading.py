@@ -24,6 +24,7 @@ from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE
 from dinac_cli.images.opening import check_size, load_image, open_image
 from dinac_cli.images.pixels import Pixels
+from dinac_cli.images.revisions import describe_revision
 
 WHITE = (255, 255, 255)
 
@@ -80,12 +81,13 @@ def read_image(
         _refuse_thumbnail(opened)
         declared = read_declared(file, opened)
         refuse_hdr(declared.space, hdr)
+        revision = describe_revision(opened, data)
         pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
         steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
         if pixels is None:
             pixels, steps = _decode_pixels(data, opened, declared, background, hdr)
         frames = getattr(opened, "n_frames", 1)
-    description = format_description({**steps, "frame": f"1/{frames}"})
+    description = format_description({**steps, "frame": f"1/{frames}", **revision})
     return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
 
 
