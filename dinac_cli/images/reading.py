@@ -18,6 +18,7 @@ from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.opening import check_size, load_image, open_image
+from dinac_cli.images.optional_formats import is_optional, refuse_other_colors
 from dinac_cli.images.pixels import Pixels
 
 WHITE = (255, 255, 255)
@@ -69,6 +70,7 @@ def read_image(
     with open_image(io.BytesIO(data)) as opened:
         check_size(opened, max_pixels)
         _refuse_thumbnail(opened)
+        refuse_other_colors(opened)
         _match_transparent_color(opened)
         pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
         steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
@@ -95,7 +97,8 @@ def _decode_pixels(
     opaque, alpha = color.split_alpha(upright)
     rgb, colors = color.convert_to_srgb(opaque, _find_profile(opened))
     pixels = np.array(rgb)  # a writable copy, [H, W, 3]
-    steps = {"orientation": "applied" if turned else "none", "color": colors, "alpha": "none"}
+    orientation = "decoder" if is_optional(opened) else "applied" if turned else "none"
+    steps = {"orientation": orientation, "color": colors, "alpha": "none"}
     if alpha is not None:
         pixels = color.composite(pixels, alpha, background)
         steps["alpha"] = f"composited-#{bytes(background).hex()}"
@@ -138,13 +141,18 @@ def _load_upright(opened: ImageFile.ImageFile) -> tuple[Image.Image, bool]:
         turned = _read_orientation(opened) in _UPRIGHT
         load_image(opened)
         return color.reduce_depth(opened), turned
+    size = opened.size
     load_image(opened)
+    if is_optional(opened) and opened.size != size:
+        raise ValueError(f"decoded {opened.size} instead of {size}")  # `size` was checked
     image = color.reduce_depth(opened)
     method = _UPRIGHT.get(_read_orientation(opened))
     return (image, False) if method is None else (image.transpose(method), True)
 
 
 def _read_orientation(opened: ImageFile.ImageFile) -> object:
+    if is_optional(opened):  # the decoder has turned the image as its container says
+        return None
     try:
         return opened.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # malformed EXIF may raise any error, but the pixels can be decoded
@@ -184,6 +192,8 @@ def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str
             yield f"multi-page: only page 1 of {frames} encoded"
         else:
             yield f"animated: only frame 1 of {frames} encoded"
+    if is_optional(opened) and getattr(opened, "is_animated", False):
+        yield "animated: only the first frame encoded"
     if colors == color.ASSUMED_SRGB:
         yield "unusable ICC profile ignored; colours taken as sRGB"
 
