@@ -19,7 +19,7 @@ PACKAGE = Path(dinac_cli.__file__).parent
 PROJECT = PACKAGE.parent / "pyproject.toml"
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 
-OPTIONAL = {"diffusers", "pylibjxl", "simplejpeg", "triton"}
+OPTIONAL = {"diffusers", "pi_heif", "pylibjxl", "simplejpeg", "triton"}
 """Imported if they are installed: by an extra, or by torch."""
 
 BOUNDED_ABOVE = {"torch"}

@@ -38,15 +38,15 @@ INPUT_FORMATS = tuple(_SIGNATURES)
 
 # Images that dinac reads only with the extra `formats`.
 _OPTIONAL: Mapping[str, re.Pattern[bytes]] = {
+    "HEIC": re.compile(
+        rb".{4}ftyp(he(i[cxms]|v[cxms])|avc[is]|vvi[cs]|ev[bm]i|j2ki|m(if|sf)[12])", re.DOTALL
+    ),
     "JPEG XL": re.compile(rb"\xff\x0a|\x00{3}\x0cJXL \r\n\x87\n"),
 }
 
 # Images that dinac cannot read. A batch must name these files, and not count them among files that
 # are no images. Raw files in a TIFF (NEF, ARW, DNG) are detected as TIFF.
 _UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
-    "HEIC": re.compile(
-        rb".{4}ftyp(he(i[cxms]|v[cxms])|avc[is]|vvi[cs]|ev[bm]i|j2ki|m(if|sf)[12])", re.DOTALL
-    ),
     "Canon raw": re.compile(rb"II\*\x00.{4}CR|.{4}ftypcrx |II\x1a\x00{3}HEAPCCDR", re.DOTALL),
     "Fujifilm raw": re.compile(rb"FUJIFILMCCD-RAW"),
     "Olympus raw": re.compile(rb"IIR[OS]|MMOR"),
@@ -81,7 +81,7 @@ def detect_format(head: bytes) -> str | None:
 
 
 def detect_optional(head: bytes) -> str | None:
-    """Returns JPEG XL for a file that needs the extra `formats`, or None."""
+    """Returns HEIC or JPEG XL for a file that needs the extra `formats`, or None."""
     return _match(_OPTIONAL, head)
 
 

@@ -38,7 +38,7 @@ from dinac_cli.images.formats import (
     detect_optional,
     detect_unreadable,
 )
-from dinac_cli.images.optional_formats import JPEG_XL, open_jxl
+from dinac_cli.images.optional_formats import HEIC, JPEG_XL, open_heic, open_jxl
 
 
 def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
@@ -62,6 +62,7 @@ _OPENERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "PPM": PpmImagePlugin.PpmImageFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "QOI": QoiImagePlugin.QoiImageFile,
+    HEIC: open_heic,
     JPEG_XL: open_jxl,
 }
 

@@ -1,7 +1,7 @@
-"""Opens JPEG XL with the package of the extra `formats`, as a Pillow image.
+"""Opens HEIC and JPEG XL with the packages of the extra `formats`, as Pillow images.
 
-The package is imported when the first such file is opened. The decoder turns the image upright as
-the header says. Like browsers, dinac ignores the EXIF orientation of this format.
+The packages are imported when the first such file is opened. Both decoders turn the image upright
+as its container says. Like browsers, dinac ignores the EXIF orientation of these formats.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from dinac_cli.errors import ImageError
+from dinac_cli.images.heic import HeicImageFile, has_decoder
 from dinac_cli.images.jxl_header import JxlHeader, read_header
 
-JPEG_XL = "JPEG XL"
+HEIC, JPEG_XL = "HEIC", "JPEG XL"
 
 _CODES = "coded_colors"  # the key of Image.info
 _UNSPECIFIED = 2
@@ -22,6 +23,16 @@ _UNSPECIFIED = 2
 _SRGB_PRIMARIES = (1, _UNSPECIFIED)
 # The curves of BT.709, BT.601 and BT.2020 describe cameras. Displays show such images as sRGB.
 _SRGB_TRANSFERS = (1, _UNSPECIFIED, 6, 13, 14, 15)
+
+
+def open_heic(file: IO[bytes]) -> ImageFile.ImageFile:
+    """Opens a HEIC image with pi-heif. Does not decode the pixels.
+
+    Raises ImageError if pi-heif is not installed.
+    """
+    if not has_decoder():
+        raise _missing_package(HEIC)
+    return HeicImageFile(file)
 
 
 def open_jxl(file: IO[bytes]) -> ImageFile.ImageFile:
@@ -37,12 +48,12 @@ def open_jxl(file: IO[bytes]) -> ImageFile.ImageFile:
 
 
 def is_optional(opened: Image.Image) -> bool:
-    """True if the image is a JPEG XL."""
-    return opened.format == JxlImageFile.format
+    """True if the image is a HEIC or a JPEG XL."""
+    return opened.format in (HeicImageFile.format, JxlImageFile.format)
 
 
 def find_codes(opened: Image.Image) -> tuple[int, int] | None:
-    """Returns the colours that a JPEG XL declares without an ICC profile.
+    """Returns the colours that a HEIC or JPEG XL declares without an ICC profile.
 
     They are the (primaries, transfer) of ITU-T H.273; None if the file declares none, or if it has
     an ICC profile, which comes first.

@@ -188,7 +188,9 @@ def _find_profile(opened: ImageFile.ImageFile) -> bytes | None:
 def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str]:
     # A JPEG from a phone (MPO) can also hold previews and depth maps. They do not count as frames.
     if frames > 1 and not isinstance(opened, MpoImagePlugin.MpoImageFile):
-        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        if is_optional(opened):
+            yield f"holds {frames} images: only the main one encoded"
+        elif isinstance(opened, TiffImagePlugin.TiffImageFile):
             yield f"multi-page: only page 1 of {frames} encoded"
         else:
             yield f"animated: only frame 1 of {frames} encoded"

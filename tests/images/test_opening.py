@@ -43,12 +43,20 @@ FILES = {
 }
 
 
-# With the extra, this file is damaged.
+# With the extra, these files are truncated.
+NEEDS_EXTRA = (
+    "{} is not supported without an extra; pip install 'dinac-cli[formats]', "
+    "or convert the image to PNG or JPEG"
+)
+HEIC_LINE = (
+    "truncated HEIC file; copy or download it again"
+    if find_spec("pi_heif")
+    else NEEDS_EXTRA.format("HEIC")
+)
 JXL_LINE = (
     "truncated JPEG XL file; copy or download it again"
     if find_spec("pylibjxl")
-    else "JPEG XL is not supported without an extra; pip install 'dinac-cli[formats]', "
-    "or convert the image to PNG or JPEG"
+    else NEEDS_EXTRA.format("JPEG XL")
 )
 
 
@@ -67,7 +75,7 @@ JXL_LINE = (
         ),
         (
             b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
-            "HEIC is not supported; convert the image to PNG or JPEG",
+            HEIC_LINE,
         ),
         (
             b"\x00\x00\x00\x0cJXL \r\n\x87\n",
