@@ -43,13 +43,13 @@ FILES = {
 }
 
 
-# With the extra, these files are truncated.
+# With the extra, these files are damaged.
 NEEDS_EXTRA = (
     "{} is not supported without an extra; pip install 'dinac-cli[formats]', "
     "or convert the image to PNG or JPEG"
 )
 HEIC_LINE = (
-    "truncated HEIC file; copy or download it again"
+    "damaged HEIC file; copy or download it again"
     if find_spec("pi_heif")
     else NEEDS_EXTRA.format("HEIC")
 )
