@@ -47,6 +47,7 @@ def encode(
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     background: opt.EncodeBackground = None,
+    damaged: opt.EncodeDamaged = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -76,6 +77,7 @@ def encode(
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.errors import UsageError
     from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
     from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
@@ -93,6 +95,7 @@ def encode(
             resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
         ),
         skip_small=skip_small,
+        damaged=None if damaged is None else parse_damage_choice(damaged),
     )
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled

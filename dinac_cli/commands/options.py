@@ -23,6 +23,7 @@ from dinac_cli.commands.values import (
 )
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.errors import UsageError
+from dinac_cli.images.damage import DAMAGE_CHOICES
 from dinac_cli.images.geometry import MAX_SIDE
 
 # Each function makes options for one panel of the help.
@@ -131,6 +132,21 @@ EncodeBackground = Annotated[
         show_default=follow("white"),
         help="Colour behind transparent images: white, black, gray or #rrggbb. Followed only if "
         "the first latents in OUT are of a transparent image.",
+    ),
+]
+_damaged = partial(
+    input_option, "--damaged", metavar="MODE", **choices("--damaged", DAMAGE_CHOICES)
+)
+Damaged = Annotated[
+    str,
+    _damaged(help="Damaged JPEGs: fail counts them as failed, warn reads what is left of them."),
+]
+EncodeDamaged = Annotated[
+    str | None,
+    _damaged(
+        show_default=follow("fail"),
+        help="Damaged JPEGs: fail counts them as failed, warn encodes what is left of them. "
+        "Followed only if the first latents in OUT are of a damaged image.",
     ),
 ]
 MaxPixels = Annotated[

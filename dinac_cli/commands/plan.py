@@ -59,6 +59,7 @@ def plan(
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     background: opt.EncodeBackground = None,
+    damaged: opt.EncodeDamaged = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -82,6 +83,7 @@ def plan(
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
     from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
@@ -100,6 +102,7 @@ def plan(
             resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
         ),
         skip_small=skip_small,
+        damaged=None if damaged is None else parse_damage_choice(damaged),
     )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, limit, shard),

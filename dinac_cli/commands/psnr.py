@@ -36,6 +36,7 @@ def psnr(
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
+    damaged: opt.Damaged = "fail",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
@@ -51,6 +52,7 @@ def psnr(
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
     from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import choose_geometry
     from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
 
@@ -58,6 +60,7 @@ def psnr(
         background=parse_color(background),
         max_pixels=max_pixels,
         geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
+        damaged=parse_damage_choice(damaged),
     )
     request = PsnrRequest(first=first, second=second, options=options, workers=workers)
     screen = ScreenOptions(

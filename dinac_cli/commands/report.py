@@ -65,6 +65,7 @@ def report(
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
+    damaged: opt.Damaged = "fail",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     overwrite: opt.Overwrite = False,
@@ -80,6 +81,7 @@ def report(
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
     from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import choose_geometry
     from dinac_cli.jobs.psnr import MeasureOptions
     from dinac_cli.report.report import ReportRequest
@@ -98,6 +100,7 @@ def report(
             background=parse_color(background),
             max_pixels=max_pixels,
             geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
+            damaged=parse_damage_choice(damaged),
         ),
         overwrite=overwrite,
         workers=workers,

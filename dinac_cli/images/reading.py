@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL.Image import Transpose
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
+from dinac_cli.images.damage import END_OF_IMAGE, SOUND, DamageChoice, Soundness, check_jpeg
 from dinac_cli.images.description import format_description
 from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.formats import MAX_PIXELS
@@ -43,13 +45,14 @@ class SourceImage:
 
     `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, such as
     "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are messages for the user.
-    `upscaled` is true if the image was scaled up.
+    `upscaled` is true if the image was scaled up. `soundness` says whether the file is damaged.
     """
 
     pixels: Pixels
     description: str
     warnings: tuple[str, ...]
     upscaled: bool = False
+    soundness: Soundness = SOUND
 
 
 def read_image(
@@ -57,6 +60,7 @@ def read_image(
     *,
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
+    damaged: DamageChoice = "fail",
 ) -> SourceImage:
     """Decodes the bytes of an image file to upright sRGB pixels without alpha.
 
@@ -65,18 +69,47 @@ def read_image(
     alpha over `background` (sRGB, 0..255). This function is thread-safe.
     Raises ImageError if the bytes are not a complete image of a supported format, or if they
     declare more than `max_pixels` pixels. The message does not contain the file's name.
+    Raises DamagedImageError if a JPEG is damaged. If `damaged` is "warn", reads what the decoder
+    makes of it, and the description ends with `damaged=truncated` or `damaged=corrupt`. A JPEG that
+    lacks only its end marker is read with a warning. Without simplejpeg, damage is not recognised.
     """
+    with _open_checked(data, max_pixels) as opened:
+        pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
+        soundness = SOUND
+        if opened.format in ("JPEG", "MPO"):
+            soundness = check_jpeg(data, is_decoded=pixels is not None)
+        soundness.require(damaged)
+        if not soundness.lacks_end:
+            return _convert(opened, pixels, background, soundness)
+    with _open_checked(data + END_OF_IMAGE, max_pixels) as opened:
+        return _convert(opened, None, background, soundness)
+
+
+@contextmanager
+def _open_checked(data: bytes, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     with open_image(io.BytesIO(data)) as opened:
         check_size(opened, max_pixels)
         _refuse_thumbnail(opened)
         _match_transparent_color(opened)
-        pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
-        steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
-        if pixels is None:
-            pixels, steps = _decode_pixels(opened, background)
-        frames = getattr(opened, "n_frames", 1)
-    description = format_description({**steps, "frame": f"1/{frames}"})
-    return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
+        yield opened
+
+
+def _convert(
+    opened: ImageFile.ImageFile,
+    pixels: Pixels | None,
+    background: tuple[int, int, int],
+    soundness: Soundness,
+) -> SourceImage:
+    """Returns the image. `pixels` are its upright sRGB pixels, or None if Pillow must decode it."""
+    steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
+    if pixels is None:
+        pixels, steps = _decode_pixels(opened, background)
+    frames = getattr(opened, "n_frames", 1)
+    warnings = (*_warn(opened, frames, steps["color"]), *soundness.warn())
+    steps["frame"] = f"1/{frames}"
+    if soundness.damage is not None:
+        steps["damaged"] = soundness.damage.value
+    return SourceImage(pixels, format_description(steps), warnings, soundness=soundness)
 
 
 def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
@@ -195,17 +228,18 @@ def read_shaped(
     background: tuple[int, int, int],
     max_pixels: int,
     geometry: Geometry = NO_GEOMETRY,
+    damaged: DamageChoice = "fail",
 ) -> SourceImage:
     """Reads an image with `read_image` and applies `geometry` to it.
 
     `hold(size_bytes)` waits until the image and `data` together may use `size_bytes` of memory.
     `hold` is called before the image is decoded. After that, it is called again with the final,
-    smaller size. Raises ImageError.
+    smaller size. See `read_image` for `damaged`. Raises ImageError.
     """
     width, height = measure_image(data)
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
     hold(len(data) + 3 * (width * height + scaled))
-    image = read_image(data, background=background, max_pixels=max_pixels)
+    image = read_image(data, background=background, max_pixels=max_pixels, damaged=damaged)
     image = replace(
         image,
         pixels=geometry.apply(image.pixels),

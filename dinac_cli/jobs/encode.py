@@ -16,6 +16,7 @@ from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded
 from dinac_cli.errors import InputError, OutputError, SmallImageError, UsageError
 from dinac_cli.images.color import name_color, parse_color
+from dinac_cli.images.damage import DamageChoice, parse_damage_choice
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, GeometryChoice
 from dinac_cli.images.pixels import Pixels, mirror_pixels
@@ -65,6 +66,7 @@ class EncodeOptions:
     the record. `features` also stores the class token. `posterior` also stores the log-SNR.
     `geometry` says how images are scaled and cropped, and whether the mirrored image is also
     encoded. If `skip_small` is set, images smaller than the crop are skipped instead of failing.
+    `damaged` says whether damaged images fail, or are encoded with a warning.
     """
 
     precision: str = "bf16"
@@ -76,6 +78,7 @@ class EncodeOptions:
     posterior: bool = False
     geometry: Geometry = NO_GEOMETRY
     skip_small: bool = False
+    damaged: DamageChoice = "fail"
 
     @property
     def background_name(self) -> str:
@@ -97,6 +100,7 @@ class EncodeOptions:
             self.anonymous,
             self.companions,
             self.geometry,
+            self.damaged,
         )
 
     def require_consistent(self) -> None:
@@ -113,6 +117,8 @@ class EncodeOptions:
             settings.insert(0, f"--precision {self.precision}")
         if self.background != unlike.background:
             settings.append(f"--background {shlex.quote(name_color(self.background))}")
+        if self.damaged != unlike.damaged:
+            settings.append(f"--damaged {self.damaged}")
         if self.anonymous != unlike.anonymous:
             settings.append("--anonymous" if self.anonymous else "--no-anonymous")
         if self.features != unlike.features:
@@ -126,9 +132,9 @@ class EncodeOptions:
 class EncodeChoice:
     """The options of a request to encode; see `EncodeOptions`.
 
-    `precision`, `background`, `anonymous`, `features`, `posterior` and the fields of `geometry` may
-    be None: the option is not given. Then the run follows the first record in OUT; if OUT holds no
-    record, or if the run overwrites records, the run uses the default.
+    `precision`, `background`, `damaged`, `anonymous`, `features`, `posterior` and the fields of
+    `geometry` may be None: the option is not given. Then the run follows the first record in OUT;
+    if OUT holds no record, or if the run overwrites records, the run uses the default.
     """
 
     precision: str | None = None
@@ -140,6 +146,7 @@ class EncodeChoice:
     posterior: bool | None = None
     geometry: GeometryChoice = field(default_factory=GeometryChoice)
     skip_small: bool = False
+    damaged: DamageChoice | None = None
 
     def fill(self) -> EncodeOptions:
         """Returns the options. Options that are not given have their defaults."""
@@ -153,6 +160,7 @@ class EncodeChoice:
             posterior=self.posterior or False,
             geometry=self.geometry.fill(),
             skip_small=self.skip_small,
+            damaged=self.damaged or "fail",
         )
 
     def follow(self, held: HeldRecord | None) -> EncodeOptions:
@@ -177,6 +185,7 @@ class EncodeChoice:
             options,
             precision=held.header.precision if self.precision is None else self.precision,
             background=self.background or held.background or WHITE,
+            damaged=self.damaged or held.damaged,
             anonymous=options.anonymous or follows_anonymity,
             features=CLASS_TOKEN in held.companions if self.features is None else self.features,
             posterior=LOGSNR in held.companions if self.posterior is None else self.posterior,
@@ -262,6 +271,7 @@ def encode_files(
     skip_small: bool = False,
     flip: bool | None = None,
     background: str | None = None,
+    damaged: str | None = None,
     features: bool | None = None,
     posterior: bool | None = None,
     anonymous: bool | None = None,
@@ -289,6 +299,7 @@ def encode_files(
             resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
         ),
         skip_small=skip_small,
+        damaged=None if damaged is None else parse_damage_choice(damaged),
     )
     request = EncodeRequest(
         inputs=InputRequest(paths=list_paths(images)),
@@ -359,6 +370,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
                 background=self._options.background,
                 max_pixels=self._options.max_pixels,
                 geometry=self._options.geometry,
+                damaged=self._options.damaged,
             )
         except SmallImageError as exc:
             reason = explain_skip(exc, entry, self._output, self._options)
@@ -403,6 +415,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             bytes_in=work.source.size_bytes,
             bytes_out=len(record),
             upscaled=work.image.upscaled,
+            is_unchecked=not work.image.soundness.is_checked,
         )
         return deliver(self._output, name_latents(work.name), record, result)
 

@@ -15,6 +15,7 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Outline, open_record
 from dinac_cli.container.tensors import CLASS_TOKEN, COMPANIONS, FLIPPED, LOGSNR
 from dinac_cli.errors import FormatError, ImageError, OutputError, Rejection
+from dinac_cli.images.damage import DamageChoice
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
 from dinac_cli.storage.atomic import refuse_foreign
@@ -88,7 +89,7 @@ class WantedLatents:
     `companions` are the tensors that are required in addition to the latents. They are a subset of
     `container.tensors.COMPANIONS`. A record may hold more tensors. If `anonymous` is set, a record
     that names its source is a conflict. If `anonymous` is not set, an anonymous record is accepted,
-    because it reveals nothing.
+    because it reveals nothing. If `damaged` is "fail", a record of a damaged image is a conflict.
     """
 
     model: ModelHandle
@@ -97,6 +98,7 @@ class WantedLatents:
     anonymous: bool = False
     companions: frozenset[str] = frozenset()
     geometry: Geometry = NO_GEOMETRY
+    damaged: DamageChoice = "fail"
 
     def find_conflict(self, header: RecordHeader) -> Conflict | None:
         """Returns the first conflict with a record, or None."""
@@ -105,12 +107,15 @@ class WantedLatents:
             return Conflict(f"latents of model {name_model(header)}", f"--model {own}")
         if header.precision != self.precision:
             return Conflict(f"{header.precision} latents", f"--precision {self.precision}")
-        kept = parse_description(header.image).get("alpha", "none")
+        description = parse_description(header.image)
+        kept = description.get("alpha", "none")
         if kept not in ("none", f"composited-{self.background}"):
             held = f"latents with --background {kept.removeprefix('composited-')}"
             return Conflict(held, f"--background {self.background}")
         if find_geometry(header.image) != self.geometry.text:
             return self._compare_geometry(find_geometry(header.image))
+        if "damaged" in description and self.damaged == "fail":
+            return Conflict("latents of a damaged image (--damaged warn)", "--damaged fail")
         if self.anonymous and not header.is_anonymous:
             return Conflict("a record that names its source", "--anonymous")
         return None
