@@ -14,14 +14,17 @@ from enum import Enum
 from typing import Literal
 
 from dinac_cli.errors import DamagedImageError, UsageError
+from dinac_cli.images.jpeg_scans import (
+    END_OF_IMAGE,
+    holds_all_scans,
+    holds_zeroed_data,
+    strip_metadata,
+)
 
 DamageChoice = Literal["fail", "warn"]
 
 DAMAGE_CHOICES: tuple[DamageChoice, ...] = ("fail", "warn")
 """The values of `--damaged`. The first one is the default."""
-
-END_OF_IMAGE = b"\xff\xd9"
-"""The marker that ends a JPEG."""
 
 _REMEDY = "copy or download it again, or read what is left with --damaged warn"
 
@@ -35,14 +38,6 @@ _DAMAGE = re.compile(
 _NO_END = "Premature end of JPEG file"
 # Odd metadata and odd parameters, which do not change the pixels. They can hide a second warning.
 _HARMLESS = re.compile(r"revision number|Adobe color transform|ICC marker|SOS parameters")
-
-# Stuffed zeros and restart markers belong to the coded data.
-_NEXT_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
-_SOS, _EOI = 0xDA, 0xD9
-_STANDALONE = {0x01, *range(0xD0, 0xD9)}
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-_METADATA = {*range(0xE0, 0xF0), 0xFE}
 
 
 class Damage(str, Enum):
@@ -70,7 +65,7 @@ class Soundness:
         """Raises DamagedImageError if the image is damaged, unless `choice` is "warn"."""
         if self.damage is None or choice == "warn":
             return
-        if self.damage is Damage.TRUNCATED:
+        if self.lacks_end:
             raise DamagedImageError(f"truncated JPEG file; {_REMEDY}", [self.reason])
         raise DamagedImageError(f"damaged JPEG file ({self.reason}); {_REMEDY}")
 
@@ -97,28 +92,30 @@ def parse_damage_choice(text: str) -> DamageChoice:
 def check_jpeg(data: bytes, *, is_decoded: bool) -> Soundness:
     """Checks the coded bytes of a JPEG. Takes about as long as Pillow takes to decode it.
 
-    If `is_decoded` is set, simplejpeg has already decoded the file without a warning, and only the
-    list of scans is checked.
+    If `is_decoded` is set, simplejpeg has already decoded the file without a warning, and only its
+    headers are checked.
     """
     if is_decoded:
-        return _check_scans(data)
+        return _check_structure(data)
     if (check := _find_check()) is None:
         return Soundness(is_checked=False)
     complaint = _complain(check, data)
     if complaint == _NO_END:
         return _check_endless(check, data)
     if complaint is None:
-        return _check_scans(data)
+        return _check_structure(data)
     return Soundness(Damage.CORRUPT, _shorten(complaint))
 
 
 def _check_endless(check: Callable[[bytes], None], data: bytes) -> Soundness:
-    """Checks a JPEG without end marker: everything else may be there."""
+    """Checks a JPEG without end marker: the rest may be complete."""
+    if data.endswith(b"\xff"):  # half a marker, or half a stuffed byte: the cut is not clean
+        return Soundness(Damage.TRUNCATED, "the file ends inside a marker", lacks_end=True)
     ended = data + END_OF_IMAGE
     complaint = _complain(check, ended)
     if complaint is not None:
         return Soundness(Damage.TRUNCATED, _shorten(complaint), lacks_end=True)
-    scans = _check_scans(ended)
+    scans = _check_structure(ended)
     return Soundness(scans.damage, scans.reason, lacks_end=True)
 
 
@@ -126,7 +123,7 @@ def _complain(check: Callable[[bytes], None], data: bytes) -> str | None:
     """Returns the first warning or error about the coded picture, or None."""
     complaint = _read_complaint(check, data)
     if complaint is not None and _HARMLESS.search(complaint):
-        complaint = _read_complaint(check, _strip_metadata(data))
+        complaint = _read_complaint(check, strip_metadata(data))
     if complaint is None or _HARMLESS.search(complaint):
         return None
     return complaint if _DAMAGE.search(complaint) else None
@@ -165,75 +162,13 @@ def _find_check() -> Callable[[bytes], None] | None:
     return check
 
 
-def _check_scans(data: bytes) -> Soundness:
-    """Checks that the scans hold all components and, if progressive, all bits.
-
-    A library shows a picture of fewer scans without a warning: it is gray or blurred.
-    """
+def _check_structure(data: bytes) -> Soundness:
+    """Checks what the library does not warn of: missing scans, and coded data of zeros only."""
     try:
-        is_complete = _holds_all_scans(data)
-    except (IndexError, KeyError):  # the library accepted the headers, so they are only unusual
+        if not holds_all_scans(data):  # the library shows a gray or blurred picture
+            return Soundness(Damage.TRUNCATED, "some scans are missing")
+        if holds_zeroed_data(data):
+            return Soundness(Damage.CORRUPT, "zeros overwrite coded data")
+    except (IndexError, KeyError, ValueError):  # the library knows how to read these headers
         return SOUND
-    return SOUND if is_complete else Soundness(Damage.TRUNCATED, "some scans are missing")
-
-
-def _holds_all_scans(data: bytes) -> bool:
-    lacking: dict[int, set[int]] = {}  # for each component, the coefficients that lack bits
-    progressive = False
-    for marker, start, _ in _list_segments(data):
-        if marker in _FRAMES:
-            progressive = marker in _PROGRESSIVE
-            count = data[start + 9]
-            lacking = {data[start + 10 + 3 * k]: set(range(64)) for k in range(count)}
-        elif marker == _SOS:
-            count = data[start + 4]
-            first, last, bits = data[start + 5 + 2 * count : start + 8 + 2 * count]
-            low = bits & 15 if progressive else 0
-            sent = set(range(first, last + 1)) if progressive else set(range(64))
-            for k in range(count):
-                lack = lacking[data[start + 5 + 2 * k]]
-                lack.difference_update(sent) if low == 0 else lack.update(sent)
-            if not any(lacking.values()):
-                return True
-    return False
-
-
-def _list_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields (marker, start, end) of each segment, up to the end marker or the end of the data.
-
-    The coded data after a start of scan belongs to its segment.
-    """
-    at = 2  # after the start marker
-    while (found := _NEXT_MARKER.search(data, at)) is not None:
-        start, marker = found.end() - 2, data[found.end() - 1]
-        if marker == _EOI:
-            return
-        if marker in _STANDALONE:
-            at = found.end()
-            continue
-        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-        if marker == _SOS:
-            after = _NEXT_MARKER.search(data, end)
-            end = len(data) if after is None else after.start()
-        yield marker, start, end
-        at = max(end, start + 4)
-
-
-def _strip_metadata(data: bytes) -> bytes:
-    """Returns a JPEG of the same coded picture without metadata, and with usual parameters.
-
-    Of a sequential JPEG, the last three bytes of each start of scan say nothing.
-    """
-    parts = [data[:2]]
-    progressive = False
-    for marker, start, end in _list_segments(data):
-        if marker in _METADATA:
-            continue
-        progressive = progressive or marker in _PROGRESSIVE
-        segment = data[start:end]
-        if marker == _SOS and not progressive and len(segment) > 4:
-            at = 5 + 2 * segment[4]
-            segment = segment[:at] + b"\x00\x3f\x00" + segment[at + 3 :]
-        parts.append(segment)
-    end = data.rfind(END_OF_IMAGE)
-    return b"".join(parts) + (END_OF_IMAGE if end >= 0 else b"")
+    return SOUND

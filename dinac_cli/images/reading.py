@@ -14,11 +14,12 @@ from PIL.Image import Transpose
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
-from dinac_cli.images.damage import END_OF_IMAGE, SOUND, DamageChoice, Soundness, check_jpeg
+from dinac_cli.images.damage import SOUND, DamageChoice, Soundness, check_jpeg
 from dinac_cli.images.description import format_description
 from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
+from dinac_cli.images.jpeg_scans import END_OF_IMAGE
 from dinac_cli.images.opening import check_size, load_image, open_image
 from dinac_cli.images.pixels import Pixels
 
