@@ -26,7 +26,7 @@ DamageChoice = Literal["fail", "warn"]
 DAMAGE_CHOICES: tuple[DamageChoice, ...] = ("fail", "warn")
 """The values of `--damaged`. The first one is the default."""
 
-_REMEDY = "copy or download it again, or read what is left with --damaged warn"
+_REMEDY = "copy or download it again"
 
 # The library's words for damage to the coded picture. Other errors mean that simplejpeg cannot
 # decode this kind of JPEG.
@@ -67,7 +67,9 @@ class Soundness:
             return
         if self.lacks_end:
             raise DamagedImageError(f"truncated JPEG file; {_REMEDY}", [self.reason])
-        raise DamagedImageError(f"damaged JPEG file ({self.reason}); {_REMEDY}")
+        raise DamagedImageError(
+            f"damaged JPEG file ({self.reason}); {_REMEDY}, or read the rest with --damaged warn"
+        )
 
     def warn(self) -> Iterator[str]:
         """Yields the warning for the user, if there is one."""

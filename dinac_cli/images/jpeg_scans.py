@@ -41,14 +41,12 @@ class _Segment:
 class _Scan:
     """The header of a scan: (component, AC table) pairs, coefficients, and their bits.
 
-    A scan sends the bits of the coefficients `first` to `last` down to bit `low`. If it refines
-    coefficients of an earlier scan, `high` is not 0.
+    A scan sends the bits of the coefficients `first` to `last` down to bit `low`.
     """
 
     components: tuple[tuple[int, int], ...]
     first: int
     last: int
-    high: int
     low: int
 
 
@@ -95,9 +93,8 @@ def holds_zeroed_data(data: bytes) -> bool:
             first_codes.update(_read_first_codes(data[segment.body : segment.end]))
         elif segment.marker == _SOS and data.find(_ZERO_RUN, segment.coded, segment.end) >= 0:
             scan = _read_scan(data, segment)
-            if scan.high or scan.last == 0:  # these scans may send any bits
-                continue
-            if any(first_codes[0x10 + table] & 15 for _, table in scan.components):
+            # Scans of the first coefficient only may send any bits.
+            if scan.last and any(first_codes[0x10 + table] & 15 for _, table in scan.components):
                 return True
     return False
 
@@ -142,7 +139,7 @@ def _read_scan(data: bytes, segment: _Segment) -> _Scan:
     count, at = data[segment.body], segment.body + 1
     components = tuple((data[at + 2 * k], data[at + 2 * k + 1] & 15) for k in range(count))
     first, last, bits = data[at + 2 * count : at + 2 * count + 3]
-    return _Scan(components, first, last, bits >> 4, bits & 15)
+    return _Scan(components, first, last, bits & 15)
 
 
 def _read_first_codes(body: bytes) -> Iterator[tuple[int, int]]:
