@@ -14,7 +14,7 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Outline, open_record
 from dinac_cli.container.tensors import CLASS_TOKEN, COMPANIONS, FLIPPED, LOGSNR
-from dinac_cli.errors import FormatError, ImageError, OutputError, Rejection
+from dinac_cli.errors import DamagedImageError, FormatError, ImageError, OutputError, Rejection
 from dinac_cli.images.damage import DamageChoice
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
@@ -89,7 +89,7 @@ class WantedLatents:
     `companions` are the tensors that are required in addition to the latents. They are a subset of
     `container.tensors.COMPANIONS`. A record may hold more tensors. If `anonymous` is set, a record
     that names its source is a conflict. If `anonymous` is not set, an anonymous record is accepted,
-    because it reveals nothing. If `damaged` is "fail", a record of a damaged image is a conflict.
+    because it reveals nothing. If `damaged` is "fail", a record of a damaged image is not accepted.
     """
 
     model: ModelHandle
@@ -107,15 +107,12 @@ class WantedLatents:
             return Conflict(f"latents of model {name_model(header)}", f"--model {own}")
         if header.precision != self.precision:
             return Conflict(f"{header.precision} latents", f"--precision {self.precision}")
-        description = parse_description(header.image)
-        kept = description.get("alpha", "none")
+        kept = parse_description(header.image).get("alpha", "none")
         if kept not in ("none", f"composited-{self.background}"):
             held = f"latents with --background {kept.removeprefix('composited-')}"
             return Conflict(held, f"--background {self.background}")
         if find_geometry(header.image) != self.geometry.text:
             return self._compare_geometry(find_geometry(header.image))
-        if "damaged" in description and self.damaged == "fail":
-            return Conflict("latents of a damaged image (--damaged warn)", "--damaged fail")
         if self.anonymous and not header.is_anonymous:
             return Conflict("a record that names its source", "--anonymous")
         return None
@@ -223,7 +220,8 @@ def check_latents(
 
     `source` is the path of the image, or None for standard input. Raises OutputError if dinac did
     not write the record, or wrote it in another version of the format. Also raises OutputError if
-    the record has another model, precision, background or geometry.
+    the record has another model, precision, background or geometry. Raises DamagedImageError if the
+    record is of a damaged image, and if the run does not accept that.
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
@@ -250,9 +248,13 @@ def check_latents(
     if (lack := wanted.describe_lack(outline)) is not None:
         return Verdict(State.STALE, lack)
     changed = _find_change(source, target, header, checksum=checksum)
-    if changed is None:
-        return Verdict(State.DONE)
-    return Verdict(State.STALE, "the source has changed", changed)
+    if changed is not None:
+        return Verdict(State.STALE, "the source has changed", changed)
+    if wanted.damaged == "fail" and "damaged" in parse_description(header.image):
+        raise DamagedImageError(
+            f"{target} holds latents of a damaged image; restore the image, or add --damaged warn"
+        )
+    return Verdict(State.DONE)
 
 
 def _read_outline(target: str, wanted: WantedLatents) -> Outline | None:
