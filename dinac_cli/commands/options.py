@@ -139,13 +139,13 @@ _damaged = partial(
 )
 Damaged = Annotated[
     str,
-    _damaged(help="Damaged JPEGs: fail counts them as failed, warn reads what is left of them."),
+    _damaged(help="Damaged images: fail counts them as failed, warn reads what is left of them."),
 ]
 EncodeDamaged = Annotated[
     str | None,
     _damaged(
         show_default=follow("fail"),
-        help="Damaged JPEGs: fail counts them as failed, warn encodes what is left of them. "
+        help="Damaged images: fail counts them as failed, warn encodes what is left of them. "
         "Followed only if the first latents in OUT are of a damaged image.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Finds damage in JPEGs that decoders only warn about.
+"""Says which images are damaged, and finds damage in JPEGs that decoders only warn about.
 
 Pillow does not pass on the warnings of its JPEG library. simplejpeg (the extra `fast`) turns the
 first warning into an error, so a JPEG is sound if simplejpeg decodes it.
@@ -53,28 +53,30 @@ class Soundness:
 
     `damage` is None if no damage was found; then `reason` is empty. If `lacks_end` is set, the file
     has no end marker. If `is_checked` is false, simplejpeg is not installed, so damage is not
-    found.
+    found. `title` is the format.
     """
 
     damage: Damage | None = None
     reason: str = ""
     lacks_end: bool = False
     is_checked: bool = True
+    title: str = "JPEG"
 
     def require(self, choice: DamageChoice) -> None:
         """Raises DamagedImageError if the image is damaged, unless `choice` is "warn"."""
         if self.damage is None or choice == "warn":
             return
         if self.lacks_end:
-            raise DamagedImageError(f"truncated JPEG file; {_REMEDY}", [self.reason])
+            raise DamagedImageError(f"truncated {self.title} file; {_REMEDY}", [self.reason])
         raise DamagedImageError(
-            f"damaged JPEG file ({self.reason}); {_REMEDY}, or read the rest with --damaged warn"
+            f"damaged {self.title} file ({self.reason}); {_REMEDY}, "
+            "or read the rest with --damaged warn"
         )
 
     def warn(self) -> Iterator[str]:
         """Yields the warning for the user, if there is one."""
         if self.damage is not None:
-            yield f"damaged JPEG file: {self.reason}; a part of the picture may be wrong"
+            yield f"damaged {self.title} file: {self.reason}; a part of the picture may be wrong"
         elif self.lacks_end:
             yield "the JPEG lacks its end marker; the picture is complete"
 

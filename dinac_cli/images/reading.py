@@ -14,9 +14,10 @@ from PIL.Image import Transpose
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
-from dinac_cli.images.damage import SOUND, DamageChoice, Soundness, check_jpeg
+from dinac_cli.images.damage import SOUND, Damage, DamageChoice, Soundness, check_jpeg
 from dinac_cli.images.description import format_description
 from dinac_cli.images.fast_jpeg import decode_jpeg
+from dinac_cli.images.fax import holds_zeroed_strip, is_fax, watch_libtiff
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.jpeg_scans import END_OF_IMAGE
@@ -70,9 +71,10 @@ def read_image(
     alpha over `background` (sRGB, 0..255). This function is thread-safe.
     Raises ImageError if the bytes are not a complete image of a supported format, or if they
     declare more than `max_pixels` pixels. The message does not contain the file's name.
-    Raises DamagedImageError if a JPEG is damaged. If `damaged` is "warn", reads what the decoder
-    makes of it, and the description ends with `damaged=truncated` or `damaged=corrupt`. A JPEG that
-    lacks only its end marker is read with a warning. Without simplejpeg, damage is not recognised.
+    Raises DamagedImageError if a JPEG or a fax is damaged. If `damaged` is "warn", reads what the
+    decoder makes of it, and the description ends with `damaged=truncated` or `damaged=corrupt`. A
+    JPEG that lacks only its end marker is read with a warning. Without simplejpeg, damage to JPEGs
+    is not recognised.
     """
     with _open_checked(data, max_pixels) as opened:
         pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
@@ -80,10 +82,35 @@ def read_image(
         if opened.format in ("JPEG", "MPO"):
             soundness = check_jpeg(data, is_decoded=pixels is not None)
         soundness.require(damaged)
+        if is_fax(opened):
+            return _read_fax(data, opened, background, damaged)
         if not soundness.lacks_end:
             return _convert(opened, pixels, background, soundness)
     with _open_checked(data + END_OF_IMAGE, max_pixels) as opened:
         return _convert(opened, None, background, soundness)
+
+
+def _read_fax(
+    data: bytes,
+    opened: ImageFile.ImageFile,
+    background: tuple[int, int, int],
+    damaged: DamageChoice,
+) -> SourceImage:
+    """Reads a TIFF of a fax compression. Its damage is known only after it is decoded."""
+    reason = "zeros overwrite coded data" if holds_zeroed_strip(data, opened) else ""
+    with watch_libtiff() as log:
+        image = _convert(opened, None, background, SOUND)
+    reason = "bad code words" if log.complained else reason
+    if not reason:
+        return image
+    soundness = Soundness(Damage.CORRUPT, reason, title="TIFF")
+    soundness.require(damaged)
+    return replace(
+        image,
+        description=f"{image.description};damaged={Damage.CORRUPT.value}",
+        warnings=(*image.warnings, *soundness.warn()),
+        soundness=soundness,
+    )
 
 
 @contextmanager

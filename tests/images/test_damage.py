@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -163,6 +165,41 @@ def test_without_simplejpeg_damage_is_not_recognised(monkeypatch: pytest.MonkeyP
     assert not image.soundness.is_checked
     with pytest.raises(ImageError, match=r"^truncated JPEG file; copy or download it again$"):
         read_image(make_jpeg("plain")[:-2])
+
+
+FAXES = ("tiff_ccitt", "group3", "group4")
+
+
+def make_fax(compression: str) -> bytes:
+    return save(make_picture().convert("L").convert("1"), "TIFF", compression=compression)
+
+
+@pytest.mark.parametrize("compression", FAXES)
+def test_sound_fax_is_read_without_warning(compression: str) -> None:
+    image = read_image(make_fax(compression))
+    assert (image.soundness, image.warnings) == (damage.SOUND, ())
+
+
+@pytest.mark.parametrize("filler", [b"\x00", b"\x01"])
+@pytest.mark.parametrize("compression", FAXES)
+def test_fax_with_bad_code_words_is_damaged(compression: str, filler: bytes) -> None:
+    data = make_fax(compression)
+    at, size = (Image.open(io.BytesIO(data)).tag_v2[tag][0] for tag in (273, 279))  # type: ignore[attr-defined]
+    data = data[: at + size // 2] + filler * 200 + data[at + size // 2 + 200 :]
+    with pytest.raises(DamagedImageError, match=r"^damaged TIFF file \((bad|zeros) .*warn$"):
+        read_image(data)
+    image = read_image(data, damaged="warn")
+    assert image.description.endswith("frame=1/1;damaged=corrupt")
+    assert len(image.warnings) == 1
+
+
+def test_threads_do_not_share_complaints() -> None:
+    data = make_fax("tiff_ccitt")
+    at, size = (Image.open(io.BytesIO(data)).tag_v2[tag][0] for tag in (273, 279))  # type: ignore[attr-defined]
+    bad = data[: at + size // 2] + b"\x55" * 200 + data[at + size // 2 + 200 :]
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda each: read_image(each, damaged="warn"), [data, bad] * 20))
+    assert [image.soundness.damage for image in images] == [None, Damage.CORRUPT] * 20
 
 
 def test_other_formats_need_no_check() -> None:
