@@ -14,7 +14,7 @@ END_OF_IMAGE = b"\xff\xd9"
 """The marker that ends a JPEG."""
 
 # Stuffed zeros and restart markers belong to the coded data.
-_NEXT_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+_NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _SOS, _EOI, _DHT = 0xDA, 0xD9, 0xC4
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -28,12 +28,14 @@ _ZERO_RUN = bytes(64)
 
 @dataclass(frozen=True)
 class _Segment:
-    """A marker, and where its parameters (`body`) and its coded data (`coded`) start and end."""
+    """A marker, and where it and its parameters (`body`) start and end.
+
+    The coded data of a scan starts at `end`, and ends at `_find_scan_end`.
+    """
 
     marker: int
     start: int
     body: int
-    coded: int
     end: int
 
 
@@ -91,7 +93,7 @@ def holds_zeroed_data(data: bytes) -> bool:
             return False
         if segment.marker == _DHT:
             first_codes.update(_read_first_codes(data[segment.body : segment.end]))
-        elif segment.marker == _SOS and data.find(_ZERO_RUN, segment.coded, segment.end) >= 0:
+        elif segment.marker == _SOS and _holds_zeros(data, segment.end):
             scan = _read_scan(data, segment)
             # Scans of the first coefficient only may send any bits.
             if scan.last and any(first_codes[0x10 + table] & 15 for _, table in scan.components):
@@ -111,9 +113,9 @@ def strip_metadata(data: bytes) -> bytes:
             continue
         progressive = progressive or segment.marker in _PROGRESSIVE
         part = data[segment.start : segment.end]
-        if segment.marker == _SOS and not progressive:
-            header = segment.coded - segment.start
-            part = part[: header - 3] + b"\x00\x3f\x00" + part[header:]
+        if segment.marker == _SOS:
+            usual = part if progressive else part[:-3] + b"\x00\x3f\x00"
+            part = usual + data[segment.end : _find_scan_end(data, segment.end)]
         parts.append(part)
     return b"".join(parts) + (END_OF_IMAGE if END_OF_IMAGE in data else b"")
 
@@ -127,12 +129,18 @@ def _list_segments(data: bytes) -> Iterator[_Segment]:
         if marker in _STANDALONE:
             at = found.end()
             continue
-        coded = end = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
-        if marker == _SOS:
-            after = _NEXT_MARKER.search(data, coded)
-            end = len(data) if after is None else after.start()
-        yield _Segment(marker, start, start + 4, coded, end)
-        at = end
+        end = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
+        yield _Segment(marker, start, start + 4, end)
+        at = end  # the search passes over coded data
+
+
+def _find_scan_end(data: bytes, start: int) -> int:
+    after = _NEXT_MARKER.search(data, start)
+    return len(data) if after is None else after.start()
+
+
+def _holds_zeros(data: bytes, start: int) -> bool:
+    return data.find(_ZERO_RUN, start, _find_scan_end(data, start)) >= 0
 
 
 def _read_scan(data: bytes, segment: _Segment) -> _Scan:
