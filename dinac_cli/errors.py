@@ -50,6 +50,10 @@ class SmallImageError(ImageError):
     """After scaling, an image is smaller than the crop."""
 
 
+class DamagedImageError(ImageError):
+    """An image is damaged, but a part of it can be read if the user asks for it."""
+
+
 class ModelError(DinacError):
     """A checkpoint is invalid, is not available, or does not fit the latents."""
 

@@ -48,6 +48,7 @@ def encode(
     shard: opt.ShardOption = None,
     background: opt.EncodeBackground = None,
     hdr: opt.EncodeHdr = None,
+    damaged: opt.EncodeDamaged = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -77,6 +78,7 @@ def encode(
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.errors import UsageError
     from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
     from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
@@ -95,6 +97,7 @@ def encode(
         ),
         skip_small=skip_small,
         hdr=hdr,
+        damaged=None if damaged is None else parse_damage_choice(damaged),
     )
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled

@@ -23,6 +23,7 @@ from dinac_cli.commands.values import (
 )
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.errors import UsageError
+from dinac_cli.images.damage import DAMAGE_CHOICES
 from dinac_cli.images.geometry import MAX_SIDE
 from dinac_cli.images.hdr import HDR_CHOICES
 
@@ -149,6 +150,21 @@ EncodeHdr = Annotated[
         show_default=follow("refuse"),
         **choices("--hdr", HDR_CHOICES),
         help=f"{_HDR_HELP} Followed only if the first latents in OUT are of an HDR image.",
+    ),
+]
+_damaged = partial(
+    input_option, "--damaged", metavar="MODE", **choices("--damaged", DAMAGE_CHOICES)
+)
+Damaged = Annotated[
+    str,
+    _damaged(help="Damaged images: fail counts them as failed, warn reads what is left of them."),
+]
+EncodeDamaged = Annotated[
+    str | None,
+    _damaged(
+        show_default=follow("fail"),
+        help="Damaged images: fail counts them as failed, warn encodes what is left of them. "
+        "Followed only if the first latents in OUT are of a damaged image.",
     ),
 ]
 MaxPixels = Annotated[

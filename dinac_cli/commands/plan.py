@@ -60,6 +60,7 @@ def plan(
     shard: opt.ShardOption = None,
     background: opt.EncodeBackground = None,
     hdr: opt.EncodeHdr = None,
+    damaged: opt.EncodeDamaged = None,
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
@@ -83,6 +84,7 @@ def plan(
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
     from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
     from dinac_cli.jobs.model_choice import ModelChoice
@@ -102,6 +104,7 @@ def plan(
         ),
         skip_small=skip_small,
         hdr=hdr,
+        damaged=None if damaged is None else parse_damage_choice(damaged),
     )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, limit, shard),

@@ -37,6 +37,7 @@ def psnr(
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
     hdr: opt.Hdr = "refuse",
+    damaged: opt.Damaged = "fail",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
@@ -52,6 +53,7 @@ def psnr(
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
     from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import choose_geometry
     from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
 
@@ -60,6 +62,7 @@ def psnr(
         max_pixels=max_pixels,
         geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
         hdr=hdr,
+        damaged=parse_damage_choice(damaged),
     )
     request = PsnrRequest(first=first, second=second, options=options, workers=workers)
     screen = ScreenOptions(

@@ -66,6 +66,7 @@ def report(
     crop: opt.OriginalCrop = None,
     background: opt.Background = "white",
     hdr: opt.Hdr = "refuse",
+    damaged: opt.Damaged = "fail",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     overwrite: opt.Overwrite = False,
@@ -81,6 +82,7 @@ def report(
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
     from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import choose_geometry
     from dinac_cli.jobs.psnr import MeasureOptions
     from dinac_cli.report.report import ReportRequest
@@ -100,6 +102,7 @@ def report(
             max_pixels=max_pixels,
             geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
             hdr=hdr,
+            damaged=parse_damage_choice(damaged),
         ),
         overwrite=overwrite,
         workers=workers,

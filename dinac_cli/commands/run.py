@@ -30,6 +30,10 @@ from dinac_cli.storage.output import STDOUT
 
 R = TypeVar("R", bound=Run)
 
+_UNCHECKED = (
+    "damaged JPEGs were not recognised: simplejpeg is not installed; pip install 'dinac-cli[fast]'"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenOptions:
@@ -183,6 +187,8 @@ class _Reporter:
         if self.stop:
             self.console.say(self.summary.stopped)
         elif not self.console.quiet:  # remarks may take time to find
+            if self.progress.tally.unchecked:
+                self.console.say(_UNCHECKED)
             for remark in self.summary.remarks():
                 self.console.say(remark)
         if self.stop.exit_code is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +17,16 @@ from PIL.Image import Transpose
 from dinac_cli.errors import ImageError
 from dinac_cli.images import color
 from dinac_cli.images.color_space import refuse_hdr
+from dinac_cli.images.damage import SOUND, Damage, DamageChoice, Soundness, check_jpeg
 from dinac_cli.images.declared import Declared, read_declared
 from dinac_cli.images.deep_png import is_deep, read_levels
 from dinac_cli.images.description import format_description
 from dinac_cli.images.fast_jpeg import decode_jpeg
+from dinac_cli.images.fax import holds_zeroed_strip, is_fax, watch_libtiff
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE
+from dinac_cli.images.jpeg_scans import END_OF_IMAGE
 from dinac_cli.images.opening import check_size, load_image, open_image
 from dinac_cli.images.optional_formats import is_optional, refuse_other_colors
 from dinac_cli.images.pixels import Pixels
@@ -50,13 +55,14 @@ class SourceImage:
 
     `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, such as
     "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are messages for the user.
-    `upscaled` is true if the image was scaled up.
+    `upscaled` is true if the image was scaled up. `soundness` says whether the file is damaged.
     """
 
     pixels: Pixels
     description: str
     warnings: tuple[str, ...]
     upscaled: bool = False
+    soundness: Soundness = SOUND
 
 
 def read_image(
@@ -65,6 +71,7 @@ def read_image(
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
     hdr: str = REFUSE,
+    damaged: DamageChoice = "fail",
 ) -> SourceImage:
     """Decodes the bytes of an image file to upright sRGB pixels without alpha.
 
@@ -75,7 +82,36 @@ def read_image(
     Raises ImageError if the bytes are not a complete image of a supported format, if they declare
     more than `max_pixels` pixels, or if the image is HDR and `hdr` is REFUSE. The message does not
     contain the file's name.
+    Raises DamagedImageError if a JPEG or a fax is damaged. If `damaged` is "warn", reads what the
+    decoder makes of it, and the description says `damaged=truncated` or `damaged=corrupt`. A JPEG
+    that lacks only its end marker is read with a warning. Without simplejpeg, damage to JPEGs is
+    not recognised.
     """
+    with _open_checked(data, max_pixels, hdr) as source:
+        opened = source.opened
+        pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
+        soundness = SOUND
+        if opened.format in ("JPEG", "MPO"):
+            soundness = check_jpeg(data, is_decoded=pixels is not None)
+        soundness.require(damaged)
+        if is_fax(opened):
+            return _read_fax(source, background, hdr, damaged)
+        if not soundness.lacks_end:
+            return _convert(source, pixels, background, hdr, soundness)
+    with _open_checked(data + END_OF_IMAGE, max_pixels, hdr) as source:
+        return _convert(source, None, background, hdr, soundness)
+
+
+class _Source(NamedTuple):
+    """An opened image whose size and colours were checked, and the bytes of its file."""
+
+    data: bytes
+    opened: ImageFile.ImageFile
+    declared: Declared
+
+
+@contextmanager
+def _open_checked(data: bytes, max_pixels: int, hdr: str) -> Iterator[_Source]:
     file = io.BytesIO(data)
     with open_image(file) as opened:
         check_size(opened, max_pixels)
@@ -83,14 +119,50 @@ def read_image(
         declared = read_declared(file, opened)
         refuse_hdr(declared.space, hdr)
         refuse_other_colors(opened)
-        revision = describe_revision(opened, data)
-        pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
-        steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
-        if pixels is None:
-            pixels, steps = _decode_pixels(data, opened, declared, background, hdr)
-        frames = getattr(opened, "n_frames", 1)
-    description = format_description({**steps, "frame": f"1/{frames}", **revision})
-    return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
+        yield _Source(data, opened, declared)
+
+
+def _read_fax(
+    source: _Source, background: tuple[int, int, int], hdr: str, damaged: DamageChoice
+) -> SourceImage:
+    """Reads a TIFF of a fax compression. Its damage is known only after it is decoded."""
+    is_zeroed = holds_zeroed_strip(source.data, source.opened)
+    reason = "zeros overwrite coded data" if is_zeroed else ""
+    with watch_libtiff() as log:
+        image = _convert(source, None, background, hdr, SOUND)
+    reason = "bad code words" if log.complained else reason
+    if not reason:
+        return image
+    soundness = Soundness(Damage.CORRUPT, reason, title="TIFF")
+    soundness.require(damaged)
+    return replace(
+        image,
+        description=f"{image.description};damaged={Damage.CORRUPT.value}",
+        warnings=(*image.warnings, *soundness.warn()),
+        soundness=soundness,
+    )
+
+
+def _convert(
+    source: _Source,
+    pixels: Pixels | None,
+    background: tuple[int, int, int],
+    hdr: str,
+    soundness: Soundness,
+) -> SourceImage:
+    """Returns the image. `pixels` are its upright sRGB pixels, or None if Pillow must decode it."""
+    data, opened, declared = source
+    revision = describe_revision(opened, data)
+    steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
+    if pixels is None:
+        pixels, steps = _decode_pixels(data, opened, declared, background, hdr)
+    frames = getattr(opened, "n_frames", 1)
+    warnings = (*_warn(opened, frames, steps["color"]), *soundness.warn())
+    steps["frame"] = f"1/{frames}"
+    if soundness.damage is not None:
+        steps["damaged"] = soundness.damage.value
+    description = format_description({**steps, **revision})
+    return SourceImage(pixels, description, warnings, soundness=soundness)
 
 
 def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
@@ -264,17 +336,18 @@ def read_shaped(
     max_pixels: int,
     geometry: Geometry = NO_GEOMETRY,
     hdr: str = REFUSE,
+    damaged: DamageChoice = "fail",
 ) -> SourceImage:
     """Reads an image with `read_image` and applies `geometry` to it.
 
     `hold(size_bytes)` waits until the image and `data` together may use `size_bytes` of memory.
     `hold` is called before the image is decoded. After that, it is called again with the final,
-    smaller size. Raises ImageError.
+    smaller size. See `read_image` for `damaged`. Raises ImageError.
     """
     width, height = measure_image(data)
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
     hold(len(data) + 3 * (width * height + scaled))
-    image = read_image(data, background=background, max_pixels=max_pixels, hdr=hdr)
+    image = read_image(data, background=background, max_pixels=max_pixels, hdr=hdr, damaged=damaged)
     image = replace(
         image,
         pixels=geometry.apply(image.pixels),

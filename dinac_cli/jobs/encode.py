@@ -17,6 +17,7 @@ from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded
 from dinac_cli.errors import InputError, OutputError, SmallImageError, UsageError
 from dinac_cli.images.color import name_color, parse_color
+from dinac_cli.images.damage import DamageChoice, parse_damage_choice
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, GeometryChoice
 from dinac_cli.images.hdr import REFUSE, check_hdr
@@ -69,7 +70,8 @@ class EncodeOptions:
     the record. `features` also stores the class token. `posterior` also stores the log-SNR.
     `geometry` says how images are scaled and cropped, and whether the mirrored image is also
     encoded. `hdr` is one of `HDR_CHOICES`. If `skip_small` is set, images smaller than the crop are
-    skipped instead of failing.
+    skipped instead of failing. `damaged` says whether damaged images fail, or are encoded with a
+    warning.
     """
 
     precision: str = "bf16"
@@ -82,6 +84,7 @@ class EncodeOptions:
     geometry: Geometry = NO_GEOMETRY
     skip_small: bool = False
     hdr: str = REFUSE
+    damaged: DamageChoice = "fail"
 
     @property
     def background_name(self) -> str:
@@ -104,6 +107,7 @@ class EncodeOptions:
             self.companions,
             self.geometry,
             self.hdr,
+            self.damaged,
         )
 
     def require_consistent(self) -> None:
@@ -123,6 +127,8 @@ class EncodeOptions:
             settings.append(f"--background {shlex.quote(name_color(self.background))}")
         if self.hdr != unlike.hdr:
             settings.append(f"--hdr {self.hdr}")
+        if self.damaged != unlike.damaged:
+            settings.append(f"--damaged {self.damaged}")
         if self.anonymous != unlike.anonymous:
             settings.append("--anonymous" if self.anonymous else "--no-anonymous")
         if self.features != unlike.features:
@@ -136,9 +142,9 @@ class EncodeOptions:
 class EncodeChoice:
     """The options of a request to encode; see `EncodeOptions`.
 
-    `precision`, `background`, `anonymous`, `features`, `posterior`, `hdr` and the fields of
-    `geometry` may be None: the option is not given. Then the run follows the first record in OUT;
-    if OUT holds no record, or if the run overwrites records, the run uses the default.
+    `precision`, `background`, `anonymous`, `features`, `posterior`, `hdr`, `damaged` and the fields
+    of `geometry` may be None: the option is not given. Then the run follows the first record in
+    OUT; if OUT holds no record, or if the run overwrites records, the run uses the default.
     """
 
     precision: str | None = None
@@ -151,6 +157,7 @@ class EncodeChoice:
     geometry: GeometryChoice = field(default_factory=GeometryChoice)
     skip_small: bool = False
     hdr: str | None = None
+    damaged: DamageChoice | None = None
 
     def fill(self) -> EncodeOptions:
         """Returns the options. Options that are not given have their defaults."""
@@ -165,6 +172,7 @@ class EncodeChoice:
             geometry=self.geometry.fill(),
             skip_small=self.skip_small,
             hdr=self.hdr or REFUSE,
+            damaged=self.damaged or "fail",
         )
 
     def follow(self, held: HeldRecord | None) -> EncodeOptions:
@@ -190,6 +198,7 @@ class EncodeChoice:
             precision=held.header.precision if self.precision is None else self.precision,
             background=self.background or held.background or WHITE,
             hdr=self.hdr or held.hdr or REFUSE,
+            damaged=self.damaged or held.damaged,
             anonymous=options.anonymous or follows_anonymity,
             features=CLASS_TOKEN in held.companions if self.features is None else self.features,
             posterior=LOGSNR in held.companions if self.posterior is None else self.posterior,
@@ -276,6 +285,7 @@ def encode_files(
     flip: bool | None = None,
     background: str | None = None,
     hdr: str | None = None,
+    damaged: str | None = None,
     features: bool | None = None,
     posterior: bool | None = None,
     anonymous: bool | None = None,
@@ -304,6 +314,7 @@ def encode_files(
         ),
         skip_small=skip_small,
         hdr=hdr,
+        damaged=None if damaged is None else parse_damage_choice(damaged),
     )
     request = EncodeRequest(
         inputs=InputRequest(paths=list_paths(images)),
@@ -396,6 +407,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
                 max_pixels=self._options.max_pixels,
                 geometry=self._options.geometry,
                 hdr=self._options.hdr,
+                damaged=self._options.damaged,
             )
         except SmallImageError as exc:
             reason = explain_skip(exc, entry, self._output, self._options)
@@ -450,6 +462,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             bytes_in=work.source.size_bytes,
             bytes_out=len(record),
             upscaled=work.image.upscaled,
+            is_unchecked=not work.image.soundness.is_checked,
         )
         made = deliver(self._output, name_latents(work.name), record, result)
         if made.result.output is not None:

@@ -14,7 +14,8 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Outline, open_record
 from dinac_cli.container.tensors import CLASS_TOKEN, COMPANIONS, FLIPPED, LOGSNR
-from dinac_cli.errors import FormatError, ImageError, OutputError, Rejection
+from dinac_cli.errors import DamagedImageError, FormatError, ImageError, OutputError, Rejection
+from dinac_cli.images.damage import DamageChoice
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
 from dinac_cli.images.hdr import REFUSE, read_hdr
@@ -93,7 +94,7 @@ class WantedLatents:
     `companions` are the tensors that are required in addition to the latents. They are a subset of
     `container.tensors.COMPANIONS`. A record may hold more tensors. If `anonymous` is set, a record
     that names its source is a conflict. If `anonymous` is not set, an anonymous record is accepted,
-    because it reveals nothing.
+    because it reveals nothing. If `damaged` is "fail", a record of a damaged image is not accepted.
     """
 
     model: ModelHandle
@@ -103,6 +104,7 @@ class WantedLatents:
     companions: frozenset[str] = frozenset()
     geometry: Geometry = NO_GEOMETRY
     hdr: str = REFUSE
+    damaged: DamageChoice = "fail"
 
     def find_conflict(self, header: RecordHeader) -> Conflict | None:
         """Returns the first conflict with a record, or None."""
@@ -233,7 +235,8 @@ def check_latents(
     `source` is the path of the image, or None for standard input. `memory` knows sources that were
     compared with their records before, and learns from this check. Raises OutputError if dinac did
     not write the record, or wrote it in another version of the format. Also raises OutputError if
-    the record has another model, precision, background or geometry.
+    the record has another model, precision, background or geometry. Raises DamagedImageError if the
+    record is of a damaged image, and if the run does not accept that.
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
@@ -259,7 +262,13 @@ def check_latents(
         return Verdict(State.STALE, "standard input is always encoded")
     if (lack := wanted.describe_lack(outline)) is not None:
         return Verdict(State.STALE, lack)
-    return _check_source(source, target, header, memory, checksum=checksum)
+    verdict = _check_source(source, target, header, memory, checksum=checksum)
+    is_damaged = "damaged" in parse_description(header.image)
+    if verdict.state is State.DONE and wanted.damaged == "fail" and is_damaged:
+        raise DamagedImageError(
+            f"{target} holds latents of a damaged image; restore the image, or add --damaged warn"
+        )
+    return verdict
 
 
 def _read_outline(target: str, wanted: WantedLatents) -> Outline | None:

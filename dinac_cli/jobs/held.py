@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import ImageError, UsageError
+from dinac_cli.images.damage import DamageChoice
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat, format_of_suffix
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
@@ -49,6 +50,11 @@ class HeldRecord:
     def hdr(self) -> str | None:
         """How the HDR image became SDR; None if the image was not HDR."""
         return read_hdr(self.header.image)
+
+    @property
+    def damaged(self) -> DamageChoice:
+        """How the run that made the record treated damaged images; "fail" if the image is sound."""
+        return read_damage_choice(self.header)
 
     @property
     def geometry(self) -> Geometry:
@@ -174,6 +180,11 @@ def read_background(header: RecordHeader) -> tuple[int, int, int] | None:
         return None
     red, green, blue = bytes.fromhex(match[1])
     return red, green, blue
+
+
+def read_damage_choice(header: RecordHeader) -> DamageChoice:
+    """Returns "warn" if a record was encoded from a damaged image, else "fail"."""
+    return "warn" if "damaged" in parse_description(header.image) else "fail"
 
 
 def announce_followed(

@@ -10,6 +10,7 @@ from functools import partial
 from typing import ClassVar, NoReturn
 
 from dinac_cli.errors import DinacError, ImageError, InputError, UsageError
+from dinac_cli.images.damage import SOUND, DamageChoice, Soundness
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
@@ -73,13 +74,15 @@ class Rivals:
 class MeasureOptions:
     """How both images of a pair are read; see `EncodeOptions`.
 
-    `geometry` applies to originals only. Raises UsageError if `hdr` is not one of `HDR_CHOICES`.
+    `geometry` applies to originals only. `damaged` says whether damaged images fail. Raises
+    UsageError if `hdr` is not one of `HDR_CHOICES`.
     """
 
     background: tuple[int, int, int] = WHITE
     max_pixels: int = MAX_PIXELS
     geometry: Geometry = NO_GEOMETRY
     hdr: str = REFUSE
+    damaged: DamageChoice = "fail"
 
     def __post_init__(self) -> None:
         check_hdr(self.hdr)
@@ -131,11 +134,12 @@ class PsnrRun(Run):
 class MeasuredImage:
     """One image of a pair: its pixels, uint8 [H, W, 3], and its stamp.
 
-    `stamp` is None if dinac did not decode the image.
+    `stamp` is None if dinac did not decode the image. `soundness` says whether it is damaged.
     """
 
     pixels: Pixels
     stamp: Mapping[str, str] | None
+    soundness: Soundness = SOUND
 
     @property
     def is_flipped(self) -> bool:
@@ -256,11 +260,18 @@ def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions
         pair.first,
         Status.MEASURED,
         output=pair.other,
+        warnings=(*original.soundness.warn(), *warn_of_damage(other, pair.other)),
         width=width,
         height=height,
         psnr_db=psnr_db,
         name=pair.name,
+        is_unchecked=not (original.soundness.is_checked and other.soundness.is_checked),
     )
+
+
+def warn_of_damage(reconstruction: MeasuredImage, path: str) -> list[str]:
+    """Returns the warnings about damage to a reconstruction; they name its `path`."""
+    return [f"{path}: {warning}" for warning in reconstruction.soundness.warn()]
 
 
 def measure_reconstruction(original: Pixels, other: Pixels) -> float:
@@ -309,5 +320,6 @@ def _read_image(
         max_pixels=options.max_pixels,
         geometry=geometry,
         hdr=options.hdr,
+        damaged=options.damaged,
     )
-    return MeasuredImage(shaped.pixels, read_stamp(data))
+    return MeasuredImage(shaped.pixels, read_stamp(data), shaped.soundness)

@@ -13,15 +13,16 @@ from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record
 from dinac_cli.container.tensors import join_planes, split_planes
-from dinac_cli.errors import DinacError, ImageError
+from dinac_cli.errors import DamagedImageError, DinacError, ImageError
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import Geometry, read_geometry
 from dinac_cli.images.hdr import REFUSE, read_hdr
-from dinac_cli.images.reading import WHITE, read_shaped
+from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.jobs.encode import Twins
 from dinac_cli.jobs.entries import RecordEntry
-from dinac_cli.jobs.held import read_background
+from dinac_cli.jobs.held import read_background, read_damage_choice
 from dinac_cli.jobs.model_choice import ModelFinder
+from dinac_cli.jobs.results import drop_advice
 from dinac_cli.storage.content import read_content
 
 Latents = npt.NDArray[np.float32]
@@ -70,34 +71,39 @@ def choose_sample(entries: Iterable[RecordEntry], percent: float) -> Iterator[Ca
         is_first = is_first and entry.error is not None
 
 
-def read_source_pixels(
-    path: str, header: RecordHeader, hold: Callable[[int], None]
-) -> npt.NDArray[np.uint8]:
-    """Returns the pixels uint8 [H, W, 3] that a record was encoded from.
+def read_source(path: str, header: RecordHeader, hold: Callable[[int], None]) -> SourceImage:
+    """Reads the image that a record was encoded from.
 
-    The record's header gives the background, `hdr` and the geometry. See `read_shaped` for `hold`.
-    Raises ImageError if the source cannot be read, or if its size is not the size in the header;
-    the message names the source. Also raises ImageError if the header's description is unknown.
+    The record's header gives the background, `hdr`, the geometry, and whether the source may be
+    damaged. See `read_shaped` for `hold`. Raises ImageError if the source cannot be read, or if its
+    size is not the size in the header; the message names the source. Also raises ImageError if the
+    header's description is unknown.
     """
     geometry = _read_geometry(header)
     try:
-        pixels = read_shaped(
+        image = read_shaped(
             read_content(path).data,
             hold,
             background=read_background(header) or WHITE,
             max_pixels=max(MAX_PIXELS, header.height * header.width),
             geometry=geometry,
             hdr=read_hdr(header.image) or REFUSE,
-        ).pixels
+            damaged=read_damage_choice(header),
+        )
+    except DamagedImageError as exc:
+        found = drop_advice(str(exc))
+        raise ImageError(
+            f"its source {path}: {found}; restore the image, then encode it again", exc.details
+        ) from exc
     except DinacError as exc:
         raise ImageError(f"its source {path}: {exc}", exc.details) from exc
-    height, width, _ = pixels.shape
+    height, width, _ = image.pixels.shape
     if (height, width) != (header.height, header.width):
         raise ImageError(
             f"its source {path} has {width}x{height} pixels{_describe_change(geometry)}, "
             f"the record {header.width}x{header.height}; re-encode it"
         )
-    return pixels
+    return image
 
 
 def measure_delta(record: Record, computed: Twins, model: ModelHandle) -> tuple[float, float]:

@@ -41,9 +41,9 @@ class FileResult:
     folder. If there is an output, `output` is its path. `reason` says in one line why the file
     failed, was skipped or was made again. `error` is the class of the error. `rejection` is the
     rule that a damaged record breaks. `details` are the details of the error. Sizes are in bytes
-    and pixels. `upscaled` is true if the image was scaled up. `delta` is the largest difference
-    between the stored and the re-encoded latents. `facts` are added to the JSON object of the
-    result.
+    and pixels. `upscaled` is true if the image was scaled up. `is_unchecked` is true if damage to
+    the image would not have been found. `delta` is the largest difference between the stored and
+    the re-encoded latents. `facts` are added to the JSON object of the result.
     """
 
     file: str
@@ -64,6 +64,7 @@ class FileResult:
     rejection: str | None = None
     details: tuple[str, ...] = ()
     upscaled: bool = False
+    is_unchecked: bool = False
 
     @classmethod
     def fail(
@@ -138,6 +139,7 @@ class Tally:
     unknown_sources: int = 0
     reencoded: int = 0
     max_delta: float = 0.0
+    unchecked: int = 0
 
     def add(self, result: FileResult) -> None:
         """Counts one result.
@@ -145,6 +147,7 @@ class Tally:
         Adds the pixels if this run worked on the file, and the bytes if this run wrote the output.
         """
         self.counts[result.status] += 1
+        self.unchecked += result.is_unchecked
         self.unknown_sources += result.source is SourceState.UNKNOWN
         if result.delta is not None:
             self.reencoded += 1

@@ -33,7 +33,7 @@ from dinac_cli.jobs.reencode import (
     choose_sample,
     describe_delta,
     measure_delta,
-    read_source_pixels,
+    read_source,
 )
 from dinac_cli.jobs.request import (
     LATENTS,
@@ -191,7 +191,9 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         check_model(header, model, allow_other=False)
         _, rows, columns = header.shape
         group = BatchGroup(model, rows * header.patch, columns * header.patch)
-        pixels = read_source_pixels(sample, header, hold_beside(hold, held_bytes))
+        image = read_source(sample, header, hold_beside(hold, held_bytes))
+        pixels = image.pixels
+        result = replace(result, is_unchecked=not image.soundness.is_checked)
         held_bytes += pixels.nbytes
         hold(held_bytes)
         return _SourcePixels(

@@ -21,6 +21,7 @@ from dinac_cli.jobs.psnr import (
     measure_reconstruction,
     read_original,
     read_reconstruction,
+    warn_of_damage,
 )
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.report.columns import Reconstruction, describe_making
@@ -93,6 +94,8 @@ class _Gatherer:
     ) -> tuple[FileResult, PageImage]:
         records, warnings = self._show_records(entry.name, hold)
         original = read_original(path, self.request.options, hold)
+        warnings += original.soundness.warn()
+        is_checked = original.soundness.is_checked
         height, width, _ = original.pixels.shape
         hold(_WORK_FACTOR * original.pixels.nbytes)
         image = PageImage(
@@ -115,6 +118,8 @@ class _Gatherer:
             beside(_WORK_FACTOR * other.pixels.nbytes)
             url = self._publish(other.pixels, name_asset(number, k + 1))
             image.reconstructions.append(_compare(original, other, url, records, k))
+            warnings += warn_of_damage(other, counterpart)
+            is_checked = is_checked and other.soundness.is_checked
         first = next(filter(None, image.reconstructions), None)
         result = FileResult(
             entry.label,
@@ -125,6 +130,7 @@ class _Gatherer:
             height=height,
             psnr_db=None if first is None else first.psnr_db,
             name=entry.name,
+            is_unchecked=not is_checked,
         )
         return result, image
 

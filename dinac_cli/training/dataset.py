@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dinac_cli.errors import DinacError, UsageError
+from dinac_cli.errors import DamagedImageError, DinacError, UsageError
 from dinac_cli.images.pixels import Pixels, scale_pixels
 from dinac_cli.images.reading import read_image
+from dinac_cli.jobs.results import drop_advice
 from dinac_cli.storage.content import read_content
 from dinac_cli.training.split import choose_representatives, measure_features
 
@@ -40,6 +41,9 @@ def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], li
         try:
             content = read_content(path)
             pixels = read_image(content.data).pixels
+        except DamagedImageError as exc:
+            skipped.append(f"{path}: {drop_advice(str(exc))}; copy or download it again")
+            continue
         except DinacError as exc:
             skipped.append(f"{path}: {exc}")
             unreadable += 1

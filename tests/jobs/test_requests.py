@@ -48,7 +48,9 @@ GEOMETRY = Geometry(resize=64, crop=(48, 32), flip=True, upscale=False)
 MODEL = ModelChoice(
     model="owner/model", revision="0" * 40, device="cuda:1", dtype="bf16", compiled=True
 )
-MEASURE = MeasureOptions(background=(1, 2, 3), max_pixels=1000, geometry=GEOMETRY, hdr="clip")
+MEASURE = MeasureOptions(
+    background=(1, 2, 3), max_pixels=1000, geometry=GEOMETRY, hdr="clip", damaged="warn"
+)
 ENCODE = EncodeRequest(
     inputs=INPUTS,
     out="latents",
@@ -61,6 +63,7 @@ ENCODE = EncodeRequest(
         features=True,
         posterior=True,
         geometry=GeometryChoice(resize=64, crop=(48, 32), flip=True, upscale=False),
+        damaged="warn",
         skip_small=True,
         hdr="clip",
     ),

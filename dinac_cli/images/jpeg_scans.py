@@ -1,0 +1,158 @@
+"""Reads the markers of a JPEG (ITU-T T.81, annex B), without decoding its coefficients.
+
+All functions stop at the end marker or at the end of the data. They raise IndexError, KeyError or
+ValueError if the headers contradict themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+END_OF_IMAGE = b"\xff\xd9"
+"""The marker that ends a JPEG."""
+
+# Stuffed zeros and restart markers belong to the coded data.
+_NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_SOS, _EOI, _DHT = 0xDA, 0xD9, 0xC4
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_ARITHMETIC = set(range(0xC9, 0xD0)) - {0xCC}
+_METADATA = {*range(0xE0, 0xF0), 0xFE}
+
+_COEFFICIENTS = frozenset(range(64))
+_ZERO_RUN = bytes(64)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A marker, and where it and its parameters (`body`) start and end.
+
+    The coded data of a scan starts at `end`, and ends at `_find_scan_end`.
+    """
+
+    marker: int
+    start: int
+    body: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """The header of a scan: (component, AC table) pairs, coefficients, and their bits.
+
+    A scan sends the bits of the coefficients `first` to `last` down to bit `low`.
+    """
+
+    components: tuple[tuple[int, int], ...]
+    first: int
+    last: int
+    low: int
+
+
+def holds_all_scans(data: bytes) -> bool:
+    """True if the scans hold all components and, if progressive, all bits of all coefficients.
+
+    Does not check that the scans themselves are complete. Of a sequential JPEG of one scan, reads
+    only the headers.
+    """
+    lacking: dict[int, set[int]] = {}  # for each component, the coefficients that lack bits
+    progressive = False
+    for segment in _list_segments(data):
+        if segment.marker in _FRAMES:
+            progressive = segment.marker in _PROGRESSIVE
+            first, count = segment.body + 6, data[segment.body + 5]
+            lacking = {data[first + 3 * k]: set(_COEFFICIENTS) for k in range(count)}
+        elif segment.marker == _SOS:
+            scan = _read_scan(data, segment)
+            sent = range(scan.first, scan.last + 1) if progressive else _COEFFICIENTS
+            for component, _ in scan.components:
+                if progressive and scan.low:
+                    lacking[component].update(sent)
+                else:
+                    lacking[component].difference_update(sent)
+            if not any(lacking.values()):
+                return True
+    return False
+
+
+def holds_zeroed_data(data: bytes) -> bool:
+    """True if coded data was overwritten with zeros: 64 zero bytes that no encoder writes.
+
+    Zeros are the first code of a Huffman table, again and again. If this code ends a block, the
+    picture is flat, and the zeros are sound. If it is a coefficient, then all coefficients of
+    several blocks would have the same value, which no picture has.
+    """
+    if _ZERO_RUN not in data:
+        return False
+    first_codes: dict[int, int] = {}
+    for segment in _list_segments(data):
+        if segment.marker in _ARITHMETIC:
+            return False
+        if segment.marker == _DHT:
+            first_codes.update(_read_first_codes(data[segment.body : segment.end]))
+        elif segment.marker == _SOS and _holds_zeros(data, segment.end):
+            scan = _read_scan(data, segment)
+            # Scans of the first coefficient only may send any bits.
+            if scan.last and any(first_codes[0x10 + table] & 15 for _, table in scan.components):
+                return True
+    return False
+
+
+def strip_metadata(data: bytes) -> bytes:
+    """Returns a JPEG of the same coded picture without metadata, and with usual parameters.
+
+    Of a sequential JPEG, the last three bytes of each scan header have only one valid value.
+    """
+    parts = [data[:2]]
+    progressive = False
+    for segment in _list_segments(data):
+        if segment.marker in _METADATA:
+            continue
+        progressive = progressive or segment.marker in _PROGRESSIVE
+        part = data[segment.start : segment.end]
+        if segment.marker == _SOS:
+            usual = part if progressive else part[:-3] + b"\x00\x3f\x00"
+            part = usual + data[segment.end : _find_scan_end(data, segment.end)]
+        parts.append(part)
+    return b"".join(parts) + (END_OF_IMAGE if END_OF_IMAGE in data else b"")
+
+
+def _list_segments(data: bytes) -> Iterator[_Segment]:
+    at = 2  # after the start marker
+    while (found := _NEXT_MARKER.search(data, at)) is not None:
+        start, marker = found.end() - 2, data[found.end() - 1]
+        if marker == _EOI:
+            return
+        if marker in _STANDALONE:
+            at = found.end()
+            continue
+        end = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
+        yield _Segment(marker, start, start + 4, end)
+        at = end  # the search passes over coded data
+
+
+def _find_scan_end(data: bytes, start: int) -> int:
+    after = _NEXT_MARKER.search(data, start)
+    return len(data) if after is None else after.start()
+
+
+def _holds_zeros(data: bytes, start: int) -> bool:
+    return data.find(_ZERO_RUN, start, _find_scan_end(data, start)) >= 0
+
+
+def _read_scan(data: bytes, segment: _Segment) -> _Scan:
+    count, at = data[segment.body], segment.body + 1
+    components = tuple((data[at + 2 * k], data[at + 2 * k + 1] & 15) for k in range(count))
+    first, last, bits = data[at + 2 * count : at + 2 * count + 3]
+    return _Scan(components, first, last, bits & 15)
+
+
+def _read_first_codes(body: bytes) -> Iterator[tuple[int, int]]:
+    """Yields the class and number of each Huffman table, and the symbol of its first code."""
+    at = 0
+    while at < len(body):
+        yield body[at], body[at + 17]
+        at += 17 + sum(body[at + 1 : at + 17])
