@@ -33,8 +33,8 @@ HubModel = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        autocompletion=complete(opt.MODELS[2:]),
-        help="d2, dinac-ae or a Hub repository.",
+        autocompletion=complete(opt.HUB_MODELS),
+        help=f"{', '.join(opt.HUB_MODELS)} or a Hub repository.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per model on stdout.")]

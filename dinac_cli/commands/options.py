@@ -302,8 +302,12 @@ OriginalCrop = Annotated[
 
 # Model and device
 
-MODELS = ("auto", "nano", "d2", "dinac-ae")
-MODEL_KINDS = "nano (embedded), d2, dinac-ae, a Hub repository, a folder or a .safetensors file"
+HUB_MODELS = ("d2", "dinac-ae")
+"""The keys of `HUB_ALIASES`, whose module imports numpy."""
+MODELS = ("auto", "nano", *HUB_MODELS)
+MODEL_KINDS = (
+    f"nano (embedded), {', '.join(HUB_MODELS)}, a Hub repository, a folder or a .safetensors file"
+)
 
 
 def _model(auto: str) -> Any:

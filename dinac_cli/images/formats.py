@@ -14,7 +14,7 @@ from pathlib import PurePath
 MAX_PIXELS = 178_956_970
 """The default limit of width x height. Pillow also refuses larger images by default."""
 
-HEAD_BYTES = 32
+HEAD_BYTES = 64
 """The number of bytes at the start of a file that are read to detect its format."""
 
 # Only raster formats are supported. For safety, dinac excludes EPS and PDF (Pillow runs Ghostscript
@@ -29,18 +29,26 @@ _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "TIFF": re.compile(rb"(?!.{8}CR)(II[*+]\x00|MM\x00[*+])", re.DOTALL),
     # "BM" alone is not enough: the reserved zeros and the size of a known header must follow.
     "BMP": re.compile(rb"BM.{4}\x00{4}.{4}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\x00{3}", re.DOTALL),
-    "PPM": re.compile(rb"P([1-6]|f)\s+(#|-?[0-9])"),
+    "PPM": re.compile(rb"P[1-6fF]\s+(#|-?[0-9])"),
     "JPEG2000": re.compile(rb"\xff\x4f\xff\x51|\x00{3}\x0cjP  \r\n\x87\n"),
     "QOI": re.compile(rb"qoif"),
 }
 INPUT_FORMATS = tuple(_SIGNATURES)
 """The supported input formats, by their names in Pillow."""
 
+# Images that dinac cannot read. A batch must name these files, and not count them among files that
+# are no images. Raw files in a TIFF (NEF, ARW, DNG) are detected as TIFF.
 _UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
-    "HEIC": re.compile(rb".{4}ftyp(he(ic|ix|vc|vx|im|is)|m(if|sf)1)", re.DOTALL),
-    "JPEG XL": re.compile(rb"\xff\x0a|\x00{3}\x0cJXL "),
-    "Canon raw": re.compile(rb"II\*\x00.{4}CR", re.DOTALL),
-    "Photoshop": re.compile(rb"8BPS"),
+    "HEIC": re.compile(
+        rb".{4}ftyp(he(i[cxms]|v[cxms])|avc[is]|vvi[cs]|ev[bm]i|j2ki|m(if|sf)[12])", re.DOTALL
+    ),
+    "JPEG XL": re.compile(rb"\xff\x0a|\x00{3}\x0cJXL \r\n\x87\n"),
+    "Canon raw": re.compile(rb"II\*\x00.{4}CR|.{4}ftypcrx |II\x1a\x00{3}HEAPCCDR", re.DOTALL),
+    "Fujifilm raw": re.compile(rb"FUJIFILMCCD-RAW"),
+    "Olympus raw": re.compile(rb"IIR[OS]|MMOR"),
+    "Panasonic raw": re.compile(rb"IIU\x00"),
+    "Sigma raw": re.compile(rb"FOVb"),
+    "Photoshop": re.compile(rb"8BPS\x00[\x01\x02]"),
 }
 
 _SUFFIXES = (
@@ -48,6 +56,19 @@ _SUFFIXES = (
     | {".avif", ".avifs", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
     | {".jp2", ".j2k", ".jpx"}
 )
+_UNREADABLE_SUFFIXES = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".psd", ".psb"} | {
+    ".cr2",
+    ".cr3",
+    ".crw",
+    ".raf",
+    ".orf",
+    ".rw2",
+    ".x3f",
+    ".nef",
+    ".arw",
+    ".dng",
+    ".pef",
+}
 
 
 def detect_format(head: bytes) -> str | None:
@@ -66,13 +87,17 @@ def _match(signatures: Mapping[str, re.Pattern[bytes]], head: bytes) -> str | No
 
 
 def looks_like_image(head: bytes) -> bool:
-    """True if a file that begins with `head` is in an input format."""
-    return detect_format(head) is not None
+    """True if a file that begins with `head` is an image, even if dinac cannot read its format."""
+    return detect_format(head) is not None or detect_unreadable(head) is not None
 
 
 def is_image_name(name: str | PurePath) -> bool:
-    """True if a file name has the suffix of an input format, in upper or lower case."""
-    return PurePath(name).suffix.lower() in _SUFFIXES
+    """True if a file name has the suffix of an image format, even if dinac cannot read the format.
+
+    The suffix may be in upper or lower case.
+    """
+    suffix = PurePath(name).suffix.lower()
+    return suffix in _SUFFIXES or suffix in _UNREADABLE_SUFFIXES
 
 
 @dataclass(frozen=True)

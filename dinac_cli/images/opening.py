@@ -23,15 +23,15 @@ from PIL import (
     ImageFile,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
     QoiImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from dinac_cli.errors import ImageError, quote_error
 from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS, detect_format, detect_unreadable
+from dinac_cli.images.pfm import PpmFile
+from dinac_cli.images.png import PngFile
+from dinac_cli.images.tiff import open_tiff
 
 
 def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
@@ -46,13 +46,13 @@ def _open_webp(file: IO[bytes]) -> ImageFile.ImageFile:
 # Image.open is not used, because it applies a process-wide limit and tries every registered plugin.
 _OPENERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.jpeg_factory,
-    "PNG": PngImagePlugin.PngImageFile,
+    "PNG": PngFile,
     "WEBP": _open_webp,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": open_tiff,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "PPM": PpmImagePlugin.PpmImageFile,
+    "PPM": PpmFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "QOI": QoiImagePlugin.QoiImageFile,
 }
@@ -72,11 +72,6 @@ _EXPLANATIONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (
             r"\.DecompressionBomb",
             "this {} file holds a frame of too many pixels; scale it down, or save it as PNG",
-        ),
-        (
-            r"MAX_TEXT_",
-            "this {} file holds too much text or too large a colour profile; "
-            "save it without metadata",
         ),
         (
             r"\.(EOFError|IndexError)|struct\.error|truncated|not enough|reached EOF|only got"

@@ -80,7 +80,6 @@ def read_image(
         _refuse_thumbnail(opened)
         declared = read_declared(file, opened)
         refuse_hdr(declared.space, hdr)
-        _match_transparent_color(opened)
         pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
         steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
         if pixels is None:
@@ -224,13 +223,6 @@ def _refuse_thumbnail(opened: ImageFile.ImageFile) -> None:
         raise ImageError(
             "only a thumbnail is readable, as in camera raw files; convert it to TIFF or PNG first"
         )
-
-
-def _match_transparent_color(opened: ImageFile.ImageFile) -> None:
-    """Keeps only the high bytes of a 16-bit transparent colour, as Pillow does for the pixels."""
-    is_wide = bool(opened.tile) and opened.tile[0].args == "RGB;16B"
-    if is_wide and "transparency" in opened.info:
-        opened.info["transparency"] = tuple(v >> 8 for v in opened.info["transparency"])
 
 
 def _find_profile(opened: ImageFile.ImageFile) -> bytes | None:

@@ -35,13 +35,14 @@ def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], li
     Returns the images, and one line of text per skipped path. Raises UsageError if no image is
     left.
     """
-    images, skipped = [], []
+    images, skipped, unreadable = [], [], 0
     for path in paths:
         try:
             content = read_content(path)
             pixels = read_image(content.data).pixels
         except DinacError as exc:
             skipped.append(f"{path}: {exc}")
+            unreadable += 1
             continue
         height, width, _ = pixels.shape
         if min(height, width) < crop:
@@ -49,6 +50,8 @@ def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], li
             continue
         features = tuple(measure_features(pixels).tolist())
         images.append(TrainImage(path, height, width, content.sha256, features))
+    if skipped and unreadable == len(skipped) and not images:
+        raise UsageError(f"no image is readable, {unreadable} failed; the first: {skipped[0]}")
     if not images:
         raise UsageError(
             f"no image has at least {crop} pixels per side; use larger images or a smaller --crop"

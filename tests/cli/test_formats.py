@@ -6,11 +6,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from dinac_cli.images.formats import OUTPUT_FORMATS
+
 from .conftest import SIZES, draw, list_files, read_files
 from .processes import Finished, run, run_together
 
 FOUR_STEPS = ("--steps", "4", "--schedule", "cosine", "--guidance", "2", "--seed", "11")
-FORMATS = {"jpg": "JPEG", "webp": "WEBP", "tiff": "TIFF", "avif": "AVIF"}
+FORMATS = {name: output.pillow for name, output in OUTPUT_FORMATS.items() if output.has_stamp}
 
 
 def test_stamped_formats_are_done_the_next_time(work: Path, tmp_path: Path) -> None:

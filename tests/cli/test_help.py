@@ -27,36 +27,29 @@ def list_tree(command: Any, path: str = "dinac") -> Iterator[tuple[str, Any]]:
 
 
 TREE = dict(list_tree(get_command(app)))
-QUICK = {
-    "dinac encode",
-    "dinac decode",
-    "dinac export",
-    "dinac info",
-    "dinac psnr",
-    "dinac report",
-    "dinac verify",
-    "dinac plan",
-    "dinac models list",
-    "dinac models show",
-    "dinac completions",
-    "dinac man",
-    "dinac help",
+UNRUN = {
+    "dinac features",  # needs a class head
+    "dinac train",
+    "dinac bench",
+    "dinac models pull",
+    "dinac models rm",
+    "dinac demo",
 }
-"""The commands whose examples run offline and in a moment."""
+"""The commands whose examples are only parsed: they take long, or need a model of the Hub."""
 
 
 def test_every_command_has_an_example() -> None:
     assert set(EXAMPLES) == set(TREE)
 
 
-@pytest.mark.parametrize("path", sorted(QUICK))
+@pytest.mark.parametrize("path", sorted(TREE.keys() - UNRUN))
 def test_example_runs(own: Path, path: str) -> None:
     done = run(*path.split()[1:], *shlex.split(EXAMPLES[path]), cwd=own)
     assert (done.code, done.err) == (0, "")
 
 
-@pytest.mark.parametrize("path", sorted(TREE.keys() - QUICK))
-def test_example_of_a_slow_command_is_parsed(path: str) -> None:
+@pytest.mark.parametrize("path", sorted(UNRUN))
+def test_example_that_does_not_run_is_parsed(path: str) -> None:
     words = [*path.split()[1:], *shlex.split(EXAMPLES[path])]
     command = TREE["dinac"]
     context = command.make_context("dinac", list(words))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.commands.completions import SCRIPTS, write_scripts
+from dinac_cli.commands.examples import EXAMPLES
 
 from .processes import (
     DEADLINE_SECONDS,
@@ -26,24 +27,7 @@ from .processes import (
 
 COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
 HEAVY = ("torch", "numpy", "PIL", "huggingface_hub", "zstandard")
-COMMANDS = [
-    "bench",
-    "completions",
-    "decode",
-    "demo",
-    "encode",
-    "export",
-    "features",
-    "help",
-    "info",
-    "man",
-    "models",
-    "plan",
-    "psnr",
-    "report",
-    "train",
-    "verify",
-]
+COMMANDS = sorted({path.split()[1] for path in EXAMPLES if " " in path})
 
 
 @pytest.mark.parametrize(

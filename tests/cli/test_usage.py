@@ -225,7 +225,8 @@ def test_absent_device_is_an_error(work: Path, tmp_path: Path) -> None:
     done = run(*arguments, cwd=work)
     assert (done.code, done.out) == (1, "")
     assert re.fullmatch(
-        r"dinac: device cuda:99 is not available; this machine has (\S+, )*cpu; use --device auto\n",
+        r"dinac: device cuda:99 is not available; "
+        r"this machine has (\S+, )*cpu; use --device auto\n",
         done.err,
     )
     assert list_files(tmp_path) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,24 @@ from dinac_cli.images.formats import (
     MAX_PIXELS,
     OUTPUT_FORMATS,
     detect_format,
+    detect_unreadable,
     format_of_suffix,
     is_image_name,
     looks_like_image,
 )
 
 from .hand_made import make_pixels, save
+
+HEIF_BRANDS = (
+    *("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs"),
+    *("mif1", "msf1", "mif2", "avci", "vvic", "j2ki"),
+)
+
+
+def make_brand(*brands: str) -> bytes:
+    """The first box of an ISO media file: its major brand, and the compatible brands."""
+    content = b"ftyp" + brands[0].encode() + bytes(4) + "".join(brands[1:]).encode()
+    return struct.pack(">I", 4 + len(content)) + content
 
 
 @pytest.mark.parametrize("name", INPUT_FORMATS)
@@ -51,7 +64,41 @@ def test_every_input_format_is_detected(name: str) -> None:
 )
 def test_format_is_detected_by_first_bytes(head: bytes, expected: str | None) -> None:
     assert detect_format(head) == expected
+    is_unreadable = detect_unreadable(head) is not None
+    assert looks_like_image(head) == (expected is not None or is_unreadable)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        *((make_brand(brand), "HEIC") for brand in HEIF_BRANDS),
+        (make_brand("mif1", "heic", "miaf"), "HEIC"),
+        (make_brand("crx "), "Canon raw"),
+        (b"II*\x00\x10\x00\x00\x00CR\x02\x00", "Canon raw"),
+        (b"II\x1a\x00\x00\x00HEAPCCDR", "Canon raw"),
+        (b"\xff\x0a\xfa\x1f\x01", "JPEG XL"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"FUJIFILMCCD-RAW 0201", "Fujifilm raw"),
+        (b"IIRO\x08\x00\x00\x00", "Olympus raw"),
+        (b"IIU\x00\x18\x00\x00\x00", "Panasonic raw"),
+        (b"FOVb\x03\x00\x02\x00", "Sigma raw"),
+        (b"8BPS\x00\x01", "Photoshop"),
+        (b"8BPS\x00\x02", "Photoshop"),
+        (b"8BPS is no picture", None),
+        (make_brand("isom", "avc1"), None),
+        (make_brand("qt  "), None),
+        (b"%PDF-1.7", None),
+        (b"", None),
+    ],
+)
+def test_unreadable_images_are_recognised(head: bytes, expected: str | None) -> None:
+    assert detect_unreadable(head) == expected
     assert looks_like_image(head) == (expected is not None)
+
+
+def test_a_late_brand_of_avif_is_found() -> None:
+    head = make_brand("mif1", "mif1", "miaf", "MiHB", "MA1B", "avif")
+    assert detect_format(head[:HEAD_BYTES]) == "AVIF"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +108,11 @@ def test_format_is_detected_by_first_bytes(head: bytes, expected: str | None) ->
         ("UPPER CASE naïve 図 #1 (copy).JPG", True),
         ("trip/a.b.Tiff", True),
         ("a.dinac", False),
-        ("a.heic", False),
+        ("a.HEIC", True),
+        ("a.jxl", True),
+        ("a.psd", True),
+        ("a.cr3", True),
+        ("a.pdf", False),
         ("jpg", False),
         (".jpg", False),
         ("", False),

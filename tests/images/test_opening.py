@@ -180,11 +180,6 @@ def raise_on_open(error: Exception, monkeypatch: pytest.MonkeyPatch) -> ImageErr
             Image.DecompressionBombError("bomb"),
             "this PNG file holds a frame of too many pixels; scale it down, or save it as PNG",
         ),
-        (
-            ValueError("Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK"),
-            "this PNG file holds too much text or too large a colour profile; "
-            "save it without metadata",
-        ),
     ],
     ids=repr,
 )
