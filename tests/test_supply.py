@@ -19,13 +19,13 @@ PACKAGE = Path(dinac_cli.__file__).parent
 PROJECT = PACKAGE.parent / "pyproject.toml"
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 
-OPTIONAL = {"diffusers", "simplejpeg", "triton"}
+OPTIONAL = {"diffusers", "pi_heif", "pylibjxl", "simplejpeg", "triton"}
 """Imported if they are installed: by an extra, or by torch."""
 
 BOUNDED_ABOVE = {"torch"}
 """Dependencies with an upper bound; pyproject.toml gives the reason."""
 
-KEYS = ("dependencies", "compare", "fast", "test")
+KEYS = ("dependencies", "compare", "fast", "formats", "test")
 ENVIRONMENTS = [
     {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0", "extra": ""} | system
     for minor in range(10, 15)

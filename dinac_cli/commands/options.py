@@ -388,7 +388,7 @@ Overwrite = Annotated[
 ]
 Checksum = Annotated[
     bool,
-    run_option("--checksum", help="Detect changed sources by hash instead of by size and time."),
+    run_option("--checksum", help="Hash every source, also those that OUT remembers as unchanged."),
 ]
 Fsync = Annotated[
     bool, run_option("--fsync", help="Flush each output to the disk before continuing (fsync).")

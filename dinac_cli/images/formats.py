@@ -36,13 +36,17 @@ _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
 INPUT_FORMATS = tuple(_SIGNATURES)
 """The supported input formats, by their names in Pillow."""
 
-# Images that dinac cannot read. A batch must name these files, and not count them among files that
-# are no images. Raw files in a TIFF (NEF, ARW, DNG) are detected as TIFF.
-_UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
+# Images that dinac reads only with the extra `formats`.
+_OPTIONAL: Mapping[str, re.Pattern[bytes]] = {
     "HEIC": re.compile(
         rb".{4}ftyp(he(i[cxms]|v[cxms])|avc[is]|vvi[cs]|ev[bm]i|j2ki|m(if|sf)[12])", re.DOTALL
     ),
     "JPEG XL": re.compile(rb"\xff\x0a|\x00{3}\x0cJXL \r\n\x87\n"),
+}
+
+# Images that dinac cannot read. A batch must name these files, and not count them among files that
+# are no images. Raw files in a TIFF (NEF, ARW, DNG) are detected as TIFF.
+_UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
     "Canon raw": re.compile(rb"II\*\x00.{4}CR|.{4}ftypcrx |II\x1a\x00{3}HEAPCCDR", re.DOTALL),
     "Fujifilm raw": re.compile(rb"FUJIFILMCCD-RAW"),
     "Olympus raw": re.compile(rb"IIR[OS]|MMOR"),
@@ -56,7 +60,7 @@ _SUFFIXES = (
     | {".avif", ".avifs", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
     | {".jp2", ".j2k", ".jpx"}
 )
-_UNREADABLE_SUFFIXES = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".psd", ".psb"} | {
+_OTHER_SUFFIXES = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".psd", ".psb"} | {
     ".cr2",
     ".cr3",
     ".crw",
@@ -76,6 +80,11 @@ def detect_format(head: bytes) -> str | None:
     return _match(_SIGNATURES, head)
 
 
+def detect_optional(head: bytes) -> str | None:
+    """Returns HEIC or JPEG XL for a file that needs the extra `formats`, or None."""
+    return _match(_OPTIONAL, head)
+
+
 def detect_unreadable(head: bytes) -> str | None:
     """Returns the image format of a file that dinac recognises but cannot read, or None."""
     return _match(_UNREADABLE, head)
@@ -88,7 +97,7 @@ def _match(signatures: Mapping[str, re.Pattern[bytes]], head: bytes) -> str | No
 
 def looks_like_image(head: bytes) -> bool:
     """True if a file that begins with `head` is an image, even if dinac cannot read its format."""
-    return detect_format(head) is not None or detect_unreadable(head) is not None
+    return any(_match(known, head) for known in (_SIGNATURES, _OPTIONAL, _UNREADABLE))
 
 
 def is_image_name(name: str | PurePath) -> bool:
@@ -97,7 +106,7 @@ def is_image_name(name: str | PurePath) -> bool:
     The suffix may be in upper or lower case.
     """
     suffix = PurePath(name).suffix.lower()
-    return suffix in _SUFFIXES or suffix in _UNREADABLE_SUFFIXES
+    return suffix in _SUFFIXES or suffix in _OTHER_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ MAX_SIDE = 1 << 20
 """The largest side that the user can request, in pixels."""
 
 # `read_image` writes these keys into a description.
-_READING_KEYS = {"orientation", "color", "alpha", "frame"}
+_READING_KEYS = {"orientation", "color", "alpha", "frame", "reader"}
 _GEOMETRY_KEYS = {"resize", "max_side", "crop", "flip"}
 _TWIN = "twin"
 _NONE = "none"

@@ -28,7 +28,14 @@ from PIL import (
 )
 
 from dinac_cli.errors import ImageError, quote_error
-from dinac_cli.images.formats import HEAD_BYTES, MAX_PIXELS, detect_format, detect_unreadable
+from dinac_cli.images.formats import (
+    HEAD_BYTES,
+    MAX_PIXELS,
+    detect_format,
+    detect_optional,
+    detect_unreadable,
+)
+from dinac_cli.images.optional_formats import HEIC, JPEG_XL, open_heic, open_jxl
 from dinac_cli.images.pfm import PpmFile
 from dinac_cli.images.png import PngFile
 from dinac_cli.images.tiff import open_tiff
@@ -55,6 +62,8 @@ _OPENERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "PPM": PpmFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "QOI": QoiImagePlugin.QoiImageFile,
+    HEIC: open_heic,
+    JPEG_XL: open_jxl,
 }
 
 _TITLES = {"WEBP": "WebP", "JPEG2000": "JPEG 2000"}
@@ -70,12 +79,12 @@ _EXPLANATIONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "not enough memory to decode this {} file; use fewer --workers",
         ),
         (
-            r"\.DecompressionBomb",
+            r"\.DecompressionBomb|security limit",
             "this {} file holds a frame of too many pixels; scale it down, or save it as PNG",
         ),
         (
             r"\.(EOFError|IndexError)|struct\.error|truncated|not enough|reached EOF|only got"
-            r"|incomplete",
+            r"|incomplete|unexpected end of file|insufficient input",
             "truncated {} file; copy or download it again",
         ),
         (
@@ -123,7 +132,7 @@ def open_image(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
 def _identify(head: bytes) -> str:
     if not head:
         raise ImageError("empty file (0 bytes); copy or download it again")
-    if kind := detect_format(head):
+    if kind := detect_format(head) or detect_optional(head):
         return kind
     if foreign := detect_unreadable(head):
         raise ImageError(f"{foreign} is not supported; convert the image to PNG or JPEG")

@@ -23,7 +23,9 @@ from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE
 from dinac_cli.images.opening import check_size, load_image, open_image
+from dinac_cli.images.optional_formats import is_optional, refuse_other_colors
 from dinac_cli.images.pixels import Pixels
+from dinac_cli.images.revisions import describe_revision
 
 WHITE = (255, 255, 255)
 
@@ -80,12 +82,14 @@ def read_image(
         _refuse_thumbnail(opened)
         declared = read_declared(file, opened)
         refuse_hdr(declared.space, hdr)
+        refuse_other_colors(opened)
+        revision = describe_revision(opened, data)
         pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
         steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
         if pixels is None:
             pixels, steps = _decode_pixels(data, opened, declared, background, hdr)
         frames = getattr(opened, "n_frames", 1)
-    description = format_description({**steps, "frame": f"1/{frames}"})
+    description = format_description({**steps, "frame": f"1/{frames}", **revision})
     return SourceImage(pixels, description, tuple(_warn(opened, frames, steps["color"])))
 
 
@@ -118,7 +122,8 @@ def _decode_pixels(
         colors = color.ASSUMED_SRGB if declared.is_unusable else colors
     pixels = np.array(rgb)  # a writable copy, [H, W, 3]
     turned = "none" if method is None else "applied"
-    steps = {"orientation": turned, "color": colors, "alpha": "none"}
+    orientation = "decoder" if is_optional(opened) else turned
+    steps = {"orientation": orientation, "color": colors, "alpha": "none"}
     if alpha is not None:
         pixels = color.composite(pixels, alpha, background)
         steps["alpha"] = f"composited-#{bytes(background).hex()}"
@@ -177,7 +182,10 @@ def _load_upright(
         method = _UPRIGHT.get(_read_orientation(opened))
         load_image(opened)
         return color.reduce_depth(opened), method
+    size = opened.size
     load_image(opened)
+    if is_optional(opened) and opened.size != size:
+        raise ValueError(f"decoded {opened.size} instead of {size}")  # `size` was checked
     image = color.reduce_depth(opened)
     if declared.crop is not None:
         image = image.crop(declared.crop)
@@ -199,6 +207,8 @@ def _turn_levels(levels: NDArray[np.uint16], method: Transpose | None) -> NDArra
 
 
 def _read_orientation(opened: ImageFile.ImageFile) -> object:
+    if is_optional(opened):  # the decoder has turned the image as its container says
+        return None
     try:
         if opened.format == "AVIF":
             # AVIF turns images by irot and imir only. Pillow writes them into the EXIF, but
@@ -233,10 +243,14 @@ def _find_profile(opened: ImageFile.ImageFile) -> bytes | None:
 def _warn(opened: ImageFile.ImageFile, frames: int, colors: str) -> Iterator[str]:
     # A JPEG from a phone (MPO) can also hold previews and depth maps. They do not count as frames.
     if frames > 1 and not isinstance(opened, MpoImagePlugin.MpoImageFile):
-        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        if is_optional(opened):
+            yield f"holds {frames} images: only the main one encoded"
+        elif isinstance(opened, TiffImagePlugin.TiffImageFile):
             yield f"multi-page: only page 1 of {frames} encoded"
         else:
             yield f"animated: only frame 1 of {frames} encoded"
+    if is_optional(opened) and getattr(opened, "is_animated", False):
+        yield "animated: only the first frame encoded"
     if colors == color.ASSUMED_SRGB:
         kind = "colour description" if _find_profile(opened) is None else "ICC profile"
         yield f"unusable {kind} ignored; colours taken as sRGB"

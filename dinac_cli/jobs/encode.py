@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
@@ -21,6 +22,7 @@ from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, GeometryChoice
 from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
+from dinac_cli.images.revisions import current_revision
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
@@ -50,7 +52,8 @@ from dinac_cli.jobs.results import FileResult, Status, drop_advice
 from dinac_cli.storage.content import Content, read_content, read_stream_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
-from dinac_cli.storage.output import Output
+from dinac_cli.storage.output import Output, OutputKind
+from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory
 
 if TYPE_CHECKING:
     from dinac_cli.codec.engine import Engine
@@ -327,8 +330,25 @@ def encode_inputs(
     Raises DinacError if the run as a whole cannot go on (model, device, full disk).
     """
     model.check(options.precision)
-    job = EncodeJob(output, model, options, control.stdin)
-    return run_job(job, inputs, control, control.stdout if output.is_stream else None)
+    return _encode_inputs(inputs, output, model, options, control)
+
+
+def _encode_inputs(
+    inputs: Iterable[Input],
+    output: Output,
+    model: ModelHandle,
+    options: EncodeOptions,
+    control: RunControl,
+) -> Generator[FileResult, None, None]:
+    with open_memory(output) as memory:
+        job = EncodeJob(output, model, options, control.stdin, memory)
+        yield from run_job(job, inputs, control, control.stdout if output.is_stream else None)
+
+
+def open_memory(output: Output, *, read_only: bool = False) -> SourceMemory:
+    """Opens the memory of a folder OUT. For any other OUT, remembers nothing."""
+    is_folder = output.kind is OutputKind.FOLDER
+    return SourceMemory(output.path if is_folder else None, read_only=read_only)
 
 
 @dataclass(frozen=True)
@@ -336,6 +356,8 @@ class _ReadImage(Work):
     image: SourceImage
     source: Source
     redo_reason: str | None
+    status: os.stat_result | None = None
+    earlier: Sighting | None = None
 
 
 class EncodeJob(Job[Input, _ReadImage, "Twins"]):
@@ -347,11 +369,13 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         model: ModelHandle,
         options: EncodeOptions,
         stdin: BinaryIO | None = None,
+        memory: SourceMemory = NO_MEMORY,
     ) -> None:
         self._output = output
         self._model = model
         self._options = options
         self._stdin = stdin
+        self._memory = memory
         self._wanted = options.want(model)
 
     def read(self, entry: Input, hold: Callable[[int], None]) -> _ReadImage | FileResult:
@@ -383,7 +407,17 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         )
         group = BatchGroup(self._model, -(-height // patch) * patch, -(-width // patch) * patch)
         held_bytes = len(content.data) + image.pixels.nbytes
-        return _ReadImage(entry.label, entry.name, group, held_bytes, image, source, verdict.reason)
+        return _ReadImage(
+            entry.label,
+            entry.name,
+            group,
+            held_bytes,
+            image,
+            source,
+            verdict.reason,
+            content.status,
+            verdict.sighting,
+        )
 
     def submit(self, batch: list[_ReadImage]) -> Computing[Twins]:
         engine = self._model.engine
@@ -417,14 +451,34 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             bytes_out=len(record),
             upscaled=work.image.upscaled,
         )
-        return deliver(self._output, name_latents(work.name), record, result)
+        made = deliver(self._output, name_latents(work.name), record, result)
+        if made.result.output is not None:
+            self._remember(work, made.result.output)
+        return made
+
+    def _remember(self, work: _ReadImage, target: str) -> None:
+        """Remembers that the record at `target` belongs to the file that was read."""
+        if work.status is None:
+            return
+        content = None if self._options.anonymous else work.source.sha256
+        with suppress(OSError):  # the record that was just written is gone
+            sighting = self._memory.identify(target, content, work.status)
+            if content is None:
+                self._memory.forget(target)
+            self._memory.remember(sighting.follow(work.earlier), current_revision())
 
     def _judge(self, entry: Input) -> Verdict:
         """Checks whether the image's record already exists and is up to date."""
         target = self._output.look(name_latents(entry.name))
         if target is None:
             return Verdict(State.ABSENT)
-        return check_latents(target, entry.path, self._wanted, checksum=self._options.checksum)
+        return check_latents(
+            target,
+            entry.path,
+            self._wanted,
+            checksum=self._options.checksum,
+            memory=self._memory,
+        )
 
     def _read_content(self, entry: Input) -> Content:
         if entry.path is not None:

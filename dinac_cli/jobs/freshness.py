@@ -21,6 +21,7 @@ from dinac_cli.images.hdr import REFUSE, read_hdr
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.content import hash_file
 from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.source_memory import NO_MEMORY, Recall, Sighting, SourceMemory
 
 _LACKS = {
     LOGSNR: "no posterior",
@@ -54,11 +55,12 @@ class State(Enum):
 
 
 class Cause(Enum):
-    """Why an output is stale: a change of the source, or damage to the output."""
+    """Why an output is stale: a change of the source or of its reader, or damage to the output."""
 
     SIZE = "size"
     HASH = "hash"
     TIME = "time"
+    READER = "reader"
     DAMAGE = "damage"
 
 
@@ -67,11 +69,13 @@ class Verdict:
     """The state of an output.
 
     If `state` is STALE, `reason` says why in one line. If the cause is known, `cause` is set.
+    `sighting` is the source beside the record that is stale, if the source was looked at.
     """
 
     state: State
     reason: str | None = None
     cause: Cause | None = None
+    sighting: Sighting | None = None
 
 
 @dataclass(frozen=True)
@@ -217,11 +221,17 @@ def is_latent_file(path: str) -> bool:
 
 
 def check_latents(
-    target: str, source: str | None, wanted: WantedLatents, *, checksum: bool
+    target: str,
+    source: str | None,
+    wanted: WantedLatents,
+    *,
+    checksum: bool,
+    memory: SourceMemory = NO_MEMORY,
 ) -> Verdict:
     """Checks whether the record at `target` is up to date.
 
-    `source` is the path of the image, or None for standard input. Raises OutputError if dinac did
+    `source` is the path of the image, or None for standard input. `memory` knows sources that were
+    compared with their records before, and learns from this check. Raises OutputError if dinac did
     not write the record, or wrote it in another version of the format. Also raises OutputError if
     the record has another model, precision, background or geometry.
     """
@@ -249,10 +259,7 @@ def check_latents(
         return Verdict(State.STALE, "standard input is always encoded")
     if (lack := wanted.describe_lack(outline)) is not None:
         return Verdict(State.STALE, lack)
-    changed = _find_change(source, target, header, checksum=checksum)
-    if changed is None:
-        return Verdict(State.DONE)
-    return Verdict(State.STALE, "the source has changed", changed)
+    return _check_source(source, target, header, memory, checksum=checksum)
 
 
 def _read_outline(target: str, wanted: WantedLatents) -> Outline | None:
@@ -338,17 +345,52 @@ def list_files(out: str) -> Iterator[str]:
         yield from (os.path.join(parent, name) for name in sorted(names))
 
 
-def _find_change(source: str, target: str, header: RecordHeader, *, checksum: bool) -> Cause | None:
+def _check_source(
+    source: str, target: str, header: RecordHeader, memory: SourceMemory, *, checksum: bool
+) -> Verdict:
+    """Checks whether the record belongs to the source as it is now, and to its present reader."""
+    from dinac_cli.images.revisions import current_revision, find_file_rule, read_revision
+
+    status = os.stat(source)
+    sighting = memory.identify(target, header.source_sha256, status)
+    recall, judged = memory.recall(sighting)
+    changed = _find_change(source, target, header, status, recall, checksum=checksum)
+    if changed is not None:
+        return Verdict(State.STALE, "the source has changed", changed, sighting)
+    reader = current_revision()
+    if judged < reader:
+        rule = find_file_rule(source, since=read_revision(header.image))
+        if rule is not None:
+            return Verdict(State.STALE, rule.reason, Cause.READER, sighting)
+    if recall is not Recall.SAME or judged < reader:
+        memory.remember(sighting, reader)
+    return Verdict(State.DONE)
+
+
+def _find_change(
+    source: str,
+    target: str,
+    header: RecordHeader,
+    status: os.stat_result,
+    recall: Recall,
+    *,
+    checksum: bool,
+) -> Cause | None:
     """Returns what changed in the source since the record was made, or None.
 
-    If the size is the same and the source is not newer than the record, the source is unchanged. If
-    the source is newer, or if `checksum` is set, the hash of the source decides.
+    A source that is not remembered as it is now is hashed: its size and times may be those of
+    another file, because `mv`, `cp -p` and `rsync -a` keep them. An anonymous record holds no hash.
+    Then the source is unchanged if nothing was remembered and the source is not newer than the
+    record.
     """
-    status = os.stat(source)
-    if header.source_bytes is None or header.source_sha256 is None:
-        return Cause.TIME if status.st_mtime_ns > os.stat(target).st_mtime_ns else None
-    if status.st_size != header.source_bytes:
+    if header.source_bytes is not None and status.st_size != header.source_bytes:
         return Cause.SIZE
-    if not checksum and status.st_mtime_ns <= os.stat(target).st_mtime_ns:
+    if recall is Recall.SAME and not checksum:
         return None
-    return None if hash_file(source) == header.source_sha256 else Cause.HASH
+    if header.source_sha256 is not None:
+        return None if hash_file(source) == header.source_sha256 else Cause.HASH
+    if recall is Recall.SAME:
+        return None
+    newest = max(status.st_mtime_ns, status.st_ctime_ns)
+    is_older = recall is Recall.UNKNOWN and newest <= os.stat(target).st_mtime_ns
+    return None if is_older else Cause.TIME

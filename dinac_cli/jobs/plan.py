@@ -21,7 +21,7 @@ from dinac_cli.errors import (
     UsageError,
 )
 from dinac_cli.images.reading import measure_file
-from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, explain_skip
+from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, explain_skip, open_memory
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.freshness import (
@@ -40,6 +40,7 @@ from dinac_cli.models.registry import choose_default
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import Output
+from dinac_cli.storage.source_memory import NO_MEMORY, SourceMemory
 
 # These values were measured with nano on photographs. The documentation has the same table.
 TYPICAL_BITS_PER_PIXEL = {
@@ -184,11 +185,12 @@ class PlanRun:
 
     def list_files(self) -> Iterator[PlannedFile]:
         """Yields each file with its `fate`, and counts it in `plan`. Raises OutputError."""
-        for file in plan_files(self.selection, self.output, self.wanted, self.options):
-            self.plan.add(file)
-            if file.entry is not None and file.pixels is not None:
-                self.sample.add(file.entry)
-            yield file
+        with open_memory(self.output, read_only=True) as memory:
+            for file in plan_files(self.selection, self.output, self.wanted, self.options, memory):
+                self.plan.add(file)
+                if file.entry is not None and file.pixels is not None:
+                    self.sample.add(file.entry)
+                yield file
         if any(self.plan.counts[fate].files for fate in WORK):
             self.output.require_writable()
 
@@ -220,7 +222,11 @@ class PlanRun:
 
 
 def plan_files(
-    selection: Selection, output: Output, wanted: WantedLatents, options: EncodeOptions
+    selection: Selection,
+    output: Output,
+    wanted: WantedLatents,
+    options: EncodeOptions,
+    memory: SourceMemory = NO_MEMORY,
 ) -> Iterator[PlannedFile]:
     """Yields what a run would do with each input, and then the orphaned records of a folder OUT.
 
@@ -229,7 +235,7 @@ def plan_files(
     """
     for entry in selection:
         try:
-            yield _plan_file(entry, output, wanted, options)
+            yield _plan_file(entry, output, wanted, options, memory)
         except OutputError as exc:
             yield PlannedFile(entry.label, Fate.CONFLICT, reason=str(exc))
         except DinacError as exc:
@@ -246,7 +252,11 @@ def _fail(entry: Input, exc: DinacError) -> PlannedFile:
 
 
 def _plan_file(
-    entry: Input, output: Output, wanted: WantedLatents, options: EncodeOptions
+    entry: Input,
+    output: Output,
+    wanted: WantedLatents,
+    options: EncodeOptions,
+    memory: SourceMemory,
 ) -> PlannedFile:
     if entry.problem:
         raise InputError(entry.problem)
@@ -254,7 +264,7 @@ def _plan_file(
         return _plan_work(entry, PlannedFile(entry.label, Fate.NEW), output, options)
     target = output.locate(name_latents(entry.name))
     output.require_inside(os.path.dirname(target) or ".")
-    verdict = _judge(entry, target, output, wanted, options)
+    verdict = _judge(entry, target, output, wanted, options, memory)
     if verdict.state is State.DONE:
         with open(target, "rb") as file:
             header = read_header(file)
@@ -287,10 +297,15 @@ def _plan_work(
 
 
 def _judge(
-    entry: Input, target: str, output: Output, wanted: WantedLatents, options: EncodeOptions
+    entry: Input,
+    target: str,
+    output: Output,
+    wanted: WantedLatents,
+    options: EncodeOptions,
+    memory: SourceMemory,
 ) -> Verdict:
     if not output.overwrite:
-        return check_latents(target, entry.path, wanted, checksum=options.checksum)
+        return check_latents(target, entry.path, wanted, checksum=options.checksum, memory=memory)
     if os.path.lexists(target):
         return Verdict(State.STALE, "--overwrite re-encodes it")
     return Verdict(State.ABSENT)

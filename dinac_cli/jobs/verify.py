@@ -286,7 +286,7 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
     except InputError as exc:
         return SourceCheck(SourceState.MISSING, finding=f"its source {path}: {exc}")
     if difference is not None:
-        finding = f"its source {path} has changed ({difference}); re-encode it"
+        finding = f"its source {path} has changed ({difference}); run encode --checksum again"
         return SourceCheck(SourceState.CHANGED, path, finding)
     is_known = header.source_sha256 is not None
     return SourceCheck(SourceState.UNCHANGED if is_known else SourceState.UNKNOWN, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from dinac_cli.errors import InputError
@@ -16,9 +16,10 @@ _CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of one input."""
+    """The bytes of one input. `status` is the state of the file before it was read, if any."""
 
     data: bytes
+    status: os.stat_result | None = None
 
     @property
     def sha256(self) -> str:
@@ -42,7 +43,7 @@ def read_content(path: str) -> Content:
     is_file = stat.S_ISREG(before.st_mode)
     if is_file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError("changed while it was read; run the same command again")
-    return content
+    return replace(content, status=before)
 
 
 def read_stream_content(stream: BinaryIO) -> Content:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinac_cli.storage.source_memory import MEMORY_NAME
+
 from .processes import run
 
 SIZES = {
@@ -43,8 +45,12 @@ def make_png(width: int = 32, height: int = 32, seed: int = 0) -> bytes:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Returns the relative names of all files below a folder, hidden ones too, sorted."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
+    """Returns the relative names of all files below a folder, hidden ones too, sorted.
+
+    Leaves out the memory of `encode`, a cache whose bytes depend on the machine.
+    """
+    files = (path for path in folder.rglob("*") if path.name != MEMORY_NAME and not path.is_dir())
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

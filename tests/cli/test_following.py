@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,10 @@ def decoded(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(shaped: Path, tmp_path: Path) -> Path:
     """A copy of `shaped` that a test may change."""
-    return Path(shutil.copytree(shaped, tmp_path / "own"))
+    folder = Path(shutil.copytree(shaped, tmp_path / "own"))
+    # An anonymous record holds no hash: it must be younger than its source, which is a new file.
+    os.utime(folder / "latents/a.png.dinac")
+    return folder
 
 
 def read_kind(path: Path) -> tuple[str, str, bool]:

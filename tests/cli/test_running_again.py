@@ -41,15 +41,14 @@ def test_changed_sources_are_reencoded_and_reported(own: Path) -> None:
     assert (own / "latents/a.jpg.dinac").stat().st_mtime_ns == untouched
 
 
-def test_checksum_finds_a_change_of_equal_size_and_time(own: Path) -> None:
+def test_a_change_of_equal_size_and_time_is_found(own: Path) -> None:
     path = own / "photos/b.png"
     stat = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # in the checksum of the last chunk, which readers ignore
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert run("encode", "photos", "latents", cwd=own).out.startswith("0 encoded with nano, 4 al")
-    checked = run("encode", "photos", "latents", "--checksum", "--json", cwd=own)
+    checked = run("encode", "photos", "latents", "--json", cwd=own)
     *files, summary = checked.objects
     assert summary["done"] == 3
     assert [entry["file"] for entry in files if entry["status"] != "done"] == ["photos/b.png"]

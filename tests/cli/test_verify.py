@@ -58,10 +58,11 @@ def test_each_finding_is_reported(own: Path) -> None:
     assert damaged.endswith("copy the record again or re-encode")
     [changed] = re.findall(r"\(7 bytes, not \d+\)", others[0])
     assert others == [
-        f"dinac: latents/b.png.dinac: its source photos/b.png has changed {changed}; re-encode it",
+        f"dinac: latents/b.png.dinac: its source photos/b.png has changed {changed}; "
+        "run encode --checksum again",
         f"dinac: latents/cut.dinac: {CUT_SHORT}",
         f"dinac: latents/more.dinac: b.png: its source photos/b.png has changed {changed}; "
-        "re-encode it",
+        "run encode --checksum again",
         "dinac: latents/more.dinac after record 1: not a latent record: no dinac preamble",
         "dinac: latents/sub/b.png.dinac: its source photos/sub/b.png does not exist",
     ]

@@ -16,6 +16,7 @@ from dinac_cli.images.formats import (
     MAX_PIXELS,
     OUTPUT_FORMATS,
     detect_format,
+    detect_optional,
     detect_unreadable,
     format_of_suffix,
     is_image_name,
@@ -64,8 +65,8 @@ def test_every_input_format_is_detected(name: str) -> None:
 )
 def test_format_is_detected_by_first_bytes(head: bytes, expected: str | None) -> None:
     assert detect_format(head) == expected
-    is_unreadable = detect_unreadable(head) is not None
-    assert looks_like_image(head) == (expected is not None or is_unreadable)
+    is_other = detect_optional(head) is not None or detect_unreadable(head) is not None
+    assert looks_like_image(head) == (expected is not None or is_other)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +92,8 @@ def test_format_is_detected_by_first_bytes(head: bytes, expected: str | None) ->
         (b"", None),
     ],
 )
-def test_unreadable_images_are_recognised(head: bytes, expected: str | None) -> None:
-    assert detect_unreadable(head) == expected
+def test_other_images_are_recognised(head: bytes, expected: str | None) -> None:
+    assert (detect_optional(head) or detect_unreadable(head)) == expected
     assert looks_like_image(head) == (expected is not None)
 
 

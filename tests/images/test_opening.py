@@ -7,6 +7,7 @@ import pickle
 import random
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import NoReturn
 
 import numpy as np
@@ -42,6 +43,23 @@ FILES = {
 }
 
 
+# With the extra, these files are damaged.
+NEEDS_EXTRA = (
+    "{} is not supported without an extra; pip install 'dinac-cli[formats]', "
+    "or convert the image to PNG or JPEG"
+)
+HEIC_LINE = (
+    "damaged HEIC file; copy or download it again"
+    if find_spec("pi_heif")
+    else NEEDS_EXTRA.format("HEIC")
+)
+JXL_LINE = (
+    "truncated JPEG XL file; copy or download it again"
+    if find_spec("pylibjxl")
+    else NEEDS_EXTRA.format("JPEG XL")
+)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -57,11 +75,11 @@ FILES = {
         ),
         (
             b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
-            "HEIC is not supported; convert the image to PNG or JPEG",
+            HEIC_LINE,
         ),
         (
             b"\x00\x00\x00\x0cJXL \r\n\x87\n",
-            "JPEG XL is not supported; convert the image to PNG or JPEG",
+            JXL_LINE,
         ),
         (
             b"II*\x00\x10\x00\x00\x00CR\x02\x00",

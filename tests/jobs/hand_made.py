@@ -21,6 +21,7 @@ from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.models.registry import ResolvedModel
 from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.output import Output, OutputKind
+from dinac_cli.storage.source_memory import MEMORY_NAME
 
 T = TypeVar("T")
 
@@ -92,8 +93,9 @@ def reasons(results: Iterable[FileResult]) -> dict[str, str | None]:
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    """Reads all files below a folder, by relative name."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Reads all files below a folder, by relative name, except the memory of `encode`."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in files if path.name != MEMORY_NAME)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 

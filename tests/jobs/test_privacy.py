@@ -82,7 +82,7 @@ def encode(photographs: Path, out: Path, encoder: ModelHandle) -> list[Path]:
         select_images(photographs), latents_out(out), encoder, EncodeOptions(), run_control()
     )
     assert not [result.reason for result in run if result.failed]
-    return sorted(out.iterdir())
+    return sorted(out.glob("*.dinac"))
 
 
 def test_metadata_stays_out_of_records(

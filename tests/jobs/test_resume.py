@@ -66,7 +66,7 @@ def test_records_cut_at_any_byte_are_encoded_again(
 ) -> None:
     """Each record is cut at another byte, but keeps the 14 that identify it."""
     out = shutil.copytree(latents, tmp_path / "out")
-    for number, path in enumerate(sorted(out.iterdir())):
+    for number, path in enumerate(sorted(out.glob("*.dinac"))):
         size = path.stat().st_size
         os.truncate(path, len(RECORD_START) + number * (size - len(RECORD_START)) // COUNT)
     results = encode(images, out, encoder)
@@ -80,7 +80,7 @@ def test_records_cut_too_short_to_identify_are_refused_and_kept(
     images: Path, latents: Path, tmp_path: Path, encoder: ModelHandle
 ) -> None:
     out = shutil.copytree(latents, tmp_path / "out")
-    cut = sorted(out.iterdir())[: len(RECORD_START)]
+    cut = sorted(out.glob("*.dinac"))[: len(RECORD_START)]
     for size, path in enumerate(cut):
         os.truncate(path, size)
     results = encode(images, out, encoder)

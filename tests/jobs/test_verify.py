@@ -193,9 +193,9 @@ class TestSource:
         size = len((photos / "a.png").read_bytes())
         assert reasons(results, own / "latents") == {
             "a.png.dinac": f"its source {photos}/a.png has changed "
-            f"({size} bytes, not {size - 1}); re-encode it",
+            f"({size} bytes, not {size - 1}); run encode --checksum again",
             "b.png.dinac": f"its source {photos}/b.png has changed "
-            "(same size, other bytes); re-encode it",
+            "(same size, other bytes); run encode --checksum again",
             "trip/c.png.dinac": f"its source {photos}/trip/c.png does not exist",
         }
         assert [r.source for r in results] == [

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX
+from dinac_cli.storage.source_memory import MEMORY_NAME
 
 from ..processes import make_environment
 from .commands import Command
@@ -159,11 +160,15 @@ class Harness:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Lists the relative names of all files below a folder, hidden ones too."""
+    """Lists the relative names of all files below a folder, hidden ones too.
+
+    Leaves out the memory of `encode`, a cache whose bytes depend on the machine.
+    """
     return [
         os.path.relpath(os.path.join(parent, name), folder)
         for parent, _, names in os.walk(folder)
         for name in names
+        if name != MEMORY_NAME
     ]
 
 
