@@ -6,9 +6,10 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile, PngImagePlugin
+from PIL import ImageFile
 
 from dinac_cli.images.opening import load_image
+from dinac_cli.images.png import PngFile
 
 # For each raw mode of a 16-bit PNG, the mode and raw mode that give the low bytes. The filters of
 # PNG depend only on the bytes per pixel, so each raw mode has as many bits as the original.
@@ -27,7 +28,7 @@ def read_levels(data: bytes) -> NDArray[np.uint16]:
 
     `is_deep` must be true for the image. Raises the errors of Pillow.
     """
-    image = PngImagePlugin.PngImageFile(io.BytesIO(data))
+    image = PngFile(io.BytesIO(data))
     raw_mode = _raw_mode(image)
     if raw_mode == _GRAY:
         gray = np.asarray(_load(image, image.mode, raw_mode)).astype(np.uint16)
@@ -37,7 +38,7 @@ def read_levels(data: bytes) -> NDArray[np.uint16]:
         gray = _join(samples[..., 0], samples[..., 1])
         return np.repeat(gray[..., None], 3, axis=-1)
     high = _load(image, image.mode, raw_mode)
-    low = _load(PngImagePlugin.PngImageFile(io.BytesIO(data)), *_LOW_BYTES[raw_mode])
+    low = _load(PngFile(io.BytesIO(data)), *_LOW_BYTES[raw_mode])
     return _join(high[..., :3], low[..., :3])
 
 
@@ -47,6 +48,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _load(image: ImageFile.ImageFile, mode: str, raw_mode: str) -> NDArray[np.uint8]:
+    image.info.pop("transparency", None)  # the caller needs the colours only
     image._mode = mode
     image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
     load_image(image)

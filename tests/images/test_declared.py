@@ -212,6 +212,12 @@ class TestPng:
             np.testing.assert_array_equal(deep.pixels, shallow.pixels)
             assert deep.description == shallow.description
 
+    def test_a_transparent_colour_of_sixteen_bits(self) -> None:
+        levels = np.array([[[100, 100, 100], [25_700, 25_700, 25_701]]], np.uint16)
+        clear = chunk(b"tRNS", struct.pack(">3H", 25_700, 25_700, 25_701))
+        source = read_image(deep_png(levels, 2, gama(100_000), clear))
+        assert source.pixels.tolist() == [[[5, 5, 5], [255, 255, 255]]]
+
     def test_colours_are_converted_before_compositing(self) -> None:
         rows = [bytes((100, 100, 100, 255, 0, 0, 0, 0))]
         source = read_image(make_png((2, 1), 8, 6, rows, gama(100_000)))
