@@ -7,14 +7,21 @@ smaller N, is stale if its source falls under the rule. Other records are not af
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from PIL import ImageFile
+from PIL import ImageFile, TiffImagePlugin
 
 from dinac_cli.errors import DinacError
+from dinac_cli.images.declared import read_declared
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.opening import open_image
+
+_PLANAR_CONFIGURATION, _BITS_PER_SAMPLE = 284, 258
+_PLANES = 2  # the value of PlanarConfiguration for separate planes
+_PNG_COLOR_TYPE = 25  # the offset of this byte of IHDR
+_PNG_GRAY, _PNG_RGB = 0, 2
 
 READER_KEY = "reader"
 """The key of the reader revision in the `image` field of a record."""
@@ -50,7 +57,35 @@ class ReaderRule:
             return False
 
 
-RULES: tuple[ReaderRule, ...] = ()
+def _declares_colors(opened: ImageFile.ImageFile, data: bytes) -> bool:
+    declared = read_declared(io.BytesIO(data), opened)
+    converts = declared.space is not None and not declared.space.is_srgb
+    return converts or declared.crop is not None
+
+
+def _has_deep_planes(opened: ImageFile.ImageFile, data: bytes) -> bool:
+    assert isinstance(opened, TiffImagePlugin.TiffImageFile)
+    tags = opened.tag_v2
+    is_planar = tags.get(_PLANAR_CONFIGURATION) == _PLANES
+    return is_planar and any(bits > 8 for bits in tags[_BITS_PER_SAMPLE])
+
+
+def _has_transparent_color(opened: ImageFile.ImageFile, data: bytes) -> bool:
+    return "transparency" in opened.info and data[_PNG_COLOR_TYPE] in (_PNG_GRAY, _PNG_RGB)
+
+
+RULES = (
+    ReaderRule(
+        1,
+        "images that declare colours without an ICC profile, or a clean aperture",
+        frozenset({"PNG", "AVIF"}),
+        _declares_colors,
+    ),
+    ReaderRule(1, "planar TIFF files of more than 8 bits", frozenset({"TIFF"}), _has_deep_planes),
+    ReaderRule(
+        1, "PNG files with one transparent colour", frozenset({"PNG"}), _has_transparent_color
+    ),
+)
 """All rules, in any order. Rules that are released together have the same revision."""
 
 
