@@ -20,7 +20,7 @@ from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
 from dinac_cli.images.hdr import REFUSE, read_hdr
 from dinac_cli.storage.atomic import refuse_foreign
-from dinac_cli.storage.content import hash_file
+from dinac_cli.storage.content import begins_with, hash_file
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.source_memory import NO_MEMORY, Recall, Sighting, SourceMemory
 
@@ -213,13 +213,7 @@ def _spell_setting(key: str, value: str) -> str:
 
 def is_latent_file(path: str) -> bool:
     """True for a file that starts like a record."""
-    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
-        return False
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(RECORD_START)) == RECORD_START
-    except OSError:
-        return False
+    return begins_with(path, RECORD_START)
 
 
 def check_latents(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dinac_cli.errors import UsageError
 from dinac_cli.images.stamp import read_stamp
+from dinac_cli.storage.content import begins_with
 
 PAGE_START = (
     b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="dinac report">'
@@ -59,13 +60,7 @@ def trace_origin(
 
 def is_report(path: str) -> bool:
     """True if `path` is a page that dinac wrote."""
-    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
-        return False
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(PAGE_START)) == PAGE_START
-    except OSError:
-        return False
+    return begins_with(path, PAGE_START)
 
 
 def read_origin(path: str) -> PageOrigin | None:

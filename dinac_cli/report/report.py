@@ -42,7 +42,10 @@ MAX_PAGE_BYTES = 2**28
 """A page with more bytes also needs `assets`. For comparison, a page of 218 MB opens in 2 s."""
 
 _PREDICTING_IMAGES = 16
+"""After this many images, their mean size predicts the size of the page."""
+
 _SURE_FACTOR = 1.25
+"""A predicted size above this share of the limit is refused: the mean of the rest may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,3 +80,14 @@ def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
         limit = MAX_INPUT_BYTES // 2**30
         raise InputError(f"larger than {limit} GiB, the limit for one file; make it smaller")
     return Content(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+def begins_with(path: str, start: bytes) -> bool:
+    """True for a regular file that can be read and begins with `start`."""
+    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
