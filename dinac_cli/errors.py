@@ -127,3 +127,8 @@ def quote_error(exc: BaseException) -> str:
     words = " ".join(str(exc).split())
     printable = "".join(char if char.isprintable() else "?" for char in words)
     return f"{type(exc).__name__}: {printable}"[:200] if words else type(exc).__name__
+
+
+def describe_read_error(exc: OSError) -> str:
+    """Returns the reason why a file cannot be read, for an error message."""
+    return f"cannot read: {exc.strerror or exc}"

@@ -15,7 +15,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dinac_cli.container.record import Record, list_arrays, read_record
 from dinac_cli.container.tensors import COMPANIONS
-from dinac_cli.errors import DinacError, FormatError, UsageError
+from dinac_cli.errors import DinacError, FormatError, UsageError, describe_read_error
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 
 Flip = Literal["both", "random", "never"]
@@ -93,7 +93,7 @@ class LatentFolder(Dataset[Any]):
         except FormatError as exc:
             raise DinacError(f"{path}: {exc}") from exc
         except OSError as exc:
-            raise DinacError(f"{path}: cannot read: {exc.strerror or exc}") from exc
+            raise DinacError(f"{path}: {describe_read_error(exc)}") from exc
         if wants_twin and record.flipped is not None:
             return Record(record.header, *record.flipped), True
         return record, False

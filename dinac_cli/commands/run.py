@@ -21,7 +21,7 @@ from dinac_cli.commands.screen.signals import (
     stop_on_signals,
 )
 from dinac_cli.commands.screen.summary import Summary
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import UsageError, describe_read_error
 from dinac_cli.jobs.request import InputRequest, Request, Run
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.atomic import describe_write_error
@@ -282,7 +282,7 @@ def read_known_failures(
     except FileNotFoundError:
         return frozenset()
     except OSError as exc:
-        raise UsageError(f"--known-failures {path}: cannot read: {exc.strerror or exc}") from exc
+        raise UsageError(f"--known-failures {path}: {describe_read_error(exc)}") from exc
     if skipped:
         lines = "1 line" if skipped == 1 else f"{skipped} lines"
         warn(f"--known-failures {path}: ignored {lines} not written by --failures")

@@ -15,7 +15,14 @@ from typing import BinaryIO
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.record import measure_record, read_header
 from dinac_cli.container.stream import StreamItem, read_records
-from dinac_cli.errors import DinacError, FormatError, InputError, Rejection, UsageError
+from dinac_cli.errors import (
+    DinacError,
+    FormatError,
+    InputError,
+    Rejection,
+    UsageError,
+    describe_read_error,
+)
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
 
@@ -177,7 +184,7 @@ def _split_file(path: str, folder: str, names: OutputNames) -> Iterator[RecordEn
         with open(path, "rb") as file:
             yield from _split_stream(file, path, folder, names)
     except OSError as exc:
-        yield RecordEntry(path, path, error=InputError(f"cannot read: {exc.strerror or exc}"))
+        yield RecordEntry(path, path, error=InputError(describe_read_error(exc)))
 
 
 def _split_stream(

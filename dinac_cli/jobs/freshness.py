@@ -14,7 +14,14 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Outline, open_record
 from dinac_cli.container.tensors import CLASS_TOKEN, COMPANIONS, FLIPPED, LOGSNR
-from dinac_cli.errors import DamagedImageError, FormatError, ImageError, OutputError, Rejection
+from dinac_cli.errors import (
+    DamagedImageError,
+    FormatError,
+    ImageError,
+    OutputError,
+    Rejection,
+    describe_read_error,
+)
 from dinac_cli.images.damage import DamageChoice
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
@@ -243,7 +250,7 @@ def check_latents(
             raise OutputError(f"{target}: {exc}; or choose another OUT or add --overwrite") from exc
         return Verdict(State.STALE, f"the output was damaged ({exc})", Cause.DAMAGE)
     except OSError as exc:
-        raise OutputError(f"{target}: cannot read: {exc.strerror}") from exc
+        raise OutputError(f"{target}: {describe_read_error(exc)}") from exc
     if outline is None:
         return Verdict(State.STALE, "the output was cut short", Cause.DAMAGE)
     header = outline.header

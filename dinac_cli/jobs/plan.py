@@ -19,6 +19,7 @@ from dinac_cli.errors import (
     OutputError,
     SmallImageError,
     UsageError,
+    describe_read_error,
 )
 from dinac_cli.images.reading import measure_file
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, explain_skip, open_memory
@@ -241,7 +242,7 @@ def plan_files(
         except DinacError as exc:
             yield _fail(entry, exc)
         except OSError as exc:
-            yield _fail(entry, InputError(f"cannot read: {exc.strerror}"))
+            yield _fail(entry, InputError(describe_read_error(exc)))
     for path in find_orphans(selection, output):
         reason = "its source is not among the inputs"
         yield PlannedFile(path, Fate.ORPHANED, path, reason, size_bytes=os.path.getsize(path))

@@ -22,7 +22,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from dinac_cli.codec.machine import count_processors
 from dinac_cli.container.frame import RECORD_START
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name, looks_like_image
 from dinac_cli.jobs.executor.control import RunControl, StopRequest
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
@@ -212,9 +212,7 @@ class InputRequest:
             with open(self.files_from, "rb") as file:
                 return file.read()
         except OSError as exc:
-            raise UsageError(
-                f"--files-from {self.files_from}: cannot read: {exc.strerror}"
-            ) from exc
+            raise UsageError(f"--files-from {self.files_from}: {describe_read_error(exc)}") from exc
 
 
 def _is_same(path: str, out: str) -> bool:

@@ -18,7 +18,7 @@ from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import COMPANIONS
-from dinac_cli.errors import InputError, UsageError
+from dinac_cli.errors import InputError, UsageError, describe_read_error
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.reading import hold_beside
 from dinac_cli.jobs.encode import Twins, submit_with_twins
@@ -309,7 +309,7 @@ def _describe_change(path: str, header: RecordHeader) -> str | None:
     try:
         size = os.path.getsize(path)
     except OSError as exc:
-        raise InputError(f"cannot read: {exc.strerror or exc}") from exc
+        raise InputError(describe_read_error(exc)) from exc
     if header.source_bytes is not None and size != header.source_bytes:
         return f"{size} bytes, not {header.source_bytes}"
     if header.source_sha256 is not None and hash_file(path) != header.source_sha256:

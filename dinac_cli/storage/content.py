@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from dinac_cli.errors import InputError
+from dinac_cli.errors import InputError, describe_read_error
 
 MAX_INPUT_BYTES = 2**31
 _CHUNK_BYTES = 2**20
@@ -38,7 +38,7 @@ def read_content(path: str) -> Content:
             content = _read_bounded(file, expected=before.st_size)
             after = os.fstat(file.fileno())
     except OSError as exc:
-        raise InputError(f"cannot read: {exc.strerror or exc}") from exc
+        raise InputError(describe_read_error(exc)) from exc
     # A pipe is not checked, because it has no size and each write changes its modification time.
     is_file = stat.S_ISREG(before.st_mode)
     if is_file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -62,7 +62,7 @@ def hash_file(path: str) -> str:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as exc:
-        raise InputError(f"cannot read: {exc.strerror or exc}") from exc
+        raise InputError(describe_read_error(exc)) from exc
     return digest.hexdigest()
 
 

@@ -12,7 +12,14 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, BinaryIO, Generic
 
-from dinac_cli.errors import DinacError, ImageError, InputError, OutputError, UnwritableDiskError
+from dinac_cli.errors import (
+    DinacError,
+    ImageError,
+    InputError,
+    OutputError,
+    UnwritableDiskError,
+    describe_read_error,
+)
 from dinac_cli.jobs.executor.batches import Batcher
 from dinac_cli.jobs.executor.budget import READ_BYTES, ByteBudget, start_ahead
 from dinac_cli.jobs.executor.control import RunControl, until_stopped
@@ -198,7 +205,7 @@ class _Run(Generic[E, W, R]):
         except DinacError as exc:
             outcome = FileResult.fail(entry.label, exc)
         except OSError as exc:
-            error = InputError(f"cannot read: {exc.strerror or exc}")
+            error = InputError(describe_read_error(exc))
             outcome = FileResult.fail(entry.label, error)
         except MemoryError:
             error = InputError("not enough memory to read it; scale it down")
