@@ -130,5 +130,5 @@ def quote_error(exc: BaseException) -> str:
 
 
 def describe_read_error(exc: OSError) -> str:
-    """Returns the reason why a file cannot be read, for an error message."""
-    return f"cannot read: {exc.strerror or exc}"
+    """Says in an error message why a file cannot be read, and what to do."""
+    return f"cannot read: {exc.strerror or exc}; check the path and its permissions"

@@ -19,6 +19,7 @@ from .processes import Finished, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of POSIX")
 
+CHECK = "check the path and its permissions"
 DENIED = "cannot write: Permission denied; choose another place"
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
@@ -119,7 +120,7 @@ def test_closed_files_and_folders_fail_and_the_rest_is_done(
     assert sorted(done.err.splitlines()) == [
         f"dinac: {source}/closed: cannot list this folder: Permission denied",
         f"dinac: {source}/full/c.png{suffix}: {made}: {DENIED}",
-        f"dinac: {source}/secret.png{suffix}: cannot read: Permission denied",
-        f"dinac: {named}: cannot read: Permission denied",
+        f"dinac: {source}/secret.png{suffix}: cannot read: Permission denied; {CHECK}",
+        f"dinac: {named}: cannot read: Permission denied; {CHECK}",
     ]
     assert [Path(name).name[0] for name in list_files(place / "out")] == ["a", "z"]

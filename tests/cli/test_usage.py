@@ -87,7 +87,8 @@ REFUSED = [
     (
         "encode --files-from none out",
         2,
-        "--files-from none: cannot read: No such file or directory",
+        "--files-from none: cannot read: No such file or directory; check the path and its "
+        "permissions",
     ),
     ("encode photos/b.png photos/sub out", 2, f"photos/b.png and photos/sub/b.png {TWICE}"),
     ("encode photos/b.png photos/./b.png out", 2, f"photos/b.png and photos/./b.png {TWICE}"),

@@ -180,7 +180,9 @@ def test_bad_files_fail_and_the_others_are_encoded(images: Path, encoder: ModelH
         "3.png": "InputError",
     }
     assert failed["0.png"] == "empty file (0 bytes); copy or download it again"
-    assert failed["3.png"] == "cannot read: No such file or directory"
+    assert failed["3.png"] == (
+        "cannot read: No such file or directory; check the path and its permissions"
+    )
     assert set(read_tree(out)) == {f"{n}.dinac" for n in ("4.png", "5.png", *EIGHT[6:])}
 
 

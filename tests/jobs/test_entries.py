@@ -119,7 +119,9 @@ class TestFile:
         monkeypatch.setattr("dinac_cli.jobs.entries.read_records", fail)
         found = entries(select_latents(tmp_path))
         path = str(tmp_path / "all.dinac")
-        assert errors(found) == [(path, "cannot read: Input/output error")]
+        assert errors(found) == [
+            (path, "cannot read: Input/output error; check the path and its permissions")
+        ]
         assert names(found) == ["x", "b.dinac"]
 
 

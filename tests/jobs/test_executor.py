@@ -360,9 +360,9 @@ class TestFailures:
         reasons = {file: result.reason for file, result in results.items() if result.failed}
         assert reasons == {
             "folder/entry 1": "not an image",
-            "folder/entry 2": "cannot read: Input/output error",
+            "folder/entry 2": "cannot read: Input/output error; check the path and its permissions",
             "folder/entry 3": "not enough memory to read it; scale it down",
-            "folder/entry 4": "cannot read: odd",
+            "folder/entry 4": "cannot read: odd; check the path and its permissions",
         }
         errors = {result.name: result.error for result in results.values() if result.failed}
         assert errors == {

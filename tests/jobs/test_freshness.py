@@ -276,7 +276,7 @@ class TestDamage:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr("dinac_cli.container.record.OpenRecord.is_whole", refuse)
-        with pytest.raises(OutputError, match=r"a\.jpg\.dinac: cannot read: Permission denied$"):
+        with pytest.raises(OutputError, match=r"a\.jpg\.dinac: cannot read: Permission denied; "):
             pair.check()
 
 

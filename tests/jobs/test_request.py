@@ -234,7 +234,8 @@ class TestInputRequest:
             ),
             (
                 InputRequest(files_from="gone.txt"),
-                "--files-from gone.txt: cannot read: No such file or directory",
+                "--files-from gone.txt: cannot read: No such file or directory; "
+                "check the path and its permissions",
             ),
             (InputRequest(paths=("gone.png",)), "gone.png: no such file or folder; check the path"),
             (

@@ -43,12 +43,14 @@ def test_empty_file_is_read(tmp_path: Path) -> None:
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
     for read in (read_content, hash_file):
-        with pytest.raises(InputError, match=r"^cannot read: No such file or directory$"):
+        with pytest.raises(
+            InputError, match=r"^cannot read: No such file or directory; check the path"
+        ):
             read(str(tmp_path / "gone"))
 
 
 def test_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^cannot read: Is a directory$"):
+    with pytest.raises(InputError, match=r"^cannot read: Is a directory; check the path"):
         read_content(str(tmp_path))
 
 
