@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -332,12 +332,14 @@ def list_latents(out: str) -> Iterator[str]:
     return (path for path in list_files(out) if path.lower().endswith(LATENT_SUFFIX))
 
 
-def list_files(out: str) -> Iterator[str]:
+def list_files(out: str, leave: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
     """Yields the files below the folder `out`. If `out` is not a folder, yields `out`.
 
     The files are sorted by name; the files of a folder come before those of its subfolders. Skips
-    subfolders that cannot be listed. Raises OutputError if `out` itself cannot be listed: a run
-    that does not see what OUT holds could mix settings.
+    subfolders that cannot be listed, those whose name begins with a dot, because they hold removed
+    outputs or belong to other programs, and those for which `leave(path)` is true. Raises
+    OutputError if `out` itself cannot be listed: a run that does not see what OUT holds could mix
+    settings.
     """
 
     def refuse(exc: OSError) -> None:
@@ -351,7 +353,8 @@ def list_files(out: str) -> Iterator[str]:
         yield out
         return
     for parent, folders, names in os.walk(out, onerror=refuse):
-        folders.sort()
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = (name for name in visible if not leave(os.path.join(parent, name)))
         yield from (os.path.join(parent, name) for name in sorted(names))
 
 

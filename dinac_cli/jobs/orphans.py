@@ -1,35 +1,116 @@
-"""Finds orphans: records in OUT whose source is not in the input folders."""
+"""Finds orphans: outputs in OUT whose source is not in the input folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 
-from dinac_cli.jobs.freshness import is_latent_file, list_latents
+from dinac_cli.images.formats import format_of_suffix
+from dinac_cli.jobs.freshness import list_files
 from dinac_cli.jobs.request import Selection
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import Output, OutputKind
+from dinac_cli.storage.source_memory import MEMORY_NAME
+
+NameSources = Callable[[str], list[str]]
+"""Turns the name of a file in OUT into the names that its source may have.
+
+The list is empty if the command writes no such files.
+"""
+
+_LATENT_SUFFIXES = (LATENT_SUFFIX, LATENT_SUFFIX.upper())
 
 
-def find_orphans(selection: Selection, output: Output) -> Iterator[str]:
-    """Yields the paths of the orphans in a folder OUT, sorted.
+@dataclass(frozen=True)
+class OutputFile:
+    """A file in OUT that is named like an output. `is_lost` is true if its source is gone."""
 
-    The limit and the shard of the selection do not count: a source that exists in an input folder
-    has no orphan. If an input is not a folder, yields nothing, because OUT may hold the records of
-    its neighbours. Needs the same memory for any number of records.
+    path: str
+    is_lost: bool
+
+
+def name_image_sources(name: str) -> list[str]:
+    """Returns the names that the image of a record may have: `a.jpg.dinac` → `a.jpg`."""
+    if not name.lower().endswith(LATENT_SUFFIX):
+        return []
+    return [name[: -len(LATENT_SUFFIX)]]
+
+
+def name_record_sources(name: str) -> list[str]:
+    """Returns the names that the record of a decoded image may have.
+
+    `a.png` may come from `a.png.dinac` or `a.dinac`, and also from a record without a suffix.
+    """
+    if format_of_suffix(name) is None:
+        return []
+    bare = (name, os.path.splitext(name)[0])
+    return [stem + suffix for suffix in (*_LATENT_SUFFIXES, "") for stem in bare]
+
+
+def list_outputs(
+    selection: Selection, output: Output, name_sources: NameSources
+) -> Iterator[OutputFile]:
+    """Yields the files in a folder OUT that are named like outputs, sorted.
+
+    The limit and the shard of the selection do not count. If an input is not a folder, yields
+    nothing, because OUT may hold the outputs of its neighbours. Leaves out input folders in OUT,
+    and subfolders that are the OUT of another run. Needs the same memory for any number of files.
     """
     scan = selection.scan
     if output.kind is not OutputKind.FOLDER or not os.path.isdir(output.path):
         return
     if scan.listed is not None or not all(map(os.path.isdir, scan.paths)):
         return
-    for path in list_latents(output.path):
-        name = os.path.relpath(path, output.path)[: -len(LATENT_SUFFIX)]
-        sources = (os.path.join(folder, name) for folder in scan.paths)
-        if not any(map(_is_source, sources)) and is_latent_file(path):
-            yield path
+    for path in list_files(output.path, leave=lambda folder: _is_apart(folder, scan.paths)):
+        names = name_sources(os.path.relpath(path, output.path))
+        if names:
+            sources = (os.path.join(folder, name) for folder in scan.paths for name in names)
+            yield OutputFile(path, all(_is_gone(source, path) for source in sources))
 
 
-def _is_source(path: str) -> bool:
-    """True if a file exists, or a link. An input may be a broken link, which is not lost."""
-    return os.path.lexists(path) and not os.path.isdir(path)
+def find_orphans(
+    selection: Selection, output: Output, name_sources: NameSources = name_image_sources
+) -> Iterator[str]:
+    """Yields the paths of the orphans in a folder OUT, sorted; see `list_outputs`.
+
+    Leaves out files that dinac did not write.
+    """
+    for file in list_outputs(selection, output, name_sources):
+        if file.is_lost and output.is_ours(file.path):
+            yield file.path
+
+
+def _is_apart(folder: str, inputs: tuple[str, ...]) -> bool:
+    """True for an input folder, and for a folder in which another run remembers its sources."""
+    if os.path.lexists(os.path.join(folder, MEMORY_NAME)):
+        return True
+    with suppress(OSError):  # a folder that has just vanished
+        return any(os.path.samefile(folder, path) for path in inputs)
+    return True
+
+
+def _is_gone(source: str, output: str) -> bool:
+    """True only if it is certain that no file, and no link, has the path `source`.
+
+    A file that cannot be reached, for example on a disk that is not mounted, is not gone. `output`
+    itself is no source: OUT may be an input folder.
+    """
+    try:
+        status = os.lstat(source)
+        return stat.S_ISDIR(status.st_mode) or os.path.samestat(status, os.lstat(output))
+    except (FileNotFoundError, NotADirectoryError):
+        return not _is_behind_broken_link(source)
+    except OSError:
+        return False
+
+
+def _is_behind_broken_link(path: str) -> bool:
+    parent = os.path.dirname(path)
+    while parent and not os.path.exists(parent):
+        if os.path.islink(parent):
+            return True
+        parent = os.path.dirname(parent)
+    return False

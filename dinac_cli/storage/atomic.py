@@ -72,6 +72,31 @@ def write_atomically(
         _discard(temporary)
 
 
+def move_atomically(source: str, target: str) -> bool:
+    """Gives a file another name on the same file system. Never replaces a file.
+
+    Returns False if `target` exists. If `target` already is this file, because an earlier move was
+    killed, completes that move. Raises FileNotFoundError if `source` is gone, OutputError for other
+    failures.
+    """
+    try:
+        try:
+            os.link(source, target)  # unlike a rename, this fails if the target exists
+        except OSError:
+            status = os.lstat(source)
+            if not os.path.lexists(target):  # this file system does not support hard links
+                os.rename(source, target)
+                return True
+            if not os.path.samestat(status, os.lstat(target)):
+                return False
+        os.unlink(source)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise describe_write_error(exc, source) from exc
+    return True
+
+
 def describe_write_error(exc: OSError, target: str) -> OutputError:
     """Returns the OutputError for a failed write.
 

@@ -75,7 +75,8 @@ class InputScan:
     `paths` are files, folders, globs or `-`. `listed` is the content of a `--files-from` list, or
     None. If `null` is true, NULs separate the names in this list. The names are relative to `root`.
     `exclude` is OUT. If OUT lies in an input folder, OUT is not searched for inputs. After an
-    iteration, `others` is the number of files that were not of `kind`.
+    iteration, `others` is the number of files that were not of `kind`. `gap` then says why inputs
+    may be missing: a folder could not be listed, or one of `paths` gave no input.
     """
 
     kind: FileKind
@@ -85,11 +86,18 @@ class InputScan:
     root: str | None = None
     exclude: str | None = None
     others: int = field(default=0, init=False)
+    gap: str | None = field(default=None, init=False)
 
     def __iter__(self) -> Iterator[Input]:
         self.others = 0
+        self.gap = None
         for path in self.paths:
-            yield from self._expand(path)
+            is_empty = True
+            for found in self._expand(path):
+                is_empty = False
+                yield found
+            if is_empty:
+                self.gap = self.gap or f"{path} holds no {self.kind.plural}"
         if self.listed is not None:
             for entry in split_list(self.listed, null=self.null):
                 yield from self._resolve_entry(entry)
@@ -171,6 +179,7 @@ class InputScan:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as exc:
             problem = f"cannot list this folder: {exc.strerror}"
+            self.gap = self.gap or f"{folder} cannot be listed"
             yield Input(folder, prefix.rstrip("/") or os.path.basename(folder), problem)
             return
         for entry in entries:

@@ -8,10 +8,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from dinac_cli.errors import OutputError
-from dinac_cli.storage.atomic import describe_write_error, remove_dead_temporaries, write_atomically
+from dinac_cli.storage.atomic import (
+    describe_write_error,
+    move_atomically,
+    remove_dead_temporaries,
+    write_atomically,
+)
 from dinac_cli.storage.naming import ignores_case
 
 STDOUT = "-"
+
+REMOVED_FOLDER = ".dinac-removed"
+"""The folder in OUT for outputs without a source. No command reads it unless the user names it."""
 
 
 class OutputKind(str, Enum):
@@ -126,6 +134,22 @@ class Output:
         write_atomically(
             target, data, replace=self.overwrite, is_ours=self.is_ours, fsync=self.fsync
         )
+
+    def set_aside(self, target: str) -> str:
+        """Moves the file `target` in OUT to `REMOVED_FOLDER`, and returns its new path.
+
+        The file keeps its path relative to OUT. If a file has this path already, a number is added
+        to the name: both files stay. Raises FileNotFoundError if `target` is gone, OutputError if
+        the file cannot be moved.
+        """
+        name = os.path.relpath(target, self.path)
+        stem, suffix = os.path.splitext(os.path.join(self.path, REMOVED_FOLDER, name))
+        self.prepare(stem)
+        place, number = stem + suffix, 1
+        while not move_atomically(target, place):
+            number += 1
+            place = f"{stem}.{number}{suffix}"
+        return place
 
     def require_inside(self, folder: str) -> None:
         """Raises OutputError if OUT is a folder and `folder` lies outside it."""

@@ -99,6 +99,14 @@ class TestRecords:
     def test_hdr(self, encoder: ModelHandle, image: str, hdr: str | None) -> None:
         assert self.hold(encoder, image).hdr == hdr
 
+    def test_records_in_folders_with_a_dot_are_not_followed(
+        self, tmp_path: Path, encoder: ModelHandle
+    ) -> None:
+        hidden = tmp_path / ".dinac-removed/a.dinac"
+        hidden.parent.mkdir()
+        hidden.write_bytes(make_record(encoder, "a"))
+        assert find_held_record(latents_out(tmp_path)) is None
+
     def test_only_a_run_that_keeps_records_follows(
         self, encoder: ModelHandle, tmp_path: Path
     ) -> None:
@@ -130,6 +138,10 @@ class TestImages:
         assert found.path == str(tmp_path / "z.png")
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_images_in_folders_with_a_dot_are_not_followed(self, tmp_path: Path) -> None:
+        write(tmp_path / ".dinac-removed/a.png", DEFAULTS)
+        assert find_held_image(images_out(tmp_path), PNG) is None
+
     def test_a_named_pipe_is_not_opened(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "a.png")
         assert find_held_image(images_out(tmp_path), None) is None

@@ -18,6 +18,7 @@ from dinac_cli.storage import atomic
 from dinac_cli.storage.atomic import (
     TEMPORARY_PREFIX,
     discard_live_temporaries,
+    move_atomically,
     remove_dead_temporaries,
     write_atomically,
 )
@@ -345,3 +346,47 @@ class TestLeftovers:
         with pytest.raises(OutputError):
             write(tmp_path / "a", b"record")
         assert os.listdir(tmp_path) == []
+
+
+class TestMoving:
+    def test_a_file_gets_another_name(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"1")
+        assert move_atomically(str(tmp_path / "a"), str(tmp_path / "b"))
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": b"1"}
+
+    @pytest.mark.parametrize("has_links", [True, False])
+    def test_no_file_is_replaced(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+    ) -> None:
+        if not has_links:
+            monkeypatch.setattr(os, "link", refuse_links)
+        (tmp_path / "a").write_bytes(b"1")
+        (tmp_path / "b").write_bytes(b"2")
+        assert not move_atomically(str(tmp_path / "a"), str(tmp_path / "b"))
+        assert (tmp_path / "a").read_bytes() == b"1"
+        assert (tmp_path / "b").read_bytes() == b"2"
+
+    def test_a_file_system_without_hard_links_suffices(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "link", refuse_links)
+        (tmp_path / "a").write_bytes(b"1")
+        assert move_atomically(str(tmp_path / "a"), str(tmp_path / "b"))
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": b"1"}
+
+    def test_a_move_that_was_killed_is_completed(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"1")
+        os.link(tmp_path / "a", tmp_path / "b")
+        assert move_atomically(str(tmp_path / "a"), str(tmp_path / "b"))
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": b"1"}
+
+    def test_failures_are_told_apart(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            move_atomically(str(tmp_path / "a"), str(tmp_path / "b"))
+        (tmp_path / "a").write_bytes(b"1")
+        with pytest.raises(OutputError, match="the name is too long"):
+            move_atomically(str(tmp_path / "a"), str(tmp_path / ("b" * 300)))
+
+
+def refuse_links(source: str, target: str) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")

@@ -66,6 +66,15 @@ class TestFolder:
         assert names(both) == ["a.pic"]
         assert both.others == 0
 
+    def test_a_path_without_inputs_is_a_gap(self, folder: Path) -> None:
+        make_files(folder, "in/a.pic", "other/notes.txt")
+        both = scan("in", "other")
+        assert names(both) == ["a.pic"]
+        assert both.gap == "other holds no pictures"
+        make_files(folder, "other/b.pic")
+        assert names(both) == ["a.pic", "b.pic"]
+        assert both.gap is None
+
     def test_content_decides_if_the_suffix_does_not(self, folder: Path) -> None:
         make_files(folder, "in/no-suffix", "in/wrong.txt", content=b"PIC and more")
         make_files(folder, "in/empty", "in/notes.md")
@@ -118,9 +127,11 @@ class TestFolder:
             return real(path)
 
         monkeypatch.setattr(os, "scandir", scandir)
-        found = list(scan("in"))
+        whole = scan("in")
+        found = list(whole)
         assert names(found) == ["a.pic", "locked", "z.pic"]
         assert found[1].problem == "cannot list this folder: Permission denied"
+        assert whole.gap == f"{os.path.join('in', 'locked')} cannot be listed"
 
     def test_folder_that_cannot_be_entered_is_a_problem(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,29 @@ def test_file_out_in_the_current_folder_is_written(
     assert os.listdir() == ["x.dinac"]
 
 
+def test_outputs_that_are_set_aside_keep_their_path_and_each_other(tmp_path: Path) -> None:
+    output = make_output(tmp_path / "out")
+    places = []
+    for content in (b"1", b"2", b"3"):
+        output.write(output.locate("sub/a.jpg.dinac"), content)
+        places.append(output.set_aside(output.locate("sub/a.jpg.dinac")))
+    removed = tmp_path / "out/.dinac-removed/sub"
+    names = ["a.jpg.dinac", "a.jpg.2.dinac", "a.jpg.3.dinac"]
+    assert places == [str(removed / name) for name in names]
+    assert [(removed / name).read_bytes() for name in names] == [b"1", b"2", b"3"]
+    assert os.listdir(tmp_path / "out/sub") == []
+
+
+def test_nothing_is_set_aside_outside_of_the_folder(tmp_path: Path) -> None:
+    output = make_output(tmp_path / "out")
+    output.write(output.locate("a.dinac"), b"1")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out/.dinac-removed").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="leads outside"):
+        output.set_aside(output.locate("a.dinac"))
+    assert (tmp_path / "out/a.dinac").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize("system", [posixpath, ntpath])
 @given(st.text(st.sampled_from("/\\.~: aC1é\0"), min_size=1) | st.text(min_size=1))
 @example("1:30.png")  # on Windows, `join` takes this for a path on drive `1:`
