@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dinac_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 _DTYPES = ("bf16", "f32")
 DTYPE_CHOICES = ("auto", *_DTYPES)
@@ -45,6 +49,11 @@ class Compute:
         device, _, rest = text.partition("/")
         dtype, *flags = rest.split("/")
         return cls(device, dtype, _COMPILED in flags) if dtype in _DTYPES else None
+
+    @classmethod
+    def describe(cls, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> Compute:
+        """Returns the arithmetic of a model on a device. `dtype` is bfloat16 or float32."""
+        return cls(device.type, "bf16" if str(dtype) == "torch.bfloat16" else "f32", compiled)
 
     def __str__(self) -> str:
         flags = (_COMPILED,) if self.compiled else ()

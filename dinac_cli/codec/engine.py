@@ -60,8 +60,8 @@ class Engine:
         self._model = model
         self.patch = model.config.patch_size
         self.device = model.device
-        dtype = "bf16" if model.dtype == torch.bfloat16 else "f32"
-        self.compute = str(Compute(self.device.type, dtype, model.is_compiled))
+        compute = Compute.describe(model.device, model.dtype, compiled=model.is_compiled)
+        self.compute = str(compute)
         self._transfer = Transfer(self.device)
         self._graphs = None
         if self.device.type == "cuda":

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dinac_cli.codec.compute import Compute
 from dinac_cli.codec.quantizer import choose_steps, read_sensitivity
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.identity import ModelIdentity
 from dinac_cli.models.registry import ResolvedModel
 
 if TYPE_CHECKING:
+    import torch
+
     from dinac_cli.codec.engine import Engine
 
 
@@ -71,15 +74,28 @@ class ModelHandle:
         return choose_steps(precision, self.config.bottleneck_dim, self.sensitivity)
 
     @cached_property
+    def compute(self) -> str:
+        """The field `compute` of the records that `engine` makes.
+
+        Imports torch, but loads no weights. Raises DeviceError.
+        """
+        device, dtype = self._resolve()
+        return str(Compute.describe(device, dtype, compiled=self.choice.compiled))
+
+    def _resolve(self) -> tuple[torch.device, torch.dtype]:
+        from dinac_cli.models.device import resolve_device, resolve_dtype
+
+        device = resolve_device(self.choice.device)
+        return device, resolve_dtype(self.choice.dtype, device)
+
+    @cached_property
     def engine(self) -> Engine:
         """The loaded model. Raises ModelError, DeviceError."""
         from dinac_cli.codec.engine import Engine
-        from dinac_cli.models.device import resolve_device, resolve_dtype
         from dinac_cli.models.dinac.autoencoder import DinacAE
         from dinac_cli.models.dinac.fast.autoencoder import accelerate
 
-        device = resolve_device(self.choice.device)
-        dtype = resolve_dtype(self.choice.dtype, device)
+        device, dtype = self._resolve()
         parts = (self.part, *self.more_parts)
         model = DinacAE.from_pretrained(self.resolved.path, device=device, dtype=dtype, parts=parts)
         return Engine(accelerate(model, compiled=self.choice.compiled))

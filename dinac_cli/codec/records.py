@@ -36,18 +36,33 @@ def build_record(
     anonymous: bool = False,
     flipped: Encoded | None = None,
 ) -> bytes:
-    """Builds the record of an image. Raises FormatError.
+    """Builds the record of an image; see `build_header`. Raises FormatError.
 
     If `flipped` is given, the record stores the mirrored image in addition to the image itself.
+    """
+    channels, rows, columns = encoded.latents.shape
+    shape = channels, rows, columns
+    header = build_header(source, shape, model, compute, precision, anonymous=anonymous)
+    return pack_encoded(header, encoded, model.choose_steps(precision), flipped)
+
+
+def build_header(
+    source: Source,
+    shape: tuple[int, int, int],
+    model: ModelHandle,
+    compute: str,
+    precision: str,
+    *,
+    anonymous: bool = False,
+) -> RecordHeader:
+    """Builds the header of a record with latents of this shape (C, h, w). Raises FormatError.
 
     If `anonymous` is true, the record omits the name, size and hash of the source. In this case,
     the record names the model only if the model's label is public, because the name of a folder or
     repository may contain the owner's name.
     """
-    channels, rows, columns = encoded.latents.shape
-    steps = model.choose_steps(precision)
     is_named = not anonymous or model.resolved.is_public
-    header = RecordHeader(
+    return RecordHeader(
         name="" if anonymous else escape_name(source.name),
         model=escape_text(model.label) if is_named else "",
         revision=escape_text(model.resolved.revision) if is_named else "",
@@ -60,11 +75,10 @@ def build_record(
         patch=model.config.patch_size,
         height=source.height,
         width=source.width,
-        shape=(channels, rows, columns),
+        shape=shape,
         source_bytes=None if anonymous else source.size_bytes,
         source_sha256=None if anonymous else source.sha256,
     )
-    return pack_encoded(header, encoded, steps, flipped)
 
 
 def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) -> None:

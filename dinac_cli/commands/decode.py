@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,9 @@ from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.values import choices, complete, parse_guidance, parse_quality, real, whole
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.models.interface import SCHEDULES
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.decode import DecodeRun
 
 DecodeOut = Annotated[
     str | None,
@@ -143,6 +147,7 @@ def decode(
     batch_size: opt.BatchSize = None,
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
+    prune: opt.Prune = None,
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
@@ -185,6 +190,7 @@ def decode(
         allow_other_model=allow_other_model,
         overwrite=overwrite,
         fsync=fsync,
+        prune=prune,
         workers=workers,
         in_flight=batch_size,
     )
@@ -197,4 +203,21 @@ def decode(
         known_failures=known_failures,
         fail_fast=fail_fast,
     )
-    raise typer.Exit(run_request(request, lambda run: Summary("decoded"), screen, out))
+    raise typer.Exit(run_request(request, DecodeSummary, screen, out))
+
+
+class DecodeSummary(Summary):
+    """The summary of a decode run. Its remark is on images that a run with `--prune` leaves."""
+
+    def __init__(self, run: DecodeRun) -> None:
+        self._pruning = run.pruning
+        super().__init__("decoded", None if run.pruning is None else run.pruning.place)
+
+    def remarks(self) -> Iterator[str]:
+        if self._pruning is not None and self._pruning.unstamped:
+            count = self._pruning.unstamped
+            images = "image" if count == 1 else "images"
+            yield (
+                f"{count} bmp or ppm {images} without a source stayed in "
+                f"{self._pruning.output.path}: these formats do not say who wrote them"
+            )

@@ -59,6 +59,7 @@ def encode(
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
+    prune: opt.Prune = None,
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
@@ -109,6 +110,7 @@ def encode(
         model=choice,
         overwrite=overwrite,
         fsync=fsync,
+        prune=prune,
         workers=workers,
         in_flight=batch_size,
     )
@@ -138,7 +140,8 @@ class EncodeSummary(Summary):
 
     def __init__(self, run: EncodeRun) -> None:
         why = f" ({run.why_model})" if run.why_model else ""
-        super().__init__(f"encoded with {run.model.label}{why}")
+        removed = None if run.pruning is None else run.pruning.place
+        super().__init__(f"encoded with {run.model.label}{why}", removed)
         self._run = run
         self._upscaled = 0
         self._too_small = 0

@@ -18,6 +18,7 @@ from dinac_cli.commands.values import (
     parse_batch_size,
     parse_crop,
     parse_crop_choice,
+    parse_prune,
     parse_side,
     whole,
 )
@@ -405,6 +406,16 @@ Overwrite = Annotated[
 Checksum = Annotated[
     bool,
     run_option("--checksum", help="Hash every source, also those that OUT remembers as unchanged."),
+]
+Prune = Annotated[
+    Any,
+    run_option(
+        "--prune",
+        metavar="[=all]",
+        parser=parse_prune,
+        help="After a complete run, move outputs whose source is gone to OUT/.dinac-removed, if "
+        "they are at most 10% of OUT; all: however many they are.",
+    ),
 ]
 Fsync = Annotated[
     bool, run_option("--fsync", help="Flush each output to the disk before continuing (fsync).")

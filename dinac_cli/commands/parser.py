@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +14,10 @@ from dinac_cli.errors import UsageError
 # The base class of the parser's errors. The module of this class depends on the version of Typer,
 # but the class is always an ancestor of BadParameter.
 ParserError: type[Any] = typer.BadParameter.__mro__[2]
+
+
+_OPTIONAL_VALUES = {"--prune": "some"}
+"""Options whose value may be left out, and the value that they then have."""
 
 
 class MissingArgumentError(UsageError):
@@ -41,7 +46,7 @@ class _PlainHelp(TyperCommand if TYPE_CHECKING else object):  # type: ignore[mis
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Parses the arguments. Each error knows the command: some errors of the parser do not."""
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, list(_fill_values(args)))
         except ParserError as exc:
             exc.ctx = exc.ctx or ctx
             raise
@@ -64,6 +69,18 @@ class PlainCommand(_PlainHelp, TyperCommand):
             return super().invoke(ctx)
         except MissingArgumentError as exc:
             raise UsageError(f"missing {exc}; {describe_usage(ctx)}") from exc
+
+
+def _fill_values(args: list[str]) -> Iterator[str]:
+    """Yields the arguments. Options without their optional value get it.
+
+    The parser itself would take the next argument as the value, which may be an input.
+    """
+    is_option = True
+    for arg in args:
+        is_option = is_option and arg != "--"
+        value = _OPTIONAL_VALUES.get(arg) if is_option else None
+        yield arg if value is None else f"{arg}={value}"
 
 
 def describe_usage(ctx: Any) -> str:

@@ -19,7 +19,7 @@ from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
-    from dinac_cli.jobs.plan import Plan, PlannedFile, PlanRequest, TimeEstimate
+    from dinac_cli.jobs.plan import Plan, PlannedFile, PlanRequest, PlanRun, TimeEstimate
 
 Quick = Annotated[
     bool,
@@ -32,8 +32,8 @@ ExitCode = Annotated[
     bool,
     opt.report_option(
         "--exit-code",
-        help="Exit with 3 if an encode run would write or reject a file, and with 0 if nothing is "
-        "left to do.",
+        help="Exit with 3 if an encode run would write, move or reject a file, and with 0 if "
+        "nothing is left to do.",
     ),
 ]
 
@@ -70,6 +70,7 @@ def plan(
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
+    prune: opt.Prune = None,
     quick: Quick = False,
     exit_code: ExitCode = False,
     as_json: opt.Json = False,
@@ -112,6 +113,7 @@ def plan(
         options=options,
         model=ModelChoice(model=model, revision=revision, device=device, dtype=dtype),
         overwrite=overwrite,
+        prune=prune,
         workers=workers,
         in_flight=batch_size,
     )
@@ -138,6 +140,9 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
         run = request.open(console.say, watch)
         for file in watch_items(run.list_files(), watch, "comparing with OUT", run.total):
             _print_file(file, console, failures, as_json=screen.json)
+        if run.prune_refusal is not None:
+            reason = f"--prune would move nothing: {run.prune_refusal}"
+            failures.add(run.output.path, reason)
     tune_process(request.encode)
     with stop_on_signals(console) as stop, show_phases(console, "plan", stop) as watch:
         watch(Phase("encoding a sample"))
@@ -147,15 +152,20 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
     if stop.exit_code is not None:
         return stop.exit_code
     if screen.json:
-        console.print_json(plan_to_json(run.plan, took, run.refusal))
+        console.print_json(plan_to_json(run.plan, took, run.refusal) | prune_to_json(run))
     else:
-        console.print_result("\n".join(describe_plan(run.plan, took, run.refusal)))
+        lines = (*describe_plan(run.plan, took, run.refusal), *describe_pruning(run))
+        console.print_result("\n".join(lines))
     if run.refusal is not None:
         if console.quiet and not screen.json:
             raise UsageError(f"encode would refuse: {run.refusal}")
         return Exit.USAGE
-    reported = (Fate.FAILED, Fate.CONFLICT, *WORK) if reports_work else (Fate.FAILED,)
-    return Exit.FAILURES if any(run.plan.counts[fate].files for fate in reported) else Exit.DONE
+    reported = [Fate.FAILED]
+    if reports_work:
+        reported += (Fate.CONFLICT, Fate.RENAMED, *WORK)
+        reported += (Fate.ORPHANED,) if run.pruning is not None else ()
+    has_reported = any(run.plan.counts[fate].files for fate in reported)
+    return Exit.FAILURES if has_reported or run.prune_refusal is not None else Exit.DONE
 
 
 def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:
@@ -164,6 +174,8 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
 
     rows = [["state", "files", "bytes"]]
     for fate, count in plan.counts.items():
+        if fate is Fate.RENAMED and not count.files:
+            continue
         has_bytes = fate not in (Fate.SKIPPED, Fate.CONFLICT, Fate.FAILED)
         size = format_size(plan.estimate_bytes(fate)) if has_bytes else "-"
         rows.append([fate.value, str(count.files), size])
@@ -181,6 +193,22 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
     )
     time = "not estimated" if took.seconds is None else f"about {format_duration(took.seconds)}"
     yield f"time: {time} ({took.basis})"
+
+
+def describe_pruning(run: PlanRun) -> Iterator[str]:
+    """Yields what `--prune` would do, in one line; nothing if it would do nothing."""
+    from dinac_cli.jobs.plan import Fate
+
+    if run.pruning is None or run.refusal is not None or run.prune_refusal is not None:
+        return
+    count = run.plan.counts[Fate.ORPHANED].files
+    records = "orphaned record" if count == 1 else "orphaned records"
+    yield f"{count} {records} to move to {run.pruning.place}"
+
+
+def prune_to_json(run: PlanRun) -> dict[str, Any]:
+    """Returns why `--prune` would move nothing, or None; no keys if the run would not prune."""
+    return {} if run.pruning is None else {"prune_refused": run.prune_refusal}
 
 
 def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> dict[str, Any]:

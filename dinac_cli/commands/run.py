@@ -226,7 +226,8 @@ class _Reporter:
         elif self.options.verbose and not result.failed:
             place = f" → {result.output}" if result.output else ""
             delta = "" if result.delta is None else f", largest |Δ| {result.delta:.3g}"
-            reason = f": {result.reason}" if result.status is Status.SKIPPED else ""
+            has_reason = result.status in (Status.SKIPPED, Status.RENAMED)
+            reason = f": {result.reason}" if has_reason else ""
             self.console.say(f"{result.file}{place} ({result.status.value}{delta}{reason})")
         if self.options.json:
             self.console.print_json(result.to_json(), to_stderr=self.records_on_stdout)

@@ -73,6 +73,13 @@ def real(name: str, holds: Callable[[float], bool], wanted: str) -> Callable[[st
     return parse
 
 
+def parse_prune(text: str) -> Literal["some", "all"]:
+    """Returns `some` or `all`. Raises UsageError."""
+    if text not in ("some", "all"):
+        raise UsageError(f"--prune={text}: expected --prune or --prune=all")
+    return "all" if text == "all" else "some"
+
+
 def parse_batch_size(text: str) -> int | None:
     """Returns a positive number, or None for `auto`. Raises UsageError."""
     if text == "auto":

@@ -49,12 +49,15 @@ from dinac_cli.jobs.held import (
     find_held_image,
 )
 from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_models
+from dinac_cli.jobs.orphans import name_record_sources
+from dinac_cli.jobs.pruning import Prune, Pruning, require_whole_folders
 from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
     InputRequest,
     Request,
     Run,
+    Selection,
     choose_output_kind,
     keep_quiet,
     list_paths,
@@ -153,8 +156,11 @@ class DecodeChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeRequest(Request[Run]):
-    """A request to decode `inputs` into OUT: a folder, an image file, or `-`."""
+class DecodeRequest(Request["DecodeRun"]):
+    """A request to decode `inputs` into OUT: a folder, an image file, or `-`.
+
+    If `prune` is given, the run ends with moving the orphans in OUT away; see `Pruning`.
+    """
 
     inputs: InputRequest
     out: str
@@ -163,13 +169,15 @@ class DecodeRequest(Request[Run]):
     allow_other_model: bool = False
     overwrite: bool = False
     fsync: bool = False
+    prune: Prune | None = None
 
     command: ClassVar[str] = "decode"
 
-    def open(self, announce: Announce = keep_quiet) -> Run:
+    def open(self, announce: Announce = keep_quiet) -> DecodeRun:
         selection = self.inputs.select(LATENTS, self.out)
         kind = choose_output_kind(self.out, selection.scan, OUTPUT_SUFFIXES)
         output = Output(self.out, kind, is_stamped_image, self.overwrite, self.fsync)
+        pruning = self._open_pruning(selection, output)
         form = choose_format(self.options.format, self.out, kind)
         held = find_held_image(output, form)
         options = replace(
@@ -180,12 +188,32 @@ class DecodeRequest(Request[Run]):
         models = choose_models("decoder", self.model, announce)
         followed = options.list_settings(unlike=self.options.follow(DEFAULT_IMAGE, form))
         announce_followed(held, followed, announce)
-        return Run(
-            work=partial(decode_inputs, selection, output, models, options, limit=selection.limit),
+        limit = selection.limit
+        work = partial(
+            decode_inputs, selection, output, models, options, limit=limit, pruning=pruning
+        )
+        return DecodeRun(
+            work=work if pruning is None else pruning.follow(work),
             selection=selection,
             output=output,
             rename=partial(name_image, suffixes=options.format.suffixes),
+            pruning=pruning,
         )
+
+    def _open_pruning(self, selection: Selection, output: Output) -> Pruning | None:
+        if self.prune is None:
+            return None
+        require_whole_folders(selection, output)
+        return Pruning(
+            choice=self.prune, selection=selection, output=output, name_sources=name_record_sources
+        )
+
+
+@dataclass(kw_only=True)
+class DecodeRun(Run):
+    """A decode run that is ready to start. `pruning` ends the run, if the request asks for it."""
+
+    pruning: Pruning | None = None
 
 
 def decode_files(
@@ -206,6 +234,7 @@ def decode_files(
     dtype: str = "auto",
     workers: int | None = None,
     overwrite: bool = False,
+    prune: Prune | None = None,
 ) -> Generator[FileResult, None, None]:
     """Decodes latent files and folders into the folder `out`, as `dinac decode` does.
 
@@ -231,6 +260,7 @@ def decode_files(
         model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
         overwrite=overwrite,
+        prune=prune,
     )
     return run_request(request)
 
@@ -277,11 +307,14 @@ def decode_inputs(
     control: RunControl,
     *,
     limit: int | None = None,
+    pruning: Pruning | None = None,
 ) -> Generator[FileResult, None, None]:
     """Decodes all records, or the first `limit` records, and yields one result per record.
 
-    Each model is loaded when the first record needs it. If `output` is a stream, the only image
-    goes to `control.stdout`. Raises DinacError if the run as a whole cannot go on.
+    Each model is loaded when the first record needs it. If an input does not hold exactly one
+    record, its images are not named after it, so `pruning` must not move any image. If
+    `output` is a stream, the only image goes to `control.stdout`. Raises DinacError if the run as a
+    whole cannot go on.
     """
     records = list_records(
         inputs,
@@ -292,8 +325,17 @@ def decode_inputs(
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)
     if output.kind is not OutputKind.FOLDER:
         entries = require_single(entries, "standard output" if output.is_stream else output.path)
+    if pruning is not None:
+        entries = _watch_streams(entries, pruning)
     job = DecodeJob(output, models, options)
     return run_job(job, entries, control, control.stdout if output.is_stream else None)
+
+
+def _watch_streams(entries: Iterator[RecordEntry], pruning: Pruning) -> Iterator[RecordEntry]:
+    for entry in entries:
+        if entry.path is None:
+            pruning.obstacle = f"{entry.label} is not one file of one record"
+        yield entry
 
 
 @dataclass(frozen=True)

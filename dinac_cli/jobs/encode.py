@@ -36,6 +36,8 @@ from dinac_cli.jobs.model_choice import (
     refuse_mixed_latents,
 )
 from dinac_cli.jobs.orphans import find_orphans
+from dinac_cli.jobs.pruning import Prune, Pruning, require_whole_folders
+from dinac_cli.jobs.renames import RenamedRecords, rename_record
 from dinac_cli.jobs.request import (
     IMAGES,
     Announce,
@@ -211,7 +213,10 @@ class EncodeChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeRequest(Request["EncodeRun"]):
-    """A request to encode `inputs` into OUT: a folder, a `.dinac` file, or `-`."""
+    """A request to encode `inputs` into OUT: a folder, a `.dinac` file, or `-`.
+
+    If `prune` is given, the run ends with moving the orphans in OUT away; see `Pruning`.
+    """
 
     inputs: InputRequest
     out: str
@@ -219,6 +224,7 @@ class EncodeRequest(Request["EncodeRun"]):
     model: ModelChoice = field(default_factory=ModelChoice)
     overwrite: bool = False
     fsync: bool = False
+    prune: Prune | None = None
 
     command: ClassVar[str] = "encode"
     bounds_memory: ClassVar[bool] = True
@@ -231,13 +237,17 @@ class EncodeRequest(Request["EncodeRun"]):
         model.check(options.precision)
         refuse_mixed_latents(output, held, options.want(model))
         announce_followed(held, self.options.list_followed(held), announce)
+        pruning = self.open_pruning(selection, output)
+        renames = None if pruning is None else pruning.renames
+        work = partial(encode_inputs, selection, output, model, options, renames=renames)
         return EncodeRun(
-            work=partial(encode_inputs, selection, output, model, options),
+            work=work if pruning is None else pruning.follow(work),
             selection=selection,
             output=output,
             rename=name_latents,
             model=model,
             why_model=explain_default(self.model, held, model),
+            pruning=pruning,
         )
 
     def open_places(self) -> tuple[Selection, Output]:
@@ -245,27 +255,41 @@ class EncodeRequest(Request["EncodeRun"]):
         self.options.fill().require_consistent()
         selection = self.inputs.select(IMAGES, self.out)
         kind = choose_output_kind(self.out, selection.scan, (LATENT_SUFFIX,))
-        return selection, Output(self.out, kind, is_latent_file, self.overwrite, self.fsync)
+        output = Output(self.out, kind, is_latent_file, self.overwrite, self.fsync)
+        if self.prune is not None:
+            require_whole_folders(selection, output)
+        return selection, output
+
+    def open_pruning(self, selection: Selection, output: Output) -> Pruning | None:
+        """Returns the pruning of this run, or None if the request has none."""
+        if self.prune is None:
+            return None
+        renames = None if self.overwrite else RenamedRecords(selection, output)
+        return Pruning(choice=self.prune, selection=selection, output=output, renames=renames)
 
 
 @dataclass(kw_only=True)
 class EncodeRun(Run):
     """An encode run that is ready to start, and its model.
 
-    If the model is the machine's default, `why_model` says so.
+    If the model is the machine's default, `why_model` says so. `pruning` ends the run, if the
+    request asks for it.
     """
 
     selection: Selection
     output: Output
     model: ModelHandle
     why_model: str | None = None
+    pruning: Pruning | None = None
 
     def count_orphans(self) -> int:
         """Counts the records in OUT whose source is not in the input folders; see `find_orphans`.
 
         Returns 0 if the run has a limit or a shard: the search would take longer than the run, and
-        each shard would repeat it.
+        each shard would repeat it. If the run prunes, counts only the orphans that it leaves.
         """
+        if self.pruning is not None:
+            return self.pruning.foreign
         if self.selection.limit is not None or self.selection.shard is not None:
             return 0
         return sum(1 for _ in find_orphans(self.selection, self.output))
@@ -293,6 +317,7 @@ def encode_files(
     dtype: str = "auto",
     workers: int | None = None,
     overwrite: bool = False,
+    prune: Prune | None = None,
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
@@ -323,6 +348,7 @@ def encode_files(
         model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
         overwrite=overwrite,
+        prune=prune,
     )
     return run_request(request)
 
@@ -333,15 +359,18 @@ def encode_inputs(
     model: ModelHandle,
     options: EncodeOptions,
     control: RunControl,
+    *,
+    renames: RenamedRecords | None = None,
 ) -> Generator[FileResult, None, None]:
     """Encodes every input and yields one result per file as soon as the result is final.
 
     The model is loaded when the first image must be encoded. If no image must be encoded, no model
-    is loaded. If `output` is a stream, records go to `control.stdout` in the order of the inputs.
-    Raises DinacError if the run as a whole cannot go on (model, device, full disk).
+    is loaded. If the record of a new input is among `renames`, the record gets the new name, and
+    the input is not encoded. If `output` is a stream, records go to `control.stdout` in the order
+    of the inputs. Raises DinacError if the run as a whole cannot go on (model, device, full disk).
     """
     model.check(options.precision)
-    return _encode_inputs(inputs, output, model, options, control)
+    return _encode_inputs(inputs, output, model, options, control, renames)
 
 
 def _encode_inputs(
@@ -350,9 +379,10 @@ def _encode_inputs(
     model: ModelHandle,
     options: EncodeOptions,
     control: RunControl,
+    renames: RenamedRecords | None,
 ) -> Generator[FileResult, None, None]:
     with open_memory(output) as memory:
-        job = EncodeJob(output, model, options, control.stdin, memory)
+        job = EncodeJob(output, model, options, control.stdin, memory, renames)
         yield from run_job(job, inputs, control, control.stdout if output.is_stream else None)
 
 
@@ -381,7 +411,9 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         options: EncodeOptions,
         stdin: BinaryIO | None = None,
         memory: SourceMemory = NO_MEMORY,
+        renames: RenamedRecords | None = None,
     ) -> None:
+        self._renames = renames
         self._output = output
         self._model = model
         self._options = options
@@ -399,6 +431,8 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         content = self._read_content(entry)
         if content.data.startswith(RECORD_START):
             raise InputError("a latent record, not an image; use decode")
+        if verdict.state is State.ABSENT and (renamed := self._rename(entry, content, hold)):
+            return renamed
         try:
             image = read_shaped(
                 content.data,
@@ -466,19 +500,43 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         )
         made = deliver(self._output, name_latents(work.name), record, result)
         if made.result.output is not None:
-            self._remember(work, made.result.output)
+            self._remember(made.result.output, work.source.sha256, work.status, work.earlier)
         return made
 
-    def _remember(self, work: _ReadImage, target: str) -> None:
+    def _rename(
+        self, entry: Input, content: Content, hold: Callable[[int], None]
+    ) -> FileResult | None:
+        """Writes the record of an earlier name of this image. Returns None if there is none."""
+        if self._renames is None or entry.path is None:
+            return None
+        orphan = self._renames.take(len(content.data), lambda: content.sha256)
+        if orphan is None:
+            return None
+        record = rename_record(orphan, entry.path, entry.name, self._wanted, hold)
+        if record is None:
+            return None
+        target = self._output.deliver(name_latents(entry.name), record)
+        assert target is not None, "a stream has no earlier records"
+        self._renames.note_moved(orphan, target)
+        self._remember(target, content.sha256, content.status)
+        return FileResult(entry.label, Status.RENAMED, output=target, reason=f"was {orphan}")
+
+    def _remember(
+        self,
+        target: str,
+        sha256: str,
+        status: os.stat_result | None,
+        earlier: Sighting | None = None,
+    ) -> None:
         """Remembers that the record at `target` belongs to the file that was read."""
-        if work.status is None:
+        if status is None:
             return
-        content = None if self._options.anonymous else work.source.sha256
+        content = None if self._options.anonymous else sha256
         with suppress(OSError):  # the record that was just written is gone
-            sighting = self._memory.identify(target, content, work.status)
+            sighting = self._memory.identify(target, content, status)
             if content is None:
                 self._memory.forget(target)
-            self._memory.remember(sighting.follow(work.earlier), current_revision())
+            self._memory.remember(sighting.follow(earlier), current_revision())
 
     def _judge(self, entry: Input) -> Verdict:
         """Checks whether the image's record already exists and is up to date."""

@@ -35,9 +35,12 @@ from dinac_cli.jobs.freshness import (
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
 from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder, refuse_mixed_latents
 from dinac_cli.jobs.orphans import find_orphans
+from dinac_cli.jobs.pruning import Pruning
+from dinac_cli.jobs.renames import rename_record
 from dinac_cli.jobs.request import Announce, Selection, keep_quiet
 from dinac_cli.jobs.trial import Trial, TrialSample, run_trial
 from dinac_cli.models.registry import choose_default
+from dinac_cli.storage.content import hash_file
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import Output
@@ -67,6 +70,7 @@ class Fate(str, Enum):
     STALE = "stale"
     DAMAGED = "damaged"
     DONE = "done"
+    RENAMED = "renamed"  # with --prune: the record of an earlier name gets the new name
     SKIPPED = "skipped"  # smaller than the crop, with --skip-small
     CONFLICT = "conflict"  # the existing file must not be replaced
     ORPHANED = "orphaned"  # a record whose source is not in the input folders
@@ -81,9 +85,9 @@ class PlannedFile:
     """One input, or one orphaned record. `reason` explains its `fate` in one line.
 
     `pixels` is the size of the image (None if unknown). `size_bytes` is the size of the existing
-    record if `fate` is DONE or ORPHANED. `entry` is None if the run would not encode the input.
-    `error` is the class of the error if `fate` is FAILED. `upscaled` is true if the run would scale
-    the image up.
+    record if `fate` is DONE, RENAMED or ORPHANED. `entry` is None if the run would not encode the
+    input. `error` is the class of the error if `fate` is FAILED. `upscaled` is true if the run
+    would scale the image up.
     """
 
     file: str
@@ -155,7 +159,8 @@ class PlanRequest:
             with_twins=options.geometry.flip,
         )
         wanted = options.want(model)
-        run = PlanRun(self, selection, output, held, options, wanted, plan, total)
+        pruning = self.encode.open_pruning(selection, output)
+        run = PlanRun(self, selection, output, held, options, wanted, plan, total, pruning)
         try:
             refuse_mixed_latents(output, held, wanted)
         except UsageError as exc:
@@ -170,7 +175,9 @@ class PlanRun:
     """A plan that is ready to be made.
 
     `held` is the record in OUT that the run follows, and `options` are the run's options. `total`
-    is the number of inputs (None if unknown). If encode would not start, `refusal` says why.
+    is the number of inputs (None if unknown). If encode would not start, `refusal` says why. If the
+    run would prune, `pruning` is set; if it would move nothing although asked to, `prune_refusal`
+    says why, after `list_files`.
     """
 
     request: PlanRequest
@@ -181,19 +188,30 @@ class PlanRun:
     wanted: WantedLatents
     plan: Plan
     total: int | None
+    pruning: Pruning | None = None
     refusal: str | None = None
+    prune_refusal: str | None = None
     sample: TrialSample = field(default_factory=TrialSample)
 
     def list_files(self) -> Iterator[PlannedFile]:
         """Yields each file with its `fate`, and counts it in `plan`. Raises OutputError."""
         with open_memory(self.output, read_only=True) as memory:
-            for file in plan_files(self.selection, self.output, self.wanted, self.options, memory):
+            for file in self._plan_files(memory):
                 self.plan.add(file)
                 if file.entry is not None and file.pixels is not None:
                     self.sample.add(file.entry)
                 yield file
         if any(self.plan.counts[fate].files for fate in WORK):
             self.output.require_writable()
+
+    def _plan_files(self, memory: SourceMemory) -> Iterator[PlannedFile]:
+        yield from plan_files(
+            self.selection, self.output, self.wanted, self.options, memory, self.pruning
+        )
+        if self.pruning is not None:
+            fates = (Fate.NEW, Fate.RENAMED)
+            new = sum(self.plan.counts[fate].files for fate in fates)
+            self.prune_refusal = self.pruning.check(new)
 
     def estimate_time(self, control: RunControl, *, quick: bool = False) -> TimeEstimate:
         """Times the encoding of a sample with the run's model, and discards the records."""
@@ -228,22 +246,26 @@ def plan_files(
     wanted: WantedLatents,
     options: EncodeOptions,
     memory: SourceMemory = NO_MEMORY,
+    pruning: Pruning | None = None,
 ) -> Iterator[PlannedFile]:
     """Yields what a run would do with each input, and then the orphaned records of a folder OUT.
 
-    Makes no folder and removes no temporary file. If a file causes an error, its `fate` is CONFLICT
-    or FAILED.
+    With `pruning`, the orphaned records are those that the run would move away. Makes no folder and
+    removes no temporary file. If a file causes an error, its `fate` is CONFLICT or FAILED.
     """
     for entry in selection:
         try:
-            yield _plan_file(entry, output, wanted, options, memory)
+            planned = _plan_file(entry, output, wanted, options, memory)
+            renamed = None if pruning is None else _plan_rename(entry, planned, wanted, pruning)
+            yield renamed or planned
         except OutputError as exc:
             yield PlannedFile(entry.label, Fate.CONFLICT, reason=str(exc))
         except DinacError as exc:
             yield _fail(entry, exc)
         except OSError as exc:
             yield _fail(entry, InputError(describe_read_error(exc)))
-    for path in find_orphans(selection, output):
+    orphans = find_orphans(selection, output) if pruning is None else pruning.list_orphans()
+    for path in orphans:
         reason = "its source is not among the inputs"
         yield PlannedFile(path, Fate.ORPHANED, path, reason, size_bytes=os.path.getsize(path))
 
@@ -279,6 +301,22 @@ def _plan_file(
         reason = f"{reason} ({changed})"
     planned = PlannedFile(entry.label, fate, target, reason, changed)
     return _plan_work(entry, planned, output, options)
+
+
+def _plan_rename(
+    entry: Input, planned: PlannedFile, wanted: WantedLatents, pruning: Pruning
+) -> PlannedFile | None:
+    """Returns a new file as RENAMED if OUT holds the record of its earlier name, else None."""
+    renames, target = pruning.renames, planned.output
+    if planned.fate is not Fate.NEW or renames is None or target is None or entry.path is None:
+        return None
+    path = entry.path
+    orphan = renames.take(os.path.getsize(path), lambda: hash_file(path))
+    if orphan is None or rename_record(orphan, path, entry.name, wanted) is None:
+        return None
+    renames.note_moved(orphan, orphan)  # the run would make its new name
+    size = os.path.getsize(orphan)
+    return PlannedFile(entry.label, Fate.RENAMED, target, f"was {orphan}", size_bytes=size)
 
 
 def _plan_work(

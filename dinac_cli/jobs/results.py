@@ -19,6 +19,8 @@ class Status(str, Enum):
     MEASURED = "measured"  # the file was compared with its counterpart
     VERIFIED = "verified"  # undamaged, and passed every check that was requested
     READ = "read"  # a record was read, and nothing was written
+    RENAMED = "renamed"  # the source has a new name, and so has its output now; nothing was encoded
+    PRUNED = "pruned"  # an output without a source was moved away; `output` is its new path
     SKIPPED = "skipped"  # not encoded, as the options request; `reason` says why
     MISSING = "missing"  # its counterpart does not exist
     FAILED = "failed"  # refused, or an error occurred; `reason` says why
@@ -39,11 +41,12 @@ class FileResult:
 
     `file` is the input as the user names it. `name` is the input's name relative to the input
     folder. If there is an output, `output` is its path. `reason` says in one line why the file
-    failed, was skipped or was made again. `error` is the class of the error. `rejection` is the
-    rule that a damaged record breaks. `details` are the details of the error. Sizes are in bytes
-    and pixels. `upscaled` is true if the image was scaled up. `is_unchecked` is true if damage to
-    the image would not have been found. `delta` is the largest difference between the stored and
-    the re-encoded latents. `facts` are added to the JSON object of the result.
+    failed, was skipped or was made again, or which output was renamed. `error` is the class of the
+    error. `rejection` is the rule that a damaged record breaks. `details` are the details of the
+    error. Sizes are in bytes and pixels. `upscaled` is true if the image was scaled up.
+    `is_unchecked` is true if damage to the image would not have been found. `delta` is the largest
+    difference between the stored and the re-encoded latents. `facts` are added to the JSON object
+    of the result.
     """
 
     file: str
@@ -161,8 +164,8 @@ class Tally:
 
     @property
     def finished(self) -> int:
-        """The number of files that have a result."""
-        return sum(self.counts.values())
+        """The number of inputs that have a result."""
+        return sum(self.counts.values()) - self.counts[Status.PRUNED]
 
     @property
     def written(self) -> int:

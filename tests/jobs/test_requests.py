@@ -70,6 +70,7 @@ ENCODE = EncodeRequest(
     model=MODEL,
     overwrite=True,
     fsync=True,
+    prune="all",
     workers=3,
     in_flight=5,
 )
@@ -93,6 +94,7 @@ POPULATED: list[Any] = [
         allow_other_model=True,
         overwrite=True,
         fsync=True,
+        prune="all",
         workers=3,
         in_flight=5,
     ),

@@ -16,14 +16,15 @@ STOPPED = "stopped before the end; run the same command again to continue"
 class Summary:
     """The summary of a run that writes outputs. Other commands use subclasses.
 
-    `verb` says what was done, such as "decoded". If `lists_files` is false, the run prints no
-    line per file.
+    `verb` says what was done, such as "decoded". If the run prunes, `removed` is the folder of the
+    outputs that it moves away. If `lists_files` is false, the run prints no line per file.
     """
 
     lists_files = True
 
-    def __init__(self, verb: str = "") -> None:
+    def __init__(self, verb: str = "", removed: str | None = None) -> None:
         self._verb = verb
+        self._removed = removed
 
     @property
     def stopped(self) -> str:
@@ -39,6 +40,8 @@ class Summary:
         counts = {
             "of them again": tally.redone,
             "already done": tally.counts[Status.DONE],
+            "renamed": tally.counts[Status.RENAMED],
+            f"moved to {self._removed}": tally.counts[Status.PRUNED],
             "skipped (smaller than the crop)": tally.counts[Status.SKIPPED],
             "failed": tally.failures,
         }
@@ -55,8 +58,15 @@ class Summary:
         yield from ()
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
-        """Returns the summary object."""
-        return progress.tally.to_json()
+        """Returns the summary object. If the run prunes, it also counts the outputs it moved."""
+        summary = progress.tally.to_json()
+        if self._removed is None:
+            return summary
+        counts = progress.tally.counts
+        return summary | {
+            "renamed": counts[Status.RENAMED],
+            "pruned": counts[Status.PRUNED],
+        }
 
     def choose_exit(self, tally: Tally) -> Exit:
         """Returns the exit code of a run that no signal stopped."""
