@@ -49,7 +49,7 @@ from dinac_cli.jobs.held import (
     find_held_image,
 )
 from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_models
-from dinac_cli.jobs.orphans import name_record_sources
+from dinac_cli.jobs.orphans import DECODE_SOURCES
 from dinac_cli.jobs.pruning import Prune, Pruning, require_whole_folders
 from dinac_cli.jobs.request import (
     LATENTS,
@@ -205,7 +205,7 @@ class DecodeRequest(Request["DecodeRun"]):
             return None
         require_whole_folders(selection, output)
         return Pruning(
-            choice=self.prune, selection=selection, output=output, name_sources=name_record_sources
+            choice=self.prune, selection=selection, output=output, source_files=DECODE_SOURCES
         )
 
 

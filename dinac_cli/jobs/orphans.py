@@ -9,17 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from dinac_cli.images.formats import format_of_suffix
-from dinac_cli.jobs.freshness import list_files
+from dinac_cli.jobs.freshness import is_latent_file, list_files
 from dinac_cli.jobs.request import Selection
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.storage.source_memory import MEMORY_NAME
-
-NameSources = Callable[[str], list[str]]
-"""Turns the name of a file in OUT into the names that its source may have.
-
-The list is empty if the command writes no such files.
-"""
 
 _LATENT_SUFFIXES = (LATENT_SUFFIX, LATENT_SUFFIX.upper())
 
@@ -30,6 +24,19 @@ class OutputFile:
 
     path: str
     is_lost: bool
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files from which a command makes its outputs.
+
+    `name` turns the name of a file in OUT into the names that its source may have; the list is
+    empty if the command writes no such files. `excludes(path)` is true if it is certain that an
+    existing file of such a name is no source.
+    """
+
+    name: Callable[[str], list[str]]
+    excludes: Callable[[str], bool] = lambda path: False
 
 
 def name_image_sources(name: str) -> list[str]:
@@ -50,8 +57,19 @@ def name_record_sources(name: str) -> list[str]:
     return [stem + suffix for suffix in (*_LATENT_SUFFIXES, "") for stem in bare]
 
 
+def is_no_record(path: str) -> bool:
+    """True for a file that can be read and is no record, neither by its name nor by its start."""
+    if path.lower().endswith(LATENT_SUFFIX) or not os.path.isfile(path):
+        return False
+    return os.access(path, os.R_OK) and not is_latent_file(path)
+
+
+ENCODE_SOURCES = SourceFiles(name_image_sources)
+DECODE_SOURCES = SourceFiles(name_record_sources, is_no_record)
+
+
 def list_outputs(
-    selection: Selection, output: Output, name_sources: NameSources
+    selection: Selection, output: Output, source_files: SourceFiles
 ) -> Iterator[OutputFile]:
     """Yields the files in a folder OUT that are named like outputs, sorted.
 
@@ -65,20 +83,20 @@ def list_outputs(
     if scan.listed is not None or not all(map(os.path.isdir, scan.paths)):
         return
     for path in list_files(output.path, leave=lambda folder: _is_apart(folder, scan.paths)):
-        names = name_sources(os.path.relpath(path, output.path))
+        names = source_files.name(os.path.relpath(path, output.path))
         if names:
             sources = (os.path.join(folder, name) for folder in scan.paths for name in names)
-            yield OutputFile(path, all(_is_gone(source, path) for source in sources))
+            yield OutputFile(path, all(_is_gone(source, source_files) for source in sources))
 
 
 def find_orphans(
-    selection: Selection, output: Output, name_sources: NameSources = name_image_sources
+    selection: Selection, output: Output, source_files: SourceFiles = ENCODE_SOURCES
 ) -> Iterator[str]:
     """Yields the paths of the orphans in a folder OUT, sorted; see `list_outputs`.
 
     Leaves out files that dinac did not write.
     """
-    for file in list_outputs(selection, output, name_sources):
+    for file in list_outputs(selection, output, source_files):
         if file.is_lost and output.is_ours(file.path):
             yield file.path
 
@@ -92,19 +110,18 @@ def _is_apart(folder: str, inputs: tuple[str, ...]) -> bool:
     return True
 
 
-def _is_gone(source: str, output: str) -> bool:
-    """True only if it is certain that no file, and no link, has the path `source`.
+def _is_gone(source: str, source_files: SourceFiles) -> bool:
+    """True only if it is certain that no source, and no link, has the path `source`.
 
-    A file that cannot be reached, for example on a disk that is not mounted, is not gone. `output`
-    itself is no source: OUT may be an input folder.
+    A file that cannot be reached, for example on a disk that is not mounted, is not gone.
     """
     try:
         status = os.lstat(source)
-        return stat.S_ISDIR(status.st_mode) or os.path.samestat(status, os.lstat(output))
     except (FileNotFoundError, NotADirectoryError):
         return not _is_behind_broken_link(source)
     except OSError:
         return False
+    return stat.S_ISDIR(status.st_mode) or source_files.excludes(source)
 
 
 def _is_behind_broken_link(path: str) -> bool:

@@ -12,12 +12,7 @@ from dinac_cli.container.record import read_header
 from dinac_cli.errors import FormatError, OutputError, UnwritableDiskError, UsageError
 from dinac_cli.images.formats import format_of_suffix
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.orphans import (
-    NameSources,
-    find_orphans,
-    list_outputs,
-    name_image_sources,
-)
+from dinac_cli.jobs.orphans import ENCODE_SOURCES, SourceFiles, find_orphans, list_outputs
 from dinac_cli.jobs.renames import RenamedRecords
 from dinac_cli.jobs.request import Selection
 from dinac_cli.jobs.results import FileResult, Status
@@ -37,7 +32,7 @@ Work = Callable[[RunControl], Generator[FileResult, None, None]]
 class Pruning:
     """Moves the orphans in OUT to `REMOVED_FOLDER` after a complete run.
 
-    `name_sources` tells which files in OUT are outputs of the command. `renames` are records that
+    `source_files` tells which files in OUT are outputs of the command. `renames` are records that
     the run wrote again under the new names of their sources. `obstacle` says why the run cannot
     know all sources, or is None. Two numbers are known after `check`: `unstamped` files without a
     source stay, because their format does not say who wrote them; `foreign` orphans stay, because
@@ -47,7 +42,7 @@ class Pruning:
     choice: Prune
     selection: Selection
     output: Output
-    name_sources: NameSources = name_image_sources
+    source_files: SourceFiles = ENCODE_SOURCES
     renames: RenamedRecords | None = None
     obstacle: str | None = None
     unstamped: int = 0
@@ -78,7 +73,7 @@ class Pruning:
         if gap is not None:
             return f"{gap}; check the inputs and run again"
         outputs, orphans, self.unstamped, self.foreign = planned, 0, 0, 0
-        for file in list_outputs(self.selection, self.output, self.name_sources):
+        for file in list_outputs(self.selection, self.output, self.source_files):
             outputs += 1
             if not file.is_lost:
                 continue
@@ -123,7 +118,7 @@ class Pruning:
                 yield FileResult.fail(path, describe_write_error(exc, path))
 
     def _list_prunable(self) -> Iterator[str]:
-        orphans = find_orphans(self.selection, self.output, self.name_sources)
+        orphans = find_orphans(self.selection, self.output, self.source_files)
         return filter(self._is_prunable, orphans)
 
     def _is_prunable(self, path: str) -> bool:

@@ -325,6 +325,9 @@ def test_out_may_be_the_input_folder(folder: Path) -> None:
     assert run("decode", "both", "both", "-f", "webp", "--prune=all", cwd=folder).code == 0
     assert list_files(both / REMOVED) == ["b.png.dinac", "b.png.webp"]
     assert list_files(both)[2:] == ["a.png", "a.png.dinac", "a.png.webp"]
+    (both / "a.png.dinac").rename(both / "c.dinac")  # the original a.png is no record
+    assert run("decode", "both", "both", "-f", "webp", "--prune=all", cwd=folder).code == 0
+    assert list_files(both / REMOVED) == ["a.png.webp", "b.png.dinac", "b.png.webp"]
 
 
 def test_an_output_that_cannot_be_moved_stays_and_fails(
