@@ -475,20 +475,18 @@ def test_plan_says_what_would_happen_and_changes_nothing(folder: Path) -> None:
     assert code.code == 0
 
 
-def test_a_stop_between_two_moves_ends_the_pruning(
-    many: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_source_that_vanishes_during_the_run_is_gone(
+    own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(2):
-        (many / f"photos/{number:02}.png").unlink()
     check = Pruning.check
 
-    def check_and_stop(pruning: Pruning, planned: int = 0) -> str | None:
-        (many / "photos/02.png").unlink()  # vanishes after the check: it is moved too
+    def check_after_deletion(pruning: Pruning, planned: int = 0) -> str | None:
+        (own / "photos/a.jpg").unlink()
         return check(pruning, planned)
 
-    monkeypatch.setattr(Pruning, "check", check_and_stop)
-    done = run("encode", "photos", "latents", "--prune=all", cwd=many)
-    assert (done.code, len(list_files(many / f"latents/{REMOVED}"))) == (0, 3)
+    monkeypatch.setattr(Pruning, "check", check_after_deletion)
+    done = prune(own)
+    assert (done.code, list_files(own / f"latents/{REMOVED}")) == (0, ["a.jpg.dinac"])
 
 
 def test_the_python_interface_prunes(folder: Path) -> None:
