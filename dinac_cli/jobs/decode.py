@@ -238,9 +238,9 @@ def decode_files(
 ) -> Generator[FileResult, None, None]:
     """Decodes latent files and folders into the folder `out`, as `dinac decode` does.
 
-    The keywords are the command's options. An option that is None follows the first decoded image
-    in `out`; if `out` holds no such image, it has its default. Yields results and raises errors as
-    `encode_files` does.
+    The keywords are the command's options; `prune` is "some" (--prune) or "all". An option
+    that is None follows the first decoded image in `out`; if `out` holds no such image, it has its
+    default. Yields results and raises errors as `encode_files` does.
     """
     options = DecodeChoice(
         steps=steps,

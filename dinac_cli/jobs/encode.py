@@ -322,11 +322,11 @@ def encode_files(
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
     The keywords are the command's options; `crop` is (width, height), and `upscale=False` is
-    --no-upscale. An option that is None follows the first record in `out`; if `out` holds no
-    record, it has its default. Yields one result per file as soon as the result is final. If a file
-    fails, its result says so; no exception is raised. Raises UsageError, ModelError or OutputError
-    at once if the request as a whole is wrong. Raises DeviceError or OutputError later if the run
-    cannot go on.
+    --no-upscale, and `prune` is "some" (--prune) or "all". An option that is None follows the
+    first record in `out`; if `out` holds no record, it has its default. Yields one result per file
+    as soon as the result is final. If a file fails, its result says so; no exception is raised.
+    Raises UsageError, ModelError or OutputError at once if the request as a whole is wrong. Raises
+    DeviceError or OutputError later if the run cannot go on.
     """
     options = EncodeChoice(
         precision=precision,
