@@ -249,6 +249,8 @@ def _predict_query(
             computed = record.class_token[None]
         else:
             [computed] = _submit([record], origin.require_model(), spatial=False).result()
+    except UsageError as exc:
+        raise UsageError(f"{path}: {exc}") from exc
     except (ModelError, FormatError) as exc:
         raise ModelError(f"{path}: {exc}") from exc
     return origin, _build_row(os.path.basename(path), path, header, computed)
@@ -267,8 +269,8 @@ def _find_first_origin(
             continue  # the run reports the error when it reads the record
         try:
             return find_origin(header, held, models), itertools.chain(seen, entries)
-        except ModelError as exc:
-            raise ModelError(f"{entry.label}: {exc}") from exc
+        except (ModelError, UsageError) as exc:
+            raise type(exc)(f"{entry.label}: {exc}") from exc
     return None, iter(seen)
 
 
@@ -361,6 +363,7 @@ def find_origin(
 
     If the model is not on this machine, but the record holds a class token, returns a description
     of the model without the model itself. If the record holds no class token, raises ModelError.
+    Raises UsageError if the model has no class head.
     """
     try:
         model = models.find(header)
