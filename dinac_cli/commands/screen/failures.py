@@ -22,8 +22,8 @@ _VARYING = "…"
 class _Group:
     """The failures for one reason.
 
-    `words` is the reason without advice; words that differ between the files are "…". `hidden` is the number of
-    files that were not named, and `last` is the line of the last file.
+    `words` is the reason without advice; words that differ between the files are "…". `hidden` is
+    the number of files that were not named, and `last` is the line of the last file.
     """
 
     words: list[str]
