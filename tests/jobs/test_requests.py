@@ -119,6 +119,7 @@ POPULATED: list[Any] = [
         inputs=INPUTS,
         out="tars",
         format=WEBDATASET,
+        keys="name",
         overwrite=True,
         fsync=True,
         workers=3,
