@@ -17,7 +17,7 @@ from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError, Usage
 from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export_forms import FORMS, RECORD_KEY, Exported
+from dinac_cli.jobs.export_forms import FORMS, RECORD_KEY, Exported, refuse_changed
 from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
@@ -210,7 +210,9 @@ class _FileExporter:
 
     def _write(self, item: _Item) -> FileResult:
         target = self._output.locate(self._rename(item.entry.name))
-        reason = _CHANGED if self._output.keeps_existing and os.path.lexists(target) else None
+        is_stale = self._output.keeps_existing and os.path.lexists(target)
+        if is_stale and not self._form.is_ours(target):
+            return item.fail(refuse_changed(target))
         data = self._form.write(item.exported)
         try:
             self._output.write(target, data)
@@ -218,7 +220,7 @@ class _FileExporter:
             raise
         except OutputError as exc:
             return item.fail(exc)
-        return item.finish(target, len(data), reason)
+        return item.finish(target, len(data), _CHANGED if is_stale else None)
 
 
 @dataclass(frozen=True)

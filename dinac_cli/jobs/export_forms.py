@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dinac_cli.container.layout import read_layout, write_layout
 from dinac_cli.container.zstd import MAX_HEADER_BYTES
-from dinac_cli.errors import FormatError
+from dinac_cli.errors import FormatError, OutputError
 
 Facts = Mapping[str, Any]
 Arrays = Mapping[str, npt.NDArray[np.float32]]
@@ -98,6 +98,14 @@ class ExportForm:
                 return self.read(file, with_arrays)
         except UNREADABLE:
             return None
+
+
+def refuse_changed(path: str) -> OutputError:
+    """Returns the OutputError for an existing file that a run must not replace."""
+    return OutputError(
+        f"{path}: was not written by this version of dinac, or was changed since; "
+        "choose another OUT or add --overwrite"
+    )
 
 
 def write_safetensors(exported: Exported) -> bytes:

@@ -22,6 +22,7 @@ from dinac_cli.jobs.export_forms import (
     Facts,
     read_array,
     read_facts,
+    refuse_changed,
     write_array,
 )
 from dinac_cli.storage.output import Output
@@ -221,7 +222,7 @@ class TarSet:
         with _refuse_broken(path), open(path, "rb") as file:
             for sample in read_samples(file.read()):
                 if not self.output.overwrite and not sample.is_intact():
-                    raise _refuse_tar(path)
+                    raise refuse_changed(path)
                 new = samples.get(sample.identity)
                 if new is None:
                     tar.copy(sample)
@@ -310,11 +311,4 @@ def _refuse_broken(path: str) -> Iterator[None]:
     except PermissionError as exc:
         raise OutputError(f"{path}: {describe_read_error(exc)}") from exc
     except _BROKEN as exc:
-        raise _refuse_tar(path) from exc
-
-
-def _refuse_tar(path: str) -> OutputError:
-    return OutputError(
-        f"{path}: was not written by this version of dinac, or was changed since; "
-        "choose another OUT or add --overwrite"
-    )
+        raise refuse_changed(path) from exc

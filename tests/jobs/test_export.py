@@ -194,7 +194,7 @@ def test_a_foreign_file_is_kept(tmp_path: Path, latents: Path, form: str, conten
         with pytest.raises(OutputError, match="was not written by this version of dinac"):
             export(out, form, latents)
     else:
-        assert "was not written by dinac" in export(out, form, latents)["b.png"]
+        assert "was not written by this version of dinac" in export(out, form, latents)["b.png"]
     assert (out / name).read_bytes() == content
 
 
@@ -207,7 +207,10 @@ def test_a_truncated_export_is_neither_current_nor_ours(
     path = tmp_path / f"out/a.jpg.{form}"
     path.write_bytes(path.read_bytes()[:size])
     assert not FORMS[form].is_ours(str(path))
-    assert "was not written by dinac" in export(tmp_path / "out", form, latents)["a.jpg"]
+    assert (
+        "was not written by this version of dinac"
+        in export(tmp_path / "out", form, latents)["a.jpg"]
+    )
 
 
 @pytest.mark.parametrize("keys", KEY_KINDS)
