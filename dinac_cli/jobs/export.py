@@ -105,8 +105,9 @@ def export_inputs(
 
     Keeps what an earlier run exported from the same record. In the formats of `FORMS`, each record
     becomes one file. In the format `webdataset`, the records become samples in tars of about 64
-    MiB; see `TarSet` for `keys` and `shard`. Raises OutputError if the disk is full or OUT holds
-    tars of others, and UsageError if OUT holds tars with other keys.
+    MiB; see `TarSet` for `keys` and `shard`. Raises OutputError if the disk is full, if OUT holds
+    tars of others, or if another run adds the same tars; UsageError if OUT holds tars with other
+    keys.
     """
     if form != WEBDATASET:
         exporter: _FileExporter | _TarExporter = _FileExporter(output, form)
@@ -230,12 +231,16 @@ class _Copy(RecordEntry):
     copy: int = 1
 
 
-def _count_copies(entries: Iterable[RecordEntry]) -> Iterator[_Copy]:
-    """Numbers the records that have the same name."""
+def _count_copies(entries: Iterable[RecordEntry]) -> Iterator[RecordEntry]:
+    """Numbers the records whose samples have the same name."""
     seen: Counter[int] = Counter()  # hashes of names, which need less memory
     for entry in entries:
-        seen[hash(entry.name)] += 1
-        yield _Copy(**vars(entry), copy=seen[hash(entry.name)])
+        if entry.error is not None:
+            yield entry
+            continue
+        key = hash(name_sample(entry.name))
+        seen[key] += 1
+        yield _Copy(**vars(entry), copy=seen[key])
 
 
 def _name_entry(entry: RecordEntry) -> SampleName:
@@ -253,10 +258,15 @@ class _OpenTar:
 
 @dataclass
 class _StaleTar:
-    """A tar of OUT with samples to replace: identity of the old sample → new record."""
+    """A tar of OUT with samples to replace.
+
+    `samples` maps the identity of each old sample to the new one. Equal anonymous records share an
+    identity, so there may be more `items`.
+    """
 
     path: str
-    items: dict[str, _Item] = field(default_factory=dict)
+    samples: dict[str, Exported] = field(default_factory=dict)
+    items: list[_Item] = field(default_factory=list)
 
 
 class _TarExporter:
@@ -301,7 +311,8 @@ class _TarExporter:
             if place.path != stale.path:
                 yield from self._replace(stale)
                 stale = _StaleTar(place.path)
-            stale.items[place.identity] = item
+            stale.samples[place.identity] = self._describe(item)
+            stale.items.append(item)
         yield from self._replace(stale)
         if not control.stop:
             yield from self._close(new)
@@ -316,29 +327,27 @@ class _TarExporter:
 
     def _close(self, tar: _OpenTar) -> Iterator[FileResult]:
         if tar.items:
-            yield from self._report(tar.items, lambda: self._tars.add(tar.writer.finish()))
+            target = self._tars.add(tar.writer.finish())
+            yield from _finish_all(tar.items, target)
 
     def _replace(self, tar: _StaleTar) -> Iterator[FileResult]:
         if not tar.items:
             return
-        samples = {identity: self._describe(item) for identity, item in tar.items.items()}
-        reason = _CHANGED if self._tars.output.keeps_existing else None
-        yield from self._report(
-            tar.items.values(), lambda: self._tars.replace(tar.path, samples), reason
-        )
-
-    @staticmethod
-    def _report(
-        items: Iterable[_Item], write: Callable[[], str], reason: str | None = None
-    ) -> Iterator[FileResult]:
-        """Writes a tar, and yields the results of its items."""
         try:
-            target = write()
+            self._tars.replace(tar.path, tar.samples)
         except UnwritableDiskError:
             raise
         except OutputError as exc:
-            yield from (item.fail(exc) for item in items)
+            yield from (item.fail(exc) for item in tar.items)
             return
-        for item in items:
-            size_bytes = sum(array.nbytes for array in item.exported.arrays.values())
-            yield item.finish(target, size_bytes, reason)
+        reason = _CHANGED if self._tars.output.keeps_existing else None
+        yield from _finish_all(tar.items, tar.path, reason)
+
+
+def _finish_all(
+    items: Iterable[_Item], target: str, reason: str | None = None
+) -> Iterator[FileResult]:
+    """Yields the results of the items in a tar."""
+    for item in items:
+        size_bytes = sum(array.nbytes for array in item.exported.arrays.values())
+        yield item.finish(target, size_bytes, reason)

@@ -196,7 +196,11 @@ class TarSet:
         return f"{self._prefix}{self._next_number - 1:08}"
 
     def add(self, data: bytes) -> str:
-        """Writes a new tar and returns its path. Raises OutputError."""
+        """Writes a new tar and returns its path.
+
+        Raises OutputError, also if another run has added another tar of this name since `scan`: its
+        samples can have the same keys.
+        """
         target = self.output.locate(f"{self._prefix}{self._next_tar:06}.tar")
         try:
             self.output.write(target, data)
@@ -206,14 +210,13 @@ class TarSet:
             if self.output.overwrite or not os.path.lexists(target):
                 raise
             raise OutputError(
-                f"{target}: another program wrote this file during the run; "
-                "run the same command again"
+                f"{target}: another run wrote this file meanwhile; run the same command again"
             ) from exc
         self._next_tar += 1
         return target
 
-    def replace(self, path: str, samples: Mapping[str, Exported]) -> str:
-        """Replaces samples in the tar at `path`, and returns `path`.
+    def replace(self, path: str, samples: Mapping[str, Exported]) -> None:
+        """Replaces samples in the tar at `path`.
 
         `samples` maps the identity of each old sample to the new one. Raises OutputError, also if
         somebody has changed the tar since dinac wrote it.
@@ -229,7 +232,6 @@ class TarSet:
                 else:
                     tar.add(sample.key, new)
         replace(self.output, overwrite=True).write(path, tar.finish())
-        return path
 
     @property
     def _prefix(self) -> str:

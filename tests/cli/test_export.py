@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from dinac_cli import read_latents
-from dinac_cli.commands.export import EXPORT_FORMATS
+from dinac_cli.commands.export import EXPORT_FORMATS, EXPORT_KEYS
 from dinac_cli.jobs.export import FORMATS
 
 from .conftest import SIZES, list_files, read_files
@@ -71,15 +71,20 @@ def _extract(tar: tarfile.TarFile, name: str) -> bytes:
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )
-def test_read_by_webdataset_itself(work: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", EXPORT_KEYS)
+def test_read_by_webdataset_itself(work: Path, tmp_path: Path, keys: str) -> None:
     webdataset = pytest.importorskip("webdataset")
-    assert run("export", work / "latents", tmp_path / "out", "--to", "webdataset").code == 0
-    tar = str(tmp_path / "out/000000.tar")
-    samples = list(webdataset.WebDataset(tar, shardshuffle=False).decode())
+    for shard in ("0/2", "1/2"):
+        arguments = ("--to", "webdataset", "--keys", keys, "--shard", shard)
+        assert run("export", work / "latents", tmp_path / "out", *arguments).code == 0
+    tars = sorted(str(path) for path in (tmp_path / "out").glob("*.tar"))
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
     gc.collect()  # webdataset closes its files only when they are collected
-    assert [sample["json"]["name"] for sample in samples] == list(SIZES)
-    expected, _ = read_latents(work / "latents/a.jpg.dinac")
-    np.testing.assert_array_equal(samples[0]["npy"], expected)
+    assert sorted(sample["json"]["name"] for sample in samples) == sorted(SIZES)
+    assert len({sample["__key__"] for sample in samples}) == len(SIZES)
+    for sample in samples:
+        expected, _ = read_latents(work / f"latents/{sample['json']['name']}.dinac")
+        np.testing.assert_array_equal(sample["npy"], expected)
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -27,7 +27,7 @@ from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.tar_set import KEY_KINDS, TarSet, make_key
 
-from .hand_made import make_handle, make_record, select_latents
+from .hand_made import make_handle, make_record, run_control, select_latents
 
 BASE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 """How webdataset splits the name of a file in a tar: key, then extension."""
@@ -273,14 +273,24 @@ def test_equal_names_of_two_folders_have_two_samples(
     assert len(found) == len(STATES) + 1
 
 
-def test_anonymous_records_put_no_name_into_a_tar(tmp_path: Path, model: ModelHandle) -> None:
-    for seed, name in enumerate(("secret.png", "hidden.png")):
-        put(tmp_path / "latents", model, name, seed, stored="", source_bytes=None,
-            source_sha256=None)  # fmt: skip
+def test_names_that_are_escaped_alike_are_two_samples(tmp_path: Path, model: ModelHandle) -> None:
+    for seed, name in enumerate(("a\x01.png", "a%01.png")):
+        put(tmp_path / "latents", model, name, seed, stored="a.png")
     for expected in ("written", "done"):
-        assert set(export(tmp_path / "out", WEBDATASET, tmp_path / "latents").values()) == {
-            expected
-        }
+        statuses = export(tmp_path / "out", WEBDATASET, tmp_path / "latents")
+        assert list(statuses.values()) == [expected] * 2
+    assert len({sample["npy"] for sample in read_tars(tmp_path / "out").values()}) == 2
+
+
+def test_anonymous_records_put_no_name_into_a_tar(tmp_path: Path, model: ModelHandle) -> None:
+    latents = tmp_path / "latents"
+    for seed, name in enumerate(("secret.png", "hidden.png")):
+        put(latents, model, name, seed, stored="", source_bytes=None, source_sha256=None)
+    (latents / "hidden too.png.dinac").write_bytes((latents / "hidden.png.dinac").read_bytes())
+    for expected, overwrite in (("written", False), ("done", False), ("written", True)):
+        statuses = export(tmp_path / "out", WEBDATASET, latents, overwrite=overwrite)
+        assert list(statuses.values()) == [expected] * 3
+    assert len(read_tars(tmp_path / "out")) == 3
     content = (tmp_path / "out/000000.tar").read_bytes()
     assert b"secret" not in content
     assert b"hidden" not in content
@@ -313,10 +323,28 @@ def test_a_tar_of_another_run_is_not_replaced(tmp_path: Path) -> None:
     tars = TarSet(output, "number")
     tars.scan()
     (tmp_path / "000000.tar").write_bytes(b"another run's")
-    with pytest.raises(OutputError, match="another program wrote this file during the run"):
+    with pytest.raises(OutputError, match="another run wrote this file meanwhile"):
         tars.add(b"this run's")
     assert (tmp_path / "000000.tar").read_bytes() == b"another run's"
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_two_runs_that_add_different_tars_lose_nothing(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    put(tmp_path / "more", model, "x.png", 7)
+    output = open_output(str(tmp_path / "out"), WEBDATASET)
+    output.open()
+
+    def list_inputs() -> Iterator[object]:
+        yield from select_latents(str(latents))
+        export(tmp_path / "out", WEBDATASET, tmp_path / "more")
+
+    with pytest.raises(OutputError, match="another run wrote this file meanwhile"):
+        list(export_inputs(list_inputs(), output, WEBDATASET, run_control()))  # type: ignore[arg-type]
+    assert list_names(tmp_path / "out") == ["x.png"]
+    export(tmp_path / "out", WEBDATASET, latents)
+    assert list_names(tmp_path / "out") == sorted([*STATES, "x.png"])
 
 
 def test_results_name_their_tar(tmp_path: Path, latents: Path) -> None:
