@@ -277,6 +277,8 @@ def _list_facts(path: str) -> Iterator[tuple[str, Facts]]:
 
     Raises one of `_BROKEN` if dinac did not write the tar.
     """
+    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+        raise ValueError("dinac writes only regular files")
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             if member.name.endswith(".json") and member.size <= _MAX_FACTS_BYTES:

@@ -198,6 +198,19 @@ def test_a_foreign_file_is_kept(tmp_path: Path, latents: Path, form: str, conten
     assert (out / name).read_bytes() == content
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_named_pipe_in_out_is_not_opened(tmp_path: Path, latents: Path, form: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / ("000000.tar" if form == WEBDATASET else f"b.png.{form}"))
+    if form == WEBDATASET:
+        with pytest.raises(OutputError, match="was not written by this version of dinac"):
+            export(out, form, latents)
+    else:
+        assert "was not written by this version of dinac" in export(out, form, latents)["b.png"]
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("size", [0, 5, 300, -1])
 def test_a_truncated_export_is_neither_current_nor_ours(
