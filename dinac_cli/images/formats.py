@@ -21,7 +21,7 @@ HEAD_BYTES = 64
 # for them), WMF and FITS. ICO is not supported, because its header does not declare the decoded
 # size. TGA is not supported, because it has no signature.
 _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
-    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "JPEG": re.compile(rb"\xff\xd8\xff(?!\xf7)"),
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "WEBP": re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL),
     "AVIF": re.compile(rb".{4}ftyp(avi[fs]|m(if|sf)1.{4}(.{4})*?avi[fs])", re.DOTALL),
@@ -52,6 +52,7 @@ _UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
     "Olympus raw": re.compile(rb"IIR[OS]|MMOR"),
     "Panasonic raw": re.compile(rb"IIU\x00"),
     "Sigma raw": re.compile(rb"FOVb"),
+    "JPEG-LS": re.compile(rb"\xff\xd8\xff\xf7"),
     "Photoshop": re.compile(rb"8BPS\x00[\x01\x02]"),
 }
 
