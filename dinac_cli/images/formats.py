@@ -53,6 +53,7 @@ _UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
     "Panasonic raw": re.compile(rb"IIU\x00"),
     "Sigma raw": re.compile(rb"FOVb"),
     "JPEG-LS": re.compile(rb"\xff\xd8\xff\xf7"),
+    "PAM": re.compile(rb"P7\s"),
     "Photoshop": re.compile(rb"8BPS\x00[\x01\x02]"),
 }
 
@@ -61,7 +62,7 @@ _SUFFIXES = (
     | {".avif", ".avifs", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
     | {".jp2", ".j2k", ".jpx"}
 )
-_OTHER_SUFFIXES = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".psd", ".psb"} | {
+_OTHER_SUFFIXES = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".psd", ".psb", ".pam"} | {
     ".cr2",
     ".cr3",
     ".crw",
