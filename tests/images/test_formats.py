@@ -84,6 +84,7 @@ def test_format_is_detected_by_first_bytes(head: bytes, expected: str | None) ->
         (b"IIU\x00\x18\x00\x00\x00", "Panasonic raw"),
         (b"FOVb\x03\x00\x02\x00", "Sigma raw"),
         (b"\xff\xd8\xff\xf7\x00\x11", "JPEG-LS"),
+        (b"\xff\xd8\xff\xe8\x00\x20SPIFF\x00\x02\x00" + bytes(10) + b"\x0a\x08\x06", "JPEG-LS"),
         (b"P7\nWIDTH 4\n", "PAM"),
         (b"P7P7", None),
         (b"8BPS\x00\x01", "Photoshop"),
