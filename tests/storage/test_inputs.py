@@ -120,7 +120,9 @@ class TestFolder:
         monkeypatch.setattr(os, "scandir", scandir)
         found = list(scan("in"))
         assert names(found) == ["a.pic", "locked", "z.pic"]
-        assert found[1].problem == "cannot list this folder: Permission denied"
+        assert (
+            found[1].problem == "cannot list this folder: Permission denied; check its permissions"
+        )
 
     def test_folder_that_cannot_be_entered_is_a_problem(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,7 +137,10 @@ class TestFolder:
 
         monkeypatch.setattr(os, "stat", stat)
         assert problems(scan("in")) == [
-            (os.path.join("in", "locked"), "cannot list this folder: Permission denied")
+            (
+                os.path.join("in", "locked"),
+                "cannot list this folder: Permission denied; check its permissions",
+            )
         ]
 
     @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only on Linux")
