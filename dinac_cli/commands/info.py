@@ -103,6 +103,9 @@ class InfoSummary(Summary):
 
 
 def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator[str]:
+    """Yields the lines of the summary: none if no record was read, because the errors say why."""
+    if not catalogue.records:
+        return
     if catalogue.records == 1 and catalogue.last is not None and progress.done == 1:
         yield from list_facts(_describe_record(catalogue.last))
     else:

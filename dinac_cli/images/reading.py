@@ -28,7 +28,7 @@ from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE
 from dinac_cli.images.jpeg_scans import END_OF_IMAGE
 from dinac_cli.images.opening import check_size, load_image, open_image
-from dinac_cli.images.optional_formats import is_optional, refuse_other_colors
+from dinac_cli.images.optional_formats import is_optional
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.revisions import describe_revision
 
@@ -118,7 +118,6 @@ def _open_checked(data: bytes, max_pixels: int, hdr: str) -> Iterator[_Source]:
         _refuse_thumbnail(opened)
         declared = read_declared(file, opened)
         refuse_hdr(declared.space, hdr)
-        refuse_other_colors(opened)
         yield _Source(data, opened, declared)
 
 
@@ -181,10 +180,10 @@ def _decode_pixels(
     hdr: str,
 ) -> tuple[Pixels, dict[str, str]]:
     """Returns upright sRGB pixels [H, W, 3], and the conversions as keys and values."""
-    profile = _find_profile(opened)
     needs_depth = declared.space is not None and not declared.space.is_srgb and is_deep(opened)
     levels = read_levels(data) if needs_depth else None
     upright, method = _load_upright(opened, declared)
+    profile = _find_profile(opened)  # that of a JPEG XL comes with its pixels
     opaque, alpha = color.split_alpha(upright)
     if declared.space is not None:
         levels = None if levels is None else _turn_levels(levels, method)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -35,6 +36,9 @@ from dinac_cli.storage.parts import Shard, parse_shard
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
 """Suffixes of files that a user may expect dinac to write, except images."""
+
+_FILE_SUFFIX = re.compile(r"[^./\\]\.[A-Za-z][A-Za-z0-9]{1,4}$")
+"""The end of a name like `out.xyz`. Versions, as in `v1.5`, are no suffixes."""
 
 SCANNING = "scanning the inputs"
 """The phase in which a run counts its inputs."""
@@ -317,7 +321,8 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
     OUT is a file if the input is one file and OUT ends in one of `suffixes`. Raises UsageError if
     OUT must be a folder but is an existing file. Also raises UsageError if OUT is named like a file
     that dinac does not write here. Such an OUT is probably the last input, or its format is not
-    supported.
+    supported. If the input is one file, every new OUT with a suffix is named like a file; otherwise
+    only an OUT with the suffix of an image or of `_FILE_SUFFIXES`.
     """
     if out == STDOUT:
         return OutputKind.STREAM
@@ -335,7 +340,8 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
             f"{out}: OUT, the last argument, is named like a file, but the input is not one "
             f"file; name a folder ({out}/ if this is one)"
         )
-    if _is_name_of_other_file(out, suffixes):
+    looks_like_file = scan.single_file and _FILE_SUFFIX.search(out) is not None
+    if looks_like_file or _is_name_of_other_file(out, suffixes):
         file = f" or a file that ends in {', '.join(suffixes)}" if scan.single_file else ""
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file that is not written here; "

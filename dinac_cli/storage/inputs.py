@@ -178,7 +178,7 @@ class InputScan:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as exc:
-            problem = f"cannot list this folder: {exc.strerror}"
+            problem = f"cannot list this folder: {exc.strerror}; check its permissions"
             self.gap = self.gap or f"{folder} cannot be listed"
             yield Input(folder, prefix.rstrip("/") or os.path.basename(folder), problem)
             return

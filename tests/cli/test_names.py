@@ -84,7 +84,7 @@ def test_names_are_made_safe_in_a_stream(encoded: Path, tmp_path: Path) -> None:
 
 
 def list_taken(done: Finished) -> list[str]:
-    """Returns the inputs of a run with --max-pixels 1, which refuses them all by name."""
+    """Returns the inputs of a run with -v and --max-pixels 1, which refuses them all by name."""
     assert done.code == (3 if done.err else 0)
     return sorted(line.split(": ")[1] for line in done.err.splitlines())
 
@@ -94,13 +94,13 @@ def test_leading_dashes_and_patterns_on_the_command_line(images: Path, tmp_path:
     for name in ("x1.png", "x[1].png", "r.png"):
         (images / name).write_bytes(make_png())
     arguments = ("--", "--json.png", "[red]*.png", "ü*.png", "x[1].png", tmp_path / "out")
-    done = run("encode", "--max-pixels", "1", *arguments, cwd=images)
+    done = run("encode", "-v", "--max-pixels", "1", *arguments, cwd=images)
     found = [r"esc\x1b[31mred.png", "r.png"]  # `[red]` matches one letter
     assert list_taken(done) == sorted(["--json.png", "ünï码.png", "x[1].png", *found])
 
 
 def test_recursive_pattern_finds_each_file_once(images: Path, tmp_path: Path) -> None:
-    done = run("encode", "images/**/*.png", "out", "--max-pixels", "1", cwd=tmp_path)
+    done = run("encode", "images/**/*.png", "out", "-v", "--max-pixels", "1", cwd=tmp_path)
     taken = list_taken(done)  # on any way around the loop
     assert sorted(path.rpartition("/")[2] for path in taken) == sorted(
         name.rpartition("/")[2] for name in SCREEN
@@ -110,7 +110,7 @@ def test_recursive_pattern_finds_each_file_once(images: Path, tmp_path: Path) ->
 def test_failures_name_odd_files_safely(images: Path, tmp_path: Path) -> None:
     for name in DISK:
         (images / name).write_bytes(b"not a picture")
-    done = run("encode", "images", "out", "--failures", "failed.jsonl", cwd=tmp_path)
+    done = run("encode", "images", "out", "-v", "--failures", "failed.jsonl", cwd=tmp_path)
     assert (done.code, done.out) == (
         3,
         f"0 encoded with nano (default on a CPU), {len(DISK)} failed\n",

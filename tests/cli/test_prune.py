@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_be_listed_prevents_pruning(
     monkeypatch.undo()
     assert (done.code, read_files(folder / "latents")) == (3, before)
     assert done.err == (
-        "dinac: photos/sub: cannot list this folder: Permission denied\n"
+        "dinac: photos/sub: cannot list this folder: Permission denied; check its permissions\n"
         "dinac: latents: --prune moved nothing: photos/sub cannot be listed; "
         "check the inputs and run again\n"
     )

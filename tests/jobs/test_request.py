@@ -77,6 +77,10 @@ class TestOutputKind:
             (["a.png"], "new", OutputKind.FOLDER),
             (["a.png"], "new.png/", OutputKind.FOLDER),
             (["a.png"], "v1.5", OutputKind.FOLDER),
+            (["a.png"], "../out", OutputKind.FOLDER),
+            (["a.png"], "a.b/out", OutputKind.FOLDER),
+            (["a.png"], "out.xyz/", OutputKind.FOLDER),
+            (["a.png", "b.png"], "set.new", OutputKind.FOLDER),
         ],
     )
     def test_out_is_a_stream_a_file_or_a_folder(
@@ -125,6 +129,7 @@ class TestOutputKind:
             (["a.png"], "x.gif", (".png", ".jpg")),
             (["a.png"], "x.dinac", (".png", ".jpg")),
             (["a.png"], "x.npz", (".dinac",)),
+            (["a.png"], "x.xyz", (".png", ".jpg")),
         ],
     )
     def test_the_name_of_another_kind_of_file_is_refused(

@@ -121,6 +121,7 @@ POPULATED: list[Any] = [
         inputs=INPUTS,
         out="tars",
         format=WEBDATASET,
+        keys="name",
         overwrite=True,
         fsync=True,
         workers=3,

@@ -130,7 +130,9 @@ class TestFolder:
         whole = scan("in")
         found = list(whole)
         assert names(found) == ["a.pic", "locked", "z.pic"]
-        assert found[1].problem == "cannot list this folder: Permission denied"
+        assert (
+            found[1].problem == "cannot list this folder: Permission denied; check its permissions"
+        )
         assert whole.gap == f"{os.path.join('in', 'locked')} cannot be listed"
 
     def test_folder_that_cannot_be_entered_is_a_problem(
@@ -146,7 +148,10 @@ class TestFolder:
 
         monkeypatch.setattr(os, "stat", stat)
         assert problems(scan("in")) == [
-            (os.path.join("in", "locked"), "cannot list this folder: Permission denied")
+            (
+                os.path.join("in", "locked"),
+                "cannot list this folder: Permission denied; check its permissions",
+            )
         ]
 
     @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only on Linux")
