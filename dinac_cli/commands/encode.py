@@ -149,7 +149,8 @@ class EncodeSummary(Summary):
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         skipped = progress.tally.counts[Status.SKIPPED]
-        return super().to_json(progress) | {"skipped": skipped, "upscaled": self._upscaled}
+        facts = {"skipped": skipped, "decoded": progress.tally.decoded, "upscaled": self._upscaled}
+        return super().to_json(progress) | facts
 
     def remarks(self) -> Iterator[str]:
         yield from advise_on_sizes("scaled up {}", self._upscaled, self._too_small)

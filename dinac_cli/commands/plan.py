@@ -169,6 +169,8 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
         rows.append([fate.value, str(count.files), size])
     yield from align(rows)
     yield from advise_on_sizes("{} would be scaled up", plan.upscaled, plan.too_small)
+    if plan.decoded:
+        yield f"skipped because dinac decoded them: {count_images(plan.decoded)}"
     files = sum(plan.counts[fate].files for fate in WORK)
     if refusal is not None or not files:
         yield "nothing to encode" if refusal is None else f"encode would refuse: {refusal}"

@@ -53,7 +53,7 @@ def looks_like_record(head: bytes) -> bool:
     return head.startswith(RECORD_START)
 
 
-IMAGES = FileKind("image", "images", is_image_name, looks_like_image)
+IMAGES = FileKind("image", "images", is_image_name, looks_like_image, is_stamped_image)
 LATENTS = FileKind("latent file", "latent files", is_latent_name, looks_like_record)
 
 
@@ -195,10 +195,6 @@ class InputRequest:
             )
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
-        if kind is IMAGES and out is not None and any(_is_same(path, out) for path in self.paths):
-            # OUT is also an input folder. Images that dinac decoded into OUT must not be inputs:
-            # every run would encode them again.
-            kind = replace(kind, is_output=is_stamped_image)
         scan = InputScan(kind, self.paths, listed, self.null, self.root, exclude=out)
         shard = None if self.shard is None else parse_shard(self.shard, os.environ)
         selection = Selection(scan, shard, self.limit)
@@ -213,10 +209,6 @@ class InputRequest:
                 return file.read()
         except OSError as exc:
             raise UsageError(f"--files-from {self.files_from}: {describe_read_error(exc)}") from exc
-
-
-def _is_same(path: str, out: str) -> bool:
-    return os.path.isdir(path) and os.path.isdir(out) and os.path.samefile(path, out)
 
 
 def list_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -236,7 +228,10 @@ def name_path(path: str | os.PathLike[str]) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """The inputs that a run takes from a scan: at most `limit` inputs of its shard."""
+    """The inputs that a run takes from a scan: at most `limit` inputs of its shard.
+
+    Outputs that a run skips (see `Search`) are among them, but the limit does not count them.
+    """
 
     scan: InputScan
     shard: Shard | None = None
@@ -246,7 +241,7 @@ class Selection:
         chosen = (
             entry for entry in self.scan if self.shard is None or self.shard.holds(entry.name)
         )
-        return itertools.islice(chosen, self.limit)
+        return chosen if self.limit is None else _take(chosen, self.limit)
 
     @property
     def reads_stdin(self) -> bool:
@@ -295,6 +290,14 @@ class Selection:
             return
         places = ", ".join(scan.paths) or "the list"
         raise UsageError(f"no {scan.kind.plural} found in {places}{_describe_others(scan)}")
+
+
+def _take(entries: Iterator[Input], limit: int) -> Iterator[Input]:
+    """Yields entries until `limit` of them are inputs, and not outputs that a run skips."""
+    taken = 0
+    while taken < limit and (entry := next(entries, None)) is not None:
+        taken += entry.search is None or not entry.search.skips(entry)
+        yield entry
 
 
 def _describe_others(scan: InputScan) -> str:

@@ -10,8 +10,9 @@ import glob
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dinac_cli.errors import UsageError
@@ -26,7 +27,7 @@ class FileKind:
     """Decides which files in a folder are inputs.
 
     A file is an input if `accepts_name` accepts its name, or if `accepts_head` accepts its first
-    bytes. A file that an earlier run wrote (`is_output(path)` is true) is not an input.
+    bytes. `is_output(path)` is true for a file that an earlier run wrote; see `Search`.
     """
 
     label: str
@@ -37,9 +38,7 @@ class FileKind:
 
     def accepts(self, path: str) -> bool:
         """True if the file is an input. If the file cannot be read, only its name decides."""
-        if not (self.accepts_name(os.path.basename(path)) or self._accepts_content(path)):
-            return False
-        return self.is_output is None or not self.is_output(path)
+        return self.accepts_name(os.path.basename(path)) or self._accepts_content(path)
 
     def _accepts_content(self, path: str) -> bool:
         try:
@@ -49,18 +48,66 @@ class FileKind:
             return False
 
 
+class Search:
+    """The search of one folder or glob that the user named.
+
+    Outputs of earlier runs among other files are not inputs: the next run would encode them again.
+    But if the user names a folder of outputs alone, they are what the user wants. Several threads
+    may ask.
+    """
+
+    def __init__(self, scan: InputScan, *, is_out: bool) -> None:
+        self._scan = scan
+        self._skips = True if is_out else None
+        self._lock = threading.Lock()
+
+    @property
+    def skips_outputs(self) -> bool:
+        """True if outputs found here are not inputs.
+
+        True if the search also finds files that are no outputs, or if it searches OUT. The first
+        call may open files, but no more of them than necessary.
+        """
+        with self._lock:
+            if self._skips is None:
+                self._skips = not all(map(self._is_output, self._list_samples_first()))
+            return self._skips
+
+    def skips(self, entry: Input) -> bool:
+        """True if the entry, which this search found, is an output and therefore not an input."""
+        return self._is_output(entry) and self.skips_outputs
+
+    def _is_output(self, entry: Input) -> bool:
+        is_output = self._scan.kind.is_output
+        return is_output is not None and entry.path is not None and is_output(entry.path)
+
+    def _list_samples_first(self) -> Iterator[Input]:
+        """Yields one input of each folder, then all inputs: most folders hold either kind only."""
+        folder = None
+        for entry in self._list():
+            if os.path.dirname(entry.name) != folder:
+                folder = os.path.dirname(entry.name)
+                yield entry
+        yield from self._list()
+
+    def _list(self) -> Iterator[Input]:
+        return (entry for entry in self._scan if not entry.problem)
+
+
 @dataclass(frozen=True)
 class Input:
     """One input.
 
     `path` is the file to open, or None for standard input. `name` is a relative path with `/`. The
     name of the output in OUT is made from `name`. If the input cannot be used, `problem` says why:
-    for example, the file does not exist, or it is outside --root.
+    for example, the file does not exist, or it is outside --root. `search` has found the input; it
+    is None if the user named the file, or a list did.
     """
 
     path: str | None
     name: str
     problem: str | None = None
+    search: Search | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -85,6 +132,7 @@ class InputScan:
     root: str | None = None
     exclude: str | None = None
     others: int = field(default=0, init=False)
+    _searches: dict[str, Search] = field(default_factory=dict, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Input]:
         self.others = 0
@@ -106,11 +154,18 @@ class InputScan:
         if path == STDIN:
             yield Input(None, STDIN_NAME)
         elif os.path.isdir(path):
-            yield from self._walk(path, prefix="", ancestors=())
+            yield from self._walk(path, "", (), self._find_search(path))
         elif _is_glob(path):
             yield from self._expand_glob(path)
         else:
             yield _name_file(path, os.path.basename(path))
+
+    def _find_search(self, path: str) -> Search:
+        if path not in self._searches:
+            scan = replace(self, paths=(path,), listed=None)
+            is_out = os.path.isdir(path) and self._is_excluded(_identify(path))
+            self._searches[path] = Search(scan, is_out=is_out)
+        return self._searches[path]
 
     def _expand_glob(self, pattern: str) -> Iterator[Input]:
         """Yields the files that match a pattern, and the files in matching folders.
@@ -131,9 +186,10 @@ class InputScan:
             seen.add(place)
             if os.path.isdir(match):
                 folders.add(place)
-                yield from self._walk(match, prefix="", ancestors=())
+                yield from self._walk(match, "", (), self._find_search(pattern))
             else:
-                yield _name_file(match, os.path.basename(match))
+                entry = _name_file(match, os.path.basename(match))
+                yield replace(entry, search=self._find_search(pattern))
 
     def _resolve_entry(self, entry: str) -> Iterator[Input]:
         """Yields the inputs for one entry of a list.
@@ -155,12 +211,16 @@ class InputScan:
             yield Input(entry, os.path.basename(entry), problem)
         elif os.path.isdir(path):
             prefix = "" if name == "." else name + "/"
-            yield from self._walk(path, prefix=prefix, ancestors=())
+            yield from self._walk(path, prefix, ())
         else:
             yield _name_file(path, name)
 
     def _walk(
-        self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
+        self,
+        folder: str,
+        prefix: str,
+        ancestors: tuple[tuple[int, int], ...],
+        search: Search | None = None,
     ) -> Iterator[Input]:
         """Yields the inputs below `folder`, sorted. Follows links to folders, but not in loops."""
         try:
@@ -177,9 +237,10 @@ class InputScan:
             if entry.name.startswith("."):
                 continue
             if _is_folder(entry):
-                yield from self._walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
+                inner = f"{prefix}{entry.name}/"
+                yield from self._walk(entry.path, inner, (*ancestors, identity), search)
             elif self._accepts(entry):
-                yield Input(entry.path, prefix + entry.name)
+                yield Input(entry.path, prefix + entry.name, search=search)
             else:
                 self.others += 1
 
