@@ -98,6 +98,7 @@ def train(
     images: opt.Images = None,
     out: Out = None,
     out_option: opt.OutOption = None,
+    exclude: opt.Exclude = None,
     init: Init = "nano",
     minutes: Minutes = None,
     steps: Steps = None,
@@ -127,7 +128,7 @@ def train(
     if (steps is None) == (minutes is None):
         raise UsageError("say how long to train: give either --minutes or --steps")
     with show_phases(console, "train") as watch:
-        paths = _list_images(images, out, watch, console)
+        paths = _list_images(images, exclude, out, watch, console)
         watch(Phase("loading torch"))
         configure_threads()
         # This import loads torch, which reads the settings that configure_threads made.
@@ -149,14 +150,15 @@ def train(
 
 
 def _list_images(
-    named: list[str] | None, out: str, watch: Watch, console: Console
+    named: list[str] | None, exclude: list[str] | None, out: str, watch: Watch, console: Console
 ) -> tuple[str, ...]:
     """Returns the paths of the images. Raises UsageError for a missing file and for `-`."""
     from dinac_cli.jobs.executor.phase import watch_items
     from dinac_cli.jobs.request import IMAGES, SCANNING, InputRequest
 
     paths, decoded = [], 0
-    selection = InputRequest(paths=tuple(named or ())).select(IMAGES, out)
+    inputs = InputRequest(paths=tuple(named or ()), exclude=tuple(exclude or ()))
+    selection = inputs.select(IMAGES, out)
     for entry in watch_items(selection, watch, SCANNING):
         if entry.problem or entry.path is None:
             reason = entry.problem or "cannot be trained on; name files or folders"

@@ -28,6 +28,7 @@ from dinac_cli.jobs.executor.control import RunControl, StopRequest
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
 from dinac_cli.jobs.freshness import is_stamped_image
 from dinac_cli.jobs.results import FileResult
+from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN, FileKind, Input, InputScan, require_inputs
 from dinac_cli.storage.naming import LATENT_SUFFIX, refuse_collisions
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
@@ -86,6 +87,10 @@ class Run:
         The number is final when all inputs are listed.
         """
         return 0 if self.selection is None else self.selection.scan.others
+
+    def describe_list(self) -> Iterator[str]:
+        """Yields what the user should know about a list of inputs."""
+        return iter(()) if self.selection is None else self.selection.describe_list(self.output)
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the inputs, and checks that no two inputs have the same output.
@@ -166,8 +171,9 @@ class InputRequest:
 
     `paths` are files, folders, globs or `-`. `files_from` is a file that lists more inputs. If this
     list was already read from standard input, `listed` is its content. If `null` is set, the list
-    is NUL-separated. The entries of the list are relative to `root`. `shard` is `I/N` or `auto`.
-    `limit` is the largest number of inputs.
+    is NUL-separated. The entries of the list are relative to `root`. `exclude` are patterns of
+    files and folders to leave out; see `Exclusion`. `shard` is `I/N` or `auto`. `limit` is the
+    largest number of inputs.
     """
 
     paths: tuple[str, ...] = ()
@@ -175,6 +181,7 @@ class InputRequest:
     listed: bytes | None = None
     null: bool = False
     root: str | None = None
+    exclude: tuple[str, ...] = ()
     limit: int | None = None
     shard: str | None = None
 
@@ -195,7 +202,9 @@ class InputRequest:
             )
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
-        scan = InputScan(kind, self.paths, listed, self.null, self.root, exclude=out)
+        scan = InputScan(
+            kind, self.paths, listed, self.null, self.root, out, Exclusion(self.exclude)
+        )
         shard = None if self.shard is None else parse_shard(self.shard, os.environ)
         selection = Selection(scan, shard, self.limit)
         selection.require_existing()
@@ -248,6 +257,16 @@ class Selection:
         """True if standard input is one of the inputs."""
         return STDIN in self.scan.paths
 
+    def describe_list(self, output: Output | None) -> Iterator[str]:
+        """Yields what the user should know about a list of inputs."""
+        if self.scan.has_empty_list:
+            yield "the list of --files-from names nothing"
+        if output is not None and self.scan.keeps_whole_paths:
+            yield (
+                "the list holds absolute paths: records and the names in OUT hold whole paths; "
+                "--root DIR makes them relative to DIR"
+            )
+
     def require_existing(self) -> None:
         """Raises UsageError if there is no input, or if the only input does not exist."""
         first = list(itertools.islice(iter(self), 2))
@@ -288,7 +307,16 @@ class Selection:
         scan = self.scan
         if next(iter(scan), None) is not None:
             return
+        if not scan.paths and scan.has_empty_list:
+            raise UsageError(
+                "the list of --files-from names nothing; check the command that made it"
+            )
         places = ", ".join(scan.paths) or "the list"
+        if scan.excluded:
+            raise UsageError(
+                f"no {scan.kind.plural} found in {places}, apart from what --exclude leaves out; "
+                "check its patterns"
+            )
         raise UsageError(f"no {scan.kind.plural} found in {places}{_describe_others(scan)}")
 
 

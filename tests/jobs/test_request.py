@@ -157,7 +157,7 @@ class TestCount:
         )
 
     def test_an_empty_list_is_refused(self, folder: Path) -> None:
-        with pytest.raises(UsageError, match="no images found in the list"):
+        with pytest.raises(UsageError, match="the list of --files-from names nothing"):
             count(Selection(InputScan(IMAGES, (), listed=b"\n")))
 
     def test_a_shard_may_be_empty_if_the_whole_is_not(self, folder: Path) -> None:
