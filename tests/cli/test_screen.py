@@ -148,10 +148,11 @@ def test_file_names_above_the_bar_are_not_markup(tmp_path: Path) -> None:
     assert (code, screen) == (2, f"{said}\r\n")
 
 
-def test_unencodable_characters_are_escaped(work: Path) -> None:
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_symbols_become_ascii_if_need_be(work: Path, encoding: str) -> None:
     done = run_process(
         *("encode", work / "photos", work / "latents", "--verbose"),
-        environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": None},
+        environment={"PYTHONIOENCODING": encoding, "PYTHONUTF8": None},
     )
     assert done.code == 0
     assert f"dinac: {work}/photos/b.png -> {work}/latents/b.png.dinac (done)\n" in done.err

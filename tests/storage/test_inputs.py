@@ -6,6 +6,7 @@ import ntpath
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from dinac_cli.errors import UsageError
 from dinac_cli.storage import inputs as inputs_module
 from dinac_cli.storage.exclusion import Exclusion
-from dinac_cli.storage.inputs import FileKind, Input, InputScan, require_inputs, split_list
+from dinac_cli.storage.inputs import FileKind, Input, InputScan, Search, require_inputs, split_list
 
 
 class OnWindows:
@@ -252,6 +253,63 @@ class TestGlob:
         make_files(folder, "in/a.pic")
         (folder / "in/b.pic").symlink_to("a.pic")
         assert names(scan("in/*.pic")) == ["a.pic", "b.pic"]
+
+
+class TestSearch:
+    @pytest.fixture
+    def opened(self) -> list[str]:
+        """The files that a search has opened."""
+        return []
+
+    @pytest.fixture
+    def kind(self, opened: list[str]) -> FileKind:
+        """A kind whose outputs have names that begin with `out`."""
+
+        def is_output(path: str) -> bool:
+            opened.append(path)
+            return os.path.basename(path).startswith("out")
+
+        return replace(KIND, is_output=is_output)
+
+    def find(self, kind: FileKind, *paths: str, **options: object) -> Search:
+        entries = list(InputScan(kind, paths, **options))  # type: ignore[arg-type]
+        (search,) = {entry.search for entry in entries}
+        assert search is not None
+        return search
+
+    def test_outputs_among_other_files_are_skipped(
+        self, folder: Path, kind: FileKind, opened: list[str]
+    ) -> None:
+        make_files(folder, *(f"in/b/out{i}.pic" for i in range(9)), "in/c/a.pic", "in/c/b.pic")
+        search = self.find(kind, "in")
+        assert opened == []
+        assert search.skips_outputs
+        assert search.skips_outputs
+        assert opened == ["in/b/out0.pic", "in/c/a.pic"]  # one file of each folder is enough
+
+    def test_outputs_alone_are_inputs(self, folder: Path, kind: FileKind) -> None:
+        make_files(folder, "in/out1.pic", "in/b/out2.pic", "in/notes.txt")
+        assert not self.find(kind, "in").skips_outputs
+        assert not self.find(kind, "in/**/*.pic").skips_outputs
+
+    def test_outputs_in_out_are_never_inputs(self, folder: Path, kind: FileKind) -> None:
+        make_files(folder, "in/out1.pic")
+        assert self.find(kind, "in", exclude="in").skips_outputs
+
+    def test_one_decision_per_argument_for_all_iterations(
+        self, folder: Path, kind: FileKind
+    ) -> None:
+        make_files(folder, "in/a.pic", "in/out1.pic", "other/out2.pic")
+        inputs = InputScan(kind, ("in", "other"))
+        first, second = list(inputs), list(inputs)
+        assert [entry.search for entry in first] == [entry.search for entry in second]
+        skipped = [entry.name for entry in first if entry.search and entry.search.skips(entry)]
+        assert skipped == ["out1.pic"]
+
+    def test_named_and_listed_files_have_none(self, folder: Path, kind: FileKind) -> None:
+        make_files(folder, "in/a.pic", "in/out1.pic")
+        inputs = InputScan(kind, ("in/out1.pic",), listed=b"in/a.pic\nin\n")
+        assert {entry.search for entry in inputs} == {None}
 
 
 class TestExclusion:
