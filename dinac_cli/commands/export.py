@@ -47,6 +47,7 @@ def export(
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     workers: opt.Workers = None,
@@ -70,7 +71,7 @@ def export(
 
     latents, out = opt.split_out(latents, out, out_option, files_from)
     request = ExportRequest(
-        inputs=read_inputs(latents, files_from, null, root, limit, shard),
+        inputs=read_inputs(latents, files_from, null, root, exclude, limit, shard),
         out=out,
         format=form,
         keys=keys,

@@ -32,6 +32,7 @@ def info(
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     workers: opt.Readers = None,
@@ -50,7 +51,7 @@ def info(
     from dinac_cli.jobs.info import InfoRequest
 
     request = InfoRequest(
-        inputs=read_inputs(latents, files_from, null, root, limit, shard), workers=workers
+        inputs=read_inputs(latents, files_from, null, root, exclude, limit, shard), workers=workers
     )
     screen = ScreenOptions(
         json=as_json,

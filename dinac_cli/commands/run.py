@@ -57,6 +57,7 @@ def read_inputs(
     files_from: str | None,
     null: bool,
     root: str | None,
+    exclude: list[str] | None,
     limit: int | None,
     shard: str | None,
 ) -> InputRequest:
@@ -77,6 +78,7 @@ def read_inputs(
         listed=listed,
         null=null,
         root=root,
+        exclude=tuple(exclude or ()),
         limit=limit,
         shard=shard,
     )
@@ -97,6 +99,8 @@ def run_request(
     stdout = open_stdout(out)
     known = read_known_failures(options.known_failures, console.warn)
     run = request.open(console.say)
+    for remark in run.describe_list():
+        console.say(remark)
     with show_phases(console, request.command) as watch:
         total = run.count(watch)
     if request.uses_model:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,25 +220,35 @@ def _measure_kept(opened: ImageFile.ImageFile, declared: Declared) -> tuple[int,
 
 
 def measure_file(
-    path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = False, hdr: str = REFUSE
+    path: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = False,
+    hdr: str = REFUSE,
+    check: Callable[[IO[bytes]], None] | None = None,
 ) -> tuple[int, int]:
     """Returns (width, height) of an image file. Reads no more of the file than necessary.
 
     If `upright` is true, returns the size after the image is turned upright. For a PNG, this means
-    that the pixels must be decoded. Raises ImageError for the same files as `read_image`, and
+    that the pixels must be decoded. `check` looks at the open file first, and may raise a
+    DinacError. Raises ImageError for the same files as `read_image`, and
     OSError if the file cannot be opened.
     """
-    with open(path, "rb") as file, open_image(file) as opened:
-        check_size(opened, max_pixels)
-        _refuse_thumbnail(opened)
-        declared = read_declared(file, opened)
-        refuse_hdr(declared.space, hdr)
-        width, height = _measure_kept(opened, declared)
-        # For a TIFF, Pillow already reports the size of the upright image.
-        is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
-        if upright and not is_tiff and _read_orientation(opened) in _TURNED:
-            return height, width
-        return width, height
+    with open(path, "rb") as file:
+        if check is not None:
+            check(file)
+            file.seek(0)
+        with open_image(file) as opened:
+            check_size(opened, max_pixels)
+            _refuse_thumbnail(opened)
+            declared = read_declared(file, opened)
+            refuse_hdr(declared.space, hdr)
+            width, height = _measure_kept(opened, declared)
+            # For a TIFF, Pillow already reports the size of the upright image.
+            is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
+            if upright and not is_tiff and _read_orientation(opened) in _TURNED:
+                return height, width
+            return width, height
 
 
 def _load_upright(

@@ -73,9 +73,10 @@ def list_outputs(
 ) -> Iterator[OutputFile]:
     """Yields the files in a folder OUT that are named like outputs, sorted.
 
-    The limit and the shard of the selection do not count. If an input is not a folder, yields
-    nothing, because OUT may hold the outputs of its neighbours. Leaves out input folders in OUT,
-    and subfolders that are the OUT of another run. Needs the same memory for any number of files.
+    The limit, the shard and the exclusion of the selection do not count: a source that exists in an
+    input folder is not lost. If an input is not a folder, yields nothing, because OUT may hold the
+    outputs of its neighbours. Leaves out input folders in OUT, and subfolders that are the OUT of
+    another run. Needs the same memory for any number of files.
     """
     scan = selection.scan
     if output.kind is not OutputKind.FOLDER or not os.path.isdir(output.path):

@@ -139,3 +139,50 @@ def test_link_out_of_out_is_not_followed(tmp_path: Path) -> None:
         "remove the link or name its target as OUT\n"
     )
     assert list_files(tmp_path / "outside") == []
+
+
+class TestNamesThatBeginWithADash:
+    @pytest.fixture
+    def dashed(self, tmp_path: Path) -> Path:
+        for name in ("-x.jpg", "-o.jpg", "--json.png", "in/-d/-y.png", "-1"):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(make_png())
+        return tmp_path
+
+    def test_after_two_dashes_and_in_folders(self, dashed: Path) -> None:
+        for arguments in (
+            ("--", "-x.jpg", "-o.jpg", "in", "out"),
+            ("-o", "out", "--", "-x.jpg", "--json.png"),
+            ("./-x.jpg", "./-1", "./-out"),
+        ):
+            done = run("encode", *arguments, cwd=dashed)
+            assert (done.code, done.err) == (0, "")
+        assert list_files(dashed / "out") == [
+            "--json.png.dinac",
+            "-d/-y.png.dinac",
+            "-o.jpg.dinac",
+            "-x.jpg.dinac",
+        ]
+        done = run("decode", "--", "-out/-x.jpg.dinac", "-out", cwd=dashed)
+        assert (done.code, done.err) == (0, "")
+        assert (dashed / "-out/-x.jpg.png").is_file()
+
+    @pytest.mark.parametrize("name", ["-x.jpg", "-o.jpg", "--json.png"])
+    def test_file_that_looks_like_an_option_is_refused(self, dashed: Path, name: str) -> None:
+        done = run("encode", name, "in", "out", cwd=dashed)
+        assert (done.code, done.out, done.err) == (
+            2,
+            "",
+            f"dinac: {name} exists, but begins with '-' like an option; "
+            f"write ./{name}, or put -- before it\n",
+        )
+        assert not (dashed / "out").exists()
+
+    def test_options_and_their_values_are_no_files(self, dashed: Path) -> None:
+        (dashed / "--json").touch()
+        (dashed / "--limit=1").touch()
+        done = run("encode", "in", "out", "--json", "--limit=1", cwd=dashed)
+        assert done.objects[-1]["written"] == 1
+        done = run("decode", "out", "decoded", "--strength", "-1", cwd=dashed)
+        assert done.err == "dinac: --strength -1: expected more than 0 and at most 1\n"

@@ -41,6 +41,7 @@ INPUTS = InputRequest(
     listed=b"a.jpg\0b.jpg\0",
     null=True,
     root="photos",
+    exclude=("*.tmp", "!keep.tmp"),
     limit=7,
     shard="1/3",
 )
@@ -127,7 +128,14 @@ POPULATED: list[Any] = [
         workers=3,
         in_flight=5,
     ),
-    PsnrRequest(first="photos", second="images", options=MEASURE, workers=3, in_flight=5),
+    PsnrRequest(
+        first="photos",
+        second="images",
+        exclude=("*.tmp",),
+        options=MEASURE,
+        workers=3,
+        in_flight=5,
+    ),
     InfoRequest(inputs=INPUTS, workers=3, in_flight=5),
     PlanRequest(encode=ENCODE, quick=True),
     ReportRequest(
@@ -137,6 +145,7 @@ POPULATED: list[Any] = [
         latents=("latents",),
         assets="assets",
         title="A title",
+        exclude=("*.tmp",),
         options=MEASURE,
         overwrite=True,
         workers=3,
