@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dinac_cli.commands.run import ScreenOptions, open_failures
+from dinac_cli.commands.failure_list import open_failures
+from dinac_cli.commands.run import ScreenOptions
 from dinac_cli.commands.screen import console as console_module
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.progress import RunProgress
