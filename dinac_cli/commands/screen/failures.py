@@ -1,4 +1,4 @@
-"""Prints failed files. On a terminal, many failures for one reason share a line."""
+"""Prints failed files. On a terminal or beside a log, many failures for one reason share a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dinac_cli.commands.screen.console import Console
 from dinac_cli.jobs.results import drop_advice
 
 SHOWN_FAILURES = 10
-"""The number of files that are named per reason on a terminal."""
+"""The number of files that are named per reason, if failures for one reason share a line."""
 
 MAX_REASONS = 1000
 """Failures for further reasons are always named, so that the memory is bounded."""
@@ -40,15 +40,16 @@ class FailureLines:
     """Prints one line per failed file, until too many files fail for the same reason.
 
     Two reasons are the same if they differ only in numbers and in the name of the file. On a
-    terminal, names the first `SHOWN_FAILURES` files for each reason; `close` prints how many more
-    there were. `where` says how the user can list them. With `--verbose`, and in pipes and logs,
-    names every file.
+    terminal, and if the run has a log, names the first `SHOWN_FAILURES` files for each reason;
+    `close` prints how many more there were. `where` says how the user can list them. The log and
+    `--verbose` name every file, and so do pipes without a log.
     """
 
     def __init__(self, console: Console, where: str) -> None:
         self._console = console
         self._where = where
-        self._groups_failures = console.is_terminal and not console.verbose
+        has_reader = console.is_terminal or console.log is not None  # a person, or a mail
+        self._groups_failures = has_reader and not console.verbose
         self._groups: dict[str, _Group] = {}
 
     def add(self, file: str, reason: str, name: str = "") -> None:
@@ -58,6 +59,7 @@ class FailureLines:
         if group is None or group.files < SHOWN_FAILURES:
             self._console.fail(line)
         else:
+            self._console.write_log(f"error: {line}")
             group.hidden += 1
             group.last = line
         if group is not None:
@@ -67,10 +69,10 @@ class FailureLines:
         """Prints one line for each reason whose files were not all named."""
         for group in self._groups.values():
             if group.hidden == 1:
-                self._console.fail(group.last)
+                self._console.mention(group.last)
             elif group.hidden:
                 reason = drop_advice(" ".join(group.words))
-                self._console.fail(
+                self._console.mention(
                     f"{group.hidden} more files failed for the same reason ({reason}); "
                     f"{self._where}"
                 )

@@ -60,7 +60,7 @@ class Summary:
 
     def choose_exit(self, tally: Tally) -> Exit:
         """Returns the exit code of a run that no signal stopped."""
-        return Exit.FAILURES if tally.failures else Exit.DONE
+        return Exit.FAILURES if tally.new_failures else Exit.DONE
 
 
 def describe_others(tally: Tally) -> list[str]:
