@@ -45,7 +45,8 @@ Minutes = Annotated[
     typer.Option(
         parser=real("--minutes", lambda value: 0.01 <= value < math.inf, "0.01 minutes or more"),
         metavar="M",
-        help="Minutes to train; the learning rate ends at zero.",
+        help="Minutes to train; the learning rate ends at zero. A stopped training can be resumed "
+        "with more or fewer minutes.",
     ),
 ]
 Steps = Annotated[
@@ -120,7 +121,7 @@ def train(
     """
     from dinac_cli.codec.machine import configure_threads
     from dinac_cli.jobs.executor.phase import Phase
-    from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+    from dinac_cli.training.recipe import TrainRecipe
 
     console = Console(quiet=quiet, verbose=verbose, progress=not no_progress)
     images, out = opt.split_out(images, out, out_option)
@@ -133,7 +134,7 @@ def train(
         # This import loads torch, which reads the settings that configure_threads made.
         from dinac_cli.training.session import TrainRequest
 
-    recipe = TrainRecipe(steps=steps or UNPACED_STEPS, batch_size=batch_size, crop=crop, seed=seed)
+    recipe = TrainRecipe(steps=steps, batch_size=batch_size, crop=crop, seed=seed)
     request = TrainRequest(
         paths=paths,
         out=Path(out),

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 from dinac_cli.errors import ModelError, UsageError
 
-UNPACED_STEPS = 10**9
-"""The number of steps that a run with `--minutes` assumes until its pace is known."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
     """The settings of one training. The defaults suit a model of the size of `nano`.
 
+    The training takes `steps` steps. If `steps` is None, a time limit ends the training instead.
     Each step takes `batch_size` crops of `crop` by `crop` pixels, from images at one of `scales`.
     Muon trains the matrices of the blocks, with the peak learning rate `matrix_rate`. AdamW trains
     all other weights. The peak learning rate of AdamW is `linear_rate` for the layers into and out
@@ -28,7 +26,7 @@ class TrainRecipe:
     the class head with a teacher. Raises UsageError if a value is out of range.
     """
 
-    steps: int = 20_000
+    steps: int | None = 20_000
     batch_size: int = 64
     crop: int = 128
     scales: tuple[float, ...] = (1.0, 0.8, 0.6, 0.5)
@@ -47,7 +45,7 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         positive = ("steps", "batch_size", "crop", "rate", "linear_rate", "matrix_rate", "clip")
         for name in positive:
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("full_noise", "drop", "ema"):
             if not 0 <= getattr(self, name) <= 1:
@@ -58,10 +56,13 @@ class TrainRecipe:
         """The crops per image in a batch: the greatest common divisor of 4 and the batch size."""
         return math.gcd(self.batch_size, 4)
 
-    def rate_factor(self, step: int) -> float:
-        """Returns the share of the peak learning rates: a linear warm-up, times a cosine to 0."""
+    def rate_factor(self, step: int, done: float) -> float:
+        """Returns the share of the peak learning rates: a linear warm-up, times a cosine to 0.
+
+        `step` counts from 0. `done` is the share of the training before this step, 0 to 1.
+        """
         warm = min(1.0, (step + 1) / max(1, self.warm_up))
-        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.steps)))
+        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     @classmethod
     def from_json(cls, text: str) -> TrainRecipe:
