@@ -17,7 +17,7 @@ from dinac_cli.commands.screen.progress import PhaseProgress, fit_parts, show_ph
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
 from dinac_cli.commands.screen.summary import STOPPED
 from dinac_cli.commands.screen.tables import count_images, format_duration
-from dinac_cli.commands.values import complete, real, whole
+from dinac_cli.commands.values import complete, parse_batch_size, real, whole
 from dinac_cli.errors import Exit, UsageError
 
 if TYPE_CHECKING:
@@ -59,9 +59,14 @@ Steps = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--batch-size", parser=whole("--batch-size", 1), metavar="N", help="Crops per step."
+        "--batch-size",
+        parser=parse_batch_size,
+        metavar="N",
+        show_default="auto",
+        help="Crops per step, or auto: 64, or fewer if --crop is above 128, so that the memory "
+        "stays about the same.",
     ),
 ]
 Crop = Annotated[
@@ -102,7 +107,7 @@ def train(
     init: Init = "nano",
     minutes: Minutes = None,
     steps: Steps = None,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     crop: Crop = 128,
     seed: Seed = 0,
     teacher: Teacher = None,
@@ -121,7 +126,7 @@ def train(
     """
     from dinac_cli.codec.machine import configure_threads
     from dinac_cli.jobs.executor.phase import Phase
-    from dinac_cli.training.recipe import TrainRecipe
+    from dinac_cli.training.recipe import TrainRecipe, choose_batch_size
 
     console = Console(quiet=quiet, verbose=verbose, progress=not no_progress)
     images, out = opt.split_out(images, out, out_option)
@@ -134,7 +139,8 @@ def train(
         # This import loads torch, which reads the settings that configure_threads made.
         from dinac_cli.training.session import TrainRequest
 
-    recipe = TrainRecipe(steps=steps, batch_size=batch_size, crop=crop, seed=seed)
+    size = batch_size or choose_batch_size(crop)
+    recipe = TrainRecipe(steps=steps, batch_size=size, crop=crop, seed=seed)
     request = TrainRequest(
         paths=paths,
         out=Path(out),

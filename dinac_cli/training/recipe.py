@@ -8,6 +8,17 @@ from dataclasses import dataclass
 
 from dinac_cli.errors import ModelError, UsageError
 
+_BATCH_SIZE, _CROP = 64, 128
+
+
+def choose_batch_size(crop: int) -> int:
+    """Returns how many crops of this side, in pixels, take as much memory as 64 crops of 128.
+
+    At most 64, and at least 1. A multiple of 4 if possible, so that each image gives 4 crops.
+    """
+    size = min(_BATCH_SIZE, _BATCH_SIZE * _CROP**2 // crop**2)
+    return max(1, size - size % 4 if size > 4 else size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
@@ -27,8 +38,8 @@ class TrainRecipe:
     """
 
     steps: int | None = 20_000
-    batch_size: int = 64
-    crop: int = 128
+    batch_size: int = _BATCH_SIZE
+    crop: int = _CROP
     scales: tuple[float, ...] = (1.0, 0.8, 0.6, 0.5)
     rate: float = 6e-4
     linear_rate: float = 3e-5

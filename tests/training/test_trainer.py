@@ -14,7 +14,7 @@ from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.training.dataset import CropSource, survey_images
 from dinac_cli.training.optimizer import Optimizer, orthogonalize, split_wide
-from dinac_cli.training.recipe import TrainRecipe
+from dinac_cli.training.recipe import TrainRecipe, choose_batch_size
 from dinac_cli.training.trainer import STATE_NAME, Trainer
 
 from .conftest import TINY
@@ -64,6 +64,13 @@ def test_recipe_refuses_values_out_of_range() -> None:
         TrainRecipe(rate=0.0)
     with pytest.raises(UsageError, match=r"drop is 1\.5"):
         TrainRecipe(drop=1.5)
+
+
+def test_batch_of_large_crops_needs_the_memory_of_the_default() -> None:
+    crops = (32, 128, 144, 192, 256, 384, 512, 768, 1024, 4096)
+    sizes = [choose_batch_size(crop) for crop in crops]
+    assert sizes == [64, 64, 48, 28, 16, 4, 4, 1, 1, 1]
+    assert choose_batch_size(TrainRecipe.crop) == TrainRecipe.batch_size
 
 
 def test_crops_per_image_divide_the_batch() -> None:
