@@ -20,7 +20,7 @@ from dinac_cli.commands.screen.signals import (
     open_stdin,
     stop_on_signals,
 )
-from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.screen.summary import UNCHECKED, Summary
 from dinac_cli.errors import UsageError
 from dinac_cli.jobs.request import InputRequest, Request, Run
 from dinac_cli.jobs.results import FileResult, Status
@@ -29,10 +29,6 @@ from dinac_cli.storage.lock import hold_folder
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
 R = TypeVar("R", bound=Run)
-
-_UNCHECKED = (
-    "damaged JPEGs were not recognised: simplejpeg is not installed; pip install 'dinac-cli[fast]'"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +213,7 @@ class _Reporter:
             self.console.say(self.summary.stopped)
         elif self.console.keeps_remarks:  # remarks may take time to find
             if self.progress.tally.unchecked:
-                self.console.say(_UNCHECKED)
+                self.console.say(UNCHECKED)
             for remark in self.summary.remarks():
                 self.console.say(remark)
         if code and self.console.quiet and self.console.log is not None:

@@ -15,10 +15,11 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.progress import PhaseProgress, fit_parts, show_phases
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
-from dinac_cli.commands.screen.summary import STOPPED
+from dinac_cli.commands.screen.summary import STOPPED, UNCHECKED
 from dinac_cli.commands.screen.tables import count_images, format_duration
 from dinac_cli.commands.values import complete, parse_batch_size, real, whole
 from dinac_cli.errors import Exit, UsageError
+from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.jobs.executor.control import StopRequest
@@ -110,6 +111,10 @@ def train(
     batch_size: BatchSize = None,
     crop: Crop = 128,
     seed: Seed = 0,
+    background: opt.Background = "white",
+    hdr: opt.Hdr = "refuse",
+    damaged: opt.Damaged = "fail",
+    max_pixels: opt.MaxPixels = MAX_PIXELS,
     teacher: Teacher = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
@@ -125,6 +130,8 @@ def train(
     If the training is stopped or killed, the same command resumes it.
     """
     from dinac_cli.codec.machine import configure_threads
+    from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.jobs.executor.phase import Phase
     from dinac_cli.training.recipe import TrainRecipe, choose_batch_size
 
@@ -137,6 +144,7 @@ def train(
         watch(Phase("loading torch"))
         configure_threads()
         # This import loads torch, which reads the settings that configure_threads made.
+        from dinac_cli.training.dataset import ReadOptions
         from dinac_cli.training.session import TrainRequest
 
     size = batch_size or choose_batch_size(crop)
@@ -151,6 +159,12 @@ def train(
         dtype=dtype,
         compiled=compiled,
         teacher=None if teacher is None else Path(teacher),
+        options=ReadOptions(
+            background=parse_color(background),
+            max_pixels=max_pixels,
+            hdr=hdr,
+            damaged=parse_damage_choice(damaged),
+        ),
     )
     raise typer.Exit(_run_training(request, console))
 
@@ -196,8 +210,10 @@ def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
         return Exit.DONE
     if run.resumed:
         console.say(f"resuming from step {run.first_step}")
-    for reason in run.skipped:
+    for reason in (*run.survey.skipped, *run.survey.damaged):
         console.warn(reason)
+    if run.survey.unchecked:
+        console.say(UNCHECKED)
     with console.track("train", progress) as update:
         values = _take_steps(run, progress, update)
     if values is None:
@@ -253,8 +269,8 @@ def _describe_result(run: TrainingRun, out: Path, values: Sequence[float]) -> st
     measured = f"{len(values)} held out" if run.is_held_out else "the training images"
     is_better = run.start_db is None or mean_db > run.start_db
     advice = f"use it with --model {out}" if is_better else "it is no better yet: train it longer"
-    steps = f"{run.steps} steps on {count_images(run.count)}"
-    return f"{steps}; {mean_db:.2f} dB on {measured}{before}; {advice}"
+    steps = "1 step" if run.steps == 1 else f"{run.steps} steps"
+    return f"{steps} on {count_images(run.count)}; {mean_db:.2f} dB on {measured}{before}; {advice}"
 
 
 @dataclass

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.codec.records import name_creator
 from dinac_cli.errors import UsageError
+from dinac_cli.images.color import name_color
 from dinac_cli.images.pixels import Pixels, crop_pixels
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase, watch_items
 from dinac_cli.models.device import resolve_device, resolve_dtype
@@ -25,6 +26,7 @@ from dinac_cli.models.registry import resolve_model
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
 from dinac_cli.training.dataset import (
     CropSource,
+    ReadOptions,
     TrainImage,
     hash_images,
     hold_out,
@@ -59,6 +61,7 @@ class TrainRequest:
     the time of all steps together; the run then ends with the first step that reaches the limit.
     If `compiled` is true, the network is compiled first. `teacher` is the checkpoint folder of a
     DINOv2 from which the class head learns. `save_seconds` is the time between saved states.
+    `options` says how the images are read.
     """
 
     paths: Sequence[str]
@@ -71,6 +74,7 @@ class TrainRequest:
     compiled: bool = False
     teacher: Path | None = None
     save_seconds: float = 120.0
+    options: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
         assert (self.minutes is None) != (self.recipe.steps is None), "one of them is the limit"
@@ -113,9 +117,10 @@ class TrainingRun:
         self._device = resolve_device(request.device)
         self._dtype = resolve_dtype(request.dtype, self._device)
         paths = watch_items(request.paths, watch, "reading the images", len(request.paths))
-        images, self.skipped = survey_images(paths, recipe.crop)
+        survey = survey_images(paths, recipe.crop, request.options)
+        self.survey = survey
         watch(Phase("choosing the held-out images"))
-        self._kept, self._held_out = hold_out(images)
+        self._kept, self._held_out = hold_out(survey.images)
         self._held = [
             crop_pixels(load_image(image), _MAX_SIDE, _MAX_SIDE)
             for image in self._held_out[:_HELD_OUT_MEASURED]
@@ -152,6 +157,9 @@ class TrainingRun:
             "init": request.init,
             "images": hash_images(self._kept),
             "teacher": "" if request.teacher is None else str(request.teacher),
+            "background": name_color(request.options.background),
+            "hdr": request.options.hdr,
+            "damaged": request.options.damaged,
         }
 
     def _describe(self) -> dict[str, str]:
@@ -341,7 +349,7 @@ class TrainingRun:
             "recipe": asdict(replace(self._trainer.recipe, steps=self.steps)),
             "compute": f"{self._device.type}/{'bf16' if self._dtype == torch.bfloat16 else 'f32'}",
             "images": len(self._kept),
-            "images_left_out": len(self.skipped),
+            "images_left_out": len(self.survey.skipped),
             "images_held_out": len(self._held_out),
             "held_out_db": round(float(np.mean(values)), 3),
             "held_out_latents": spread,

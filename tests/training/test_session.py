@@ -92,7 +92,7 @@ def test_latents_are_whitened_over_the_training_images(
     list(run.go())
     run.finish()
     engine = Engine(DinacAE.from_pretrained(tmp_path / "model"))
-    kept, _ = hold_out(survey_images(photo_paths, crop=32)[0])
+    kept, _ = hold_out(survey_images(photo_paths, crop=32).images)
     latents = [engine.encode([load_image(image)])[0].reshape(8, -1) for image in kept]
     assert len(latents) == 3
     # All images have the same weight, whatever their size.

@@ -23,7 +23,7 @@ RECIPE = TrainRecipe(steps=12, batch_size=4, crop=32, scales=(1.0,), warm_up=2, 
 
 
 def _start(photo_paths: list[str], recipe: TrainRecipe = RECIPE) -> Trainer:
-    images, _ = survey_images(photo_paths, recipe.crop)
+    images = survey_images(photo_paths, recipe.crop).images
     source = CropSource(images, recipe.crop, recipe.scales, recipe.seed)
     return Trainer(DinacAE.from_pretrained(TINY), recipe, source)
 
@@ -144,7 +144,7 @@ def test_state_of_another_run_is_refused(photo_paths: list[str], tmp_path: Path)
 
 
 def test_bfloat16_keeps_float32_masters(photo_paths: list[str], tiny: DinacAE) -> None:
-    images, _ = survey_images(photo_paths, 32)
+    images = survey_images(photo_paths, 32).images
     trainer = Trainer(tiny, RECIPE, CropSource(images, 32, (1.0,), 0), torch.bfloat16)
     report = trainer.step()
     assert math.isfinite(report.kl)

@@ -11,6 +11,9 @@ from dinac_cli.errors import Exit
 from dinac_cli.jobs.results import FileResult, Status, Tally
 
 STOPPED = "stopped before the end; run the same command again to continue"
+UNCHECKED = (
+    "damaged JPEGs were not recognised: simplejpeg is not installed; pip install 'dinac-cli[fast]'"
+)
 
 
 class Summary:
