@@ -198,4 +198,5 @@ def note_command_line(context: typer.Context, path: str | None) -> Any:
     from dinac_cli.commands.screen.log import LogChoice
 
     arguments = () if context.obj is None else context.obj["arguments"]
-    return LogChoice(path, shlex.join((context.find_root().info_name or "", *arguments)))
+    command_line = shlex.join((context.find_root().info_name or "", *arguments))
+    return LogChoice(path=path, command_line=command_line)

@@ -382,7 +382,7 @@ class TestRun:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / "log"
-        log = LogChoice(str(path), "dinac encode")
+        log = LogChoice(path=str(path), command_line="dinac encode")
         warned = FileResult("d.jpg", Status.WRITTEN, warnings=("only frame 1 of 3",))
         summary = RemarkingSummary("encoded")
         assert report(GivenRun(warned), quiet=True, log=log, summary=summary) == 0
@@ -397,7 +397,7 @@ class TestRun:
     ) -> None:
         path = tmp_path / "log"
         run = GivenRun(signal_number=signal.SIGTERM)
-        assert report(run, quiet=True, log=LogChoice(str(path), "dinac")) == 143
+        assert report(run, quiet=True, log=LogChoice(path=str(path), command_line="dinac")) == 143
         out, err = capsys.readouterr()
         stopped = "stopped before the end; run the same command again to continue"
         assert out == ""
@@ -406,7 +406,7 @@ class TestRun:
         assert stopped in path.read_text()
 
     def test_log_gets_the_end_of_a_run_with_an_error(self, tmp_path: Path) -> None:
-        log = LogChoice(str(tmp_path / "log"), "dinac")
+        log = LogChoice(path=str(tmp_path / "log"), command_line="dinac")
         ends = {
             BrokenPipeError(): ["exit 141"],
             KeyboardInterrupt(): ["exit 130"],

@@ -16,7 +16,7 @@ from dinac_cli.storage.atomic import describe_write_error
 _HEAD_BYTES = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LogChoice:
     """The file of `--log`, and the command line that a run writes there first."""
 
