@@ -50,6 +50,10 @@ class SmallImageError(ImageError):
     """After scaling, an image is smaller than the crop."""
 
 
+class DecodedImageError(ImageError):
+    """dinac decoded the image, so it is not an input of this run."""
+
+
 class DamagedImageError(ImageError):
     """An image is damaged, but a part of it can be read if the user asks for it."""
 

@@ -132,6 +132,7 @@ def decode(
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     model: opt.RecordModel = "auto",
@@ -180,7 +181,7 @@ def decode(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
     )
     request = DecodeRequest(
-        inputs=read_inputs(latents, files_from, null, root, limit, shard),
+        inputs=read_inputs(latents, files_from, null, root, exclude, limit, shard),
         out=out,
         options=options,
         model=choice,

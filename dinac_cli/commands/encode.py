@@ -44,6 +44,7 @@ def encode(
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     background: opt.EncodeBackground = None,
@@ -105,7 +106,7 @@ def encode(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
     )
     request = EncodeRequest(
-        inputs=read_inputs(images, files_from, null, root, limit, shard),
+        inputs=read_inputs(images, files_from, null, root, exclude, limit, shard),
         out=out,
         options=options,
         model=choice,
@@ -153,7 +154,8 @@ class EncodeSummary(Summary):
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         skipped = progress.tally.counts[Status.SKIPPED]
-        return super().to_json(progress) | {"skipped": skipped, "upscaled": self._upscaled}
+        facts = {"skipped": skipped, "decoded": progress.tally.decoded, "upscaled": self._upscaled}
+        return super().to_json(progress) | facts
 
     def remarks(self) -> Iterator[str]:
         yield from advise_on_sizes("scaled up {}", self._upscaled, self._too_small)

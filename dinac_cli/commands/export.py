@@ -11,6 +11,7 @@ from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.values import choices
 
 EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
+EXPORT_KEYS = ("number", "name")
 
 ExportOut = Annotated[
     str | None, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
@@ -24,6 +25,16 @@ ExportFormat = Annotated[
         help="safetensors or npz: one file per record; webdataset: tar files of many records.",
     ),
 ]
+ExportKeys = Annotated[
+    str,
+    typer.Option(
+        "--keys",
+        metavar="KEYS",
+        **choices("--keys", EXPORT_KEYS),
+        help="Keys of webdataset samples: number counts them; name is the name of the latents, "
+        "with %2E for each dot and %25 for each percent sign.",
+    ),
+]
 
 
 def export(
@@ -32,9 +43,11 @@ def export(
     out: ExportOut = None,
     out_option: opt.OutOption = None,
     form: ExportFormat = "safetensors",
+    keys: ExportKeys = "number",
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     workers: opt.Workers = None,
@@ -52,16 +65,18 @@ def export(
 ) -> None:
     """Write latents in formats that other tools read.
 
-    Latents are written as float32, with the metadata of their records. Needs no model.
+    Latents are written as float32, with the metadata of their records. Needs no model. Keeps what
+    is up to date, and replaces only files that export wrote.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.export import ExportRequest
 
     latents, out = opt.split_out(latents, out, out_option, files_from)
     request = ExportRequest(
-        inputs=read_inputs(latents, files_from, null, root, limit, shard),
+        inputs=read_inputs(latents, files_from, null, root, exclude, limit, shard),
         out=out,
         format=form,
+        keys=keys,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,

@@ -58,6 +58,7 @@ def features(
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     model: opt.RecordModel = "auto",
@@ -91,7 +92,7 @@ def features(
         latents, out = opt.split_out(latents, out, require_suffix(out_option), files_from)
     paths, target = split_arguments(latents, out, similar, spatial=spatial)
     request = FeaturesRequest(
-        inputs=read_inputs(paths, files_from, null, root, limit, shard),
+        inputs=read_inputs(paths, files_from, null, root, exclude, limit, shard),
         out=target,
         options=FeatureOptions(spatial=spatial, similar=similar),
         model=ModelChoice(model=model, revision=revision, device=device, dtype=dtype),

@@ -32,6 +32,7 @@ def info(
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     workers: opt.Readers = None,
@@ -51,7 +52,7 @@ def info(
     from dinac_cli.jobs.info import InfoRequest
 
     request = InfoRequest(
-        inputs=read_inputs(latents, files_from, null, root, limit, shard), workers=workers
+        inputs=read_inputs(latents, files_from, null, root, exclude, limit, shard), workers=workers
     )
     screen = ScreenOptions(
         json=as_json,
@@ -105,6 +106,9 @@ class InfoSummary(Summary):
 
 
 def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator[str]:
+    """Yields the lines of the summary: none if no record was read, because the errors say why."""
+    if not catalogue.records:
+        return
     if catalogue.records == 1 and catalogue.last is not None and progress.done == 1:
         yield from list_facts(_describe_record(catalogue.last))
     else:

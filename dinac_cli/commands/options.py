@@ -104,7 +104,17 @@ Root = Annotated[
     str | None,
     input_option(
         metavar="DIR",
-        help="Base folder of the paths in --files-from; absolute paths need a base folder.",
+        help="Base folder of the paths in --files-from. Without it, names of absolute paths are "
+        "whole paths.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    input_option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Leave out files and folders that match, as in .gitignore: '*.tmp', 'thumbnails/', "
+        "'/top.png', '!keep.tmp'. Repeat this option for more patterns.",
     ),
 ]
 Limit = Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -53,6 +55,36 @@ class PlainGroup(_PlainHelp, TyperGroup):
 
 class PlainCommand(_PlainHelp, TyperCommand):
     """A command with plain help. The user sees the usage if the command misses an argument."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parses the arguments. Raises UsageError for a file or folder that looks like an option.
+
+        The parser could take it for an option with its value: `-o.jpg` means `-o .jpg`.
+        """
+        file = None if ctx.resilient_parsing else self._find_dashed_file(args)
+        if file is not None:
+            raise UsageError(
+                f"{file} exists, but begins with '-' like an option; "
+                f"write ./{file}, or put -- before it"
+            )
+        return super().parse_args(ctx, args)
+
+    def _find_dashed_file(self, args: list[str]) -> str | None:
+        """Returns the first argument that is a file, but neither an option nor its value."""
+        needs_value = {
+            name: not getattr(option, "is_flag", False)
+            for option in self.params
+            if option.param_type_name == "option"
+            for name in (*option.opts, *option.secondary_opts)
+        }
+        before = ""
+        for argument in itertools.takewhile(lambda one: one != "--", args):
+            is_option = argument.partition("=")[0] in needs_value or needs_value.get(before, False)
+            is_dashed = argument.startswith("-") and argument != "-"
+            if is_dashed and not is_option and os.path.lexists(argument):
+                return argument
+            before = argument
+        return None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Returns the parts of the usage line after the command's name."""

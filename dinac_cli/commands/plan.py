@@ -56,6 +56,7 @@ def plan(
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     background: opt.EncodeBackground = None,
@@ -107,7 +108,7 @@ def plan(
         damaged=None if damaged is None else parse_damage_choice(damaged),
     )
     request = EncodeRequest(
-        inputs=read_inputs(images, files_from, null, root, limit, shard),
+        inputs=read_inputs(images, files_from, null, root, exclude, limit, shard),
         out=out,
         options=options,
         model=ModelChoice(model=model, revision=revision, device=device, dtype=dtype),
@@ -136,6 +137,8 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
         closing(FailureLines(console, "-v lists them")) as failures,
     ):
         run = request.open(console.say, watch)
+        for remark in run.selection.describe_list(run.output):
+            console.say(remark)
         for file in watch_items(run.list_files(), watch, "comparing with OUT", run.total):
             _print_file(file, console, failures, as_json=screen.json)
     tune_process(request.encode)
@@ -169,6 +172,8 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
         rows.append([fate.value, str(count.files), size])
     yield from align(rows)
     yield from advise_on_sizes("{} would be scaled up", plan.upscaled, plan.too_small)
+    if plan.decoded:
+        yield f"skipped because dinac decoded them: {count_images(plan.decoded)}"
     files = sum(plan.counts[fate].files for fate in WORK)
     if refusal is not None or not files:
         yield "nothing to encode" if refusal is None else f"encode would refuse: {refusal}"

@@ -35,6 +35,7 @@ def psnr(
     no_upscale: opt.OriginalNoUpscale = False,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
+    exclude: opt.Exclude = None,
     background: opt.Background = "white",
     hdr: opt.Hdr = "refuse",
     damaged: opt.Damaged = "fail",
@@ -65,7 +66,13 @@ def psnr(
         hdr=hdr,
         damaged=parse_damage_choice(damaged),
     )
-    request = PsnrRequest(first=first, second=second, options=options, workers=workers)
+    request = PsnrRequest(
+        first=first,
+        second=second,
+        exclude=tuple(exclude or ()),
+        options=options,
+        workers=workers,
+    )
     screen = ScreenOptions(
         json=as_json,
         no_progress=no_progress,

@@ -64,6 +64,7 @@ def report(
     no_upscale: opt.OriginalNoUpscale = False,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
+    exclude: opt.Exclude = None,
     background: opt.Background = "white",
     hdr: opt.Hdr = "refuse",
     damaged: opt.Damaged = "fail",
@@ -98,6 +99,7 @@ def report(
         latents=tuple(latents or ()),
         assets=assets,
         title=title,
+        exclude=tuple(exclude or ()),
         options=MeasureOptions(
             background=parse_color(background),
             max_pixels=max_pixels,

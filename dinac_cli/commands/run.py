@@ -57,6 +57,7 @@ def read_inputs(
     files_from: str | None,
     null: bool,
     root: str | None,
+    exclude: list[str] | None,
     limit: int | None,
     shard: str | None,
 ) -> InputRequest:
@@ -77,6 +78,7 @@ def read_inputs(
         listed=listed,
         null=null,
         root=root,
+        exclude=tuple(exclude or ()),
         limit=limit,
         shard=shard,
     )
@@ -110,6 +112,8 @@ def _run_and_report(
     stdout = open_stdout(out)
     known = read_known(options.known, console.warn)
     run = request.open(console.say)
+    for remark in run.describe_list():
+        console.say(remark)
     with hold_out(run.output, console) if options.lock else nullcontext():
         with show_phases(console, request.command) as watch:
             total = run.count(watch)

@@ -15,7 +15,7 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.progress import PhaseProgress, fit_parts, show_phases
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
-from dinac_cli.commands.screen.summary import STOPPED, UNCHECKED
+from dinac_cli.commands.screen.summary import STOPPED, UNCHECKED, describe_skips
 from dinac_cli.commands.screen.tables import count_images, format_duration
 from dinac_cli.commands.values import complete, parse_batch_size, real, whole
 from dinac_cli.errors import Exit, UsageError
@@ -105,6 +105,7 @@ def train(
     images: opt.Images = None,
     out: Out = None,
     out_option: opt.OutOption = None,
+    exclude: opt.Exclude = None,
     init: Init = "nano",
     minutes: Minutes = None,
     steps: Steps = None,
@@ -140,7 +141,7 @@ def train(
     if (steps is None) == (minutes is None):
         raise UsageError("say how long to train: give either --minutes or --steps")
     with show_phases(console, "train") as watch:
-        paths = _list_images(images, out, watch)
+        paths = _list_images(images, exclude, out, watch, console)
         watch(Phase("loading torch"))
         configure_threads()
         # This import loads torch, which reads the settings that configure_threads made.
@@ -169,18 +170,26 @@ def train(
     raise typer.Exit(_run_training(request, console))
 
 
-def _list_images(named: list[str] | None, out: str, watch: Watch) -> tuple[str, ...]:
+def _list_images(
+    named: list[str] | None, exclude: list[str] | None, out: str, watch: Watch, console: Console
+) -> tuple[str, ...]:
     """Returns the paths of the images. Raises UsageError for a missing file and for `-`."""
     from dinac_cli.jobs.executor.phase import watch_items
     from dinac_cli.jobs.request import IMAGES, SCANNING, InputRequest
 
-    paths = []
-    selection = InputRequest(paths=tuple(named or ())).select(IMAGES, out)
+    paths, decoded = [], 0
+    inputs = InputRequest(paths=tuple(named or ()), exclude=tuple(exclude or ()))
+    selection = inputs.select(IMAGES, out)
     for entry in watch_items(selection, watch, SCANNING):
         if entry.problem or entry.path is None:
             reason = entry.problem or "cannot be trained on; name files or folders"
             raise UsageError(f"{entry.label}: {reason}")
-        paths.append(entry.path)
+        if entry.search is not None and entry.search.skips(entry):
+            decoded += 1
+        else:
+            paths.append(entry.path)
+    for line in describe_skips(decoded, "decoded image"):
+        console.say(line)
     return tuple(paths)
 
 

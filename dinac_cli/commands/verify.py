@@ -69,6 +69,7 @@ def verify(
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
+    exclude: opt.Exclude = None,
     limit: opt.Limit = None,
     shard: opt.ShardOption = None,
     model: VerifyModel = "auto",
@@ -94,7 +95,7 @@ def verify(
     from dinac_cli.jobs.verify import VerifyRequest
 
     request = VerifyRequest(
-        inputs=read_inputs(latents, files_from, null, root, limit, shard),
+        inputs=read_inputs(latents, files_from, null, root, exclude, limit, shard),
         source=source,
         reencode=reencode,
         max_delta=max_delta,

@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -303,11 +303,19 @@ def _check_tokens(
         )
 
 
-def describe_latents(header: RecordHeader) -> Mapping[str, str]:
-    """Returns the metadata of exported latents: the header without the keys of the coding."""
-    metadata = header_to_metadata(header)
-    coding = ("dinac", "precision", "predictor", "step")
-    return {key: value for key, value in metadata.items() if value and key not in coding}
+def describe_latents(header: RecordHeader) -> dict[str, Any]:
+    """Returns the metadata of exported latents: the header without the keys of the coding.
+
+    The values can be written as JSON: numbers are numbers, and `shape` is a list. Keys without a
+    value are left out.
+    """
+    coding = ("precision", "predictor", "step")
+    facts = {
+        key: value
+        for key, value in vars(header).items()
+        if value not in ("", None) and key not in coding
+    }
+    return facts | {"shape": list(header.shape)}
 
 
 def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:

@@ -120,10 +120,12 @@ def find_coded_space(primaries: int, transfer: int, *, full_range: bool = True) 
 
 
 def make_space(chromaticities: tuple[float, ...] | None, gamma: float | None) -> ColorSpace:
-    """Returns the colour space of a PNG's cHRM and gAMA; None if a chunk is missing.
+    """Returns the colour space of primaries and an exponent, as in a PNG's cHRM and gAMA.
 
-    `gamma` is the exponent of the encoder, for example 0.45455. Values near 1/2.2 without other
-    primaries stand for sRGB. Raises ValueError if the values describe no colour space.
+    `chromaticities` are x and y of white, red, green and blue; None means those of sRGB. `gamma` is
+    the exponent of the encoder, for example 0.45455; None means the curve of sRGB. Values near
+    1/2.2 without other primaries stand for sRGB. Raises ValueError if the values describe no colour
+    space.
     """
     if gamma is not None and not 0.05 <= gamma <= 20:
         raise ValueError(f"gamma {gamma} is out of range")
@@ -190,6 +192,10 @@ def _decode_srgb(x: _Doubles) -> _Doubles:
     return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
 
 
+def _decode_bt709(x: _Doubles) -> _Doubles:
+    return np.where(x < 0.081, x / 4.5, ((x + 0.099) / 1.099) ** (1 / 0.45))
+
+
 def _decode_smpte240m(x: _Doubles) -> _Doubles:
     return np.where(x < 0.0913, x / 4, ((x + 0.1115) / 1.1115) ** (1 / 0.45))
 
@@ -220,6 +226,7 @@ def _decode_hlg(x: _Doubles) -> _Doubles:
 
 _CURVES: Mapping[str, Callable[[_Doubles], _Doubles]] = {
     "srgb": _decode_srgb,
+    "bt709": _decode_bt709,
     "linear": lambda x: x,
     "smpte240m": _decode_smpte240m,
     "log100": lambda x: _decode_log(2.0, x),

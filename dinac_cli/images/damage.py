@@ -18,6 +18,7 @@ from dinac_cli.images.jpeg_scans import (
     END_OF_IMAGE,
     holds_all_scans,
     holds_zeroed_data,
+    is_arithmetic,
     strip_metadata,
 )
 
@@ -115,6 +116,8 @@ def _check_endless(check: Callable[[bytes], None], data: bytes) -> Soundness:
     """Checks a JPEG without end marker: the rest may be complete."""
     if data.endswith(b"\xff"):  # half a marker, or half a stuffed byte: the cut is not clean
         return Soundness(Damage.TRUNCATED, "the file ends inside a marker", lacks_end=True)
+    if is_arithmetic(data):  # the library decodes missing bytes as zeros, without a warning
+        return Soundness(Damage.TRUNCATED, "the end marker is missing", lacks_end=True)
     ended = data + END_OF_IMAGE
     complaint = _complain(check, ended)
     if complaint is not None:
@@ -159,7 +162,10 @@ def _find_check() -> Callable[[bytes], None] | None:
         return None
 
     def check(data: bytes) -> None:
-        _, _, space, _ = simplejpeg.decode_jpeg_header(data)
+        try:
+            _, _, space, _ = simplejpeg.decode_jpeg_header(data)
+        except KeyError:  # simplejpeg has no name for the subsampling 4:4:1, but decodes it
+            space = "YCbCr"
         colors = "CMYK" if space in ("CMYK", "YCCK") else "RGB" if space == "RGB" else "GRAY"
         simplejpeg.decode_jpeg(data, colorspace=colors, min_factor=8)
 

@@ -10,6 +10,8 @@ from PIL import ImageFile
 
 from dinac_cli.images.avif import CropBox, find_aperture, read_properties
 from dinac_cli.images.color_space import ColorSpace, find_coded_space, make_space
+from dinac_cli.images.heic import HeicImageFile
+from dinac_cli.images.optional_formats import JxlImageFile
 
 _MAX_CHUNKS = 10_000
 _SIGNATURE_BYTES = 8
@@ -34,6 +36,8 @@ def read_declared(file: IO[bytes], opened: ImageFile.ImageFile) -> Declared:
 
     Restores the position of `file`. Raises ImageError for an invalid clean aperture.
     """
+    if isinstance(opened, (HeicImageFile, JxlImageFile)):
+        return _read_optional(opened)
     if opened.format not in ("PNG", "AVIF"):
         return Declared()
     position = file.tell()
@@ -41,6 +45,13 @@ def read_declared(file: IO[bytes], opened: ImageFile.ImageFile) -> Declared:
         return _read_png(file, opened) if opened.format == "PNG" else _read_avif(file, opened)
     finally:
         file.seek(position)
+
+
+def _read_optional(opened: HeicImageFile | JxlImageFile) -> Declared:
+    try:
+        return Declared(opened.find_space())
+    except ValueError:
+        return Declared(is_unusable=True)
 
 
 def _read_avif(file: IO[bytes], opened: ImageFile.ImageFile) -> Declared:

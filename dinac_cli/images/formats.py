@@ -17,11 +17,13 @@ MAX_PIXELS = 178_956_970
 HEAD_BYTES = 64
 """The number of bytes at the start of a file that are read to detect its format."""
 
+_JPEG_LS = rb"\xff\xd8\xff(\xf7|\xe8\x00\x20SPIFF\x00.{14}\x06)"  # 6 is the compression in a SPIFF
+
 # Only raster formats are supported. For safety, dinac excludes EPS and PDF (Pillow runs Ghostscript
 # for them), WMF and FITS. ICO is not supported, because its header does not declare the decoded
 # size. TGA is not supported, because it has no signature.
 _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
-    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "JPEG": re.compile(rb"(?!%b)\xff\xd8\xff" % _JPEG_LS, re.DOTALL),
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "WEBP": re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL),
     "AVIF": re.compile(rb".{4}ftyp(avi[fs]|m(if|sf)1.{4}(.{4})*?avi[fs])", re.DOTALL),
@@ -52,6 +54,8 @@ _UNREADABLE: Mapping[str, re.Pattern[bytes]] = {
     "Olympus raw": re.compile(rb"IIR[OS]|MMOR"),
     "Panasonic raw": re.compile(rb"IIU\x00"),
     "Sigma raw": re.compile(rb"FOVb"),
+    "JPEG-LS": re.compile(_JPEG_LS, re.DOTALL),
+    "PAM": re.compile(rb"P7\s"),
     "Photoshop": re.compile(rb"8BPS\x00[\x01\x02]"),
 }
 
@@ -60,7 +64,7 @@ _SUFFIXES = (
     | {".avif", ".avifs", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
     | {".jp2", ".j2k", ".jpx"}
 )
-_OTHER_SUFFIXES = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".psd", ".psb"} | {
+_OTHER_SUFFIXES = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".psd", ".psb", ".pam"} | {
     ".cr2",
     ".cr3",
     ".crw",
@@ -180,7 +184,7 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
             "AVIF",
             lossy_options={"subsampling": "4:4:4", "speed": 8},
             quality=90,
-            max_side=65_536,
+            max_side=32_768,  # libavif writes larger images, but neither it nor Pillow reads them
         ),
         OutputFormat("bmp", (".bmp",), "BMP", has_stamp=False),
         OutputFormat("ppm", (".ppm",), "PPM", has_stamp=False),

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import ImageFile
 
+from dinac_cli.images.color_space import ColorSpace, find_coded_space
 from dinac_cli.images.heic_worker import DECODE, MEASURE
 
 _PROGRAM = (
@@ -31,10 +32,7 @@ def has_decoder() -> bool:
 
 
 class HeicImageFile(ImageFile.ImageFile):
-    """The primary image of a HEIC file. Its size is that of the upright image.
-
-    `info` has the key `icc_profile`, or `coded_colors`: the (primaries, transfer) of ITU-T H.273.
-    """
+    """The primary image of a HEIC file. Its size is that of the upright image."""
 
     format = "HEIC"
     format_description = "HEIC"
@@ -47,9 +45,17 @@ class HeicImageFile(ImageFile.ImageFile):
         self.n_frames = header["frames"]
         if header["profile"] is not None:
             self.info["icc_profile"] = bytes.fromhex(header["profile"])
-        elif header["codes"] is not None:
-            self.info["coded_colors"] = tuple(header["codes"])
+        self._codes = header["codes"]
         self.tile = []
+
+    def find_space(self) -> ColorSpace | None:
+        """Returns the colours that the file declares, or None. An ICC profile comes first.
+
+        Raises ValueError for codes that ITU-T H.273 does not define.
+        """
+        if self._codes is None or "icc_profile" in self.info:
+            return None
+        return find_coded_space(*self._codes)
 
     def load(self) -> Any:
         if self._im is None and self.fp is not None:

@@ -101,6 +101,11 @@ def holds_zeroed_data(data: bytes) -> bool:
     return False
 
 
+def is_arithmetic(data: bytes) -> bool:
+    """True if the coefficients are coded arithmetically, and not with Huffman codes."""
+    return any(segment.marker in _ARITHMETIC for segment in _list_segments(data))
+
+
 def strip_metadata(data: bytes) -> bytes:
     """Returns a JPEG of the same coded picture without metadata, and with usual parameters.
 

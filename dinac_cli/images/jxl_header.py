@@ -6,8 +6,10 @@ extra channels, and reads a bounded number of bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
+
+from dinac_cli.images.color_space import ColorSpace, find_coded_space, make_space
 
 _MAX_BOXES = 256
 _MAX_HEADER_BYTES = 1 << 16
@@ -16,10 +18,31 @@ _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 _ALPHA, _SPOT, _BLACK, _COLOR_FILTER = 0, 2, 4, 5  # types of extra channels
 
-_GRAY, _XYB = 1, 2  # colour spaces
+_RGB, _GRAY = 0, 1  # kinds of colours
 _CUSTOM = 2  # white point or primaries that are given as numbers
+_COORDINATE_UNITS, _GAMMA_UNITS = 1_000_000, 10_000_000
+
+_WHITES = {1: (0.3127, 0.3290), 10: (1 / 3, 1 / 3), 11: (0.314, 0.351)}
+_PRIMARIES = {
+    1: (0.64, 0.33, 0.30, 0.60, 0.15, 0.06),
+    9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    11: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+}
+_SRGB_CURVE = 13
 _CODED_PRIMARIES = {(1, 1): 1, (1, 9): 9, (1, 11): 12, (11, 11): 11}
 """(white point, primaries) of JPEG XL → primaries of ITU-T H.273."""
+
+# In JPEG XL, unlike in videos, BT.709 is the curve of the pixels, and not that of a camera.
+_CURVES = {
+    1: "bt709",
+    8: "linear",
+    13: "srgb",
+    16: "pq",
+    17: "gamma2.6",
+    18: "hlg",
+}
+
+_SRGB = find_coded_space(1, _SRGB_CURVE)
 
 # The choices of a U32 field: (bits, offset) for each of its four selectors.
 _Choices = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -35,8 +58,9 @@ class JxlHeader:
     """What the header of a JPEG XL image declares.
 
     `width` and `height` are those of the upright image. `has_profile` is true if the file holds an
-    ICC profile. Otherwise, `codes` are the (primaries, transfer) of ITU-T H.273, or None if these
-    codes cannot express the colours. `is_turned` is true if the decoder turns the image.
+    ICC profile. Otherwise, `space` are the colours, or None if the header does not describe them.
+    `is_xyb` is true if the pixels are stored in the absolute colours of lossy files, and not in
+    those that the file declares. `is_turned` is true if the decoder turns the image.
     """
 
     width: int
@@ -48,7 +72,8 @@ class JxlHeader:
     is_turned: bool
     is_animated: bool
     has_profile: bool
-    codes: tuple[int, int] | None
+    is_xyb: bool
+    space: ColorSpace | None
 
 
 def read_header(file: IO[bytes]) -> JxlHeader:
@@ -56,13 +81,14 @@ def read_header(file: IO[bytes]) -> JxlHeader:
     bits = _Bits(_read_codestream(file))
     width, height = _read_size(bits)
     if bits.read(1):  # everything has its default
-        return JxlHeader(width, height, False, False, False, False, False, False, False, (1, 13))
+        flags = (False,) * 7
+        return JxlHeader(width, height, *flags, True, _SRGB)
     orientation, is_animated = _read_extra_fields(bits) if bits.read(1) else (1, False)
     _skip_bit_depth(bits)
     bits.read(1)  # whether 16-bit buffers suffice
     channels = [_read_channel(bits) for _ in range(bits.choose((0, 0), (0, 1), (4, 2), (12, 1)))]
-    bits.read(1)  # XYB: a decoder gives the declared colours in any case
-    is_gray, has_profile, codes = _read_colors(bits)
+    is_xyb = bool(bits.read(1))
+    is_gray, has_profile, space = _read_colors(bits)
     if orientation > 4:
         width, height = height, width
     kinds = [kind for kind, _ in channels]
@@ -76,7 +102,8 @@ def read_header(file: IO[bytes]) -> JxlHeader:
         orientation > 1,
         is_animated,
         has_profile,
-        codes,
+        is_xyb,
+        space,
     )
 
 
@@ -180,25 +207,43 @@ def _read_channel(bits: _Bits) -> tuple[int, bool]:
     return kind, is_premultiplied
 
 
-def _read_colors(bits: _Bits) -> tuple[bool, bool, tuple[int, int] | None]:
-    """Returns whether the image is gray, whether it has an ICC profile, and the codes of H.273."""
+def _read_colors(bits: _Bits) -> tuple[bool, bool, ColorSpace | None]:
+    """Returns whether the image is gray, whether it has an ICC profile, and the declared space."""
     if bits.read(1):
-        return False, False, (1, 13)
-    has_profile, space = bool(bits.read(1)), bits.choose(*_ENUM)
-    is_gray = space == _GRAY
-    if has_profile or space > _GRAY:
+        return False, False, _SRGB
+    has_profile, kind = bool(bits.read(1)), bits.choose(*_ENUM)
+    is_gray = kind == _GRAY
+    if has_profile or kind not in (_RGB, _GRAY):
         return is_gray, has_profile, None
-    white = bits.choose(*_ENUM)
-    _skip_coordinates(bits, 2 if white == _CUSTOM else 0)
-    primaries = 1 if is_gray else bits.choose(*_ENUM)
-    _skip_coordinates(bits, 6 if primaries == _CUSTOM else 0)
-    code = 1 if is_gray else _CODED_PRIMARIES.get((white, primaries))
-    if bits.read(1):  # the curve is a power
+    try:
+        return is_gray, False, _read_space(bits, is_gray=is_gray)
+    except (KeyError, ValueError):  # unknown numbers, or primaries that are no triangle
         return is_gray, False, None
-    transfer = bits.choose(*_ENUM)
-    return is_gray, False, None if code is None else (code, transfer)
 
 
-def _skip_coordinates(bits: _Bits, count: int) -> None:
-    for _ in range(count):
-        bits.choose(*_COORDINATE)
+def _read_space(bits: _Bits, *, is_gray: bool) -> ColorSpace:
+    """Raises KeyError or ValueError if the colours are unknown."""
+    space = _read_primaries(bits, is_gray=is_gray)
+    if bits.read(1):  # the curve is a power
+        return make_space(space.primaries, bits.read(24) / _GAMMA_UNITS)
+    return replace(space, transfer=_CURVES[bits.choose(*_ENUM)])
+
+
+def _read_primaries(bits: _Bits, *, is_gray: bool) -> ColorSpace:
+    """Returns a space of the primaries that follow, with the curve of sRGB."""
+    white = bits.choose(*_ENUM)
+    white_point = _read_points(bits, 1) if white == _CUSTOM else _WHITES[white]
+    if is_gray:
+        return _SRGB
+    primaries = bits.choose(*_ENUM)
+    points = _read_points(bits, 3) if primaries == _CUSTOM else _PRIMARIES[primaries]
+    code = _CODED_PRIMARIES.get((white, primaries))
+    if code is None:
+        return make_space((*white_point, *points), None)
+    return find_coded_space(code, _SRGB_CURVE)
+
+
+def _read_points(bits: _Bits, count: int) -> tuple[float, ...]:
+    """Reads x and y of colours. An even number stands for a positive value."""
+    numbers = [bits.choose(*_COORDINATE) for _ in range(2 * count)]
+    return tuple((-(n + 1) // 2 if n % 2 else n // 2) / _COORDINATE_UNITS for n in numbers)

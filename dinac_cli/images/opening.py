@@ -89,7 +89,7 @@ _EXPLANATIONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (
             r"\.(KeyError|NotImplementedError)|unsupported|not (yet )?(supported|implemented)"
-            r"|no codec|cannot handle|unknown (pixel mode|raw mode|compression)"
+            r"|no codec|cannot handle|unknown (pixel mode|raw mode|compression|NCLX)"
             r"|unable to determine",
             "this kind of {} file is not supported; convert the image to PNG or JPEG",
         ),

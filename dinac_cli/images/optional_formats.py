@@ -12,17 +12,11 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from dinac_cli.errors import ImageError
+from dinac_cli.images.color_space import ColorSpace
 from dinac_cli.images.heic import HeicImageFile, has_decoder
 from dinac_cli.images.jxl_header import JxlHeader, read_header
 
 HEIC, JPEG_XL = "HEIC", "JPEG XL"
-
-_CODES = "coded_colors"  # the key of Image.info
-_UNSPECIFIED = 2
-
-_SRGB_PRIMARIES = (1, _UNSPECIFIED)
-# The curves of BT.709, BT.601 and BT.2020 describe cameras. Displays show such images as sRGB.
-_SRGB_TRANSFERS = (1, _UNSPECIFIED, 6, 13, 14, 15)
 
 
 def open_heic(file: IO[bytes]) -> ImageFile.ImageFile:
@@ -38,7 +32,7 @@ def open_heic(file: IO[bytes]) -> ImageFile.ImageFile:
 def open_jxl(file: IO[bytes]) -> ImageFile.ImageFile:
     """Opens a JPEG XL image with pylibjxl. Does not decode the pixels.
 
-    Raises ImageError if pylibjxl is not installed, or if dinac does not know the colours.
+    Raises ImageError if pylibjxl is not installed, or if it cannot give the colours.
     """
     try:
         import pylibjxl  # noqa: F401
@@ -50,26 +44,6 @@ def open_jxl(file: IO[bytes]) -> ImageFile.ImageFile:
 def is_optional(opened: Image.Image) -> bool:
     """True if the image is a HEIC or a JPEG XL."""
     return opened.format in (HeicImageFile.format, JxlImageFile.format)
-
-
-def find_codes(opened: Image.Image) -> tuple[int, int] | None:
-    """Returns the colours that a HEIC or JPEG XL declares without an ICC profile.
-
-    They are the (primaries, transfer) of ITU-T H.273; None if the file declares none, or if it has
-    an ICC profile, which comes first.
-    """
-    return None if "icc_profile" in opened.info else opened.info.get(_CODES)
-
-
-def refuse_other_colors(opened: Image.Image) -> None:
-    """Raises ImageError if the image declares other colours than sRGB without an ICC profile."""
-    codes = find_codes(opened)
-    if codes is None or (codes[0] in _SRGB_PRIMARIES and codes[1] in _SRGB_TRANSFERS):
-        return
-    raise ImageError(
-        f"its colours (H.273 primaries {codes[0]}, curve {codes[1]}) are not supported; "
-        "convert the image to sRGB, or add an ICC profile"
-    )
 
 
 def _missing_package(title: str) -> ImageError:
@@ -88,14 +62,16 @@ class JxlImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None, "Pillow sets the file"
         header = read_header(self.fp)
-        _refuse_unknown_colors(header)
+        _refuse_colors(header)
         self.is_animated = header.is_animated
         self._size = (header.width, header.height)
         self._mode = _choose_mode(header)
-        self._has_profile = header.has_profile
-        if header.codes is not None:
-            self.info[_CODES] = header.codes
+        self._header = header
         self.tile = []
+
+    def find_space(self) -> ColorSpace | None:
+        """Returns the colours that the file declares, or None if it has an ICC profile."""
+        return self._header.space
 
     def load(self) -> Any:
         if self._im is None and self.fp is not None:
@@ -104,7 +80,7 @@ class JxlImageFile(ImageFile.ImageFile):
             expected = (self.height, self.width, len(self.getbands()))
             if pixels.reshape(*pixels.shape[:2], -1).shape != expected:
                 raise ValueError(f"decoded {pixels.shape} instead of {expected}")
-            if self._has_profile:
+            if self._header.has_profile:
                 self.info["icc_profile"] = profile
             self.load_prepare()
             self.frombytes(pixels.tobytes())
@@ -127,10 +103,13 @@ def _choose_mode(header: JxlHeader) -> str:
     return color + ("a" if header.is_premultiplied else "A")
 
 
-def _refuse_unknown_colors(header: JxlHeader) -> None:
+def _refuse_colors(header: JxlHeader) -> None:
     if header.has_black:
-        raise ImageError("a CMYK JPEG XL is not supported; convert the image to PNG or JPEG")
-    if header.codes is None and not header.has_profile:
-        raise ImageError(
-            "its own primaries or gamma are not supported; convert the image to sRGB as PNG"
-        )
+        reason = "a CMYK JPEG XL"
+    elif header.has_profile and header.is_xyb:  # the decoder gives 8 bits of linear light
+        reason = "a lossy JPEG XL with an ICC profile"
+    elif not header.has_profile and header.space is None:
+        reason = "a JPEG XL of unknown colours"
+    else:
+        return
+    raise ImageError(f"{reason} is not supported; convert the image to PNG or JPEG")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE
 from dinac_cli.images.jpeg_scans import END_OF_IMAGE
 from dinac_cli.images.opening import check_size, load_image, open_image
-from dinac_cli.images.optional_formats import is_optional, refuse_other_colors
+from dinac_cli.images.optional_formats import is_optional
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.revisions import describe_revision
 
@@ -118,7 +118,6 @@ def _open_checked(data: bytes, max_pixels: int, hdr: str) -> Iterator[_Source]:
         _refuse_thumbnail(opened)
         declared = read_declared(file, opened)
         refuse_hdr(declared.space, hdr)
-        refuse_other_colors(opened)
         yield _Source(data, opened, declared)
 
 
@@ -181,10 +180,10 @@ def _decode_pixels(
     hdr: str,
 ) -> tuple[Pixels, dict[str, str]]:
     """Returns upright sRGB pixels [H, W, 3], and the conversions as keys and values."""
-    profile = _find_profile(opened)
     needs_depth = declared.space is not None and not declared.space.is_srgb and is_deep(opened)
     levels = read_levels(data) if needs_depth else None
     upright, method = _load_upright(opened, declared)
+    profile = _find_profile(opened)  # that of a JPEG XL comes with its pixels
     opaque, alpha = color.split_alpha(upright)
     if declared.space is not None:
         levels = None if levels is None else _turn_levels(levels, method)
@@ -221,25 +220,35 @@ def _measure_kept(opened: ImageFile.ImageFile, declared: Declared) -> tuple[int,
 
 
 def measure_file(
-    path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = False, hdr: str = REFUSE
+    path: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = False,
+    hdr: str = REFUSE,
+    check: Callable[[IO[bytes]], None] | None = None,
 ) -> tuple[int, int]:
     """Returns (width, height) of an image file. Reads no more of the file than necessary.
 
     If `upright` is true, returns the size after the image is turned upright. For a PNG, this means
-    that the pixels must be decoded. Raises ImageError for the same files as `read_image`, and
+    that the pixels must be decoded. `check` looks at the open file first, and may raise a
+    DinacError. Raises ImageError for the same files as `read_image`, and
     OSError if the file cannot be opened.
     """
-    with open(path, "rb") as file, open_image(file) as opened:
-        check_size(opened, max_pixels)
-        _refuse_thumbnail(opened)
-        declared = read_declared(file, opened)
-        refuse_hdr(declared.space, hdr)
-        width, height = _measure_kept(opened, declared)
-        # For a TIFF, Pillow already reports the size of the upright image.
-        is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
-        if upright and not is_tiff and _read_orientation(opened) in _TURNED:
-            return height, width
-        return width, height
+    with open(path, "rb") as file:
+        if check is not None:
+            check(file)
+            file.seek(0)
+        with open_image(file) as opened:
+            check_size(opened, max_pixels)
+            _refuse_thumbnail(opened)
+            declared = read_declared(file, opened)
+            refuse_hdr(declared.space, hdr)
+            width, height = _measure_kept(opened, declared)
+            # For a TIFF, Pillow already reports the size of the upright image.
+            is_tiff = isinstance(opened, TiffImagePlugin.TiffImageFile)
+            if upright and not is_tiff and _read_orientation(opened) in _TURNED:
+                return height, width
+            return width, height
 
 
 def _load_upright(

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import IO
 
 from dinac_cli.errors import ImageError
+from dinac_cli.images.formats import HEAD_BYTES, OUTPUT_FORMATS, detect_format
 from dinac_cli.images.opening import open_image
 
 _PNG_KEY = "dinac"
 _PNG_HEADER_BYTES = 33  # the signature, and the chunk IHDR, which is always the first
 _SIZE_KEY = "file_bytes"
 _SIZE_UNSET = "?" * 12  # a placeholder that has the length of a real size
+_STAMPED_FORMATS = {form.pillow for form in OUTPUT_FORMATS.values() if form.has_stamp}
 _STAMP_PROPERTY = re.compile(rb'dinac:stamp="([^"]*)"')
 
 
@@ -67,23 +69,30 @@ def _format_size(size_bytes: int) -> str:
     return str(size_bytes).zfill(len(_SIZE_UNSET))
 
 
-def read_stamp(source: bytes | Path) -> dict[str, str] | None:
+def read_stamp(source: bytes | Path | IO[bytes]) -> dict[str, str] | None:
     """Returns the stamp of an image that dinac wrote, without decoding the pixels.
 
-    Returns None if the file cannot be read, is not an image, has no stamp, or was changed after
-    dinac wrote it.
+    `source` is the content of the file, its path, or the open file, at its start. Returns None if
+    the file cannot be read, is not an image, has no stamp, or was changed after dinac wrote it.
     """
-    if isinstance(source, Path) and not source.is_file():  # a named pipe would wait for a writer
-        return None
+    if isinstance(source, bytes):
+        return read_stamp(io.BytesIO(source))
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            return _parse(_find(file), file.seek(0, io.SEEK_END))
+        if isinstance(source, Path):
+            if not source.is_file():  # a named pipe would wait for a writer
+                return None
+            with source.open("rb") as file:
+                return read_stamp(file)
+        return _parse(_find(source), source.seek(0, io.SEEK_END))
     except (OSError, ImageError):
         return None
 
 
 def _find(file: IO[bytes]) -> bytes | None:
     """Returns the JSON of the stamp from an image file's header, or None."""
+    if detect_format(file.read(HEAD_BYTES)) not in _STAMPED_FORMATS:
+        return None
+    file.seek(0)
     with open_image(file) as opened:
         text, xmp = opened.info.get(_PNG_KEY), opened.info.get("xmp")
     if opened.format == "PNG" and isinstance(text, str):

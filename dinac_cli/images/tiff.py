@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _BIG_ENDIAN_BIGTIFF = b"MM\x00\x2b"
 _YCBCR, _RAW = 6, 1
+_SIGNED = 2  # a value of SampleFormat
 
 _COLORS: Mapping[object, str] = {
     0: "gray",
@@ -73,7 +74,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         if layout is not None and (layout.is_planar or layout.dtype.kind == "f"):
             self._expect_samples(layout)
             return
-        if layout is None and _is_wide_raw_plane(self.tag_v2):
+        if layout is None and (_is_wide_raw_plane(self.tag_v2) or _is_short_signed(self.tag_v2)):
             raise ImageError(_describe_refusal(self.tag_v2))
         try:
             super()._setup()
@@ -153,6 +154,15 @@ def _is_wide_raw_plane(tags: ImageFileDirectory_v2) -> bool:
     is_planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
     is_wide = any(bits > 8 for bits in tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     return is_raw and is_planar and is_wide
+
+
+def _is_short_signed(tags: ImageFileDirectory_v2) -> bool:
+    """True for signed samples of up to 16 bits. Pillow shows them as unsigned, or half as bright.
+
+    In 32-bit signed samples, Pillow itself stores gray of 16 bits.
+    """
+    is_signed = _SIGNED in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    return is_signed and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) <= 16
 
 
 def _describe_refusal(tags: ImageFileDirectory_v2) -> str:

@@ -8,14 +8,20 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
+from typing import IO, TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
 from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR, Encoded
-from dinac_cli.errors import InputError, OutputError, SmallImageError, UsageError
+from dinac_cli.errors import (
+    DecodedImageError,
+    InputError,
+    OutputError,
+    SmallImageError,
+    UsageError,
+)
 from dinac_cli.images.color import name_color, parse_color
 from dinac_cli.images.damage import DamageChoice, parse_damage_choice
 from dinac_cli.images.formats import MAX_PIXELS
@@ -24,6 +30,7 @@ from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.images.revisions import current_revision
+from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
@@ -396,10 +403,10 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         if verdict.state is State.DONE:
             target = self._output.locate(name_latents(entry.name))
             return FileResult(entry.label, Status.DONE, output=target)
-        content = self._read_content(entry)
-        if content.data.startswith(RECORD_START):
-            raise InputError("a latent record, not an image; use decode")
         try:
+            content = self._read_content(entry)
+            if content.data.startswith(RECORD_START):
+                raise InputError("a latent record, not an image; use decode")
             image = read_shaped(
                 content.data,
                 hold,
@@ -409,6 +416,8 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
                 hdr=self._options.hdr,
                 damaged=self._options.damaged,
             )
+        except DecodedImageError as exc:
+            return FileResult(entry.label, Status.SKIPPED, reason=str(exc), is_decoded=True)
         except SmallImageError as exc:
             reason = explain_skip(exc, entry, self._output, self._options)
             return FileResult(entry.label, Status.SKIPPED, reason=reason)
@@ -495,9 +504,18 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
 
     def _read_content(self, entry: Input) -> Content:
         if entry.path is not None:
-            return read_content(entry.path)
+            return read_content(entry.path, partial(refuse_decoded, entry))
         assert self._stdin is not None, "the caller passes standard input if the run reads it"
         return read_stream_content(self._stdin)
+
+
+def refuse_decoded(entry: Input, file: IO[bytes]) -> None:
+    """Raises DecodedImageError if dinac decoded the image and its search skips such images.
+
+    `file` is the open image, at its start.
+    """
+    if entry.search is not None and read_stamp(file) is not None and entry.search.skips_outputs:
+        raise DecodedImageError("decoded by dinac; to encode it, name the file itself")
 
 
 def explain_skip(exc: SmallImageError, entry: Input, output: Output, options: EncodeOptions) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from dinac_cli.container.frame import RECORD_START
+from dinac_cli.container.names import escape_name
 from dinac_cli.container.record import measure_record, read_header
 from dinac_cli.container.stream import StreamItem, read_records
 from dinac_cli.errors import (
@@ -25,6 +26,7 @@ from dinac_cli.errors import (
 )
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.naming import LATENT_SUFFIX
 
 
 class NameClaim:
@@ -164,6 +166,13 @@ def list_records(
         else:
             claim = names.claim(entry.name)
             yield RecordEntry(entry.label, entry.name, path=entry.path, claim=claim)
+
+
+def name_sample(name: str) -> str:
+    """Returns a record's name without `.dinac`. What is unsafe on some system is escaped."""
+    if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
+        name = name[: -len(LATENT_SUFFIX)]
+    return escape_name(name)
 
 
 def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
-import tarfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import BinaryIO, ClassVar
 
-import numpy as np
-
-from dinac_cli.container.layout import write_layout
-from dinac_cli.container.record import Record, describe_latents, list_arrays, open_record
+from dinac_cli.container.record import describe_latents, hash_record, list_arrays, open_record
 from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError, UsageError
-from dinac_cli.jobs.entries import RecordEntry, list_records
+from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.export_forms import FORMS, RECORD_KEY, Exported, refuse_changed
 from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
@@ -31,22 +28,29 @@ from dinac_cli.jobs.request import (
     refuse_file_name,
 )
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, TarSet, TarWriter
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
+from dinac_cli.storage.parts import Shard
 
 WEBDATASET = "webdataset"
+FORMATS = (*FORMS, WEBDATASET)
 
-_TAR_BYTES = 64 * 2**20
+_CHANGED = "the latents have changed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest(Request[Run]):
-    """A request to export the records of `inputs` into the folder OUT, in one of `FORMATS`."""
+    """A request to export the records of `inputs` into the folder OUT, in one of `FORMATS`.
+
+    `keys`, one of `KEY_KINDS`, says what the keys of WebDataset samples are.
+    """
 
     inputs: InputRequest
     out: str
     format: str = "safetensors"
+    keys: str = "number"
     overwrite: bool = False
     fsync: bool = False
 
@@ -55,26 +59,36 @@ class ExportRequest(Request[Run]):
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.out == STDOUT:
             raise UsageError("OUT must be a folder here; name a folder")
+        if self.keys != KEY_KINDS[0] and self.format != WEBDATASET:
+            raise UsageError(f"--keys {self.keys} needs --to {WEBDATASET}")
         selection = self.inputs.select(LATENTS, self.out)
         refuse_file_name(self.out)
-        output = Output(self.out, OutputKind.FOLDER, _is_never_ours, self.overwrite, self.fsync)
-        work = partial(export_inputs, selection, output, self.format, limit=selection.limit)
+        output = open_output(self.out, self.format, overwrite=self.overwrite, fsync=self.fsync)
+        work = partial(
+            export_inputs,
+            selection,
+            output,
+            self.format,
+            limit=selection.limit,
+            keys=self.keys,
+            shard=selection.shard,
+        )
         return Run(work=work, selection=selection, output=output)
 
 
-def _is_never_ours(path: str) -> bool:
-    """Returns False: an exported file does not show that dinac wrote it.
+def open_output(out: str, form: str, *, overwrite: bool = False, fsync: bool = False) -> Output:
+    """Returns the folder OUT of an export in one of `FORMATS`.
 
-    Therefore a run needs --overwrite to replace any file.
+    Of files with one record, it replaces those that dinac wrote and nobody changed. `TarSet`
+    checks tars itself.
     """
+    is_ours = FORMS[form].is_ours if form in FORMS else _is_never_ours
+    return Output(out, OutputKind.FOLDER, is_ours, overwrite, fsync)
+
+
+def _is_never_ours(path: str) -> bool:
+    """Returns False: a new tar must not replace one that another run wrote meanwhile."""
     return False
-
-
-@dataclass(frozen=True)
-class _Unpacked:
-    entry: RecordEntry
-    record: Record
-    size_bytes: int
 
 
 def export_inputs(
@@ -84,21 +98,27 @@ def export_inputs(
     control: RunControl,
     *,
     limit: int | None = None,
+    keys: str = "number",
+    shard: Shard | None = None,
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
-    In the formats `safetensors` and `npz`, each record becomes one file. In the format
-    `webdataset`, the records become samples in tars of about 64 MiB. The samples are numbered in
-    the order of the inputs. Raises OutputError if the disk is full.
+    Keeps what an earlier run exported from the same record. In the formats of `FORMS`, each record
+    becomes one file. In the format `webdataset`, the records become samples in tars of about 64
+    MiB; see `TarSet` for `keys` and `shard`. Raises OutputError if the disk is full, if OUT holds
+    tars of others, or if another run adds the same tars; UsageError if OUT holds tars with other
+    keys.
     """
-    rename = None if form == WEBDATASET else lambda name: name_export(name, form)
-    entries = itertools.islice(list_records(inputs, control.stdin, rename), limit)
-    with closing(map_bounded(entries, _unpack, control)) as unpacked:
-        if form == WEBDATASET:
-            yield from _write_tars(unpacked, output)
-        else:
-            for item in unpacked:
-                yield item if isinstance(item, FileResult) else _write(item, output, form)
+    if form != WEBDATASET:
+        exporter: _FileExporter | _TarExporter = _FileExporter(output, form)
+    else:
+        tars = TarSet(output, keys, shard)
+        tars.scan()
+        exporter = _TarExporter(tars)
+    entries = itertools.islice(exporter.list_entries(inputs, control.stdin), limit)
+    read = partial(_read, find_current=exporter.find_current if output.keeps_existing else None)
+    with closing(map_bounded(entries, read, control)) as items:
+        yield from exporter.write(items, control)
 
 
 def name_export(name: str, form: str) -> str:
@@ -107,126 +127,227 @@ def name_export(name: str, form: str) -> str:
     return f"{stem}.{form}"
 
 
-def _unpack(entry: RecordEntry, hold: Callable[[int], None]) -> _Unpacked | FileResult:
+@dataclass(frozen=True)
+class _Item:
+    """A record in exported form. `width` and `height` are those of its image, in pixels."""
+
+    entry: RecordEntry
+    exported: Exported
+    record_hash: str
+    width: int
+    height: int
+    size_bytes: int
+
+    def finish(self, target: str, size_bytes: int, reason: str | None = None) -> FileResult:
+        """Returns the result of a record that was written to `target`."""
+        return FileResult(
+            self.entry.label,
+            Status.WRITTEN,
+            output=target,
+            reason=reason,
+            width=self.width,
+            height=self.height,
+            bytes_in=self.size_bytes,
+            bytes_out=size_bytes,
+            name=self.entry.name,
+        )
+
+    def fail(self, exc: DinacError) -> FileResult:
+        """Returns the result of a record that could not be written."""
+        return FileResult.fail(self.entry.label, exc, name=self.entry.name)
+
+
+def _read(
+    entry: RecordEntry,
+    hold: Callable[[int], None],
+    *,
+    find_current: Callable[[RecordEntry, str], str | None] | None,
+) -> _Item | FileResult:
+    """Reads a record, unless `find_current` finds that its export is up to date."""
     try:
         with entry.settle_name():
             data = entry.read()
+            record_hash = hash_record(data)
+            if find_current is not None:
+                target = find_current(entry, record_hash)
+                if target is not None:
+                    return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
             opened = open_record(data)
             hold(len(data) + opened.declared_bytes(COMPANIONS, with_twin=True))
             record = opened.unpack(COMPANIONS, with_twin=True)
     except DinacError as exc:
         return FileResult.fail(entry.label, exc, name=entry.name)
-    return _Unpacked(entry, record, len(data))
+    header = record.header
+    facts = {**describe_latents(header), RECORD_KEY: record_hash}
+    exported = Exported(facts, list_arrays(record))
+    return _Item(entry, exported, record_hash, header.width, header.height, len(data))
 
 
-def _write(item: _Unpacked, output: Output, form: str) -> FileResult:
-    data = WRITERS[form](item.record)
-    target = output.locate(name_export(item.entry.name, form))
-    try:
-        output.write(target, data)
-    except UnwritableDiskError:
-        raise
-    except OutputError as exc:
-        return FileResult.fail(item.entry.label, exc, name=item.entry.name)
-    return _finish(item, target, len(data))
+class _FileExporter:
+    """Writes one file per record."""
+
+    def __init__(self, output: Output, form: str) -> None:
+        self._output = output
+        self._form = FORMS[form]
+        self._rename = partial(name_export, form=form)
+
+    def list_entries(
+        self, inputs: Iterable[Input], stdin: BinaryIO | None
+    ) -> Iterator[RecordEntry]:
+        """Yields the records of the inputs. Reading a record fails if its file is taken."""
+        return list_records(inputs, stdin, self._rename)
+
+    def find_current(self, entry: RecordEntry, record_hash: str) -> str | None:
+        """Returns the path of a record's file if the file is up to date."""
+        target = self._output.locate(self._rename(entry.name))
+        return target if self._form.is_current(target, record_hash) else None
+
+    def write(
+        self, items: Iterable[_Item | FileResult], control: RunControl
+    ) -> Iterator[FileResult]:
+        """Writes the items, and yields one result per item."""
+        for item in items:
+            yield item if isinstance(item, FileResult) else self._write(item)
+
+    def _write(self, item: _Item) -> FileResult:
+        target = self._output.locate(self._rename(item.entry.name))
+        is_stale = self._output.keeps_existing and os.path.lexists(target)
+        if is_stale and not self._form.is_ours(target):
+            return item.fail(refuse_changed(target))
+        data = self._form.write(item.exported)
+        try:
+            self._output.write(target, data)
+        except UnwritableDiskError:
+            raise
+        except OutputError as exc:
+            return item.fail(exc)
+        return item.finish(target, len(data), _CHANGED if is_stale else None)
 
 
-def _write_tars(items: Iterable[_Unpacked | FileResult], output: Output) -> Iterator[FileResult]:
-    """Writes tars. When a tar is written, yields the results of the records in this tar."""
-    tar, held, number, tars = TarWriter(), list[_Unpacked](), 0, 0
-    for item in items:
-        if isinstance(item, FileResult):
-            yield item
+@dataclass(frozen=True)
+class _Copy(RecordEntry):
+    """A record and its number among the records of the run that have the same name."""
+
+    copy: int = 1
+
+
+def _count_copies(entries: Iterable[RecordEntry]) -> Iterator[RecordEntry]:
+    """Numbers the records whose samples have the same name."""
+    seen: Counter[int] = Counter()  # hashes of names, which need less memory
+    for entry in entries:
+        if entry.error is not None:
+            yield entry
             continue
-        tar.add(f"{number:08}", item.record)
-        held.append(item)
-        number += 1
-        if tar.size_bytes >= _TAR_BYTES:
-            yield from _close_tar(tar, held, output, tars)
-            tar, held, tars = TarWriter(), [], tars + 1
-    if held:
-        yield from _close_tar(tar, held, output, tars)
+        key = hash(name_sample(entry.name))
+        seen[key] += 1
+        yield _Copy(**vars(entry), copy=seen[key])
 
 
-def _close_tar(
-    tar: TarWriter, held: list[_Unpacked], output: Output, number: int
-) -> Iterator[FileResult]:
-    target = output.locate(f"{number:06}.tar")
-    output.write(target, tar.finish())
-    for item in held:
-        yield _finish(item, target, sum(a.nbytes for a in list_arrays(item.record).values()))
+def _name_entry(entry: RecordEntry) -> SampleName:
+    copy = entry.copy if isinstance(entry, _Copy) else 1
+    return SampleName(name_sample(entry.name), copy)
 
 
-def _finish(item: _Unpacked, target: str, size_bytes: int) -> FileResult:
-    return FileResult(
-        item.entry.label,
-        Status.WRITTEN,
-        output=target,
-        width=item.record.header.width,
-        height=item.record.header.height,
-        bytes_in=item.size_bytes,
-        bytes_out=size_bytes,
-        name=item.entry.name,
-    )
+@dataclass
+class _OpenTar:
+    """A tar that is being filled with new samples."""
+
+    writer: TarWriter = field(default_factory=TarWriter)
+    items: list[_Item] = field(default_factory=list)
 
 
-def write_safetensors(record: Record) -> bytes:
-    """Returns a safetensors file with the arrays of `list_arrays` and the header as metadata."""
-    plain = {name: np.ascontiguousarray(a, "<f4") for name, a in list_arrays(record).items()}
-    head = write_layout(describe_latents(record.header), plain)
-    return b"".join([head, *(array.tobytes() for array in plain.values())])
+@dataclass
+class _StaleTar:
+    """A tar of OUT with samples to replace.
 
-
-def write_npz(record: Record) -> bytes:
-    """Returns an npz file with the arrays of `list_arrays`, and the header as JSON text."""
-    file = io.BytesIO()
-    header = np.array(json.dumps(describe_latents(record.header)))
-    arrays: dict[str, Any] = {**list_arrays(record), "header": header}
-    np.savez(file, **arrays)
-    return file.getvalue()
-
-
-WRITERS: Mapping[str, Callable[[Record], bytes]] = {
-    "safetensors": write_safetensors,
-    "npz": write_npz,
-}
-"""The formats with one file per record: suffix of the file → function that makes its bytes."""
-
-FORMATS = (*WRITERS, WEBDATASET)
-
-
-class TarWriter:
-    """Writes a tar of WebDataset samples.
-
-    `KEY.npy` holds the latents, and `KEY.json` holds the header. Each other array has a file with
-    the name of the array, such as `KEY.logsnr.npy` or `KEY.flipped.npy`.
+    `samples` maps the identity of each old sample to the new one. Equal anonymous records share an
+    identity, so there may be more `items`.
     """
 
-    def __init__(self) -> None:
-        self._file = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed in finish
+    path: str
+    samples: dict[str, Exported] = field(default_factory=dict)
+    items: list[_Item] = field(default_factory=list)
 
-    @property
-    def size_bytes(self) -> int:
-        """The number of bytes written so far."""
-        return self._file.tell()
 
-    def add(self, key: str, record: Record) -> None:
-        """Adds a sample. `key` has no dot, because WebDataset ends a key at the first dot."""
-        assert "." not in key
-        for name, values in list_arrays(record).items():
-            array = io.BytesIO()
-            np.save(array, values)
-            title = key if name == "latents" else f"{key}.{name}"
-            self._add(f"{title}.npy", array.getvalue())
-        self._add(f"{key}.json", json.dumps(describe_latents(record.header)).encode())
+class _TarExporter:
+    """Adds new samples in new tars, and replaces stale samples in their tars.
 
-    def finish(self) -> bytes:
-        """Closes the tar and returns its content."""
-        self._tar.close()
-        return self._file.getvalue()
+    At most one new tar and one stale tar are in memory. A run that is stopped discards the new tar,
+    so that later runs end with the tars of an uninterrupted run.
+    """
 
-    def _add(self, name: str, data: bytes) -> None:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(data)
-        self._tar.addfile(entry, io.BytesIO(data))
+    def __init__(self, tars: TarSet) -> None:
+        self._tars = tars
+
+    def list_entries(
+        self, inputs: Iterable[Input], stdin: BinaryIO | None
+    ) -> Iterator[RecordEntry]:
+        """Yields the records of the inputs. Reading a record fails if its key is taken."""
+        if self._tars.keys == "name":
+            return list_records(inputs, stdin, name_sample)
+        return _count_copies(list_records(inputs, stdin))
+
+    def find_current(self, entry: RecordEntry, record_hash: str) -> str | None:
+        """Returns the path of the tar with a record's sample if the sample is up to date."""
+        place = self._tars.find(_name_entry(entry), record_hash)
+        return place.path if place is not None and place.is_current else None
+
+    def write(
+        self, items: Iterable[_Item | FileResult], control: RunControl
+    ) -> Iterator[FileResult]:
+        """Writes the items. Yields the results of a tar's items when the tar is written."""
+        new, stale = _OpenTar(), _StaleTar("")
+        for item in items:
+            if isinstance(item, FileResult):
+                yield item
+                continue
+            place = self._tars.find(_name_entry(item.entry), item.record_hash)
+            if place is None:
+                self._add(item, new)
+                if new.writer.size_bytes >= TAR_BYTES:
+                    yield from self._close(new)
+                    new = _OpenTar()
+                continue
+            if place.path != stale.path:
+                yield from self._replace(stale)
+                stale = _StaleTar(place.path)
+            stale.samples[place.identity] = self._describe(item)
+            stale.items.append(item)
+        yield from self._replace(stale)
+        if not control.stop:
+            yield from self._close(new)
+
+    def _describe(self, item: _Item) -> Exported:
+        facts = self._tars.describe(item.exported.facts, _name_entry(item.entry))
+        return Exported(facts, item.exported.arrays)
+
+    def _add(self, item: _Item, tar: _OpenTar) -> None:
+        tar.writer.add(self._tars.draw_key(_name_entry(item.entry)), self._describe(item))
+        tar.items.append(item)
+
+    def _close(self, tar: _OpenTar) -> Iterator[FileResult]:
+        if tar.items:
+            target = self._tars.add(tar.writer.finish())
+            yield from _finish_all(tar.items, target)
+
+    def _replace(self, tar: _StaleTar) -> Iterator[FileResult]:
+        if not tar.items:
+            return
+        try:
+            self._tars.replace(tar.path, tar.samples)
+        except UnwritableDiskError:
+            raise
+        except OutputError as exc:
+            yield from (item.fail(exc) for item in tar.items)
+            return
+        reason = _CHANGED if self._tars.output.keeps_existing else None
+        yield from _finish_all(tar.items, tar.path, reason)
+
+
+def _finish_all(
+    items: Iterable[_Item], target: str, reason: str | None = None
+) -> Iterator[FileResult]:
+    """Yields the results of the items in a tar."""
+    for item in items:
+        size_bytes = sum(array.nbytes for array in item.exported.arrays.values())
+        yield item.finish(target, size_bytes, reason)

@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from dinac_cli.container.names import escape_name
 from dinac_cli.errors import OutputError
-from dinac_cli.storage.naming import LATENT_SUFFIX
 
 FEATURES_SUFFIX = ".safetensors"
 
@@ -116,13 +114,6 @@ class Neighbour:
     similarity: float
     name: str
     path: str | None
-
-
-def name_features(name: str) -> str:
-    """Returns the name of an image in a feature file: the record's name without `.dinac`."""
-    if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
-        name = name[: -len(LATENT_SUFFIX)]
-    return escape_name(name)
 
 
 def rank_similar(features: FeatureSet, top: int) -> list[Neighbour]:

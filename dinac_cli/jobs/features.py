@@ -27,7 +27,7 @@ from dinac_cli.errors import (
     Rejection,
     UsageError,
 )
-from dinac_cli.jobs.entries import RecordEntry, list_records
+from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.control import RunControl, until_stopped
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
@@ -35,7 +35,6 @@ from dinac_cli.jobs.feature_set import (
     FeatureSet,
     ImageFeatures,
     is_feature_file,
-    name_features,
     pack_features,
 )
 from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_models
@@ -88,7 +87,7 @@ class FeaturesRequest(Request["FeaturesRun"]):
             work=partial(predict_features, *arguments, limit=selection.limit),
             selection=selection,
             output=output,
-            rename=name_features,
+            rename=name_sample,
             features=features,
         )
 
@@ -128,7 +127,7 @@ def predict_features(
     to `output`, unless it is None. If the run was stopped or there are no features, nothing is
     written. Raises DinacError if the whole run cannot go on.
     """
-    records = list_records(inputs, control.stdin, None if output is None else name_features)
+    records = list_records(inputs, control.stdin, None if output is None else name_sample)
     entries: Iterator[RecordEntry] = itertools.islice(records, limit)
     origin: FeatureOrigin | None
     if options.similar is not None:
@@ -249,6 +248,8 @@ def _predict_query(
             computed = record.class_token[None]
         else:
             [computed] = _submit([record], origin.require_model(), spatial=False).result()
+    except UsageError as exc:
+        raise UsageError(f"{path}: {exc}") from exc
     except (ModelError, FormatError) as exc:
         raise ModelError(f"{path}: {exc}") from exc
     return origin, _build_row(os.path.basename(path), path, header, computed)
@@ -267,8 +268,8 @@ def _find_first_origin(
             continue  # the run reports the error when it reads the record
         try:
             return find_origin(header, held, models), itertools.chain(seen, entries)
-        except ModelError as exc:
-            raise ModelError(f"{entry.label}: {exc}") from exc
+        except (ModelError, UsageError) as exc:
+            raise type(exc)(f"{entry.label}: {exc}") from exc
     return None, iter(seen)
 
 
@@ -286,9 +287,7 @@ def _build_row(
     """Copies one image's features, because a view would keep the whole batch in memory."""
     _, rows, columns = header.shape
     patch_tokens = computed[1:].copy() if len(computed) > 1 else None
-    return ImageFeatures(
-        name_features(name), path, (rows, columns), computed[0].copy(), patch_tokens
-    )
+    return ImageFeatures(name_sample(name), path, (rows, columns), computed[0].copy(), patch_tokens)
 
 
 @dataclass(frozen=True)
@@ -361,6 +360,7 @@ def find_origin(
 
     If the model is not on this machine, but the record holds a class token, returns a description
     of the model without the model itself. If the record holds no class token, raises ModelError.
+    Raises UsageError if the model has no class head.
     """
     try:
         model = models.find(header)

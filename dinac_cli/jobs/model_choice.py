@@ -143,7 +143,7 @@ class ModelFinder(Protocol):
     def find(self, header: RecordHeader) -> ModelHandle:
         """Returns the model for a record.
 
-        The same model always has the same handle. Raises ModelError.
+        The same model always has the same handle. Raises ModelError, UsageError.
         """
 
 
@@ -182,7 +182,10 @@ class ModelsOfRecords:
         self._lock = threading.Lock()
 
     def find(self, header: RecordHeader) -> ModelHandle:
-        """Returns the model of a record. Raises ModelError if the model is not on this machine."""
+        """Returns the model of a record.
+
+        Raises ModelError if the model is not on this machine, UsageError if it has no such part.
+        """
         with self._lock:
             resolved = self._named or self._find_by_space(header)
             key = (resolved, self._choose_device(header))
@@ -219,7 +222,7 @@ def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFi
     """Returns an object that finds the `part` ("decoder" or "class_head") for each record.
 
     If no model is named, this is the part of the model that encoded the record. A named model is
-    downloaded if needed. If no model is named, nothing is downloaded. Raises ModelError if the
+    downloaded if needed. If no model is named, nothing is downloaded. Raises UsageError if the
     named model has no such part.
     """
     named = choice.resolve(announce)
@@ -233,11 +236,11 @@ def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFi
 def _open_part(resolved: ResolvedModel, part: str, device: DeviceChoice) -> ModelHandle:
     """Returns a part of a model.
 
-    Raises ModelError if `part` is "class_head" and the model has no class head.
+    Raises UsageError if `part` is "class_head" and the model has no class head.
     """
     handle = ModelHandle(resolved, part, device)
     if part == "class_head" and handle.config.class_head is None:
-        raise ModelError(
+        raise UsageError(
             f"model {handle.label} has no class head (the part that predicts features); encode the "
             "images with a model that has one, such as d2"
         )

@@ -14,9 +14,9 @@ from dinac_cli.storage.output import Output, OutputKind
 def find_orphans(selection: Selection, output: Output) -> Iterator[str]:
     """Yields the paths of the orphans in a folder OUT, sorted.
 
-    The limit and the shard of the selection do not count: a source that exists in an input folder
-    has no orphan. If an input is not a folder, yields nothing, because OUT may hold the records of
-    its neighbours. Needs the same memory for any number of records.
+    The limit, the shard and the exclusion of the selection do not count: a source that exists in an
+    input folder has no orphan. If an input is not a folder, yields nothing, because OUT may hold
+    the records of its neighbours. Needs the same memory for any number of records.
     """
     scan = selection.scan
     if output.kind is not OutputKind.FOLDER or not os.path.isdir(output.path):

@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.container.record import read_header
 from dinac_cli.errors import (
+    DecodedImageError,
     DeviceError,
     DinacError,
     InputError,
@@ -22,7 +24,13 @@ from dinac_cli.errors import (
     describe_read_error,
 )
 from dinac_cli.images.reading import measure_file
-from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, explain_skip, open_memory
+from dinac_cli.jobs.encode import (
+    EncodeOptions,
+    EncodeRequest,
+    explain_skip,
+    open_memory,
+    refuse_decoded,
+)
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.freshness import (
@@ -67,7 +75,7 @@ class Fate(str, Enum):
     STALE = "stale"
     DAMAGED = "damaged"
     DONE = "done"
-    SKIPPED = "skipped"  # smaller than the crop, with --skip-small
+    SKIPPED = "skipped"  # smaller than the crop, with --skip-small, or decoded by dinac
     CONFLICT = "conflict"  # the existing file must not be replaced
     ORPHANED = "orphaned"  # a record whose source is not in the input folders
     FAILED = "failed"  # the input cannot be read
@@ -83,7 +91,7 @@ class PlannedFile:
     `pixels` is the size of the image (None if unknown). `size_bytes` is the size of the existing
     record if `fate` is DONE or ORPHANED. `entry` is None if the run would not encode the input.
     `error` is the class of the error if `fate` is FAILED. `upscaled` is true if the run would scale
-    the image up.
+    the image up. `is_decoded` is true if the run would skip the image because dinac decoded it.
     """
 
     file: str
@@ -96,6 +104,7 @@ class PlannedFile:
     entry: Input | None = None
     error: str | None = None
     upscaled: bool = False
+    is_decoded: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns one flat JSON object without the empty fields."""
@@ -290,6 +299,8 @@ def _plan_work(
         if size is None:
             return replace(planned, entry=entry)
         pixels = math.prod(options.geometry.measure(*size))
+    except DecodedImageError as exc:
+        return PlannedFile(entry.label, Fate.SKIPPED, reason=str(exc), is_decoded=True)
     except SmallImageError as exc:
         return PlannedFile(
             entry.label, Fate.SKIPPED, reason=explain_skip(exc, entry, output, options)
@@ -324,7 +335,13 @@ def _measure(entry: Input, options: EncodeOptions) -> tuple[int, int] | None:
         return None
     crop = options.geometry.crop
     upright = crop is not None and crop[0] != crop[1]
-    return measure_file(entry.path, max_pixels=options.max_pixels, upright=upright, hdr=options.hdr)
+    return measure_file(
+        entry.path,
+        max_pixels=options.max_pixels,
+        upright=upright,
+        hdr=options.hdr,
+        check=partial(refuse_decoded, entry),
+    )
 
 
 @dataclass
@@ -344,7 +361,7 @@ class Plan:
     token, or 0 if records hold no class token. If `with_twins` is set, records hold everything
     twice, for the image itself and for the mirrored image. `upscaled` is the number of images that
     the run would scale up. `too_small` is the number of images that fail because they are smaller
-    than the crop.
+    than the crop. `decoded` is the number of images that are skipped because dinac decoded them.
     """
 
     def __init__(
@@ -362,6 +379,7 @@ class Plan:
         self.counts = {fate: FateCount() for fate in Fate}
         self.upscaled = 0
         self.too_small = 0
+        self.decoded = 0
 
     def add(self, file: PlannedFile) -> None:
         """Counts one file."""
@@ -372,6 +390,7 @@ class Plan:
         count.unmeasured += file.fate in WORK and file.pixels is None
         self.upscaled += file.upscaled
         self.too_small += file.error == SmallImageError.__name__
+        self.decoded += file.is_decoded
 
     @property
     def is_measured(self) -> bool:

@@ -25,6 +25,7 @@ from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
 from dinac_cli.jobs.request import IMAGES, SCANNING, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
+from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.naming import LATENT_SUFFIX, undo_image_name
 
@@ -92,11 +93,13 @@ class MeasureOptions:
 class PsnrRequest(Request["PsnrRun"]):
     """A request to compare the images of `second` with those of `first`.
 
-    `first` and `second` are two folders or two files.
+    `first` and `second` are two folders or two files. `exclude` are patterns of images to leave out
+    in both folders; see `Exclusion`.
     """
 
     first: str
     second: str
+    exclude: tuple[str, ...] = ()
     options: MeasureOptions = field(default_factory=MeasureOptions)
 
     command: ClassVar[str] = "psnr"
@@ -104,9 +107,11 @@ class PsnrRequest(Request["PsnrRun"]):
     uses_model: ClassVar[bool] = False
 
     def open(self, announce: Announce = keep_quiet) -> PsnrRun:
-        list_pairs(self.first, self.second)  # raises UsageError if the two paths are wrong
-        work = partial(measure_pairs, self.first, self.second, self.options)
-        return PsnrRun(work=work, first=self.first, second=self.second)
+        exclusion = Exclusion(self.exclude)
+        # raises UsageError if the two paths are wrong
+        list_pairs(self.first, self.second, exclusion)
+        work = partial(measure_pairs, self.first, self.second, self.options, exclusion=exclusion)
+        return PsnrRun(work=work, first=self.first, second=self.second, exclusion=exclusion)
 
 
 @dataclass(kw_only=True)
@@ -115,6 +120,7 @@ class PsnrRun(Run):
 
     first: str
     second: str
+    exclusion: Exclusion = NO_EXCLUSION
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the pairs.
@@ -122,7 +128,8 @@ class PsnrRun(Run):
         Raises UsageError if `list_pairs` does, or if no image has a counterpart.
         """
         total, is_any = 0, False
-        for pair in watch_items(list_pairs(self.first, self.second), watch, SCANNING):
+        pairs = list_pairs(self.first, self.second, self.exclusion)
+        for pair in watch_items(pairs, watch, SCANNING):
             total += 1
             is_any = is_any or pair.other is not None or pair.problem is not None
         if not is_any:
@@ -149,7 +156,12 @@ class MeasuredImage:
 
 
 def measure_pairs(
-    first: str, second: str, options: MeasureOptions, control: RunControl
+    first: str,
+    second: str,
+    options: MeasureOptions,
+    control: RunControl,
+    *,
+    exclusion: Exclusion = NO_EXCLUSION,
 ) -> Generator[FileResult, None, None]:
     """Compares every image of `first` with its counterpart in `second`, and yields the PSNR.
 
@@ -157,14 +169,16 @@ def measure_pairs(
     this name with the suffix that decoding appended. If an image has no counterpart, its result has
     the status MISSING. Raises UsageError if one path is a file and the other a folder.
     """
-    return map_bounded(list_pairs(first, second), partial(_measure, options=options), control)
+    pairs = list_pairs(first, second, exclusion)
+    return map_bounded(pairs, partial(_measure, options=options), control)
 
 
-def list_pairs(first: str, second: str) -> Iterator[Pair]:
+def list_pairs(first: str, second: str, exclusion: Exclusion = NO_EXCLUSION) -> Iterator[Pair]:
     """Returns the pairs of two folders, or of two files.
 
-    If one folder lies inside the other, its images do not count as images of the other. Raises
-    UsageError if one path is a file and the other a folder, or if a path does not exist.
+    Images in the two folders that match `exclusion` are left out. If one folder lies inside the
+    other, its images do not count as images of the other. Raises UsageError if one path is a file
+    and the other a folder, or if a path does not exist.
     """
     for path in (first, second):
         if not os.path.exists(path):
@@ -172,7 +186,7 @@ def list_pairs(first: str, second: str) -> Iterator[Pair]:
     if os.path.isdir(first) != os.path.isdir(second):
         raise UsageError(f"{first} and {second}: name two folders or two files")
     if os.path.isdir(first):
-        return _pair_folders(first, second)
+        return _pair_folders(first, second, exclusion)
     return iter([Pair(first, second, os.path.basename(first))])
 
 
@@ -187,14 +201,14 @@ def refuse_strangers(first: str, second: str) -> NoReturn:
     )
 
 
-def _pair_folders(first: str, second: str) -> Iterator[Pair]:
+def _pair_folders(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair]:
     found = False
-    for entry in InputScan(IMAGES, (first,), exclude=second):
+    for entry in InputScan(IMAGES, (first,), exclude=second, exclusion=exclusion):
         found = True
         counterpart = None if entry.problem else find_counterpart(entry.name, second)
         yield Pair(entry.label, counterpart, entry.name, second, entry.problem)
     rivals = Rivals(second)
-    for entry in InputScan(IMAGES, (second,), exclude=first):
+    for entry in InputScan(IMAGES, (second,), exclude=first, exclusion=exclusion):
         found = True
         others = list(_list_others(entry.name, first, second))
         if entry.problem or not others:

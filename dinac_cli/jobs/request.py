@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from dinac_cli.jobs.executor.control import RunControl, StopRequest
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
 from dinac_cli.jobs.freshness import is_stamped_image
 from dinac_cli.jobs.results import FileResult
+from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN, FileKind, Input, InputScan, require_inputs
 from dinac_cli.storage.naming import LATENT_SUFFIX, refuse_collisions
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
@@ -35,6 +37,9 @@ from dinac_cli.storage.parts import Shard, parse_shard
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
 """Suffixes of files that a user may expect dinac to write, except images."""
+
+_FILE_SUFFIX = re.compile(r"[^./\\]\.[A-Za-z][A-Za-z0-9]{1,4}$")
+"""The end of a name like `out.xyz`. Versions, as in `v1.5`, are no suffixes."""
 
 SCANNING = "scanning the inputs"
 """The phase in which a run counts its inputs."""
@@ -53,7 +58,7 @@ def looks_like_record(head: bytes) -> bool:
     return head.startswith(RECORD_START)
 
 
-IMAGES = FileKind("image", "images", is_image_name, looks_like_image)
+IMAGES = FileKind("image", "images", is_image_name, looks_like_image, is_stamped_image)
 LATENTS = FileKind("latent file", "latent files", is_latent_name, looks_like_record)
 
 
@@ -86,6 +91,10 @@ class Run:
         The number is final when all inputs are listed.
         """
         return 0 if self.selection is None else self.selection.scan.others
+
+    def describe_list(self) -> Iterator[str]:
+        """Yields what the user should know about a list of inputs."""
+        return iter(()) if self.selection is None else self.selection.describe_list(self.output)
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the inputs, and checks that no two inputs have the same output.
@@ -166,8 +175,9 @@ class InputRequest:
 
     `paths` are files, folders, globs or `-`. `files_from` is a file that lists more inputs. If this
     list was already read from standard input, `listed` is its content. If `null` is set, the list
-    is NUL-separated. The entries of the list are relative to `root`. `shard` is `I/N` or `auto`.
-    `limit` is the largest number of inputs.
+    is NUL-separated. The entries of the list are relative to `root`. `exclude` are patterns of
+    files and folders to leave out; see `Exclusion`. `shard` is `I/N` or `auto`. `limit` is the
+    largest number of inputs.
     """
 
     paths: tuple[str, ...] = ()
@@ -175,6 +185,7 @@ class InputRequest:
     listed: bytes | None = None
     null: bool = False
     root: str | None = None
+    exclude: tuple[str, ...] = ()
     limit: int | None = None
     shard: str | None = None
 
@@ -195,11 +206,9 @@ class InputRequest:
             )
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
-        if kind is IMAGES and out is not None and any(_is_same(path, out) for path in self.paths):
-            # OUT is also an input folder. Images that dinac decoded into OUT must not be inputs:
-            # every run would encode them again.
-            kind = replace(kind, is_output=is_stamped_image)
-        scan = InputScan(kind, self.paths, listed, self.null, self.root, exclude=out)
+        scan = InputScan(
+            kind, self.paths, listed, self.null, self.root, out, Exclusion(self.exclude)
+        )
         shard = None if self.shard is None else parse_shard(self.shard, os.environ)
         selection = Selection(scan, shard, self.limit)
         selection.require_existing()
@@ -213,10 +222,6 @@ class InputRequest:
                 return file.read()
         except OSError as exc:
             raise UsageError(f"--files-from {self.files_from}: {describe_read_error(exc)}") from exc
-
-
-def _is_same(path: str, out: str) -> bool:
-    return os.path.isdir(path) and os.path.isdir(out) and os.path.samefile(path, out)
 
 
 def list_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -236,7 +241,10 @@ def name_path(path: str | os.PathLike[str]) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """The inputs that a run takes from a scan: at most `limit` inputs of its shard."""
+    """The inputs that a run takes from a scan: at most `limit` inputs of its shard.
+
+    Outputs that a run skips (see `Search`) are among them, but the limit does not count them.
+    """
 
     scan: InputScan
     shard: Shard | None = None
@@ -246,12 +254,22 @@ class Selection:
         chosen = (
             entry for entry in self.scan if self.shard is None or self.shard.holds(entry.name)
         )
-        return itertools.islice(chosen, self.limit)
+        return chosen if self.limit is None else _take(chosen, self.limit)
 
     @property
     def reads_stdin(self) -> bool:
         """True if standard input is one of the inputs."""
         return STDIN in self.scan.paths
+
+    def describe_list(self, output: Output | None) -> Iterator[str]:
+        """Yields what the user should know about a list of inputs."""
+        if self.scan.has_empty_list:
+            yield "the list of --files-from names nothing"
+        if output is not None and self.scan.keeps_whole_paths:
+            yield (
+                "the list holds absolute paths: records and the names in OUT hold whole paths; "
+                "--root DIR makes them relative to DIR"
+            )
 
     def require_existing(self) -> None:
         """Raises UsageError if there is no input, or if the only input does not exist."""
@@ -293,8 +311,25 @@ class Selection:
         scan = self.scan
         if next(iter(scan), None) is not None:
             return
+        if not scan.paths and scan.has_empty_list:
+            raise UsageError(
+                "the list of --files-from names nothing; check the command that made it"
+            )
         places = ", ".join(scan.paths) or "the list"
+        if scan.excluded:
+            raise UsageError(
+                f"no {scan.kind.plural} found in {places}, apart from what --exclude leaves out; "
+                "check its patterns"
+            )
         raise UsageError(f"no {scan.kind.plural} found in {places}{_describe_others(scan)}")
+
+
+def _take(entries: Iterator[Input], limit: int) -> Iterator[Input]:
+    """Yields entries until `limit` of them are inputs, and not outputs that a run skips."""
+    taken = 0
+    while taken < limit and (entry := next(entries, None)) is not None:
+        taken += entry.search is None or not entry.search.skips(entry)
+        yield entry
 
 
 def _describe_others(scan: InputScan) -> str:
@@ -317,7 +352,8 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
     OUT is a file if the input is one file and OUT ends in one of `suffixes`. Raises UsageError if
     OUT must be a folder but is an existing file. Also raises UsageError if OUT is named like a file
     that dinac does not write here. Such an OUT is probably the last input, or its format is not
-    supported.
+    supported. If the input is one file, every new OUT with a suffix is named like a file; otherwise
+    only an OUT with the suffix of an image or of `_FILE_SUFFIXES`.
     """
     if out == STDOUT:
         return OutputKind.STREAM
@@ -335,7 +371,8 @@ def choose_output_kind(out: str, scan: InputScan, suffixes: tuple[str, ...]) -> 
             f"{out}: OUT, the last argument, is named like a file, but the input is not one "
             f"file; name a folder ({out}/ if this is one)"
         )
-    if _is_name_of_other_file(out, suffixes):
+    looks_like_file = scan.single_file and _FILE_SUFFIX.search(out) is not None
+    if looks_like_file or _is_name_of_other_file(out, suffixes):
         file = f" or a file that ends in {', '.join(suffixes)}" if scan.single_file else ""
         raise UsageError(
             f"{out}: OUT, the last argument, is named like a file that is not written here; "

@@ -42,8 +42,9 @@ class FileResult:
     failed, was skipped or was made again. `error` is the class of the error. `rejection` is the
     rule that a damaged record breaks. `details` are the details of the error. Sizes are in bytes
     and pixels. `upscaled` is true if the image was scaled up. `is_unchecked` is true if damage to
-    the image would not have been found. `delta` is the largest difference between the stored and
-    the re-encoded latents. `facts` are added to the JSON object of the result.
+    the image would not have been found. `is_decoded` is true if the image was skipped because dinac
+    decoded it. `delta` is the largest difference between the stored and the re-encoded latents.
+    `facts` are added to the JSON object of the result.
     """
 
     file: str
@@ -65,6 +66,7 @@ class FileResult:
     details: tuple[str, ...] = ()
     upscaled: bool = False
     is_unchecked: bool = False
+    is_decoded: bool = False
 
     @classmethod
     def fail(
@@ -144,6 +146,7 @@ class Tally:
     max_delta: float = 0.0
     unchecked: int = 0
     known: int = 0
+    decoded: int = 0
 
     def add(self, result: FileResult) -> None:
         """Counts one result.
@@ -152,6 +155,7 @@ class Tally:
         """
         self.counts[result.status] += 1
         self.unchecked += result.is_unchecked
+        self.decoded += result.is_decoded
         self.unknown_sources += result.source is SourceState.UNKNOWN
         if result.delta is not None:
             self.reencoded += 1

@@ -33,6 +33,7 @@ from dinac_cli.report.origin import (
 )
 from dinac_cli.report.page import Page
 from dinac_cli.storage.atomic import describe_write_error, write_atomically
+from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import InputScan
 
 IMAGES_IN_A_PAGE = 300
@@ -65,6 +66,7 @@ class ReportRequest(Request["ReportRun"]):
     latents: tuple[str, ...] = ()
     assets: str | None = None
     title: str | None = None
+    exclude: tuple[str, ...] = ()
     options: MeasureOptions = field(default_factory=MeasureOptions)
     overwrite: bool = False
 
@@ -90,7 +92,7 @@ class ReportRequest(Request["ReportRun"]):
 
     def scan(self) -> InputScan:
         """Returns the originals."""
-        return InputScan(IMAGES, (self.originals,))
+        return InputScan(IMAGES, (self.originals,), exclusion=Exclusion(self.exclude))
 
     def open(self, announce: Announce = keep_quiet) -> ReportRun:
         if not self.reconstructions:

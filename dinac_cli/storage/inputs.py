@@ -6,19 +6,30 @@ iterations over an unchanged folder yield the same inputs.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dinac_cli.errors import UsageError
+from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 
 STDIN = "-"
 STDIN_NAME = "stdin"
 HEAD_BYTES = 64
+
+# The longest first: the mark of UTF-32 begins with the mark of UTF-16.
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,7 @@ class FileKind:
     """Decides which files in a folder are inputs.
 
     A file is an input if `accepts_name` accepts its name, or if `accepts_head` accepts its first
-    bytes. A file that an earlier run wrote (`is_output(path)` is true) is not an input.
+    bytes. `is_output(path)` is true for a file that an earlier run wrote; see `Search`.
     """
 
     label: str
@@ -37,9 +48,7 @@ class FileKind:
 
     def accepts(self, path: str) -> bool:
         """True if the file is an input. If the file cannot be read, only its name decides."""
-        if not (self.accepts_name(os.path.basename(path)) or self._accepts_content(path)):
-            return False
-        return self.is_output is None or not self.is_output(path)
+        return self.accepts_name(os.path.basename(path)) or self._accepts_content(path)
 
     def _accepts_content(self, path: str) -> bool:
         try:
@@ -49,18 +58,66 @@ class FileKind:
             return False
 
 
+class Search:
+    """The search of one folder or glob that the user named.
+
+    Outputs of earlier runs among other files are not inputs: the next run would encode them again.
+    But if the user names a folder of outputs alone, they are what the user wants. Several threads
+    may ask.
+    """
+
+    def __init__(self, scan: InputScan, *, is_out: bool) -> None:
+        self._scan = scan
+        self._skips = True if is_out else None
+        self._lock = threading.Lock()
+
+    @property
+    def skips_outputs(self) -> bool:
+        """True if outputs found here are not inputs.
+
+        True if the search also finds files that are no outputs, or if it searches OUT. The first
+        call may open files, but no more of them than necessary.
+        """
+        with self._lock:
+            if self._skips is None:
+                self._skips = not all(map(self._is_output, self._list_samples_first()))
+            return self._skips
+
+    def skips(self, entry: Input) -> bool:
+        """True if the entry, which this search found, is an output and therefore not an input."""
+        return self._is_output(entry) and self.skips_outputs
+
+    def _is_output(self, entry: Input) -> bool:
+        is_output = self._scan.kind.is_output
+        return is_output is not None and entry.path is not None and is_output(entry.path)
+
+    def _list_samples_first(self) -> Iterator[Input]:
+        """Yields one input of each folder, then all inputs: most folders hold either kind only."""
+        folder = None
+        for entry in self._list():
+            if os.path.dirname(entry.name) != folder:
+                folder = os.path.dirname(entry.name)
+                yield entry
+        yield from self._list()
+
+    def _list(self) -> Iterator[Input]:
+        return (entry for entry in self._scan if not entry.problem)
+
+
 @dataclass(frozen=True)
 class Input:
     """One input.
 
     `path` is the file to open, or None for standard input. `name` is a relative path with `/`. The
     name of the output in OUT is made from `name`. If the input cannot be used, `problem` says why:
-    for example, the file does not exist, or it is outside --root.
+    for example, the file does not exist, or it is outside --root. `search` has found the input; it
+    is None if the user named the file, or a list did.
     """
 
     path: str | None
     name: str
     problem: str | None = None
+    search: Search | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -74,8 +131,9 @@ class InputScan:
 
     `paths` are files, folders, globs or `-`. `listed` is the content of a `--files-from` list, or
     None. If `null` is true, NULs separate the names in this list. The names are relative to `root`.
-    `exclude` is OUT. If OUT lies in an input folder, OUT is not searched for inputs. After an
-    iteration, `others` is the number of files that were not of `kind`.
+    `exclude` is OUT. If OUT lies in an input folder, OUT is not searched for inputs. Files and
+    folders that match `exclusion` are no inputs either. After an iteration, `others` is the number
+    of files that were not of `kind`, and `excluded` of files and folders that `exclusion` matched.
     """
 
     kind: FileKind
@@ -84,15 +142,30 @@ class InputScan:
     null: bool = False
     root: str | None = None
     exclude: str | None = None
+    exclusion: Exclusion = NO_EXCLUSION
     others: int = field(default=0, init=False)
+    excluded: int = field(default=0, init=False)
+    _searches: dict[str, Search] = field(default_factory=dict, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Input]:
-        self.others = 0
+        self.others = self.excluded = 0
         for path in self.paths:
             yield from self._expand(path)
         if self.listed is not None:
             for entry in split_list(self.listed, null=self.null):
                 yield from self._resolve_entry(entry)
+
+    @property
+    def keeps_whole_paths(self) -> bool:
+        """True if the names of some inputs are absolute paths of the list, without the root."""
+        if self.listed is None or self.root is not None:
+            return False
+        return any(map(os.path.isabs, split_list(self.listed, null=self.null)))
+
+    @property
+    def has_empty_list(self) -> bool:
+        """True if there is a list that names nothing."""
+        return self.listed is not None and not any(split_list(self.listed, null=self.null))
 
     @property
     def single_file(self) -> bool:
@@ -106,11 +179,18 @@ class InputScan:
         if path == STDIN:
             yield Input(None, STDIN_NAME)
         elif os.path.isdir(path):
-            yield from self._walk(path, prefix="", ancestors=())
+            yield from self._walk(path, "", (), self._find_search(path))
         elif _is_glob(path):
             yield from self._expand_glob(path)
         else:
-            yield _name_file(path, os.path.basename(path))
+            yield from self._name_file(path, os.path.basename(path))
+
+    def _find_search(self, path: str) -> Search:
+        if path not in self._searches:
+            scan = replace(self, paths=(path,), listed=None)
+            is_out = os.path.isdir(path) and self._is_excluded(_identify(path))
+            self._searches[path] = Search(scan, is_out=is_out)
+        return self._searches[path]
 
     def _expand_glob(self, pattern: str) -> Iterator[Input]:
         """Yields the files that match a pattern, and the files in matching folders.
@@ -131,36 +211,43 @@ class InputScan:
             seen.add(place)
             if os.path.isdir(match):
                 folders.add(place)
-                yield from self._walk(match, prefix="", ancestors=())
+                if not self._excludes(os.path.basename(match.rstrip(os.sep)), is_folder=True):
+                    yield from self._walk(match, "", (), self._find_search(pattern))
             else:
-                yield _name_file(match, os.path.basename(match))
+                name = os.path.basename(match)
+                yield from self._name_file(match, name, self._find_search(pattern))
 
     def _resolve_entry(self, entry: str) -> Iterator[Input]:
         """Yields the inputs for one entry of a list.
 
         Keeps the relative path of the entry, as rsync --files-from does.
         """
-        path = name = entry
-        if self.root is not None:
-            path = os.path.join(self.root, entry)
-            name = os.path.relpath(path, self.root)
-        elif os.path.isabs(entry):
-            problem = "absolute path in the list; name its base folder with --root DIR"
+        path = entry if self.root is None else os.path.join(self.root, entry)
+        name, problem = self._name_entry(entry, path)
+        if problem is not None:
             yield Input(entry, os.path.basename(entry), problem)
-            return
+        elif not os.path.isdir(path):
+            yield from self._name_file(path, name)
+        elif name == "." or not self._excludes(name, is_folder=True):
+            yield from self._walk(path, "" if name == "." else name + "/", ())
+
+    def _name_entry(self, entry: str, path: str) -> tuple[str, str | None]:
+        """Returns the name of an entry of a list, and why the entry cannot be used."""
+        if self.root is None and os.path.isabs(entry):
+            return _name_absolute(entry)
+        name = entry if self.root is None else os.path.relpath(path, self.root)
         name = os.path.normpath(name).replace(os.sep, "/")
-        if name == ".." or name.startswith("../"):
-            where = f"--root {self.root}" if self.root is not None else "the current folder"
-            problem = f"is outside {where}, so its output would be outside OUT"
-            yield Input(entry, os.path.basename(entry), problem)
-        elif os.path.isdir(path):
-            prefix = "" if name == "." else name + "/"
-            yield from self._walk(path, prefix=prefix, ancestors=())
-        else:
-            yield _name_file(path, name)
+        if name != ".." and not name.startswith("../"):
+            return name, None
+        where = "the current folder" if self.root is None else f"--root {self.root}"
+        return name, f"is outside {where}, so its output would be outside OUT"
 
     def _walk(
-        self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
+        self,
+        folder: str,
+        prefix: str,
+        ancestors: tuple[tuple[int, int], ...],
+        search: Search | None = None,
     ) -> Iterator[Input]:
         """Yields the inputs below `folder`, sorted. Follows links to folders, but not in loops."""
         try:
@@ -170,18 +257,33 @@ class InputScan:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as exc:
-            problem = f"cannot list this folder: {exc.strerror}"
+            problem = f"cannot list this folder: {exc.strerror}; check its permissions"
             yield Input(folder, prefix.rstrip("/") or os.path.basename(folder), problem)
             return
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if _is_folder(entry):
-                yield from self._walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
+            is_folder = _is_folder(entry)
+            if self.exclusion.excludes(prefix + entry.name, is_folder=is_folder):
+                self.excluded += 1
+            elif is_folder:
+                inner = f"{prefix}{entry.name}/"
+                yield from self._walk(entry.path, inner, (*ancestors, identity), search)
             elif self._accepts(entry):
-                yield Input(entry.path, prefix + entry.name)
+                yield Input(entry.path, prefix + entry.name, search=search)
             else:
                 self.others += 1
+
+    def _name_file(self, path: str, name: str, search: Search | None = None) -> Iterator[Input]:
+        if self._excludes(name, is_folder=False):
+            return
+        missing = None if os.path.lexists(path) else "no such file or folder; check the path"
+        yield Input(path, name, missing, search)
+
+    def _excludes(self, name: str, *, is_folder: bool) -> bool:
+        is_excluded = self.exclusion.excludes_any(name, is_folder=is_folder)
+        self.excluded += is_excluded
+        return is_excluded
 
     def _is_excluded(self, identity: tuple[int, int]) -> bool:
         # `exclude` is checked for each folder, because OUT may not exist before the first output.
@@ -203,15 +305,45 @@ class InputScan:
 def split_list(content: bytes, *, null: bool) -> Iterator[str]:
     """Yields the entries of a list. Skips empty entries.
 
-    The entries are separated by newlines, or by NULs if `null` is true. Raises UsageError if `null`
-    is false and the list contains a NUL, because no file name can contain a NUL.
+    The entries are separated by newlines, or by NULs if `null` is true. A list of lines may begin
+    with the byte order mark of UTF-8, UTF-16 or UTF-32, as programs on Windows write it. Raises
+    UsageError if `null` is false and the list contains a NUL, because no file name can contain one.
     """
-    if not null and b"\0" in content:
-        raise UsageError("the list of --files-from holds NUL characters; add --null")
+    if not null:
+        content = _remove_byte_order_mark(content)
+        if b"\0" in content:
+            raise UsageError(
+                "the list of --files-from holds NUL characters; add --null, or save it as UTF-8"
+            )
     for match in re.finditer(rb"[^\0]+" if null else rb"[^\n]+", content):
         entry = match[0] if null else match[0].removesuffix(b"\r")
         if entry:
             yield os.fsdecode(entry)
+
+
+def _remove_byte_order_mark(content: bytes) -> bytes:
+    """Returns a list as bytes of file names, without a byte order mark."""
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            try:
+                return content.decode(encoding).encode("utf-8")
+            except UnicodeDecodeError as exc:
+                raise UsageError(
+                    f"the list of --files-from is damaged {encoding.upper()}; save it as UTF-8"
+                ) from exc
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def _name_absolute(path: str) -> tuple[str, str | None]:
+    """Returns an absolute path as a relative name, as tar does, and why it cannot be used.
+
+    The name lacks the leading slash. A drive becomes a folder.
+    """
+    drive, inner = os.path.splitdrive(path)
+    parts = [part for part in inner.replace(os.sep, "/").split("/") if part not in ("", ".")]
+    place = drive.replace(":", "").replace(os.sep, "/").strip("/")
+    problem = "holds '..'; write the path without it, or name a base folder with --root"
+    return "/".join(filter(None, (place, *parts))) or ".", problem if ".." in parts else None
 
 
 def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None) -> None:
@@ -228,12 +360,6 @@ def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None
         raise UsageError(f"no input: name files, folders, '-' or --files-from LIST{place}")
     if paths.count(STDIN) > 1:
         raise UsageError("standard input '-' is named twice as an input; name it once")
-
-
-def _name_file(path: str, name: str) -> Input:
-    return Input(
-        path, name, None if os.path.lexists(path) else "no such file or folder; check the path"
-    )
 
 
 def _is_glob(path: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dinac_cli
+from dinac_cli.commands.screen.failures import SHOWN_FAILURES
 from dinac_cli.storage.lock import hold_folder
 
 from .conftest import list_files, read_files, save
@@ -104,9 +105,9 @@ def test_nights(folder: Path) -> None:
     fourth = run(*nightly, cwd=folder)
     assert (fourth.code, fourth.out) == (3, "")
     lines = fourth.err.splitlines()
-    assert len(lines) == 1 + 10 + 1 + 2
+    assert len(lines) == 1 + SHOWN_FAILURES + 1 + 2
     assert lines[0] == "dinac: photos/bad.png: empty file (0 bytes); copy or download it again"
-    assert lines[-3].startswith("dinac: 2 more files failed for the same reason (not an image ")
+    assert lines[-3].startswith("dinac: 9 more files failed for the same reason (not an image ")
     assert lines[-2] == "dinac: 0 encoded with nano, 6 already done, 13 failed"
     logged = [line for line in read_log(folder / "nightly.log") if "worse" in line]
     assert len(logged) == 12  # the log names every file

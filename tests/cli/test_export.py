@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from dinac_cli import read_latents
-from dinac_cli.commands.export import EXPORT_FORMATS
+from dinac_cli.commands.export import EXPORT_FORMATS, EXPORT_KEYS
 from dinac_cli.jobs.export import FORMATS
 
 from .conftest import SIZES, list_files, read_files
@@ -44,7 +44,8 @@ def test_npz(work: Path, tmp_path: Path) -> None:
     expected, _ = read_latents(work / "latents/a.jpg.dinac")
     with np.load(tmp_path / "out/a.jpg.npz") as file:  # pickle is refused by default
         np.testing.assert_array_equal(file["latents"], expected)
-        assert json.loads(str(file["header"]))["name"] == "a.jpg"
+        header = json.loads(str(file["header"]))
+    assert (header["name"], header["width"], header["shape"]) == ("a.jpg", 50, [128, 3, 4])
 
 
 def test_webdataset(work: Path, tmp_path: Path) -> None:
@@ -55,6 +56,8 @@ def test_webdataset(work: Path, tmp_path: Path) -> None:
         assert names == [f"{i:08}.{suffix}" for i in range(4) for suffix in ("npy", "json")]
         headers = [json.loads(_extract(tar, name)) for name in names[1::2]]
         assert [header["name"] for header in headers] == list(SIZES)
+        assert [(header["width"], header["height"]) for header in headers] == list(SIZES.values())
+        assert headers[0]["shape"] == [128, 3, 4]
         array = np.load(io.BytesIO(_extract(tar, names[0])))
     np.testing.assert_array_equal(array, read_latents(work / "latents/a.jpg.dinac")[0])
 
@@ -68,15 +71,20 @@ def _extract(tar: tarfile.TarFile, name: str) -> bytes:
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )
-def test_read_by_webdataset_itself(work: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", EXPORT_KEYS)
+def test_read_by_webdataset_itself(work: Path, tmp_path: Path, keys: str) -> None:
     webdataset = pytest.importorskip("webdataset")
-    assert run("export", work / "latents", tmp_path / "out", "--to", "webdataset").code == 0
-    tar = str(tmp_path / "out/000000.tar")
-    samples = list(webdataset.WebDataset(tar, shardshuffle=False).decode())
+    for shard in ("0/2", "1/2"):
+        arguments = ("--to", "webdataset", "--keys", keys, "--shard", shard)
+        assert run("export", work / "latents", tmp_path / "out", *arguments).code == 0
+    tars = sorted(str(path) for path in (tmp_path / "out").glob("*.tar"))
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
     gc.collect()  # webdataset closes its files only when they are collected
-    assert [sample["json"]["name"] for sample in samples] == list(SIZES)
-    expected, _ = read_latents(work / "latents/a.jpg.dinac")
-    np.testing.assert_array_equal(samples[0]["npy"], expected)
+    assert sorted(sample["json"]["name"] for sample in samples) == sorted(SIZES)
+    assert len({sample["__key__"] for sample in samples}) == len(SIZES)
+    for sample in samples:
+        expected, _ = read_latents(work / f"latents/{sample['json']['name']}.dinac")
+        np.testing.assert_array_equal(sample["npy"], expected)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -88,7 +96,7 @@ def test_export_is_deterministic_and_replaces_no_foreign_file(own: Path, form: s
     (own / "one" / name).write_text("somebody's")
     refused = run("export", "latents", "one", "--to", form, cwd=own)
     assert refused.code in (1, 3)
-    assert "exists and was not written by dinac" in refused.err
+    assert "was not written by " in refused.err
     assert (own / "one" / name).read_text() == "somebody's"
     assert run("export", "latents", "one", "--to", form, "--overwrite", cwd=own).code == 0
     assert read_files(own / "one") == read_files(own / "two")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ..jobs.hand_made import make_handle, make_record
 from .conftest import draw, list_files, read_files, save
 from .processes import parse_lines, run
 
@@ -126,3 +127,43 @@ def test_corrupt_records_fail_alone(own: Path) -> None:
         "rejection": "checksum",
     } in failed
     assert read_files(own / "decoded") == before
+
+
+def test_one_cause_of_many_failures_is_one_line_in_a_pipe(tmp_path: Path) -> None:
+    sizes = [(24, 32), (32, 24), (40, 24), (24, 40), (40, 40)]
+    for number, (width, height) in enumerate(sizes):
+        save(tmp_path / f"one/{number}.png", 32, 32, number)
+        save(tmp_path / f"two/{number}.png", width, height, number)
+        save(tmp_path / f"one/lonely{number}.png", 32, 32, number)
+    save(tmp_path / "one/good.png", 32, 32)
+    save(tmp_path / "two/good.png", 32, 32)
+    arguments = ("psnr", "one", "two", "--failures", "failed.jsonl")
+    brief, full = (run(*arguments, *more, cwd=tmp_path) for more in ((), ("-v",)))
+    assert (brief.code, full.code) == (3, 3)
+    *_, sizes_differ, no_counterpart = brief.err.splitlines()
+    assert sizes_differ == (
+        "dinac: 2 more files failed for the same reason (sizes differ: 32x32 and …); "
+        "failed.jsonl lists them"
+    )
+    assert no_counterpart == (
+        "dinac: 2 more files failed for the same reason (has no counterpart in two); "
+        "failed.jsonl lists them"
+    )
+    assert len(brief.err.splitlines()) == 2 * 3 + 2
+    assert len(full.err.splitlines()) == 2 * 5
+    assert len(parse_lines((tmp_path / "failed.jsonl").read_text())) == 2 * 5
+    assert len(run("psnr", "one", "two", "--json", cwd=tmp_path).objects[0]["files"]) == 11
+
+
+def test_a_model_that_is_not_available_is_named_once(tmp_path: Path) -> None:
+    tiny = make_handle("tiny", "decoder")
+    (tmp_path / "latents").mkdir()
+    for number in range(5):
+        record = make_record(tiny, f"{number}.png", number, latent_space="fedcba9876543210")
+        (tmp_path / f"latents/{number}.dinac").write_bytes(record)
+    done = run("decode", "latents", "out", cwd=tmp_path)
+    assert done.code == 3
+    *named, counted = done.err.splitlines()
+    assert len(named) == 3
+    assert counted.startswith("dinac: 2 more files failed for the same reason (encoded with model ")
+    assert counted.endswith("); -v or --failures FILE lists them")

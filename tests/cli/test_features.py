@@ -161,8 +161,8 @@ def test_impossible_requests_are_refused_in_one_line(
         ("features",),
     ]
     ends = [
-        (1, "model nano has no class head (the part that predicts features); encode"),
-        (1, "model nano has no class head"),
+        (2, "model nano has no class head (the part that predicts features); encode"),
+        (2, "model nano has no class head"),
         (1, "neither embedded nor cached; name it with --model"),
         (1, "exists and is no feature file of dinac; add --overwrite"),
         (2, "OUT must end in .safetensors"),

@@ -113,6 +113,15 @@ def test_damaged_records_fail_alone(tmp_path: Path) -> None:
     assert "records    2\nfailed     1\n" in done.out
 
 
+def test_there_is_no_table_without_a_record(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"not a record")
+    done = run("info", tmp_path / "x.png")
+    assert (done.code, done.out) == (3, "")
+    assert done.err == f"dinac: {tmp_path}/x.png: not a latent record: no dinac preamble\n"
+    [_, summary] = run("info", tmp_path / "x.png", "--json").objects
+    assert (summary["records"], summary["failed"]) == (0, 1)
+
+
 def test_a_stream(tmp_path: Path) -> None:
     stream = make_record(0, name="a.png") + make_record(1, name="b.png")
     done = run("info", "-", "--json", stdin=stream)

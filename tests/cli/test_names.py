@@ -84,7 +84,7 @@ def test_names_are_made_safe_in_a_stream(encoded: Path, tmp_path: Path) -> None:
 
 
 def list_taken(done: Finished) -> list[str]:
-    """Returns the inputs of a run with --max-pixels 1, which refuses them all by name."""
+    """Returns the inputs of a run with -v and --max-pixels 1, which refuses them all by name."""
     assert done.code == (3 if done.err else 0)
     return sorted(line.split(": ")[1] for line in done.err.splitlines())
 
@@ -94,13 +94,13 @@ def test_leading_dashes_and_patterns_on_the_command_line(images: Path, tmp_path:
     for name in ("x1.png", "x[1].png", "r.png"):
         (images / name).write_bytes(make_png())
     arguments = ("--", "--json.png", "[red]*.png", "ü*.png", "x[1].png", tmp_path / "out")
-    done = run("encode", "--max-pixels", "1", *arguments, cwd=images)
+    done = run("encode", "-v", "--max-pixels", "1", *arguments, cwd=images)
     found = [r"esc\x1b[31mred.png", "r.png"]  # `[red]` matches one letter
     assert list_taken(done) == sorted(["--json.png", "ünï码.png", "x[1].png", *found])
 
 
 def test_recursive_pattern_finds_each_file_once(images: Path, tmp_path: Path) -> None:
-    done = run("encode", "images/**/*.png", "out", "--max-pixels", "1", cwd=tmp_path)
+    done = run("encode", "images/**/*.png", "out", "-v", "--max-pixels", "1", cwd=tmp_path)
     taken = list_taken(done)  # on any way around the loop
     assert sorted(path.rpartition("/")[2] for path in taken) == sorted(
         name.rpartition("/")[2] for name in SCREEN
@@ -110,7 +110,7 @@ def test_recursive_pattern_finds_each_file_once(images: Path, tmp_path: Path) ->
 def test_failures_name_odd_files_safely(images: Path, tmp_path: Path) -> None:
     for name in DISK:
         (images / name).write_bytes(b"not a picture")
-    done = run("encode", "images", "out", "--failures", "failed.jsonl", cwd=tmp_path)
+    done = run("encode", "images", "out", "-v", "--failures", "failed.jsonl", cwd=tmp_path)
     assert (done.code, done.out) == (
         3,
         f"0 encoded with nano (default on a CPU), {len(DISK)} failed\n",
@@ -139,3 +139,50 @@ def test_link_out_of_out_is_not_followed(tmp_path: Path) -> None:
         "remove the link or name its target as OUT\n"
     )
     assert list_files(tmp_path / "outside") == []
+
+
+class TestNamesThatBeginWithADash:
+    @pytest.fixture
+    def dashed(self, tmp_path: Path) -> Path:
+        for name in ("-x.jpg", "-o.jpg", "--json.png", "in/-d/-y.png", "-1"):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(make_png())
+        return tmp_path
+
+    def test_after_two_dashes_and_in_folders(self, dashed: Path) -> None:
+        for arguments in (
+            ("--", "-x.jpg", "-o.jpg", "in", "out"),
+            ("-o", "out", "--", "-x.jpg", "--json.png"),
+            ("./-x.jpg", "./-1", "./-out"),
+        ):
+            done = run("encode", *arguments, cwd=dashed)
+            assert (done.code, done.err) == (0, "")
+        assert list_files(dashed / "out") == [
+            "--json.png.dinac",
+            "-d/-y.png.dinac",
+            "-o.jpg.dinac",
+            "-x.jpg.dinac",
+        ]
+        done = run("decode", "--", "-out/-x.jpg.dinac", "-out", cwd=dashed)
+        assert (done.code, done.err) == (0, "")
+        assert (dashed / "-out/-x.jpg.png").is_file()
+
+    @pytest.mark.parametrize("name", ["-x.jpg", "-o.jpg", "--json.png"])
+    def test_file_that_looks_like_an_option_is_refused(self, dashed: Path, name: str) -> None:
+        done = run("encode", name, "in", "out", cwd=dashed)
+        assert (done.code, done.out, done.err) == (
+            2,
+            "",
+            f"dinac: {name} exists, but begins with '-' like an option; "
+            f"write ./{name}, or put -- before it\n",
+        )
+        assert not (dashed / "out").exists()
+
+    def test_options_and_their_values_are_no_files(self, dashed: Path) -> None:
+        (dashed / "--json").touch()
+        (dashed / "--limit=1").touch()
+        done = run("encode", "in", "out", "--json", "--limit=1", cwd=dashed)
+        assert done.objects[-1]["written"] == 1
+        done = run("decode", "out", "decoded", "--strength", "-1", cwd=dashed)
+        assert done.err == "dinac: --strength -1: expected more than 0 and at most 1\n"

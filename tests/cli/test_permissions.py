@@ -20,6 +20,7 @@ from .processes import Finished, run
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of POSIX")
 
 CHECK = "check the path and its permissions"
+CLOSED = "cannot list this folder: Permission denied; check its permissions"
 DENIED = "cannot write: Permission denied; choose another place"
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
@@ -118,7 +119,7 @@ def test_closed_files_and_folders_fail_and_the_rest_is_done(
     assert done.code == 3
     made = "out/full/c.png.dinac" if command == "encode" else "out/full/c.png"
     assert sorted(done.err.splitlines()) == [
-        f"dinac: {source}/closed: cannot list this folder: Permission denied",
+        f"dinac: {source}/closed: {CLOSED}",
         f"dinac: {source}/full/c.png{suffix}: {made}: {DENIED}",
         f"dinac: {source}/secret.png{suffix}: cannot read: Permission denied; {CHECK}",
         f"dinac: {named}: cannot read: Permission denied; {CHECK}",

@@ -159,17 +159,3 @@ def test_unknown_temporary_files_are_kept(own: Path, name: str) -> None:
     (own / "latents" / name).write_text("somebody's")
     assert run("encode", "photos", "latents", cwd=own).code == 0
     assert (own / "latents" / name).read_text() == "somebody's"
-
-
-def test_images_decoded_among_the_originals_are_not_encoded(own: Path) -> None:
-    for command in ("encode", "decode"):
-        done = run(command, "photos", "photos", cwd=own)
-        assert done.code == (3 if command == "decode" else 0)  # b.png is an original
-    before = read_files(own / "photos")
-    assert "a.jpg.png" in before
-    again = run("encode", "photos", "photos", cwd=own)
-    assert (again.code, again.err) == (0, "")
-    assert again.out.startswith("0 encoded with nano, 4 already done, ")
-    assert read_files(own / "photos") == before
-    stranger = run("encode", "photos", "elsewhere", cwd=own)  # into another folder, all are encoded
-    assert stranger.out.startswith("6 encoded with nano")

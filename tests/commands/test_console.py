@@ -92,19 +92,6 @@ class TestStreams:
         Console().fail("[red]x[/red]\x1b[31m\nnext: bad")
         assert capsys.readouterr().err == "dinac: [red]x[/red]\\x1b[31m\\nnext: bad\n"
 
-    def test_wrapped_value_is_indented(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("dinac_cli.commands.screen.console._measure_width", lambda stream: 20)
-        Console().print_result("latents  128 channels, 20x20 positions\na remark that is too long")
-        assert capsys.readouterr().out.splitlines() == [
-            "latents  128",
-            "  channels, 20x20",
-            "  positions",
-            "a remark that is too",
-            "long",
-        ]
-
     def test_json_is_one_line_of_ascii(self, capsys: pytest.CaptureFixture[str]) -> None:
         name = os.fsdecode(b"caf\xe9\n.jpg")
         Console().print_json({"file": name})
@@ -122,8 +109,28 @@ class TestStreams:
     ) -> None:
         raw = io.BytesIO()
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
-        Console().say("1 kB → 2 kB ü")
-        assert raw.getvalue() == b"dinac: 1 kB \\u2192 2 kB \\xfc\n"
+        Console().say("1 kB → 2 kB ü→ö")
+        Console().warn("|Δ| ≥ 2 (… and …); a…b |Δ")
+        assert raw.getvalue() == (
+            b"dinac: 1 kB -> 2 kB \\xfc\\u2192\\xf6\n"
+            b"dinac: warning: |delta| >= 2 (... and ...); a\\u2026b |\\u0394\n"
+        )
+
+    def test_bar_and_lines_above_it_fit_the_encoding(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Sizes(State):
+            def describe_line(self, width: int) -> str:
+                return "1 kB → 2 kB"
+
+        terminal = use_terminal(monkeypatch)
+        terminal.encoding = "cp1252"
+        console = Console()
+        with console.track("encode", Sizes()) as update:
+            update()
+            console.say("a.jpg → b.jpg")
+        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+        assert "1 kB -> 2 kB" in text
+        assert "a.jpg -> b.jpg" in text
+        text.encode("cp1252")  # the bar, too
 
     @pytest.mark.parametrize("name", ["stdout", "stderr"])
     def test_closed_stream_is_skipped(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,25 +307,14 @@ class TestBar:
         assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", terminal.getvalue())
 
 
-def test_long_lines_wrap_at_spaces_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_long_lines_stay_whole_on_a_terminal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is broken into lines cannot be copied."""
     terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    text = "4 encoded with nano; 61.1 kB → 85.7 kB (1.40x)\na-name-that-is-longer-than-the-line"
-    Console().print_result(text)
-    assert terminal.getvalue() == text + "\n"  # its width is unknown
+    monkeypatch.setattr(sys, name, terminal)
     monkeypatch.setattr(terminal, "fileno", lambda: 1)
     monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((24, 10)))
-    for write in (Console().print_result, lambda text: Console().print_json({"text": text})):
-        terminal.seek(0)
-        terminal.truncate()
-        write(text)
-        if terminal.getvalue().startswith("{"):
-            assert json.loads(terminal.getvalue()) == {"text": text}
-            assert terminal.getvalue().count("\n") == 1
-        else:
-            assert terminal.getvalue().splitlines() == [
-                "4 encoded with nano;",
-                "61.1 kB → 85.7 kB",
-                "(1.40x)",
-                "a-name-that-is-longer-than-the-line",
-            ]
+    text = "photos of 2024/a day at the sea/image number 1.jpg: truncated"
+    console = Console()
+    (console.print_result if name == "stdout" else console.fail)(text)
+    assert terminal.getvalue() == f"{'' if name == 'stdout' else 'dinac: '}{text}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import sys
@@ -36,6 +37,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gray progressive": ("L", {"progressive": True}),
 }
 END = b"\xff\xd9"
+# Noise of 32 x 24 gray pixels.
+ARITHMETIC = base64.b64decode(
+    "/9j/2wBDABsSFBcUERsXFhceHBsgKEIrKCUlKFE6PTBCYFVlZF9VXVtqeJmBanGQc1tdhbWGkJ6jq62rZ4C8ybqmx5mo"
+    "q6T/yQALCAAYACABAREA/8wABgAQEAX/2gAIAQEAAD8AyQWa4N19kJ7TGgvxGqXgy6yZNX4QkdfINcg5+apZF5Z7dr3p"
+    "1+hYOJwnCHMsp2hk0CRcWs+QYJtHsADjDHl+Zx87ZxX2ojg6w6S2D0YrdG6S5tKd6Xt4PXn2/wA2wiTG7hz87tvR5wdb"
+    "TyDTYjro2N2lbAZ3U3KqS1tdqeV9FJBKKI8Gml1BstH+zl5QsOdMkNGafuqw17T7HQw6+CC9hYaYL86h+sbIxWPhGGTP"
+    "B84V8L/DwuHD/wCvqjW31kf1kFvxqiHxRaWe3Y5E8rAEZo99DEAe+DsJingkcQmgN6yHHg3D61xncO4zg0hDYLYQ0+F/"
+    "RvxDF78YkKypBfX6Aq1jeiUhG3T/2Q=="
+)
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +139,30 @@ def test_file_that_ends_inside_a_marker_is_truncated() -> None:
         DamagedImageError, match=r"^truncated JPEG file; copy or download it again$"
     ):
         read_image(make_jpeg("plain")[:-1])
+
+
+def make_441() -> bytes:
+    """A JPEG of the subsampling 4:4:1. Its blocks are those of 4:2:0 in another order."""
+    data = save(make_picture(64, 64), "JPEG", quality=88, subsampling=2)
+    luma = data.index(b"\xff\xc0") + 11
+    assert data[luma] == 0x22
+    return data[:luma] + b"\x14" + data[luma + 1 :]
+
+
+@pytest.mark.parametrize("harm", DAMAGES)
+def test_subsampling_that_simplejpeg_has_no_name_for(harm: str) -> None:
+    assert read_image(make_441()).soundness is damage.SOUND
+    with pytest.raises(DamagedImageError, match="JPEG file"):
+        read_image(DAMAGES[harm][0](make_441()))
+
+
+def test_arithmetic_jpeg_without_end_marker_may_lack_anything() -> None:
+    whole = read_image(ARITHMETIC)
+    assert whole.soundness is damage.SOUND
+    for cut in (2, 40):
+        with pytest.raises(DamagedImageError, match=r"^truncated JPEG file; copy"):
+            read_image(ARITHMETIC[:-cut])
+        assert read_image(ARITHMETIC[:-cut], damaged="warn").pixels.shape == whole.pixels.shape
 
 
 @pytest.mark.parametrize("end", [b"", END])

@@ -239,6 +239,12 @@ class TestAvif:
         assert_close(source, encode_srgb(decode_srgb(plain) @ P3_TO_SRGB.T))
         assert color_of(source) == "converted-display-p3-srgb"
 
+    def test_linear_light(self) -> None:
+        plain = read_image(avif(SWATCHES, 1, 13)).pixels.astype(float)
+        source = read_image(avif(SWATCHES, 1, 8))
+        assert_close(source, encode_srgb(plain / 255))
+        assert color_of(source) == "converted-bt709-linear"
+
     def test_a_profile_comes_before_nclx(self) -> None:
         data = avif(SWATCHES, 12, 8, icc_profile=SRGB_ICC)
         assert color_of(read_image(data)) == "srgb"

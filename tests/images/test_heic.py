@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dinac_cli.errors import ImageError
 from dinac_cli.images import heic, optional_formats
 from dinac_cli.images.formats import detect_optional
+from dinac_cli.images.heic_worker import DECODE
 from dinac_cli.images.reading import measure_file, measure_image, read_image
 
 from .hand_made import make_adobe_profile, make_exif
+from .test_declared import SWATCHES, cicp, color_of, png
 
 # One HEVC picture of 96 x 64 pixels: RED at the left, GREEN at the right above BLUE.
 _CONFIGURATION = base64.b64decode(
@@ -111,6 +114,20 @@ def test_a_hand_made_file_is_detected() -> None:
     assert detect_optional(make_heic()) == "HEIC"
 
 
+def test_the_codes_that_the_decoder_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(task: str, data: bytes) -> tuple[dict[str, object], bytes]:
+        header = {"size": [40, 24], "mode": "RGB", "frames": 1, "codes": [12, 13], "profile": None}
+        return header, SWATCHES.tobytes() if task == DECODE else b""
+
+    monkeypatch.setattr(optional_formats, "has_decoder", lambda: True)
+    monkeypatch.setattr(heic, "_run_worker", answer)
+    image = read_image(make_heic(nclx(12, 13)))
+    heic._measure.cache_clear()
+    expected = read_image(png(SWATCHES, cicp(12, 13)))
+    np.testing.assert_array_equal(image.pixels, expected.pixels)
+    assert color_of(image) == "converted-display-p3-srgb"
+
+
 @needs_extra
 class TestPixels:
     @pytest.mark.parametrize("colors", [(), (nclx(1, 13),), (nclx(2, 2),)])
@@ -150,10 +167,23 @@ class TestPixels:
             assert "color=converted" in image.description
             assert image.pixels[5, 5, 0] > 210  # Adobe RGB has a redder red
 
-    @pytest.mark.parametrize("codes", [(12, 13), (9, 16), (9, 18), (1, 8)])
-    def test_other_declared_colors_are_not_taken_as_srgb(self, codes: tuple[int, int]) -> None:
-        with pytest.raises(ImageError, match=r"colours .*not supported; convert"):
-            read_image(make_heic(nclx(*codes)))
+    @pytest.mark.parametrize("codes", [(12, 13), (9, 14), (9, 16), (9, 18), (1, 8), (1, 1)])
+    @pytest.mark.parametrize("hdr", ["clip", "tonemap"])
+    def test_declared_colors_are_converted_as_in_a_png(
+        self, codes: tuple[int, int], hdr: str
+    ) -> None:
+        image = read_image(make_heic(nclx(*codes)), hdr=hdr)
+        expected = read_image(png(read_image(make_heic()).pixels, cicp(*codes)), hdr=hdr)
+        np.testing.assert_array_equal(image.pixels, expected.pixels)
+        assert color_of(image) == color_of(expected)
+
+    def test_hdr_is_refused(self) -> None:
+        with pytest.raises(ImageError, match=r"HDR image \(HLG curve\); convert it to SDR, or add"):
+            read_image(make_heic(nclx(9, 18)))
+
+    def test_unknown_codes_are_refused(self) -> None:
+        with pytest.raises(ImageError, match="this kind of HEIC file is not supported; convert"):
+            read_image(make_heic(nclx(99, 13)))
 
     def test_too_many_pixels_are_refused(self) -> None:
         with pytest.raises(ImageError, match="96x64 is 6144 pixels, more than the limit of 6000"):

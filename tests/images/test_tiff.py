@@ -339,6 +339,14 @@ def test_raw_ycbcr_is_read_with_its_subsampling(across: int, down: int, order: s
             "TIFF with 3 16-bit signed samples per pixel (RGB) is not supported; "
             "convert the image to PNG or to an 8-bit TIFF",
         ),
+        *(
+            (
+                make_tiff(np.zeros((2, 2, 1), kind), GRAY),
+                f"TIFF with 1 {bits}-bit signed samples per pixel (gray) is not supported; "
+                "convert the image to PNG or to an 8-bit TIFF",
+            )
+            for kind, bits in ((np.int8, 8), (np.int16, 16))
+        ),
         (
             make_tiff(np.zeros((2, 2, 3), np.uint16), LAB, is_planar=True),
             "TIFF with 3 16-bit samples per pixel (CIELab) is not supported; "

@@ -138,11 +138,12 @@ def test_metadata_of_the_source_is_not_copied(name: str) -> None:
     assert not {"exif", "icc_profile"} & image.info.keys()
 
 
-@pytest.mark.parametrize(("name", "limit"), [("webp", 16383), ("jpg", 65500), ("avif", 65536)])
+@pytest.mark.parametrize(("name", "limit"), [("webp", 16383), ("jpg", 65500), ("avif", 32768)])
 def test_image_too_large_for_its_format_is_refused(
     name: str, limit: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert write_image(np.zeros((1, limit, 3), dtype=np.uint8), name)
+    largest = write_image(np.zeros((1, limit, 3), dtype=np.uint8), name)
+    assert read_image(largest).pixels.shape == (1, limit, 3)
     with pytest.raises(ImageError) as caught:
         write_image(np.zeros((limit + 1, 1, 3), dtype=np.uint8), name)
     assert str(caught.value) == (

@@ -311,14 +311,14 @@ class TestEncodersOfRecords:
 
 class TestClassHeads:
     def test_a_named_model_without_a_class_head_is_refused_at_once(self) -> None:
-        with pytest.raises(ModelError, match="nano has no class head"):
+        with pytest.raises(UsageError, match="nano has no class head"):
             choose_models("class_head", make_choice("nano"), keep_quiet)
 
     def test_a_records_model_without_a_class_head_is_refused_for_that_record(
         self, nano: ModelHandle
     ) -> None:
         models = choose_models("class_head", make_choice(), keep_quiet)
-        with pytest.raises(ModelError, match="nano has no class head"):
+        with pytest.raises(UsageError, match="nano has no class head"):
             models.find(read_header(make_record(nano)))
 
     def test_a_model_with_a_class_head_is_found_once(self, tiny: ModelHandle) -> None:

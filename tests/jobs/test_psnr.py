@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_listed_fails(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    problem = "cannot list this folder: Permission denied"
+    problem = "cannot list this folder: Permission denied; check its permissions"
     results = measure(first, second)
     assert [result.error for result in results] == [None, "InputError", "InputError"]
     assert outcomes(results) == [

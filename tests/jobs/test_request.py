@@ -77,6 +77,10 @@ class TestOutputKind:
             (["a.png"], "new", OutputKind.FOLDER),
             (["a.png"], "new.png/", OutputKind.FOLDER),
             (["a.png"], "v1.5", OutputKind.FOLDER),
+            (["a.png"], "../out", OutputKind.FOLDER),
+            (["a.png"], "a.b/out", OutputKind.FOLDER),
+            (["a.png"], "out.xyz/", OutputKind.FOLDER),
+            (["a.png", "b.png"], "set.new", OutputKind.FOLDER),
         ],
     )
     def test_out_is_a_stream_a_file_or_a_folder(
@@ -125,6 +129,7 @@ class TestOutputKind:
             (["a.png"], "x.gif", (".png", ".jpg")),
             (["a.png"], "x.dinac", (".png", ".jpg")),
             (["a.png"], "x.npz", (".dinac",)),
+            (["a.png"], "x.xyz", (".png", ".jpg")),
         ],
     )
     def test_the_name_of_another_kind_of_file_is_refused(
@@ -157,7 +162,7 @@ class TestCount:
         )
 
     def test_an_empty_list_is_refused(self, folder: Path) -> None:
-        with pytest.raises(UsageError, match="no images found in the list"):
+        with pytest.raises(UsageError, match="the list of --files-from names nothing"):
             count(Selection(InputScan(IMAGES, (), listed=b"\n")))
 
     def test_a_shard_may_be_empty_if_the_whole_is_not(self, folder: Path) -> None:
@@ -272,15 +277,17 @@ class TestInputRequest:
         entries = InputRequest(paths=("in",)).select(IMAGES, "in/out")
         assert [entry.name for entry in entries] == ["a.png"]
 
-    def test_images_that_dinac_decoded_into_the_folder_are_not_encoded_again(
-        self, folder: Path
-    ) -> None:
-        write_images(folder / "in", "a.png")
+    def test_the_limit_does_not_count_decoded_images_among_originals(self, folder: Path) -> None:
         stamp = WantedImage("1" * 64, "2" * 16, "steps=1").stamp
-        (folder / "in/b.png").write_bytes(write_image(draw(0), "png", stamp=stamp))
-        request = InputRequest(paths=("in",))
-        assert [entry.name for entry in request.select(IMAGES, "in")] == ["a.png"]
-        assert [entry.name for entry in request.select(IMAGES, "out")] == ["a.png", "b.png"]
+        write_images(folder / "in", "b.png", "d.png", "e.png")
+        for name in ("a.png", "c.png"):
+            (folder / "in" / name).write_bytes(write_image(draw(0), "png", stamp=stamp))
+        selection = InputRequest(paths=("in",), limit=2).select(IMAGES, "out")
+        assert [entry.name for entry in selection] == ["a.png", "b.png", "c.png", "d.png"]
+        skipped = [entry.name for entry in selection if entry.search and entry.search.skips(entry)]
+        assert skipped == ["a.png", "c.png"]
+        named = InputRequest(paths=("in/a.png", "in/b.png"), limit=1).select(IMAGES, "out")
+        assert [entry.name for entry in named] == ["a.png"]
 
     def test_shard_and_limit_are_those_of_the_selection(self, folder: Path) -> None:
         touch(folder, *(f"in/{number}.png" for number in range(9)))

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import ntpath
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dinac_cli.errors import UsageError
-from dinac_cli.storage.inputs import FileKind, Input, InputScan, require_inputs, split_list
+from dinac_cli.storage import inputs as inputs_module
+from dinac_cli.storage.exclusion import Exclusion
+from dinac_cli.storage.inputs import FileKind, Input, InputScan, Search, require_inputs, split_list
+
+
+class OnWindows:
+    """The parts of `os` that name absolute paths, as on Windows."""
+
+    path = ntpath
+    sep = "\\"
+
 
 KIND = FileKind(
     "picture",
@@ -120,7 +132,9 @@ class TestFolder:
         monkeypatch.setattr(os, "scandir", scandir)
         found = list(scan("in"))
         assert names(found) == ["a.pic", "locked", "z.pic"]
-        assert found[1].problem == "cannot list this folder: Permission denied"
+        assert (
+            found[1].problem == "cannot list this folder: Permission denied; check its permissions"
+        )
 
     def test_folder_that_cannot_be_entered_is_a_problem(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,7 +149,10 @@ class TestFolder:
 
         monkeypatch.setattr(os, "stat", stat)
         assert problems(scan("in")) == [
-            (os.path.join("in", "locked"), "cannot list this folder: Permission denied")
+            (
+                os.path.join("in", "locked"),
+                "cannot list this folder: Permission denied; check its permissions",
+            )
         ]
 
     @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only on Linux")
@@ -243,6 +260,100 @@ class TestGlob:
         assert names(scan("in/*.pic")) == ["a.pic", "b.pic"]
 
 
+class TestSearch:
+    @pytest.fixture
+    def opened(self) -> list[str]:
+        """The files that a search has opened."""
+        return []
+
+    @pytest.fixture
+    def kind(self, opened: list[str]) -> FileKind:
+        """A kind whose outputs have names that begin with `out`."""
+
+        def is_output(path: str) -> bool:
+            opened.append(path)
+            return os.path.basename(path).startswith("out")
+
+        return replace(KIND, is_output=is_output)
+
+    def find(self, kind: FileKind, *paths: str, **options: object) -> Search:
+        entries = list(InputScan(kind, paths, **options))  # type: ignore[arg-type]
+        (search,) = {entry.search for entry in entries}
+        assert search is not None
+        return search
+
+    def test_outputs_among_other_files_are_skipped(
+        self, folder: Path, kind: FileKind, opened: list[str]
+    ) -> None:
+        make_files(folder, *(f"in/b/out{i}.pic" for i in range(9)), "in/c/a.pic", "in/c/b.pic")
+        search = self.find(kind, "in")
+        assert opened == []
+        assert search.skips_outputs
+        assert search.skips_outputs
+        assert opened == ["in/b/out0.pic", "in/c/a.pic"]  # one file of each folder is enough
+
+    def test_outputs_alone_are_inputs(self, folder: Path, kind: FileKind) -> None:
+        make_files(folder, "in/out1.pic", "in/b/out2.pic", "in/notes.txt")
+        assert not self.find(kind, "in").skips_outputs
+        assert not self.find(kind, "in/**/*.pic").skips_outputs
+
+    def test_outputs_in_out_are_never_inputs(self, folder: Path, kind: FileKind) -> None:
+        make_files(folder, "in/out1.pic")
+        assert self.find(kind, "in", exclude="in").skips_outputs
+
+    def test_one_decision_per_argument_for_all_iterations(
+        self, folder: Path, kind: FileKind
+    ) -> None:
+        make_files(folder, "in/a.pic", "in/out1.pic", "other/out2.pic")
+        inputs = InputScan(kind, ("in", "other"))
+        first, second = list(inputs), list(inputs)
+        assert [entry.search for entry in first] == [entry.search for entry in second]
+        skipped = [entry.name for entry in first if entry.search and entry.search.skips(entry)]
+        assert skipped == ["out1.pic"]
+
+    def test_named_and_listed_files_have_none(self, folder: Path, kind: FileKind) -> None:
+        make_files(folder, "in/a.pic", "in/out1.pic")
+        inputs = InputScan(kind, ("in/out1.pic",), listed=b"in/a.pic\nin\n")
+        assert {entry.search for entry in inputs} == {None}
+
+
+class TestExclusion:
+    def test_patterns_are_relative_to_each_folder(self, folder: Path) -> None:
+        make_files(folder, "one/a.pic", "one/x/a.pic", "two/b.pic", "two/x/a.pic")
+        inputs = scan("one", "two", exclusion=Exclusion(["/a.pic"]))
+        assert names(inputs) == ["x/a.pic", "b.pic", "x/a.pic"]
+        assert (inputs.excluded, inputs.others) == (1, 0)
+
+    def test_excluded_folder_is_not_listed(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_files(folder, "in/a.pic", "in/thumbs/deep/b.pic", "in/sub/thumbs/c.pic")
+        listed = []
+        scandir = os.scandir
+
+        def record(path: str) -> object:
+            listed.append(path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", record)
+        assert names(scan("in", exclusion=Exclusion(["thumbs/"]))) == ["a.pic"]
+        assert listed == ["in", os.path.join("in", "sub")]
+
+    def test_files_globs_and_lists_are_filtered_too(self, folder: Path) -> None:
+        make_files(folder, "in/a.pic", "in/b.pic", "in/x/a.pic", "in/x/c.pic")
+        excluded = Exclusion(["a.*", "x/"])
+        assert names(scan("in/a.pic", "in/b.pic", exclusion=excluded)) == ["b.pic"]
+        assert names(scan("in/*", exclusion=excluded)) == ["b.pic"]
+        assert names(scan("in/**", exclusion=excluded)) == ["b.pic"]
+        listed = b"in/a.pic\nin/b.pic\nin/x\nin/x/c.pic\nin\n"
+        assert names(scan(listed=listed, exclusion=excluded)) == ["in/b.pic", "in/b.pic"]
+
+    def test_named_folder_is_searched_although_its_name_matches(self, folder: Path) -> None:
+        make_files(folder, "in/a.pic", "in/b.txt")
+        assert names(scan("in", exclusion=Exclusion(["*", "!*.pic"]))) == ["a.pic"]
+        assert names(scan(listed=b".", exclusion=Exclusion(["/in/b.*"]))) == ["in/a.pic"]
+
+
 class TestList:
     def test_list_is_split_at_its_separator(self) -> None:
         assert list(split_list(b"a\nb b\r\n\n\r\nc", null=False)) == ["a", "b b", "c"]
@@ -253,7 +364,7 @@ class TestList:
         assert list(split_list(b"\xff.pic\n", null=False)) == [os.fsdecode(b"\xff.pic")]
 
     def test_nul_without_null_is_refused(self) -> None:
-        with pytest.raises(UsageError, match=r"NUL characters; add --null$"):
+        with pytest.raises(UsageError, match=r"NUL characters; add --null, or save it as UTF-8$"):
             list(split_list(b"a.pic\0b.pic\0", null=False))
 
     def test_entries_keep_their_relative_path(self, folder: Path) -> None:
@@ -278,14 +389,63 @@ class TestList:
             ("gone.pic", "no such file or folder; check the path")
         ]
 
-    def test_absolute_entries_need_a_root(self, folder: Path) -> None:
-        make_files(folder, "data/x/a.pic")
+    def test_absolute_entries_keep_their_whole_path(self, folder: Path) -> None:
+        make_files(folder, "data/x/a.pic", "data/x/y/b.pic")
         listed = os.fsencode(folder / "data/x/a.pic")
-        ((label, problem),) = problems(scan(listed=listed))
-        assert label == os.fsdecode(listed)
-        assert problem == "absolute path in the list; name its base folder with --root DIR"
+        whole = str(folder / "data/x/a.pic").lstrip("/")
+        (entry,) = scan(listed=listed)
+        assert (entry.path, entry.name, entry.problem) == (os.fsdecode(listed), whole, None)
+        assert names(scan(listed=b"/./" + listed)) == [whole]
+        assert names(scan(listed=os.fsencode(folder / "data/x/y"))) == [f"{whole[:-5]}y/b.pic"]
         (entry,) = scan(listed=listed, root=str(folder / "data"))
         assert (entry.name, entry.problem) == ("x/a.pic", None)
+
+    def test_absolute_entries_are_noticed(self) -> None:
+        assert scan(listed=b"a.pic\n/b.pic\n").keeps_whole_paths
+        assert not scan(listed=b"a.pic\n/b.pic\n", root="/").keeps_whole_paths
+        assert not scan("/a.pic", listed=b"a.pic").keeps_whole_paths
+        assert not scan("/a.pic").keeps_whole_paths
+
+    def test_absolute_entry_with_two_dots_is_a_problem(self, folder: Path) -> None:
+        make_files(folder, "a.pic", "x/b.pic")
+        entry = f"{folder}/x/../a.pic"
+        assert problems(scan(listed=entry.encode())) == [
+            (entry, "holds '..'; write the path without it, or name a base folder with --root")
+        ]
+
+    @pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            ("C:\\data\\a.pic", "C/data/a.pic"),
+            ("d:/data/a.pic", "d/data/a.pic"),
+            ("\\\\host\\share\\a.pic", "host/share/a.pic"),
+            ("C:\\", "C"),
+        ],
+    )
+    def test_drive_becomes_a_folder(
+        self, path: str, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inputs_module, "os", OnWindows)
+        assert inputs_module._name_absolute(path) == (name, None)
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+    def test_byte_order_mark_is_understood(self, encoding: str) -> None:
+        text = "ü/a.pic\r\nb.pic\r\n"
+        if encoding == "utf-16-be":
+            text = f"\ufeff{text}"
+        assert list(split_list(text.encode(encoding), null=False)) == ["ü/a.pic", "b.pic"]
+
+    def test_list_in_damaged_utf16_is_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"is damaged UTF-16; save it as UTF-8$"):
+            list(split_list("a.pic".encode("utf-16")[:-1], null=False))
+
+    def test_list_that_names_nothing_is_noticed(self) -> None:
+        assert [scan(listed=text).has_empty_list for text in (b"", b"\r\n\n", b"a")] == [
+            True,
+            True,
+            False,
+        ]
+        assert not scan("a.pic").has_empty_list
 
     def test_relative_entries_are_relative_to_root(self, folder: Path) -> None:
         make_files(folder, "data/x/a.pic")

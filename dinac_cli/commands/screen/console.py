@@ -1,8 +1,8 @@
 """Prints results on stdout and everything else on stderr; draws a bar on a terminal.
 
 Rich is imported only to draw a bar. File names are never read as markup; their unprintable
-characters are escaped. On a terminal, long lines wrap at spaces; in pipes and files, a message is
-one line.
+characters are escaped. On a terminal, too, a message is one line: the terminal wraps it, and a path
+can be copied whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,8 +21,13 @@ if TYPE_CHECKING:
 
     from dinac_cli.commands.screen.log import Log
 
-_FACT = re.compile(r" *\S.{0,20}? {2,}\S")
-"""Matches a line with a name and a value. If the line wraps, the rest of it is indented."""
+# dinac's own characters → ASCII. The characters around them tell them from parts of file names.
+_PLAIN_SYMBOLS = (
+    (re.compile("(?<= )→(?= )"), "->"),
+    (re.compile(r"\|Δ\|"), "|delta|"),
+    (re.compile(r"(?<![\w.])…(?![\w.])"), "..."),
+    (re.compile(r"≥(?= \d)"), ">="),
+)
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
@@ -90,7 +94,7 @@ class Console:
         self.write_log(text)
         if not self.quiet:
             with self._remove_bar(sys.stdout):
-                _write_text(sys.stdout, text)
+                _write_line(sys.stdout, text)
 
     @property
     def keeps_remarks(self) -> bool:
@@ -106,7 +110,7 @@ class Console:
         """Prints a JSON object as one line on stdout, or on stderr if `to_stderr`."""
         text = json.dumps(value, allow_nan=False)
         if to_stderr:
-            self._write_above_bar(text, wrap=False)
+            self._write_above_bar(text)
         else:
             with self._remove_bar(sys.stdout):
                 _write_line(sys.stdout, text)
@@ -231,13 +235,13 @@ class Console:
     def _print_message(self, text: str) -> None:
         self._write_above_bar(escape_unprintable(f"dinac: {text}"))
 
-    def _write_above_bar(self, text: str, *, wrap: bool = True) -> None:
+    def _write_above_bar(self, text: str) -> None:
         if self._live is None:
-            (_write_text if wrap else _write_line)(sys.stderr, text)
+            _write_line(sys.stderr, text)
             return
         from rich.text import Text
 
-        self._live.console.print(Text(_wrap(text, sys.stderr) if wrap else text), soft_wrap=True)
+        self._live.console.print(Text(fit_encoding(text, sys.stderr)), soft_wrap=True)
 
 
 def _render_progress(title: str, state: RunState, width: int) -> Any:
@@ -246,7 +250,7 @@ def _render_progress(title: str, state: RunState, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    line = state.describe_line(width - 1)
+    line = fit_encoding(state.describe_line(width - 1), sys.stderr)
     if not line:
         return Group()
     done, total = state.done, state.total
@@ -277,29 +281,6 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
-def _write_text(stream: TextIO | None, text: str) -> None:
-    _write_line(stream, _wrap(text, stream))
-
-
-def _wrap(text: str, stream: TextIO | None) -> str:
-    """Returns `text` with long lines broken at spaces; a terminal would break them inside words."""
-    width = _measure_width(stream)
-    if width is None:
-        return text
-    return "\n".join(
-        textwrap.fill(
-            line,
-            width,
-            subsequent_indent="  " if _FACT.match(line) else "",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        if len(line) > width
-        else line
-        for line in text.split("\n")
-    )
-
-
 def _measure_width(stream: TextIO | None) -> int | None:
     """Returns the width of the terminal that `stream` writes to, or None without a terminal."""
     try:
@@ -313,6 +294,19 @@ def _measure_width(stream: TextIO | None) -> int | None:
 def _write_line(stream: TextIO | None, text: str) -> None:
     if stream is None:  # the parent process closed the stream
         return
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.write(fit_encoding(text, stream) + "\n")
     stream.flush()
+
+
+def fit_encoding(text: str, stream: TextIO) -> str:
+    """Returns `text` with characters that `stream` can write.
+
+    dinac's own symbols become ASCII, and other characters become escapes.
+    """
+    encoding = stream.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        for symbol, plain in _PLAIN_SYMBOLS:
+            text = symbol.sub(plain, text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)

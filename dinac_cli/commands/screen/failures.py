@@ -1,4 +1,4 @@
-"""Prints failed files. On a terminal or beside a log, many failures for one reason share a line."""
+"""Prints failed files. Many failures for one reason share a line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.jobs.results import drop_advice
 
-SHOWN_FAILURES = 10
-"""The number of files that are named per reason, if failures for one reason share a line."""
+SHOWN_FAILURES = 3
+"""The number of files that are named at once for each reason."""
 
 MAX_REASONS = 1000
 """Failures for further reasons are always named, so that the memory is bounded."""
@@ -22,8 +22,8 @@ _VARYING = "…"
 class _Group:
     """The failures for one reason.
 
-    `words` is the reason; words that differ between the files are "…". `hidden` is the number of
-    files that were not named, and `last` is the line of the last file.
+    `words` is the reason without advice; words that differ between the files are "…". `hidden` is
+    the number of files that were not named, and `last` is the line of the last file.
     """
 
     words: list[str]
@@ -39,17 +39,15 @@ class _Group:
 class FailureLines:
     """Prints one line per failed file, until too many files fail for the same reason.
 
-    Two reasons are the same if they differ only in numbers and in the name of the file. On a
-    terminal, and if the run has a log, names the first `SHOWN_FAILURES` files for each reason;
-    `close` prints how many more there were. `where` says how the user can list them. The log and
-    `--verbose` name every file, and so do pipes without a log.
+    Two reasons are the same if they differ only in numbers and in the name of the file. Names the
+    first `SHOWN_FAILURES` files for each reason; `close` prints how many more there were. `where`
+    says how the user can list them. The log and `--verbose` name every file.
     """
 
     def __init__(self, console: Console, where: str) -> None:
         self._console = console
         self._where = where
-        has_reader = console.is_terminal or console.log is not None  # a person, or a mail
-        self._groups_failures = has_reader and not console.verbose
+        self._groups_failures = not console.verbose
         self._groups: dict[str, _Group] = {}
 
     def add(self, file: str, reason: str, name: str = "") -> None:
@@ -71,7 +69,7 @@ class FailureLines:
             if group.hidden == 1:
                 self._console.mention(group.last)
             elif group.hidden:
-                reason = drop_advice(" ".join(group.words))
+                reason = " ".join(group.words)
                 self._console.mention(
                     f"{group.hidden} more files failed for the same reason ({reason}); "
                     f"{self._where}"
@@ -80,7 +78,7 @@ class FailureLines:
     def _find_group(self, reason: str, file: str, name: str) -> _Group | None:
         """Returns the group of a reason. Returns None if there are too many groups."""
         masked = _mask_names(reason, file, name)
-        key, words = _NUMBER.sub("0", masked), masked.split(" ")
+        key, words = _NUMBER.sub("0", masked), drop_advice(masked).split(" ")
         if key in self._groups:
             self._groups[key].merge(words)
         elif len(self._groups) < MAX_REASONS:

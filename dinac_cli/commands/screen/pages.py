@@ -7,6 +7,8 @@ import os
 import shutil
 import sys
 
+from dinac_cli.commands.screen.console import fit_encoding
+
 _MOST_COLUMNS = 100
 
 
@@ -18,8 +20,7 @@ def show_page(text: str) -> None:
     columns, lines = shutil.get_terminal_size()
     page = format_page(text, min(columns, _MOST_COLUMNS))
     if page.count("\n") < lines:
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(page.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.write(fit_encoding(page, sys.stdout))
         return
     import pydoc
 

@@ -42,11 +42,12 @@ class Summary:
         counts = {
             "of them again": tally.redone,
             "already done": tally.counts[Status.DONE],
-            "skipped (smaller than the crop)": tally.counts[Status.SKIPPED],
+            "skipped (smaller than the crop)": tally.counts[Status.SKIPPED] - tally.decoded,
             "failed": tally.failures,
         }
         parts = [f"{tally.written} {self._verb}"]
         parts += [f"{count} {what}" for what, count in counts.items() if count]
+        parts += describe_skips(tally.decoded, "decoded image")
         text = ", ".join(parts + describe_others(tally))
         if not tally.written:
             return text
@@ -68,7 +69,11 @@ class Summary:
 
 def describe_others(tally: Tally) -> list[str]:
     """Returns [] if no file was skipped, else a list of one text: how many were skipped."""
-    if not tally.not_inputs:
+    return describe_skips(tally.not_inputs, "other file")
+
+
+def describe_skips(count: int, what: str) -> list[str]:
+    """Returns e.g. `["2 other files skipped"]`, or [] if `count` is 0."""
+    if not count:
         return []
-    files = "file" if tally.not_inputs == 1 else "files"
-    return [f"{tally.not_inputs} other {files} skipped"]
+    return [f"{count} {what}{'' if count == 1 else 's'} skipped"]
