@@ -102,7 +102,7 @@ def reserve_standard_descriptors() -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code. An error becomes one line on stderr."""
-    flags: dict[str, Any] = {"verbose": False, "variables": {}}
+    flags: dict[str, Any] = {"verbose": False, "variables": {}, "arguments": tuple(arguments)}
     try:
         command = _make_tree()
         code = command(arguments, prog_name=PROGRAM, standalone_mode=False, obj=flags)

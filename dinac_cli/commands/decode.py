@@ -150,9 +150,11 @@ def decode(
     overwrite: opt.Overwrite = False,
     prune: opt.Prune = None,
     fsync: opt.Fsync = False,
+    lock: opt.Lock = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
-    known_failures: opt.KnownFailures = None,
+    known: opt.Known = None,
+    log: opt.Log = None,
     as_json: opt.Json = False,
     no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
@@ -201,8 +203,10 @@ def decode(
         quiet=quiet,
         verbose=verbose,
         failures=failures,
-        known_failures=known_failures,
+        known=known,
+        log=log,
         fail_fast=fail_fast,
+        lock=lock,
     )
     raise typer.Exit(run_request(request, DecodeSummary, screen, out))
 

@@ -62,9 +62,11 @@ def encode(
     checksum: opt.Checksum = False,
     prune: opt.Prune = None,
     fsync: opt.Fsync = False,
+    lock: opt.Lock = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
-    known_failures: opt.KnownFailures = None,
+    known: opt.Known = None,
+    log: opt.Log = None,
     dry_run: DryRun = False,
     as_json: opt.Json = False,
     no_progress: opt.NoProgress = False,
@@ -121,16 +123,18 @@ def encode(
         quiet=quiet,
         verbose=verbose,
         failures=failures,
-        known_failures=known_failures,
+        known=known,
+        log=log,
         fail_fast=fail_fast,
+        lock=lock,
     )
     if dry_run:
         from dinac_cli.jobs.plan import PlanRequest
 
-        if failures is not None:
-            raise UsageError("--dry-run writes nothing; leave out --failures")
-        if known_failures is not None:
-            raise UsageError("--dry-run prints all failures; leave out --known-failures")
+        unused = {"--failures": failures, "--known": known, "--log": log, "--lock": lock or None}
+        for name, value in unused.items():
+            if value is not None:
+                raise UsageError(f"--dry-run only prints the plan; leave out {name}")
         raise typer.Exit(print_plan(PlanRequest(encode=request), screen))
 
     raise typer.Exit(run_request(request, EncodeSummary, screen, out))

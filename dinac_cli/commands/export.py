@@ -53,9 +53,11 @@ def export(
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     fsync: opt.Fsync = False,
+    lock: opt.Lock = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
-    known_failures: opt.KnownFailures = None,
+    known: opt.Known = None,
+    log: opt.Log = None,
     as_json: opt.Json = False,
     no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
@@ -85,7 +87,9 @@ def export(
         quiet=quiet,
         verbose=verbose,
         failures=failures,
-        known_failures=known_failures,
+        known=known,
+        log=log,
         fail_fast=fail_fast,
+        lock=lock,
     )
     raise typer.Exit(run_request(request, lambda run: Summary("exported"), screen))

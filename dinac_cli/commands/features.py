@@ -71,7 +71,8 @@ def features(
     fsync: opt.Fsync = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
-    known_failures: opt.KnownFailures = None,
+    known: opt.Known = None,
+    log: opt.Log = None,
     as_json: opt.Json = False,
     no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
@@ -106,7 +107,8 @@ def features(
         quiet=quiet,
         verbose=verbose,
         failures=failures,
-        known_failures=known_failures,
+        known=known,
+        log=log,
         fail_fast=fail_fast,
     )
     count = 0 if similar is None else top or 10

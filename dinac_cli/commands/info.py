@@ -37,7 +37,8 @@ def info(
     shard: opt.ShardOption = None,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
-    known_failures: opt.KnownFailures = None,
+    known: opt.Known = None,
+    log: opt.Log = None,
     as_json: opt.Json = False,
     no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
@@ -59,7 +60,8 @@ def info(
         quiet=quiet,
         verbose=verbose,
         failures=failures,
-        known_failures=known_failures,
+        known=known,
+        log=log,
     )
     raise typer.Exit(run_request(request, InfoSummary, screen))
 

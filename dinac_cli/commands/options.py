@@ -14,6 +14,7 @@ from dinac_cli.commands.values import (
     choices,
     complete,
     from_variable,
+    note_command_line,
     note_verbose,
     parse_batch_size,
     parse_crop,
@@ -430,6 +431,10 @@ Prune = Annotated[
 Fsync = Annotated[
     bool, run_option("--fsync", help="Flush each output to the disk before continuing (fsync).")
 ]
+Lock = Annotated[
+    bool,
+    run_option("--lock", help="Exit with 1 at once if another run with --lock is writing to OUT."),
+]
 FailFast = Annotated[bool, run_option("--fail-fast", help="Stop at the first file that fails.")]
 
 # Screen and reports
@@ -437,11 +442,24 @@ FailFast = Annotated[bool, run_option("--fail-fast", help="Stop at the first fil
 Failures = Annotated[
     str | None, report_option(metavar="FILE", help="Write one JSON line per failed file to FILE.")
 ]
-KnownFailures = Annotated[
+Known = Annotated[
     str | None,
     report_option(
         metavar="FILE",
-        help="Do not print failures that FILE lists, as written by --failures; count them only.",
+        help="Count the failures that FILE lists, but neither print them nor exit with 3 because "
+        "of them. FILE is an earlier --failures; it may also be the FILE of this run's --failures.",
+    ),
+]
+# Typer has no type for what `note_command_line` returns.
+Log = Annotated[
+    Any,
+    report_option(
+        "--log",
+        metavar="FILE",
+        parser=str,
+        callback=note_command_line,
+        help="Append to FILE, with times: the command, each failure and warning, the summary and "
+        "the exit code; also with -q.",
     ),
 ]
 Json = Annotated[

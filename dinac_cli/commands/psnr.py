@@ -42,7 +42,8 @@ def psnr(
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     workers: opt.Readers = None,
     failures: opt.Failures = None,
-    known_failures: opt.KnownFailures = None,
+    known: opt.Known = None,
+    log: opt.Log = None,
     as_json: opt.JsonObject = False,
     no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
@@ -78,7 +79,8 @@ def psnr(
         quiet=quiet,
         verbose=verbose,
         failures=failures,
-        known_failures=known_failures,
+        known=known,
+        log=log,
     )
     summary = PsnrTable(screen, screen.open_console().result_width)
     raise typer.Exit(run_request(request, lambda run: summary, screen))
@@ -119,7 +121,7 @@ class PsnrTable(Summary):
         return summary | {"missing": missing, "failed": failed, "files": self._pairs}
 
     def choose_exit(self, tally: Tally) -> Exit:
-        return Exit.FAILURES if tally.failures or not self._values else Exit.DONE
+        return Exit.FAILURES if tally.new_failures or not self._values else Exit.DONE
 
 
 def _count_lacking(tally: Tally) -> tuple[int, int]:

@@ -72,7 +72,8 @@ def report(
     workers: opt.Readers = None,
     overwrite: opt.Overwrite = False,
     failures: opt.Failures = None,
-    known_failures: opt.KnownFailures = None,
+    known: opt.Known = None,
+    log: opt.Log = None,
     no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -114,7 +115,8 @@ def report(
         quiet=quiet,
         verbose=verbose,
         failures=failures,
-        known_failures=known_failures,
+        known=known,
+        log=log,
     )
     raise typer.Exit(run_request(request, PageSummary, screen))
 
@@ -150,4 +152,4 @@ class PageSummary(Summary):
             yield f"{self._out} is {size}; --assets DIR keeps the full images beside the page"
 
     def choose_exit(self, tally: Tally) -> Exit:
-        return Exit.FAILURES if tally.failures or not self._run.page.images else Exit.DONE
+        return Exit.FAILURES if tally.new_failures or not self._run.page.images else Exit.DONE

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from io import FileIO
 from typing import BinaryIO, TypeVar
 
 from dinac_cli.codec.machine import bound_memory, configure_threads
+from dinac_cli.commands.failure_list import open_failures, read_known
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.failures import FailureLines
+from dinac_cli.commands.screen.log import Log, LogChoice, open_log
 from dinac_cli.commands.screen.progress import RunProgress, show_phases
 from dinac_cli.commands.screen.signals import (
     STDIN_CLOSED,
@@ -20,36 +20,36 @@ from dinac_cli.commands.screen.signals import (
     open_stdin,
     stop_on_signals,
 )
-from dinac_cli.commands.screen.summary import Summary
-from dinac_cli.errors import UsageError, describe_read_error
+from dinac_cli.commands.screen.summary import UNCHECKED, Summary
+from dinac_cli.errors import UsageError
 from dinac_cli.jobs.request import InputRequest, Request, Run
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.storage.atomic import describe_write_error
 from dinac_cli.storage.inputs import STDIN, STDIN_NAME
-from dinac_cli.storage.output import STDOUT
+from dinac_cli.storage.lock import hold_folder
+from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
 R = TypeVar("R", bound=Run)
-
-_UNCHECKED = (
-    "damaged JPEGs were not recognised: simplejpeg is not installed; pip install 'dinac-cli[fast]'"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenOptions:
-    """The "Screen and reports" options of a command, and `--fail-fast`."""
+    """The "Screen and reports" options of a command, `--fail-fast` and `--lock`."""
 
     json: bool = False
     quiet: bool = False
     verbose: bool = False
     failures: str | None = None
-    fail_fast: bool = False
+    known: str | None = None
+    log: LogChoice | None = None
     no_progress: bool = False
-    known_failures: str | None = None
+    fail_fast: bool = False
+    lock: bool = False
 
-    def open_console(self) -> Console:
-        """Returns a console with these options."""
-        return Console(quiet=self.quiet, verbose=self.verbose, progress=not self.no_progress)
+    def open_console(self, log: Log | None = None) -> Console:
+        """Returns a console with these options, which also writes to `log`."""
+        return Console(
+            quiet=self.quiet, verbose=self.verbose, progress=not self.no_progress, log=log
+        )
 
 
 def read_inputs(
@@ -95,27 +95,56 @@ def run_request(
     `summarise` makes the summary of the run. `out` is the argument OUT, or None if the
     command never writes to standard output.
     """
-    console = options.open_console()
+    with open_log(options.log) as log:
+        code = _run_and_report(request, summarise, options, options.open_console(log), out)
+        if log is not None:
+            log.end(code)
+    return code
+
+
+def _run_and_report(
+    request: Request[R],
+    summarise: Callable[[R], Summary],
+    options: ScreenOptions,
+    console: Console,
+    out: str | None,
+) -> int:
     stdout = open_stdout(out)
-    known = read_known_failures(options.known_failures, console.warn)
+    known = read_known(options.known, console.warn)
     run = request.open(console.say)
     for remark in run.describe_list():
         console.say(remark)
-    with show_phases(console, request.command) as watch:
-        total = run.count(watch)
-    if request.uses_model:
-        tune_process(request)
-    with stop_on_signals(console) as stop:
-        control = request.make_control(stop)
-        progress = RunProgress(control.clock, total, stop)
-        control.stdin = open_stdin(stop) if run.reads_stdin else None
-        control.stdout = stdout
-        results = run.start(control)
-        reporter = _Reporter(
-            summarise(run), progress, options, console, stop, known, stdout is not None
-        )
-        reporter.consume(request.command, results, run)
-        return reporter.finish()
+    with hold_out(run.output, console) if options.lock else nullcontext():
+        with show_phases(console, request.command) as watch:
+            total = run.count(watch)
+        if request.uses_model:
+            tune_process(request)
+        with stop_on_signals(console) as stop:
+            control = request.make_control(stop)
+            progress = RunProgress(control.clock, total, stop)
+            control.stdin = open_stdin(stop) if run.reads_stdin else None
+            control.stdout = stdout
+            results = run.start(control)
+            reporter = _Reporter(
+                summarise(run), progress, options, console, stop, known, stdout is not None
+            )
+            reporter.consume(request.command, results, run)
+            return reporter.finish()
+
+
+@contextmanager
+def hold_out(output: Output | None, console: Console) -> Iterator[None]:
+    """Keeps other runs with `--lock` out of OUT during the `with` block.
+
+    Raises UsageError if OUT is not a folder, and OutputError if another run holds it.
+    """
+    if output is None or output.kind is not OutputKind.FOLDER:
+        raise UsageError("--lock needs a folder as OUT; name a folder, or leave out --lock")
+    refusal = f"{output.path}: another run holds the lock of this folder; wait for its end"
+    with hold_folder(output.path, refusal) as is_locked:
+        if not is_locked:
+            console.warn(f"{output.path}: this system cannot lock the folder; --lock has no effect")
+        yield
 
 
 def tune_process(request: Request[Run]) -> None:
@@ -143,7 +172,7 @@ def open_stdout(out: str | None) -> BinaryIO | None:
 class _Reporter:
     """Prints results, writes the failures file, and chooses the exit code.
 
-    `known` are the failures that need not be printed, as pairs of file and reason.
+    `known` are the failures that an earlier run reported, as pairs of file and reason.
     """
 
     summary: Summary
@@ -153,12 +182,11 @@ class _Reporter:
     stop: SignalledStop
     known: frozenset[tuple[str, str]]
     records_on_stdout: bool
-    known_count: int = 0
 
     def consume(self, title: str, results: Generator[FileResult, None, None], run: Run) -> None:
         """Reports every result of a run."""
         with (
-            open_failures(self.options.failures) as note_failure,
+            open_failures(self.options.failures, self.options.known, self._is_whole) as note,
             closing(results),
             closing(FailureLines(self.console, self._say_where())) as failures,
             self.console.track(title, self.progress) as update,
@@ -168,48 +196,70 @@ class _Reporter:
                     continue  # the stop cut off the input; the data may be valid
                 self.progress.add(result)
                 self.summary.add(result)
+                is_known = result.failed and (result.file, result.reason or "") in self.known
+                self.progress.tally.known += is_known
                 if result.failed:
-                    self._report_failure(result, failures)
-                    note_failure(result)
+                    self._report_failure(result, failures, is_known=is_known)
+                    note(result)
                 self._report_file(result)
                 update()
-                if result.failed and self.options.fail_fast:
+                if result.failed and not is_known and self.options.fail_fast:
                     self.stop.set()  # the work in flight finishes, and results still come
         self.progress.tally.not_inputs = run.not_inputs
 
     def finish(self) -> int:
         """Prints the summary and returns the exit code."""
-        if self.options.json:
-            summary = self.summary.to_json(self.progress)
-            if self.options.known_failures is not None:
-                summary["known_failures"] = self.known_count
-            self.console.print_json(summary, to_stderr=self.records_on_stdout)
-        else:
-            text = self._describe()
-            if text:
-                (self.console.say if self.records_on_stdout else self.console.print_result)(text)
+        code = self.stop.exit_code
+        if code is None:
+            code = self.summary.choose_exit(self.progress.tally)
+        self._print_summary()
         if self.stop:
             self.console.say(self.summary.stopped)
-        elif not self.console.quiet:  # remarks may take time to find
+        elif self.console.keeps_remarks:  # remarks may take time to find
             if self.progress.tally.unchecked:
-                self.console.say(_UNCHECKED)
+                self.console.say(UNCHECKED)
             for remark in self.summary.remarks():
                 self.console.say(remark)
-        if self.stop.exit_code is not None:
-            return self.stop.exit_code
-        return self.summary.choose_exit(self.progress.tally)
+        if code and self.console.quiet and self.console.log is not None:
+            self._explain_failure(self.console.log)
+        return code
+
+    def _print_summary(self) -> None:
+        text = self._describe()
+        if self.options.json:
+            summary = self.summary.to_json(self.progress)
+            if self.options.known is not None:
+                summary["known"] = self.progress.tally.known
+            self.console.write_log(text)
+            self.console.print_json(summary, to_stderr=self.records_on_stdout)
+        elif self.records_on_stdout:
+            for line in text.splitlines():
+                self.console.say(line)
+        elif text:
+            self.console.print_result(text)
+
+    def _explain_failure(self, log: Log) -> None:
+        """Ends a quiet run that keeps a log and failed: a mail of its output needs a summary."""
+        for line in self._describe().splitlines():
+            self.console.mention(line)
+        if self.stop:
+            self.console.mention(self.summary.stopped)
+        self.console.mention(f"{log.path} has the details")
+
+    def _is_whole(self) -> bool:
+        return not self.stop
 
     def _describe(self) -> str:
-        """Returns the summary, and how many failures were not printed because they are known."""
+        """Returns the summary, and how many failures are known."""
         lines = [self.summary.describe(self.progress)]
-        if self.known_count:
-            are = "failure is" if self.known_count == 1 else "failures are"
-            lines.append(f"{self.known_count} known {are} listed in {self.options.known_failures}")
+        if known := self.progress.tally.known:
+            are = "failure is" if known == 1 else "failures are"
+            lines.append(f"{known} known {are} listed in {self.options.known}")
         return "\n".join(filter(None, lines))
 
-    def _report_failure(self, result: FileResult, failures: FailureLines) -> None:
-        is_known = (result.file, result.reason or "") in self.known
-        self.known_count += is_known
+    def _report_failure(
+        self, result: FileResult, failures: FailureLines, *, is_known: bool
+    ) -> None:
         if self.console.verbose or not is_known:
             failures.add(result.file, result.reason or "", result.name)
         for line in result.details if self.options.verbose else ():
@@ -217,7 +267,8 @@ class _Reporter:
 
     def _say_where(self) -> str:
         """Says where the user finds the failed files that the screen does not name."""
-        path = self.options.failures
+        log = None if self.console.log is None else self.console.log.path
+        path = log or self.options.failures
         return "-v or --failures FILE lists them" if path is None else f"{path} lists them"
 
     def _report_file(self, result: FileResult) -> None:
@@ -235,70 +286,3 @@ class _Reporter:
             self.console.say(f"{result.file}{place} ({result.status.value}{delta}{reason})")
         if self.options.json:
             self.console.print_json(result.to_json(), to_stderr=self.records_on_stdout)
-
-
-@contextmanager
-def open_failures(path: str | None) -> Iterator[Callable[[FileResult], None]]:
-    """Opens the `--failures` file. Yields a function that writes one result at once.
-
-    If `path` is None, the function does nothing. If the disk is full, opening and writing
-    raise UnwritableDiskError. After any other failure, they raise OutputError.
-    """
-    if path is None:
-        yield lambda result: None
-        return
-    try:
-        file = FileIO(path, "w")
-    except OSError as exc:
-        raise describe_write_error(exc, f"--failures {path}") from exc
-
-    def write(result: FileResult) -> None:
-        line = memoryview(json.dumps(result.to_json()).encode() + b"\n")
-        try:
-            while line:
-                line = line[file.write(line) :]
-        except OSError as exc:
-            raise describe_write_error(exc, f"--failures {path}") from exc
-
-    with file:
-        yield write
-
-
-def read_known_failures(
-    path: str | None, warn: Callable[[str], None]
-) -> frozenset[tuple[str, str]]:
-    """Reads a file that an earlier run wrote for `--failures`. Returns pairs of file and reason.
-
-    A missing file lists no failures, so the first run of a repeated command needs no special case.
-    Skips lines that are not failures, such as the last line of a run that was killed, and warns
-    once. Raises UsageError if the file cannot be read.
-    """
-    if path is None:
-        return frozenset()
-    known: set[tuple[str, str]] = set()
-    skipped = 0
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                if (failure := _parse_failure(line)) is None:
-                    skipped += 1
-                else:
-                    known.add(failure)
-    except FileNotFoundError:
-        return frozenset()
-    except OSError as exc:
-        raise UsageError(f"--known-failures {path}: {describe_read_error(exc)}") from exc
-    if skipped:
-        lines = "1 line" if skipped == 1 else f"{skipped} lines"
-        warn(f"--known-failures {path}: ignored {lines} not written by --failures")
-    return frozenset(known)
-
-
-def _parse_failure(line: bytes) -> tuple[str, str] | None:
-    """Returns the file and the reason of a line of `--failures`, or None for any other line."""
-    try:
-        entry = json.loads(line)
-        file, reason = entry["file"], entry["reason"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return (file, reason) if isinstance(file, str) and isinstance(reason, str) else None

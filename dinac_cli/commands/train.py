@@ -15,10 +15,11 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.progress import PhaseProgress, fit_parts, show_phases
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
-from dinac_cli.commands.screen.summary import STOPPED, describe_skips
+from dinac_cli.commands.screen.summary import STOPPED, UNCHECKED, describe_skips
 from dinac_cli.commands.screen.tables import count_images, format_duration
-from dinac_cli.commands.values import complete, real, whole
+from dinac_cli.commands.values import complete, parse_batch_size, real, whole
 from dinac_cli.errors import Exit, UsageError
+from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.jobs.executor.control import StopRequest
@@ -45,7 +46,8 @@ Minutes = Annotated[
     typer.Option(
         parser=real("--minutes", lambda value: 0.01 <= value < math.inf, "0.01 minutes or more"),
         metavar="M",
-        help="Minutes to train; the learning rate ends at zero.",
+        help="Minutes to train; the learning rate ends at zero. A stopped training can be resumed "
+        "with more or fewer minutes.",
     ),
 ]
 Steps = Annotated[
@@ -58,9 +60,14 @@ Steps = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--batch-size", parser=whole("--batch-size", 1), metavar="N", help="Crops per step."
+        "--batch-size",
+        parser=parse_batch_size,
+        metavar="N",
+        show_default="auto",
+        help="Crops per step, or auto: 64, or fewer if --crop is above 128, so that the memory "
+        "stays about the same.",
     ),
 ]
 Crop = Annotated[
@@ -102,9 +109,13 @@ def train(
     init: Init = "nano",
     minutes: Minutes = None,
     steps: Steps = None,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     crop: Crop = 128,
     seed: Seed = 0,
+    background: opt.Background = "white",
+    hdr: opt.Hdr = "refuse",
+    damaged: opt.Damaged = "fail",
+    max_pixels: opt.MaxPixels = MAX_PIXELS,
     teacher: Teacher = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
@@ -120,8 +131,10 @@ def train(
     If the training is stopped or killed, the same command resumes it.
     """
     from dinac_cli.codec.machine import configure_threads
+    from dinac_cli.images.color import parse_color
+    from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.jobs.executor.phase import Phase
-    from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+    from dinac_cli.training.recipe import TrainRecipe, choose_batch_size
 
     console = Console(quiet=quiet, verbose=verbose, progress=not no_progress)
     images, out = opt.split_out(images, out, out_option)
@@ -132,9 +145,11 @@ def train(
         watch(Phase("loading torch"))
         configure_threads()
         # This import loads torch, which reads the settings that configure_threads made.
+        from dinac_cli.training.dataset import ReadOptions
         from dinac_cli.training.session import TrainRequest
 
-    recipe = TrainRecipe(steps=steps or UNPACED_STEPS, batch_size=batch_size, crop=crop, seed=seed)
+    size = batch_size or choose_batch_size(crop)
+    recipe = TrainRecipe(steps=steps, batch_size=size, crop=crop, seed=seed)
     request = TrainRequest(
         paths=paths,
         out=Path(out),
@@ -145,6 +160,12 @@ def train(
         dtype=dtype,
         compiled=compiled,
         teacher=None if teacher is None else Path(teacher),
+        options=ReadOptions(
+            background=parse_color(background),
+            max_pixels=max_pixels,
+            hdr=hdr,
+            damaged=parse_damage_choice(damaged),
+        ),
     )
     raise typer.Exit(_run_training(request, console))
 
@@ -198,8 +219,10 @@ def _train(request: TrainRequest, stop: SignalledStop, console: Console) -> int:
         return Exit.DONE
     if run.resumed:
         console.say(f"resuming from step {run.first_step}")
-    for reason in run.skipped:
+    for reason in (*run.survey.skipped, *run.survey.damaged):
         console.warn(reason)
+    if run.survey.unchecked:
+        console.say(UNCHECKED)
     with console.track("train", progress) as update:
         values = _take_steps(run, progress, update)
     if values is None:
@@ -255,8 +278,8 @@ def _describe_result(run: TrainingRun, out: Path, values: Sequence[float]) -> st
     measured = f"{len(values)} held out" if run.is_held_out else "the training images"
     is_better = run.start_db is None or mean_db > run.start_db
     advice = f"use it with --model {out}" if is_better else "it is no better yet: train it longer"
-    steps = f"{run.steps} steps on {count_images(run.count)}"
-    return f"{steps}; {mean_db:.2f} dB on {measured}{before}; {advice}"
+    steps = "1 step" if run.steps == 1 else f"{run.steps} steps"
+    return f"{steps} on {count_images(run.count)}; {mean_db:.2f} dB on {measured}{before}; {advice}"
 
 
 @dataclass

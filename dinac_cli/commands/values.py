@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -195,3 +196,14 @@ def note_verbose(context: typer.Context, value: bool) -> bool:
     if context.obj is not None:
         context.obj["verbose"] = value
     return value
+
+
+def note_command_line(context: typer.Context, path: str | None) -> Any:
+    """Returns a `LogChoice` of this path and of the command line of this run, or None."""
+    if path is None:
+        return None
+    from dinac_cli.commands.screen.log import LogChoice
+
+    arguments = () if context.obj is None else context.obj["arguments"]
+    command_line = shlex.join((context.find_root().info_name or "", *arguments))
+    return LogChoice(path=path, command_line=command_line)

@@ -79,7 +79,8 @@ def verify(
     workers: opt.Readers = None,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,
-    known_failures: opt.KnownFailures = None,
+    known: opt.Known = None,
+    log: opt.Log = None,
     as_json: opt.Json = False,
     no_progress: opt.NoProgress = False,
     quiet: opt.Quiet = False,
@@ -107,7 +108,8 @@ def verify(
         quiet=quiet,
         verbose=verbose,
         failures=failures,
-        known_failures=known_failures,
+        known=known,
+        log=log,
         fail_fast=fail_fast,
     )
     summary = VerifySummary(reencodes=reencode is not None)

@@ -132,7 +132,10 @@ def drop_advice(reason: str) -> str:
 
 @dataclass
 class Tally:
-    """Totals of all files of a run. They need the same memory for any number of files."""
+    """Totals of all files of a run. They need the same memory for any number of files.
+
+    `known` is the number of failures that an earlier run already reported.
+    """
 
     counts: Counter[Status] = field(default_factory=Counter)
     redone: int = 0
@@ -144,6 +147,7 @@ class Tally:
     reencoded: int = 0
     max_delta: float = 0.0
     unchecked: int = 0
+    known: int = 0
     decoded: int = 0
 
     def add(self, result: FileResult) -> None:
@@ -184,6 +188,11 @@ class Tally:
     def failures(self) -> int:
         """The number of files that failed or have no counterpart."""
         return self.counts[Status.FAILED] + self.counts[Status.MISSING]
+
+    @property
+    def new_failures(self) -> int:
+        """The number of failures for which the exit code is 3."""
+        return self.failures - self.known
 
     def to_json(self) -> dict[str, Any]:
         """Returns the summary object that ends a `--json` run."""

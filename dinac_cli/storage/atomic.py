@@ -19,7 +19,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from dinac_cli.errors import OutputError, UnwritableDiskError
 
@@ -47,6 +48,69 @@ def write_atomically(
     OutputError for other failures.
     """
     folder = os.path.dirname(target) or "."
+    try:
+        with _create_temporary(folder) as (temporary, descriptor):
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+            _require_written(descriptor)
+            if fsync:
+                os.fsync(descriptor)
+            _publish(temporary, target, replace=replace, is_ours=is_ours)
+        if fsync:
+            _sync_folder(folder)
+    except OSError as exc:
+        raise describe_write_error(exc, target) from exc
+
+
+@dataclass
+class Rewrite:
+    """The next content of a file. The file itself does not change before `publish`.
+
+    `what` names the file in errors. All methods raise OutputError.
+    """
+
+    target: str
+    what: str
+    _temporary: str
+    _descriptor: int
+
+    def write(self, data: bytes) -> None:
+        """Appends to the next content."""
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as exc:
+            raise describe_write_error(exc, self.what) from exc
+
+    def publish(self) -> None:
+        """Replaces the file. After a kill at any moment, it has its old or its next content."""
+        try:
+            _require_written(self._descriptor)
+            os.replace(self._temporary, self.target)
+        except OSError as exc:
+            raise describe_write_error(exc, self.what) from exc
+
+
+@contextlib.contextmanager
+def rewrite_file(path: str, what: str) -> Iterator[Rewrite]:
+    """Starts the next content of the file that `path` names, through links too.
+
+    Without `publish`, the file stays as it is. Raises OutputError.
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    remove_dead_temporaries(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(_create_temporary(folder))
+        except OSError as exc:
+            raise describe_write_error(exc, what) from exc
+        yield Rewrite(target, what, *temporary)
+
+
+@contextlib.contextmanager
+def _create_temporary(folder: str) -> Iterator[tuple[str, int]]:
+    """Yields the path and the descriptor of a new, locked file. Removes the path at the end."""
     temporary = os.path.join(folder, _name_temporary())
     with _live_lock:
         _live.add(temporary)
@@ -54,20 +118,9 @@ def write_atomically(
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             _lock(descriptor)
-            with os.fdopen(descriptor, "wb", closefd=False) as file:
-                file.write(data)
-            # A network file system may report a full disk only when the file is closed. Closing a
-            # duplicate of the descriptor raises that error, but keeps the lock.
-            os.close(os.dup(descriptor))
-            if fsync:
-                os.fsync(descriptor)
-            _publish(temporary, target, replace=replace, is_ours=is_ours)
+            yield temporary, descriptor
         finally:
             os.close(descriptor)
-        if fsync:
-            _sync_folder(folder)
-    except OSError as exc:
-        raise describe_write_error(exc, target) from exc
     finally:
         _discard(temporary)
 
@@ -95,6 +148,15 @@ def move_atomically(source: str, target: str) -> bool:
     except OSError as exc:
         raise describe_write_error(exc, source) from exc
     return True
+
+
+def _require_written(descriptor: int) -> None:
+    """Raises OSError if the disk could not take all data.
+
+    A network file system may report a full disk only when the file is closed. Closing a duplicate
+    of the descriptor raises that error, but keeps the lock.
+    """
+    os.close(os.dup(descriptor))
 
 
 def describe_write_error(exc: OSError, target: str) -> OutputError:

@@ -15,14 +15,15 @@ if sys.platform != "win32":
 
 
 @contextlib.contextmanager
-def hold_folder(folder: str, refusal: str) -> Iterator[None]:
+def hold_folder(folder: str, refusal: str) -> Iterator[bool]:
     """Locks the folder against other processes during the `with` block.
+
+    Yields False if the folder cannot be locked: on Windows, and on file systems without such locks.
 
     Creates the folder if it does not exist. If this function created the folder and the folder is
     still empty at the end, removes the folder. The system releases the lock of a process that dies.
-    On Windows, and on file systems without such locks, nothing is locked. Raises OutputError if the
-    folder is not writable. If another process holds the lock, the message of the OutputError is
-    `refusal`.
+    Raises OutputError if the folder is not writable. If another process holds the lock, the message
+    of the OutputError is `refusal`.
     """
     is_new = not os.path.lexists(folder)
     try:
@@ -34,7 +35,7 @@ def hold_folder(folder: str, refusal: str) -> Iterator[None]:
     try:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"{folder}: cannot write there; choose another folder")
-        yield
+        yield descriptor is not None
     finally:
         if is_new:
             with contextlib.suppress(OSError):  # the folder is not empty
@@ -44,6 +45,7 @@ def hold_folder(folder: str, refusal: str) -> Iterator[None]:
 
 
 def _lock_folder(folder: str) -> int | None:
+    """Returns the descriptor that holds the lock, or None if the folder cannot be locked."""
     while True:
         os.makedirs(folder, exist_ok=True)
         if sys.platform == "win32":
@@ -59,5 +61,6 @@ def _lock_folder(folder: str) -> int | None:
         except FileNotFoundError:  # another process removed the folder before this one locked it
             pass
         except OSError:  # this file system has no locks, or cannot lock folders
-            return descriptor
+            os.close(descriptor)
+            return None
         os.close(descriptor)

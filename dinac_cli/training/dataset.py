@@ -9,14 +9,39 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dinac_cli.errors import DamagedImageError, DinacError, UsageError
+from dinac_cli.errors import DinacError, UsageError
+from dinac_cli.images.damage import DamageChoice
+from dinac_cli.images.formats import MAX_PIXELS
+from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.images.pixels import Pixels, scale_pixels
-from dinac_cli.images.reading import read_image
-from dinac_cli.jobs.results import drop_advice
+from dinac_cli.images.reading import WHITE, SourceImage, read_image
 from dinac_cli.storage.content import read_content
 from dinac_cli.training.split import choose_representatives, measure_features
 
 CACHE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How images are read; see `read_image`. Raises UsageError if `hdr` is not a known choice."""
+
+    background: tuple[int, int, int] = WHITE
+    max_pixels: int = MAX_PIXELS
+    hdr: str = REFUSE
+    damaged: DamageChoice = "fail"
+
+    def __post_init__(self) -> None:
+        check_hdr(self.hdr)
+
+    def decode(self, data: bytes) -> SourceImage:
+        """Decodes the bytes of an image file. Raises ImageError."""
+        return read_image(
+            data,
+            background=self.background,
+            max_pixels=self.max_pixels,
+            hdr=self.hdr,
+            damaged=self.damaged,
+        )
 
 
 @dataclass(frozen=True)
@@ -28,39 +53,60 @@ class TrainImage:
     width: int
     sha256: str
     features: tuple[float, ...] = field(repr=False)
+    options: ReadOptions = field(default=ReadOptions(), repr=False)
 
 
-def survey_images(paths: Iterable[str], crop: int) -> tuple[list[TrainImage], list[str]]:
+@dataclass
+class Survey:
+    """The images of a training, and one line of text per skipped path or damaged image.
+
+    `unchecked` is the number of images whose damage would not have been found.
+    """
+
+    images: list[TrainImage] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    unchecked: int = 0
+
+
+def survey_images(paths: Iterable[str], crop: int, options: ReadOptions = ReadOptions()) -> Survey:
     """Reads every image once. Skips images with a side below `crop` pixels.
 
-    Returns the images, and one line of text per skipped path. Raises UsageError if no image is
-    left.
+    Raises UsageError if no image is left.
     """
-    images, skipped, unreadable = [], [], 0
+    survey, unreadable = Survey(), 0
     for path in paths:
         try:
             content = read_content(path)
-            pixels = read_image(content.data).pixels
-        except DamagedImageError as exc:
-            skipped.append(f"{path}: {drop_advice(str(exc))}; copy or download it again")
-            continue
+            source = options.decode(content.data)
         except DinacError as exc:
-            skipped.append(f"{path}: {exc}")
+            survey.skipped.append(f"{path}: {exc}")
             unreadable += 1
             continue
-        height, width, _ = pixels.shape
+        height, width, _ = source.pixels.shape
         if min(height, width) < crop:
-            skipped.append(f"{path}: {width}x{height} is smaller than a crop of {crop}")
+            survey.skipped.append(f"{path}: {width}x{height} is smaller than a crop of {crop}")
             continue
-        features = tuple(measure_features(pixels).tolist())
-        images.append(TrainImage(path, height, width, content.sha256, features))
-    if skipped and unreadable == len(skipped) and not images:
-        raise UsageError(f"no image is readable, {unreadable} failed; the first: {skipped[0]}")
-    if not images:
+        survey.unchecked += not source.soundness.is_checked
+        if source.soundness.damage is not None:
+            survey.damaged += [f"{path}: {warning}" for warning in source.soundness.warn()]
+        features = tuple(measure_features(source.pixels).tolist())
+        survey.images.append(TrainImage(path, height, width, content.sha256, features, options))
+    _require_images(survey, unreadable, crop)
+    return survey
+
+
+def _require_images(survey: Survey, unreadable: int, crop: int) -> None:
+    """Raises UsageError if no image is left. `unreadable` of the skipped ones cannot be read."""
+    if survey.images:
+        return
+    if unreadable and unreadable == len(survey.skipped):
         raise UsageError(
-            f"no image has at least {crop} pixels per side; use larger images or a smaller --crop"
+            f"no image is readable, {unreadable} failed; the first: {survey.skipped[0]}"
         )
-    return images, skipped
+    raise UsageError(
+        f"no image has at least {crop} pixels per side; use larger images or a smaller --crop"
+    )
 
 
 def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[TrainImage]]:
@@ -85,7 +131,7 @@ def hold_out(images: Sequence[TrainImage]) -> tuple[list[TrainImage], list[Train
 
 def load_image(image: TrainImage) -> Pixels:
     """Reads an image, uint8 [H, W, 3]. Raises DinacError."""
-    return read_image(read_content(image.path).data).pixels
+    return image.options.decode(read_content(image.path).data).pixels
 
 
 def hash_images(images: Iterable[TrainImage]) -> str:

@@ -43,7 +43,7 @@ class Optimizer:
     """Updates float32 weights in place. `average` is the weights' exponential moving average."""
 
     def __init__(self, parameters: Mapping[str, Tensor], recipe: TrainRecipe) -> None:
-        self.recipe = recipe
+        self._recipe = recipe
         self._parameters = dict(parameters)
         self._momentum = {
             name: torch.zeros_like(parameter)
@@ -61,14 +61,14 @@ class Optimizer:
     def _others(self) -> list[tuple[str, Tensor]]:
         return [item for item in self._parameters.items() if item[0] not in self._momentum]
 
-    def step(self, number: int) -> None:
-        """Updates the weights and clears the gradients. `number` counts the steps from 0."""
-        factor = self.recipe.rate_factor(number)
-        torch.nn.utils.clip_grad_norm_([p for _, p in self._others()], self.recipe.clip)
+    def step(self, number: int, done: float) -> None:
+        """Updates the weights and clears the gradients. See `TrainRecipe.rate_factor`."""
+        factor = self._recipe.rate_factor(number, done)
+        torch.nn.utils.clip_grad_norm_([p for _, p in self._others()], self._recipe.clip)
         for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._adam.step()
-        self._step_matrices(self.recipe.matrix_rate * factor)
+        self._step_matrices(self._recipe.matrix_rate * factor)
         self._adam.zero_grad(set_to_none=True)
         self._average(number)
 
@@ -92,7 +92,7 @@ class Optimizer:
 
     @torch.no_grad()
     def _average(self, number: int) -> None:
-        keep = min(self.recipe.ema, (number + 1) / (number + 20))
+        keep = min(self._recipe.ema, (number + 1) / (number + 20))
         weights = [self._parameters[name] for name in self.average]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - keep)
 

@@ -8,14 +8,23 @@ from dataclasses import dataclass
 
 from dinac_cli.errors import ModelError, UsageError
 
-UNPACED_STEPS = 10**9
-"""The number of steps that a run with `--minutes` assumes until its pace is known."""
+_BATCH_SIZE, _CROP = 64, 128
+
+
+def choose_batch_size(crop: int) -> int:
+    """Returns how many crops of this side, in pixels, take as much memory as 64 crops of 128.
+
+    At most 64, and at least 1. A multiple of 4 if possible, so that each image gives 4 crops.
+    """
+    size = min(_BATCH_SIZE, _BATCH_SIZE * _CROP**2 // crop**2)
+    return max(1, size - size % 4 if size > 4 else size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
     """The settings of one training. The defaults suit a model of the size of `nano`.
 
+    The training takes `steps` steps. If `steps` is None, a time limit ends the training instead.
     Each step takes `batch_size` crops of `crop` by `crop` pixels, from images at one of `scales`.
     Muon trains the matrices of the blocks, with the peak learning rate `matrix_rate`. AdamW trains
     all other weights. The peak learning rate of AdamW is `linear_rate` for the layers into and out
@@ -28,9 +37,9 @@ class TrainRecipe:
     the class head with a teacher. Raises UsageError if a value is out of range.
     """
 
-    steps: int = 20_000
-    batch_size: int = 64
-    crop: int = 128
+    steps: int | None = 20_000
+    batch_size: int = _BATCH_SIZE
+    crop: int = _CROP
     scales: tuple[float, ...] = (1.0, 0.8, 0.6, 0.5)
     rate: float = 6e-4
     linear_rate: float = 3e-5
@@ -47,7 +56,7 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         positive = ("steps", "batch_size", "crop", "rate", "linear_rate", "matrix_rate", "clip")
         for name in positive:
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("full_noise", "drop", "ema"):
             if not 0 <= getattr(self, name) <= 1:
@@ -58,10 +67,13 @@ class TrainRecipe:
         """The crops per image in a batch: the greatest common divisor of 4 and the batch size."""
         return math.gcd(self.batch_size, 4)
 
-    def rate_factor(self, step: int) -> float:
-        """Returns the share of the peak learning rates: a linear warm-up, times a cosine to 0."""
+    def rate_factor(self, step: int, done: float) -> float:
+        """Returns the share of the peak learning rates: a linear warm-up, times a cosine to 0.
+
+        `step` counts from 0. `done` is the share of the training before this step, 0 to 1.
+        """
         warm = min(1.0, (step + 1) / max(1, self.warm_up))
-        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.steps)))
+        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     @classmethod
     def from_json(cls, text: str) -> TrainRecipe:

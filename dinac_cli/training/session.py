@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.codec.records import name_creator
 from dinac_cli.errors import UsageError
+from dinac_cli.images.color import name_color
 from dinac_cli.images.pixels import Pixels, crop_pixels
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase, watch_items
 from dinac_cli.models.device import resolve_device, resolve_dtype
@@ -25,6 +26,7 @@ from dinac_cli.models.registry import resolve_model
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
 from dinac_cli.training.dataset import (
     CropSource,
+    ReadOptions,
     TrainImage,
     hash_images,
     hold_out,
@@ -32,7 +34,7 @@ from dinac_cli.training.dataset import (
     survey_images,
 )
 from dinac_cli.training.klt import NANO_CONFIG, build_klt, measure_patches
-from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+from dinac_cli.training.recipe import TrainRecipe
 from dinac_cli.training.statistics import (
     measure_reconstruction,
     measure_sensitivity,
@@ -45,8 +47,6 @@ from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer, write_fi
 REPORT_NAME = "training.json"
 KLT = "klt"
 
-_UNTIMED_STEPS = 10  # the first steps are slow, because they compile the network
-_PACE_STEPS = 20  # how many steps after these are timed, to estimate the pace
 _HELD_OUT_MEASURED = 8
 _STATISTICS_IMAGES = 400
 _SENSITIVITY_IMAGES = 4
@@ -57,10 +57,11 @@ _MAX_SIDE = 512  # pixels; held-out images are coded every few minutes, so they 
 class TrainRequest:
     """The options of a training run, as plain data.
 
-    `init` is the model to start from, or "klt". If `minutes` is given, the run takes as many steps
-    as fit into this time. The run updates the number of steps whenever it saves a state. If
-    `compiled` is true, the network is compiled first. `teacher` is the checkpoint folder of a
+    `init` is the model to start from, or "klt". Either the recipe has `steps`, or `minutes` limits
+    the time of all steps together; the run then ends with the first step that reaches the limit.
+    If `compiled` is true, the network is compiled first. `teacher` is the checkpoint folder of a
     DINOv2 from which the class head learns. `save_seconds` is the time between saved states.
+    `options` says how the images are read.
     """
 
     paths: Sequence[str]
@@ -73,11 +74,19 @@ class TrainRequest:
     compiled: bool = False
     teacher: Path | None = None
     save_seconds: float = 120.0
+    options: ReadOptions = field(default_factory=ReadOptions)
+
+    def __post_init__(self) -> None:
+        assert (self.minutes is None) != (self.recipe.steps is None), "one of them is the limit"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One step of a run. `steps` is the number of steps of the run, or None while it is unknown."""
+    """One step of a run.
+
+    `steps` is the number of steps of the run. With a time limit, it is estimated from the mean pace
+    so far (None: not yet known).
+    """
 
     step: StepReport
     steps: int | None
@@ -108,9 +117,10 @@ class TrainingRun:
         self._device = resolve_device(request.device)
         self._dtype = resolve_dtype(request.dtype, self._device)
         paths = watch_items(request.paths, watch, "reading the images", len(request.paths))
-        images, self.skipped = survey_images(paths, recipe.crop)
+        survey = survey_images(paths, recipe.crop, request.options)
+        self.survey = survey
         watch(Phase("choosing the held-out images"))
-        self._kept, self._held_out = hold_out(images)
+        self._kept, self._held_out = hold_out(survey.images)
         self._held = [
             crop_pixels(load_image(image), _MAX_SIDE, _MAX_SIDE)
             for image in self._held_out[:_HELD_OUT_MEASURED]
@@ -129,21 +139,33 @@ class TrainingRun:
             self._dtype,
             compiled=request.compiled,
             teacher=self._load_teacher(),
-            about=self._describe(),
+            about=self._identify(),
         )
         remove_dead_temporaries(str(request.out))
         self.resumed = self._trainer.resume(request.out)
         self.first_step = self._trainer.step_number
+        self._seconds_before = self._trainer.seconds
+        self._started: float | None = None  # when the steps of this run began
 
-    def _describe(self) -> dict[str, str]:
-        """Returns the values that, together with the recipe, identify this training."""
+    def _identify(self) -> dict[str, str]:
+        """Returns what must be the same, together with the recipe, to resume this training.
+
+        A training with a time limit can be resumed with another limit.
+        """
         request = self._request
         return {
             "init": request.init,
             "images": hash_images(self._kept),
-            "minutes": "" if request.minutes is None else f"{request.minutes:g}",
             "teacher": "" if request.teacher is None else str(request.teacher),
+            "background": name_color(request.options.background),
+            "hdr": request.options.hdr,
+            "damaged": request.options.damaged,
         }
+
+    def _describe(self) -> dict[str, str]:
+        """Returns the values that, together with the recipe, identify a finished training."""
+        minutes = self._request.minutes
+        return self._identify() | {"minutes": "" if minutes is None else f"{minutes:g}"}
 
     def check_finished(self) -> bool:
         """Whether this training is finished. Raises UsageError if OUT holds another training.
@@ -195,31 +217,42 @@ class TrainingRun:
         if not trainer.step_number and not trainer.curve:
             start_db = round(self._measure_average(), 3)
             trainer.curve.append({"step": 0, "train_db": None, "held_out_db": start_db})
-        pace = self._start_pace()
-        known = trainer.recipe.steps != UNPACED_STEPS
-        saved = time.monotonic()
+        self._started = saved = time.monotonic()
         psnr: list[float] = []
         compiles = self._request.compiled
         self._watch(Phase("compiling the model" if compiles else "taking the first step"))
-        while not known or trainer.step_number < trainer.recipe.steps:
-            report = trainer.step()
+        while (done := self._measure_done()) < 1:
+            report = trainer.step(done)
             psnr += [] if report.psnr_db is None else [report.psnr_db]
-            done, now = trainer.step_number - self.first_step, time.monotonic()
-            is_due = known and now - saved >= self._request.save_seconds
-            if pace and done == _UNTIMED_STEPS:
-                pace.mark(trainer.step_number, now)
-            if pace and (is_due or (not known and done == _UNTIMED_STEPS + _PACE_STEPS)):
-                trainer.set_steps(pace.fit(trainer.step_number, now))
-                known = True
-            held_out_db = self._check_point(psnr, pace) if is_due else None
-            if is_due:
+            held_out_db = None
+            if time.monotonic() - saved >= self._request.save_seconds:
+                held_out_db = self._check_point(psnr)
                 saved = time.monotonic()
-            yield Progress(report, trainer.recipe.steps if known else None, held_out_db)
+            yield Progress(report, self._estimate_steps(), held_out_db)
         if not trainer.curve or trainer.curve[-1]["step"] != trainer.step_number:
-            self._check_point(psnr, pace)
+            self._check_point(psnr)
+
+    def _measure_done(self) -> float:
+        """Returns the share of the training that is done: of its time, or else of its steps."""
+        if self._request.minutes is None:
+            return self._trainer.done
+        return self._count_seconds() / (60 * self._request.minutes)
+
+    def _count_seconds(self) -> float:
+        """Returns the seconds since the first step, except those between a stop and a resume."""
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._seconds_before + running
+
+    def _estimate_steps(self) -> int | None:
+        """Returns the number of steps of the whole training, or None if there is no pace yet."""
+        if (steps := self._trainer.recipe.steps) is not None:
+            return steps
+        done = self._measure_done()
+        return round(self.steps / min(1, done)) if done else None
 
     def save(self) -> None:
         """Saves the state. A later run with the same request can resume from this state."""
+        self._trainer.seconds = self._count_seconds()
         self._trainer.save(self._request.out)
 
     def finish(self) -> list[float]:
@@ -286,23 +319,13 @@ class TrainingRun:
             )
         return teacher
 
-    def _start_pace(self) -> Pace | None:
-        """Returns the pace, or None without `minutes`. Includes the time spent before a stop."""
-        if self._request.minutes is None:
-            return None
-        spent = 0.0
-        if self._trainer.curve:
-            last = self._trainer.curve[-1]
-            spent = 60 * float(last.get("minutes") or 0) * self.first_step / (last["step"] or 1)
-        return Pace(self.first_step, time.monotonic(), self._request.minutes * 60, spent)
-
-    def _check_point(self, psnr: list[float], pace: Pace | None) -> float:
+    def _check_point(self, psnr: list[float]) -> float:
         """Measures the averaged weights and saves the state. Returns the held-out PSNR in dB."""
         held_out_db = self._measure_average()
         trained_db = round(float(np.mean(psnr)), 3) if psnr else None
         point = {"step": self.steps, "train_db": trained_db, "held_out_db": round(held_out_db, 3)}
-        if pace:
-            point["minutes"] = round(pace.count_spent(time.monotonic()) / 60, 3)
+        if self._request.minutes is not None:
+            point["minutes"] = round(self._count_seconds() / 60, 3)
         self._trainer.curve.append(point)
         psnr.clear()
         self.save()
@@ -323,10 +346,10 @@ class TrainingRun:
         report = {
             "created_by": name_creator(),
             "about": self._describe(),
-            "recipe": asdict(self._trainer.recipe),
+            "recipe": asdict(replace(self._trainer.recipe, steps=self.steps)),
             "compute": f"{self._device.type}/{'bf16' if self._dtype == torch.bfloat16 else 'f32'}",
             "images": len(self._kept),
-            "images_left_out": len(self.skipped),
+            "images_left_out": len(self.survey.skipped),
             "images_held_out": len(self._held_out),
             "held_out_db": round(float(np.mean(values)), 3),
             "held_out_latents": spread,
@@ -334,30 +357,3 @@ class TrainingRun:
         }
         text = json.dumps(report, indent=2) + "\n"
         write_file(self._request.out, REPORT_NAME, text.encode())
-
-
-class Pace:
-    """Computes from the current pace how many steps fit into the time of a run.
-
-    The first steps are the slowest, because they read images and compile the network. All times are
-    in seconds of a monotonic clock. `number` is the number of steps taken so far.
-    """
-
-    def __init__(self, number: int, now: float, seconds: float, spent: float = 0.0) -> None:
-        self._start = now - spent
-        self._deadline = self._start + seconds
-        self.mark(number, now)
-
-    def count_spent(self, now: float) -> float:
-        """Returns the seconds spent so far, including the seconds before this start."""
-        return now - self._start
-
-    def mark(self, number: int, now: float) -> None:
-        """Starts a new measurement of the pace."""
-        self._number, self._time = number, now
-
-    def fit(self, number: int, now: float) -> int:
-        """Returns the number of steps of the whole run at the current pace. Calls `mark` again."""
-        step_seconds = max(1e-9, now - self._time) / max(1, number - self._number)
-        self.mark(number, now)
-        return number + max(0, round((self._deadline - now) / step_seconds))

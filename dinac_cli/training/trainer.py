@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from dinac_cli.training.losses import (
     reconstruction_loss,
 )
 from dinac_cli.training.optimizer import Optimizer
-from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
+from dinac_cli.training.recipe import TrainRecipe
 from dinac_cli.training.teacher import Teacher
 
 STATE_NAME = "training.state"  # not named .safetensors, because it is not a model
@@ -53,11 +53,11 @@ class Trainer:
 
     With a teacher, the class head learns to predict the teacher's features. A saved state can be
     resumed only with the same recipe and the same `about`. The state includes `curve`, the
-    measurements of the caller.
+    measurements of the caller, and `seconds`, the time that the caller has spent on the training.
 
-    The random numbers of a step depend only on the recipe's seed and the step's number. So a run
-    always gives the same weights on the same device with the same number of threads, even if it was
-    killed and resumed.
+    The random numbers of a step depend only on the recipe's seed and the step's number. So a run of
+    `recipe.steps` steps always gives the same weights on the same device with the same number of
+    threads, even if it was killed and resumed.
     """
 
     def __init__(
@@ -91,9 +91,20 @@ class Trainer:
             self._reconstruct = torch.compile(self._call_network, dynamic=False)
         self.step_number = 0
         self.curve: list[dict[str, float | None]] = []
+        self.seconds = 0.0
 
-    def step(self) -> StepReport:
-        """Takes one optimiser step on one batch of crops."""
+    @property
+    def done(self) -> float:
+        """The share of the recipe's steps that were taken, 0 to 1. The recipe must have steps."""
+        assert self.recipe.steps is not None, "a time limit decides what is done"
+        return self.step_number / self.recipe.steps
+
+    def step(self, done: float | None = None) -> StepReport:
+        """Takes one optimiser step on one batch of crops.
+
+        `done` is the share of the training before this step, 0 to 1: the learning rate follows it.
+        None means the share of the recipe's steps.
+        """
         recipe, number = self.recipe, self.step_number
         random = torch.Generator().manual_seed(recipe.seed * 1_000_003 + number)
         crops = torch.from_numpy(self._source.draw(number, recipe.batch_size, recipe.group).copy())
@@ -109,16 +120,11 @@ class Trainer:
         if self._teacher is not None:
             loss = loss + recipe.align_weight * self._align(self._teacher, images, latents)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step(number)
+        self.optimizer.step(number, self.done if done is None else done)
         self.step_number += 1
         is_plain = time.item() == 1.0 and not drop
         psnr_db = float((_PEAK_DB - 10 * mse.detach().log10()).mean()) if is_plain else None
         return StepReport(number, psnr_db, float(kl.detach()))
-
-    def set_steps(self, steps: int) -> None:
-        """Sets the number of steps of the run."""
-        self.recipe = replace(self.recipe, steps=steps)
-        self.optimizer.recipe = self.recipe
 
     def average_state(self) -> dict[str, Tensor]:
         """Returns the float32 weights of the network. Trained weights are moving averages."""
@@ -127,7 +133,7 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Saves everything that `resume` needs, atomically. Raises OutputError."""
         metadata = {"step": str(self.step_number), "recipe": json.dumps(asdict(self.recipe))}
-        metadata |= {**self._about, "curve": json.dumps(self.curve)}
+        metadata |= {**self._about, "curve": json.dumps(self.curve), "seconds": str(self.seconds)}
         state = save(self.optimizer.state_tensors(), metadata=metadata)
         write_file(folder, STATE_NAME, state)
 
@@ -141,23 +147,21 @@ class Trainer:
             return False
         metadata = read_state_metadata(path)
         saved = TrainRecipe.from_json(metadata["recipe"])
-        own = self.recipe
-        if own.steps == UNPACED_STEPS:  # when the state was saved, the pace was known
-            own = replace(own, steps=saved.steps)
-        differing = [name for name, value in vars(own).items() if value != getattr(saved, name)]
+        values = vars(self.recipe).items()
+        differing = [name for name, value in values if value != getattr(saved, name)]
         differing += [name for name, text in self._about.items() if metadata.get(name) != text]
         if differing:
             raise ModelError(
                 f"{folder} holds a stopped training with other {', '.join(differing)}; repeat its "
                 "command to resume it, or choose another OUT"
             )
-        self.set_steps(saved.steps)
         tensors = load_file(path, device=str(self.model.device))
         try:
             self.optimizer.load_state_tensors(tensors)
         except (KeyError, RuntimeError) as exc:
             raise ModelError(f"{path} belongs to another network; choose another OUT") from exc
         self.step_number, self.curve = int(metadata["step"]), json.loads(metadata["curve"])
+        self.seconds = float(metadata["seconds"])
         return True
 
     def _draw_time(self, random: torch.Generator) -> tuple[Tensor, bool]:
@@ -211,13 +215,13 @@ class Trainer:
 
 
 def read_state_metadata(path: Path) -> dict[str, str]:
-    """Reads the step, recipe and curve of a state. Raises ModelError if the file is damaged."""
+    """Reads the step, recipe, curve and seconds of a state. Raises ModelError if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as exc:
         raise ModelError(f"{path} is damaged ({exc}); remove it to start again") from exc
-    if not {"step", "recipe", "curve"} <= metadata.keys():
+    if not {"step", "recipe", "curve", "seconds"} <= metadata.keys():
         raise ModelError(f"{path} is not a training state; choose another OUT")
     return dict(metadata)
 

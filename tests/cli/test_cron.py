@@ -2,80 +2,242 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import list_files, save
+import dinac_cli
+from dinac_cli.commands.screen.failures import SHOWN_FAILURES
+from dinac_cli.storage.lock import hold_folder
+
+from .conftest import list_files, read_files, save
 from .processes import parse_lines, run
 
-REPEATED = ("--failures", "failed.jsonl", "--known-failures", "failed.jsonl")
-NIGHTLY = ("encode", "photos", "latents", "--model", "nano", *REPEATED)
-BAD = "dinac: photos/bad.png: not an image (no known image format); see 'dinac man images'\n"
+RUNNING = Path(dinac_cli.__file__).parent / "jobs/RUNNING.md"
+REPEATED = ("--failures", "failed.jsonl", "--known", "failed.jsonl")
+NOT_AN_IMAGE = "not an image (no known image format); see 'dinac man images'"
+BAD = f"dinac: photos/bad.png: {NOT_AN_IMAGE}\n"
+
+
+def read_recipe() -> list[str]:
+    """Returns the arguments of the line that the page gives for a crontab."""
+    [line] = re.findall(
+        r"^[\d*]+ [\d*]+ \* \* \*  cd /data && dinac (.*)$", RUNNING.read_text(), re.M
+    )
+    return shlex.split(line)
+
+
+def read_log(path: Path) -> list[str]:
+    """Returns the lines of a log without times, processes and durations."""
+    start = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d dinac\[\d+\] "
+    lines = path.read_text().splitlines()
+    assert all(re.match(start, line) for line in lines)
+    return [
+        re.sub(r"; [^;]* in [\d.:]+( s)?$", "; SIZES in TIME", re.sub(start, "", line))
+        for line in lines
+    ]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of photos, one of them bad."""
-    save(tmp_path / "photos/a.png")
+    for seed, name in enumerate("abcdef"):
+        save(tmp_path / f"photos/{name}.png", seed=seed)
     (tmp_path / "photos/bad.png").write_text("not a picture")
     return tmp_path
 
 
-def test_mail_comes_only_if_something_new_is_wrong(folder: Path) -> None:
-    nightly = (*NIGHTLY, "--quiet")
+def require_fresh(folder: Path) -> None:
+    """The records of all sources equal those of a new OUT."""
+    fresh = f"fresh{len(list(folder.iterdir()))}"
+    run("encode", "photos", fresh, "--model", "nano", cwd=folder)
+    records = read_files(folder / "latents")
+    expected = read_files(folder / fresh)
+    assert expected
+    assert {name: records[name] for name in expected} == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="--lock warns")
+def test_nights(folder: Path) -> None:
+    """The recipe of the page: silent nights, and short mails if something new is wrong."""
+    nightly, photos = read_recipe(), folder / "photos"
+    command = shlex.join(["dinac", *nightly])
+
+    first = run(*nightly, cwd=folder)
+    assert (first.code, first.out) == (3, "")
+    error, summary, last = first.err.splitlines()
+    assert f"{error}\n" == BAD
+    assert summary.startswith("dinac: 6 encoded with nano (default on a CPU), 1 failed; ")
+    assert last == "dinac: nightly.log has the details"
+    done = "6 encoded with nano (default on a CPU), 1 failed; SIZES in TIME"
+    log = [f"start: {command}", f"error: photos/bad.png: {NOT_AN_IMAGE}", done, "exit 3"]
+    assert read_log(folder / "nightly.log") == log
+
+    save(photos / "new.png", seed=7)
+    save(photos / "a.png", seed=8)  # changed
+    (photos / "b.png").rename(photos / "renamed.png")
+    (photos / "c.png").rename(photos / "swap")  # swapped
+    (photos / "d.png").rename(photos / "c.png")
+    (photos / "swap").rename(photos / "d.png")
+    (photos / "e.png").unlink()
+    second = run(*nightly, cwd=folder)
+    assert (second.code, second.out, second.err) == (0, "", "")
+    require_fresh(folder)
+    *changes, done, known, orphans, end = read_log(folder / "nightly.log")[len(log) :]
+    assert changes[0] == f"start: {command}"
+    redone = sorted(line for line in changes if "redone: the source has changed" in line)
+    assert [line.partition(":")[0] for line in redone] == [f"photos/{n}.png" for n in "acd"]
+    assert done.startswith("5 encoded with nano, 3 of them again, 1 already done, 1 failed; ")
+    assert known == "1 known failure is listed in failed.jsonl"
+    assert orphans.startswith("2 orphaned records in latents")
+    assert end == "exit 0"
+
+    quiet = run(*nightly, cwd=folder)
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+    (photos / "bad.png").write_bytes(b"")
+    for number in range(12):
+        (photos / f"worse{number:02}.png").write_text("not a picture")
+    fourth = run(*nightly, cwd=folder)
+    assert (fourth.code, fourth.out) == (3, "")
+    lines = fourth.err.splitlines()
+    assert len(lines) == 1 + SHOWN_FAILURES + 1 + 2
+    assert lines[0] == "dinac: photos/bad.png: empty file (0 bytes); copy or download it again"
+    assert lines[-3].startswith("dinac: 9 more files failed for the same reason (not an image ")
+    assert lines[-2] == "dinac: 0 encoded with nano, 6 already done, 13 failed"
+    logged = [line for line in read_log(folder / "nightly.log") if "worse" in line]
+    assert len(logged) == 12  # the log names every file
+    assert run(*nightly, cwd=folder).code == 0
+
+
+def test_mended_file_is_new_if_it_fails_again(folder: Path) -> None:
+    nightly = ("encode", "photos", "latents", "--quiet", *REPEATED)
     first = run(*nightly, cwd=folder)
     assert (first.code, first.out, first.err) == (3, "", BAD)
-
-    save(folder / "photos/b.png", seed=1)
-    second = run(*nightly, cwd=folder)
-    assert (second.code, second.out, second.err) == (3, "", "")
-    assert list_files(folder / "latents") == ["a.png.dinac", "b.png.dinac"]
     [failure] = parse_lines((folder / "failed.jsonl").read_text())
     assert failure["file"] == "photos/bad.png"
-
-    (folder / "photos/bad.png").write_bytes(b"")
-    (folder / "photos/worse.png").write_text("not a picture")
-    third = run(*nightly, cwd=folder)
-    assert (third.code, third.out) == (3, "")
-    assert sorted(third.err.splitlines()) == [
-        "dinac: photos/bad.png: empty file (0 bytes); copy or download it again",
-        "dinac: photos/worse.png: not an image (no known image format); see 'dinac man images'",
-    ]
-
-    for name in ("bad.png", "worse.png"):
-        save(folder / "photos" / name, seed=2)
+    save(folder / "photos/bad.png", seed=9)
     assert run(*nightly, cwd=folder).code == 0
+    assert (folder / "failed.jsonl").read_text() == ""
     (folder / "photos/bad.png").write_text("not a picture")
-    assert run(*nightly, cwd=folder).err == BAD  # it was mended, so it is new again
+    again = run(*nightly, cwd=folder)
+    assert (again.code, again.err) == (3, BAD)
 
 
-def test_a_log_gets_the_summary_and_mail_the_rest(folder: Path) -> None:
-    nightly = (*NIGHTLY, "--no-progress")
+def test_summary_counts_known_failures(folder: Path) -> None:
+    nightly = ("encode", "photos", "latents", "--no-progress", "--model", "nano", *REPEATED)
     first = run(*nightly, cwd=folder)
-    summary = "1 encoded with nano, 1 failed; SIZES in TIME\n"
+    summary = "6 encoded with nano, 1 failed; SIZES in TIME\n"
     assert (first.code, first.summary, first.err) == (3, summary, BAD)
     second = run(*nightly, cwd=folder)
-    assert (second.code, second.err) == (3, "")
+    assert (second.code, second.err) == (0, "")
     assert second.out == (
-        "0 encoded with nano, 1 already done, 1 failed\n1 known failure is listed in failed.jsonl\n"
+        "0 encoded with nano, 6 already done, 1 failed\n1 known failure is listed in failed.jsonl\n"
     )
 
 
+def test_known_failures_do_not_stop_a_run_that_fails_fast(folder: Path) -> None:
+    (folder / "photos/0.png").write_text("not a picture")  # the first file
+    arguments = ("encode", "photos", "latents", "--fail-fast", "--batch-size", "1", *REPEATED)
+    assert run(*arguments, cwd=folder).code == 3
+    assert not (folder / "failed.jsonl").exists()  # the list of a stopped run is not complete
+    assert run("encode", "photos", "latents", *REPEATED, cwd=folder).code == 3
+    assert run(*arguments, cwd=folder).code == 0
+
+
 @pytest.mark.parametrize(
-    "command", ["decode latents out", "verify latents", "info latents", "export latents out"]
+    "command",
+    [
+        "decode latents out",
+        "verify latents",
+        "info latents",
+        "export latents out",
+        "psnr photos damaged",
+        "report photos damaged page.html --overwrite",
+    ],
 )
-def test_other_commands_know_failures_too(folder: Path, command: str) -> None:
+def test_other_commands_know_failures_and_keep_a_log(folder: Path, command: str) -> None:
     (folder / "latents").mkdir()
     (folder / "latents/bad.dinac").write_text("no record")
-    line = (*command.split(), "--quiet", *REPEATED)
+    (folder / "photos/bad.png").unlink()
+    save(folder / "damaged/a.png")
+    for name in "bcdef":
+        (folder / f"damaged/{name}.png").write_text("no image")
+    line = (*command.split(), "--quiet", "--log", "log", *REPEATED)
     first, second = (run(*line, cwd=folder) for _ in range(2))
-    assert (first.code, second.code) == (3, 3)
-    assert first.err.startswith("dinac: latents/bad.dinac: ")
+    assert (first.code, second.code) == (3, 0)
+    assert first.err.startswith(("dinac: latents/bad.dinac: ", "dinac: photos/b.png: "))
     assert second.err == ""
+    log = read_log(folder / "log")
+    assert [entry for entry in log if entry.startswith("exit")] == ["exit 3", "exit 0"]
+    assert f"start: dinac {shlex.join(line)}" in log
+    assert any(entry.startswith("error: ") for entry in log)
 
 
-def test_dry_run_has_no_known_failures(folder: Path) -> None:
-    done = run("encode", "photos", "latents", "--dry-run", "--known-failures", "x", cwd=folder)
-    said = "dinac: --dry-run prints all failures; leave out --known-failures\n"
+def test_errors_of_a_whole_run_are_logged(folder: Path) -> None:
+    done = run("encode", "nowhere", "latents", "--quiet", "--log", "log", cwd=folder)
+    error = "nowhere: no such file or folder; check the path"
+    assert (done.code, done.err) == (2, f"dinac: {error}\n")
+    assert read_log(folder / "log")[1:] == [f"error: {error}", "exit 2"]
+
+
+def test_log_that_cannot_be_written_stops_the_run_before_any_work(folder: Path) -> None:
+    cases = {
+        "nowhere/log": "cannot write: No such file or directory; choose another place",
+        "photos": "cannot write: Is a directory; choose another place",
+        "photos/a.png": "not a text file; name a new file or a log",
+    }
+    before = read_files(folder)
+    for path, reason in cases.items():
+        done = run("encode", "photos", "latents", "--log", path, cwd=folder)
+        assert (done.code, done.out, done.err) == (2, "", f"dinac: --log {path}: {reason}\n")
+    assert read_files(folder) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of folders")
+def test_second_run_with_a_lock_exits_at_once(folder: Path) -> None:
+    commands = ("encode photos latents", "decode latents out", "export latents out")
+    assert run(*commands[0].split(), "--lock", cwd=folder).code == 3
+    before = list_files(folder)
+    for command in commands:
+        out = command.split()[-1]
+        with hold_folder(str(folder / out), "held"):
+            locked = run(*command.split(), "--lock", *REPEATED, cwd=folder)
+            reason = "another run holds the lock of this folder; wait for its end"
+            assert (locked.code, locked.out, locked.err) == (1, "", f"dinac: {out}: {reason}\n")
+            assert list_files(folder) == before
+    with hold_folder(str(folder / "latents"), "held"):
+        assert run(*commands[0].split(), cwd=folder).code == 3  # runs without --lock share OUT
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of folders")
+def test_lock_that_has_no_effect_is_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    done = run("encode", "photos/a.png", "latents", "--lock", cwd=folder)
+    reason = "latents: this system cannot lock the folder; --lock has no effect"
+    assert (done.code, done.err) == (0, f"dinac: warning: {reason}\n")
+
+
+@pytest.mark.parametrize("out", ["-", "one.dinac"])
+def test_lock_needs_a_folder(folder: Path, out: str) -> None:
+    done = run("encode", "photos/a.png", out, "--lock", cwd=folder)
+    said = "dinac: --lock needs a folder as OUT; name a folder, or leave out --lock\n"
     assert (done.code, done.out, done.err) == (2, "", said)
+    assert not (folder / out).exists()
+
+
+@pytest.mark.parametrize("option", ["--known x", "--failures x", "--log x", "--lock"])
+def test_dry_run_refuses_what_it_would_ignore(folder: Path, option: str) -> None:
+    done = run("encode", "photos", "latents", "--dry-run", *option.split(), cwd=folder)
+    said = f"dinac: --dry-run only prints the plan; leave out {option.split()[0]}\n"
+    assert (done.code, done.out, done.err) == (2, "", said)
+    assert not (folder / "x").exists()

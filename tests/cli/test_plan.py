@@ -207,5 +207,5 @@ def test_exit_code_reports_conflicts(own: Path) -> None:
 def test_dry_run_refuses_a_failures_file(own: Path) -> None:
     done = run("encode", "photos", "out", "--dry-run", "--failures", "failed", cwd=own)
     assert done.code == 2
-    assert done.err == "dinac: --dry-run writes nothing; leave out --failures\n"
+    assert done.err == "dinac: --dry-run only prints the plan; leave out --failures\n"
     assert not (own / "failed").exists()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from .conftest import list_files, save
+from tests.images.hand_made import chunk, make_png
+
+from .conftest import draw, list_files, save
 from .processes import run
 
 TINY = Path(__file__).parents[1] / "golden/tiny"
@@ -43,6 +46,24 @@ def test_trained_model_encodes_and_decodes(images: Path, tmp_path: Path) -> None
     assert encoded.code == 0
     decoded = run("decode", tmp_path / "latents", tmp_path / "decoded", "--model", model)
     assert (decoded.code, len(list_files(tmp_path / "decoded"))) == (0, 3)
+
+
+def test_hdr_images_are_skipped_or_converted(images: Path, tmp_path: Path) -> None:
+    rows = [row.tobytes() for row in np.asarray(draw(64, 64, 5))]
+    pq = make_png((64, 64), 8, 2, rows, chunk(b"cICP", bytes((9, 16, 0, 1))))
+    (images / "hdr.png").write_bytes(pq)
+    command = ("train", images, tmp_path / "model", "--steps", "1", *QUICK)
+    refused = run(*command)
+    assert refused.code == 0
+    assert refused.out.startswith("1 step on 1 image; ")
+    assert "hdr.png: HDR image (PQ curve); convert it to SDR, or add --hdr" in refused.err
+    other = run(*command, "--hdr", "clip")
+    assert other.code == 2
+    assert "a finished training with other settings or images" in other.err
+    command = ("train", images, tmp_path / "clipped", "--steps", "1", *QUICK)
+    clipped = run(*command, "--hdr", "clip")
+    assert (clipped.code, clipped.out.partition(";")[0]) == (0, "1 step on 2 images")
+    assert "hdr.png" not in clipped.err
 
 
 def test_wrong_requests_are_refused_in_one_line(images: Path, tmp_path: Path) -> None:

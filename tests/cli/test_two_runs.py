@@ -39,10 +39,10 @@ def test_second_training_is_refused_before_any_work(
     seconds: list[Finished] = []
     take_step = Trainer.step
 
-    def start_second(trainer: Trainer) -> StepReport:
+    def start_second(trainer: Trainer, done: float) -> StepReport:
         if not seconds:
             seconds.append(run_process(*command, cwd=tmp_path, program=get_client()))
-        return take_step(trainer)
+        return take_step(trainer, done)
 
     monkeypatch.setattr(Trainer, "step", start_second)
     assert run(*command, cwd=tmp_path).code == 0

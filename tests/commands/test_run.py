@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from dinac_cli.commands.run import ScreenOptions, open_failures
+from dinac_cli.commands.failure_list import open_failures
+from dinac_cli.commands.run import ScreenOptions
 from dinac_cli.commands.screen import console as console_module
 from dinac_cli.commands.screen.console import Console
+from dinac_cli.commands.screen.log import LogChoice, open_log
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop
 from dinac_cli.commands.screen.summary import Summary
@@ -315,8 +317,8 @@ class TestRun:
         report(GivenRun(FAILED, other), failures=path)
         capsys.readouterr()
 
-        repeated: dict[str, Any] = {"failures": path, "known_failures": path}
-        assert report(GivenRun(FAILED, other, WRITTEN), **repeated) == 3
+        repeated: dict[str, Any] = {"failures": path, "known": path}
+        assert report(GivenRun(FAILED, other, WRITTEN), **repeated) == 0
         out, err = capsys.readouterr()
         assert err == ""
         assert out.splitlines()[0].startswith("1 encoded, 2 failed, ")
@@ -330,19 +332,19 @@ class TestRun:
         said = "dinac: c.jpg: cannot read: Permission denied\ndinac: e.jpg: not an image\n"
         assert capsys.readouterr() == ("", said)
 
-        assert report(GivenRun(other), verbose=True, **repeated) == 3
+        assert report(GivenRun(other), verbose=True, **repeated) == 0
         out, err = capsys.readouterr()
         assert err == "dinac: d.jpg: empty file (0 bytes)\n"
         assert out.endswith(f"1 known failure is listed in {path}\n")
 
         assert report(GivenRun(other, FAILED), json=True, **repeated) == 3
         *_, summary = parse_lines(capsys.readouterr().out)
-        assert (summary["failed"], summary["known_failures"]) == (2, 1)
+        assert (summary["failed"], summary["known"]) == (2, 1)
 
     def test_missing_list_of_known_failures_is_empty(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        report(GivenRun(FAILED), known_failures=str(tmp_path / "none"))
+        report(GivenRun(FAILED), known=str(tmp_path / "none"))
         assert capsys.readouterr().err == "dinac: c.jpg: not an image\n"
 
     def test_other_lines_of_known_failures_are_ignored_with_a_warning(
@@ -352,16 +354,73 @@ class TestRun:
         whole = json.dumps(FAILED.to_json()).encode()
         odd = (b"\xff", b"[1]", b"7", b'{"file": 1, "reason": "x"}', b"[" * 100_000, b"{}")
         path.write_bytes(b"\n".join([*odd, whole, whole[:20]]))
-        assert report(GivenRun(FAILED), known_failures=str(path)) == 3
+        assert report(GivenRun(FAILED), known=str(path)) == 0
         assert capsys.readouterr().err == (
-            f"dinac: warning: --known-failures {path}: ignored 7 lines not written by --failures\n"
+            f"dinac: warning: --known {path}: ignored 7 lines not written by --failures\n"
         )
 
     def test_unreadable_known_failures_are_refused_before_any_work(self, tmp_path: Path) -> None:
         run = GivenRun(WRITTEN)
-        with pytest.raises(UsageError, match=r"--known-failures .*: cannot read: Is a directory"):
-            report(run, known_failures=str(tmp_path))
+        with pytest.raises(UsageError, match=r"--known .*: cannot read: Is a directory"):
+            report(run, known=str(tmp_path))
         assert run.given == 0
+
+    def test_stopped_run_keeps_the_list_that_it_would_replace(self, tmp_path: Path) -> None:
+        path = tmp_path / "failed.jsonl"
+        report(GivenRun(FAILED), failures=str(path))
+        before = path.read_bytes()
+        repeated: dict[str, Any] = {"failures": str(path), "known": str(path)}
+        assert report(GivenRun(signal_number=signal.SIGINT), **repeated) == 130
+        new = FileResult("e.jpg", Status.FAILED, reason="not an image")
+        assert report(GivenRun(new, WRITTEN), fail_fast=True, **repeated) == 3
+        assert path.read_bytes() == before
+        assert report(GivenRun(WRITTEN), **repeated) == 0
+        assert path.read_bytes() == b""
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_log_gets_what_a_quiet_run_does_not_print(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "log"
+        log = LogChoice(path=str(path), command_line="dinac encode")
+        warned = FileResult("d.jpg", Status.WRITTEN, warnings=("only frame 1 of 3",))
+        summary = RemarkingSummary("encoded")
+        assert report(GivenRun(warned), quiet=True, log=log, summary=summary) == 0
+        assert capsys.readouterr() == ("", "")
+        texts = [line.partition("] ")[2] for line in path.read_text().splitlines()]
+        assert texts[:2] == ["start: dinac encode", "warning: d.jpg: only frame 1 of 3"]
+        assert texts[2].startswith("1 encoded, 7 other files skipped; ")
+        assert texts[3:] == ["a remark", "exit 0"]
+
+    def test_quiet_run_with_a_log_says_that_it_was_stopped(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "log"
+        run = GivenRun(signal_number=signal.SIGTERM)
+        assert report(run, quiet=True, log=LogChoice(path=str(path), command_line="dinac")) == 143
+        out, err = capsys.readouterr()
+        stopped = "stopped before the end; run the same command again to continue"
+        assert out == ""
+        assert err.splitlines()[1:] == [f"dinac: {stopped}", f"dinac: {path} has the details"]
+        assert path.read_text().splitlines()[-1].endswith("exit 143")
+        assert stopped in path.read_text()
+
+    def test_log_gets_the_end_of_a_run_with_an_error(self, tmp_path: Path) -> None:
+        log = LogChoice(path=str(tmp_path / "log"), command_line="dinac")
+        ends = {
+            BrokenPipeError(): ["exit 141"],
+            KeyboardInterrupt(): ["exit 130"],
+            OutputError("disk full;\nfree some space"): [
+                "error: disk full; free some space",
+                "exit 1",
+            ],
+            AssertionError(): ["error: AssertionError", "exit 1"],
+        }
+        for error, texts in ends.items():
+            with pytest.raises(type(error)), open_log(log):
+                raise error
+            lines = (tmp_path / "log").read_text().splitlines()
+            assert [line.partition("] ")[2] for line in lines][-len(texts) :] == texts
 
     def test_no_progress_leaves_the_summary_and_failures(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

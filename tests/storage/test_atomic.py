@@ -20,6 +20,7 @@ from dinac_cli.storage.atomic import (
     discard_live_temporaries,
     move_atomically,
     remove_dead_temporaries,
+    rewrite_file,
     write_atomically,
 )
 
@@ -390,3 +391,41 @@ class TestMoving:
 
 def refuse_links(source: str, target: str) -> None:
     raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+class TestRewrite:
+    def test_file_changes_only_if_it_is_published(self, tmp_path: Path) -> None:
+        path, link = tmp_path / "list", tmp_path / "link"
+        path.write_text("old")
+        link.symlink_to(path)
+        with rewrite_file(str(link), "the list") as rewrite:
+            rewrite.write(b"new")
+        assert path.read_text() == "old"
+        with rewrite_file(str(link), "the list") as rewrite:
+            rewrite.write(b"new, ")
+            rewrite.write(b"and more")
+            assert path.read_text() == "old"
+            rewrite.publish()
+        assert path.read_text() == "new, and more"
+        assert link.is_symlink()
+        assert sorted(tmp_path.iterdir()) == [link, path]
+
+    def test_errors_leave_the_old_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "list"
+        path.write_text("old")
+
+        def fail() -> None:
+            with rewrite_file(str(path), "the list") as rewrite:
+                rewrite.write(b"new")
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+        missing = tmp_path / "none/list"
+        with (
+            pytest.raises(OutputError, match=r"^the list: cannot write: No such file"),
+            rewrite_file(str(missing), "the list"),
+        ):
+            pytest.fail("the folder does not exist")

@@ -65,7 +65,12 @@ def test_nothing_is_refused_without_locks(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with hold_folder(str(tmp_path), "busy"), hold_folder(str(tmp_path), "busy"):
+    with (
+        hold_folder(str(tmp_path), "busy") as one,
+        hold_folder(str(tmp_path), "busy") as other,
+    ):
+        assert not one
+        assert not other
         assert tmp_path.is_dir()
 
 

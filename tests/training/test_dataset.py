@@ -14,9 +14,11 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.samples import draw_rings
 from dinac_cli.training.dataset import (
     CropSource,
+    ReadOptions,
     TrainImage,
     hash_images,
     hold_out,
+    load_image,
     shrink_pixels,
     survey_images,
 )
@@ -25,7 +27,8 @@ from dinac_cli.training.dataset import (
 def test_survey_skips_small_and_broken_images(photo_paths: list[str], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    images, skipped = survey_images([*photo_paths, str(broken)], crop=32)
+    survey = survey_images([*photo_paths, str(broken)], crop=32)
+    images, skipped = survey.images, survey.skipped
     assert [Path(image.path).name for image in images] == [
         "clouds.png",
         "leaves.png",
@@ -41,6 +44,40 @@ def test_survey_skips_small_and_broken_images(photo_paths: list[str], tmp_path: 
 def test_images_that_are_all_too_small_are_refused(photo_paths: list[str]) -> None:
     with pytest.raises(UsageError, match="no image has at least 4096 pixels"):
         survey_images(photo_paths, crop=4096)
+
+
+def test_options_say_how_images_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(path)
+    for background in ((255, 255, 255), (10, 20, 30)):
+        options = ReadOptions(background=background)
+        [image] = survey_images([str(path)], 32, options).images
+        assert (load_image(image) == background).all()
+    with pytest.raises(UsageError, match="no image is readable, 1 failed"):
+        survey_images([str(path)], 32, ReadOptions(max_pixels=100))
+    with pytest.raises(UsageError, match="--hdr x: choose one of"):
+        ReadOptions(hdr="x")
+
+
+def test_damaged_images_are_skipped_or_read_with_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("simplejpeg")
+    whole, cut = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
+    noise = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(whole)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: len(data) // 2] + data[-2:])
+    survey = survey_images([str(whole), str(cut)], 32)
+    assert [image.path for image in survey.images] == [str(whole)]
+    [line] = survey.skipped
+    assert line.startswith(f"{cut}: damaged JPEG file (")
+    survey = survey_images([str(whole), str(cut)], 32, ReadOptions(damaged="warn"))
+    assert [image.path for image in survey.images] == [str(whole), str(cut)]
+    assert load_image(survey.images[1]).shape == (48, 64, 3)
+    [line] = survey.damaged
+    assert line.startswith(f"{cut}: damaged JPEG file: ")
+    assert (survey.skipped, survey.unchecked) == ([], 0)
+    with pytest.raises(UsageError, match="no image is readable, 1 failed"):
+        survey_images([str(cut)], 32)
 
 
 def _make_images(count: int) -> list[TrainImage]:
@@ -99,7 +136,7 @@ def test_hash_depends_on_every_image() -> None:
 
 
 def test_crops_depend_only_on_seed_and_step(photo_paths: list[str]) -> None:
-    images, _ = survey_images(photo_paths, crop=32)
+    images = survey_images(photo_paths, crop=32).images
     source = CropSource(images, 32, (1.0, 0.5), seed=3)
     crops = source.draw(5, 8)
     assert crops.shape == (8, 3, 32, 32)
@@ -113,7 +150,7 @@ def test_crops_depend_only_on_seed_and_step(photo_paths: list[str]) -> None:
 
 
 def test_crop_is_a_part_of_its_image_in_one_of_8_orientations(photo_paths: list[str]) -> None:
-    images, _ = survey_images(photo_paths, crop=64)
+    images = survey_images(photo_paths, crop=64).images
     only = [image for image in images if image.path.endswith("rings.png")]
     whole = draw_rings(64, 64).transpose(2, 0, 1)
     oriented = {
@@ -138,7 +175,7 @@ def test_crops_of_a_group_come_from_one_image(tmp_path: Path) -> None:
         path = tmp_path / f"{level}.png"
         Image.fromarray(np.full((48, 48, 3), level, np.uint8)).save(path)
         paths.append(str(path))
-    images, _ = survey_images(paths, 32)
+    images = survey_images(paths, 32).images
     crops = CropSource(images, 32, (1.0,), seed=0).draw(0, 24, group=4)
     levels = crops[:, 0, 0, 0].reshape(6, 4)
     assert (levels == levels[:, :1]).all()

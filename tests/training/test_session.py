@@ -1,9 +1,11 @@
-"""A whole training, from images to a checkpoint; its pace, stops, and refusals."""
+"""A whole training, from images to a checkpoint; its time limit, stops, and refusals."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,15 @@ from dinac_cli.jobs.executor.phase import Phase
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.training import session
 from dinac_cli.training.dataset import hold_out, load_image, survey_images
-from dinac_cli.training.recipe import UNPACED_STEPS, TrainRecipe
-from dinac_cli.training.session import Pace, Progress, TrainingRun, TrainRequest, check_out
-from dinac_cli.training.trainer import STATE_NAME, read_state_metadata
+from dinac_cli.training.recipe import TrainRecipe
+from dinac_cli.training.session import Progress, TrainingRun, TrainRequest, check_out
+from dinac_cli.training.trainer import STATE_NAME, StepReport, Trainer, read_state_metadata
 
 from .conftest import TINY
 from .test_klt import SMALL
 
 RECIPE = TrainRecipe(steps=5, batch_size=2, crop=32, scales=(1.0,), warm_up=2)
-UNPACED = TrainRecipe(steps=UNPACED_STEPS, batch_size=1, crop=32, scales=(1.0,))
+UNPACED = TrainRecipe(steps=None, batch_size=1, crop=32, scales=(1.0,))
 FINISHED = ["config.json", "model.safetensors", "training.json"]
 
 
@@ -90,7 +92,7 @@ def test_latents_are_whitened_over_the_training_images(
     list(run.go())
     run.finish()
     engine = Engine(DinacAE.from_pretrained(tmp_path / "model"))
-    kept, _ = hold_out(survey_images(photo_paths, crop=32)[0])
+    kept, _ = hold_out(survey_images(photo_paths, crop=32).images)
     latents = [engine.encode([load_image(image)])[0].reshape(8, -1) for image in kept]
     assert len(latents) == 3
     # All images have the same weight, whatever their size.
@@ -113,79 +115,114 @@ def test_stopped_run_is_resumed(photo_paths: list[str], tmp_path: Path) -> None:
     again.save()
     with pytest.raises(ModelError, match="a stopped training with other images"):
         TrainingRun(_request(photo_paths[1:], out))
-    with pytest.raises(ModelError, match="a stopped training with other minutes"):
-        TrainingRun(_request(photo_paths, out, minutes=1.0))
+    with pytest.raises(ModelError, match="a stopped training with other steps"):
+        TrainingRun(_request(photo_paths, out, recipe=replace(RECIPE, steps=None), minutes=1.0))
 
 
-@pytest.fixture
-def _known_after_5_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finds the first pace after 5 steps instead of 30."""
-    monkeypatch.setattr(session, "_UNTIMED_STEPS", 2)
-    monkeypatch.setattr(session, "_PACE_STEPS", 3)
+class Clock:
+    """Stands in for `time.monotonic`. Only a step takes time: the next of `step_seconds`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *step_seconds: float) -> None:
+        self.now = 1000.0
+        self.done: list[float] = []
+        durations = iter(step_seconds)
+        take_step = Trainer.step
+
+        def step(trainer: Trainer, done: float) -> StepReport:
+            self.done.append(done)
+            self.now += next(durations)
+            return take_step(trainer, done)
+
+        monkeypatch.setattr(Trainer, "step", step)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
-@pytest.mark.usefixtures("_known_after_5_steps")
 class TestMinutes:
-    def test_become_steps_by_the_pace(self, photo_paths: list[str], tmp_path: Path) -> None:
-        request = _request(photo_paths, tmp_path / "m", recipe=UNPACED, minutes=1e-4)
-        progress = list(TrainingRun(request).go())
-        assert progress[0].steps is None
-        assert progress[-1].steps == len(progress) == 5
+    """A run of one minute."""
 
-    def test_become_steps_after_a_stop_before_the_pace_is_known(
-        self, photo_paths: list[str], tmp_path: Path
-    ) -> None:
-        request = _request(photo_paths, tmp_path / "m", recipe=UNPACED, minutes=1e-4)
-        run = TrainingRun(request)
-        _stop_after(run, 4)
-        run.save()
-        again = TrainingRun(request)
-        assert again.first_step == 4
-        progress = list(again.go())
-        assert (progress[0].steps, progress[-1].steps) == (None, 9)
-        assert again.steps == 9
-
-    def test_become_steps_again_at_every_saved_state(
-        self, photo_paths: list[str], tmp_path: Path
+    @pytest.mark.parametrize(
+        ("step_seconds", "steps"),
+        [([20.0] * 3, 3), ([40.0] * 2, 2), ([500.0], 1), ([30.0, 5, 5, 5, 5, 5, 5], 7)],
+    )
+    def test_end_with_the_first_step_that_reaches_them(
+        self,
+        photo_paths: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        step_seconds: list[float],
+        steps: int,
     ) -> None:
         out = tmp_path / "m"
-        request = _request(photo_paths, out, recipe=UNPACED, minutes=1000.0, save_seconds=0.0)
-        lengths = [progress.steps for progress in _stop_after(TrainingRun(request), 9)]
-        assert lengths[:4] == [None] * 4
-        assert None not in lengths[4:]
-        assert len(set(lengths[4:])) > 1
+        clock = Clock(monkeypatch, *step_seconds)
+        run = TrainingRun(_request(photo_paths, out, recipe=UNPACED, minutes=1.0))
+        progress = list(run.go())
+        assert len(progress) == run.steps == steps
+        assert progress[-1].steps == steps
+        spent = np.cumsum([0.0, *step_seconds[:-1]])
+        assert clock.done == pytest.approx(list(spent / 60))
+        run.finish()
+        assert _list_names(out) == FINISHED
+        report = json.loads((out / "training.json").read_text())
+        assert report["recipe"]["steps"] == steps
+        assert report["curve"][-1]["minutes"] == pytest.approx(sum(step_seconds) / 60, abs=1e-3)
+        again = TrainingRun(_request(photo_paths, out, recipe=UNPACED, minutes=1.0))
+        assert again.check_finished()
+        longer = TrainingRun(_request(photo_paths, out, recipe=UNPACED, minutes=2.0))
+        with pytest.raises(UsageError, match="a finished training with other settings"):
+            longer.check_finished()
+
+    def test_number_of_steps_is_estimated_from_the_mean_pace(
+        self, photo_paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Clock(monkeypatch, 0.0, 20.0, 10.0, 10.0, 10.0, 10.0)
+        request = _request(photo_paths, tmp_path / "m", recipe=UNPACED, minutes=1.0)
+        estimates = [progress.steps for progress in TrainingRun(request).go()]
+        assert estimates == [None, 6, 6, 6, 6, 6]
+
+    def test_states_are_saved_from_the_first_step_on(
+        self, photo_paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "m"
+        Clock(monkeypatch, 150.0, 60.0, 60.0)
+        run = TrainingRun(_request(photo_paths, out, recipe=UNPACED, minutes=60.0))
+        held_out = [progress.held_out_db for progress in _stop_after(run, 3)]
+        assert [value is not None for value in held_out] == [True, False, True]
+        assert read_state_metadata(out / STATE_NAME)["step"] == "3"
+
+    def test_time_before_a_stop_counts(
+        self, photo_paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock(monkeypatch, 25.0, 25.0, 5.0, 5.0)
+        request = _request(photo_paths, tmp_path / "m", recipe=UNPACED, minutes=1.0)
+        run = TrainingRun(request)
+        _stop_after(run, 2)
+        run.save()
+        clock.now += 1_000_000  # the night in between does not count
         again = TrainingRun(request)
-        assert next(again.go()).steps != lengths[-1]  # fitted to the rest of the time
-        again.save()
-        curve = json.loads(read_state_metadata(out / STATE_NAME)["curve"])
-        assert curve[0]["step"] == 0
-        minutes = [point["minutes"] for point in curve[1:]]
-        assert minutes == sorted(minutes)
-        assert minutes[0] > 0
+        assert again.first_step == 2
+        assert [progress.steps for progress in again.go()] == [3, 4]
+        assert clock.done == pytest.approx([0, 25 / 60, 50 / 60, 55 / 60])
 
-
-class TestPace:
-    def test_steps_fill_the_rest_of_the_time(self) -> None:
-        pace = Pace(0, 100.0, 1000.0)
-        pace.mark(10, 140.0)  # slow steps, not timed
-        assert pace.fit(30, 160.0) == 30 + 940
-        assert pace.count_spent(160.0) == 60.0
-
-    def test_slow_start_is_corrected_later(self) -> None:
-        pace = Pace(0, 0.0, 1000.0)
-        assert pace.fit(20, 40.0) == 500
-        assert pace.fit(120, 140.0) == 980  # twice as fast since then
-        assert pace.fit(600, 990.0) == 600 + round(10 / (850 / 480))
-
-    @pytest.mark.parametrize("now", [10.0, 20.0])
-    def test_run_never_ends_before_the_current_step(self, now: float) -> None:
-        pace = Pace(0, 0.0, 10.0)
-        assert pace.fit(7, now) == 7
-
-    def test_time_before_a_stop_counts(self) -> None:
-        pace = Pace(50, 0.0, 100.0, spent=90.0)
-        assert pace.fit(60, 5.0) == 70
-        assert pace.count_spent(5.0) == 95.0
+    @pytest.mark.parametrize(("minutes", "steps"), [(0.01, 2), (1.5, 4)])
+    def test_stopped_training_ends_earlier_or_later_with_other_minutes(
+        self,
+        photo_paths: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        minutes: float,
+        steps: int,
+    ) -> None:
+        out = tmp_path / "m"
+        Clock(monkeypatch, 25.0, 25.0, 25.0, 25.0)
+        run = TrainingRun(_request(photo_paths, out, recipe=UNPACED, minutes=1.0))
+        _stop_after(run, 2)
+        run.save()
+        again = TrainingRun(_request(photo_paths, out, recipe=UNPACED, minutes=minutes))
+        assert not again.check_finished()
+        list(again.go())
+        again.finish()
+        assert again.steps == steps
+        assert _list_names(out) == FINISHED
 
 
 def test_curve_survives_a_stop(photo_paths: list[str], tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.live import Live
 
+    from dinac_cli.commands.screen.log import Log
+
 # dinac's own characters → ASCII. The characters around them tell them from parts of file names.
 _PLAIN_SYMBOLS = (
     (re.compile("(?<= )→(?= )"), "->"),
@@ -51,14 +53,21 @@ class RunState(Protocol):
 class Console:
     """Prints the output of one command. If `quiet`, prints only errors and requested data.
 
-    If `progress` is false, shows neither a bar nor progress lines.
+    If `progress` is false, shows neither a bar nor progress lines. If there is a `log`, results,
+    remarks, warnings and errors are also written there, even if `quiet`.
     """
 
     def __init__(
-        self, *, quiet: bool = False, verbose: bool = False, progress: bool = True
+        self,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        progress: bool = True,
+        log: Log | None = None,
     ) -> None:
         self.quiet = quiet
         self.verbose = verbose
+        self.log = log
         self.shows_progress = progress and not quiet
         self._live: Live | None = None
         self._start_bar: Callable[[], Live]
@@ -74,11 +83,23 @@ class Console:
         can_redraw = self.is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
         return self.shows_progress and can_redraw
 
+    def write_log(self, text: str) -> None:
+        """Writes each line of a text to the log only."""
+        if self.log is not None:
+            for line in text.splitlines():
+                self.log.write(escape_unprintable(line))
+
     def print_result(self, text: str) -> None:
         """Prints a result on stdout, unless quiet."""
+        self.write_log(text)
         if not self.quiet:
             with self._remove_bar(sys.stdout):
                 _write_line(sys.stdout, text)
+
+    @property
+    def keeps_remarks(self) -> bool:
+        """True if remarks are printed or logged."""
+        return not self.quiet or self.log is not None
 
     @property
     def result_width(self) -> int | None:
@@ -96,6 +117,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """Prints a remark on stderr, unless quiet."""
+        self.write_log(text)
         if not self.quiet:
             self._print_message(text)
 
@@ -105,6 +127,11 @@ class Console:
 
     def fail(self, text: str) -> None:
         """Prints an error on stderr, even if quiet."""
+        self.write_log(f"error: {text}")
+        self._print_message(text)
+
+    def mention(self, text: str) -> None:
+        """Prints text on stderr that the log already holds in other words, even if quiet."""
         self._print_message(text)
 
     @property
@@ -152,7 +179,7 @@ class Console:
             if now - last >= PLAIN_INTERVAL_SECONDS:
                 last = now
                 total = "" if state.total is None else f"/{state.total}"
-                self.say(f"{title} {state.done}{total}, {state.describe_line(200)}")
+                self._print_message(f"{title} {state.done}{total}, {state.describe_line(200)}")
 
         return print_line
 

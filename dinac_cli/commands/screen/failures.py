@@ -41,7 +41,7 @@ class FailureLines:
 
     Two reasons are the same if they differ only in numbers and in the name of the file. Names the
     first `SHOWN_FAILURES` files for each reason; `close` prints how many more there were. `where`
-    says how the user can list them. With `--verbose`, names every file.
+    says how the user can list them. The log and `--verbose` name every file.
     """
 
     def __init__(self, console: Console, where: str) -> None:
@@ -57,6 +57,7 @@ class FailureLines:
         if group is None or group.files < SHOWN_FAILURES:
             self._console.fail(line)
         else:
+            self._console.write_log(f"error: {line}")
             group.hidden += 1
             group.last = line
         if group is not None:
@@ -66,10 +67,10 @@ class FailureLines:
         """Prints one line for each reason whose files were not all named."""
         for group in self._groups.values():
             if group.hidden == 1:
-                self._console.fail(group.last)
+                self._console.mention(group.last)
             elif group.hidden:
                 reason = " ".join(group.words)
-                self._console.fail(
+                self._console.mention(
                     f"{group.hidden} more files failed for the same reason ({reason}); "
                     f"{self._where}"
                 )

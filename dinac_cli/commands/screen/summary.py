@@ -11,6 +11,9 @@ from dinac_cli.errors import Exit
 from dinac_cli.jobs.results import FileResult, Status, Tally
 
 STOPPED = "stopped before the end; run the same command again to continue"
+UNCHECKED = (
+    "damaged JPEGs were not recognised: simplejpeg is not installed; pip install 'dinac-cli[fast]'"
+)
 
 
 class Summary:
@@ -71,7 +74,7 @@ class Summary:
 
     def choose_exit(self, tally: Tally) -> Exit:
         """Returns the exit code of a run that no signal stopped."""
-        return Exit.FAILURES if tally.failures else Exit.DONE
+        return Exit.FAILURES if tally.new_failures else Exit.DONE
 
 
 def describe_others(tally: Tally) -> list[str]:
