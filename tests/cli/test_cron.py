@@ -19,6 +19,7 @@ from .processes import parse_lines, run
 
 RUNNING = Path(dinac_cli.__file__).parent / "jobs/RUNNING.md"
 REPEATED = ("--failures", "failed.jsonl", "--known", "failed.jsonl")
+NAMES = "abcdefghijkl"
 NOT_AN_IMAGE = "not an image (no known image format); see 'dinac man images'"
 BAD = f"dinac: photos/bad.png: {NOT_AN_IMAGE}\n"
 
@@ -45,7 +46,7 @@ def read_log(path: Path) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of photos, one of them bad."""
-    for seed, name in enumerate("abcdef"):
+    for seed, name in enumerate(NAMES):
         save(tmp_path / f"photos/{name}.png", seed=seed)
     (tmp_path / "photos/bad.png").write_text("not a picture")
     return tmp_path
@@ -71,9 +72,9 @@ def test_nights(folder: Path) -> None:
     assert (first.code, first.out) == (3, "")
     error, summary, last = first.err.splitlines()
     assert f"{error}\n" == BAD
-    assert summary.startswith("dinac: 6 encoded with nano (default on a CPU), 1 failed; ")
+    assert summary.startswith("dinac: 12 encoded with nano (default on a CPU), 1 failed; ")
     assert last == "dinac: nightly.log has the details"
-    done = "6 encoded with nano (default on a CPU), 1 failed; SIZES in TIME"
+    done = "12 encoded with nano (default on a CPU), 1 failed; SIZES in TIME"
     log = [f"start: {command}", f"error: photos/bad.png: {NOT_AN_IMAGE}", done, "exit 3"]
     assert read_log(folder / "nightly.log") == log
 
@@ -87,13 +88,16 @@ def test_nights(folder: Path) -> None:
     second = run(*nightly, cwd=folder)
     assert (second.code, second.out, second.err) == (0, "", "")
     require_fresh(folder)
-    *changes, done, known, orphans, end = read_log(folder / "nightly.log")[len(log) :]
+    *changes, done, known, end = read_log(folder / "nightly.log")[len(log) :]
     assert changes[0] == f"start: {command}"
     redone = sorted(line for line in changes if "redone: the source has changed" in line)
     assert [line.partition(":")[0] for line in redone] == [f"photos/{n}.png" for n in "acd"]
-    assert done.startswith("5 encoded with nano, 3 of them again, 1 already done, 1 failed; ")
+    assert done == (
+        "4 encoded with nano, 3 of them again, 7 already done, 1 renamed, "
+        "1 moved to latents/.dinac-removed, 1 failed; SIZES in TIME"
+    )
+    assert list_files(folder / "latents/.dinac-removed") == ["e.png.dinac"]
     assert known == "1 known failure is listed in failed.jsonl"
-    assert orphans.startswith("2 orphaned records in latents")
     assert end == "exit 0"
 
     quiet = run(*nightly, cwd=folder)
@@ -108,7 +112,7 @@ def test_nights(folder: Path) -> None:
     assert len(lines) == 1 + SHOWN_FAILURES + 1 + 2
     assert lines[0] == "dinac: photos/bad.png: empty file (0 bytes); copy or download it again"
     assert lines[-3].startswith("dinac: 9 more files failed for the same reason (not an image ")
-    assert lines[-2] == "dinac: 0 encoded with nano, 6 already done, 13 failed"
+    assert lines[-2] == "dinac: 0 encoded with nano, 12 already done, 13 failed"
     logged = [line for line in read_log(folder / "nightly.log") if "worse" in line]
     assert len(logged) == 12  # the log names every file
     assert run(*nightly, cwd=folder).code == 0
@@ -131,12 +135,12 @@ def test_mended_file_is_new_if_it_fails_again(folder: Path) -> None:
 def test_summary_counts_known_failures(folder: Path) -> None:
     nightly = ("encode", "photos", "latents", "--no-progress", "--model", "nano", *REPEATED)
     first = run(*nightly, cwd=folder)
-    summary = "6 encoded with nano, 1 failed; SIZES in TIME\n"
+    summary = "12 encoded with nano, 1 failed; SIZES in TIME\n"
     assert (first.code, first.summary, first.err) == (3, summary, BAD)
     second = run(*nightly, cwd=folder)
     assert (second.code, second.err) == (0, "")
     assert second.out == (
-        "0 encoded with nano, 6 already done, 1 failed\n1 known failure is listed in failed.jsonl\n"
+        "0 encoded with nano, 12 already done, 1 failed\n1 known failure is listed in failed.jsonl\n"
     )
 
 
