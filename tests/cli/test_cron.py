@@ -140,7 +140,8 @@ def test_summary_counts_known_failures(folder: Path) -> None:
     second = run(*nightly, cwd=folder)
     assert (second.code, second.err) == (0, "")
     assert second.out == (
-        "0 encoded with nano, 12 already done, 1 failed\n1 known failure is listed in failed.jsonl\n"
+        "0 encoded with nano, 12 already done, 1 failed\n"
+        "1 known failure is listed in failed.jsonl\n"
     )
 
 
