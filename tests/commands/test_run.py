@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -377,6 +378,18 @@ class TestRun:
         assert report(GivenRun(WRITTEN), **repeated) == 0
         assert path.read_bytes() == b""
         assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_device_is_never_replaced(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        with open_failures(str(pipe), str(pipe)) as note:
+            note(FAILED)
+        assert json.loads(os.read(reader, 4096)) == FAILED.to_json()
+        os.close(reader)
+        assert pipe.is_fifo()
+        assert list(tmp_path.iterdir()) == [pipe]
 
     def test_log_gets_what_a_quiet_run_does_not_print(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
