@@ -30,7 +30,7 @@ from dinac_cli.jobs.request import (
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, TarSet, TarWriter
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.naming import strip_suffix
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard
 
@@ -123,8 +123,7 @@ def export_inputs(
 
 def name_export(name: str, form: str) -> str:
     """`a.jpg.dinac` → `a.jpg.safetensors`."""
-    stem = name[: -len(LATENT_SUFFIX)] if name.lower().endswith(LATENT_SUFFIX) else name
-    return f"{stem}.{form}"
+    return f"{strip_suffix(name)}.{form}"
 
 
 @dataclass(frozen=True)
