@@ -475,6 +475,16 @@ def test_plan_says_what_would_happen_and_changes_nothing(folder: Path) -> None:
     assert code.code == 0
 
 
+def test_an_orphan_that_another_run_has_moved_is_not_planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = str(folder / "latents/moved.png.dinac")
+    monkeypatch.setattr(Pruning, "list_orphans", lambda _: iter([moved]))
+    planned = run("plan", "photos", "latents", "--prune=all", "--json", "--quick", cwd=folder)
+    assert (planned.code, planned.err) == (0, "")
+    assert planned.objects[-1]["orphaned"] == 0
+
+
 def test_a_source_that_vanishes_during_the_run_is_gone(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
