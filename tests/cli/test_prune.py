@@ -499,6 +499,21 @@ def test_a_source_that_vanishes_during_the_run_is_gone(
     assert (done.code, list_files(own / f"latents/{REMOVED}")) == (0, ["a.jpg.dinac"])
 
 
+def test_a_disk_that_vanishes_while_outputs_are_moved_loses_no_more_than_was_checked(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (many / "photos/07.png").unlink()
+    real = Output.set_aside
+
+    def set_aside(output: Output, target: str) -> str:
+        shutil.rmtree(many / "photos", ignore_errors=True)
+        return real(output, target)
+
+    monkeypatch.setattr(Output, "set_aside", set_aside)
+    done = run("encode", "photos", "latents", "--prune", cwd=many)
+    assert (done.code, list_files(many / f"latents/{REMOVED}")) == (0, ["07.png.dinac"])
+
+
 def test_the_python_interface_prunes(folder: Path) -> None:
     from dinac_cli.jobs.encode import encode_files
 
