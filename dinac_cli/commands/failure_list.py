@@ -33,7 +33,7 @@ def open_failures(
     """
     if path is None:
         yield lambda result: None
-    elif known is not None and _is_same_file(path, known) and not _is_special(path):
+    elif known is not None and is_same_file(path, known):
         with rewrite_file(path, f"--failures {path}") as rewrite:
             yield lambda result: rewrite.write(_format_line(result))
             if is_whole():
@@ -43,15 +43,14 @@ def open_failures(
             yield note
 
 
-def _is_same_file(one: str, other: str) -> bool:
-    try:
-        return os.path.samefile(one, other)
-    except OSError:  # neither exists before the first run
-        return os.path.realpath(one) == os.path.realpath(other)
+def is_same_file(one: str, other: str) -> bool:
+    """True if two paths name one file, also if it does not exist yet.
 
-
-def _is_special(path: str) -> bool:
-    return os.path.exists(path) and not os.path.isfile(path)
+    False for a device or pipe, such as /dev/null: what is written there replaces nothing.
+    """
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.isfile(one) and os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextmanager

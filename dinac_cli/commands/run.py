@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 from dinac_cli.codec.machine import bound_memory, configure_threads
-from dinac_cli.commands.failure_list import KnownFailures, open_failures, read_known
+from dinac_cli.commands.failure_list import KnownFailures, is_same_file, open_failures, read_known
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.failures import FailureLines
 from dinac_cli.commands.screen.log import Log, LogChoice, open_log
@@ -95,6 +95,9 @@ def run_request(
     `summarise` makes the summary of the run. `out` is the argument OUT, or None if the
     command never writes to standard output.
     """
+    log_path = None if options.log is None else options.log.path
+    if log_path and options.failures and is_same_file(log_path, options.failures):
+        raise UsageError("--log and --failures name the same file; name two files")
     with open_log(options.log) as log:
         code = _run_and_report(request, summarise, options, options.open_console(log), out)
         if log is not None:

@@ -418,6 +418,18 @@ class TestRun:
         assert path.read_text().splitlines()[-1].endswith("exit 143")
         assert stopped in path.read_text()
 
+    def test_log_is_not_replaced_by_the_list_of_failures(self, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        path.write_text("earlier runs\n")
+        log = LogChoice(path=str(path), command_line="dinac")
+        with pytest.raises(UsageError, match="--log and --failures name the same file"):
+            report(GivenRun(FAILED), log=log, failures=f"{tmp_path}/./log")
+        assert path.read_text() == "earlier runs\n"
+        path.unlink()
+        with pytest.raises(UsageError, match="--log and --failures name the same file"):
+            report(GivenRun(FAILED), log=log, failures=str(path))
+        assert not path.exists()
+
     def test_log_gets_the_end_of_a_run_with_an_error(self, tmp_path: Path) -> None:
         log = LogChoice(path=str(tmp_path / "log"), command_line="dinac")
         ends = {
