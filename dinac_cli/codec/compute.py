@@ -51,7 +51,7 @@ class Compute:
         return cls(device, dtype, _COMPILED in flags) if dtype in _DTYPES else None
 
     @classmethod
-    def describe(cls, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> Compute:
+    def from_torch(cls, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> Compute:
         """Returns the arithmetic of a model on a device. `dtype` is bfloat16 or float32."""
         return cls(device.type, "bf16" if str(dtype) == "torch.bfloat16" else "f32", compiled)
 

@@ -60,7 +60,7 @@ class Engine:
         self._model = model
         self.patch = model.config.patch_size
         self.device = model.device
-        compute = Compute.describe(model.device, model.dtype, compiled=model.is_compiled)
+        compute = Compute.from_torch(model.device, model.dtype, compiled=model.is_compiled)
         self.compute = str(compute)
         self._transfer = Transfer(self.device)
         self._graphs = None

@@ -80,7 +80,7 @@ class ModelHandle:
         Imports torch, but loads no weights. Raises DeviceError.
         """
         device, dtype = self._resolve()
-        return str(Compute.describe(device, dtype, compiled=self.choice.compiled))
+        return str(Compute.from_torch(device, dtype, compiled=self.choice.compiled))
 
     def _resolve(self) -> tuple[torch.device, torch.dtype]:
         from dinac_cli.models.device import resolve_device, resolve_dtype

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import FileIO
 
 from dinac_cli.errors import UsageError, describe_read_error
@@ -24,14 +25,15 @@ def open_failures(
 
     Each failure reaches the file at once. But if `known` names the same file, the file keeps its
     old content until the end, and then only changes if `is_whole()`: the list of a run that was
-    stopped or killed would lack the failures of the files that the run did not reach.
+    stopped or killed would lack the failures of the files that the run did not reach. A device or
+    pipe, such as /dev/null, is written to, never replaced.
 
     If `path` is None, the function does nothing. If the disk is full, opening and writing
     raise UnwritableDiskError. After any other failure, they raise OutputError.
     """
     if path is None:
         yield lambda result: None
-    elif known is not None and _is_same_file(path, known):
+    elif known is not None and is_same_file(path, known):
         with rewrite_file(path, f"--failures {path}") as rewrite:
             yield lambda result: rewrite.write(_format_line(result))
             if is_whole():
@@ -41,11 +43,14 @@ def open_failures(
             yield note
 
 
-def _is_same_file(one: str, other: str) -> bool:
-    try:
-        return os.path.samefile(one, other)
-    except OSError:  # neither exists before the first run
-        return os.path.realpath(one) == os.path.realpath(other)
+def is_same_file(one: str, other: str) -> bool:
+    """True if two paths name one file, also if it does not exist yet.
+
+    False for a device or pipe, such as /dev/null: what is written there replaces nothing.
+    """
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.isfile(one) and os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextmanager
@@ -71,16 +76,27 @@ def _format_line(result: FileResult) -> bytes:
     return json.dumps(result.to_json()).encode() + b"\n"
 
 
-def read_known(path: str | None, warn: Callable[[str], None]) -> frozenset[tuple[str, str]]:
-    """Reads a file that an earlier run wrote for `--failures`. Returns pairs of file and reason.
+@dataclass(frozen=True)
+class KnownFailures:
+    """Failures that an earlier run reported. Needs about 60 bytes of memory per failure."""
+
+    _hashes: frozenset[int] = frozenset()
+
+    def hold(self, result: FileResult) -> bool:
+        """True if the file failed, and failed before for the same reason."""
+        return result.failed and hash((result.file, result.reason or "")) in self._hashes
+
+
+def read_known(path: str | None, warn: Callable[[str], None]) -> KnownFailures:
+    """Reads a file that an earlier run wrote for `--failures`.
 
     A missing file lists no failures, so the first run of a repeated command needs no special case.
     Skips lines that are not failures, such as the last line of a run that was killed, and warns
     once. Raises UsageError if the file cannot be read.
     """
     if path is None:
-        return frozenset()
-    known: set[tuple[str, str]] = set()
+        return KnownFailures()
+    known: set[int] = set()
     skipped = 0
     try:
         with open(path, "rb") as file:
@@ -88,15 +104,15 @@ def read_known(path: str | None, warn: Callable[[str], None]) -> frozenset[tuple
                 if (failure := _parse_failure(line)) is None:
                     skipped += 1
                 else:
-                    known.add(failure)
+                    known.add(hash(failure))
     except FileNotFoundError:
-        return frozenset()
+        return KnownFailures()
     except OSError as exc:
         raise UsageError(f"--known {path}: {describe_read_error(exc)}") from exc
     if skipped:
         lines = "1 line" if skipped == 1 else f"{skipped} lines"
         warn(f"--known {path}: ignored {lines} not written by --failures")
-    return frozenset(known)
+    return KnownFailures(frozenset(known))
 
 
 def _parse_failure(line: bytes) -> tuple[str, str] | None:

@@ -77,7 +77,7 @@ class PlainCommand(_PlainHelp, TyperCommand):
     def _find_dashed_file(self, args: list[str]) -> str | None:
         """Returns the first argument that is a file, but neither an option nor its value."""
         needs_value = {
-            name: not getattr(option, "is_flag", False)
+            name: not getattr(option, "is_flag", False) and name not in _OPTIONAL_VALUES
             for option in self.params
             if option.param_type_name == "option"
             for name in (*option.opts, *option.secondary_opts)

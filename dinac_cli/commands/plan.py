@@ -19,6 +19,7 @@ from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
+    from dinac_cli.jobs.executor.phase import Watch
     from dinac_cli.jobs.plan import Plan, PlannedFile, PlanRequest, PlanRun, TimeEstimate
 
 Quick = Annotated[
@@ -130,22 +131,12 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
     Raises UsageError if encode would refuse and no output says so.
     """
     from dinac_cli.commands.run import tune_process
-    from dinac_cli.jobs.executor.phase import Phase, watch_items
-    from dinac_cli.jobs.plan import WORK, Fate
+    from dinac_cli.jobs.executor.phase import Phase
 
     console = screen.open_console()
-    with (
-        show_phases(console, "plan") as watch,
-        closing(FailureLines(console, "-v lists them")) as failures,
-    ):
+    with show_phases(console, "plan") as watch:
         run = request.open(console.say, watch)
-        for remark in run.selection.describe_list(run.output):
-            console.say(remark)
-        for file in watch_items(run.list_files(), watch, "comparing with OUT", run.total):
-            _print_file(file, console, failures, as_json=screen.json)
-        if run.prune_refusal is not None:
-            reason = f"--prune would move nothing: {run.prune_refusal}"
-            failures.add(run.output.path, reason)
+        _list_files(run, console, watch, as_json=screen.json)
     tune_process(request.encode)
     with stop_on_signals(console) as stop, show_phases(console, "plan", stop) as watch:
         watch(Phase("encoding a sample"))
@@ -159,9 +150,29 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
     else:
         lines = (*describe_plan(run.plan, took, run.refusal), *describe_pruning(run))
         console.print_result("\n".join(lines))
+    if run.refusal is not None and console.quiet and not screen.json:
+        raise UsageError(f"encode would refuse: {run.refusal}")
+    return _choose_exit(run, reports_work=reports_work)
+
+
+def _list_files(run: PlanRun, console: Console, watch: Watch, *, as_json: bool) -> None:
+    """Makes the plan, and prints its files and why `--prune` would move nothing."""
+    from dinac_cli.jobs.executor.phase import watch_items
+
+    with closing(FailureLines(console, "-v lists them")) as failures:
+        for remark in run.selection.describe_list(run.output):
+            console.say(remark)
+        for file in watch_items(run.list_files(), watch, "comparing with OUT", run.total):
+            _print_file(file, console, failures, as_json=as_json)
+        if run.prune_refusal is not None:
+            reason = f"--prune would move nothing: {run.prune_refusal}"
+            failures.add(run.output.path, reason)
+
+
+def _choose_exit(run: PlanRun, *, reports_work: bool) -> Exit:
+    from dinac_cli.jobs.plan import WORK, Fate
+
     if run.refusal is not None:
-        if console.quiet and not screen.json:
-            raise UsageError(f"encode would refuse: {run.refusal}")
         return Exit.USAGE
     reported = [Fate.FAILED]
     if reports_work:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 from dinac_cli.codec.machine import bound_memory, configure_threads
-from dinac_cli.commands.failure_list import open_failures, read_known
+from dinac_cli.commands.failure_list import KnownFailures, is_same_file, open_failures, read_known
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.failures import FailureLines
 from dinac_cli.commands.screen.log import Log, LogChoice, open_log
@@ -95,6 +95,9 @@ def run_request(
     `summarise` makes the summary of the run. `out` is the argument OUT, or None if the
     command never writes to standard output.
     """
+    log_path = None if options.log is None else options.log.path
+    if log_path and options.failures and is_same_file(log_path, options.failures):
+        raise UsageError("--log and --failures name the same file; name two files")
     with open_log(options.log) as log:
         code = _run_and_report(request, summarise, options, options.open_console(log), out)
         if log is not None:
@@ -172,7 +175,7 @@ def open_stdout(out: str | None) -> BinaryIO | None:
 class _Reporter:
     """Prints results, writes the failures file, and chooses the exit code.
 
-    `known` are the failures that an earlier run reported, as pairs of file and reason.
+    `known` are the failures that an earlier run reported.
     """
 
     summary: Summary
@@ -180,7 +183,7 @@ class _Reporter:
     options: ScreenOptions
     console: Console
     stop: SignalledStop
-    known: frozenset[tuple[str, str]]
+    known: KnownFailures
     records_on_stdout: bool
 
     def consume(self, title: str, results: Generator[FileResult, None, None], run: Run) -> None:
@@ -196,7 +199,7 @@ class _Reporter:
                     continue  # the stop cut off the input; the data may be valid
                 self.progress.add(result)
                 self.summary.add(result)
-                is_known = result.failed and (result.file, result.reason or "") in self.known
+                is_known = self.known.hold(result)
                 self.progress.tally.known += is_known
                 if result.failed:
                     self._report_failure(result, failures, is_known=is_known)

@@ -55,25 +55,24 @@ _COORDINATE: _Choices = ((19, 0), (19, 1 << 19), (20, 1 << 20), (21, 1 << 21))
 
 @dataclass(frozen=True)
 class JxlHeader:
-    """What the header of a JPEG XL image declares.
+    """What the header of a JPEG XL image declares. The defaults are those of the format.
 
     `width` and `height` are those of the upright image. `has_profile` is true if the file holds an
     ICC profile. Otherwise, `space` are the colours, or None if the header does not describe them.
     `is_xyb` is true if the pixels are stored in the absolute colours of lossy files, and not in
-    those that the file declares. `is_turned` is true if the decoder turns the image.
+    those that the file declares.
     """
 
     width: int
     height: int
-    is_gray: bool
-    has_alpha: bool
-    has_black: bool
-    is_premultiplied: bool
-    is_turned: bool
-    is_animated: bool
-    has_profile: bool
-    is_xyb: bool
-    space: ColorSpace | None
+    is_gray: bool = False
+    has_alpha: bool = False
+    has_black: bool = False
+    is_premultiplied: bool = False
+    is_animated: bool = False
+    has_profile: bool = False
+    is_xyb: bool = True
+    space: ColorSpace | None = _SRGB
 
 
 def read_header(file: IO[bytes]) -> JxlHeader:
@@ -81,8 +80,7 @@ def read_header(file: IO[bytes]) -> JxlHeader:
     bits = _Bits(_read_codestream(file))
     width, height = _read_size(bits)
     if bits.read(1):  # everything has its default
-        flags = (False,) * 7
-        return JxlHeader(width, height, *flags, True, _SRGB)
+        return JxlHeader(width, height)
     orientation, is_animated = _read_extra_fields(bits) if bits.read(1) else (1, False)
     _skip_bit_depth(bits)
     bits.read(1)  # whether 16-bit buffers suffice
@@ -99,7 +97,6 @@ def read_header(file: IO[bytes]) -> JxlHeader:
         _ALPHA in kinds,
         _BLACK in kinds,
         (_ALPHA, True) in channels,
-        orientation > 1,
         is_animated,
         has_profile,
         is_xyb,

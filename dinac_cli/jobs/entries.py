@@ -26,7 +26,7 @@ from dinac_cli.errors import (
 )
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.naming import strip_suffix
 
 
 class NameClaim:
@@ -170,9 +170,7 @@ def list_records(
 
 def name_sample(name: str) -> str:
     """Returns a record's name without `.dinac`. What is unsafe on some system is escaped."""
-    if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
-        name = name[: -len(LATENT_SUFFIX)]
-    return escape_name(name)
+    return escape_name(strip_suffix(name))
 
 
 def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:

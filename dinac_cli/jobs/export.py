@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,7 @@ from dinac_cli.jobs.request import (
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, TarSet, TarWriter
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.naming import strip_suffix
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard
 
@@ -123,8 +123,7 @@ def export_inputs(
 
 def name_export(name: str, form: str) -> str:
     """`a.jpg.dinac` → `a.jpg.safetensors`."""
-    stem = name[: -len(LATENT_SUFFIX)] if name.lower().endswith(LATENT_SUFFIX) else name
-    return f"{stem}.{form}"
+    return f"{strip_suffix(name)}.{form}"
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,11 @@ class _Item:
     width: int
     height: int
     size_bytes: int
+
+    @property
+    def array_bytes(self) -> int:
+        """The size of the exported arrays."""
+        return sum(array.nbytes for array in self.exported.arrays.values())
 
     def finish(self, target: str, size_bytes: int, reason: str | None = None) -> FileResult:
         """Returns the result of a record that was written to `target`."""
@@ -264,7 +268,6 @@ class _StaleTar:
     identity, so there may be more `items`.
     """
 
-    path: str
     samples: dict[str, Exported] = field(default_factory=dict)
     items: list[_Item] = field(default_factory=list)
 
@@ -272,8 +275,10 @@ class _StaleTar:
 class _TarExporter:
     """Adds new samples in new tars, and replaces stale samples in their tars.
 
-    At most one new tar and one stale tar are in memory. A run that is stopped discards the new tar,
-    so that later runs end with the tars of an uninterrupted run.
+    Stale samples are collected until they have the size of a tar: stale samples of several tars may
+    alternate, and each tar should be rewritten once. In memory are one new tar, the collected
+    samples, and the tar that is being rewritten. A run that is stopped discards the new tar and the
+    collected samples, so that later runs end with the tars of an uninterrupted run.
     """
 
     def __init__(self, tars: TarSet) -> None:
@@ -296,7 +301,9 @@ class _TarExporter:
         self, items: Iterable[_Item | FileResult], control: RunControl
     ) -> Iterator[FileResult]:
         """Writes the items. Yields the results of a tar's items when the tar is written."""
-        new, stale = _OpenTar(), _StaleTar("")
+        new = _OpenTar()
+        stale: dict[str, _StaleTar] = {}
+        stale_bytes = 0
         for item in items:
             if isinstance(item, FileResult):
                 yield item
@@ -308,13 +315,15 @@ class _TarExporter:
                     yield from self._close(new)
                     new = _OpenTar()
                 continue
-            if place.path != stale.path:
+            tar = stale.setdefault(place.path, _StaleTar())
+            tar.samples[place.identity] = self._describe(item)
+            tar.items.append(item)
+            stale_bytes += item.array_bytes
+            if stale_bytes >= TAR_BYTES:
                 yield from self._replace(stale)
-                stale = _StaleTar(place.path)
-            stale.samples[place.identity] = self._describe(item)
-            stale.items.append(item)
-        yield from self._replace(stale)
+                stale, stale_bytes = {}, 0
         if not control.stop:
+            yield from self._replace(stale)
             yield from self._close(new)
 
     def _describe(self, item: _Item) -> Exported:
@@ -330,18 +339,17 @@ class _TarExporter:
             target = self._tars.add(tar.writer.finish())
             yield from _finish_all(tar.items, target)
 
-    def _replace(self, tar: _StaleTar) -> Iterator[FileResult]:
-        if not tar.items:
-            return
-        try:
-            self._tars.replace(tar.path, tar.samples)
-        except UnwritableDiskError:
-            raise
-        except OutputError as exc:
-            yield from (item.fail(exc) for item in tar.items)
-            return
+    def _replace(self, tars: Mapping[str, _StaleTar]) -> Iterator[FileResult]:
         reason = _CHANGED if self._tars.output.keeps_existing else None
-        yield from _finish_all(tar.items, tar.path, reason)
+        for path, tar in tars.items():
+            try:
+                self._tars.replace(path, tar.samples)
+            except UnwritableDiskError:
+                raise
+            except OutputError as exc:
+                yield from (item.fail(exc) for item in tar.items)
+            else:
+                yield from _finish_all(tar.items, path, reason)
 
 
 def _finish_all(
@@ -349,5 +357,4 @@ def _finish_all(
 ) -> Iterator[FileResult]:
     """Yields the results of the items in a tar."""
     for item in items:
-        size_bytes = sum(array.nbytes for array in item.exported.arrays.values())
-        yield item.finish(target, size_bytes, reason)
+        yield item.finish(target, item.array_bytes, reason)

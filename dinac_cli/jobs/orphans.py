@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dinac_cli.images.formats import format_of_suffix
 from dinac_cli.jobs.freshness import is_latent_file, list_files
 from dinac_cli.jobs.request import Selection
-from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.naming import LATENT_SUFFIX, strip_suffix
 from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.storage.source_memory import MEMORY_NAME
 
@@ -41,9 +41,8 @@ class SourceFiles:
 
 def name_image_sources(name: str) -> list[str]:
     """Returns the names that the image of a record may have: `a.jpg.dinac` → `a.jpg`."""
-    if not name.lower().endswith(LATENT_SUFFIX):
-        return []
-    return [name[: -len(LATENT_SUFFIX)]]
+    source = strip_suffix(name)
+    return [] if source == name else [source]
 
 
 def name_record_sources(name: str) -> list[str]:

@@ -274,10 +274,20 @@ def plan_files(
             yield _fail(entry, exc)
         except OSError as exc:
             yield _fail(entry, InputError(describe_read_error(exc)))
+    yield from _plan_orphans(selection, output, pruning)
+
+
+def _plan_orphans(
+    selection: Selection, output: Output, pruning: Pruning | None
+) -> Iterator[PlannedFile]:
     orphans = find_orphans(selection, output) if pruning is None else pruning.list_orphans()
     for path in orphans:
+        try:
+            size = os.path.getsize(path)
+        except FileNotFoundError:  # another run has moved it
+            continue
         reason = "its source is not among the inputs"
-        yield PlannedFile(path, Fate.ORPHANED, path, reason, size_bytes=os.path.getsize(path))
+        yield PlannedFile(path, Fate.ORPHANED, path, reason, size_bytes=size)
 
 
 def _fail(entry: Input, exc: DinacError) -> PlannedFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dinac_cli.container.names import escape_name
@@ -47,6 +47,7 @@ class Pruning:
     obstacle: str | None = None
     unstamped: int = 0
     foreign: int = 0
+    _orphans: int = field(default=0, init=False)
 
     @property
     def place(self) -> str:
@@ -72,7 +73,8 @@ class Pruning:
         gap = self.selection.scan.gap or self.obstacle
         if gap is not None:
             return f"{gap}; check the inputs and run again"
-        outputs, orphans, self.unstamped, self.foreign = planned, 0, 0, 0
+        outputs = planned
+        self._orphans = self.unstamped = self.foreign = 0
         for file in list_outputs(self.selection, self.output, self.source_files):
             outputs += 1
             if not file.is_lost:
@@ -82,12 +84,12 @@ class Pruning:
             elif not self._is_prunable(file.path):
                 self.foreign += 1
             else:
-                orphans += not self._is_renamed(file.path)
-        if self.choice == "all" or orphans * 100 <= outputs * MOST_PERCENT:
+                self._orphans += not self._is_renamed(file.path)
+        if self.choice == "all" or self._orphans * 100 <= outputs * MOST_PERCENT:
             return None
         return (
-            f"{orphans} of {outputs} outputs have no source, which is more than {MOST_PERCENT} %; "
-            "check the inputs, or use --prune=all"
+            f"{self._orphans} of {outputs} outputs have no source, which is more than "
+            f"{MOST_PERCENT} %; check the inputs, or use --prune=all"
         )
 
     def list_orphans(self) -> Iterator[str]:
@@ -106,8 +108,11 @@ class Pruning:
             try:
                 if self._is_renamed(path):
                     os.unlink(path)
-                else:
-                    yield FileResult(path, Status.PRUNED, output=self.output.set_aside(path))
+                    continue
+                if not self._orphans:  # sources vanish meanwhile: the next run checks them
+                    return
+                self._orphans -= 1
+                yield FileResult(path, Status.PRUNED, output=self.output.set_aside(path))
             except FileNotFoundError:  # another run has moved it
                 continue
             except UnwritableDiskError:

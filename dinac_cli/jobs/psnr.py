@@ -203,12 +203,12 @@ def refuse_strangers(first: str, second: str) -> NoReturn:
 
 def _pair_folders(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair]:
     found = False
-    for entry in InputScan(IMAGES, (first,), exclude=second, exclusion=exclusion):
+    for entry in InputScan(IMAGES, (first,), skipped_folder=second, exclusion=exclusion):
         found = True
         counterpart = None if entry.problem else find_counterpart(entry.name, second)
         yield Pair(entry.label, counterpart, entry.name, second, entry.problem)
     rivals = Rivals(second)
-    for entry in InputScan(IMAGES, (second,), exclude=first, exclusion=exclusion):
+    for entry in InputScan(IMAGES, (second,), skipped_folder=first, exclusion=exclusion):
         found = True
         others = list(_list_others(entry.name, first, second))
         if entry.problem or not others:

@@ -25,6 +25,7 @@ from dinac_cli.jobs.export_forms import (
     refuse_changed,
     write_array,
 )
+from dinac_cli.storage.lock import hold_content
 from dinac_cli.storage.output import Output
 from dinac_cli.storage.parts import Shard
 
@@ -209,29 +210,35 @@ class TarSet:
         except OutputError as exc:
             if self.output.overwrite or not os.path.lexists(target):
                 raise
-            raise OutputError(
-                f"{target}: another run wrote this file meanwhile; run the same command again"
-            ) from exc
+            raise _refuse_concurrent(target) from exc
         self._next_tar += 1
         return target
 
     def replace(self, path: str, samples: Mapping[str, Exported]) -> None:
         """Replaces samples in the tar at `path`.
 
-        `samples` maps the identity of each old sample to the new one. Raises OutputError, also if
-        somebody has changed the tar since dinac wrote it.
+        `samples` maps the identity of each old sample to the new one. Several runs may replace
+        samples in one tar. Raises OutputError, also if somebody has changed the tar since dinac
+        wrote it.
         """
-        tar = TarWriter()
-        with _refuse_broken(path), open(path, "rb") as file:
-            for sample in read_samples(file.read()):
-                if not self.output.overwrite and not sample.is_intact():
-                    raise refuse_changed(path)
-                new = samples.get(sample.identity)
-                if new is None:
-                    tar.copy(sample)
-                else:
-                    tar.add(sample.key, new)
-        replace(self.output, overwrite=True).write(path, tar.finish())
+        with _refuse_broken(path), hold_content(path) as content:
+            data = self._rebuild(path, content, samples)
+            replace(self.output, overwrite=True).write(path, data)
+
+    def _rebuild(self, path: str, content: bytes, samples: Mapping[str, Exported]) -> bytes:
+        tar, missing = TarWriter(), set(samples)
+        for sample in read_samples(content):
+            if not self.output.overwrite and not sample.is_intact():
+                raise refuse_changed(path)
+            missing.discard(sample.identity)
+            new = samples.get(sample.identity)
+            if new is None:
+                tar.copy(sample)
+            else:
+                tar.add(sample.key, new)
+        if missing:
+            raise _refuse_concurrent(path)
+        return tar.finish()
 
     @property
     def _prefix(self) -> str:
@@ -261,6 +268,10 @@ class TarSet:
             match = _NUMBER.fullmatch(key)
             if match is not None and match[1] == self._prefix:
                 self._next_number = max(self._next_number, int(match[2]) + 1)
+
+
+def _refuse_concurrent(path: str) -> OutputError:
+    return OutputError(f"{path}: another run wrote this file meanwhile; run the same command again")
 
 
 def read_samples(data: bytes) -> Iterator[Sample]:

@@ -131,11 +131,11 @@ class InputScan:
 
     `paths` are files, folders, globs or `-`. `listed` is the content of a `--files-from` list, or
     None. If `null` is true, NULs separate the names in this list. The names are relative to `root`.
-    `exclude` is OUT. If OUT lies in an input folder, OUT is not searched for inputs. Files and
-    folders that match `exclusion` are no inputs either. After an iteration, `others` is the number
-    of files that were not of `kind`, and `excluded` of files and folders that `exclusion` matched.
-    `gap` then says why inputs may be missing: a folder could not be listed, or one of `paths` gave
-    no input.
+    `skipped_folder` is OUT. If OUT lies in an input folder, OUT is not searched for inputs. Files
+    and folders that match `exclusion` are no inputs either. After an iteration, `others` is the
+    number of files that were not of `kind`, and `excluded` of files and folders that `exclusion`
+    matched. `gap` then says why inputs may be missing: a folder could not be listed, or one of
+    `paths` gave no input.
     """
 
     kind: FileKind
@@ -143,7 +143,7 @@ class InputScan:
     listed: bytes | None = None
     null: bool = False
     root: str | None = None
-    exclude: str | None = None
+    skipped_folder: str | None = None
     exclusion: Exclusion = NO_EXCLUSION
     others: int = field(default=0, init=False)
     excluded: int = field(default=0, init=False)
@@ -197,7 +197,7 @@ class InputScan:
     def _find_search(self, path: str) -> Search:
         if path not in self._searches:
             scan = replace(self, paths=(path,), listed=None)
-            is_out = os.path.isdir(path) and self._is_excluded(_identify(path))
+            is_out = os.path.isdir(path) and self._is_skipped(_identify(path))
             self._searches[path] = Search(scan, is_out=is_out)
         return self._searches[path]
 
@@ -261,7 +261,7 @@ class InputScan:
         """Yields the inputs below `folder`, sorted. Follows links to folders, but not in loops."""
         try:
             identity = _identify(folder)
-            if identity in ancestors or (ancestors and self._is_excluded(identity)):
+            if identity in ancestors or (ancestors and self._is_skipped(identity)):
                 return
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
@@ -295,10 +295,10 @@ class InputScan:
         self.excluded += is_excluded
         return is_excluded
 
-    def _is_excluded(self, identity: tuple[int, int]) -> bool:
-        # `exclude` is checked for each folder, because OUT may not exist before the first output.
+    def _is_skipped(self, identity: tuple[int, int]) -> bool:
+        # This is checked for each folder, because OUT may not exist before the first output.
         try:
-            return self.exclude is not None and identity == _identify(self.exclude)
+            return self.skipped_folder is not None and identity == _identify(self.skipped_folder)
         except OSError:
             return False
 

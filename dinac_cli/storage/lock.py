@@ -1,4 +1,4 @@
-"""A lock on a folder. Only one process can hold the lock at a time."""
+"""Locks on a folder and on a file. Only one process can hold a lock at a time."""
 
 from __future__ import annotations
 
@@ -64,3 +64,27 @@ def _lock_folder(folder: str) -> int | None:
             os.close(descriptor)
             return None
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_content(path: str) -> Iterator[bytes]:
+    """Yields the content of a file that the caller replaces during the `with` block.
+
+    Other callers wait, and then get the new content, so that no change is lost. On Windows, and on
+    file systems without locks, they do not wait. Raises OSError if the file cannot be read.
+    """
+    while True:
+        with open(path, "rb") as file:
+            _wait_for_lock(file.fileno())
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                content = file.read()
+                if sys.platform == "win32":  # an open file cannot be replaced
+                    file.close()
+                yield content
+                return
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # this file system has no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)

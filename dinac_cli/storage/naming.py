@@ -15,14 +15,19 @@ def name_latents(name: str) -> str:
     return name + LATENT_SUFFIX
 
 
+def strip_suffix(name: str) -> str:
+    """Returns the name of a record without `.dinac`: `a.jpg.dinac` → `a.jpg`."""
+    has_suffix = name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX)
+    return name[: -len(LATENT_SUFFIX)] if has_suffix else name
+
+
 def name_image(name: str, suffixes: tuple[str, ...]) -> str:
     """Returns the decoded image's name: `a.png.dinac` → `a.png`, `a.jpg.dinac` → `a.jpg.png`.
 
     `suffixes` are the suffixes of the output format. If the name has none of them, the first suffix
     is appended.
     """
-    if name.lower().endswith(LATENT_SUFFIX) and len(name) > len(LATENT_SUFFIX):
-        name = name[: -len(LATENT_SUFFIX)]
+    name = strip_suffix(name)
     stem, suffix = os.path.splitext(name)
     return name if stem and suffix.lower() in suffixes else name + suffixes[0]
 

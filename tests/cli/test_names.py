@@ -169,8 +169,11 @@ class TestNamesThatBeginWithADash:
         assert (dashed / "-out/-x.jpg.png").is_file()
 
     @pytest.mark.parametrize("name", ["-x.jpg", "-o.jpg", "--json.png"])
-    def test_file_that_looks_like_an_option_is_refused(self, dashed: Path, name: str) -> None:
-        done = run("encode", name, "in", "out", cwd=dashed)
+    @pytest.mark.parametrize("before", ["--prune", "--verbose"])
+    def test_file_that_looks_like_an_option_is_refused(
+        self, dashed: Path, before: str, name: str
+    ) -> None:
+        done = run("encode", before, name, "in", "out", cwd=dashed)
         assert (done.code, done.out, done.err) == (
             2,
             "",

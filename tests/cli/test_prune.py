@@ -475,6 +475,16 @@ def test_plan_says_what_would_happen_and_changes_nothing(folder: Path) -> None:
     assert code.code == 0
 
 
+def test_an_orphan_that_another_run_has_moved_is_not_planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = str(folder / "latents/moved.png.dinac")
+    monkeypatch.setattr(Pruning, "list_orphans", lambda _: iter([moved]))
+    planned = run("plan", "photos", "latents", "--prune=all", "--json", "--quick", cwd=folder)
+    assert (planned.code, planned.err) == (0, "")
+    assert planned.objects[-1]["orphaned"] == 0
+
+
 def test_a_source_that_vanishes_during_the_run_is_gone(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,6 +497,21 @@ def test_a_source_that_vanishes_during_the_run_is_gone(
     monkeypatch.setattr(Pruning, "check", check_after_deletion)
     done = prune(own)
     assert (done.code, list_files(own / f"latents/{REMOVED}")) == (0, ["a.jpg.dinac"])
+
+
+def test_a_disk_that_vanishes_while_outputs_are_moved_loses_no_more_than_was_checked(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (many / "photos/07.png").unlink()
+    real = Output.set_aside
+
+    def set_aside(output: Output, target: str) -> str:
+        shutil.rmtree(many / "photos", ignore_errors=True)
+        return real(output, target)
+
+    monkeypatch.setattr(Output, "set_aside", set_aside)
+    done = run("encode", "photos", "latents", "--prune", cwd=many)
+    assert (done.code, list_files(many / f"latents/{REMOVED}")) == (0, ["07.png.dinac"])
 
 
 def test_the_python_interface_prunes(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -378,6 +379,18 @@ class TestRun:
         assert path.read_bytes() == b""
         assert list(tmp_path.iterdir()) == [path]
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_device_is_never_replaced(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        with open_failures(str(pipe), str(pipe)) as note:
+            note(FAILED)
+        assert json.loads(os.read(reader, 4096)) == FAILED.to_json()
+        os.close(reader)
+        assert pipe.is_fifo()
+        assert list(tmp_path.iterdir()) == [pipe]
+
     def test_log_gets_what_a_quiet_run_does_not_print(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -404,6 +417,18 @@ class TestRun:
         assert err.splitlines()[1:] == [f"dinac: {stopped}", f"dinac: {path} has the details"]
         assert path.read_text().splitlines()[-1].endswith("exit 143")
         assert stopped in path.read_text()
+
+    def test_log_is_not_replaced_by_the_list_of_failures(self, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        path.write_text("earlier runs\n")
+        log = LogChoice(path=str(path), command_line="dinac")
+        with pytest.raises(UsageError, match="--log and --failures name the same file"):
+            report(GivenRun(FAILED), log=log, failures=f"{tmp_path}/./log")
+        assert path.read_text() == "earlier runs\n"
+        path.unlink()
+        with pytest.raises(UsageError, match="--log and --failures name the same file"):
+            report(GivenRun(FAILED), log=log, failures=str(path))
+        assert not path.exists()
 
     def test_log_gets_the_end_of_a_run_with_an_error(self, tmp_path: Path) -> None:
         log = LogChoice(path=str(tmp_path / "log"), command_line="dinac")

@@ -132,7 +132,7 @@ class TestHeader:
         header = read(data)
         assert (header.width, header.height) == (40, 24)
         assert header.space == find_coded_space(1, 13)
-        flags = (header.is_gray, header.has_alpha, header.has_profile, header.is_turned)
+        flags = (header.is_gray, header.has_alpha, header.has_profile, header.is_animated)
         assert not any(flags)
 
     @pytest.mark.parametrize("orientation", range(2, 9))
@@ -140,7 +140,6 @@ class TestHeader:
         header = read(rewrite(orientation=orientation))
         size = (24, 40) if orientation > 4 else (40, 24)
         assert (header.width, header.height) == size
-        assert header.is_turned
 
     @pytest.mark.parametrize(
         ("colors", "space"),

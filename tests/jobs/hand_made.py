@@ -50,10 +50,10 @@ def write_images(folder: Path, *names: str, height: int = 20, width: int = 30) -
         Image.fromarray(draw(number, height, width)).save(path)
 
 
-def select_images(*paths: Path | str, exclude: Path | None = None) -> Selection:
+def select_images(*paths: Path | str, out: Path | None = None) -> Selection:
     """Returns the inputs of an encode run."""
     named = tuple(str(path) for path in paths)
-    return Selection(InputScan(IMAGES, named, exclude=None if exclude is None else str(exclude)))
+    return Selection(InputScan(IMAGES, named, skipped_folder=None if out is None else str(out)))
 
 
 def select_latents(*paths: Path | str) -> Selection:

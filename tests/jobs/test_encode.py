@@ -52,7 +52,7 @@ def encode(
     fsync: bool = False,
 ) -> list[FileResult]:
     results = encode_inputs(
-        select_images(source, exclude=out),
+        select_images(source, out=out),
         latents_out(out, overwrite=overwrite, fsync=fsync),
         model,
         options or EncodeOptions(),

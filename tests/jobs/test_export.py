@@ -22,7 +22,7 @@ from dinac_cli.container.record import read_latents
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export import FORMATS, WEBDATASET, ExportRequest, export_inputs, open_output
-from dinac_cli.jobs.export_forms import FORMS
+from dinac_cli.jobs.export_forms import FORMS, Exported
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.tar_set import KEY_KINDS, TarSet, make_key
@@ -358,6 +358,39 @@ def test_two_runs_that_add_different_tars_lose_nothing(
     assert list_names(tmp_path / "out") == ["x.png"]
     export(tmp_path / "out", WEBDATASET, latents)
     assert list_names(tmp_path / "out") == sorted([*STATES, "x.png"])
+
+
+def test_alternating_stale_samples_rewrite_each_tar_once(
+    tmp_path: Path, model: ModelHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, out = tmp_path / "latents", tmp_path / "out"
+    for names in ("aceg", "bdfh"):
+        for name in names:
+            put(latents, model, name, ord(name))
+        export(out, WEBDATASET, latents)
+    replaced: list[str] = []
+    replace = TarSet.replace
+
+    def note(tars: TarSet, path: str, samples: Mapping[str, Exported]) -> None:
+        replaced.append(os.path.basename(path))
+        replace(tars, path, samples)
+
+    monkeypatch.setattr(TarSet, "replace", note)
+    for name in "abcdefgh":
+        put(latents, model, name, 1000 + ord(name))
+    assert set(export(out, WEBDATASET, latents).values()) == {"the latents have changed"}
+    assert replaced == ["000000.tar", "000001.tar"]
+    assert set(export(out, WEBDATASET, latents).values()) == {"done"}
+
+
+def test_samples_that_another_run_removed_are_no_success(tmp_path: Path, latents: Path) -> None:
+    export(tmp_path / "out", WEBDATASET, latents)
+    [path] = (tmp_path / "out").iterdir()
+    before = path.read_bytes()
+    tars = TarSet(open_output(str(tmp_path / "out"), WEBDATASET), "number")
+    with pytest.raises(OutputError, match="another run wrote this file meanwhile"):
+        tars.replace(str(path), {"gone.jpg": Exported({}, {})})
+    assert path.read_bytes() == before
 
 
 def test_results_name_their_tar(tmp_path: Path, latents: Path) -> None:

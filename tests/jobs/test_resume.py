@@ -119,7 +119,7 @@ def test_a_run_interrupted_anywhere_is_completed(
         if kept:
             (out / name).write_bytes(whole[name][:kept])
     results = encode_inputs(
-        select_images(folder, exclude=out),
+        select_images(folder, out=out),
         latents_out(out),
         encoder,
         EncodeOptions(),

@@ -110,22 +110,22 @@ class TestFolder:
         assert names(both) == ["a.pic"]
         assert both.others == 1
 
-    def test_excluded_folder_is_skipped_in_any_spelling(self, folder: Path) -> None:
+    def test_out_is_skipped_in_any_spelling(self, folder: Path) -> None:
         make_files(folder, "in/a.pic", "in/out/old.pic", "in/sub/b.pic")
         for spelling in ("in/out", "./in/sub/../out", str(folder / "in/out")):
-            assert names(scan("in", exclude=spelling)) == ["a.pic", "sub/b.pic"]
+            assert names(scan("in", skipped_folder=spelling)) == ["a.pic", "sub/b.pic"]
         (folder / "link").symlink_to(folder / "in/out")
-        assert names(scan("in", exclude="link")) == ["a.pic", "sub/b.pic"]
+        assert names(scan("in", skipped_folder="link")) == ["a.pic", "sub/b.pic"]
 
-    def test_excluded_folder_created_during_the_walk_is_skipped(self, folder: Path) -> None:
+    def test_out_created_during_the_walk_is_skipped(self, folder: Path) -> None:
         make_files(folder, "in/a.pic")
-        walk = iter(scan("in", exclude="in/out"))
+        walk = iter(scan("in", skipped_folder="in/out"))
         make_files(folder, "in/out/x.pic")  # before the listing: iteration is lazy
         assert names(walk) == ["a.pic"]
 
-    def test_folder_that_is_itself_excluded_is_walked(self, folder: Path) -> None:
+    def test_out_that_is_itself_an_input_is_walked(self, folder: Path) -> None:
         make_files(folder, "in/a.pic")
-        assert names(scan("in", exclude="in")) == ["a.pic"]
+        assert names(scan("in", skipped_folder="in")) == ["a.pic"]
 
     def test_folder_that_cannot_be_listed_does_not_end_the_walk(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -310,7 +310,7 @@ class TestSearch:
 
     def test_outputs_in_out_are_never_inputs(self, folder: Path, kind: FileKind) -> None:
         make_files(folder, "in/out1.pic")
-        assert self.find(kind, "in", exclude="in").skips_outputs
+        assert self.find(kind, "in", skipped_folder="in").skips_outputs
 
     def test_one_decision_per_argument_for_all_iterations(
         self, folder: Path, kind: FileKind

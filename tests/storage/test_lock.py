@@ -1,4 +1,4 @@
-"""A folder lock excludes other holders and removes a folder that stays empty."""
+"""A lock excludes other holders. A folder lock removes a folder that stays empty."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.errors import OutputError
-from dinac_cli.storage.lock import hold_folder
+from dinac_cli.storage.lock import hold_content, hold_folder
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -80,3 +80,42 @@ def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught, hold_folder(str(folder), "busy"):
         pytest.fail("the folder cannot exist")
     assert str(caught.value) == f"{folder}: cannot write: Not a directory; choose another place"
+
+
+def test_content_is_locked_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"old")
+    with path.open("rb") as other:
+        with hold_content(str(path)) as content:
+            assert content == b"old"
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_content_that_was_replaced_during_the_wait_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = tmp_path / "a.tar", tmp_path / "new"
+    path.write_bytes(b"old")
+    new.write_bytes(b"new")
+    lock = fcntl.flock
+
+    def replace_first(descriptor: int, operation: int) -> None:
+        if new.exists():
+            new.replace(path)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replace_first)
+    with hold_content(str(path)) as content:
+        assert content == b"new"
+
+
+def test_content_is_read_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "a.tar").write_bytes(b"content")
+    with hold_content(str(tmp_path / "a.tar")) as content:
+        assert content == b"content"

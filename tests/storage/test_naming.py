@@ -17,6 +17,7 @@ from dinac_cli.storage.naming import (
     name_image,
     name_latents,
     refuse_collisions,
+    strip_suffix,
     undo_image_name,
 )
 
@@ -34,6 +35,11 @@ def test_record_name_appends_the_suffix() -> None:
     assert name_latents("trip/a.jpg") == "trip/a.jpg.dinac"
     assert name_latents("a") == "a.dinac"
     assert name_latents("a.dinac") == "a.dinac.dinac"
+
+
+def test_only_the_last_suffix_is_stripped() -> None:
+    names = ["a.jpg.dinac", "a.DINAC", "a.dinac.dinac", "a.jpg", ".dinac"]
+    assert list(map(strip_suffix, names)) == ["a.jpg", "a", "a.dinac", "a.jpg", ".dinac"]
 
 
 @pytest.mark.parametrize(

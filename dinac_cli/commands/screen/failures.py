@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.jobs.results import drop_advice
+from dinac_cli.storage.naming import strip_suffix
 
 SHOWN_FAILURES = 3
 """The number of files that are named at once for each reason."""
@@ -88,7 +89,9 @@ class FailureLines:
 
 def _mask_names(reason: str, file: str, name: str) -> str:
     """Replaces the names of a file and of its source by "…"."""
-    names = {file, name, name.removesuffix(".dinac")} - {""}
-    longest_first = sorted(names, key=len, reverse=True)
+    names = {file, name, strip_suffix(name)} - {""}
+    longest_first = sorted((one for one in names if one in reason), key=len, reverse=True)
+    if not longest_first:
+        return reason  # compiling a pattern for each of many failures takes long
     pattern = "|".join(map(re.escape, longest_first))
     return re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", _VARYING, reason)
