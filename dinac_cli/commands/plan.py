@@ -10,7 +10,7 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
-from dinac_cli.commands.screen.failures import FailureLines
+from dinac_cli.commands.screen.file_lines import FailureLines
 from dinac_cli.commands.screen.progress import show_phases
 from dinac_cli.commands.screen.signals import stop_on_signals
 from dinac_cli.commands.screen.tables import align, count_images, format_duration, format_size

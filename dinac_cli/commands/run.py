@@ -11,7 +11,7 @@ from typing import BinaryIO, TypeVar
 from dinac_cli.codec.machine import bound_memory, configure_threads
 from dinac_cli.commands.failure_list import KnownFailures, is_same_file, open_failures, read_known
 from dinac_cli.commands.screen.console import Console
-from dinac_cli.commands.screen.failures import FailureLines
+from dinac_cli.commands.screen.file_lines import FailureLines
 from dinac_cli.commands.screen.log import Log, LogChoice, open_log
 from dinac_cli.commands.screen.progress import RunProgress, show_phases
 from dinac_cli.commands.screen.signals import (

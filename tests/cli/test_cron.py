@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import dinac_cli
-from dinac_cli.commands.screen.failures import SHOWN_FAILURES
+from dinac_cli.commands.screen.file_lines import SHOWN_FAILURES
 from dinac_cli.storage.lock import hold_folder
 
 from .conftest import list_files, read_files, save

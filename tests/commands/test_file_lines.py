@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.commands.run import ScreenOptions
-from dinac_cli.commands.screen import failures as failures_module
+from dinac_cli.commands.screen import file_lines as failures_module
 from dinac_cli.commands.screen.console import Console
-from dinac_cli.commands.screen.failures import SHOWN_FAILURES, FailureLines
+from dinac_cli.commands.screen.file_lines import SHOWN_FAILURES, FailureLines
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.errors import Exit
 from dinac_cli.jobs.results import FileResult, Status
