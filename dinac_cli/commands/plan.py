@@ -10,7 +10,7 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.console import Console
-from dinac_cli.commands.screen.file_lines import FailureLines
+from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
 from dinac_cli.commands.screen.signals import stop_on_signals
 from dinac_cli.commands.screen.tables import align, count_images, format_duration, format_size
@@ -159,14 +159,14 @@ def _list_files(run: PlanRun, console: Console, watch: Watch, *, as_json: bool) 
     """Makes the plan, and prints its files and why `--prune` would move nothing."""
     from dinac_cli.jobs.executor.phase import watch_items
 
-    with closing(FailureLines(console, "-v lists them")) as failures:
+    with closing(FileLines(console)) as lines:
         for remark in run.selection.describe_list(run.output):
             console.say(remark)
         for file in watch_items(run.list_files(), watch, "comparing with OUT", run.total):
-            _print_file(file, console, failures, as_json=as_json)
+            _print_file(file, console, lines, as_json=as_json)
         if run.prune_refusal is not None:
             reason = f"--prune would move nothing: {run.prune_refusal}"
-            failures.add(run.output.path, reason)
+            lines.add(Topic.FAILURE, run.output.path, reason)
 
 
 def _choose_exit(run: PlanRun, *, reports_work: bool) -> Exit:
@@ -260,13 +260,11 @@ def advise_on_sizes(upscaled: str, count: int, too_small: int) -> Iterator[str]:
         yield f"smaller than the crop: {count_images(too_small)}; --skip-small skips small images"
 
 
-def _print_file(
-    file: PlannedFile, console: Console, failures: FailureLines, *, as_json: bool
-) -> None:
+def _print_file(file: PlannedFile, console: Console, lines: FileLines, *, as_json: bool) -> None:
     from dinac_cli.jobs.plan import Fate
 
     if file.fate is Fate.FAILED:
-        failures.add(file.file, file.reason or "")
+        lines.add(Topic.FAILURE, file.file, file.reason or "")
     elif console.verbose:
         reason = f": {file.reason}" if file.reason else ""
         console.say(f"{file.fate.value} {file.file}{reason}")

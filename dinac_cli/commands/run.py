@@ -11,7 +11,7 @@ from typing import BinaryIO, TypeVar
 from dinac_cli.codec.machine import bound_memory, configure_threads
 from dinac_cli.commands.failure_list import KnownFailures, is_same_file, open_failures, read_known
 from dinac_cli.commands.screen.console import Console
-from dinac_cli.commands.screen.file_lines import FailureLines
+from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.log import Log, LogChoice, open_log
 from dinac_cli.commands.screen.progress import RunProgress, show_phases
 from dinac_cli.commands.screen.signals import (
@@ -191,7 +191,7 @@ class _Reporter:
         with (
             open_failures(self.options.failures, self.options.known, self._is_whole) as note,
             closing(results),
-            closing(FailureLines(self.console, self._say_where())) as failures,
+            closing(FileLines(self.console, self._say_where())) as lines,
             self.console.track(title, self.progress) as update,
         ):
             for result in results:
@@ -202,9 +202,9 @@ class _Reporter:
                 is_known = self.known.hold(result)
                 self.progress.tally.known += is_known
                 if result.failed:
-                    self._report_failure(result, failures, is_known=is_known)
+                    self._report_failure(result, lines, is_known=is_known)
                     note(result)
-                self._report_file(result)
+                self._report_file(result, lines)
                 update()
                 if result.failed and not is_known and self.options.fail_fast:
                     self.stop.set()  # the work in flight finishes, and results still come
@@ -260,27 +260,24 @@ class _Reporter:
             lines.append(f"{known} known {are} listed in {self.options.known}")
         return "\n".join(filter(None, lines))
 
-    def _report_failure(
-        self, result: FileResult, failures: FailureLines, *, is_known: bool
-    ) -> None:
+    def _report_failure(self, result: FileResult, lines: FileLines, *, is_known: bool) -> None:
         if self.console.verbose or not is_known:
-            failures.add(result.file, result.reason or "", result.name)
+            lines.add(Topic.FAILURE, result.file, result.reason or "", result.name)
         for line in result.details if self.options.verbose else ():
             self.console.fail(f"{result.file}: {line}")
 
     def _say_where(self) -> str:
         """Says where the user finds the failed files that the screen does not name."""
-        log = None if self.console.log is None else self.console.log.path
-        path = log or self.options.failures
+        path = self.options.failures
         return "-v or --failures FILE lists them" if path is None else f"{path} lists them"
 
-    def _report_file(self, result: FileResult) -> None:
+    def _report_file(self, result: FileResult, lines: FileLines) -> None:
         for warning in result.warnings:
-            self.console.warn(f"{result.file}: {warning}")
+            lines.add(Topic.WARNING, result.file, warning, result.name)
         if not self.summary.lists_files:
             return
         if result.status is Status.WRITTEN and result.reason:
-            self.console.say(f"{result.file}: redone: {result.reason}")
+            lines.add(Topic.REDONE, result.file, result.reason, result.name)
         elif self.options.verbose and not result.failed:
             place = f" → {result.output}" if result.output else ""
             delta = "" if result.delta is None else f", largest |Δ| {result.delta:.3g}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import dinac_cli
-from dinac_cli.commands.screen.file_lines import SHOWN_FAILURES
+from dinac_cli.commands.screen.file_lines import SHOWN_FILES
 from dinac_cli.storage.lock import hold_folder
 
 from .conftest import list_files, read_files, save
@@ -109,7 +109,7 @@ def test_nights(folder: Path) -> None:
     fourth = run(*nightly, cwd=folder)
     assert (fourth.code, fourth.out) == (3, "")
     lines = fourth.err.splitlines()
-    assert len(lines) == 1 + SHOWN_FAILURES + 1 + 2
+    assert len(lines) == 1 + SHOWN_FILES + 1 + 2
     assert lines[0] == "dinac: photos/bad.png: empty file (0 bytes); copy or download it again"
     assert lines[-3].startswith("dinac: 9 more files failed for the same reason (not an image ")
     assert lines[-2] == "dinac: 0 encoded with nano, 12 already done, 13 failed"

@@ -1,32 +1,47 @@
-"""Prints failed files. Many failures for one reason share a line."""
+"""Prints lines about files. Many failures, warnings or repairs for one reason share a line."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.jobs.results import drop_advice
 from dinac_cli.storage.naming import strip_suffix
 
-SHOWN_FAILURES = 3
+SHOWN_FILES = 3
 """The number of files that are named at once for each reason."""
 
 MAX_REASONS = 1000
-"""Failures for further reasons are always named, so that the memory is bounded."""
+"""Files with further reasons are always named, so that the memory is bounded."""
 
+_LISTED = "-v lists them"
 _NUMBER = re.compile(r"\d+")
 _VARYING = "…"
 
 
+class Topic(Enum):
+    """What a line says of a file: its form, and what the line about further files says."""
+
+    FAILURE = "{file}: {reason}", "failed for the same reason"
+    REDONE = "{file}: redone: {reason}", "were redone for the same reason"
+    WARNING = "warning: {file}: {reason}", "have the same warning"
+
+    def __init__(self, form: str, rest: str) -> None:
+        self.form = form
+        self.rest = rest
+
+
 @dataclass
 class _Group:
-    """The failures for one reason.
+    """The files of one topic with one reason.
 
     `words` is the reason without advice; words that differ between the files are "…". `hidden` is
     the number of files that were not named, and `last` is the line of the last file.
     """
 
+    topic: Topic
     words: list[str]
     files: int = 0
     hidden: int = 0
@@ -37,28 +52,28 @@ class _Group:
         self.words = [mine if mine == other else _VARYING for mine, other in pairs]
 
 
-class FailureLines:
-    """Prints one line per failed file, until too many files fail for the same reason.
+class FileLines:
+    """Prints one line per file, until too many files have the same topic and reason.
 
     Two reasons are the same if they differ only in numbers and in the name of the file. Names the
-    first `SHOWN_FAILURES` files for each reason; `close` prints how many more there were. `where`
-    says how the user can list them. The log and `--verbose` name every file.
+    first `SHOWN_FILES` files for each reason; `close` prints how many more there were, and where
+    they are listed: in the log, or with `--verbose`. `failures` says where failures are listed if
+    there is no log.
     """
 
-    def __init__(self, console: Console, where: str) -> None:
+    def __init__(self, console: Console, failures: str = _LISTED) -> None:
         self._console = console
-        self._where = where
-        self._groups_failures = not console.verbose
-        self._groups: dict[str, _Group] = {}
+        self._failures = failures
+        self._groups: dict[tuple[Topic, str], _Group] = {}
 
-    def add(self, file: str, reason: str, name: str = "") -> None:
-        """Prints or counts one failure. `name` is the file's name relative to its folder."""
-        line = f"{file}: {reason}"
-        group = self._find_group(reason, file, name) if self._groups_failures else None
-        if group is None or group.files < SHOWN_FAILURES:
-            self._console.fail(line)
+    def add(self, topic: Topic, file: str, reason: str, name: str = "") -> None:
+        """Prints or counts one file. `name` is the file's name relative to its folder."""
+        line = topic.form.format(file=file, reason=reason)
+        group = None if self._console.verbose else self._find_group(topic, reason, file, name)
+        if group is None or group.files < SHOWN_FILES:
+            (self._console.fail if topic is Topic.FAILURE else self._console.say)(line)
         else:
-            self._console.write_log(f"error: {line}")
+            self._console.write_log(f"error: {line}" if topic is Topic.FAILURE else line)
             group.hidden += 1
             group.last = line
         if group is not None:
@@ -67,23 +82,29 @@ class FailureLines:
     def close(self) -> None:
         """Prints one line for each reason whose files were not all named."""
         for group in self._groups.values():
-            if group.hidden == 1:
-                self._console.mention(group.last)
-            elif group.hidden:
+            if not group.hidden or (self._console.quiet and group.topic is not Topic.FAILURE):
+                continue
+            line = group.last
+            if group.hidden > 1:
                 reason = " ".join(group.words)
-                self._console.mention(
-                    f"{group.hidden} more files failed for the same reason ({reason}); "
-                    f"{self._where}"
-                )
+                line = f"{group.hidden} more files {group.topic.rest} ({reason}); "
+                line += self._say_where(group.topic)
+            self._console.mention(line)
 
-    def _find_group(self, reason: str, file: str, name: str) -> _Group | None:
+    def _say_where(self, topic: Topic) -> str:
+        """Says where the user finds the files that are not named."""
+        if self._console.log is not None:
+            return f"{self._console.log.path} lists them"
+        return self._failures if topic is Topic.FAILURE else _LISTED
+
+    def _find_group(self, topic: Topic, reason: str, file: str, name: str) -> _Group | None:
         """Returns the group of a reason. Returns None if there are too many groups."""
         masked = _mask_names(reason, file, name)
-        key, words = _NUMBER.sub("0", masked), drop_advice(masked).split(" ")
+        key, words = (topic, _NUMBER.sub("0", masked)), drop_advice(masked).split(" ")
         if key in self._groups:
             self._groups[key].merge(words)
         elif len(self._groups) < MAX_REASONS:
-            self._groups[key] = _Group(words)
+            self._groups[key] = _Group(topic, words)
         return self._groups.get(key)
 
 
