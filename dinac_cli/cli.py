@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -32,6 +33,7 @@ from dinac_cli.commands.usage_errors import describe_parser_error
 from dinac_cli.commands.values import name_variables
 from dinac_cli.commands.verify import verify
 from dinac_cli.errors import DinacError, Exit
+from dinac_cli.storage.atomic import describe_write_error
 
 _NARROW_COLUMNS = 60
 
@@ -126,7 +128,7 @@ def run(arguments: list[str]) -> int:
         return Exit.CLOSED_PIPE
     except OSError as exc:
         _settle_stdout()
-        _print_error(f"the system refused: {exc}")
+        _print_error(_describe_refusal(exc))
         return Exit.REFUSED
     except (KeyboardInterrupt, typer.Abort):
         return Exit.INTERRUPTED
@@ -137,6 +139,13 @@ def run(arguments: list[str]) -> int:
         _settle_stdout()
         return Exit.CLOSED_PIPE
     return code if isinstance(code, int) else 0
+
+
+def _describe_refusal(exc: OSError) -> str:
+    """Describes an error of the system outside the files of a run, such as a full stdout."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return str(describe_write_error(exc, exc.filename or "output"))
+    return f"the system refused: {exc}"
 
 
 def _make_tree() -> Any:

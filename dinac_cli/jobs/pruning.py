@@ -17,6 +17,7 @@ from dinac_cli.jobs.renames import RenamedRecords
 from dinac_cli.jobs.request import Selection
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.atomic import describe_write_error
+from dinac_cli.storage.inputs import is_missing
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import REMOVED_FOLDER, Output, OutputKind
 
@@ -146,7 +147,8 @@ def require_whole_folders(selection: Selection, output: Output) -> None:
         raise UsageError("--prune needs folders as inputs, not a list; leave out --files-from")
     for path in selection.scan.paths:
         if not os.path.isdir(path):
-            raise UsageError(f"--prune needs folders as inputs, and {path} is not a folder")
+            state = "does not exist" if is_missing(path) else "is not a folder"
+            raise UsageError(f"--prune needs folders as inputs, and {path} {state}")
     if output.kind is not OutputKind.FOLDER:
         raise UsageError(f"--prune needs a folder as OUT, and {output.path} is not a folder")
 

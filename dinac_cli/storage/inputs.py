@@ -372,6 +372,11 @@ def require_inputs(paths: tuple[str, ...], listed: bytes | None, out: str | None
         raise UsageError("standard input '-' is named twice as an input; name it once")
 
 
+def is_missing(path: str) -> bool:
+    """True if the user named a file or folder that does not exist. Globs and `-` are neither."""
+    return not (path == STDIN or os.path.lexists(path) or glob.has_magic(path))
+
+
 def _is_glob(path: str) -> bool:
     return glob.has_magic(path) and not os.path.lexists(path)
 

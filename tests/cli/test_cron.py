@@ -190,6 +190,16 @@ def test_errors_of_a_whole_run_are_logged(folder: Path) -> None:
     assert read_log(folder / "log")[1:] == [f"error: {error}", "exit 2"]
 
 
+def test_line_that_a_full_disk_cut_stays_apart_from_the_next_run(folder: Path) -> None:
+    log = folder / "log"
+    log.write_text("2026-01-01 02:30:00+00:00 dinac[1] 0 enco")
+    for _ in range(2):
+        run("encode", "photos/a.png", "latents", "--quiet", "--log", "log", cwd=folder)
+    cut, *later = read_log(log)
+    assert cut == "0 enco"
+    assert [line for line in later if not line.startswith("start")][1::2] == ["exit 0"] * 2
+
+
 def test_log_that_cannot_be_written_stops_the_run_before_any_work(folder: Path) -> None:
     cases = {
         "nowhere/log": "cannot write: No such file or directory; choose another place",

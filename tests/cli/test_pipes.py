@@ -203,7 +203,8 @@ def test_a_full_disk_stops_the_run(work: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = finish(start("encode", work / "photos", work / "latents", stdout=full))
     assert done.code == 1
-    assert done.err == "dinac: the system refused: [Errno 28] No space left on device\n"
+    remedy = "free some space and run the same command again"
+    assert done.err == f"dinac: output: No space left on device; {remedy}\n"
 
 
 def test_empty_standard_input(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_tenth_of_the_outputs_is_the_limit(many: Path) -> None:
             ("photos", "photos/a.jpg", "latents"),
             "needs folders as inputs, and photos/a.jpg is not a folder",
         ),
-        (("photos", "gone", "latents"), "needs folders as inputs, and gone is not a folder"),
+        (("photos", "gone", "latents"), "needs folders as inputs, and gone does not exist"),
         (("-", "latents"), "needs folders as inputs, and - is not a folder"),
         (("photos", "-"), "needs a folder as OUT, and - is not a folder"),
     ],

@@ -40,6 +40,11 @@ class Log:
         line = f"{now} dinac[{os.getpid()}] {text}\n"
         self._append(line.encode("utf-8", "backslashreplace"))
 
+    def complete_line(self) -> None:
+        """Ends a line that an earlier run could only write in part. Raises OutputError."""
+        if _ends_inside_line(self.path):
+            self._append(b"\n")
+
     def end(self, code: int) -> None:
         """Appends the exit code of the run. Raises OutputError."""
         self.write(f"exit {int(code)}")
@@ -64,6 +69,7 @@ def open_log(choice: LogChoice | None) -> Iterator[Log | None]:
         return
     with _open_text(choice.path) as file:
         log = Log(choice.path, file)
+        log.complete_line()
         log.write(f"start: {choice.command_line}")
         try:
             yield log
@@ -88,6 +94,18 @@ def _open_text(path: str) -> FileIO:
         return FileIO(path, "a")
     except OSError as exc:
         raise UsageError(str(describe_write_error(exc, f"--log {path}"))) from exc
+
+
+def _ends_inside_line(path: str) -> bool:
+    """True for a file whose last line has no end, as on a full disk."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
+    except OSError:  # empty, or removed meanwhile
+        return False
 
 
 def _write_error(log: Log, exc: BaseException) -> None:
