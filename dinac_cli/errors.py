@@ -70,6 +70,10 @@ class OutputError(DinacError):
     """An output cannot be written to the requested place, or must not replace an existing file."""
 
 
+class PruneError(OutputError):
+    """Outputs without a source were not moved away: the inputs may be incomplete."""
+
+
 class Rejection(str, Enum):
     """The reason why a latent record is refused: one member per rule of the specification."""
 

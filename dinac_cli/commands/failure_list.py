@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 
-from dinac_cli.errors import UsageError, describe_read_error
+from dinac_cli.errors import PruneError, UsageError, describe_read_error
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.storage.atomic import describe_write_error, rewrite_file
 
@@ -83,7 +83,12 @@ class KnownFailures:
     _hashes: frozenset[int] = frozenset()
 
     def hold(self, result: FileResult) -> bool:
-        """True if the file failed, and failed before for the same reason."""
+        """True if the file failed, and failed before for the same reason.
+
+        A refusal to prune is never known: the disk that is missing is missed each night.
+        """
+        if result.error == PruneError.__name__:
+            return False
         return result.failed and hash((result.file, result.reason or "")) in self._hashes
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dinac_cli.container.names import escape_name
 from dinac_cli.container.record import read_header
-from dinac_cli.errors import FormatError, OutputError, UnwritableDiskError, UsageError
+from dinac_cli.errors import FormatError, OutputError, PruneError, UnwritableDiskError, UsageError
 from dinac_cli.images.formats import format_of_suffix
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.orphans import ENCODE_SOURCES, SourceFiles, find_orphans, list_outputs
@@ -100,7 +100,7 @@ class Pruning:
     def _prune(self, control: RunControl) -> Iterator[FileResult]:
         refusal = self.check()
         if refusal is not None:
-            error = OutputError(f"--prune moved nothing: {refusal}")
+            error = PruneError(f"--prune moved nothing: {refusal}")
             yield FileResult.fail(self.output.path, error)
             return
         for path in self._list_prunable():

@@ -118,6 +118,22 @@ def test_nights(folder: Path) -> None:
     assert run(*nightly, cwd=folder).code == 0
 
 
+def test_a_missing_disk_is_reported_each_night(folder: Path) -> None:
+    nightly = read_recipe()
+    run(*nightly, cwd=folder)
+    for name in NAMES[:4]:
+        (folder / f"photos/{name}.png").unlink()
+    for _ in range(2):
+        done = run(*nightly, cwd=folder)
+        assert (done.code, done.out) == (3, "")
+        refusal, _, _, last = done.err.splitlines()
+        assert refusal.startswith(
+            "dinac: latents/: --prune moved nothing: 4 of 12 outputs have no "
+        )
+        assert last == "dinac: nightly.log has the details"
+    assert len(list_files(folder / "latents")) == len(NAMES)
+
+
 def test_mended_file_is_new_if_it_fails_again(folder: Path) -> None:
     nightly = ("encode", "photos", "latents", "--quiet", *REPEATED)
     first = run(*nightly, cwd=folder)
