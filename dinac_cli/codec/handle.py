@@ -43,6 +43,10 @@ class ModelHandle:
     choice: DeviceChoice
     more_parts: tuple[str, ...] = ()
 
+    def __getstate__(self) -> dict[str, object]:
+        """A pickled handle has no loaded model: another process loads its own."""
+        return {key: value for key, value in vars(self).items() if key != "engine"}
+
     @property
     def label(self) -> str:
         """The model's name, for records and messages."""

@@ -20,8 +20,10 @@ _SPARE_BYTES = 2 * 2**20
 _KEPT_PRIMITIVES = 32
 
 
-def configure_threads() -> None:
+def configure_threads(threads: int | None = None) -> None:
     """Sets the number of threads, lets waiting threads sleep, and limits the heaps to two.
+
+    If `threads` is None, the number is OMP_NUM_THREADS if that is set, else one per processor.
 
     Torch counts all cores of the machine, even if a control group allows fewer. By default, waiting
     threads spin, and this slows down the threads that read and write. On two cores with one other
@@ -32,6 +34,8 @@ def configure_threads() -> None:
     long run takes more and more memory. When the number of files rose from 200 to 1,400, the memory
     of two runs grew by 5 % and 8 %. With two heaps for all threads, the memory grew by 3 % and 4 %.
     """
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _set_malloc("MALLOC_ARENA_MAX", _M_ARENA_MAX, 2)

@@ -147,6 +147,8 @@ def decode(
     compiled: opt.CompileSizes = False,
     batch_size: opt.BatchSize = None,
     workers: opt.Workers = None,
+    processes: opt.Processes = None,
+    threads: opt.Threads = None,
     overwrite: opt.Overwrite = False,
     prune: opt.Prune = None,
     fsync: opt.Fsync = False,
@@ -195,6 +197,8 @@ def decode(
         fsync=fsync,
         prune=prune,
         workers=workers,
+        processes=processes,
+        threads=threads,
         in_flight=batch_size,
     )
     screen = ScreenOptions(

@@ -58,6 +58,8 @@ def encode(
     compiled: opt.CompileSizes = False,
     batch_size: opt.BatchSize = None,
     workers: opt.Workers = None,
+    processes: opt.Processes = None,
+    threads: opt.Threads = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
     prune: opt.Prune = None,
@@ -115,6 +117,8 @@ def encode(
         fsync=fsync,
         prune=prune,
         workers=workers,
+        processes=processes,
+        threads=threads,
         in_flight=batch_size,
     )
     screen = ScreenOptions(

@@ -411,6 +411,24 @@ Workers = Annotated[
     int | None, _workers(help="Number of threads that read; the same number of threads write.")
 ]
 Readers = Annotated[int | None, _workers(help="Number of threads that read.")]
+Processes = Annotated[
+    int | None,
+    run_option(
+        metavar="N",
+        show_default="1",
+        parser=whole("--processes", 1),
+        help="Number of processes, each with its own model; does not change results.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    run_option(
+        metavar="N",
+        show_default="the processors, divided between the processes",
+        parser=whole("--threads", 1),
+        help="Number of threads that compute in each process.",
+    ),
+]
 Overwrite = Annotated[
     bool, run_option("--overwrite", help="Replace any existing file, and redo finished outputs.")
 ]

@@ -152,7 +152,7 @@ def hold_out(output: Output | None, console: Console) -> Iterator[None]:
 
 def tune_process(request: Request[Run]) -> None:
     """Configures the threads and the memory of torch. Call this before torch is imported."""
-    configure_threads()
+    configure_threads(request.threads)
     if request.bounds_memory:
         bound_memory()
 

@@ -28,10 +28,17 @@ from dinac_cli.images.formats import (
 )
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
-from dinac_cli.jobs.entries import RecordEntry, list_records, require_single
+from dinac_cli.jobs.entries import (
+    RecordEntry,
+    close_claim,
+    list_records,
+    require_single,
+    settle_names,
+)
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
+from dinac_cli.jobs.executor.processes import hold_job, run_in_processes
 from dinac_cli.jobs.freshness import (
     State,
     Verdict,
@@ -328,7 +335,15 @@ def decode_inputs(
     if pruning is not None:
         entries = _watch_streams(entries, pruning)
     job = DecodeJob(output, models, options)
-    return run_job(job, entries, control, control.stdout if output.is_stream else None)
+    stream = control.stdout if output.is_stream else None
+    if control.processes > 1:
+        entries = settle_names(entries, control.stop)
+        return run_in_processes(hold_job(job), entries, control, stream, note=_settle)
+    return run_job(job, entries, control, stream)
+
+
+def _settle(entry: RecordEntry, result: FileResult) -> None:
+    close_claim(entry, takes_name=not result.failed)
 
 
 def _watch_streams(entries: Iterator[RecordEntry], pruning: Pruning) -> Iterator[RecordEntry]:

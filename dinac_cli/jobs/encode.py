@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO, TYPE_CHECKING, BinaryIO, ClassVar, Literal
@@ -33,7 +33,8 @@ from dinac_cli.images.revisions import current_revision
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
-from dinac_cli.jobs.executor.local import run_job
+from dinac_cli.jobs.executor.local import run_opened
+from dinac_cli.jobs.executor.processes import ignore_result, run_in_processes
 from dinac_cli.jobs.freshness import State, Verdict, WantedLatents, check_latents, is_latent_file
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
 from dinac_cli.jobs.model_choice import (
@@ -44,7 +45,7 @@ from dinac_cli.jobs.model_choice import (
 )
 from dinac_cli.jobs.orphans import find_orphans
 from dinac_cli.jobs.pruning import Prune, Pruning, require_whole_folders
-from dinac_cli.jobs.renames import RenamedRecords, rename_record
+from dinac_cli.jobs.renames import WAS, RenamedRecords, rename_record
 from dinac_cli.jobs.request import (
     IMAGES,
     Announce,
@@ -377,20 +378,25 @@ def encode_inputs(
     of the inputs. Raises DinacError if the run as a whole cannot go on (model, device, full disk).
     """
     model.check(options.precision)
-    return _encode_inputs(inputs, output, model, options, control, renames)
+    stream = control.stdout if output.is_stream else None
+    open_job = partial(open_encode_job, output, model, options, renames)
+    if control.processes > 1 and control.stdin is None:
+        note = ignore_result if renames is None else renames.note_result
+        return run_in_processes(open_job, inputs, control, stream, note=note)
+    return run_opened(partial(open_job, control.stdin), inputs, control, stream)
 
 
-def _encode_inputs(
-    inputs: Iterable[Input],
+@contextmanager
+def open_encode_job(
     output: Output,
     model: ModelHandle,
     options: EncodeOptions,
-    control: RunControl,
-    renames: RenamedRecords | None,
-) -> Generator[FileResult, None, None]:
+    renames: RenamedRecords | None = None,
+    stdin: BinaryIO | None = None,
+) -> Iterator[EncodeJob]:
+    """Opens an `EncodeJob` and the memory of OUT."""
     with open_memory(output) as memory:
-        job = EncodeJob(output, model, options, control.stdin, memory, renames)
-        yield from run_job(job, inputs, control, control.stdout if output.is_stream else None)
+        yield EncodeJob(output, model, options, stdin, memory, renames)
 
 
 def open_memory(output: Output, *, read_only: bool = False) -> SourceMemory:
@@ -528,7 +534,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         assert target is not None, "a stream has no earlier records"
         self._renames.note_moved(orphan, target)
         self._remember(target, content.sha256, content.status)
-        return FileResult(entry.label, Status.RENAMED, output=target, reason=f"was {orphan}")
+        return FileResult(entry.label, Status.RENAMED, output=target, reason=f"{WAS}{orphan}")
 
     def _remember(
         self,

@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from dinac_cli.container.frame import RECORD_START
@@ -24,9 +24,12 @@ from dinac_cli.errors import (
     UsageError,
     describe_read_error,
 )
+from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import strip_suffix
+
+_POLL_SECONDS = 0.2
 
 
 class NameClaim:
@@ -46,20 +49,32 @@ class NameClaim:
         name is taken. If reading succeeds, the record takes the name. If reading fails, the next
         claim may take the name.
         """
-        if self._earlier is not None:
-            self._earlier._settled.wait()
-            self._earlier = None
         is_undamaged = False
         try:
-            if self._names.is_taken(self.output):
-                raise InputError(
-                    f"another record of this run goes to {self.output}; this record is skipped"
-                )
+            self.require_free()
             yield
             is_undamaged = True
         finally:
-            self._names.close(self, takes_name=is_undamaged)
-            self._settled.set()
+            self.close(takes_name=is_undamaged)
+
+    def require_free(self, stop: StopRequest | None = None) -> None:
+        """Waits until the earlier claim to the same name is settled, or until a stop is requested.
+
+        Raises InputError if the name is taken.
+        """
+        if self._earlier is not None:
+            while not self._earlier._settled.wait(_POLL_SECONDS) and not stop:
+                pass
+            self._earlier = None
+        if self._names.is_taken(self.output):
+            raise InputError(
+                f"another record of this run goes to {self.output}; this record is skipped"
+            )
+
+    def close(self, *, takes_name: bool) -> None:
+        """Settles the claim. If `takes_name` is set, later claims to the name fail."""
+        self._names.close(self, takes_name=takes_name)
+        self._settled.set()
 
 
 class OutputNames:
@@ -129,6 +144,15 @@ class RecordEntry:
     error: DinacError | None = None
     claim: NameClaim | None = field(default=None, compare=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        """A pickled entry has no claim: the process that lists the records settles it."""
+        return {**vars(self), "claim": None}
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the record occupies: none if it is read later."""
+        return 0 if self.data is None else len(self.data)
+
     def read(self) -> bytes:
         """Returns the bytes of the record without checking them. Raises `error`, InputError."""
         if self.error is not None:
@@ -171,6 +195,30 @@ def list_records(
 def name_sample(name: str) -> str:
     """Returns a record's name without `.dinac`. What is unsafe on some system is escaped."""
     return escape_name(strip_suffix(name))
+
+
+def settle_names(
+    entries: Iterable[RecordEntry], stop: StopRequest | None = None
+) -> Iterator[RecordEntry]:
+    """Yields the entries for readers in other processes, which cannot settle claims.
+
+    An entry whose name is taken gets an error. If the name is claimed, waits until the caller
+    closes the earlier claim. Call `close_claim` when an entry has been read.
+    """
+    for entry in entries:
+        try:
+            if entry.claim is not None:
+                entry.claim.require_free(stop)
+        except InputError as exc:
+            close_claim(entry, takes_name=False)
+            entry = replace(entry, path=None, data=None, error=exc, claim=None)
+        yield entry
+
+
+def close_claim(entry: RecordEntry, *, takes_name: bool) -> None:
+    """Settles the claim of an entry, if it has one."""
+    if entry.claim is not None:
+        entry.claim.close(takes_name=takes_name)
 
 
 def require_single(entries: Iterator[RecordEntry], place: str) -> Iterator[RecordEntry]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Protocol
+from functools import cache, partial
+from typing import Any, Protocol
 
 from dinac_cli.codec.compute import Compute, check_device, check_dtype
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
@@ -180,6 +180,11 @@ class ModelsOfRecords:
         self._find_model = cache(find_model)
         self._handles: dict[tuple[ResolvedModel, DeviceChoice], ModelHandle] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled finder has no models: another process finds its own."""
+        make = partial(ModelsOfRecords, follows_dtype=self._follows_dtype)
+        return make, (self._part, self._device, self._named)
 
     def find(self, header: RecordHeader) -> ModelHandle:
         """Returns the model of a record.

@@ -14,8 +14,12 @@ from dinac_cli.errors import DinacError, FormatError
 from dinac_cli.jobs.freshness import State, WantedLatents, check_latents
 from dinac_cli.jobs.orphans import find_orphans
 from dinac_cli.jobs.request import Selection
+from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.output import Output
+
+WAS = "was "
+"""The reason of a result with the status RENAMED: this word, then the path of the old record."""
 
 _MOST_ORPHANS = 2**16  # bounds the memory; the sources of further orphans are encoded again
 
@@ -33,6 +37,13 @@ class RenamedRecords:
         self._by_source: dict[tuple[int, str], str] | None = None
         self._sizes: set[int] = set()
         self._moved: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Another process lists the orphans itself."""
+        return {**vars(self), "_lock": None, "_by_source": None, "_moved": {}}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def take(self, size_bytes: int, hash_source: Callable[[], str]) -> str | None:
         """Returns the orphan whose source had this size and hash, or None.
@@ -53,6 +64,11 @@ class RenamedRecords:
         """Notes that `target` holds the record of `orphan` under its new name."""
         with self._lock:
             self._moved[orphan] = target
+
+    def note_result(self, entry: object, result: FileResult) -> None:
+        """Notes what another process has moved."""
+        if result.status is Status.RENAMED and result.reason and result.output:
+            self.note_moved(result.reason.removeprefix(WAS), result.output)
 
     def is_moved(self, orphan: str) -> bool:
         """True if the record of `orphan` exists under its new name."""

@@ -126,13 +126,17 @@ R = TypeVar("R", bound=Run, covariant=True)
 class Request(ABC, Generic[R]):
     """Everything that a run needs, as plain data.
 
-    `workers` threads read, and `workers` other threads write (None: one per processor, at most 16).
-    About `in_flight` images are in memory at once (None: 4 per worker). These two numbers never
-    change a result.
+    `processes` processes do the work (None: only the caller's process). In each process, `workers`
+    threads read, and `workers` other threads write (None: one per processor, at most 16; with
+    several processes, the thread that runs the model does both). About `in_flight` images are in
+    memory at once in a process (None: 4 per worker). These numbers never change a result. `threads`
+    threads compute in each process (None: the processors are divided between the processes).
     """
 
     workers: int | None = None
     in_flight: int | None = None
+    processes: int | None = None
+    threads: int | None = None
 
     command: ClassVar[str]
     """The name of the command, such as "encode"; progress lines start with it."""
@@ -143,7 +147,13 @@ class Request(ABC, Generic[R]):
 
     def __post_init__(self) -> None:
         """Raises UsageError if a limit is not positive."""
-        for name, limit in (("--workers", self.workers), ("--batch-size", self.in_flight)):
+        limits = {
+            "--workers": self.workers,
+            "--batch-size": self.in_flight,
+            "--processes": self.processes,
+            "--threads": self.threads,
+        }
+        for name, limit in limits.items():
             if limit is not None and limit < 1:
                 raise UsageError(f"{name} {limit}: expected 1 or more")
 
@@ -153,10 +163,20 @@ class Request(ABC, Generic[R]):
 
     def make_control(self, stop: StopRequest | None = None) -> RunControl:
         """Returns the limits of a run. The run ends early if `stop` is requested."""
-        workers = self.workers or min(self.most_workers, count_processors())
-        in_flight = self.in_flight or 4 * workers
-        stop = StopRequest() if stop is None else stop
-        return RunControl(workers=workers, in_flight=in_flight, stop=stop)
+        processors, processes, threads = count_processors(), self.processes or 1, self.threads
+        workers = self.workers
+        if workers is None:
+            workers = min(self.most_workers, processors) if processes == 1 else 0
+        if threads is None and processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+            threads = max(1, processors // processes)
+        return RunControl(
+            workers=workers,
+            in_flight=self.in_flight or 4 * max(1, workers),
+            processes=processes,
+            threads=threads,
+            bounds_memory=self.bounds_memory,
+            stop=StopRequest() if stop is None else stop,
+        )
 
 
 def run_request(request: Request[R]) -> Generator[FileResult, None, None]:

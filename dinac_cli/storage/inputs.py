@@ -124,6 +124,11 @@ class Input:
         """The input's name in messages."""
         return STDIN_NAME if self.path is None else self.path
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the content occupies: none, the content is read later."""
+        return 0
+
 
 @dataclass
 class InputScan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
 
@@ -68,7 +68,7 @@ class ByteBudget:
 
 
 def start_ahead(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
+    pool: Executor, work: Callable[[T], R], items: Iterable[T], window: int
 ) -> Generator[Future[R], None, None]:
     """Starts `work` on `items` in order and yields the futures.
 

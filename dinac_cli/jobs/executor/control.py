@@ -64,6 +64,16 @@ class StageClock:
                     return
             yield item
 
+    def take(self) -> dict[str, float]:
+        """Returns the seconds of each stage, and starts again from zero."""
+        seconds, self.seconds = self.seconds, dict.fromkeys(self.seconds, 0.0)
+        return seconds
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Adds the seconds of another process."""
+        for stage, spent in seconds.items():
+            self.seconds[stage] += spent
+
     @property
     def limiting(self) -> str:
         """The stage that takes most of the time: read, model or write."""
@@ -74,13 +84,21 @@ class StageClock:
 class RunControl:
     """The caller's side of a running job: its limits, stop request, clock and streams.
 
-    `workers` threads read, and `workers` other threads write. At most `in_flight` inputs are read
-    ahead. The job reads `stdin` if standard input is one of its inputs, and writes to `stdout` if
-    its output is a stream.
+    `workers` threads read, and `workers` other threads write. If `workers` is 0, the caller's
+    thread reads and writes. At most `in_flight` inputs are read ahead. `processes` processes do the
+    work, each with its own model and its own threads; if it is 1, only this process. `threads` is
+    the number of threads that compute in each process (None: as the environment says, or one per
+    processor). `sharers` processes share the memory that one run may occupy. If `bounds_memory` is
+    set, worker processes limit the memory of torch's caches. The job reads `stdin` if standard
+    input is one of its inputs, and writes to `stdout` if its output is a stream.
     """
 
     workers: int = 2
     in_flight: int = 8
+    processes: int = 1
+    threads: int | None = None
+    sharers: int = 1
+    bounds_memory: bool = False
     stop: StopRequest = field(default_factory=StopRequest)
     clock: StageClock = field(default_factory=StageClock)
     stdin: BinaryIO | None = None

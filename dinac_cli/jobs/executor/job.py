@@ -23,6 +23,10 @@ class Entry(Protocol):
     def name(self) -> str:
         """The input's name, relative to its input folder."""
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the input occupies before it is read, such as a record of a stream."""
+
 
 E = TypeVar("E", bound=Entry)
 R = TypeVar("R")

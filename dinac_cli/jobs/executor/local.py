@@ -1,4 +1,4 @@
-"""Runs a job on this machine. Threads read and write; the model runs in the caller's thread."""
+"""Runs a job in this process. Threads read and write; the model runs in the caller's thread."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Hashable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
-from typing import Any, BinaryIO, Generic
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from dinac_cli.errors import (
     DinacError,
@@ -34,6 +34,8 @@ BATCHES_AHEAD = 3
 
 _NICENESS, _MOST_NICENESS = 10, 19
 
+T = TypeVar("T")
+
 
 def run_job(
     job: Job[E, W, R], entries: Iterable[E], control: RunControl, stream: BinaryIO | None = None
@@ -44,19 +46,72 @@ def run_job(
     needed does not depend on the number of entries. A full disk or a failing device ends the run
     with an error. Any other error makes only one input fail.
     """
+    with closing(run_numbered(job, entries, control, ordered=stream is not None)) as outputs:
+        for _, made in outputs:
+            if stream is not None and made.data:
+                with control.clock.measure("write"):
+                    stream.write(made.data)
+                    stream.flush()
+            yield made.result
+
+
+def run_opened(
+    open_job: Callable[[], AbstractContextManager[Job[E, W, R]]],
+    entries: Iterable[E],
+    control: RunControl,
+    stream: BinaryIO | None = None,
+) -> Generator[FileResult, None, None]:
+    """Opens a job, and runs it; see `run_job`."""
+    with open_job() as job:
+        yield from run_job(job, entries, control, stream)
+
+
+def run_numbered(
+    job: Job[E, W, R], entries: Iterable[E], control: RunControl, *, ordered: bool
+) -> Generator[tuple[int, Made], None, None]:
+    """Runs `job` on every entry and yields each output with the number of its entry (0, 1, 2…).
+
+    If `ordered` is set, the outputs have the order of the entries. Raises errors as `run_job` does.
+    """
     with (
-        ThreadPoolExecutor(control.workers, "read", initializer=_yield_to_model) as readers,
-        ThreadPoolExecutor(control.workers, "write", initializer=_yield_to_model) as writers,
-        ByteBudget(READ_BYTES) as budget,
+        _open_pool(control.workers, "read") as readers,
+        _open_pool(control.workers, "write") as writers,
+        ByteBudget(READ_BYTES // control.sharers) as budget,
     ):
-        run = _Run(job, control, writers, budget, ordered=stream is not None)
+        run = _Run(job, control, writers, budget, ordered=ordered)
         with closing(run.go(readers, until_stopped(entries, control.stop))) as outputs:
-            for made in outputs:
-                if stream is not None and made.data:
-                    with control.clock.measure("write"):
-                        stream.write(made.data)
-                        stream.flush()
-                yield made.result
+            yield from outputs
+
+
+def _open_pool(workers: int, name: str) -> Executor:
+    """Returns a pool of threads, or, for no workers, an executor without threads."""
+    if workers == 0:
+        return _CallingThread()
+    return ThreadPoolExecutor(workers, name, initializer=_yield_to_model)
+
+
+class _CallingThread(Executor):
+    """Runs work at once, in the thread that submits it. Handing work to a thread costs more time
+    than reading a small image."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        return _Done(fn(*args, **kwargs))
+
+
+class _Done(Future[T]):
+    """The future of a value that exists already. It needs no lock, so it is cheap."""
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def done(self) -> bool:
+        return True
+
+    def result(self, timeout: float | None = None) -> T:
+        return self._value
+
+    def cancel(self) -> bool:
+        return False
 
 
 def _yield_to_model() -> None:
@@ -93,8 +148,7 @@ class _Outbox:
 
     def put_result(self, number: int, result: FileResult) -> None:
         """Adds the final result of input `number`. There is no output to write."""
-        future = self._pending[number] = Future()
-        future.set_result(Made(result))
+        self._pending[number] = _Done(Made(result))
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -110,8 +164,8 @@ class _Outbox:
             return list(self._pending.values())
         return [self._pending[self._next]] if self._next in self._pending else []
 
-    def take_ready(self, at_most: int) -> Iterator[Made]:
-        """Yields finished outputs.
+    def take_ready(self, at_most: int) -> Iterator[tuple[int, Made]]:
+        """Yields finished outputs with their numbers.
 
         Waits until at most `at_most` are left, but never waits for an output that the model has not
         computed.
@@ -121,15 +175,19 @@ class _Outbox:
             if number is None:
                 return
             self._next = number + 1
-            yield self._pending.pop(number).result()
+            yield number, self._pending.pop(number).result()
 
     def _find_ready(self, *, must_wait: bool) -> int | None:
         if self._ordered:
             future = self._pending.get(self._next)
             return self._next if future and (must_wait or future.done()) else None
-        if must_wait:
+        while True:
+            for number, future in self._pending.items():
+                if future.done():
+                    return number
+            if not must_wait:
+                return None
             wait(self._pending.values(), return_when=FIRST_COMPLETED)
-        return next((n for n, future in self._pending.items() if future.done()), None)
 
 
 class _Run(Generic[E, W, R]):
@@ -137,7 +195,7 @@ class _Run(Generic[E, W, R]):
         self,
         job: Job[E, W, R],
         control: RunControl,
-        writers: ThreadPoolExecutor,
+        writers: Executor,
         budget: ByteBudget,
         *,
         ordered: bool,
@@ -145,17 +203,20 @@ class _Run(Generic[E, W, R]):
         self._job = job
         self._clock = control.clock
         self._in_flight = control.in_flight
+        self._ahead = control.in_flight if control.workers else 1
         self._writers = writers
         self._budget = budget
         self._outbox = _Outbox(ordered=ordered)
         self._computing: deque[tuple[list[tuple[int, W]], Computing[R]]] = deque()
-        self._batcher: Batcher[Hashable, tuple[int, W]] = Batcher(job.batch_size, REORDER_BYTES)
+        self._batcher: Batcher[Hashable, tuple[int, W]] = Batcher(
+            job.batch_size, REORDER_BYTES // control.sharers
+        )
 
-    def go(self, readers: ThreadPoolExecutor, entries: Iterable[E]) -> Generator[Made, None, None]:
-        """Yields every output. If the generator is closed, reading stops."""
-        with closing(
-            start_ahead(readers, self._read, enumerate(entries), self._in_flight)
-        ) as reads:
+    def go(
+        self, readers: Executor, entries: Iterable[E]
+    ) -> Generator[tuple[int, Made], None, None]:
+        """Yields every output with its number. If the generator is closed, reading stops."""
+        with closing(start_ahead(readers, self._read, enumerate(entries), self._ahead)) as reads:
             for read in self._clock.wait_for("read", reads):
                 yield from self._drain_while_waiting(read)
                 with self._clock.measure("read"):
@@ -169,7 +230,9 @@ class _Run(Generic[E, W, R]):
         self._collect(0)
         yield from self._take(0)
 
-    def _drain_while_waiting(self, read: Future[tuple[int, W | FileResult]]) -> Iterator[Made]:
+    def _drain_while_waiting(
+        self, read: Future[tuple[int, W | FileResult]]
+    ) -> Iterator[tuple[int, Made]]:
         """Yields the outputs that finish before the next input is read.
 
         So a finished output never waits for an input that arrives slowly.
@@ -247,5 +310,5 @@ class _Run(Generic[E, W, R]):
             made = Made(FileResult.fail(work.label, failure))
         return replace(made, result=replace(made.result, name=work.name))
 
-    def _take(self, at_most: int) -> Iterator[Made]:
+    def _take(self, at_most: int) -> Iterator[tuple[int, Made]]:
         return self._clock.wait_for("write", self._outbox.take_ready(at_most))

@@ -1,0 +1,47 @@
+"""The messages between a run and its worker processes; see `processes.py` and `worker.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.job import Made
+
+Part = list[tuple[int, Any]]
+"""Some entries of a job with their numbers."""
+
+
+class Order(Enum):
+    """A message to a worker that is not a part."""
+
+    STOP = "stop"  # read no further entry, and finish the work in flight
+    END = "end"  # the run is over
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The first message to a worker.
+
+    `job` is a pickled function without arguments that returns a context manager of the job. It is
+    pickled separately, because unpickling imports the modules of the job, and the limits of
+    `control` must be set before that.
+    """
+
+    job: bytes
+    control: RunControl
+
+
+@dataclass(frozen=True)
+class Report:
+    """A message from a worker: results, and the seconds spent in each stage since the last report.
+
+    If `has_stopped` is set, the worker obeys `Order.STOP`: it has no work in flight, and drops the
+    rest of its parts. `error` is an error that ends the run.
+    """
+
+    made: tuple[tuple[int, Made], ...] = ()
+    seconds: dict[str, float] | None = None
+    has_stopped: bool = False
+    error: BaseException | None = None

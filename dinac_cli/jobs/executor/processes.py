@@ -1,0 +1,461 @@
+"""Runs a job in several processes of this machine. Each worker process has its own model.
+
+The parent lists the entries, hands out parts, and yields the results in one thread. A worker runs
+the loop of `local.py` on its parts and sends back results, never pixels. If a worker dies, its
+entries are tried again one by one, so an entry that kills workers is one failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, BinaryIO, Generic
+
+import dinac_cli
+from dinac_cli.errors import DeviceError, InputError
+from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest, until_stopped
+from dinac_cli.jobs.executor.job import E, Job, Made, R, W
+from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
+from dinac_cli.jobs.results import FileResult
+
+PART_SECONDS = 0.5
+"""A part holds about as many entries as a worker finishes in this time."""
+
+LEAST_PART, FIRST_PART, MOST_PART = 4, 64, 256
+"""The smallest part, the largest part for a worker of unknown speed, and the largest part."""
+
+ENTRIES_AHEAD = 1024
+"""The number of entries that are listed before a worker takes them."""
+
+LISTED_BYTES = 64 * 2**20
+"""The memory, in bytes, that listed entries may occupy, such as records of a stream."""
+
+ORDER_WINDOW, ORDER_BYTES = 4096, 256 * 2**20
+"""How far the entries of a stream may be ahead of the output: in entries, and in bytes of output
+that wait for their turn."""
+
+_WORKER = "dinac_cli.jobs.executor.worker"
+_POLL_SECONDS = 0.2  # a signal handler cannot wake the parent, so it looks for a stop regularly
+_END_SECONDS = 2.0
+_RATE_SECONDS = 0.25
+
+OpenJob = Callable[[], AbstractContextManager[Job[E, W, R]]]
+"""Opens a job. It is pickled, and called in each worker process."""
+
+
+def hold_job(job: Job[E, W, R]) -> OpenJob[E, W, R]:
+    """Returns the function that opens a job which needs no opening."""
+    return partial(_hold, job)
+
+
+@contextmanager
+def _hold(job: Job[E, W, R]) -> Iterator[Job[E, W, R]]:
+    yield job
+
+
+def ignore_result(entry: object, result: FileResult) -> None:
+    """A `note` of `run_in_processes` that does nothing."""
+
+
+def run_in_processes(
+    open_job: OpenJob[E, W, R],
+    entries: Iterable[E],
+    control: RunControl,
+    stream: BinaryIO | None = None,
+    note: Callable[[E, FileResult], None] = ignore_result,
+) -> Generator[FileResult, None, None]:
+    """Runs a job on every entry in `control.processes` processes; see `local.run_job`.
+
+    Yields results and raises errors as `run_job` does. The outputs have the same bytes. An entry
+    that kills a worker process twice, the second time alone, is a failure. `note` learns the result
+    of every entry at once, even if the result must wait for its turn.
+    """
+    limits = replace(
+        control,
+        stop=StopRequest(),
+        clock=StageClock(),
+        stdin=None,
+        stdout=None,
+        sharers=control.processes,
+    )
+    assignment = Assignment(pickle.dumps(open_job), limits)
+    with (
+        _Listing(until_stopped(entries, control.stop)) as listing,
+        _Pool(assignment, listing, control, note, ordered=stream is not None) as pool,
+    ):
+        for made in pool.run():
+            if stream is not None and made.data:
+                with control.clock.measure("write"):
+                    stream.write(made.data)
+                    stream.flush()
+            yield made.result
+
+
+class _Listing(Generic[E]):
+    """Lists the entries in a thread, a limited number ahead of the workers.
+
+    So a slow stream or a large folder never delays results. `wake` becomes readable when a caller
+    that found no entry may look again.
+    """
+
+    def __init__(self, entries: Iterable[E]) -> None:
+        self._entries = entries
+        self._listed: deque[E] = deque()
+        self._held_bytes = 0
+        self._ended = self._closed = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._is_starved = False
+        self.wake, self._waker = Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._list, name="list", daemon=True)
+
+    def __enter__(self) -> _Listing[E]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(_END_SECONDS)  # it may wait for standard input
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    @property
+    def has_ended(self) -> bool:
+        """True if all entries have been taken. Raises the error that ended the listing."""
+        if self._listed or not self._ended:
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def take(self, count: int) -> list[E]:
+        """Returns up to `count` entries that have been listed."""
+        with self._changed:
+            taken = [self._listed.popleft() for _ in range(min(count, len(self._listed)))]
+            self._held_bytes -= sum(entry.held_bytes for entry in taken)
+            self._is_starved = not taken
+            self._changed.notify_all()
+        return taken
+
+    def _list(self) -> None:
+        try:
+            for entry in self._entries:
+                with self._changed:
+                    self._changed.wait_for(self._has_room)
+                    if self._closed:
+                        return
+                    self._listed.append(entry)
+                    self._held_bytes += entry.held_bytes
+                    self._rouse()
+        except BaseException as exc:
+            self._error = exc
+        finally:
+            with self._changed:
+                self._ended = True
+                self._is_starved = True
+                self._rouse()
+
+    def _has_room(self) -> bool:
+        is_full = len(self._listed) >= ENTRIES_AHEAD or self._held_bytes >= LISTED_BYTES
+        return self._closed or not is_full
+
+    def _rouse(self) -> None:
+        if self._is_starved:
+            self._is_starved = False
+            self._waker.send_bytes(b"!")
+
+
+class _Process(Generic[E]):
+    """A worker process, and the entries that it holds, by number."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.connection, theirs = Pipe()
+        with theirs:
+            self.process = _start_process(theirs)
+        self.held: dict[int, E] = {}
+        self.is_ready = False
+        self.is_suspect = False  # it holds one entry of a worker that died
+        self.is_stopping = self.has_stopped = False
+        self._finished = 0
+        self._rate = 0.0
+        self._mark: tuple[float, int] | None = None
+        self.send(assignment)
+
+    def send(self, message: object) -> None:
+        """Sends a message. If the process is dead, its connection reports that later."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+    def give(self, part: Part) -> None:
+        """Hands out a part."""
+        self.held.update(part)
+        self.send(part)
+
+    def choose_size(self, listed: int, processes: int) -> int:
+        """Returns the size of the next part: about `PART_SECONDS` of work."""
+        if not self._rate:
+            return max(LEAST_PART, min(FIRST_PART, listed // (2 * processes)))
+        return max(LEAST_PART, min(MOST_PART, int(self._rate * PART_SECONDS)))
+
+    def count_finished(self, count: int) -> None:
+        """Counts finished entries, to measure the speed of the worker."""
+        now = time.monotonic()
+        self._finished += count
+        if self._mark is None:
+            self._mark = (now, self._finished)
+        elif now - self._mark[0] >= _RATE_SECONDS:
+            self._rate = (self._finished - self._mark[1]) / (now - self._mark[0])
+            self._mark = (now, self._finished)
+
+    def bury(self) -> str:
+        """Waits for a process that ends. Returns how it ended: a signal or an exit code."""
+        self.connection.close()
+        try:
+            code = self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        with suppress(ValueError):
+            if code < 0:
+                return signal.Signals(-code).name
+        return f"exit code {code}"
+
+
+class _Pool(Generic[E]):
+    """The worker processes of one run."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        listing: _Listing[E],
+        control: RunControl,
+        note: Callable[[E, FileResult], None],
+        *,
+        ordered: bool,
+    ) -> None:
+        self._assignment = assignment
+        self._count = control.processes
+        self._listing = listing
+        self._stop = control.stop
+        self._clock = control.clock
+        self._note = note
+        self._turns = _Turns() if ordered else None
+        self._processes: list[_Process[E]] = []
+        self._suspects: deque[tuple[int, E]] = deque()
+        self._next = 0
+
+    def __enter__(self) -> _Pool[E]:
+        self._processes.append(_Process(self._assignment))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for process in self._processes:
+            if kind is None:
+                process.send(Order.END)
+        for process in self._processes:
+            process.bury()
+
+    def run(self) -> Iterator[Made]:
+        """Yields every output. Raises the error that ends a worker's run."""
+        while not self._is_over():
+            for process in self._processes:
+                self._supply(process)
+            self._grow()
+            yield from self._listen()
+
+    def _is_over(self) -> bool:
+        if self._stop:
+            return all(p.has_stopped or not p.held for p in self._processes)
+        is_busy = any(process.held for process in self._processes)
+        return not is_busy and not self._suspects and self._listing.has_ended
+
+    def _grow(self) -> None:
+        """Starts more processes while entries wait and every process has work."""
+        while len(self._processes) < self._count and not self._stop:
+            is_idle = any(not process.held for process in self._processes)
+            if is_idle or not (self._suspects or len(self._listing)):
+                return
+            self._processes.append(_Process(self._assignment))
+            self._supply(self._processes[-1])
+
+    def _supply(self, process: _Process[E]) -> None:
+        if self._stop:
+            if not process.is_stopping:
+                process.is_stopping = True
+                process.send(Order.STOP)
+            return
+        if process.is_suspect and process.held:
+            return
+        process.is_suspect = bool(self._suspects) and not process.held
+        if process.is_suspect:
+            process.give([self._suspects.popleft()])
+            return
+        size = process.choose_size(len(self._listing), self._count)
+        must_wait = self._turns is not None and self._turns.is_full(self._next)
+        if must_wait or len(process.held) > size:
+            return
+        entries = self._listing.take(size)
+        if entries:
+            process.give(list(enumerate(entries, start=self._next)))
+            self._next += len(entries)
+
+    def _listen(self) -> Iterator[Made]:
+        listening = [process for process in self._processes if not process.has_stopped]
+        connections = [process.connection for process in listening]
+        ready = wait([*connections, self._listing.wake], _POLL_SECONDS)
+        if self._listing.wake in ready:
+            self._listing.wake.recv_bytes()
+        for process in listening:
+            if process.connection in ready:
+                yield from self._receive(process)
+
+    def _receive(self, process: _Process[E]) -> Iterator[Made]:
+        try:
+            report = process.connection.recv()
+        except (EOFError, OSError):
+            yield from self._replace(process)
+        else:
+            yield from self._accept(process, report)
+
+    def _accept(self, process: _Process[E], report: Report) -> Iterator[Made]:
+        if report.error is not None:
+            raise report.error
+        process.is_ready = True
+        if report.seconds is not None:
+            self._clock.add(report.seconds)
+        process.count_finished(len(report.made))
+        for number, made in report.made:
+            self._note(process.held.pop(number), made.result)
+            yield from self._deliver(number, made)
+        if report.has_stopped:
+            process.held.clear()
+            process.has_stopped = True
+
+    def _deliver(self, number: int, made: Made) -> Iterator[Made]:
+        if self._turns is None:
+            yield made
+        else:
+            yield from self._turns.add(number, made)
+
+    def _replace(self, dead: _Process[E]) -> Iterator[Made]:
+        """A process died: starts another one, and has its entries tried one by one."""
+        end = dead.bury()
+        self._processes.remove(dead)
+        if not dead.is_ready:
+            raise DeviceError(f"a worker process could not start ({end}); use --processes 1")
+        held = sorted(dead.held.items())
+        if dead.is_suspect and held:
+            [(number, entry)] = held
+            failure = _blame(entry, end)
+            self._note(entry, failure)
+            yield from self._deliver(number, Made(failure))
+        else:
+            self._suspects.extend(held)
+        if not self._stop:
+            self._processes.append(_Process(self._assignment))
+
+
+class _Turns:
+    """Outputs of a stream that wait until all earlier outputs have left."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Made] = {}
+        self._bytes = 0
+        self._next = 0
+
+    def add(self, number: int, made: Made) -> Iterator[Made]:
+        """Adds an output, and yields those whose turn has come."""
+        self._waiting[number] = made
+        self._bytes += len(made.data)
+        while self._next in self._waiting:
+            leaving = self._waiting.pop(self._next)
+            self._bytes -= len(leaving.data)
+            self._next += 1
+            yield leaving
+
+    def is_full(self, next_number: int) -> bool:
+        """True if no further entry may start before the next output leaves."""
+        return next_number - self._next >= ORDER_WINDOW or self._bytes >= ORDER_BYTES
+
+
+def _blame(entry: Any, end: str) -> FileResult:
+    """Returns the failure of an entry that killed a worker process, which held no other entry."""
+    advice = "use fewer --processes, or scale it down" if end == "SIGKILL" else "leave it out"
+    reason = f"killed the worker process ({end}); {advice}"
+    return replace(FileResult.fail(entry.label, InputError(reason)), name=entry.name)
+
+
+def _start_process(theirs: Connection[Any, Any]) -> subprocess.Popen[bytes]:
+    """Starts a worker that holds its end of a connection. Raises DeviceError."""
+    descriptor, options = _lend(theirs)
+    command = [sys.executable, "-m", _WORKER, str(descriptor)]
+    try:
+        with _signals_blocked():
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=_make_environment(),
+                **options,
+            )
+    except OSError as exc:
+        raise DeviceError(f"cannot start a worker process: {exc}; use --processes 1") from exc
+
+
+def _lend(connection: Connection[Any, Any]) -> tuple[int, dict[str, Any]]:
+    """Returns the descriptor (on Windows: handle) of a connection in a child process, and the
+    arguments of Popen that pass it on."""
+    if sys.platform == "win32":
+        from multiprocessing.reduction import duplicate
+
+        handle = duplicate(connection.fileno(), inheritable=True)
+        info = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP  # Ctrl-C goes to the parent only
+        return handle, {"startupinfo": info, "creationflags": flags}
+    descriptor = connection.fileno()
+    return descriptor, {"pass_fds": (descriptor,)}
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Blocks Ctrl-C and SIGTERM. A process that is started inside inherits this for its life.
+
+    A terminal sends Ctrl-C to the parent and to the workers; only the parent must act on it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
+def _make_environment() -> dict[str, str]:
+    """Returns the environment of a worker, which imports the same dinac."""
+    environment = dict(os.environ)
+    environment["PYTHONSAFEPATH"] = "1"  # the current folder may hold a file called numpy.py
+    root = str(Path(dinac_cli.__file__).parent.parent)
+    with contextlib.suppress(IndexError):
+        if root == os.path.abspath(sys.path[0] or os.curdir):
+            paths = [root, environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return environment

@@ -1,0 +1,146 @@
+"""A worker process: runs a job on the parts that `processes.py` sends, and sends the results back.
+
+`processes.py` starts it as `python -m dinac_cli.jobs.executor.worker` with one end of a connection.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dinac_cli.codec.machine import bound_memory, configure_threads
+from dinac_cli.errors import DinacError
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.job import Job, Made
+from dinac_cli.jobs.executor.local import run_numbered
+from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
+from dinac_cli.storage.atomic import discard_live_temporaries
+
+REPORT_SECONDS = 0.1
+"""Results wait at most this long, so that one message carries many of them."""
+
+_LINGER_SECONDS = 0.05
+"""If no part comes for this long, batches that are not full are computed."""
+
+
+def main() -> None:
+    """Serves the connection whose descriptor (on Windows: handle) is the only argument."""
+    serve(_open_connection(int(sys.argv[1])))
+
+
+def _open_connection(descriptor: int) -> Connection[Any, Any]:
+    if sys.platform == "win32":
+        from multiprocessing.connection import PipeConnection
+
+        return PipeConnection(descriptor)
+    return Connection(descriptor)
+
+
+def serve(connection: Connection[Any, Any]) -> None:
+    """Runs parts until the parent ends the run. Sends every error to the parent."""
+    try:
+        assignment: Assignment = connection.recv()
+        configure_threads(assignment.control.threads)
+        if assignment.control.bounds_memory:
+            bound_memory()
+        with pickle.loads(assignment.job)() as job:
+            _Worker(connection, job, assignment.control).work()
+    except EOFError:
+        return
+    except BaseException as exc:
+        with closing(connection), suppress(OSError):
+            connection.send(Report(error=_make_portable(exc)))
+
+
+class _Worker:
+    def __init__(
+        self, connection: Connection[Any, Any], job: Job[Any, Any, Any], control: RunControl
+    ) -> None:
+        self._connection = connection
+        self._job = job
+        self._control = control
+        self._inbox: queue.SimpleQueue[Part | Order] = queue.SimpleQueue()
+        self._has_ended = False
+        self._numbers: dict[int, int] = {}
+        self._unsent: list[tuple[int, Made]] = []
+        self._sent_at = time.monotonic()
+
+    def work(self) -> None:
+        threading.Thread(target=self._receive, daemon=True).start()
+        self._connection.send(Report())
+        while not self._has_ended:
+            self._numbers.clear()
+            entries = self._take_entries()
+            with closing(run_numbered(self._job, entries, self._control, ordered=False)) as outputs:
+                for number, made in outputs:
+                    self._unsent.append((self._numbers.pop(number), made))
+                    self._report_if_due()
+            self._report(has_stopped=bool(self._control.stop))
+
+    def _receive(self) -> None:
+        """Receives parts while the worker computes. Ends the process if the parent is gone."""
+        try:
+            while True:
+                message = self._connection.recv()
+                if message is Order.STOP:
+                    self._control.stop.set()
+                self._inbox.put(message)
+                if message is Order.END:
+                    return
+        except (EOFError, OSError):
+            discard_live_temporaries()
+            os._exit(1)
+
+    def _take_entries(self) -> Iterator[Any]:
+        """Waits for a part; yields its entries, and those of the parts that follow at once."""
+        message: Part | Order | None = self._inbox.get()
+        taken = 0
+        while message is not None and not isinstance(message, Order):
+            for number, entry in message:
+                self._report_if_due()
+                self._numbers[taken] = number
+                taken += 1
+                yield entry
+            message = self._wait_for_more()
+        self._has_ended = message is Order.END
+
+    def _wait_for_more(self) -> Part | Order | None:
+        """Returns the next message; None if none comes for some time."""
+        try:
+            return self._inbox.get_nowait()
+        except queue.Empty:
+            self._report()
+        try:
+            return self._inbox.get(timeout=_LINGER_SECONDS)
+        except queue.Empty:
+            return None
+
+    def _report_if_due(self) -> None:
+        if self._unsent and time.monotonic() - self._sent_at >= REPORT_SECONDS:
+            self._report()
+
+    def _report(self, *, has_stopped: bool = False) -> None:
+        seconds = self._control.clock.take()
+        self._connection.send(Report(tuple(self._unsent), seconds, has_stopped))
+        self._unsent.clear()
+        self._sent_at = time.monotonic()
+
+
+def _make_portable(exc: BaseException) -> BaseException:
+    """Returns an error that survives pickling. A bug of dinac keeps its traceback as text."""
+    if isinstance(exc, DinacError):
+        return exc
+    return RuntimeError("".join(traceback.format_exception(exc)))
+
+
+if __name__ == "__main__":
+    main()
