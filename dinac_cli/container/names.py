@@ -114,7 +114,8 @@ def _cut(component: str) -> str:
 def _is_device(component: str) -> bool:
     # Windows compares only the part before the first dot or colon with the names of devices, and
     # ignores trailing spaces.
-    return re.split("[.:]", component)[0].rstrip(" ").upper() in _DEVICES
+    stem = component.partition(".")[0].partition(":")[0]
+    return stem.rstrip(" ").upper() in _DEVICES
 
 
 def _escape(text: str) -> str:

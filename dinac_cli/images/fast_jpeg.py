@@ -8,19 +8,18 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from dinac_cli.images.pixels import Pixels
 
 Decode = Callable[[bytes], Pixels]
 
 
-def decode_jpeg(data: bytes, opened: ImageFile.ImageFile) -> Pixels | None:
+def decode_jpeg(data: bytes, size: tuple[int, int]) -> Pixels | None:
     """Returns the pixels [H, W, 3] of an RGB JPEG, or None if Pillow must decode the file.
 
-    `opened` is the same file; Pillow has opened it, but has not decoded the pixels. Returns None if
-    simplejpeg is not installed, if it does not give the pixels of Pillow, or if it refuses this
-    file.
+    `size` is the (width, height) that the header declares. Returns None if simplejpeg is not
+    installed, if it does not give the pixels of Pillow, or if it refuses this file.
     """
     decode = _find_decoder()
     if decode is None:
@@ -29,7 +28,7 @@ def decode_jpeg(data: bytes, opened: ImageFile.ImageFile) -> Pixels | None:
         pixels = decode(data)
     except Exception:  # Pillow then decides whether the file is damaged
         return None
-    return pixels if pixels.shape == (opened.height, opened.width, 3) else None
+    return pixels if pixels.shape == (size[1], size[0], 3) else None
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 END_OF_IMAGE = b"\xff\xd9"
 """The marker that ends a JPEG."""
 
+_START_OF_IMAGE = b"\xff\xd8"
 # Stuffed zeros and restart markers belong to the coded data.
 _NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _SOS, _EOI, _DHT = 0xDA, 0xD9, 0xC4
@@ -20,6 +21,8 @@ _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ARITHMETIC = set(range(0xC9, 0xD0)) - {0xCC}
+_USUAL_FRAMES = {0xC0, 0xC1, 0xC2}
+_CONVERTING = {0xE1, 0xE2, 0xEE}  # EXIF and XMP; ICC and further images; Adobe's colour transform
 _METADATA = {*range(0xE0, 0xF0), 0xFE}
 
 _COEFFICIENTS = frozenset(range(64))
@@ -50,6 +53,37 @@ class _Scan:
     first: int
     last: int
     low: int
+
+
+def measure_plain_jpeg(data: bytes) -> tuple[int, int] | None:
+    """Returns (width, height) of a JPEG whose pixels need no conversion to upright sRGB.
+
+    Such a JPEG has the components Y, Cb and Cr of 8 bits, and no EXIF, XMP, ICC profile, further
+    image or Adobe marker. Returns None for any other file.
+    """
+    if not data.startswith(_START_OF_IMAGE):
+        return None
+    size = None
+    try:
+        for segment in _list_segments(data):
+            if segment.marker == _SOS:
+                return size
+            if segment.marker in _CONVERTING:
+                return None
+            if segment.marker in _FRAMES:
+                if size is not None or segment.marker not in _USUAL_FRAMES:
+                    return None
+                size = _read_usual_size(data[segment.body : segment.end])
+    except IndexError:
+        pass
+    return None
+
+
+def _read_usual_size(frame: bytes) -> tuple[int, int] | None:
+    depth, ids = frame[0], frame[6::3]
+    width, height = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
+    is_usual = depth == 8 and frame[5] == 3 and ids == b"\1\2\3"
+    return (width, height) if is_usual and width and height else None
 
 
 def holds_all_scans(data: bytes) -> bool:

@@ -26,7 +26,7 @@ from dinac_cli.images.fax import holds_zeroed_strip, is_fax, watch_libtiff
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE
-from dinac_cli.images.jpeg_scans import END_OF_IMAGE
+from dinac_cli.images.jpeg_scans import END_OF_IMAGE, measure_plain_jpeg
 from dinac_cli.images.opening import check_size, load_image, open_image
 from dinac_cli.images.optional_formats import is_optional
 from dinac_cli.images.pixels import Pixels
@@ -45,6 +45,8 @@ _UPRIGHT: Mapping[object, Transpose] = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+
+_UNCONVERTED = f"orientation=none;color={color.SRGB};alpha=none;frame=1/1"
 
 _TURNED = (5, 6, 7, 8)  # these orientations exchange width and height
 
@@ -89,7 +91,7 @@ def read_image(
     """
     with _open_checked(data, max_pixels, hdr) as source:
         opened = source.opened
-        pixels = decode_jpeg(data, opened) if _is_plain_jpeg(opened) else None
+        pixels = decode_jpeg(data, opened.size) if _is_plain_jpeg(opened) else None
         soundness = SOUND
         if opened.format in ("JPEG", "MPO"):
             soundness = check_jpeg(data, is_decoded=pixels is not None)
@@ -353,18 +355,38 @@ def read_shaped(
     `hold` is called before the image is decoded. After that, it is called again with the final,
     smaller size. See `read_image` for `damaged`. Raises ImageError.
     """
-    width, height = measure_image(data)
+    plain_size = measure_plain_jpeg(data)
+    width, height = plain_size or measure_image(data)
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
     hold(len(data) + 3 * (width * height + scaled))
-    image = read_image(data, background=background, max_pixels=max_pixels, hdr=hdr, damaged=damaged)
-    image = replace(
-        image,
-        pixels=geometry.apply(image.pixels),
-        description=geometry.describe(image.description),
-        upscaled=geometry.upscales(width, height),
-    )
+    image = None
+    if plain_size is not None and width * height <= max_pixels:
+        image = _read_plain_jpeg(data, plain_size)
+    if image is None:
+        image = read_image(
+            data, background=background, max_pixels=max_pixels, hdr=hdr, damaged=damaged
+        )
+    if geometry.text:
+        image = replace(
+            image,
+            pixels=geometry.apply(image.pixels),
+            description=geometry.describe(image.description),
+            upscaled=geometry.upscales(width, height),
+        )
     hold(len(data) + image.pixels.nbytes)
     return image
+
+
+def _read_plain_jpeg(data: bytes, size: tuple[int, int]) -> SourceImage | None:
+    """Reads a sound JPEG that needs no conversion; see `measure_plain_jpeg`.
+
+    Takes a third of the time of `read_image`, because Pillow does not open the file. Returns None
+    if `read_image` must decide.
+    """
+    pixels = decode_jpeg(data, size)
+    if pixels is None or check_jpeg(data, is_decoded=True) is not SOUND:
+        return None
+    return SourceImage(pixels, _UNCONVERTED, ())
 
 
 def hold_beside(hold: Callable[[int], None], kept_bytes: int) -> Callable[[int], None]:

@@ -240,6 +240,7 @@ def decode_files(
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
+    processes: int | None = None,
     overwrite: bool = False,
     prune: Prune | None = None,
 ) -> Generator[FileResult, None, None]:
@@ -266,6 +267,7 @@ def decode_files(
         options=options,
         model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
+        processes=processes,
         overwrite=overwrite,
         prune=prune,
     )
@@ -421,6 +423,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             height=height,
             bytes_in=work.size_bytes,
             bytes_out=len(data),
+            name=work.name,
         )
         if not form.has_stamp and self._is_same(self._locate(work.name), data):
             return Made(replace(result, output=self._locate(work.name)))

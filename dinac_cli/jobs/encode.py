@@ -324,6 +324,7 @@ def encode_files(
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
+    processes: int | None = None,
     overwrite: bool = False,
     prune: Prune | None = None,
 ) -> Generator[FileResult, None, None]:
@@ -355,6 +356,7 @@ def encode_files(
         options=options,
         model=ModelChoice(model=model, device=device, dtype=dtype),
         workers=workers,
+        processes=processes,
         overwrite=overwrite,
         prune=prune,
     )
@@ -440,7 +442,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         verdict = self._judge(entry)
         if verdict.state is State.DONE:
             target = self._output.locate(name_latents(entry.name))
-            return FileResult(entry.label, Status.DONE, output=target)
+            return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
         try:
             content = self._read_content(entry)
             if content.data.startswith(RECORD_START):
@@ -510,6 +512,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             height=work.source.height,
             bytes_in=work.source.size_bytes,
             bytes_out=len(record),
+            name=work.name,
             upscaled=work.image.upscaled,
             is_unchecked=not work.image.soundness.is_checked,
         )

@@ -273,7 +273,7 @@ class _Run(Generic[E, W, R]):
         except MemoryError:
             error = InputError("not enough memory to read it; scale it down")
             outcome = FileResult.fail(entry.label, error)
-        if isinstance(outcome, FileResult):
+        if isinstance(outcome, FileResult) and outcome.name != entry.name:
             outcome = replace(outcome, name=entry.name)
         return number, outcome
 
@@ -308,7 +308,9 @@ class _Run(Generic[E, W, R]):
         except MemoryError:
             failure = OutputError("not enough memory to write it; free some memory and run again")
             made = Made(FileResult.fail(work.label, failure))
-        return replace(made, result=replace(made.result, name=work.name))
+        if made.result.name != work.name:
+            made = replace(made, result=replace(made.result, name=work.name))
+        return made
 
     def _take(self, at_most: int) -> Iterator[tuple[int, Made]]:
         return self._clock.wait_for("write", self._outbox.take_ready(at_most))

@@ -1,0 +1,281 @@
+"""Worker processes: every entry is done once, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dinac_cli.errors import DeviceError, UnwritableDiskError, UsageError
+from dinac_cli.jobs.executor import processes
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.processes import hold_job, run_in_processes
+from dinac_cli.jobs.results import FileResult, Status
+
+from .worker_jobs import ActingJob, Entry
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture(autouse=True)
+def workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No thread and no worker process is left after a test."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+        raise AssertionError("a worker process is left")
+
+
+def run(
+    entries: Iterable[Entry],
+    *,
+    count: int = 2,
+    job: ActingJob | None = None,
+    stream: io.BytesIO | None = None,
+    control: RunControl | None = None,
+) -> Generator[FileResult, None, None]:
+    control = control or RunControl(workers=0, processes=count)
+    return run_in_processes(hold_job(job or ActingJob()), entries, control, stream)
+
+
+def make_entries(count: int, **actions: int) -> list[Entry]:
+    """Returns numbered entries; `fail=3` says that entry 3 fails."""
+    by_number = {number: action for action, number in actions.items()}
+    return [Entry(number, by_number.get(number, "")) for number in range(count)]
+
+
+def numbers(results: Iterable[FileResult]) -> list[int]:
+    return [result.bytes_out // 2 for result in results if result.status is Status.WRITTEN]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_entry_is_done_once(count: int, workers: int) -> None:
+    control = RunControl(workers=workers, processes=count)
+    results = list(run(make_entries(500), control=control))
+    assert sorted(numbers(results)) == list(range(500))
+    assert {result.name for result in results} == {f"entry {n}" for n in range(500)}
+    assert os.getpid() not in {result.bytes_in for result in results}
+
+
+def test_no_entries_give_no_results() -> None:
+    assert list(run([])) == []
+
+
+def test_several_processes_share_the_work() -> None:
+    entries = [Entry(number, "wait") for number in range(12)]
+    assert len({result.bytes_in for result in run(entries, count=3)}) == 3
+
+
+def test_few_entries_start_one_process() -> None:
+    assert len({result.bytes_in for result in run(make_entries(3), count=8)}) == 1
+
+
+def test_a_stream_has_the_order_of_the_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ORDER_WINDOW", 32)
+    stream = io.BytesIO()
+    entries = [Entry(n, "wait" if n in (0, 40) else "") for n in range(300)]
+    results = list(run(entries, stream=stream, job=ActingJob(record_bytes=4096)))
+    assert numbers(results) == list(range(300))
+    assert [int(line) for line in stream.getvalue().split()] == [2 * n for n in range(300)]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(("action", "end"), [("kill", "SIGKILL"), ("exit", "exit code 7")])
+def test_an_entry_that_kills_a_worker_is_one_failure(action: str, end: str, ordered: bool) -> None:
+    stream = io.BytesIO() if ordered else None
+    results = list(run(make_entries(100, **{action: 30}), stream=stream))
+    assert sorted(numbers(results)) == [n for n in range(100) if n != 30]
+    (failure,) = (result for result in results if result.failed)
+    assert failure.name == "entry 30"
+    assert failure.reason is not None
+    assert failure.reason.startswith(f"killed the worker process ({end}); ")
+    if ordered:
+        assert [result.name for result in results] == [f"entry {n}" for n in range(100)]
+
+
+def test_several_killers_are_several_failures() -> None:
+    entries = [Entry(n, "exit" if n % 20 == 7 else "") for n in range(100)]
+    results = list(run(entries, count=3))
+    assert sorted(r.name for r in results if r.failed) == sorted(
+        f"entry {n}" for n in range(7, 100, 20)
+    )
+    assert len(results) == 100
+
+
+def test_failures_keep_their_reasons() -> None:
+    results = {r.name: r for r in run(make_entries(6, fail=2, reject=4))}
+    assert results["entry 2"].reason == "not an image"
+    assert results["entry 2"].details == ("a detail",)
+    assert results["entry 4"].rejection == "version"
+    assert sum(r.failed for r in results.values()) == 2
+
+
+def test_a_full_disk_ends_the_run() -> None:
+    with pytest.raises(UnwritableDiskError, match="^the disk is full$"):
+        list(run(make_entries(1000, fill=3)))
+
+
+def test_a_bug_ends_the_run_with_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="(?s)worker_jobs.*ZeroDivisionError: a bug"):
+        list(run(make_entries(10, bug=3)))
+
+
+def test_a_worker_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_WORKER", "dinac_cli.no_such_module")
+    with pytest.raises(DeviceError, match=r"could not start \(exit code 1\); use --processes 1$"):
+        list(run(make_entries(10)))
+
+
+def test_an_error_of_the_listing_comes_after_the_results() -> None:
+    def entries() -> Iterator[Entry]:
+        yield from make_entries(5)
+        raise UsageError("a second record")
+
+    results = run(entries())
+    assert sorted(numbers(next(results) for _ in range(5))) == list(range(5))
+    with pytest.raises(UsageError, match="second record"):
+        next(results)
+
+
+def test_results_do_not_wait_for_a_slow_listing() -> None:
+    fed = threading.Event()
+
+    def entries() -> Iterator[Entry]:
+        yield from make_entries(5)
+        assert fed.wait(PATIENCE_SECONDS)
+        yield Entry(5)
+
+    results = run(entries())
+    # If a result waited for the next entry, the listing would fail, and raise its error here.
+    assert sorted(numbers(next(results) for _ in range(5))) == list(range(5))
+    fed.set()
+    assert numbers(results) == [5]
+
+
+@pytest.mark.parametrize("to_stream", [False, True])
+def test_a_stop_finishes_the_work_in_flight(to_stream: bool) -> None:
+    control = RunControl(workers=0, processes=2)
+    entries = (Entry(number) for number in range(10**9))
+    stream = io.BytesIO() if to_stream else None
+    results = []
+    for result in run(entries, control=control, stream=stream):
+        results.append(result)
+        if len(results) == 20:
+            control.stop.set()
+    assert len(results) >= 20
+    assert len({result.name for result in results}) == len(results)
+    if stream is not None:
+        assert stream.getvalue().count(b"\n") == len(results)
+
+
+def test_closing_the_results_ends_the_processes() -> None:
+    entries = (Entry(number) for number in range(10**9))
+    with closing(run(entries)) as results:
+        pids = {next(results).bytes_in for _ in range(50)}
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_the_listing_stays_a_few_entries_ahead() -> None:
+    listed = 0
+
+    def entries() -> Iterator[Entry]:
+        nonlocal listed
+        for number in range(100_000):
+            listed += 1
+            yield Entry(number)
+
+    with closing(run(entries())) as results:
+        next(results)
+        bound = processes.ENTRIES_AHEAD + 2 * 2 * processes.MOST_PART
+        assert listed <= bound
+
+
+def test_listed_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LISTED_BYTES", 10)
+    results = run([Entry(number, held_bytes=7) for number in range(40)])
+    assert sorted(numbers(results)) == list(range(40))
+
+
+def test_the_processes_share_the_memory() -> None:
+    """An image larger than a worker's share of the memory is read nevertheless."""
+    control = RunControl(workers=0, processes=2)
+    processes_ = run(make_entries(4), control=control, job=ActingJob(record_bytes=10))
+    assert sorted(numbers(processes_)) == list(range(4))
+
+
+SCRIPT = """
+import sys
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.processes import hold_job, run_in_processes
+from tests.jobs.worker_jobs import ActingJob, Entry
+
+print("started", flush=True)
+entries = (Entry(number, "wait") for number in range(10**9))
+pids = set()
+for result in run_in_processes(hold_job(ActingJob()), entries, RunControl(workers=0, processes=2)):
+    pids.add(result.bytes_in)
+    if len(pids) == 2:
+        print(*pids, flush=True)
+"""
+
+
+def test_workers_end_with_a_killed_parent() -> None:
+    """The script has no main guard, and its workers do not run it again."""
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, cwd=ROOT
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"started\n"
+        pids = list(map(int, parent.stdout.readline().split()))
+        assert len(pids) == 2
+        parent.kill()
+    end = time.monotonic() + PATIENCE_SECONDS
+    while any(map(is_running, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(is_running, pids))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_worker_ignores_ctrl_c() -> None:
+    """A terminal sends Ctrl-C to all processes; the parent decides."""
+    entries = (Entry(number, "wait") for number in range(10**9))
+    control = RunControl(workers=0, processes=2)
+    seen = 0
+    for result in run(entries, control=control):
+        seen += 1
+        if seen == 1:
+            os.kill(result.bytes_in, signal.SIGINT)
+            os.kill(result.bytes_in, signal.SIGTERM)
+        if seen == 12:
+            control.stop.set()
+        assert not result.failed
+    assert seen >= 12
