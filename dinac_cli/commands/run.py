@@ -22,7 +22,7 @@ from dinac_cli.commands.screen.signals import (
 )
 from dinac_cli.commands.screen.summary import UNCHECKED, Summary
 from dinac_cli.errors import UsageError
-from dinac_cli.jobs.request import InputRequest, Request, Run
+from dinac_cli.jobs.request import InputRequest, ProcessRequest, Request, Run
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import STDIN, STDIN_NAME
 from dinac_cli.storage.lock import hold_folder
@@ -151,8 +151,16 @@ def hold_out(output: Output | None, console: Console) -> Iterator[None]:
 
 
 def tune_process(request: Request[Run]) -> None:
-    """Configures the threads and the memory of torch. Call this before torch is imported."""
-    configure_threads(request.threads)
+    """Configures the threads and the memory of torch. Call this before torch is imported.
+
+    Worker processes configure themselves.
+    """
+    if isinstance(request, ProcessRequest):
+        if request.processes not in (None, 1):
+            return
+        configure_threads(request.threads)
+    else:
+        configure_threads()
     if request.bounds_memory:
         bound_memory()
 

@@ -62,7 +62,7 @@ from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
     InputRequest,
-    Request,
+    ProcessRequest,
     Run,
     Selection,
     choose_output_kind,
@@ -163,7 +163,7 @@ class DecodeChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeRequest(Request["DecodeRun"]):
+class DecodeRequest(ProcessRequest["DecodeRun"]):
     """A request to decode `inputs` into OUT: a folder, an image file, or `-`.
 
     If `prune` is given, the run ends with moving the orphans in OUT away; see `Pruning`.

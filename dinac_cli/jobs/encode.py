@@ -35,7 +35,14 @@ from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.executor.processes import ignore_result, run_in_processes
-from dinac_cli.jobs.freshness import State, Verdict, WantedLatents, check_latents, is_latent_file
+from dinac_cli.jobs.freshness import (
+    State,
+    Verdict,
+    WantedLatents,
+    check_latents,
+    is_latent_file,
+    is_remembered,
+)
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
 from dinac_cli.jobs.model_choice import (
     ModelChoice,
@@ -50,7 +57,7 @@ from dinac_cli.jobs.request import (
     IMAGES,
     Announce,
     InputRequest,
-    Request,
+    ProcessRequest,
     Run,
     Selection,
     choose_output_kind,
@@ -64,7 +71,7 @@ from dinac_cli.storage.content import Content, read_content, read_stream_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.storage.output import Output, OutputKind
-from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory
+from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory, Standing
 
 if TYPE_CHECKING:
     from dinac_cli.codec.engine import Engine
@@ -220,7 +227,7 @@ class EncodeChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeRequest(Request["EncodeRun"]):
+class EncodeRequest(ProcessRequest["EncodeRun"]):
     """A request to encode `inputs` into OUT: a folder, a `.dinac` file, or `-`.
 
     If `prune` is given, the run ends with moving the orphans in OUT away; see `Pruning`.
@@ -436,6 +443,18 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         self._memory = memory
         self._wanted = options.want(model)
 
+    @property
+    def glances(self) -> bool:
+        return self._output.keeps_existing and not self._options.checksum
+
+    def glance(self, entry: Input) -> FileResult | None:
+        if entry.problem or entry.path is None:
+            return None
+        target = self._output.locate(name_latents(entry.name))
+        if not is_remembered(target, entry.path, self._wanted, self._memory):
+            return None
+        return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
+
     def read(self, entry: Input, hold: Callable[[int], None]) -> _ReadImage | FileResult:
         if entry.problem:
             raise InputError(entry.problem)
@@ -554,7 +573,8 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             sighting = self._memory.identify(target, content, status)
             if content is None:
                 self._memory.forget(target)
-            self._memory.remember(sighting.follow(earlier), current_revision())
+            standing = Standing(os.stat(target), self._wanted.digest)
+            self._memory.remember(sighting.follow(earlier), current_revision(), standing)
 
     def _judge(self, entry: Input) -> Verdict:
         """Checks whether the image's record already exists and is up to date."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
+from dinac_cli import __version__
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.records import name_model
 from dinac_cli.container.frame import RECORD_START
@@ -29,7 +33,13 @@ from dinac_cli.images.hdr import REFUSE, read_hdr
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.content import begins_with, hash_file
 from dinac_cli.storage.naming import LATENT_SUFFIX
-from dinac_cli.storage.source_memory import NO_MEMORY, Recall, Sighting, SourceMemory
+from dinac_cli.storage.source_memory import (
+    NO_MEMORY,
+    Recall,
+    Sighting,
+    SourceMemory,
+    Standing,
+)
 
 _LACKS = {
     LOGSNR: "no posterior",
@@ -112,6 +122,24 @@ class WantedLatents:
     geometry: Geometry = NO_GEOMETRY
     hdr: str = REFUSE
     damaged: DamageChoice = "fail"
+
+    @cached_property
+    def digest(self) -> bytes:
+        """A digest of these requirements and of the version of dinac."""
+        identity = self.model.identity
+        fields = (
+            __version__,
+            identity.latent_space,
+            identity.weights,
+            self.precision,
+            self.background,
+            self.anonymous,
+            sorted(self.companions),
+            self.geometry.text,
+            self.hdr,
+            self.damaged,
+        )
+        return hashlib.sha256(repr(fields).encode()).digest()
 
     def find_conflict(self, header: RecordHeader) -> Conflict | None:
         """Returns the first conflict with a record, or None."""
@@ -223,6 +251,21 @@ def is_latent_file(path: str) -> bool:
     return begins_with(path, RECORD_START)
 
 
+def is_remembered(target: str, source: str, wanted: WantedLatents, memory: SourceMemory) -> bool:
+    """True if `memory` knows that the record at `target` is up to date. Opens neither file."""
+    from dinac_cli.images.revisions import current_revision
+
+    with suppress(OSError):
+        return memory.is_current(
+            target,
+            os.stat(source),
+            Standing(os.stat(target), wanted.digest),
+            anonymous=wanted.anonymous,
+            reader=current_revision(),
+        )
+    return False
+
+
 def check_latents(
     target: str,
     source: str | None,
@@ -241,9 +284,12 @@ def check_latents(
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
+    if source is not None and not checksum and is_remembered(target, source, wanted, memory):
+        return Verdict(State.DONE)
     if not is_latent_file(target):
         raise refuse_foreign(target)
     try:
+        status = os.stat(target)
         outline = _read_outline(target, wanted)
     except FormatError as exc:
         if exc.rejection in _OTHER_VERSION:
@@ -263,9 +309,11 @@ def check_latents(
         return Verdict(State.STALE, "standard input is always encoded")
     if (lack := wanted.describe_lack(outline)) is not None:
         return Verdict(State.STALE, lack)
-    verdict = _check_source(source, target, header, memory, checksum=checksum)
-    is_damaged = "damaged" in parse_description(header.image)
-    if verdict.state is State.DONE and wanted.damaged == "fail" and is_damaged:
+    standing = Standing(status, wanted.digest)
+    is_damaged = wanted.damaged == "fail" and "damaged" in parse_description(header.image)
+    current = None if is_damaged else standing
+    verdict = _check_source(source, target, header, memory, current, checksum=checksum)
+    if verdict.state is State.DONE and is_damaged:
         raise DamagedImageError(
             f"{target} holds latents of a damaged image; restore the image, or add --damaged warn"
         )
@@ -359,9 +407,18 @@ def list_files(out: str, leave: Callable[[str], bool] = lambda _: False) -> Iter
 
 
 def _check_source(
-    source: str, target: str, header: RecordHeader, memory: SourceMemory, *, checksum: bool
+    source: str,
+    target: str,
+    header: RecordHeader,
+    memory: SourceMemory,
+    standing: Standing | None,
+    *,
+    checksum: bool,
 ) -> Verdict:
-    """Checks whether the record belongs to the source as it is now, and to its present reader."""
+    """Checks whether the record belongs to the source as it is now, and to its present reader.
+
+    `standing` is the record, if it meets all other requirements of the run.
+    """
     from dinac_cli.images.revisions import current_revision, find_file_rule, read_revision
 
     status = os.stat(source)
@@ -375,8 +432,7 @@ def _check_source(
         rule = find_file_rule(source, since=read_revision(header.image))
         if rule is not None:
             return Verdict(State.STALE, rule.reason, Cause.READER, sighting)
-    if recall is not Recall.SAME or judged < reader:
-        memory.remember(sighting, reader)
+    memory.remember(sighting, reader, standing)
     return Verdict(State.DONE)
 
 

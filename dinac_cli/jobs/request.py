@@ -16,7 +16,7 @@ import itertools
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Generic, TypeVar
@@ -126,17 +126,13 @@ R = TypeVar("R", bound=Run, covariant=True)
 class Request(ABC, Generic[R]):
     """Everything that a run needs, as plain data.
 
-    `processes` processes do the work (None: only the caller's process). In each process, `workers`
-    threads read, and `workers` other threads write (None: one per processor, at most 16; with
-    several processes, the thread that runs the model does both). About `in_flight` images are in
-    memory at once in a process (None: 4 per worker). These numbers never change a result. `threads`
-    threads compute in each process (None: the processors are divided between the processes).
+    `workers` threads read, and `workers` other threads write (None: one per processor, at most 16).
+    About `in_flight` images are in memory at once (None: 4 per worker). These two numbers never
+    change a result.
     """
 
     workers: int | None = None
     in_flight: int | None = None
-    processes: int | None = None
-    threads: int | None = None
 
     command: ClassVar[str]
     """The name of the command, such as "encode"; progress lines start with it."""
@@ -147,15 +143,7 @@ class Request(ABC, Generic[R]):
 
     def __post_init__(self) -> None:
         """Raises UsageError if a limit is not positive."""
-        limits = {
-            "--workers": self.workers,
-            "--batch-size": self.in_flight,
-            "--processes": self.processes,
-            "--threads": self.threads,
-        }
-        for name, limit in limits.items():
-            if limit is not None and limit < 1:
-                raise UsageError(f"{name} {limit}: expected 1 or more")
+        _require_positive({"--workers": self.workers, "--batch-size": self.in_flight})
 
     @abstractmethod
     def open(self, announce: Announce = keep_quiet) -> R:
@@ -163,20 +151,46 @@ class Request(ABC, Generic[R]):
 
     def make_control(self, stop: StopRequest | None = None) -> RunControl:
         """Returns the limits of a run. The run ends early if `stop` is requested."""
-        processors, processes, threads = count_processors(), self.processes or 1, self.threads
-        workers = self.workers
-        if workers is None:
-            workers = min(self.most_workers, processors) if processes == 1 else 0
-        if threads is None and processes > 1 and "OMP_NUM_THREADS" not in os.environ:
-            threads = max(1, processors // processes)
-        return RunControl(
-            workers=workers,
-            in_flight=self.in_flight or 4 * max(1, workers),
-            processes=processes,
-            threads=threads,
-            bounds_memory=self.bounds_memory,
-            stop=StopRequest() if stop is None else stop,
+        workers = self.workers or min(self.most_workers, count_processors())
+        in_flight = self.in_flight or 4 * workers
+        stop = StopRequest() if stop is None else stop
+        return RunControl(workers=workers, in_flight=in_flight, stop=stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessRequest(Request[R]):
+    """A request whose work several processes can share, each with its own model.
+
+    `processes` processes do the work (None: only the caller's). With several processes, `workers`
+    counts the threads of each (None: the thread that runs the model also reads and writes). The
+    number of processes never changes a result. `threads` threads compute in each process (None: the
+    processors are divided between the processes).
+    """
+
+    processes: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError if a limit is not positive."""
+        super().__post_init__()
+        _require_positive({"--processes": self.processes, "--threads": self.threads})
+
+    def make_control(self, stop: StopRequest | None = None) -> RunControl:
+        """Returns the limits of a run. The run ends early if `stop` is requested."""
+        control, processes, threads = super().make_control(stop), self.processes or 1, self.threads
+        if processes > 1 and self.workers is None:
+            control = replace(control, workers=0, in_flight=self.in_flight or 4)
+        if processes > 1 and threads is None and "OMP_NUM_THREADS" not in os.environ:
+            threads = max(1, count_processors() // processes)
+        return replace(
+            control, processes=processes, threads=threads, bounds_memory=self.bounds_memory
         )
+
+
+def _require_positive(limits: Mapping[str, int | None]) -> None:
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise UsageError(f"{name} {limit}: expected 1 or more")
 
 
 def run_request(request: Request[R]) -> Generator[FileResult, None, None]:

@@ -9,6 +9,9 @@ that the record names"; this stays true, whoever wrote it. A lost or torn entry 
 
 The table holds digests only, no names, sizes or times. For an anonymous record, the key is made
 from the record's own file, and no digest depends on the name or the content of the source.
+
+An entry also remembers which state of the record met the requirements of which run. If neither the
+source nor the record has changed since, a run with the same requirements opens neither file.
 """
 
 from __future__ import annotations
@@ -40,11 +43,12 @@ A later change within the resolution of the file system's clock (2 s on FAT) wou
 """
 
 _MAGIC = b"DINAC\0sources\0\1\0".ljust(64, b"\0")
-_SLOT = struct.Struct("<16s16s8s8sHHH6xI")  # see `_Entry`; then the CRC-32 of the bytes before it
+_SLOT = struct.Struct("<16s16s8s8sHHH6sI")  # see `_Entry`; then the CRC-32 of the bytes before it
 _SLOTS = 16
 _BUCKET_BYTES = _SLOTS * _SLOT.size
 _FIRST_BUCKETS, _MOST_BUCKETS = 16, 2**22
 _EMPTY = bytes(_SLOT.size)
+_UNCHECKED = bytes(6)
 _DAY_SECONDS = 86400
 _REFRESH_DAYS, _KEPT_DAYS = 30, 180
 _DEVICE, _INODE = 1, 2
@@ -77,11 +81,20 @@ class Sighting:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """A record in one state, and a digest of the requirements that it meets."""
+
+    status: os.stat_result
+    wanted: bytes
+
+
+@dataclass(frozen=True)
 class _Entry:
     """One slot: digests of the state, and what is known of it.
 
     `core` covers size, times and content. `unstable` says which of device and inode differ from run
     to run although the file is the same, as on SMB and FUSE. `day` is the day of the last use.
+    `checked` covers the states of the source and of its record, and the requirements that it meets.
     """
 
     key: bytes
@@ -91,6 +104,7 @@ class _Entry:
     unstable: int = 0
     reader: int = 0
     day: int = 0
+    checked: bytes = _UNCHECKED
 
     def pack(self) -> bytes:
         body = _SLOT.pack(*vars(self).values(), 0)[:-4]
@@ -134,9 +148,7 @@ class SourceMemory:
         """
         if content is not None:
             return Sighting(self._name_key(target), content.encode(), status)
-        record = os.stat(target)
-        key = _digest(16, b"record", record.st_size, record.st_mtime_ns, _read_end(target))
-        return Sighting(key, b"", status)
+        return Sighting(_name_by_end(target, os.stat(target)), b"", status)
 
     def recall(self, sighting: Sighting) -> tuple[Recall, int]:
         """Compares the source with what is remembered.
@@ -156,11 +168,27 @@ class SourceMemory:
             return Recall.SAME, known.reader
         return Recall.UNKNOWN, 0
 
-    def remember(self, sighting: Sighting, reader: int) -> None:
+    def is_current(
+        self, target: str, source: os.stat_result, record: Standing, *, anonymous: bool, reader: int
+    ) -> bool:
+        """True if a record in this state, of a source in this state, met the same requirements.
+
+        `anonymous` says that the record should hold nothing of its source. `reader` is the reader
+        revision for which the source must have been judged.
+        """
+        with self._lock, contextlib.suppress(OSError):
+            key = _name_by_end(target, record.status) if anonymous else self._name_key(target)
+            known = self._find(key)
+            if known is None or known.reader < reader or _today() - known.day >= _REFRESH_DAYS:
+                return False
+            return known.checked == _digest_both(source, record, known.unstable)
+        return False
+
+    def remember(self, sighting: Sighting, reader: int, standing: Standing | None = None) -> None:
         """Remembers that the source in this state belongs to its record.
 
-        `reader` is the reader revision for which the source was judged. Remembers nothing if the
-        source has just changed.
+        `reader` is the reader revision for which the source was judged. `standing` is the record,
+        if it meets the requirements of the run. Remembers nothing if the source has just changed.
         """
         if self._folder is None or self._read_only or not _is_settled(sighting.status):
             return
@@ -172,6 +200,9 @@ class SourceMemory:
             differing = None if known is None else known.compare(entry)
             if known is not None and differing is not None:
                 entry = replace(entry, unstable=known.unstable | differing)
+            if standing is not None:
+                checked = _digest_both(sighting.status, standing, entry.unstable)
+                entry = replace(entry, checked=checked)
             if sighting.earlier not in (None, sighting.key):
                 self._erase(sighting.earlier or b"")
             self._store(entry)
@@ -182,7 +213,10 @@ class SourceMemory:
             self._erase(self._name_key(target))
 
     def _name_key(self, target: str) -> bytes:
-        name = os.path.relpath(target, self._folder or os.path.dirname(target) or ".")
+        folder = self._folder or os.path.dirname(target) or "."
+        prefix = os.path.join(folder, "")
+        is_below = target.startswith(prefix)
+        name = target[len(prefix) :] if is_below else os.path.relpath(target, folder)
         return _digest(16, b"name", os.fsencode(name.replace(os.sep, "/")))
 
     def _open(self) -> None:
@@ -223,9 +257,13 @@ class SourceMemory:
         self._read_only = self._read_only or self._file is None
 
     def _find(self, key: bytes) -> _Entry | None:
-        for entry in _unpack(self._read_bucket(self._locate(key, self._count_buckets()))):
-            if entry.key == key:
-                return entry
+        slots = self._read_bucket(self._locate(key, self._count_buckets()))
+        at = slots.find(key)
+        while at >= 0:
+            if at % _SLOT.size == 0:
+                for entry in _unpack(slots[at : at + _SLOT.size]):
+                    return entry
+            at = slots.find(key, at + 1)
         return None
 
     def _store(self, entry: _Entry) -> None:
@@ -302,12 +340,33 @@ def _describe(sighting: Sighting, reader: int, day: int) -> _Entry:
     return _Entry(sighting.key, core, device, inode, reader=reader, day=day)
 
 
+def _digest_both(source: os.stat_result, standing: Standing, unstable: int) -> bytes:
+    """Returns a digest of the states of a source and of its record, and of the requirements."""
+    record = standing.status
+    places = (
+        b"" if unstable & _DEVICE else _digest(8, source.st_dev),
+        b"" if unstable & _INODE else _digest(8, source.st_ino),
+    )
+    return _digest(
+        6,
+        b"checked",
+        source.st_size,
+        source.st_mtime_ns,
+        source.st_ctime_ns,
+        *places,
+        record.st_size,
+        record.st_mtime_ns,
+        record.st_ctime_ns,
+        record.st_dev,
+        record.st_ino,
+        standing.wanted,
+    )
+
+
 def _digest(size: int, *parts: int | bytes) -> bytes:
-    digest = blake2b(digest_size=size, person=b"dinac-sources")
-    for part in parts:
-        data = part if isinstance(part, bytes) else b"%d" % part
-        digest.update(b"%d:" % len(data) + data)
-    return digest.digest()
+    texts = [part if isinstance(part, bytes) else b"%d" % part for part in parts]
+    data = b"".join([b"%d:%b" % (len(text), text) for text in texts])
+    return blake2b(data, digest_size=size, person=b"dinac-sources").digest()
 
 
 def _is_settled(status: os.stat_result) -> bool:
@@ -319,6 +378,11 @@ def _is_settled(status: os.stat_result) -> bool:
 
 def _today() -> int:
     return int(time.time() // _DAY_SECONDS) & 0xFFFF
+
+
+def _name_by_end(target: str, status: os.stat_result) -> bytes:
+    """Returns the key of an anonymous record, made from its own file."""
+    return _digest(16, b"record", status.st_size, status.st_mtime_ns, _read_end(target))
 
 
 def _read_end(path: str) -> bytes:

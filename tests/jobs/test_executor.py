@@ -43,6 +43,7 @@ class Entry:
     number: int
     group: Hashable = "one"
     size_bytes: int = 1
+    held_bytes: int = 0
 
     @property
     def label(self) -> str:

@@ -74,6 +74,8 @@ ENCODE = EncodeRequest(
     prune="all",
     workers=3,
     in_flight=5,
+    processes=2,
+    threads=3,
 )
 POPULATED: list[Any] = [
     ENCODE,
@@ -98,6 +100,8 @@ POPULATED: list[Any] = [
         prune="all",
         workers=3,
         in_flight=5,
+        processes=2,
+        threads=3,
     ),
     VerifyRequest(
         inputs=INPUTS,

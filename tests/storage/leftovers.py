@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dinac_cli.storage import atomic
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX, write_atomically
 
 DEAD_PID = 2**22 + 1  # above the largest pid of Linux
@@ -17,11 +19,11 @@ def split_temporary_name(folder: Path) -> list[str]:
     """Returns (host, boot, pid namespace, pid, random) from a temporary name of this process."""
     temporaries: list[str] = []
 
-    def link(temporary: str, target: str) -> None:
+    def publish(temporary: str, target: str, **options: Any) -> None:
         temporaries.append(os.path.basename(temporary))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "link", link)
+        patch.setattr(atomic, "_publish", publish)
         write_atomically(str(folder / "probe"), b"", replace=False, is_ours=lambda path: False)
     (name,) = temporaries
     return name.removeprefix(TEMPORARY_PREFIX).split("-")

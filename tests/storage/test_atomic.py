@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,19 @@ def fail_with(number: int) -> Callable[..., None]:
     return fail
 
 
+@pytest.fixture
+def no_renameat2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system that cannot rename a file only if its new name is free."""
+    monkeypatch.setattr(atomic, "_find_renameat2", lambda: None)
+
+
+@pytest.fixture(params=["renameat2", "link"])
+def ways_to_publish(request: pytest.FixtureRequest) -> None:
+    if request.param == "link":
+        request.getfixturevalue("no_renameat2")
+
+
+@pytest.mark.usefixtures("ways_to_publish")
 class TestWriting:
     @pytest.mark.parametrize("fsync", [False, True])
     @pytest.mark.parametrize("replace", [False, True])
@@ -83,13 +97,13 @@ class TestWriting:
     def test_foreign_file_that_appears_during_the_write_is_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = os.link
+        real = atomic._publish
 
-        def link(temporary: str, target: str) -> None:
+        def publish(temporary: str, target: str, **options: Any) -> None:
             (tmp_path / "a").write_bytes(b"mine")
-            real(temporary, target)
+            real(temporary, target, **options)
 
-        monkeypatch.setattr(os, "link", link)
+        monkeypatch.setattr(atomic, "_publish", publish)
         with pytest.raises(OutputError, match="exists and was not written by dinac"):
             write(tmp_path / "a", b"record")
         assert (tmp_path / "a").read_bytes() == b"mine"
@@ -104,6 +118,7 @@ class TestWriting:
     def test_file_system_without_hard_links_is_supported(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(atomic, "_find_renameat2", lambda: lambda *args: -1)
         monkeypatch.setattr(os, "link", fail_with(errno.EPERM))
         write(tmp_path / "a", b"record 1")
         write(tmp_path / "a", b"record 2")
@@ -151,25 +166,26 @@ class TestWriting:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls: list[str] = []
-        for name in ("fsync", "link"):
-            real = getattr(os, name)
+        for module, name in ((os, "fsync"), (atomic, "_publish")):
+            real = getattr(module, name)
 
-            def note(*args: object, name: str = name, real: Callable[..., None] = real) -> None:
+            def note(*args: Any, name: str = name, real: Any = real, **options: Any) -> None:
                 calls.append(name)
-                real(*args)
+                real(*args, **options)
 
-            monkeypatch.setattr(os, name, note)
+            monkeypatch.setattr(module, name, note)
         write(tmp_path / "a", b"record", fsync=True)
-        assert calls == ["fsync", "link", "fsync"]  # the file, its name, the folder
+        assert calls == ["fsync", "_publish", "fsync"]  # the file, its name, the folder
         calls.clear()
         write(tmp_path / "b", b"record")
-        assert calls == ["link"]
+        assert calls == ["_publish"]
 
 
+@pytest.mark.usefixtures("no_renameat2")
 class TestFailure:
     """Each step fails once; an existing file is kept, and no temporary is left."""
 
-    @pytest.mark.parametrize("step", ["open", "dup", "fdopen", "fsync", "replace"])
+    @pytest.mark.parametrize("step", ["open", "dup", "write", "fsync", "replace"])
     @pytest.mark.parametrize("existing", [None, b"record 1"])
     @pytest.mark.parametrize(
         ("number", "kind"),
@@ -337,13 +353,13 @@ class TestLeftovers:
     def test_own_temporaries_are_discarded_before_the_process_exits(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def link(temporary: str, target: str) -> None:
+        def publish(temporary: str, target: str, **options: Any) -> None:
             assert os.listdir(tmp_path) == [os.path.basename(temporary)]
             discard_live_temporaries()
             assert os.listdir(tmp_path) == []
             raise OSError(errno.EIO, "the end")
 
-        monkeypatch.setattr(os, "link", link)
+        monkeypatch.setattr(atomic, "_publish", publish)
         with pytest.raises(OutputError):
             write(tmp_path / "a", b"record")
         assert os.listdir(tmp_path) == []

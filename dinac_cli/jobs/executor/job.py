@@ -75,6 +75,18 @@ class Job(ABC, Generic[E, W, R]):
     The caller's thread runs `submit`; other threads run `read` and `finish`.
     """
 
+    @property
+    def glances(self) -> bool:
+        """True if `glance` may find finished outputs in this run."""
+        return False
+
+    def glance(self, entry: E) -> FileResult | None:
+        """Returns the result of an entry whose output is known to be finished, else None.
+
+        Takes far less time than `read`: opens neither the input nor the output.
+        """
+        return None
+
     @abstractmethod
     def read(self, entry: E, hold: Callable[[int], None]) -> W | FileResult:
         """Reads one input. `hold(size_bytes)` waits until this much memory may be used."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -32,6 +34,7 @@ REORDER_BYTES = 256 * 2**20
 BATCHES_AHEAD = 3
 """The number of batches that the device may hold besides the batch that the run waits for."""
 
+_CHUNK, _CHUNK_SECONDS = 64, 0.02
 _NICENESS, _MOST_NICENESS = 10, 19
 
 T = TypeVar("T")
@@ -77,10 +80,48 @@ def run_numbered(
         _open_pool(control.workers, "read") as readers,
         _open_pool(control.workers, "write") as writers,
         ByteBudget(READ_BYTES // control.sharers) as budget,
+        closing(_glance(job, until_stopped(entries, control.stop), control)) as glanced,
     ):
         run = _Run(job, control, writers, budget, ordered=ordered)
-        with closing(run.go(readers, until_stopped(entries, control.stop))) as outputs:
+        with closing(run.go(readers, glanced)) as outputs:
             yield from outputs
+
+
+def _glance(
+    job: Job[E, W, R], entries: Iterable[E], control: RunControl
+) -> Generator[tuple[E, FileResult | None], None, None]:
+    """Yields every entry, with its result if its output is known to be finished.
+
+    Looks at many entries at a time, in threads of its own: a thread that reads may wait until
+    another entry has been computed.
+    """
+    if not job.glances:
+        yield from zip(entries, itertools.repeat(None))
+        return
+
+    def look(chunk: list[E]) -> list[tuple[E, FileResult | None]]:
+        return [(entry, job.glance(entry)) for entry in chunk]
+
+    chunks = _split_into_chunks(entries)
+    with (
+        _open_pool(control.workers, "glance") as pool,
+        closing(start_ahead(pool, look, chunks, max(1, 2 * control.workers))) as looks,
+    ):
+        for future in looks:
+            yield from future.result()
+
+
+def _split_into_chunks(entries: Iterable[E]) -> Iterator[list[E]]:
+    """Yields lists of up to `_CHUNK` entries. A slow list of entries gives smaller chunks."""
+    chunk: list[E] = []
+    began = time.monotonic()
+    for entry in entries:
+        chunk.append(entry)
+        if len(chunk) == _CHUNK or time.monotonic() - began > _CHUNK_SECONDS:
+            yield chunk
+            chunk, began = [], time.monotonic()
+    if chunk:
+        yield chunk
 
 
 def _open_pool(workers: int, name: str) -> Executor:
@@ -204,6 +245,7 @@ class _Run(Generic[E, W, R]):
         self._clock = control.clock
         self._in_flight = control.in_flight
         self._ahead = control.in_flight if control.workers else 1
+        self._ordered = ordered
         self._writers = writers
         self._budget = budget
         self._outbox = _Outbox(ordered=ordered)
@@ -213,22 +255,43 @@ class _Run(Generic[E, W, R]):
         )
 
     def go(
-        self, readers: Executor, entries: Iterable[E]
+        self, readers: Executor, entries: Iterator[tuple[E, FileResult | None]]
     ) -> Generator[tuple[int, Made], None, None]:
-        """Yields every output with its number. If the generator is closed, reading stops."""
-        with closing(start_ahead(readers, self._read, enumerate(entries), self._ahead)) as reads:
-            for read in self._clock.wait_for("read", reads):
-                yield from self._drain_while_waiting(read)
-                with self._clock.measure("read"):
-                    number, outcome = read.result()
-                self._budget.give_back(number)
-                self._pass_on(number, outcome)
-                yield from self._take(self._in_flight)
+        """Yields every output with its number. If the generator is closed, reading stops.
+
+        An entry comes with its result if there is nothing to do.
+        """
+        reads: deque[Future[tuple[int, W | FileResult]]] = deque()
+        try:
+            for number, (entry, known) in enumerate(self._clock.wait_for("read", entries)):
+                if known is None:
+                    reads.append(readers.submit(self._read, number, entry))
+                elif self._ordered:
+                    self._outbox.put_result(number, known)
+                else:
+                    yield number, Made(known)
+                while len(reads) >= self._ahead:
+                    yield from self._advance(reads.popleft())
+            while reads:
+                yield from self._advance(reads.popleft())
+        finally:
+            # Cancels the last read first, because a started read may wait for earlier reads.
+            for read in reversed(reads):
+                read.cancel()
         for batch in self._batcher.flush():
             self._compute(batch)
             yield from self._take(self._in_flight)
         self._collect(0)
         yield from self._take(0)
+
+    def _advance(self, read: Future[tuple[int, W | FileResult]]) -> Iterator[tuple[int, Made]]:
+        """Passes on an input when it has been read, and yields the outputs that are finished."""
+        yield from self._drain_while_waiting(read)
+        with self._clock.measure("read"):
+            number, outcome = read.result()
+        self._budget.give_back(number)
+        self._pass_on(number, outcome)
+        yield from self._take(self._in_flight)
 
     def _drain_while_waiting(
         self, read: Future[tuple[int, W | FileResult]]
@@ -259,8 +322,7 @@ class _Run(Generic[E, W, R]):
                 self._compute(batch)
             self._collect(0)
 
-    def _read(self, numbered: tuple[int, E]) -> tuple[int, W | FileResult]:
-        number, entry = numbered
+    def _read(self, number: int, entry: E) -> tuple[int, W | FileResult]:
         try:
             outcome = self._job.read(entry, lambda size: self._budget.take(number, size))
         except UnwritableDiskError:  # `read` may make a folder: the disk may be full
