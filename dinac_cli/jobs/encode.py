@@ -464,6 +464,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
         try:
             content = self._read_content(entry)
+            refuse_decoded(entry, content.data)
             if content.data.startswith(RECORD_START):
                 raise InputError("a latent record, not an image; use decode")
             if verdict.state is State.ABSENT and (renamed := self._rename(entry, content, hold)):
@@ -591,17 +592,17 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
 
     def _read_content(self, entry: Input) -> Content:
         if entry.path is not None:
-            return read_content(entry.path, partial(refuse_decoded, entry))
+            return read_content(entry.path)
         assert self._stdin is not None, "the caller passes standard input if the run reads it"
         return read_stream_content(self._stdin)
 
 
-def refuse_decoded(entry: Input, file: IO[bytes]) -> None:
+def refuse_decoded(entry: Input, source: bytes | IO[bytes]) -> None:
     """Raises DecodedImageError if dinac decoded the image and its search skips such images.
 
-    `file` is the open image, at its start.
+    `source` is the content of the file, or the open file, at its start.
     """
-    if entry.search is not None and read_stamp(file) is not None and entry.search.skips_outputs:
+    if entry.search is not None and read_stamp(source) is not None and entry.search.skips_outputs:
         raise DecodedImageError("decoded by dinac; to encode it, name the file itself")
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from dinac_cli.errors import InputError, describe_read_error
 
@@ -28,18 +27,14 @@ class Content:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def read_content(path: str, check: Callable[[IO[bytes]], None] | None = None) -> Content:
+def read_content(path: str) -> Content:
     """Reads a file or a named pipe (such as `<(command)` in a shell) to its end.
 
-    `check` looks at a regular file before it is read, and may raise a DinacError. Raises InputError
-    if the file cannot be read, is too large or changes while it is read.
+    Raises InputError if the file cannot be read, is too large or changes while it is read.
     """
     try:
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
-            if check is not None and stat.S_ISREG(before.st_mode):
-                check(file)
-                file.seek(0)
             content = _read_bounded(file, expected=before.st_size)
             after = os.fstat(file.fileno())
     except OSError as exc:

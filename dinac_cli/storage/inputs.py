@@ -71,6 +71,13 @@ class Search:
         self._skips = True if is_out else None
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, object]:
+        """A lock cannot be pickled; another process makes its own."""
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     @property
     def skips_outputs(self) -> bool:
         """True if outputs found here are not inputs.
