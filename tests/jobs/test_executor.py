@@ -26,6 +26,7 @@ from dinac_cli.errors import (
     UsageError,
 )
 from dinac_cli.jobs.executor import local
+from dinac_cli.jobs.executor.budget import READ_BYTES
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
@@ -338,6 +339,59 @@ class TestDelivery:
         output = latents_out(Path("-"), OutputKind.STREAM)
         made = deliver(output, "a.jpg.dinac", b"record", self.RESULT)
         assert made == Made(self.RESULT, b"record")
+
+
+class Glancing(Doubling):
+    """Knows entries that are done already without reading them."""
+
+    @property
+    def glances(self) -> bool:
+        return True
+
+    def glance(self, entry: Entry) -> FileResult | None:
+        if entry.number not in self.done_already:
+            return None
+        return FileResult(entry.label, Status.DONE, name=entry.name)
+
+
+@pytest.mark.parametrize("to_stream", [False, True])
+@pytest.mark.parametrize(("workers", "in_flight"), [(0, 4), (1, 1), (2, 4), (4, 2)])
+def test_known_outputs_are_not_read(workers: int, in_flight: int, to_stream: bool) -> None:
+    known = frozenset(n for n in range(500) if n % 7)
+    job = Glancing(done_already=known, to_stream=to_stream, capacity=3)
+    stream = io.BytesIO() if to_stream else None
+    control = RunControl(workers=workers, in_flight=in_flight)
+    results = list(run(job, make_entries(500), control, stream))
+    assert len({result.name for result in results}) == len(results) == 500
+    assert {r.name for r in results if r.status is Status.DONE} == {f"entry {n}" for n in known}
+    assert sorted(job.read_numbers) == sorted(set(range(500)) - known)
+    if to_stream:
+        assert [result.name for result in results] == [f"entry {n}" for n in range(500)]
+
+
+def test_a_full_memory_does_not_stop_the_glances() -> None:
+    """Readers that wait for memory do not keep the entries after them from being looked at."""
+    job = Glancing(done_already=frozenset(range(100, 400)), capacity=50)
+    entries = [Entry(number, size_bytes=READ_BYTES) for number in range(500)]
+    results = list(run(job, entries, RunControl(workers=2, in_flight=4)))
+    assert len(results) == 500
+
+
+def test_known_outputs_do_not_wait_for_a_slow_list_of_entries() -> None:
+    fed = threading.Event()
+
+    def entries() -> Iterator[Entry]:
+        yield from make_entries(3)
+        time.sleep(2 * local._CHUNK_SECONDS)
+        yield Entry(3)
+        assert fed.wait(PATIENCE_SECONDS)
+        yield Entry(4)
+
+    job = Glancing(done_already=frozenset(range(5)))
+    results = run(job, entries(), RunControl(workers=0, in_flight=1))
+    assert [next(results).name for _ in range(4)] == [f"entry {n}" for n in range(4)]
+    fed.set()
+    assert [result.name for result in results] == ["entry 4"]
 
 
 def test_a_batch_holds_one_group() -> None:

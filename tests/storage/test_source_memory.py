@@ -15,7 +15,13 @@ from typing import cast
 import pytest
 
 from dinac_cli.storage import source_memory
-from dinac_cli.storage.source_memory import MEMORY_NAME, Recall, Sighting, SourceMemory
+from dinac_cli.storage.source_memory import (
+    MEMORY_NAME,
+    Recall,
+    Sighting,
+    SourceMemory,
+    Standing,
+)
 
 OLD = 10**18  # a time in nanoseconds that is long ago
 
@@ -98,6 +104,95 @@ def test_each_part_of_the_state_counts(out: Out, changed: dict[str, int]) -> Non
     out.remember(State())
     assert out.recall(State(**changed)) == OTHER
     assert out.recall(content="a2") == OTHER  # another record has this name now
+
+
+WANTED = b"the requirements of a run"
+
+
+class TestCurrentRecords:
+    """A record that met the requirements is known, while neither file has changed since."""
+
+    RECORD = State(size=900, inode=77)
+
+    def is_current(
+        self,
+        out: Out,
+        source: State = State(),
+        record: State = RECORD,
+        wanted: bytes = WANTED,
+        reader: int = 3,
+    ) -> bool:
+        return out.memory.is_current(
+            str(out.folder / "a.jpg.dinac"),
+            source.status,
+            Standing(record.status, wanted),
+            anonymous=False,
+            reader=reader,
+        )
+
+    def remember(self, out: Out, source: State = State()) -> None:
+        out.memory.remember(out.see(source), 3, Standing(self.RECORD.status, WANTED))
+
+    def test_it_is_known_in_this_run_and_in_the_next(self, out: Out) -> None:
+        assert not self.is_current(out)
+        self.remember(out)
+        assert self.is_current(out)
+        out.reopen(read_only=True)
+        assert self.is_current(out)
+        assert out.recall() == (Recall.SAME, 3)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"size": 1}, {"mtime": 1}, {"ctime": 1}, {"device": 2}, {"inode": 6}],
+        ids=lambda changed: next(iter(changed)),
+    )
+    def test_each_part_of_both_states_counts(self, out: Out, changed: dict[str, int]) -> None:
+        self.remember(out)
+        assert not self.is_current(out, source=State(**changed))
+        assert not self.is_current(out, record=replace(self.RECORD, **changed))
+
+    def test_requirements_and_reader_count(self, out: Out) -> None:
+        self.remember(out)
+        assert not self.is_current(out, wanted=b"others")
+        assert not self.is_current(out, reader=4)
+
+    def test_a_record_that_lacks_something_is_not_current(self, out: Out) -> None:
+        self.remember(out)
+        out.memory.remember(out.see(), 3)
+        assert not self.is_current(out)
+        assert out.recall() == (Recall.SAME, 3)
+
+    def test_an_unstable_inode_does_not_count(self, out: Out) -> None:
+        self.remember(out, State(inode=6))
+        self.remember(out, State(inode=7))
+        assert self.is_current(out, State(inode=8))
+        assert not self.is_current(out, State(inode=8, device=2))
+
+    def test_an_entry_of_long_ago_is_looked_at_again(
+        self, out: Out, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that an entry in use does not make room for others."""
+        self.remember(out)
+        today = source_memory._today()
+        monkeypatch.setattr(source_memory, "_today", lambda: today + 30)
+        assert not self.is_current(out)
+
+    def test_an_anonymous_record_is_known_by_its_own_file(self, out: Out) -> None:
+        record = out.folder / "a.jpg.dinac"
+        record.write_bytes(b"a record and its checksum")
+        standing = Standing(os.stat(record), WANTED)
+        source = State()
+        sighting = out.memory.identify(str(record), None, source.status)
+
+        def is_current() -> bool:
+            return out.memory.is_current(
+                str(record), source.status, standing, anonymous=True, reader=0
+            )
+
+        assert not is_current()
+        out.memory.remember(sighting, 0, standing)
+        assert is_current()
+        assert not self.is_current(out, reader=0)
 
 
 def test_unstable_inodes_and_devices_are_recognised_apart(out: Out) -> None:
