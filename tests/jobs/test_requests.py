@@ -25,7 +25,7 @@ from dinac_cli.jobs.info import InfoRequest
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.plan import PlanRequest
 from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
-from dinac_cli.jobs.request import InputRequest, Request, run_request
+from dinac_cli.jobs.request import InputRequest, ProcessRequest, Request, run_request
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.verify import VerifyRequest
 from dinac_cli.report.report import ReportRequest
@@ -189,7 +189,11 @@ def test_the_requests_below_are_all_and_have_no_default_left() -> None:
         for kind in find_dataclasses("Request")
         if kind.__module__.startswith(("dinac_cli.jobs.", "dinac_cli.report."))
     }
-    assert {type(request) for request in POPULATED} == found - {Request, InputRequest}
+    assert {type(request) for request in POPULATED} == found - {
+        Request,
+        ProcessRequest,
+        InputRequest,
+    }
     for request in POPULATED:
         defaults = list(list_defaults(request, type(request).__name__))
         # `resize` excludes it
