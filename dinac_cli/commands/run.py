@@ -124,7 +124,7 @@ def _run_and_report(
             tune_process(request)
         with stop_on_signals(console) as stop:
             control = request.make_control(stop)
-            progress = RunProgress(control.clock, total, stop)
+            progress = RunProgress(control.clock, total, stop, lambda: run.total)
             control.stdin = open_stdin(stop) if run.reads_stdin else None
             control.stdout = stdout
             results = run.start(control)

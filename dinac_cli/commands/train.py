@@ -175,7 +175,8 @@ def _list_images(
 ) -> tuple[str, ...]:
     """Returns the paths of the images. Raises UsageError for a missing file and for `-`."""
     from dinac_cli.jobs.executor.phase import watch_items
-    from dinac_cli.jobs.request import IMAGES, SCANNING, InputRequest
+    from dinac_cli.jobs.listing import SCANNING
+    from dinac_cli.jobs.request import IMAGES, InputRequest
 
     paths, decoded = [], 0
     inputs = InputRequest(paths=tuple(named or ()), exclude=tuple(exclude or ()))

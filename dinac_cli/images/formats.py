@@ -5,6 +5,7 @@ This module does not import Pillow or numpy, so that help, completion and folder
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -109,7 +110,7 @@ def is_image_name(name: str | PurePath) -> bool:
 
     The suffix may be in upper or lower case.
     """
-    suffix = PurePath(name).suffix.lower()
+    suffix = os.path.splitext(name)[1].lower()
     return suffix in _SUFFIXES or suffix in _OTHER_SUFFIXES
 
 

@@ -27,7 +27,7 @@ from dinac_cli.errors import (
 from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.naming import strip_suffix
+from dinac_cli.storage.naming import NameSet, strip_suffix
 
 _POLL_SECONDS = 0.2
 
@@ -91,7 +91,7 @@ class OutputNames:
         self._fold_case = fold_case
         self._lock = threading.Lock()
         self._open: dict[int, NameClaim] = {}
-        self._taken: set[int] = set()  # hashes of names, which need less memory
+        self._taken = NameSet(fold_case=fold_case)
         self._numbers = itertools.count(1)
 
     def claim(self, name: str) -> NameClaim | None:
@@ -114,14 +114,14 @@ class OutputNames:
     def is_taken(self, output: str) -> bool:
         """Whether an undamaged record has taken the name."""
         with self._lock:
-            return self._key(output) in self._taken
+            return output in self._taken
 
     def close(self, claim: NameClaim, *, takes_name: bool) -> None:
         """Removes a settled claim. If `takes_name` is set, later claims to the name fail."""
         key = self._key(claim.output)
         with self._lock:
             if takes_name:
-                self._taken.add(key)
+                self._taken.add(claim.output)
             if self._open.get(key) is claim:
                 del self._open[key]
 

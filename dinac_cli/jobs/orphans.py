@@ -82,8 +82,9 @@ def list_outputs(
         return
     if scan.listed is not None or not all(map(os.path.isdir, scan.paths)):
         return
+    prefix = os.path.join(output.path, "")
     for path in list_files(output.path, leave=lambda folder: _is_apart(folder, scan.paths)):
-        names = source_files.name(os.path.relpath(path, output.path))
+        names = source_files.name(path[len(prefix) :])
         if names:
             sources = (os.path.join(folder, name) for folder in scan.paths for name in names)
             yield OutputFile(path, all(_is_gone(source, source_files) for source in sources))

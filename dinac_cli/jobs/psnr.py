@@ -22,7 +22,8 @@ from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
-from dinac_cli.jobs.request import IMAGES, SCANNING, Announce, Request, Run, keep_quiet
+from dinac_cli.jobs.listing import SCANNING
+from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion

@@ -17,8 +17,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar
 
 from dinac_cli.codec.machine import count_processors
@@ -26,12 +25,13 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name, looks_like_image
 from dinac_cli.jobs.executor.control import RunControl, StopRequest
-from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.freshness import is_stamped_image
+from dinac_cli.jobs.listing import Listing
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN, FileKind, Input, InputScan, require_inputs
-from dinac_cli.storage.naming import LATENT_SUFFIX, refuse_collisions
+from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard, parse_shard
 
@@ -40,9 +40,6 @@ _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
 
 _FILE_SUFFIX = re.compile(r"[^./\\]\.[A-Za-z][A-Za-z0-9]{1,4}$")
 """The end of a name like `out.xyz`. Versions, as in `v1.5`, are no suffixes."""
-
-SCANNING = "scanning the inputs"
-"""The phase in which a run counts its inputs."""
 
 Announce = Callable[[str], None]
 """A function that receives a line of text before slow work starts, such as a download."""
@@ -97,15 +94,20 @@ class Run:
         return iter(()) if self.selection is None else self.selection.describe_list(self.output)
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
-        """Counts the inputs, and checks that no two inputs have the same output.
+        """Lists the first inputs, and checks that no two of them have the same output.
 
-        Reports the phase `SCANNING` to `watch`. Returns None if the number is unknown (standard
-        input). `start` need not wait for the count, but only the count finds an output that two
-        inputs share. Raises UsageError.
+        Reports the phase `SCANNING` to `watch`. Returns the number of inputs, or None if it is
+        unknown; `total` is known later. `start` need not wait for the count, but only a counted run
+        finds an output that two inputs share. Raises UsageError.
         """
         if self.selection is None:
             return None
         return self.selection.count(self.output, self.rename, watch)
+
+    @property
+    def total(self) -> int | None:
+        """The number of inputs; None as long as it is unknown."""
+        return None if self.selection is None else self.selection.total
 
     def start(self, control: RunControl) -> Generator[FileResult, None, None]:
         """Starts the run and returns a generator, which yields each result as soon as it is final.
@@ -273,7 +275,7 @@ def name_path(path: str | os.PathLike[str]) -> str:
     return name
 
 
-@dataclass(frozen=True)
+@dataclass
 class Selection:
     """The inputs that a run takes from a scan: at most `limit` inputs of its shard.
 
@@ -283,8 +285,16 @@ class Selection:
     scan: InputScan
     shard: Shard | None = None
     limit: int | None = None
+    _listing: Listing | None = field(default=None, init=False, repr=False, compare=False)
+    _is_listed: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Input]:
+        if self._listing is not None and self._is_listed:
+            self._is_listed = False
+            return iter(self._listing)
+        return self._list()
+
+    def _list(self) -> Iterator[Input]:
         chosen = (
             entry for entry in self.scan if self.shard is None or self.shard.holds(entry.name)
         )
@@ -319,25 +329,33 @@ class Selection:
         rename: Callable[[str], str] | None = None,
         watch: Watch = ignore_phase,
     ) -> int | None:
-        """Counts the inputs. Returns None for standard input: it may hold several records.
+        """Lists the first inputs; see `Listing`. The next iteration takes them from this list.
 
         `rename` turns the name of an input into the name of its output (None: no output is named
-        after its input). Raises UsageError if there is no input, or if two inputs would have the
-        same output.
+        after its input). Returns the number of inputs, or None if it is unknown: the list is not
+        complete, or standard input may hold several records. Raises UsageError if there is no
+        input, or if two of the first inputs would have the same output.
         """
-        if output is None or output.is_stream or rename is None:
-            count = sum(1 for _ in watch_items(self, watch, SCANNING))
-        else:
-            pairs = partial(self._pair, rename, watch)
-            count = refuse_collisions(pairs, fold_case=output.folds_case)
-        if not count:
+        names_outputs = output is not None and not output.is_stream
+        self._listing = Listing(
+            self._list(),
+            rename if names_outputs else None,
+            fold_case=output is not None and names_outputs and output.folds_case,
+        )
+        self._listing.list_first(watch)
+        self._is_listed = True
+        if self._listing.total == 0:
             self._require_found()
-        return None if self.reads_stdin else count
+        return self.total
 
-    def _pair(self, rename: Callable[[str], str], watch: Watch) -> Iterator[tuple[str, str | None]]:
-        """Yields each input's label and the name of its output, or None if the input will fail."""
-        for entry in watch_items(self, watch, SCANNING):
-            yield entry.label, None if entry.problem else rename(entry.name)
+    @property
+    def total(self) -> int | None:
+        """The number of inputs; None if it is unknown."""
+        return None if self._listing is None or self.reads_stdin else self._listing.total
+
+    def __getstate__(self) -> dict[str, object]:
+        """Another process lists the inputs itself."""
+        return {**vars(self), "_listing": None, "_is_listed": False}
 
     def _require_found(self) -> None:
         if self.shard is not None and next(iter(Selection(self.scan)), None) is not None:

@@ -12,6 +12,7 @@ from dinac_cli.errors import InputError, OutputError, UsageError
 from dinac_cli.images.hdr import REFUSE
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
+from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.psnr import (
     MeasureOptions,
     Rivals,
@@ -19,7 +20,7 @@ from dinac_cli.jobs.psnr import (
     list_rivals,
     refuse_strangers,
 )
-from dinac_cli.jobs.request import IMAGES, SCANNING, Announce, Request, Run, keep_quiet
+from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.report.gather import gather_images
 from dinac_cli.report.latents import locate_record

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.storage.naming import (
+    NameSet,
     ignores_case,
     name_image,
     name_latents,
-    refuse_collisions,
     strip_suffix,
     undo_image_name,
 )
@@ -82,38 +80,36 @@ def test_same_name_is_tried_first() -> None:
     assert undo_image_name("a.jpg", [".png", ".webp"]) == ["a.jpg", "a.jpg.png", "a.jpg.webp"]
 
 
-class TestCollisions:
-    def test_error_names_both_inputs_and_the_output(self) -> None:
-        pairs = [("1/a.jpg", "a.jpg.dinac"), ("b.jpg", "b.jpg.dinac"), ("2/a.jpg", "a.jpg.dinac")]
-        with pytest.raises(UsageError) as caught:
-            refuse_collisions(lambda: pairs)
-        assert str(caught.value) == (
-            "1/a.jpg and 2/a.jpg would both be written to a.jpg.dinac; "
-            "give them different OUTs or rename one"
-        )
+class TestNameSet:
+    def test_it_holds_what_was_added(self) -> None:
+        names = NameSet()
+        assert all(names.add(str(number)) for number in range(5000))
+        assert not any(names.add(str(number)) for number in range(5000))
+        assert all(str(number) in names for number in range(5000))
+        assert not any(str(number) in names for number in range(5000, 10_000))
 
     @pytest.mark.parametrize(("one", "other"), [("a", "A"), ("ß", "SS")])
-    def test_names_in_another_case_collide_only_if_case_is_folded(
+    def test_names_in_another_case_are_equal_only_if_case_is_folded(
         self, one: str, other: str
     ) -> None:
-        pairs = [("b", "b.dinac"), (one, f"{one}.dinac"), (other, f"{other}.dinac")]
-        assert refuse_collisions(lambda: pairs) == 3
-        with pytest.raises(UsageError, match=f"^{one} and {other} would"):
-            refuse_collisions(lambda: pairs, fold_case=True)
+        for fold_case in (False, True):
+            names = NameSet(fold_case=fold_case)
+            assert names.add(one)
+            assert (other in names) is names.equal(one, other) is fold_case
+            assert names.add(other) is not fold_case
 
-    def test_failing_input_is_counted_but_never_collides(self) -> None:
-        pairs = [("/x/a.jpg", None), ("/y/a.jpg", None), ("a.jpg", "a.jpg.dinac")]
-        assert refuse_collisions(lambda: pairs) == 3
+    def test_a_name_takes_few_bytes(self) -> None:
+        names = NameSet()
+        for number in range(100_000):
+            names.add(f"some/folder/image-{number}.jpg")
+        assert len(names._slots) * 8 <= 100_000 * 24
 
-    def test_names_are_listed_once_if_none_collide(self) -> None:
-        calls: list[None] = []
-
-        def pairs() -> Iterator[tuple[str, str]]:
-            calls.append(None)
-            yield from ((str(i), str(i)) for i in range(3))
-
-        assert refuse_collisions(pairs) == 3
-        assert len(calls) == 1
+    def test_a_hash_of_zero_is_a_name_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dinac_cli.storage.naming.hash", lambda text: 0, raising=False)
+        names = NameSet()
+        assert "a" not in names
+        assert names.add("a")
+        assert "a" in names
 
 
 class TestCaseOfTheFileSystem:

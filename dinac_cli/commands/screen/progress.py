@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,11 +26,15 @@ _FIRST_STAGES = {
 
 @dataclass
 class RunProgress:
-    """The tally, the speed and the bottleneck of a running job."""
+    """The tally, the speed and the bottleneck of a running job.
+
+    If the number of inputs is unknown at first, `late_total` returns it once it is known.
+    """
 
     clock: StageClock
     total: int | None
     stop: StopRequest
+    late_total: Callable[[], int | None] = lambda: None
     tally: Tally = field(default_factory=Tally)
     started: float = field(default_factory=time.monotonic)
     first_done: float | None = None
@@ -48,8 +52,11 @@ class RunProgress:
     def add(self, result: FileResult) -> None:
         """Counts one result."""
         self.tally.add(result)
+        if self.total is None:
+            self.total = self.late_total()
         if self.total is not None and self.done > self.total:
-            self.total = None  # a file had several records, so the total is unknown
+            # A file had several records, so the total is unknown.
+            self.total, self.late_total = None, lambda: None
         if self.tally.worked and self.first_done is None:
             # The speed is measured from here, so the time to load the model does not count.
             self.first_done = time.monotonic()
@@ -71,12 +78,15 @@ class RunProgress:
             parts.append((4, f"bottleneck: {self.clock.limiting}"))
         if tally.counts[Status.DONE]:
             parts.append((6, f"{tally.counts[Status.DONE]} already done"))
-        if not tally.worked and self.clock.current in _FIRST_STAGES:
-            parts.append(
-                (7, f"{_FIRST_STAGES[self.clock.current]}, {format_duration(self.elapsed)}")
-            )
-        parts = parts or [(0, "starting")]
+        if not tally.worked:
+            parts.append((7, f"{self._describe_start()}, {format_duration(self.elapsed)}"))
         return fit_parts(parts, width)
+
+    def _describe_start(self) -> str:
+        """Says what the run does before its first new result."""
+        if self.clock.current != "model" and self.tally.counts[Status.DONE]:
+            return "checking finished files"
+        return _FIRST_STAGES.get(self.clock.current or "", "starting")
 
     def _files_per_second(self) -> float | None:
         if self.first_done is None or self.tally.worked < 2:
