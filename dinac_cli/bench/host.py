@@ -30,7 +30,7 @@ from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Job, deliver
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
-from dinac_cli.jobs.executor.processes import OpenJob, run_in_processes
+from dinac_cli.jobs.executor.pool import OpenJob, run_in_processes
 from dinac_cli.jobs.freshness import is_latent_file, is_stamped_image
 from dinac_cli.jobs.model_choice import FixedModel
 from dinac_cli.jobs.results import FileResult

@@ -38,7 +38,7 @@ from dinac_cli.jobs.entries import (
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_job
-from dinac_cli.jobs.executor.processes import hold_job, run_in_processes
+from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.freshness import (
     State,
     Verdict,

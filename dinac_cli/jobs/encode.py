@@ -34,7 +34,7 @@ from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
 from dinac_cli.jobs.executor.local import run_opened
-from dinac_cli.jobs.executor.processes import ignore_result, run_in_processes
+from dinac_cli.jobs.executor.pool import ignore_result, run_in_processes
 from dinac_cli.jobs.freshness import (
     State,
     Verdict,

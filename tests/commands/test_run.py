@@ -170,7 +170,8 @@ class TestProgressLine:
             waiting = RunProgress(clock, 3, SignalledStop(), started=1000.0)
             assert waiting.describe_line(80) == text
             waiting.add(DONE)
-            assert waiting.describe_line(80) == f"1 already done  {text}"
+            checking = "checking finished files, 3.0 s" if stage == "read" else text
+            assert waiting.describe_line(80) == f"1 already done  {checking}"
             waiting.add(WRITTEN)
             assert text not in waiting.describe_line(200)
 

@@ -78,15 +78,17 @@ class RunProgress:
             parts.append((4, f"bottleneck: {self.clock.limiting}"))
         if tally.counts[Status.DONE]:
             parts.append((6, f"{tally.counts[Status.DONE]} already done"))
-        if not tally.worked:
+        if not tally.worked and self.clock.current in _FIRST_STAGES:
             parts.append((7, f"{self._describe_start()}, {format_duration(self.elapsed)}"))
+        parts = parts or [(0, "starting")]
         return fit_parts(parts, width)
 
     def _describe_start(self) -> str:
         """Says what the run does before its first new result."""
-        if self.clock.current != "model" and self.tally.counts[Status.DONE]:
+        stage = self.clock.current or ""
+        if stage == "read" and self.tally.counts[Status.DONE]:
             return "checking finished files"
-        return _FIRST_STAGES.get(self.clock.current or "", "starting")
+        return _FIRST_STAGES[stage]
 
     def _files_per_second(self) -> float | None:
         if self.first_done is None or self.tally.worked < 2:

@@ -83,7 +83,7 @@ def run_numbered(
         closing(_glance(job, until_stopped(entries, control.stop), control)) as glanced,
     ):
         run = _Run(job, control, writers, budget, ordered=ordered)
-        with closing(run.go(readers, glanced)) as outputs:
+        with closing(run.go(readers, until_stopped(glanced, control.stop))) as outputs:
             yield from outputs
 
 

@@ -1,4 +1,4 @@
-"""The messages between a run and its worker processes; see `processes.py` and `worker.py`."""
+"""The messages between a run and its worker processes; see `pool.py` and `worker.py`."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from dinac_cli.errors import DeviceError, UnwritableDiskError, UsageError
-from dinac_cli.jobs.executor import processes
+from dinac_cli.jobs.executor import pool
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.executor.processes import hold_job, run_in_processes
+from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.results import FileResult, Status
 
 from .worker_jobs import ActingJob, Entry
@@ -39,13 +39,13 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No thread and no worker process is left after a test."""
     before = set(threading.enumerate())
     started: list[subprocess.Popen[bytes]] = []
-    start = processes._start_process
+    start = pool._start_process
 
     def note(connection: Any) -> subprocess.Popen[bytes]:
         started.append(start(connection))
         return started[-1]
 
-    monkeypatch.setattr(processes, "_start_process", note)
+    monkeypatch.setattr(pool, "_start_process", note)
     yield
     assert set(threading.enumerate()) <= before
     assert all(process.returncode is not None for process in started)
@@ -97,7 +97,7 @@ def test_few_entries_start_one_process() -> None:
 
 
 def test_a_stream_has_the_order_of_the_entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "ORDER_WINDOW", 32)
+    monkeypatch.setattr(pool, "ORDER_WINDOW", 32)
     stream = io.BytesIO()
     entries = [Entry(n, "wait" if n in (0, 40) else "") for n in range(300)]
     results = list(run(entries, stream=stream, job=ActingJob(record_bytes=4096)))
@@ -147,7 +147,7 @@ def test_a_bug_ends_the_run_with_its_traceback() -> None:
 
 
 def test_a_worker_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_WORKER", "dinac_cli.no_such_module")
+    monkeypatch.setattr(pool, "_WORKER", "dinac_cli.no_such_module")
     with pytest.raises(DeviceError, match=r"could not start \(exit code 1\); use --processes 1$"):
         list(run(make_entries(10)))
 
@@ -214,12 +214,12 @@ def test_the_listing_stays_a_few_entries_ahead() -> None:
 
     with closing(run(entries())) as results:
         next(results)
-        bound = processes.ENTRIES_AHEAD + 2 * 2 * processes.MOST_PART
+        bound = pool.ENTRIES_AHEAD + 2 * 2 * pool.MOST_PART
         assert listed <= bound
 
 
 def test_listed_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "LISTED_BYTES", 10)
+    monkeypatch.setattr(pool, "LISTED_BYTES", 10)
     results = run([Entry(number, held_bytes=7) for number in range(40)])
     assert sorted(numbers(results)) == list(range(40))
 
@@ -234,7 +234,7 @@ def test_the_processes_share_the_memory() -> None:
 SCRIPT = """
 import sys
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.executor.processes import hold_job, run_in_processes
+from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from tests.jobs.worker_jobs import ActingJob, Entry
 
 print("started", flush=True)

@@ -1,6 +1,7 @@
-"""A worker process: runs a job on the parts that `processes.py` sends, and sends the results back.
+"""The program of a worker process: runs a job on the parts that `jobs/executor/pool.py` sends.
 
-`processes.py` starts it as `python -m dinac_cli.jobs.executor.worker` with one end of a connection.
+`pool.py` starts it as `python -m dinac_cli.worker`, with one end of a connection. It sends back
+results, never pixels.
 """
 
 from __future__ import annotations

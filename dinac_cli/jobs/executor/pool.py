@@ -48,7 +48,7 @@ ORDER_WINDOW, ORDER_BYTES = 4096, 256 * 2**20
 """How far the entries of a stream may be ahead of the output: in entries, and in bytes of output
 that wait for their turn."""
 
-_WORKER = "dinac_cli.jobs.executor.worker"
+_WORKER = "dinac_cli.worker"
 _POLL_SECONDS = 0.2  # a signal handler cannot wake the parent, so it looks for a stop regularly
 _END_SECONDS = 2.0
 _RATE_SECONDS = 0.25
