@@ -70,7 +70,7 @@ class _Worker:
         self._job = job
         self._control = control
         self._inbox: queue.SimpleQueue[Part | Order] = queue.SimpleQueue()
-        self._has_ended = False
+        self._has_ended = self._has_told_room = False
         self._numbers: dict[int, int] = {}
         self._unsent: list[tuple[int, Made]] = []
         self._sent_at = time.monotonic()
@@ -131,7 +131,9 @@ class _Worker:
 
     def _report(self, *, has_stopped: bool = False) -> None:
         seconds = self._control.clock.take()
-        self._connection.send(Report(tuple(self._unsent), seconds, has_stopped))
+        room = None if self._has_told_room else self._job.measure_room()
+        self._has_told_room = self._has_told_room or room is not None
+        self._connection.send(Report(tuple(self._unsent), seconds, room, has_stopped))
         self._unsent.clear()
         self._sent_at = time.monotonic()
 

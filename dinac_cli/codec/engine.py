@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dinac_cli.codec.compute import Compute
 from dinac_cli.codec.flight import Array, Download, InFlight, Pending, Sent, Transfer, settle
-from dinac_cli.codec.memory import free_bytes, measure_token_bytes
+from dinac_cli.codec.memory import free_bytes, measure_room, measure_token_bytes
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import DeviceError, ImageError
 from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
@@ -150,6 +150,10 @@ class Engine:
             return list(arrays[0][: len(latents)])
 
         return self._submit(self._measure(latents), lambda: latents, predict, unpack)
+
+    def measure_room(self) -> tuple[int, int] | None:
+        """Returns the free memory of a GPU, and the memory of this process there; see `memory`."""
+        return measure_room(self.device)
 
     def encode(self, images: Sequence[Pixels]) -> list[Latents]:
         """Encodes images, waits, and returns the latents, float32 [C, h, w]."""

@@ -92,6 +92,10 @@ class ModelHandle:
         device = resolve_device(self.choice.device)
         return device, resolve_dtype(self.choice.dtype, device)
 
+    def measure_room(self) -> tuple[int, int] | None:
+        """Returns the room on a GPU for further processes; None before the model is used."""
+        return self.engine.measure_room() if "engine" in vars(self) else None
+
     @cached_property
     def engine(self) -> Engine:
         """The loaded model. Raises ModelError, DeviceError."""

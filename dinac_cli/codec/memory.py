@@ -8,6 +8,9 @@ import torch
 
 from dinac_cli.models.dinac.config import DinacAEConfig
 
+_CONTEXT_BYTES = 512 * 2**20
+"""The memory that CUDA itself takes in each process, with room to spare."""
+
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -41,6 +44,20 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     limits = [limit for limit in (_available_memory(), _cgroup_headroom()) if limit is not None]
     return min(limits, default=None)
+
+
+def measure_room(device: torch.device) -> tuple[int, int] | None:
+    """Returns the free memory of a GPU, and the most that this process has used there, in bytes.
+
+    Returns None for a CPU.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free), torch.cuda.max_memory_reserved(device) + _CONTEXT_BYTES
+    if device.type == "mps":
+        used = torch.mps.driver_allocated_memory()
+        return max(0, torch.mps.recommended_max_memory() - used), used
+    return None
 
 
 def _available_memory() -> int | None:

@@ -13,10 +13,10 @@ from dinac_cli.commands.values import (
     check_workers,
     choices,
     complete,
+    count_or_auto,
     from_variable,
     note_command_line,
     note_verbose,
-    parse_batch_size,
     parse_crop,
     parse_crop_choice,
     parse_prune,
@@ -403,7 +403,7 @@ BatchSize = Annotated[
     run_option(
         metavar="N",
         show_default="auto",
-        parser=parse_batch_size,
+        parser=count_or_auto("--batch-size"),
         help="Number of images in memory at once, or auto; does not change results.",
     ),
 ]
@@ -415,9 +415,9 @@ Processes = Annotated[
     int | None,
     run_option(
         metavar="N",
-        show_default="1",
-        parser=whole("--processes", 1),
-        help="Number of processes, each with its own model; does not change results.",
+        show_default="1 on a CPU; on a GPU, what its memory and the processors allow",
+        parser=count_or_auto("--processes"),
+        help="Number of processes, each with its own model, or auto; does not change results.",
     ),
 ]
 Threads = Annotated[

@@ -127,6 +127,7 @@ def _run_and_report(
             progress = RunProgress(control.clock, total, stop, lambda: run.total)
             control.stdin = open_stdin(stop) if run.reads_stdin else None
             control.stdout = stdout
+            control.say = console.say if options.verbose else control.say
             results = run.start(control)
             reporter = _Reporter(
                 summarise(run), progress, options, console, stop, known, stdout is not None
@@ -155,12 +156,12 @@ def tune_process(request: Request[Run]) -> None:
 
     Worker processes configure themselves.
     """
+    threads = None
     if isinstance(request, ProcessRequest):
-        if request.processes not in (None, 1):
+        if request.make_control().processes > 1:
             return
-        configure_threads(request.threads)
-    else:
-        configure_threads()
+        threads = request.threads
+    configure_threads(threads)
     if request.bounds_memory:
         bound_memory()
 

@@ -17,7 +17,7 @@ from dinac_cli.commands.screen.progress import PhaseProgress, fit_parts, show_ph
 from dinac_cli.commands.screen.signals import STOPPING, SignalledStop, stop_on_signals
 from dinac_cli.commands.screen.summary import STOPPED, UNCHECKED, describe_skips
 from dinac_cli.commands.screen.tables import count_images, format_duration
-from dinac_cli.commands.values import complete, parse_batch_size, real, whole
+from dinac_cli.commands.values import complete, count_or_auto, real, whole
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.formats import MAX_PIXELS
 
@@ -63,7 +63,7 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
-        parser=parse_batch_size,
+        parser=count_or_auto("--batch-size"),
         metavar="N",
         show_default="auto",
         help="Crops per step, or auto: 64, or fewer if --crop is above 128, so that the memory "

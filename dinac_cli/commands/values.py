@@ -81,13 +81,17 @@ def parse_prune(text: str) -> Literal["some", "all"]:
     return "all" if text == "all" else "some"
 
 
-def parse_batch_size(text: str) -> int | None:
-    """Returns a positive number, or None for `auto`. Raises UsageError."""
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UsageError(f"--batch-size {text}: expected a positive number or auto")
-    return int(text)
+def count_or_auto(option: str) -> Callable[[str], int | None]:
+    """Returns a parser of a positive number, or None for `auto`. The parser raises UsageError."""
+
+    def parse(text: str) -> int | None:
+        if text == "auto":
+            return None
+        if not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise UsageError(f"{option} {text}: expected a positive number or auto")
+        return int(text)
+
+    return parse
 
 
 def parse_side(name: str) -> Callable[[str], int | Literal["none"]]:

@@ -240,7 +240,7 @@ def decode_files(
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
-    processes: int | None = None,
+    processes: int = 1,
     overwrite: bool = False,
     prune: Prune | None = None,
 ) -> Generator[FileResult, None, None]:
@@ -371,6 +371,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         self._output = output
         self._models = models
         self._options = options
+        self._used: ModelHandle | None = None
 
     def read(self, entry: RecordEntry, hold: Callable[[int], None]) -> _ReadRecord | FileResult:
         with entry.settle_name():
@@ -401,8 +402,12 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
                 verdict.reason,
             )
 
+    def measure_room(self) -> tuple[int, int] | None:
+        return None if self._used is None else self._used.measure_room()
+
     def submit(self, batch: list[_ReadRecord]) -> Computing[npt.NDArray[np.uint8]]:
-        engine = batch[0].model.engine
+        self._used = batch[0].model
+        engine = self._used.engine
         headers = [work.record.header for work in batch]
         engine.check_size(headers[0].height, headers[0].width)
         sizes = [(header.height, header.width) for header in headers]

@@ -331,7 +331,7 @@ def encode_files(
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
-    processes: int | None = None,
+    processes: int = 1,
     overwrite: bool = False,
     prune: Prune | None = None,
 ) -> Generator[FileResult, None, None]:
@@ -501,6 +501,9 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             content.status,
             verdict.sighting,
         )
+
+    def measure_room(self) -> tuple[int, int] | None:
+        return self._model.measure_room()
 
     def submit(self, batch: list[_ReadImage]) -> Computing[Twins]:
         engine = self._model.engine

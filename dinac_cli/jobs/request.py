@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar
 
+from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.codec.machine import count_processors
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import UsageError, describe_read_error
@@ -29,6 +30,7 @@ from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.freshness import is_stamped_image
 from dinac_cli.jobs.listing import Listing
 from dinac_cli.jobs.results import FileResult
+from dinac_cli.models.registry import may_use_gpu
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN, FileKind, Input, InputScan, require_inputs
 from dinac_cli.storage.naming import LATENT_SUFFIX
@@ -40,6 +42,9 @@ _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
 
 _FILE_SUFFIX = re.compile(r"[^./\\]\.[A-Za-z][A-Za-z0-9]{1,4}$")
 """The end of a name like `out.xyz`. Versions, as in `v1.5`, are no suffixes."""
+
+MOST_PROCESSES = 8
+"""The most processes that share one GPU, unless the user asks for more."""
 
 Announce = Callable[[str], None]
 """A function that receives a line of text before slow work starts, such as a download."""
@@ -163,11 +168,15 @@ class Request(ABC, Generic[R]):
 class ProcessRequest(Request[R]):
     """A request whose work several processes can share, each with its own model.
 
-    `processes` processes do the work (None: only the caller's). With several processes, `workers`
-    counts the threads of each (None: the thread that runs the model also reads and writes). The
-    number of processes never changes a result. `threads` threads compute in each process (None: the
-    processors are divided between the processes).
+    `processes` processes do the work. If it is None, only the caller's process works on a CPU; on a
+    GPU, as many processes work as there are processors and as fit into its memory, at most
+    `MOST_PROCESSES`. With several processes, `workers` counts the threads of each (None: the thread
+    that runs the model also reads and writes). The number of processes never changes a result.
+    `threads` threads compute in each process (None: the processors are divided between the
+    processes).
     """
+
+    model: DeviceChoice = field(default_factory=DeviceChoice)
 
     processes: int | None = None
     threads: int | None = None
@@ -180,12 +189,19 @@ class ProcessRequest(Request[R]):
     def make_control(self, stop: StopRequest | None = None) -> RunControl:
         """Returns the limits of a run. The run ends early if `stop` is requested."""
         control, processes, threads = super().make_control(stop), self.processes or 1, self.threads
+        fits_device = self.processes is None and may_use_gpu(self.model.device)
+        if fits_device:
+            processes = min(MOST_PROCESSES, count_processors())
         if processes > 1 and self.workers is None:
             control = replace(control, workers=0, in_flight=self.in_flight or 4)
         if processes > 1 and threads is None and "OMP_NUM_THREADS" not in os.environ:
             threads = max(1, count_processors() // processes)
         return replace(
-            control, processes=processes, threads=threads, bounds_memory=self.bounds_memory
+            control,
+            processes=processes,
+            fits_device=fits_device,
+            threads=threads,
+            bounds_memory=self.bounds_memory,
         )
 
 

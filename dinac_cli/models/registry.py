@@ -139,7 +139,7 @@ def choose_default(device: str) -> str:
 
     `device` is the value of `--device`. Torch is imported only if there may be a GPU.
     """
-    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+    if not may_use_gpu(device):
         return NANO
     from dinac_cli.models.device import resolve_device
 
@@ -247,6 +247,11 @@ def _refuse_revision(source: str, revision: str | None, own: str) -> None:
         raise UsageError(
             f"--revision {revision}: {source} is not a Hub repository; omit --revision"
         )
+
+
+def may_use_gpu(device: str) -> bool:
+    """True if `--device` may be a GPU. Does not import torch."""
+    return device != "cpu" and (device != "auto" or _may_have_gpu())
 
 
 def _may_have_gpu() -> bool:

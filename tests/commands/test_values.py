@@ -8,9 +8,9 @@ import pytest
 
 from dinac_cli.commands.values import (
     complete,
+    count_or_auto,
     find_nearest,
     one_of,
-    parse_batch_size,
     parse_crop,
     parse_crop_choice,
     parse_percent,
@@ -21,15 +21,15 @@ from dinac_cli.errors import UsageError
 
 
 def test_batch_size() -> None:
-    assert parse_batch_size("auto") is None
-    assert parse_batch_size("1") == 1
-    assert parse_batch_size("64") == 64
+    assert count_or_auto("--batch-size")("auto") is None
+    assert count_or_auto("--batch-size")("1") == 1
+    assert count_or_auto("--batch-size")("64") == 64
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "many", "²", " 4", "+4"])
 def test_malformed_batch_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a positive number or auto"):
-        parse_batch_size(text)
+        count_or_auto("--batch-size")(text)
 
 
 def test_crop() -> None:

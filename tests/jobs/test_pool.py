@@ -23,7 +23,7 @@ from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.results import FileResult, Status
 
-from .worker_jobs import ActingJob, Entry
+from .worker_jobs import ActingJob, Entry, RoomyJob
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 60.0
@@ -229,6 +229,35 @@ def test_the_processes_share_the_memory() -> None:
     control = RunControl(workers=0, processes=2)
     processes_ = run(make_entries(4), control=control, job=ActingJob(record_bytes=10))
     assert sorted(numbers(processes_)) == list(range(4))
+
+
+@pytest.mark.parametrize(
+    ("free", "used", "most", "expected"), [(10, 1, 3, 3), (3, 1, 8, 3), (1, 1, 8, 1), (9, 2, 1, 1)]
+)
+def test_processes_fit_into_the_memory_of_the_device(
+    free: int, used: int, most: int, expected: int
+) -> None:
+    """The first process measures how much memory it needs and how much is left."""
+    job = RoomyJob(free_bytes=free * 2**30, used_bytes=used * 2**30)
+    said: list[str] = []
+    control = RunControl(workers=0, processes=most, fits_device=True, say=said.append)
+    entries = [Entry(number, "wait") for number in range(12 * most)]
+    results = list(run(entries, job=job, control=control))
+    assert len(results) == len(entries)
+    assert len({result.bytes_in for result in results}) == expected
+    assert said == (
+        []
+        if most == 1
+        else [
+            f"processes: {expected} (at most {most} for the processors; {free:.1f} GiB are free on "
+            f"the device, and one takes {used:.1f} GiB)"
+        ]
+    )
+
+
+def test_a_cpu_keeps_one_process() -> None:
+    control = RunControl(workers=0, processes=4, fits_device=True)
+    assert len({result.bytes_in for result in run(make_entries(300), control=control)}) == 1
 
 
 SCRIPT = """

@@ -83,3 +83,14 @@ class ActingJob(Job[Entry, NumberedWork, int]):
                 raise ZeroDivisionError("a bug")
             case "wait":
                 time.sleep(0.2)
+
+
+@dataclass
+class RoomyJob(ActingJob):
+    """A job on a GPU with room for more processes."""
+
+    free_bytes: int = 10 * 2**30
+    used_bytes: int = 2**30
+
+    def measure_room(self) -> tuple[int, int] | None:
+        return self.free_bytes, self.used_bytes

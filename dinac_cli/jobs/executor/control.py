@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, TypeVar
@@ -80,13 +80,19 @@ class StageClock:
         return max(self.seconds, key=lambda stage: self.seconds[stage])
 
 
+def _keep_quiet(line: str) -> None:
+    pass
+
+
 @dataclass(kw_only=True)
 class RunControl:
     """The caller's side of a running job: its limits, stop request, clock and streams.
 
     `workers` threads read, and `workers` other threads write. If `workers` is 0, the caller's
     thread reads and writes. At most `in_flight` inputs are read ahead. `processes` processes do the
-    work, each with its own model and its own threads; if it is 1, only this process. `threads` is
+    work, each with its own model and its own threads; if it is 1, only this process. If
+    `fits_device` is set, `processes` is the most: one process starts, and the others follow if the
+    memory of its device has room for them. `say` receives a line about that. `threads` is
     the number of threads that compute in each process (None: as the environment says, or one per
     processor). `sharers` processes share the memory that one run may occupy. If `bounds_memory` is
     set, worker processes limit the memory of torch's caches. The job reads `stdin` if standard
@@ -96,6 +102,8 @@ class RunControl:
     workers: int = 2
     in_flight: int = 8
     processes: int = 1
+    fits_device: bool = False
+    say: Callable[[str], None] = _keep_quiet
     threads: int | None = None
     sharers: int = 1
     bounds_memory: bool = False

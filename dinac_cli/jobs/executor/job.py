@@ -96,6 +96,13 @@ class Job(ABC, Generic[E, W, R]):
         assert isinstance(group, BatchGroup)
         return group.model.engine.batch_size(group.height, group.width)
 
+    def measure_room(self) -> tuple[int, int] | None:
+        """Returns the free memory of the device, and the memory of this process there, in bytes.
+
+        Returns None if further processes would gain nothing, or if nothing was computed yet.
+        """
+        return None
+
     @abstractmethod
     def submit(self, batch: list[W]) -> Computing[R]:
         """Starts the model on a batch. Raises ImageError if the batch cannot be computed."""

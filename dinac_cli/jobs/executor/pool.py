@@ -48,6 +48,9 @@ ORDER_WINDOW, ORDER_BYTES = 4096, 256 * 2**20
 """How far the entries of a stream may be ahead of the output: in entries, and in bytes of output
 that wait for their turn."""
 
+MEMORY_MARGIN = 1.25
+"""A process on a GPU needs this much more than it has used so far: later images may be larger."""
+
 _WORKER = "dinac_cli.worker"
 _POLL_SECONDS = 0.2  # a signal handler cannot wake the parent, so it looks for a stop regularly
 _END_SECONDS = 2.0
@@ -88,6 +91,7 @@ def run_in_processes(
         control,
         stop=StopRequest(),
         clock=StageClock(),
+        say=_say_nothing,
         stdin=None,
         stdout=None,
         sharers=control.processes,
@@ -103,6 +107,10 @@ def run_in_processes(
                     stream.write(made.data)
                     stream.flush()
             yield made.result
+
+
+def _say_nothing(line: str) -> None:
+    """Workers say nothing."""
 
 
 class _Listing(Generic[E]):
@@ -251,7 +259,10 @@ class _Pool(Generic[E]):
         ordered: bool,
     ) -> None:
         self._assignment = assignment
-        self._count = control.processes
+        self._most = control.processes
+        self._must_fit = control.fits_device and control.processes > 1
+        self._count = 1 if self._must_fit else control.processes
+        self._say = control.say
         self._listing = listing
         self._stop = control.stop
         self._clock = control.clock
@@ -294,6 +305,17 @@ class _Pool(Generic[E]):
                 return
             self._processes.append(_Process(self._assignment))
             self._supply(self._processes[-1])
+
+    def _fit(self, free_bytes: int, used_bytes: int) -> None:
+        """Allows as many processes as the memory of the device has room for."""
+        self._must_fit = False
+        fitting = 1 + int(free_bytes / (MEMORY_MARGIN * used_bytes))
+        self._count = min(self._most, fitting)
+        self._say(
+            f"processes: {self._count} (at most {self._most} for the processors; "
+            f"{free_bytes / 2**30:.1f} GiB are free on the device, and one takes "
+            f"{used_bytes / 2**30:.1f} GiB)"
+        )
 
     def _supply(self, process: _Process[E]) -> None:
         if self._stop:
@@ -340,6 +362,8 @@ class _Pool(Generic[E]):
         process.is_ready = True
         if report.seconds is not None:
             self._clock.add(report.seconds)
+        if report.room is not None and self._must_fit:
+            self._fit(*report.room)
         process.count_finished(len(report.made))
         for number, made in report.made:
             self._note(process.held.pop(number), made.result)
