@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from dinac_cli.bench.contenders import Contender, draw_network, list_contenders
+from dinac_cli.bench.host import HostTaskFigures, list_counts, list_tasks, measure_task
 from dinac_cli.bench.network import Accuracy, NetworkFigures, check_accuracy, measure_networks
 from dinac_cli.bench.processes import CommandFigures, measure_commands
 from dinac_cli.bench.stages import StageFigures, measure_decode, measure_encode
 from dinac_cli.bench.timing import measure_matmul
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+from dinac_cli.codec.machine import count_processors
 from dinac_cli.images.samples import draw_photographs
 from dinac_cli.images.writing import write_image
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
@@ -40,6 +42,8 @@ class BenchRequest:
     If `model` is None, the model has random weights and the sizes of `RELEASED[random_weights]`.
     Commands are timed over each number of files in `file_counts`. `images` are the image files to
     use. If `images` is empty, pictures are drawn. Each comparison of models takes about `seconds`.
+    `model_rate` is the speed of the model in images per second, for the figures of the host; None
+    if the model is measured.
     """
 
     model: ResolvedModel | None
@@ -52,6 +56,7 @@ class BenchRequest:
     file_counts: tuple[int, ...]
     workers: int
     seconds: float
+    model_rate: float | None = None
 
 
 class Benchmark:
@@ -130,6 +135,19 @@ class Benchmark:
             latents = sorted((folder / "latents/whole").iterdir())
             decoder = ModelHandle(model, DECODER, choice)
             yield measure_decode(latents, decoder, workers, folder / "decoded", self._watch)
+
+    def measure_host(self) -> Iterator[HostTaskFigures]:
+        """Times what the host does beside the model, for each task and number of processes.
+
+        The numbers are 1, 2, 4… up to the number of processors. Raises DinacError.
+        """
+        request, counts = self.request, list_counts(count_processors())
+        with self._gather() as (model, images, folder):
+            encoder = ModelHandle(model, ENCODER, request.choice)
+            decoder = ModelHandle(model, DECODER, request.choice)
+            for task in list_tasks(images, encoder, decoder, folder / "records"):
+                self._watch(Phase(f"timing the host: {task.name}"))
+                yield measure_task(task, counts, folder, request.seconds, request.model_rate)
 
     @cached_property
     def _matmul_rate(self) -> float:

@@ -17,6 +17,7 @@ from dinac_cli.models.dinac.config import RELEASED
 
 if TYPE_CHECKING:
     from dinac_cli.bench.benchmark import Benchmark
+    from dinac_cli.bench.host import HostTaskFigures
     from dinac_cli.bench.network import Comparison, NetworkFigures
     from dinac_cli.bench.processes import CommandFigures, CommandLine
     from dinac_cli.bench.stages import StageFigures
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dinac_cli.commands.screen.tables import Table
     from dinac_cli.models.registry import ResolvedModel
 
-_PARTS = ("network", "commands")
+_PARTS = ("network", "commands", "host")
 
 Images = Annotated[
     list[str] | None,
@@ -38,9 +39,10 @@ Only = Annotated[
     str | None,
     typer.Option(
         metavar="PART",
-        show_default="both",
+        show_default="network and commands",
         **choices("--only", _PARTS),
-        help="network: time only the model; commands: time only whole commands.",
+        help="network: time only the model; commands: only whole commands; host: only reading, "
+        "packing and writing, with a model that takes no time.",
     ),
 ]
 Resolution = Annotated[
@@ -87,6 +89,15 @@ FileCounts = Annotated[
         help="Time the commands with N files; give this option at least twice.",
     ),
 ]
+ModelRate = Annotated[
+    float | None,
+    typer.Option(
+        parser=real("--model-rate", lambda value: 0 < value < math.inf, "more than 0"),
+        metavar="N",
+        show_default="measured here",
+        help="With --only host: the speed of the model on your device, in images per second.",
+    ),
+]
 RandomWeights = Annotated[
     str | None,
     opt.model_option(
@@ -106,6 +117,7 @@ def bench(
     seconds: Seconds = 5.0,
     compare: Compare = None,
     files: FileCounts = None,
+    model_rate: ModelRate = None,
     model: opt.BenchModel = "auto",
     revision: opt.Revision = None,
     random_weights: RandomWeights = None,
@@ -128,6 +140,8 @@ def bench(
     from dinac_cli.jobs.executor.phase import Phase
 
     console = Console(quiet=quiet, progress=not no_progress)
+    if model_rate is not None and only != "host":
+        raise UsageError("--model-rate needs --only host")
     file_counts = tuple(sorted(set(files or (20, 200))))
     if len(file_counts) < 2:
         raise UsageError("--files: give at least two numbers; the fitted line needs two points")
@@ -151,13 +165,16 @@ def bench(
             file_counts=file_counts,
             workers=workers or min(16, count_processors()),
             seconds=seconds,
+            model_rate=model_rate,
         )
         report = _Report(Benchmark(request, watch), console, as_json)
         report.add_machine()
-        if only != "commands":
+        if only in (None, "network"):
             report.add_networks()
-        if only != "network":
+        if only in (None, "commands"):
             report.add_commands()
+        if only == "host":
+            report.add_host()
         code = report.finish()
     raise typer.Exit(code)
 
@@ -249,6 +266,12 @@ class _Report:
             entry["overlapped_ratio"] = figures.overlapped_ratio
         self._print_table(tabulate_stages(stages))
 
+    def add_host(self) -> None:
+        """Times what the host does beside the model."""
+        tasks = self._collect("host", self._benchmark.measure_host(), "host")
+        self._print_table(tabulate_host_stages(tasks))
+        self._print_table(tabulate_host(tasks))
+
     def finish(self) -> int:
         """Prints the JSON and the failed checks; returns the exit code."""
         if self._as_json:
@@ -314,6 +337,27 @@ def tabulate_stages(stages: Iterable[StageFigures]) -> Table:
         figures = (row.read_seconds, row.model_seconds, row.write_seconds, row.whole_seconds,
                    row.ratio, row.overlapped_seconds, row.overlapped_ratio)  # fmt: skip
         table.append([row.command, str(row.files), *(f"{figure:.2f}" for figure in figures)])
+    return table
+
+
+def tabulate_host_stages(tasks: Iterable[HostTaskFigures]) -> Table:
+    """Returns one row per task: the images per second of each stage alone."""
+    table = [["one thread, images/s", "read", "pack", "write", "model"]]
+    for row in tasks:
+        rates = (row.read, row.pack, row.write, row.model)
+        table.append([row.task, *map(_format_figure, rates)])
+    return table
+
+
+def tabulate_host(tasks: Iterable[HostTaskFigures]) -> Table:
+    """Returns one row per task and number of processes; `ProcessFigures` explains the columns."""
+    table = [["task", "processes", "images/s", "parent us/image", "share of the model"]]
+    for task in tasks:
+        for row in task.whole:
+            parent = "-" if row.parent_us is None else f"{row.parent_us:.0f}"
+            speed = _format_figure(row.images_per_second)
+            share = f"{row.images_per_second / task.model:.0%}"
+            table.append([task.task, str(row.processes), speed, parent, share])
     return table
 
 
