@@ -1,0 +1,181 @@
+"""`--processes`: the same files, messages and exit codes as with one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import list_files, read_files, save
+from .processes import DINAC, finish, make_environment, run, run_process, start, wait_until
+
+SEVERAL = ("--processes", "2", "--threads", "1")
+ONE = ("--processes", "1", "--threads", "1")
+CRASH = b"this file crashes its decoder"
+
+# Python imports this module at its start. A file that holds CRASH kills the process that reads it.
+SITE = f"""
+import os
+from dinac_cli.jobs import encode
+
+read = encode.read_shaped
+
+def read_or_crash(data, *arguments, **options):
+    if {CRASH!r} in data:
+        os.abort()
+    return read(data, *arguments, **options)
+
+encode.read_shaped = read_or_crash
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Images of several sizes in several folders, one of them bad."""
+    for number in range(24):
+        save(tmp_path / f"images/{number % 3}/{number:02}.png", 32 + 16 * (number % 2), 32, number)
+    (tmp_path / "images/bad.png").write_text("not a picture")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("count", ["2", "3"])
+def test_outputs_do_not_depend_on_the_number_of_processes(
+    images: Path, tmp_path: Path, count: str
+) -> None:
+    several, alone = tmp_path / "several", tmp_path / "alone"
+    options = ("--flip", "--posterior", "--precision", "q6", "--threads", "1")
+    done = run("encode", images, several / "latents", *options, "--processes", count)
+    expected = run("encode", images, alone / "latents", *options)
+    assert (done.code, done.summary, done.err) == (3, expected.summary, expected.err)
+    assert read_files(several / "latents") == read_files(alone / "latents")
+    assert len(read_files(alone / "latents")) == 24
+
+    done = run("decode", alone / "latents", several / "decoded", "--processes", count)
+    expected = run("decode", alone / "latents", alone / "decoded", "--threads", "1")
+    assert (done.code, done.summary, done.err) == (0, expected.summary, "")
+    assert read_files(several / "decoded") == read_files(alone / "decoded")
+
+    for command in (("encode", images), ("decode", alone / "latents")):
+        out = several / ("latents" if command[0] == "encode" else "decoded")
+        again = run(*command, out, "--processes", count)
+        assert "24 already done" in again.out
+
+
+def encode_to_stdout(images: Path, *options: str) -> bytes:
+    done = subprocess.run(
+        [*DINAC, "encode", images, "-", *options], capture_output=True, env=make_environment()
+    )
+    assert done.returncode == 3
+    return done.stdout
+
+
+def test_records_of_a_stream_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> None:
+    records = encode_to_stdout(images, *SEVERAL)
+    assert records == encode_to_stdout(images, *ONE)
+    done = run("decode", "-", tmp_path / "out", *SEVERAL, stdin=records)
+    assert (done.code, done.err) == (0, "")
+    assert len(list_files(tmp_path / "out")) == 24
+    run("decode", "-", tmp_path / "alone", *ONE, stdin=records)
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "alone")
+
+
+def test_the_first_undamaged_record_takes_a_name(images: Path, tmp_path: Path) -> None:
+    """Also if records with the same name are in a stream."""
+    run("encode", images, tmp_path / "latents")
+    [first, *_] = sorted((tmp_path / "latents").rglob("*.dinac"))
+    record = first.read_bytes()
+    cut = record[:-5] + bytes(5)
+    done = run("decode", "-", tmp_path / "out", *SEVERAL, stdin=cut + record + record)
+    expected = run("decode", "-", tmp_path / "alone", *ONE, stdin=cut + record + record)
+    assert (done.code, done.summary) == (3, expected.summary)
+    assert sorted(done.err.splitlines()) == sorted(expected.err.splitlines())
+    assert "; this record is skipped" in done.err
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "alone")
+
+
+def test_renamed_sources_keep_their_latents(images: Path, tmp_path: Path) -> None:
+    (images / "bad.png").unlink()
+    assert run("encode", images, tmp_path / "out").code == 0
+    (images / "0/00.png").rename(images / "0/renamed.png")
+    done = run("encode", images, tmp_path / "out", "--prune", *SEVERAL)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("0 encoded with nano, 23 already done, 1 renamed")
+    assert not (tmp_path / "out/0/00.png.dinac").exists()
+    assert (tmp_path / "out/0/renamed.png.dinac").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_file_that_crashes_its_decoder_is_one_failure(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(SITE)
+    (images / "1/crash.png").write_bytes(save(tmp_path / "a.png", 32, 32, 0).read_bytes() + CRASH)
+    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    done = run_process("encode", images, tmp_path / "out", *SEVERAL, environment=environment)
+    assert done.code == 3
+    assert [line for line in done.err.splitlines() if "crash.png" in line] == [
+        f"dinac: {images}/1/crash.png: killed the worker process (SIGABRT); leave it out"
+    ]
+    assert "2 failed" in done.out
+    assert len(list_files(tmp_path / "out")) == 24
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
+@pytest.mark.parametrize("to_group", [False, True], ids=["the parent", "all processes"])
+def test_the_first_signal_finishes_the_work_in_flight(
+    images: Path, tmp_path: Path, to_group: bool
+) -> None:
+    """A terminal sends Ctrl-C to all processes of the command."""
+    pipe, out = images / "blocking.png", tmp_path / "out"
+    os.mkfifo(pipe)
+    command: list[str | Path] = [
+        *DINAC,
+        "encode",
+        images / "0",
+        images / "1",
+        pipe,
+        images / "2",
+        out,
+        *SEVERAL,
+    ]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=make_environment(),
+        start_new_session=True,
+    )
+    wait_until(lambda: out.exists() and len(list_files(out)) >= 12, process)
+    (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+    assert process.stderr is not None
+    assert process.stderr.readline() == (
+        b"dinac: finishing the work in flight; press again to stop at once\n"
+    )
+    content = save(tmp_path / "content.png", 32, 32, 99).read_bytes()
+    pipe.write_bytes(content)
+    done = finish(process)
+    assert (done.code, done.err) == (
+        130, "dinac: stopped before the end; run the same command again to continue\n"
+    )  # fmt: skip
+    written = list_files(out)
+    assert done.out.startswith(f"{len(written)} encoded with nano")
+    pipe.unlink()
+    pipe.write_bytes(content)
+    assert run(*map(str, command[len(DINAC) :])).code == 0
+    (images / "bad.png").unlink()
+    assert run("encode", images, tmp_path / "alone").code == 0
+    assert {Path(name).name for name in read_files(out)} == {
+        Path(name).name for name in read_files(tmp_path / "alone")
+    }
+
+
+def test_a_closed_pipe_ends_the_run(images: Path) -> None:
+    process = start("encode", images, "-", *SEVERAL)
+    assert process.stdout is not None
+    assert process.stdout.read(100)
+    process.stdout.close()
+    process.stdout = None
+    assert finish(process).code == 141
