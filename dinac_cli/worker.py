@@ -130,10 +130,10 @@ class _Worker:
             self._report()
 
     def _report(self, *, has_stopped: bool = False) -> None:
-        seconds = self._control.clock.take()
+        clock = self._control.clock.take()
         room = None if self._has_told_room else self._job.measure_room()
         self._has_told_room = self._has_told_room or room is not None
-        self._connection.send(Report(tuple(self._unsent), seconds, room, has_stopped))
+        self._connection.send(Report(tuple(self._unsent), clock, room, has_stopped))
         self._unsent.clear()
         self._sent_at = time.monotonic()
 

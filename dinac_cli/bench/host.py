@@ -266,6 +266,9 @@ class _StoredEngine:
     def check_size(self, height: int, width: int) -> None:
         pass
 
+    def take_busy_seconds(self) -> float:
+        return 0.0
+
     def measure_room(self) -> None:
         pass
 

@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 
 from dinac_cli.codec.compute import Compute
-from dinac_cli.codec.flight import Array, Download, InFlight, Pending, Sent, Transfer, settle
+from dinac_cli.codec.flight import (
+    Array,
+    BusyTimer,
+    Download,
+    InFlight,
+    Pending,
+    Sent,
+    TimingEvent,
+    Transfer,
+    settle,
+)
 from dinac_cli.codec.memory import free_bytes, measure_room, measure_token_bytes
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import DeviceError, ImageError
@@ -63,6 +73,7 @@ class Engine:
         compute = Compute.from_torch(model.device, model.dtype, compiled=model.is_compiled)
         self.compute = str(compute)
         self._transfer = Transfer(self.device)
+        self._busy = BusyTimer(_make_timing_event if self.device.type == "cuda" else None)
         self._graphs = None
         if self.device.type == "cuda":
             record = partial(record_cuda_graph, list_constants=model.list_constants)
@@ -151,6 +162,10 @@ class Engine:
 
         return self._submit(self._measure(latents), lambda: latents, predict, unpack)
 
+    def take_busy_seconds(self) -> float:
+        """Returns how long a GPU has computed since the last call; 0 on other devices."""
+        return self._busy.take_seconds()
+
     def measure_room(self) -> tuple[int, int] | None:
         """Returns the free memory of a GPU, and the memory of this process there; see `memory`."""
         return measure_room(self.device)
@@ -209,10 +224,11 @@ class Engine:
 
         def send() -> list[Download]:
             batch = self._transfer.upload(load(), self.batch_size(*size))
-            if self._graphs is None or key is None:
-                made = step(batch)
-            else:
-                made = self._graphs.run((batch.shape, key), step, batch)
+            with self._busy.measure():
+                if self._graphs is None or key is None:
+                    made = step(batch)
+                else:
+                    made = self._graphs.run((batch.shape, key), step, batch)
             return [self._transfer.download(tensor) for tensor in made]
 
         def finish(sent: Sent) -> R:
@@ -284,6 +300,11 @@ def choose_batch_size(device: torch.device, tokens: int) -> int:
     The number is 1 on a CPU, because larger batches are not faster there.
     """
     return 1 if device.type == "cpu" else max(1, _GPU_BATCH_TOKENS // tokens)
+
+
+def _make_timing_event() -> TimingEvent:
+    event: TimingEvent = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return event
 
 
 def _is_out_of_memory(exc: RuntimeError) -> bool:

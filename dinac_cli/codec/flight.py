@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,47 @@ def settle(sent: Sent) -> Future[Sent]:
     future: Future[Sent] = Future()
     future.set_result(sent)
     return future
+
+
+class TimingEvent(Protocol):
+    """A moment in the stream of a device, such as `torch.cuda.Event(enable_timing=True)`."""
+
+    def record(self) -> None:
+        """Marks the moment."""
+
+    def query(self) -> bool:
+        """True if the device has passed the moment."""
+
+    def elapsed_time(self, end_event: Any) -> float:
+        """Returns the milliseconds to a later moment that the device has passed."""
+
+
+class BusyTimer:
+    """Measures how long a device computes. `make_event` is None if the device cannot tell."""
+
+    def __init__(self, make_event: Callable[[], TimingEvent] | None) -> None:
+        self._make_event = make_event
+        self._spans: deque[tuple[TimingEvent, TimingEvent]] = deque()
+
+    @contextlib.contextmanager
+    def measure(self) -> Iterator[None]:
+        """Measures the work that the block sends to the device."""
+        if self._make_event is None:
+            yield
+            return
+        start, end = self._make_event(), self._make_event()
+        start.record()
+        yield
+        end.record()
+        self._spans.append((start, end))
+
+    def take_seconds(self) -> float:
+        """Returns the seconds of the work that is done since the last call."""
+        seconds = 0.0
+        while self._spans and self._spans[0][1].query():
+            start, end = self._spans.popleft()
+            seconds += start.elapsed_time(end) / 1000
+        return seconds
 
 
 class InFlight:

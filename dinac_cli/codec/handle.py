@@ -92,6 +92,10 @@ class ModelHandle:
         device = resolve_device(self.choice.device)
         return device, resolve_dtype(self.choice.dtype, device)
 
+    def take_busy_seconds(self) -> float:
+        """Returns how long a GPU has computed since the last call; 0 before the model is used."""
+        return self.engine.take_busy_seconds() if "engine" in vars(self) else 0.0
+
     def measure_room(self) -> tuple[int, int] | None:
         """Returns the room on a GPU for further processes; None before the model is used."""
         return self.engine.measure_room() if "engine" in vars(self) else None

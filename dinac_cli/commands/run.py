@@ -124,7 +124,8 @@ def _run_and_report(
             tune_process(request)
         with stop_on_signals(console) as stop:
             control = request.make_control(stop)
-            progress = RunProgress(control.clock, total, stop, lambda: run.total)
+            workers = control.processes * max(1, control.workers)
+            progress = RunProgress(control.clock, total, stop, lambda: run.total, workers)
             control.stdin = open_stdin(stop) if run.reads_stdin else None
             control.stdout = stdout
             control.say = console.say if options.verbose else control.say
@@ -230,6 +231,8 @@ class _Reporter:
         elif self.console.keeps_remarks:  # remarks may take time to find
             if self.progress.tally.unchecked:
                 self.console.say(UNCHECKED)
+            if hint := self.progress.describe_idle_device():
+                self.console.say(hint)
             for remark in self.summary.remarks():
                 self.console.say(remark)
         if code and self.console.quiet and self.console.log is not None:

@@ -502,6 +502,9 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             verdict.sighting,
         )
 
+    def take_busy_seconds(self) -> float:
+        return self._model.take_busy_seconds()
+
     def measure_room(self) -> tuple[int, int] | None:
         return self._model.measure_room()
 

@@ -118,10 +118,12 @@ def progress(monkeypatch: pytest.MonkeyPatch) -> RunProgress:
     monkeypatch.setattr(time, "monotonic", lambda: now)
     clock = StageClock()
     clock.seconds = {"read": 1.0, "model": 9.0, "write": 2.0}
-    progress = RunProgress(clock, 100, SignalledStop(), started=now)
+    clock.host_seconds, clock.device_seconds = 3.0, 1.0
+    progress = RunProgress(clock, 100, SignalledStop(), started=now, workers=2)
     for _ in range(9):
         progress.add(WRITTEN)
     progress.add(FAILED)
+    clock.host_seconds += 2.0
     now += 4
     return progress
 
@@ -129,13 +131,14 @@ def progress(monkeypatch: pytest.MonkeyPatch) -> RunProgress:
 class TestProgressLine:
     whole = (
         "1 failed  2.0 images/s  ETA 45.0 s  0.0 MP/s  18.0 kB → 4.5 kB (0.25x)  bottleneck: model"
+        "  workers 25% busy"
     )
 
     @pytest.mark.parametrize(
         ("width", "line"),
         [
             (200, whole),
-            (80, whole.replace("0.0 MP/s  ", "")),
+            (80, whole.replace("0.0 MP/s  ", "").replace("  workers 25% busy", "")),
             (60, "1 failed  2.0 images/s  ETA 45.0 s  18.0 kB → 4.5 kB (0.25x)"),
             (40, "1 failed  2.0 images/s  ETA 45.0 s"),
             (33, "1 failed  2.0 images/s"),
@@ -147,6 +150,30 @@ class TestProgressLine:
         self, progress: RunProgress, width: int, line: str
     ) -> None:
         assert progress.describe_line(width) == line
+
+    def test_says_how_busy_a_gpu_is(self, progress: RunProgress) -> None:
+        progress.clock.device_seconds += 3.0
+        assert "  device 75% busy  workers 25% busy" in progress.describe_line(200)
+        progress.clock.device_seconds += 9.0  # two processes share the GPU
+        assert "  device 100% busy" in progress.describe_line(200)
+
+    @pytest.mark.parametrize(
+        ("busy", "elapsed", "hint"),
+        [
+            (1.6, 40.0, "the GPU was idle 60% of the time: "),
+            (3.0, 40.0, None),
+            (1.6, 20.0, None),
+            (0.0, 40.0, None),  # a CPU: it is unknown
+        ],
+    )
+    def test_hints_at_an_idle_gpu(
+        self, progress: RunProgress, busy: float, elapsed: float, hint: str | None
+    ) -> None:
+        progress.clock.device_seconds += busy
+        progress.started = time.monotonic() - elapsed
+        said = progress.describe_idle_device()
+        assert (said is None) is (hint is None)
+        assert hint is None or (said or "").startswith(hint)
 
     def test_never_exceeds_the_width(self, progress: RunProgress) -> None:
         assert all(len(progress.describe_line(width)) <= width for width in range(200))

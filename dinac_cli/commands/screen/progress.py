@@ -17,6 +17,11 @@ from dinac_cli.jobs.results import FileResult, Status, Tally
 DELAY_SECONDS = 0.5
 """Work that takes less time shows no bar for its phases."""
 
+LONG_SECONDS = 30.0
+"""A run of this length is told if it left the device idle for more than `MOST_IDLE` of the time."""
+
+MOST_IDLE = 0.4
+
 _FIRST_STAGES = {
     "read": "reading the first files",
     "model": "loading the model and computing the first batch",
@@ -28,16 +33,19 @@ _FIRST_STAGES = {
 class RunProgress:
     """The tally, the speed and the bottleneck of a running job.
 
-    If the number of inputs is unknown at first, `late_total` returns it once it is known.
+    If the number of inputs is unknown at first, `late_total` returns it once it is known. `workers`
+    is the number of threads, or of processes, that read and write.
     """
 
     clock: StageClock
     total: int | None
     stop: StopRequest
     late_total: Callable[[], int | None] = lambda: None
+    workers: int = 1
     tally: Tally = field(default_factory=Tally)
     started: float = field(default_factory=time.monotonic)
     first_done: float | None = None
+    _before: tuple[float, float] = (0.0, 0.0)
 
     @property
     def done(self) -> int:
@@ -60,6 +68,7 @@ class RunProgress:
         if self.tally.worked and self.first_done is None:
             # The speed is measured from here, so the time to load the model does not count.
             self.first_done = time.monotonic()
+            self._before = self.clock.host_seconds, self.clock.device_seconds
 
     def describe_line(self, width: int) -> str:
         """Returns at most `width` characters of text; drops the least important parts first."""
@@ -76,12 +85,44 @@ class RunProgress:
         if tally.bytes_out:
             parts.append((3, format_sizes(tally.bytes_in, tally.bytes_out)))
             parts.append((4, f"bottleneck: {self.clock.limiting}"))
+            parts.extend((5, text) for text in self._describe_loads())
         if tally.counts[Status.DONE]:
             parts.append((6, f"{tally.counts[Status.DONE]} already done"))
         if not tally.worked and self.clock.current in _FIRST_STAGES:
             parts.append((7, f"{self._describe_start()}, {format_duration(self.elapsed)}"))
         parts = parts or [(0, "starting")]
         return fit_parts(parts, width)
+
+    def describe_idle_device(self) -> str | None:
+        """Returns a hint if a long run left a GPU idle for most of the time, else None."""
+        loads = self._measure_loads()
+        if loads is None or loads[1] == 0.0 or self.elapsed < LONG_SECONDS:
+            return None
+        idle = 1.0 - loads[1]
+        if idle < MOST_IDLE:
+            return None
+        return (
+            f"the GPU was idle {idle:.0%} of the time: the computer reads and writes too slowly; "
+            "more processors, more --processes or larger images use the GPU better"
+        )
+
+    def _describe_loads(self) -> Iterator[str]:
+        loads = self._measure_loads()
+        if loads is not None and loads[1]:
+            yield f"device {loads[1]:.0%} busy"
+        if loads is not None:
+            yield f"workers {loads[0]:.0%} busy"
+
+    def _measure_loads(self) -> tuple[float, float] | None:
+        """Returns which share of the time since the first result the workers and a GPU were busy.
+
+        The share of the GPU is 0 if it is unknown. Returns None if no time has passed.
+        """
+        if self.first_done is None or (elapsed := time.monotonic() - self.first_done) <= 0:
+            return None
+        host, device = self.clock.host_seconds, self.clock.device_seconds
+        workers = (host - self._before[0]) / (elapsed * self.workers)
+        return min(1.0, workers), min(1.0, (device - self._before[1]) / elapsed)
 
     def _describe_start(self) -> str:
         """Says what the run does before its first new result."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO, TypeVar
 
 T = TypeVar("T")
@@ -31,18 +32,40 @@ def until_stopped(items: Iterable[T], stop: StopRequest) -> Iterator[T]:
     return itertools.takewhile(lambda _: not stop, items)
 
 
+_STAGES = ("read", "model", "write")
+
+
 @dataclass
 class StageClock:
-    """The seconds that the calling thread spent in each stage.
+    """The seconds that the calling threads spent in each stage.
 
     The stage that takes the most time limits the speed of the run. `current` is the stage that the
-    thread entered last.
+    thread entered last. `host_seconds` is the time that all threads worked on reading and writing,
+    and `device_seconds` the time that a GPU computed.
     """
 
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0}
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
     current: str | None = None
+    host_seconds: float = 0.0
+    device_seconds: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        """A lock cannot be pickled; another process makes its own."""
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
+    @contextmanager
+    def measure_host(self) -> Iterator[None]:
+        """Measures the work of a thread that reads or writes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.host_seconds += time.perf_counter() - start
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -64,15 +87,21 @@ class StageClock:
                     return
             yield item
 
-    def take(self) -> dict[str, float]:
-        """Returns the seconds of each stage, and starts again from zero."""
-        seconds, self.seconds = self.seconds, dict.fromkeys(self.seconds, 0.0)
-        return seconds
+    def take(self) -> StageClock:
+        """Returns the seconds so far, and starts again from zero."""
+        with self._lock:
+            taken = replace(self, _lock=threading.Lock())
+            self.seconds = dict.fromkeys(_STAGES, 0.0)
+            self.host_seconds = self.device_seconds = 0.0
+        return taken
 
-    def add(self, seconds: dict[str, float]) -> None:
+    def add(self, other: StageClock) -> None:
         """Adds the seconds of another process."""
-        for stage, spent in seconds.items():
-            self.seconds[stage] += spent
+        with self._lock:
+            for stage in _STAGES:
+                self.seconds[stage] += other.seconds[stage]
+            self.host_seconds += other.host_seconds
+            self.device_seconds += other.device_seconds
 
     @property
     def limiting(self) -> str:

@@ -96,6 +96,10 @@ class Job(ABC, Generic[E, W, R]):
         assert isinstance(group, BatchGroup)
         return group.model.engine.batch_size(group.height, group.width)
 
+    def take_busy_seconds(self) -> float:
+        """Returns how long a GPU has computed since the last call; 0 if that is unknown."""
+        return 0.0
+
     def measure_room(self) -> tuple[int, int] | None:
         """Returns the free memory of the device, and the memory of this process there, in bytes.
 

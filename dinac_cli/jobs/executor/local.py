@@ -324,7 +324,8 @@ class _Run(Generic[E, W, R]):
 
     def _read(self, number: int, entry: E) -> tuple[int, W | FileResult]:
         try:
-            outcome = self._job.read(entry, lambda size: self._budget.take(number, size))
+            with self._clock.measure_host():
+                outcome = self._job.read(entry, lambda size: self._budget.take(number, size))
         except UnwritableDiskError:  # `read` may make a folder: the disk may be full
             raise
         except DinacError as exc:
@@ -357,12 +358,14 @@ class _Run(Generic[E, W, R]):
             batch, computing = self._computing.popleft()
             with self._clock.measure("model"):
                 computed = computing.result()
+            self._clock.device_seconds += self._job.take_busy_seconds()
             for (number, work), result in zip(batch, computed, strict=True):
                 self._outbox.put(number, self._writers.submit(self._finish, work, result))
 
     def _finish(self, work: W, computed: R) -> Made:
         try:
-            made = self._job.finish(work, computed)
+            with self._clock.measure_host():
+                made = self._job.finish(work, computed)
         except UnwritableDiskError:
             raise
         except DinacError as exc:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.control import RunControl, StageClock
 from dinac_cli.jobs.executor.job import Made
 
 Part = list[tuple[int, Any]]
@@ -35,7 +35,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Report:
-    """A message from a worker: results, and the seconds spent in each stage since the last report.
+    """A message from a worker: results, and the time spent since the last report.
 
     `room` is the free memory of the device, and the memory of this process there, in bytes; it is
     sent once, after the first results. If `has_stopped` is set, the worker obeys `Order.STOP`: it
@@ -43,7 +43,7 @@ class Report:
     """
 
     made: tuple[tuple[int, Made], ...] = ()
-    seconds: dict[str, float] | None = None
+    clock: StageClock | None = None
     room: tuple[int, int] | None = None
     has_stopped: bool = False
     error: BaseException | None = None

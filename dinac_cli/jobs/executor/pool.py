@@ -360,8 +360,8 @@ class _Pool(Generic[E]):
         if report.error is not None:
             raise report.error
         process.is_ready = True
-        if report.seconds is not None:
-            self._clock.add(report.seconds)
+        if report.clock is not None:
+            self._clock.add(report.clock)
         if report.room is not None and self._must_fit:
             self._fit(*report.room)
         process.count_finished(len(report.made))

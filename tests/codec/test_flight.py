@@ -1,0 +1,52 @@
+"""How long a device computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dinac_cli.codec.flight import BusyTimer
+
+
+@dataclass
+class Device:
+    """A device with a clock in milliseconds; it has passed all moments up to `passed`."""
+
+    now: float = 0.0
+    passed: float = 0.0
+
+
+@dataclass
+class Event:
+    device: Device
+    moment: float = 0.0
+
+    def record(self) -> None:
+        self.moment = self.device.now
+
+    def query(self) -> bool:
+        return self.moment <= self.device.passed
+
+    def elapsed_time(self, end_event: Event) -> float:
+        return end_event.moment - self.moment
+
+
+def test_only_finished_work_counts_and_only_once() -> None:
+    device = Device()
+    timer = BusyTimer(lambda: Event(device))
+    for _ in range(3):  # 200 ms of work, then 50 ms without
+        with timer.measure():
+            device.now += 200
+        device.now += 50
+    assert timer.take_seconds() == 0.0
+    device.passed = 450
+    assert timer.take_seconds() == 0.4
+    assert timer.take_seconds() == 0.0
+    device.passed = 1000
+    assert timer.take_seconds() == 0.2
+
+
+def test_a_device_that_cannot_tell_is_not_measured() -> None:
+    timer = BusyTimer(None)
+    with timer.measure():
+        pass
+    assert timer.take_seconds() == 0.0
