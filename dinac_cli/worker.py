@@ -6,6 +6,7 @@ results, never pixels.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import queue
@@ -18,7 +19,7 @@ from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dinac_cli.codec.machine import bound_memory, configure_threads
+from dinac_cli.codec.machine import bound_memory, configure_threads, keep_memory
 from dinac_cli.errors import DinacError
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Job, Made
@@ -51,15 +52,24 @@ def serve(connection: Connection[Any, Any]) -> None:
     try:
         assignment: Assignment = connection.recv()
         configure_threads(assignment.control.threads)
-        if assignment.control.bounds_memory:
-            bound_memory()
+        (bound_memory if assignment.control.bounds_memory else keep_memory)()
         with pickle.loads(assignment.job)() as job:
+            _spare_collections()
             _Worker(connection, job, assignment.control).work()
     except EOFError:
         return
     except BaseException as exc:
         with closing(connection), suppress(OSError):
             connection.send(Report(error=_make_portable(exc)))
+
+
+def _spare_collections() -> None:
+    """Makes the collector of reference cycles run rarely: a run makes few of them.
+
+    The modules and the job never become garbage.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 class _Worker:

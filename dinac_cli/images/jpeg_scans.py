@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 END_OF_IMAGE = b"\xff\xd9"
 """The marker that ends a JPEG."""
@@ -17,11 +18,13 @@ _START_OF_IMAGE = b"\xff\xd8"
 # Stuffed zeros and restart markers belong to the coded data.
 _NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _SOS, _EOI, _DHT = 0xDA, 0xD9, 0xC4
+_HEADER_MARKERS = bytes({*range(0xC0, 0xD0), *range(0xDA, 0xFE)})
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ARITHMETIC = set(range(0xC9, 0xD0)) - {0xCC}
 _USUAL_FRAMES = {0xC0, 0xC1, 0xC2}
+_PLAIN_COMPONENTS = 3
 _CONVERTING = {0xE1, 0xE2, 0xEE}  # EXIF and XMP; ICC and further images; Adobe's colour transform
 _METADATA = {*range(0xE0, 0xF0), 0xFE}
 
@@ -29,8 +32,7 @@ _COEFFICIENTS = frozenset(range(64))
 _ZERO_RUN = bytes(64)
 
 
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(NamedTuple):
     """A marker, and where it and its parameters (`body`) start and end.
 
     The coded data of a scan starts at `end`, and ends at `_find_scan_end`.
@@ -55,25 +57,34 @@ class _Scan:
     low: int
 
 
-def measure_plain_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Returns (width, height) of a JPEG whose pixels need no conversion to upright sRGB.
+class PlainJpeg(NamedTuple):
+    """A JPEG whose pixels need no conversion to upright sRGB.
 
-    Such a JPEG has the components Y, Cb and Cr of 8 bits, and no EXIF, XMP, ICC profile, further
-    image or Adobe marker. Returns None for any other file.
+    It has the components Y, Cb and Cr of 8 bits, and no EXIF, XMP, ICC profile, further image or
+    Adobe marker. If `has_one_scan` is set, its first scan is the whole picture.
     """
+
+    size: tuple[int, int]
+    has_one_scan: bool
+
+
+def find_plain_jpeg(data: bytes) -> PlainJpeg | None:
+    """Reads the headers of a JPEG. Returns None if it is not plain, or no JPEG."""
     if not data.startswith(_START_OF_IMAGE):
         return None
-    size = None
+    size, sequential = None, False
     try:
         for segment in _list_segments(data):
             if segment.marker == _SOS:
-                return size
+                whole = sequential and data[segment.body] == _PLAIN_COMPONENTS
+                return None if size is None else PlainJpeg(size, whole)
             if segment.marker in _CONVERTING:
                 return None
             if segment.marker in _FRAMES:
                 if size is not None or segment.marker not in _USUAL_FRAMES:
                     return None
                 size = _read_usual_size(data[segment.body : segment.end])
+                sequential = segment.marker not in _PROGRESSIVE
     except IndexError:
         pass
     return None
@@ -82,7 +93,7 @@ def measure_plain_jpeg(data: bytes) -> tuple[int, int] | None:
 def _read_usual_size(frame: bytes) -> tuple[int, int] | None:
     depth, ids = frame[0], frame[6::3]
     width, height = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
-    is_usual = depth == 8 and frame[5] == 3 and ids == b"\1\2\3"
+    is_usual = depth == 8 and frame[5] == _PLAIN_COMPONENTS and ids == b"\1\2\3"
     return (width, height) if is_usual and width and height else None
 
 
@@ -112,6 +123,11 @@ def holds_all_scans(data: bytes) -> bool:
     return False
 
 
+def holds_zero_run(data: bytes) -> bool:
+    """True if there are 64 zero bytes in a row, as in every JPEG that was zeroed in part."""
+    return _ZERO_RUN in data
+
+
 def holds_zeroed_data(data: bytes) -> bool:
     """True if coded data was overwritten with zeros: 64 zero bytes that no encoder writes.
 
@@ -119,7 +135,7 @@ def holds_zeroed_data(data: bytes) -> bool:
     picture is flat, and the zeros are sound. If it is a coefficient, then all coefficients of
     several blocks would have the same value, which no picture has.
     """
-    if _ZERO_RUN not in data:
+    if not holds_zero_run(data):
         return False
     first_codes: dict[int, int] = {}
     for segment in _list_segments(data):
@@ -161,16 +177,24 @@ def strip_metadata(data: bytes) -> bytes:
 
 def _list_segments(data: bytes) -> Iterator[_Segment]:
     at = 2  # after the start marker
-    while (found := _NEXT_MARKER.search(data, at)) is not None:
-        start, marker = found.end() - 2, data[found.end() - 1]
+    while (start := _find_marker(data, at)) >= 0:
+        marker = data[start + 1]
         if marker == _EOI:
             return
         if marker in _STANDALONE:
-            at = found.end()
+            at = start + 2
             continue
         end = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
         yield _Segment(marker, start, start + 4, end)
         at = end  # the search passes over coded data
+
+
+def _find_marker(data: bytes, at: int) -> int:
+    """Returns where the next marker starts, from `at` on; -1 if there is none."""
+    if data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] in _HEADER_MARKERS:
+        return at  # the usual case after a segment; a search takes longer
+    found = _NEXT_MARKER.search(data, at)
+    return -1 if found is None else found.end() - 2
 
 
 def _find_scan_end(data: bytes, start: int) -> int:

@@ -26,7 +26,7 @@ from dinac_cli.images.fax import holds_zeroed_strip, is_fax, watch_libtiff
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE
-from dinac_cli.images.jpeg_scans import END_OF_IMAGE, measure_plain_jpeg
+from dinac_cli.images.jpeg_scans import END_OF_IMAGE, PlainJpeg, find_plain_jpeg, holds_zero_run
 from dinac_cli.images.opening import check_size, load_image, open_image
 from dinac_cli.images.optional_formats import is_optional
 from dinac_cli.images.pixels import Pixels
@@ -355,13 +355,13 @@ def read_shaped(
     `hold` is called before the image is decoded. After that, it is called again with the final,
     smaller size. See `read_image` for `damaged`. Raises ImageError.
     """
-    plain_size = measure_plain_jpeg(data)
-    width, height = plain_size or measure_image(data)
+    plain = find_plain_jpeg(data)
+    width, height = measure_image(data) if plain is None else plain.size
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
     hold(len(data) + 3 * (width * height + scaled))
     image = None
-    if plain_size is not None and width * height <= max_pixels:
-        image = _read_plain_jpeg(data, plain_size)
+    if plain is not None and width * height <= max_pixels:
+        image = _read_plain_jpeg(data, plain)
     if image is None:
         image = read_image(
             data, background=background, max_pixels=max_pixels, hdr=hdr, damaged=damaged
@@ -377,14 +377,16 @@ def read_shaped(
     return image
 
 
-def _read_plain_jpeg(data: bytes, size: tuple[int, int]) -> SourceImage | None:
-    """Reads a sound JPEG that needs no conversion; see `measure_plain_jpeg`.
+def _read_plain_jpeg(data: bytes, plain: PlainJpeg) -> SourceImage | None:
+    """Reads a sound, plain JPEG. Returns None if `read_image` must decide.
 
-    Takes a third of the time of `read_image`, because Pillow does not open the file. Returns None
-    if `read_image` must decide.
+    Takes half the time of `read_image`, because Pillow does not open the file.
     """
-    pixels = decode_jpeg(data, size)
-    if pixels is None or check_jpeg(data, is_decoded=True) is not SOUND:
+    pixels = decode_jpeg(data, plain.size)
+    if pixels is None:
+        return None
+    is_whole = plain.has_one_scan and not holds_zero_run(data)
+    if not is_whole and check_jpeg(data, is_decoded=True) is not SOUND:
         return None
     return SourceImage(pixels, _UNCONVERTED, ())
 

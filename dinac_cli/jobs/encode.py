@@ -445,7 +445,8 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
 
     @property
     def glances(self) -> bool:
-        return self._output.keeps_existing and not self._options.checksum
+        may_know = self._memory.knows_sources and not self._options.checksum
+        return may_know and self._output.keeps_existing
 
     def glance(self, entry: Input) -> FileResult | None:
         if entry.problem or entry.path is None:
@@ -573,7 +574,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         earlier: Sighting | None = None,
     ) -> None:
         """Remembers that the record at `target` belongs to the file that was read."""
-        if status is None:
+        if status is None or not self._memory.remembers:
             return
         content = None if self._options.anonymous else sha256
         with suppress(OSError):  # the record that was just written is gone

@@ -201,7 +201,7 @@ class ProcessRequest(Request[R]):
             processes=processes,
             fits_device=fits_device,
             threads=threads,
-            bounds_memory=self.bounds_memory,
+            bounds_memory=self.bounds_memory and not may_use_gpu(self.model.device),
         )
 
 

@@ -123,7 +123,8 @@ def _create_temporary(folder: str) -> Iterator[tuple[str, int]]:
         finally:
             os.close(descriptor)
     finally:
-        _discard(temporary)
+        if temporary in _live:
+            _discard(temporary)
 
 
 def move_atomically(source: str, target: str) -> bool:
@@ -280,6 +281,7 @@ def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[s
     """
     if not replace:
         if _rename_to_free(temporary, target):
+            _forget(temporary)
             return
         try:
             os.link(temporary, target)  # unlike a rename, this fails if the target exists
@@ -291,6 +293,7 @@ def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[s
                     return  # another run wrote `target`, in a format without stamps
                 raise refuse_foreign(target) from exc
     os.replace(temporary, target)
+    _forget(temporary)
 
 
 def _rename_to_free(temporary: str, target: str) -> bool:
@@ -333,6 +336,10 @@ def refuse_foreign(target: str) -> OutputError:
 def _discard(path: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
+    _forget(path)
+
+
+def _forget(path: str) -> None:
     with _live_lock:
         _live.discard(path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from dinac_cli.errors import InputError, describe_read_error
@@ -35,7 +35,7 @@ def read_content(path: str) -> Content:
     try:
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
-            content = _read_bounded(file, expected=before.st_size)
+            data = _read_bounded(file, expected=before.st_size)
             after = os.fstat(file.fileno())
     except OSError as exc:
         raise InputError(describe_read_error(exc)) from exc
@@ -43,15 +43,15 @@ def read_content(path: str) -> Content:
     is_file = stat.S_ISREG(before.st_mode)
     if is_file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError("changed while it was read; run the same command again")
-    return replace(content, status=before)
+    return Content(data, before)
 
 
 def read_stream_content(stream: BinaryIO) -> Content:
     """Reads standard input to its end. Raises InputError if it is empty or too large."""
-    content = _read_bounded(stream)
-    if not content.data:
+    data = _read_bounded(stream)
+    if not data:
         raise InputError("is empty; pipe an image into it")
-    return content
+    return Content(data)
 
 
 def hash_file(path: str) -> str:
@@ -66,7 +66,7 @@ def hash_file(path: str) -> str:
     return digest.hexdigest()
 
 
-def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
+def _read_bounded(file: BinaryIO, expected: int = 0) -> bytes:
     """Reads a file in pieces: one read of MAX_INPUT_BYTES would allocate that much memory."""
     pieces = []
     total = 0
@@ -79,7 +79,7 @@ def _read_bounded(file: BinaryIO, expected: int = 0) -> Content:
     else:
         limit = MAX_INPUT_BYTES // 2**30
         raise InputError(f"larger than {limit} GiB, the limit for one file; make it smaller")
-    return Content(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def begins_with(path: str, start: bytes) -> bool:

@@ -46,6 +46,9 @@ class Output:
     fsync: bool = False
     _ready: set[str] = field(default_factory=set, init=False)
 
+    def __post_init__(self) -> None:
+        self._prefix = os.path.join(self.path, "")
+
     @property
     def is_stream(self) -> bool:
         """True if outputs go to standard output, one after another."""
@@ -66,7 +69,7 @@ class Output:
         if self.kind is OutputKind.FILE:
             return self.path
         # The name is appended as text: on Windows, `join` would read a drive in `1:30.png`.
-        return os.path.join(self.path, "") + os.sep.join(name.split("/"))
+        return self._prefix + (name if os.sep == "/" else name.replace("/", os.sep))
 
     def look(self, name: str) -> str | None:
         """Makes the folder of the output called `name`, and returns the path of that output.

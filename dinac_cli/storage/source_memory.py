@@ -140,6 +140,16 @@ class SourceMemory:
                 self._file.close()
             self._file, self._read_only = None, True
 
+    @property
+    def remembers(self) -> bool:
+        """True if `remember` may remember something."""
+        return self._folder is not None and not self._read_only
+
+    @property
+    def knows_sources(self) -> bool:
+        """True if there is a table, so that `is_current` may be true."""
+        return self._file is not None
+
     def identify(self, target: str, content: str | None, status: os.stat_result) -> Sighting:
         """Returns the sighting of a source in the state `status` beside the record at `target`.
 

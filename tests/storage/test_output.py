@@ -186,5 +186,8 @@ class EmptyWindows:
     """`os` of a Windows without any file."""
 
     path = SimpleNamespace(
-        dirname=ntpath.dirname, lexists=lambda path: False, isdir=lambda path: False
+        dirname=ntpath.dirname,
+        join=ntpath.join,
+        lexists=lambda path: False,
+        isdir=lambda path: False,
     )

@@ -57,15 +57,10 @@ class StageClock:
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state, _lock=threading.Lock())
 
-    @contextmanager
-    def measure_host(self) -> Iterator[None]:
-        """Measures the work of a thread that reads or writes."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.host_seconds += time.perf_counter() - start
+    def add_host(self, since: float) -> None:
+        """Adds the work of a thread that reads or writes, since a time of `time.perf_counter`."""
+        with self._lock:
+            self.host_seconds += time.perf_counter() - since
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -79,12 +74,15 @@ class StageClock:
 
     def wait_for(self, stage: str, items: Iterator[T]) -> Iterator[T]:
         """Yields `items`, and adds the time spent waiting for each item to `stage`."""
+        # Without `measure`, because this runs several times for each entry.
         while True:
-            with self.measure(stage):
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
+            self.current, start = stage, time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds[stage] += time.perf_counter() - start
             yield item
 
     def take(self) -> StageClock:
@@ -123,9 +121,10 @@ class RunControl:
     `fits_device` is set, `processes` is the most: one process starts, and the others follow if the
     memory of its device has room for them. `say` receives a line about that. `threads` is
     the number of threads that compute in each process (None: as the environment says, or one per
-    processor). `sharers` processes share the memory that one run may occupy. If `bounds_memory` is
-    set, worker processes limit the memory of torch's caches. The job reads `stdin` if standard
-    input is one of its inputs, and writes to `stdout` if its output is a stream.
+    processor). `sharers` processes share the memory that one run may occupy. Worker processes limit
+    the memory of torch's caches if `bounds_memory` is set; otherwise, they keep freed memory. The
+    job reads `stdin` if standard input is one of its inputs, and writes to `stdout` if its output
+    is a stream.
     """
 
     workers: int = 2

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from dinac_cli.errors import (
@@ -131,6 +132,10 @@ def _open_pool(workers: int, name: str) -> Executor:
     return ThreadPoolExecutor(workers, name, initializer=_yield_to_model)
 
 
+def _hold_nothing(number: int, size_bytes: int) -> None:
+    pass
+
+
 class _CallingThread(Executor):
     """Runs work at once, in the thread that submits it. Handing work to a thread costs more time
     than reading a small image."""
@@ -248,6 +253,8 @@ class _Run(Generic[E, W, R]):
         self._ordered = ordered
         self._writers = writers
         self._budget = budget
+        # If there is one reader, it never waits: it reads the oldest input.
+        self._hold = budget.take if control.workers else _hold_nothing
         self._outbox = _Outbox(ordered=ordered)
         self._computing: deque[tuple[list[tuple[int, W]], Computing[R]]] = deque()
         self._batcher: Batcher[Hashable, tuple[int, W]] = Batcher(
@@ -323,9 +330,9 @@ class _Run(Generic[E, W, R]):
             self._collect(0)
 
     def _read(self, number: int, entry: E) -> tuple[int, W | FileResult]:
+        began = time.perf_counter()
         try:
-            with self._clock.measure_host():
-                outcome = self._job.read(entry, lambda size: self._budget.take(number, size))
+            outcome = self._job.read(entry, partial(self._hold, number))
         except UnwritableDiskError:  # `read` may make a folder: the disk may be full
             raise
         except DinacError as exc:
@@ -336,6 +343,8 @@ class _Run(Generic[E, W, R]):
         except MemoryError:
             error = InputError("not enough memory to read it; scale it down")
             outcome = FileResult.fail(entry.label, error)
+        finally:
+            self._clock.add_host(began)
         if isinstance(outcome, FileResult) and outcome.name != entry.name:
             outcome = replace(outcome, name=entry.name)
         return number, outcome
@@ -363,9 +372,9 @@ class _Run(Generic[E, W, R]):
                 self._outbox.put(number, self._writers.submit(self._finish, work, result))
 
     def _finish(self, work: W, computed: R) -> Made:
+        began = time.perf_counter()
         try:
-            with self._clock.measure_host():
-                made = self._job.finish(work, computed)
+            made = self._job.finish(work, computed)
         except UnwritableDiskError:
             raise
         except DinacError as exc:
@@ -373,6 +382,8 @@ class _Run(Generic[E, W, R]):
         except MemoryError:
             failure = OutputError("not enough memory to write it; free some memory and run again")
             made = Made(FileResult.fail(work.label, failure))
+        finally:
+            self._clock.add_host(began)
         if made.result.name != work.name:
             made = replace(made, result=replace(made.result, name=work.name))
         return made
