@@ -38,7 +38,7 @@ def test_progress_lines_without_a_terminal(work: Path, tmp_path: Path) -> None:
     assert re.fullmatch(r"(dinac: encode [1-4]/4, .*\n){4}", done.err), done.err
     assert re.search(
         r"^dinac: encode 4/4, [\d.]+ images/s  ETA 0\.0 s  [\d.]+ MP/s  .+ → .+ \(.+x\)  "
-        r"bottleneck: (read|model|write)$",
+        r"bottleneck: (read|model|write)  workers \d+% busy$",
         done.err,
         re.MULTILINE,
     ), done.err

@@ -37,50 +37,42 @@ encode.read_shaped = read_or_crash
 def images(tmp_path: Path) -> Path:
     """Images of several sizes in several folders, one of them bad."""
     for number in range(24):
-        save(tmp_path / f"images/{number % 3}/{number:02}.png", 32 + 16 * (number % 2), 32, number)
+        save(tmp_path / f"images/{number % 3}/{number:02}.png", 16 + 16 * (number % 2), 16, number)
     (tmp_path / "images/bad.png").write_text("not a picture")
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("count", ["2", "3"])
-def test_outputs_do_not_depend_on_the_number_of_processes(
-    images: Path, tmp_path: Path, count: str
-) -> None:
+def test_outputs_do_not_depend_on_the_number_of_processes(images: Path, tmp_path: Path) -> None:
     several, alone = tmp_path / "several", tmp_path / "alone"
-    options = ("--flip", "--posterior", "--precision", "q6", "--threads", "1")
-    done = run("encode", images, several / "latents", *options, "--processes", count)
-    expected = run("encode", images, alone / "latents", *options)
+    options = ("--flip", "--posterior", "--precision", "q6")
+    done = run("encode", images, several / "latents", *options, *SEVERAL)
+    expected = run("encode", images, alone / "latents", *options, *ONE)
     assert (done.code, done.summary, done.err) == (3, expected.summary, expected.err)
     assert read_files(several / "latents") == read_files(alone / "latents")
     assert len(read_files(alone / "latents")) == 24
 
-    done = run("decode", alone / "latents", several / "decoded", "--processes", count)
-    expected = run("decode", alone / "latents", alone / "decoded", "--threads", "1")
+    done = run("decode", alone / "latents", several / "decoded", *SEVERAL)
+    expected = run("decode", alone / "latents", alone / "decoded", *ONE)
     assert (done.code, done.summary, done.err) == (0, expected.summary, "")
     assert read_files(several / "decoded") == read_files(alone / "decoded")
 
     for command in (("encode", images), ("decode", alone / "latents")):
         out = several / ("latents" if command[0] == "encode" else "decoded")
-        again = run(*command, out, "--processes", count)
+        again = run(*command, out, *SEVERAL)
         assert "24 already done" in again.out
 
 
-def encode_to_stdout(images: Path, *options: str) -> bytes:
+def test_records_of_a_stream_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [*DINAC, "encode", images, "-", *options], capture_output=True, env=make_environment()
+        [*DINAC, "encode", images, "-", *SEVERAL], capture_output=True, env=make_environment()
     )
     assert done.returncode == 3
-    return done.stdout
-
-
-def test_records_of_a_stream_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> None:
-    records = encode_to_stdout(images, *SEVERAL)
-    assert records == encode_to_stdout(images, *ONE)
-    done = run("decode", "-", tmp_path / "out", *SEVERAL, stdin=records)
-    assert (done.code, done.err) == (0, "")
+    run("encode", images, tmp_path / "alone", *ONE)
+    records = read_files(tmp_path / "alone")
+    assert done.stdout == b"".join(records[name] for name in sorted(records))
+    decoded = run("decode", "-", tmp_path / "out", *SEVERAL, stdin=done.stdout)
+    assert (decoded.code, decoded.err) == (0, "")
     assert len(list_files(tmp_path / "out")) == 24
-    run("decode", "-", tmp_path / "alone", *ONE, stdin=records)
-    assert read_files(tmp_path / "out") == read_files(tmp_path / "alone")
 
 
 def test_the_first_undamaged_record_takes_a_name(images: Path, tmp_path: Path) -> None:
@@ -124,10 +116,7 @@ def test_a_file_that_crashes_its_decoder_is_one_failure(images: Path, tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
-@pytest.mark.parametrize("to_group", [False, True], ids=["the parent", "all processes"])
-def test_the_first_signal_finishes_the_work_in_flight(
-    images: Path, tmp_path: Path, to_group: bool
-) -> None:
+def test_the_first_signal_finishes_the_work_in_flight(images: Path, tmp_path: Path) -> None:
     """A terminal sends Ctrl-C to all processes of the command."""
     pipe, out = images / "blocking.png", tmp_path / "out"
     os.mkfifo(pipe)
@@ -149,7 +138,7 @@ def test_the_first_signal_finishes_the_work_in_flight(
         start_new_session=True,
     )
     wait_until(lambda: out.exists() and len(list_files(out)) >= 12, process)
-    (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     assert process.stderr is not None
     assert process.stderr.readline() == (
         b"dinac: finishing the work in flight; press again to stop at once\n"

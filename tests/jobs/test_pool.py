@@ -241,7 +241,7 @@ def test_processes_fit_into_the_memory_of_the_device(
     job = RoomyJob(free_bytes=free * 2**30, used_bytes=used * 2**30)
     said: list[str] = []
     control = RunControl(workers=0, processes=most, fits_device=True, say=said.append)
-    entries = [Entry(number, "wait") for number in range(12 * most)]
+    entries = [Entry(number, "pause") for number in range(20 * most)]
     results = list(run(entries, job=job, control=control))
     assert len(results) == len(entries)
     assert len({result.bytes_in for result in results}) == expected

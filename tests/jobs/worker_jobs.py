@@ -83,6 +83,8 @@ class ActingJob(Job[Entry, NumberedWork, int]):
                 raise ZeroDivisionError("a bug")
             case "wait":
                 time.sleep(0.2)
+            case "pause":
+                time.sleep(0.03)
 
 
 @dataclass
