@@ -28,7 +28,7 @@ from dinac_cli.jobs.decode import DecodeJob, DecodeOptions
 from dinac_cli.jobs.encode import EncodeJob, EncodeOptions
 from dinac_cli.jobs.entries import RecordEntry
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.executor.job import Job, deliver
+from dinac_cli.jobs.executor.job import Job
 from dinac_cli.jobs.executor.local import BATCHES_AHEAD, run_opened
 from dinac_cli.jobs.executor.pool import OpenJob, run_in_processes
 from dinac_cli.jobs.freshness import is_latent_file, is_stamped_image
@@ -145,9 +145,7 @@ def _measure_stages(task: HostTask, folder: Path) -> tuple[float, float, float]:
         pack, made = _time(lambda: [job.finish(*pair) for pair in pairs])
     shutil.rmtree(folder, ignore_errors=True)
     output = Output(str(folder), OutputKind.FOLDER, lambda path: False)
-    write, _ = _time(
-        lambda: [deliver(output, one.result.name, one.data, one.result) for one in made]
-    )
+    write, _ = _time(lambda: [output.deliver(one.result.name, one.data) for one in made])
     count = len(entries)
     return count / read, count / pack, count / write
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dinac_cli.container.frame import PREAMBLE, FileSource, take_preamble, walk_record
 from dinac_cli.container.header import RecordHeader, header_from_metadata, header_to_metadata
-from dinac_cli.container.layout import TensorEntry, read_layout, write_layout
+from dinac_cli.container.layout import LayoutWriter, TensorEntry, read_layout
 from dinac_cli.container.tensors import (
     CLASS_TOKEN,
     FLIPPED,
@@ -35,6 +35,9 @@ from dinac_cli.container.zstd import compress_content, decompress_content, take_
 from dinac_cli.errors import FormatError, Rejection
 
 _DTYPES: dict[str, npt.DTypeLike] = {"U8": "u1", "I8": "i1", "F32": "<f4"}
+
+
+_heads = LayoutWriter("name", "source_bytes", "source_sha256")
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def pack_encoded(
         _check_tokens(encoded.class_token, flipped.class_token)
     # Float tensors come first in the payload, so that they are aligned.
     ordered = dict(sorted(tensors.items(), key=lambda item: item[1].dtype.kind != "f"))
-    head = write_layout(header_to_metadata(header), ordered)
+    head = _heads.write(header_to_metadata(header), ordered)
     payload = [tensor.reshape(-1).view(np.uint8).data for tensor in ordered.values()]
     return PREAMBLE + compress_content([head, *payload])
 

@@ -36,7 +36,7 @@ from dinac_cli.jobs.entries import (
     settle_names,
 )
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
+from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.freshness import (
@@ -422,10 +422,14 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         form = self._options.format
         stamp = wanted.stamp if form.has_stamp else None
         data = write_image(computed, form.name, quality=self._options.quality, stamp=stamp)
+        target: str | None = self._locate(work.name)
+        if form.has_stamp or not self._is_same(self._locate(work.name), data):
+            target = self._output.deliver(name_image(work.name, form.suffixes), data)
         height, width, _ = computed.shape
         result = FileResult(
             work.label,
             Status.WRITTEN,
+            output=target,
             reason=work.redo_reason,
             width=width,
             height=height,
@@ -433,9 +437,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             bytes_out=len(data),
             name=work.name,
         )
-        if not form.has_stamp and self._is_same(self._locate(work.name), data):
-            return Made(replace(result, output=self._locate(work.name)))
-        return deliver(self._output, name_image(work.name, form.suffixes), data, result)
+        return Made.from_output(result, data)
 
     def _judge(self, entry: RecordEntry, record_hash: str, model: ModelHandle) -> Verdict:
         """Checks whether the record's image already exists and is up to date."""

@@ -32,7 +32,7 @@ from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.images.revisions import current_revision
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.executor.job import Computing, Job, Made, Work, deliver
+from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.executor.pool import ignore_result, run_in_processes
 from dinac_cli.jobs.freshness import (
@@ -530,9 +530,13 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             anonymous=self._options.anonymous,
             flipped=computed.flipped,
         )
+        target = self._output.deliver(name_latents(work.name), record)
+        if target is not None:
+            self._remember(target, work.source.sha256, work.status, work.earlier)
         result = FileResult(
             work.label,
             Status.WRITTEN,
+            output=target,
             reason=work.redo_reason,
             warnings=work.image.warnings,
             width=work.source.width,
@@ -543,10 +547,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             upscaled=work.image.upscaled,
             is_unchecked=not work.image.soundness.is_checked,
         )
-        made = deliver(self._output, name_latents(work.name), record, result)
-        if made.result.output is not None:
-            self._remember(made.result.output, work.source.sha256, work.status, work.earlier)
-        return made
+        return Made.from_output(result, record)
 
     def _rename(
         self, entry: Input, content: Content, hold: Callable[[int], None]

@@ -71,11 +71,13 @@ def _read_bounded(file: BinaryIO, expected: int = 0) -> bytes:
     pieces = []
     total = 0
     while expected <= MAX_INPUT_BYTES and total <= MAX_INPUT_BYTES:
-        piece = file.read(max(_CHUNK_BYTES, expected - total))
-        if not piece:
-            break
+        # One byte more than expected: a shorter piece is the end of a file.
+        size = expected - total + 1 if expected > total else _CHUNK_BYTES
+        piece = file.read(size)
         pieces.append(piece)
         total += len(piece)
+        if len(piece) < size:
+            break
     else:
         limit = MAX_INPUT_BYTES // 2**30
         raise InputError(f"larger than {limit} GiB, the limit for one file; make it smaller")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -28,12 +27,11 @@ from dinac_cli.errors import (
 from dinac_cli.jobs.executor import local
 from dinac_cli.jobs.executor.budget import READ_BYTES
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.executor.job import Job, Made, Work, deliver
+from dinac_cli.jobs.executor.job import Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.storage.output import OutputKind
 
-from .hand_made import Counted, latents_out, run_control
+from .hand_made import Counted, run_control
 
 PATIENCE_SECONDS = 120.0
 MOMENT_SECONDS = 0.05
@@ -326,19 +324,11 @@ class TestOutputOrder:
         assert stream.getvalue() == b"0\n4\n"
 
 
-class TestDelivery:
-    RESULT = FileResult("a.jpg", Status.WRITTEN)
-
-    def test_a_folder_gets_a_file(self, tmp_path: Path) -> None:
-        made = deliver(latents_out(tmp_path), "trip/a.jpg.dinac", b"record", self.RESULT)
-        assert made.data == b""
-        assert made.result.output == str(tmp_path / "trip/a.jpg.dinac")
-        assert (tmp_path / "trip/a.jpg.dinac").read_bytes() == b"record"
-
-    def test_a_stream_gets_the_bytes(self) -> None:
-        output = latents_out(Path("-"), OutputKind.STREAM)
-        made = deliver(output, "a.jpg.dinac", b"record", self.RESULT)
-        assert made == Made(self.RESULT, b"record")
+def test_only_an_output_without_a_file_keeps_its_bytes() -> None:
+    streamed = FileResult("a.jpg", Status.WRITTEN)
+    written = FileResult("a.jpg", Status.WRITTEN, output="out/a.jpg.dinac")
+    assert Made.from_output(streamed, b"record") == Made(streamed, b"record")
+    assert Made.from_output(written, b"record") == Made(written, b"")
 
 
 class Glancing(Doubling):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from dinac_cli.codec.handle import BatchGroup
 from dinac_cli.jobs.results import FileResult
-from dinac_cli.storage.output import Output
 
 
 class Entry(Protocol):
@@ -68,6 +67,11 @@ class Made:
     result: FileResult
     data: bytes = b""
 
+    @classmethod
+    def from_output(cls, result: FileResult, data: bytes) -> Made:
+        """Keeps the bytes of an output only if they are not in the file of the result."""
+        return cls(result, data if result.output is None else b"")
+
 
 class Job(ABC, Generic[E, W, R]):
     """Reads, computes and writes each entry.
@@ -114,12 +118,3 @@ class Job(ABC, Generic[E, W, R]):
     @abstractmethod
     def finish(self, work: W, computed: R) -> Made:
         """Makes and writes one output."""
-
-
-def deliver(output: Output, name: str, data: bytes, result: FileResult) -> Made:
-    """Writes one output below OUT.
-
-    If OUT is a stream, writes nothing and returns the bytes with the result. Raises OutputError.
-    """
-    path = output.deliver(name, data)
-    return Made(result, data) if path is None else Made(replace(result, output=path))
