@@ -276,13 +276,14 @@ class InputScan:
             if identity in ancestors or (ancestors and self._is_skipped(identity)):
                 return
             with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
         except OSError as exc:
             problem = f"cannot list this folder: {exc.strerror}; check its permissions"
             self.gap = self.gap or f"{folder} cannot be listed"
             yield Input(folder, prefix.rstrip("/") or os.path.basename(folder), problem)
             return
-        for entry in entries:
+        while entries:
+            entry = entries.pop()  # an entry that is used holds a status, which takes much memory
             if entry.name.startswith("."):
                 continue
             is_folder = _is_folder(entry)

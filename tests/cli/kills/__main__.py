@@ -32,11 +32,11 @@ def main() -> None:
         commands = list_commands(images, folder / "encode/reference", options.steps)
         left = options.times
         for number, command in enumerate(commands):
-            harness = Harness(command, folder / command.name, options.seed)
+            harness = Harness(command, folder / command.label, options.seed)
             share = left // (len(commands) - number)
             harness.go(share)
             left -= share
-            print(harness.figures.describe(command.name), flush=True)
+            print(harness.figures.describe(command.label), flush=True)
     print(f"{options.times} kills in {monotonic() - began:.0f} s, nothing damaged", flush=True)
 
 

@@ -24,7 +24,10 @@ DEPENDS_ON_TIME = ("training.state", "training.json")
 
 @dataclass(frozen=True)
 class Command:
-    """One command from a folder `source` to an OUT; `check` fails for a damaged file."""
+    """One command from a folder `source` to an OUT; `check` fails for a damaged file.
+
+    `title` tells commands of one name apart.
+    """
 
     name: str
     program: tuple[str, ...]
@@ -32,6 +35,12 @@ class Command:
     options: tuple[str, ...]
     check: Callable[[Path], None]
     undetermined: Sequence[str] = ()
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        """The title, or the name."""
+        return self.title or self.name
 
     def build(self, out: Path) -> list[str]:
         """Builds the command line that writes to `out`."""
@@ -39,13 +48,19 @@ class Command:
 
 
 def list_commands(images: Path, latents: Path, steps: int) -> list[Command]:
-    """Lists encode from `images`, decode from their `latents`, and train on `images`."""
+    """Lists encode from `images`, decode from their `latents`, and train on `images`.
+
+    Encode and decode run in one process and in several ones.
+    """
     training = (sys.executable, str(Path(__file__).with_name("training.py")))
     options = ("--init", str(TINY), "--crop", "32", "--batch-size", "2", "--steps", str(steps))
     on_cpu = ("--device", "cpu", "--dtype", "f32")
+    several = (*on_cpu, "--processes", "2", "--threads", "2")
     return [
         Command("encode", DINAC, images, on_cpu, _check_record),
         Command("decode", DINAC, latents, on_cpu, _check_image),
+        Command("encode", DINAC, images, several, _check_record, title="encode-processes"),
+        Command("decode", DINAC, latents, several, _check_image, title="decode-processes"),
         Command("train", training, images, options + on_cpu, _check_training, DEPENDS_ON_TIME),
     ]
 
