@@ -71,16 +71,36 @@ def test_network_tables_fit_80_columns() -> None:
     assert "error of encode, fast: " in finished.out
 
 
+def test_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "count_processors", lambda: 1)
+    arguments = (*QUICK, "--only", "host", "--model-rate", "100")
+    finished = run(*arguments, "--json")
+    assert (finished.code, finished.err) == (0, "")
+    report = json.loads(finished.out)
+    assert list(report) == ["machine", "host"]
+    tasks = ["encode", "decode to png", "decode to jpg", "decode to webp"]
+    assert [row["task"] for row in report["host"]] == tasks
+    assert {row["model"] for row in report["host"]} == {100.0}
+    assert [one["processes"] for one in report["host"][0]["whole"]] == [1]
+    table = run(*arguments)
+    assert table.code == 0
+    lines = table.out.splitlines()
+    assert all(len(line) <= 80 for line in lines[1:])
+    assert lines[1].split() == ["one", "thread,", "images/s", "read", "pack", "write", "model"]
+    assert [line.split("  ")[0] for line in lines[-5:-1]] == tasks
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--model-rate", "9"), "--model-rate needs --only host"),
         (("--files", "3"), "--files: give at least two numbers; the fitted line needs two points"),
         (
             ("--random-weights", "d2"),
             "--random-weights and --model cannot be used together; leave one out",
         ),
         (("--compare", "sd"), "--compare sd: choose one of flux2"),
-        (("--only", "it"), "--only it: choose one of network, commands"),
+        (("--only", "it"), "--only it: choose one of network, commands, host"),
         (("absent.png",), "absent.png: no such file"),
     ],
 )
