@@ -69,22 +69,27 @@ class PlainJpeg(NamedTuple):
 
 
 def find_plain_jpeg(data: bytes) -> PlainJpeg | None:
-    """Reads the headers of a JPEG. Returns None if it is not plain, or no JPEG."""
+    """Reads the headers of a JPEG. Returns None if it is not plain, or no JPEG.
+
+    Follows the lengths of the segments, which is faster than `_list_segments`. A JPEG with other
+    bytes between its segments is not plain.
+    """
     if not data.startswith(_START_OF_IMAGE):
         return None
-    size, sequential = None, False
+    at, size, sequential = 2, None, False
     try:
-        for segment in _list_segments(data):
-            if segment.marker == _SOS:
-                whole = sequential and data[segment.body] == _PLAIN_COMPONENTS
+        while data[at] == 0xFF:
+            marker, end = data[at + 1], at + 2 + (data[at + 2] << 8 | data[at + 3])
+            if marker == _SOS:
+                whole = sequential and data[at + 4] == _PLAIN_COMPONENTS
                 return None if size is None else PlainJpeg(size, whole)
-            if segment.marker in _CONVERTING:
+            if marker in _CONVERTING or marker in _STANDALONE:
                 return None
-            if segment.marker in _FRAMES:
-                if size is not None or segment.marker not in _USUAL_FRAMES:
+            if marker in _FRAMES:
+                if size is not None or marker not in _USUAL_FRAMES:
                     return None
-                size = _read_usual_size(data[segment.body : segment.end])
-                sequential = segment.marker not in _PROGRESSIVE
+                size, sequential = _read_usual_size(data[at + 4 : end]), marker not in _PROGRESSIVE
+            at = end
     except IndexError:
         pass
     return None

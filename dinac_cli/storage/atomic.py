@@ -14,6 +14,7 @@ import errno
 import filecmp
 import functools
 import hashlib
+import itertools
 import os
 import secrets
 import socket
@@ -31,6 +32,9 @@ if sys.platform != "win32":
 TEMPORARY_PREFIX = ".dinac-tmp-"
 
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # from fcntl.h and linux/fs.h
+
+# A process that reuses the pid of a killed one starts at another number.
+_numbers = itertools.count(secrets.randbits(32))
 
 _live: set[str] = set()
 _live_lock = threading.Lock()
@@ -218,7 +222,8 @@ def _identify_host() -> tuple[str, str, str]:
 
 
 def _name_temporary() -> str:
-    return TEMPORARY_PREFIX + "-".join((*_identify_host(), str(os.getpid()), secrets.token_hex(4)))
+    number = next(_numbers) % 2**32
+    return TEMPORARY_PREFIX + "-".join((*_identify_host(), str(os.getpid()), f"{number:08x}"))
 
 
 def _is_dead(path: str) -> bool:
