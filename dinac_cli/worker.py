@@ -98,7 +98,11 @@ class _Worker:
             self._report(has_stopped=bool(self._control.stop))
 
     def _receive(self) -> None:
-        """Receives parts while the worker computes. Ends the process if the parent is gone."""
+        """Receives parts while the worker computes.
+
+        Ends the process if the parent is gone, or if a message cannot be read: a worker that
+        receives nothing would wait forever.
+        """
         try:
             while True:
                 message = self._connection.recv()
@@ -108,8 +112,11 @@ class _Worker:
                 if message is Order.END:
                     return
         except (EOFError, OSError):
-            discard_live_temporaries()
-            os._exit(1)
+            pass
+        except BaseException:
+            traceback.print_exc()
+        discard_live_temporaries()
+        os._exit(1)
 
     def _take_entries(self) -> Iterator[Any]:
         """Waits for a part; yields its entries, and those of the parts that follow at once."""
