@@ -244,3 +244,12 @@ def test_unknown_choice_is_refused() -> None:
     assert [parse_damage_choice(choice) for choice in ("fail", "warn")] == ["fail", "warn"]
     with pytest.raises(UsageError, match="--damaged skip: choose one of fail, warn"):
         parse_damage_choice("skip")
+
+
+def test_a_jpeg_that_ends_in_half_a_marker_after_a_header_is_damaged() -> None:
+    data = save(Image.new("RGB", (32, 24)), "JPEG")
+    odd = data[:11] + b"\x09" + data[12:]  # an odd revision of JFIF, which hides other warnings
+    scan = odd.index(b"\xff\xda")
+    cut = odd[: scan + 2 + int.from_bytes(odd[scan + 2 : scan + 4], "big")] + b"\xff"
+    with pytest.raises(DamagedImageError):
+        read_image(cut)
