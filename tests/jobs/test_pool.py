@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -176,6 +177,31 @@ def test_results_do_not_wait_for_a_slow_listing() -> None:
     assert sorted(numbers(next(results) for _ in range(5))) == list(range(5))
     fed.set()
     assert numbers(results) == [5]
+
+
+def test_the_last_entry_is_not_lost_if_it_is_listed_during_a_look() -> None:
+    looked = threading.Event()
+
+    class Looked(deque[Entry]):
+        def __bool__(self) -> bool:
+            is_filled = len(self) > 0
+            looked.set()
+            time.sleep(0.1)  # without a lock, the listing ends here
+            return is_filled
+
+    def entries() -> Iterator[Entry]:
+        assert looked.wait(PATIENCE_SECONDS)
+        yield Entry(0)
+
+    taken: list[Entry] = []
+    listing = pool._Listing(entries())
+    listing._listed = Looked()
+    with listing:
+        while not listing.has_ended:
+            time.sleep(0.01)
+            if taken := listing.take(1):
+                break
+        assert taken == [Entry(0)]
 
 
 @pytest.mark.parametrize("to_stream", [False, True])

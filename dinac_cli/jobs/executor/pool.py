@@ -147,8 +147,9 @@ class _Listing(Generic[E]):
     @property
     def has_ended(self) -> bool:
         """True if all entries have been taken. Raises the error that ended the listing."""
-        if self._listed or not self._ended:
-            return False
+        with self._changed:  # the last entry may be listed between two looks
+            if self._listed or not self._ended:
+                return False
         if self._error is not None:
             raise self._error
         return True
