@@ -448,9 +448,9 @@ def _lend(connection: Connection[Any, Any]) -> tuple[int, dict[str, Any]]:
     """Returns the descriptor (on Windows: handle) of a connection in a child process, and the
     arguments of Popen that pass it on."""
     if sys.platform == "win32":
-        from multiprocessing.reduction import duplicate
-
-        handle = duplicate(connection.fileno(), inheritable=True)
+        # Not a duplicate: the parent would hold it, and never see the end of a dead worker.
+        handle = connection.fileno()
+        os.set_handle_inheritable(handle, True)
         info = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
         flags = subprocess.CREATE_NEW_PROCESS_GROUP  # Ctrl-C goes to the parent only
         return handle, {"startupinfo": info, "creationflags": flags}
