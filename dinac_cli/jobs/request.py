@@ -186,10 +186,17 @@ class ProcessRequest(Request[R]):
         super().__post_init__()
         _require_positive({"--processes": self.processes, "--threads": self.threads})
 
+    @property
+    def can_divide(self) -> bool:
+        """False if only the caller's process can do the work, whatever `processes` says."""
+        return True
+
     def make_control(self, stop: StopRequest | None = None) -> RunControl:
         """Returns the limits of a run. The run ends early if `stop` is requested."""
         control, processes, threads = super().make_control(stop), self.processes or 1, self.threads
         fits_device = self.processes is None and may_use_gpu(self.model.device)
+        if not self.can_divide:
+            processes, fits_device = 1, False
         if fits_device:
             processes = min(MOST_PROCESSES, count_processors())
         if processes > 1 and self.workers is None:

@@ -262,3 +262,14 @@ def test_export_of_equal_names_in_two_folders_is_refused_only_for_equal_outputs(
         request = ExportRequest(inputs=inputs, out=str(tmp_path / form), format=form)
         results = list(run_request(request))
         assert [result.status for result in results] == [Status.WRITTEN, last]
+
+
+def test_an_image_from_standard_input_is_encoded_in_one_process() -> None:
+    """So that `threads` holds for it, and the run has the threads that read and write."""
+    request = EncodeRequest(
+        inputs=InputRequest(paths=("-", "a.png")), out="out", processes=2, threads=3
+    )
+    control = request.make_control()
+    assert (control.processes, control.threads, control.workers > 0) == (1, 3, True)
+    decode = DecodeRequest(inputs=InputRequest(paths=("-",)), out="out", processes=2)
+    assert decode.make_control().processes == 2
