@@ -50,14 +50,15 @@ def _open_connection(descriptor: int) -> Connection[Any, Any]:
 def serve(connection: Connection[Any, Any]) -> None:
     """Runs parts until the parent ends the run. Sends every error to the parent."""
     try:
-        assignment: Assignment = connection.recv()
+        try:
+            assignment: Assignment = connection.recv()
+        except EOFError:  # the parent is gone
+            return
         configure_threads(assignment.control.threads)
         (bound_memory if assignment.control.bounds_memory else keep_memory)()
         with pickle.loads(assignment.job)() as job:
             _spare_collections()
             _Worker(connection, job, assignment.control).work()
-    except EOFError:
-        return
     except BaseException as exc:
         with closing(connection), suppress(OSError):
             connection.send(Report(error=_make_portable(exc)))

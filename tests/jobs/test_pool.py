@@ -142,9 +142,10 @@ def test_a_full_disk_ends_the_run() -> None:
         list(run(make_entries(1000, fill=3)))
 
 
-def test_a_bug_ends_the_run_with_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)worker_jobs.*ZeroDivisionError: a bug"):
-        list(run(make_entries(10, bug=3)))
+@pytest.mark.parametrize(("action", "kind"), [("bug", "ZeroDivisionError"), ("end", "EOFError")])
+def test_a_bug_ends_the_run_with_its_traceback(action: str, kind: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"(?s)worker_jobs.*{kind}: a bug"):
+        list(run(make_entries(10, **{action: 3})))
 
 
 def test_a_worker_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
