@@ -120,6 +120,19 @@ def test_an_entry_that_kills_a_worker_is_one_failure(action: str, end: str, orde
         assert [result.name for result in results] == [f"entry {n}" for n in range(100)]
 
 
+def test_no_worker_starts_if_no_entry_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, count = pool._start_process, 0
+
+    def note(connection: Any) -> subprocess.Popen[bytes]:
+        nonlocal count
+        count += 1
+        return start(connection)
+
+    monkeypatch.setattr(pool, "_start_process", note)
+    assert [result.failed for result in run([Entry(0, "exit")])] == [True]
+    assert count == 2  # the second one has the entry alone
+
+
 def test_several_killers_are_several_failures() -> None:
     entries = [Entry(n, "exit" if n % 20 == 7 else "") for n in range(100)]
     results = list(run(entries, count=3))

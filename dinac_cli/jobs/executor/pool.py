@@ -380,7 +380,7 @@ class _Pool(Generic[E]):
             yield from self._turns.add(number, made)
 
     def _replace(self, dead: _Process[E]) -> Iterator[Made]:
-        """A process died: starts another one, and has its entries tried one by one."""
+        """A process died: has its entries tried one by one. `_grow` starts another process."""
         end = dead.bury()
         self._processes.remove(dead)
         if not dead.is_ready:
@@ -393,8 +393,6 @@ class _Pool(Generic[E]):
             yield from self._deliver(number, Made(failure))
         else:
             self._suspects.extend(held)
-        if not self._stop:
-            self._processes.append(_Process(self._assignment))
 
 
 class _Turns:
