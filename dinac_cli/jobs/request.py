@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar
 
 from dinac_cli.codec.handle import DeviceChoice
-from dinac_cli.codec.machine import count_processors
+from dinac_cli.codec.machine import count_processors, divide_processors
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name, looks_like_image
@@ -173,7 +173,7 @@ class ProcessRequest(Request[R]):
     `MOST_PROCESSES`. With several processes, `workers` counts the threads of each (None: the thread
     that runs the model also reads and writes). The number of processes never changes a result.
     `threads` threads compute in each process (None: the processors are divided between the
-    processes).
+    processes; on a GPU, only the later processes have a part of the processors).
     """
 
     model: DeviceChoice = field(default_factory=DeviceChoice)
@@ -201,8 +201,9 @@ class ProcessRequest(Request[R]):
             processes = min(MOST_PROCESSES, count_processors())
         if processes > 1 and self.workers is None:
             control = replace(control, workers=0, in_flight=self.in_flight or 4)
-        if processes > 1 and threads is None and "OMP_NUM_THREADS" not in os.environ:
-            threads = max(1, count_processors() // processes)
+        # If it turns out that there is no GPU, one process works alone, with all processors.
+        if processes > 1 and threads is None and not fits_device:
+            threads = divide_processors(processes)
         return replace(
             control,
             processes=processes,

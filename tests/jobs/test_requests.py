@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import dinac_cli
+from dinac_cli.codec import machine
 from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import Geometry, GeometryChoice
+from dinac_cli.jobs import request as request_module
 from dinac_cli.jobs.decode import DecodeChoice, DecodeRequest
 from dinac_cli.jobs.encode import EncodeChoice, EncodeOptions, EncodeRequest
 from dinac_cli.jobs.export import WEBDATASET, ExportRequest
@@ -273,3 +275,18 @@ def test_an_image_from_standard_input_is_encoded_in_one_process() -> None:
     assert (control.processes, control.threads, control.workers > 0) == (1, 3, True)
     decode = DecodeRequest(inputs=InputRequest(paths=("-",)), out="out", processes=2)
     assert decode.make_control().processes == 2
+
+
+def test_a_process_that_may_turn_out_to_work_alone_has_all_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the worker knows whether there is a GPU; on a CPU, no other worker follows."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(request_module, "may_use_gpu", lambda device: True)
+    monkeypatch.setattr(request_module, "count_processors", lambda: 16)
+    monkeypatch.setattr(machine, "count_processors", lambda: 16)
+    inputs = InputRequest(paths=("in",))
+    control = EncodeRequest(inputs=inputs, out="out").make_control()
+    assert (control.fits_device, control.processes, control.threads) == (True, 8, None)
+    control = EncodeRequest(inputs=inputs, out="out", processes=4).make_control()
+    assert (control.fits_device, control.processes, control.threads) == (False, 4, 4)

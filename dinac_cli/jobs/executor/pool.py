@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic
 
 import dinac_cli
+from dinac_cli.codec.machine import divide_processors
 from dinac_cli.errors import DeviceError, InputError
 from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest, until_stopped
 from dinac_cli.jobs.executor.job import E, Job, Made, R, W
@@ -312,6 +313,10 @@ class _Pool(Generic[E]):
         self._must_fit = False
         fitting = 1 + int(free_bytes / (MEMORY_MARGIN * used_bytes))
         self._count = min(self._most, fitting)
+        control = self._assignment.control
+        if control.threads is None:  # the first process had all processors: it may be on a CPU
+            control = replace(control, threads=divide_processors(self._count))
+            self._assignment = replace(self._assignment, control=control)
         self._say(
             f"processes: {self._count} (at most {self._most} for the processors; "
             f"{free_bytes / 2**30:.1f} GiB are free on the device, and one takes "
