@@ -167,6 +167,29 @@ def test_a_worker_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch
         list(run(make_entries(10)))
 
 
+def test_a_later_worker_that_cannot_start_leaves_the_work_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, count = pool._start_process, 0
+
+    def start_only_first(connection: Any) -> subprocess.Popen[bytes]:
+        nonlocal count
+        count += 1
+        if count == 2:
+            monkeypatch.setattr(pool, "_WORKER", "dinac_cli.no_such_module")
+        return start(connection)
+
+    monkeypatch.setattr(pool, "_start_process", start_only_first)
+
+    def entries() -> Iterator[Entry]:
+        for number in range(200):
+            yield Entry(number, "pause")
+
+    results = list(run(entries()))
+    assert sorted(numbers(results)) == list(range(200))
+    assert count == 2
+
+
 def test_an_error_of_the_listing_comes_after_the_results() -> None:
     def entries() -> Iterator[Entry]:
         yield from make_entries(5)

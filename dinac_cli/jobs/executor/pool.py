@@ -389,7 +389,9 @@ class _Pool(Generic[E]):
         end = dead.bury()
         self._processes.remove(dead)
         if not dead.is_ready:
-            raise DeviceError(f"a worker process could not start ({end}); use --processes 1")
+            if not self._processes:
+                raise DeviceError(f"a worker process could not start ({end}); use --processes 1")
+            self._count = len(self._processes)  # probably, memory lacks for one more
         held = sorted(dead.held.items())
         if dead.is_suspect and held:
             [(number, entry)] = held
