@@ -73,9 +73,12 @@ def find_plain_jpeg(data: bytes) -> PlainJpeg | None:
     """Reads the headers of a JPEG. Returns None if it is not plain, or no JPEG."""
     if not data.startswith(_START_OF_IMAGE):
         return None
-    size, sequential = None, False
+    size, sequential, end = None, False, len(_START_OF_IMAGE)
     try:
         for segment in _list_segments(data):
+            if segment.start != end:  # Pillow refuses some bytes between segments
+                return None
+            end = segment.end
             if segment.marker == _SOS:
                 whole = sequential and data[segment.body] == _PLAIN_COMPONENTS
                 return None if size is None else PlainJpeg(size, whole)
