@@ -117,6 +117,10 @@ class FormatError(DinacError):
         super().__init__(message)
         self.rejection = rejection
 
+    def __reduce__(self) -> tuple[type[FormatError], tuple[Rejection, str]]:
+        """Errors go between processes, and pickle calls the class with all arguments."""
+        return type(self), (self.rejection, str(self))
+
 
 class InputError(DinacError):
     """An input cannot be read, is too large, or changed while it was read."""

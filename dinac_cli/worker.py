@@ -50,14 +50,15 @@ def _open_connection(descriptor: int) -> Connection[Any, Any]:
 def serve(connection: Connection[Any, Any]) -> None:
     """Runs parts until the parent ends the run. Sends every error to the parent."""
     try:
-        assignment: Assignment = connection.recv()
+        try:
+            assignment: Assignment = connection.recv()
+        except EOFError:  # the parent is gone
+            return
         configure_threads(assignment.control.threads)
         (bound_memory if assignment.control.bounds_memory else keep_memory)()
         with pickle.loads(assignment.job)() as job:
             _spare_collections()
             _Worker(connection, job, assignment.control).work()
-    except EOFError:
-        return
     except BaseException as exc:
         with closing(connection), suppress(OSError):
             connection.send(Report(error=_make_portable(exc)))
@@ -98,7 +99,11 @@ class _Worker:
             self._report(has_stopped=bool(self._control.stop))
 
     def _receive(self) -> None:
-        """Receives parts while the worker computes. Ends the process if the parent is gone."""
+        """Receives parts while the worker computes.
+
+        Ends the process if the parent is gone, or if a message cannot be read: a worker that
+        receives nothing would wait forever.
+        """
         try:
             while True:
                 message = self._connection.recv()
@@ -108,8 +113,11 @@ class _Worker:
                 if message is Order.END:
                     return
         except (EOFError, OSError):
-            discard_live_temporaries()
-            os._exit(1)
+            pass
+        except BaseException:
+            traceback.print_exc()
+        discard_live_temporaries()
+        os._exit(1)
 
     def _take_entries(self) -> Iterator[Any]:
         """Waits for a part; yields its entries, and those of the parts that follow at once."""

@@ -103,6 +103,7 @@ class BusyTimer:
     def __init__(self, make_event: Callable[[], TimingEvent] | None) -> None:
         self._make_event = make_event
         self._spans: deque[tuple[TimingEvent, TimingEvent]] = deque()
+        self._seconds = 0.0
 
     @contextlib.contextmanager
     def measure(self) -> Iterator[None]:
@@ -110,6 +111,7 @@ class BusyTimer:
         if self._make_event is None:
             yield
             return
+        self._add_finished()  # so few events are kept, even if nobody asks for the seconds
         start, end = self._make_event(), self._make_event()
         start.record()
         yield
@@ -118,11 +120,14 @@ class BusyTimer:
 
     def take_seconds(self) -> float:
         """Returns the seconds of the work that is done since the last call."""
-        seconds = 0.0
+        self._add_finished()
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _add_finished(self) -> None:
         while self._spans and self._spans[0][1].query():
             start, end = self._spans.popleft()
-            seconds += start.elapsed_time(end) / 1000
-        return seconds
+            self._seconds += start.elapsed_time(end) / 1000
 
 
 class InFlight:

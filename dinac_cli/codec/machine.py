@@ -83,6 +83,14 @@ def _set_malloc(variable: str, parameter: int, value: int) -> None:
         ctypes.CDLL(None).mallopt(parameter, value)
 
 
+def divide_processors(processes: int) -> int | None:
+    """Returns the number of threads of each of several processes.
+
+    Returns None if OMP_NUM_THREADS is set, because then the user has chosen the number.
+    """
+    return None if "OMP_NUM_THREADS" in os.environ else max(1, count_processors() // processes)
+
+
 def count_processors() -> int:
     """Counts the processors that this process may use, by its affinity and its control group."""
     is_linux = sys.platform == "linux"

@@ -17,6 +17,7 @@ END_OF_IMAGE = b"\xff\xd9"
 _START_OF_IMAGE = b"\xff\xd8"
 # Stuffed zeros and restart markers belong to the coded data.
 _NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_MARKER_START = 0xFF
 _SOS, _EOI, _DHT = 0xDA, 0xD9, 0xC4
 _HEADER_MARKERS = bytes({*range(0xC0, 0xD0), *range(0xDA, 0xFE)})
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -83,7 +84,8 @@ def find_plain_jpeg(data: bytes) -> PlainJpeg | None:
             if marker == _SOS:
                 whole = sequential and data[at + 4] == _PLAIN_COMPONENTS
                 return None if size is None else PlainJpeg(size, whole)
-            if marker in _CONVERTING or marker in _STANDALONE:
+            is_segment = 0xC0 <= marker <= 0xFE and not 0xD0 <= marker <= _EOI
+            if not is_segment or end < at + 4 or marker in _CONVERTING:
                 return None
             if marker in _FRAMES:
                 if size is not None or marker not in _USUAL_FRAMES:
@@ -196,7 +198,8 @@ def _list_segments(data: bytes) -> Iterator[_Segment]:
 
 def _find_marker(data: bytes, at: int) -> int:
     """Returns where the next marker starts, from `at` on; -1 if there is none."""
-    if data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] in _HEADER_MARKERS:
+    pair = data[at : at + 2]
+    if len(pair) == 2 and pair[0] == _MARKER_START and pair[1] in _HEADER_MARKERS:
         return at  # the usual case after a segment; a search takes longer
     found = _NEXT_MARKER.search(data, at)
     return -1 if found is None else found.end() - 2

@@ -68,7 +68,7 @@ from dinac_cli.jobs.request import (
 )
 from dinac_cli.jobs.results import FileResult, Status, drop_advice
 from dinac_cli.storage.content import Content, read_content, read_stream_content
-from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.inputs import STDIN, Input
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory, Standing
@@ -243,6 +243,11 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
 
     command: ClassVar[str] = "encode"
     bounds_memory: ClassVar[bool] = True
+
+    @property
+    def can_divide(self) -> bool:
+        """False if an image comes from standard input, which stays in the caller's process."""
+        return STDIN not in self.inputs.paths
 
     def open(self, announce: Announce = keep_quiet) -> EncodeRun:
         selection, output = self.open_places()

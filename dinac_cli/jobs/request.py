@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar
 
 from dinac_cli.codec.handle import DeviceChoice
-from dinac_cli.codec.machine import count_processors
+from dinac_cli.codec.machine import count_processors, divide_processors
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name, looks_like_image
@@ -173,7 +173,7 @@ class ProcessRequest(Request[R]):
     `MOST_PROCESSES`. With several processes, `workers` counts the threads of each (None: the thread
     that runs the model also reads and writes). The number of processes never changes a result.
     `threads` threads compute in each process (None: the processors are divided between the
-    processes).
+    processes; on a GPU, only the later processes have a part of the processors).
     """
 
     model: DeviceChoice = field(default_factory=DeviceChoice)
@@ -186,16 +186,24 @@ class ProcessRequest(Request[R]):
         super().__post_init__()
         _require_positive({"--processes": self.processes, "--threads": self.threads})
 
+    @property
+    def can_divide(self) -> bool:
+        """False if only the caller's process can do the work, whatever `processes` says."""
+        return True
+
     def make_control(self, stop: StopRequest | None = None) -> RunControl:
         """Returns the limits of a run. The run ends early if `stop` is requested."""
         control, processes, threads = super().make_control(stop), self.processes or 1, self.threads
         fits_device = self.processes is None and may_use_gpu(self.model.device)
+        if not self.can_divide:
+            processes, fits_device = 1, False
         if fits_device:
             processes = min(MOST_PROCESSES, count_processors())
         if processes > 1 and self.workers is None:
             control = replace(control, workers=0, in_flight=self.in_flight or 4)
-        if processes > 1 and threads is None and "OMP_NUM_THREADS" not in os.environ:
-            threads = max(1, count_processors() // processes)
+        # If it turns out that there is no GPU, one process works alone, with all processors.
+        if processes > 1 and threads is None and not fits_device:
+            threads = divide_processors(processes)
         return replace(
             control,
             processes=processes,

@@ -89,7 +89,9 @@ def run_trial(
     with (
         open(os.devnull, "wb") as nowhere,
         closing(
-            encode_inputs(repeated, output, model, options, replace(control, stdout=nowhere))
+            encode_inputs(
+                repeated, output, model, options, replace(control, stdout=nowhere, processes=1)
+            )
         ) as results,
     ):
         for number, result in enumerate(results, start=1):

@@ -89,6 +89,16 @@ def test_the_first_undamaged_record_takes_a_name(images: Path, tmp_path: Path) -
     assert read_files(tmp_path / "out") == read_files(tmp_path / "alone")
 
 
+def test_broken_records_of_a_stream_fail(images: Path, tmp_path: Path) -> None:
+    """Also those that the parent refuses: the error goes to a worker."""
+    run("encode", images, tmp_path / "latents")
+    [first, *_] = sorted((tmp_path / "latents").rglob("*.dinac"))
+    stream = first.read_bytes() + b"not a record"
+    done = run_process("decode", "-", tmp_path / "out", *SEVERAL, stdin=stream)
+    expected = run("decode", "-", tmp_path / "alone", *ONE, stdin=stream)
+    assert (done.code, done.summary, done.err) == (3, expected.summary, expected.err)
+
+
 def test_renamed_sources_keep_their_latents(images: Path, tmp_path: Path) -> None:
     (images / "bad.png").unlink()
     assert run("encode", images, tmp_path / "out").code == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
 from dinac_cli.codec.flight import BusyTimer
 
 
@@ -43,6 +45,17 @@ def test_only_finished_work_counts_and_only_once() -> None:
     assert timer.take_seconds() == 0.0
     device.passed = 1000
     assert timer.take_seconds() == 0.2
+
+
+def test_events_of_finished_work_are_not_kept() -> None:
+    device = Device()
+    timer = BusyTimer(lambda: Event(device))
+    for _ in range(100):
+        with timer.measure():
+            device.now += 10
+        device.passed = device.now
+    assert len(timer._spans) == 1
+    assert timer.take_seconds() == pytest.approx(1.0)
 
 
 def test_a_device_that_cannot_tell_is_not_measured() -> None:

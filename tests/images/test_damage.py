@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from dinac_cli.errors import DamagedImageError, ImageError, UsageError
 from dinac_cli.images import damage, fast_jpeg
 from dinac_cli.images.damage import Damage, parse_damage_choice
-from dinac_cli.images.reading import read_image
+from dinac_cli.images.reading import WHITE, SourceImage, read_image, read_shaped
 
 from .hand_made import make_exif, save
 
@@ -244,3 +244,29 @@ def test_unknown_choice_is_refused() -> None:
     assert [parse_damage_choice(choice) for choice in ("fail", "warn")] == ["fail", "warn"]
     with pytest.raises(UsageError, match="--damaged skip: choose one of fail, warn"):
         parse_damage_choice("skip")
+
+
+def test_a_jpeg_that_ends_in_half_a_marker_after_a_header_is_damaged() -> None:
+    data = save(Image.new("RGB", (32, 24)), "JPEG")
+    odd = data[:11] + b"\x09" + data[12:]  # an odd revision of JFIF, which hides other warnings
+    scan = odd.index(b"\xff\xda")
+    cut = odd[: scan + 2 + int.from_bytes(odd[scan + 2 : scan + 4], "big")] + b"\xff"
+    with pytest.raises(DamagedImageError):
+        read_image(cut)
+
+
+def test_images_of_a_run_are_read_like_others_even_if_their_headers_are_odd() -> None:
+    """Pillow does not open a plain JPEG of a run, but refuses some bytes between its segments."""
+    data = make_jpeg("plain")
+    scan = data.index(b"\xff\xda")
+
+    def read_in_run(data: bytes) -> SourceImage:
+        return read_shaped(data, lambda size_bytes: None, background=WHITE, max_pixels=10**6)
+
+    image = read_in_run(data)
+    np.testing.assert_array_equal(image.pixels, read_image(data).pixels)
+    assert image.description == read_image(data).description
+    odd = data[:scan] + b"\xff\x01" + data[scan:]
+    for read in (read_image, read_in_run):
+        with pytest.raises(ImageError, match=r"^damaged JPEG file; copy"):
+            read(odd)

@@ -52,3 +52,11 @@ class TestClock:
         with pytest.raises(ValueError, match="x"), clock.measure("write"):
             raise ValueError("x")
         assert clock.seconds["write"] == 3.0
+
+    def test_the_clock_of_a_worker_is_added(self) -> None:
+        """Also its stage, so that the progress line says what the run does at its start."""
+        clock, worker = StageClock(), StageClock()
+        worker.seconds["read"], worker.current = 2.0, "read"
+        clock.add(worker.take())
+        clock.add(worker.take())
+        assert (clock.seconds["read"], clock.current) == (2.0, "read")

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_an_entry_that_kills_a_worker_is_one_failure(action: str, end: str, orde
         assert [result.name for result in results] == [f"entry {n}" for n in range(100)]
 
 
+def test_no_worker_starts_if_no_entry_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, count = pool._start_process, 0
+
+    def note(connection: Any) -> subprocess.Popen[bytes]:
+        nonlocal count
+        count += 1
+        return start(connection)
+
+    monkeypatch.setattr(pool, "_start_process", note)
+    assert [result.failed for result in run([Entry(0, "exit")])] == [True]
+    assert count == 2  # the second one has the entry alone
+
+
 def test_several_killers_are_several_failures() -> None:
     entries = [Entry(n, "exit" if n % 20 == 7 else "") for n in range(100)]
     results = list(run(entries, count=3))
@@ -141,15 +155,39 @@ def test_a_full_disk_ends_the_run() -> None:
         list(run(make_entries(1000, fill=3)))
 
 
-def test_a_bug_ends_the_run_with_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)worker_jobs.*ZeroDivisionError: a bug"):
-        list(run(make_entries(10, bug=3)))
+@pytest.mark.parametrize(("action", "kind"), [("bug", "ZeroDivisionError"), ("end", "EOFError")])
+def test_a_bug_ends_the_run_with_its_traceback(action: str, kind: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"(?s)worker_jobs.*{kind}: a bug"):
+        list(run(make_entries(10, **{action: 3})))
 
 
 def test_a_worker_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_WORKER", "dinac_cli.no_such_module")
     with pytest.raises(DeviceError, match=r"could not start \(exit code 1\); use --processes 1$"):
         list(run(make_entries(10)))
+
+
+def test_a_later_worker_that_cannot_start_leaves_the_work_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, count = pool._start_process, 0
+
+    def start_only_first(connection: Any) -> subprocess.Popen[bytes]:
+        nonlocal count
+        count += 1
+        if count == 2:
+            monkeypatch.setattr(pool, "_WORKER", "dinac_cli.no_such_module")
+        return start(connection)
+
+    monkeypatch.setattr(pool, "_start_process", start_only_first)
+
+    def entries() -> Iterator[Entry]:
+        for number in range(200):
+            yield Entry(number, "pause")
+
+    results = list(run(entries()))
+    assert sorted(numbers(results)) == list(range(200))
+    assert count == 2
 
 
 def test_an_error_of_the_listing_comes_after_the_results() -> None:
@@ -176,6 +214,31 @@ def test_results_do_not_wait_for_a_slow_listing() -> None:
     assert sorted(numbers(next(results) for _ in range(5))) == list(range(5))
     fed.set()
     assert numbers(results) == [5]
+
+
+def test_the_last_entry_is_not_lost_if_it_is_listed_during_a_look() -> None:
+    looked = threading.Event()
+
+    class Looked(deque[Entry]):
+        def __bool__(self) -> bool:
+            is_filled = len(self) > 0
+            looked.set()
+            time.sleep(0.1)  # without a lock, the listing ends here
+            return is_filled
+
+    def entries() -> Iterator[Entry]:
+        assert looked.wait(PATIENCE_SECONDS)
+        yield Entry(0)
+
+    taken: list[Entry] = []
+    listing = pool._Listing(entries())
+    listing._listed = Looked()
+    with listing:
+        while not listing.has_ended:
+            time.sleep(0.01)
+            if taken := listing.take(1):
+                break
+        assert taken == [Entry(0)]
 
 
 @pytest.mark.parametrize("to_stream", [False, True])

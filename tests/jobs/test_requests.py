@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import dinac_cli
+from dinac_cli.codec import machine
 from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import Geometry, GeometryChoice
+from dinac_cli.jobs import request as request_module
 from dinac_cli.jobs.decode import DecodeChoice, DecodeRequest
 from dinac_cli.jobs.encode import EncodeChoice, EncodeOptions, EncodeRequest
 from dinac_cli.jobs.export import WEBDATASET, ExportRequest
@@ -262,3 +264,29 @@ def test_export_of_equal_names_in_two_folders_is_refused_only_for_equal_outputs(
         request = ExportRequest(inputs=inputs, out=str(tmp_path / form), format=form)
         results = list(run_request(request))
         assert [result.status for result in results] == [Status.WRITTEN, last]
+
+
+def test_an_image_from_standard_input_is_encoded_in_one_process() -> None:
+    """So that `threads` holds for it, and the run has the threads that read and write."""
+    request = EncodeRequest(
+        inputs=InputRequest(paths=("-", "a.png")), out="out", processes=2, threads=3
+    )
+    control = request.make_control()
+    assert (control.processes, control.threads, control.workers > 0) == (1, 3, True)
+    decode = DecodeRequest(inputs=InputRequest(paths=("-",)), out="out", processes=2)
+    assert decode.make_control().processes == 2
+
+
+def test_a_process_that_may_turn_out_to_work_alone_has_all_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the worker knows whether there is a GPU; on a CPU, no other worker follows."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(request_module, "may_use_gpu", lambda device: True)
+    monkeypatch.setattr(request_module, "count_processors", lambda: 16)
+    monkeypatch.setattr(machine, "count_processors", lambda: 16)
+    inputs = InputRequest(paths=("in",))
+    control = EncodeRequest(inputs=inputs, out="out").make_control()
+    assert (control.fits_device, control.processes, control.threads) == (True, 8, None)
+    control = EncodeRequest(inputs=inputs, out="out", processes=4).make_control()
+    assert (control.fits_device, control.processes, control.threads) == (False, 4, 4)

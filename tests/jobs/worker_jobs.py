@@ -81,6 +81,8 @@ class ActingJob(Job[Entry, NumberedWork, int]):
                 raise UnwritableDiskError("the disk is full")
             case "bug":
                 raise ZeroDivisionError("a bug")
+            case "end":
+                raise EOFError("a bug")
             case "wait":
                 time.sleep(0.2)
             case "pause":

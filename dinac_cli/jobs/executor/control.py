@@ -94,8 +94,9 @@ class StageClock:
         return taken
 
     def add(self, other: StageClock) -> None:
-        """Adds the seconds of another process."""
+        """Adds the seconds of another process, and takes over its current stage."""
         with self._lock:
+            self.current = other.current
             for stage in _STAGES:
                 self.seconds[stage] += other.seconds[stage]
             self.host_seconds += other.host_seconds

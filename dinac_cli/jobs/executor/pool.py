@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic
 
 import dinac_cli
+from dinac_cli.codec.machine import divide_processors
 from dinac_cli.errors import DeviceError, InputError
 from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest, until_stopped
 from dinac_cli.jobs.executor.job import E, Job, Made, R, W
@@ -147,8 +148,9 @@ class _Listing(Generic[E]):
     @property
     def has_ended(self) -> bool:
         """True if all entries have been taken. Raises the error that ended the listing."""
-        if self._listed or not self._ended:
-            return False
+        with self._changed:  # the last entry may be listed between two looks
+            if self._listed or not self._ended:
+                return False
         if self._error is not None:
             raise self._error
         return True
@@ -311,6 +313,10 @@ class _Pool(Generic[E]):
         self._must_fit = False
         fitting = 1 + int(free_bytes / (MEMORY_MARGIN * used_bytes))
         self._count = min(self._most, fitting)
+        control = self._assignment.control
+        if control.threads is None:  # the first process had all processors: it may be on a CPU
+            control = replace(control, threads=divide_processors(self._count))
+            self._assignment = replace(self._assignment, control=control)
         self._say(
             f"processes: {self._count} (at most {self._most} for the processors; "
             f"{free_bytes / 2**30:.1f} GiB are free on the device, and one takes "
@@ -379,11 +385,13 @@ class _Pool(Generic[E]):
             yield from self._turns.add(number, made)
 
     def _replace(self, dead: _Process[E]) -> Iterator[Made]:
-        """A process died: starts another one, and has its entries tried one by one."""
+        """A process died: has its entries tried one by one. `_grow` starts another process."""
         end = dead.bury()
         self._processes.remove(dead)
         if not dead.is_ready:
-            raise DeviceError(f"a worker process could not start ({end}); use --processes 1")
+            if not self._processes:
+                raise DeviceError(f"a worker process could not start ({end}); use --processes 1")
+            self._count = len(self._processes)  # probably, memory lacks for one more
         held = sorted(dead.held.items())
         if dead.is_suspect and held:
             [(number, entry)] = held
@@ -392,8 +400,6 @@ class _Pool(Generic[E]):
             yield from self._deliver(number, Made(failure))
         else:
             self._suspects.extend(held)
-        if not self._stop:
-            self._processes.append(_Process(self._assignment))
 
 
 class _Turns:
@@ -447,9 +453,9 @@ def _lend(connection: Connection[Any, Any]) -> tuple[int, dict[str, Any]]:
     """Returns the descriptor (on Windows: handle) of a connection in a child process, and the
     arguments of Popen that pass it on."""
     if sys.platform == "win32":
-        from multiprocessing.reduction import duplicate
-
-        handle = duplicate(connection.fileno(), inheritable=True)
+        # Not a duplicate: the parent would hold it, and never see the end of a dead worker.
+        handle = connection.fileno()
+        os.set_handle_inheritable(handle, True)
         info = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
         flags = subprocess.CREATE_NEW_PROCESS_GROUP  # Ctrl-C goes to the parent only
         return handle, {"startupinfo": info, "creationflags": flags}
