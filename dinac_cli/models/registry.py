@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -256,5 +257,9 @@ def may_use_gpu(device: str) -> bool:
 
 def _may_have_gpu() -> bool:
     """Whether there may be a GPU. Does not import torch, because the import takes a second."""
-    nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-    return sys.platform != "linux" or any(os.path.exists(node) for node in nodes)
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"  # torch uses the GPUs of Apple's own chips only
+    signs = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+    if sys.platform == "win32":
+        signs = (os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), r"System32\nvcuda.dll"),)
+    return any(map(os.path.exists, signs))

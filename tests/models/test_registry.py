@@ -22,6 +22,7 @@ from dinac_cli.models.registry import (
     choose_default,
     find_cached,
     find_model,
+    may_use_gpu,
     resolve_model,
 )
 
@@ -384,7 +385,23 @@ class TestDefault:
         assert choose_default(device) == model
 
     @pytest.mark.usefixtures("no_torch")
-    def test_other_systems_import_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("machine", "has_gpu"), [("arm64", True), ("x86_64", False)])
+    def test_a_mac_has_a_gpu_if_its_chip_is_from_apple(
+        self, nodes: set[str], machine: str, has_gpu: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sys, "platform", "darwin")
-        with pytest.raises(ImportError):
-            choose_default("auto")
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        assert may_use_gpu("auto") is has_gpu
+
+    @pytest.mark.usefixtures("no_torch")
+    def test_windows_has_a_gpu_if_it_has_the_driver(
+        self, nodes: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "platform", "win32")
+        monkeypatch.setenv("SYSTEMROOT", "W:")
+        assert choose_default("auto") == "nano"
+        assert not may_use_gpu("auto")
+        nodes.add(os.path.join("W:", r"System32\nvcuda.dll"))
+        assert may_use_gpu("auto")
+        assert may_use_gpu("cuda:1")
+        assert not may_use_gpu("cpu")
