@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ def images(tmp_path: Path) -> Path:
         save(tmp_path / f"images/{number % 3}/{number:02}.png", 16 + 16 * (number % 2), 16, number)
     (tmp_path / "images/bad.png").write_text("not a picture")
     return tmp_path / "images"
+
+
+def feed_reader(pipe: Path, content: bytes, process: subprocess.Popen[bytes]) -> None:
+    """Writes to a named pipe once the process reads it, unless the process ends before."""
+    while process.poll() is None:
+        try:
+            descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # there is no reader yet; a stopped run may never read the pipe
+            time.sleep(0.01)
+            continue
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        return
 
 
 def test_outputs_do_not_depend_on_the_number_of_processes(images: Path, tmp_path: Path) -> None:
@@ -154,7 +168,7 @@ def test_the_first_signal_finishes_the_work_in_flight(images: Path, tmp_path: Pa
         b"dinac: finishing the work in flight; press again to stop at once\n"
     )
     content = save(tmp_path / "content.png", 32, 32, 99).read_bytes()
-    pipe.write_bytes(content)
+    feed_reader(pipe, content, process)
     done = finish(process)
     assert (done.code, done.err) == (
         130, "dinac: stopped before the end; run the same command again to continue\n"
