@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -89,8 +88,7 @@ Format = Annotated[
         show_default="the format of OUT's suffix, else of the images in OUT, else png",
         autocompletion=complete(tuple(OUTPUT_FORMATS)),
         help=f"Image format: {', '.join(OUTPUT_FORMATS)}. jpg and avif are lossy; the others, webp "
-        "included, are lossless. bmp and ppm files in OUT are not followed: they do not say how "
-        "they were decoded.",
+        "included, are lossless.",
     ),
 ]
 Quality = Annotated[
@@ -212,21 +210,8 @@ def decode(
         fail_fast=fail_fast,
         lock=lock,
     )
-    raise typer.Exit(run_request(request, DecodeSummary, screen, out))
+    raise typer.Exit(run_request(request, _start_summary, screen, out))
 
 
-class DecodeSummary(Summary):
-    """The summary of a decode run. Its remark is on images that a run with `--prune` leaves."""
-
-    def __init__(self, run: DecodeRun) -> None:
-        self._pruning = run.pruning
-        super().__init__("decoded", None if run.pruning is None else run.pruning.place)
-
-    def remarks(self) -> Iterator[str]:
-        if self._pruning is not None and self._pruning.unstamped:
-            count = self._pruning.unstamped
-            images = "image" if count == 1 else "images"
-            yield (
-                f"{count} bmp or ppm {images} without a source stayed in "
-                f"{self._pruning.output.path}: these formats do not say who wrote them"
-            )
+def _start_summary(run: DecodeRun) -> Summary:
+    return Summary("decoded", None if run.pruning is None else run.pruning.place)

@@ -122,8 +122,8 @@ class OutputFormat:
     suffix. `pillow` is the format's name in Pillow. `save_options` are arguments of `Image.save`.
     If the user can choose a quality (1 to 100), `lossy_options` replace them; otherwise
     `lossy_options` is None. `quality` is the default quality, or None if files are lossless by
-    default. `has_stamp` is true if files in this format can hold a stamp. `max_side` is the largest
-    width and height in pixels; None means that no image is too large.
+    default. `max_side` is the largest width and height in pixels; None means that no image is too
+    large.
     """
 
     name: str
@@ -132,7 +132,6 @@ class OutputFormat:
     save_options: Mapping[str, int | str | bool] = field(default_factory=dict)
     lossy_options: Mapping[str, int | str | bool] | None = None
     quality: int | None = None
-    has_stamp: bool = True
     max_side: int | None = None
 
     def accepts_quality(self, quality: int) -> bool:
@@ -187,8 +186,8 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
             quality=90,
             max_side=32_768,  # libavif writes larger images, but neither it nor Pillow reads them
         ),
-        OutputFormat("bmp", (".bmp",), "BMP", has_stamp=False),
-        OutputFormat("ppm", (".ppm",), "PPM", has_stamp=False),
+        OutputFormat("bmp", (".bmp",), "BMP"),
+        OutputFormat("ppm", (".ppm",), "PPM"),
     )
 }
 

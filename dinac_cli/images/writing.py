@@ -1,4 +1,4 @@
-"""Encodes pixels as an image file, with a stamp if the format can hold one."""
+"""Encodes pixels as an image file, with a stamp that identifies its record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from dinac_cli.errors import ImageError, quote_error
 from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat
 from dinac_cli.images.pixels import Pixels
-from dinac_cli.images.stamp import insert_png_stamp, pack_xmp, seal_xmp
+from dinac_cli.images.stamp import INSERTED_FORMATS, insert_stamp, pack_xmp, seal_xmp
 
 
 def write_image(
@@ -24,17 +24,16 @@ def write_image(
     """Encodes uint8 sRGB `pixels` [H, W, 3] in one of `OUTPUT_FORMATS`.
 
     `quality` is 1 to 100; None means the default of the format, and is the only value for formats
-    without `lossy_options`. Embeds `stamp` if the format can hold a stamp
-    (`OutputFormat.has_stamp`). Embeds no other metadata. Raises ImageError if the format cannot
-    hold an image of this size.
+    without `lossy_options`. Embeds `stamp` and no other metadata. Raises ImageError if the format
+    cannot hold an image of this size.
     """
     output = OUTPUT_FORMATS[format_name]
     _check_size(pixels, output)
     save = partial(_save, pixels, output, **output.choose_options(quality))
-    if stamp is None or not output.has_stamp:
+    if stamp is None:
         return save()
-    if output.pillow == "PNG":
-        return insert_png_stamp(save(), stamp)
+    if output.pillow in INSERTED_FORMATS:
+        return insert_stamp(save(), output.pillow, stamp)
     xmp = pack_xmp(stamp)
     # 700 is TIFF's tag for XMP
     data = save(tiffinfo={700: xmp}) if output.pillow == "TIFF" else save(xmp=xmp)

@@ -17,7 +17,7 @@ from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.record import Record, hash_record, open_record
 from dinac_cli.container.tensors import Latents
-from dinac_cli.errors import FormatError, InputError, OutputError, Rejection, UsageError
+from dinac_cli.errors import FormatError, InputError, Rejection, UsageError
 from dinac_cli.images.description import format_description
 from dinac_cli.images.formats import (
     OUTPUT_FORMATS,
@@ -73,7 +73,6 @@ from dinac_cli.jobs.request import (
 )
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.models.interface import DinacAEInferenceConfig, is_int
-from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import name_image
 from dinac_cli.storage.output import Output, OutputKind
@@ -420,11 +419,8 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
     def finish(self, work: _ReadRecord, computed: npt.NDArray[np.uint8]) -> Made:
         wanted = self._want(work.record_hash, work.model)
         form = self._options.format
-        stamp = wanted.stamp if form.has_stamp else None
-        data = write_image(computed, form.name, quality=self._options.quality, stamp=stamp)
-        target: str | None = self._locate(work.name)
-        if form.has_stamp or not self._is_same(self._locate(work.name), data):
-            target = self._output.deliver(name_image(work.name, form.suffixes), data)
+        data = write_image(computed, form.name, quality=self._options.quality, stamp=wanted.stamp)
+        target = self._output.deliver(name_image(work.name, form.suffixes), data)
         height, width, _ = computed.shape
         result = FileResult(
             work.label,
@@ -442,24 +438,9 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
     def _judge(self, entry: RecordEntry, record_hash: str, model: ModelHandle) -> Verdict:
         """Checks whether the record's image already exists and is up to date."""
         target = self._output.look(name_image(entry.name, self._options.format.suffixes))
-        if target is None or not self._options.format.has_stamp:
-            # Images of this format have no stamp: the record must be decoded to compare them.
+        if target is None:
             return Verdict(State.ABSENT)
         return check_image(target, self._want(record_hash, model))
-
-    def _is_same(self, target: str, data: bytes) -> bool:
-        """Whether `target` holds exactly `data`.
-
-        Raises OutputError if `target` holds other data that must be kept.
-        """
-        if not self._output.keeps_existing or not os.path.lexists(target):
-            return False
-        if os.path.isfile(target) and read_content(target).data == data:
-            return True
-        raise OutputError(
-            f"{target}: exists and is another image, and {self._options.format.name} files do not "
-            "say who wrote them; choose another output folder or add --overwrite"
-        )
 
     def _locate(self, name: str) -> str:
         return self._output.locate(name_image(name, self._options.format.suffixes))

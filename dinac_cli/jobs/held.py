@@ -112,10 +112,10 @@ def find_held_image(output: Output, wanted: OutputFormat | None) -> HeldImage | 
 
 
 def _list_images(out: str) -> Iterator[tuple[str, OutputFormat]]:
-    """Yields the files below a folder, or the file `out`, whose names end like a stamped format."""
+    """Yields the files below a folder, or the file `out`, whose names end like an output format."""
     for path in list_files(out):
         form = format_of_suffix(path)
-        if form is not None and form.has_stamp:
+        if form is not None:
             yield path, form
 
 

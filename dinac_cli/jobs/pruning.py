@@ -10,7 +10,6 @@ from typing import Literal
 from dinac_cli.container.names import escape_name
 from dinac_cli.container.record import read_header
 from dinac_cli.errors import FormatError, OutputError, PruneError, UnwritableDiskError, UsageError
-from dinac_cli.images.formats import format_of_suffix
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.orphans import ENCODE_SOURCES, SourceFiles, find_orphans, list_outputs
 from dinac_cli.jobs.renames import RenamedRecords
@@ -35,9 +34,8 @@ class Pruning:
 
     `source_files` tells which files in OUT are outputs of the command. `renames` are records that
     the run wrote again under the new names of their sources. `obstacle` says why the run cannot
-    know all sources, or is None. Two numbers are known after `check`: `unstamped` files without a
-    source stay, because their format does not say who wrote them; `foreign` orphans stay, because
-    this OUT did not get them from a run.
+    know all sources, or is None. `check` counts `foreign` orphans, which stay because this OUT did
+    not get them from a run.
     """
 
     choice: Prune
@@ -46,7 +44,6 @@ class Pruning:
     source_files: SourceFiles = ENCODE_SOURCES
     renames: RenamedRecords | None = None
     obstacle: str | None = None
-    unstamped: int = 0
     foreign: int = 0
     _orphans: int = field(default=0, init=False)
 
@@ -75,14 +72,12 @@ class Pruning:
         if gap is not None:
             return f"{gap}; check the inputs and run again"
         outputs = planned
-        self._orphans = self.unstamped = self.foreign = 0
+        self._orphans = self.foreign = 0
         for file in list_outputs(self.selection, self.output, self.source_files):
             outputs += 1
-            if not file.is_lost:
+            if not file.is_lost or not self.output.is_ours(file.path):
                 continue
-            if not self.output.is_ours(file.path):
-                self.unstamped += _has_no_stamp(file.path)
-            elif not self._is_prunable(file.path):
+            if not self._is_prunable(file.path):
                 self.foreign += 1
             else:
                 self._orphans += not self._is_renamed(file.path)
@@ -161,8 +156,3 @@ def _is_named(path: str, name: str) -> bool:
     except (FormatError, OSError):
         return False
     return held in ("", escape_name(name))
-
-
-def _has_no_stamp(path: str) -> bool:
-    form = format_of_suffix(path)
-    return form is not None and not form.has_stamp

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import filecmp
 import functools
 import hashlib
 import itertools
@@ -294,8 +293,6 @@ def _publish(temporary: str, target: str, *, replace: bool, is_ours: Callable[[s
         except OSError as exc:
             # Either the target exists, or this file system does not support hard links.
             if os.path.lexists(target) and not is_ours(target):
-                if _are_equal(temporary, target):
-                    return  # another run wrote `target`, in a format without stamps
                 raise refuse_foreign(target) from exc
     os.replace(temporary, target)
     _forget(temporary)
@@ -321,13 +318,6 @@ def _find_renameat2() -> Callable[..., int] | None:
         function: Callable[..., int] = ctypes.CDLL(None).renameat2
         return function
     return None
-
-
-def _are_equal(one: str, other: str) -> bool:
-    try:
-        return filecmp.cmp(one, other, shallow=False)
-    except OSError:
-        return False
 
 
 def refuse_foreign(target: str) -> OutputError:

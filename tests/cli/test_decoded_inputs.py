@@ -43,8 +43,8 @@ def test_decoded_images_among_originals_are_skipped_and_counted(mixed: Path) -> 
     ]
 
 
-@pytest.mark.parametrize("form", ["jpg", "webp", "tiff", "avif"])
-def test_every_format_with_a_stamp_is_recognised(mixed: Path, form: str) -> None:
+@pytest.mark.parametrize("form", ["jpg", "webp", "tiff", "avif", "bmp", "ppm"])
+def test_every_format_is_recognised(mixed: Path, form: str) -> None:
     assert run("decode", "in/latents", "in/more", "--format", form, cwd=mixed).code == 0
     done = run("encode", "in", "other", "--json", cwd=mixed)
     assert summarise(done) == {"written": 2, "done": 0, "skipped": 4, "decoded": 4}

@@ -268,10 +268,3 @@ class TestDecode:
         done = run(*line, out, "--overwrite")
         assert (done.code, done.err) == (0, "")
         assert (out / "a.jpg.png").read_bytes() == (work / "decoded/a.jpg.png").read_bytes()
-
-    def test_formats_without_a_stamp_are_not_followed(self, work: Path, tmp_path: Path) -> None:
-        line = ("decode", work / "latents/a.jpg.dinac", tmp_path)
-        assert run(*line, "-n", "2", "-f", "bmp").code == 0
-        done = run(*line)
-        assert (done.code, done.err) == (0, "")
-        assert list_files(tmp_path) == ["a.jpg.bmp", "a.jpg.png"]

@@ -8,14 +8,14 @@ from PIL import Image
 
 from dinac_cli.images.formats import OUTPUT_FORMATS
 
-from .conftest import SIZES, draw, list_files, read_files
+from .conftest import SIZES, list_files, read_files
 from .processes import Finished, run, run_together
 
 FOUR_STEPS = ("--steps", "4", "--schedule", "cosine", "--guidance", "2", "--seed", "11")
-FORMATS = {name: output.pillow for name, output in OUTPUT_FORMATS.items() if output.has_stamp}
+FORMATS = {name: output.pillow for name, output in OUTPUT_FORMATS.items()}
 
 
-def test_stamped_formats_are_done_the_next_time(work: Path, tmp_path: Path) -> None:
+def test_all_formats_are_done_the_next_time(work: Path, tmp_path: Path) -> None:
     lines = [("decode", work / "latents", tmp_path / name, "--format", name) for name in FORMATS]
     for done in run_together(*lines):
         assert (done.code, done.err) == (0, "")
@@ -33,25 +33,6 @@ def test_stamped_formats_are_done_the_next_time(work: Path, tmp_path: Path) -> N
         assert done == Finished(0, "0 decoded, 4 already done\n", "")
     for done in run_together(*measured):
         assert (done.code, done.err) == (0, "")
-
-
-def test_formats_without_a_stamp_are_redone_and_foreign_ones_kept(
-    work: Path, tmp_path: Path
-) -> None:
-    out, precious = tmp_path / "out", tmp_path / "out/a.jpg.bmp"
-    arguments = ("decode", "latents/b.png.dinac", "latents/a.jpg.dinac", out, "--format", "bmp")
-    first = run(*arguments, cwd=work)
-    assert (first.code, first.err) == (0, "")
-    draw(50, 37).save(precious)
-    before = read_files(out)
-    again = run(*arguments, cwd=work)
-    assert again.code == 3
-    assert again.summary == "1 decoded, 1 failed; SIZES in TIME\n"
-    assert again.err == (
-        f"dinac: latents/a.jpg.dinac: {precious}: exists and is another image, and bmp "
-        "files do not say who wrote them; choose another output folder or add --overwrite\n"
-    )
-    assert read_files(out) == before
 
 
 def test_the_same_seed_gives_the_same_bytes(work: Path, tmp_path: Path) -> None:

@@ -93,18 +93,6 @@ def test_images_without_a_record_are_moved_and_other_images_stay(folder: Path) -
     assert (folder / "decoded/mine.png").read_bytes() == before["mine.png"]
 
 
-def test_images_without_a_stamp_stay_and_are_counted(own: Path) -> None:
-    assert run("decode", "latents", "images", "-f", "ppm", cwd=own).code == 0
-    (own / "latents/a.jpg.dinac").unlink()
-    before = read_files(own / "images")
-    done = run("decode", "latents", "images", "-f", "ppm", "--prune=all", cwd=own)
-    assert (done.code, read_files(own / "images")) == (0, before)
-    assert done.err == (
-        "dinac: 1 bmp or ppm image without a source stayed in images: "
-        "these formats do not say who wrote them\n"
-    )
-
-
 def test_records_of_any_name_keep_their_images(own: Path) -> None:
     shutil.rmtree(own / "decoded")
     for number, name in enumerate(("bare", "plain.dinac", "LOUD.DINAC", "photo.JPG.dinac")):

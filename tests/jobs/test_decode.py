@@ -428,24 +428,23 @@ class TestSingleImage:
         assert statuses(results) == {"stdin: a": Status.WRITTEN}
 
 
-def test_an_unstamped_image_is_decoded_again_and_never_replaces_another_one(
+def test_an_image_without_a_stamp_is_never_replaced(
     latents: Path, tmp_path: Path, decoder: ModelHandle
 ) -> None:
     options = dataclasses.replace(OPTIONS, format=OUTPUT_FORMATS["bmp"])
-    source = latents / "a.jpg.dinac"
-    for _ in range(2):
+    source, path = latents / "a.jpg.dinac", tmp_path / "out/a.jpg.bmp"
+    for status in (Status.WRITTEN, Status.DONE):
         (result,) = decode(source, images_out(tmp_path / "out"), decoder, options)
-        assert (result.status, result.output) == (
-            Status.WRITTEN, str(tmp_path / "out/a.jpg.bmp")
-        )  # fmt: skip
-    image = (tmp_path / "out/a.jpg.bmp").read_bytes()
-    (tmp_path / "out/a.jpg.bmp").write_bytes(b"mine")
+        assert (result.status, result.output) == (status, str(path))
+    image = path.read_bytes()
+    Image.open(io.BytesIO(image)).save(path)
+    edited = path.read_bytes()
     (result,) = decode(source, images_out(tmp_path / "out"), decoder, options)
-    assert "exists and is another image, and bmp files do not say who" in str(result.reason)
-    assert (tmp_path / "out/a.jpg.bmp").read_bytes() == b"mine"
+    assert "exists and was not written by dinac" in str(result.reason)
+    assert path.read_bytes() == edited
     (result,) = decode(source, images_out(tmp_path / "out", overwrite=True), decoder, options)
     assert result.status is Status.WRITTEN
-    assert (tmp_path / "out/a.jpg.bmp").read_bytes() == image
+    assert path.read_bytes() == image
 
 
 def test_encode_and_decode_keep_the_exact_size(

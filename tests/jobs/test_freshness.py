@@ -481,7 +481,7 @@ class TestImage:
         with pytest.raises(OutputError, match="exists and was not written by dinac"):
             self.check(tmp_path / "a")
 
-    @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
+    @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff", "bmp", "ppm"])
     def test_an_image_cut_at_any_byte_is_foreign(self, tmp_path: Path, form: str) -> None:
         """A truncated image cannot be told from an edited one, so it is not replaced."""
         self.write(tmp_path / "a", self.wanted, form)

@@ -119,7 +119,7 @@ class TestRecords:
 class TestImages:
     def test_the_first_decoded_image_decides(self, tmp_path: Path) -> None:
         write(tmp_path / "a.png", None)
-        write(tmp_path / "b.bmp", DEFAULTS, "bmp")
+        write(tmp_path / "b.bmp", None, "bmp")
         write(tmp_path / "c.webp", f"{DEFAULTS};image=flipped;quality=70", "webp")
         write(tmp_path / "d.png", DEFAULTS)
         found = find_held_image(images_out(tmp_path), None)

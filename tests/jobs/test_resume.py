@@ -129,7 +129,7 @@ def test_a_run_interrupted_anywhere_is_completed(
     assert read_tree(out) == whole
 
 
-@pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff", "bmp"])
+@pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff", "bmp", "ppm"])
 def test_images_cut_at_any_byte_are_refused_and_kept(
     form: str, latents: Path, tmp_path: Path, decoder: ModelHandle
 ) -> None:

@@ -109,12 +109,6 @@ class TestWriting:
         assert (tmp_path / "a").read_bytes() == b"mine"
         assert os.listdir(tmp_path) == ["a"]
 
-    def test_equal_file_of_another_run_is_kept(self, tmp_path: Path) -> None:
-        """Some formats cannot hold a stamp, so an existing file with the same bytes is accepted."""
-        (tmp_path / "a").write_bytes(b"unstamped")
-        write(tmp_path / "a", b"unstamped")
-        assert os.listdir(tmp_path) == ["a"]
-
     def test_file_system_without_hard_links_is_supported(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
