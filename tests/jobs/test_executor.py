@@ -27,35 +27,15 @@ from dinac_cli.errors import (
 from dinac_cli.jobs.executor import local
 from dinac_cli.jobs.executor.budget import READ_BYTES
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.executor.job import Job, Made, Work
+from dinac_cli.jobs.executor.job import Job, Made
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.results import FileResult, Status
 
 from .hand_made import Counted, run_control
+from .numbered import Entry, NumberedWork
 
 PATIENCE_SECONDS = 120.0
 MOMENT_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class Entry:
-    number: int
-    group: Hashable = "one"
-    size_bytes: int = 1
-    held_bytes: int = 0
-
-    @property
-    def label(self) -> str:
-        return f"folder/{self.name}"
-
-    @property
-    def name(self) -> str:
-        return f"entry {self.number}"
-
-
-@dataclass(frozen=True)
-class NumberedWork(Work):
-    number: int
 
 
 @dataclass
@@ -519,7 +499,7 @@ class TestBounds:
     ) -> None:
         monkeypatch.setattr(local, "READ_BYTES", 10)
         monkeypatch.setattr(local, "REORDER_BYTES", 10)
-        entries = [Entry(number, number % 2, size_bytes=8) for number in range(30)]
+        entries = [Entry(number, group=number % 2, size_bytes=8) for number in range(30)]
         job = Doubling(capacity=4, to_stream=ordered)
         control = RunControl(workers=4, in_flight=8)
         stream = io.BytesIO() if ordered else None

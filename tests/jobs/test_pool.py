@@ -24,7 +24,8 @@ from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.results import FileResult, Status
 
-from .worker_jobs import ActingJob, Entry, RoomyJob
+from .numbered import Entry
+from .worker_jobs import ActingJob, RoomyJob
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 60.0
@@ -327,7 +328,8 @@ SCRIPT = """
 import sys
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
-from tests.jobs.worker_jobs import ActingJob, Entry
+from tests.jobs.numbered import Entry
+from tests.jobs.worker_jobs import ActingJob
 
 print("started", flush=True)
 entries = (Entry(number, "wait") for number in range(10**9))

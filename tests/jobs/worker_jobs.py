@@ -9,30 +9,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from dinac_cli.errors import FormatError, ImageError, Rejection, UnwritableDiskError
-from dinac_cli.jobs.executor.job import Job, Made, Work
+from dinac_cli.jobs.executor.job import Job, Made
 from dinac_cli.jobs.results import FileResult, Status
 
-
-@dataclass(frozen=True)
-class Entry:
-    """An entry that doubles `number`, unless `action` says what happens to its reader."""
-
-    number: int
-    action: str = ""
-    held_bytes: int = 0
-
-    @property
-    def label(self) -> str:
-        return f"folder/{self.name}"
-
-    @property
-    def name(self) -> str:
-        return f"entry {self.number}"
-
-
-@dataclass(frozen=True)
-class NumberedWork(Work):
-    number: int
+from .numbered import Entry, NumberedWork
 
 
 @dataclass(frozen=True)
