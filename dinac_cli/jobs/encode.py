@@ -342,7 +342,7 @@ def encode_files(
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
-    The keywords are the command's options; `crop` is (width, height), and `upscale=False` is
+    The keywords are the command's options; `crop` is (width, height), `upscale=False` is
     --no-upscale, and `prune` is "some" (--prune) or "all". An option that is None follows the
     first record in `out`; if `out` holds no record, it has its default. Yields one result per file
     as soon as the result is final. If a file fails, its result says so; no exception is raised.
@@ -475,20 +475,28 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
                 raise InputError("a latent record, not an image; use decode")
             if verdict.state is State.ABSENT and (renamed := self._rename(entry, content, hold)):
                 return renamed
-            image = read_shaped(
-                content.data,
-                hold,
-                background=self._options.background,
-                max_pixels=self._options.max_pixels,
-                geometry=self._options.geometry,
-                hdr=self._options.hdr,
-                damaged=self._options.damaged,
-            )
+            image = self._read_image(content, hold)
         except DecodedImageError as exc:
             return FileResult(entry.label, Status.SKIPPED, reason=str(exc), is_decoded=True)
         except SmallImageError as exc:
             reason = explain_skip(exc, entry, self._output, self._options)
             return FileResult(entry.label, Status.SKIPPED, reason=reason)
+        return self._plan_work(entry, content, image, verdict)
+
+    def _read_image(self, content: Content, hold: Callable[[int], None]) -> SourceImage:
+        return read_shaped(
+            content.data,
+            hold,
+            background=self._options.background,
+            max_pixels=self._options.max_pixels,
+            geometry=self._options.geometry,
+            hdr=self._options.hdr,
+            damaged=self._options.damaged,
+        )
+
+    def _plan_work(
+        self, entry: Input, content: Content, image: SourceImage, verdict: Verdict
+    ) -> _ReadImage:
         height, width, _ = image.pixels.shape
         patch = self._model.config.patch_size
         source = Source(
