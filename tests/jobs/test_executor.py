@@ -339,6 +339,15 @@ def test_known_outputs_are_not_read(workers: int, in_flight: int, to_stream: boo
         assert [result.name for result in results] == [f"entry {n}" for n in range(500)]
 
 
+@pytest.mark.parametrize("to_stream", [False, True])
+def test_a_known_output_leaves_while_the_next_entry_is_read(to_stream: bool) -> None:
+    pause = iter([MOMENT_SECONDS, 0.0])  # a slow read, then its output
+    job = Glancing(done_already=frozenset({0}), pause=lambda: next(pause), to_stream=to_stream)
+    stream = io.BytesIO() if to_stream else None
+    results = list(run(job, make_entries(2), RunControl(workers=1, in_flight=1), stream))
+    assert [result.name for result in results] == ["entry 0", "entry 1"]
+
+
 def test_a_full_memory_does_not_stop_the_glances() -> None:
     """Readers that wait for memory do not keep the entries after them from being looked at."""
     job = Glancing(done_already=frozenset(range(100, 400)), capacity=50)

@@ -310,11 +310,13 @@ class _Run(Generic[E, W, R]):
         while self._computing and not read.done():
             self._collect(len(self._computing) - 1)
             yield from self._take(self._in_flight)
-        while not read.done() and (leaving := self._outbox.list_leaving()):
+        while not read.done():
+            yield from self._take(len(self._outbox))  # what is left has a lock to wait for
+            if not (leaving := self._outbox.list_leaving()):
+                return
             either: list[Future[Any]] = [read, *leaving]
             with self._clock.measure("read"):
                 wait(either, return_when=FIRST_COMPLETED)
-            yield from self._take(len(self._outbox))
 
     def _pass_on(self, number: int, outcome: W | FileResult) -> None:
         """Passes an input to the model, or a final result to the outbox."""
