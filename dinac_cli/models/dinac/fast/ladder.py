@@ -157,10 +157,10 @@ def _explain(step: str, exc: Exception) -> tuple[str, str]:
         raise DeviceError("out of memory on the GPU; free some memory there") from exc
     if step == TORCH:
         return f"torch failed: {text}", _REPORT
-    if isinstance(exc, PermissionError) or "Read-only file system" in text:
-        return f"Triton cannot write its cache: {text}", "set TRITON_CACHE_DIR to another folder"
     if isinstance(exc, (subprocess.SubprocessError, FileNotFoundError)) or "C compiler" in text:
         return f"Triton cannot compile its launcher: {text}", _HEADERS
+    if isinstance(exc, OSError):
+        return f"Triton cannot write its cache: {text}", "set TRITON_CACHE_DIR to another folder"
     return f"Triton failed: {text}", _REPORT
 
 
