@@ -18,7 +18,7 @@ from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE, accelerate
 from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.operations import Operations
-from dinac_cli.models.dinac.pixels import round_images, scale_pixels
+from dinac_cli.models.dinac.levels import round_images, scale_pixels
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 from .test_golden import BFLOAT16_FACTOR, FLOAT32_TOLERANCE, relative_error
