@@ -125,10 +125,9 @@ class Benchmark:
                 sizes = row.task, row.steps, row.resolution, row.batch
                 cost = count_cost(self._config, self.dtype, network, *sizes)
                 rate, measured = cost.predict_rate(gpu), row.images_per_second
-                yield (
-                    f"{row.task} {row.resolution}, batch {row.batch}, {row.network}: {measured:.0f} "
-                    f"images/s, {measured / rate:.2f} times the {rate:.0f} that are predicted"
-                )
+                what = f"{row.task} {row.resolution}, batch {row.batch}, {row.network}"
+                times = f"{measured / rate:.2f} times the {rate:.0f} that are predicted"
+                yield f"{what}: {measured:.0f} images/s, {times}"
 
     @property
     def _config(self) -> DinacAEConfig:
