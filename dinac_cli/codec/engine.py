@@ -162,9 +162,9 @@ class Engine:
 
         return self._submit(self._measure(latents), lambda: latents, predict, unpack)
 
-    def take_busy_seconds(self) -> float:
-        """Returns how long a GPU has computed since the last call; 0 on other devices."""
-        return self._busy.take_seconds()
+    def take_busy_spans(self) -> list[tuple[float, float]]:
+        """Returns when a GPU has computed since the last call; nothing on other devices."""
+        return self._busy.take_spans()
 
     def measure_room(self) -> tuple[int, int] | None:
         """Returns the free memory of a GPU, and the memory of this process there; see `memory`."""

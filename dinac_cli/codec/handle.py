@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceChoice:
-    """The options `--device`, `--dtype` and `--compile`. They are checked when a model loads."""
+    """The options `--device`, `--dtype` and `--compile`. They are checked when a model loads.
+
+    Requests may have a device `all` or a list such as `cuda:0,cuda:1`; models have one device.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
@@ -92,9 +95,18 @@ class ModelHandle:
         device = resolve_device(self.choice.device)
         return device, resolve_dtype(self.choice.dtype, device)
 
-    def take_busy_seconds(self) -> float:
-        """Returns how long a GPU has computed since the last call; 0 before the model is used."""
-        return self.engine.take_busy_seconds() if "engine" in vars(self) else 0.0
+    def use_device(self, name: str) -> None:
+        """Computes on the device `name` from now on. Call this before the model is used."""
+        self.choice = replace(self.choice, device=name)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """True if the model is loaded and the CPU computes."""
+        return "engine" in vars(self) and self.engine.device.type == "cpu"
+
+    def take_busy_spans(self) -> list[tuple[float, float]]:
+        """Returns when a GPU has computed since the last call; see `BusyTimer`."""
+        return self.engine.take_busy_spans() if "engine" in vars(self) else []
 
     def measure_room(self) -> tuple[int, int] | None:
         """Returns the room on a GPU for further processes; None before the model is used."""

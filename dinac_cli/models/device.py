@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 
@@ -29,6 +30,38 @@ def resolve_device(name: str) -> torch.device:
             "use --device auto"
         )
     return torch.device(name)
+
+
+def list_all() -> tuple[str, ...]:
+    """Returns the names of all CUDA devices, such as `cuda:0`.
+
+    Raises DeviceError if there is none, or if their hardware differs.
+    """
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if not names:
+        raise DeviceError(
+            f"device all is not available; this machine has {', '.join(_list_devices())}, and no "
+            "CUDA device; use --device auto"
+        )
+    if differing := describe_unlike(names):
+        raise DeviceError(
+            f"device all needs devices of one kind; this machine has {differing}; list those to "
+            f"use, such as --device {','.join(names[:2])}"
+        )
+    return tuple(names)
+
+
+def describe_unlike(names: Sequence[str]) -> str | None:
+    """Returns the devices with the names of their hardware, or None if all have the same name."""
+    hardware = [_name_hardware(name) for name in names]
+    if len(set(hardware)) == 1:
+        return None
+    return ", ".join(f"{name} ({kind})" for name, kind in zip(names, hardware, strict=True))
+
+
+def _name_hardware(name: str) -> str:
+    device = torch.device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else name
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinac_cli.errors import DeviceError, UsageError
-from dinac_cli.models.device import resolve_device, resolve_dtype
+from dinac_cli.models.device import describe_unlike, list_all, resolve_device, resolve_dtype
 
 
 @pytest.fixture
@@ -56,6 +56,46 @@ def test_unavailable_device_is_never_replaced(name: str, present: str) -> None:
 def test_unknown_devices_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is unknown; use auto, cuda, cuda:N, mps or cpu"):
         resolve_device(name)
+
+
+def name_hardware(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
+    """Gives each CUDA device the name of its hardware."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(kinds))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: kinds[device.index])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_are_all_cuda_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    name_hardware(monkeypatch, *["NVIDIA H200"] * count)
+    assert list_all() == tuple(f"cuda:{index}" for index in range(count))
+    assert describe_unlike(list_all()) is None
+
+
+def test_unlike_devices_must_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    name_hardware(monkeypatch, "NVIDIA H200", "NVIDIA L4", "NVIDIA H200")
+    with pytest.raises(DeviceError) as caught:
+        list_all()
+    assert str(caught.value) == (
+        "device all needs devices of one kind; this machine has cuda:0 (NVIDIA H200), cuda:1 "
+        "(NVIDIA L4), cuda:2 (NVIDIA H200); list those to use, such as --device cuda:0,cuda:1"
+    )
+    assert describe_unlike(["cuda:0", "cuda:2"]) is None
+    assert describe_unlike(["cuda:1", "cuda:2"]) == "cuda:1 (NVIDIA L4), cuda:2 (NVIDIA H200)"
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("machine", "present"),
+    [((0, False), "cpu"), ((0, True), "mps, cpu")],
+    indirect=["machine"],
+)
+def test_all_needs_a_cuda_device(present: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        list_all()
+    assert str(caught.value) == (
+        f"device all is not available; this machine has {present}, and no CUDA device; "
+        "use --device auto"
+    )
 
 
 @pytest.mark.parametrize(
