@@ -114,12 +114,17 @@ class ModelHandle:
 
     @cached_property
     def engine(self) -> Engine:
-        """The loaded model. Raises ModelError, DeviceError."""
+        """The loaded model. Its device becomes the current one. Raises ModelError, DeviceError."""
+        import torch
+
         from dinac_cli.codec.engine import Engine
         from dinac_cli.models.dinac.autoencoder import DinacAE
         from dinac_cli.models.dinac.fast.autoencoder import accelerate
 
         device, dtype = self._resolve()
+        if device.type == "cuda" and device.index is not None:
+            # Otherwise, a call without a device would take memory on cuda:0.
+            torch.cuda.set_device(device)
         parts = (self.part, *self.more_parts)
         model = DinacAE.from_pretrained(self.resolved.path, device=device, dtype=dtype, parts=parts)
         return Engine(accelerate(model, compiled=self.choice.compiled))

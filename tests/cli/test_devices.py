@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dinac_cli.codec import compute
 from dinac_cli.jobs.executor import pool
 from dinac_cli.models import device
 
 from .conftest import list_files, read_files, save
-from .processes import make_environment, run, run_process
+from .processes import DINAC, make_environment, run, run_process
 
 TWO = ("--device", "cpu,cpu", "--threads", "1")
 ONE = ("--device", "cpu", "--threads", "1", "--processes", "1")
@@ -127,7 +128,7 @@ def test_streams_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> N
 
 def encode_to_stream(images: Path, out: Path, environment: dict[str, str]) -> tuple[int, str]:
     """Encodes to standard output. Returns the exit code, and what is no summary on stderr."""
-    command = [sys.executable, "-m", "dinac_cli", "encode", images, "-", *TWO, "-q"]
+    command: list[str | Path] = [*DINAC, "encode", images, "-", *TWO, "-q"]
     with open(out, "wb") as file:
         done = subprocess.run(
             command, stdout=file, stderr=subprocess.PIPE, env=make_environment(environment)
@@ -150,6 +151,20 @@ def test_a_file_that_kills_a_worker_is_one_failure(images: Path, tmp_path: Path)
     (images / "1/crash.png").unlink()
     assert run("encode", images, tmp_path / "one", *ONE).code == 3
     assert read_files(tmp_path / "out") == read_files(tmp_path / "one")
+
+
+@pytest.mark.parametrize("model", ["auto", "nano"])
+def test_each_worker_computes_on_its_own_device(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """The parent takes both devices for real; their workers look for them."""
+    monkeypatch.setattr(device, "resolve_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(device, "describe_unlike", lambda names: None)
+    options = ("--model", model, "--device", "cuda:98,cuda:99", "--processes", "2")
+    for command in ("encode photos", "decode latents"):
+        done = run(*command.split(), tmp_path / "out", *options, cwd=work)
+        assert done.code == 1
+        assert done.err.startswith("dinac: device cuda:98 is not available; this machine has ")
 
 
 def test_an_image_on_standard_input_has_the_first_device(
@@ -214,7 +229,7 @@ def test_missing_devices_are_an_error(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     for command in ("encode photos", "decode latents"):
-        line = (*command.split(), tmp_path / "out")
+        line: list[str | Path] = [*command.split(), tmp_path / "out"]
         done = run(*line, "--device", value, cwd=work)
         assert (done.code, done.out) == (1, "")
         assert done.err == f"dinac: {message}use --device auto\n"

@@ -99,7 +99,7 @@ def run_in_processes(
         say=_say_nothing,
         stdin=None,
         stdout=None,
-        sharers=control.processes,
+        sharers=_divide(control)[0].most,  # a run on several devices has more memory
     )
     assignment = Assignment(pickle.dumps(open_job), limits)
     with (
@@ -444,7 +444,10 @@ class _Pool(Generic[E]):
         self._processes.remove(dead)
         if not dead.is_ready:
             if not self._processes:
-                raise DeviceError(f"a worker process could not start ({end}); use --processes 1")
+                place = "" if len(self._devices) == 1 else " on one --device"
+                raise DeviceError(
+                    f"a worker process could not start ({end}); use --processes 1{place}"
+                )
             # Probably, memory lacks for one more.
             dead.device.count = self._count_on(dead.device)
         held = sorted(dead.held.items())
