@@ -44,15 +44,19 @@ def list_all() -> tuple[str, ...]:
             "CUDA device; use --device auto"
         )
     if differing := describe_unlike(names):
+        alike = [name for name in names if _name_hardware(name) == _name_hardware(names[0])]
         raise DeviceError(
             f"device all needs devices of one kind; this machine has {differing}; list those to "
-            f"use, such as --device {','.join(names[:2])}"
+            f"use, such as --device {','.join(alike)}"
         )
     return tuple(names)
 
 
 def describe_unlike(names: Sequence[str]) -> str | None:
-    """Returns the devices with the names of their hardware, or None if all have the same name."""
+    """Returns the devices with the names of their hardware, or None if all have the same name.
+
+    Raises DeviceError if a device fails.
+    """
     hardware = [_name_hardware(name) for name in names]
     if len(set(hardware)) == 1:
         return None
@@ -61,7 +65,13 @@ def describe_unlike(names: Sequence[str]) -> str | None:
 
 def _name_hardware(name: str) -> str:
     device = torch.device(name)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else name
+    if device.type != "cuda":
+        return name
+    try:
+        return torch.cuda.get_device_name(device)
+    except RuntimeError as exc:  # such as a driver that is too old for torch
+        words = str(exc).strip().partition("\n")[0]
+        raise DeviceError(f"device {name} failed: {words}; use --device cpu") from exc
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -77,10 +77,23 @@ def test_unlike_devices_must_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         list_all()
     assert str(caught.value) == (
         "device all needs devices of one kind; this machine has cuda:0 (NVIDIA H200), cuda:1 "
-        "(NVIDIA L4), cuda:2 (NVIDIA H200); list those to use, such as --device cuda:0,cuda:1"
+        "(NVIDIA L4), cuda:2 (NVIDIA H200); list those to use, such as --device cuda:0,cuda:2"
     )
     assert describe_unlike(["cuda:0", "cuda:2"]) is None
     assert describe_unlike(["cuda:1", "cuda:2"]) == "cuda:1 (NVIDIA L4), cuda:2 (NVIDIA H200)"
+
+
+def test_a_device_that_fails_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: torch.device) -> str:
+        raise RuntimeError("The NVIDIA driver on your system is too old\nmore")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", fail)
+    message = (
+        "^device cuda:0 failed: The NVIDIA driver on your system is too old; use --device cpu$"
+    )
+    with pytest.raises(DeviceError, match=message):
+        list_all()
 
 
 @pytest.mark.usefixtures("machine")
