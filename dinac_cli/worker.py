@@ -58,6 +58,8 @@ def serve(connection: Connection[Any, Any]) -> None:
         configure_threads(assignment.control.threads)
         (bound_memory if assignment.control.bounds_memory else keep_memory)()
         with pickle.loads(assignment.job)() as job:
+            if assignment.control.device:
+                job.use_device(assignment.control.device)
             _spare_collections()
             _Worker(connection, job, assignment.control).work()
     except BaseException as exc:
@@ -83,7 +85,7 @@ class _Worker:
         self._remarks: list[str] = []
         self._control = replace(control, warn=self._remarks.append)
         self._inbox: queue.SimpleQueue[Part | Order] = queue.SimpleQueue()
-        self._has_ended = self._has_told_room = False
+        self._has_ended = self._has_told_room = self._has_told_model = False
         self._numbers: dict[int, int] = {}
         self._unsent: list[tuple[int, Made]] = []
         self._sent_at = time.monotonic()
@@ -91,7 +93,9 @@ class _Worker:
     def work(self) -> None:
         threading.Thread(target=self._receive, daemon=True).start()
         self._connection.send(Report())
+        self._control.note_model = self._tell_model
         while not self._has_ended:
+            self._adapt()
             self._numbers.clear()
             entries = self._take_entries()
             with closing(run_numbered(self._job, entries, self._control, ordered=False)) as outputs:
@@ -131,8 +135,28 @@ class _Worker:
                 self._numbers[taken] = number
                 taken += 1
                 yield entry
+            if self._needs_threads:
+                return
             message = self._wait_for_more()
         self._has_ended = message is Order.END
+
+    @property
+    def _needs_threads(self) -> bool:
+        """True if the CPU computes, though there seemed to be a GPU: threads must read ahead."""
+        return self._control.cpu_limits is not None and self._job.is_on_cpu
+
+    def _adapt(self) -> None:
+        """Lets threads read and write if they are needed: this process works alone."""
+        if self._needs_threads and self._control.cpu_limits is not None:
+            workers, in_flight = self._control.cpu_limits
+            self._control = replace(
+                self._control, workers=workers, in_flight=in_flight, sharers=1, cpu_limits=None
+            )
+
+    def _tell_model(self) -> None:
+        if not self._has_told_model:
+            self._has_told_model = True
+            self._connection.send(Report(uses_model=True))
 
     def _wait_for_more(self) -> Part | Order | None:
         """Returns the next message; None if none comes for some time."""
@@ -153,8 +177,8 @@ class _Worker:
         clock = self._control.clock.take()
         room = None if self._has_told_room else self._job.measure_room()
         self._has_told_room = self._has_told_room or room is not None
-        remarks = tuple(self._remarks)
-        self._connection.send(Report(tuple(self._unsent), clock, remarks, room, has_stopped))
+        made, remarks = tuple(self._unsent), tuple(self._remarks)
+        self._connection.send(Report(made, clock, remarks, room, has_stopped=has_stopped))
         self._unsent.clear()
         self._remarks.clear()
         self._sent_at = time.monotonic()

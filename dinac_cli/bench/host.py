@@ -264,8 +264,8 @@ class _StoredEngine:
     def check_size(self, height: int, width: int) -> None:
         pass
 
-    def take_busy_seconds(self) -> float:
-        return 0.0
+    def take_busy_spans(self) -> list[Any]:
+        return []
 
     def take_remarks(self) -> list[str]:
         return []

@@ -16,15 +16,74 @@ DTYPE_CHOICES = ("auto", *_DTYPES)
 _COMPILED = "compiled"
 _SLOWER_STEPS = ("torch", "plain")
 
+ALL = "all"
+_NAME = re.compile(r"auto|all|cpu|mps|cuda(:\d{1,3})?")
+_LIST = "cuda:0,cuda:1"
 
-def check_device(name: str) -> str:
-    """Returns `name`. Raises UsageError if the form of `name` is wrong.
 
-    Torch checks later whether the device exists.
+def check_device(text: str) -> str:
+    """Returns `text`, the value of `--device`. Raises UsageError if its form is wrong.
+
+    Torch checks later whether the devices exist.
     """
-    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) is None:
-        raise UsageError(f"--device {name}: choose one of auto, cpu, cuda, cuda:N, mps")
-    return name
+    parse_devices(text)
+    return text
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Returns the names in the value of `--device`: one name, or those of a list.
+
+    Tests replace this function, so that `cpu,cpu` stands for two devices. Raises UsageError.
+    """
+    names = tuple(text.split(","))
+    problem = _find_problem(names)
+    if problem is not None:
+        raise UsageError(f"--device {text}: {problem}")
+    return names
+
+
+def _find_problem(names: tuple[str, ...]) -> str | None:
+    """Returns what is wrong with a list of devices, or None."""
+    if len(names) > 1 and "" in names:
+        return f"a name is missing beside a comma; write a list such as {_LIST}"
+    if any(_NAME.fullmatch(name) is None for name in names):
+        return (
+            "choose one of auto, cpu, cuda, cuda:N, mps; encode and decode also take all or a list "
+            f"such as {_LIST}"
+        )
+    if len(names) == 1:
+        return None
+    for name in names:
+        if not name.startswith("cuda:"):
+            return f"{name} cannot be in a list; name CUDA devices by number, such as {_LIST}"
+        if names.count(name) > 1:
+            return f"{name} is named twice; name each device once"
+    return None
+
+
+def refuse_devices(text: str, command: str) -> None:
+    """Raises UsageError if the value of `--device` may name several devices."""
+    if text == ALL or len(parse_devices(text)) > 1:
+        raise UsageError(f"--device {text}: {command} computes on one device; name one device")
+
+
+def find_devices(text: str) -> tuple[str, ...]:
+    """Returns the devices that the value of `--device` names.
+
+    Imports torch for `all`, and for a list, whose devices must exist. Raises UsageError,
+    DeviceError.
+    """
+    names = parse_devices(text)
+    if names == (ALL,):
+        from dinac_cli.models.device import list_all
+
+        return list_all()
+    if len(names) > 1:
+        from dinac_cli.models.device import resolve_device
+
+        for name in names:
+            resolve_device(name)
+    return names
 
 
 def check_dtype(name: str) -> None:

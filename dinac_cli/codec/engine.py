@@ -174,9 +174,9 @@ class Engine:
 
         return self._submit(self._measure(latents), lambda: latents, predict, unpack)
 
-    def take_busy_seconds(self) -> float:
-        """Returns how long a GPU has computed since the last call; 0 on other devices."""
-        return self._try(self._busy.take_seconds)
+    def take_busy_spans(self) -> list[tuple[float, float]]:
+        """Returns when a GPU has computed since the last call; nothing on other devices."""
+        return self._try(self._busy.take_spans)
 
     def take_remarks(self) -> list[str]:
         """Returns what the user should know about the device, and was not returned before."""

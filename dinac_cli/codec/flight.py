@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -100,13 +102,30 @@ class TimingEvent(Protocol):
         """Returns the milliseconds to a later moment that the device has passed."""
 
 
+@dataclass(frozen=True)
+class _TimedWork:
+    """Work on a device, between two events. It was sent at `sent_at`."""
+
+    sent_at: float
+    start: TimingEvent
+    end: TimingEvent
+
+
 class BusyTimer:
-    """Measures how long a device computes. `make_event` is None if the device cannot tell."""
+    """Measures when a device computes. `make_event` is None if the device cannot tell.
+
+    The spans are (start, end) in seconds of `time.perf_counter`, which all processes of a machine
+    share. The events only give the time from one event to another. So the first work starts when it
+    is sent, and later work as long after the work before it as the events say. Each span is moved
+    so that no work starts before it is sent, or ends after its end was seen. This corrects the
+    start, and the drift of the device's clock.
+    """
 
     def __init__(self, make_event: Callable[[], TimingEvent] | None) -> None:
         self._make_event = make_event
-        self._spans: deque[tuple[TimingEvent, TimingEvent]] = deque()
-        self._seconds = 0.0
+        self._sent: deque[_TimedWork] = deque()
+        self._spans: list[tuple[float, float]] = []
+        self._last: tuple[TimingEvent, float] | None = None  # the last end: event and time
 
     @contextlib.contextmanager
     def measure(self) -> Iterator[None]:
@@ -114,23 +133,30 @@ class BusyTimer:
         if self._make_event is None:
             yield
             return
-        self._add_finished()  # so few events are kept, even if nobody asks for the seconds
-        start, end = self._make_event(), self._make_event()
-        start.record()
+        self._add_finished()  # so few events are kept, even if nobody asks for the spans
+        work = _TimedWork(time.perf_counter(), self._make_event(), self._make_event())
+        work.start.record()
         yield
-        end.record()
-        self._spans.append((start, end))
+        work.end.record()
+        self._sent.append(work)
 
-    def take_seconds(self) -> float:
-        """Returns the seconds of the work that is done since the last call."""
+    def take_spans(self) -> list[tuple[float, float]]:
+        """Returns the spans of the work that is done since the last call, in order."""
         self._add_finished()
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
+        spans, self._spans = self._spans, []
+        return spans
 
     def _add_finished(self) -> None:
-        while self._spans and self._spans[0][1].query():
-            start, end = self._spans.popleft()
-            self._seconds += start.elapsed_time(end) / 1000
+        while self._sent and self._sent[0].end.query():
+            work = self._sent.popleft()
+            seconds = work.start.elapsed_time(work.end) / 1000
+            start = work.sent_at
+            if self._last is not None:
+                event, ended_at = self._last
+                start = max(start, ended_at + event.elapsed_time(work.start) / 1000)
+            end = min(start + seconds, time.perf_counter())
+            self._spans.append((end - seconds, end))
+            self._last = work.end, end
 
 
 class InFlight:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,7 +27,10 @@ _OF_PROCESS = ("engine", "gpu_step")
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceChoice:
-    """The options `--device`, `--dtype` and `--compile`. They are checked when a model loads."""
+    """The options `--device`, `--dtype` and `--compile`. They are checked when a model loads.
+
+    Requests may have a device `all` or a list such as `cuda:0,cuda:1`; models have one device.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
@@ -100,10 +103,10 @@ class ModelHandle:
         device, dtype = self._resolve()
         if device.type != "cuda":
             return None
-        from dinac_cli.models.device import fix_arithmetic
+        from dinac_cli.models.device import prepare_device
         from dinac_cli.models.dinac.fast.ladder import choose_step
 
-        fix_arithmetic(device)
+        prepare_device(device)
         return choose_step(self.config, device, dtype, compiled=self.choice.compiled)
 
     def _resolve(self) -> tuple[torch.device, torch.dtype]:
@@ -112,9 +115,18 @@ class ModelHandle:
         device = resolve_device(self.choice.device)
         return device, resolve_dtype(self.choice.dtype, device)
 
-    def take_busy_seconds(self) -> float:
-        """Returns how long a GPU has computed since the last call; 0 before the model is used."""
-        return self.engine.take_busy_seconds() if "engine" in vars(self) else 0.0
+    def use_device(self, name: str) -> None:
+        """Computes on the device `name` from now on. Call this before the model is used."""
+        self.choice = replace(self.choice, device=name)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """True if the model is loaded and the CPU computes."""
+        return "engine" in vars(self) and self.engine.device.type == "cpu"
+
+    def take_busy_spans(self) -> list[tuple[float, float]]:
+        """Returns when a GPU has computed since the last call; see `BusyTimer`."""
+        return self.engine.take_busy_spans() if "engine" in vars(self) else []
 
     def take_remarks(self) -> list[str]:
         """Returns new remarks about the device; none before the model is used."""
@@ -126,7 +138,7 @@ class ModelHandle:
 
     @cached_property
     def engine(self) -> Engine:
-        """The loaded model. Raises ModelError, DeviceError."""
+        """The loaded model. Its GPU becomes the current one. Raises ModelError, DeviceError."""
         from dinac_cli.codec.engine import load_engine
 
         device, dtype = self._resolve()

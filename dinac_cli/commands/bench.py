@@ -135,6 +135,7 @@ def bench(
 
     The plain model, the fast model and other models take turns, so the comparison is fair.
     """
+    from dinac_cli.codec.compute import refuse_devices
     from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.codec.machine import configure_threads, count_processors
     from dinac_cli.commands.screen.console import Console
@@ -142,6 +143,7 @@ def bench(
     from dinac_cli.jobs.executor.phase import Phase
 
     console = Console(quiet=quiet, progress=not no_progress)
+    refuse_devices(device, "bench")
     if model_rate is not None and only != "host":
         raise UsageError("--model-rate needs --only host")
     file_counts = tuple(sorted(set(files or (20, 200))))

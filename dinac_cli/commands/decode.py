@@ -140,7 +140,7 @@ def decode(
     model: opt.RecordModel = "auto",
     revision: opt.Revision = None,
     allow_other_model: AllowOtherModel = False,
-    device: opt.Device = "auto",
+    device: opt.Devices = "auto",
     dtype: opt.Dtype = "auto",
     compiled: opt.CompileSizes = False,
     batch_size: opt.BatchSize = None,

@@ -53,7 +53,7 @@ def encode(
     max_pixels: opt.MaxPixels = MAX_PIXELS,
     model: opt.Model = "auto",
     revision: opt.Revision = None,
-    device: opt.Device = "auto",
+    device: opt.Devices = "auto",
     dtype: opt.Dtype = "auto",
     compiled: opt.CompileSizes = False,
     batch_size: opt.BatchSize = None,

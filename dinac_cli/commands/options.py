@@ -363,14 +363,27 @@ BenchModel = Annotated[str, _model("nano on a CPU and d2 on a GPU")]
 Revision = Annotated[
     str | None, model_option(metavar="REV", help="Branch, tag or commit of the model on the Hub.")
 ]
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+_device = partial(
+    model_option,
+    "--device",
+    envvar="DINAC_DEVICE",
+    metavar="DEVICE",
+    callback=from_variable(check_device),
+)
 Device = Annotated[
     str,
-    model_option(
-        envvar="DINAC_DEVICE",
-        metavar="DEVICE",
-        callback=from_variable(check_device),
-        autocompletion=complete(("auto", "cpu", "cuda", "mps")),
+    _device(
+        autocompletion=complete(_DEVICES),
         help="auto, cpu, cuda, cuda:N or mps; a missing device is an error.",
+    ),
+]
+Devices = Annotated[
+    str,
+    _device(
+        autocompletion=complete((*_DEVICES, "all")),
+        help="auto, cpu, cuda, cuda:N or mps; a list such as cuda:0,cuda:1, or all: these CUDA "
+        "devices share the work. A missing device is an error.",
     ),
 ]
 Dtype = Annotated[
@@ -415,9 +428,10 @@ Processes = Annotated[
     int | None,
     run_option(
         metavar="N",
-        show_default="1 on a CPU; on a GPU, what its memory and the processors allow",
+        show_default="1 on a CPU; on each GPU, what its memory and the processors allow",
         parser=count_or_auto("--processes"),
-        help="Number of processes, each with its own model, or auto; does not change results.",
+        help="Number of processes, each with its own model, or auto; does not change results. N "
+        "processes are spread over all devices, at least one on each.",
     ),
 ]
 Threads = Annotated[

@@ -125,7 +125,8 @@ def _run_and_report(
         with stop_on_signals(console) as stop:
             control = request.make_control(stop)
             workers = control.processes * max(1, control.workers)
-            progress = RunProgress(control.clock, total, stop, lambda: run.total, workers)
+            devices = max(1, len(control.devices))
+            progress = RunProgress(control.clock, total, stop, lambda: run.total, workers, devices)
             control.stdin = open_stdin(stop) if run.reads_stdin else None
             control.stdout = stdout
             control.say = console.say if options.verbose else control.say

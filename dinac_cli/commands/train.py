@@ -130,6 +130,7 @@ def train(
 
     If the training is stopped or killed, the same command resumes it.
     """
+    from dinac_cli.codec.compute import refuse_devices
     from dinac_cli.codec.machine import configure_threads
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.damage import parse_damage_choice
@@ -138,6 +139,7 @@ def train(
 
     console = Console(quiet=quiet, verbose=verbose, progress=not no_progress)
     images, out = opt.split_out(images, out, out_option)
+    refuse_devices(device, "train")
     if (steps is None) == (minutes is None):
         raise UsageError("say how long to train: give either --minutes or --steps")
     with show_phases(console, "train") as watch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from dinac_cli.jobs.entries import (
     require_single,
     settle_names,
 )
+from dinac_cli.jobs.executor.busy import Span
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
@@ -191,7 +192,8 @@ class DecodeRequest(ProcessRequest["DecodeRun"]):
             allow_other_model=self.allow_other_model,
         )
         refuse_other_settings(selection, output, options, held)
-        models = choose_models("decoder", self.model, announce)
+        choice = replace(self.model, device=self.choose_device(announce))
+        models = choose_models("decoder", choice, announce)
         followed = options.list_settings(unlike=self.options.follow(DEFAULT_IMAGE, form))
         announce_followed(held, followed, announce)
         limit = selection.limit
@@ -239,7 +241,7 @@ def decode_files(
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
-    processes: int = 1,
+    processes: int | None = 1,
     overwrite: bool = False,
     prune: Prune | None = None,
 ) -> Generator[FileResult, None, None]:
@@ -401,8 +403,15 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
                 verdict.reason,
             )
 
-    def take_busy_seconds(self) -> float:
-        return 0.0 if self._used is None else self._used.take_busy_seconds()
+    def use_device(self, name: str) -> None:
+        self._models.use_device(name)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        return self._used is not None and self._used.is_on_cpu
+
+    def take_busy_spans(self) -> Sequence[Span]:
+        return () if self._used is None else self._used.take_busy_spans()
 
     def take_remarks(self) -> list[str]:
         return [] if self._used is None else self._used.take_remarks()

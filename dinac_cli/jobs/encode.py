@@ -32,6 +32,7 @@ from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.images.revisions import current_revision
 from dinac_cli.images.stamp import read_stamp
+from dinac_cli.jobs.executor.busy import Span
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_opened
@@ -254,7 +255,8 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
         selection, output = self.open_places()
         held = find_held_record(output)
         options = self.options.follow(held)
-        model = choose_encoder(self.model, held, announce, features=options.features)
+        choice = replace(self.model, device=self.choose_device(announce))
+        model = choose_encoder(choice, held, announce, features=options.features)
         model.check(options.precision)
         refuse_mixed_latents(output, held, options.want(model))
         announce_followed(held, self.options.list_followed(held), announce)
@@ -345,15 +347,16 @@ def encode_files(
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
-    processes: int = 1,
+    processes: int | None = 1,
     overwrite: bool = False,
     prune: Prune | None = None,
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
     The keywords are the command's options; `crop` is (width, height), `upscale=False` is
-    --no-upscale, and `prune` is "some" (--prune) or "all". An option that is None follows the
-    first record in `out`; if `out` holds no record, it has its default. Yields one result per file
+    --no-upscale, and `prune` is "some" (--prune) or "all". If `processes` is None, it is automatic.
+    An option that is None follows the first record in `out`; if `out` holds no record, it has its
+    default. Yields one result per file
     as soon as the result is final. If a file fails, its result says so; no exception is raised.
     Raises UsageError, ModelError or OutputError at once if the request as a whole is wrong. Raises
     DeviceError or OutputError later if the run cannot go on.
@@ -532,8 +535,15 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             verdict.sighting,
         )
 
-    def take_busy_seconds(self) -> float:
-        return self._model.take_busy_seconds()
+    def use_device(self, name: str) -> None:
+        self._model.use_device(name)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        return self._model.is_on_cpu
+
+    def take_busy_spans(self) -> Sequence[Span]:
+        return self._model.take_busy_spans()
 
     def take_remarks(self) -> list[str]:
         remarks = self._model.take_remarks()

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from dinac_cli.codec.compute import refuse_devices
 from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import check_model, name_creator, name_model
 from dinac_cli.container.header import RecordHeader
@@ -78,6 +79,7 @@ class FeaturesRequest(Request["FeaturesRun"]):
     command: ClassVar[str] = "features"
 
     def open(self, announce: Announce = keep_quiet) -> FeaturesRun:
+        refuse_devices(self.model.device, self.command)
         selection = self.inputs.select(LATENTS, self.out)
         output = None if self.out is None else self._open_output(self.out)
         models = choose_models("class_head", self.model, announce)

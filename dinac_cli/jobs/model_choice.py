@@ -35,7 +35,7 @@ class ModelChoice(DeviceChoice):
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError if the name of the device or of the dtype is unknown."""
+        """Raises UsageError if the name of a device or of the dtype is unknown."""
         check_device(self.device)
         check_dtype(self.dtype)
 
@@ -146,6 +146,9 @@ class ModelFinder(Protocol):
         The same model always has the same handle. Raises ModelError, UsageError.
         """
 
+    def use_device(self, name: str) -> None:
+        """Computes on the device `name`. Call this before `find`."""
+
 
 @dataclass(frozen=True)
 class FixedModel:
@@ -156,6 +159,10 @@ class FixedModel:
     def find(self, header: RecordHeader) -> ModelHandle:
         """Returns the model."""
         return self.handle
+
+    def use_device(self, name: str) -> None:
+        """Computes on this device; see `ModelFinder`."""
+        self.handle.use_device(name)
 
 
 class ModelsOfRecords:
@@ -197,6 +204,10 @@ class ModelsOfRecords:
             if key not in self._handles:
                 self._handles[key] = _open_part(resolved, self._part, key[1])
             return self._handles[key]
+
+    def use_device(self, name: str) -> None:
+        """Computes on this device; see `ModelFinder`."""
+        self._device = replace(self._device, device=name)
 
     def _find_by_space(self, header: RecordHeader) -> ResolvedModel:
         resolved = self._find_model(header.latent_space)

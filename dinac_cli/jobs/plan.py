@@ -10,6 +10,7 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+from dinac_cli.codec.compute import refuse_devices
 from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.container.record import read_header
 from dinac_cli.errors import (
@@ -149,9 +150,11 @@ class PlanRequest:
     def open(self, announce: Announce = keep_quiet, watch: Watch = ignore_phase) -> PlanRun:
         """Checks the request, counts the inputs and chooses the model. Downloads nothing.
 
-        Calls `announce` if the run follows OUT. Raises UsageError, ModelError or OutputError only
-        if encode would raise the same error.
+        Calls `announce` if the run follows OUT. Raises UsageError if the request names several
+        devices. Otherwise, raises UsageError, ModelError or OutputError only if encode would raise
+        the same error.
         """
+        refuse_devices(self.encode.model.device, "a plan")
         selection, output = self.encode.open_places()
         if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work
             output.require_writable()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar
 
+from dinac_cli.codec.compute import find_devices
 from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.codec.machine import count_processors, divide_processors
 from dinac_cli.container.frame import RECORD_START
@@ -168,12 +169,13 @@ class Request(ABC, Generic[R]):
 class ProcessRequest(Request[R]):
     """A request whose work several processes can share, each with its own model.
 
-    `processes` processes do the work. If it is None, only the caller's process works on a CPU; on a
-    GPU, as many processes work as there are processors and as fit into its memory, at most
-    `MOST_PROCESSES`. With several processes, `workers` counts the threads of each (None: the thread
-    that runs the model also reads and writes). The number of processes never changes a result.
-    `threads` threads compute in each process (None: the processors are divided between the
-    processes; on a GPU, only the later processes have a part of the processors).
+    `processes` processes do the work. If it is None, only the caller's process works on a CPU; on
+    GPUs, as many processes work as there are processors, at least one per GPU, and at most
+    `MOST_PROCESSES` per GPU or as many as fit into its memory. With several processes, `workers`
+    counts the threads of each (None: the thread that runs the model also reads and writes). The
+    number of processes never changes a result. `threads` threads compute in each process (None: the
+    processors are divided between the processes; on one GPU, only the later processes have a part
+    of the processors). The device of `model` may be `all`, or a list such as `cuda:0,cuda:1`.
     """
 
     model: DeviceChoice = field(default_factory=DeviceChoice)
@@ -191,26 +193,61 @@ class ProcessRequest(Request[R]):
         """False if only the caller's process can do the work, whatever `processes` says."""
         return True
 
+    def choose_device(self, announce: Announce) -> str:
+        """Returns the first device of the run. Calls `announce` if the devices are unlike.
+
+        Raises UsageError if there are fewer processes than devices. Raises DeviceError if one of
+        several devices is missing.
+        """
+        devices = self._find_devices()
+        if self.processes is not None and self.processes < len(devices):
+            raise UsageError(
+                f"--processes {self.processes}: fewer than the {len(devices)} devices, and each "
+                "device needs a process; use more processes, or name fewer devices"
+            )
+        if len(devices) > 1:
+            from dinac_cli.models.device import describe_unlike
+
+            if unlike := describe_unlike(devices):
+                announce(f"the devices differ: {unlike}; the bytes of their outputs may differ")
+        return devices[0]
+
     def make_control(self, stop: StopRequest | None = None) -> RunControl:
         """Returns the limits of a run. The run ends early if `stop` is requested."""
-        control, processes, threads = super().make_control(stop), self.processes or 1, self.threads
-        fits_device = self.processes is None and may_use_gpu(self.model.device)
-        if not self.can_divide:
-            processes, fits_device = 1, False
-        if fits_device:
-            processes = min(MOST_PROCESSES, count_processors())
+        control, threads = super().make_control(stop), self.threads
+        devices = self._find_devices()
+        may_be_gpu = may_use_gpu(devices[0])
+        fits_device = self.processes is None and self.can_divide and may_be_gpu
+        processes = self._count_processes(len(devices), fits_device=fits_device)
         if processes > 1 and self.workers is None:
-            control = replace(control, workers=0, in_flight=self.in_flight or 4)
+            limits = (control.workers, control.in_flight) if fits_device else None
+            in_flight = self.in_flight or 4
+            control = replace(control, workers=0, in_flight=in_flight, cpu_limits=limits)
         # If it turns out that there is no GPU, one process works alone, with all processors.
-        if processes > 1 and threads is None and not fits_device:
+        may_be_alone = fits_device and len(devices) == 1
+        if processes > 1 and threads is None and not may_be_alone:
             threads = divide_processors(processes)
         return replace(
             control,
             processes=processes,
+            devices=devices if processes > 1 and len(devices) > 1 else (),
             fits_device=fits_device,
             threads=threads,
-            bounds_memory=self.bounds_memory and not may_use_gpu(self.model.device),
+            bounds_memory=self.bounds_memory and not may_be_gpu,
         )
+
+    def _count_processes(self, devices: int, *, fits_device: bool) -> int:
+        """Returns the largest number of processes of a run on this number of devices."""
+        if not self.can_divide:
+            return 1
+        if fits_device:
+            return max(devices, min(MOST_PROCESSES * devices, count_processors()))
+        return self.processes or devices
+
+    def _find_devices(self) -> tuple[str, ...]:
+        """Returns the devices of the run: only the first one if one process does the work."""
+        devices = find_devices(self.model.device)
+        return devices if self.can_divide else devices[:1]
 
 
 def _require_positive(limits: Mapping[str, int | None]) -> None:

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from dinac_cli.codec.compute import refuse_devices
 from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
@@ -107,6 +108,7 @@ class VerifyRequest(Request[Run]):
             raise UsageError("--reencode reads the images again; name their folder with --source")
         else:
             models = choose_encoders(named, self.model)
+            refuse_devices(self.model.device, "--reencode")
             reencoding = Reencoding(self.reencode, models, self.max_delta)
         options = VerifyOptions(model=model, source=self.source, reencoding=reencoding)
         work = partial(verify_inputs, selection, options, limit=selection.limit)

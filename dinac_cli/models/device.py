@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 
@@ -36,6 +37,48 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def list_all() -> tuple[str, ...]:
+    """Returns the names of all CUDA devices, such as `cuda:0`.
+
+    Raises DeviceError if there is none, or if their hardware differs.
+    """
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if not names:
+        raise DeviceError(
+            f"device all is not available; this machine has {', '.join(_list_devices())}, and no "
+            "CUDA device; use --device auto"
+        )
+    if differing := describe_unlike(names):
+        alike = [name for name in names if _name_hardware(name) == _name_hardware(names[0])]
+        raise DeviceError(
+            f"device all needs devices of one kind; this machine has {differing}; list those to "
+            f"use, such as --device {','.join(alike)}"
+        )
+    return tuple(names)
+
+
+def describe_unlike(names: Sequence[str]) -> str | None:
+    """Returns the devices with the names of their hardware, or None if all have the same name.
+
+    Raises DeviceError if a device fails.
+    """
+    hardware = [_name_hardware(name) for name in names]
+    if len(set(hardware)) == 1:
+        return None
+    return ", ".join(f"{name} ({kind})" for name, kind in zip(names, hardware, strict=True))
+
+
+def _name_hardware(name: str) -> str:
+    device = torch.device(name)
+    if device.type != "cuda":
+        return name
+    try:
+        return torch.cuda.get_device_name(device)
+    except RuntimeError as exc:  # such as a driver that is too old for torch
+        words = str(exc).strip().partition("\n")[0]
+        raise DeviceError(f"device {name} failed: {words}; use --device cpu") from exc
+
+
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Returns the compute type with the name "bf16", "f32" or "auto" for a device.
 
@@ -59,12 +102,16 @@ def runs_kernels(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
 
 
-def fix_arithmetic(device: torch.device) -> None:
-    """Makes float32 and bfloat16 exact on a CUDA device: no TF32, and float32 sums.
+def prepare_device(device: torch.device) -> None:
+    """Makes a CUDA device the current one, and its arithmetic exact: no TF32, and float32 sums.
 
-    The environment, or another library, may have chosen faster sums that change the results.
+    Without a current device, calls that name no device would take memory on cuda:0, and Triton
+    would launch kernels there. The environment, or another library, may have chosen faster sums
+    that change the results.
     """
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -40,8 +40,7 @@ def test_the_measured_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) ->
     """Triton launches its kernels on the current device."""
     current: list[torch.device] = []
     monkeypatch.setattr(benchmark, "resolve_device", torch.device)
-    monkeypatch.setattr(benchmark, "fix_arithmetic", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(benchmark, "prepare_device", current.append)
     request = BenchRequest(
         model=resolve_model("nano"),
         random_weights=None,

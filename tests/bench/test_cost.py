@@ -112,8 +112,7 @@ def test_float32_has_no_tensor_cores() -> None:
 
 def test_measured_figures_of_a_known_gpu_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "resolve_device", torch.device)
-    monkeypatch.setattr(benchmark, "fix_arithmetic", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(benchmark, "prepare_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     request = BenchRequest(
         model=None,

@@ -121,6 +121,8 @@ def test_options_and_values_are_completed_in_every_shell(
         (["encode", "--precision", "q"], ["q3", "q4", "q5", "q6", "q7", "q8"]),
         (["encode", "--model", ""], ["auto", "d2", "dinac-ae", "nano"]),
         (["encode", "--device", "c"], ["cpu", "cuda"]),
+        (["decode", "--device", "a"], ["all", "auto"]),
+        (["features", "--device", "a"], ["auto"]),
         (["decode", "--schedule", ""], ["cosine", "linear"]),
         (["decode", "-f", ""], ["avif", "bmp", "jpg", "png", "ppm", "tiff", "webp"]),
         (["completions", "z"], ["zsh"]),

@@ -135,7 +135,24 @@ REFUSED = [
     (
         "encode photos out --device bogus",
         2,
-        "--device bogus: choose one of auto, cpu, cuda, cuda:N, mps",
+        "--device bogus: choose one of auto, cpu, cuda, cuda:N, mps; encode and decode also take "
+        "all or a list such as cuda:0,cuda:1",
+    ),
+    (
+        "encode photos out --device cuda:0,cuda:0",
+        2,
+        "--device cuda:0,cuda:0: cuda:0 is named twice; name each device once",
+    ),
+    (
+        "decode latents out --device cpu,cuda:0",
+        2,
+        "--device cpu,cuda:0: cpu cannot be in a list; name CUDA devices by number, such as "
+        "cuda:0,cuda:1",
+    ),
+    (
+        "encode photos out --device cuda:0,",
+        2,
+        "--device cuda:0,: a name is missing beside a comma; write a list such as cuda:0,cuda:1",
     ),
     (
         "encode photos out --shard 3/3",

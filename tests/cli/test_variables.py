@@ -67,7 +67,10 @@ def test_an_empty_variable_counts_as_not_set(work: Path) -> None:
 
 def test_every_command_with_the_option_takes_the_variable() -> None:
     variables = {"DINAC_DEVICE": "gpu", "DINAC_WORKERS": "0"}
-    device = "dinac: DINAC_DEVICE=gpu: choose one of auto, cpu, cuda, cuda:N, mps\n"
+    device = (
+        "dinac: DINAC_DEVICE=gpu: choose one of auto, cpu, cuda, cuda:N, mps; encode and decode "
+        "also take all or a list such as cuda:0,cuda:1\n"
+    )
     workers = "dinac: DINAC_WORKERS=0: expected 1 or more\n"
     for line, expected in (
         ("decode a b", device),

@@ -76,6 +76,18 @@ def test_outputs_do_not_depend_on_the_number_of_processes(images: Path, tmp_path
         assert "24 already done" in again.out
 
 
+def test_a_machine_that_only_seems_to_have_a_gpu_computes_on_its_cpu(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run("encode", images, tmp_path / "alone", "--model", "nano")
+    monkeypatch.setattr("dinac_cli.models.registry._may_have_gpu", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    done = run("encode", images, tmp_path / "out", "--model", "nano")
+    assert (done.code, done.summary, done.err) == (3, expected.summary, expected.err)
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "alone")
+
+
 def test_records_of_a_stream_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*DINAC, "encode", images, "-", *SEVERAL], capture_output=True, env=make_environment()

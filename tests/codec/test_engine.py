@@ -266,14 +266,14 @@ class TestMemory:
             Engine(cast(DinacAE, model), Choice(step)).encode([draw(4, 4)])
         assert str(caught.value) == f"cpu failed: CUDA error: misaligned address{suggestion}"
 
-    @pytest.mark.parametrize("ask", ["take_busy_seconds", "measure_room"])
+    @pytest.mark.parametrize("ask", ["take_busy_spans", "measure_room"])
     def test_questions_to_a_device_that_failed_are_device_errors(
         self, ask: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*arguments: object) -> None:
             raise RuntimeError("CUDA error: an illegal memory access")
 
-        monkeypatch.setattr(BusyTimer, "take_seconds", fail)
+        monkeypatch.setattr(BusyTimer, "take_spans", fail)
         monkeypatch.setattr(engine_module, "measure_room", fail)
         monkeypatch.setattr(engine_module, "free_bytes", fail)
         engine = make_engine(Mirror())

@@ -1,7 +1,8 @@
-"""Micro-batches in flight, and how long a device computes."""
+"""Micro-batches in flight, and when a device computes."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,10 +14,37 @@ from dinac_cli.codec.flight import BusyTimer, Download, Pending, settle
 
 @dataclass
 class Device:
-    """A device with a clock in milliseconds; it has passed all moments up to `passed`."""
+    """A device that has passed all moments up to `passed`, in milliseconds of its own clock.
 
-    now: float = 0.0
+    `now` is the moment that the next event marks. `host` is the time of `perf_counter` in seconds.
+    """
+
+    now: float = 5000.0
     passed: float = 0.0
+    host: float = 100.0
+
+    def compute(self, timer: BusyTimer, milliseconds: float) -> None:
+        """Queues work that takes this time; the host does not wait."""
+        with timer.measure():
+            self.now += milliseconds
+
+    def wait(self) -> None:
+        """Lets the host wait until the work is done."""
+        self.host += (self.now - max(self.passed, 5000.0)) / 1000
+        self.passed = self.now
+
+    def rest(self, seconds: float) -> None:
+        """Lets device and host do nothing."""
+        self.host += seconds
+        self.now += 1000 * seconds
+        self.passed = self.now
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    device = Device()
+    monkeypatch.setattr(time, "perf_counter", lambda: device.host)
+    return device
 
 
 @dataclass
@@ -53,34 +81,67 @@ def test_a_device_that_failed_is_done_and_its_result_raises_the_error() -> None:
         pending.result()
 
 
-def test_only_finished_work_counts_and_only_once() -> None:
-    device = Device()
+def near(*spans: tuple[float, float]) -> list[object]:
+    return [pytest.approx(span) for span in spans]
+
+
+def test_only_finished_work_counts_and_only_once(device: Device) -> None:
     timer = BusyTimer(lambda: Event(device))
-    for _ in range(3):  # 200 ms of work, then 50 ms without
-        with timer.measure():
-            device.now += 200
-        device.now += 50
-    assert timer.take_seconds() == 0.0
-    device.passed = 450
-    assert timer.take_seconds() == 0.4
-    assert timer.take_seconds() == 0.0
-    device.passed = 1000
-    assert timer.take_seconds() == 0.2
+    for _ in range(3):
+        device.compute(timer, 200)
+    assert timer.take_spans() == []
+    device.passed, device.host = 5450, 100.45
+    assert timer.take_spans() == near((100.0, 100.2), (100.2, 100.4))
+    assert timer.take_spans() == []
+    device.passed, device.host = 5600, 100.6
+    assert timer.take_spans() == near((100.4, 100.6))
 
 
-def test_events_of_finished_work_are_not_kept() -> None:
-    device = Device()
+def test_gaps_are_not_busy(device: Device) -> None:
+    timer = BusyTimer(lambda: Event(device))
+    device.compute(timer, 200)
+    device.wait()
+    device.rest(0.05)
+    device.compute(timer, 100)
+    device.wait()
+    assert timer.take_spans() == near((100.0, 100.2), (100.25, 100.35))
+
+
+def test_no_work_starts_before_it_is_sent(device: Device) -> None:
+    """The first work waited for another process, and the clock of the device is slow."""
+    timer = BusyTimer(lambda: Event(device))
+    device.compute(timer, 200)
+    device.wait()
+    assert timer.take_spans() == near((100.0, 100.2))
+    device.host = 103.0
+    device.compute(timer, 100)
+    device.wait()
+    assert timer.take_spans() == near((103.0, 103.1))
+
+
+def test_no_work_ends_after_its_end_was_seen(device: Device) -> None:
+    """The clock of the device is fast."""
+    timer = BusyTimer(lambda: Event(device))
+    device.compute(timer, 100)
+    device.rest(1.0)
+    device.now += 500
+    device.compute(timer, 100)
+    device.wait()
+    device.host = 101.15
+    assert timer.take_spans() == near((100.0, 100.1), (101.05, 101.15))
+
+
+def test_events_of_finished_work_are_not_kept(device: Device) -> None:
     timer = BusyTimer(lambda: Event(device))
     for _ in range(100):
-        with timer.measure():
-            device.now += 10
-        device.passed = device.now
-    assert len(timer._spans) == 1
-    assert timer.take_seconds() == pytest.approx(1.0)
+        device.compute(timer, 10)
+        device.wait()
+    assert len(timer._sent) == 1
+    assert len(timer.take_spans()) == 100
 
 
 def test_a_device_that_cannot_tell_is_not_measured() -> None:
     timer = BusyTimer(None)
     with timer.measure():
         pass
-    assert timer.take_seconds() == 0.0
+    assert timer.take_spans() == []

@@ -13,6 +13,8 @@ import pytest
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.errors import DeviceError, ModelError, UsageError
+from dinac_cli.models.dinac.fast import ladder
+from dinac_cli.models.dinac.fast.ladder import TORCH, Choice
 from dinac_cli.models.registry import ResolvedModel, resolve_model
 
 from .conftest import GOLDEN, make_handle
@@ -67,6 +69,19 @@ def test_absent_or_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     handle.choice = DeviceChoice(device="tpu")
     with pytest.raises(UsageError, match="device 'tpu' is unknown"):
         _ = handle.engine
+
+
+def test_the_device_of_a_model_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker for cuda:1 must not take memory on cuda:0."""
+    current: list[str] = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: current.append(str(device)))
+    monkeypatch.setattr(ladder, "choose_step", lambda *_, **__: Choice(TORCH))
+    handle = make_handle()
+    handle.use_device("cuda:1")
+    assert handle.gpu_step == Choice(TORCH)
+    assert current == ["cuda:1"]
+    assert handle.compute == "cuda/f32/torch"
 
 
 class TestCheck:

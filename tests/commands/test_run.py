@@ -118,7 +118,8 @@ def progress(monkeypatch: pytest.MonkeyPatch) -> RunProgress:
     monkeypatch.setattr(time, "monotonic", lambda: now)
     clock = StageClock()
     clock.seconds = {"read": 1.0, "model": 9.0, "write": 2.0}
-    clock.host_seconds, clock.device_seconds = 3.0, 1.0
+    clock.host_seconds = 3.0
+    clock.add_busy("", [(0.0, 1.0)])
     progress = RunProgress(clock, 100, SignalledStop(), started=now, workers=2)
     for _ in range(9):
         progress.add(WRITTEN)
@@ -152,24 +153,34 @@ class TestProgressLine:
         assert progress.describe_line(width) == line
 
     def test_says_how_busy_a_gpu_is(self, progress: RunProgress) -> None:
-        progress.clock.device_seconds += 3.0
+        progress.clock.add_busy("", [(10.0, 13.0)])
         assert "  device 75% busy  workers 25% busy" in progress.describe_line(200)
-        progress.clock.device_seconds += 9.0  # two processes share the GPU
+        progress.clock.add_busy("", [(9.5, 12.5)])  # two processes share the GPU
+        assert "  device 88% busy" in progress.describe_line(200)
+        progress.clock.add_busy("", [(20.0, 30.0)])  # work from before the first result
         assert "  device 100% busy" in progress.describe_line(200)
 
+    def test_says_how_busy_several_gpus_are_on_average(self, progress: RunProgress) -> None:
+        progress.devices = 2
+        progress.clock.add_busy("cuda:0", [(10.0, 13.0)])
+        progress.clock.add_busy("cuda:1", [(11.0, 12.0)])
+        assert "  device 50% busy" in progress.describe_line(200)
+
     @pytest.mark.parametrize(
-        ("busy", "elapsed", "hint"),
+        ("busy", "devices", "elapsed", "hint"),
         [
-            (1.6, 40.0, "the GPU was idle 60% of the time: "),
-            (3.0, 40.0, None),
-            (1.6, 20.0, None),
-            (0.0, 40.0, None),  # a CPU: it is unknown
+            (1.6, 1, 40.0, "the GPU was idle 60% of the time: "),
+            (3.2, 2, 40.0, "the GPUs were idle 60% of the time: "),
+            (3.0, 1, 40.0, None),
+            (1.6, 1, 20.0, None),
+            (0.0, 1, 40.0, None),  # a CPU: it is unknown
         ],
     )
-    def test_hints_at_an_idle_gpu(
-        self, progress: RunProgress, busy: float, elapsed: float, hint: str | None
+    def test_hints_at_idle_gpus(
+        self, progress: RunProgress, busy: float, devices: int, elapsed: float, hint: str | None
     ) -> None:
-        progress.clock.device_seconds += busy
+        progress.clock.add_busy("", [(10.0, 10.0 + busy)])
+        progress.devices = devices
         progress.started = time.monotonic() - elapsed
         said = progress.describe_idle_device()
         assert (said is None) is (hint is None)

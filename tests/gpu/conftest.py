@@ -14,7 +14,7 @@ import torch
 
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
-from dinac_cli.models.device import fix_arithmetic
+from dinac_cli.models.device import prepare_device
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import ladder
 from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, TRITON, Choice
@@ -50,9 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    fix_arithmetic(DEVICE)
-    if IS_GPU:
-        torch.cuda.set_device(DEVICE)
+    prepare_device(DEVICE)
     return DEVICE
 
 

@@ -347,6 +347,9 @@ class TestModels:
                         return model
                 raise ModelError("neither embedded nor cached")
 
+            def use_device(self, name: str) -> None:
+                raise NotImplementedError
+
         for number in range(6):
             model = (decoder, nano)[number % 2]
             path = tmp_path / f"in/{number}.dinac"

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +25,15 @@ from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.results import FileResult, Status
 
 from .numbered import Entry
-from .worker_jobs import ActingJob, RemarkingJob, RoomyJob
+from .worker_jobs import (
+    ActingJob,
+    CpuJob,
+    CrashingJob,
+    DevicesJob,
+    RemarkingJob,
+    RoomyJob,
+    kill_at_start,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 60.0
@@ -311,7 +319,7 @@ def test_processes_fit_into_the_memory_of_the_device(
     free: int, used: int, most: int, expected: int
 ) -> None:
     """The first process measures how much memory it needs and how much is left."""
-    job = RoomyJob(free_bytes=free * 2**30, used_bytes=used * 2**30)
+    job = RoomyJob(rooms={"": (free * 2**30, used * 2**30)})
     said: list[str] = []
     control = RunControl(workers=0, processes=most, fits_device=True, say=said.append)
     entries = [Entry(number, "pause") for number in range(20 * most)]
@@ -331,6 +339,108 @@ def test_processes_fit_into_the_memory_of_the_device(
 def test_a_cpu_keeps_one_process() -> None:
     control = RunControl(workers=0, processes=4, fits_device=True)
     assert len({result.bytes_in for result in run(make_entries(300), control=control)}) == 1
+
+
+def test_threads_read_if_there_is_no_gpu_after_all() -> None:
+    control = RunControl(workers=0, processes=4, fits_device=True, cpu_limits=(2, 8))
+    results = list(run(make_entries(300), control=control, job=CpuJob()))
+    assert sorted(numbers(results)) == list(range(300))
+    readers = {str(result.output) for result in results}
+    assert readers == {"MainThread", "read_0", "read_1"}
+
+
+TWO = ("gpu:0", "gpu:1")
+
+
+def list_devices(results: Iterable[FileResult]) -> dict[str | None, int]:
+    """Returns the number of processes that computed on each device."""
+    pairs = {(result.output, result.bytes_in) for result in results}
+    return dict(Counter(device for device, _ in pairs))
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(2, (1, 1)), (4, (2, 2)), (5, (3, 2))])
+def test_processes_are_spread_over_the_devices(processes: int, expected: tuple[int, int]) -> None:
+    control = RunControl(workers=0, processes=processes, devices=TWO)
+    entries = [Entry(number, "pause") for number in range(40 * processes)]
+    results = list(run(entries, control=control, job=DevicesJob()))
+    assert sorted(numbers(results)) == list(range(len(entries)))
+    assert list_devices(results) == dict(zip(TWO, expected, strict=True))
+
+
+def test_a_stream_from_several_devices_has_the_order_of_the_entries() -> None:
+    stream = io.BytesIO()
+    control = RunControl(workers=0, processes=2, devices=TWO)
+    entries = [Entry(number, "pause") for number in range(60)]
+    results = list(run(entries, control=control, job=DevicesJob(record_bytes=10), stream=stream))
+    assert numbers(results) == list(range(60))
+    assert [int(line) for line in stream.getvalue().split()] == [2 * n for n in range(60)]
+    assert set(list_devices(results)) == set(TWO)
+
+
+def test_processes_fit_into_the_memory_of_each_device() -> None:
+    rooms = {"gpu:0": (10 * 2**30, 2**30), "gpu:1": (2**30, 2**30)}
+    said: list[str] = []
+    control = RunControl(workers=0, processes=6, devices=TWO, fits_device=True, say=said.append)
+    entries = [Entry(number, "pause") for number in range(200)]
+    results = list(run(entries, job=RoomyJob(rooms=rooms), control=control))
+    assert list_devices(results) == {"gpu:0": 3, "gpu:1": 1}
+    assert sorted(said) == [
+        "processes on gpu:0: 3 (at most 3 for the processors; 10.0 GiB are free on the device, "
+        "and one takes 1.0 GiB)",
+        "processes on gpu:1: 1 (at most 3 for the processors; 1.0 GiB are free on the device, and "
+        "one takes 1.0 GiB)",
+    ]
+
+
+def test_a_worker_that_dies_is_replaced_on_its_device() -> None:
+    control = RunControl(workers=0, processes=2, devices=TWO)
+    entries = [Entry(n, "exit" if n == 30 else "pause") for n in range(160)]
+    results = list(run(entries, control=control, job=DevicesJob()))
+    assert [result.name for result in results if result.failed] == ["entry 30"]
+    assert sorted(numbers(results)) == [n for n in range(160) if n != 30]
+    written = [result for result in results if not result.failed]
+    assert set(list_devices(written)) == set(TWO)
+
+
+def test_time_in_which_processes_share_a_device_counts_once() -> None:
+    """Two processes per device, which report the same spans."""
+    spans = {"gpu:0": ((100.0, 102.0), (101.0, 104.0)), "gpu:1": ((100.0, 101.0),)}
+    control = RunControl(workers=0, processes=4, devices=TWO)
+    entries = [Entry(number, "pause") for number in range(120)]
+    results = list(run(entries, control=control, job=DevicesJob(spans=spans)))
+    assert list_devices(results) == {"gpu:0": 2, "gpu:1": 2}
+    assert control.clock.device_seconds == 5.0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_job_that_kills_its_process_at_the_start_ends_the_run(count: int) -> None:
+    control = RunControl(workers=0, processes=count)
+    with pytest.raises(DeviceError, match=r"could not start \(SIGKILL\); use --processes 1$"):
+        list(run_in_processes(kill_at_start, make_entries(1000), control))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_model_that_kills_every_process_ends_the_run(count: int) -> None:
+    with pytest.raises(DeviceError) as caught:
+        list(run(make_entries(10_000), job=CrashingJob(), count=count))
+    assert str(caught.value) == (
+        "5 worker processes in a row died in the model (exit code 7); "
+        "choose another --device, or another --model"
+    )
+
+
+def test_finished_entries_between_crashes_let_the_run_go_on() -> None:
+    healthy = frozenset(n for n in range(40) if n % 4 == 0)
+    job = CrashingJob(healthy=healthy, capacity=1)
+    results = list(run(make_entries(40), job=job, count=1))  # of two, one may be slow to start
+    assert set(numbers(results)) == healthy
+    assert sum(result.failed for result in results) == 30
+
+
+def test_entries_that_kill_their_reader_never_end_the_run() -> None:
+    results = list(run([Entry(number, "exit") for number in range(12)]))
+    assert len(results) == 12
+    assert all(result.failed for result in results)
 
 
 SCRIPT = """

@@ -27,7 +27,13 @@ from dinac_cli.jobs.info import InfoRequest
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.plan import PlanRequest
 from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
-from dinac_cli.jobs.request import InputRequest, ProcessRequest, Request, run_request
+from dinac_cli.jobs.request import (
+    InputRequest,
+    ProcessRequest,
+    Request,
+    keep_quiet,
+    run_request,
+)
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.verify import VerifyRequest
 from dinac_cli.report.report import ReportRequest
@@ -288,5 +294,65 @@ def test_a_process_that_may_turn_out_to_work_alone_has_all_processors(
     inputs = InputRequest(paths=("in",))
     control = EncodeRequest(inputs=inputs, out="out").make_control()
     assert (control.fits_device, control.processes, control.threads) == (True, 8, None)
+    assert control.cpu_limits == (16, 64)  # if it does work alone, threads read for it
     control = EncodeRequest(inputs=inputs, out="out", processes=4).make_control()
     assert (control.fits_device, control.processes, control.threads) == (False, 4, 4)
+    assert control.cpu_limits is None
+
+
+@pytest.mark.parametrize(
+    ("processors", "processes", "expected"),
+    [(64, None, 24), (20, None, 20), (2, None, 3), (64, 3, 3), (2, 7, 7)],
+)
+def test_the_processes_of_several_devices(
+    monkeypatch: pytest.MonkeyPatch, processors: int, processes: int | None, expected: int
+) -> None:
+    """By default, up to 8 per device, up to one per processor, and at least one per device."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(request_module, "count_processors", lambda: processors)
+    monkeypatch.setattr(machine, "count_processors", lambda: processors)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA H200")
+    request = EncodeRequest(
+        inputs=InputRequest(paths=("in",)),
+        out="out",
+        model=ModelChoice(device="all"),
+        processes=processes,
+    )
+    assert request.choose_device(keep_quiet) == "cuda:0"
+    control = request.make_control()
+    assert (control.processes, control.devices) == (expected, ("cuda:0", "cuda:1", "cuda:2"))
+    assert control.fits_device is (processes is None)
+    assert control.threads == max(1, processors // expected)
+
+
+def test_all_is_one_device_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_module, "count_processors", lambda: 16)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA H200")
+    inputs = InputRequest(paths=("in",))
+    all_, one = (
+        DecodeRequest(inputs=inputs, out="out", model=ModelChoice(device=device))
+        for device in ("all", "cuda:0")
+    )
+    assert all_.choose_device(keep_quiet) == "cuda:0"
+    for request in (all_, one):
+        control = request.make_control()
+        assert (control.processes, control.devices, control.fits_device) == (8, (), True)
+    alone = dataclasses.replace(all_, processes=1).make_control()
+    assert (alone.processes, alone.workers) == (1, 16)
+
+
+def test_unlike_devices_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ("NVIDIA H200", "NVIDIA L4")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: kinds[device.index])
+    said: list[str] = []
+    request = DecodeRequest(
+        inputs=InputRequest(paths=("in",)), out="out", model=ModelChoice(device="cuda:1,cuda:0")
+    )
+    assert request.choose_device(said.append) == "cuda:1"
+    assert said == [
+        "the devices differ: cuda:1 (NVIDIA L4), cuda:0 (NVIDIA H200); "
+        "the bytes of their outputs may differ"
+    ]

@@ -313,6 +313,9 @@ class TestReencoding:
             def find(self, header: object) -> ModelHandle:
                 raise ModelError("not available")
 
+            def use_device(self, name: str) -> None:
+                raise NotImplementedError
+
         results = verify(
             encoded / "latents",
             source=str(encoded / "photos"),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from dinac_cli.errors import FormatError, ImageError, Rejection, UnwritableDiskError
+from dinac_cli.jobs.executor.busy import Span
 from dinac_cli.jobs.executor.job import Job, Made
 from dinac_cli.jobs.results import FileResult, Status
 
@@ -82,11 +85,74 @@ class RemarkingJob(ActingJob):
 
 
 @dataclass
-class RoomyJob(ActingJob):
-    """A job on a GPU with room for more processes."""
+class DevicesJob(ActingJob):
+    """A job on several devices. Its results have outputs named after their device.
 
-    free_bytes: int = 10 * 2**30
-    used_bytes: int = 2**30
+    Each device is busy in `spans`, which its first batch in a process reports.
+    """
+
+    device: str = ""
+    spans: dict[str, tuple[Span, ...]] = field(default_factory=dict)
+
+    def use_device(self, name: str) -> None:
+        self.device = name
+
+    def take_busy_spans(self) -> tuple[Span, ...]:
+        return self.spans.pop(self.device, ())
+
+    def finish(self, work: NumberedWork, computed: int) -> Made:
+        made = super().finish(work, computed)
+        return replace(made, result=replace(made.result, output=self.device))
+
+
+@dataclass
+class RoomyJob(DevicesJob):
+    """A job on GPUs with room for more processes: `rooms` maps a device to free and used bytes."""
+
+    rooms: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def measure_room(self) -> tuple[int, int] | None:
-        return self.free_bytes, self.used_bytes
+        return self.rooms[self.device]
+
+
+@dataclass
+class CpuJob(ActingJob):
+    """A job that turns out to compute on the CPU. Its outputs are named after their readers."""
+
+    has_computed: bool = False
+    readers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        return self.has_computed
+
+    def read(self, entry: Entry, hold: Callable[[int], None]) -> NumberedWork | FileResult:
+        self.readers[entry.name] = threading.current_thread().name
+        return super().read(entry, hold)
+
+    def submit(self, batch: list[NumberedWork]) -> Doubled:
+        self.has_computed = True
+        return super().submit(batch)
+
+    def finish(self, work: NumberedWork, computed: int) -> Made:
+        made = super().finish(work, computed)
+        return replace(made, result=replace(made.result, output=self.readers[work.name]))
+
+
+@dataclass
+class CrashingJob(ActingJob):
+    """A job whose model kills the process, unless the entry is among `healthy`."""
+
+    healthy: frozenset[int] = frozenset()
+
+    def submit(self, batch: list[NumberedWork]) -> Doubled:
+        if not all(work.number in self.healthy for work in batch):
+            os._exit(7)
+        return super().submit(batch)
+
+
+@contextmanager
+def kill_at_start() -> Iterator[ActingJob]:
+    """Kills the process that opens the job."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield ActingJob()

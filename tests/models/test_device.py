@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from dinac_cli.errors import DeviceError, UsageError
-from dinac_cli.models.device import fix_arithmetic, resolve_device, resolve_dtype
+from dinac_cli.models.device import (
+    describe_unlike,
+    list_all,
+    prepare_device,
+    resolve_device,
+    resolve_dtype,
+)
 
 
 @pytest.fixture
@@ -59,6 +65,59 @@ def test_unavailable_device_is_never_replaced(name: str, present: str) -> None:
 def test_unknown_devices_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is unknown; use auto, cuda, cuda:N, mps or cpu"):
         resolve_device(name)
+
+
+def name_hardware(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
+    """Gives each CUDA device the name of its hardware."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(kinds))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: kinds[device.index])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_are_all_cuda_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    name_hardware(monkeypatch, *["NVIDIA H200"] * count)
+    assert list_all() == tuple(f"cuda:{index}" for index in range(count))
+    assert describe_unlike(list_all()) is None
+
+
+def test_unlike_devices_must_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    name_hardware(monkeypatch, "NVIDIA H200", "NVIDIA L4", "NVIDIA H200")
+    with pytest.raises(DeviceError) as caught:
+        list_all()
+    assert str(caught.value) == (
+        "device all needs devices of one kind; this machine has cuda:0 (NVIDIA H200), cuda:1 "
+        "(NVIDIA L4), cuda:2 (NVIDIA H200); list those to use, such as --device cuda:0,cuda:2"
+    )
+    assert describe_unlike(["cuda:0", "cuda:2"]) is None
+    assert describe_unlike(["cuda:1", "cuda:2"]) == "cuda:1 (NVIDIA L4), cuda:2 (NVIDIA H200)"
+
+
+def test_a_device_that_fails_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: torch.device) -> str:
+        raise RuntimeError("The NVIDIA driver on your system is too old\nmore")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", fail)
+    message = (
+        "^device cuda:0 failed: The NVIDIA driver on your system is too old; use --device cpu$"
+    )
+    with pytest.raises(DeviceError, match=message):
+        list_all()
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("machine", "present"),
+    [((0, False), "cpu"), ((0, True), "mps, cpu")],
+    indirect=["machine"],
+)
+def test_all_needs_a_cuda_device(present: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        list_all()
+    assert str(caught.value) == (
+        f"device all is not available; this machine has {present}, and no CUDA device; "
+        "use --device auto"
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,13 +186,18 @@ def settings_restored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("settings_restored")
-def test_arithmetic_of_a_gpu_is_exact_whatever_the_environment_says() -> None:
+def test_arithmetic_of_a_gpu_is_exact_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     matmul.fp32_precision = conv.fp32_precision = "tf32"
     matmul.allow_bf16_reduced_precision_reduction = True
-    fix_arithmetic(torch.device("cpu"))
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    prepare_device(torch.device("cpu"))
     assert matmul.fp32_precision == "tf32"
-    fix_arithmetic(torch.device("cuda:0"))
+    prepare_device(torch.device("cuda:1"))
+    assert current == [torch.device("cuda:1")]
     assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
     assert not matmul.allow_bf16_reduced_precision_reduction
 

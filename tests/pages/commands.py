@@ -78,6 +78,10 @@ SUBSTITUTIONS = (
         'python -W ignore -m timeit -n 1 -r 1 -s "import torch',
         "half a minute",
     ),
+    *(
+        Substitution(f"--device {devices}", "--device cpu", "needs several GPUs")
+        for devices in ("all", "cuda:0,cuda:1")
+    ),
     Substitution("torch.rand(16, 3, 256, 256)", "torch.rand(1, 3, 32, 32)", "half a minute"),
 )
 

@@ -34,7 +34,7 @@ class RunProgress:
     """The tally, the speed and the bottleneck of a running job.
 
     If the number of inputs is unknown at first, `late_total` returns it once it is known. `workers`
-    is the number of threads, or of processes, that read and write.
+    is the number of threads, or of processes, that read and write. `devices` share the work.
     """
 
     clock: StageClock
@@ -42,6 +42,7 @@ class RunProgress:
     stop: StopRequest
     late_total: Callable[[], int | None] = lambda: None
     workers: int = 1
+    devices: int = 1
     tally: Tally = field(default_factory=Tally)
     started: float = field(default_factory=time.monotonic)
     first_done: float | None = None
@@ -101,9 +102,10 @@ class RunProgress:
         idle = 1.0 - loads[1]
         if idle < MOST_IDLE:
             return None
+        gpus, were = ("GPU", "was") if self.devices == 1 else ("GPUs", "were")
         return (
-            f"the GPU was idle {idle:.0%} of the time: the computer reads and writes too slowly; "
-            "more processors, more --processes or larger images use the GPU better"
+            f"the {gpus} {were} idle {idle:.0%} of the time: the computer reads and writes too "
+            f"slowly; more processors, more --processes or larger images use the {gpus} better"
         )
 
     def _describe_loads(self) -> Iterator[str]:
@@ -114,15 +116,17 @@ class RunProgress:
             yield f"workers {loads[0]:.0%} busy"
 
     def _measure_loads(self) -> tuple[float, float] | None:
-        """Returns which share of the time since the first result the workers and a GPU were busy.
+        """Returns which share of the time since the first result the workers and GPUs were busy.
 
-        The share of the GPU is 0 if it is unknown. Returns None if no time has passed.
+        The share of the GPUs is their mean; it is 0 if it is unknown. Returns None if no time has
+        passed.
         """
         if self.first_done is None or (elapsed := time.monotonic() - self.first_done) <= 0:
             return None
         host, device = self.clock.host_seconds, self.clock.device_seconds
         workers = (host - self._before[0]) / (elapsed * self.workers)
-        return min(1.0, workers), min(1.0, (device - self._before[1]) / elapsed)
+        busy = (device - self._before[1]) / (elapsed * self.devices)
+        return min(1.0, workers), min(1.0, busy)
 
     def _describe_start(self) -> str:
         """Says what the run does before its first new result."""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, TypeVar
 
+from dinac_cli.jobs.executor.busy import BusyTime, Span
+
 T = TypeVar("T")
 
 
@@ -40,14 +42,14 @@ class StageClock:
     """The seconds that the calling threads spent in each stage.
 
     The stage that takes the most time limits the speed of the run. `current` is the stage that the
-    thread entered last. `host_seconds` is the time that all threads worked on reading and writing,
-    and `device_seconds` the time that a GPU computed.
+    thread entered last. `host_seconds` is the time that all threads worked on reading and writing.
+    `busy` says when each GPU computed, by name; if a run has one device, its name is "".
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
     current: str | None = None
     host_seconds: float = 0.0
-    device_seconds: float = 0.0
+    busy: dict[str, BusyTime] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, object]:
@@ -61,6 +63,17 @@ class StageClock:
         """Adds the work of a thread that reads or writes, since a time of `time.perf_counter`."""
         with self._lock:
             self.host_seconds += time.perf_counter() - since
+
+    def add_busy(self, device: str, spans: Iterable[Span]) -> None:
+        """Adds spans in which a GPU computed."""
+        with self._lock:
+            self.busy.setdefault(device, BusyTime()).add(spans)
+
+    @property
+    def device_seconds(self) -> float:
+        """The time that all GPUs together computed; 0 if it is unknown."""
+        with self._lock:
+            return sum(busy.seconds for busy in self.busy.values())
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -90,7 +103,7 @@ class StageClock:
         with self._lock:
             taken = replace(self, _lock=threading.Lock())
             self.seconds = dict.fromkeys(_STAGES, 0.0)
-            self.host_seconds = self.device_seconds = 0.0
+            self.host_seconds, self.busy = 0.0, {}
         return taken
 
     def add(self, other: StageClock) -> None:
@@ -100,7 +113,8 @@ class StageClock:
             for stage in _STAGES:
                 self.seconds[stage] += other.seconds[stage]
             self.host_seconds += other.host_seconds
-            self.device_seconds += other.device_seconds
+            for device, busy in other.busy.items():
+                self.busy.setdefault(device, BusyTime()).merge(busy)
 
     @property
     def limiting(self) -> str:
@@ -112,26 +126,35 @@ def _keep_quiet(line: str) -> None:
     pass
 
 
+def _do_nothing() -> None:
+    pass
+
+
 @dataclass(kw_only=True)
 class RunControl:
     """The caller's side of a running job: its limits, stop request, clock and streams.
 
     `workers` threads read, and `workers` other threads write. If `workers` is 0, the caller's
     thread reads and writes. At most `in_flight` inputs are read ahead. `processes` processes do the
-    work, each with its own model and its own threads; if it is 1, only this process. If
-    `fits_device` is set, `processes` is the most: one process starts, and the others follow if the
-    memory of its device has room for them. `say` receives a line about that, and `warn` each remark
-    of the job, once. `threads` is the number of threads that compute in each process (None: as the
-    environment says, or one per processor). `sharers` processes share the memory that one run may
-    occupy. Worker processes limit the memory of torch's caches if `bounds_memory` is set;
-    otherwise, they keep freed memory. The job reads `stdin` if standard input is one of its inputs,
-    and writes to `stdout` if its output is a stream.
+    work, each with its own model and its own threads; if it is 1, only this process. The processes
+    are spread evenly over `devices`; if there are none, the job chooses its device. If
+    `fits_device` is set, `processes` is the most: one process per device starts, and the others
+    follow if the memory of the device has room for them. `say` receives a line about that, and
+    `warn` each remark of the job, once. If it turns out that a CPU computes, `cpu_limits` replaces
+    `workers` and `in_flight`. `threads` is the number of threads that compute in each process
+    (None: as the environment says, or one per processor). `sharers` processes share the memory that
+    one run may occupy. Worker processes limit the memory of torch's caches if `bounds_memory` is
+    set; otherwise, they keep freed memory. `note_model` is called before an input goes to the
+    model. The job reads `stdin` if standard input is one of its inputs, and writes to `stdout` if
+    its output is a stream.
     """
 
     workers: int = 2
     in_flight: int = 8
     processes: int = 1
+    devices: tuple[str, ...] = ()
     fits_device: bool = False
+    cpu_limits: tuple[int, int] | None = None
     say: Callable[[str], None] = _keep_quiet
     warn: Callable[[str], None] = _keep_quiet
     threads: int | None = None
@@ -139,5 +162,11 @@ class RunControl:
     bounds_memory: bool = False
     stop: StopRequest = field(default_factory=StopRequest)
     clock: StageClock = field(default_factory=StageClock)
+    note_model: Callable[[], None] = _do_nothing
     stdin: BinaryIO | None = None
     stdout: BinaryIO | None = None
+
+    @property
+    def device(self) -> str:
+        """The device of a process that has only one; "" if the job chooses it."""
+        return self.devices[0] if len(self.devices) == 1 else ""

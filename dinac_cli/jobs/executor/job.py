@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from dinac_cli.codec.handle import BatchGroup
+from dinac_cli.jobs.executor.busy import Span
 from dinac_cli.jobs.results import FileResult
 
 
@@ -100,9 +101,18 @@ class Job(ABC, Generic[E, W, R]):
         assert isinstance(group, BatchGroup)
         return group.model.engine.batch_size(group.height, group.width)
 
-    def take_busy_seconds(self) -> float:
-        """Returns how long a GPU has computed since the last call; 0 if that is unknown."""
-        return 0.0
+    def use_device(self, name: str) -> None:
+        """Computes on this device. Called before the first entry, if a run has several devices."""
+        raise NotImplementedError
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """True once it is known that the CPU computes."""
+        return False
+
+    def take_busy_spans(self) -> Sequence[Span]:
+        """Returns when a GPU has computed since the last call, if that is known."""
+        return ()
 
     def measure_room(self) -> tuple[int, int] | None:
         """Returns the free memory of the device, and the memory of this process there, in bytes.

@@ -249,6 +249,8 @@ class _Run(Generic[E, W, R]):
         self._job = job
         self._clock = control.clock
         self._warn = control.warn
+        self._device = control.device
+        self._note_model = control.note_model
         self._in_flight = control.in_flight
         self._ahead = control.in_flight if control.workers else 1
         self._ordered = ordered
@@ -325,6 +327,7 @@ class _Run(Generic[E, W, R]):
             self._outbox.put_result(number, outcome)
         else:
             self._clock.current = "model"  # the first batch size is known when the model is loaded
+            self._note_model()
             for batch in self._batcher.add((number, outcome), outcome.group, outcome.held_bytes):
                 self._compute(batch)
         if self._outbox.waits_for_model and len(self._outbox) >= self._in_flight:
@@ -370,7 +373,8 @@ class _Run(Generic[E, W, R]):
             batch, computing = self._computing.popleft()
             with self._clock.measure("model"):
                 computed = computing.result()
-            self._clock.device_seconds += self._job.take_busy_seconds()
+            if spans := self._job.take_busy_spans():
+                self._clock.add_busy(self._device, spans)
             for remark in self._job.take_remarks():
                 self._warn(remark)
             for (number, work), result in zip(batch, computed, strict=True):

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -31,7 +31,7 @@ from dinac_cli.errors import DeviceError, InputError
 from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest, until_stopped
 from dinac_cli.jobs.executor.job import E, Job, Made, R, W
 from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
-from dinac_cli.jobs.results import FileResult
+from dinac_cli.jobs.results import FileResult, Status
 
 PART_SECONDS = 0.5
 """A part holds about as many entries as a worker finishes in this time."""
@@ -51,6 +51,10 @@ that wait for their turn."""
 
 MEMORY_MARGIN = 1.25
 """A process on a GPU needs this much more than it has used so far: later images may be larger."""
+
+MOST_CRASHES = 5
+"""The run ends if so many new processes in a row die with their first entry, after it went to the
+model: probably, the model or the device fails, and not the entries."""
 
 _WORKER = "dinac_cli.worker"
 _POLL_SECONDS = 0.2  # a signal handler cannot wake the parent, so it looks for a stop regularly
@@ -96,7 +100,7 @@ def run_in_processes(
         warn=_say_nothing,
         stdin=None,
         stdout=None,
-        sharers=control.processes,
+        sharers=_divide(control)[0].most,  # a run on several devices has more memory
     )
     assignment = Assignment(pickle.dumps(open_job), limits)
     with (
@@ -193,21 +197,50 @@ class _Listing(Generic[E]):
             self._waker.send_bytes(b"!")
 
 
-class _Process(Generic[E]):
-    """A worker process, and the entries that it holds, by number."""
+@dataclass
+class _Device:
+    """A device of the run, and how many processes compute on it: `count`, later at most `most`.
 
-    def __init__(self, assignment: Assignment) -> None:
+    If `must_fit` is set, `count` is 1 until the first process has measured the memory. `name` is ""
+    if the job chooses its device.
+    """
+
+    name: str
+    most: int
+    must_fit: bool
+    count: int
+
+
+def _divide(control: RunControl) -> list[_Device]:
+    """Returns the devices of a run, with an even share of its processes."""
+    names = control.devices or ("",)
+    least, more = divmod(control.processes, len(names))
+    devices = []
+    for number, name in enumerate(names):
+        most = least + (number < more)
+        must_fit = control.fits_device and most > 1
+        devices.append(_Device(name, most, must_fit, 1 if must_fit else most))
+    return devices
+
+
+class _Process(Generic[E]):
+    """A worker process on `device`, and the entries that it holds, by number."""
+
+    def __init__(self, assignment: Assignment, device: _Device) -> None:
         self.connection, theirs = Pipe()
         with theirs:
             self.process = _start_process(theirs)
+        self.device = device
         self.held: dict[int, E] = {}
         self.is_ready = False
+        self.uses_model = False
         self.is_suspect = False  # it holds one entry of a worker that died
         self.is_stopping = self.has_stopped = False
         self._finished = 0
         self._rate = 0.0
         self._mark: tuple[float, int] | None = None
-        self.send(assignment)
+        names = (device.name,) if device.name else ()
+        self.send(replace(assignment, control=replace(assignment.control, devices=names)))
 
     def send(self, message: object) -> None:
         """Sends a message. If the process is dead, its connection reports that later."""
@@ -218,6 +251,11 @@ class _Process(Generic[E]):
         """Hands out a part."""
         self.held.update(part)
         self.send(part)
+
+    @property
+    def is_beginner(self) -> bool:
+        """True if it has not finished any entry."""
+        return not self._finished
 
     def choose_size(self, listed: int, processes: int) -> int:
         """Returns the size of the next part: about `PART_SECONDS` of work."""
@@ -262,9 +300,7 @@ class _Pool(Generic[E]):
         ordered: bool,
     ) -> None:
         self._assignment = assignment
-        self._most = control.processes
-        self._must_fit = control.fits_device and control.processes > 1
-        self._count = 1 if self._must_fit else control.processes
+        self._devices = _divide(control)
         self._say = control.say
         self._warn = control.warn
         self._remarks: set[str] = set()
@@ -275,10 +311,11 @@ class _Pool(Generic[E]):
         self._turns = _Turns() if ordered else None
         self._processes: list[_Process[E]] = []
         self._suspects: deque[tuple[int, E]] = deque()
+        self._crashes = 0
         self._next = 0
 
     def __enter__(self) -> _Pool[E]:
-        self._processes.append(_Process(self._assignment))
+        self._processes.append(_Process(self._assignment, self._devices[0]))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -304,24 +341,38 @@ class _Pool(Generic[E]):
 
     def _grow(self) -> None:
         """Starts more processes while entries wait and every process has work."""
-        while len(self._processes) < self._count and not self._stop:
+        while not self._stop and (device := self._choose_device()) is not None:
             is_idle = any(not process.held for process in self._processes)
             if is_idle or not (self._suspects or len(self._listing)):
                 return
-            self._processes.append(_Process(self._assignment))
+            self._processes.append(_Process(self._assignment, device))
             self._supply(self._processes[-1])
 
-    def _fit(self, free_bytes: int, used_bytes: int) -> None:
+    def _choose_device(self) -> _Device | None:
+        """Returns the device with the fewest processes; None if no device may have one more."""
+        open_devices = [d for d in self._devices if self._count_on(d) < d.count]
+        return min(open_devices, key=self._count_on, default=None)
+
+    def _count_on(self, device: _Device) -> int:
+        return sum(process.device is device for process in self._processes)
+
+    @property
+    def _count(self) -> int:
+        """The number of processes that the run may have now."""
+        return sum(device.count for device in self._devices)
+
+    def _fit(self, device: _Device, free_bytes: int, used_bytes: int) -> None:
         """Allows as many processes as the memory of the device has room for."""
-        self._must_fit = False
+        device.must_fit = False
         fitting = 1 + int(free_bytes / (MEMORY_MARGIN * used_bytes))
-        self._count = min(self._most, fitting)
+        device.count = min(device.most, fitting)
         control = self._assignment.control
         if control.threads is None:  # the first process had all processors: it may be on a CPU
             control = replace(control, threads=divide_processors(self._count))
             self._assignment = replace(self._assignment, control=control)
+        place = f" on {device.name}" if device.name else ""
         self._say(
-            f"processes: {self._count} (at most {self._most} for the processors; "
+            f"processes{place}: {device.count} (at most {device.most} for the processors; "
             f"{free_bytes / 2**30:.1f} GiB are free on the device, and one takes "
             f"{used_bytes / 2**30:.1f} GiB)"
         )
@@ -369,14 +420,17 @@ class _Pool(Generic[E]):
         if report.error is not None:
             raise report.error
         process.is_ready = True
+        process.uses_model = process.uses_model or report.uses_model
         if report.clock is not None:
             self._clock.add(report.clock)
         for remark in report.remarks:
             if remark not in self._remarks:  # each process has its own
                 self._remarks.add(remark)
                 self._warn(remark)
-        if report.room is not None and self._must_fit:
-            self._fit(*report.room)
+        if report.room is not None and process.device.must_fit:
+            self._fit(process.device, *report.room)
+        if any(made.result.status is Status.WRITTEN for _, made in report.made):
+            self._crashes = 0
         process.count_finished(len(report.made))
         for number, made in report.made:
             self._note(process.held.pop(number), made.result)
@@ -397,16 +451,31 @@ class _Pool(Generic[E]):
         self._processes.remove(dead)
         if not dead.is_ready:
             if not self._processes:
-                raise DeviceError(f"a worker process could not start ({end}); use --processes 1")
-            self._count = len(self._processes)  # probably, memory lacks for one more
+                place = "" if len(self._devices) == 1 else " on one --device"
+                raise DeviceError(
+                    f"a worker process could not start ({end}); use --processes 1{place}"
+                )
+            # Probably, memory lacks for one more.
+            dead.device.count = self._count_on(dead.device)
         held = sorted(dead.held.items())
         if dead.is_suspect and held:
             [(number, entry)] = held
             failure = _blame(entry, end)
             self._note(entry, failure)
             yield from self._deliver(number, Made(failure))
+            if dead.is_beginner and dead.uses_model:
+                self._count_crash(end)
         else:
             self._suspects.extend(held)
+
+    def _count_crash(self, end: str) -> None:
+        """Raises DeviceError if `MOST_CRASHES` processes in a row died in the model."""
+        self._crashes += 1
+        if self._crashes == MOST_CRASHES:
+            raise DeviceError(
+                f"{MOST_CRASHES} worker processes in a row died in the model ({end}); "
+                "choose another --device, or another --model"
+            )
 
 
 class _Turns:

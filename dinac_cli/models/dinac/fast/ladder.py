@@ -12,7 +12,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -117,6 +117,14 @@ def _read_named() -> str | None:
 
 
 def _try_step(step: str, config: DinacAEConfig, device: torch.device, dtype: torch.dtype) -> _Trial:
+    # Triton launches kernels on the current device, even for tensors on another device.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return _try_on_current_device(step, config, device, dtype)
+
+
+def _try_on_current_device(
+    step: str, config: DinacAEConfig, device: torch.device, dtype: torch.dtype
+) -> _Trial:
     if step == TORCH:
         return _judge(step, check_operations(torch_operations, config, device, dtype), device)
     if find_spec("triton") is None:
