@@ -25,8 +25,9 @@ KILLS_OF_ONE_OUT = 6
 # Share of the kills: anywhere in a run, between its first file and its end, during a write.
 MOMENTS = {"any": 0.3, "working": 0.35, "writing": 0.35}
 
-# With worker processes, also one worker between the first file and the end. The run must finish.
-WORKER = "worker"
+# With worker processes, also one worker: between the first file and the end, during a write. The
+# run must finish.
+WORKER, WRITING_WORKER = "worker", "writing worker"
 WORKER_SHARE = 0.5
 
 
@@ -44,7 +45,9 @@ class Figures:
 
     def describe(self, name: str) -> str:
         """Describes them in one line."""
-        moments = ", ".join(f"{self.kills[moment]} {moment}" for moment in (*MOMENTS, WORKER))
+        moments = ", ".join(
+            f"{self.kills[moment]} {moment}" for moment in (*MOMENTS, WORKER, WRITING_WORKER)
+        )
         return (
             f"{name}: {self.kills.total()} kills ({moments}); {self.partly_done} left OUT partly "
             f"done, {self.temporaries} left a temporary; a killed run ended after at most "
@@ -110,12 +113,7 @@ class Harness:
         known = set(list_temporaries(out))
         process = self._start(out)
         if moment == "writing":
-            left = self._random.randint(1, 3)  # temporaries to wait for
-            seen = known
-            while process.poll() is None and left:
-                found = set(self._spy(out))
-                left -= not found <= seen
-                seen = seen | found
+            self._await_write(process, out, known)
         else:
             earliest = self._start_up if moment == "working" else 0.0
             sleep(self._random.uniform(earliest, self._duration))
@@ -137,9 +135,14 @@ class Harness:
 
     def _kill_worker(self, out: Path) -> bool:
         """Kills one worker process; the run must finish. Returns False if it finished before."""
+        moment = self._random.choice((WORKER, WRITING_WORKER))
+        known = set(list_temporaries(out))
         process = self._start(out)
-        sleep(self._random.uniform(self._start_up, self._duration))
-        workers = list_children(process.pid)
+        if moment == WRITING_WORKER:
+            workers = [find_writer(name) for name in self._await_write(process, out, known)]
+        else:
+            sleep(self._random.uniform(self._start_up, self._duration))
+            workers = list_children(process.pid)
         if not workers:
             self.figures.too_late += 1
             _require_success(process)
@@ -147,12 +150,26 @@ class Harness:
         with suppress(ProcessLookupError):
             os.kill(self._random.choice(workers), signal.SIGKILL)
         _require_success(process)
-        self.figures.kills[WORKER] += 1
+        self.figures.kills[moment] += 1
         self._check(out)
         made = set(list_files(out)) - set(list_temporaries(out))
         assert made == self._reference.keys(), f"{out} holds {sorted(made)}"
-        self.figures.temporaries += bool(list_temporaries(out))
+        self.figures.temporaries += bool(set(list_temporaries(out)) - known)
         return True
+
+    def _await_write(
+        self, process: subprocess.Popen[bytes], out: Path, known: set[str]
+    ) -> set[str]:
+        """Waits for the first, second or third new temporary. Returns it, unless the run ends."""
+        left = self._random.randint(1, 3)
+        seen = known
+        while process.poll() is None:
+            new = set(self._spy(out)) - seen
+            left -= bool(new)
+            if not left:
+                return new
+            seen = seen | new
+        return set()
 
     def _spy(self, out: Path) -> list[str]:
         """Lists the temporaries of an OUT, fast enough to see one during its write."""
@@ -216,6 +233,11 @@ def hash_files(folder: Path) -> dict[str, str]:
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in list_files(folder)
     }
+
+
+def find_writer(temporary: str) -> int:
+    """Returns the process that writes a temporary file."""
+    return int(temporary.rsplit("-", 2)[1])
 
 
 def list_children(process: int) -> list[int]:
