@@ -25,7 +25,7 @@ from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.results import FileResult, Status
 
 from .numbered import Entry
-from .worker_jobs import ActingJob, RoomyJob
+from .worker_jobs import ActingJob, DyingWriter, RoomyJob
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 60.0
@@ -119,6 +119,12 @@ def test_an_entry_that_kills_a_worker_is_one_failure(action: str, end: str, orde
     assert failure.reason.startswith(f"killed the worker process ({end}); ")
     if ordered:
         assert [result.name for result in results] == [f"entry {n}" for n in range(100)]
+
+
+def test_the_temporary_of_a_dead_worker_is_removed(tmp_path: Path) -> None:
+    results = list(run([Entry(0, "die")], job=DyingWriter(folder=str(tmp_path))))
+    assert [result.failed for result in results] == [False]
+    assert os.listdir(tmp_path) == ["entry 0"]
 
 
 def test_no_worker_starts_if_no_entry_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dinac_cli.errors import FormatError, ImageError, Rejection, UnwritableDiskError
 from dinac_cli.jobs.executor.job import Job, Made
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.storage.atomic import _name_temporary, write_atomically
 
 from .numbered import Entry, NumberedWork
 
@@ -78,3 +79,22 @@ class RoomyJob(ActingJob):
 
     def measure_room(self) -> tuple[int, int] | None:
         return self.free_bytes, self.used_bytes
+
+
+@dataclass
+class DyingWriter(ActingJob):
+    """A job that writes to `folder`. The first worker dies during a write."""
+
+    folder: str = ""
+
+    def finish(self, work: NumberedWork, computed: int) -> Made:
+        target = os.path.join(self.folder, work.name)
+        write_atomically(target, b"", replace=True, is_ours=lambda path: True)
+        made = super().finish(work, computed)
+        return replace(made, result=replace(made.result, output=target))
+
+    def _act(self, entry: Entry) -> None:
+        temporary = os.path.join(self.folder, _name_temporary())
+        if entry.action == "die" and not os.listdir(self.folder):
+            open(temporary, "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)

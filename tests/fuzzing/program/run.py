@@ -234,4 +234,5 @@ def is_killer(outcome: Outcome) -> bool:
 
 def find_mutant(outcome: Outcome) -> str:
     """Returns the name of the mutant that a result is about. A stream has no names."""
-    return str(outcome["file"]).partition(" ")[0].rpartition("/")[2]
+    path = str(outcome["file"]).partition(" ")[0]  # after it, ": NAME" or " record N"
+    return path.rpartition("/")[2].removesuffix(":")
