@@ -363,6 +363,33 @@ def test_workers_end_with_a_killed_parent() -> None:
     assert not any(map(is_running, pids))
 
 
+def test_a_worker_ends_with_a_killed_parent_before_its_model_is_loaded(tmp_path: Path) -> None:
+    script = f"""
+    from functools import partial
+    from dinac_cli.jobs.executor.control import RunControl
+    from dinac_cli.jobs.executor.pool import run_in_processes
+    from tests.jobs.numbered import Entry
+    from tests.jobs.worker_jobs import open_slowly
+
+    open_job = partial(open_slowly, {str(tmp_path / "pid")!r})
+    list(run_in_processes(open_job, [Entry(0)], RunControl(workers=0, processes=2)))
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT) as parent:
+        while not (text := read_text(tmp_path / "pid")).endswith("\n"):
+            assert parent.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        parent.kill()
+    while is_running(int(text)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_running(int(text))
+
+
+def read_text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from dinac_cli.errors import FormatError, ImageError, Rejection, UnwritableDiskError
 from dinac_cli.jobs.executor.job import Job, Made
@@ -79,6 +81,14 @@ class RoomyJob(ActingJob):
 
     def measure_room(self) -> tuple[int, int] | None:
         return self.free_bytes, self.used_bytes
+
+
+@contextmanager
+def open_slowly(pid_file: str) -> Iterator[Job[Entry, NumberedWork, int]]:
+    """Opens a job in an hour, as if its model were large. Writes down its process first."""
+    Path(pid_file).write_text(f"{os.getpid()}\n")
+    time.sleep(3600)
+    yield ActingJob()
 
 
 @dataclass
