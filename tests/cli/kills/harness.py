@@ -50,8 +50,9 @@ class Figures:
         )
         return (
             f"{name}: {self.kills.total()} kills ({moments}), {self.too_late} came too late; "
-            f"{self.partly_done} left OUT partly done, {self.temporaries} left a temporary; a killed run ended after at most "
-            f"{self.slowest_end_seconds:.1f} s; {self.files_checked} files checked; "
+            f"{self.partly_done} left OUT partly done, {self.temporaries} left a temporary; "
+            f"a killed run ended after at most {self.slowest_end_seconds:.1f} s; "
+            f"{self.files_checked} files checked; "
             f"{self.finished} runs finished with the bytes of an uninterrupted one"
         )
 
