@@ -202,9 +202,7 @@ def check_messages(done: Finished, outcomes: Sequence[Outcome]) -> Iterator[Prob
 
 def check_outputs(task: Task, place: Path, trial: Trial) -> Iterator[Problem]:
     """Yields damaged outputs, and those that are in OUT or in the results only."""
-    named = {
-        one["output"]: find_mutant(one) for one in trial.outcomes if one["status"] == "written"
-    }
+    named = {one["output"]: find_mutant(one) for one in trial.outcomes if one["status"] != "failed"}
     outputs = {f"out/{name}" for name in trial.outputs}
     for output in sorted(named.keys() ^ outputs):
         yield named.get(output, ""), f"{output} is in OUT or in the results, but not in both"
