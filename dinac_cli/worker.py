@@ -55,13 +55,14 @@ def serve(connection: Connection[Any, Any]) -> None:
             assignment: Assignment = connection.recv()
         except EOFError:  # the parent is gone
             return
+        worker = _Worker(connection, assignment.control)
         configure_threads(assignment.control.threads)
         (bound_memory if assignment.control.bounds_memory else keep_memory)()
         with pickle.loads(assignment.job)() as job:
             if assignment.control.device:
                 job.use_device(assignment.control.device)
             _spare_collections()
-            _Worker(connection, job, assignment.control).work()
+            worker.work(job)
     except BaseException as exc:
         with closing(connection), suppress(OSError):
             connection.send(Report(error=_make_portable(exc)))
@@ -77,11 +78,10 @@ def _spare_collections() -> None:
 
 
 class _Worker:
-    def __init__(
-        self, connection: Connection[Any, Any], job: Job[Any, Any, Any], control: RunControl
-    ) -> None:
+    """The worker's side of the connection. It ends the process soon after the parent is gone."""
+
+    def __init__(self, connection: Connection[Any, Any], control: RunControl) -> None:
         self._connection = connection
-        self._job = job
         self._remarks: list[str] = []
         self._control = replace(control, warn=self._remarks.append)
         self._inbox: queue.SimpleQueue[Part | Order] = queue.SimpleQueue()
@@ -89,9 +89,12 @@ class _Worker:
         self._numbers: dict[int, int] = {}
         self._unsent: list[tuple[int, Made]] = []
         self._sent_at = time.monotonic()
-
-    def work(self) -> None:
+        # Also while the job opens: to load a large model takes long.
         threading.Thread(target=self._receive, daemon=True).start()
+
+    def work(self, job: Job[Any, Any, Any]) -> None:
+        """Runs a job on all parts until the run ends."""
+        self._job = job
         self._connection.send(Report())
         self._control.note_model = self._tell_model
         while not self._has_ended:

@@ -16,8 +16,8 @@ _MAX_READ_BYTES = 1 << 20
 
 # A failed walk may have skipped valid records. Therefore the search for the next record resumes one
 # byte after the start of the failed walk. If the bytes look like many nested records, this takes
-# quadratic time. Therefore, after `_MAX_WALKS` failed walks over the same bytes, the search resumes
-# after these bytes.
+# quadratic time. Therefore, once failed walks have read the same bytes `_MAX_WALKS` times on
+# average, the search resumes after these bytes. Many short walks over them are no reason.
 _MAX_WALKS = 8
 
 # If a record has one of these rejections, its frame is usually valid. Then the next record starts
@@ -45,10 +45,7 @@ def read_records(stream: BinaryIO) -> Iterator[StreamItem]:
         offset = source.offset
         try:
             size = walk_record(source)
-            # If another record starts inside this record, a size in this record is probably
-            # damaged.
-            if source.has_start(size):
-                decompress_content(source.peek(size)[len(PREAMBLE) :])
+            source.require_one_record(size)
         except FormatError as error:
             yield StreamItem(offset, error)
             source.resume(error)
@@ -65,8 +62,8 @@ class StreamSource:
         self._buffer = bytearray()
         self._position = 0
         self._has_ended = False
-        self._walked_to = 0
-        self._failed_walks = 0
+        self._walked_from = self._walked_to = 0
+        self._walked_bytes = 0
         self.offset = 0
 
     def take(self, count: int) -> bytes:
@@ -87,7 +84,15 @@ class StreamSource:
             self._has_ended = not chunk
         return len(self._buffer) >= size
 
-    def has_start(self, size: int) -> bool:
+    def require_one_record(self, size: int) -> None:
+        """Raises FormatError if a second record may start within a damaged one of `size` bytes.
+
+        Then a size in the damaged record is probably wrong.
+        """
+        if self._has_start(size):
+            decompress_content(self.peek(size)[len(PREAMBLE) :])
+
+    def _has_start(self, size: int) -> bool:
         """True if a second record may start within the first `size` buffered bytes.
 
         The result is also true if these bytes end with only a part of a record's start. This
@@ -114,13 +119,14 @@ class StreamSource:
         if error.rejection in _FRAME_IS_SOUND:
             with suppress(FormatError):
                 walk_frame(self)
+                self.require_one_record(self._position)
                 self._drop(self._position)
                 return
         if self.offset >= self._walked_to:
-            self._failed_walks = 0
-        self._failed_walks += 1
+            self._walked_from, self._walked_bytes = self.offset, 0
+        self._walked_bytes += self._position
         self._walked_to = max(self._walked_to, self.offset + self._position)
-        is_hopeless = self._failed_walks >= _MAX_WALKS
+        is_hopeless = self._walked_bytes > _MAX_WALKS * (self._walked_to - self._walked_from)
         self._drop(self._walked_to - self.offset if is_hopeless else 1)
         self._find_start()
 

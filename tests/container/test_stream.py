@@ -180,6 +180,23 @@ def test_next_record_is_found_after_a_damaged_frame_of_a_later_format() -> None:
     assert outcomes(items_of(later + RECORDS[1])) == [Rejection.VERSION, RECORDS[1]]
 
 
+def test_a_cut_record_of_a_later_format_costs_no_others() -> None:
+    first = RECORDS[0]
+    for size in range(len(PREAMBLE), len(first)):
+        later = first[:14] + b"\x02" + first[15:size]
+        items = items_of(later + RECORDS[1] + RECORDS[2])
+        assert outcomes(items) == [Rejection.VERSION, RECORDS[1], RECORDS[2]], size
+
+
+def test_many_damaged_records_within_a_damaged_size_cost_no_others() -> None:
+    headless = PREAMBLE + b"no zstd at all"
+    swallowed = (headless + RECORDS[0]) * 30
+    frame = frame_of(block(RAW, len(swallowed), swallowed), len(swallowed), b"zzzz")
+    items = items_of(PREAMBLE + frame + RECORDS[1])
+    good = [item.record for item in items if not isinstance(item.record, FormatError)]
+    assert good == [RECORDS[0]] * 30 + [RECORDS[1]]
+
+
 def test_record_inside_a_valid_record_is_payload() -> None:
     outer = record_holding(RECORDS[0])
     assert outcomes(items_of(outer + RECORDS[1])) == [outer, RECORDS[1]]

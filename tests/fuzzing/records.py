@@ -154,6 +154,17 @@ def frame(content: bytes) -> bytes:
     return PREAMBLE + compressor.compress(content)
 
 
+def rename_record(record: bytes, name: str) -> bytes:
+    """Returns a valid record with another name of its source, or one if it has none."""
+    content = _take_content(record)
+    assert content is not None
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"]["name"] = name
+    text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
+    return frame(len(text).to_bytes(8, "little") + text + content[8 + size :])
+
+
 def _take_content(record: bytes) -> bytes | None:
     try:
         parameters = zstandard.get_frame_parameters(record[len(PREAMBLE) :])

@@ -30,6 +30,7 @@ from .worker_jobs import (
     CpuJob,
     CrashingJob,
     DevicesJob,
+    DyingWriter,
     RemarkingJob,
     RoomyJob,
     kill_at_start,
@@ -136,6 +137,12 @@ def test_an_entry_that_kills_a_worker_is_one_failure(action: str, end: str, orde
     assert failure.reason.startswith(f"killed the worker process ({end}); ")
     if ordered:
         assert [result.name for result in results] == [f"entry {n}" for n in range(100)]
+
+
+def test_the_temporary_of_a_dead_worker_is_removed(tmp_path: Path) -> None:
+    results = list(run([Entry(0, "die")], job=DyingWriter(folder=str(tmp_path))))
+    assert [result.failed for result in results] == [False]
+    assert os.listdir(tmp_path) == ["entry 0"]
 
 
 def test_no_worker_starts_if_no_entry_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,6 +481,33 @@ def test_workers_end_with_a_killed_parent() -> None:
     while any(map(is_running, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(map(is_running, pids))
+
+
+def test_a_worker_ends_with_a_killed_parent_before_its_model_is_loaded(tmp_path: Path) -> None:
+    script = f"""
+    from functools import partial
+    from dinac_cli.jobs.executor.control import RunControl
+    from dinac_cli.jobs.executor.pool import run_in_processes
+    from tests.jobs.numbered import Entry
+    from tests.jobs.worker_jobs import open_slowly
+
+    open_job = partial(open_slowly, {str(tmp_path / "pid")!r})
+    list(run_in_processes(open_job, [Entry(0)], RunControl(workers=0, processes=2)))
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT) as parent:
+        while not (text := read_text(tmp_path / "pid")).endswith("\n"):
+            assert parent.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        parent.kill()
+    while is_running(int(text)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_running(int(text))
+
+
+def read_text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def is_running(pid: int) -> bool:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from dinac_cli.errors import FormatError, ImageError, Rejection, UnwritableDiskError
 from dinac_cli.jobs.executor.busy import Span
 from dinac_cli.jobs.executor.job import Job, Made
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.storage.atomic import _name_temporary, write_atomically
 
 from .numbered import Entry, NumberedWork
 
@@ -156,3 +158,30 @@ def kill_at_start() -> Iterator[ActingJob]:
     """Kills the process that opens the job."""
     os.kill(os.getpid(), signal.SIGKILL)
     yield ActingJob()
+
+
+@contextmanager
+def open_slowly(pid_file: str) -> Iterator[Job[Entry, NumberedWork, int]]:
+    """Opens a job in an hour, as if its model were large. Writes down its process first."""
+    Path(pid_file).write_text(f"{os.getpid()}\n")
+    time.sleep(3600)
+    yield ActingJob()
+
+
+@dataclass
+class DyingWriter(ActingJob):
+    """A job that writes to `folder`. The first worker dies during a write."""
+
+    folder: str = ""
+
+    def finish(self, work: NumberedWork, computed: int) -> Made:
+        target = os.path.join(self.folder, work.name)
+        write_atomically(target, b"", replace=True, is_ours=lambda path: True)
+        made = super().finish(work, computed)
+        return replace(made, result=replace(made.result, output=target))
+
+    def _act(self, entry: Entry) -> None:
+        temporary = os.path.join(self.folder, _name_temporary())
+        if entry.action == "die" and not os.listdir(self.folder):
+            open(temporary, "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -32,6 +32,7 @@ from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest,
 from dinac_cli.jobs.executor.job import E, Job, Made, R, W
 from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.storage.atomic import remove_dead_temporaries
 
 PART_SECONDS = 0.5
 """A part holds about as many entries as a worker finishes in this time."""
@@ -433,6 +434,8 @@ class _Pool(Generic[E]):
             self._crashes = 0
         process.count_finished(len(report.made))
         for number, made in report.made:
+            if process.is_suspect and made.result.output:  # the dead worker may have written it
+                remove_dead_temporaries(os.path.dirname(made.result.output) or ".")
             self._note(process.held.pop(number), made.result)
             yield from self._deliver(number, made)
         if report.has_stopped:

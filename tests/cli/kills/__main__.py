@@ -17,6 +17,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.cli.kills", description=__doc__)
     parser.add_argument("--times", type=int, default=200, help="kills of all commands together")
     parser.add_argument("--images", type=Path, help="a folder of images (drawn, if not given)")
+    parser.add_argument("--only", action="append", help="a command, such as encode-processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=60, help="length of the training")
     return parser.parse_args(arguments)
@@ -30,13 +31,15 @@ def main() -> None:
         folder = Path(name)
         images = options.images or _draw_images(folder / "images")
         commands = list_commands(images, folder / "encode/reference", options.steps)
-        left = options.times
-        for number, command in enumerate(commands):
+        chosen = options.only or [command.label for command in commands]
+        left, commands_left = options.times, len(chosen)
+        for command in commands:
             harness = Harness(command, folder / command.label, options.seed)
-            share = left // (len(commands) - number)
-            harness.go(share)
-            left -= share
-            print(harness.figures.describe(command.label), flush=True)
+            if command.label in chosen:
+                share = left // commands_left
+                harness.go(share)
+                left, commands_left = left - share, commands_left - 1
+                print(harness.figures.describe(command.label), flush=True)
     print(f"{options.times} kills in {monotonic() - began:.0f} s, nothing damaged", flush=True)
 
 

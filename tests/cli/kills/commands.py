@@ -38,6 +38,11 @@ class Command:
     title: str = ""
 
     @property
+    def has_workers(self) -> bool:
+        """True if the command runs in several processes."""
+        return "--processes" in self.options
+
+    @property
     def label(self) -> str:
         """The title, or the name."""
         return self.title or self.name

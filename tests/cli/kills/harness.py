@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import subprocess
 from collections import Counter
 from contextlib import suppress
@@ -24,6 +25,11 @@ KILLS_OF_ONE_OUT = 6
 # Share of the kills: anywhere in a run, between its first file and its end, during a write.
 MOMENTS = {"any": 0.3, "working": 0.35, "writing": 0.35}
 
+# With worker processes, also one worker: between the first file and the end, during a write. The
+# run must finish.
+WORKER, WRITING_WORKER = "worker", "writing worker"
+WORKER_SHARE = 0.5
+
 
 @dataclass
 class Figures:
@@ -35,13 +41,18 @@ class Figures:
     files_checked: int = 0
     temporaries: int = 0
     partly_done: int = 0
+    slowest_end_seconds: float = 0.0
 
     def describe(self, name: str) -> str:
         """Describes them in one line."""
-        moments = ", ".join(f"{self.kills[moment]} {moment}" for moment in MOMENTS)
+        moments = ", ".join(
+            f"{self.kills[moment]} {moment}" for moment in (*MOMENTS, WORKER, WRITING_WORKER)
+        )
         return (
-            f"{name}: {self.kills.total()} kills ({moments}); {self.partly_done} left OUT partly "
-            f"done, {self.temporaries} left a temporary; {self.files_checked} files checked; "
+            f"{name}: {self.kills.total()} kills ({moments}), {self.too_late} came too late; "
+            f"{self.partly_done} left OUT partly done, {self.temporaries} left a temporary; "
+            f"a killed run ended after at most {self.slowest_end_seconds:.1f} s; "
+            f"{self.files_checked} files checked; "
             f"{self.finished} runs finished with the bytes of an uninterrupted one"
         )
 
@@ -97,16 +108,13 @@ class Harness:
 
     def _kill_once(self, out: Path) -> bool:
         """Kills one run; returns False if it finished before its moment came."""
+        if self._command.has_workers and self._random.random() < WORKER_SHARE:
+            return self._kill_worker(out)
         moment = self._random.choices(list(MOMENTS), list(MOMENTS.values()))[0]
         known = set(list_temporaries(out))
         process = self._start(out)
         if moment == "writing":
-            left = self._random.randint(1, 3)  # temporaries to wait for
-            seen = known
-            while process.poll() is None and left:
-                found = set(self._spy(out))
-                left -= not found <= seen
-                seen = seen | found
+            self._await_write(process, out, known)
         else:
             earliest = self._start_up if moment == "working" else 0.0
             sleep(self._random.uniform(earliest, self._duration))
@@ -115,13 +123,54 @@ class Harness:
             _require_success(process)
             return False
         process.kill()
-        process.communicate()
+        began = monotonic()
+        process.communicate(timeout=DEADLINE_SECONDS)  # workers hold standard error, too
+        seconds = monotonic() - began
+        self.figures.slowest_end_seconds = max(self.figures.slowest_end_seconds, seconds)
         self.figures.kills[moment] += 1
         self._check(out)
         self.figures.temporaries += bool(set(list_temporaries(out)) - known)
         count = len(list_files(out)) - len(list_temporaries(out))
         self.figures.partly_done += 0 < count < len(self._reference)
         return True
+
+    def _kill_worker(self, out: Path) -> bool:
+        """Kills one worker process; the run must finish. Returns False if it finished before."""
+        moment = self._random.choice((WORKER, WRITING_WORKER))
+        known = set(list_temporaries(out))
+        process = self._start(out)
+        if moment == WRITING_WORKER:
+            workers = [find_writer(name) for name in self._await_write(process, out, known)]
+        else:
+            sleep(self._random.uniform(self._start_up, self._duration))
+            workers = list_children(process.pid)
+        if not workers:
+            self.figures.too_late += 1
+            _require_success(process)
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(self._random.choice(workers), signal.SIGKILL)
+        _require_success(process)
+        self.figures.kills[moment] += 1
+        self._check(out)
+        made = set(list_files(out)) - set(list_temporaries(out))
+        assert made == self._reference.keys(), f"{out} holds {sorted(made)}"
+        self.figures.temporaries += bool(set(list_temporaries(out)) - known)
+        return True
+
+    def _await_write(
+        self, process: subprocess.Popen[bytes], out: Path, known: set[str]
+    ) -> set[str]:
+        """Waits for the first, second or third new temporary. Returns it, unless the run ends."""
+        left = self._random.randint(1, 3)
+        seen = known
+        while process.poll() is None:
+            new = set(self._spy(out)) - seen
+            left -= bool(new)
+            if not left:
+                return new
+            seen = seen | new
+        return set()
 
     def _spy(self, out: Path) -> list[str]:
         """Lists the temporaries of an OUT, fast enough to see one during its write."""
@@ -185,6 +234,20 @@ def hash_files(folder: Path) -> dict[str, str]:
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in list_files(folder)
     }
+
+
+def find_writer(temporary: str) -> int:
+    """Returns the process that writes a temporary file."""
+    return int(temporary.rsplit("-", 2)[1])
+
+
+def list_children(process: int) -> list[int]:
+    """Lists the child processes of a process on Linux; elsewhere finds none."""
+    children: list[int] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):  # one file a thread
+        with suppress(OSError):
+            children += map(int, path.read_text(encoding="ascii").split())
+    return children
 
 
 def _require_success(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""A short run of the harness: two kills of encode on small images."""
+"""A short run of the harness: two kills of encode on small images, without and with workers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from .harness import Harness
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 
 
-def test_a_killed_run_damages_nothing_and_the_next_one_finishes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", ["encode", "encode-processes"])
+def test_a_killed_run_damages_nothing_and_the_next_one_finishes(label: str, tmp_path: Path) -> None:
     for number in range(8):
         save(tmp_path / f"images/{number % 2}/{number}.png", 64, 48, number)
-    encode, *_ = list_commands(tmp_path / "images", tmp_path / "encode/reference", steps=4)
+    commands = list_commands(tmp_path / "images", tmp_path / "encode/reference", steps=4)
+    [encode] = (command for command in commands if command.label == label)
     harness = Harness(encode, tmp_path / "encode")
     harness.kill_and_finish(2)
     assert harness.figures.finished == 1
