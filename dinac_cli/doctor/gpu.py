@@ -88,7 +88,7 @@ def _holds(operation: Facts) -> bool:
 def _describe_operation(operation: Facts) -> str:
     if operation["error"] is None:
         return f"failed ({operation['fault']})"
-    return f"{operation['error']:.1g} (at most {operation['limit']:.1g})"
+    return f"{operation['error']:.1g} (limit {operation['limit']:.1g})"
 
 
 def measure_batches(device: str) -> Facts | None:
