@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -79,7 +80,8 @@ class _Worker:
     ) -> None:
         self._connection = connection
         self._job = job
-        self._control = control
+        self._remarks: list[str] = []
+        self._control = replace(control, warn=self._remarks.append)
         self._inbox: queue.SimpleQueue[Part | Order] = queue.SimpleQueue()
         self._has_ended = self._has_told_room = False
         self._numbers: dict[int, int] = {}
@@ -151,8 +153,10 @@ class _Worker:
         clock = self._control.clock.take()
         room = None if self._has_told_room else self._job.measure_room()
         self._has_told_room = self._has_told_room or room is not None
-        self._connection.send(Report(tuple(self._unsent), clock, room, has_stopped))
+        remarks = tuple(self._remarks)
+        self._connection.send(Report(tuple(self._unsent), clock, remarks, room, has_stopped))
         self._unsent.clear()
+        self._remarks.clear()
         self._sent_at = time.monotonic()
 
 

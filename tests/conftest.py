@@ -5,16 +5,19 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
 # Otherwise torch's waiting threads spin, which is very slow on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Triton reads this on import: its kernels are interpreted on the CPU. On a GPU machine, 0 compiles
-# them.
-os.environ.setdefault("TRITON_INTERPRET", "1")
+# Triton reads this on import. Its kernels are interpreted on the CPU, except by `pytest tests/gpu`.
+_IS_FOR_GPU = any("gpu" in Path(argument).parts for argument in sys.argv[1:])
+_COMPILES = _IS_FOR_GPU and "DINAC_TEST_DEVICE" not in os.environ
+os.environ.setdefault("TRITON_INTERPRET", "0" if _COMPILES else "1")
 
 # Tests use neither the user's caches nor the internet.
 _CACHES = tempfile.mkdtemp(prefix="dinac-tests-")

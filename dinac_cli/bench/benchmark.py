@@ -24,7 +24,7 @@ from dinac_cli.codec.machine import count_processors
 from dinac_cli.images.samples import draw_photographs
 from dinac_cli.images.writing import write_image
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
-from dinac_cli.models.device import resolve_device, resolve_dtype
+from dinac_cli.models.device import fix_arithmetic, resolve_device, resolve_dtype
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
 from dinac_cli.models.dinac.config import RELEASED
@@ -70,6 +70,9 @@ class Benchmark:
         self.request = request
         self._watch = watch
         self.device = resolve_device(request.choice.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # Triton launches kernels on the current device
+        fix_arithmetic(self.device)
         self.dtype = resolve_dtype(request.choice.dtype, self.device)
         self._dtype_name = "bf16" if self.dtype == torch.bfloat16 else "f32"
         model = request.model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,26 @@ from torch import Tensor, nn
 from dinac_cli.errors import UsageError
 from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
 from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
-from dinac_cli.models.dinac.fast.graphs import record_cuda_graph
+from dinac_cli.models.dinac.fast.graphs import CudaRecorder
+from dinac_cli.models.dinac.fast.ladder import GRAPHS, choose_step
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 PLAIN, FAST, COMPILED, FLUX2 = "plain", "fast", "compiled", "flux2"
 
 _CALLS_BEFORE_RECORDING = 3
+
+
+class Calls(NamedTuple):
+    """The function to time, and the function whose memory is measured.
+
+    They differ if a recorded CUDA graph is timed: its memory was allocated when it was recorded,
+    and is about that of the calls which were recorded.
+    """
+
+    timed: Callable[[], Tensor]
+    eager: Callable[[], Tensor]
 
 
 class Contender(ABC):
@@ -30,10 +43,10 @@ class Contender(ABC):
     weights: Mapping[str, nn.Module]
 
     @abstractmethod
-    def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
-        """Returns the function to time.
+    def prepare(self, task: str, steps: int, batch: int, side: int) -> Calls:
+        """Returns the functions to measure.
 
-        Each call of this function encodes `batch` random images of `side` by `side` pixels, or
+        Each call of these functions encodes `batch` random images of `side` by `side` pixels, or
         decodes random latents to such images.
         """
 
@@ -44,15 +57,17 @@ class Contender(ABC):
 
 
 class DinacContender(Contender):
-    """A DINAC model. `plain` is the same model before its weights were rearranged for speed."""
+    """A DINAC model. `plain` is the same model before its weights were rearranged for speed.
 
-    def __init__(self, model: DinacAE, plain: DinacAE) -> None:
+    If `is_recorded` is set, a CUDA graph is timed, as the commands use it.
+    """
+
+    def __init__(self, model: DinacAE, plain: DinacAE, *, is_recorded: bool = False) -> None:
         self.model = model
-        # On CUDA, the commands replay a CUDA graph. Here, all models except `plain` do the same.
-        self._is_recorded = model.device.type == "cuda" and model is not plain
+        self._is_recorded = is_recorded
         self.weights = {"encode": plain.encoder, "decode": plain.decoder}
 
-    def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
+    def prepare(self, task: str, steps: int, batch: int, side: int) -> Calls:
         config, device = self.model.config, self.model.device
         if task == "encode":
             return self._record(self.model.encode, draw_images(batch, side, device))
@@ -61,13 +76,16 @@ class DinacContender(Contender):
         settings = DinacAEInferenceConfig(num_steps=steps, seed=0)
         return self._record(lambda z: self.model.decode(z, side, side, settings), latents)
 
-    def _record(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
+    def _record(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> Calls:
+        def eager() -> Tensor:
+            return compute(x)
+
         if not self._is_recorded:
-            return lambda: compute(x)
+            return Calls(eager, eager)
         for _ in range(_CALLS_BEFORE_RECORDING):
-            compute(x)
-        replay = record_cuda_graph(lambda x: (compute(x),), x, self.model.list_constants)
-        return lambda: replay(x)[0]
+            eager()
+        replay = CudaRecorder(self.model.list_constants)(lambda x: (compute(x),), x)
+        return Calls(lambda: replay(x)[0], eager)
 
 
 class Flux2Contender(Contender):
@@ -88,13 +106,19 @@ class Flux2Contender(Contender):
         self._device = device
         self.weights = {"encode": self._model.encoder, "decode": self._model.decoder}
 
-    def prepare(self, task: str, steps: int, batch: int, side: int) -> Callable[[], Tensor]:
-        if task == "encode":
-            images = draw_images(batch, side, self._device).to(self._dtype)
-            return lambda: self._model.encode(images).latent_dist.mode()
+    def prepare(self, task: str, steps: int, batch: int, side: int) -> Calls:
+        images = draw_images(batch, side, self._device).to(self._dtype)
         shape = (batch, self._model.config.latent_channels, side // 8, side // 8)
         latents = torch.randn(shape, device=self._device).to(self._dtype)
-        return lambda: self._model.decode(latents).sample  # this decoder ignores `steps`
+
+        def compute() -> Tensor:
+            if task == "encode":
+                mode: Tensor = self._model.encode(images).latent_dist.mode()
+                return mode
+            decoded: Tensor = self._model.decode(latents).sample  # this decoder ignores `steps`
+            return decoded
+
+        return Calls(compute, compute)
 
 
 def draw_images(batch: int, side: int, device: torch.device) -> Tensor:
@@ -113,10 +137,16 @@ def draw_network(config: DinacAEConfig, device: torch.device, dtype: torch.dtype
 
 
 def list_contenders(plain: DinacAE, *, compiled: bool, compare: str | None) -> dict[str, Contender]:
-    """Returns the plain model and the models to compare it with. Raises UsageError."""
+    """Returns the plain model and the models to compare it with. Raises UsageError, DeviceError."""
+    step = None
+    if plain.device.type == "cuda":
+        step = choose_step(plain.config, plain.device, plain.dtype)
+    operations = (None if step is None else step.operations) or torch_operations
+    is_recorded = step is not None and step.step == GRAPHS
+    fast = accelerate(plain, operations)
     contenders: dict[str, Contender] = {
         PLAIN: DinacContender(plain, plain),
-        FAST: DinacContender(accelerate(plain), plain),
+        FAST: DinacContender(fast, plain, is_recorded=is_recorded),
     }
     if compiled:
         contenders[COMPILED] = DinacContender(accelerate(plain, compiled=True), plain)

@@ -267,6 +267,9 @@ class _StoredEngine:
     def take_busy_seconds(self) -> float:
         return 0.0
 
+    def take_remarks(self) -> list[str]:
+        return []
+
     def measure_room(self) -> None:
         pass
 

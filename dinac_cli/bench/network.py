@@ -92,10 +92,13 @@ def measure_networks(
             detail = f"{task}, {resolution} px, batch {batch}"
             detail += f", {steps} steps" if steps > 1 else ""
             watch(Phase("timing the models", next(done), total, detail))
-            work = {name: one.prepare(task, steps, batch, resolution) for name, one in able.items()}
-            taken = time_in_turns(work, plain.device, seconds)
+            calls = {
+                name: one.prepare(task, steps, batch, resolution) for name, one in able.items()
+            }
+            timed = {name: call.timed for name, call in calls.items()}
+            taken = time_in_turns(timed, plain.device, seconds)
             for name, contender in able.items():
-                growth = measure_growth(work[name], plain.device)
+                growth = measure_growth(calls[name].eager, plain.device)
                 memory = None if growth is None else growth + contender.count_weight_bytes(task)
                 yield NetworkFigures(
                     task=task,
@@ -110,7 +113,7 @@ def measure_networks(
                     matmul_share=None if name == FLUX2 else batch * ideal_seconds / taken[name],
                     speedup=taken[PLAIN] / taken[name],
                 )
-            del work  # frees the memory before the next batch needs it
+            del calls, timed  # frees the memory before the next batch needs it
 
 
 def count_flops(config: DinacAEConfig, task: str, steps: int, resolution: int) -> int:

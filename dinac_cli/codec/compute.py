@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dinac_cli.errors import UsageError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _DTYPES = ("bf16", "f32")
 DTYPE_CHOICES = ("auto", *_DTYPES)
 _COMPILED = "compiled"
+_SLOWER_STEPS = ("torch", "plain")
 
 
 def check_device(name: str) -> str:
@@ -34,11 +35,16 @@ def check_dtype(name: str) -> None:
 
 @dataclass(frozen=True)
 class Compute:
-    """The `compute` field of a record, such as `cpu/f32`, `cuda/bf16`, `cpu/bf16/compiled`."""
+    """The `compute` field of a record, such as `cpu/f32`, `cuda/bf16`, `cpu/bf16/compiled`.
+
+    `step` is how a GPU computes (see `models/dinac/fast/ladder.py`): "torch", "plain", or empty for
+    Triton's kernels and on a CPU.
+    """
 
     device: str
     dtype: str
     compiled: bool = False
+    step: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Compute | None:
@@ -48,13 +54,27 @@ class Compute:
         """
         device, _, rest = text.partition("/")
         dtype, *flags = rest.split("/")
-        return cls(device, dtype, _COMPILED in flags) if dtype in _DTYPES else None
+        if dtype not in _DTYPES:
+            return None
+        step = next((flag for flag in flags if flag in _SLOWER_STEPS), "")
+        return cls(device, dtype, _COMPILED in flags, step)
 
     @classmethod
-    def from_torch(cls, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> Compute:
-        """Returns the arithmetic of a model on a device. `dtype` is bfloat16 or float32."""
-        return cls(device.type, "bf16" if str(dtype) == "torch.bfloat16" else "f32", compiled)
+    def from_torch(
+        cls, device: torch.device, dtype: torch.dtype, *, compiled: bool, step: str | None = None
+    ) -> Compute:
+        """Returns the arithmetic of a model on a device.
+
+        `dtype` is bfloat16 or float32. `step` is a step of the ladder; None on a CPU.
+        """
+        name = "bf16" if str(dtype) == "torch.bfloat16" else "f32"
+        is_slower = step in _SLOWER_STEPS and not compiled
+        return cls(device.type, name, compiled, step if step and is_slower else "")
+
+    def differs_in_step(self, other: Compute) -> bool:
+        """True if both are the same arithmetic of a GPU, but another step."""
+        return self != other and replace(self, step="") == replace(other, step="")
 
     def __str__(self) -> str:
         flags = (_COMPILED,) if self.compiled else ()
-        return "/".join((self.device, self.dtype, *flags))
+        return "/".join(filter(None, (self.device, self.dtype, self.step, *flags)))

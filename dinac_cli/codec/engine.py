@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Hashable, Sequence
+import subprocess
+from collections.abc import Callable, Collection, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -28,10 +30,13 @@ from dinac_cli.codec.flight import (
 )
 from dinac_cli.codec.memory import free_bytes, measure_room, measure_token_bytes
 from dinac_cli.container.tensors import Encoded
-from dinac_cli.errors import DeviceError, ImageError
+from dinac_cli.errors import DeviceError, DinacError, ImageError
 from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.fast.graphs import GraphCache, record_cuda_graph
+from dinac_cli.models.dinac.fast import torch_operations
+from dinac_cli.models.dinac.fast.autoencoder import accelerate
+from dinac_cli.models.dinac.fast.graphs import CudaRecorder, GraphCache
+from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, VARIABLE, Choice
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 Latents = npt.NDArray[np.float32]
@@ -66,18 +71,25 @@ class Engine:
     measures the time for one call at a time (`model`) and for several calls (`overlapped`).
     """
 
-    def __init__(self, model: DinacAE) -> None:
+    def __init__(self, model: DinacAE, step: Choice | None = None) -> None:
+        """`step` is how a CUDA device computes; None on other devices."""
         self._model = model
+        self._step = step
         self.patch = model.config.patch_size
         self.device = model.device
-        compute = Compute.from_torch(model.device, model.dtype, compiled=model.is_compiled)
+        name = None if step is None else step.step
+        compute = Compute.from_torch(
+            model.device, model.dtype, compiled=model.is_compiled, step=name
+        )
         self.compute = str(compute)
         self._transfer = Transfer(self.device)
         self._busy = BusyTimer(_make_timing_event if self.device.type == "cuda" else None)
+        remark = None if step is None else step.describe()
+        self._remarks = [] if remark is None else [remark]
+        self._has_failed = False
         self._graphs = None
-        if self.device.type == "cuda":
-            record = partial(record_cuda_graph, list_constants=model.list_constants)
-            self._graphs = GraphCache(record)
+        if step is not None and step.step == GRAPHS:
+            self._graphs = GraphCache(CudaRecorder(model.list_constants))
         # A compiled model runs one call at a time, because the compiler's settings are global.
         has_lanes = self.device.type == "cpu" and not model.is_compiled
         self._lanes = ThreadPoolExecutor(_CPU_LANES, "model") if has_lanes else None
@@ -90,9 +102,9 @@ class Engine:
     def check_size(self, height: int, width: int) -> None:
         """Raises ImageError if a batch of images of this size does not fit into memory."""
         needed = self._count_tokens(height, width) * measure_token_bytes(self._model.config)
-        available = free_bytes(self.device)
+        available = self._try(partial(free_bytes, self.device))
         if available is not None and needed > available and self._in_flight.wait():
-            available = free_bytes(self.device)  # no call is in flight now
+            available = self._try(partial(free_bytes, self.device))  # no call is in flight now
         if available is not None and needed > available:
             raise ImageError(
                 f"{width}x{height} needs about {needed / 2**30:.1f} GiB of memory on "
@@ -164,11 +176,22 @@ class Engine:
 
     def take_busy_seconds(self) -> float:
         """Returns how long a GPU has computed since the last call; 0 on other devices."""
-        return self._busy.take_seconds()
+        return self._try(self._busy.take_seconds)
+
+    def take_remarks(self) -> list[str]:
+        """Returns what the user should know about the device, and was not returned before."""
+        if self._graphs is not None and self._graphs.failure is not None and not self._has_failed:
+            self._has_failed = True
+            self._remarks.append(
+                f"{self.device} runs its kernels one by one, which is slower, because CUDA graphs "
+                f"failed: {self._graphs.failure}"
+            )
+        taken, self._remarks = self._remarks, []
+        return taken
 
     def measure_room(self) -> tuple[int, int] | None:
         """Returns the free memory of a GPU, and the memory of this process there; see `memory`."""
-        return measure_room(self.device)
+        return self._try(partial(measure_room, self.device))
 
     def encode(self, images: Sequence[Pixels]) -> list[Latents]:
         """Encodes images, waits, and returns the latents, float32 [C, h, w]."""
@@ -274,12 +297,21 @@ class Engine:
             current = torch.cuda.device(self.device) if is_cuda else nullcontext()
             with torch.inference_mode(), current:
                 return work()
-        except RuntimeError as exc:
+        except Exception as exc:
+            if isinstance(exc, (DinacError, MemoryError)) or not _is_of_device(exc):
+                raise
             if _is_out_of_memory(exc):
                 raise MemoryError from exc
-            remedy = "; try without --compile" if self._model.is_compiled else ""
-            detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
-            raise DeviceError(f"{self.device} failed: {detail}{remedy}") from exc
+            raise _describe_failure(self.device, exc, self._suggest_step()) from exc
+
+    def _suggest_step(self) -> str:
+        """Returns what to try if the device fails, with `; ` before it."""
+        if self._model.is_compiled:
+            return "; try without --compile"
+        if self._step is None or self._step.step == PLAIN:
+            return ""
+        slower = PLAIN if self._step.step == TORCH else TORCH
+        return f"; {VARIABLE}={slower} computes in a slower way, which may work"
 
     def _measure(self, latents: Sequence[Latents]) -> tuple[int, int]:
         """Returns the height and width of the decoded images in pixels, including the padding."""
@@ -302,19 +334,59 @@ def choose_batch_size(device: torch.device, tokens: int) -> int:
     return 1 if device.type == "cpu" else max(1, _GPU_BATCH_TOKENS // tokens)
 
 
+def load_engine(
+    path: Path,
+    parts: Collection[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    step: Choice | None,
+    *,
+    compiled: bool = False,
+) -> Engine:
+    """Loads the parts of a model, and returns the engine that computes with them.
+
+    `step` is how a CUDA device computes; None on other devices. Raises ModelError, DeviceError.
+    """
+    try:
+        model = DinacAE.from_pretrained(path, device=device, dtype=dtype, parts=parts)
+        operations = torch_operations if step is None else step.operations
+        if operations is not None:
+            model = accelerate(model, operations, compiled=compiled)
+        return Engine(model, step)
+    except RuntimeError as exc:
+        if _is_out_of_memory(exc):
+            raise DeviceError(
+                f"out of memory on {device} while the model is loaded; free some memory there, or "
+                "choose another --device"
+            ) from exc
+        raise _describe_failure(device, exc, "") from exc
+
+
 def _make_timing_event() -> TimingEvent:
     event: TimingEvent = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     return event
 
 
-def _is_out_of_memory(exc: RuntimeError) -> bool:
+def _describe_failure(device: torch.device, exc: Exception, remedy: str) -> DeviceError:
+    detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
+    return DeviceError(f"{device} failed: {detail}{remedy}")
+
+
+def _is_of_device(exc: Exception) -> bool:
+    """True for an error of torch, of Triton or of the compilers that Triton calls."""
+    kinds = (RuntimeError, OSError, subprocess.SubprocessError, ImportError, AssertionError)
+    return isinstance(exc, kinds) or type(exc).__module__.partition(".")[0] == "triton"
+
+
+def _is_out_of_memory(exc: Exception) -> bool:
     text = str(exc).lower()
     return isinstance(exc, torch.OutOfMemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
 def _free_memory(device: torch.device) -> None:
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
+    with suppress(RuntimeError):  # the next call tells whether the device still works
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif device.type == "mps":
+            torch.mps.empty_cache()

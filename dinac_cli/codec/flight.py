@@ -27,8 +27,11 @@ class Download:
 
     @property
     def has_arrived(self) -> bool:
-        """Whether `fetch` would return at once."""
-        return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
+        """Whether `fetch` would return at once, or raise the error of a device that failed."""
+        try:
+            return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            return True
 
     def fetch(self) -> Array:
         """Waits for the copy and returns the array. Raises RuntimeError if the device failed."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
     from dinac_cli.codec.engine import Engine
+    from dinac_cli.models.dinac.fast.ladder import Choice
+
+_OF_PROCESS = ("engine", "gpu_step")
+"""What a handle caches that belongs to one process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class ModelHandle:
 
     def __getstate__(self) -> dict[str, object]:
         """A pickled handle has no loaded model: another process loads its own."""
-        return {key: value for key, value in vars(self).items() if key != "engine"}
+        return {key: value for key, value in vars(self).items() if key not in _OF_PROCESS}
 
     @property
     def label(self) -> str:
@@ -84,7 +88,23 @@ class ModelHandle:
         Imports torch, but loads no weights. Raises DeviceError.
         """
         device, dtype = self._resolve()
-        return str(Compute.from_torch(device, dtype, compiled=self.choice.compiled))
+        step = None if self.gpu_step is None else self.gpu_step.step
+        return str(Compute.from_torch(device, dtype, compiled=self.choice.compiled, step=step))
+
+    @cached_property
+    def gpu_step(self) -> Choice | None:
+        """How a CUDA device computes; None on other devices. Raises DeviceError, UsageError.
+
+        Imports torch and, on CUDA, checks the device.
+        """
+        device, dtype = self._resolve()
+        if device.type != "cuda":
+            return None
+        from dinac_cli.models.device import fix_arithmetic
+        from dinac_cli.models.dinac.fast.ladder import choose_step
+
+        fix_arithmetic(device)
+        return choose_step(self.config, device, dtype, compiled=self.choice.compiled)
 
     def _resolve(self) -> tuple[torch.device, torch.dtype]:
         from dinac_cli.models.device import resolve_device, resolve_dtype
@@ -96,6 +116,10 @@ class ModelHandle:
         """Returns how long a GPU has computed since the last call; 0 before the model is used."""
         return self.engine.take_busy_seconds() if "engine" in vars(self) else 0.0
 
+    def take_remarks(self) -> list[str]:
+        """Returns new remarks about the device; none before the model is used."""
+        return self.engine.take_remarks() if "engine" in vars(self) else []
+
     def measure_room(self) -> tuple[int, int] | None:
         """Returns the room on a GPU for further processes; None before the model is used."""
         return self.engine.measure_room() if "engine" in vars(self) else None
@@ -103,14 +127,17 @@ class ModelHandle:
     @cached_property
     def engine(self) -> Engine:
         """The loaded model. Raises ModelError, DeviceError."""
-        from dinac_cli.codec.engine import Engine
-        from dinac_cli.models.dinac.autoencoder import DinacAE
-        from dinac_cli.models.dinac.fast.autoencoder import accelerate
+        from dinac_cli.codec.engine import load_engine
 
         device, dtype = self._resolve()
-        parts = (self.part, *self.more_parts)
-        model = DinacAE.from_pretrained(self.resolved.path, device=device, dtype=dtype, parts=parts)
-        return Engine(accelerate(model, compiled=self.choice.compiled))
+        return load_engine(
+            self.resolved.path,
+            (self.part, *self.more_parts),
+            device,
+            dtype,
+            self.gpu_step,
+            compiled=self.choice.compiled,
+        )
 
 
 class BatchGroup(NamedTuple):

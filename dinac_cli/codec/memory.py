@@ -39,7 +39,9 @@ def free_bytes(device: torch.device) -> int | None:
     control group still allows.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+        # Torch reuses the memory that it has reserved and not allocated.
+        spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + spare)
     if device.type != "cpu":
         return None
     limits = [limit for limit in (_available_memory(), _cgroup_headroom()) if limit is not None]

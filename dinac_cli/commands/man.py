@@ -34,6 +34,7 @@ _ENVIRONMENT = (
     ("DINAC_MODEL", "the default of --model, except for verify"),
     ("DINAC_DEVICE", "the default of --device"),
     ("DINAC_WORKERS", "the default of --workers"),
+    ("DINAC_CUDA", "how a GPU computes: graphs, triton, torch or plain; by default, what works"),
     ("DINAC_NO_PROGRESS", "1: show no progress, as with --no-progress"),
     ("DINAC_CACHE", "the cache folder of dinac; the folder contains the identities of models"),
     ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),

@@ -129,6 +129,7 @@ def _run_and_report(
             control.stdin = open_stdin(stop) if run.reads_stdin else None
             control.stdout = stdout
             control.say = console.say if options.verbose else control.say
+            control.warn = console.warn
             results = run.start(control)
             reporter = _Reporter(
                 summarise(run), progress, options, console, stop, known, stdout is not None

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dinac_cli.doctor.finding import Facts, Finding, fail, note, ok
+from dinac_cli.errors import quote_error
 
-_LADDER = "dinac_cli.models.dinac.fast.ladder"
-_HIGHEST = "graphs"
-_HAND_WRITTEN = ("graphs", "triton")
-"""The steps whose operations are checked against torch's."""
+if TYPE_CHECKING:
+    from dinac_cli.models.dinac.fast.self_check import OperationCheck
+
+_FIRST = "graphs"
+"""The first step of the ladder."""
 
 REPORT = "open an issue with the JSON below"
 
@@ -29,65 +30,59 @@ MOST_GROWTH_BYTES = 16 * 2**20
 def measure_ladder(device: str, model: str) -> Facts | None:
     """Chooses the step of the ladder for a model's widths, as a run on CUDA does. Imports torch.
 
-    `model` is "nano" or the alias of a published model, whose weights are not needed.
+    `model` is "nano" or the alias of a published model, whose weights are not needed. Raises
+    DinacError.
     """
-    from dinac_cli.models.device import resolve_device, resolve_dtype
+    from dinac_cli.models.device import fix_arithmetic, resolve_device, resolve_dtype
     from dinac_cli.models.dinac.config import RELEASED
+    from dinac_cli.models.dinac.fast.ladder import VARIABLE, choose_step
     from dinac_cli.models.registry import NANO, resolve_model
 
     place = resolve_device(device)
     if place.type != "cuda":
         return None
-    dtype = resolve_dtype("auto", place)
+    fix_arithmetic(place)
     config = resolve_model(NANO).read_config() if model == NANO else RELEASED[model]
-    choice = _choose_step(config, place, dtype)
+    choice = choose_step(config, place, resolve_dtype("auto", place))
     return {
         "model": model,
         "step": choice.step,
+        "named": os.environ.get(VARIABLE),
         "reason": choice.reason,
         "remedy": choice.remedy,
-        "DINAC_CUDA": os.environ.get("DINAC_CUDA"),
-        "operations": [
-            {"name": one.name, "limit": one.limit, **_describe_error(one.error, one.fault)}
-            for one in choice.checks
-        ],
+        "operations": [_describe_check(check) for check in choice.checks],
     }
 
 
-def _describe_error(error: float | None, fault: str) -> Facts:
-    """Returns the facts of an operation's error. JSON has no NaN."""
-    if error is not None and not math.isfinite(error):
-        return {"error": None, "fault": "not a number"}
-    return {"error": error, "fault": fault}
-
-
-def _choose_step(config: object, device: object, dtype: object) -> Any:
-    """Calls the ladder; returns its choice, with a step, a reason, a remedy and its checks."""
-    return importlib.import_module(_LADDER).choose_step(config, device, dtype)
+def _describe_check(check: OperationCheck) -> Facts:
+    """Returns the facts of an operation's check. JSON has no infinity."""
+    is_known = check.error is not None and math.isfinite(check.error)
+    cause = "not a number" if check.cause is None else quote_error(check.cause)
+    return {
+        "name": check.name,
+        "limit": check.limit,
+        "error": check.error if is_known else None,
+        "problem": None if is_known else cause,
+    }
 
 
 def judge_ladder(facts: Facts) -> Finding:
-    """Says which kernels compute. A lower step is slower, and as exact."""
-    name, step = f"kernels ({facts['model']})", facts["step"]
-    wrong = [one for one in facts["operations"] if not _holds(one)]
-    errors = ", ".join(f"{one['name']} {_describe_operation(one)}" for one in facts["operations"])
+    """Says how the GPU computes. A lower step is slower, and as exact."""
+    name, step, named = f"kernels ({facts['model']})", facts["step"], facts["named"]
+    errors = ", ".join(f"{one['name']} {_describe_error(one)}" for one in facts["operations"])
     checked = f"; errors of the operations: {errors}" if errors else ""
-    if wrong and step in _HAND_WRITTEN:
-        remedy = f"set DINAC_CUDA=torch, and {REPORT}"
-        return fail(name, f"step {step} computes WRONG values{checked}", remedy, facts)
-    if step == _HIGHEST and not facts["reason"]:
-        return ok(name, f"step {step}, the fastest{checked}", facts)
-    text = f"step {step} instead of {_HIGHEST}: {facts['reason']}{checked}"
-    return note(name, text, facts["remedy"] or REPORT, facts)
+    if facts["reason"]:
+        text = f"step {step} instead of {_FIRST}: {facts['reason']}{checked}"
+        return note(name, text, facts["remedy"] or REPORT, facts)
+    if step != _FIRST:
+        text = f"step {step} instead of {_FIRST}, because DINAC_CUDA is {named}{checked}"
+        return note(name, text, "unset DINAC_CUDA", facts)
+    return ok(name, f"step {step}, the fastest{checked}", facts)
 
 
-def _holds(operation: Facts) -> bool:
-    return operation["error"] is not None and operation["error"] <= operation["limit"]
-
-
-def _describe_operation(operation: Facts) -> str:
+def _describe_error(operation: Facts) -> str:
     if operation["error"] is None:
-        return f"failed ({operation['fault']})"
+        return f"failed ({operation['problem']})"
     return f"{operation['error']:.1g} (limit {operation['limit']:.1g})"
 
 
@@ -116,13 +111,20 @@ def repeat_batches(device: str, count_memory: Callable[[], int]) -> Facts:
     images = [draw_clouds(_SIDE, _SIDE)] * count
     sizes, settings = [(_SIDE, _SIDE)] * count, DinacAEInferenceConfig(seed=0)
     latents = engine.encode(images)
+    engine.take_remarks()  # the ladder's reason, which `measure_ladder` also gives
     tasks: dict[str, Callable[[], list[Any]]] = {
         "encode": lambda: engine.encode(images),
         "decode": lambda: engine.decode(latents, sizes, settings),
     }
 
     found = {name: measure_task(task, count_memory) for name, task in tasks.items()}
-    return {"compute": engine.compute, "batch": count, "side": _SIDE, "tasks": found}
+    return {
+        "compute": engine.compute,
+        "batch": count,
+        "side": _SIDE,
+        "tasks": found,
+        "remarks": engine.take_remarks(),
+    }
 
 
 def measure_task(task: Callable[[], list[Any]], count_memory: Callable[[], int]) -> Facts:
@@ -161,6 +163,8 @@ def judge_batches(facts: Facts) -> Finding:
     speed = ", ".join(f"{task} {one['ms_per_batch']:.1f} ms" for task, one in tasks.items())
     text = f"equal images give equal bytes at both ends of a batch and in {_CALLS} calls; "
     text += f"{batch} images of {side}x{side} with nano: {speed}"
+    if facts["remarks"]:
+        return note("batches", f"{text}; {'; '.join(facts['remarks'])}", REPORT, facts)
     growing = [task for task, one in tasks.items() if one["growth_bytes"] > MOST_GROWTH_BYTES]
     if growing:
         text += f"; the memory of {' and '.join(growing)} grew over {_BATCHES} batches"

@@ -404,6 +404,9 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
     def take_busy_seconds(self) -> float:
         return 0.0 if self._used is None else self._used.take_busy_seconds()
 
+    def take_remarks(self) -> list[str]:
+        return [] if self._used is None else self._used.take_remarks()
+
     def measure_room(self) -> tuple[int, int] | None:
         return None if self._used is None else self._used.measure_room()
 

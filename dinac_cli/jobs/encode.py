@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO, TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
+from dinac_cli.codec.compute import Compute
 from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.frame import RECORD_START
@@ -259,7 +260,15 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
         announce_followed(held, self.options.list_followed(held), announce)
         pruning = self.open_pruning(selection, output)
         renames = None if pruning is None else pruning.renames
-        work = partial(encode_inputs, selection, output, model, options, renames=renames)
+        work = partial(
+            encode_inputs,
+            selection,
+            output,
+            model,
+            options,
+            renames=renames,
+            held_compute=None if held is None else held.header.compute,
+        )
         return EncodeRun(
             work=work if pruning is None else pruning.follow(work),
             selection=selection,
@@ -383,17 +392,20 @@ def encode_inputs(
     control: RunControl,
     *,
     renames: RenamedRecords | None = None,
+    held_compute: str | None = None,
 ) -> Generator[FileResult, None, None]:
     """Encodes every input and yields one result per file as soon as the result is final.
 
     The model is loaded when the first image must be encoded. If no image must be encoded, no model
     is loaded. If the record of a new input is among `renames`, the record gets the new name, and
-    the input is not encoded. If `output` is a stream, records go to `control.stdout` in the order
-    of the inputs. Raises DinacError if the run as a whole cannot go on (model, device, full disk).
+    the input is not encoded. `held_compute` is the field `compute` of a record in OUT: if the GPU
+    now computes in another way, `control.warn` says so. If `output` is a stream, records go to
+    `control.stdout` in the order of the inputs. Raises DinacError if the run as a whole cannot go
+    on (model, device, full disk).
     """
     model.check(options.precision)
     stream = control.stdout if output.is_stream else None
-    open_job = partial(open_encode_job, output, model, options, renames)
+    open_job = partial(open_encode_job, output, model, options, renames, held_compute)
     if control.processes > 1 and control.stdin is None:
         note = ignore_result if renames is None else renames.note_result
         return run_in_processes(open_job, inputs, control, stream, note=note)
@@ -406,11 +418,12 @@ def open_encode_job(
     model: ModelHandle,
     options: EncodeOptions,
     renames: RenamedRecords | None = None,
+    held_compute: str | None = None,
     stdin: BinaryIO | None = None,
 ) -> Iterator[EncodeJob]:
     """Opens an `EncodeJob` and the memory of OUT."""
     with open_memory(output) as memory:
-        yield EncodeJob(output, model, options, stdin, memory, renames)
+        yield EncodeJob(output, model, options, stdin, memory, renames, held_compute)
 
 
 def open_memory(output: Output, *, read_only: bool = False) -> SourceMemory:
@@ -439,7 +452,10 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         stdin: BinaryIO | None = None,
         memory: SourceMemory = NO_MEMORY,
         renames: RenamedRecords | None = None,
+        held_compute: str | None = None,
     ) -> None:
+        """`held_compute` is the field `compute` of a record in OUT."""
+        self._held_compute = held_compute
         self._renames = renames
         self._output = output
         self._model = model
@@ -518,6 +534,18 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
 
     def take_busy_seconds(self) -> float:
         return self._model.take_busy_seconds()
+
+    def take_remarks(self) -> list[str]:
+        remarks = self._model.take_remarks()
+        if self._held_compute is not None:
+            compute, self._held_compute = Compute.parse(self._held_compute), None
+            own = Compute.parse(self._model.engine.compute)
+            if compute is not None and own is not None and own.differs_in_step(compute):
+                remarks.append(
+                    f"{self._output.path} holds latents computed as {compute}, and this run "
+                    f"computes {own}: they differ by rounding"
+                )
+        return remarks
 
     def measure_room(self) -> tuple[int, int] | None:
         return self._model.measure_room()

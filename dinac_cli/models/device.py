@@ -10,6 +10,11 @@ from dinac_cli.errors import DeviceError, UsageError
 
 _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
+# Older GPUs emulate bfloat16, and Triton does not support them well.
+_LEAST_CAPABILITY = (8, 0)
+_ROCM_ARCHITECTURES = {"gfx90a", "gfx942", "gfx1100", "gfx1201"}
+"""The architectures of AMD for which the kernels compile."""
+
 
 def resolve_device(name: str) -> torch.device:
     """Returns the device with the name "auto", "cuda", "cuda:N", "mps" or "cpu".
@@ -34,16 +39,35 @@ def resolve_device(name: str) -> torch.device:
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Returns the compute type with the name "bf16", "f32" or "auto" for a device.
 
-    "auto" selects bfloat16 if the hardware supports bfloat16 natively: on CUDA, and on CPUs with
-    AMX or AVX512-BF16. On other hardware, "auto" selects float32. Raises UsageError for any other
-    name.
+    "auto" selects bfloat16 if the hardware supports bfloat16 natively: on GPUs of NVIDIA from
+    compute capability 8.0 on, on some GPUs of AMD, and on CPUs with AMX or AVX512-BF16. On other
+    hardware, "auto" selects float32. Raises UsageError for any other name.
     """
     if name != "auto":
         if name not in _DTYPES:
             raise UsageError(f"dtype {name!r} is unknown; use auto, bf16 or f32")
         return _DTYPES[name]
-    fast = device.type == "cuda" or (device.type == "cpu" and _cpu_multiplies_bfloat16())
-    return torch.bfloat16 if fast else torch.float32
+    is_fast = {"cuda": runs_kernels, "cpu": _cpu_multiplies_bfloat16}.get(device.type)
+    return torch.bfloat16 if is_fast is not None and is_fast(device) else torch.float32
+
+
+def runs_kernels(device: torch.device) -> bool:
+    """True if a CUDA device multiplies bfloat16 natively, and Triton compiles for it."""
+    if torch.version.hip is not None:
+        name: str = torch.cuda.get_device_properties(device).gcnArchName
+        return name.partition(":")[0] in _ROCM_ARCHITECTURES
+    return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
+
+
+def fix_arithmetic(device: torch.device) -> None:
+    """Makes float32 and bfloat16 exact on a CUDA device: no TF32, and float32 sums.
+
+    The environment, or another library, may have chosen faster sums that change the results.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def _list_devices() -> list[str]:
@@ -53,7 +77,7 @@ def _list_devices() -> list[str]:
     return [*devices, "cpu"]
 
 
-def _cpu_multiplies_bfloat16() -> bool:
+def _cpu_multiplies_bfloat16(device: torch.device) -> bool:
     # These functions of torch are private. They also ask the operating system for permission to use
     # AMX; torch's other checks do not.
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")

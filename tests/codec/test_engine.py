@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -16,16 +17,19 @@ import torch
 from torch import Tensor
 
 from dinac_cli.codec import engine as engine_module
-from dinac_cli.codec.engine import Engine
-from dinac_cli.codec.flight import Array, Download, Transfer
+from dinac_cli.codec.engine import Engine, load_engine
+from dinac_cli.codec.flight import Array, BusyTimer, Download, Transfer
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.codec.memory import measure_token_bytes
-from dinac_cli.errors import DeviceError, ImageError
+from dinac_cli.errors import DeviceError, ImageError, UsageError
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE
+from dinac_cli.models.dinac.fast.graphs import Compute, CudaRecorder
+from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, TRITON, Choice
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
-from .conftest import Pixels, draw
+from .conftest import GOLDEN, Pixels, draw, make_handle
 
 SETTINGS = DinacAEInferenceConfig(seed=0)
 
@@ -42,6 +46,9 @@ class Mirror:
     is_compiled: bool = False
     failures: list[Exception] = field(default_factory=list)
     calls: int = 0
+
+    def list_constants(self) -> list[Tensor]:
+        return []
 
     def encode(self, images: Tensor) -> Tensor:
         self.calls += 1
@@ -215,6 +222,69 @@ class TestMemory:
             make_engine(model).encode([draw(4, 4)])
         assert str(caught.value) == "cpu failed: CUDA error: unspecified"
 
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            subprocess.CalledProcessError(1, ["gcc"]),
+            PermissionError(13, "Permission denied", "/root/.triton"),
+            ImportError("no module"),
+            AssertionError("no launcher"),
+            type("CompilationError", (Exception,), {"__module__": "triton.compiler.errors"})("x"),
+        ],
+    )
+    def test_failures_of_compilers_are_device_errors(self, failure: Exception) -> None:
+        step = Choice(GRAPHS)
+        model = Mirror(failures=[failure, failure])
+        with pytest.raises(DeviceError) as caught:
+            Engine(cast(DinacAE, model), step).encode([draw(4, 4)])
+        assert str(caught.value) == (
+            f"cpu failed: {failure}; DINAC_CUDA=torch computes in a slower way, which may work"
+        )
+
+    @pytest.mark.parametrize("failure", [ValueError("a bug"), UsageError("wrong"), KeyError("x")])
+    def test_other_errors_stay_what_they_are(self, failure: Exception) -> None:
+        with pytest.raises(type(failure)):
+            make_engine(Mirror(failures=[failure])).encode([draw(4, 4)])
+
+    @pytest.mark.parametrize(
+        ("step", "suggestion"),
+        [
+            (TRITON, "; DINAC_CUDA=torch computes in a slower way, which may work"),
+            (TORCH, "; DINAC_CUDA=plain computes in a slower way, which may work"),
+            (PLAIN, ""),
+        ],
+    )
+    def test_a_failure_suggests_a_slower_step(self, step: str, suggestion: str) -> None:
+        model = Mirror(failures=[RuntimeError("CUDA error: misaligned address")])
+        with pytest.raises(DeviceError) as caught:
+            Engine(cast(DinacAE, model), Choice(step)).encode([draw(4, 4)])
+        assert str(caught.value) == f"cpu failed: CUDA error: misaligned address{suggestion}"
+
+    @pytest.mark.parametrize("ask", ["take_busy_seconds", "measure_room"])
+    def test_questions_to_a_device_that_failed_are_device_errors(
+        self, ask: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access")
+
+        monkeypatch.setattr(BusyTimer, "take_seconds", fail)
+        monkeypatch.setattr(engine_module, "measure_room", fail)
+        monkeypatch.setattr(engine_module, "free_bytes", fail)
+        engine = make_engine(Mirror())
+        with pytest.raises(DeviceError, match="cpu failed: CUDA error: an illegal memory access"):
+            getattr(engine, ask)()
+        with pytest.raises(DeviceError, match="cpu failed: CUDA error: an illegal memory access"):
+            engine.check_size(4, 4)
+
+    def test_memory_that_cannot_be_freed_does_not_hide_the_retry(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> None:
+            raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+        monkeypatch.setattr(torch.cuda, "empty_cache", fail)
+        engine_module._free_memory(torch.device("cuda:0"))
+
     def test_failure_of_a_compiled_model_suggests_a_remedy(self) -> None:
         failure = RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
         with pytest.raises(DeviceError, match="compiler found; try without --compile"):
@@ -316,6 +386,80 @@ class TestInFlight:
         monkeypatch.setattr(Transfer, "download", lambda transfer, x: Lost(x))
         with pytest.raises(DeviceError, match="cpu failed: CUDA error: an illegal memory access"):
             make_engine(Mirror()).encode([draw(4, 4)])
+
+
+class TestLoading:
+    @pytest.mark.parametrize(
+        ("failure", "message"),
+        [
+            (
+                torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+                "out of memory on cpu while the model is loaded; free some memory there, or choose "
+                "another --device",
+            ),
+            (
+                RuntimeError("CUDA error: no kernel image is available\nmore"),
+                "cpu failed: CUDA error: no kernel image is available",
+            ),
+        ],
+    )
+    def test_a_device_that_fails_while_a_model_is_loaded(
+        self, failure: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*arguments: object, **options: object) -> DinacAE:
+            raise failure
+
+        monkeypatch.setattr(DinacAE, "from_pretrained", fail)
+        with pytest.raises(DeviceError) as caught:
+            _ = make_handle().engine
+        assert str(caught.value) == message
+
+    @pytest.mark.parametrize(
+        ("step", "is_fast", "compute"),
+        [(None, True, "cpu/f32"), (TORCH, True, "cpu/f32/torch"), (PLAIN, False, "cpu/f32/plain")],
+    )
+    def test_the_step_decides_the_network_and_its_name(
+        self, step: str | None, is_fast: bool, compute: str
+    ) -> None:
+        choice = None if step is None else Choice(step)
+        engine = load_engine(
+            GOLDEN / "tiny", ["encoder"], torch.device("cpu"), torch.float32, choice
+        )
+        assert isinstance(engine._model, FastDinacAE) == is_fast
+        assert engine.compute == compute
+
+
+class TestRemarks:
+    def test_a_slower_step_is_told_once(self) -> None:
+        choice = Choice(TORCH, "Triton is not installed", "pip install triton")
+        engine = Engine(cast(DinacAE, Mirror()), choice)
+        assert engine.take_remarks() == [
+            "the GPU computes with torch's operations, which is slower: Triton is not installed; "
+            "pip install triton"
+        ]
+        assert engine.take_remarks() == []
+
+    def test_graphs_that_fail_are_told_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(recorder: CudaRecorder, compute: Compute, x: Tensor) -> Compute:
+            raise RuntimeError("CUDA error: capture invalidated\nmore")
+
+        monkeypatch.setattr(CudaRecorder, "__call__", fail)
+        engine = Engine(cast(DinacAE, Mirror()), Choice(GRAPHS))
+        pixels = draw(4, 4)
+        for _ in range(3):
+            engine.encode([pixels])
+        assert engine.take_remarks() == []
+        for _ in range(3):
+            (latents,) = engine.encode([pixels])
+            assert np.array_equal(show(latents), pixels)
+        assert engine.take_remarks() == [
+            "cpu runs its kernels one by one, which is slower, because CUDA graphs failed: CUDA "
+            "error: capture invalidated"
+        ]
+        assert engine.take_remarks() == []
+
+    def test_a_device_without_a_ladder_has_none(self, encoder: ModelHandle) -> None:
+        assert encoder.engine.take_remarks() == []
 
 
 class Meeting(Mirror):

@@ -1,12 +1,14 @@
-"""How long a device computes."""
+"""Micro-batches in flight, and how long a device computes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
+import torch
 
-from dinac_cli.codec.flight import BusyTimer
+from dinac_cli.codec.flight import BusyTimer, Download, Pending, settle
 
 
 @dataclass
@@ -30,6 +32,25 @@ class Event:
 
     def elapsed_time(self, end_event: Event) -> float:
         return end_event.moment - self.moment
+
+
+class FailingEvent:
+    """An event of a device on which a kernel has failed."""
+
+    def query(self) -> bool:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def synchronize(self) -> None:
+        self.query()
+
+
+def test_a_device_that_failed_is_done_and_its_result_raises_the_error() -> None:
+    download = Download(torch.zeros(1), cast(torch.cuda.Event, FailingEvent()))
+    pending = Pending(settle([download]), lambda sent: [part.fetch() for part in sent or ()], 1)
+    assert pending.is_done
+    pending.wait()
+    with pytest.raises(RuntimeError, match="an illegal memory access"):
+        pending.result()
 
 
 def test_only_finished_work_counts_and_only_once() -> None:

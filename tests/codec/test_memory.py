@@ -69,6 +69,15 @@ def test_version_1_of_control_groups_is_read(system: Path) -> None:
     assert free_bytes(CPU) == 150
 
 
+def test_memory_of_a_gpu_that_torch_holds_but_does_not_use_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 480)
+    assert free_bytes(torch.device("cuda:0")) == 120
+
+
 def test_free_memory_of_this_machine_is_plausible() -> None:
     size = free_bytes(CPU)
     assert size is None or size > 2**20

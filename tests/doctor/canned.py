@@ -74,7 +74,7 @@ CPU: Mapping[str, Any] = {
 }
 """A step → the facts on a sound machine with a CPU only."""
 
-_OPERATION = {"name": "convolve", "error": 1e-6, "limit": 1e-4, "fault": ""}
+_OPERATION = {"name": "convolve", "error": 1e-6, "limit": 1e-4, "problem": None}
 
 CUDA: Mapping[str, Any] = {
     **CPU,
@@ -98,7 +98,7 @@ CUDA: Mapping[str, Any] = {
         "step": "graphs",
         "reason": "",
         "remedy": "",
-        "DINAC_CUDA": None,
+        "named": None,
         "operations": [_OPERATION],
     },
     probe.KERNELS_D2: {
@@ -106,7 +106,7 @@ CUDA: Mapping[str, Any] = {
         "step": "graphs",
         "reason": "",
         "remedy": "",
-        "DINAC_CUDA": None,
+        "named": None,
         "operations": [_OPERATION],
     },
     probe.BATCHES: {
@@ -122,6 +122,7 @@ CUDA: Mapping[str, Any] = {
             }
             for name in ("encode", "decode")
         },
+        "remarks": [],
     },
     probe.MODELS: {**CPU[probe.MODELS], "d2": True},
 }

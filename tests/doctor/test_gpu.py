@@ -1,10 +1,9 @@
-"""The checks of a GPU's kernels, with a stand-in for the ladder."""
+"""The checks of a GPU's kernels, with a stand-in for the GPU."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from types import ModuleType
+import json
+import math
 from typing import Any
 
 import numpy as np
@@ -24,30 +23,13 @@ from dinac_cli.doctor.gpu import (
 )
 from dinac_cli.models import device
 from dinac_cli.models.dinac.config import RELEASED, DinacAEConfig
+from dinac_cli.models.dinac.fast import ladder
+from dinac_cli.models.dinac.fast.ladder import Choice
+from dinac_cli.models.dinac.fast.self_check import OperationCheck
 
 from .canned import CUDA
 
 LADDER, BATCHES = CUDA[probe.KERNELS_D2], CUDA[probe.BATCHES]
-
-
-@dataclass(frozen=True)
-class OperationCheck:
-    """The interface of the ladder's checks."""
-
-    name: str
-    error: float | None
-    limit: float
-    fault: str
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The interface of the ladder's choice."""
-
-    step: str
-    reason: str
-    remedy: str
-    checks: tuple[OperationCheck, ...]
 
 
 def test_the_ladder_is_asked_for_the_widths_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,26 +38,27 @@ def test_the_ladder_is_asked_for_the_widths_of_the_model(monkeypatch: pytest.Mon
     def choose_step(config: DinacAEConfig, place: torch.device, dtype: torch.dtype) -> Choice:
         asked.append((config, place, dtype))
         checks = (
-            OperationCheck("convolve", 1e-6, 1e-4, ""),
-            OperationCheck("normalize", None, 1e-4, "PTXASError"),
-            OperationCheck("add_gated", float("nan"), 1e-4, ""),
+            OperationCheck("convolve", 1e-6, 1e-4),
+            OperationCheck("add_gated", math.inf, 1e-4),
+            OperationCheck("normalize", None, 1e-4, RuntimeError("no\nluck")),
         )
         return Choice("torch", "Triton cannot compile", "install gcc", checks)
 
-    ladder = ModuleType("ladder")
-    ladder.choose_step = choose_step  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, gpu._LADDER, ladder)
+    monkeypatch.setattr(ladder, "choose_step", choose_step)
     monkeypatch.setattr(device, "_list_devices", lambda: ["cuda:0", "cpu"])
+    monkeypatch.setattr(device, "runs_kernels", lambda place: True)
+    monkeypatch.setattr(device, "fix_arithmetic", lambda place: None)
+    monkeypatch.delenv("DINAC_CUDA", raising=False)
     facts = measure_ladder("auto", "d2")
     assert facts is not None
+    json.dumps(facts, allow_nan=False)
     assert asked == [(RELEASED["d2"], torch.device("cuda:0"), torch.bfloat16)]
-    assert [one["error"] for one in facts["operations"]] == [1e-6, None, None]
     found = judge_ladder(facts)
     assert (found.name, found.level, found.remedy) == ("kernels (d2)", Level.NOTE, "install gcc")
     assert found.text == (
         "step torch instead of graphs: Triton cannot compile; errors of the operations: "
-        "convolve 1e-06 (limit 0.0001), normalize failed (PTXASError), "
-        "add_gated failed (not a number)"
+        "convolve 1e-06 (limit 0.0001), add_gated failed (not a number), "
+        "normalize failed (RuntimeError: no luck)"
     )
     measure_ladder("cuda", "nano")
     assert asked[1][0].model_dim == 256
@@ -92,25 +75,15 @@ def test_the_highest_step_is_right() -> None:
     assert found.text.startswith("step graphs, the fastest; errors of the operations: convolve")
 
 
-def test_a_step_that_was_forced_is_a_note() -> None:
-    forced = {**LADDER, "step": "plain", "reason": "DINAC_CUDA=plain", "operations": []}
-    found = judge_ladder(forced)
-    assert (found.level, found.text) == (
-        Level.NOTE,
-        "step plain instead of graphs: DINAC_CUDA=plain",
-    )
+def test_a_step_that_was_named_is_a_note() -> None:
+    found = judge_ladder({**LADDER, "step": "plain", "named": "plain", "operations": []})
+    assert (found.level, found.remedy) == (Level.NOTE, "unset DINAC_CUDA")
+    assert found.text == "step plain instead of graphs, because DINAC_CUDA is plain"
 
 
-@pytest.mark.parametrize("step", ["graphs", "triton"])
-@pytest.mark.parametrize("error", [1.0, None])
-def test_kernels_that_are_used_although_they_are_wrong_are_a_fault(
-    step: str, error: float | None
-) -> None:
-    operation = {"name": "convolve", "error": error, "limit": 1e-4, "fault": "x"}
-    found = judge_ladder({**LADDER, "step": step, "operations": [operation]})
-    assert found.level is Level.FAIL
-    assert "WRONG" in found.text
-    assert judge_ladder({**LADDER, "step": "torch", "operations": [operation]}).level is Level.NOTE
+def test_a_reason_without_a_remedy_is_reported() -> None:
+    found = judge_ladder({**LADDER, "step": "plain", "reason": "the GPU is unknown"})
+    assert (found.level, found.remedy) == (Level.NOTE, gpu.REPORT)
 
 
 def test_full_batches_repeat_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +120,12 @@ def test_differences_within_a_batch_and_between_calls_are_seen(
 
     found = measure_task(tilt, lambda: 0)
     assert (found["ends_equal"], found["replay_equal"]) == (False, True)
+
+
+def test_graphs_that_failed_are_a_note() -> None:
+    found = judge_batches({**BATCHES, "remarks": ["cuda:0 runs its kernels one by one"]})
+    assert found.level is Level.NOTE
+    assert found.text.endswith("; cuda:0 runs its kernels one by one")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ import pytest
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.flight import Pending
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
-from dinac_cli.container.record import hash_record, unpack_record
+from dinac_cli.container.record import hash_record, read_header, unpack_record
 from dinac_cli.container.stream import read_records
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ModelError, UnwritableDiskError
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
+from dinac_cli.jobs.held import find_held_record
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.models.dinac.fast.ladder import TORCH, TRITON, Choice
 from dinac_cli.models.registry import ResolvedModel
 from dinac_cli.storage.output import OutputKind
 
@@ -59,6 +62,49 @@ def encode(
         run_control(workers, in_flight),
     )
     return list(results)
+
+
+def set_step(model: ModelHandle, step: str) -> ModelHandle:
+    """Returns the model as it would compute on a GPU."""
+    changed = replace(model)
+    choice = Choice(step, "Triton is not installed", "pip install triton")
+    changed.__dict__["gpu_step"] = choice if step == TORCH else Choice(step)
+    return changed
+
+
+def encode_and_listen(source: Path, out: Path, model: ModelHandle) -> list[str]:
+    """Encodes as a request does; returns the remarks."""
+    told: list[str] = []
+    output = latents_out(out)
+    held = find_held_record(output)
+    control = run_control()
+    control.warn = told.append
+    compute = None if held is None else held.header.compute
+    inputs = select_images(source, out=out)
+    results = list(
+        encode_inputs(inputs, output, model, EncodeOptions(), control, held_compute=compute)
+    )
+    assert not any(result.failed for result in results)
+    return told
+
+
+def test_a_gpu_that_computes_in_another_way_is_told_once(
+    tmp_path: Path, encoder: ModelHandle
+) -> None:
+    images = tmp_path / "images"
+    write_images(images, "a.png", "trip/x.png")
+    slow = "the GPU computes with torch's operations, which is slower: Triton is not installed; "
+    slow += "pip install triton"
+    out = tmp_path / "out"
+    assert encode_and_listen(images / "trip", out, set_step(encoder, TRITON)) == []
+    assert read_header((out / "x.png.dinac").read_bytes()).compute == "cpu/f32"
+    assert encode_and_listen(images, out, set_step(encoder, TORCH)) == [
+        slow,
+        f"{out} holds latents computed as cpu/f32, and this run computes cpu/f32/torch: they "
+        "differ by rounding",
+    ]
+    assert read_header((out / "a.png.dinac").read_bytes()).compute == "cpu/f32/torch"
+    assert encode_and_listen(images, out, set_step(encoder, TORCH)) == []  # nothing to encode
 
 
 def encode_to_stream(source: Path | str, model: ModelHandle, stdin: bytes = b"") -> bytes:

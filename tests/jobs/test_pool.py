@@ -25,7 +25,7 @@ from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.results import FileResult, Status
 
 from .numbered import Entry
-from .worker_jobs import ActingJob, RoomyJob
+from .worker_jobs import ActingJob, RemarkingJob, RoomyJob
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 60.0
@@ -92,6 +92,15 @@ def test_no_entries_give_no_results() -> None:
 def test_several_processes_share_the_work() -> None:
     entries = [Entry(number, "wait") for number in range(12)]
     assert len({result.bytes_in for result in run(entries, count=3)}) == 3
+
+
+def test_a_remark_of_several_workers_is_told_once() -> None:
+    told: list[str] = []
+    control = RunControl(workers=0, processes=3, warn=told.append)
+    entries = [Entry(number, "wait") for number in range(12)]
+    results = list(run(entries, job=RemarkingJob(), control=control))
+    assert len({result.bytes_in for result in results}) == 3
+    assert told == ["the device is slow"]
 
 
 def test_few_entries_start_one_process() -> None:

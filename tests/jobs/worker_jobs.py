@@ -70,6 +70,18 @@ class ActingJob(Job[Entry, NumberedWork, int]):
 
 
 @dataclass
+class RemarkingJob(ActingJob):
+    """A job whose device computes in a slower way, and tells so once."""
+
+    has_told: bool = False
+
+    def take_remarks(self) -> list[str]:
+        remarks = [] if self.has_told else ["the device is slow"]
+        self.has_told = True
+        return remarks
+
+
+@dataclass
 class RoomyJob(ActingJob):
     """A job on a GPU with room for more processes."""
 

@@ -46,7 +46,8 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-def _read_golden(name: str) -> Golden:
+def read_golden(name: str) -> Golden:
+    """Reads the reference results in the folder `name`, and loads their networks on the CPU."""
     folder = GOLDEN / name
     described = read_json(folder / "cases.json")
     return Golden(
@@ -62,12 +63,12 @@ def _read_golden(name: str) -> Golden:
 
 @pytest.fixture(scope="session")
 def tiny() -> Golden:
-    return _read_golden("tiny")
+    return read_golden("tiny")
 
 
 @pytest.fixture(scope="session")
 def pair() -> Golden:
-    return _read_golden("pair")
+    return read_golden("pair")
 
 
 @pytest.fixture(scope="session")

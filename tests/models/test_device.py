@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from dinac_cli.errors import DeviceError, UsageError
-from dinac_cli.models.device import resolve_device, resolve_dtype
+from dinac_cli.models.device import fix_arithmetic, resolve_device, resolve_dtype
 
 
 @pytest.fixture
@@ -61,7 +64,6 @@ def test_unknown_devices_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("device", "probe", "dtype"),
     [
-        ("cuda:0", None, torch.bfloat16),
         ("mps", "_is_amx_tile_supported", torch.float32),
         ("cpu", None, torch.float32),
         ("cpu", "_is_amx_tile_supported", torch.bfloat16),
@@ -74,6 +76,66 @@ def test_automatic_type(
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda found=name == probe: found)
     assert resolve_dtype("auto", torch.device(device)) == dtype
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        ((7, 0), torch.float32),
+        ((7, 5), torch.float32),
+        ((8, 0), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+        ((12, 0), torch.bfloat16),
+    ],
+)
+def test_automatic_type_of_gpus_from_nvidia(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_dtype("auto", torch.device("cuda:0")) == dtype
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [
+        ("gfx1030", torch.float32),
+        ("gfx90a:sramecc+:xnack-", torch.bfloat16),
+        ("gfx942", torch.bfloat16),
+    ],
+)
+def test_automatic_type_of_gpus_from_amd(
+    architecture: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(gcnArchName=architecture)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert resolve_dtype("auto", torch.device("cuda:0")) == dtype
+
+
+@pytest.fixture
+def settings_restored() -> Iterator[None]:
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = (
+        matmul.fp32_precision,
+        conv.fp32_precision,
+        matmul.allow_bf16_reduced_precision_reduction,
+    )
+    yield
+    matmul.fp32_precision, conv.fp32_precision = before[:2]
+    matmul.allow_bf16_reduced_precision_reduction = before[2]
+
+
+@pytest.mark.usefixtures("settings_restored")
+def test_arithmetic_of_a_gpu_is_exact_whatever_the_environment_says() -> None:
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    matmul.fp32_precision = conv.fp32_precision = "tf32"
+    matmul.allow_bf16_reduced_precision_reduction = True
+    fix_arithmetic(torch.device("cpu"))
+    assert matmul.fp32_precision == "tf32"
+    fix_arithmetic(torch.device("cuda:0"))
+    assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
+    assert not matmul.allow_bf16_reduced_precision_reduction
 
 
 def test_automatic_type_is_float32_if_torch_has_no_probes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor
 
-from dinac_cli.models.dinac.fast.graphs import GRAPHS_KEPT, Compute, GraphCache
+from dinac_cli.models.dinac.fast.graphs import GRAPHS_KEPT, Compute, CudaRecorder, GraphCache
+from dinac_cli.models.dinac.fast.recent import Recent
 
 
 class Recorder:
@@ -75,10 +77,18 @@ def test_call_counts_of_old_keys_are_forgotten() -> None:
     assert recorder.recorded == []
 
 
-def test_computation_that_cannot_be_recorded_runs_every_time() -> None:
-    recorder = Recorder(fails=True)
-    run(GraphCache(recorder), 3, times=6)
-    assert recorder.replayed == 0
+def test_after_the_first_failure_nothing_is_recorded_or_replayed() -> None:
+    recorder = Recorder()
+    cache = GraphCache(recorder)
+    run(cache, 3, times=5)
+    assert (recorder.recorded, recorder.replayed) == (["(3,)"], 2)
+    recorder.fails = True
+    run(cache, 4, times=6)
+    recorder.fails = False
+    run(cache, 3, times=6)
+    run(cache, 5, times=6)
+    assert (recorder.recorded, recorder.replayed) == (["(3,)"], 2)
+    assert cache.failure == "CUDA error: operation not permitted when stream is capturing"
 
 
 def test_clear_forgets() -> None:
@@ -99,3 +109,168 @@ def test_bug_while_recording_is_raised(failure: Callable[[str], Exception]) -> N
     run(cache, 3, times=3)
     with pytest.raises((ValueError, TypeError)):
         run(cache, 3)
+
+
+class Cuda:
+    """In place of `torch.cuda`, whose graphs cannot be recorded without a GPU.
+
+    Work is run when it is recorded, and when the recording is replayed. Like torch, a recording
+    that fails leaves its own stream current.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.current: object = "computing"
+        self.pools: list[object] = []
+        self.fails_at_end = False
+        self.replays: Callable[[], object] = lambda: None
+        names = ("CUDAGraph", "Stream", "current_stream", "graph", "graph_pool_handle")
+        for name in (*names, "set_stream", "stream", "synchronize"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+
+    def CUDAGraph(self) -> Cuda:  # noqa: N802
+        return self
+
+    def Stream(self, device: object) -> Cuda:  # noqa: N802
+        return self
+
+    def wait_stream(self, other: object) -> None:
+        pass
+
+    def synchronize(self, device: object) -> None:
+        pass
+
+    def current_stream(self, device: object) -> object:
+        return self.current
+
+    def set_stream(self, stream: object) -> None:
+        self.current = stream
+
+    @contextmanager
+    def stream(self, stream: object) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def graph_pool_handle(self) -> object:
+        return object()
+
+    @contextmanager
+    def graph(
+        self, graph: object, *, pool: object, stream: object, capture_error_mode: str
+    ) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
+        self.pools.append(pool)
+        self.current = stream
+        yield
+        if self.fails_at_end:
+            raise RuntimeError("CUDA error: capture invalidated")
+        self.current = "computing"
+
+    def replay(self) -> None:
+        self.replays()
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    return Cuda(monkeypatch)
+
+
+class Tripling:
+    """Triples its input with a factor from a cache, into a buffer that a recording reuses."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.factors: Recent[int, Tensor] = Recent(2)
+        self.buffers: list[Tensor] = []
+        self.inputs: list[Tensor] = []
+        cuda.replays = self.replay
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        factor = self.factors.get(len(x), lambda: torch.tensor(3.0))
+        self.inputs.append(x)
+        self.buffers.append(x * factor)
+        return (self.buffers[-1],)
+
+    def replay(self) -> None:
+        torch.mul(self.inputs[-1], 3.0, out=self.buffers[-1])
+
+    def list_constants(self) -> list[Tensor]:
+        return self.factors.list_values()
+
+
+def test_a_replay_computes_new_inputs_and_keeps_old_results(cuda: Cuda) -> None:
+    tripling = Tripling(cuda)
+    recorder = CudaRecorder(tripling.list_constants)
+    replay = recorder(tripling, torch.ones(2))
+    (first,) = replay(torch.tensor([1.0, 2.0]))
+    (second,) = replay(torch.tensor([5.0, 6.0]))
+    assert (first.tolist(), second.tolist()) == ([3.0, 6.0], [15.0, 18.0])
+    assert cuda.current == "computing"
+
+
+def test_all_recordings_share_one_pool(cuda: Cuda) -> None:
+    tripling = Tripling(cuda)
+    recorder = CudaRecorder(tripling.list_constants)
+    for length in (2, 3, 4):
+        recorder(tripling, torch.ones(length))
+    assert len(cuda.pools) == 3
+    assert len(set(map(id, cuda.pools))) == 1
+
+
+def test_everything_that_is_cached_exists_before_the_recording(cuda: Cuda) -> None:
+    tripling = Tripling(cuda)
+    CudaRecorder(tripling.list_constants)(tripling, torch.ones(2))
+    assert len(tripling.list_constants()) == 1
+
+    def forgets(x: Tensor) -> tuple[Tensor, ...]:
+        made = tripling(x)
+        for length in (7, 8):  # the cache holds two values
+            tripling.factors.get(length, lambda: torch.tensor(3.0))
+        return made
+
+    with pytest.raises(RuntimeError, match="the value of 2 is needed, but was not made before"):
+        CudaRecorder(tripling.list_constants)(forgets, torch.ones(2))
+    assert cuda.current == "computing"
+
+
+def test_a_cache_never_keeps_a_value_of_a_recording_that_failed(cuda: Cuda) -> None:
+    """Such a value was never computed, so every later result would be wrong."""
+    tripling = Tripling(cuda)
+
+    def forgets(x: Tensor) -> tuple[Tensor, ...]:
+        for length in (7, 8):
+            tripling.factors.get(length, lambda: torch.tensor(3.0))
+        return tripling(x)
+
+    made: list[float] = []
+
+    def make() -> Tensor:
+        made.append(1.0)
+        return torch.tensor(3.0)
+
+    with pytest.raises(RuntimeError, match="was not made before"):
+        CudaRecorder(tripling.list_constants)(forgets, torch.ones(2))
+    tripling.factors.get(9, make)
+    assert made == [1.0]
+    assert forgets(torch.ones(2))[0].tolist() == [3.0, 3.0]
+
+
+def test_a_failed_recording_restores_the_stream_and_gives_the_right_result(cuda: Cuda) -> None:
+    tripling = Tripling(cuda)
+    cache = GraphCache(CudaRecorder(tripling.list_constants))
+    cuda.fails_at_end = True
+    for value in range(6):
+        (result,) = cache.run("key", tripling, torch.full((2,), float(value)))
+        assert result.tolist() == [3.0 * value] * 2
+        assert cuda.current == "computing"
+    assert len(cuda.pools) == 1
+    assert cache.failure == "CUDA error: capture invalidated"
+
+
+def test_a_replay_with_other_bytes_is_never_used(cuda: Cuda) -> None:
+    tripling = Tripling(cuda)
+    cuda.replays = lambda: tripling.buffers[-1].fill_(3.0000002)
+    cache = GraphCache(CudaRecorder(tripling.list_constants))
+    for value in range(6):
+        (result,) = cache.run("key", tripling, torch.full((2,), float(value)))
+        assert result.tolist() == [3.0 * value] * 2
+    assert cache.failure == "a replayed graph gives another result than its kernels one by one"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dinac_cli.models.dinac.fast import torch_operations
-from dinac_cli.models.dinac.fast.operations import Operations, choose_operations
+from dinac_cli.models.dinac.fast.operations import Operations
 
 INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -28,15 +28,6 @@ def compare(result: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert result.shape == expected.shape
     error = (result.float() - expected.float()).norm() / expected.float().norm()
     assert error <= TOLERANCES[dtype]
-
-
-def test_other_devices_use_torch() -> None:
-    assert choose_operations(torch.device("cpu")) is torch_operations
-    assert choose_operations(torch.device("meta")) is torch_operations
-
-
-def test_cuda_uses_triton(triton_operations: Operations) -> None:
-    assert choose_operations(torch.device("cuda")) is triton_operations
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from dinac_cli.models.dinac.fast.recent import Recent
+from dinac_cli.models.dinac.fast.recent import Recent, frozen
 
 PATIENCE_SECONDS = 120.0
 
@@ -45,6 +45,19 @@ def test_failure_to_make_a_value_leaves_nothing() -> None:
         cache.get("a", lambda: 1 // 0)
     assert cache.get("a", lambda: 7) == 7
     assert cache.weight == 1
+
+
+def test_a_frozen_cache_makes_nothing_and_keeps_what_it_has() -> None:
+    cache: Recent[str, int] = Recent(4)
+    assert cache.get("a", lambda: 1) == 1
+    with frozen():
+        assert cache.get("a", lambda: 2) == 1
+        with pytest.raises(RuntimeError, match="the value of b is needed, but was not made before"):
+            cache.get("b", lambda: 3)
+        with ThreadPoolExecutor(1) as pool:  # other threads go on
+            assert pool.submit(cache.get, "c", lambda: 4).result() == 4
+    assert cache.get("b", lambda: 5) == 5
+    assert cache.list_values() == [1, 4, 5]
 
 
 def test_threads_share_one_value() -> None:

@@ -120,12 +120,12 @@ class RunControl:
     thread reads and writes. At most `in_flight` inputs are read ahead. `processes` processes do the
     work, each with its own model and its own threads; if it is 1, only this process. If
     `fits_device` is set, `processes` is the most: one process starts, and the others follow if the
-    memory of its device has room for them. `say` receives a line about that. `threads` is
-    the number of threads that compute in each process (None: as the environment says, or one per
-    processor). `sharers` processes share the memory that one run may occupy. Worker processes limit
-    the memory of torch's caches if `bounds_memory` is set; otherwise, they keep freed memory. The
-    job reads `stdin` if standard input is one of its inputs, and writes to `stdout` if its output
-    is a stream.
+    memory of its device has room for them. `say` receives a line about that, and `warn` each remark
+    of the job, once. `threads` is the number of threads that compute in each process (None: as the
+    environment says, or one per processor). `sharers` processes share the memory that one run may
+    occupy. Worker processes limit the memory of torch's caches if `bounds_memory` is set;
+    otherwise, they keep freed memory. The job reads `stdin` if standard input is one of its inputs,
+    and writes to `stdout` if its output is a stream.
     """
 
     workers: int = 2
@@ -133,6 +133,7 @@ class RunControl:
     processes: int = 1
     fits_device: bool = False
     say: Callable[[str], None] = _keep_quiet
+    warn: Callable[[str], None] = _keep_quiet
     threads: int | None = None
     sharers: int = 1
     bounds_memory: bool = False

@@ -111,6 +111,10 @@ class Job(ABC, Generic[E, W, R]):
         """
         return None
 
+    def take_remarks(self) -> list[str]:
+        """Returns what the user should know about the device, and was not returned before."""
+        return []
+
     @abstractmethod
     def submit(self, batch: list[W]) -> Computing[R]:
         """Starts the model on a batch. Raises ImageError if the batch cannot be computed."""

@@ -248,6 +248,7 @@ class _Run(Generic[E, W, R]):
     ) -> None:
         self._job = job
         self._clock = control.clock
+        self._warn = control.warn
         self._in_flight = control.in_flight
         self._ahead = control.in_flight if control.workers else 1
         self._ordered = ordered
@@ -370,6 +371,8 @@ class _Run(Generic[E, W, R]):
             with self._clock.measure("model"):
                 computed = computing.result()
             self._clock.device_seconds += self._job.take_busy_seconds()
+            for remark in self._job.take_remarks():
+                self._warn(remark)
             for (number, work), result in zip(batch, computed, strict=True):
                 self._outbox.put(number, self._writers.submit(self._finish, work, result))
 

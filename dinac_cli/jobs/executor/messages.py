@@ -37,13 +37,15 @@ class Assignment:
 class Report:
     """A message from a worker: results, and the time spent since the last report.
 
-    `room` is the free memory of the device, and the memory of this process there, in bytes; it is
-    sent once, after the first results. If `has_stopped` is set, the worker obeys `Order.STOP`: it
-    has no work in flight, and drops the rest of its parts. `error` is an error that ends the run.
+    `remarks` are for the user. `room` is the free memory of the device, and the memory of this
+    process there, in bytes; it is sent once, after the first results. If `has_stopped` is set, the
+    worker obeys `Order.STOP`: it has no work in flight, and drops the rest of its parts. `error` is
+    an error that ends the run.
     """
 
     made: tuple[tuple[int, Made], ...] = ()
     clock: StageClock | None = None
+    remarks: tuple[str, ...] = ()
     room: tuple[int, int] | None = None
     has_stopped: bool = False
     error: BaseException | None = None

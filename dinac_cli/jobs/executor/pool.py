@@ -91,6 +91,7 @@ def run_in_processes(
         stop=StopRequest(),
         clock=StageClock(),
         say=_say_nothing,
+        warn=_say_nothing,
         stdin=None,
         stdout=None,
         sharers=control.processes,
@@ -263,6 +264,8 @@ class _Pool(Generic[E]):
         self._must_fit = control.fits_device and control.processes > 1
         self._count = 1 if self._must_fit else control.processes
         self._say = control.say
+        self._warn = control.warn
+        self._remarks: set[str] = set()
         self._listing = listing
         self._stop = control.stop
         self._clock = control.clock
@@ -366,6 +369,10 @@ class _Pool(Generic[E]):
         process.is_ready = True
         if report.clock is not None:
             self._clock.add(report.clock)
+        for remark in report.remarks:
+            if remark not in self._remarks:  # each process has its own
+                self._remarks.add(remark)
+                self._warn(remark)
         if report.room is not None and self._must_fit:
             self._fit(*report.room)
         process.count_finished(len(report.made))

@@ -11,7 +11,7 @@ from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.decoder import FastDecoder
 from dinac_cli.models.dinac.fast.encoder import FastEncoder
-from dinac_cli.models.dinac.fast.operations import Operations, choose_operations
+from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.fast.recent import Recent
 
 START_BYTES = 256 * 2**20
@@ -63,19 +63,18 @@ class FastDinacAE(DinacAE):
 
 
 def accelerate(
-    model: DinacAE, operations: Operations | None = None, *, compiled: bool = False
+    model: DinacAE, operations: Operations = torch_operations, *, compiled: bool = False
 ) -> DinacAE:
     """Returns the fast form of `model`, a network in evaluation mode.
 
-    The caller may then discard `model`. By default, `operations` are chosen for the device. If
-    `compiled` is true, torch.compile fuses torch's operations for each image size. Compiled code is
-    faster and rounds differently. On Metal, returns `model` itself, because Metal has no complex
-    numbers. The fast form needs them to rotate queries and keys.
+    The caller may then discard `model`. If `compiled` is true, torch.compile fuses torch's
+    operations for each image size. Compiled code is faster and rounds differently. On Metal,
+    returns `model` itself, because Metal has no complex numbers. The fast form needs them to rotate
+    queries and keys.
     """
     if model.device.type == "mps":
         return model
-    chosen = operations or (torch_operations if compiled else choose_operations(model.device))
-    return FastDinacAE(model, chosen, compiled=compiled)
+    return FastDinacAE(model, operations, compiled=compiled)
 
 
 def _count_bytes(tensors: tuple[Tensor, ...]) -> int:

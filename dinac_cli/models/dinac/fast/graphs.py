@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from dinac_cli.models.dinac.fast.recent import frozen
 
 Compute = Callable[[Tensor], tuple[Tensor, ...]]
 Record = Callable[[Compute, Tensor], Compute]
@@ -20,22 +23,31 @@ class GraphCache:
     """Runs functions. From the fourth call with the same key, the cache replays a recording.
 
     A key identifies the function, its settings and the shape of its input. The cache keeps the
-    recordings of the `GRAPHS_KEPT` most recently used keys. If a call cannot be recorded, the
-    function runs every time. A replay runs the same kernels as the function, so the results have
-    the same bytes.
+    recordings of the `GRAPHS_KEPT` most recently used keys. A replay runs the same kernels as the
+    function, so the results have the same bytes. After the first recording that fails, the cache
+    drops all recordings, records nothing more, and calls the functions.
     """
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._graphs: OrderedDict[Hashable, Compute] = OrderedDict()
         self._calls: OrderedDict[Hashable, int] = OrderedDict()
+        self.failure: str | None = None
+        """Why the first recording failed, if one has failed."""
 
     def run(self, key: Hashable, compute: Compute, x: Tensor) -> tuple[Tensor, ...]:
         """Returns the result of `compute(x)`: calls `compute` or replays a recording."""
+        if self.failure is not None:
+            return compute(x)
         if key not in self._graphs:
             if self._count_call(key) <= _CALLS_BEFORE:
                 return compute(x)
-            self._graphs[key] = self._try_to_record(compute, x)
+            try:
+                self._graphs[key] = self._record(compute, x)
+            except RuntimeError as exc:  # no memory is left, or the work waits for the CPU
+                self.failure = str(exc).strip().partition("\n")[0] or type(exc).__name__
+                self.clear()
+                return compute(x)
             if len(self._graphs) > GRAPHS_KEPT:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
@@ -52,32 +64,56 @@ class GraphCache:
             self._calls.popitem(last=False)
         return self._calls[key]
 
-    def _try_to_record(self, compute: Compute, x: Tensor) -> Compute:
-        try:
-            return self._record(compute, x)
-        except RuntimeError:  # no memory is left, or the work waits for the CPU
-            return compute
 
+class CudaRecorder:
+    """Records CUDA graphs that share one pool of memory: they never run at the same time.
 
-def record_cuda_graph(
-    compute: Compute, x: Tensor, list_constants: Callable[[], list[Tensor]]
-) -> Compute:
-    """Records the kernels that `compute` launches for `x`.
-
-    The caches of `compute` must already be filled; `list_constants` returns the cached tensors. The
-    recording uses the addresses of these tensors, so it keeps the tensors alive. Raises
-    RuntimeError if the kernels cannot be recorded.
+    `list_constants` returns the cached tensors of the functions to record. A recording uses their
+    addresses, so it keeps them alive.
     """
-    graph = torch.cuda.CUDAGraph()
-    given = x.clone()
-    torch.cuda.synchronize(x.device)
-    with torch.cuda.graph(graph):
-        made = compute(given)
-    constants = list_constants()
 
-    def replay(x: Tensor, kept: list[Tensor] = constants) -> tuple[Tensor, ...]:
-        given.copy_(x)
-        graph.replay()
-        return tuple(tensor.clone() for tensor in made)
+    def __init__(self, list_constants: Callable[[], list[Tensor]]) -> None:
+        self._list_constants = list_constants
+        self._pool: Any = None
 
-    return replay
+    def __call__(self, compute: Compute, x: Tensor) -> Compute:
+        """Records the kernels that `compute` launches for `x`.
+
+        Runs `compute` first, so that all values that it caches exist, and compares its result with
+        the first replay. Raises RuntimeError if the kernels cannot be recorded, or if the bytes of
+        the two results differ. The current stream is then the same as before.
+        """
+        given, computing = x.clone(), torch.cuda.current_stream(x.device)
+        side = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
+        side.wait_stream(computing)
+        with torch.cuda.stream(side):
+            expected = compute(given)
+        torch.cuda.synchronize(x.device)
+        constants = self._list_constants()
+        graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            with (
+                frozen(),
+                torch.cuda.graph(
+                    graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+                ),
+            ):
+                made = compute(given)
+        finally:
+            # A recording that fails may leave its own stream current.
+            torch.cuda.set_stream(computing)
+
+        def replay(x: Tensor, kept: list[Tensor] = constants) -> tuple[Tensor, ...]:
+            given.copy_(x)
+            graph.replay()
+            return tuple(tensor.clone() for tensor in made)
+
+        if not all(map(_have_equal_bytes, replay(x), expected)):
+            raise RuntimeError("a replayed graph gives another result than its kernels one by one")
+        return replay
+
+
+def _have_equal_bytes(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -47,14 +46,3 @@ class Operations(Protocol):
 
     def add_gated(self, x: Tensor, gate: Tensor, update: Tensor, shift: Tensor) -> Tensor:
         """Returns `x + gate·(update + shift)`, float32 [B, h, w, D]. `gate` and `shift` are [D]."""
-
-
-def choose_operations(device: torch.device) -> Operations:
-    """Returns `triton_operations` on CUDA if Triton is installed, otherwise `torch_operations`."""
-    if device.type == "cuda" and find_spec("triton") is not None:
-        from dinac_cli.models.dinac.fast import triton_operations
-
-        return triton_operations
-    from dinac_cli.models.dinac.fast import torch_operations
-
-    return torch_operations

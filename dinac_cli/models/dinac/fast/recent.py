@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+_this_thread = threading.local()
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """In this block, a cache that lacks a value raises RuntimeError in the calling thread.
+
+    For work that is recorded and not run: a value that is made meanwhile would never be computed.
+    """
+    _this_thread.is_frozen = True
+    try:
+        yield
+    finally:
+        _this_thread.is_frozen = False
 
 
 class Recent(Generic[K, V]):
@@ -27,9 +43,14 @@ class Recent(Generic[K, V]):
         self.weight = 0
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Returns the value of `key`; calls `make` if the value is not cached."""
+        """Returns the value of `key`; calls `make` if the value is not cached.
+
+        Raises RuntimeError if the value is not cached, and the caches are `frozen`.
+        """
         with self._lock:
             if key not in self._values:
+                if getattr(_this_thread, "is_frozen", False):
+                    raise RuntimeError(f"the value of {key} is needed, but was not made before")
                 self._values[key] = make()
                 self.weight += self._weigh(self._values[key])
             self._values.move_to_end(key)

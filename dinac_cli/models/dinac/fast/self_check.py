@@ -1,0 +1,137 @@
+"""Checks on the device itself that operations compute what they should."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinac_cli.models.dinac.config import ENCODER_HEAD_DIM, DinacAEConfig
+from dinac_cli.models.dinac.fast import torch_operations
+from dinac_cli.models.dinac.fast.operations import Operations
+
+LIMITS = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+"""The largest error allowed for results of each type. TF32 or a wrong element exceeds it; the
+rounding of every step to this type does not."""
+
+
+@dataclass(frozen=True)
+class OperationCheck:
+    """How one operation compares with torch's operation in float32 on the CPU.
+
+    `error` is the largest difference of an element, divided by the sum of the element's size and
+    the root mean square of its tensor. It is None if the operation raised the error `cause`.
+    """
+
+    name: str
+    error: float | None
+    limit: float
+    cause: Exception | None = None
+
+    @property
+    def holds(self) -> bool:
+        """True if `error` is at most `limit`."""
+        return self.error is not None and self.error <= self.limit
+
+
+class _Call(Protocol):
+    """Calls one operation, which may overwrite its inputs, and returns all that it computed."""
+
+    def __call__(
+        self, operations: Operations, dtype: torch.dtype, *inputs: Tensor
+    ) -> Sequence[Tensor]: ...
+
+
+def check_operations(
+    operations: Operations, config: DinacAEConfig, device: torch.device, dtype: torch.dtype
+) -> tuple[OperationCheck, ...]:
+    """Runs each operation once on `device`, at the widths of a model and on odd sizes.
+
+    `dtype` is the type of the model's matrix products. After an operation that raises an error, the
+    device may be unusable, so its check is the last one.
+    """
+    checks: list[OperationCheck] = []
+    for (name, call), inputs in zip(_CALLS.items(), _draw_inputs(config, dtype), strict=True):
+        exact = call(torch_operations, torch.float32, *(x.float().clone() for x in inputs))
+        try:
+            made = call(operations, dtype, *(x.clone().to(device) for x in inputs))
+            error = max(_compare(x.cpu(), y) for x, y in zip(made, exact, strict=True))
+        except Exception as exc:
+            return (*checks, OperationCheck(name, None, LIMITS[dtype], exc))
+        checks.append(OperationCheck(name, error, LIMITS[dtype]))
+    return tuple(checks)
+
+
+def _compare(made: Tensor, exact: Tensor) -> float:
+    made, exact = made.double(), exact.double()
+    size = exact.abs() + exact.square().mean().sqrt()
+    error = float(((made - exact).abs() / size).max())
+    return math.inf if math.isnan(error) else error
+
+
+def _normalize(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
+    x, weight = inputs
+    return [operations.normalize(x, weight, dtype)]
+
+
+def _add_normalized(
+    operations: Operations, dtype: torch.dtype, *inputs: Tensor
+) -> Sequence[Tensor]:
+    x, *rest = inputs
+    following = operations.add_normalized(x, *rest)
+    assert following is not None
+    return [following, x]
+
+
+def _rotate_heads(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
+    return operations.rotate_heads(*inputs)
+
+
+def _convolve(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
+    return [operations.convolve(*inputs)]
+
+
+def _normalize_response(
+    operations: Operations, dtype: torch.dtype, *inputs: Tensor
+) -> Sequence[Tensor]:
+    u, gamma = inputs
+    return [operations.normalize_response(u if operations.gelu_in_response else F.gelu(u), gamma)]
+
+
+def _add_gated(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
+    return [operations.add_gated(*inputs)]
+
+
+_CALLS: dict[str, _Call] = {
+    "normalize": _normalize,
+    "add_normalized": _add_normalized,
+    "rotate_heads": _rotate_heads,
+    "convolve": _convolve,
+    "normalize_response": _normalize_response,
+    "add_gated": _add_gated,
+}
+
+
+def _draw_inputs(config: DinacAEConfig, dtype: torch.dtype) -> Iterator[Sequence[Tensor]]:
+    """Yields the inputs of each of `_CALLS`, on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    dim, wide, kernel = config.model_dim, config.mlp_dim, config.depthwise_kernel_size
+    heads, width = dim // ENCODER_HEAD_DIM, ENCODER_HEAD_DIM
+    angles = draw(6, 1, width // 2)
+    rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    yield draw(2, 7, dim), draw(dim)
+    yield draw(2, 7, dim), draw(2, 7, dim, dtype=dtype), draw(dim), draw(dim)
+    yield draw(2, 6, 3 * heads, width, dtype=dtype), draw(2 * heads, width), rotation
+    filters, bias = draw(dim, 1, kernel, kernel, dtype=dtype), draw(dim, dtype=dtype)
+    yield draw(2, 11, 13, dim), filters, bias
+    yield draw(2, 17, 19, wide, dtype=dtype), draw(wide)
+    yield draw(2, 5, 7, dim), draw(dim), draw(2, 5, 7, dim, dtype=dtype), draw(dim)
