@@ -49,15 +49,15 @@ TimeLimit = Annotated[
 def doctor(
     folder: Folder = None,
     device: opt.Device = "auto",
-    time_limit: TimeLimit = 120.0,
+    time_limit: TimeLimit = 300.0,
     as_json: opt.JsonObject = False,
     no_progress: opt.NoProgress = False,
 ) -> None:
-    """Check this machine and the installation: what dinac uses, why, and what is wrong.
+    """Check the machine and the installation: what dinac uses, and what is wrong.
 
-    Prints a line per check: ok; note, if something is missing or slow; FAIL, if results are wrong
-    or dinac cannot work. Then prints JSON for bug reports, without user name, host name and home
-    folder. Exits with 3 if a check failed. Changes no file, and stays offline.
+    Prints one line per check: ok, note (something is missing or slow), or FAIL
+    (results are wrong, or dinac cannot work). Then prints JSON for a bug report.
+    Exits with 3 if a check failed. Changes no file, and stays offline.
     """
     from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.screen.progress import show_phases

@@ -35,17 +35,29 @@ def measure_arithmetic(device: str) -> Facts:
         "torch_avx512_bf16": _ask(torch.cpu, "_is_avx512_bf16_supported"),
         "torch_onednn": bool(_ask(torch.backends.mkldnn, "is_available")),
         "processor": read_flags(_CPU_INFO),
+        "model": read_model(_CPU_INFO),
         "bf16_gain": _measure_gain() if is_bfloat16 else None,
     }
 
 
 def read_flags(path: Path) -> list[str] | None:
     """Returns which of the bfloat16 instructions the processor has; None if it is not known."""
+    flags = _read_field(path, "flags")
+    return None if flags is None else [flag for flag in _FLAGS if flag in flags.split()]
+
+
+def read_model(path: Path) -> str | None:
+    """Returns the name of the processor; None if it is not known."""
+    return _read_field(path, "model name")
+
+
+def _read_field(path: Path, name: str) -> str | None:
     try:
-        found = re.search(r"^flags\s*:(.*)$", path.read_text("ascii", "replace"), re.MULTILINE)
+        text = path.read_text("ascii", "replace")
     except OSError:
         return None
-    return None if found is None else [flag for flag in _FLAGS if flag in found[1].split()]
+    found = re.search(rf"^{name}\s*:(.*)$", text, re.MULTILINE)
+    return None if found is None else found[1].strip()
 
 
 def _ask(module: Any, probe: str) -> bool | None:

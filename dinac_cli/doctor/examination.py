@@ -29,7 +29,7 @@ from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
 SCHEMA = 1
 """The version of the JSON object. It rises if the keys of the object or of a check change."""
 
-DEFAULT_SECONDS = 120.0
+DEFAULT_SECONDS = 300.0
 
 _REINSTALL = "pip install --force-reinstall"
 _FAULTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sysconfig
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from dinac_cli.doctor.finding import Facts, Finding, fail, note, ok
 from dinac_cli.doctor.installation import find_version
 from dinac_cli.doctor.places import inspect_place
+
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def measure_device(device: str) -> Facts:
@@ -29,6 +32,7 @@ def measure_device(device: str) -> Facts:
         "devices": _list_devices(),
         "threads": torch.get_num_threads(),
         "gpu_driver": may_use_gpu("auto"),
+        "driver": read_driver(_DRIVER),
     }
     try:
         place = resolve_device(device)
@@ -56,6 +60,16 @@ def _list_devices() -> dict[str, Facts]:
     return devices | {name: {} for name in others}
 
 
+def read_driver(path: Path) -> str | None:
+    """Returns the version of NVIDIA's driver, such as `580.65.06`; None if it is not known."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        return None
+    found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", text)
+    return None if found is None else found[1]
+
+
 def judge_torch(facts: Facts) -> Finding:
     """Names the build of torch."""
     build = f"CUDA {facts['cuda']}" if facts["cuda"] else None
@@ -68,7 +82,7 @@ def judge_torch(facts: Facts) -> Finding:
 def judge_device(facts: Facts) -> Finding:
     """Says which device computes, and why."""
     kind, asked = facts["kind"], facts["asked"]
-    known = {name: facts[name] for name in ("asked", "device", "devices", "gpu_driver")}
+    known = {name: facts[name] for name in ("asked", "device", "devices", "gpu_driver", "driver")}
     has_build = bool(facts["cuda"] or facts["hip"])
     missing = (
         "check the driver: nvidia-smi (ROCm: rocminfo) must list the GPU"
@@ -94,10 +108,11 @@ def _describe_gpu(facts: Facts) -> str:
     properties = facts["devices"].get(facts["device"], {})
     if not properties:
         return f"{facts['device']} computes"
-    return (
-        f"{facts['device']} computes: {properties['name']}, capability "
-        f"{properties['capability']}, {properties['memory_bytes'] / 2**30:.0f} GiB"
-    )
+    parts = [properties["name"], f"capability {properties['capability']}"]
+    parts.append(f"{properties['memory_bytes'] / 2**30:.0f} GiB")
+    if facts["driver"]:
+        parts.append(f"driver {facts['driver']}")
+    return f"{facts['device']} computes: {', '.join(parts)}"
 
 
 def measure_compilers() -> Facts:

@@ -57,12 +57,20 @@ def check_system(version: str) -> Finding:
         "implementation": platform.python_implementation(),
         "system": platform.system(),
         "release": platform.release(),
+        "distribution": _name_distribution(),
         "machine": platform.machine(),
         "libc": f"{library} {number}".strip(),
     }
     libc = f" ({facts['libc']})" if facts["libc"] else ""
     text = f"version {version}; Python {facts['python']}, {facts['system']} {facts['machine']}"
     return ok("dinac", text + libc, facts)
+
+
+def _name_distribution() -> str | None:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):  # no Linux, or one without this file
+        return None
 
 
 def list_requirements() -> list[Requirement] | None:

@@ -135,7 +135,8 @@ def check_temporary() -> Finding:
         problem, facts = exc.strerror or str(exc), {"folder": None}
         text = f"there is none that is writable ({problem}); bench and --compile need one"
         return note("temporary", text, "set TMPDIR to a folder that you can write to", facts)
-    if place.problem is not None or (place.free_bytes or LEAST_FREE_BYTES) < LEAST_FREE_BYTES:
+    is_full = place.free_bytes is not None and place.free_bytes < LEAST_FREE_BYTES
+    if place.problem is not None or is_full:
         remedy = "free some space, or set TMPDIR to another folder"
         text = f"{place.describe()}; bench and --compile write here"
         return note("temporary", text, remedy, place.facts)

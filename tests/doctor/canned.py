@@ -21,6 +21,7 @@ CPU: Mapping[str, Any] = {
         "devices": {"cpu": {}},
         "threads": 4,
         "gpu_driver": False,
+        "driver": None,
         "device": "cpu",
         "kind": "cpu",
         "problem": None,
@@ -33,6 +34,7 @@ CPU: Mapping[str, Any] = {
         "torch_avx512_bf16": True,
         "torch_onednn": True,
         "processor": ["amx_bf16", "avx512_bf16"],
+        "model": "A Processor",
         "bf16_gain": 3.5,
     },
     probe.MEMORY: {
@@ -87,6 +89,7 @@ CUDA: Mapping[str, Any] = {
             "cpu": {},
         },
         "gpu_driver": True,
+        "driver": "580.65.06",
         "device": "cuda:0",
         "kind": "cuda",
     },

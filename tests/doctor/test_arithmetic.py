@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dinac_cli.doctor import arithmetic, probe
-from dinac_cli.doctor.arithmetic import judge_arithmetic, measure_arithmetic, read_flags
+from dinac_cli.doctor.arithmetic import judge_arithmetic, measure_arithmetic, read_flags, read_model
 from dinac_cli.doctor.finding import Level
 
 from .canned import CPU, CUDA
@@ -25,8 +25,11 @@ FLOAT32 = {
 
 def test_flags_of_the_processor(tmp_path: Path) -> None:
     path = tmp_path / "cpuinfo"
-    path.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16 sse amx_bf16x\n")
+    path.write_text(
+        "processor\t: 0\nmodel name\t: A Processor\nflags\t\t: fpu avx512_bf16 sse amx_bf16x\n"
+    )
     assert read_flags(path) == ["avx512_bf16"]
+    assert read_model(path) == "A Processor"
     path.write_text("Features\t: fp asimd bf16\n")
     assert read_flags(path) is None
     assert read_flags(tmp_path / "absent") is None

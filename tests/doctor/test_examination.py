@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dinac_cli.doctor import examination, installation, probe
-from dinac_cli.doctor.examination import Examination, count, to_document
+from dinac_cli.doctor.examination import Examination, count, judge_problem, to_document
 from dinac_cli.doctor.finding import Finding, Level, ok
+from dinac_cli.doctor.inquiry import Answer
 from dinac_cli.doctor.privacy import Privacy
 from dinac_cli.jobs.executor.phase import Phase
 
-from .canned import CPU, CRASH, CUDA, HANG, keep_places, replace_probe
+from .canned import CPU, CRASH, CUDA, keep_places, replace_probe
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
@@ -96,13 +98,12 @@ def test_without_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found["device"].level is Level.FAIL
 
 
-def test_a_step_that_hangs_names_the_option(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = examine(monkeypatch, tmp_path, {**CPU, probe.FLOAT32: HANG}, seconds=1.5)
-    assert found["nano in f32"].level is Level.FAIL
-    assert "no answer within 1.5 s" in found["nano in f32"].text
-    assert "--time-limit" in found["nano in f32"].remedy
+def test_a_step_that_hangs_names_the_option() -> None:
+    late = Answer(probe.FLOAT32, problem="no answer within 9 s", is_late=True)
+    found = judge_problem(late)
+    assert (found.name, found.level) == ("nano in f32", Level.FAIL)
+    assert found.remedy.startswith("on a busy machine, repeat with a longer --time-limit; else ")
+    assert judge_problem(replace(late, step=probe.MODELS)).level is Level.NOTE
 
 
 def test_a_check_that_the_system_refuses_is_a_note(

@@ -16,6 +16,7 @@ from dinac_cli.doctor.hardware import (
     judge_torch,
     measure_compilers,
     measure_device,
+    read_driver,
 )
 
 from .canned import CPU, CUDA
@@ -31,6 +32,24 @@ def test_this_machine_is_measured() -> None:
     absent = measure_device("cuda:99")
     assert absent["device"] is None
     assert absent["problem"].startswith("device cuda:99 is not available; ")
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 2024", "550.54.15"),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build",
+            "580.65.06",
+        ),
+        ("something else", None),
+    ],
+)
+def test_the_version_of_the_driver(line: str, version: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "version"
+    path.write_text(f"{line}\nGCC version:  gcc version 12.3.0\n")
+    assert read_driver(path) == version
+    assert read_driver(tmp_path / "absent") is None
 
 
 @pytest.mark.parametrize(
@@ -60,7 +79,7 @@ def test_the_build_of_torch(changes: dict[str, Any], text: str) -> None:
         (
             CUDA[probe.DEVICE],
             Level.OK,
-            "cuda:0 computes: NVIDIA H200, capability 9.0, 141 GiB",
+            "cuda:0 computes: NVIDIA H200, capability 9.0, 141 GiB, driver 580.65.06",
             "",
         ),
         (
