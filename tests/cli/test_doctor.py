@@ -165,7 +165,10 @@ def test_the_parent_imports_nothing_that_can_crash(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], message: str) -> None:
-    assert run("doctor", *arguments) == Finished(2, "", f"dinac: {message}\n")
+    done = run("doctor", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"dinac: {message}")
+    assert done.err.count("\n") == 1
 
 
 def test_without_a_second_process_it_exits_with_1(
