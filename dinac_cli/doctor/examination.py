@@ -32,15 +32,16 @@ SCHEMA = 1
 DEFAULT_SECONDS = 300.0
 
 _REINSTALL = "pip install --force-reinstall"
+_DINAC_CUDA = f"set DINAC_CUDA=torch, or use --device cpu, and {gpu.REPORT}"
 _FAULTS = {
     probe.DEVICE: ("torch cannot be used", f"{_REINSTALL} torch"),
     probe.ARITHMETIC: ("torch cannot multiply matrices", "use --dtype f32, or reinstall torch"),
     probe.FLOAT32: ("the model cannot compute", f"{_REINSTALL} torch dinac-cli"),
     probe.BFLOAT16: ("the model cannot compute in bf16", "use --dtype f32"),
     probe.EXTRAS: ("image libraries cannot be used", f"{_REINSTALL} pillow numpy simplejpeg"),
-    probe.KERNELS_NANO: ("the kernels fail", "set DINAC_CUDA=torch"),
-    probe.KERNELS_D2: ("the kernels fail", "set DINAC_CUDA=torch"),
-    probe.BATCHES: ("the kernels fail", "set DINAC_CUDA=torch"),
+    probe.KERNELS_NANO: ("the GPU cannot compute", _DINAC_CUDA),
+    probe.KERNELS_D2: ("the GPU cannot compute", _DINAC_CUDA),
+    probe.BATCHES: ("the GPU cannot compute", _DINAC_CUDA),
 }
 """A step without which `encode` and `decode` do not work → what that means, and the remedy."""
 
@@ -105,18 +106,21 @@ class Examination:
 def _judge(answer: Answer, kind: str) -> Iterator[Finding]:
     """Yields the findings of a step on a device of this kind: none if the step does not apply."""
     if answer.problem:
-        yield judge_problem(answer)
+        yield judge_problem(answer, kind)
     elif (facts := answer.facts) is not None:
         yield from _guard_all(answer.step, lambda: _JUDGES[answer.step](facts, kind))
 
 
-def judge_problem(answer: Answer) -> Finding:
-    """Returns the finding for a step that failed, crashed or hung."""
+def judge_problem(answer: Answer, kind: str) -> Finding:
+    """Returns the finding for a step that failed, crashed or hung on a device of this kind."""
     facts = {"problem": answer.problem, "details": list(answer.details)}
     if answer.step not in _FAULTS:
         text = f"could not be checked: {answer.problem}"
-        return note(answer.step, text, gpu.REPORT, facts)
+        return note(answer.step, text, answer.remedy or gpu.REPORT, facts)
     meaning, remedy = _FAULTS[answer.step]
+    if kind == "cuda" and answer.step in probe.DEVICE_STEPS:
+        remedy = _DINAC_CUDA
+    remedy = answer.remedy or remedy
     if answer.is_late:
         remedy = f"on a busy machine, repeat with a longer --time-limit; else {remedy}"
     return fail(answer.step, f"{meaning}: {answer.problem}", remedy, facts)

@@ -116,7 +116,6 @@ def repeat_batches(device: str, count_memory: Callable[[], int]) -> Facts:
         "encode": lambda: engine.encode(images),
         "decode": lambda: engine.decode(latents, sizes, settings),
     }
-
     found = {name: measure_task(task, count_memory) for name, task in tasks.items()}
     return {
         "compute": engine.compute,

@@ -20,19 +20,22 @@ from dinac_cli.jobs.executor.environment import make_environment
 _PROBE = "dinac_cli.doctor.probe"
 _LINES_KEPT = 30
 _END_SECONDS = 1.0
+_KILL = 9
 
 
 @dataclass(frozen=True)
 class Answer:
     """The facts of a step, or the `problem` that prevented them.
 
-    Both are missing if the step does not apply to the device. `is_late` is true if the step took
-    too long. `details` are the last lines that the process wrote on standard error.
+    Both are missing if the step does not apply to the device. `remedy` is what the error says, if
+    it says what to do. `is_late` is true if the step took too long. `details` are the last lines
+    that the process wrote on standard error.
     """
 
     step: str
     facts: Facts | None = None
     problem: str = ""
+    remedy: str = ""
     is_late: bool = False
     details: tuple[str, ...] = ()
 
@@ -40,8 +43,8 @@ class Answer:
 def inquire(steps: Sequence[str], device: str, seconds: float) -> Iterator[Answer | str]:
     """Yields the name of each step when it begins, then its answer.
 
-    If the process crashes in a step, or a step takes more than `seconds`, another process runs the
-    steps after it. Raises OSError if no process can be started.
+    If a step fails, crashes or takes more than `seconds`, another process runs the steps after it:
+    a device may be unusable after a failure. Raises OSError if no process can be started.
     """
     waiting = list(steps)
     while waiting:
@@ -52,7 +55,7 @@ def inquire(steps: Sequence[str], device: str, seconds: float) -> Iterator[Answe
 
 
 def _inquire_once(steps: Sequence[str], device: str, seconds: float) -> Iterator[Answer | str]:
-    """Runs steps in one process, up to the step that ends it."""
+    """Runs steps in one process, up to the first one that fails."""
     order = json.dumps({"steps": list(steps), "device": device, "seconds": seconds})
     with _Process([*make_command(), order]) as process:
         waiting = deque(steps)
@@ -60,7 +63,8 @@ def _inquire_once(steps: Sequence[str], device: str, seconds: float) -> Iterator
             if "facts" in line:
                 yield Answer(waiting.popleft(), line["facts"])
             elif "error" in line:
-                yield Answer(waiting.popleft(), problem=line["error"])
+                yield Answer(waiting[0], problem=line["error"], remedy=line["remedy"])
+                return
             else:
                 yield waiting[0]
             if not waiting:
@@ -138,6 +142,8 @@ class _Process:
         self._threads[1].join(_END_SECONDS)
         if self.is_late:
             return f"no answer within {seconds:g} s"
+        if code == -_KILL:
+            return "the system killed the process (SIGKILL); perhaps memory ran out"
         if code >= 0:
             return f"the process ended with exit code {code}"
         with suppress(ValueError):

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from dinac_cli.codec.machine import configure_threads
 from dinac_cli.doctor import arithmetic, gpu, hardware, installation, places, reference, room
 from dinac_cli.doctor.finding import Facts
-from dinac_cli.errors import quote_error
+from dinac_cli.errors import DinacError, quote_error
 
 Measure = Callable[[str], Facts | None]
 """Measures something on a device. Returns None if the device has nothing to measure."""
@@ -68,8 +68,11 @@ def run_steps(names: Iterable[str], device: str, seconds: float, answers: TextIO
         send(step=name)
         try:
             send(step=name, facts=STEPS[name](device))
+        except DinacError as exc:
+            text, _, remedy = str(exc).rpartition("; ")
+            send(step=name, error=text or remedy, remedy=remedy if text else "")
         except Exception as exc:
-            send(step=name, error=quote_error(exc))
+            send(step=name, error=quote_error(exc), remedy="")
     faulthandler.cancel_dump_traceback_later()
 
 

@@ -131,7 +131,7 @@ CUDA: Mapping[str, Any] = {
 }
 """A step → the facts on a sound machine with a GPU."""
 
-CRASH, HANG, LEAVE = "crash", "hang", "leave"
+CRASH, HANG, KILL, LEAVE = "crash", "hang", "kill", "leave"
 
 _PROGRAM = """
 import json, os, resource, signal, sys, time
@@ -143,13 +143,17 @@ for step in json.loads(sys.argv[2])["steps"]:
     if what == "crash":
         print("Fatal error in a kernel", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGILL)
+    elif what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     elif what == "hang":
         time.sleep(3600)
     elif what == "leave":
         print('{"st', end="", flush=True)
         os._exit(7)
     elif isinstance(what, str):
-        print(json.dumps({"step": step, "error": what}), flush=True)
+        text, _, remedy = what.partition("; ")
+        print(json.dumps({"step": step, "error": text, "remedy": remedy}), flush=True)
+        time.sleep(3600)  # nothing more is asked
     else:
         print(json.dumps({"step": step, "facts": what}), flush=True)
 """
@@ -158,7 +162,7 @@ for step in json.loads(sys.argv[2])["steps"]:
 def replace_probe(monkeypatch: pytest.MonkeyPatch, plan: Mapping[str, Any]) -> None:
     """Replaces the probe by a program with fixed answers.
 
-    `plan` maps each step to its facts, to the text of its error, or to CRASH, HANG or LEAVE.
+    `plan` maps each step to its facts, to the text of its error, or to CRASH, HANG, KILL or LEAVE.
     """
     command = [sys.executable, "-S", "-c", _PROGRAM, json.dumps(dict(plan))]
     monkeypatch.setattr(inquiry, "make_command", lambda: command)

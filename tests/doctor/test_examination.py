@@ -100,10 +100,17 @@ def test_without_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_step_that_hangs_names_the_option() -> None:
     late = Answer(probe.FLOAT32, problem="no answer within 9 s", is_late=True)
-    found = judge_problem(late)
+    found = judge_problem(late, "cpu")
     assert (found.name, found.level) == ("nano in f32", Level.FAIL)
     assert found.remedy.startswith("on a busy machine, repeat with a longer --time-limit; else ")
-    assert judge_problem(replace(late, step=probe.MODELS)).level is Level.NOTE
+    assert judge_problem(replace(late, step=probe.MODELS), "cpu").level is Level.NOTE
+
+
+def test_the_remedy_is_that_of_the_error_or_of_the_device() -> None:
+    failed = Answer(probe.FLOAT32, problem="DINAC_CUDA=x")
+    assert judge_problem(failed, "cpu").remedy.startswith("pip install ")
+    assert judge_problem(failed, "cuda").remedy.startswith("set DINAC_CUDA=torch, or use ")
+    assert judge_problem(replace(failed, remedy="choose one"), "cuda").remedy == "choose one"
 
 
 def test_a_check_that_the_system_refuses_is_a_note(

@@ -14,8 +14,9 @@ import pytest
 
 from dinac_cli.doctor import inquiry, probe
 from dinac_cli.doctor.inquiry import Answer, inquire
+from dinac_cli.errors import DeviceError
 
-from .canned import CRASH, HANG, LEAVE, replace_probe
+from .canned import CRASH, HANG, KILL, LEAVE, replace_probe
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
@@ -34,10 +35,10 @@ def ask(
 
 
 def test_facts_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = ask(monkeypatch, {"a": {"x": 1}, "b": "ImportError: y", "c": None, "d": {}})
+    found = ask(monkeypatch, {"a": {"x": 1}, "b": "ImportError: y; install it", "c": None, "d": {}})
     assert found == [
         Answer("a", {"x": 1}),
-        Answer("b", problem="ImportError: y"),
+        Answer("b", problem="ImportError: y", remedy="install it"),
         Answer("c"),
         Answer("d", {}),
     ]
@@ -54,6 +55,11 @@ def test_a_crash_costs_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_step_may_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     found = ask(monkeypatch, {"a": CRASH, "b": CRASH})
     assert [one.step for one in found] == ["a", "b"]
+
+
+def test_a_process_that_the_system_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    (killed,) = ask(monkeypatch, {"a": KILL})
+    assert killed.problem == "the system killed the process (SIGKILL); perhaps memory ran out"
 
 
 def test_a_process_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,13 +129,19 @@ def test_steps_that_raise_are_answers_too(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(device: str) -> Any:
         raise RuntimeError(f"no\nluck on {device}")
 
+    def refuse(device: str) -> Any:
+        raise DeviceError("no memory; free some")
+
     monkeypatch.setitem(probe.STEPS, "bad", fail)
+    monkeypatch.setitem(probe.STEPS, "refused", refuse)
     monkeypatch.setitem(probe.STEPS, "good", lambda device: {"x": device})
     answers = io.StringIO()
-    probe.run_steps(["bad", "good"], "cpu", LONG, answers)
+    probe.run_steps(["bad", "refused", "good"], "cpu", LONG, answers)
     assert [json.loads(line) for line in answers.getvalue().splitlines()] == [
         {"step": "bad"},
-        {"step": "bad", "error": "RuntimeError: no luck on cpu"},
+        {"step": "bad", "error": "RuntimeError: no luck on cpu", "remedy": ""},
+        {"step": "refused"},
+        {"step": "refused", "error": "no memory", "remedy": "free some"},
         {"step": "good"},
         {"step": "good", "facts": {"x": "cpu"}},
     ]
