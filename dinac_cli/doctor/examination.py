@@ -93,14 +93,11 @@ class Examination:
         return kind
 
     def _inquire(self, steps: Iterable[str], watch: Watch) -> Generator[Answer, None, None]:
-        names = list(steps)
-        done = 0
-        for one in inquire(names, self.device, self.seconds):
+        for one in inquire(list(steps), self.device, self.seconds):
             if isinstance(one, Answer):
-                done += 1
                 yield one
             else:
-                watch(Phase("checking", done, len(names), one))
+                watch(Phase("checking", detail=one))
 
 
 def _judge(answer: Answer, kind: str) -> Iterator[Finding]:

@@ -130,7 +130,6 @@ def test_phases_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     phases: list[Phase] = []
     list(Examination(folder=tmp_path).run(phases.append))
     assert [one.detail for one in phases if one.name == "checking"] == list(probe.STEPS)
-    assert all(one.total is not None and one.done < one.total for one in phases if one.detail)
 
 
 def test_every_step_has_a_judge() -> None:
