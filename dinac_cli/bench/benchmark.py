@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,16 @@ from typing import Any
 
 import torch
 
-from dinac_cli.bench.contenders import Contender, draw_network, list_contenders
+from dinac_cli.bench.contenders import FAST, PLAIN, Contender, draw_network, list_contenders
+from dinac_cli.bench.cost import NETWORKS, Cost, count_cost, find_gpu
 from dinac_cli.bench.host import HostTaskFigures, list_counts, list_tasks, measure_task
-from dinac_cli.bench.network import Accuracy, NetworkFigures, check_accuracy, measure_networks
+from dinac_cli.bench.network import (
+    TASKS,
+    Accuracy,
+    NetworkFigures,
+    check_accuracy,
+    measure_networks,
+)
 from dinac_cli.bench.processes import CommandFigures, measure_commands
 from dinac_cli.bench.stages import StageFigures, measure_decode, measure_encode
 from dinac_cli.bench.timing import measure_matmul
@@ -27,7 +35,8 @@ from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
 from dinac_cli.models.device import fix_arithmetic, resolve_device, resolve_dtype
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
-from dinac_cli.models.dinac.config import RELEASED
+from dinac_cli.models.dinac.config import RELEASED, DinacAEConfig
+from dinac_cli.models.dinac.fast import ladder
 from dinac_cli.models.interface import DECODER, ENCODER
 from dinac_cli.models.registry import ResolvedModel
 
@@ -92,6 +101,40 @@ class Benchmark:
             "torch": torch.__version__,
             "matmul_tflops": self._matmul_rate / 1e12,
         }
+
+    def predict_costs(self) -> Iterator[Cost]:
+        """Counts what the model would do on a GPU in bfloat16. Loads no weights.
+
+        Yields a row for each task, image size and step of the ladder. Raises ModelError.
+        """
+        batches = self.request.batches or (None,)
+        for (task, steps), side, batch, network in itertools.product(
+            TASKS, self.request.resolutions, batches, NETWORKS
+        ):
+            yield count_cost(self._config, torch.bfloat16, network, task, steps, side, batch)
+
+    def compare_with_predictions(self, figures: Sequence[NetworkFigures]) -> Iterator[str]:
+        """Yields a line for each measured figure of a GPU whose speed can be predicted."""
+        is_cuda = self.device.type == "cuda" and self.dtype == torch.bfloat16
+        gpu = find_gpu(torch.cuda.get_device_name(self.device)) if is_cuda else None
+        if gpu is None:
+            return
+        for row in figures:
+            network = {PLAIN: ladder.PLAIN, FAST: ladder.GRAPHS}.get(row.network)
+            if network is not None:
+                sizes = row.task, row.steps, row.resolution, row.batch
+                cost = count_cost(self._config, self.dtype, network, *sizes)
+                rate, measured = cost.predict_rate(gpu), row.images_per_second
+                what = f"{row.task} {row.resolution}, batch {row.batch}, {row.network}"
+                times = f"{measured / rate:.2f} times the {rate:.0f} that are predicted"
+                yield f"{what}: {measured:.0f} images/s, {times}"
+
+    @property
+    def _config(self) -> DinacAEConfig:
+        if self.request.random_weights is not None:
+            return RELEASED[self.request.random_weights]
+        assert self.request.model is not None
+        return self.request.model.read_config()
 
     def measure_networks(self) -> Iterator[NetworkFigures]:
         """Times the contenders in turns. Raises ModelError, UsageError."""

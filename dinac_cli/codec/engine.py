@@ -210,22 +210,17 @@ class Engine:
         self, batch: Tensor, *, logsnr: bool, class_token: bool
     ) -> tuple[Tensor, ...]:
         """Encodes uint8 [B, H, W, 3] to whitened latents [B, C, h, w] and the requested extras."""
-        images = batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        posterior = self._model.encode_pixels(batch)
+        parts = [self._model.whiten(posterior.mode())]
         if logsnr:
-            posterior = self._model.encode_posterior(images)
-            parts = [self._model.whiten(posterior.mode()), posterior.logsnr.contiguous()]
-        else:
-            parts = [self._model.encode(images)]
+            parts.append(posterior.logsnr.contiguous())
         if class_token:
             parts.append(self._model.predict_class(parts[0]).contiguous())
         return tuple(parts)
 
     def _decode_batch(self, batch: Tensor, settings: DinacAEInferenceConfig) -> tuple[Tensor, ...]:
         """Decodes whitened latents [B, C, h, w] to uint8 images [B, H, W, 3]."""
-        height, width = (self.patch * side for side in batch.shape[2:])
-        x = self._model.decode(batch, height, width, settings)
-        levels = x.clamp(-1.0, 1.0).add_(1.0).mul_(127.5).round_()
-        return (levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
+        return (self._model.decode_pixels(batch, settings),)
 
     def _submit(
         self,

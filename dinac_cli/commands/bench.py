@@ -17,6 +17,7 @@ from dinac_cli.models.dinac.config import RELEASED
 
 if TYPE_CHECKING:
     from dinac_cli.bench.benchmark import Benchmark
+    from dinac_cli.bench.cost import Cost
     from dinac_cli.bench.host import HostTaskFigures
     from dinac_cli.bench.network import Comparison, NetworkFigures
     from dinac_cli.bench.processes import CommandFigures, CommandLine
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dinac_cli.commands.screen.tables import Table
     from dinac_cli.models.registry import ResolvedModel
 
-_PARTS = ("network", "commands", "host")
+_PARTS = ("network", "commands", "host", "cost")
 
 Images = Annotated[
     list[str] | None,
@@ -42,7 +43,8 @@ Only = Annotated[
         show_default="network and commands",
         **choices("--only", _PARTS),
         help="network: time only the model; commands: only whole commands; host: only reading, "
-        "packing and writing, with a model that takes no time.",
+        "packing and writing, with a model that takes no time; cost: predict the speed of the "
+        "model on some GPUs, without one.",
     ),
 ]
 Resolution = Annotated[
@@ -168,7 +170,10 @@ def bench(
             model_rate=model_rate,
         )
         report = _Report(Benchmark(request, watch), console, as_json)
-        report.add_machine()
+        if only == "cost":
+            report.add_costs()
+        else:
+            report.add_machine()
         if only in (None, "network"):
             report.add_networks()
         if only in (None, "commands"):
@@ -236,6 +241,8 @@ class _Report:
 
         figures = self._collect("network", self._benchmark.measure_networks(), "models")
         self._print_table(tabulate_networks(figures))
+        for line in self._benchmark.compare_with_predictions(figures):
+            self._print(line)
         compared = self._benchmark.request.compare
         if compared is not None:
             comparisons = compare_with(compared, figures)
@@ -271,6 +278,28 @@ class _Report:
         tasks = self._collect("host", self._benchmark.measure_host(), "host")
         self._print_table(tabulate_host_stages(tasks))
         self._print_table(tabulate_host(tasks))
+
+    def add_costs(self) -> None:
+        """Predicts the speed of the model on GPUs."""
+        from dinac_cli.bench.cost import GPUS
+
+        costs = list(self._benchmark.predict_costs())
+        self._collected["cost"] = [
+            {
+                "task": cost.task,
+                "steps": cost.steps,
+                "network": cost.network,
+                "resolution": cost.resolution,
+                "batch": cost.batch,
+                "kernels": len(cost.kernels),
+                "flops": cost.flops,
+                "bytes": cost.size_bytes,
+                "predicted_images_per_second": {gpu.name: cost.predict_rate(gpu) for gpu in GPUS},
+            }
+            for cost in costs
+        ]
+        self._print(f"{self._benchmark.label}; bf16; images/s are predicted, not measured")
+        self._print_table(tabulate_costs(costs))
 
     def finish(self) -> int:
         """Prints the JSON and the failed checks; returns the exit code."""
@@ -312,6 +341,23 @@ def tabulate_networks(figures: Iterable[NetworkFigures]) -> Table:
              f"{row.ms_per_batch:.1f}", _format_figure(row.ms_per_image),
              _format_figure(row.images_per_second), _format_mib(row.peak_memory_mib), share,
              f"{row.speedup:.2f}x"]
+        )  # fmt: skip
+    return table
+
+
+def tabulate_costs(costs: Iterable[Cost]) -> Table:
+    """Returns one row per task, size, batch and step of the ladder; the last columns are GPUs."""
+    from dinac_cli.bench.cost import GPUS
+
+    table = [
+        ["task", "NFE", "network", "size", "batch", "kernels", "GFLOP", "GB"]
+        + [gpu.short for gpu in GPUS]
+    ]
+    for row in costs:
+        table.append(
+            [row.task, str(row.steps or "-"), row.network, str(row.resolution), str(row.batch),
+             str(len(row.kernels)), f"{row.flops / 1e9:.0f}", f"{row.size_bytes / 1e9:.1f}",
+             *(_format_figure(row.predict_rate(gpu)) for gpu in GPUS)]
         )  # fmt: skip
     return table
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 
-from dinac_cli.bench import processes
+from dinac_cli.bench import benchmark, processes
 from dinac_cli.bench.benchmark import Benchmark, BenchRequest
 from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.models.registry import resolve_model
@@ -33,3 +34,25 @@ def test_commands_run_on_samples_with_the_requested_options(
     for row in figures:
         assert 0 < row.first_file_seconds <= row.seconds
         assert sys.platform != "linux" or (row.peak_memory_mib or 0) > 50
+
+
+def test_the_measured_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches its kernels on the current device."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(benchmark, "resolve_device", torch.device)
+    monkeypatch.setattr(benchmark, "fix_arithmetic", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    request = BenchRequest(
+        model=resolve_model("nano"),
+        random_weights=None,
+        choice=DeviceChoice(device="cuda:1", dtype="bf16"),
+        compare=None,
+        resolutions=(),
+        batches=(),
+        images=(),
+        file_counts=(),
+        workers=1,
+        seconds=0.0,
+    )
+    Benchmark(request)
+    assert current == [torch.device("cuda:1")]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
+from dinac_cli.bench import network
 from dinac_cli.bench.contenders import (
     FAST,
     PLAIN,
+    Calls,
     DinacContender,
     Flux2Contender,
     draw_network,
@@ -80,6 +84,39 @@ def test_requested_batches_are_timed(plain: DinacAE) -> None:
     assert [f.batch for f in figures] == [1, 3] * 3
     for row in figures:
         assert row.ms_per_image == pytest.approx(row.ms_per_batch / row.batch)
+
+
+class Recorded(DinacContender):
+    """A contender that is timed otherwise than its memory is measured."""
+
+    def __init__(self, plain: DinacAE) -> None:
+        super().__init__(plain, plain)
+        self.called: list[str] = []
+
+    def prepare(self, task: str, steps: int, batch: int, side: int) -> Calls:
+        def note(name: str) -> Tensor:
+            self.called.append(name)
+            return torch.zeros(1)
+
+        return Calls(lambda: note("timed"), lambda: note("eager"))
+
+
+def test_memory_is_that_of_the_call_that_is_not_recorded(
+    plain: DinacAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorded graph has its memory before it is called."""
+    measured: list[str] = []
+
+    def measure(work: Callable[[], object], device: torch.device) -> int:
+        contender.called.clear()
+        work()
+        measured.extend(contender.called)
+        return 2**20
+
+    monkeypatch.setattr(network, "measure_growth", measure)
+    contender = Recorded(plain)
+    figures = list(measure_networks({PLAIN: contender}, plain, (32,), (), 1e12, seconds=0.0))
+    assert measured == ["eager"] * len(figures) == ["eager"] * 3
 
 
 def test_flops_of_the_published_model() -> None:

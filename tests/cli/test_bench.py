@@ -90,6 +90,32 @@ def test_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split("  ")[0] for line in lines[-5:-1]] == tasks
 
 
+def test_cost_alone() -> None:
+    arguments = ("bench", "--only", "cost", "--random-weights", "d2")
+    finished = run(*arguments, "--resolution", "256", "--json")
+    assert (finished.code, finished.err) == (0, "")
+    report = json.loads(finished.out)
+    assert list(report) == ["cost"]
+    assert [(row["task"], row["steps"], row["network"]) for row in report["cost"]] == [
+        (task, steps, network)
+        for task, steps in (("encode", 0), ("decode", 1), ("decode", 4))
+        for network in ("plain", "torch", "graphs")
+    ]
+    for row in report["cost"]:
+        assert row["batch"] == 32
+        assert row["kernels"] > 80
+        assert min(row["predicted_images_per_second"].values()) > 100
+    table = run(*arguments, "--resolution", "256", "--resolution", "1024")
+    lines = table.out.splitlines()
+    assert lines[0] == "d2, random weights; bf16; images/s are predicted, not measured"
+    assert lines[1].split() == [
+        "task", "NFE", "network", "size", "batch", "kernels", "GFLOP", "GB",
+        "A100", "H200", "4090", "5090",
+    ]  # fmt: skip
+    assert len(lines) == 2 + 18 + 1
+    assert all(len(line) <= 80 for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,7 +126,7 @@ def test_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
             "--random-weights and --model cannot be used together; leave one out",
         ),
         (("--compare", "sd"), "--compare sd: choose one of flux2"),
-        (("--only", "it"), "--only it: choose one of network, commands, host"),
+        (("--only", "it"), "--only it: choose one of network, commands, host, cost"),
         (("absent.png",), "absent.png: no such file"),
     ],
 )

@@ -27,6 +27,8 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE
 from dinac_cli.models.dinac.fast.graphs import Compute, CudaRecorder
 from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, TRITON, Choice
+from dinac_cli.models.dinac.levels import round_images, scale_pixels
+from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 from .conftest import GOLDEN, Pixels, draw, make_handle
@@ -56,11 +58,15 @@ class Mirror:
             raise self.failures.pop(0)
         return images
 
-    def decode(
-        self, latents: Tensor, height: int, width: int, settings: DinacAEInferenceConfig
-    ) -> Tensor:
-        assert latents.shape[2:] == (height, width)
-        return self.encode(latents)
+    def encode_pixels(self, pixels: Tensor) -> Posterior:
+        images = self.encode(scale_pixels(pixels))
+        return Posterior(images, torch.full_like(images, torch.inf))  # no noise: the mode is exact
+
+    def whiten(self, latents_raw: Tensor) -> Tensor:
+        return latents_raw
+
+    def decode_pixels(self, latents: Tensor, settings: DinacAEInferenceConfig) -> Tensor:
+        return round_images(self.encode(latents))
 
 
 def make_engine(model: Mirror) -> Engine:

@@ -18,6 +18,7 @@ from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE, accelerate
 from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.operations import Operations
+from dinac_cli.models.dinac.levels import round_images, scale_pixels
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 from .test_golden import BFLOAT16_FACTOR, FLOAT32_TOLERANCE, relative_error
@@ -45,6 +46,12 @@ SETTINGS = [
     DinacAEInferenceConfig(seed=3, num_steps=3, pdg=True),
     DinacAEInferenceConfig(seed=3, num_steps=2, sampler="dpmpp_2m", strength=0.6),
 ]
+# The number of times decides how torch's vector code splits them; several steps, with guidance.
+PIXEL_SETTINGS = [
+    *SETTINGS,
+    DinacAEInferenceConfig(seed=3, num_steps=9, schedule="cosine"),
+    DinacAEInferenceConfig(seed=3, num_steps=2, pdg=True, strength=0.8),
+]
 SIZES = [(16, 16), (80, 144)]
 
 
@@ -67,6 +74,10 @@ def draw_network(config: DinacAEConfig, dtype: torch.dtype = torch.float32) -> D
 def draw_images(count: int, height: int, width: int) -> Tensor:
     """Draws uniform noise from the global generator."""
     return torch.rand(count, 3, height, width) * 2 - 1
+
+
+def draw_pixels(count: int, height: int, width: int) -> Tensor:
+    return torch.randint(256, (count, height, width, 3), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +162,39 @@ def test_batch_matches_single_images(wide: DinacAE) -> None:
         for settings, batch in zip(SETTINGS, decoded, strict=True):
             alone = fast.decode(latents[one], 48, 80, settings)
             assert relative_error(batch[one], alone) <= FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["small", "small_bfloat16"])
+@torch.inference_mode()
+def test_pixels_have_the_bytes_of_images(kind: str, request: pytest.FixtureRequest) -> None:
+    """On a CPU, the fused ends of the network compute exactly what the separate steps compute."""
+    plain: DinacAE = request.getfixturevalue(kind)
+    pixels = draw_pixels(2, 48, 80)
+    for model in (plain, accelerate(plain)):
+        posterior, expected = (
+            model.encode_pixels(pixels),
+            model.encode_posterior(scale_pixels(pixels)),
+        )
+        assert torch.equal(posterior.mean, expected.mean)
+        assert torch.equal(posterior.logsnr, expected.logsnr)
+        latents = model.whiten(posterior.mode())
+        for settings in PIXEL_SETTINGS:
+            images = model.decode(latents, 48, 80, settings)
+            assert torch.equal(model.decode_pixels(latents, settings), round_images(images))
+
+
+@torch.inference_mode()
+def test_pixels_with_triton(small: DinacAE, interpreted_operations: Operations) -> None:
+    pixels = draw_pixels(1, 32, 16)
+    fast = accelerate(small, interpreted_operations)
+    posterior, expected = fast.encode_pixels(pixels), small.encode_pixels(pixels)
+    assert relative_error(posterior.mean, expected.mean) <= FLOAT32_TOLERANCE
+    latents = small.whiten(expected.mode())
+    for settings in (SETTINGS[0], PIXEL_SETTINGS[-1]):
+        decoded = fast.decode_pixels(latents, settings).int()
+        error = (decoded - small.decode_pixels(latents, settings).int()).abs()
+        assert error.max() <= 1  # if a value lies between two levels
+        assert error.float().mean() <= 1e-3
 
 
 @torch.inference_mode()

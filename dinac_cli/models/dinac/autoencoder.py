@@ -15,9 +15,11 @@ from dinac_cli.models.dinac.checkpoint import check_tensors, demand_dtype, read_
 from dinac_cli.models.dinac.class_head import ClassHead
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.decoder import Decoder
+from dinac_cli.models.dinac.denoising import Denoising
 from dinac_cli.models.dinac.encoder import Encoder
+from dinac_cli.models.dinac.levels import round_images
 from dinac_cli.models.dinac.posterior import Posterior
-from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise, guide
+from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, space_times
 from dinac_cli.models.dinac.source import locate_checkpoint, read_config
 from dinac_cli.models.dinac.tensor_file import check_aliases, keeps_float32, read_tensor_table
@@ -113,6 +115,12 @@ class DinacAE(nn.Module):
         self._demand_images(images)
         return self.encoder(images.to(self.device))
 
+    def encode_pixels(self, pixels: Tensor) -> Posterior:
+        """Returns the posterior of pixels, uint8 [B, H, W, 3]."""
+        self._demand_part(ENCODER)
+        self._demand_pixels(pixels)
+        return self.encoder.encode_pixels(pixels.to(self.device))
+
     def decode(
         self,
         latents: Tensor,
@@ -124,24 +132,16 @@ class DinacAE(nn.Module):
 
         With a seed, the noise of an image does not depend on the rest of the batch.
         """
-        self._demand_part(DECODER)
         settings = inference_config or DinacAEInferenceConfig()
-        latents_raw = self.dewhiten(latents)
-        self._demand_size(latents, height, width)
-        schedule = CosineSchedule(self.config.logsnr_min, self.config.logsnr_max)
-        times = space_times(settings.num_steps, settings.schedule, settings.strength)
-        sigma = float(schedule.sigma(times[0]))
-        x, embedded = self._draw_start(len(latents), height, width, settings.seed, sigma)
+        denoise, times, schedule = self._begin_decoding(latents, height, width, settings)
+        return SAMPLERS[settings.sampler](denoise, denoise.start, times, schedule)
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            seen = embedded if x_t is x else self.decoder.embed(x_t)
-            begun = self.decoder.begin(seen, t[None], latents_raw)  # all images have the same time
-            x0 = self.decoder.finish(begun)
-            if not settings.pdg:
-                return x0
-            return guide(x0, self.decoder.finish(begun, drop_middle=True), settings.pdg_strength)
-
-        return SAMPLERS[settings.sampler](denoise, x, times, schedule)
+    def decode_pixels(
+        self, latents: Tensor, inference_config: DinacAEInferenceConfig | None = None
+    ) -> Tensor:
+        """Decodes whitened latents to pixels, uint8 [B, H, W, 3]: clamps and rounds `decode`."""
+        height, width = (self.config.patch_size * side for side in latents.shape[-2:])
+        return round_images(self.decode(latents, height, width, inference_config))
 
     def reconstruct(
         self, images: Tensor, inference_config: DinacAEInferenceConfig | None = None
@@ -209,6 +209,26 @@ class DinacAE(nn.Module):
         """Returns the tensors that are cached between calls. This class caches no tensors."""
         return []
 
+    def _begin_decoding(
+        self, latents: Tensor, height: int, width: int, settings: DinacAEInferenceConfig
+    ) -> tuple[Denoising, Tensor, CosineSchedule]:
+        """Returns the denoiser, the N + 1 times and the schedule for a sampler."""
+        self._demand_part(DECODER)
+        latents_raw = self.dewhiten(latents)
+        self._demand_size(latents, height, width)
+        schedule = CosineSchedule(self.config.logsnr_min, self.config.logsnr_max)
+        times = space_times(settings.num_steps, settings.schedule, settings.strength)
+        sigma = float(schedule.sigma(times[0]))
+        start, embedded = self._draw_start(len(latents), height, width, settings.seed, sigma)
+        denoise = Denoising(
+            decoder=self.decoder,
+            latents_raw=latents_raw,
+            start=start,
+            embedded=embedded,
+            guidance=settings.pdg_strength if settings.pdg else None,
+        )
+        return denoise, times, schedule
+
     def _draw_start(
         self, batch: int, height: int, width: int, seed: int | None, sigma: float
     ) -> tuple[Tensor, Tensor]:
@@ -250,6 +270,16 @@ class DinacAE(nn.Module):
                 f"images of shape {list(images.shape)} and type {images.dtype} do not fit this "
                 f"model; it expects floats [batch, 3, height, width] with sides divisible by "
                 f"{patch}"
+            )
+
+    def _demand_pixels(self, pixels: Tensor) -> None:
+        patch = self.config.patch_size
+        fits = pixels.ndim == 4 and pixels.shape[3] == self.config.in_channels
+        fits = fits and all(side > 0 and side % patch == 0 for side in pixels.shape[1:3])
+        if not (fits and pixels.dtype == torch.uint8):
+            raise UsageError(
+                f"pixels of shape {list(pixels.shape)} and type {pixels.dtype} do not fit this "
+                f"model; it expects uint8 [batch, height, width, 3] with sides divisible by {patch}"
             )
 
     def _demand_size(self, latents: Tensor, height: int, width: int) -> None:

@@ -22,12 +22,23 @@ Sampler = Callable[[Denoiser, Tensor, Tensor, CosineSchedule], Tensor]
 
 def sample_ddim(denoise: Denoiser, x: Tensor, times: Tensor, schedule: CosineSchedule) -> Tensor:
     """Samples by deterministic DDIM: Song et al., https://arxiv.org/abs/2010.02502, equation 12."""
-    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    return run_ddim(denoise, x, times, schedule.alpha(times), schedule.sigma(times))
+
+
+def run_ddim(denoise: Denoiser, x: Tensor, times: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Takes one DDIM step between each two neighbouring times. All vectors are [N + 1]."""
     for i in range(len(times) - 1):
-        x0 = denoise(x, times[i])
-        noise = (x - alpha[i] * x0) / sigma[i]
-        x = alpha[i + 1] * x0 + sigma[i + 1] * noise
+        x = step_ddim(x, denoise(x, times[i]), alpha[i : i + 2], sigma[i : i + 2])
     return x
+
+
+def step_ddim(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Takes one DDIM step from `x`, with the estimate `x0` of the clean images.
+
+    `alpha` and `sigma`, both [2], are the scales before and after the step.
+    """
+    noise = (x - alpha[0] * x0) / sigma[0]
+    return alpha[1] * x0 + sigma[1] * noise
 
 
 def sample_dpmpp_2m(

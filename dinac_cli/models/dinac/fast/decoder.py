@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dinac_cli.models.dinac.decoder import Begun, Decoder, FCDMBlock, Modulation, modulate
@@ -11,7 +12,9 @@ from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.fast.recent import Recent
 from dinac_cli.models.dinac.layers import patchify, unpatchify
 
-_TIMES_KEPT = 64
+# Each diffusion time of a long sampling needs its own modulations. One time takes 56 KiB (D2), so
+# the cache takes at most 56 MiB.
+_TIMES_KEPT = 1024
 
 
 class FastConvBlock:
@@ -21,7 +24,8 @@ class FastConvBlock:
         self._operations = operations
         conv = plain.dwconv
         assert conv.bias is not None
-        self._filters, self._filter_bias = conv.weight.detach(), conv.bias.detach()
+        self._filters = operations.arrange_filters(conv.weight.detach())
+        self._filter_bias = conv.bias.detach()
         gelu = not operations.gelu_in_response
         self._widen = FastLinear(plain.pwconv1.weight, plain.pwconv1.bias, gelu=gelu)
         self._gamma = plain.grn.gamma.detach().flatten()
@@ -66,7 +70,10 @@ class FastDecoder(nn.Module):
         self._skip_start = FastLinear(skip[:, :dim], plain.fuse_skip.bias)
         self._skip_middle = FastLinear(skip[:, dim:])
         self._without_middle = self._skip_middle(plain.path_drop_mask_feature.detach().flatten())
-        self._out = FastLinear(plain.out_proj.weight, plain.out_proj.bias)
+        # This layer is always float32. In a bfloat16 network, the error of its input is larger than
+        # that of TF32. torch.compile cannot change the setting in the middle of its code.
+        tf32 = not compiled and self._patches.weight.dtype == torch.bfloat16
+        self._out = FastLinear(plain.out_proj.weight, plain.out_proj.bias, tf32=tf32)
         self._modulations: Recent[float, list[Modulation]] = Recent(_TIMES_KEPT)
         self._compute_start = compile_for_sizes(self._run_start) if compiled else self._run_start
         self._compute_end = compile_for_sizes(self._run_end) if compiled else self._run_end
@@ -82,6 +89,10 @@ class FastDecoder(nn.Module):
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
         """Implements `Decoder.finish`."""
+        return unpatchify(self.finish_patches(begun, drop_middle), self._patch_size)
+
+    def finish_patches(self, begun: Begun, drop_middle: bool = False) -> Tensor:
+        """Implements `Decoder.finish_patches`."""
         return self._compute_end(begun, drop_middle)
 
     def _run_start(
@@ -105,7 +116,7 @@ class FastDecoder(nn.Module):
             x.add_(self._skip_middle(middle))
         for block, modulation in zip(self._end, modulations[last:], strict=True):
             x = block(x, modulation)
-        return unpatchify(self._out(x), self._patch_size).float()
+        return self._out(x)
 
     def list_constants(self) -> list[Tensor]:
         """Returns the tensors that are cached between calls."""

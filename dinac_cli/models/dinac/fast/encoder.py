@@ -15,7 +15,9 @@ from dinac_cli.models.dinac.layers import SelfAttention, TransformerBlock, patch
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.rope import AxialRope2d
 
-_GRIDS_KEPT = 8
+# A recorded graph makes no rotation: the rotations of all sizes that take turns must fit. They take
+# 256 bytes per token, so nine grids of 12 megapixels take 105 MiB.
+_ROTATION_BYTES = 128 * 2**20
 
 
 class FastAttention:
@@ -81,18 +83,28 @@ class FastEncoder(nn.Module):
         ]
         self._moments = FastLinear(plain.to_bottleneck.weight, plain.to_bottleneck.bias)
         self._rope: AxialRope2d = plain.rope
-        self._rotations: Recent[tuple[int, int], Tensor] = Recent(_GRIDS_KEPT)
-        self._compute = compile_for_sizes(self._encode) if compiled else self._encode
+        self._rotations: Recent[tuple[int, int], Tensor] = Recent(
+            _ROTATION_BYTES, lambda rotation: rotation.numel() * rotation.element_size()
+        )
+        self._compute = compile_for_sizes(self._run) if compiled else self._run
 
     def forward(self, images: Tensor) -> Posterior:
         """Returns the posterior [B, C, h, w] of images [B, 3, H, W] in [-1, 1]."""
-        height, width = (side // self._patch_size for side in images.shape[2:])
-        return self._compute(images, self._rotate(height, width))
+        return self._encode(patchify(images, self._patch_size))
 
-    def _encode(self, images: Tensor, rotation: Tensor) -> Posterior:
-        embedded = self._patches(patchify(images, self._patch_size))  # [B, h, w, D]
+    def encode_pixels(self, pixels: Tensor) -> Posterior:
+        """Implements `Encoder.encode_pixels`."""
+        dtype = self._patches.weight.dtype
+        return self._encode(self._operations.read_patches(pixels, self._patch_size, dtype))
+
+    def _encode(self, patches: Tensor) -> Posterior:
+        """Encodes patches [B, h, w, 3·P·P] of images in [-1, 1]."""
+        return self._compute(patches, self._rotate(*patches.shape[1:3]))
+
+    def _run(self, patches: Tensor, rotation: Tensor) -> Posterior:
+        embedded = self._patches(patches)  # [B, h, w, D]
         height, width = embedded.shape[1:3]
-        tokens = self._run_blocks(embedded.float().flatten(1, 2), rotation)
+        tokens = self._run_blocks(embedded.flatten(1, 2), rotation)
         moments = self._moments(tokens).reshape(len(tokens), height, width, -1)  # [B, h, w, 2C]
         mean, logsnr = moments.float().permute(0, 3, 1, 2).chunk(2, dim=1)
         return Posterior(mean.contiguous(), logsnr.contiguous())
@@ -101,10 +113,11 @@ class FastEncoder(nn.Module):
         """Returns the tensors that are cached between calls."""
         return self._rotations.list_values()
 
-    def _run_blocks(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Runs all blocks; updates the float32 stream `x` [B, N, D] in place and returns it."""
-        dtype = self._patches.weight.dtype
-        y: Tensor | None = self._operations.normalize(x, self._blocks[0].first_norm, dtype)
+    def _run_blocks(self, embedded: Tensor, rotation: Tensor) -> Tensor:
+        """Runs all blocks; returns the float32 stream [B, N, D]."""
+        first, dtype = self._blocks[0].first_norm, embedded.dtype
+        y: Tensor | None = self._operations.normalize(embedded, first, dtype)
+        x = embedded.float()
         followings = [*(block.first_norm for block in self._blocks[1:]), None]
         for block, following in zip(self._blocks, followings, strict=True):
             assert y is not None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,13 +15,16 @@ class FastLinear:
 
     If `gelu` is true, an exact GELU follows. On a CPU, bfloat16 weights are stored in oneDNN's
     layout. Matrix products then do not convert the layout, and the GELU needs no extra pass over
-    memory.
+    memory. If `tf32` is true, CUDA may round float32 factors to TF32.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False, tf32: bool = False
+    ) -> None:
         self.weight = weight.detach().flatten(1).contiguous()
         self.bias = None if bias is None else bias.detach().to(weight.dtype)
         self._gelu = gelu
+        self._tf32 = tf32 and self.weight.is_cuda
         self._width = len(self.weight)
         self._packed = _can_pack(self.weight)
         if self._packed:
@@ -32,8 +38,22 @@ class FastLinear:
                 y: Tensor = multiply_packed_opaquely(x, self.weight, self.bias, after, self._width)
                 return y
             return _multiply_packed(x, self.weight, self.bias, after)
-        y = F.linear(x, self.weight, self.bias)
+        with allow_tf32() if self._tf32 else nullcontext():
+            y = F.linear(x, self.weight, self.bias)
         return torch.ops.aten.gelu_(y) if self._gelu else y
+
+
+@contextmanager
+def allow_tf32() -> Iterator[None]:
+    """Lets float32 matrix products on CUDA use TF32; restores the setting of the process."""
+    # cuBLAS reads this setting since torch 2.9. The older `allow_tf32` also changes others.
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def _multiply_packed(x: Tensor, weight: Tensor, bias: Tensor | None, after: str) -> Tensor:

@@ -16,8 +16,14 @@ from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.operations import Operations
 
 LIMITS = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
-"""The largest error allowed for results of each type. TF32 or a wrong element exceeds it; the
-rounding of every step to this type does not."""
+"""The largest error allowed in each type of matrix products. TF32 or a wrong element exceeds it;
+the rounding of every step to this type does not."""
+
+PIXEL_LIMIT = 1 / 255
+"""The same for pixels: one level, because a value near a half may be rounded up or down."""
+
+_PATCH = 16
+_ALPHA, _SIGMA = (0.6, 0.98), (0.8, 0.2)
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class OperationCheck:
     """How one operation compares with torch's operation in float32 on the CPU.
 
     `error` is the largest difference of an element, divided by the sum of the element's size and
-    the root mean square of its tensor. It is None if the operation raised the error `cause`.
+    the root mean square of its tensor (for pixels, by 255). It is None if the operation raised the
+    error `cause`.
     """
 
     name: str
@@ -63,15 +70,27 @@ def check_operations(
             error = max(_compare(x.cpu(), y) for x, y in zip(made, exact, strict=True))
         except Exception as exc:
             return (*checks, OperationCheck(name, None, LIMITS[dtype], exc))
-        checks.append(OperationCheck(name, error, LIMITS[dtype]))
+        limit = PIXEL_LIMIT if made[0].dtype == torch.uint8 else LIMITS[dtype]
+        checks.append(OperationCheck(name, error, limit))
     return tuple(checks)
 
 
 def _compare(made: Tensor, exact: Tensor) -> float:
+    is_pixels = exact.dtype == torch.uint8
     made, exact = made.double(), exact.double()
-    size = exact.abs() + exact.square().mean().sqrt()
+    size = 255 if is_pixels else exact.abs() + exact.square().mean().sqrt()
     error = float(((made - exact).abs() / size).max())
     return math.inf if math.isnan(error) else error
+
+
+def _read_patches(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
+    [pixels] = inputs
+    return [operations.read_patches(pixels.to(torch.uint8), _PATCH, dtype)]
+
+
+def _finish_ddim(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
+    x, x0 = inputs
+    return [operations.finish_ddim(x, x0, torch.tensor(_ALPHA), torch.tensor(_SIGMA))]
 
 
 def _normalize(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
@@ -93,7 +112,8 @@ def _rotate_heads(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -
 
 
 def _convolve(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
-    return [operations.convolve(*inputs)]
+    x, weight, bias = inputs
+    return [operations.convolve(x, operations.arrange_filters(weight), bias)]
 
 
 def _normalize_response(
@@ -108,12 +128,14 @@ def _add_gated(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> S
 
 
 _CALLS: dict[str, _Call] = {
+    "read_patches": _read_patches,
     "normalize": _normalize,
     "add_normalized": _add_normalized,
     "rotate_heads": _rotate_heads,
     "convolve": _convolve,
     "normalize_response": _normalize_response,
     "add_gated": _add_gated,
+    "finish_ddim": _finish_ddim,
 }
 
 
@@ -128,6 +150,7 @@ def _draw_inputs(config: DinacAEConfig, dtype: torch.dtype) -> Iterator[Sequence
     heads, width = dim // ENCODER_HEAD_DIM, ENCODER_HEAD_DIM
     angles = draw(6, 1, width // 2)
     rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    yield (torch.randint(256, (2, 3 * _PATCH, 5 * _PATCH, 3), generator=generator),)
     yield draw(2, 7, dim), draw(dim)
     yield draw(2, 7, dim), draw(2, 7, dim, dtype=dtype), draw(dim), draw(dim)
     yield draw(2, 6, 3 * heads, width, dtype=dtype), draw(2 * heads, width), rotation
@@ -135,3 +158,4 @@ def _draw_inputs(config: DinacAEConfig, dtype: torch.dtype) -> Iterator[Sequence
     yield draw(2, 11, 13, dim), filters, bias
     yield draw(2, 17, 19, wide, dtype=dtype), draw(wide)
     yield draw(2, 5, 7, dim), draw(dim), draw(2, 5, 7, dim, dtype=dtype), draw(dim)
+    yield draw(2, 3, 3 * _PATCH, 5 * _PATCH), draw(2, 3, 5, 3 * _PATCH**2)

@@ -9,10 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinac_cli.models.dinac.layers import NORM_EPS, normalize_rms
+from dinac_cli.models.dinac.layers import NORM_EPS, normalize_rms, patchify, unpatchify
+from dinac_cli.models.dinac.levels import round_images, scale_pixels
 from dinac_cli.models.dinac.rope import rotate
+from dinac_cli.models.dinac.sampling import step_ddim
 
 gelu_in_response = False
+
+
+def read_patches(pixels: Tensor, patch_size: int, dtype: torch.dtype) -> Tensor:
+    """Implements `Operations.read_patches`."""
+    return patchify(scale_pixels(pixels), patch_size).to(dtype)
 
 
 def normalize(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -45,13 +52,18 @@ def rotate_heads(qkv: Tensor, weight: Tensor, rotation: Tensor) -> tuple[Tensor,
     return q, k, qkv[:, :, count:]
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Implements `Operations.convolve`."""
+def arrange_filters(weight: Tensor) -> Tensor:
+    """Implements `Operations.arrange_filters`; changes nothing."""
+    return weight
+
+
+def convolve(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
+    """Implements `Operations.convolve`; `filters` is [D, 1, K, K]."""
     # `permute` copies no data: the result is an NCHW tensor in channels-last memory.
-    u = x.to(weight.dtype).permute(0, 3, 1, 2)
+    u = x.to(filters.dtype).permute(0, 3, 1, 2)
     if u.is_cuda and u.dtype == torch.float32:
         u = u.contiguous()  # cuDNN's channels-last kernels may round to TF32
-    u = F.conv2d(u, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+    u = F.conv2d(u, filters, bias, padding=filters.shape[-1] // 2, groups=len(filters))
     return u.permute(0, 2, 3, 1)
 
 
@@ -65,6 +77,12 @@ def normalize_response(u: Tensor, gamma: Tensor) -> Tensor:
 def add_gated(x: Tensor, gate: Tensor, update: Tensor, shift: Tensor) -> Tensor:
     """Implements `Operations.add_gated`."""
     return torch.addcmul(x, gate, update.float().add_(shift))
+
+
+def finish_ddim(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Implements `Operations.finish_ddim`."""
+    images = unpatchify(x0, x.shape[2] // x0.shape[1])
+    return round_images(step_ddim(x, images, alpha, sigma))
 
 
 def _scale_to_unit(x: Tensor) -> Tensor:
