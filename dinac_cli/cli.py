@@ -16,6 +16,7 @@ from dinac_cli.commands.bench import bench
 from dinac_cli.commands.completions import COMPLETION_VARIABLE, PROGRAM, completions
 from dinac_cli.commands.decode import decode
 from dinac_cli.commands.demo import demo
+from dinac_cli.commands.doctor import doctor
 from dinac_cli.commands.encode import encode
 from dinac_cli.commands.export import export
 from dinac_cli.commands.features import features
@@ -73,7 +74,7 @@ _PANELS = {
     "Convert": (encode, decode, export),
     "Inspect and measure": (info, psnr, report, verify, plan, features),
     "Train": (train, bench),
-    "Set up": (demo, completions, man),
+    "Set up": (demo, doctor, completions, man),
 }
 """Title of a panel of `dinac --help` → its commands. Help and models are added below."""
 

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("jobs.results",),
     ("jobs.executor",),
     ("jobs", "training"),
-    ("bench", "report"),
+    ("bench", "doctor", "report"),
     ("commands.screen",),
     ("commands",),
     ("cli",),

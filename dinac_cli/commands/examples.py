@@ -19,6 +19,7 @@ EXAMPLES = {
     "dinac models show": "nano",
     "dinac models rm": "d2",
     "dinac demo": "my-demo/",
+    "dinac doctor": "latents/",
     "dinac completions": "bash",
     "dinac man": "format",
     "dinac help": "encode",

@@ -27,7 +27,7 @@ _EXIT_CODES = (
     ("0", "all done, or already done"),
     ("1", "could not run, or the system stopped the run (disk full, no such device or model)"),
     ("2", "wrong usage"),
-    ("3", "finished, but some files failed, are missing, or did not verify"),
+    ("3", "finished, but some files failed, are missing, or did not verify; or a check failed"),
     ("130, 143, 141", "Ctrl-C, SIGTERM, closed pipe"),
 )
 _ENVIRONMENT = (

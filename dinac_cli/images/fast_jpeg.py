@@ -21,7 +21,7 @@ def decode_jpeg(data: bytes, size: tuple[int, int]) -> Pixels | None:
     `size` is the (width, height) that the header declares. Returns None if simplejpeg is not
     installed, if it does not give the pixels of Pillow, or if it refuses this file.
     """
-    decode = _find_decoder()
+    decode = find_decoder()
     if decode is None:
         return None
     try:
@@ -32,7 +32,7 @@ def decode_jpeg(data: bytes, size: tuple[int, int]) -> Pixels | None:
 
 
 @functools.cache
-def _find_decoder() -> Decode | None:
+def find_decoder() -> Decode | None:
     """Returns simplejpeg's decoder if it is installed and gives exactly the pixels of Pillow.
 
     simplejpeg and Pillow contain different JPEG libraries, but the pixels of an image must not

@@ -46,6 +46,16 @@ def is_optional(opened: Image.Image) -> bool:
     return opened.format in (HeicImageFile.format, JxlImageFile.format)
 
 
+def list_missing_packages() -> dict[str, str]:
+    """Returns the packages that are not installed, and the format that each of them reads."""
+    missing = {} if has_decoder() else {"pi-heif": HEIC}
+    try:
+        import pylibjxl  # noqa: F401
+    except ImportError:
+        missing["pylibjxl"] = JPEG_XL
+    return missing
+
+
 def _missing_package(title: str) -> ImageError:
     return ImageError(
         f"{title} is not supported without an extra; pip install 'dinac-cli[formats]', "

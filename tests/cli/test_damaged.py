@@ -65,7 +65,7 @@ def no_simplejpeg(
 
     @contextmanager
     def hide() -> Iterator[None]:
-        caches = (fast_jpeg._find_decoder, damage._find_check)
+        caches = (fast_jpeg.find_decoder, damage._find_check)
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "simplejpeg", None)
             for cache in caches:

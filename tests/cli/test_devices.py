@@ -248,6 +248,7 @@ def test_missing_devices_are_an_error(
         ("features latents out.safetensors", "features"),
         ("verify latents --source photos --reencode 5%", "--reencode"),
         ("bench", "bench"),
+        ("doctor", "doctor"),
         ("train photos out --steps 1", "train"),
     ],
 )

@@ -104,6 +104,7 @@ def test_the_main_job_needs_no_network(isolated: Isolated) -> None:
         "encode try/images latents",
         "decode latents decoded",
         "psnr try/images decoded",
+        "doctor --device cpu --json",
     )
     assert (done.code, done.err) == (0, "")
     assert isolated.attempts == ""

@@ -50,7 +50,7 @@ ARITHMETIC = base64.b64decode(
 
 @pytest.fixture(autouse=True)
 def _forget_decoders() -> Iterator[None]:
-    caches = (fast_jpeg._find_decoder, damage._find_check)
+    caches = (fast_jpeg.find_decoder, damage._find_check)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -23,9 +23,9 @@ TRAIN = Path(__file__).parents[3] / "shared/images/train"
 
 @pytest.fixture(autouse=True)
 def _forget_decoder() -> Iterator[None]:
-    fast_jpeg._find_decoder.cache_clear()
+    fast_jpeg.find_decoder.cache_clear()
     yield
-    fast_jpeg._find_decoder.cache_clear()
+    fast_jpeg.find_decoder.cache_clear()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ entries are tried again one by one, so an entry that kills workers is one failur
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import signal
@@ -22,13 +21,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, BinaryIO, Generic
 
-import dinac_cli
 from dinac_cli.codec.machine import divide_processors
 from dinac_cli.errors import DeviceError, InputError
 from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest, until_stopped
+from dinac_cli.jobs.executor.environment import make_environment
 from dinac_cli.jobs.executor.job import E, Job, Made, R, W
 from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
 from dinac_cli.jobs.results import FileResult, Status
@@ -521,7 +519,7 @@ def _start_process(theirs: Connection[Any, Any]) -> subprocess.Popen[bytes]:
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=_make_environment(),
+                env=make_environment(),
                 **options,
             )
     except OSError as exc:
@@ -556,15 +554,3 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
-
-
-def _make_environment() -> dict[str, str]:
-    """Returns the environment of a worker, which imports the same dinac."""
-    environment = dict(os.environ)
-    environment["PYTHONSAFEPATH"] = "1"  # the current folder may hold a file called numpy.py
-    root = str(Path(dinac_cli.__file__).parent.parent)
-    with contextlib.suppress(IndexError):
-        if root == os.path.abspath(sys.path[0] or os.curdir):
-            paths = [root, environment.get("PYTHONPATH", "")]
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    return environment

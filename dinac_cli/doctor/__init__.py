@@ -1,0 +1,1 @@
+"""Examines the machine and the installation: what dinac uses, and why."""
