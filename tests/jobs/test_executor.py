@@ -348,6 +348,30 @@ def test_a_known_output_leaves_while_the_next_entry_is_read(to_stream: bool) -> 
     assert [result.name for result in results] == ["entry 0", "entry 1"]
 
 
+class Overtaking(Glancing):
+    """The second entry that is read takes its memory before the first one."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(done_already=frozenset(range(first)))
+        self._first = first
+        self._overtaken = threading.Event()
+
+    def read(self, entry: Entry, hold: Callable[[int], None]) -> NumberedWork | FileResult:
+        if entry.number == self._first:
+            assert self._overtaken.wait(PATIENCE_SECONDS)
+        work = super().read(entry, hold)
+        self._overtaken.set()
+        return work
+
+
+@pytest.mark.parametrize("first", [0, 1, 100])
+def test_the_oldest_read_never_waits_for_memory(first: int) -> None:
+    """Also if the entries before it were known, and not read."""
+    entries = [Entry(number, size_bytes=READ_BYTES) for number in range(first + 2)]
+    results = list(run(Overtaking(first), entries, RunControl(workers=2, in_flight=4)))
+    assert len(results) == first + 2
+
+
 def test_a_full_memory_does_not_stop_the_glances() -> None:
     """Readers that wait for memory do not keep the entries after them from being looked at."""
     job = Glancing(done_already=frozenset(range(100, 400)), capacity=50)

@@ -256,6 +256,7 @@ class _Run(Generic[E, W, R]):
         self._ordered = ordered
         self._writers = writers
         self._budget = budget
+        self._started, self._finished = itertools.count(), itertools.count()
         # If there is one reader, it never waits: it reads the oldest input.
         self._hold = budget.take if control.workers else _hold_nothing
         self._outbox = _Outbox(ordered=ordered)
@@ -275,7 +276,8 @@ class _Run(Generic[E, W, R]):
         try:
             for number, (entry, known) in enumerate(self._clock.wait_for("read", entries)):
                 if known is None:
-                    reads.append(readers.submit(self._read, number, entry))
+                    place = next(self._started)
+                    reads.append(readers.submit(self._read, number, place, entry))
                 elif self._ordered:
                     self._outbox.put_result(number, known)
                 else:
@@ -299,7 +301,7 @@ class _Run(Generic[E, W, R]):
         yield from self._drain_while_waiting(read)
         with self._clock.measure("read"):
             number, outcome = read.result()
-        self._budget.give_back(number)
+        self._budget.give_back(next(self._finished))  # reads are passed on as they started
         self._pass_on(number, outcome)
         yield from self._take(self._in_flight)
 
@@ -335,10 +337,12 @@ class _Run(Generic[E, W, R]):
                 self._compute(batch)
             self._collect(0)
 
-    def _read(self, number: int, entry: E) -> tuple[int, W | FileResult]:
+    def _read(self, number: int, place: int, entry: E) -> tuple[int, W | FileResult]:
+        """Reads entry `number`. `place` counts only the entries that are read, without gaps: the
+        budget must know which read is the oldest."""
         began = time.perf_counter()
         try:
-            outcome = self._job.read(entry, partial(self._hold, number))
+            outcome = self._job.read(entry, partial(self._hold, place))
         except UnwritableDiskError:  # `read` may make a folder: the disk may be full
             raise
         except DinacError as exc:
