@@ -23,7 +23,7 @@ from dinac_cli.codec.memory import measure_token_bytes
 from dinac_cli.errors import DeviceError, ImageError
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.config import DinacAEConfig
-from dinac_cli.models.dinac.pixels import round_images, scale_pixels
+from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.interface import DinacAEInferenceConfig
 

@@ -43,7 +43,7 @@ SETTINGS = [
     DinacAEInferenceConfig(num_steps=2, pdg=True),
     DinacAEInferenceConfig(seed=1, num_steps=2, sampler="dpmpp_2m"),
 ]
-COUNTED = ["convolve_tiles", "sum_squares", "apply_response", "read_patches", "finish_patches"]
+COUNTED = ["convolve_tiles", "sum_squares", "apply_response", "read_patches", "finish_ddim"]
 VARIANTS_AT_MOST = 10
 SHARED_BYTES_AT_MOST = 48 * 1024
 
@@ -227,7 +227,7 @@ def test_kernels_compile(
             by_name = {kernel.name: kernel for kernel in kernels}
             check_convolution(by_name["convolve_tiles"], triton_operations)
             check_response(by_name["sum_squares"], by_name["apply_response"], triton_operations)
-            check_ends(by_name["read_patches"], by_name["finish_patches"], launches)
+            check_ends(by_name["read_patches"], by_name["finish_ddim"], launches)
 
 
 def check_convolution(kernel: Kernel, operations: Any) -> None:
