@@ -103,7 +103,7 @@ class Kernel:
 
 
 def find_target(text: str) -> int | None:
-    found = re.search(r"\bBRA\b.*\b0x([0-9a-f]+)$", text)
+    found = re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", text)
     return None if found is None else int(found[1], 16)
 
 
