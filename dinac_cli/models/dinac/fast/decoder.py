@@ -125,7 +125,7 @@ class FastDecoder(nn.Module):
             x.add_(self._skip_middle(middle))
         for block, modulation in zip(self._end, modulations[last:], strict=True):
             x = block(x, modulation)
-        return self._out(x)
+        return self._out(x).float()
 
     def list_constants(self) -> list[Tensor]:
         """Returns the tensors that are cached between calls."""
