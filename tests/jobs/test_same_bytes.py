@@ -140,8 +140,8 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     left out.
     """
     calls: list[int] = []
-    for name in ("encode_posterior", "decode"):
-        real = getattr(DinacAE, name)
+    for name in ("encode_pixels", "decode_pixels"):
+        real = getattr(FastDinacAE, name)
 
         def call(
             model: FastDinacAE, *args: object, real: object = real, **kwargs: object
