@@ -254,8 +254,8 @@ def _count_flops(name: str, given: Sequence[Tensor], result: Tensor) -> float:
 
 INSTRUCTIONS = {
     "convolve_tiles": 95.0,
-    "sum_squares": 40.0,
-    "apply_response": 40.0,
+    "sum_squares": 16.4,
+    "apply_response": 17.5,
 }
 """Instructions of one thread for each element, counted in the machine code for compute capability
 9.0. The other kernels wait for memory alone."""
@@ -317,7 +317,7 @@ class _Counted:
     def finish_ddim(self, x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         pixels = x.new_empty((batch, height, width, channels), dtype=torch.uint8)
-        self._add("finish_patches", x, x0, pixels)
+        self._add("finish_ddim", x, x0, pixels)
         return pixels
 
     def _add(self, name: str, *tensors: Tensor) -> None:

@@ -27,7 +27,7 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE
 from dinac_cli.models.dinac.fast.graphs import Compute, CudaRecorder
 from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, TRITON, Choice
-from dinac_cli.models.dinac.levels import round_images, scale_pixels
+from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.interface import DinacAEInferenceConfig
 

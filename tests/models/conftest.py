@@ -85,7 +85,7 @@ def accelerate_golden(golden: Golden, operations: Operations, tried: Sequence[in
 @pytest.fixture(scope="session")
 def triton_operations() -> Operations:
     """Triton's kernels: interpreted (see tests/conftest.py) or compiled."""
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="Triton exists for Linux only")
     return importlib.import_module("dinac_cli.models.dinac.fast.triton_operations")
 
 

@@ -113,6 +113,20 @@ def test_integer_images_are_refused(tiny: Golden) -> None:
         tiny.float32.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 30, 48, 3), (1, 32, 40, 3), (1, 32, 48, 4), (32, 48, 3), (1, 0, 16, 3)]
+)
+def test_pixels_of_the_wrong_shape_are_refused(shape: tuple[int, ...], tiny: Golden) -> None:
+    with pytest.raises(UsageError, match="do not fit this model; it expects uint8") as refusal:
+        tiny.float32.encode_pixels(torch.zeros(shape, dtype=torch.uint8))
+    assert str(list(shape)) in str(refusal.value)
+
+
+def test_pixels_of_another_type_are_refused(tiny: Golden) -> None:
+    with pytest.raises(UsageError, match=r"type torch\.float32 do not fit"):
+        tiny.float32.encode_pixels(torch.zeros(1, 16, 16, 3))
+
+
 @pytest.mark.parametrize("size", [(32, 32), (16, 48), (31, 48), (0, 0)])
 def test_sizes_that_do_not_fit_the_latents_are_refused(size: tuple[int, int], tiny: Golden) -> None:
     message = "latents of 2 rows and 3 columns decode to height 32 and width 48, not to"

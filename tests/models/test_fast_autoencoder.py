@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import autoencoder as fast_autoencoder
+from dinac_cli.models.dinac.fast import decoder as fast_decoder
 from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE, accelerate
 from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
+from dinac_cli.models.dinac.fast.decoder import allows_tf32
+from dinac_cli.models.dinac.fast.layers import allow_tf32
 from dinac_cli.models.dinac.fast.operations import Operations
-from dinac_cli.models.dinac.levels import round_images, scale_pixels
+from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 from .test_golden import BFLOAT16_FACTOR, FLOAT32_TOLERANCE, relative_error
@@ -217,6 +223,65 @@ def test_noise_cache_is_bounded(small: DinacAE, monkeypatch: pytest.MonkeyPatch)
         fast.decode(torch.zeros(1, SMALL.bottleneck_dim, rows, 2), rows * 16, 32, settings)
         newest_bytes = rows * 2 * 4 * (SMALL.model_dim + 768)  # the embedding and the noise
         assert newest_bytes <= fast._starts.weight <= max(50_000, newest_bytes)
+
+
+class Precisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the products by type and by the setting of TF32."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: Counter[tuple[torch.dtype, str]] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.overloadpacket.__name__ in {"linear", "_linear_pointwise"}:
+            self.found[args[0].dtype, torch.backends.cuda.matmul.fp32_precision] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def precision() -> Iterator[Callable[[], str]]:
+    """Switches TF32 off for the test; reads the setting."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    yield lambda: str(matmul.fp32_precision)
+    matmul.fp32_precision = before
+
+
+def test_tf32_is_for_bfloat16_on_cuda() -> None:
+    assert allows_tf32(torch.device("cuda", 1), torch.bfloat16)
+    assert not allows_tf32(torch.device("cuda"), torch.float32)
+    assert not allows_tf32(torch.device("cpu"), torch.bfloat16)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@torch.inference_mode()
+def test_only_the_last_product_uses_tf32(
+    allowed: bool, precision: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_decoder, "allows_tf32", lambda device, dtype: allowed)
+    plain = draw_network(SMALL, torch.bfloat16)
+    plain.decoder.out_proj.float()  # as in a network that is loaded
+    fast = accelerate(plain)
+    latents = torch.randn(1, SMALL.bottleneck_dim, 2, 3)
+    with Precisions() as precisions:
+        fast.decode_pixels(latents, DinacAEInferenceConfig(seed=1, num_steps=2))
+    found = precisions.found
+    assert found.total() >= 2 * 2 * SMALL.decoder_depth
+    assert found[torch.float32, "tf32"] == (2 if allowed else 0)
+    assert found[torch.bfloat16, "tf32"] == 0
+    assert precision() == "ieee"
+
+
+def test_tf32_is_switched_off_after_an_error(precision: Callable[[], str]) -> None:
+    def fail() -> None:
+        with allow_tf32():
+            raise RuntimeError(precision())
+
+    with pytest.raises(RuntimeError, match="tf32"):
+        fail()
+    assert precision() == "ieee"
 
 
 @torch.inference_mode()

@@ -81,7 +81,7 @@ def test_decoder(plain: DinacAE, triton_operations: Operations, launches: Launch
         assert kernels[name] == blocks
     for name in ("sum_squares", "weigh_response", "apply_response"):
         assert kernels[name] == blocks
-    assert kernels["finish_patches"] == 1
+    assert kernels["finish_ddim"] == 1
     assert kernels["linear"] == 2 * blocks + 4
     # 8 per block; four products, the casts, the sum of two branches, the last step, the whitening.
     assert sum(kernels.values()) <= 8 * blocks + 15

@@ -17,7 +17,7 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.decoder import Decoder
 from dinac_cli.models.dinac.denoising import Denoising
 from dinac_cli.models.dinac.encoder import Encoder
-from dinac_cli.models.dinac.levels import round_images
+from dinac_cli.models.dinac.pixel_scaling import round_images
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, space_times

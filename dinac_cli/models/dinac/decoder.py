@@ -187,10 +187,10 @@ class Decoder(nn.Module):
 
     def finish(self, begun: Begun, drop_middle: bool = False) -> Tensor:
         """Runs the middle and end blocks; returns the float32 estimate of x0 [B, 3, H, W]."""
-        return unpatchify(self.finish_patches(begun, drop_middle), self.patch_size).float()
+        return unpatchify(self.finish_patches(begun, drop_middle), self.patch_size)
 
     def finish_patches(self, begun: Begun, drop_middle: bool = False) -> Tensor:
-        """Does the same as `finish`; returns the estimate as patches [B, h, w, 3·P·P]."""
+        """Does the same as `finish`; returns the estimate as float32 patches [B, h, w, 3·P·P]."""
         start, modulations = begun
         first, last = len(self.start_blocks), len(modulations) - len(self.end_blocks)
         if drop_middle:
@@ -199,7 +199,7 @@ class Decoder(nn.Module):
             middle = _run_blocks(self.middle_blocks, start, modulations[first:last])
         x = self.fuse_skip(torch.cat((start, middle), dim=-1)).float()
         x = _run_blocks(self.end_blocks, x, modulations[last:])
-        return self.out_proj(x)
+        return self.out_proj(x).float()
 
 
 def modulate(

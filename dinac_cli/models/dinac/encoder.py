@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dinac_cli.models.dinac.config import ENCODER_HEAD_DIM, DinacAEConfig
 from dinac_cli.models.dinac.layers import PatchEmbed, Pointwise, TransformerBlock
-from dinac_cli.models.dinac.levels import scale_pixels
+from dinac_cli.models.dinac.pixel_scaling import scale_pixels
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.rope import AxialRope2d
 

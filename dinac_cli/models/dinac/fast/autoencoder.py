@@ -22,7 +22,7 @@ START_BYTES = 256 * 2**20
 GPU_START_BYTES = 768 * 2**20
 """The same on other devices.
 
-D2 takes 26 bytes per pixel, so both orientations of a photograph of 12 megapixels take 610 MiB. A
+D2 takes 26 bytes per pixel, so both orientations of a photograph of 12 megapixels take 605 MiB. A
 recorded graph draws no noise: the noise of all sizes that take turns must fit.
 """
 
@@ -64,6 +64,8 @@ class FastDinacAE(DinacAE):
             return super().decode_pixels(latents, settings)
         height, width = (self.config.patch_size * side for side in latents.shape[-2:])
         denoise, times, schedule = self._begin_decoding(latents, height, width, settings)
+        # For all times at once, as in `sample_ddim`: for another number of times, torch may round
+        # differently.
         alpha, sigma = schedule.alpha(times), schedule.sigma(times)
         x = run_ddim(denoise, denoise.start, times[:-1], alpha[:-1], sigma[:-1])
         x0 = denoise.estimate_patches(x, times[-2])

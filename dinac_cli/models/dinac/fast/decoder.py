@@ -17,6 +17,15 @@ from dinac_cli.models.dinac.layers import patchify, unpatchify
 _TIMES_KEPT = 1024
 
 
+def allows_tf32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Returns whether TF32 suffices for the last layer of a network that computes in `dtype`.
+
+    This layer is always float32. In a bfloat16 network, the error of its input is larger than that
+    of TF32. Code of torch.compile cannot switch TF32 on, so it never uses it.
+    """
+    return device.type == "cuda" and dtype == torch.bfloat16
+
+
 class FastConvBlock:
     """Replaces a `decoder.FCDMBlock`; the results are equal up to rounding."""
 
@@ -70,9 +79,9 @@ class FastDecoder(nn.Module):
         self._skip_start = FastLinear(skip[:, :dim], plain.fuse_skip.bias)
         self._skip_middle = FastLinear(skip[:, dim:])
         self._without_middle = self._skip_middle(plain.path_drop_mask_feature.detach().flatten())
-        # This layer is always float32. In a bfloat16 network, the error of its input is larger than
-        # that of TF32. torch.compile cannot change the setting in the middle of its code.
-        tf32 = not compiled and self._patches.weight.dtype == torch.bfloat16
+        tf32 = not compiled and allows_tf32(
+            plain.out_proj.weight.device, plain.fuse_in.weight.dtype
+        )
         self._out = FastLinear(plain.out_proj.weight, plain.out_proj.bias, tf32=tf32)
         self._modulations: Recent[float, list[Modulation]] = Recent(_TIMES_KEPT)
         self._compute_start = compile_for_sizes(self._run_start) if compiled else self._run_start
@@ -116,7 +125,7 @@ class FastDecoder(nn.Module):
             x.add_(self._skip_middle(middle))
         for block, modulation in zip(self._end, modulations[last:], strict=True):
             x = block(x, modulation)
-        return self._out(x)
+        return self._out(x).float()
 
     def list_constants(self) -> list[Tensor]:
         """Returns the tensors that are cached between calls."""

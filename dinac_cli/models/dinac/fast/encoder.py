@@ -95,7 +95,9 @@ class FastEncoder(nn.Module):
     def encode_pixels(self, pixels: Tensor) -> Posterior:
         """Implements `Encoder.encode_pixels`."""
         dtype = self._patches.weight.dtype
-        return self._encode(self._operations.read_patches(pixels, self._patch_size, dtype))
+        return self._encode(
+            self._operations.read_patches(pixels.contiguous(), self._patch_size, dtype)
+        )
 
     def _encode(self, patches: Tensor) -> Posterior:
         """Encodes patches [B, h, w, 3·P·P] of images in [-1, 1]."""

@@ -24,7 +24,7 @@ class FastLinear:
         self.weight = weight.detach().flatten(1).contiguous()
         self.bias = None if bias is None else bias.detach().to(weight.dtype)
         self._gelu = gelu
-        self._tf32 = tf32 and self.weight.is_cuda
+        self._tf32 = tf32
         self._width = len(self.weight)
         self._packed = _can_pack(self.weight)
         if self._packed:

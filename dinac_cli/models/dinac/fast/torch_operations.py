@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinac_cli.models.dinac.layers import NORM_EPS, normalize_rms, patchify, unpatchify
-from dinac_cli.models.dinac.levels import round_images, scale_pixels
+from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.dinac.rope import rotate
 from dinac_cli.models.dinac.sampling import step_ddim
 

@@ -31,7 +31,7 @@ def read_patches(
 
 
 @triton.jit(do_not_specialize=("width", "tokens", "stride"))
-def finish_patches(
+def finish_ddim(
     x,
     x0,
     pixels,

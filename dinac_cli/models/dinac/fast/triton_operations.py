@@ -128,7 +128,7 @@ def finish_ddim(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     x0_factor = alpha_after - x_factor * alpha_before
     pixels = torch.empty(batch, height, width, channels, dtype=torch.uint8, device=x.device)
     sizes = width, rows * columns, x.stride(0), x_factor, x0_factor
-    kernels.finish_patches[batch * rows * columns,](
+    kernels.finish_ddim[batch * rows * columns,](
         x, x0, pixels, *sizes, dim, height // rows, PATCH_BLOCK, **OPTIONS
     )
     return pixels
