@@ -70,11 +70,15 @@ class DinacContender(Contender):
     def prepare(self, task: str, steps: int, batch: int, side: int) -> Calls:
         config, device = self.model.config, self.model.device
         if task == "encode":
-            return self._record(self.model.encode, draw_images(batch, side, device))
+            pixels = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, device=device)
+            return self._record(self._encode, pixels)
         grid = (side // config.patch_size, side // config.patch_size)
         latents = torch.randn(batch, config.bottleneck_dim, *grid, device=device)
         settings = DinacAEInferenceConfig(num_steps=steps, seed=0)
-        return self._record(lambda z: self.model.decode(z, side, side, settings), latents)
+        return self._record(lambda z: self.model.decode_pixels(z, settings), latents)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        return self.model.whiten(self.model.encode_pixels(pixels).mode())
 
     def _record(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> Calls:
         def eager() -> Tensor:
