@@ -16,10 +16,14 @@ from torch import Tensor
 
 from dinac_cli.errors import DeviceError, UsageError
 from dinac_cli.models.dinac.config import DinacAEConfig
-from dinac_cli.models.dinac.fast import ladder, torch_operations
+from dinac_cli.models.dinac.fast import ladder, self_check, torch_operations
+from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, STEPS, TORCH, TRITON, choose_step
 from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.fast.self_check import LIMITS, PIXEL_LIMIT, check_operations
+from dinac_cli.models.interface import DinacAEInferenceConfig
+
+from .launches import Launches, build_on_meta, record_launches
 
 CPU = torch.device("cpu")
 SMALL = DinacAEConfig(model_dim=64, mlp_ratio=2.0).without_class_head()
@@ -38,6 +42,14 @@ NAMES = [
 def copy_operations(**changed: Callable[..., Any]) -> Any:
     """Returns torch's operations, some of them changed."""
     return SimpleNamespace(**{**vars(torch_operations), **changed})
+
+
+def list_types(launches: Launches) -> set[tuple[object, ...]]:
+    """Returns the name of each launched kernel, and the types of its tensors."""
+    return {
+        (one.kernel, *(x.dtype for x in one.arguments if isinstance(x, Tensor)))
+        for one in launches.triton
+    }
 
 
 @pytest.fixture
@@ -72,6 +84,24 @@ class TestSelfCheck:
     ) -> None:
         checks = check_operations(interpreted_operations, SMALL, CPU, dtype)
         assert [check.name for check in checks if check.holds] == NAMES
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_kernels_are_checked_with_the_types_of_a_run(
+        self, triton_operations: Operations, dtype: torch.dtype
+    ) -> None:
+        """Triton compiles a kernel for each combination of types."""
+        pixels = torch.empty(2, 32, 48, 3, dtype=torch.uint8, device="meta")
+        latents = torch.empty(2, SMALL.bottleneck_dim, 2, 3, device="meta")
+        with record_launches(triton_operations) as launches, torch.inference_mode():
+            fast = accelerate(build_on_meta(SMALL, dtype), triton_operations)
+            fast.encode_pixels(pixels)
+            fast.decode_pixels(latents, DinacAEInferenceConfig(num_steps=2, seed=0))
+            used = list_types(launches)
+            launches.clear()
+            drawn = self_check._draw_inputs(SMALL, dtype)
+            for call, inputs in zip(self_check._CALLS.values(), drawn, strict=True):
+                call(triton_operations, dtype, *(x.to("meta") for x in inputs))
+            assert used <= list_types(launches)
 
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -151,7 +151,7 @@ def _draw_inputs(config: DinacAEConfig, dtype: torch.dtype) -> Iterator[Sequence
     angles = draw(6, 1, width // 2)
     rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
     yield (torch.randint(256, (2, 3 * _PATCH, 5 * _PATCH, 3), generator=generator),)
-    yield draw(2, 7, dim), draw(dim)
+    yield draw(2, 7, dim, dtype=dtype), draw(dim)
     yield draw(2, 7, dim), draw(2, 7, dim, dtype=dtype), draw(dim), draw(dim)
     yield draw(2, 6, 3 * heads, width, dtype=dtype), draw(2 * heads, width), rotation
     filters, bias = draw(dim, 1, kernel, kernel, dtype=dtype), draw(dim, dtype=dtype)
