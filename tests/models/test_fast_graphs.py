@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -91,6 +92,25 @@ def test_after_the_first_failure_nothing_is_recorded_or_replayed() -> None:
     assert cache.failure == "CUDA error: operation not permitted when stream is capturing"
 
 
+def test_what_a_failed_recording_held_is_freed_before_the_function_is_called() -> None:
+    """Otherwise, a recording that fails for lack of memory leaves too little for the call."""
+    held: list[weakref.ref[Tensor]] = []
+
+    def record(compute: Compute, x: Tensor) -> Compute:
+        activation = x * 2
+        held.append(weakref.ref(activation))
+        raise RuntimeError("CUDA out of memory")
+
+    def compute(x: Tensor) -> tuple[Tensor, ...]:
+        assert all(ref() is None for ref in held)
+        return (x,)
+
+    cache = GraphCache(record)
+    for _ in range(5):
+        cache.run("key", compute, torch.ones(3))
+    assert len(held) == 1
+
+
 def test_clear_forgets() -> None:
     recorder = Recorder()
     cache = GraphCache(recorder)
@@ -121,6 +141,7 @@ class Cuda:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.current: object = "computing"
         self.pools: list[object] = []
+        self.streams = 0
         self.fails_at_end = False
         self.replays: Callable[[], object] = lambda: None
         names = ("CUDAGraph", "Stream", "current_stream", "graph", "graph_pool_handle")
@@ -131,6 +152,7 @@ class Cuda:
         return self
 
     def Stream(self, device: object) -> Cuda:  # noqa: N802
+        self.streams += 1
         return self
 
     def wait_stream(self, other: object) -> None:
@@ -207,13 +229,14 @@ def test_a_replay_computes_new_inputs_and_keeps_old_results(cuda: Cuda) -> None:
     assert cuda.current == "computing"
 
 
-def test_all_recordings_share_one_pool(cuda: Cuda) -> None:
+def test_all_recordings_share_one_pool_and_one_stream(cuda: Cuda) -> None:
     tripling = Tripling(cuda)
     recorder = CudaRecorder(tripling.list_constants)
     for length in (2, 3, 4):
         recorder(tripling, torch.ones(length))
     assert len(cuda.pools) == 3
     assert len(set(map(id, cuda.pools))) == 1
+    assert cuda.streams == 1
 
 
 def test_everything_that_is_cached_exists_before_the_recording(cuda: Cuda) -> None:

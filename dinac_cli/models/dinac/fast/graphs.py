@@ -47,6 +47,7 @@ class GraphCache:
             except RuntimeError as exc:  # no memory is left, or the work waits for the CPU
                 self.failure = str(exc).strip().partition("\n")[0] or type(exc).__name__
                 self.clear()
+            if self.failure is not None:  # the error, and all that its frames hold, is gone
                 return compute(x)
             if len(self._graphs) > GRAPHS_KEPT:
                 self._graphs.popitem(last=False)
@@ -75,6 +76,7 @@ class CudaRecorder:
     def __init__(self, list_constants: Callable[[], list[Tensor]]) -> None:
         self._list_constants = list_constants
         self._pool: Any = None
+        self._side: Any = None
 
     def __call__(self, compute: Compute, x: Tensor) -> Compute:
         """Records the kernels that `compute` launches for `x`.
@@ -84,7 +86,10 @@ class CudaRecorder:
         the two results differ. The current stream is then the same as before.
         """
         given, computing = x.clone(), torch.cuda.current_stream(x.device)
-        side = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
+        if self._side is None:
+            # One stream for all recordings: cuBLAS keeps a workspace for each stream that it sees.
+            self._side = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
+        side = self._side
         side.wait_stream(computing)
         with torch.cuda.stream(side):
             expected = compute(given)
