@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -264,6 +265,21 @@ def test_the_last_entry_is_not_lost_if_it_is_listed_during_a_look() -> None:
             if taken := listing.take(1):
                 break
         assert taken == [Entry(0)]
+
+
+def test_signals_of_the_listing_never_pile_up() -> None:
+    """A pipe that is full of signals would block the listing, which holds its lock meanwhile."""
+    fed: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+    with pool._Listing(iter(fed.get, Entry(4))) as listing:
+        for number in range(4):  # several workers look in turns, before the pool listens again
+            assert listing.take(1) == []
+            fed.put(Entry(number))
+            assert listing.wake.poll(PATIENCE_SECONDS)
+            while not listing.take(1):
+                time.sleep(0.001)
+        listing.clear_wake()
+        assert not listing.wake.poll()
+        fed.put(Entry(4))
 
 
 @pytest.mark.parametrize("to_stream", [False, True])

@@ -168,6 +168,11 @@ class _Listing(Generic[E]):
             self._changed.notify_all()
         return taken
 
+    def clear_wake(self) -> None:
+        """Takes all signals from `wake`. Once many were left there, the next one would wait."""
+        while self.wake.poll():
+            self.wake.recv_bytes()
+
     def _list(self) -> None:
         try:
             for entry in self._entries:
@@ -402,7 +407,7 @@ class _Pool(Generic[E]):
         connections = [process.connection for process in listening]
         ready = wait([*connections, self._listing.wake], _POLL_SECONDS)
         if self._listing.wake in ready:
-            self._listing.wake.recv_bytes()
+            self._listing.clear_wake()
         for process in listening:
             if process.connection in ready:
                 yield from self._receive(process)
