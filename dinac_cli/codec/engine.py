@@ -86,7 +86,7 @@ class Engine:
         self._busy = BusyTimer(_make_timing_event if self.device.type == "cuda" else None)
         remark = None if step is None else step.describe()
         self._remarks = [] if remark is None else [remark]
-        self._has_failed = False
+        self._has_failed = self._has_computed = False
         self._graphs = None
         if step is not None and step.step == GRAPHS:
             self._graphs = GraphCache(CudaRecorder(model.list_constants))
@@ -190,8 +190,11 @@ class Engine:
         return taken
 
     def measure_room(self) -> tuple[int, int] | None:
-        """Returns the free memory of a GPU, and the memory of this process there; see `memory`."""
-        return self._try(partial(measure_room, self.device))
+        """Returns the free memory of a GPU, and the memory of this process there; see `memory`.
+
+        Returns None before the first result: so far, only the weights take memory.
+        """
+        return self._try(partial(measure_room, self.device)) if self._has_computed else None
 
     def encode(self, images: Sequence[Pixels]) -> list[Latents]:
         """Encodes images, waits, and returns the latents, float32 [C, h, w]."""
@@ -251,7 +254,9 @@ class Engine:
 
         def finish(sent: Sent) -> R:
             downloads = self._recover(send) if sent is None else sent
-            return unpack(self._try(lambda: [download.fetch() for download in downloads]))
+            arrays = self._try(lambda: [download.fetch() for download in downloads])
+            self._has_computed = True
+            return unpack(arrays)
 
         if self._lanes is not None:
             pending = Pending(self._lanes.submit(self._attempt, send), finish, tokens)

@@ -277,10 +277,23 @@ class TestMemory:
         monkeypatch.setattr(engine_module, "measure_room", fail)
         monkeypatch.setattr(engine_module, "free_bytes", fail)
         engine = make_engine(Mirror())
+        engine.encode([draw(4, 4)])
         with pytest.raises(DeviceError, match="cpu failed: CUDA error: an illegal memory access"):
             getattr(engine, ask)()
         with pytest.raises(DeviceError, match="cpu failed: CUDA error: an illegal memory access"):
             engine.check_size(4, 4)
+
+    def test_memory_is_measured_after_the_first_result(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before that, only the weights take memory, so too many processes would fit."""
+        monkeypatch.setattr(engine_module, "measure_room", lambda device: (3, 2))
+        engine = make_engine(Mirror())
+        assert engine.measure_room() is None
+        pending = engine.submit_images([draw(4, 4)])
+        assert engine.measure_room() is None
+        pending.result()
+        assert engine.measure_room() == (3, 2)
 
     def test_memory_that_cannot_be_freed_does_not_hide_the_retry(
         self, monkeypatch: pytest.MonkeyPatch
