@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -72,11 +73,18 @@ def _name_hardware(name: str) -> str:
     device = torch.device(name)
     if device.type != "cuda":
         return name
-    try:
+    with _failures_named(device):
         return torch.cuda.get_device_name(device)
-    except RuntimeError as exc:  # such as a driver that is too old for torch
+
+
+@contextmanager
+def _failures_named(device: torch.device) -> Iterator[None]:
+    """Raises DeviceError if CUDA cannot start, such as with a driver that is too old for torch."""
+    try:
+        yield
+    except RuntimeError as exc:
         words = str(exc).strip().partition("\n")[0]
-        raise DeviceError(f"device {name} failed: {words}; use --device cpu") from exc
+        raise DeviceError(f"device {device} failed: {words}; use --device cpu") from exc
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -84,7 +92,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
     "auto" selects bfloat16 if the hardware supports bfloat16 natively: on GPUs of NVIDIA from
     compute capability 8.0 on, on some GPUs of AMD, and on CPUs with AMX or AVX512-BF16. On other
-    hardware, "auto" selects float32. Raises UsageError for any other name.
+    hardware, "auto" selects float32. Raises UsageError for any other name, and DeviceError if the
+    device fails.
     """
     if name != "auto":
         if name not in _DTYPES:
@@ -95,11 +104,15 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def runs_kernels(device: torch.device) -> bool:
-    """True if a CUDA device multiplies bfloat16 natively, and Triton compiles for it."""
-    if torch.version.hip is not None:
-        name: str = torch.cuda.get_device_properties(device).gcnArchName
-        return name.partition(":")[0] in _ROCM_ARCHITECTURES
-    return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
+    """True if a CUDA device multiplies bfloat16 natively, and Triton compiles for it.
+
+    Raises DeviceError if the device fails.
+    """
+    with _failures_named(device):
+        if torch.version.hip is not None:
+            name: str = torch.cuda.get_device_properties(device).gcnArchName
+            return name.partition(":")[0] in _ROCM_ARCHITECTURES
+        return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
 
 
 def prepare_device(device: torch.device) -> None:
@@ -107,11 +120,14 @@ def prepare_device(device: torch.device) -> None:
 
     Without a current device, calls that name no device would take memory on cuda:0, and Triton
     would launch kernels there. The environment, or another library, may have chosen faster sums
-    that change the results.
+    that change the results. Raises DeviceError if the device fails.
     """
     if device.type == "cuda":
-        if device.index is not None:
-            torch.cuda.set_device(device)
+        with _failures_named(device):
+            if str(device) == "cuda":
+                torch.cuda.init()  # type: ignore[no-untyped-call]
+            else:
+                torch.cuda.set_device(device)
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -103,6 +104,19 @@ def test_a_device_that_fails_is_an_error_of_one_line(monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(DeviceError, match=message):
         list_all()
+
+
+@pytest.mark.parametrize("ask", [partial(resolve_dtype, "auto"), prepare_device])
+def test_a_driver_that_fails_is_an_error_of_one_line(
+    ask: Callable[[torch.device], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA unknown error - this may be due to\nmore")
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", fail)
+    message = "^device cuda failed: CUDA unknown error - this may be due to; use --device cpu$"
+    with pytest.raises(DeviceError, match=message):
+        ask(torch.device("cuda"))
 
 
 @pytest.mark.usefixtures("machine")
