@@ -12,6 +12,7 @@ from typing import Any
 from dinac_cli.doctor.finding import Facts, Finding, fail, note, ok
 from dinac_cli.doctor.installation import find_version
 from dinac_cli.doctor.places import inspect_place
+from dinac_cli.errors import quote_error
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -39,18 +40,26 @@ def measure_device(device: str) -> Facts:
     except DinacError as exc:
         return facts | {"device": None, "kind": None, "problem": str(exc)}
     name = str(place)
+    index = place.index or 0
+    if place.type == "cuda" and (why := facts["devices"][f"cuda:{index}"].get("problem")):
+        problem = f"{name} failed: {why}; use --device cpu"
+        return facts | {"device": None, "kind": None, "problem": problem}
     if name == "cuda":
         name = f"cuda:{torch.cuda.current_device()}"
     return facts | {"device": name, "kind": place.type, "problem": None}
 
 
 def _list_devices() -> dict[str, Facts]:
-    """Returns each device that torch sees, with its properties."""
+    """Returns each device that torch sees, with its properties or its `problem`."""
     import torch
 
     devices: dict[str, Facts] = {}
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
+        try:
+            properties = torch.cuda.get_device_properties(index)
+        except RuntimeError as exc:  # such as a driver that is too old for torch
+            devices[f"cuda:{index}"] = {"problem": quote_error(exc)}
+            continue
         devices[f"cuda:{index}"] = {
             "name": properties.name,
             "capability": f"{properties.major}.{properties.minor}",
@@ -91,7 +100,8 @@ def judge_device(facts: Facts) -> Finding:
     )
     if kind is None:
         text, _, remedy = str(facts["problem"]).rpartition("; ")
-        remedy = f"{missing}; or {remedy}" if asked.startswith("cuda") else remedy
+        is_cuda = asked.startswith("cuda") or text.startswith("cuda")
+        remedy = f"{missing}; or {remedy}" if is_cuda else remedy
         return fail("device", text, remedy, known)
     if kind != "cpu":
         return ok("device", _describe_gpu(facts), known)

@@ -34,6 +34,25 @@ def test_this_machine_is_measured() -> None:
     assert absent["problem"].startswith("device cuda:99 is not available; ")
 
 
+@pytest.mark.parametrize(("asked", "level"), [("auto", Level.FAIL), ("cpu", Level.OK)])
+def test_a_driver_that_fails_matters_only_to_runs_on_the_gpu(
+    asked: str, level: Level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(index: object = 0) -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old\nmore")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", fail)
+    monkeypatch.setattr(torch.cuda, "current_device", fail)
+    facts = {**measure_device(asked), "cuda": "13.0"}
+    found = judge_device(facts)
+    assert found.level is level
+    if asked == "auto":
+        assert found.text.startswith("cuda:0 failed: RuntimeError: The NVIDIA driver on your")
+        assert found.remedy.startswith("check the driver: nvidia-smi")
+        assert found.remedy.endswith("; or use --device cpu")
+
+
 @pytest.mark.parametrize(
     ("line", "version"),
     [
