@@ -75,7 +75,7 @@ class Examination:
         for answer in self._inquire((probe.MODELS, probe.EXTRAS, probe.COMPILER), watch):
             yield from _judge(answer, kind)
         yield from _guard("extra compare", installation.check_compare)
-        yield from _guard("completions", lambda: installation.check_completions(Path.home()))
+        yield from _guard("completions", lambda: installation.check_completions(_find_home()))
 
     def _examine_device(self, watch: Watch) -> Generator[Finding, None, str]:
         """Yields findings about torch, the device and the model. Returns the kind of the device.
@@ -98,6 +98,14 @@ class Examination:
                 yield one
             else:
                 watch(Phase("checking", detail=one))
+
+
+def _find_home() -> Path:
+    """Returns the home folder. Raises OSError if the system knows none, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError as exc:
+        raise FileNotFoundError(str(exc)) from exc
 
 
 def _judge(answer: Answer, kind: str) -> Iterator[Finding]:

@@ -98,6 +98,20 @@ def test_without_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found["device"].level is Level.FAIL
 
 
+def test_a_user_without_a_home_folder_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such as a number without an entry, in a container that sets no HOME."""
+
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+    found = examine(monkeypatch, tmp_path, dict(CPU))
+    assert found["completions"].level is Level.NOTE
+    assert "Could not determine home directory" in found["completions"].text
+
+
 def test_a_step_that_hangs_names_the_option() -> None:
     late = Answer(probe.FLOAT32, problem="no answer within 9 s", is_late=True)
     found = judge_problem(late, "cpu")
