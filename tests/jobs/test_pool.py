@@ -27,7 +27,9 @@ from dinac_cli.jobs.results import FileResult, Status
 
 from .numbered import Entry
 from .worker_jobs import (
+    AbsentDeviceJob,
     ActingJob,
+    BrokenDeviceJob,
     CpuJob,
     CrashingJob,
     DevicesJob,
@@ -450,6 +452,29 @@ def test_a_model_that_kills_every_process_ends_the_run(count: int) -> None:
         "5 worker processes in a row died in the model (exit code 7); "
         "choose another --device, or another --model"
     )
+
+
+def test_a_device_that_kills_every_process_ends_the_run_though_others_work() -> None:
+    """Otherwise, each of its crashes would be blamed on an entry."""
+    control = RunControl(workers=0, processes=2, devices=TWO)
+    entries = [Entry(number, "pause") for number in range(1000)]
+    with pytest.raises(DeviceError) as caught:
+        list(run(entries, control=control, job=BrokenDeviceJob()))
+    assert str(caught.value) == (
+        "5 worker processes in a row died in the model on gpu:1 (exit code 7); "
+        "choose another --device, or another --model"
+    )
+
+
+def test_a_device_on_which_no_process_can_start_is_told() -> None:
+    told: list[str] = []
+    control = RunControl(workers=0, processes=2, devices=TWO, warn=told.append)
+    entries = [Entry(number, "pause") for number in range(200)]
+    results = list(run(entries, control=control, job=AbsentDeviceJob()))
+    assert sorted(numbers(results)) == list(range(200))
+    assert told == [
+        "no worker process could start on gpu:1 (exit code 7); the other devices do its work"
+    ]
 
 
 def test_finished_entries_between_crashes_let_the_run_go_on() -> None:

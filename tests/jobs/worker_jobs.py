@@ -108,6 +108,26 @@ class DevicesJob(ActingJob):
 
 
 @dataclass
+class BrokenDeviceJob(DevicesJob):
+    """A job whose model kills the process on the device gpu:1."""
+
+    def submit(self, batch: list[NumberedWork]) -> Doubled:
+        if self.device == "gpu:1":
+            os._exit(7)
+        return super().submit(batch)
+
+
+@dataclass
+class AbsentDeviceJob(DevicesJob):
+    """A job that kills the process if it is to use the device gpu:1."""
+
+    def use_device(self, name: str) -> None:
+        super().use_device(name)
+        if name == "gpu:1":
+            os._exit(7)
+
+
+@dataclass
 class RoomyJob(DevicesJob):
     """A job on GPUs with room for more processes: `rooms` maps a device to free and used bytes."""
 

@@ -206,13 +206,14 @@ class _Device:
     """A device of the run, and how many processes compute on it: `count`, later at most `most`.
 
     If `must_fit` is set, `count` is 1 until the first process has measured the memory. `name` is ""
-    if the job chooses its device.
+    if the job chooses its device. `crashes` counts the processes in a row that died in the model.
     """
 
     name: str
     most: int
     must_fit: bool
     count: int
+    crashes: int = 0
 
 
 def _divide(control: RunControl) -> list[_Device]:
@@ -315,7 +316,6 @@ class _Pool(Generic[E]):
         self._turns = _Turns() if ordered else None
         self._processes: list[_Process[E]] = []
         self._suspects: deque[tuple[int, E]] = deque()
-        self._crashes = 0
         self._next = 0
 
     def __enter__(self) -> _Pool[E]:
@@ -434,7 +434,7 @@ class _Pool(Generic[E]):
         if report.room is not None and process.device.must_fit:
             self._fit(process.device, *report.room)
         if any(made.result.status is Status.WRITTEN for _, made in report.made):
-            self._crashes = 0
+            process.device.crashes = 0
         process.count_finished(len(report.made))
         for number, made in report.made:
             if process.is_suspect and made.result.output:  # the dead worker may have written it
@@ -463,6 +463,11 @@ class _Pool(Generic[E]):
                 )
             # Probably, memory lacks for one more.
             dead.device.count = self._count_on(dead.device)
+            if dead.device.name and not dead.device.count:
+                self._warn(
+                    f"no worker process could start on {dead.device.name} ({end}); the other "
+                    "devices do its work"
+                )
         held = sorted(dead.held.items())
         if dead.is_suspect and held:
             [(number, entry)] = held
@@ -470,18 +475,9 @@ class _Pool(Generic[E]):
             self._note(entry, failure)
             yield from self._deliver(number, Made(failure))
             if dead.is_beginner and dead.uses_model:
-                self._count_crash(end)
+                _count_crash(dead.device, end)
         else:
             self._suspects.extend(held)
-
-    def _count_crash(self, end: str) -> None:
-        """Raises DeviceError if `MOST_CRASHES` processes in a row died in the model."""
-        self._crashes += 1
-        if self._crashes == MOST_CRASHES:
-            raise DeviceError(
-                f"{MOST_CRASHES} worker processes in a row died in the model ({end}); "
-                "choose another --device, or another --model"
-            )
 
 
 class _Turns:
@@ -505,6 +501,20 @@ class _Turns:
     def is_full(self, next_number: int) -> bool:
         """True if no further entry may start before the next output leaves."""
         return next_number - self._next >= ORDER_WINDOW or self._bytes >= ORDER_BYTES
+
+
+def _count_crash(device: _Device, end: str) -> None:
+    """Raises DeviceError if `MOST_CRASHES` processes in a row died in the model on a device.
+
+    Processes on other devices may work well.
+    """
+    device.crashes += 1
+    if device.crashes == MOST_CRASHES:
+        place = f" on {device.name}" if device.name else ""
+        raise DeviceError(
+            f"{MOST_CRASHES} worker processes in a row died in the model{place} ({end}); "
+            "choose another --device, or another --model"
+        )
 
 
 def _blame(entry: Any, end: str) -> FileResult:
