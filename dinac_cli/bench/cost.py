@@ -176,12 +176,10 @@ def _build(config: DinacAEConfig, dtype: torch.dtype, network: str, ledger: _Led
     return accelerate(plain, torch_operations if network == TORCH else _Counted(ledger))
 
 
-# Operations of torch that launch no kernel.
-_FREE = {
-    "alias", "chunk", "contiguous", "detach", "empty", "empty_like", "expand", "flatten", "item",
-    "lift_fresh", "permute", "reshape", "select", "slice", "split", "squeeze", "t", "transpose",
-    "unsqueeze", "view", "view_as_complex", "view_as_real",
-}  # fmt: skip
+_ALLOCATIONS = {"empty", "empty_like", "new_empty"}
+"""Operations of torch that launch no kernel. Views launch none either."""
+
+_ATTENTION = "scaled_dot_product_attention"
 
 
 class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -217,11 +215,14 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if not isinstance(result, Tensor) or result.device.type != "meta" or name in _FREE:
+        if not isinstance(result, Tensor) or result.device.type != "meta" or name in _ALLOCATIONS:
             return result
         given = [tensor for tensor in args if isinstance(tensor, Tensor)]
-        if name in ("to", "_to_copy", "contiguous") and result is given[0]:
+        is_view = any(_find_storage(one) == _find_storage(result) for one in given)
+        if is_view and not name.endswith("_"):  # `reshape` and `contiguous` may copy, or not
             return result
+        if name == _ATTENTION:  # on CUDA, the heads of a token lie side by side
+            result = result.transpose(1, 2).contiguous().transpose(1, 2)
         flops = _count_flops(name, given, result)
         kind = _FLOAT32  # depthwise convolutions use no tensor cores
         if flops and "conv" not in name:
@@ -229,6 +230,11 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         size_bytes = sum(map(_count_bytes, (*given, result)))
         self.kernels.append(Kernel(name, size_bytes, flops, kind))
         return result
+
+
+def _find_storage(tensor: Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata
+    return address
 
 
 def _count_bytes(tensor: Tensor) -> int:
@@ -244,7 +250,7 @@ def _count_flops(name: str, given: Sequence[Tensor], result: Tensor) -> float:
         return 2.0 * result.numel() * given[0].shape[-1]
     if name in ("mm", "addmm", "matmul"):
         return 2.0 * result.numel() * given[-2].shape[-1]
-    if name.startswith("scaled_dot_product"):
+    if name == _ATTENTION:
         q, k = given[:2]
         return 4.0 * q.numel() * k.shape[-2]
     if "conv" in name:

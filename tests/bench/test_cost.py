@@ -80,6 +80,16 @@ def test_kernels_are_those_that_the_network_launches(
     assert set(cost.INSTRUCTIONS) <= set(dir(operations.kernels))
 
 
+def test_copies_are_kernels_but_views_and_allocations_are_not() -> None:
+    plain, graphs = (
+        Counter(one.name for one in count(network, task, steps).kernels)
+        for network, task, steps in ((PLAIN, "encode", 0), (GRAPHS, "decode", 1))
+    )
+    assert plain["flatten"] == 1  # cuts the images into patches; the other ones copy nothing
+    assert not {"new_empty", "empty_like", "expand", "view", "flatten"} & set(graphs)
+    assert graphs["add_"] == 1
+
+
 @pytest.mark.parametrize(
     ("kernel", "picoseconds"),
     [
