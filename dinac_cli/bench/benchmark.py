@@ -117,9 +117,10 @@ class Benchmark:
         gpu = find_gpu(torch.cuda.get_device_name(self.device)) if is_cuda else None
         if gpu is None:
             return
+        step = ladder.choose_step(self._config, self.device, self.dtype).step
         for row in figures:
-            network = {PLAIN: ladder.PLAIN, FAST: ladder.GRAPHS}.get(row.network)
-            if network is not None:
+            network = {PLAIN: ladder.PLAIN, FAST: step}.get(row.network)
+            if network in NETWORKS:
                 sizes = row.task, row.steps, row.resolution, row.batch
                 cost = count_cost(self._config, self.dtype, network, *sizes)
                 rate, measured = cost.predict_rate(gpu), row.images_per_second

@@ -13,6 +13,7 @@ from dinac_cli.bench.cost import GPUS, Cost, Gpu, Kernel, count_cost, find_gpu
 from dinac_cli.bench.network import NetworkFigures, count_flops
 from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.models.dinac.config import RELEASED
+from dinac_cli.models.dinac.fast import ladder
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH
 from dinac_cli.models.interface import DinacAEInferenceConfig
@@ -120,10 +121,15 @@ def test_float32_has_no_tensor_cores() -> None:
         assert exact.predict_rate(gpu) < rounded.predict_rate(gpu)
 
 
-def test_measured_figures_of_a_known_gpu_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [GRAPHS, TORCH])
+def test_measured_figures_of_a_known_gpu_are_compared(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fast model is compared with the step that it computes on."""
     monkeypatch.setattr(benchmark, "resolve_device", torch.device)
     monkeypatch.setattr(benchmark, "prepare_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(ladder, "choose_step", lambda *arguments: ladder.Choice(step))
     request = BenchRequest(
         model=None,
         random_weights="d2",
@@ -142,7 +148,7 @@ def test_measured_figures_of_a_known_gpu_are_compared(monkeypatch: pytest.Monkey
     ]
     gpu = find_gpu("NVIDIA H200")
     assert gpu is not None
-    predicted = [count(network, "encode", 0).predict_rate(gpu) for network in (PLAIN, GRAPHS)]
+    predicted = [count(network, "encode", 0).predict_rate(gpu) for network in (PLAIN, step)]
     assert list(Benchmark(request).compare_with_predictions(rows)) == [
         f"encode 256, batch 32, {name}: 4000 images/s, {4000 / rate:.2f} times the {rate:.0f} that "
         "are predicted"
