@@ -173,8 +173,8 @@ class TestChoice:
         ("error", "reason", "remedy"),
         [
             (
-                subprocess.CalledProcessError(1, ["gcc"]),
-                "Triton cannot compile its launcher: Command '['gcc']' returned non-zero",
+                subprocess.CalledProcessError(1, ["/usr/bin/gcc", "/tmp/tmp7a3x/main.c"]),
+                "Triton cannot compile its launcher: gcc ended with exit code 1",
                 "(on Debian: gcc and python3-dev)",
             ),
             (

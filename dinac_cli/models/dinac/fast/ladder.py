@@ -165,6 +165,9 @@ def _explain(step: str, exc: Exception) -> tuple[str, str]:
         raise DeviceError("out of memory on the GPU; free some memory there") from exc
     if step == TORCH:
         return f"torch failed: {text}", _REPORT
+    if isinstance(exc, subprocess.CalledProcessError) and isinstance(exc.cmd, list):
+        # Without its temporary files: all processes of a run give the same reason, told once.
+        text = f"{os.path.basename(exc.cmd[0])} ended with exit code {exc.returncode}"
     if isinstance(exc, (subprocess.SubprocessError, FileNotFoundError)) or "C compiler" in text:
         return f"Triton cannot compile its launcher: {text}", _HEADERS
     if isinstance(exc, OSError):
