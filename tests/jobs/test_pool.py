@@ -34,6 +34,7 @@ from .worker_jobs import (
     CrashingJob,
     DevicesJob,
     DyingWriter,
+    ExclusiveJob,
     RemarkingJob,
     RoomyJob,
     kill_at_start,
@@ -359,6 +360,22 @@ def test_processes_fit_into_the_memory_of_the_device(
             f"the device, and one takes {used:.1f} GiB)"
         ]
     )
+
+
+@pytest.mark.parametrize("is_automatic", [True, False])
+def test_a_process_that_the_device_refuses_is_only_needed_if_the_user_named_the_count(
+    is_automatic: bool, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    control = RunControl(workers=0, processes=3, fits_device=is_automatic, warn=told.append)
+    job = ExclusiveJob(rooms={"": (10 * 2**30, 2**30)}, folder=str(tmp_path))
+    results = run([Entry(n, "pause") for n in range(200)], job=job, control=control)
+    if is_automatic:
+        assert sorted(numbers(results)) == list(range(200))
+        assert told == ["one process less computes: the device is busy"]
+    else:
+        with pytest.raises(DeviceError, match=r"^the device is busy$"):
+            list(results)
 
 
 def test_a_cpu_keeps_one_process() -> None:

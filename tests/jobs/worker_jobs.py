@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dinac_cli.errors import FormatError, ImageError, Rejection, UnwritableDiskError
+from dinac_cli.errors import DeviceError, FormatError, ImageError, Rejection, UnwritableDiskError
 from dinac_cli.jobs.executor.busy import Span
 from dinac_cli.jobs.executor.job import Job, Made
 from dinac_cli.jobs.results import FileResult, Status
@@ -135,6 +135,23 @@ class RoomyJob(DevicesJob):
 
     def measure_room(self) -> tuple[int, int] | None:
         return self.rooms[self.device]
+
+
+@dataclass
+class ExclusiveJob(RoomyJob):
+    """A job on a GPU that allows one process only: the one that makes a file in `folder` first."""
+
+    folder: str = ""
+    is_first: bool | None = None
+
+    def submit(self, batch: list[NumberedWork]) -> Doubled:
+        if self.is_first is None:
+            try:
+                open(os.path.join(self.folder, "taken"), "x").close()
+                self.is_first = True
+            except FileExistsError:
+                raise DeviceError("the device is busy") from None
+        return super().submit(batch)
 
 
 @dataclass

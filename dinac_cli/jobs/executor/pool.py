@@ -306,6 +306,7 @@ class _Pool(Generic[E]):
     ) -> None:
         self._assignment = assignment
         self._devices = _divide(control)
+        self._chooses_count = control.fits_device
         self._say = control.say
         self._warn = control.warn
         self._remarks: set[str] = set()
@@ -422,15 +423,19 @@ class _Pool(Generic[E]):
 
     def _accept(self, process: _Process[E], report: Report) -> Iterator[Made]:
         if report.error is not None:
-            raise report.error
+            if not self._is_spare(process, report.error):
+                raise report.error
+            self._remark(f"one process less computes: {report.error}")
+            process.device.count = self._count_on(process.device) - 1
+            process.is_suspect = False  # its entries are not to blame
+            yield from self._replace(process)
+            return
         process.is_ready = True
         process.uses_model = process.uses_model or report.uses_model
         if report.clock is not None:
             self._clock.add(report.clock)
         for remark in report.remarks:
-            if remark not in self._remarks:  # each process has its own
-                self._remarks.add(remark)
-                self._warn(remark)
+            self._remark(remark)
         if report.room is not None and process.device.must_fit:
             self._fit(process.device, *report.room)
         if any(made.result.status is Status.WRITTEN for _, made in report.made):
@@ -444,6 +449,24 @@ class _Pool(Generic[E]):
         if report.has_stopped:
             process.held.clear()
             process.has_stopped = True
+
+    def _remark(self, remark: str) -> None:
+        """Tells the user a remark once, because each process has its own."""
+        if remark not in self._remarks:
+            self._remarks.add(remark)
+            self._warn(remark)
+
+    def _is_spare(self, process: _Process[E], error: BaseException) -> bool:
+        """True if the run chose to start this process, and its device works in another process.
+
+        The memory that seemed free may be taken by now, or the device may allow one process only.
+        """
+        return (
+            self._chooses_count
+            and isinstance(error, DeviceError)
+            and process.is_beginner
+            and any(p.device is process.device and not p.is_beginner for p in self._processes)
+        )
 
     def _deliver(self, number: int, made: Made) -> Iterator[Made]:
         if self._turns is None:
