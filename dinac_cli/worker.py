@@ -93,7 +93,15 @@ class _Worker:
         threading.Thread(target=self._receive, daemon=True).start()
 
     def work(self, job: Job[Any, Any, Any]) -> None:
-        """Runs a job on all parts until the run ends."""
+        """Runs a job on all parts until the run ends. Before an error, sends what is finished."""
+        try:
+            self._work(job)
+        except BaseException:
+            with suppress(OSError):
+                self._connection.send(Report(tuple(self._unsent)))
+            raise
+
+    def _work(self, job: Job[Any, Any, Any]) -> None:
         self._job = job
         self._connection.send(Report())
         self._control.note_model = self._tell_model

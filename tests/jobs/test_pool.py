@@ -184,6 +184,13 @@ def test_a_full_disk_ends_the_run() -> None:
         list(run(make_entries(1000, fill=3)))
 
 
+def test_what_was_finished_before_an_error_is_told() -> None:
+    results = run(make_entries(4, fill=3), count=1)
+    assert sorted(numbers(next(results) for _ in range(3))) == [0, 1, 2]
+    with pytest.raises(UnwritableDiskError):
+        next(results)
+
+
 @pytest.mark.parametrize(("action", "kind"), [("bug", "ZeroDivisionError"), ("end", "EOFError")])
 def test_a_bug_ends_the_run_with_its_traceback(action: str, kind: str) -> None:
     with pytest.raises(RuntimeError, match=rf"(?s)worker_jobs.*{kind}: a bug"):
