@@ -41,8 +41,8 @@ _lock = threading.Lock()
 class Choice:
     """The chosen step, and the checks that were made.
 
-    `reason` says why it is not the first step, and `remedy` what the user can do about that. They
-    are empty for the first step, and for a step that the user has named.
+    `reason` says why this is not the first step, and `remedy` says what the user can do. Both are
+    empty for the first step, and for a step that the user named.
     """
 
     step: str
@@ -154,7 +154,7 @@ def _judge(step: str, checks: tuple[OperationCheck, ...], device: torch.device) 
         ) from exc
     if failed.cause is not None:
         return _Trial(*_explain(step, failed.cause), checks)
-    wrong = f"{failed.name} is wrong by {failed.error:.1g} (at most {failed.limit:.0e} is right)"
+    wrong = f"{failed.name} is wrong by {failed.error:.1g} (limit {failed.limit:.0e})"
     return _Trial(wrong, _REPORT, checks)
 
 
