@@ -73,7 +73,7 @@ def judge_ladder(facts: Facts) -> Finding:
     checked = f"; errors of the operations: {errors}" if errors else ""
     if facts["reason"]:
         text = f"step {step} instead of {_FIRST}: {facts['reason']}{checked}"
-        return note(name, text, facts["remedy"] or REPORT, facts)
+        return note(name, text, facts["remedy"] or "nothing to do; the results are right", facts)
     if step != _FIRST:
         text = f"step {step} instead of {_FIRST}, because DINAC_CUDA is {named}{checked}"
         return note(name, text, "unset DINAC_CUDA", facts)

@@ -191,7 +191,7 @@ def check_completions(home: Path) -> Finding:
     if shell not in _SHELLS:
         what = f"for the shell {shell}" if shell else "because SHELL is not set"
         text = f"not checked {what}; dinac completes in {', '.join(_SHELLS)}"
-        return note("completions", text, "dinac man running", facts)
+        return note("completions", text, "see 'dinac man running'", facts)
     place = next(filter(_mentions_dinac, _list_places(shell, home)), None)
     if place is not None:
         return ok("completions", f"{shell} completes dinac: {place}", facts | {"place": str(place)})

@@ -135,7 +135,7 @@ class TestChoice:
 
     def test_an_unknown_step_is_wrong_usage(self, gpu: pytest.MonkeyPatch) -> None:
         gpu.setenv("DINAC_CUDA", "fast")
-        message = "^DINAC_CUDA=fast: choose one of graphs, triton, torch, plain$"
+        message = "^DINAC_CUDA=fast: no such step; choose one of graphs, triton, torch, plain$"
         with pytest.raises(UsageError, match=message):
             self.choose()
 

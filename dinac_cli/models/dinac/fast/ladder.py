@@ -28,7 +28,7 @@ from dinac_cli.models.dinac.fast.self_check import OperationCheck, check_operati
 GRAPHS, TRITON, TORCH, PLAIN = STEPS = ("graphs", "triton", "torch", "plain")
 
 VARIABLE = "DINAC_CUDA"
-"""The environment variable that names a step, which is then used or refused."""
+"""The environment variable that names a step. If that step does not work, the run fails."""
 
 _HEADERS = "install a C compiler and the headers of Python (on Debian: gcc and python3-dev)"
 _REPORT = "report it with the output of `dinac doctor`"
@@ -112,7 +112,7 @@ def _choose(
 def _read_named() -> str | None:
     named = os.environ.get(VARIABLE) or None
     if named is not None and named not in STEPS:
-        raise UsageError(f"{VARIABLE}={named}: choose one of {', '.join(STEPS)}")
+        raise UsageError(f"{VARIABLE}={named}: no such step; choose one of {', '.join(STEPS)}")
     return named
 
 
