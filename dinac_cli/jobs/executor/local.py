@@ -301,9 +301,7 @@ class _Run(Generic[E, W, R]):
         yield from self._drain_while_waiting(read)
         with self._clock.measure("read"):
             number, outcome = read.result()
-        self._budget.give_back(
-            next(self._finished)
-        )  # reads are passed on in the order of their start
+        self._budget.give_back(next(self._finished))  # reads end in the order of their start
         self._pass_on(number, outcome)
         yield from self._take(self._in_flight)
 
@@ -318,7 +316,7 @@ class _Run(Generic[E, W, R]):
             self._collect(len(self._computing) - 1)
             yield from self._take(self._in_flight)
         while not read.done():
-            yield from self._take(len(self._outbox))  # the rest waits for a lock
+            yield from self._take(len(self._outbox))  # `wait` needs futures of real work
             if not (leaving := self._outbox.list_leaving()):
                 return
             either: list[Future[Any]] = [read, *leaving]
