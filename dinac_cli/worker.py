@@ -89,7 +89,7 @@ class _Worker:
         self._numbers: dict[int, int] = {}
         self._unsent: list[tuple[int, Made]] = []
         self._sent_at = time.monotonic()
-        # Also while the job opens: to load a large model takes long.
+        # Receives also while the job opens, because loading a large model takes long.
         threading.Thread(target=self._receive, daemon=True).start()
 
     def work(self, job: Job[Any, Any, Any]) -> None:
@@ -153,7 +153,7 @@ class _Worker:
 
     @property
     def _needs_threads(self) -> bool:
-        """True if the CPU computes, though there seemed to be a GPU: threads must read ahead."""
+        """True if the CPU computes, although a GPU was expected: threads must read ahead."""
         return self._control.cpu_limits is not None and self._job.is_on_cpu
 
     def _adapt(self) -> None:

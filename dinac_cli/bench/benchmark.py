@@ -125,7 +125,7 @@ class Benchmark:
                 cost = count_cost(self._config, self.dtype, network, *sizes)
                 rate, measured = cost.predict_rate(gpu), row.images_per_second
                 what = f"{row.task} {row.resolution}, batch {row.batch}, {row.network}"
-                times = f"{measured / rate:.2f} times the {rate:.0f} that are predicted"
+                times = f"{measured / rate:.2f} times the predicted {rate:.0f}"
                 yield f"{what}: {measured:.0f} images/s, {times}"
 
     @property

@@ -1,8 +1,8 @@
 """Predicts the speed of the network on a GPU from public figures, without that GPU.
 
-The network runs on torch's meta device, which computes only shapes. Every kernel that it would
-launch is noted with its FLOPs, its bytes and its instructions. A kernel takes as long as the
-slowest of these three on the GPU, and a gap until the next one starts.
+The network runs on torch's meta device, which computes only shapes. `_Ledger` notes each kernel
+that the network would launch, with its FLOPs, bytes and instructions. The time of a kernel is the
+longest of the times that these three take on the GPU. A gap follows before the next kernel starts.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ of the Ada and Blackwell architectures for RTX 4090 and RTX 5090."""
 class Kernel:
     """One launch of a kernel.
 
-    `size_bytes` is what it reads and writes, `flops` and `kind` its matrix products and their
-    arithmetic, `instructions` those of all its threads (0 if only the bytes count).
+    `size_bytes` are the bytes that it reads and writes. `flops` and `kind` are the FLOPs and the
+    arithmetic of its matrix products. `instructions` are those of all its threads (0 if they
+    never limit the speed).
     """
 
     name: str
@@ -205,7 +206,7 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def add(
         self, name: str, *tensors: Tensor, instructions: float = 0.0, size_bytes: float = 0.0
     ) -> None:
-        """Notes a kernel that reads or writes each tensor once, and `size_bytes` beside them."""
+        """Notes a kernel that reads or writes each tensor once, and `size_bytes` more."""
         if self._is_open:
             total = size_bytes + sum(map(_count_bytes, tensors))
             self.kernels.append(Kernel(name, total, instructions=instructions))
@@ -268,7 +269,7 @@ INSTRUCTIONS = {
 
 
 class _Counted:
-    """The operations of `triton_operations`, which note their kernels instead of running them."""
+    """The operations of `triton_operations`; they note their kernels and do not run them."""
 
     gelu_in_response = True
 

@@ -131,7 +131,7 @@ class Compute:
         return cls(device.type, name, compiled, step if step and is_slower else "")
 
     def differs_in_step(self, other: Compute) -> bool:
-        """True if both are the same arithmetic of a GPU, but another step."""
+        """True if the two differ only in the step of the ladder."""
         return self != other and replace(self, step="") == replace(other, step="")
 
     def __str__(self) -> str:

@@ -179,7 +179,7 @@ class Engine:
         return self._try(self._busy.take_spans)
 
     def take_remarks(self) -> list[str]:
-        """Returns what the user should know about the device, and was not returned before."""
+        """Returns new remarks about the device, for the user."""
         if self._graphs is not None and self._graphs.failure is not None and not self._has_failed:
             self._has_failed = True
             self._remarks.append(

@@ -112,7 +112,7 @@ class _TimedWork:
 
 
 class BusyTimer:
-    """Measures when a device computes. `make_event` is None if the device cannot tell.
+    """Measures when a device computes. `make_event` is None if that cannot be measured.
 
     The spans are (start, end) in seconds of `time.perf_counter`, which all processes of a machine
     share. The events only give the time from one event to another. So the first work starts when it
@@ -133,7 +133,7 @@ class BusyTimer:
         if self._make_event is None:
             yield
             return
-        self._add_finished()  # so few events are kept, even if nobody asks for the spans
+        self._add_finished()  # keeps the events few, even if nobody asks for the spans
         work = _TimedWork(time.perf_counter(), self._make_event(), self._make_event())
         work.start.record()
         yield

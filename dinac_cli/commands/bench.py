@@ -44,7 +44,7 @@ Only = Annotated[
         **choices("--only", _PARTS),
         help="network: time only the model; commands: only whole commands; host: only reading, "
         "packing and writing, with a model that takes no time; cost: predict the speed of the "
-        "model on some GPUs, without one.",
+        "model on several GPUs, without a GPU.",
     ),
 ]
 Resolution = Annotated[

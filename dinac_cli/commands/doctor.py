@@ -41,7 +41,7 @@ TimeLimit = Annotated[
         "--time-limit",
         parser=real("--time-limit", lambda value: 1 <= value < math.inf, "1 second or more"),
         metavar="S",
-        help="A check that takes longer than S seconds has failed.",
+        help="A check that takes longer than S seconds fails.",
     ),
 ]
 
@@ -69,7 +69,9 @@ def doctor(
     refuse_devices(device, "doctor")
     place = os.curdir if folder is None else folder
     if not os.path.isdir(place):
-        raise UsageError(f"{place}: no such folder; name the folder of your outputs")
+        raise UsageError(
+            f"{place}: no such folder; name an existing folder on the disk of your outputs"
+        )
     examination = Examination(
         device=device, folder=Path(place), is_named=folder is not None, seconds=time_limit
     )

@@ -27,14 +27,20 @@ _EXIT_CODES = (
     ("0", "all done, or already done"),
     ("1", "could not run, or the system stopped the run (disk full, no such device or model)"),
     ("2", "wrong usage"),
-    ("3", "finished, but some files failed, are missing, or did not verify; or a check failed"),
+    (
+        "3",
+        "finished, but some files failed, are missing, or did not verify; or a doctor check failed",
+    ),
     ("130, 143, 141", "Ctrl-C, SIGTERM, closed pipe"),
 )
 _ENVIRONMENT = (
     ("DINAC_MODEL", "the default of --model, except for verify"),
     ("DINAC_DEVICE", "the default of --device"),
     ("DINAC_WORKERS", "the default of --workers"),
-    ("DINAC_CUDA", "how a GPU computes: graphs, triton, torch or plain; by default, what works"),
+    (
+        "DINAC_CUDA",
+        "how a GPU computes: graphs, triton, torch or plain; by default, the first that works",
+    ),
     ("DINAC_NO_PROGRESS", "1: show no progress, as with --no-progress"),
     ("DINAC_CACHE", "the cache folder of dinac; the folder contains the identities of models"),
     ("HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN", "settings of huggingface_hub"),

@@ -17,7 +17,7 @@ _MAX_READ_BYTES = 1 << 20
 # A failed walk may have skipped valid records. Therefore the search for the next record resumes one
 # byte after the start of the failed walk. If the bytes look like many nested records, this takes
 # quadratic time. Therefore, once failed walks have read the same bytes `_MAX_WALKS` times on
-# average, the search resumes after these bytes. Many short walks over them are no reason.
+# average, the search resumes after these bytes. Many short walks alone do not cause this.
 _MAX_WALKS = 8
 
 # If a record has one of these rejections, its frame is usually valid. Then the next record starts

@@ -1,4 +1,4 @@
-"""What a check found: right, worth a note, or a fault."""
+"""The result of a check: ok, a note or a fault."""
 
 from __future__ import annotations
 

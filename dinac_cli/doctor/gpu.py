@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FIRST = "graphs"
 """The first step of the ladder."""
 
-REPORT = "open an issue with the JSON below"
+REPORT = "open an issue with the JSON of dinac doctor"
 
 _SIDE = 256
 _CALLS = 6
@@ -67,13 +67,13 @@ def _describe_check(check: OperationCheck) -> Facts:
 
 
 def judge_ladder(facts: Facts) -> Finding:
-    """Says how the GPU computes. A lower step is slower, and as exact."""
+    """Says how the GPU computes. A lower step is slower, but as exact."""
     name, step, named = f"kernels ({facts['model']})", facts["step"], facts["named"]
     errors = ", ".join(f"{one['name']} {_describe_error(one)}" for one in facts["operations"])
     checked = f"; errors of the operations: {errors}" if errors else ""
     if facts["reason"]:
         text = f"step {step} instead of {_FIRST}: {facts['reason']}{checked}"
-        return note(name, text, facts["remedy"] or REPORT, facts)
+        return note(name, text, facts["remedy"] or "nothing to do; the results are right", facts)
     if step != _FIRST:
         text = f"step {step} instead of {_FIRST}, because DINAC_CUDA is {named}{checked}"
         return note(name, text, "unset DINAC_CUDA", facts)
@@ -158,7 +158,9 @@ def judge_batches(facts: Facts) -> Finding:
             faults.append(f"{task}: later calls differ from the first")
     if faults:
         remedy = f"set DINAC_CUDA=torch, run dinac doctor again, and {REPORT}"
-        return fail("batches", "equal images give other bytes: " + "; ".join(faults), remedy, facts)
+        return fail(
+            "batches", "equal images give different bytes: " + "; ".join(faults), remedy, facts
+        )
     speed = ", ".join(f"{task} {one['ms_per_batch']:.1f} ms" for task, one in tasks.items())
     text = f"equal images give equal bytes at both ends of a batch and in {_CALLS} calls; "
     text += f"{batch} images of {side}x{side} with nano: {speed}"

@@ -1,4 +1,4 @@
-"""Checks that torch can be loaded, which devices it sees, and the compilers beside it."""
+"""Checks that torch can be loaded, which devices it sees, and which compilers there are."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def judge_device(facts: Facts) -> Finding:
     if facts["gpu_driver"]:
         text = "the CPU computes: there is a GPU driver, but torch sees no GPU"
         return note("device", text, missing, known)
-    remedy = "nothing to do, unless there is one: then install its driver and a torch for it"
-    return note("device", "the CPU computes, because there is no GPU", remedy, known)
+    remedy = "if this machine has a GPU, install its driver and a torch for it; if not, do nothing"
+    return note("device", "the CPU computes, because no GPU was found", remedy, known)
 
 
 def _describe_gpu(facts: Facts) -> str:
@@ -143,7 +143,7 @@ def _find_program(variable: str, names: tuple[str, ...]) -> str | None:
 
 
 def judge_compilers(facts: Facts, kind: str) -> Finding:
-    """Says whether what compiles on the device `kind` is there. Without it, work is only slower."""
+    """Says whether the compilers for the device `kind` are there. Without them, work is slower."""
     if kind != "cuda":
         known = {"c++": facts["c++"]}
         if facts["c++"] is None:
@@ -159,7 +159,7 @@ def judge_compilers(facts: Facts, kind: str) -> Finding:
     }
     missing = {name: remedy for name, (found, remedy) in needs.items() if not found}
     if missing:
-        text = f"fast GPU kernels need {' and '.join(missing)}; without, torch's operations compute"
+        text = f"fast GPU kernels need {' and '.join(missing)}; without them, the GPU is slower"
         return note("compiler", text, "; ".join(missing.values()), facts)
     text = f"Triton {facts['triton']}, {facts['c']}, Python's headers, cache {cache['folder']}"
     return ok("compiler", text, facts)

@@ -27,8 +27,8 @@ _KILL = 9
 class Answer:
     """The facts of a step, or the `problem` that prevented them.
 
-    Both are missing if the step does not apply to the device. `remedy` is what the error says, if
-    it says what to do. `is_late` is true if the step took too long. `details` are the last lines
+    Both are missing if the step does not apply to the device. `remedy` is what to do, if the error
+    says it. `is_late` is true if the step took too long. `details` are the last lines
     that the process wrote on standard error.
     """
 

@@ -190,8 +190,8 @@ def check_completions(home: Path) -> Finding:
     facts: dict[str, Any] = {"shell": shell or None}
     if shell not in _SHELLS:
         what = f"for the shell {shell}" if shell else "because SHELL is not set"
-        text = f"not looked for {what}; dinac completes in {', '.join(_SHELLS)}"
-        return note("completions", text, "dinac man running", facts)
+        text = f"not checked {what}; dinac completes in {', '.join(_SHELLS)}"
+        return note("completions", text, "see 'dinac man running'", facts)
     place = next(filter(_mentions_dinac, _list_places(shell, home)), None)
     if place is not None:
         return ok("completions", f"{shell} completes dinac: {place}", facts | {"place": str(place)})

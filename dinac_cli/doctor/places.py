@@ -123,7 +123,7 @@ def check_hub(place: Place, *, has_d2: bool, is_default: bool, download_bytes: i
     if is_default:
         text = f"{place.describe()}; d2, the default on a GPU, is not downloaded yet ({size})"
         return note("hub cache", text, "dinac models pull d2", facts)
-    text = f"{place.describe()}; d2 is not there; nano, the default here, is embedded"
+    text = f"{place.describe()}; d2 is not downloaded; nano, the default here, is embedded"
     return ok("hub cache", text, facts)
 
 
@@ -133,7 +133,7 @@ def check_temporary() -> Finding:
         place = inspect_place(Path(tempfile.gettempdir()))
     except FileNotFoundError as exc:  # no folder is writable
         problem, facts = exc.strerror or str(exc), {"folder": None}
-        text = f"there is none that is writable ({problem}); bench and --compile need one"
+        text = f"no temporary folder is writable ({problem}); bench and --compile need one"
         return note("temporary", text, "set TMPDIR to a folder that you can write to", facts)
     is_full = place.free_bytes is not None and place.free_bytes < LEAST_FREE_BYTES
     if place.problem is not None or is_full:

@@ -16,8 +16,8 @@ _HOST_VARIABLES = ("HOSTNAME", "COMPUTERNAME", "HOST")
 _HOME_VARIABLES = ("HOME", "USERPROFILE")
 _SAFE_HOSTS = {"localhost", ""}
 
-# A name of this length is hidden wherever it stands as a word. A shorter name, such as "me", may be
-# a word of a sentence, so it is hidden only in paths.
+# A name of this length is hidden if it is a whole word. A shorter name, such as "me", may be a word
+# of a sentence, so it is hidden only in paths.
 _LONG_NAME = 4
 _PATH = re.compile(r"\S*[/\\]\S*")
 

@@ -43,7 +43,7 @@ def judge_threads(facts: Facts) -> Finding:
     if threads is None:
         return note(
             "threads",
-            f"OMP_NUM_THREADS is {setting!r}, which is no number of threads",
+            f"OMP_NUM_THREADS is {setting!r}, which is not a number of threads",
             f"export OMP_NUM_THREADS={usable}",
             facts,
         )

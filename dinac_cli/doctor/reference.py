@@ -125,7 +125,7 @@ def measure_bfloat16(device: str) -> Facts | None:
 def measure_parity(device: str, dtype: str) -> Facts:
     """Encodes and decodes with `nano` as a run does, and compares with the reference.
 
-    An error is None if a result has values that are no numbers. Imports torch. Raises DinacError.
+    An error is None if a value of the result is not a number. Imports torch. Raises DinacError.
     """
     from dinac_cli.codec.handle import DeviceChoice, ModelHandle
     from dinac_cli.models.interface import DECODER, ENCODER
@@ -145,7 +145,7 @@ def measure_parity(device: str, dtype: str) -> Facts:
 
 
 def measure_error(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
-    """Returns the relative L2 distance, or NaN if a value is no number."""
+    """Returns the relative L2 distance, or NaN if a value is not a number."""
     import numpy as np
 
     difference = found.astype(np.float64) - expected

@@ -18,8 +18,8 @@ LEAST_PIXELS = 512 * 512
 def measure_memory(device: str) -> Facts:
     """Returns the free memory of a device, and the largest image of each model.
 
-    `largest` maps a model to a number of pixels. The numbers are None if the system does not tell.
-    Imports torch.
+    `largest` maps a model to a number of pixels. The numbers are None if the free memory is
+    unknown. Imports torch.
     """
     from dinac_cli.codec.memory import free_bytes, measure_token_bytes
     from dinac_cli.images.formats import MAX_PIXELS
@@ -55,7 +55,9 @@ def judge_memory(facts: Facts, model: str) -> Finding:
     """Says how large an image may be for `model`, the default on the device."""
     free, limit, largest = facts["free_bytes"], facts["limit_bytes"], facts["largest"]
     if free is None:
-        text = "the free memory is unknown here; an image that is too large fails, and others go on"
+        text = (
+            "the free memory is unknown here; an image that is too large fails, and the run goes on"
+        )
         return ok("memory", text, facts)
     amount = f"{free / 2**30:.1f} GiB free"
     if limit is not None:

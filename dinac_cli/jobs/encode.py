@@ -354,12 +354,12 @@ def encode_files(
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
     The keywords are the command's options; `crop` is (width, height), `upscale=False` is
-    --no-upscale, and `prune` is "some" (--prune) or "all". If `processes` is None, it is automatic.
-    An option that is None follows the first record in `out`; if `out` holds no record, it has its
-    default. Yields one result per file
-    as soon as the result is final. If a file fails, its result says so; no exception is raised.
-    Raises UsageError, ModelError or OutputError at once if the request as a whole is wrong. Raises
-    DeviceError or OutputError later if the run cannot go on.
+    --no-upscale, and `prune` is "some" (--prune) or "all". None for `processes` is
+    --processes auto. An option that is None follows the first record in `out`; if `out` holds no
+    record, it has its default. Yields one result per file as soon as the result is final. If a file
+    fails, its result says so; no exception is raised. Raises UsageError, ModelError or OutputError
+    at once if the request as a whole is wrong. Raises DeviceError or OutputError later if the run
+    cannot go on.
     """
     options = EncodeChoice(
         precision=precision,
@@ -552,8 +552,8 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             own = Compute.parse(self._model.engine.compute)
             if compute is not None and own is not None and own.differs_in_step(compute):
                 remarks.append(
-                    f"{self._output.path} holds latents computed as {compute}, and this run "
-                    f"computes {own}: they differ by rounding"
+                    f"{self._output.path} holds latents computed as {compute}; this run computes "
+                    f"as {own}, which rounds differently"
                 )
         return remarks
 

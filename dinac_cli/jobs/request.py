@@ -170,8 +170,8 @@ class ProcessRequest(Request[R]):
     """A request whose work several processes can share, each with its own model.
 
     `processes` processes do the work. If it is None, only the caller's process works on a CPU; on
-    GPUs, as many processes work as there are processors, at least one per GPU, and at most
-    `MOST_PROCESSES` per GPU or as many as fit into its memory. With several processes, `workers`
+    GPUs, there is one process per processor, but each GPU has at least one process, and at most
+    `MOST_PROCESSES` or as many as fit into its memory. With several processes, `workers`
     counts the threads of each (None: the thread that runs the model also reads and writes). The
     number of processes never changes a result. `threads` threads compute in each process (None: the
     processors are divided between the processes; on one GPU, only the later processes have a part
@@ -202,8 +202,8 @@ class ProcessRequest(Request[R]):
         devices = self._find_devices()
         if self.processes is not None and self.processes < len(devices):
             raise UsageError(
-                f"--processes {self.processes}: fewer than the {len(devices)} devices, and each "
-                "device needs a process; use more processes, or name fewer devices"
+                f"--processes {self.processes}: {len(devices)} devices need at least as many "
+                "processes; use more processes, or name fewer devices"
             )
         if len(devices) > 1:
             from dinac_cli.models.device import describe_unlike

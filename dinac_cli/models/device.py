@@ -32,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device(present[0])
     if name not in present and not (name == "cuda" and "cuda:0" in present):
         raise DeviceError(
-            f"device {name} is not available; this machine has {', '.join(present)}; "
+            f"device {name} is not available; torch finds only {', '.join(present)}; "
             "use --device auto"
         )
     return torch.device(name)
@@ -46,13 +46,12 @@ def list_all() -> tuple[str, ...]:
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if not names:
         raise DeviceError(
-            f"device all is not available; this machine has {', '.join(_list_devices())}, and no "
-            "CUDA device; use --device auto"
+            "device all is not available; torch finds no CUDA device; use --device auto"
         )
     if differing := describe_unlike(names):
         alike = [name for name in names if _name_hardware(name) == _name_hardware(names[0])]
         raise DeviceError(
-            f"device all needs devices of one kind; this machine has {differing}; list those to "
+            f"device all needs devices of one kind; torch finds {differing}; list those to "
             f"use, such as --device {','.join(alike)}"
         )
     return tuple(names)

@@ -150,8 +150,8 @@ def test_measured_figures_of_a_known_gpu_are_compared(
     assert gpu is not None
     predicted = [count(network, "encode", 0).predict_rate(gpu) for network in (PLAIN, step)]
     assert list(Benchmark(request).compare_with_predictions(rows)) == [
-        f"encode 256, batch 32, {name}: 4000 images/s, {4000 / rate:.2f} times the {rate:.0f} that "
-        "are predicted"
+        f"encode 256, batch 32, {name}: 4000 images/s, {4000 / rate:.2f} times the "
+        f"predicted {rate:.0f}"
         for name, rate in zip(("plain", "fast"), predicted, strict=True)
     ]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "another GPU")

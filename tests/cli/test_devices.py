@@ -164,7 +164,7 @@ def test_each_worker_computes_on_its_own_device(
     for command in ("encode photos", "decode latents"):
         done = run(*command.split(), tmp_path / "out", *options, cwd=work)
         assert done.code == 1
-        assert done.err.startswith("dinac: device cuda:98 is not available; this machine has ")
+        assert done.err.startswith("dinac: device cuda:98 is not available; torch finds only ")
 
 
 def test_an_image_on_standard_input_has_the_first_device(
@@ -196,8 +196,8 @@ def test_each_device_needs_a_process(images: Path, tmp_path: Path) -> None:
     done = run("encode", images, tmp_path / "out", *TWO, "--processes", "1")
     assert (done.code, done.err) == (
         2,
-        "dinac: --processes 1: fewer than the 2 devices, and each device needs a process; use more "
-        "processes, or name fewer devices\n",
+        "dinac: --processes 1: 2 devices need at least as many processes; use more processes, or "
+        "name fewer devices\n",
     )
     assert not (tmp_path / "out").exists()
 
@@ -219,8 +219,8 @@ def test_the_variable_may_name_several_devices(images: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("all", "device all is not available; this machine has cpu, and no CUDA device; "),
-        ("cuda:0,cuda:1", "device cuda:0 is not available; this machine has cpu; "),
+        ("all", "device all is not available; torch finds no CUDA device; "),
+        ("cuda:0,cuda:1", "device cuda:0 is not available; torch finds only cpu; "),
     ],
 )
 def test_missing_devices_are_an_error(

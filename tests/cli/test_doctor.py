@@ -159,7 +159,10 @@ def test_the_parent_imports_nothing_that_can_crash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere",), "nowhere: no such folder; name the folder of your outputs"),
+        (
+            ("nowhere",),
+            "nowhere: no such folder; name an existing folder on the disk of your outputs",
+        ),
         (("--time-limit", "0"), "--time-limit 0: expected 1 second or more"),
         (("--device", "gpu"), "--device gpu: choose one of auto, cpu, cuda, cuda:N, mps"),
     ],

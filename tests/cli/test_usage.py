@@ -244,7 +244,7 @@ def test_absent_device_is_an_error(work: Path, tmp_path: Path) -> None:
     assert (done.code, done.out) == (1, "")
     assert re.fullmatch(
         r"dinac: device cuda:99 is not available; "
-        r"this machine has (\S+, )*cpu; use --device auto\n",
+        r"torch finds only (\S+, )*cpu; use --device auto\n",
         done.err,
     )
     assert list_files(tmp_path) == []

@@ -14,7 +14,7 @@ from .processes import run
     [
         ("DINAC_MODEL", "foo bar", "no such file or folder, and neither an alias (nano, d2, "),
         ("DINAC_DEVICE", "gpu", "choose one of auto, cpu, cuda, cuda:N, mps"),
-        ("DINAC_DEVICE", "cuda:99", "device cuda:99 is not available; this machine has "),
+        ("DINAC_DEVICE", "cuda:99", "device cuda:99 is not available; torch finds only "),
         ("DINAC_WORKERS", "0", "expected 1 or more"),
         ("DINAC_WORKERS", "many", "expected 1 or more"),
         ("DINAC_NO_PROGRESS", "maybe", "expected 1 or 0"),

@@ -91,7 +91,7 @@ def test_without_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch, tmp_
         "asked": "cuda",
         "kind": None,
         "device": None,
-        "problem": "device cuda is not available; this machine has cpu; use --device auto",
+        "problem": "device cuda is not available; torch finds only cpu; use --device auto",
     }
     found = examine(monkeypatch, tmp_path, {**CPU, probe.DEVICE: absent})
     assert list(found) == ["dinac", "packages", "torch", "device", *AFTER]

@@ -22,7 +22,7 @@ from dinac_cli.doctor.hardware import (
 from .canned import CPU, CUDA
 
 DEVICE, COMPILER = CPU[probe.DEVICE], CPU[probe.COMPILER]
-ABSENT = "device cuda is not available; this machine has cpu; use --device auto"
+ABSENT = "device cuda is not available; torch finds only cpu; use --device auto"
 
 
 def test_this_machine_is_measured() -> None:
@@ -86,7 +86,7 @@ def test_the_build_of_torch(changes: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("facts", "level", "text", "remedy"),
     [
-        (DEVICE, Level.NOTE, "because there is no GPU", "nothing to do"),
+        (DEVICE, Level.NOTE, "because no GPU was found", "if this machine has a GPU"),
         ({**DEVICE, "asked": "cpu"}, Level.OK, "--device or DINAC_DEVICE is cpu", ""),
         ({**DEVICE, "gpu_driver": True}, Level.NOTE, "torch sees no GPU", "install a torch with"),
         (
@@ -110,7 +110,7 @@ def test_the_build_of_torch(changes: dict[str, Any], text: str) -> None:
         (
             {**DEVICE, "asked": "cuda", "device": None, "kind": None, "problem": ABSENT},
             Level.FAIL,
-            "device cuda is not available; this machine has cpu",
+            "device cuda is not available; torch finds only cpu",
             "install a torch with CUDA or ROCm, as pytorch.org says; or use --device auto",
         ),
         (

@@ -81,7 +81,7 @@ def test_this_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             {"OMP_NUM_THREADS": "many", "threads": None},
             Level.NOTE,
-            "OMP_NUM_THREADS is 'many', which is no number of threads",
+            "OMP_NUM_THREADS is 'many', which is not a number of threads",
         ),
     ],
 )

@@ -100,8 +100,8 @@ def test_a_gpu_that_computes_in_another_way_is_told_once(
     assert read_header((out / "x.png.dinac").read_bytes()).compute == "cpu/f32"
     assert encode_and_listen(images, out, set_step(encoder, TORCH)) == [
         slow,
-        f"{out} holds latents computed as cpu/f32, and this run computes cpu/f32/torch: they "
-        "differ by rounding",
+        f"{out} holds latents computed as cpu/f32; this run computes as cpu/f32/torch, which "
+        "rounds differently",
     ]
     assert read_header((out / "a.png.dinac").read_bytes()).compute == "cpu/f32/torch"
     assert encode_and_listen(images, out, set_step(encoder, TORCH)) == []  # nothing to encode

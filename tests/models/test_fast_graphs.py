@@ -232,10 +232,12 @@ def test_a_replay_computes_new_inputs_and_keeps_old_results(cuda: Cuda) -> None:
 def test_all_recordings_share_one_pool_and_one_stream(cuda: Cuda) -> None:
     tripling = Tripling(cuda)
     recorder = CudaRecorder(tripling.list_constants)
-    for length in (2, 3, 4):
-        recorder(tripling, torch.ones(length))
+    replays = [recorder(tripling, torch.ones(length)) for length in (2, 3, 4)]
     assert len(cuda.pools) == 3
     assert len(set(map(id, cuda.pools))) == 1
+    replays.clear()
+    recorder(tripling, torch.ones(5))
+    assert cuda.pools[-1] is not cuda.pools[0]  # all graphs of that pool are gone
     assert cuda.streams == 1
 
 

@@ -165,7 +165,7 @@ class TestChoice:
 
     def test_an_unknown_step_is_wrong_usage(self, gpu: pytest.MonkeyPatch) -> None:
         gpu.setenv("DINAC_CUDA", "fast")
-        message = "^DINAC_CUDA=fast: choose one of graphs, triton, torch, plain$"
+        message = "^DINAC_CUDA=fast: no such step; choose one of graphs, triton, torch, plain$"
         with pytest.raises(UsageError, match=message):
             self.choose()
 
@@ -251,7 +251,7 @@ class TestChoice:
         choice = self.choose()
         assert choice.step == TORCH
         assert choice.reason.startswith("normalize is wrong by ")
-        assert choice.reason.endswith("(at most 2e-05 is right)")
+        assert choice.reason.endswith("(limit 2e-05)")
         assert choice.remedy == "report it with the output of `dinac doctor`"
 
     def test_operations_of_torch_that_fail_lead_to_the_plain_network(

@@ -18,7 +18,7 @@ class BusyTime:
     """The union of spans: time in which several processes share a device counts once.
 
     Spans may overlap and come in any order. Keeps the last `_MOST_SPANS` separate spans at most; a
-    span that comes much too late counts only from the end of the spans that are no longer kept.
+    span that comes very late counts only from the end of the spans that are no longer kept.
     """
 
     _spans: list[Span] = field(default_factory=list)  # in order, without overlap

@@ -140,7 +140,7 @@ class RunControl:
     are spread evenly over `devices`; if there are none, the job chooses its device. If
     `fits_device` is set, `processes` is the most: one process per device starts, and the others
     follow if the memory of the device has room for them. `say` receives a line about that, and
-    `warn` each remark of the job, once. If it turns out that a CPU computes, `cpu_limits` replaces
+    `warn` each remark of the job, once. If a CPU computes after all, `cpu_limits` replaces
     `workers` and `in_flight`. `threads` is the number of threads that compute in each process
     (None: as the environment says, or one per processor). `sharers` processes share the memory that
     one run may occupy. Worker processes limit the memory of torch's caches if `bounds_memory` is

@@ -122,7 +122,7 @@ class Job(ABC, Generic[E, W, R]):
         return None
 
     def take_remarks(self) -> list[str]:
-        """Returns what the user should know about the device, and was not returned before."""
+        """Returns new remarks about the device, for the user."""
         return []
 
     @abstractmethod

@@ -301,7 +301,7 @@ class _Run(Generic[E, W, R]):
         yield from self._drain_while_waiting(read)
         with self._clock.measure("read"):
             number, outcome = read.result()
-        self._budget.give_back(next(self._finished))  # reads are passed on as they started
+        self._budget.give_back(next(self._finished))  # reads end in the order of their start
         self._pass_on(number, outcome)
         yield from self._take(self._in_flight)
 
@@ -316,7 +316,7 @@ class _Run(Generic[E, W, R]):
             self._collect(len(self._computing) - 1)
             yield from self._take(self._in_flight)
         while not read.done():
-            yield from self._take(len(self._outbox))  # what is left has a lock to wait for
+            yield from self._take(len(self._outbox))  # `wait` needs futures of real work
             if not (leaving := self._outbox.list_leaving()):
                 return
             either: list[Future[Any]] = [read, *leaving]
@@ -338,8 +338,8 @@ class _Run(Generic[E, W, R]):
             self._collect(0)
 
     def _read(self, number: int, place: int, entry: E) -> tuple[int, W | FileResult]:
-        """Reads entry `number`. `place` counts only the entries that are read, without gaps: the
-        budget must know which read is the oldest."""
+        """Reads entry `number`. `place` counts only the entries that are read, without gaps,
+        because the budget must know which read is the oldest."""
         began = time.perf_counter()
         try:
             outcome = self._job.read(entry, partial(self._hold, place))

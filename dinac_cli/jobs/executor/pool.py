@@ -52,8 +52,8 @@ MEMORY_MARGIN = 1.25
 """A process on a GPU needs this much more than it has used so far: later images may be larger."""
 
 MOST_CRASHES = 5
-"""The run ends if so many new processes in a row die with their first entry, after it went to the
-model: probably, the model or the device fails, and not the entries."""
+"""If this many new processes in a row die after their first entry went to the model, the run ends:
+the model or the device probably fails, and not the entries."""
 
 _WORKER = "dinac_cli.worker"
 _POLL_SECONDS = 0.2  # a signal handler cannot wake the parent, so it looks for a stop regularly
@@ -480,11 +480,11 @@ class _Pool(Generic[E]):
         self._processes.remove(dead)
         if not dead.is_ready:
             if not self._processes:
-                place = "" if len(self._devices) == 1 else " on one --device"
+                place = "" if len(self._devices) == 1 else " and one --device"
                 raise DeviceError(
                     f"a worker process could not start ({end}); use --processes 1{place}"
                 )
-            # Probably, memory lacks for one more.
+            # Probably, there is no memory for one more.
             dead.device.count = self._count_on(dead.device)
             if dead.device.name and not dead.device.count:
                 self._warn(

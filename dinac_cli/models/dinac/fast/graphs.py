@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -77,6 +78,7 @@ class CudaRecorder:
         self._list_constants = list_constants
         self._pool: Any = None
         self._side: Any = None
+        self._replays: weakref.WeakSet[Compute] = weakref.WeakSet()
 
     def __call__(self, compute: Compute, x: Tensor) -> Compute:
         """Records the kernels that `compute` launches for `x`.
@@ -96,7 +98,7 @@ class CudaRecorder:
         torch.cuda.synchronize(x.device)
         constants = self._list_constants()
         graph = torch.cuda.CUDAGraph()
-        if self._pool is None:
+        if not self._replays:  # torch refuses a pool whose graphs are all gone
             self._pool = torch.cuda.graph_pool_handle()
         try:
             with (
@@ -117,6 +119,7 @@ class CudaRecorder:
 
         if not all(map(_have_equal_bytes, replay(x), expected)):
             raise RuntimeError("a replayed graph gives another result than its kernels one by one")
+        self._replays.add(replay)
         return replay
 
 

@@ -28,7 +28,7 @@ from dinac_cli.models.dinac.fast.self_check import OperationCheck, check_operati
 GRAPHS, TRITON, TORCH, PLAIN = STEPS = ("graphs", "triton", "torch", "plain")
 
 VARIABLE = "DINAC_CUDA"
-"""The environment variable that names a step, which is then used or refused."""
+"""The environment variable that names a step. If that step does not work, the run fails."""
 
 _HEADERS = "install a C compiler and the headers of Python (on Debian: gcc and python3-dev)"
 _REPORT = "report it with the output of `dinac doctor`"
@@ -41,8 +41,8 @@ _lock = threading.Lock()
 class Choice:
     """The chosen step, and the checks that were made.
 
-    `reason` says why it is not the first step, and `remedy` what the user can do about that. They
-    are empty for the first step, and for a step that the user has named.
+    `reason` says why this is not the first step, and `remedy` says what the user can do. Both are
+    empty for the first step, and for a step that the user named.
     """
 
     step: str
@@ -112,7 +112,7 @@ def _choose(
 def _read_named() -> str | None:
     named = os.environ.get(VARIABLE) or None
     if named is not None and named not in STEPS:
-        raise UsageError(f"{VARIABLE}={named}: choose one of {', '.join(STEPS)}")
+        raise UsageError(f"{VARIABLE}={named}: no such step; choose one of {', '.join(STEPS)}")
     return named
 
 
@@ -154,7 +154,7 @@ def _judge(step: str, checks: tuple[OperationCheck, ...], device: torch.device) 
         ) from exc
     if failed.cause is not None:
         return _Trial(*_explain(step, failed.cause), checks)
-    wrong = f"{failed.name} is wrong by {failed.error:.1g} (at most {failed.limit:.0e} is right)"
+    wrong = f"{failed.name} is wrong by {failed.error:.1g} (limit {failed.limit:.0e})"
     return _Trial(wrong, _REPORT, checks)
 
 

@@ -18,7 +18,7 @@ _this_thread = threading.local()
 def frozen() -> Iterator[None]:
     """In this block, a cache that lacks a value raises RuntimeError in the calling thread.
 
-    For work that is recorded and not run: a value that is made meanwhile would never be computed.
+    For work that is recorded but not run: a value made in this block would never be computed.
     """
     _this_thread.is_frozen = True
     try:

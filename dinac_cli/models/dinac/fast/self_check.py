@@ -1,4 +1,4 @@
-"""Checks on the device itself that operations compute what they should."""
+"""Checks on a device that the operations give the right results there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class OperationCheck:
 
 
 class _Call(Protocol):
-    """Calls one operation, which may overwrite its inputs, and returns all that it computed."""
+    """Calls one operation, which may overwrite its inputs, and returns all its results."""
 
     def __call__(
         self, operations: Operations, dtype: torch.dtype, *inputs: Tensor
@@ -59,8 +59,8 @@ def check_operations(
 ) -> tuple[OperationCheck, ...]:
     """Runs each operation once on `device`, at the widths of a model and on odd sizes.
 
-    `dtype` is the type of the model's matrix products. After an operation that raises an error, the
-    device may be unusable, so its check is the last one.
+    `dtype` is the type of the model's matrix products. If an operation raises an error, the device
+    may be unusable, so its check is the last one.
     """
     checks: list[OperationCheck] = []
     for (name, call), inputs in zip(_CALLS.items(), _draw_inputs(config, dtype), strict=True):
