@@ -53,6 +53,8 @@ _TOKENS_IN_FLIGHT = 3 * _GPU_BATCH_TOKENS
 # photograph keeps all processors busy.
 _CPU_TOKENS_IN_FLIGHT = 8192
 _CPU_LANES = 2
+# The graph of more steps would have tens of thousands of kernels.
+_MOST_RECORDED_STEPS = 256
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -103,8 +105,10 @@ class Engine:
         """Raises ImageError if a batch of images of this size does not fit into memory."""
         needed = self._count_tokens(height, width) * measure_token_bytes(self._model.config)
         available = self._try(partial(free_bytes, self.device))
-        if available is not None and needed > available and self._in_flight.wait():
-            available = self._try(partial(free_bytes, self.device))  # no call is in flight now
+        if available is not None and needed > available:
+            self._in_flight.wait()
+            self._release_memory()
+            available = self._try(partial(free_bytes, self.device))
         if available is not None and needed > available:
             raise ImageError(
                 f"{width}x{height} needs about {needed / 2**30:.1f} GiB of memory on "
@@ -152,7 +156,8 @@ class Engine:
 
         decode = partial(self._decode_batch, settings=settings)
         # Without a seed, each call draws new noise. A recorded graph would repeat the old noise.
-        key = None if settings.seed is None else settings
+        is_short = settings.num_steps <= _MOST_RECORDED_STEPS
+        key = settings if settings.seed is not None and is_short else None
         return self._submit(self._measure(latents), lambda: latents, decode, crop, key=key)
 
     def submit_features(
@@ -277,9 +282,7 @@ class Engine:
         """Allows fewer calls in flight, frees memory and runs `send` again. Raises ImageError."""
         self._in_flight.lower_limit(one_by_one=self._lanes is not None)
         self._in_flight.wait()
-        if self._graphs is not None:
-            self._graphs.clear()
-        _free_memory(self.device)
+        self._release_memory()
         try:
             return self._try(send)
         except MemoryError as exc:
@@ -288,6 +291,13 @@ class Engine:
                 f"out of memory on {self.device}; free some memory, scale the image down "
                 "or choose another --device"
             ) from exc
+
+    def _release_memory(self) -> None:
+        """Frees what is kept for later calls: graphs and starting noises."""
+        if self._graphs is not None:
+            self._graphs.clear()
+        self._model.forget_starts()
+        _free_memory(self.device)
 
     def _try(self, work: Callable[[], R]) -> R:
         """Runs `work`. Raises MemoryError if memory runs out, and DeviceError for other errors."""

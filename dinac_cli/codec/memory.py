@@ -49,13 +49,16 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def measure_room(device: torch.device) -> tuple[int, int] | None:
-    """Returns the free memory of a GPU, and the most that this process has used there, in bytes.
+    """Returns the free memory of a GPU, and the most that this process may use there, in bytes.
 
-    Returns None for a CPU.
+    On CUDA, the activations count twice: a recorded graph has memory of its own for them. Returns
+    None for a CPU.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free), torch.cuda.max_memory_reserved(device) + _CONTEXT_BYTES
+        most = torch.cuda.max_memory_reserved(device)
+        again = max(0, most - torch.cuda.memory_allocated(device))
+        return max(0, int(free) - again), most + again + _CONTEXT_BYTES
     if device.type == "mps":
         used = torch.mps.driver_allocated_memory()
         return max(0, torch.mps.recommended_max_memory() - used), used

@@ -127,6 +127,9 @@ def prepare_device(device: torch.device) -> None:
                 torch.cuda.init()  # type: ignore[no-untyped-call]
             else:
                 torch.cuda.set_device(device)
+        # Both kinds of settings: if they disagree, torch raises an error when they are read.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -98,11 +98,18 @@ def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
 
 
 def cache_folder() -> Path:
-    """Returns dinac's cache folder: $DINAC_CACHE, or `dinac` in the user's cache folder."""
+    """Returns dinac's cache folder: $DINAC_CACHE, or `dinac` in the user's cache folder.
+
+    Raises FileNotFoundError if the user has no home folder.
+    """
     if own := os.environ.get("DINAC_CACHE"):
         return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path("~/.cache").expanduser()) / "dinac"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "dinac"
+    try:
+        return Path.home() / ".cache" / "dinac"
+    except RuntimeError as exc:  # such as in a container
+        raise FileNotFoundError("the user has no home folder") from exc
 
 
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -159,8 +166,8 @@ def _write_cache(identities: dict[str, ModelIdentity]) -> None:
         "version": _CACHE_VERSION,
         "identities": {key: asdict(identity) for key, identity in identities.items()},
     }
-    folder = cache_folder()
     with suppress(OSError):
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".identities-", dir=folder)
         try:

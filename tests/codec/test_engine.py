@@ -48,9 +48,13 @@ class Mirror:
     is_compiled: bool = False
     failures: list[Exception] = field(default_factory=list)
     calls: int = 0
+    forgotten: int = 0
 
     def list_constants(self) -> list[Tensor]:
         return []
+
+    def forget_starts(self) -> None:
+        self.forgotten += 1
 
     def encode(self, images: Tensor) -> Tensor:
         self.calls += 1
@@ -190,6 +194,21 @@ class TestMemory:
             assert latents.shape == (3, 4, 4)
             assert model.calls == 2
         assert len(collections) == 4
+
+    def test_the_retry_and_a_large_image_free_what_is_kept_for_later_calls(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = Mirror(failures=[MemoryError()])
+        engine = make_engine(model)
+        engine.encode([draw(4, 4)])
+        assert model.forgotten == 1
+
+        def count_free(device: torch.device) -> int:
+            return 2**40 if model.forgotten == 2 else 0
+
+        monkeypatch.setattr(engine_module, "free_bytes", count_free)
+        engine.check_size(4, 4)
+        assert model.forgotten == 2
 
     def test_retry_keeps_the_batch_shape(self, batches_of_four: None) -> None:
         shapes = []
@@ -476,6 +495,24 @@ class TestRemarks:
             "error: capture invalidated"
         ]
         assert engine.take_remarks() == []
+
+    @pytest.mark.parametrize(("steps", "recorded"), [(256, 1), (257, 0)])
+    def test_a_call_of_very_many_steps_is_not_recorded(
+        self, steps: int, recorded: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        records: list[Compute] = []
+
+        def record(recorder: CudaRecorder, compute: Compute, x: Tensor) -> Compute:
+            records.append(compute)
+            return compute
+
+        monkeypatch.setattr(CudaRecorder, "__call__", record)
+        engine = Engine(cast(DinacAE, Mirror()), Choice(GRAPHS))
+        settings = DinacAEInferenceConfig(seed=0, num_steps=steps)
+        latents = np.zeros((3, 2, 2), np.float32)
+        for _ in range(6):
+            engine.decode([latents], [(2, 2)], settings)
+        assert len(records) == recorded
 
     def test_a_device_without_a_ladder_has_none(self, encoder: ModelHandle) -> None:
         assert encoder.engine.take_remarks() == []

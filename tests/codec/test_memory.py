@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinac_cli.codec import memory
-from dinac_cli.codec.memory import free_bytes, measure_token_bytes
+from dinac_cli.codec.memory import free_bytes, measure_room, measure_token_bytes
 from dinac_cli.models.dinac.config import DinacAEConfig
 
 CPU = torch.device("cpu")
@@ -76,6 +76,16 @@ def test_memory_of_a_gpu_that_torch_holds_but_does_not_use_is_free(
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 480)
     assert free_bytes(torch.device("cuda:0")) == 120
+
+
+def test_the_room_on_a_gpu_counts_activations_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000, 20_000))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    free, used = measure_room(torch.device("cuda:0")) or (0, 0)
+    assert free == 10_000 - 400
+    assert used == 700 + 400 + memory._CONTEXT_BYTES
+    assert measure_room(CPU) is None
 
 
 def test_free_memory_of_this_machine_is_plausible() -> None:

@@ -226,6 +226,28 @@ def test_a_later_worker_that_cannot_start_leaves_the_work_to_the_others(
     assert count == 2
 
 
+def test_a_later_worker_that_the_system_refuses_leaves_the_work_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, told, count = pool._start_process, list[str](), 0
+
+    def start_only_first(connection: Any) -> subprocess.Popen[bytes]:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise DeviceError("cannot start a worker process: no memory; use --processes 1")
+        return start(connection)
+
+    monkeypatch.setattr(pool, "_start_process", start_only_first)
+    entries = [Entry(number, "pause") for number in range(60)]
+    control = RunControl(workers=0, processes=3, warn=told.append)
+    assert sorted(numbers(run(entries, control=control))) == list(range(60))
+    assert count == 2
+    assert told == [
+        "cannot start a worker process: no memory; use --processes 1; the run goes on with 1"
+    ]
+
+
 def test_an_error_of_the_listing_comes_after_the_results() -> None:
     def entries() -> Iterator[Entry]:
         yield from make_entries(5)

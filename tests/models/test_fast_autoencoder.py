@@ -285,6 +285,17 @@ def test_tf32_is_switched_off_after_an_error(precision: Callable[[], str]) -> No
 
 
 @torch.inference_mode()
+def test_forgotten_noise_is_drawn_again(small: DinacAE) -> None:
+    fast, settings = accelerate(small), DinacAEInferenceConfig(seed=1)
+    latents = torch.zeros(1, SMALL.bottleneck_dim, 2, 2)
+    first = fast.decode(latents, 32, 32, settings)
+    fast.forget_starts()
+    assert isinstance(fast, FastDinacAE)
+    assert fast._starts.list_values() == []
+    assert torch.equal(fast.decode(latents, 32, 32, settings), first)
+
+
+@torch.inference_mode()
 def test_accelerated_network_has_the_same_parts(wide: DinacAE) -> None:
     encoder_only = accelerate(DinacAE(SMALL, parts={"encoder"}).eval())
     assert not hasattr(encoder_only, "decoder")

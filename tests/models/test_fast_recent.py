@@ -39,6 +39,14 @@ def test_weight_is_bounded_except_for_the_newest_value() -> None:
     assert (len(cache.list_values()), cache.weight) == (1, 1)
 
 
+def test_clear_forgets_all_values() -> None:
+    cache: Recent[str, bytes] = Recent(10, len)
+    cache.get("a", lambda: bytes(4))
+    cache.clear()
+    assert (cache.list_values(), cache.weight) == ([], 0)
+    assert cache.get("a", lambda: bytes(5)) == bytes(5)
+
+
 def test_failure_to_make_a_value_leaves_nothing() -> None:
     cache: Recent[str, int] = Recent(4)
     with pytest.raises(ZeroDivisionError):

@@ -206,6 +206,20 @@ def test_unwritable_cache_only_costs_time(
     assert len(computed) == 2
 
 
+def test_no_home_folder_only_costs_time(
+    pair: Golden, computed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("DINAC_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    first = read_identity(pair.weights, pair.config)
+    assert read_identity(pair.weights, pair.config) == first
+    assert len(computed) == 2
+
+
 def test_cache_forgets_the_oldest(
     pair: Golden, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

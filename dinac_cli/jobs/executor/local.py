@@ -280,6 +280,7 @@ class _Run(Generic[E, W, R]):
                     reads.append(readers.submit(self._read, number, place, entry))
                 elif self._ordered:
                     self._outbox.put_result(number, known)
+                    yield from self._take(self._in_flight)
                 else:
                     yield number, Made(known)
                 while len(reads) >= self._ahead:

@@ -58,6 +58,7 @@ the model or the device probably fails, and not the entries."""
 _WORKER = "dinac_cli.worker"
 _POLL_SECONDS = 0.2  # a signal handler cannot wake the parent, so it looks for a stop regularly
 _END_SECONDS = 2.0
+_FREE_SECONDS = 20.0  # CUDA may take long to free its memory
 _RATE_SECONDS = 0.25
 
 OpenJob = Callable[[], AbstractContextManager[Job[E, W, R]]]
@@ -278,11 +279,11 @@ class _Process(Generic[E]):
             self._rate = (self._finished - self._mark[1]) / (now - self._mark[0])
             self._mark = (now, self._finished)
 
-    def bury(self) -> str:
+    def bury(self, patience_seconds: float = 2.0) -> str:
         """Waits for a process that ends. Returns how it ended: a signal or an exit code."""
         self.connection.close()
         try:
-            code = self.process.wait(_END_SECONDS)
+            code = self.process.wait(patience_seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
@@ -328,7 +329,7 @@ class _Pool(Generic[E]):
             if kind is None:
                 process.send(Order.END)
         for process in self._processes:
-            process.bury()
+            process.bury(_FREE_SECONDS if kind is None else _END_SECONDS)
 
     def run(self) -> Iterator[Made]:
         """Yields every output. Raises the error that ends a worker's run."""
@@ -350,8 +351,14 @@ class _Pool(Generic[E]):
             is_idle = any(not process.held for process in self._processes)
             if is_idle or not (self._suspects or len(self._listing)):
                 return
-            self._processes.append(_Process(self._assignment, device))
-            self._supply(self._processes[-1])
+            try:
+                process: _Process[E] = _Process(self._assignment, device)
+            except DeviceError as exc:
+                device.count = self._count_on(device)
+                self._warn(f"{exc}; the run goes on with {len(self._processes)}")
+                continue
+            self._processes.append(process)
+            self._supply(process)
 
     def _choose_device(self) -> _Device | None:
         """Returns the device with the fewest processes; None if no device may have one more."""

@@ -209,6 +209,9 @@ class DinacAE(nn.Module):
         """Returns the tensors that are cached between calls. This class caches no tensors."""
         return []
 
+    def forget_starts(self) -> None:
+        """Frees cached starting noises. This class caches none."""
+
     def _begin_decoding(
         self, latents: Tensor, height: int, width: int, settings: DinacAEInferenceConfig
     ) -> tuple[Denoising, Tensor, CosineSchedule]:

@@ -78,6 +78,9 @@ class FastDinacAE(DinacAE):
                 constants += getattr(self, part).list_constants()
         return constants
 
+    def forget_starts(self) -> None:
+        self._starts.clear()
+
     def _draw_start(
         self, batch: int, height: int, width: int, seed: int | None, sigma: float
     ) -> tuple[Tensor, Tensor]:

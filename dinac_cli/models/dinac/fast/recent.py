@@ -59,6 +59,12 @@ class Recent(Generic[K, V]):
                 self.weight -= self._weigh(self._values.popitem(last=False)[1])
             return value
 
+    def clear(self) -> None:
+        """Forgets all values."""
+        with self._lock:
+            self._values.clear()
+            self.weight = 0
+
     def list_values(self) -> list[V]:
         """Returns all cached values, from the least to the most recently used."""
         with self._lock:

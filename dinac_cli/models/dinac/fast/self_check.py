@@ -90,6 +90,7 @@ def _read_patches(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -
 
 def _finish_ddim(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
     x, x0 = inputs
+    x = x[:1].expand(len(x0), -1, -1, -1)  # all images start from the same noise
     return [operations.finish_ddim(x, x0, torch.tensor(_ALPHA), torch.tensor(_SIGMA))]
 
 
