@@ -141,6 +141,11 @@ def quote_error(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {printable}"[:200] if words else type(exc).__name__
 
 
+def first_line(exc: BaseException) -> str:
+    """Returns the first line of an error's message, or its class if there is no message."""
+    return str(exc).strip().partition("\n")[0] or type(exc).__name__
+
+
 def describe_read_error(exc: OSError) -> str:
     """Says in an error message why a file cannot be read, and what to do."""
     return f"cannot read: {exc.strerror or exc}; check the path and its permissions"

@@ -30,7 +30,7 @@ from dinac_cli.codec.flight import (
 )
 from dinac_cli.codec.memory import free_bytes, measure_room, measure_token_bytes
 from dinac_cli.container.tensors import Encoded
-from dinac_cli.errors import DeviceError, DinacError, ImageError
+from dinac_cli.errors import DeviceError, DinacError, ImageError, first_line
 from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.fast import torch_operations
@@ -88,7 +88,7 @@ class Engine:
         self._busy = BusyTimer(_make_timing_event if self.device.type == "cuda" else None)
         remark = None if step is None else step.describe()
         self._remarks = [] if remark is None else [remark]
-        self._has_failed = self._has_computed = False
+        self._has_told_failure = self._has_computed = False
         self._graphs = None
         if step is not None and step.step == GRAPHS:
             self._graphs = GraphCache(CudaRecorder(model.list_constants))
@@ -185,8 +185,12 @@ class Engine:
 
     def take_remarks(self) -> list[str]:
         """Returns new remarks about the device, for the user."""
-        if self._graphs is not None and self._graphs.failure is not None and not self._has_failed:
-            self._has_failed = True
+        if (
+            self._graphs is not None
+            and self._graphs.failure is not None
+            and not self._has_told_failure
+        ):
+            self._has_told_failure = True
             self._remarks.append(
                 f"{self.device} runs its kernels one by one, which is slower, because CUDA graphs "
                 f"failed: {self._graphs.failure}"
@@ -378,8 +382,7 @@ def _make_timing_event() -> TimingEvent:
 
 
 def _describe_failure(device: torch.device, exc: Exception, remedy: str) -> DeviceError:
-    detail = str(exc).strip().partition("\n")[0] or type(exc).__name__
-    return DeviceError(f"{device} failed: {detail}{remedy}")
+    return DeviceError(f"{device} failed: {first_line(exc)}{remedy}")
 
 
 def _is_of_device(exc: Exception) -> bool:

@@ -35,6 +35,7 @@ class Place:
 
     @property
     def facts(self) -> dict[str, Any]:
+        """The same for the JSON of a report."""
         return {
             "folder": str(self.folder),
             "exists": self.exists,

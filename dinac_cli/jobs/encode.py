@@ -546,16 +546,19 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         return self._model.take_busy_spans()
 
     def take_remarks(self) -> list[str]:
-        remarks = self._model.take_remarks()
-        if self._held_compute is not None:
-            compute, self._held_compute = Compute.parse(self._held_compute), None
-            own = Compute.parse(self._model.engine.compute)
-            if compute is not None and own is not None and own.differs_in_step(compute):
-                remarks.append(
-                    f"{self._output.path} holds latents computed as {compute}; this run computes "
-                    f"as {own}, which rounds differently"
-                )
-        return remarks
+        held, self._held_compute = self._held_compute, None
+        remark = None if held is None else self._compare_step(held)
+        return self._model.take_remarks() + ([] if remark is None else [remark])
+
+    def _compare_step(self, held_compute: str) -> str | None:
+        """Returns a remark if the GPU rounds differently than when the record in OUT was made."""
+        held, own = Compute.parse(held_compute), Compute.parse(self._model.engine.compute)
+        if held is None or own is None or not own.differs_in_step(held):
+            return None
+        return (
+            f"{self._output.path} holds latents computed as {held}; this run computes as {own}, "
+            "which rounds differently"
+        )
 
     def measure_room(self) -> tuple[int, int] | None:
         return self._model.measure_room()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dinac_cli.errors import DeviceError, UsageError
+from dinac_cli.errors import DeviceError, UsageError, first_line
 
 _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
@@ -82,8 +82,7 @@ def _failures_named(device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:
-        words = str(exc).strip().partition("\n")[0]
-        raise DeviceError(f"device {device} failed: {words}; use --device cpu") from exc
+        raise DeviceError(f"device {device} failed: {first_line(exc)}; use --device cpu") from exc
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -13,23 +13,26 @@ from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.models.registry import resolve_model
 
 
-def test_commands_run_on_samples_with_the_requested_options(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(processes, "REPEATS", 1)
-    request = BenchRequest(
+def make_request(device: str, file_counts: tuple[int, ...] = ()) -> BenchRequest:
+    return BenchRequest(
         model=resolve_model("nano"),
         random_weights=None,
-        choice=DeviceChoice(device="cpu", dtype="bf16"),
+        choice=DeviceChoice(device=device, dtype="bf16"),
         compare=None,
         resolutions=(),
         batches=(),
         images=(),
-        file_counts=(2,),
+        file_counts=file_counts,
         workers=1,
         seconds=0.0,
     )
-    figures = list(Benchmark(request).measure_commands())
+
+
+def test_commands_run_on_samples_with_the_requested_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "REPEATS", 1)
+    figures = list(Benchmark(make_request("cpu", (2,))).measure_commands())
     assert [(row.command, row.files) for row in figures] == [("encode", 2), ("decode", 2)]
     for row in figures:
         assert 0 < row.first_file_seconds <= row.seconds
@@ -41,17 +44,5 @@ def test_the_measured_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) ->
     current: list[torch.device] = []
     monkeypatch.setattr(benchmark, "resolve_device", torch.device)
     monkeypatch.setattr(benchmark, "prepare_device", current.append)
-    request = BenchRequest(
-        model=resolve_model("nano"),
-        random_weights=None,
-        choice=DeviceChoice(device="cuda:1", dtype="bf16"),
-        compare=None,
-        resolutions=(),
-        batches=(),
-        images=(),
-        file_counts=(),
-        workers=1,
-        seconds=0.0,
-    )
-    Benchmark(request)
+    Benchmark(make_request("cuda:1"))
     assert current == [torch.device("cuda:1")]

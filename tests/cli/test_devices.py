@@ -19,27 +19,17 @@ from dinac_cli.jobs.executor import pool
 from dinac_cli.models import device
 
 from .conftest import list_files, read_files, save
+from .crashing import prepare_processes, write_crashing_image
 from .processes import DINAC, make_environment, run, run_process
 
 TWO = ("--device", "cpu,cpu", "--threads", "1")
 ONE = ("--device", "cpu", "--threads", "1", "--processes", "1")
-CRASH = b"this file crashes its decoder"
 
-# Python imports this module at its start. `cpu,cpu` names two devices, and a file that holds CRASH
-# kills the process that reads it.
-SITE = f"""
-import os
+# `cpu,cpu` names two devices.
+SITE = """
 from dinac_cli.codec import compute
-from dinac_cli.jobs import encode
 
-read, parse = encode.read_shaped, compute.parse_devices
-
-def read_or_crash(data, *arguments, **options):
-    if {CRASH!r} in data:
-        os.abort()
-    return read(data, *arguments, **options)
-
-encode.read_shaped = read_or_crash
+parse = compute.parse_devices
 compute.parse_devices = lambda text: ("cpu", "cpu") if text == "cpu,cpu" else parse(text)
 """
 
@@ -109,9 +99,7 @@ def test_outputs_do_not_depend_on_the_devices(
 
 
 def test_streams_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(SITE)
-    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    environment = prepare_processes(tmp_path, SITE)
     (images / "bad.png").unlink()
     out = tmp_path / "all.dinac"
     done = encode_to_stream(images, out, environment)
@@ -138,10 +126,8 @@ def encode_to_stream(images: Path, out: Path, environment: dict[str, str]) -> tu
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_file_that_kills_a_worker_is_one_failure(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(SITE)
-    (images / "1/crash.png").write_bytes(save(tmp_path / "a.png", 32, 32, 0).read_bytes() + CRASH)
-    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    environment = prepare_processes(tmp_path, SITE)
+    write_crashing_image(images / "1/crash.png", save(tmp_path / "a.png", 32, 32, 0))
     done = run_process("encode", images, tmp_path / "out", *TWO, environment=environment)
     assert done.code == 3
     assert [line for line in done.err.splitlines() if "crash.png" in line] == [

@@ -12,26 +12,11 @@ from pathlib import Path
 import pytest
 
 from .conftest import list_files, read_files, save
+from .crashing import prepare_processes, write_crashing_image
 from .processes import DINAC, finish, make_environment, run, run_process, start, wait_until
 
 SEVERAL = ("--processes", "2", "--threads", "1")
 ONE = ("--processes", "1", "--threads", "1")
-CRASH = b"this file crashes its decoder"
-
-# Python imports this module at its start. A file that holds CRASH kills the process that reads it.
-SITE = f"""
-import os
-from dinac_cli.jobs import encode
-
-read = encode.read_shaped
-
-def read_or_crash(data, *arguments, **options):
-    if {CRASH!r} in data:
-        os.abort()
-    return read(data, *arguments, **options)
-
-encode.read_shaped = read_or_crash
-"""
 
 
 @pytest.fixture
@@ -138,10 +123,8 @@ def test_renamed_sources_keep_their_latents(images: Path, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_file_that_crashes_its_decoder_is_one_failure(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(SITE)
-    (images / "1/crash.png").write_bytes(save(tmp_path / "a.png", 32, 32, 0).read_bytes() + CRASH)
-    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    environment = prepare_processes(tmp_path)
+    write_crashing_image(images / "1/crash.png", save(tmp_path / "a.png", 32, 32, 0))
     done = run_process("encode", images, tmp_path / "out", *SEVERAL, environment=environment)
     assert done.code == 3
     assert [line for line in done.err.splitlines() if "crash.png" in line] == [

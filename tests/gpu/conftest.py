@@ -15,7 +15,6 @@ import torch
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.models.device import prepare_device
-from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import ladder
 from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, TRITON, Choice
 from dinac_cli.models.registry import resolve_model
@@ -24,14 +23,6 @@ from ..models.conftest import Golden, read_golden
 
 DEVICE = torch.device(os.environ.get("DINAC_TEST_DEVICE", "cuda:0"))
 IS_GPU = DEVICE.type == "cuda"
-
-# As wide as the published network, with as few blocks as cover every kind.
-WIDE = DinacAEConfig(
-    encoder_depth=2,
-    decoder_depth=3,
-    decoder_start_blocks=1,
-    decoder_end_blocks=1,
-).without_class_head()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinac_cli.errors import first_line
 from dinac_cli.models.dinac.fast.recent import frozen
 
 Compute = Callable[[Tensor], tuple[Tensor, ...]]
@@ -46,7 +47,7 @@ class GraphCache:
             try:
                 self._graphs[key] = self._record(compute, x)
             except RuntimeError as exc:  # no memory is left, or the work waits for the CPU
-                self.failure = str(exc).strip().partition("\n")[0] or type(exc).__name__
+                self.failure = first_line(exc)
                 self.clear()
             if self.failure is not None:  # the error, and all that its frames hold, is gone
                 return compute(x)

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 
 import torch
 
-from dinac_cli.errors import DeviceError, UsageError
+from dinac_cli.errors import DeviceError, UsageError, first_line
 from dinac_cli.models.device import runs_kernels
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import torch_operations
@@ -149,7 +149,7 @@ def _judge(step: str, checks: tuple[OperationCheck, ...], device: torch.device) 
         torch.cuda.synchronize(device)
     except RuntimeError as exc:  # from now on, the GPU refuses all work of this process
         raise DeviceError(
-            f"{device} failed in {failed.name}: {_first_line(exc)}; set {VARIABLE}={TORCH} to "
+            f"{device} failed in {failed.name}: {_quote_briefly(exc)}; set {VARIABLE}={TORCH} to "
             f"compute without Triton's kernels, and {_REPORT}"
         ) from exc
     if failed.cause is not None:
@@ -160,7 +160,7 @@ def _judge(step: str, checks: tuple[OperationCheck, ...], device: torch.device) 
 
 def _explain(step: str, exc: Exception) -> tuple[str, str]:
     """Returns why an operation raised an error, and what the user can do about it."""
-    text = _first_line(exc)
+    text = _quote_briefly(exc)
     if isinstance(exc, torch.OutOfMemoryError):
         raise DeviceError("out of memory on the GPU; free some memory there") from exc
     if step == TORCH:
@@ -175,8 +175,8 @@ def _explain(step: str, exc: Exception) -> tuple[str, str]:
     return f"Triton failed: {text}", _REPORT
 
 
-def _first_line(exc: BaseException) -> str:
-    line = str(exc).strip().partition("\n")[0] or type(exc).__name__
+def _quote_briefly(exc: BaseException) -> str:
+    line = first_line(exc)
     return line if len(line) <= _CUT else f"{line[:_CUT]}…"
 
 

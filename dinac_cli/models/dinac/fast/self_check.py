@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -46,14 +45,6 @@ class OperationCheck:
         return self.error is not None and self.error <= self.limit
 
 
-class _Call(Protocol):
-    """Calls one operation, which may overwrite its inputs, and returns all its results."""
-
-    def __call__(
-        self, operations: Operations, dtype: torch.dtype, *inputs: Tensor
-    ) -> Sequence[Tensor]: ...
-
-
 def check_operations(
     operations: Operations, config: DinacAEConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[OperationCheck, ...]:
@@ -83,60 +74,37 @@ def _compare(made: Tensor, exact: Tensor) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def _read_patches(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
-    [pixels] = inputs
-    return [operations.read_patches(pixels.to(torch.uint8), _PATCH, dtype)]
-
-
-def _finish_ddim(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
-    x, x0 = inputs
-    x = x[:1].expand(len(x0), -1, -1, -1)  # all images start from the same noise
-    return [operations.finish_ddim(x, x0, torch.tensor(_ALPHA), torch.tensor(_SIGMA))]
-
-
-def _normalize(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
-    x, weight = inputs
-    return [operations.normalize(x, weight, dtype)]
-
-
-def _add_normalized(
-    operations: Operations, dtype: torch.dtype, *inputs: Tensor
-) -> Sequence[Tensor]:
-    x, *rest = inputs
+def _add_normalized(operations: Operations, x: Tensor, *rest: Tensor) -> Sequence[Tensor]:
     following = operations.add_normalized(x, *rest)
     assert following is not None
     return [following, x]
 
 
-def _rotate_heads(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
-    return operations.rotate_heads(*inputs)
-
-
-def _convolve(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
-    x, weight, bias = inputs
-    return [operations.convolve(x, operations.arrange_filters(weight), bias)]
-
-
-def _normalize_response(
-    operations: Operations, dtype: torch.dtype, *inputs: Tensor
-) -> Sequence[Tensor]:
-    u, gamma = inputs
+def _normalize_response(operations: Operations, u: Tensor, gamma: Tensor) -> Sequence[Tensor]:
     return [operations.normalize_response(u if operations.gelu_in_response else F.gelu(u), gamma)]
 
 
-def _add_gated(operations: Operations, dtype: torch.dtype, *inputs: Tensor) -> Sequence[Tensor]:
-    return [operations.add_gated(*inputs)]
+def _finish_ddim(operations: Operations, x: Tensor, x0: Tensor) -> Sequence[Tensor]:
+    x = x[:1].expand(len(x0), -1, -1, -1)  # all images start from the same noise
+    return [operations.finish_ddim(x, x0, torch.tensor(_ALPHA), torch.tensor(_SIGMA))]
 
 
-_CALLS: dict[str, _Call] = {
-    "read_patches": _read_patches,
-    "normalize": _normalize,
-    "add_normalized": _add_normalized,
-    "rotate_heads": _rotate_heads,
-    "convolve": _convolve,
-    "normalize_response": _normalize_response,
-    "add_gated": _add_gated,
-    "finish_ddim": _finish_ddim,
+# Each function calls one operation, which may overwrite its inputs, and returns all its results.
+_CALLS: dict[str, Callable[..., Sequence[Tensor]]] = {
+    "read_patches": lambda operations, dtype, pixels: [
+        operations.read_patches(pixels.to(torch.uint8), _PATCH, dtype)
+    ],
+    "normalize": lambda operations, dtype, x, weight: [operations.normalize(x, weight, dtype)],
+    "add_normalized": lambda operations, dtype, *inputs: _add_normalized(operations, *inputs),
+    "rotate_heads": lambda operations, dtype, *inputs: operations.rotate_heads(*inputs),
+    "convolve": lambda operations, dtype, x, weight, bias: [
+        operations.convolve(x, operations.arrange_filters(weight), bias)
+    ],
+    "normalize_response": lambda operations, dtype, *inputs: _normalize_response(
+        operations, *inputs
+    ),
+    "add_gated": lambda operations, dtype, *inputs: [operations.add_gated(*inputs)],
+    "finish_ddim": lambda operations, dtype, *inputs: _finish_ddim(operations, *inputs),
 }
 
 
