@@ -126,6 +126,10 @@ class InputError(DinacError):
     """An input cannot be read, is too large, or changed while it was read."""
 
 
+class ArchiveError(InputError):
+    """A tar or parquet file is damaged, is cut off, or exceeds a limit."""
+
+
 class UnwritableDiskError(OutputError):
     """The disk is full or read-only, so the run cannot write more files."""
 
