@@ -22,6 +22,7 @@ PACKAGE = "dinac_cli"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("container", "images", "models", "storage"),
+    ("latent_items",),
     ("codec", "latent_folder"),
     ("jobs.results",),
     ("jobs.executor",),
