@@ -126,6 +126,14 @@ class InputError(DinacError):
     """An input cannot be read, is too large, or changed while it was read."""
 
 
+class ArchiveError(InputError):
+    """A tar or a parquet file is damaged or incomplete, or breaks a bound."""
+
+
+class StorageError(DinacError):
+    """A remote place did not answer, although its client has tried again. It may answer later."""
+
+
 class UnwritableDiskError(OutputError):
     """The disk is full or read-only, so the run cannot write more files."""
 

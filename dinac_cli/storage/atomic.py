@@ -86,11 +86,15 @@ class Rewrite:
         except OSError as exc:
             raise describe_write_error(exc, self.what) from exc
 
-    def publish(self) -> None:
+    def publish(self, *, fsync: bool = False) -> None:
         """Replaces the file. After a kill at any moment, it has its old or its next content."""
         try:
             _require_written(self._descriptor)
+            if fsync:
+                os.fsync(self._descriptor)
             os.replace(self._temporary, self.target)
+            if fsync:
+                _sync_folder(os.path.dirname(self.target))
         except OSError as exc:
             raise describe_write_error(exc, self.what) from exc
 
@@ -102,8 +106,18 @@ def rewrite_file(path: str, what: str) -> Iterator[Rewrite]:
     Without `publish`, the file stays as it is. Raises OutputError.
     """
     target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    remove_dead_temporaries(folder)
+    remove_dead_temporaries(os.path.dirname(target))
+    with start_file(target, what) as rewrite:
+        yield rewrite
+
+
+@contextlib.contextmanager
+def start_file(target: str, what: str) -> Iterator[Rewrite]:
+    """Starts the content of `target`, which need not exist. A link of this name is replaced.
+
+    Without `publish`, nothing changes. Raises OutputError.
+    """
+    folder = os.path.dirname(target) or "."
     with contextlib.ExitStack() as stack:
         try:
             temporary = stack.enter_context(_create_temporary(folder))

@@ -156,11 +156,15 @@ class Output:
 
     def require_inside(self, folder: str) -> None:
         """Raises OutputError if OUT is a folder and `folder` lies outside it."""
-        if self.kind is not OutputKind.FOLDER:
-            return
-        root, real = os.path.realpath(self.path), os.path.realpath(folder)
-        if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
-            raise OutputError(
-                f"{folder}: leads outside {self.path} through a symbolic link; "
-                "remove the link or name its target as OUT"
-            )
+        if self.kind is OutputKind.FOLDER:
+            require_inside(folder, self.path)
+
+
+def require_inside(folder: str, out: str) -> None:
+    """Raises OutputError if `folder` lies outside the folder `out`."""
+    root, real = os.path.realpath(out), os.path.realpath(folder)
+    if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
+        raise OutputError(
+            f"{folder}: leads outside {out} through a symbolic link; "
+            "remove the link or name its target as OUT"
+        )

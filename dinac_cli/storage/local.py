@@ -1,0 +1,134 @@
+"""A folder of this machine as a store."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import BinaryIO
+
+from dinac_cli.errors import InputError, describe_read_error
+from dinac_cli.storage.atomic import (
+    Rewrite,
+    describe_write_error,
+    remove_dead_temporaries,
+    start_file,
+)
+from dinac_cli.storage.content import MAX_INPUT_BYTES
+from dinac_cli.storage.lock import hold_folder
+from dinac_cli.storage.output import require_inside
+from dinac_cli.storage.store import Stat, Store
+
+
+class LocalStore(Store):
+    """A folder. It need not exist before the first file is written.
+
+    Nothing is written outside the folder, not even through a symbolic link in it. With `fsync`, a
+    file is on the disk when it has its name.
+    """
+
+    def __init__(self, place: str, *, fsync: bool = False) -> None:
+        super().__init__(place)
+        self._fsync = fsync
+        self._ready: set[str] = set()
+
+    @property
+    def is_remote(self) -> bool:
+        return False
+
+    def locate(self, name: str) -> str:
+        # The name is appended as text: on Windows, `join` would read a drive in `1:30.png`.
+        return os.path.join(self.place, "") + (name if os.sep == "/" else name.replace("/", os.sep))
+
+    def list(self, folder: str = "") -> Iterator[Stat]:
+        prefix = f"{folder}/" if folder else ""
+        try:
+            with os.scandir(self.locate(folder) if folder else self.place or ".") as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise InputError(f"{self.locate(folder)}: {describe_read_error(exc)}") from exc
+        for entry in entries:
+            if entry.is_dir():
+                yield from self.list(prefix + entry.name)
+            else:
+                with suppress(OSError):  # the file is gone, or the link is broken
+                    yield _describe(prefix + entry.name, entry.stat())
+
+    def stat(self, name: str) -> Stat | None:
+        try:
+            return _describe(name, os.stat(self.locate(name)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise InputError(f"{self.locate(name)}: {describe_read_error(exc)}") from exc
+
+    def read(self, name: str, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
+        with self.open(name) as file:
+            try:
+                data = file.read(most_bytes + 1)
+            except OSError as exc:
+                raise InputError(f"{self.locate(name)}: {describe_read_error(exc)}") from exc
+        if len(data) > most_bytes:
+            raise InputError(f"{self.locate(name)}: larger than {most_bytes} bytes")
+        return data
+
+    def open(self, name: str) -> BinaryIO:
+        path = self.locate(name)
+        try:
+            return open(path, "rb")
+        except OSError as exc:
+            raise InputError(f"{path}: {describe_read_error(exc)}") from exc
+
+    def write(self, name: str, data: bytes) -> None:
+        with self.spool(name) as spool:
+            spool.write(data)
+            spool.commit()
+
+    @contextmanager
+    def spool(self, name: str) -> Iterator[_LocalSpool]:
+        target = self.locate(name)
+        self._prepare(os.path.dirname(target) or ".")
+        with start_file(target, target) as rewrite:
+            yield _LocalSpool(rewrite, fsync=self._fsync)
+
+    def _prepare(self, folder: str) -> None:
+        """Makes a folder, and removes temporary files that killed runs left there."""
+        if folder in self._ready:
+            return
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as exc:
+            raise describe_write_error(exc, folder) from exc
+        require_inside(folder, self.place)
+        remove_dead_temporaries(folder)
+        self._ready.add(folder)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            try:
+                os.unlink(self.locate(name))
+            except OSError as exc:
+                raise describe_write_error(exc, self.locate(name)) from exc
+
+    def lock(self, refusal: str) -> AbstractContextManager[bool]:
+        return hold_folder(self.place, refusal)
+
+
+class _LocalSpool:
+    def __init__(self, rewrite: Rewrite, *, fsync: bool) -> None:
+        self._rewrite = rewrite
+        self._fsync = fsync
+
+    def write(self, data: bytes) -> None:
+        self._rewrite.write(data)
+
+    def commit(self) -> None:
+        self._rewrite.publish(fsync=self._fsync)
+
+
+def _describe(name: str, status: os.stat_result) -> Stat:
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return Stat(name, size, f"mtime-{status.st_mtime_ns}")

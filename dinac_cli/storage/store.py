@@ -1,0 +1,120 @@
+"""One interface to the places that dinac reads and writes: local folders and fsspec URLs.
+
+A store knows files by their names: relative paths with `/`. A file is complete or absent: no
+method leaves a part of a file under its final name.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import BinaryIO, NamedTuple, Protocol
+
+from dinac_cli.errors import UsageError
+from dinac_cli.storage.content import MAX_INPUT_BYTES
+from dinac_cli.storage.urls import READ_ONLY, find_scheme, hide_secrets, is_url
+
+
+class Stat(NamedTuple):
+    """What a listing knows of a file.
+
+    `name` is relative to the store. `version` is a text that changes when the content changes: an
+    ETag or another hash if the place keeps one, else the time of the last change.
+    """
+
+    name: str
+    size_bytes: int
+    version: str
+
+
+class Spool(Protocol):
+    """The content of a file that is being written. Without `commit`, nothing remains of it."""
+
+    def write(self, data: bytes) -> object:
+        """Appends to the content. Raises OutputError."""
+
+    def commit(self) -> None:
+        """Gives the content its name, and replaces a file of that name.
+
+        Raises StorageError if the place does not answer, OutputError for any other failure.
+        """
+
+
+class Store(ABC):
+    """A folder of this machine, or a prefix of a remote place. `place` is its path or URL.
+
+    Reading raises InputError, writing OutputError; either raises StorageError if the place does
+    not answer, although its client has tried again. Several threads may use a store.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    @property
+    @abstractmethod
+    def is_remote(self) -> bool:
+        """True if the place is reached over a network."""
+
+    @abstractmethod
+    def locate(self, name: str) -> str:
+        """Returns the path or URL of a file, for messages and for other processes."""
+
+    @abstractmethod
+    def list(self, folder: str = "") -> Iterator[Stat]:
+        """Yields every file below a folder; in each folder, sorted by name.
+
+        Yields nothing if the folder does not exist. The memory depends on the largest folder only.
+        """
+
+    @abstractmethod
+    def stat(self, name: str) -> Stat | None:
+        """Returns what is known of a file; None if it does not exist."""
+
+    @abstractmethod
+    def read(self, name: str, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
+        """Returns the content of a file of at most `most_bytes`."""
+
+    @abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """Opens a file to be read from its start to its end. Close it."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Writes one whole file; replaces a file of that name."""
+
+    @abstractmethod
+    def spool(self, name: str) -> AbstractContextManager[Spool]:
+        """Starts the content of a file; see `Spool`."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Removes a file, if it exists."""
+
+    @abstractmethod
+    def lock(self, refusal: str) -> AbstractContextManager[bool]:
+        """Keeps other runs out of the place; see `lock.hold_folder`. Yields False if it cannot."""
+
+
+def open_store(place: str, *, for_writing: bool = False) -> Store:
+    """Opens a place. Raises UsageError if it cannot be opened, or cannot be written."""
+    if not is_url(place):
+        from dinac_cli.storage.local import LocalStore
+
+        return LocalStore(place)
+    if for_writing and find_scheme(place) in READ_ONLY:
+        raise UsageError(
+            f"{hide_secrets(place)}: {find_scheme(place)}:// is for reading only; name another OUT"
+        )
+    from dinac_cli.storage.remote import RemoteStore
+
+    return RemoteStore(place)
+
+
+def split_place(path: str) -> tuple[str, str]:
+    """Returns the store of a file and its name there: `s3://b/a/x.tar` → (`s3://b/a`, `x.tar`)."""
+    if not is_url(path):
+        return os.path.split(path)
+    folder, _, name = path.rpartition("/")
+    return folder, name
