@@ -45,7 +45,7 @@ _REFUSED = frozenset(
     {
         *("file", "local", "asynclocal", "pipe", "data", "dir", "dask", "git", "dvc", "generic"),
         *("reference", "libarchive", "zip", "tar", "cached", "simplecache", "filecache"),
-        *("blockcache", "async_wrapper", "asyncwrapper", "pyscript", "jlab", "jupyter"),
+        *("blockcache", "asyncwrapper", "pyscript", "jlab", "jupyter"),
     }
 )
 
@@ -146,8 +146,7 @@ def open_url(url: str) -> tuple[Any, str]:
     """
     scheme = _require_allowed(url)
     host = "" if scheme in _S3 else url[len(scheme) :].split("/")[2]
-    settings = sorted((key, value) for key, value in os.environ.items() if _is_setting(key))
-    system = _open_system(scheme, host, hash(tuple(settings)), os.getpid())
+    system = _open_system(scheme, host, _identify_settings(url), os.getpid())
     return system, system._strip_protocol(scheme + url[len(scheme) :])
 
 
@@ -155,11 +154,8 @@ def open_url(url: str) -> tuple[Any, str]:
 def _open_system(scheme: str, host: str, settings: int, process: int) -> Any:
     """Opens the file system of a host. `settings` and `process` tell apart what is not shared."""
     url = f"{scheme}://{host}"
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError as exc:
-        problem = "URLs need fsspec; pip install 'dinac-cli[remote]'"
-        raise UsageError(f"{hide_secrets(url)}: {problem}") from exc
+    from fsspec.core import url_to_fs
+
     try:
         system, _ = url_to_fs(url, **_choose_options(scheme))
     except ImportError as exc:
@@ -179,10 +175,19 @@ def _open_system(scheme: str, host: str, settings: int, process: int) -> Any:
     return system
 
 
+def _identify_settings(url: str) -> int:
+    """Returns a number that changes with the settings of clients. Raises UsageError."""
+    try:
+        from fsspec.config import conf
+    except ImportError as exc:
+        problem = "URLs need fsspec; pip install 'dinac-cli[remote]'"
+        raise UsageError(f"{hide_secrets(url)}: {problem}") from exc
+    variables = sorted((key, value) for key, value in os.environ.items() if _is_setting(key))
+    return hash((repr(conf), *variables))
+
+
 def _is_setting(name: str) -> bool:
-    return (
-        name.startswith(("AWS_", "FSSPEC_", "HF_", "GOOGLE_", "AZURE_")) or "PROXY" in name.upper()
-    )
+    return name.startswith(("AWS_", "HF_", "GOOGLE_", "AZURE_")) or "PROXY" in name.upper()
 
 
 def _require_allowed(url: str) -> str:
