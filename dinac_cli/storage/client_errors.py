@@ -157,10 +157,10 @@ def _find_status(exc: BaseException) -> int:
         status = (response.get("ResponseMetadata") or {}).get("HTTPStatusCode")
     else:
         status = getattr(response, "status_code", None)
-    for found in (status, getattr(exc, "status", None), getattr(exc, "code", None)):
-        if isinstance(found, int):
-            return found
-    return 0
+    for name in ("status", "code"):  # of aiohttp, where `code` warns, and of gcsfs
+        if not isinstance(status, int):
+            status = getattr(exc, name, None)
+    return status if isinstance(status, int) else 0
 
 
 def _judge_status(status: int) -> Trouble | None:
