@@ -31,6 +31,9 @@ from dinac_cli.storage.atomic import discard_live_temporaries
 REPORT_SECONDS = 0.1
 """Results wait at most this long, so that one message carries many of them."""
 
+TICK_SECONDS = 0.5
+"""How often a worker reports while it works on one long entry, such as a shard."""
+
 _LINGER_SECONDS = 0.05
 """If no part comes for this long, batches that are not full are computed."""
 
@@ -105,6 +108,7 @@ class _Worker:
         self._job = job
         self._connection.send(Report())
         self._control.note_model = self._tell_model
+        self._control.tick = self._report_now_and_then
         while not self._has_ended:
             self._adapt()
             self._numbers.clear()
@@ -179,6 +183,11 @@ class _Worker:
             return self._inbox.get(timeout=_LINGER_SECONDS)
         except queue.Empty:
             return None
+
+    def _report_now_and_then(self) -> None:
+        """Sends the clock, although no entry is finished."""
+        if time.monotonic() - self._sent_at >= TICK_SECONDS:
+            self._report()
 
     def _report_if_due(self) -> None:
         if self._unsent and time.monotonic() - self._sent_at >= REPORT_SECONDS:

@@ -98,6 +98,7 @@ def run_in_processes(
         clock=StageClock(),
         say=_say_nothing,
         warn=_say_nothing,
+        tick=_do_nothing,
         stdin=None,
         stdout=None,
         sharers=_divide(control)[0].most,  # a run on several devices has more memory
@@ -117,6 +118,10 @@ def run_in_processes(
 
 def _say_nothing(line: str) -> None:
     """Workers say nothing."""
+
+
+def _do_nothing() -> None:
+    """Workers have a clock of their own."""
 
 
 class _Listing(Generic[E]):
@@ -402,6 +407,7 @@ class _Pool(Generic[E]):
             process.give([self._suspects.popleft()])
             return
         size = process.choose_size(len(self._listing), self._count)
+        size = min(size, self._assignment.control.part_size or size)
         must_wait = self._turns is not None and self._turns.is_full(self._next)
         if must_wait or len(process.held) > size:
             return
