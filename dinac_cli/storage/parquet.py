@@ -351,8 +351,8 @@ def _make_row(
                 limit = MAX_OTHERS_BYTES // 2**20
                 problem = f"its other columns are larger than {limit} MiB; make them smaller"
                 return Row(number, None, None, {}, problem)
-        data, path, problem = _read_image(batch.column(image.name)[index], image)
-        return Row(number, data, path, values, problem)
+        data, path, fault = _read_image(batch.column(image.name)[index], image)
+        return Row(number, data, path, values, fault)
 
 
 def _read_image(value: Any, image: _ImageColumn) -> tuple[bytes | None, str | None, str | None]:

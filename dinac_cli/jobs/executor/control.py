@@ -154,8 +154,9 @@ class RunControl:
     one run may occupy. Worker processes limit the memory of torch's caches if `bounds_memory` is
     set; otherwise, they keep freed memory. `note_model` is called before an input goes to the
     model. If entries take long, such as shards, `tick` is called now and then, by the thread that
-    computes, and `part_size` is the most entries that a worker process gets at a time. The job reads `stdin` if standard input is one of its inputs, and writes to `stdout` if
-    its output is a stream.
+    computes, and `part_size` is the most entries that a worker process gets at a time. The job
+    reads `stdin` if standard input is one of its inputs, and writes to `stdout` if its output is a
+    stream.
     """
 
     workers: int = 2

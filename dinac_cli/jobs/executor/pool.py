@@ -315,6 +315,7 @@ class _Pool(Generic[E]):
         self._chooses_count = control.fits_device
         self._say = control.say
         self._warn = control.warn
+        self._tick = control.tick
         self._remarks: set[str] = set()
         self._listing = listing
         self._stop = control.stop
@@ -447,6 +448,7 @@ class _Pool(Generic[E]):
         process.uses_model = process.uses_model or report.uses_model
         if report.clock is not None:
             self._clock.add(report.clock)
+            self._tick()
         for remark in report.remarks:
             self._remark(remark)
         if report.room is not None and process.device.must_fit:

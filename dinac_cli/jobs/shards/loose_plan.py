@@ -166,7 +166,7 @@ class LoosePlan:
         self._next += 1
         self._new = []
 
-    def _finish(self, seen: Sequence[bool]) -> None:
+    def _finish(self, seen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
         if self._new:
             self._flush()
         self.vanished = len(seen) - int(np.count_nonzero(seen))

@@ -228,8 +228,7 @@ class _Pack:
         """Counts the result of one image."""
         self.counts[result.status] += 1
         self.totals["upscaled"] += result.upscaled
-        self.totals["unchecked"] += result.is_unchecked
-        self.totals["decoded"] += result.is_decoded
+        self.totals["unchecked"] += result.unchecked
         if result.status is Status.WRITTEN:
             self.totals["bytes_in"] += result.bytes_in
             self.totals["bytes_out"] += result.bytes_out
@@ -247,6 +246,8 @@ class _Pack:
             pixels=self.totals["pixels"] - sum(r.width * r.height for r in self.remarked),
             bytes_in=self.totals["bytes_in"] - sum(r.bytes_in for r in self.remarked),
             bytes_out=self.totals["bytes_out"] - sum(r.bytes_out for r in self.remarked),
+            upscaled=self.totals["upscaled"] - sum(r.upscaled for r in self.remarked),
+            unchecked=self.totals["unchecked"] - sum(r.unchecked for r in self.remarked),
             parts=(*self.failures, *self.remarked),
             captions=self.left.captions,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dinac_cli.container.names import escape_name
@@ -201,8 +201,8 @@ def _match_remote(pattern: str, listed: dict[str, dict[str, Stat]]) -> Iterator[
 
 def _list_folder(folder: str, listed: dict[str, dict[str, Stat]]) -> dict[str, Stat]:
     if folder not in listed:
-        stats = open_store(folder).list(is_deep=False)
-        listed[folder] = {stat.name: stat for stat in stats}
+        stats = open_store(folder).list()
+        listed[folder] = {stat.name: stat for stat in stats if "/" not in stat.name}
     return listed[folder]
 
 
@@ -223,12 +223,3 @@ def _refuse_same_names(archives: Iterable[Archive]) -> None:
                 f"{hide_secrets(other)} and {hide_secrets(archive.place)} would both be written to "
                 f"{archive.name}.tar; give them different OUTs or rename one"
             )
-
-
-def keep_share(shards: Iterable[Shard], index: int, count: int) -> Iterator[Shard]:
-    """Yields every `count`-th shard, from number `index` on."""
-    return (shard for number, shard in enumerate(shards) if number % count == index)
-
-
-IsDone = Callable[[str, str], bool]
-"""Tells whether the shard of a name and a fingerprint is complete."""

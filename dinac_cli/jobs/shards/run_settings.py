@@ -231,7 +231,7 @@ def _parse(data: bytes) -> RunSettings:
     return RunSettings(**values)
 
 
-def parse_keep(text: str) -> tuple[str, ...]:
+def parse_extensions(text: str) -> tuple[str, ...]:
     """Parses `--keep txt,json`. Raises UsageError."""
     names = tuple(dict.fromkeys(name.strip().lstrip(".").lower() for name in text.split(",")))
     for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,9 +13,14 @@ from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.shards.source import Shard, ShardKind
 from dinac_cli.storage import parquet, tars
 from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.store import open_store, split_place
+from dinac_cli.storage.urls import is_url
 
 DEFAULT_COLUMN = "image"
 """The column of a parquet file that holds the images, as the datasets library names it."""
+
+
+_CAPTIONS = (".txt", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +81,35 @@ def list_samples(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterato
 
 
 def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
+    captions = _CaptionFolder()
     for number, file in enumerate(shard.files):
+        left.captions += not choice.keep and captions.holds_beside(file.path)
         key = _number_key(shard, number) if choice.anonymous else make_key(file.name)
         yield Sample(file.path, file.name, file.problem, key=key)
+
+
+class _CaptionFolder:
+    """Knows the captions in the folder of the last image. Remote folders are not listed again."""
+
+    def __init__(self) -> None:
+        self._folder: str | None = None
+        self._stems: set[str] = set()
+
+    def holds_beside(self, path: str) -> bool:
+        """True if a `.txt` or `.json` file lies beside an image."""
+        folder, name = os.path.split(path)
+        if folder != self._folder:
+            self._folder = folder
+            parts = () if is_url(path) else map(os.path.splitext, _list_names(folder))
+            self._stems = {stem for stem, suffix in parts if suffix.lower() in _CAPTIONS}
+        return os.path.splitext(name)[0] in self._stems
+
+
+def _list_names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder or ".")
+    except OSError:
+        return []
 
 
 def _list_tar(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
@@ -132,8 +164,8 @@ def _list_parquet(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterat
         rows = parquet.read_rows(file, choice.column, with_others=keeps)
         for row in rows:
             key = _number_key(shard, row.number) if choice.anonymous else f"{stem}_{row.number:08}"
-            beside = {"json": parquet.format_json(row.others)} if row.others else {}
-            left.captions += row.has_others and not keeps
+            others = json.dumps(row.others, sort_keys=True).encode()
+            beside = {"json": others} if row.others else {}
             yield Sample(
                 None,
                 key,

@@ -140,10 +140,9 @@ def _choose_samples(
 
 @dataclass(kw_only=True)
 class ShardRun(EncodeRun):
-    """An encode run into shards. `threads` must compute in each process (None: not yet chosen)."""
+    """An encode run into shards."""
 
     plan: ShardPlan
-    threads: int | None = None
 
     @property
     def not_inputs(self) -> int:
