@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from dinac_cli.errors import DinacError
 from dinac_cli.jobs.executor.control import RunControl, StageClock
 from dinac_cli.jobs.executor.job import Made
 
@@ -51,3 +53,10 @@ class Report:
     uses_model: bool = False
     has_stopped: bool = False
     error: BaseException | None = None
+
+
+def make_portable(exc: BaseException) -> BaseException:
+    """Returns an error that survives pickling. A bug of dinac keeps its traceback as text."""
+    if isinstance(exc, DinacError):
+        return exc
+    return RuntimeError("".join(traceback.format_exception(exc)))
