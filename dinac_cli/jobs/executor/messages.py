@@ -1,4 +1,8 @@
-"""The messages between a run and its worker processes; see `pool.py` and `worker.py`."""
+"""The messages between a run and its other processes.
+
+These are worker processes (`pool.py`, `worker.py`) or the driver of a cluster (`ray.py`,
+`ray_driver.py`).
+"""
 
 from __future__ import annotations
 
@@ -53,6 +57,13 @@ class Report:
     uses_model: bool = False
     has_stopped: bool = False
     error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A message from the driver of a cluster: it may hold `in_flight` entries at a time."""
+
+    in_flight: int
 
 
 def make_portable(exc: BaseException) -> BaseException:
