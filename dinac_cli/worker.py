@@ -21,11 +21,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dinac_cli.codec.machine import bound_memory, configure_threads, keep_memory
-from dinac_cli.errors import DinacError
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Job, Made
 from dinac_cli.jobs.executor.local import run_numbered
-from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
+from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report, make_portable
+from dinac_cli.jobs.executor.program import open_connection
 from dinac_cli.storage.atomic import discard_live_temporaries
 
 REPORT_SECONDS = 0.1
@@ -40,15 +40,7 @@ _LINGER_SECONDS = 0.05
 
 def main() -> None:
     """Serves the connection whose descriptor (on Windows: handle) is the only argument."""
-    serve(_open_connection(int(sys.argv[1])))
-
-
-def _open_connection(descriptor: int) -> Connection[Any, Any]:
-    if sys.platform == "win32":
-        from multiprocessing.connection import PipeConnection
-
-        return PipeConnection(descriptor)
-    return Connection(descriptor)
+    serve(open_connection(int(sys.argv[1])))
 
 
 def serve(connection: Connection[Any, Any]) -> None:
@@ -68,7 +60,7 @@ def serve(connection: Connection[Any, Any]) -> None:
             worker.work(job)
     except BaseException as exc:
         with closing(connection), suppress(OSError):
-            connection.send(Report(error=_make_portable(exc)))
+            connection.send(Report(error=make_portable(exc)))
 
 
 def _spare_collections() -> None:
@@ -202,13 +194,6 @@ class _Worker:
         self._unsent.clear()
         self._remarks.clear()
         self._sent_at = time.monotonic()
-
-
-def _make_portable(exc: BaseException) -> BaseException:
-    """Returns an error that survives pickling. A bug of dinac keeps its traceback as text."""
-    if isinstance(exc, DinacError):
-        return exc
-    return RuntimeError("".join(traceback.format_exception(exc)))
 
 
 if __name__ == "__main__":
