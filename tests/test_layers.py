@@ -21,7 +21,8 @@ PACKAGE = "dinac_cli"
 # itself, from anything that does not import it. Rooms on one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("container", "images", "models", "storage"),
+    ("container", "images", "models"),
+    ("storage",),
     ("latent_items",),
     ("codec", "latent_folder"),
     ("jobs.results",),

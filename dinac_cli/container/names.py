@@ -44,11 +44,16 @@ def escape_text(raw: str) -> str:
 
 def check_name(name: str) -> None:
     """Raises FormatError with rejection NAME if `name` is not a safe relative path."""
+    if fault := find_name_fault(name):
+        raise FormatError(Rejection.NAME, f"the record's name {fault}; re-encode")
+
+
+def find_name_fault(name: str) -> str | None:
+    """Says why `name` is not a safe relative path, in words that follow "the name"; else None."""
     fault = _text_fault(name)
     for component in name.split("/"):
         fault = fault or _component_fault(component)
-    if fault:
-        raise FormatError(Rejection.NAME, f"the record's name {fault}; re-encode")
+    return fault
 
 
 def escape_name(raw: str) -> str:

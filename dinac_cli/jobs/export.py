@@ -28,7 +28,7 @@ from dinac_cli.jobs.request import (
     refuse_file_name,
 )
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, TarSet, TarWriter
+from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, SampleWriter, TarSet
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import strip_suffix
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
@@ -256,7 +256,7 @@ def _name_entry(entry: RecordEntry) -> SampleName:
 class _OpenTar:
     """A tar that is being filled with new samples."""
 
-    writer: TarWriter = field(default_factory=TarWriter)
+    writer: SampleWriter = field(default_factory=SampleWriter)
     items: list[_Item] = field(default_factory=list)
 
 

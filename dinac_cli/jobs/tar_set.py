@@ -28,6 +28,7 @@ from dinac_cli.jobs.export_forms import (
 from dinac_cli.storage.lock import hold_content
 from dinac_cli.storage.output import Output
 from dinac_cli.storage.parts import Shard
+from dinac_cli.storage.tars import TarWriter
 
 KEY_KINDS = ("number", "name")
 
@@ -94,8 +95,8 @@ def identify(facts: Facts) -> str:
     return SampleName(facts[_FILE_KEY], facts.get(_COPY_KEY, 1)).identity
 
 
-class TarWriter:
-    """Writes a tar of WebDataset samples.
+class SampleWriter:
+    """Writes a tar of WebDataset samples in memory.
 
     `KEY.npy` holds the latents, and `KEY.json` holds the facts. Each other array has a file with
     the name of the array, such as `KEY.logsnr.npy` or `KEY.flipped.npy`.
@@ -103,35 +104,30 @@ class TarWriter:
 
     def __init__(self) -> None:
         self._file = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed in finish
+        self._tar = TarWriter(self._file.write)
 
     @property
     def size_bytes(self) -> int:
         """The number of bytes written so far."""
-        return self._file.tell()
+        return self._tar.size_bytes
 
     def add(self, key: str, exported: Exported) -> None:
         """Adds a sample. `key` has no dot, because WebDataset ends a key at the first dot."""
         assert "." not in key
         for name, values in exported.arrays.items():
             title = key if name == "latents" else f"{key}.{name}"
-            self._add(f"{title}.npy", write_array(values))
-        self._add(f"{key}.json", json.dumps(exported.seal()).encode())
+            self._tar.add(f"{title}.npy", write_array(values))
+        self._tar.add(f"{key}.json", json.dumps(exported.seal()).encode())
 
     def copy(self, sample: Sample) -> None:
         """Adds a sample of another tar unchanged."""
         for name, data in sample.members.items():
-            self._add(name, data)
+            self._tar.add(name, data)
 
     def finish(self) -> bytes:
         """Closes the tar and returns its content."""
-        self._tar.close()
+        self._tar.finish()
         return self._file.getvalue()
-
-    def _add(self, name: str, data: bytes) -> None:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(data)
-        self._tar.addfile(entry, io.BytesIO(data))
 
 
 @dataclass(frozen=True)
@@ -226,7 +222,7 @@ class TarSet:
             replace(self.output, overwrite=True).write(path, data)
 
     def _rebuild(self, path: str, content: bytes, samples: Mapping[str, Exported]) -> bytes:
-        tar, missing = TarWriter(), set(samples)
+        tar, missing = SampleWriter(), set(samples)
         for sample in read_samples(content):
             if not self.output.overwrite and not sample.is_intact():
                 raise refuse_changed(path)
