@@ -219,7 +219,9 @@ class LatentShards(IterableDataset[Any]):
         for number in islice(order, at.yielded):
             yielded[number] = True
         first = yielded.find(0)
-        samples = enumerate(self._read_samples(store, at.epoch, items[max(first, 0) :]), first)
+        if first < 0:
+            return
+        samples = enumerate(self._read_samples(store, at.epoch, items[first:]), first)
         buffer: dict[int, tuple[str, Sample]] = {}
         for number in order:
             while number not in buffer:
@@ -227,6 +229,7 @@ class LatentShards(IterableDataset[Any]):
                 if not yielded[position]:
                     buffer[position] = sample
             yield self._make_item(at.epoch, *buffer.pop(number))
+        next(samples, None)  # reads the last shard to its end, and checks its count
 
     def _read_samples(self, store: Store, epoch: int, items: range) -> Iterator[tuple[str, Sample]]:
         """Yields the path of the shard and the sample of each item, in the order of the shards."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from itertools import islice
+from time import sleep
 from typing import Any
 
 from dinac_cli.errors import (
@@ -63,7 +63,7 @@ def read_span(store: Store, span: Span) -> Iterator[Sample]:
             delay = next(attempts, None)
             if delay is None:
                 raise
-            time.sleep(delay)
+            sleep(delay)
 
 
 def _read_shard(store: Store, span: Span) -> Iterator[Sample]:

@@ -228,10 +228,11 @@ def test_library_of_the_screen_is_used_by_the_screen_alone(library: str, users: 
 
 
 FLOOR_MATES = {("commands", room) for room in ("jobs", "report", "bench")}
+FLOOR_MATES |= {("storage", "jobs.executor")}  # `local`: a place of this machine, and its executor
 
 
 def test_no_two_files_share_a_name() -> None:
-    """But for one verb on two floors, and the fast network, which mirrors the plain one."""
+    """But for one word on two floors, and the fast network, which mirrors the plain one."""
     homes: dict[str, list[str]] = {}
     for module in MODULES:
         if not ROOT.joinpath(*module.split(".")).is_dir():
