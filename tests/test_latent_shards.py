@@ -188,7 +188,8 @@ def test_repr_has_the_place_and_what_it_holds(out: str) -> None:
 # Ranks, workers and order
 
 
-forks = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
+cannot_fork = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
+many_threads = pytest.mark.filterwarnings("ignore:This process .*multi-threaded")
 many_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 
 
@@ -262,7 +263,8 @@ def test_buffer_yields_each_number_once_and_holds_few(size: int) -> None:
 
 
 @pytest.mark.parametrize(("workers", "world_size"), [(1, 1), (2, 2), (3, 1)])
-@forks
+@cannot_fork
+@many_threads
 @many_workers
 def test_workers_share_the_items_of_a_rank(out: str, workers: int, world_size: int) -> None:
     keys = []
@@ -272,7 +274,8 @@ def test_workers_share_the_items_of_a_rank(out: str, workers: int, world_size: i
     assert sorted(keys) == make_keys()
 
 
-@forks
+@cannot_fork
+@many_threads
 @many_workers
 def test_more_workers_than_images_are_no_problem(tmp_path: Path) -> None:
     out = write_shard(tmp_path, {"a.dinac": RECORD, "b.dinac": RECORD})
@@ -280,7 +283,8 @@ def test_more_workers_than_images_are_no_problem(tmp_path: Path) -> None:
     assert sorted(load_keys(dataset, 3, multiprocessing_context="fork")) == ["a", "b"]
 
 
-@forks
+@cannot_fork
+@many_threads
 def test_batches_of_workers_are_whole_if_the_batch_size_is_known(out: str) -> None:
     """23 images of a rank make 3 + 3 + 2 batches; without the batch size, PyTorch would warn."""
     dataset = LatentShards(out, rank=0, world_size=2, batch_size=5)
@@ -329,7 +333,8 @@ def test_order_of_an_epoch_is_the_same_on_every_machine(out: str) -> None:
     assert numbers[12:] == [11, 8, 14, 22, 12, 16, 13, 17, 5, 19, 18, 15]
 
 
-@forks
+@cannot_fork
+@many_threads
 def test_persistent_workers_see_the_epoch(out: str) -> None:
     dataset = pickle.loads(pickle.dumps(LatentShards(out, shuffle=8)))
     loader = DataLoader(
@@ -493,7 +498,8 @@ def test_state_of_another_order_is_refused(out: str, tmp_path: Path) -> None:
             dataset.load_state_dict(broken)
 
 
-@forks
+@cannot_fork
+@many_threads
 def test_state_without_workers_does_not_suit_a_plain_data_loader(out: str) -> None:
     dataset = LatentShards(out)
     next(iter(dataset))
@@ -507,13 +513,20 @@ def test_state_without_workers_does_not_suit_a_plain_data_loader(out: str) -> No
 # Places
 
 
-def test_url_is_read_like_a_folder() -> None:
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A place in fsspec's file system in memory."""
     import fsspec
 
     system = fsspec.filesystem("memory")
     for name, data in make_out().items():
         system.pipe_file(f"/latent-shards/{name}", data)
-    dataset = LatentShards("memory://latent-shards/", shuffle=6)
+    yield "memory://latent-shards/"
+    system.rm("/latent-shards", recursive=True)
+
+
+def test_url_is_read_like_a_folder(url: str) -> None:
+    dataset = LatentShards(url, shuffle=6)
     assert sorted(list_keys(dataset)) == make_keys()
     with pytest.raises(UsageError, match=r"^memory://elsewhere/index\.json: no such index"):
         LatentShards("memory://elsewhere/")
