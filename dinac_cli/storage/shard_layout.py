@@ -12,9 +12,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dinac_cli.container.names import find_name_fault
 from dinac_cli.errors import InputError
 
 INDEX_NAME = "index.json"
+
+RECORD_EXTENSION = "dinac"
+"""The extension of a record in a shard."""
+
+TEXT_EXTENSIONS = ("txt", "json")
+"""The extensions of what may lie beside a record and is read with it."""
 
 INDEX_KIND = "wids-shard-index-v1"
 INDEX_VERSION = 1
@@ -28,16 +35,11 @@ MAX_SHARD_BYTES = 2**44
 MIN_RECORD_BYTES = 1024
 """How much of a tar a record takes at least: a block for its header, and a block of content."""
 
-_MAX_NAME_BYTES = 1024  # the longest key of S3
 _MAX_DIGITS = 20
 _MAX_IMAGES = 2**63
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _FINGERPRINT = re.compile("([0-9a-f]{16})?")
-_DRIVE = re.compile("[A-Za-z]:")
-# Control characters, line separators and direction overrides mislead the reader of a message. UTF-8
-# cannot encode lone surrogates.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,8 @@ def _check_shard_name(name: object) -> None:
     """Raises InputError if `name` is not the relative path of a tar below the index."""
     if not isinstance(name, str) or not name.endswith(".tar"):
         raise InputError("url is not the path of a tar")
-    if _UNSAFE.search(name) or len(name.encode()) > _MAX_NAME_BYTES:
-        raise InputError("url holds a control character or is too long")
-    leaves = any(part in ("", ".", "..") for part in name.split("/"))
-    if leaves or "\\" in name or "://" in name or "::" in name or _DRIVE.match(name):
-        raise InputError(f"{name} is not a path below the index")
+    if fault := find_name_fault(name):
+        raise InputError(f"url {fault}")
 
 
 def _check_number(key: str, value: object, most: int) -> None:

@@ -56,16 +56,16 @@ def test_unknown_keys_are_ignored() -> None:
         "C:a.tar",
         "s3://bucket/a.tar",
         "memory://a.tar",
-        "simplecache::a.tar",
         "a\n.tar",
         "a\x9b.tar",
+        "NUL.tar",
         "a\u202e.tar",
         "\ud800.tar",
-        "a" * 1024 + ".tar",
+        "a" * 252 + ".tar",
     ],
 )
 def test_path_outside_the_index_is_refused(url: Any) -> None:
-    with pytest.raises(InputError, match=r"^shard 2 of the index: .*(path|control)") as caught:
+    with pytest.raises(InputError, match=r"^shard 2 of the index: url (is|has|holds) ") as caught:
         parse_index(make_index(ENTRY, {**ENTRY, "url": url}))
     assert "\n" not in str(caught.value)
     assert str(caught.value).isprintable()
