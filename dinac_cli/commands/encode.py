@@ -64,6 +64,10 @@ def encode(
     keep: opt.Keep = None,
     image_column: opt.ImageColumn = None,
     retry_failed: opt.RetryFailed = False,
+    engine: opt.EngineOption = "here",
+    address: opt.Address = None,
+    processes_per_gpu: opt.ProcessesPerGpu = None,
+    cpus_per_process: opt.CpusPerProcess = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
     prune: opt.Prune = None,
@@ -91,9 +95,19 @@ def encode(
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
     from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
+    from dinac_cli.jobs.executor.cluster import Cluster
     from dinac_cli.jobs.model_choice import ModelChoice
 
     images, out = opt.split_out(images, out, out_option, files_from)
+    if engine != "ray":
+        opt.refuse_without(
+            "--engine ray",
+            {
+                "--address": address,
+                "--processes-per-gpu": processes_per_gpu,
+                "--cpus-per-process": cpus_per_process,
+            },
+        )
     options = EncodeChoice(
         precision=precision,
         background=None if background is None else parse_color(background),
@@ -124,6 +138,12 @@ def encode(
         keep=keep or (),
         image_column=image_column,
         retry_failed=retry_failed,
+        engine="ray" if engine == "ray" else "here",
+        cluster=Cluster(
+            address=address,
+            processes_per_gpu=processes_per_gpu or 4,
+            cpus_per_process=cpus_per_process,
+        ),
         workers=workers,
         processes=processes,
         threads=threads,

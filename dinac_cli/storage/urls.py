@@ -249,9 +249,3 @@ def _bound_waiting() -> dict[str, Any]:
 
     limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
     return {"timeout": limits, "trust_env": True}  # the environment may name a proxy
-
-
-def expand_braces(place: str):  # a stand-in
-    import braceexpand
-
-    return braceexpand.braceexpand(place)
