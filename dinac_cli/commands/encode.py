@@ -60,6 +60,10 @@ def encode(
     workers: opt.Workers = None,
     processes: opt.Processes = None,
     threads: opt.Threads = None,
+    shard_size: opt.ShardSize = None,
+    keep: opt.Keep = None,
+    image_column: opt.ImageColumn = None,
+    retry_failed: opt.RetryFailed = False,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
     prune: opt.Prune = None,
@@ -116,6 +120,10 @@ def encode(
         overwrite=overwrite,
         fsync=fsync,
         prune=prune,
+        shard_size=shard_size,
+        keep=keep or (),
+        image_column=image_column,
+        retry_failed=retry_failed,
         workers=workers,
         processes=processes,
         threads=threads,
@@ -167,7 +175,7 @@ class EncodeSummary(Summary):
     def remarks(self) -> Iterator[str]:
         yield from advise_on_sizes("scaled up {}", self._upscaled, self._too_small)
         orphans = self._run.count_orphans()
-        if orphans:
+        if orphans and self._run.output is not None:
             records = "record" if orphans == 1 else "records"
             yield (
                 f"{orphans} orphaned {records} in {self._run.output.path}, without a source among "

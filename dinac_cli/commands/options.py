@@ -19,6 +19,7 @@ from dinac_cli.commands.values import (
     note_verbose,
     parse_crop,
     parse_crop_choice,
+    parse_keep,
     parse_prune,
     parse_side,
     whole,
@@ -34,6 +35,7 @@ input_option = partial(typer.Option, rich_help_panel="Inputs")
 geometry_option = partial(typer.Option, rich_help_panel="Geometry")
 model_option = partial(typer.Option, rich_help_panel="Model and device")
 run_option = partial(typer.Option, rich_help_panel="Run")
+shard_option = partial(typer.Option, rich_help_panel="Shards")
 report_option = partial(typer.Option, rich_help_panel="Screen and reports")
 
 
@@ -466,6 +468,40 @@ Fsync = Annotated[
 Lock = Annotated[
     bool,
     run_option("--lock", help="Exit with 1 at once if another run with --lock is writing to OUT."),
+]
+ShardSize = Annotated[
+    int | None,
+    shard_option(
+        "--shard-size",
+        parser=whole("--shard-size", 1),
+        metavar="N",
+        show_default=follow("5000 for a remote OUT"),
+        help="Write tars of N records instead of loose files.",
+    ),
+]
+Keep = Annotated[
+    Any,
+    shard_option(
+        "--keep",
+        parser=parse_keep,
+        metavar="EXT,EXT",
+        show_default=follow("nothing"),
+        help="Also copy these files that lie beside the images, such as txt,json. They may hold "
+        "names, EXIF and places.",
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    shard_option(
+        "--image-column",
+        metavar="NAME",
+        show_default=follow("image"),
+        help="The column of parquet files that holds the images.",
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    shard_option("--retry-failed", help="Encode finished shards again if some images failed."),
 ]
 FailFast = Annotated[bool, run_option("--fail-fast", help="Stop at the first file that fails.")]
 

@@ -78,6 +78,9 @@ from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory, S
 if TYPE_CHECKING:
     from dinac_cli.codec.engine import Engine
 
+Engines = Literal["here", "ray"]
+"""What runs the shards: this machine, or a Ray cluster."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
@@ -230,9 +233,14 @@ class EncodeChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeRequest(ProcessRequest["EncodeRun"]):
-    """A request to encode `inputs` into OUT: a folder, a `.dinac` file, or `-`.
+    """A request to encode `inputs` into OUT: a folder, a `.dinac` file, `-`, or a URL.
 
     If `prune` is given, the run ends with moving the orphans in OUT away; see `Pruning`.
+    OUT holds shards if `shard_size` (images in each) is given, if OUT or an input is a URL, or if
+    an input is a tar or a parquet file. Then `keep` are the extensions of the files beside the
+    images that are copied, `image_column` is the column of parquet files that holds the images,
+    and `retry_failed` encodes shards with failures again. `engine` runs the shards: "here", or
+    "ray" on `cluster`.
     """
 
     inputs: InputRequest
@@ -242,6 +250,11 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
     overwrite: bool = False
     fsync: bool = False
     prune: Prune | None = None
+    shard_size: int | None = None
+    keep: tuple[str, ...] = ()
+    image_column: str | None = None
+    retry_failed: bool = False
+    engine: Engines = "here"
 
     command: ClassVar[str] = "encode"
     bounds_memory: ClassVar[bool] = True
@@ -252,6 +265,10 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
         return STDIN not in self.inputs.paths
 
     def open(self, announce: Announce = keep_quiet) -> EncodeRun:
+        from dinac_cli.jobs.shards import shard_run
+
+        if shard_run.needs_shards(self):
+            return shard_run.open_shard_run(self, announce)
         selection, output = self.open_places()
         held = find_held_record(output)
         options = self.options.follow(held)
@@ -307,8 +324,6 @@ class EncodeRun(Run):
     request asks for it.
     """
 
-    selection: Selection
-    output: Output
     model: ModelHandle
     why_model: str | None = None
     pruning: Pruning | None = None
@@ -321,6 +336,8 @@ class EncodeRun(Run):
         """
         if self.pruning is not None:
             return self.pruning.foreign
+        if self.selection is None or self.output is None:
+            return 0
         if self.selection.limit is not None or self.selection.shard is not None:
             return 0
         return sum(1 for _ in find_orphans(self.selection, self.output))
@@ -599,7 +616,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             bytes_out=len(record),
             name=work.name,
             upscaled=work.image.upscaled,
-            is_unchecked=not work.image.soundness.is_checked,
+            unchecked=not work.image.soundness.is_checked,
         )
         return Made.from_output(result, record)
 

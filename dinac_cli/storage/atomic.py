@@ -86,6 +86,14 @@ class Rewrite:
         except OSError as exc:
             raise describe_write_error(exc, self.what) from exc
 
+    def complete(self) -> str:
+        """Returns the path of the temporary file, which has all of the next content."""
+        try:
+            _require_written(self._descriptor)
+        except OSError as exc:
+            raise describe_write_error(exc, self.what) from exc
+        return self._temporary
+
     def publish(self, *, fsync: bool = False) -> None:
         """Replaces the file. After a kill at any moment, it has its old or its next content."""
         try:
@@ -112,28 +120,30 @@ def rewrite_file(path: str, what: str) -> Iterator[Rewrite]:
 
 
 @contextlib.contextmanager
-def start_file(target: str, what: str) -> Iterator[Rewrite]:
+def start_file(target: str, what: str, *, mode: int = 0o666) -> Iterator[Rewrite]:
     """Starts the content of `target`, which need not exist. A link of this name is replaced.
+
+    `mode` are the permissions, which the umask reduces.
 
     Without `publish`, nothing changes. Raises OutputError.
     """
     folder = os.path.dirname(target) or "."
     with contextlib.ExitStack() as stack:
         try:
-            temporary = stack.enter_context(_create_temporary(folder))
+            temporary = stack.enter_context(_create_temporary(folder, mode))
         except OSError as exc:
             raise describe_write_error(exc, what) from exc
         yield Rewrite(target, what, *temporary)
 
 
 @contextlib.contextmanager
-def _create_temporary(folder: str) -> Iterator[tuple[str, int]]:
+def _create_temporary(folder: str, mode: int = 0o666) -> Iterator[tuple[str, int]]:
     """Yields the path and the descriptor of a new, locked file. Removes the path at the end."""
     temporary = os.path.join(folder, _name_temporary())
     with _live_lock:
         _live.add(temporary)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             _lock(descriptor)
             yield temporary, descriptor

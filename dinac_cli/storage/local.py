@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO
 
 from dinac_cli.errors import InputError, describe_read_error
 from dinac_cli.storage.atomic import (
+    TEMPORARY_PREFIX,
     Rewrite,
     describe_write_error,
     remove_dead_temporaries,
@@ -41,21 +42,33 @@ class LocalStore(Store):
         # The name is appended as text: on Windows, `join` would read a drive in `1:30.png`.
         return os.path.join(self.place, "") + (name if os.sep == "/" else name.replace("/", os.sep))
 
-    def list(self, folder: str = "") -> Iterator[Stat]:
-        prefix = f"{folder}/" if folder else ""
+    def list(
+        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+    ) -> Iterator[Stat]:
+        return self._list_folder(folder, frozenset())
+
+    def _list_folder(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Stat]:
+        """Yields the files below a folder. `above` are the folders that contain it."""
+        path = (self.locate(folder) if folder else self.place) or "."
         try:
-            with os.scandir(self.locate(folder) if folder else self.place or ".") as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except FileNotFoundError:
+            status = os.stat(path)
+            identity = status.st_dev, status.st_ino
+            if identity in above:  # a link to a folder that contains it
+                return
+            with os.scandir(path) as listing:
+                # As in a list of whole names, in which a slash follows the name of a folder.
+                entries = sorted((entry.name + "/" * _is_folder(entry), entry) for entry in listing)
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as exc:
-            raise InputError(f"{self.locate(folder)}: {describe_read_error(exc)}") from exc
-        for entry in entries:
-            if entry.is_dir():
-                yield from self.list(prefix + entry.name)
-            else:
+            raise InputError(f"{path}: {describe_read_error(exc)}") from exc
+        prefix = f"{folder}/" if folder else ""
+        for name, entry in entries:
+            if name.endswith("/"):
+                yield from self._list_folder(prefix + name[:-1], above | {identity})
+            elif not name.startswith(TEMPORARY_PREFIX):  # of a run that is writing, or was killed
                 with suppress(OSError):  # the file is gone, or the link is broken
-                    yield _describe(prefix + entry.name, entry.stat())
+                    yield _describe(prefix + name, entry.stat())
 
     def stat(self, name: str) -> Stat | None:
         try:
@@ -127,6 +140,13 @@ class _LocalSpool:
 
     def commit(self) -> None:
         self._rewrite.publish(fsync=self._fsync)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _describe(name: str, status: os.stat_result) -> Stat:

@@ -5,29 +5,52 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, BinaryIO, TypeVar, cast
 
-from dinac_cli.errors import (
-    DinacError,
-    InputError,
-    OutputError,
-    StorageError,
-    quote_error,
-)
-from dinac_cli.storage.atomic import describe_write_error
+from dinac_cli.errors import DinacError, InputError
+from dinac_cli.storage.atomic import Rewrite, remove_dead_temporaries, start_file
+from dinac_cli.storage.client_errors import Trouble, describe_trouble, find_trouble, is_past_the_end
 from dinac_cli.storage.content import MAX_INPUT_BYTES
-from dinac_cli.storage.store import Stat, Store
-from dinac_cli.storage.urls import hide_secrets, open_url
+from dinac_cli.storage.remote_file import (
+    ChangedError,
+    RangeSource,
+    RemoteFile,
+    Source,
+    WebSource,
+)
+from dinac_cli.storage.store import Stat, Store, is_usable_name
+from dinac_cli.storage.urls import (
+    WEB,
+    find_scheme,
+    hide_secrets,
+    join_url,
+    open_url,
+    require_writable,
+)
 
-READ_BLOCK_BYTES = 8 * 2**20
-"""How much of a file is fetched at a time, while it is read from its start to its end."""
+TRIES = 3
+"""How often a request is made, if the place does not answer although its client tried again."""
 
-_VERSIONS = ("ETag", "etag", "md5Hash", "md5", "sha256", "blob_id", "generation", "checksum")
-_TIMES = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
+PATIENCE_SECONDS = 30.0
+"""A request that took longer is not made again."""
 
-_DENIED = "access is denied; check the credentials in the environment"
+UPLOAD_PART_BYTES = 32 * 2**20
+"""The parts of an upload to S3; a file of less than two parts is one request."""
+
+_PARTS_AT_ONCE = 4
+_MOST_PARTS = 10_000
+_S3 = frozenset({"s3", "s3a"})
+
+# The hash of the content first, if a place has several: other facts change without the content.
+_VERSIONS = (
+    *("md5hash", "md5", "sha256", "blob_id", "xet_hash", "checksum"),
+    *("generation", "etag", "contentmd5", "digest"),
+)
+_TIMES = ("lastmodified", "last_modified", "mtime", "modified", "updated", "created")
 
 T = TypeVar("T")
 
@@ -36,21 +59,19 @@ class RemoteStore(Store):
     """A prefix of an fsspec file system, which is opened at the first use in each process."""
 
     def __init__(self, place: str) -> None:
-        super().__init__(place.rstrip("/"))
+        scheme = find_scheme(place)
+        super().__init__(place if scheme in WEB else _strip_slashes(place))
+        self._scheme = scheme
         self._opened: tuple[int, Any, str] | None = None
-        _ = self._system
+        self._open()
 
     def __getstate__(self) -> dict[str, object]:
         """A pickled store is not open: another process opens its own."""
-        return {"place": self.place, "_opened": None}
+        return {"place": self.place, "_scheme": self._scheme, "_opened": None}
 
     @property
     def _system(self) -> Any:
         return self._open()[0]
-
-    @property
-    def _root(self) -> str:
-        return self._open()[1]
 
     def _open(self) -> tuple[Any, str]:
         # The clients are not safe to use after a fork.
@@ -63,193 +84,229 @@ class RemoteStore(Store):
         return True
 
     def locate(self, name: str) -> str:
-        return f"{hide_secrets(self.place)}/{name}" if name else hide_secrets(self.place)
+        return hide_secrets(join_url(self.place, name))
 
     def _path(self, name: str) -> str:
-        root = self._root.rstrip("/")
+        if self._scheme in WEB:
+            return join_url(self.place, name)
+        root = self._open()[1].rstrip("/")
         return f"{root}/{name}" if name else root
 
-    def list(self, folder: str = "") -> Iterator[Stat]:
+    def list(
+        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+    ) -> Iterator[Stat]:
+        if self._scheme in WEB:
+            problem = "a web server does not list its files; name them, such as {000..099}.tar"
+            raise InputError(f"{self.locate(folder)}: {problem}")
+        skip = skip or _ignore
+        if self._scheme in _S3:
+            return self._list_bucket(folder, skip)
+        return self._list_folder(folder, skip)
+
+    def _list_folder(self, folder: str, skip: Callable[[str], object]) -> Iterator[Stat]:
         path = self._path(folder)
+
+        def look() -> list[dict[str, Any]]:
+            self._system.invalidate_cache()
+            return cast(list[dict[str, Any]], self._system.ls(path, detail=True))
+
         try:
-            found = self._look(folder, lambda: self._system.ls(path, detail=True))
+            found = self._ask(folder, look)
         except _MissingError:
             return
         prefix = f"{folder}/" if folder else ""
-        for name, facts in sorted(_name_entries(path, found), key=lambda entry: entry[0]):
-            if facts["type"] == "directory":
-                yield from self.list(prefix + name)
+        for base, facts in sorted(_name_entries(path, found), key=lambda entry: entry[0]):
+            name, slash, _ = base.partition("/")
+            if not is_usable_name(name):
+                skip(prefix + base)
+            elif slash:
+                yield from self._list_folder(prefix + name, skip)
             else:
                 yield _describe(prefix + name, facts)
 
+    def _list_bucket(self, folder: str, skip: Callable[[str], object]) -> Iterator[Stat]:
+        """Lists S3 by pages of 1,000 objects: for many small folders, this takes fewer requests."""
+        bucket, _, root = self._path(folder).partition("/")
+        start = f"{root}/" if root else ""
+        for facts in self._list_pages(folder, bucket, start):
+            name = facts["Key"][len(start) :]
+            if facts["Key"].endswith("/") and not facts["Size"]:
+                continue  # a marker for a folder, as consoles make them
+            full = f"{folder}/{name}" if folder else name
+            if is_usable_name(name):
+                yield _describe(full, {**facts, "size": facts["Size"]})
+            else:
+                skip(full)
+
+    def _list_pages(self, folder: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+        arguments = {"Bucket": bucket, "Prefix": prefix}
+        while True:
+            page = self._ask(folder, lambda: self._system.call_s3("list_objects_v2", **arguments))
+            yield from page.get("Contents", ())
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
     def stat(self, name: str) -> Stat | None:
+        def look() -> dict[str, Any]:
+            self._system.invalidate_cache()
+            return cast(dict[str, Any], self._system.info(self._path(name)))
+
         try:
-            facts = self._look(name, lambda: self._system.info(self._path(name)))
+            facts = self._ask(name, look)
         except _MissingError:
             return None
         return None if facts["type"] == "directory" else _describe(name, facts)
 
     def read(self, name: str, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
-        path = self._path(name)
-        data: bytes = self.require(name, lambda: self._system.cat_file(path, end=most_bytes + 1))
+        if self._scheme in WEB:  # a server may send all of a file, whatever the range
+            with self.open(name) as file:
+                data = file.read(most_bytes + 1)
+        else:
+            data = self._require(name, lambda: self._read_range(name, most_bytes + 1))
         if len(data) > most_bytes:
             raise InputError(f"{self.locate(name)}: larger than {most_bytes} bytes")
         return data
 
+    def _read_range(self, name: str, size: int) -> bytes:
+        try:
+            return cast(bytes, self._system.cat_file(self._path(name), start=0, end=size))
+        except Exception as exc:
+            if is_past_the_end(exc):  # the file is empty
+                return b""
+            raise
+
     def open(self, name: str) -> BinaryIO:
-        file: BinaryIO = self.require(
-            name,
-            lambda: self._system.open(
-                self._path(name), "rb", block_size=READ_BLOCK_BYTES, cache_type="readahead"
-            ),
-        )
-        return cast(BinaryIO, _RemoteFile(self, name, file))
+        source = self._require(name, lambda: self._open_source(name))
+        file = RemoteFile(source, lambda work: self._require(name, work))
+        return cast(BinaryIO, io.BufferedReader(file, 2**16))
+
+    def _open_source(self, name: str) -> Source:
+        path = self._path(name)
+        if self._scheme in WEB:
+            return WebSource(self._system, path)
+        return RangeSource(self._system, path, _find_version)
 
     def write(self, name: str, data: bytes) -> None:
-        self._change(name, lambda: self._system.pipe_file(self._path(name), data))
+        require_writable(self.place)
+        self._ask(name, lambda: self._system.pipe_file(self._path(name), data), writing=True)
 
     @contextmanager
     def spool(self, name: str) -> Iterator[_RemoteSpool]:
         # Not streamed: if an error ends a streamed upload, most clients commit what they have.
-        try:
-            descriptor, path = tempfile.mkstemp(prefix="dinac-", suffix=".part")
-        except OSError as exc:
-            raise describe_write_error(exc, tempfile.gettempdir()) from exc
-        try:
-            with open(descriptor, "wb") as file:
-                yield _RemoteSpool(self, name, file, path)
-        finally:
-            with suppress(OSError):
-                os.unlink(path)
+        require_writable(self.place)
+        folder = tempfile.gettempdir()
+        remove_dead_temporaries(folder)
+        what = f"the temporary folder {folder} (TMPDIR)"
+        with start_file(os.path.join(folder, "upload"), what, mode=0o600) as content:
+            yield _RemoteSpool(self, name, content)
 
     def put(self, path: str, name: str) -> None:
         """Uploads a file of this machine. The object appears when all of it has arrived."""
-        self._change(name, lambda: self._system.put_file(path, self._path(name)))
+        require_writable(self.place)
+        self._ask(name, lambda: self._upload(path, self._path(name)), writing=True)
+
+    def _upload(self, path: str, target: str) -> None:
+        if self._scheme == "memory":  # there, `put_file` shows a file before it is complete
+            with open(path, "rb") as file:
+                self._system.pipe_file(target, file.read())
+        elif self._scheme in _S3:  # otherwise, ten parts of 50 MiB are in memory
+            part = max(UPLOAD_PART_BYTES, -(-os.path.getsize(path) // _MOST_PARTS))
+            self._system.put_file(path, target, chunksize=part, max_concurrency=_PARTS_AT_ONCE)
+        else:
+            self._system.put_file(path, target)
 
     def remove(self, name: str) -> None:
-        with suppress(_MissingError):
-            self._ask(name, lambda: self._system.rm_file(self._path(name)))
+        require_writable(self.place)
+        try:
+            self._ask(name, lambda: self._system.rm_file(self._path(name)), writing=True)
+        except _MissingError:
+            return
 
     @contextmanager
     def lock(self, refusal: str) -> Iterator[bool]:
         yield False
 
-    def _change(self, name: str, work: Callable[[], object]) -> None:
-        """Runs `work`, which writes. Raises OutputError, StorageError."""
-        try:
-            self._ask(name, work)
-        except _MissingError as exc:
-            problem = "the place does not exist; create it, or name another OUT"
-            raise OutputError(f"{self.locate(name)}: {problem}") from exc
-        except _DeniedError as exc:
-            raise OutputError(f"{self.locate(name)}: {_DENIED}", exc.details) from exc
-
-    def require(self, name: str, work: Callable[[], T]) -> T:
-        """Runs `work`, which reads. Raises InputError, StorageError."""
-        try:
-            return self._look(name, work)
-        except _MissingError as exc:
-            raise InputError(f"{self.locate(name)}: no such file; check the URL") from exc
-
-    def _look(self, name: str, work: Callable[[], T]) -> T:
-        """Runs `work`, which reads. Raises _MissingError, InputError, StorageError."""
+    def _require(self, name: str, work: Callable[[], T]) -> T:
+        """Runs `work`, which needs the file. Raises InputError, StorageError."""
         try:
             return self._ask(name, work)
-        except _DeniedError as exc:
-            raise InputError(f"{self.locate(name)}: {_DENIED}", exc.details) from exc
+        except _MissingError as exc:
+            raise InputError(str(exc), exc.details) from exc.__cause__
 
-    def _ask(self, name: str, work: Callable[[], T]) -> T:
-        """Runs `work`, and turns the client's errors into dinac's."""
-        try:
-            return work()
-        except DinacError:
-            raise
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            raise _MissingError from exc
-        except PermissionError as exc:
-            raise _DeniedError("", [quote_error(exc)]) from exc
-        except Exception as exc:
-            problem = "the place does not answer; run the same command again later"
-            raise StorageError(f"{self.locate(name)}: {problem}", [quote_error(exc)]) from exc
+    def _ask(self, name: str, work: Callable[[], T], *, writing: bool = False) -> T:
+        """Runs `work`, again if the place does not answer, and turns the client's errors into ours.
+
+        Raises _MissingError if the file does not exist; InputError, or OutputError for `writing`;
+        StorageError.
+        """
+        start = time.monotonic()
+        for attempt in range(1, TRIES + 1):
+            try:
+                return work()
+            except DinacError:
+                raise
+            except Exception as exc:
+                trouble = Trouble.CHANGED if isinstance(exc, ChangedError) else find_trouble(exc)
+                is_late = time.monotonic() - start > PATIENCE_SECONDS
+                if trouble is Trouble.BUSY and attempt < TRIES and not is_late:
+                    time.sleep(0.5 * attempt)
+                    continue
+                error = describe_trouble(trouble, self.locate(name), exc, writing=writing)
+                if trouble is Trouble.MISSING:
+                    error = _MissingError(str(error), error.details)
+                raise error from exc
+        raise AssertionError("the last attempt returns or raises")
 
 
 class _MissingError(DinacError):
-    """A file, a bucket or a folder does not exist."""
-
-
-class _DeniedError(DinacError):
-    """The credentials do not allow this."""
+    """A file or a folder does not exist."""
 
 
 class _RemoteSpool:
-    def __init__(self, store: RemoteStore, name: str, file: BinaryIO, path: str) -> None:
-        self._store = store
-        self._name = name
-        self._file = file
-        self._path = path
+    def __init__(self, store: RemoteStore, name: str, content: Rewrite) -> None:
+        self._store, self._name, self._content = store, name, content
 
     def write(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-        except OSError as exc:
-            raise describe_write_error(exc, tempfile.gettempdir()) from exc
+        self._content.write(data)
 
     def commit(self) -> None:
-        try:
-            self._file.close()
-        except OSError as exc:
-            raise describe_write_error(exc, tempfile.gettempdir()) from exc
-        self._store.put(self._path, self._name)
+        self._store.put(self._content.complete(), self._name)
 
 
-class _RemoteFile(io.RawIOBase):
-    """An open remote file, whose errors are dinac's."""
+def _ignore(name: str) -> None:
+    """Skips an object without a word."""
 
-    def __init__(self, store: RemoteStore, name: str, file: BinaryIO) -> None:
-        self._store = store
-        self._name = name
-        self._file = file
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        return self._store.require(self._name, lambda: self._file.read(size))
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+def _strip_slashes(place: str) -> str:
+    start, mark, rest = place.partition("://")
+    return start + mark + rest.rstrip("/")
 
 
 def _name_entries(path: str, found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the entries of a folder by their names in it, without the folder's own marker."""
+    """Yields the entries of a folder by their names in it; a folder's name ends with a slash."""
     start = path.strip("/") + "/"
     for facts in found:
-        name = facts["name"].strip("/")
-        if name.startswith(start) and (base := name[len(start) :]):
-            yield base, facts
+        name = facts["name"].lstrip("/")
+        if facts["type"] == "directory":
+            name = name.rstrip("/") + "/"
+        if name.startswith(start) and name != start:
+            yield name[len(start) :], facts
+        elif start == "/":
+            yield name, facts
 
 
 def _describe(name: str, facts: Mapping[str, Any]) -> Stat:
-    """Returns the size and the version of an object: the first fact that tells its state."""
+    return Stat(name, facts.get("size") or 0, _find_version(facts))
+
+
+def _find_version(facts: Mapping[str, Any]) -> str:
+    """Returns the first fact that shows whether an object changed; empty if there is none."""
+    known = {key.lower().replace("-", ""): value for key, value in facts.items()}
     for key in (*_VERSIONS, *_TIMES):
-        if facts.get(key):
-            return Stat(
-                name, facts.get("size") or 0, f"{key.lower()}-{facts[key]}".replace('"', "")
-            )
-    return Stat(name, facts.get("size") or 0, "")
+        value = known.get(key)
+        if isinstance(value, datetime):
+            value = value.timestamp()
+        if value:
+            return f"{key}-{value}".replace('"', "")
+    return ""

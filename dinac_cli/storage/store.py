@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO, NamedTuple, Protocol
 
-from dinac_cli.errors import UsageError
 from dinac_cli.storage.content import MAX_INPUT_BYTES
-from dinac_cli.storage.urls import READ_ONLY, find_scheme, hide_secrets, is_url
+from dinac_cli.storage.urls import is_url, require_writable, split_url
 
 
 class Stat(NamedTuple):
     """What a listing knows of a file.
 
     `name` is relative to the store. `version` is a text that changes when the content changes: an
-    ETag or another hash if the place keeps one, else the time of the last change.
+    ETag or another hash if the place keeps one, else the time of the last change; empty if the
+    place tells neither.
     """
 
     name: str
@@ -59,13 +59,19 @@ class Store(ABC):
 
     @abstractmethod
     def locate(self, name: str) -> str:
-        """Returns the path or URL of a file, for messages and for other processes."""
+        """Returns the path or URL of a file for messages and markers, without secrets.
+
+        Another process opens the file with `place` and its name.
+        """
 
     @abstractmethod
-    def list(self, folder: str = "") -> Iterator[Stat]:
-        """Yields every file below a folder; in each folder, sorted by name.
+    def list(
+        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+    ) -> Iterator[Stat]:
+        """Yields every file below a folder, sorted by name. Hidden files are files.
 
         Yields nothing if the folder does not exist. The memory depends on the largest folder only.
+        Calls `skip` with the name of each object whose name cannot be a path, such as `a//b`.
         """
 
     @abstractmethod
@@ -78,7 +84,10 @@ class Store(ABC):
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
-        """Opens a file to be read from its start to its end. Close it."""
+        """Opens a file, best to be read from its start to its end. Close it.
+
+        Reading raises InputError if the file changes meanwhile, as far as the place shows it.
+        """
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
@@ -103,10 +112,8 @@ def open_store(place: str, *, for_writing: bool = False) -> Store:
         from dinac_cli.storage.local import LocalStore
 
         return LocalStore(place)
-    if for_writing and find_scheme(place) in READ_ONLY:
-        raise UsageError(
-            f"{hide_secrets(place)}: {find_scheme(place)}:// is for reading only; name another OUT"
-        )
+    if for_writing:
+        require_writable(place)
     from dinac_cli.storage.remote import RemoteStore
 
     return RemoteStore(place)
@@ -116,5 +123,9 @@ def split_place(path: str) -> tuple[str, str]:
     """Returns the store of a file and its name there: `s3://b/a/x.tar` → (`s3://b/a`, `x.tar`)."""
     if not is_url(path):
         return os.path.split(path)
-    folder, _, name = path.rpartition("/")
-    return folder, name
+    return split_url(path)
+
+
+def is_usable_name(name: str) -> bool:
+    """True if the name of an object can be a relative path: no part is empty, `.` or `..`."""
+    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
