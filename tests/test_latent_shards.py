@@ -532,6 +532,17 @@ def test_url_is_read_like_a_folder(url: str) -> None:
         LatentShards("memory://elsewhere/")
 
 
+def test_credentials_in_a_url_are_not_shown(url: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"^memory://elsewhere/index\.json: no such index"
+    ) as caught:
+        LatentShards("memory://me:secret@elsewhere/")
+    assert "secret" not in str(caught.value)
+    dataset = LatentShards(url)
+    dataset.url = "memory://me:secret@latent-shards/"
+    assert repr(dataset) == "LatentShards('memory://latent-shards/'): 5 shards, 24 records"
+
+
 def test_local_shards_import_no_fsspec(out: str) -> None:
     program = (
         "import sys; from dinac_cli import LatentShards\n"

@@ -20,7 +20,7 @@ _VALUES: tuple[Any, ...] = (
     *(0, 1, -1, 2**31, 2**44, 2**44 + 1, 2**63, 10**30, 1.5, 1e300, float("nan"), True, None),
     *("", "7", [], {}, [[]], {"url": "a.tar"}, "0" * 64, "F" * 64, "f" * 64),
 )
-_KEYS = ("url", "nsamples", "filesize", "sha256")
+_KEYS = ("url", "nsamples", "filesize", "sha256", "missed", "fingerprint")
 
 
 def list_seeds() -> list[bytes]:
