@@ -288,7 +288,7 @@ class LatentShards(IterableDataset[Any]):
 
 
 def _check_number(name: str, value: object, least: int) -> None:
-    if type(value) is not int or value < least:
+    if type(value) is not int or not least <= value < 2**63:
         raise UsageError(f"{name} is {value!r}; it must be a whole number from {least}")
 
 
