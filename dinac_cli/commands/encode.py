@@ -162,22 +162,36 @@ class EncodeSummary(Summary):
         self._run = run
         self._upscaled = 0
         self._too_small = 0
+        self._shards = 0
+        self._captions = 0
 
     def add(self, result: FileResult) -> None:
         self._upscaled += result.upscaled
         self._too_small += result.error == SmallImageError.__name__
+        self._shards += result.status is Status.WRITTEN and result.is_shard
+        self._captions += result.captions
+
+    def describe(self, progress: RunProgress) -> str:
+        text = super().describe(progress)
+        if not self._shards:
+            return text
+        shards = "1 shard" if self._shards == 1 else f"{self._shards} shards"
+        return text.replace(self._verb, f"{self._verb} into {shards}", 1)
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         skipped = progress.tally.counts[Status.SKIPPED]
         facts = {"skipped": skipped, "decoded": progress.tally.decoded, "upscaled": self._upscaled}
+        if self._run.writes_shards:
+            facts |= {"shards": self._shards, "captions_left": self._captions}
         return super().to_json(progress) | facts
 
     def remarks(self) -> Iterator[str]:
         yield from advise_on_sizes("scaled up {}", self._upscaled, self._too_small)
-        orphans = self._run.count_orphans()
-        if orphans and self._run.output is not None:
-            records = "record" if orphans == 1 else "records"
+        if self._captions:
+            files = "1 file" if self._captions == 1 else f"{self._captions} files"
             yield (
-                f"{orphans} orphaned {records} in {self._run.output.path}, without a source among "
-                "the inputs; dinac plan -v names them"
+                f"left out {files} beside the images, such as captions; --keep txt,json copies "
+                "them into the shards"
             )
+        if remark := self._run.describe_orphans():
+            yield remark

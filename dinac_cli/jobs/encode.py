@@ -328,6 +328,19 @@ class EncodeRun(Run):
     why_model: str | None = None
     pruning: Pruning | None = None
 
+    writes_shards: ClassVar[bool] = False
+
+    def describe_orphans(self) -> str | None:
+        """Says how many records in OUT have no source among the inputs; None if all have one."""
+        orphans = self.count_orphans()
+        if not orphans or self.output is None:
+            return None
+        records = "record" if orphans == 1 else "records"
+        return (
+            f"{orphans} orphaned {records} in {self.output.path}, without a source among "
+            "the inputs; dinac plan -v names them"
+        )
+
     def count_orphans(self) -> int:
         """Counts the records in OUT whose source is not in the input folders; see `find_orphans`.
 

@@ -120,11 +120,12 @@ class LocalStore(Store):
         self._ready.add(folder)
 
     def remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):
-            try:
-                os.unlink(self.locate(name))
-            except OSError as exc:
-                raise describe_write_error(exc, self.locate(name)) from exc
+        try:
+            os.unlink(self.locate(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as exc:
+            raise describe_write_error(exc, self.locate(name)) from exc
 
     def lock(self, refusal: str) -> AbstractContextManager[bool]:
         return hold_folder(self.place, refusal)

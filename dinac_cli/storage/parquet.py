@@ -20,8 +20,8 @@ MAX_FOOTER_BYTES = 2**22
 MAX_COLUMNS = 1000
 """The most columns of a file, those inside structs and lists included."""
 
-MAX_GROUPS = 10_000
-"""The most row groups of a file."""
+MAX_GROUPS = 2000
+"""The most row groups of a file. It also limits how deeply columns can be nested."""
 
 MAX_ROWS = 10_000_000
 """The most rows of a file."""
@@ -109,10 +109,13 @@ class _ParquetReader:
         }
         known = inspect.signature(pyarrow.parquet.ParquetFile).parameters
         options = {name: value for name, value in wishes.items() if name in known}
-        with _refuse_damage():
-            self._file = pyarrow.parquet.ParquetFile(self._ranges, **options)
-            self._metadata = self._file.metadata
-            self._fields = list(self._file.schema_arrow)
+        try:
+            with _refuse_damage():
+                self._file = pyarrow.parquet.ParquetFile(self._ranges, **options)
+                self._metadata = self._file.metadata
+                self._fields = list(self._file.schema_arrow)
+        except ArchiveError as exc:
+            raise (_refuse_counts() if "size limit" in exc.details[0] else exc) from exc.__cause__
         self._check_counts()
 
     @property
@@ -143,9 +146,13 @@ class _ParquetReader:
     def read_group(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
         """Yields the rows of a row group in batches (pyarrow.RecordBatch)."""
         with _refuse_damage():
-            rows = self._metadata.row_group(group).num_rows
-            most = self._load_group(group, columns) if rows else 1
-            batches = self._file.iter_batches(most, [group], columns, use_threads=False)
+            metadata = self._metadata.row_group(group)
+            rows = metadata.num_rows
+            chunks = _list_chunks(metadata, columns)
+        if not rows:
+            return
+        most = self._load_chunks(group, rows, chunks)
+        batches = self._file.iter_batches(most, [group], columns, use_threads=False)
         found = 0
         while found < rows:
             with _refuse_damage():
@@ -160,46 +167,60 @@ class _ParquetReader:
     def _check_counts(self) -> None:
         groups, columns = self.group_count, self._metadata.num_columns
         if groups > MAX_GROUPS or columns > MAX_COLUMNS or self._metadata.num_rows > MAX_ROWS:
-            raise ArchiveError(
-                f"has over {MAX_GROUPS:,} row groups, {MAX_COLUMNS:,} columns or {MAX_ROWS:,} "
-                "rows; split the file"
-            )
+            raise _refuse_counts()
         rows = [self._metadata.row_group(group).num_rows for group in range(groups)]
         if min(rows, default=0) < 0 or sum(rows) != self._metadata.num_rows:
             raise _damaged("the row groups do not have the rows of the file")
 
-    def _load_group(self, group: int, columns: Sequence[str]) -> int:
-        """Loads and checks the columns of a row group. Returns the number of rows for a batch."""
-        metadata = self._metadata.row_group(group)
-        rows = metadata.num_rows
-        chunks = [metadata.column(index) for index in range(metadata.num_columns)]
-        chunks = [chunk for chunk in chunks if _is_inside(chunk.path_in_schema, columns)]
-        stored = sum(max(0, chunk.total_compressed_size) for chunk in chunks)
-        if max(stored, sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)) > (
-            MAX_GROUP_BYTES
-        ):
+    def _load_chunks(self, group: int, rows: int, chunks: Sequence[_Chunk]) -> int:
+        """Loads and checks columns of a row group. Returns the number of rows for a batch."""
+        if _is_large(chunks):
             raise _refuse_group(group)
         self._ranges.clear()
         data_bytes = shared_bytes = 0
         for chunk in chunks:
-            if chunk.num_values != rows or chunk.file_path:
+            if chunk.values != rows or chunk.is_elsewhere:
                 raise _damaged(f"a column of row group {group} has other rows")
-            totals = measure_pages(self._load_chunk(chunk), rows)
+            end = chunk.start + chunk.stored_bytes
+            data = self._ranges.load(chunk.start, end)
+            self._ranges.load(end, min(end + _MARGIN_BYTES, self._ranges.size_bytes))
+            with _refuse_damage():
+                totals = measure_pages(data, rows)
             data_bytes += totals.data_bytes
             shared_bytes += totals.shared_bytes
             if data_bytes > MAX_GROUP_BYTES:
                 raise _refuse_group(group)
         return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, shared_bytes)))
 
-    def _load_chunk(self, chunk: Any) -> bytes:
-        """Reads a column chunk from where pyarrow will look for it."""
-        start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
-        if dictionary is not None and 0 < dictionary < start:
-            start = dictionary
-        end = start + chunk.total_compressed_size
-        data = self._ranges.load(start, end)
-        self._ranges.load(end, min(end + _MARGIN_BYTES, self._ranges.size_bytes))
-        return data
+
+class _Chunk(NamedTuple):
+    """The footer's description of a column in a row group. The sizes are in bytes."""
+
+    start: int
+    stored_bytes: int
+    data_bytes: int
+    values: int
+    is_elsewhere: bool
+
+
+def _list_chunks(group: Any, columns: Sequence[str]) -> list[_Chunk]:
+    """Returns the columns that pyarrow may read to read `columns`."""
+    chunks = (group.column(index) for index in range(group.num_columns))
+    return [_describe_chunk(each) for each in chunks if _is_inside(each.path_in_schema, columns)]
+
+
+def _describe_chunk(chunk: Any) -> _Chunk:
+    """Returns the facts of a column, with the start that pyarrow will choose."""
+    start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
+    if dictionary is not None and 0 < dictionary < start:
+        start = dictionary
+    sizes = chunk.total_compressed_size, chunk.total_uncompressed_size
+    return _Chunk(start, *sizes, chunk.num_values, bool(chunk.file_path))
+
+
+def _is_large(chunks: Sequence[_Chunk]) -> bool:
+    sizes = zip(*((chunk.stored_bytes, chunk.data_bytes) for chunk in chunks), strict=True)
+    return any(sum(max(0, size) for size in each) > MAX_GROUP_BYTES for each in sizes)
 
 
 class _LoadedRanges(io.RawIOBase):
@@ -329,8 +350,16 @@ def _is_plain(kind: Any, depth: int = 0) -> bool:
         return depth < _MAX_DEPTH and all(_is_plain(each.type, depth + 1) for each in kind)
     if types.is_dictionary(kind):
         return _is_text(kind.value_type)
-    tests = (types.is_boolean, types.is_integer, types.is_floating, types.is_temporal)
-    return _is_text(kind) or types.is_decimal(kind) or any(test(kind) for test in tests)
+    tests = (
+        _is_text,
+        types.is_null,
+        types.is_boolean,
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_temporal,
+    )
+    return any(test(kind) for test in tests)
 
 
 def _is_inside(path: str, columns: Sequence[str]) -> bool:
@@ -342,22 +371,22 @@ def _make_row(
     batch: Any, index: int, number: int, image: _ImageColumn, others: Sequence[str]
 ) -> Row:
     with _refuse_damage():
-        values = {}
+        values: dict[str, Any] = {}
         size = 0
         for name in others:
-            values[name], value_bytes = _read_value(batch.column(name)[index])
-            size += value_bytes
+            values[name], text_bytes = _read_value(batch.column(name)[index])
+            size += text_bytes
             if size > MAX_OTHERS_BYTES:
                 limit = MAX_OTHERS_BYTES // 2**20
-                problem = f"its other columns are larger than {limit} MiB; make them smaller"
-                return Row(number, None, None, {}, problem)
-        data, path, fault = _read_image(batch.column(image.name)[index], image)
-        return Row(number, data, path, values, fault)
+                large = f"its other columns are larger than {limit} MiB; make them smaller"
+                return Row(number, None, None, {}, large)
+        data, path, problem = _read_image(batch.column(image.name)[index], image)
+        return Row(number, data, path, values, problem)
 
 
 def _read_image(value: Any, image: _ImageColumn) -> tuple[bytes | None, str | None, str | None]:
     """Returns the bytes of an image, the name of its file, and the problem if there is one."""
-    path = None
+    path: str | None = None
     if image.is_struct and value.is_valid:
         if len(image.leaves) > 1 and (text := value["path"]).is_valid:
             path = _clean_path(_decode(text))
@@ -390,7 +419,7 @@ def _read_value(value: Any) -> tuple[Any, int]:
     if types.is_dictionary(kind):
         return _read_value(value.value)
     if _is_text(kind):
-        size = value.as_buffer().size
+        size = int(value.as_buffer().size)
         return (_decode(value), size) if size <= MAX_OTHERS_BYTES else ("", size)
     if types.is_floating(kind):
         number = float(value.as_py())
@@ -405,20 +434,19 @@ def _decode(text: Any) -> str:
     return bytes(text.as_buffer()).decode("utf-8", "replace")
 
 
-def _format_time(value: Any) -> str | int:
-    """Returns a time as text, in UTC if it has a zone, or as a number if it has no text.
+def _format_time(value: Any) -> str | float:
+    """Returns a date or time as text, in UTC if it has a zone, and a duration in seconds.
 
     Does not look up the name of the zone, which comes from the file.
     """
     import pyarrow
 
-    kind, end = value.type, ""
+    kind = value.type
+    if pyarrow.types.is_duration(kind):
+        return float(value.value / 1000 ** ("s", "ms", "us", "ns").index(kind.unit))
     if pyarrow.types.is_timestamp(kind) and kind.tz is not None:
-        value, end = value.cast(pyarrow.timestamp(kind.unit)), "Z"
-    try:
-        return f"{value.cast(pyarrow.string()).as_py()}{end}"
-    except pyarrow.ArrowException:  # durations
-        return int(value.value)
+        return f"{value.cast(pyarrow.timestamp(kind.unit)).cast(pyarrow.string()).as_py()}Z"
+    return str(value.cast(pyarrow.string()).as_py())
 
 
 @contextmanager
@@ -432,6 +460,13 @@ def _refuse_damage() -> Iterator[None]:
         raise ArchiveError(
             "damaged, or not a parquet file; copy it again", [quote_error(exc)]
         ) from exc
+
+
+def _refuse_counts() -> ArchiveError:
+    return ArchiveError(
+        f"has over {MAX_GROUPS:,} row groups, {MAX_COLUMNS:,} columns or {MAX_ROWS:,} rows; "
+        "split the file"
+    )
 
 
 def _refuse_group(group: int) -> ArchiveError:

@@ -38,6 +38,9 @@ TRIES = 3
 PATIENCE_SECONDS = 30.0
 """A request that took longer is not made again."""
 
+PAUSE_SECONDS = 0.5
+"""The pause after the first try; it grows with each."""
+
 UPLOAD_PART_BYTES = 32 * 2**20
 """The parts of an upload to S3; a file of less than two parts is one request."""
 
@@ -250,7 +253,7 @@ class RemoteStore(Store):
                 trouble = Trouble.CHANGED if isinstance(exc, ChangedError) else find_trouble(exc)
                 is_late = time.monotonic() - start > PATIENCE_SECONDS
                 if trouble is Trouble.BUSY and attempt < TRIES and not is_late:
-                    time.sleep(0.5 * attempt)
+                    time.sleep(PAUSE_SECONDS * attempt)
                     continue
                 error = describe_trouble(trouble, self.locate(name), exc, writing=writing)
                 if trouble is Trouble.MISSING:

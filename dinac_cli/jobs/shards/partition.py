@@ -60,20 +60,22 @@ class Archive:
 class ShardInputs:
     """The inputs of a sharded run. Listing them once is enough: `archives`, then `list_loose`.
 
-    After `list_loose`, `others` is the number of files that are not images.
+    After `list_loose`, `others` is the number of files that are not images, without those whose
+    extensions are among `keep`.
     """
 
     request: InputRequest
     out: str
+    keep: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()
     others: int = field(default=0, init=False)
 
     @classmethod
-    def find(cls, request: InputRequest, out: str) -> ShardInputs:
+    def find(cls, request: InputRequest, out: str, keep: tuple[str, ...] = ()) -> ShardInputs:
         """Finds the archives. Raises UsageError if two of them have the same name in OUT."""
         if STDIN in request.paths:
             raise UsageError("-: an image from standard input cannot go into shards; name files")
-        found = cls(request, out, tuple(dict.fromkeys(_list_archives(request.paths))))
+        found = cls(request, out, keep, tuple(dict.fromkeys(_list_archives(request.paths))))
         _refuse_same_names(found.archives)
         return found
 
@@ -110,7 +112,8 @@ class ShardInputs:
 
     def _list_local(self, request: InputRequest) -> Iterator[LooseFile]:
         out = None if is_url(self.out) else self.out
-        scan = request.select(IMAGES, out).scan
+        kind = replace(IMAGES, companions=self._companions)
+        scan = request.select(kind, out).scan
         for entry in scan:
             path = entry.path or ""
             try:
@@ -140,7 +143,11 @@ class ShardInputs:
             if is_image_name(stat.name):
                 yield _make_loose(store, stat)
             else:
-                self.others += 1
+                self.others += not stat.name.lower().endswith(self._companions)
+
+    @property
+    def _companions(self) -> tuple[str, ...]:
+        return tuple(f".{extension}" for extension in self.keep)
 
 
 def _make_loose(store: Store, stat: Stat) -> LooseFile:

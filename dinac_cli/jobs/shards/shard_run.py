@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, ClassVar, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.errors import UsageError
@@ -65,7 +65,6 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
     Raises UsageError, ModelError, OutputError, StorageError.
     """
     _refuse_options(request)
-    inputs = ShardInputs.find(request.inputs, request.out)
     store = _open_out(request)
     earlier = None if request.overwrite else read_settings(store)
     held = None if earlier is None else HeldRun.of(store.locate(RUN_NAME), earlier)
@@ -84,6 +83,7 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
             "choose another OUT, or add --overwrite to encode everything again"
         )
     announce_followed(held, request.options.list_followed(held), announce)
+    inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
     plan = ShardPlan(inputs, store, settings, request)
     return ShardRun(
         work=partial(_start, request, plan, options, choice, model),
@@ -143,6 +143,7 @@ class ShardRun(EncodeRun):
     """An encode run into shards."""
 
     plan: ShardPlan
+    writes_shards: ClassVar[bool] = True
 
     @property
     def not_inputs(self) -> int:
@@ -156,8 +157,12 @@ class ShardRun(EncodeRun):
     def total(self) -> int | None:
         return self.plan.total
 
-    def count_orphans(self) -> int:
-        return self.plan.vanished
+    def describe_orphans(self) -> str | None:
+        vanished = self.plan.vanished
+        if not vanished:
+            return None
+        images, are = ("1 image", "is") if vanished == 1 else (f"{vanished} images", "are")
+        return f"{images} of the shards in OUT {are} gone from the inputs; their records stay"
 
     def start(self, control: RunControl) -> Generator[FileResult, None, None]:
         if not self.plan.is_made:
