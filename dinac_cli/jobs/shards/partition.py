@@ -13,7 +13,7 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.request import IMAGES, InputRequest
 from dinac_cli.jobs.shards.sample import make_key
-from dinac_cli.jobs.shards.source import LooseFile, Shard, ShardKind, find_kind, fingerprint
+from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
 from dinac_cli.storage.braces import expand_braces
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN

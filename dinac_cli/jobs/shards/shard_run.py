@@ -37,7 +37,7 @@ from dinac_cli.jobs.shards.run_settings import (
     read_settings,
 )
 from dinac_cli.jobs.shards.sample import SampleChoice
-from dinac_cli.jobs.shards.source import Shard
+from dinac_cli.jobs.shards.shard import Shard
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.local import LocalStore
 from dinac_cli.storage.markers import RUN_NAME
