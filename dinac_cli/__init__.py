@@ -3,6 +3,7 @@
 from dinac_cli import encode_files, decode_files, verify_files   # the work of the commands
 from dinac_cli import DinacAE, DinacAEInferenceConfig   # the model; needs torch
 from dinac_cli import LatentFolder                      # a folder of latents as a PyTorch dataset
+from dinac_cli import LatentShards                      # the same for shards, also of a bucket
 from dinac_cli import read_latents                      # a record's latents; needs no torch
 """
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dinac_cli.jobs.results import FileResult
     from dinac_cli.jobs.verify import verify_files
     from dinac_cli.latent_folder import LatentFolder
+    from dinac_cli.latent_shards import LatentShards
     from dinac_cli.models.dinac.autoencoder import DinacAE
     from dinac_cli.models.interface import DinacAEInferenceConfig
 
@@ -27,6 +29,7 @@ __all__ = [
     "DinacAEInferenceConfig",
     "FileResult",
     "LatentFolder",
+    "LatentShards",
     "__version__",
     "decode_files",
     "encode_files",
@@ -39,6 +42,7 @@ _HOMES = {
     "DinacAEInferenceConfig": "dinac_cli.models.interface",
     "FileResult": "dinac_cli.jobs.results",
     "LatentFolder": "dinac_cli.latent_folder",
+    "LatentShards": "dinac_cli.latent_shards",
     "decode_files": "dinac_cli.jobs.decode",
     "encode_files": "dinac_cli.jobs.encode",
     "read_latents": "dinac_cli.container.record",

@@ -66,6 +66,10 @@ class DeviceError(DinacError):
     """The requested device is missing or cannot do the work."""
 
 
+class ClusterError(DinacError):
+    """The cluster does not answer, or has no node that can do the work."""
+
+
 class OutputError(DinacError):
     """An output cannot be written to the requested place, or must not replace an existing file."""
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
-from dinac_cli.container.record import Record, list_arrays, read_record
+from dinac_cli.container.record import Record, read_record
 from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError, describe_read_error
-from dinac_cli.latent_items import Flip, LatentItem
+from dinac_cli.latent_items import Flip, check_flip, load_item
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
+from dinac_cli.storage.shard_layout import INDEX_NAME
 
 
 class LatentFolder(Dataset[Any]):
@@ -44,8 +46,7 @@ class LatentFolder(Dataset[Any]):
         *,
         flip: Flip = "both",
     ) -> None:
-        if flip not in get_args(Flip):
-            raise UsageError(f"flip is {flip!r}; it must be one of {', '.join(get_args(Flip))}")
+        check_flip(flip)
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UsageError(f"{folder}: no such folder; check the path")
@@ -55,6 +56,8 @@ class LatentFolder(Dataset[Any]):
         files = sorted(path.relative_to(self.folder).as_posix() for path in found)
         seen = (name for name in files if "/." not in f"/{name}")  # skips hidden files
         self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
+        if not self.names and (self.folder / INDEX_NAME).is_file():
+            raise UsageError(f"{folder} holds shards; read them with LatentShards")
         if not self.names:
             raise UsageError(f"no latent files found in {folder}; run dinac encode first")
 
@@ -66,26 +69,16 @@ class LatentFolder(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         name = self.names[index]
-        record, is_flipped = self._read(self.folder / name_latents(name))
-        item = LatentItem(
-            {key: torch.from_numpy(array) for key, array in list_arrays(record).items()},
-            name=name,
-            height=record.header.height,
-            width=record.header.width,
-        )
-        if self.flip == "random":
-            item["is_flipped"] = is_flipped
+        path = self.folder / name_latents(name)
+        prefers_twin = self.flip == "random" and bool(torch.rand(()) < 0.5)
+        item = load_item(partial(_read, path), self.flip, prefers_twin=prefers_twin, name=name)
         return item if self.transform is None else self.transform(item)
 
-    def _read(self, path: Path) -> tuple[Record, bool]:
-        """Returns the record as `flip` wants it, and whether it is that of the mirrored image."""
-        wants_twin = self.flip == "random" and bool(torch.rand(()) < 0.5)
-        try:
-            record = read_record(path, COMPANIONS, with_twin=self.flip == "both" or wants_twin)
-        except FormatError as exc:
-            raise DinacError(f"{path}: {exc}") from exc
-        except OSError as exc:
-            raise DinacError(f"{path}: {describe_read_error(exc)}") from exc
-        if wants_twin and record.flipped is not None:
-            return Record(record.header, *record.flipped), True
-        return record, False
+
+def _read(path: Path, with_twin: bool) -> Record:
+    try:
+        return read_record(path, COMPANIONS, with_twin=with_twin)
+    except FormatError as exc:
+        raise DinacError(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise DinacError(f"{path}: {describe_read_error(exc)}") from exc

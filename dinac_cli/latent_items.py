@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch.utils.data import default_collate
@@ -11,13 +11,43 @@ from torch.utils.data import default_collate
 # PyTorch documents this table as the way to collate a type of one's own.
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dinac_cli.errors import DinacError
+from dinac_cli.container.record import Record, list_arrays
+from dinac_cli.errors import DinacError, UsageError
+from dinac_cli.storage.shard_layout import TEXT_EXTENSIONS
 
 Flip = Literal["both", "random", "never"]
 
 
 class LatentItem(dict[str, Any]):
-    """An item of a `LatentFolder`. A batch of these items is a plain dict; see `LatentFolder`."""
+    """An item of a `LatentFolder` or of `LatentShards`; see there. A batch is a plain dict."""
+
+
+def check_flip(flip: object) -> None:
+    """Raises UsageError if `flip` is not one of `Flip`."""
+    if flip not in get_args(Flip):
+        raise UsageError(f"flip is {flip!r}; it must be one of {', '.join(get_args(Flip))}")
+
+
+def load_item(
+    load: Callable[[bool], Record], flip: Flip, *, prefers_twin: bool, name: str | None
+) -> LatentItem:
+    """Makes the item of a record. `load(with_twin)` reads the record.
+
+    If `prefers_twin` is true, which only "random" allows, the item is the mirrored image if the
+    record holds it. If `name` is None, the item has the name in the record, which may be empty.
+    """
+    record, is_flipped = load(flip == "both" or prefers_twin), False
+    if prefers_twin and record.flipped is not None:
+        record, is_flipped = Record(record.header, *record.flipped), True
+    item = LatentItem(
+        {key: torch.from_numpy(array) for key, array in list_arrays(record).items()},
+        name=record.header.name if name is None else name,
+        height=record.header.height,
+        width=record.header.width,
+    )
+    if flip == "random":
+        item["is_flipped"] = is_flipped
+    return item
 
 
 def _collate(items: Sequence[LatentItem], *, collate_fn_map: Any = None) -> dict[str, Any]:
@@ -26,7 +56,12 @@ def _collate(items: Sequence[LatentItem], *, collate_fn_map: Any = None) -> dict
     for item in items[1:]:
         _require_same_keys(first, item)
         _require_same_sizes(first, item)
-    return {key: default_collate([item[key] for item in items]) for key in first}
+    columns = {key: [item[key] for item in items] for key in first}
+    return {
+        # The JSON of two images may differ in its keys, so it stays as it is.
+        key: values if key in TEXT_EXTENSIONS else default_collate(values)
+        for key, values in columns.items()
+    }
 
 
 default_collate_fn_map[LatentItem] = _collate
@@ -35,9 +70,12 @@ default_collate_fn_map[LatentItem] = _collate
 def _require_same_keys(first: LatentItem, item: LatentItem) -> None:
     for one, other in ((first, item), (item, first)):
         if lacking := sorted(one.keys() - other.keys()):
+            advice = "encode the folder again with the same options"
+            if set(lacking) <= set(TEXT_EXTENSIONS):
+                advice = "add what is missing in a transform"
             raise DinacError(
-                f"{_name(other)} has no {' or '.join(lacking)}, but {_name(one)} has; encode the "
-                "folder again with the same options, or use batch_size=1"
+                f"{_name(other)} has no {' or '.join(lacking)}, but {_name(one)} has; {advice}, or "
+                "use batch_size=1"
             )
 
 

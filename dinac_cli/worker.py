@@ -21,15 +21,18 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dinac_cli.codec.machine import bound_memory, configure_threads, keep_memory
-from dinac_cli.errors import DinacError
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Job, Made
 from dinac_cli.jobs.executor.local import run_numbered
-from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
+from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report, make_portable
+from dinac_cli.jobs.executor.program import open_connection
 from dinac_cli.storage.atomic import discard_live_temporaries
 
 REPORT_SECONDS = 0.1
 """Results wait at most this long, so that one message carries many of them."""
+
+TICK_SECONDS = 0.5
+"""How often a worker reports while it works on one long entry, such as a shard."""
 
 _LINGER_SECONDS = 0.05
 """If no part comes for this long, batches that are not full are computed."""
@@ -37,15 +40,7 @@ _LINGER_SECONDS = 0.05
 
 def main() -> None:
     """Serves the connection whose descriptor (on Windows: handle) is the only argument."""
-    serve(_open_connection(int(sys.argv[1])))
-
-
-def _open_connection(descriptor: int) -> Connection[Any, Any]:
-    if sys.platform == "win32":
-        from multiprocessing.connection import PipeConnection
-
-        return PipeConnection(descriptor)
-    return Connection(descriptor)
+    serve(open_connection(int(sys.argv[1])))
 
 
 def serve(connection: Connection[Any, Any]) -> None:
@@ -65,7 +60,7 @@ def serve(connection: Connection[Any, Any]) -> None:
             worker.work(job)
     except BaseException as exc:
         with closing(connection), suppress(OSError):
-            connection.send(Report(error=_make_portable(exc)))
+            connection.send(Report(error=make_portable(exc)))
 
 
 def _spare_collections() -> None:
@@ -105,6 +100,7 @@ class _Worker:
         self._job = job
         self._connection.send(Report())
         self._control.note_model = self._tell_model
+        self._control.tick = self._report_now_and_then
         while not self._has_ended:
             self._adapt()
             self._numbers.clear()
@@ -180,6 +176,11 @@ class _Worker:
         except queue.Empty:
             return None
 
+    def _report_now_and_then(self) -> None:
+        """Sends the clock, although no entry is finished."""
+        if time.monotonic() - self._sent_at >= TICK_SECONDS:
+            self._report()
+
     def _report_if_due(self) -> None:
         if self._unsent and time.monotonic() - self._sent_at >= REPORT_SECONDS:
             self._report()
@@ -193,13 +194,6 @@ class _Worker:
         self._unsent.clear()
         self._remarks.clear()
         self._sent_at = time.monotonic()
-
-
-def _make_portable(exc: BaseException) -> BaseException:
-    """Returns an error that survives pickling. A bug of dinac keeps its traceback as text."""
-    if isinstance(exc, DinacError):
-        return exc
-    return RuntimeError("".join(traceback.format_exception(exc)))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("container", "images", "models"),
     ("storage",),
-    ("latent_items",),
-    ("codec", "latent_folder"),
+    ("latent_items", "shard_order"),
+    ("shard_reading",),
+    ("codec", "latent_folder", "latent_shards"),
     ("jobs.results",),
     ("jobs.executor",),
     ("jobs", "training"),
@@ -36,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-TORCH_FREE_PARTS = {"errors", "container", "images", "storage"}
+TORCH_FREE_PARTS = {"errors", "container", "images", "storage", "shard_order", "shard_reading"}
 TORCH_FREE_MODULES = {
     "models.interface",
     "models.registry",

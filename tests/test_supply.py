@@ -19,13 +19,23 @@ PACKAGE = Path(dinac_cli.__file__).parent
 PROJECT = PACKAGE.parent / "pyproject.toml"
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 
-OPTIONAL = {"diffusers", "pi_heif", "pylibjxl", "simplejpeg", "triton"}
-"""Imported if they are installed: by an extra, or by torch."""
+OPTIONAL = {
+    "diffusers",
+    "fsspec",
+    "pi_heif",
+    "pyarrow",
+    "pylibjxl",
+    "ray",
+    "s3fs",
+    "simplejpeg",
+    "triton",
+}
+"""Imported if they are installed: by an extra, by torch or by huggingface_hub."""
 
-BOUNDED_ABOVE = {"torch"}
+BOUNDED_ABOVE = {"ray", "torch"}
 """Dependencies with an upper bound; pyproject.toml gives the reason."""
 
-KEYS = ("dependencies", "compare", "fast", "formats", "test")
+KEYS = ("dependencies", "cluster", "compare", "fast", "formats", "parquet", "remote", "test")
 ENVIRONMENTS = [
     {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0", "extra": ""} | system
     for minor in range(10, 15)
@@ -74,19 +84,21 @@ def list_needed(requirements: Iterable[Requirement]) -> Iterator[str]:
 
     Leaves out the CUDA packages, which each version of torch pins itself.
     """
-    waiting, seen = list(requirements), set[str]()
+    waiting, seen = list(requirements), set[tuple[str, frozenset[str]]]()
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
-        if name in seen or name.startswith(("cuda-", "nvidia-")):
+        wanted = (name, frozenset(requirement.extras))
+        if wanted in seen or name.startswith(("cuda-", "nvidia-")):
             continue
-        seen.add(name)
+        seen.add(wanted)
         yield name
         try:
             needed = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
             continue
-        waiting += select(map(Requirement, needed), {"extra": ""})
+        for extra in {"", *requirement.extras}:
+            waiting += select(map(Requirement, needed), {"extra": extra})
 
 
 needs_project = pytest.mark.skipif(not PROJECT.exists(), reason="needs the project's own file")

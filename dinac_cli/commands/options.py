@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: Typer reads these annotations at run time.
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from dinac_cli.commands.values import (
     note_verbose,
     parse_crop,
     parse_crop_choice,
+    parse_keep,
     parse_prune,
     parse_side,
     whole,
@@ -34,6 +36,7 @@ input_option = partial(typer.Option, rich_help_panel="Inputs")
 geometry_option = partial(typer.Option, rich_help_panel="Geometry")
 model_option = partial(typer.Option, rich_help_panel="Model and device")
 run_option = partial(typer.Option, rich_help_panel="Run")
+shard_option = partial(typer.Option, rich_help_panel="Shards")
 report_option = partial(typer.Option, rich_help_panel="Screen and reports")
 
 
@@ -55,6 +58,13 @@ def split_out(
     if not inputs and files_from is None:
         raise UsageError(f"no input: name files or folders beside --out {out}")
     return inputs, out
+
+
+def refuse_without(needed: str, values: Mapping[str, object]) -> None:
+    """Raises UsageError if an option that needs another one is given without it."""
+    for name, value in values.items():
+        if value is not None:
+            raise UsageError(f"{name} needs {needed}; add it, or leave out {name}")
 
 
 def follow(default: str) -> str:
@@ -466,6 +476,79 @@ Fsync = Annotated[
 Lock = Annotated[
     bool,
     run_option("--lock", help="Exit with 1 at once if another run with --lock is writing to OUT."),
+]
+ShardSize = Annotated[
+    int | None,
+    shard_option(
+        "--shard-size",
+        parser=whole("--shard-size", 1),
+        metavar="N",
+        show_default=follow("5000 for a remote OUT"),
+        help="Write tars of N records instead of loose files.",
+    ),
+]
+Keep = Annotated[
+    Any,
+    shard_option(
+        "--keep",
+        parser=parse_keep,
+        metavar="EXT,EXT",
+        show_default=follow("nothing"),
+        help="Also copy these files that lie beside the images, such as txt,json. They may hold "
+        "names, EXIF and places.",
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    shard_option(
+        "--image-column",
+        metavar="NAME",
+        show_default=follow("image"),
+        help="The column of parquet files that holds the images.",
+    ),
+]
+EngineOption = Annotated[
+    str,
+    shard_option(
+        "--engine",
+        metavar="here|ray",
+        **choices("--engine", ("here", "ray")),
+        help="What encodes the shards: this machine, or a Ray cluster.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    shard_option(
+        "--address",
+        metavar="HOST:PORT",
+        show_default=follow("RAY_ADDRESS"),
+        help="The Ray cluster to join; auto: the one of this machine; local: start one here, and "
+        "stop it at the end.",
+    ),
+]
+ProcessesPerGpu = Annotated[
+    int | None,
+    shard_option(
+        "--processes-per-gpu",
+        parser=whole("--processes-per-gpu", 1),
+        metavar="N",
+        show_default=follow("4"),
+        help="With --engine ray: processes that share one GPU.",
+    ),
+]
+CpusPerProcess = Annotated[
+    int | None,
+    shard_option(
+        "--cpus-per-process",
+        parser=whole("--cpus-per-process", 1),
+        metavar="N",
+        show_default=follow("2"),
+        help="With --engine ray: CPUs of each process.",
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    shard_option("--retry-failed", help="Encode finished shards again if some images failed."),
 ]
 FailFast = Annotated[bool, run_option("--fail-fast", help="Stop at the first file that fails.")]
 

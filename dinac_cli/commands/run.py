@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
 from dinac_cli.codec.machine import bound_memory, configure_threads
@@ -22,6 +22,7 @@ from dinac_cli.commands.screen.signals import (
 )
 from dinac_cli.commands.screen.summary import UNCHECKED, Summary
 from dinac_cli.errors import UsageError
+from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.request import InputRequest, ProcessRequest, Request, Run
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import STDIN, STDIN_NAME
@@ -120,6 +121,8 @@ def _run_and_report(
     with hold_out(run.output, console) if options.lock else nullcontext():
         with show_phases(console, request.command) as watch:
             total = run.count(watch)
+        if isinstance(request, ProcessRequest) and run.threads is not None:
+            request = replace(request, threads=run.threads)
         if request.uses_model:
             tune_process(request)
         with stop_on_signals(console) as stop:
@@ -135,7 +138,7 @@ def _run_and_report(
             reporter = _Reporter(
                 summarise(run), progress, options, console, stop, known, stdout is not None
             )
-            reporter.consume(request.command, results, run)
+            reporter.consume(request.command, results, run, control)
             return reporter.finish()
 
 
@@ -198,7 +201,13 @@ class _Reporter:
     known: KnownFailures
     records_on_stdout: bool
 
-    def consume(self, title: str, results: Generator[FileResult, None, None], run: Run) -> None:
+    def consume(
+        self,
+        title: str,
+        results: Generator[FileResult, None, None],
+        run: Run,
+        control: RunControl,
+    ) -> None:
         """Reports every result of a run."""
         with (
             open_failures(self.options.failures, self.options.known, self._is_whole) as note,
@@ -206,6 +215,7 @@ class _Reporter:
             closing(FileLines(self.console, self._say_where())) as lines,
             self.console.track(title, self.progress) as update,
         ):
+            control.tick = update
             for result in results:
                 if self.stop and result.failed and result.file == STDIN_NAME:
                     continue  # the stop cut off the input; the data may be valid

@@ -211,3 +211,10 @@ def note_command_line(context: typer.Context, path: str | None) -> Any:
     arguments = () if context.obj is None else context.obj["arguments"]
     command_line = shlex.join((context.find_root().info_name or "", *arguments))
     return LogChoice(path=path, command_line=command_line)
+
+
+def parse_keep(text: str) -> tuple[str, ...]:
+    """Parses `--keep txt,json`: the extensions without a dot. Raises UsageError."""
+    from dinac_cli.jobs.shards.run_settings import parse_extensions
+
+    return parse_extensions(text)

@@ -33,6 +33,7 @@ from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.images.revisions import current_revision
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.busy import Span
+from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_opened
@@ -77,6 +78,9 @@ from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory, S
 
 if TYPE_CHECKING:
     from dinac_cli.codec.engine import Engine
+
+Engines = Literal["here", "ray"]
+"""What runs the shards: this machine, or a Ray cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +234,14 @@ class EncodeChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeRequest(ProcessRequest["EncodeRun"]):
-    """A request to encode `inputs` into OUT: a folder, a `.dinac` file, or `-`.
+    """A request to encode `inputs` into OUT: a folder, a `.dinac` file, `-`, or a URL.
 
     If `prune` is given, the run ends with moving the orphans in OUT away; see `Pruning`.
+    OUT holds shards if `shard_size` (images in each) is given, if OUT or an input is a URL, or if
+    an input is a tar or a parquet file. Then `keep` are the extensions of the files beside the
+    images that are copied, `image_column` is the column of parquet files that holds the images,
+    and `retry_failed` encodes shards with failures again. `engine` runs the shards: "here", or
+    "ray" on `cluster`.
     """
 
     inputs: InputRequest
@@ -242,6 +251,12 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
     overwrite: bool = False
     fsync: bool = False
     prune: Prune | None = None
+    shard_size: int | None = None
+    keep: tuple[str, ...] = ()
+    image_column: str | None = None
+    retry_failed: bool = False
+    engine: Engines = "here"
+    cluster: Cluster = field(default_factory=Cluster)
 
     command: ClassVar[str] = "encode"
     bounds_memory: ClassVar[bool] = True
@@ -252,6 +267,13 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
         return STDIN not in self.inputs.paths
 
     def open(self, announce: Announce = keep_quiet) -> EncodeRun:
+        from dinac_cli.jobs.shards import shard_run
+
+        if shard_run.needs_shards(self):
+            return shard_run.open_shard_run(self, announce)
+        if self.retry_failed or self.image_column is not None:
+            option = "--retry-failed" if self.retry_failed else "--image-column"
+            raise UsageError(f"{option} needs shards; name tars or parquet files, or leave it out")
         selection, output = self.open_places()
         held = find_held_record(output)
         options = self.options.follow(held)
@@ -307,11 +329,22 @@ class EncodeRun(Run):
     request asks for it.
     """
 
-    selection: Selection
-    output: Output
     model: ModelHandle
     why_model: str | None = None
     pruning: Pruning | None = None
+
+    writes_shards: ClassVar[bool] = False
+
+    def describe_orphans(self) -> str | None:
+        """Says how many records in OUT have no source among the inputs; None if all have one."""
+        orphans = self.count_orphans()
+        if not orphans or self.output is None:
+            return None
+        records = "record" if orphans == 1 else "records"
+        return (
+            f"{orphans} orphaned {records} in {self.output.path}, without a source among "
+            "the inputs; dinac plan -v names them"
+        )
 
     def count_orphans(self) -> int:
         """Counts the records in OUT whose source is not in the input folders; see `find_orphans`.
@@ -321,6 +354,8 @@ class EncodeRun(Run):
         """
         if self.pruning is not None:
             return self.pruning.foreign
+        if self.selection is None or self.output is None:
+            return 0
         if self.selection.limit is not None or self.selection.shard is not None:
             return 0
         return sum(1 for _ in find_orphans(self.selection, self.output))
@@ -599,7 +634,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             bytes_out=len(record),
             name=work.name,
             upscaled=work.image.upscaled,
-            is_unchecked=not work.image.soundness.is_checked,
+            unchecked=not work.image.soundness.is_checked,
         )
         return Made.from_output(result, record)
 

@@ -280,7 +280,7 @@ def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions
         height=height,
         psnr_db=psnr_db,
         name=pair.name,
-        is_unchecked=not (original.soundness.is_checked and other.soundness.is_checked),
+        unchecked=not (original.soundness.is_checked and other.soundness.is_checked),
     )
 
 

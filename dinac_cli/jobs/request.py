@@ -74,13 +74,15 @@ class Run:
     """A checked request with its model. A run can be started only once.
 
     `work` yields the results. `rename` turns the name of an input into the name of its output.
-    `rename` is None if no output is named after an input.
+    `rename` is None if no output is named after an input. If `threads` is given, so many threads
+    must compute in each process, because those that made OUT did.
     """
 
     work: Callable[[RunControl], Generator[FileResult, None, None]]
     selection: Selection | None = None
     output: Output | None = None
     rename: Callable[[str], str] | None = None
+    threads: int | None = None
 
     @property
     def reads_stdin(self) -> bool:

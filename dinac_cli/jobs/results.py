@@ -43,10 +43,14 @@ class FileResult:
     folder. If there is an output, `output` is its path. `reason` says in one line why the file
     failed, was skipped or was made again, or which output was renamed. `error` is the class of the
     error. `rejection` is the rule that a damaged record breaks. `details` are the details of the
-    error. Sizes are in bytes and pixels. `upscaled` is true if the image was scaled up.
-    `is_unchecked` is true if damage to the image would not have been found. `is_decoded` is true if
-    the image was skipped because dinac decoded it. `delta` is the largest difference between the
-    stored and the re-encoded latents. `facts` are added to the JSON object of the result.
+    error. Sizes are in bytes and pixels. `is_decoded` is true if the image was skipped because
+    dinac decoded it. `delta` is the largest difference between the stored and the re-encoded
+    latents. `facts` are added to the JSON object of the result.
+
+    A result may stand for `images` images, such as those of a shard; `pixels` is then their sum,
+    and `parts` are the results of further images of the shard: those that failed or need a line.
+    `upscaled` of the images were scaled up; in `unchecked` of them, damage would not have been
+    found. `captions` files beside the images were left out.
     """
 
     file: str
@@ -66,9 +70,13 @@ class FileResult:
     error: str | None = None
     rejection: str | None = None
     details: tuple[str, ...] = ()
-    upscaled: bool = False
-    is_unchecked: bool = False
+    upscaled: int = 0
+    unchecked: int = 0
     is_decoded: bool = False
+    images: int = 1
+    pixels: int | None = None
+    parts: tuple[FileResult, ...] = ()
+    captions: int = 0
 
     @classmethod
     def fail(
@@ -88,6 +96,11 @@ class FileResult:
         )
 
     @property
+    def is_shard(self) -> bool:
+        """True if the result stands for the images of a shard."""
+        return self.pixels is not None
+
+    @property
     def failed(self) -> bool:
         """True if the run's exit code must report a failure because of this file."""
         return self.status in (Status.FAILED, Status.MISSING)
@@ -98,6 +111,8 @@ class FileResult:
         if self.name and self.facts is None:  # `facts` already hold the record's name
             entry["name"] = self.name
         entry |= {key: value for key in _SHOWN if (value := getattr(self, key))}
+        if self.is_shard:
+            entry |= {"images": self.images, "pixels": self.pixels}
         if self.source is not None:
             entry["source"] = self.source.value
         if self.delta is not None:
@@ -155,17 +170,17 @@ class Tally:
 
         Adds the pixels if this run worked on the file, and the bytes if this run wrote the output.
         """
-        self.counts[result.status] += 1
-        self.unchecked += result.is_unchecked
+        self.counts[result.status] += result.images
+        self.unchecked += result.unchecked
         self.decoded += result.is_decoded
         self.unknown_sources += result.source is SourceState.UNKNOWN
         if result.delta is not None:
             self.reencoded += 1
             self.max_delta = max(self.max_delta, result.delta)
         if result.status in _WORKED:
-            self.pixels += result.width * result.height
+            self.pixels += result.width * result.height if result.pixels is None else result.pixels
         if result.status is Status.WRITTEN:
-            self.redone += result.reason is not None
+            self.redone += 0 if result.reason is None else result.images
             self.bytes_in += result.bytes_in
             self.bytes_out += result.bytes_out
 

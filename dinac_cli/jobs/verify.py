@@ -195,7 +195,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         group = BatchGroup(model, rows * header.patch, columns * header.patch)
         image = read_source(sample, header, hold_beside(hold, held_bytes))
         pixels = image.pixels
-        result = replace(result, is_unchecked=not image.soundness.is_checked)
+        result = replace(result, unchecked=not image.soundness.is_checked)
         held_bytes += pixels.nbytes
         hold(held_bytes)
         return _SourcePixels(

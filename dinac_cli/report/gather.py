@@ -130,7 +130,7 @@ class _Gatherer:
             height=height,
             psnr_db=None if first is None else first.psnr_db,
             name=entry.name,
-            is_unchecked=not is_checked,
+            unchecked=not is_checked,
         )
         return result, image
 

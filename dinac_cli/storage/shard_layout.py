@@ -9,12 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from dinac_cli.container.names import find_name_fault
 from dinac_cli.errors import InputError
 
 INDEX_NAME = "index.json"
+
+RECORD_EXTENSION = "dinac"
+"""The extension of a record in a shard."""
+
+TEXT_EXTENSIONS = ("txt", "json")
+"""The extensions of what may lie beside a record and is read with it."""
 
 INDEX_KIND = "wids-shard-index-v1"
 INDEX_VERSION = 1
@@ -28,21 +35,20 @@ MAX_SHARD_BYTES = 2**44
 MIN_RECORD_BYTES = 1024
 """How much of a tar a record takes at least: a block for its header, and a block of content."""
 
-_MAX_NAME_BYTES = 1024  # the longest key of S3
 _MAX_DIGITS = 20
+_MAX_IMAGES = 2**63
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_DRIVE = re.compile("[A-Za-z]:")
-# Control characters, line separators and direction overrides mislead the reader of a message. UTF-8
-# cannot encode lone surrogates.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FINGERPRINT = re.compile("([0-9a-f]{16})?")
 
 
 @dataclass(frozen=True)
 class IndexEntry:
     """One shard in the index. `url` is the path of its tar, relative to the index.
 
-    `nsamples` is the number of records in the tar, and `filesize` its size in bytes.
+    `nsamples` is the number of records in the tar, and `filesize` its size in bytes. `missed`
+    images of the shard have no record: they failed or were skipped. `fingerprint` identifies the
+    source and the settings of a shard that dinac wrote.
     Raises InputError if a value is not valid, or if the path could leave the folder of the index.
     """
 
@@ -50,6 +56,8 @@ class IndexEntry:
     nsamples: int
     filesize: int
     sha256: str
+    missed: int = 0
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         _check_shard_name(self.url)
@@ -57,6 +65,9 @@ class IndexEntry:
         _check_number("nsamples", self.nsamples, self.filesize // MIN_RECORD_BYTES)
         if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
             raise InputError("sha256 is not 64 hex digits")
+        _check_number("missed", self.missed, _MAX_IMAGES)
+        if not isinstance(self.fingerprint, str) or not _FINGERPRINT.fullmatch(self.fingerprint):
+            raise InputError("fingerprint is not 16 hex digits")
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,10 @@ class ShardIndex:
             f'{{"__kind__": "{INDEX_KIND}", "wids_version": {INDEX_VERSION}, "shardlist": [\n'
             f"{lines}\n]}}\n"
         ).encode()
+
+
+_REQUIRED = ("url", "nsamples", "filesize", "sha256")
+_OPTIONAL = ("missed", "fingerprint")
 
 
 def parse_index(data: bytes) -> ShardIndex:
@@ -127,9 +142,10 @@ def _parse_int(digits: str) -> int:
 def _parse_entry(number: int, shard: object) -> IndexEntry:
     if not isinstance(shard, dict):
         raise InputError(f"shard {number} of the index is not an object")
-    values: list[Any] = [shard.get(field.name) for field in fields(IndexEntry)]
+    values: dict[str, Any] = {name: shard.get(name) for name in _REQUIRED}
+    values |= {name: shard[name] for name in _OPTIONAL if name in shard}
     try:
-        return IndexEntry(*values)
+        return IndexEntry(**values)
     except InputError as exc:
         raise InputError(f"shard {number} of the index: {exc}") from exc
 
@@ -138,11 +154,8 @@ def _check_shard_name(name: object) -> None:
     """Raises InputError if `name` is not the relative path of a tar below the index."""
     if not isinstance(name, str) or not name.endswith(".tar"):
         raise InputError("url is not the path of a tar")
-    if _UNSAFE.search(name) or len(name.encode()) > _MAX_NAME_BYTES:
-        raise InputError("url holds a control character or is too long")
-    leaves = any(part in ("", ".", "..") for part in name.split("/"))
-    if leaves or "\\" in name or "://" in name or "::" in name or _DRIVE.match(name):
-        raise InputError(f"{name} is not a path below the index")
+    if fault := find_name_fault(name):
+        raise InputError(f"url {fault}")
 
 
 def _check_number(key: str, value: object, most: int) -> None:

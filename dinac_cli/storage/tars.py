@@ -139,6 +139,7 @@ class _TarReader:
     def __init__(self, file: BinaryIO) -> None:
         self._read = file.read
         self._number = 0  # of the last member
+        self._has_begun = False  # whether any header was valid
 
     def read_entry(self) -> _Entry | None:
         """Reads up to the next member's data. Returns None after the end mark and checks it."""
@@ -172,7 +173,7 @@ class _TarReader:
         """Reads a header block. Returns None for a block of zeros, the end mark."""
         block = self._take(_BLOCK)
         if len(block) < _BLOCK:
-            if self._number == 0:
+            if not self._has_begun:
                 raise _refuse_start(block)
             raise ArchiveError(
                 f"cut off after member {self._number}: the end mark is missing; copy the file again"
@@ -181,9 +182,10 @@ class _TarReader:
 
     def _parse_header(self, block: bytes) -> _Header:
         if not _has_valid_checksum(block):
-            if self._number == 0:
+            if not self._has_begun:
                 raise _refuse_start(block)
             raise self._damaged("the checksum of its header is wrong")
+        self._has_begun = True
         kind = block[156:157]
         name = block[:100].partition(b"\0")[0]
         # GNU headers hold times in the place of the prefix; their magic ends in a space.

@@ -64,10 +64,9 @@ def is_url(place: str) -> bool:
 
 
 def find_scheme(url: str) -> str:
-    """Returns the scheme of a URL in lower case, such as `s3`."""
+    """Returns the scheme of a URL in lower case, such as `s3`; "" for a path of this machine."""
     match = _SCHEME.match(url)
-    assert match is not None, "the caller passes a URL"
-    return match[1].lower()
+    return "" if match is None else match[1].lower()
 
 
 def hide_secrets(url: str) -> str:

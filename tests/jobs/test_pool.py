@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from dinac_cli.errors import DeviceError, UnwritableDiskError, UsageError
-from dinac_cli.jobs.executor import pool
+from dinac_cli.jobs.executor import pool, supply
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
+from dinac_cli.jobs.executor.supply import Supply
 from dinac_cli.jobs.results import FileResult, Status
 
 from .numbered import Entry
@@ -289,7 +290,7 @@ def test_the_last_entry_is_not_lost_if_it_is_listed_during_a_look() -> None:
         yield Entry(0)
 
     taken: list[Entry] = []
-    listing = pool._Listing(entries())
+    listing = Supply(entries())
     listing._listed = Looked()
     with listing:
         while not listing.has_ended:
@@ -302,7 +303,7 @@ def test_the_last_entry_is_not_lost_if_it_is_listed_during_a_look() -> None:
 def test_signals_of_the_listing_never_pile_up() -> None:
     """A pipe that is full of signals would block the listing, which holds its lock meanwhile."""
     fed: queue.SimpleQueue[Entry] = queue.SimpleQueue()
-    with pool._Listing(iter(fed.get, Entry(4))) as listing:
+    with Supply(iter(fed.get, Entry(4))) as listing:
         for number in range(4):  # several workers look in turns, before the pool listens again
             assert listing.take(1) == []
             fed.put(Entry(number))
@@ -350,12 +351,12 @@ def test_the_listing_stays_a_few_entries_ahead() -> None:
 
     with closing(run(entries())) as results:
         next(results)
-        bound = pool.ENTRIES_AHEAD + 2 * 2 * pool.MOST_PART
+        bound = supply.ENTRIES_AHEAD + 2 * 2 * pool.MOST_PART
         assert listed <= bound
 
 
 def test_listed_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "LISTED_BYTES", 10)
+    monkeypatch.setattr(supply, "LISTED_BYTES", 10)
     results = run([Entry(number, held_bytes=7) for number in range(40)])
     assert sorted(numbers(results)) == list(range(40))
 

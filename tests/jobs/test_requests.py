@@ -84,6 +84,11 @@ ENCODE = EncodeRequest(
     in_flight=5,
     processes=2,
     threads=3,
+    shard_size=25,
+    keep=("txt",),
+    image_column="photo",
+    retry_failed=True,
+    engine="ray",
 )
 POPULATED: list[Any] = [
     ENCODE,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import pack_encoded
 from dinac_cli.container.tensors import Encoded
+from dinac_cli.storage.shard_layout import INDEX_NAME, IndexEntry, ShardIndex
+from dinac_cli.storage.tars import TarWriter
 
 from .pages import PAGES, Block
 
@@ -37,8 +41,22 @@ def record_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.jpg.dinac").write_bytes(record)
     (tmp_path / "a.dinac").write_bytes(record)
+    write_shard(tmp_path / "shards", record)
     monkeypatch.chdir(tmp_path)
     return latents
+
+
+def write_shard(out: Path, record: bytes) -> None:
+    """Writes an OUT of one shard with one record."""
+    buffer = io.BytesIO()
+    tar = TarWriter(buffer.write)
+    tar.add("trip/a.dinac", record)
+    tar.finish()
+    data = buffer.getvalue()
+    entry = IndexEntry("00000.tar", 1, len(data), sha256(data).hexdigest())
+    out.mkdir()
+    (out / "00000.tar").write_bytes(data)
+    (out / INDEX_NAME).write_bytes(ShardIndex((entry,)).to_bytes())
 
 
 @pytest.mark.parametrize(

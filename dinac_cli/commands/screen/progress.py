@@ -47,11 +47,23 @@ class RunProgress:
     started: float = field(default_factory=time.monotonic)
     first_done: float | None = None
     _before: tuple[float, float] = (0.0, 0.0)
+    _settled: int = 0
+    _first_worked: int = 0
 
     @property
     def done(self) -> int:
-        """Number of files that have a result."""
-        return self.tally.finished
+        """Number of files that have a result, or that were encoded for a shard."""
+        return self.tally.finished + self.pending
+
+    @property
+    def pending(self) -> int:
+        """Number of images that were encoded for shards that are not complete."""
+        return max(0, self.clock.images - self._settled)
+
+    @property
+    def worked(self) -> int:
+        """Number of files that this run worked on."""
+        return self.tally.worked + self.pending
 
     @property
     def elapsed(self) -> float:
@@ -61,20 +73,27 @@ class RunProgress:
     def add(self, result: FileResult) -> None:
         """Counts one result."""
         self.tally.add(result)
+        if self.clock.images and result.status is Status.WRITTEN:
+            self._settled += result.images
         if self.total is None:
             self.total = self.late_total()
         if self.total is not None and self.done > self.total:
             # A file had several records, so the total is unknown.
             self.total, self.late_total = None, lambda: None
-        if self.tally.worked and self.first_done is None:
-            # The speed is measured from here, so the time to load the model does not count.
+        self._note_first()
+
+    def _note_first(self) -> None:
+        """Measures the speed from here on, so the time to load the model does not count."""
+        if self.worked and self.first_done is None:
             self.first_done = time.monotonic()
+            self._first_worked = self.worked
             self._before = self.clock.host_seconds, self.clock.device_seconds
 
     def describe_line(self, width: int) -> str:
         """Returns at most `width` characters of text; drops the least important parts first."""
         if self.stop:
             return STOPPING[:width]
+        self._note_first()
         tally = self.tally
         parts = [(0, f"{tally.failures} failed")] if tally.failures else []
         speed = self._files_per_second()
@@ -82,14 +101,15 @@ class RunProgress:
             parts.append((1, f"{speed:.1f} images/s"))
             if self.total is not None:
                 parts.append((2, f"ETA {format_duration((self.total - self.done) / speed)}"))
-            parts.append((5, f"{tally.pixels / tally.worked * speed / 1e6:.1f} MP/s"))
+            if tally.worked:
+                parts.append((5, f"{tally.pixels / tally.worked * speed / 1e6:.1f} MP/s"))
         if tally.bytes_out:
             parts.append((3, format_sizes(tally.bytes_in, tally.bytes_out)))
             parts.append((4, f"bottleneck: {self.clock.limiting}"))
             parts.extend((5, text) for text in self._describe_loads())
         if tally.counts[Status.DONE]:
             parts.append((6, f"{tally.counts[Status.DONE]} already done"))
-        if not tally.worked and self.clock.current in _FIRST_STAGES:
+        if not self.worked and self.clock.current in _FIRST_STAGES:
             parts.append((7, f"{self._describe_start()}, {format_duration(self.elapsed)}"))
         parts = parts or [(0, "starting")]
         return fit_parts(parts, width)
@@ -136,10 +156,10 @@ class RunProgress:
         return _FIRST_STAGES[stage]
 
     def _files_per_second(self) -> float | None:
-        if self.first_done is None or self.tally.worked < 2:
+        if self.first_done is None or self.worked < 2:
             return None
         elapsed = time.monotonic() - self.first_done
-        return (self.tally.worked - 1) / elapsed if elapsed > 0 else None
+        return (self.worked - self._first_worked) / elapsed if elapsed > 0 else None
 
 
 def fit_parts(parts: list[tuple[int, str]], width: int) -> str:

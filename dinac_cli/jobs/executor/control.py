@@ -43,13 +43,15 @@ class StageClock:
 
     The stage that takes the most time limits the speed of the run. `current` is the stage that the
     thread entered last. `host_seconds` is the time that all threads worked on reading and writing.
-    `busy` says when each GPU computed, by name; if a run has one device, its name is "".
+    `busy` says when each GPU computed, by name; if a run has one device, its name is "". `images`
+    counts the images of shards, which have results of their own only when a shard is complete.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
     current: str | None = None
     host_seconds: float = 0.0
     busy: dict[str, BusyTime] = field(default_factory=dict)
+    images: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, object]:
@@ -63,6 +65,11 @@ class StageClock:
         """Adds the work of a thread that reads or writes, since a time of `time.perf_counter`."""
         with self._lock:
             self.host_seconds += time.perf_counter() - since
+
+    def add_images(self, count: int) -> None:
+        """Counts images that were encoded, before their shard is complete."""
+        with self._lock:
+            self.images += count
 
     def add_busy(self, device: str, spans: Iterable[Span]) -> None:
         """Adds spans in which a GPU computed."""
@@ -103,7 +110,7 @@ class StageClock:
         with self._lock:
             taken = replace(self, _lock=threading.Lock())
             self.seconds = dict.fromkeys(_STAGES, 0.0)
-            self.host_seconds, self.busy = 0.0, {}
+            self.host_seconds, self.busy, self.images = 0.0, {}, 0
         return taken
 
     def add(self, other: StageClock) -> None:
@@ -113,6 +120,7 @@ class StageClock:
             for stage in _STAGES:
                 self.seconds[stage] += other.seconds[stage]
             self.host_seconds += other.host_seconds
+            self.images += other.images
             for device, busy in other.busy.items():
                 self.busy.setdefault(device, BusyTime()).merge(busy)
 
@@ -145,8 +153,10 @@ class RunControl:
     (None: as the environment says, or one per processor). `sharers` processes share the memory that
     one run may occupy. Worker processes limit the memory of torch's caches if `bounds_memory` is
     set; otherwise, they keep freed memory. `note_model` is called before an input goes to the
-    model. The job reads `stdin` if standard input is one of its inputs, and writes to `stdout` if
-    its output is a stream.
+    model. If entries take long, such as shards, `tick` is called now and then, by the thread that
+    computes, and `part_size` is the most entries that a worker process gets at a time. The job
+    reads `stdin` if standard input is one of its inputs, and writes to `stdout` if its output is a
+    stream.
     """
 
     workers: int = 2
@@ -163,6 +173,8 @@ class RunControl:
     stop: StopRequest = field(default_factory=StopRequest)
     clock: StageClock = field(default_factory=StageClock)
     note_model: Callable[[], None] = _do_nothing
+    tick: Callable[[], None] = _do_nothing
+    part_size: int | None = None
     stdin: BinaryIO | None = None
     stdout: BinaryIO | None = None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from dinac_cli.codec.handle import BatchGroup
 from dinac_cli.jobs.executor.busy import Span
+from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.results import FileResult
 
 
@@ -79,6 +80,15 @@ class Job(ABC, Generic[E, W, R]):
 
     The caller's thread runs `submit`; other threads run `read` and `finish`.
     """
+
+    def run(
+        self, entries: Iterable[E], control: RunControl
+    ) -> Generator[tuple[int, Made], None, None] | None:
+        """Runs entries that are no single inputs, such as shards, in a way of the job's own.
+
+        Yields each output with the number of its entry. Returns None if the executor runs them.
+        """
+        return None
 
     @property
     def glances(self) -> bool:

@@ -77,6 +77,10 @@ def run_numbered(
 
     If `ordered` is set, the outputs have the order of the entries. Raises errors as `run_job` does.
     """
+    if (outputs := job.run(entries, control)) is not None:
+        with closing(outputs):
+            yield from outputs
+        return
     with (
         _open_pool(control.workers, "read") as readers,
         _open_pool(control.workers, "write") as writers,

@@ -1,11 +1,17 @@
-"""The messages between a run and its worker processes; see `pool.py` and `worker.py`."""
+"""The messages between a run and its other processes.
+
+These are worker processes (`pool.py`, `worker.py`) or the driver of a cluster (`ray.py`,
+`ray_driver.py`).
+"""
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from dinac_cli.errors import DinacError
 from dinac_cli.jobs.executor.control import RunControl, StageClock
 from dinac_cli.jobs.executor.job import Made
 
@@ -51,3 +57,17 @@ class Report:
     uses_model: bool = False
     has_stopped: bool = False
     error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A message from the driver of a cluster: it may hold `in_flight` entries at a time."""
+
+    in_flight: int
+
+
+def make_portable(exc: BaseException) -> BaseException:
+    """Returns an error that survives pickling. A bug of dinac keeps its traceback as text."""
+    if isinstance(exc, DinacError):
+        return exc
+    return RuntimeError("".join(traceback.format_exception(exc)))

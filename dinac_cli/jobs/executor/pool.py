@@ -11,8 +11,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -26,9 +24,10 @@ from typing import Any, BinaryIO, Generic
 from dinac_cli.codec.machine import divide_processors
 from dinac_cli.errors import DeviceError, InputError
 from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest, until_stopped
-from dinac_cli.jobs.executor.environment import make_environment
 from dinac_cli.jobs.executor.job import E, Job, Made, R, W
 from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
+from dinac_cli.jobs.executor.program import start_program
+from dinac_cli.jobs.executor.supply import Supply
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.atomic import remove_dead_temporaries
 
@@ -37,12 +36,6 @@ PART_SECONDS = 0.5
 
 LEAST_PART, FIRST_PART, MOST_PART = 4, 64, 256
 """The smallest part, the largest part for a worker of unknown speed, and the largest part."""
-
-ENTRIES_AHEAD = 1024
-"""The number of entries that are listed before a worker takes them."""
-
-LISTED_BYTES = 64 * 2**20
-"""The memory, in bytes, that listed entries may occupy, such as records of a stream."""
 
 ORDER_WINDOW, ORDER_BYTES = 4096, 256 * 2**20
 """How far the entries of a stream may be ahead of the output: in entries, and in bytes of output
@@ -98,13 +91,14 @@ def run_in_processes(
         clock=StageClock(),
         say=_say_nothing,
         warn=_say_nothing,
+        tick=_do_nothing,
         stdin=None,
         stdout=None,
         sharers=_divide(control)[0].most,  # a run on several devices has more memory
     )
     assignment = Assignment(pickle.dumps(open_job), limits)
     with (
-        _Listing(until_stopped(entries, control.stop)) as listing,
+        Supply(until_stopped(entries, control.stop)) as listing,
         _Pool(assignment, listing, control, note, ordered=stream is not None) as pool,
     ):
         for made in pool.run():
@@ -119,87 +113,8 @@ def _say_nothing(line: str) -> None:
     """Workers say nothing."""
 
 
-class _Listing(Generic[E]):
-    """Lists the entries in a thread, a limited number ahead of the workers.
-
-    So a slow stream or a large folder never delays results. `wake` becomes readable when a caller
-    that found no entry may look again.
-    """
-
-    def __init__(self, entries: Iterable[E]) -> None:
-        self._entries = entries
-        self._listed: deque[E] = deque()
-        self._held_bytes = 0
-        self._ended = self._closed = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._is_starved = False
-        self.wake, self._waker = Pipe(duplex=False)
-        self._thread = threading.Thread(target=self._list, name="list", daemon=True)
-
-    def __enter__(self) -> _Listing[E]:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join(_END_SECONDS)  # it may wait for standard input
-
-    def __len__(self) -> int:
-        return len(self._listed)
-
-    @property
-    def has_ended(self) -> bool:
-        """True if all entries have been taken. Raises the error that ended the listing."""
-        with self._changed:  # the last entry may be listed between two looks
-            if self._listed or not self._ended:
-                return False
-        if self._error is not None:
-            raise self._error
-        return True
-
-    def take(self, count: int) -> list[E]:
-        """Returns up to `count` entries that have been listed."""
-        with self._changed:
-            taken = [self._listed.popleft() for _ in range(min(count, len(self._listed)))]
-            self._held_bytes -= sum(entry.held_bytes for entry in taken)
-            self._is_starved = not taken
-            self._changed.notify_all()
-        return taken
-
-    def clear_wake(self) -> None:
-        """Takes all signals from `wake`. Once many were left there, the next one would wait."""
-        while self.wake.poll():
-            self.wake.recv_bytes()
-
-    def _list(self) -> None:
-        try:
-            for entry in self._entries:
-                with self._changed:
-                    self._changed.wait_for(self._has_room)
-                    if self._closed:
-                        return
-                    self._listed.append(entry)
-                    self._held_bytes += entry.held_bytes
-                    self._rouse()
-        except BaseException as exc:
-            self._error = exc
-        finally:
-            with self._changed:
-                self._ended = True
-                self._is_starved = True
-                self._rouse()
-
-    def _has_room(self) -> bool:
-        is_full = len(self._listed) >= ENTRIES_AHEAD or self._held_bytes >= LISTED_BYTES
-        return self._closed or not is_full
-
-    def _rouse(self) -> None:
-        if self._is_starved:
-            self._is_starved = False
-            self._waker.send_bytes(b"!")
+def _do_nothing() -> None:
+    """Workers have a clock of their own."""
 
 
 @dataclass
@@ -299,7 +214,7 @@ class _Pool(Generic[E]):
     def __init__(
         self,
         assignment: Assignment,
-        listing: _Listing[E],
+        listing: Supply[E],
         control: RunControl,
         note: Callable[[E, FileResult], None],
         *,
@@ -310,6 +225,7 @@ class _Pool(Generic[E]):
         self._chooses_count = control.fits_device
         self._say = control.say
         self._warn = control.warn
+        self._tick = control.tick
         self._remarks: set[str] = set()
         self._listing = listing
         self._stop = control.stop
@@ -402,6 +318,7 @@ class _Pool(Generic[E]):
             process.give([self._suspects.popleft()])
             return
         size = process.choose_size(len(self._listing), self._count)
+        size = min(size, self._assignment.control.part_size or size)
         must_wait = self._turns is not None and self._turns.is_full(self._next)
         if must_wait or len(process.held) > size:
             return
@@ -441,6 +358,7 @@ class _Pool(Generic[E]):
         process.uses_model = process.uses_model or report.uses_model
         if report.clock is not None:
             self._clock.add(report.clock)
+            self._tick()
         for remark in report.remarks:
             self._remark(remark)
         if report.room is not None and process.device.must_fit:
@@ -556,46 +474,7 @@ def _blame(entry: Any, end: str) -> FileResult:
 
 def _start_process(theirs: Connection[Any, Any]) -> subprocess.Popen[bytes]:
     """Starts a worker that holds its end of a connection. Raises DeviceError."""
-    descriptor, options = _lend(theirs)
-    command = [sys.executable, "-m", _WORKER, str(descriptor)]
     try:
-        with _signals_blocked():
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=make_environment(),
-                **options,
-            )
+        return start_program(_WORKER, theirs)
     except OSError as exc:
         raise DeviceError(f"cannot start a worker process: {exc}; use --processes 1") from exc
-
-
-def _lend(connection: Connection[Any, Any]) -> tuple[int, dict[str, Any]]:
-    """Returns the descriptor (on Windows: handle) of a connection in a child process, and the
-    arguments of Popen that pass it on."""
-    if sys.platform == "win32":
-        # Not a duplicate: the parent would hold it, and never see the end of a dead worker.
-        handle = connection.fileno()
-        os.set_handle_inheritable(handle, True)
-        info = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP  # Ctrl-C goes to the parent only
-        return handle, {"startupinfo": info, "creationflags": flags}
-    descriptor = connection.fileno()
-    return descriptor, {"pass_fds": (descriptor,)}
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C and SIGTERM. A process that is started inside inherits this for its life.
-
-    A terminal sends Ctrl-C to the parent and to the workers; only the parent must act on it.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)

@@ -1,0 +1,489 @@
+"""Encodes shards and packs the records of each into one tar.
+
+The images of all shards flow through one pipeline, so the model is never idle between two shards.
+One thread reads archives ahead, one packs tars, and others upload them. A shard is complete when
+its tar and then its marker have their final names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.errors import DinacError, InputError, StorageError, UnwritableDiskError
+from dinac_cli.jobs.encode import EncodeJob
+from dinac_cli.jobs.executor.control import RunControl, StopRequest, until_stopped
+from dinac_cli.jobs.executor.job import Computing, Job, Made
+from dinac_cli.jobs.executor.local import run_numbered
+from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.shards.run_settings import RunSettings, complete_settings, read_settings
+from dinac_cli.jobs.shards.sample import (
+    Leftovers,
+    Sample,
+    SampleChoice,
+    list_samples,
+    read_beside,
+)
+from dinac_cli.jobs.shards.shard import Shard
+from dinac_cli.storage.content import Content, read_content
+from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.markers import RUN_NAME, Failure, Marker
+from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.store import Spool, Store, open_store, split_place
+from dinac_cli.storage.tars import TarWriter
+from dinac_cli.storage.urls import is_url
+
+MOST_TRIES = 4
+"""How often a shard is tried if a place does not answer."""
+
+BACKOFF_SECONDS = (1.0, 4.0, 16.0)
+"""The pauses between the tries of a shard."""
+
+MOST_STORAGE_ERRORS = 10
+"""If so many shards in a row fail because a place does not answer, the run ends."""
+
+READ_AHEAD_IMAGES = 256
+READ_AHEAD_BYTES = 128 * 2**20
+"""How many images are taken out of archives before readers take them."""
+
+_PACKED_AHEAD = 64
+_UPLOADS = 2
+
+T = TypeVar("T")
+
+
+class SampleJob(EncodeJob):
+    """Encodes the images of shards. Records go to the packer, in the order of the images."""
+
+    def __init__(self, *args: Any, keep: tuple[str, ...] = (), **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._keep = keep
+
+    def _read_content(self, entry: Input) -> Content:
+        assert isinstance(entry, Sample)
+        if entry.data is not None:
+            return Content(entry.data)
+        assert entry.path is not None, "an image has content or a path"
+        entry.beside.update(read_beside(entry.path, self._keep, _read_if_present))
+        return Content(_read_place(entry.path)) if is_url(entry.path) else read_content(entry.path)
+
+
+@lru_cache(maxsize=256)
+def _open_folder(folder: str) -> Store:
+    return open_store(folder)
+
+
+def _read_place(url: str) -> bytes:
+    folder, name = split_place(url)
+    return _open_folder(folder).read(name)
+
+
+def _read_if_present(path: str) -> bytes | None:
+    folder, name = split_place(path)
+    store = _open_folder(folder)
+    return None if store.stat(name) is None else store.read(name)
+
+
+class ShardJob(Job[Shard, Any, Any]):
+    """Encodes whole shards into tars in `store`. Its entries are shards."""
+
+    def __init__(
+        self,
+        job: SampleJob,
+        store: Store,
+        choice: SampleChoice,
+        settings: RunSettings,
+        model: ModelHandle,
+    ) -> None:
+        self.job = job
+        self.store = store
+        self.choice = choice
+        self.model = model
+        self._settings = settings
+        self._remarks: list[str] = []
+
+    def prepare(self) -> None:
+        """Writes the settings of the run, unless OUT has them. Runs where the model computes."""
+        own = complete_settings(self._settings, self.model.compute)
+        held = read_settings(self.store)
+        if held is None or held.find_conflict(own) is not None:  # the latter with --overwrite
+            self.store.write(RUN_NAME, own.to_bytes())
+        elif held.compute != own.compute:
+            self._remarks.append(
+                f"{self.store.locate('')} holds shards computed as {held.compute}; this run "
+                f"computes as {own.compute}, so the bytes of its records may differ"
+            )
+
+    def run(
+        self, entries: Iterable[Shard], control: RunControl
+    ) -> Generator[tuple[int, Made], None, None]:
+        """Encodes every shard and yields its result with its number, when the shard is complete.
+
+        Tries a shard again if a place does not answer. Raises StorageError if this happens to many
+        shards in a row.
+        """
+        tries: list[tuple[int, Shard]] = []
+        numbered: Iterable[tuple[int, Shard]] = enumerate(until_stopped(entries, control.stop))
+        for count in range(MOST_TRIES):
+            is_last = count == MOST_TRIES - 1
+            with _Packing(self, control) as packing:
+                for number, outcome in packing.go(numbered):
+                    if isinstance(outcome, StorageError) and not is_last and not control.stop:
+                        tries.append((number, packing.shards[number]))
+                    else:
+                        yield number, Made(_settle(packing.shards[number], outcome))
+                    del packing.shards[number]
+            if not tries:
+                return
+            numbered, tries = tries, []
+            _pause(BACKOFF_SECONDS[count], control.stop)
+
+    def read(self, entry: Shard, hold: Callable[[int], None]) -> FileResult:
+        raise NotImplementedError("a shard is read image by image")
+
+    def submit(self, batch: list[Any]) -> Computing[Any]:
+        raise NotImplementedError("a shard is computed image by image")
+
+    def finish(self, work: Any, computed: Any) -> Made:
+        raise NotImplementedError("a shard is finished image by image")
+
+    def use_device(self, name: str) -> None:
+        self.job.use_device(name)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        return self.job.is_on_cpu
+
+    def measure_room(self) -> tuple[int, int] | None:
+        return self.job.measure_room()
+
+    def take_remarks(self) -> list[str]:
+        remarks, self._remarks = self._remarks, []
+        return remarks
+
+
+def _settle(shard: Shard, outcome: FileResult | DinacError) -> FileResult:
+    if isinstance(outcome, FileResult):
+        return outcome
+    return FileResult.fail(shard.label, outcome, name=shard.name)
+
+
+def _pause(seconds: float, stop: StopRequest) -> None:
+    end = time.monotonic() + seconds
+    while not stop and time.monotonic() < end:
+        time.sleep(min(0.1, seconds))
+
+
+@dataclass
+class _Pack:
+    """The tar of one shard, while its images are encoded. The packer's thread owns the tar.
+
+    `listed` is the number of images, once they are all listed; `error` ends the shard.
+    """
+
+    number: int
+    shard: Shard
+    left: Leftovers = field(default_factory=Leftovers)
+    listed: int | None = None
+    taken: int = 0
+    error: DinacError | None = None
+    counts: Counter[Status] = field(default_factory=Counter)
+    failures: list[FileResult] = field(default_factory=list)
+    failed_keys: list[str] = field(default_factory=list)
+    remarked: list[FileResult] = field(default_factory=list)
+    totals: Counter[str] = field(default_factory=Counter)
+    stack: ExitStack = field(default_factory=ExitStack)
+    spool: Spool | None = None
+    tar: TarWriter | None = None
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    @property
+    def is_taken(self) -> bool:
+        """True if every image of the shard has a result."""
+        return self.listed is not None and self.taken == self.listed
+
+    def open(self, store: Store) -> TarWriter:
+        """Starts the tar, unless it was started."""
+        if self.tar is None:
+            self.spool = self.stack.enter_context(store.spool(f"{self.shard.name}.tar"))
+            self.tar = TarWriter(self._write)
+        return self.tar
+
+    def _write(self, data: bytes) -> None:
+        assert self.spool is not None
+        self.digest.update(data)
+        self.spool.write(data)
+
+    def count(self, result: FileResult) -> None:
+        """Counts the result of one image."""
+        self.counts[result.status] += 1
+        self.totals["upscaled"] += result.upscaled
+        self.totals["unchecked"] += result.unchecked
+        if result.status is Status.WRITTEN:
+            self.totals["bytes_in"] += result.bytes_in
+            self.totals["bytes_out"] += result.bytes_out
+            self.totals["pixels"] += result.width * result.height
+
+    def make_result(self, output: str) -> FileResult:
+        """Returns the result of the whole shard."""
+        written = self.counts[Status.WRITTEN]
+        return FileResult(
+            self.shard.label,
+            Status.WRITTEN,
+            output=output,
+            name=self.shard.name,
+            images=written - len(self.remarked),
+            pixels=self.totals["pixels"] - sum(r.width * r.height for r in self.remarked),
+            bytes_in=self.totals["bytes_in"] - sum(r.bytes_in for r in self.remarked),
+            bytes_out=self.totals["bytes_out"] - sum(r.bytes_out for r in self.remarked),
+            upscaled=self.totals["upscaled"] - sum(r.upscaled for r in self.remarked),
+            unchecked=self.totals["unchecked"] - sum(r.unchecked for r in self.remarked),
+            parts=(*self.failures, *self.remarked),
+            captions=self.left.captions,
+        )
+
+
+class _Packing:
+    """One pass over shards: lists their images, encodes them and packs the records."""
+
+    def __init__(self, job: ShardJob, control: RunControl) -> None:
+        self._job = job
+        self._control = control
+        self.shards: dict[int, Shard] = {}
+        self._packs: deque[_Pack] = deque()  # in order, until every image has a result
+        self._samples: deque[tuple[_Pack, Sample]] = deque()
+        self._packed: deque[Future[None]] = deque()
+        self._commits: deque[tuple[_Pack, Future[FileResult]]] = deque()
+        self._is_prepared = False
+        self._storage_errors = 0
+
+    def __enter__(self) -> _Packing:
+        self._stack = ExitStack()
+        self._packer = self._stack.enter_context(ThreadPoolExecutor(1, "pack"))
+        self._uploads = self._stack.enter_context(ThreadPoolExecutor(_UPLOADS, "upload"))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+        for pack in self._packs:
+            pack.stack.close()
+
+    def go(
+        self, shards: Iterable[tuple[int, Shard]]
+    ) -> Iterator[tuple[int, FileResult | DinacError]]:
+        """Yields the result of every shard, or the error that ended it."""
+        control = replace(self._control, stop=StopRequest())  # a shard that was begun is finished
+        with (
+            ReadAhead(self._list(shards)) as samples,
+            closing(run_numbered(self._job.job, samples, control, ordered=True)) as outputs,
+        ):
+            for _, made in outputs:
+                self._control.tick()
+                pack, sample = self._samples.popleft()
+                pack.taken += 1
+                self._pack(pack, sample, made)
+                self._close_taken()
+                yield from self._take_commits(_UPLOADS)
+        self._close_taken()
+        yield from self._take_commits(0)
+
+    def _list(self, shards: Iterable[tuple[int, Shard]]) -> Iterator[Sample]:
+        """Yields the images of all shards. Runs in the thread that reads ahead."""
+        for number, shard in shards:
+            pack = _Pack(number, shard)
+            self.shards[number] = shard
+            self._packs.append(pack)
+            count = 0
+            try:
+                if shard.problem is not None:
+                    raise InputError(shard.problem)
+                for sample in list_samples(shard, self._job.choice, pack.left):
+                    self._samples.append((pack, sample))
+                    count += 1
+                    yield sample
+            except DinacError as exc:
+                pack.error = exc
+            pack.listed = count
+
+    def _pack(self, pack: _Pack, sample: Sample, made: Made) -> None:
+        self._packed.append(self._packer.submit(self._add, pack, sample, made))
+        while len(self._packed) > _PACKED_AHEAD or (self._packed and self._packed[0].done()):
+            self._packed.popleft().result()
+
+    def _add(self, pack: _Pack, sample: Sample, made: Made) -> None:
+        """Adds an image to its tar. Runs in the packer's thread."""
+        result = made.result
+        if pack.error is None and result.error == StorageError.__name__:
+            pack.error = StorageError(result.reason or "", result.details)
+        if pack.error is not None:
+            return
+        pack.count(result)
+        if result.failed:
+            pack.failures.append(result)
+            pack.failed_keys.append(sample.key)
+            return
+        if result.status is not Status.WRITTEN or result.warnings:
+            pack.remarked.append(result)
+        if result.status is not Status.WRITTEN:
+            return
+        self._control.clock.add_images(1)
+        try:
+            tar = pack.open(self._job.store)
+            tar.add(f"{sample.key}{LATENT_SUFFIX}", made.data)
+            for extension, data in sample.beside.items():
+                tar.add(f"{sample.key}.{extension}", data)
+        except UnwritableDiskError:
+            raise
+        except DinacError as exc:
+            pack.error = exc
+
+    def _close_taken(self) -> None:
+        """Commits the shards whose images all have a result."""
+        while self._packs and self._packs[0].is_taken:
+            pack = self._packs.popleft()
+            self._prepare(pack)
+            sealed = self._packer.submit(self._seal, pack)
+            self._commits.append((pack, self._uploads.submit(self._commit, pack, sealed)))
+
+    def _prepare(self, pack: _Pack) -> None:
+        if not self._is_prepared and pack.error is None:
+            self._job.prepare()
+            self._is_prepared = True
+            for remark in self._job.take_remarks():
+                self._control.warn(remark)
+
+    def _seal(self, pack: _Pack) -> None:
+        """Ends the tar. Runs in the packer's thread."""
+        if pack.error is None:
+            pack.open(self._job.store).finish()
+
+    def _commit(self, pack: _Pack, sealed: Future[None]) -> FileResult:
+        """Gives the tar and then its marker their names. Runs in a thread that uploads."""
+        with pack.stack:
+            sealed.result()
+            if pack.error is not None:
+                raise pack.error
+            assert pack.spool is not None
+            assert pack.tar is not None
+            pack.spool.commit()
+        marker = make_marker(pack, self._job)
+        self._job.store.write(marker.name, marker.to_bytes())
+        return pack.make_result(self._job.store.locate(f"{pack.shard.name}.tar"))
+
+    def _take_commits(self, at_most: int) -> Iterator[tuple[int, FileResult | DinacError]]:
+        """Yields the shards that are complete. Waits until at most `at_most` are not."""
+        while self._commits and (len(self._commits) > at_most or self._commits[0][1].done()):
+            pack, commit = self._commits.popleft()
+            try:
+                yield pack.number, commit.result()
+            except UnwritableDiskError:
+                raise
+            except StorageError as exc:
+                self._note_storage_error(exc)
+                yield pack.number, exc
+            except DinacError as exc:
+                yield pack.number, exc
+            else:
+                self._storage_errors = 0
+
+    def _note_storage_error(self, exc: StorageError) -> None:
+        self._storage_errors += 1
+        if self._storage_errors == MOST_STORAGE_ERRORS:
+            raise exc
+
+
+def make_marker(pack: _Pack, job: ShardJob) -> Marker:
+    """Returns the marker of a complete shard. With --anonymous, it holds no name."""
+    assert pack.tar is not None
+    anonymous = job.choice.anonymous
+    failures = tuple(
+        Failure(key, "" if anonymous else result.file, result.reason or "", result.error or "")
+        for key, result in zip(pack.failed_keys, pack.failures, strict=True)
+    )
+    return Marker(
+        shard=pack.shard.name,
+        fingerprint=pack.shard.fingerprint,
+        images=pack.counts[Status.WRITTEN],
+        failed=len(failures),
+        skipped=pack.counts[Status.SKIPPED],
+        size_bytes=pack.tar.size_bytes,
+        sha256=pack.digest.hexdigest(),
+        bytes_in=pack.totals["bytes_in"],
+        pixels=pack.totals["pixels"],
+        source="" if anonymous or not pack.shard.place else pack.shard.label,
+        compute=job.model.compute if pack.counts[Status.WRITTEN] else "",
+        failures=failures,
+    )
+
+
+class ReadAhead(Generic[T]):
+    """Iterates over items in a thread of its own, a limited number of items and bytes ahead."""
+
+    def __init__(self, items: Generator[T, None, None] | Iterator[T]) -> None:
+        self._items = items
+        self._ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+        self._held_images = self._held_bytes = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
+
+    def __enter__(self) -> ReadAhead[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[T]:
+        while not isinstance(item := self._ready.get(), _End):
+            with self._changed:
+                self._held_images -= 1
+                self._held_bytes -= _measure(item)
+                self._changed.notify_all()
+            yield item
+        if item.error is not None:
+            raise item.error
+
+    def _read(self) -> None:
+        error = None
+        try:
+            for item in self._items:
+                with self._changed:
+                    self._changed.wait_for(self._has_room)
+                    if self._is_closed:
+                        return
+                    self._held_images += 1
+                    self._held_bytes += _measure(item)
+                self._ready.put(item)
+        except BaseException as exc:
+            error = exc
+        finally:
+            with suppress(AttributeError, ValueError):
+                self._items.close()  # type: ignore[union-attr]
+            self._ready.put(_End(error))
+
+    def _has_room(self) -> bool:
+        is_full = self._held_images >= READ_AHEAD_IMAGES or self._held_bytes >= READ_AHEAD_BYTES
+        return self._is_closed or not is_full
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None
+
+
+def _measure(item: object) -> int:
+    return int(getattr(item, "held_bytes", 0))

@@ -1,0 +1,233 @@
+"""Divides the inputs of a run into shards: one per archive, and the others of loose images."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from dinac_cli.container.names import escape_name
+from dinac_cli.errors import UsageError
+from dinac_cli.images.formats import is_image_name
+from dinac_cli.jobs.request import IMAGES, InputRequest
+from dinac_cli.jobs.shards.sample import make_key
+from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
+from dinac_cli.storage.braces import expand_braces
+from dinac_cli.storage.exclusion import Exclusion
+from dinac_cli.storage.inputs import STDIN
+from dinac_cli.storage.naming import NameSet
+from dinac_cli.storage.store import Stat, Store, open_store, split_place
+from dinac_cli.storage.urls import find_scheme, hide_secrets, is_url
+
+_WILDCARDS = ("*", "?", "[")
+_LEAST_LISTED = (
+    8  # from so many remote files on, a listing takes fewer requests than asking for each
+)
+_UNLISTED = ("", "http", "https")
+
+
+def names_shards(path: str) -> bool:
+    """True if an input can only be read as shards: a URL, a tar or a parquet file."""
+    return is_url(path) or find_kind(path) is not ShardKind.LOOSE
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar or a parquet file among the inputs. `version` is empty if it cannot be found."""
+
+    place: str
+    size_bytes: int = 0
+    version: str = ""
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its tar in OUT, without `.tar`: that of the file, without its folder."""
+        base = os.path.basename(self.place.replace(os.sep, "/"))
+        return escape_name(os.path.splitext(base)[0] or "_")
+
+    def make_shard(self, settings: str) -> Shard:
+        """Returns the shard of the archive; `settings` identifies the settings of the run."""
+        kind = find_kind(self.place)
+        mark = fingerprint(settings, kind.value, self.name, self.size_bytes, self.version)
+        return Shard(
+            name=self.name, kind=kind, fingerprint=mark, place=self.place, problem=self.problem
+        )
+
+
+@dataclass
+class ShardInputs:
+    """The inputs of a sharded run. Listing them once is enough: `archives`, then `list_loose`.
+
+    After `list_loose`, `others` is the number of files that are not images, without those whose
+    extensions are among `keep`.
+    """
+
+    request: InputRequest
+    out: str
+    keep: tuple[str, ...] = ()
+    archives: tuple[Archive, ...] = ()
+    others: int = field(default=0, init=False)
+
+    @classmethod
+    def find(cls, request: InputRequest, out: str, keep: tuple[str, ...] = ()) -> ShardInputs:
+        """Finds the archives. Raises UsageError if two of them have the same name in OUT."""
+        if STDIN in request.paths:
+            raise UsageError("-: an image from standard input cannot go into shards; name files")
+        found = cls(request, out, keep, tuple(dict.fromkeys(_list_archives(request.paths))))
+        _refuse_same_names(found.archives)
+        return found
+
+    @property
+    def _loose_paths(self) -> tuple[str, ...]:
+        return tuple(path for path in self.request.paths if find_kind(path) is ShardKind.LOOSE)
+
+    @property
+    def has_loose(self) -> bool:
+        """True if some inputs are loose images or folders of them."""
+        return bool(self._loose_paths) or self.request.files_from is not None
+
+    def list_loose(self) -> Iterator[LooseFile]:
+        """Yields the loose images. Raises UsageError if two of them have the same key."""
+        keys = NameSet()
+        for file in self._list_files():
+            key = make_key(file.name)
+            if not keys.add(key) and file.problem is None:
+                first = next(f for f in self._list_files() if keys.equal(make_key(f.name), key))
+                raise UsageError(
+                    f"{first.path} and {file.path} would both have the key {key}; rename one, or "
+                    "leave it out with --exclude"
+                )
+            yield file
+
+    def _list_files(self) -> Iterator[LooseFile]:
+        self.others = 0
+        remote = tuple(path for path in self._loose_paths if is_url(path))
+        local = tuple(path for path in self._loose_paths if not is_url(path))
+        if local or self.request.files_from is not None:
+            yield from self._list_local(replace(self.request, paths=local, shard=None, limit=None))
+        for url in remote:
+            yield from self._list_remote(url)
+
+    def _list_local(self, request: InputRequest) -> Iterator[LooseFile]:
+        out = None if is_url(self.out) else self.out
+        kind = replace(IMAGES, companions=self._companions)
+        scan = request.select(kind, out).scan
+        for entry in scan:
+            path = entry.path or ""
+            try:
+                status = os.stat(path)
+            except OSError:
+                problem = entry.problem or "cannot be read; check the path and its permissions"
+                yield LooseFile(path, escape_name(entry.name), 0, "", problem)
+            else:
+                version = f"mtime-{status.st_mtime_ns}"
+                name = escape_name(entry.name)
+                yield LooseFile(path, name, status.st_size, version, entry.problem)
+        self.others += scan.others
+
+    def _list_remote(self, url: str) -> Iterator[LooseFile]:
+        if is_image_name(url):
+            folder, name = split_place(url)
+            store = open_store(folder)
+            stat = store.stat(name)
+            if stat is None:
+                raise UsageError(f"{hide_secrets(url)}: no such file; check the URL")
+            yield _make_loose(store, stat)
+            return
+        store, exclusion = open_store(url), Exclusion(self.request.exclude)
+        for stat in store.list():
+            if _is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
+                continue
+            if is_image_name(stat.name):
+                yield _make_loose(store, stat)
+            else:
+                self.others += not stat.name.lower().endswith(self._companions)
+
+    @property
+    def _companions(self) -> tuple[str, ...]:
+        return tuple(f".{extension}" for extension in self.keep)
+
+
+def _make_loose(store: Store, stat: Stat) -> LooseFile:
+    path = f"{store.place}/{stat.name}"
+    return LooseFile(path, escape_name(stat.name), stat.size_bytes, stat.version)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
+
+
+def _list_archives(paths: Iterable[str]) -> Iterator[Archive]:
+    """Yields the archives that the paths name. Lists each remote folder once."""
+    listed: dict[str, dict[str, Stat]] = {}
+    for path in paths:
+        if find_kind(path) is ShardKind.LOOSE:
+            continue
+        places = list(_expand(path, listed))
+        if len(places) >= _LEAST_LISTED and find_scheme(places[0]) not in _UNLISTED:
+            for place in places:
+                _list_folder(split_place(place)[0], listed)
+        for place in places:
+            yield _describe(place, listed)
+
+
+def _expand(path: str, listed: dict[str, dict[str, Stat]]) -> Iterator[str]:
+    """Yields the places that a path, a brace range or a pattern names, in their order."""
+    for place in expand_braces(path):
+        if not any(char in place for char in _WILDCARDS) or _exists(place):
+            yield place
+        elif not is_url(place):
+            found = sorted(glob.glob(place, recursive=True))
+            if not found:
+                raise UsageError(f"{place}: no file matches this pattern")
+            yield from found
+        else:
+            yield from _match_remote(place, listed)
+
+
+def _exists(place: str) -> bool:
+    return not is_url(place) and os.path.lexists(place)
+
+
+def _match_remote(pattern: str, listed: dict[str, dict[str, Stat]]) -> Iterator[str]:
+    """Yields the files of one remote folder whose names match the end of a pattern."""
+    folder, name = split_place(pattern)
+    if any(char in folder for char in _WILDCARDS):
+        raise UsageError(
+            f"{hide_secrets(pattern)}: only the last part of a URL may be a pattern; "
+            "name the folders one by one"
+        )
+    found = [each for each in _list_folder(folder, listed) if fnmatch.fnmatchcase(each, name)]
+    if not found:
+        raise UsageError(f"{hide_secrets(pattern)}: no file matches this pattern")
+    for each in found:
+        yield f"{folder}/{each}"
+
+
+def _list_folder(folder: str, listed: dict[str, dict[str, Stat]]) -> dict[str, Stat]:
+    if folder not in listed:
+        stats = open_store(folder).list()
+        listed[folder] = {stat.name: stat for stat in stats if "/" not in stat.name}
+    return listed[folder]
+
+
+def _describe(place: str, listed: dict[str, dict[str, Stat]]) -> Archive:
+    folder, name = split_place(place)
+    stat = listed[folder].get(name) if folder in listed else open_store(folder).stat(name)
+    if stat is None:
+        return Archive(place, problem="no such file; check its name")
+    return Archive(place, stat.size_bytes, stat.version)
+
+
+def _refuse_same_names(archives: Iterable[Archive]) -> None:
+    names: dict[str, str] = {}
+    for archive in archives:
+        other = names.setdefault(archive.name, archive.place)
+        if other != archive.place:
+            raise UsageError(
+                f"{hide_secrets(other)} and {hide_secrets(archive.place)} would both be written to "
+                f"{archive.name}.tar; give them different OUTs or rename one"
+            )

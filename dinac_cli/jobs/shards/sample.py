@@ -1,0 +1,206 @@
+"""The images of a shard, and what lies beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from dinac_cli.container.names import escape_name
+from dinac_cli.images.formats import is_image_name
+from dinac_cli.jobs.shards.shard import Shard, ShardKind
+from dinac_cli.storage import parquet, tars
+from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.store import open_store, split_place
+from dinac_cli.storage.urls import is_url
+
+DEFAULT_COLUMN = "image"
+"""The column of a parquet file that holds the images, as the datasets library names it."""
+
+
+_CAPTIONS = (".txt", ".json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleChoice:
+    """Which parts of a sample are read.
+
+    `keep` are the extensions of the files beside an image that are copied into OUT. `column` is the
+    column of a parquet file that holds the images. If `anonymous` is set, keys are numbers.
+    """
+
+    keep: tuple[str, ...] = ()
+    column: str = DEFAULT_COLUMN
+    anonymous: bool = False
+
+
+@dataclass(frozen=True)
+class Sample(Input):
+    """One image of a shard.
+
+    `key` is the name of its record in OUT, without `.dinac`. `data` is the content of an image that
+    came out of an archive, named `place`. `beside` maps the extensions of the files that are copied
+    to their content; for a loose image, it is filled when the image is read.
+    """
+
+    key: str = ""
+    data: bytes | None = field(default=None, repr=False, compare=False)
+    beside: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    place: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.place}: {self.name}" if self.path is None else self.path
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self.data or b"") + sum(map(len, self.beside.values()))
+
+
+@dataclass
+class Leftovers:
+    """What a run did not copy: the files beside images, such as captions."""
+
+    captions: int = 0
+
+
+def list_samples(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
+    """Yields the images of a shard in their order.
+
+    Raises ArchiveError, InputError or StorageError if the shard as a whole cannot be read. Nothing
+    that was yielded before may then be used.
+    """
+    readers = {
+        ShardKind.TAR: _list_tar,
+        ShardKind.PARQUET: _list_parquet,
+        ShardKind.LOOSE: _list_loose,
+    }
+    return readers[shard.kind](shard, choice, left)
+
+
+def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
+    captions = _CaptionFolder()
+    for number, file in enumerate(shard.files):
+        left.captions += not choice.keep and captions.holds_beside(file.path)
+        key = _number_key(shard, number) if choice.anonymous else make_key(file.name)
+        yield Sample(file.path, file.name, file.problem, key=key)
+
+
+class _CaptionFolder:
+    """Knows the captions in the folder of the last image. Remote folders are not listed again."""
+
+    def __init__(self) -> None:
+        self._folder: str | None = None
+        self._stems: set[str] = set()
+
+    def holds_beside(self, path: str) -> bool:
+        """True if a `.txt` or `.json` file lies beside an image."""
+        folder, name = os.path.split(path)
+        if folder != self._folder:
+            self._folder = folder
+            parts = () if is_url(path) else map(os.path.splitext, _list_names(folder))
+            self._stems = {stem for stem, suffix in parts if suffix.lower() in _CAPTIONS}
+        return os.path.splitext(name)[0] in self._stems
+
+
+def _list_names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder or ".")
+    except OSError:
+        return []
+
+
+def _list_tar(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
+    wanted = _WantedMembers(choice.keep, left)
+    with _open_archive(shard) as file:
+        members = tars.read_members(file, wanted)
+        for number, sample in enumerate(tars.group_samples(members)):
+            key = _number_key(shard, number) if choice.anonymous else sample.key
+            yield _choose_image(sample, key, shard.place, choice)
+
+
+@dataclass
+class _WantedMembers:
+    """Accepts the names of images and of files to keep; counts what is left."""
+
+    keep: tuple[str, ...]
+    left: Leftovers
+
+    def __call__(self, name: str) -> bool:
+        parts = tars.split_key(name)
+        if parts is None:
+            return False
+        if is_image_name(f"_.{parts[1]}") or parts[1] in self.keep:
+            return True
+        self.left.captions += 1
+        return False
+
+
+def _choose_image(sample: tars.Sample, key: str, place: str, choice: SampleChoice) -> Sample:
+    """Returns the image of a sample. If there are several, takes the one without a second dot."""
+    images = [extension for extension in sample.names if is_image_name(f"_.{extension}")]
+    plain = [extension for extension in images if "." not in extension] or images
+    problem = sample.problem
+    if not images:
+        name, problem = key, problem or "no image in this sample"
+    else:
+        name = sample.names[plain[0]]
+        if len(plain) > 1:
+            found = ", ".join(plain)
+            problem = problem or f"{len(plain)} images in one sample ({found}); keep one of them"
+    beside = {each: sample.files[each] for each in choice.keep if each in sample.files}
+    data = sample.files.get(plain[0]) if plain else None
+    if data is None:
+        problem = problem or "no image in this sample"
+    return Sample(None, escape_name(name), problem, key=key, data=data, beside=beside, place=place)
+
+
+def _list_parquet(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
+    keeps = "json" in choice.keep
+    stem = make_key(os.path.basename(shard.name))
+    with _open_archive(shard) as file:
+        rows = parquet.read_rows(file, choice.column, with_others=keeps)
+        for row in rows:
+            key = _number_key(shard, row.number) if choice.anonymous else f"{stem}_{row.number:08}"
+            others = json.dumps(row.others, sort_keys=True).encode()
+            beside = {"json": others} if row.others else {}
+            yield Sample(
+                None,
+                key,
+                row.problem,
+                key=key,
+                data=row.data,
+                beside=beside,
+                place=shard.place,
+            )
+
+
+def _open_archive(shard: Shard) -> BinaryIO:
+    folder, name = split_place(shard.place)
+    return open_store(folder).open(name)
+
+
+def _number_key(shard: Shard, number: int) -> str:
+    """Returns the key of an image that has no name."""
+    return f"{make_key(os.path.basename(shard.name))}_{number:08}"
+
+
+def make_key(name: str) -> str:
+    """Returns the key of a loose image: its name without the suffix, and without further dots.
+
+    `a/b.c.jpg` → `a/b%2Ec`: WebDataset ends a key at the first dot of the base name.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem = os.path.splitext(base)[0] if is_image_name(base) else base
+    return escape_name(f"{folder}{slash}{stem.replace('%', '%25').replace('.', '%2E')}")
+
+
+def read_beside(
+    path: str, keep: tuple[str, ...], read: Callable[[str], bytes | None]
+) -> dict[str, bytes]:
+    """Returns the files beside a loose image that are copied: `a.jpg` → `a.txt`."""
+    stem = os.path.splitext(path)[0]
+    found = {extension: read(f"{stem}.{extension}") for extension in keep}
+    return {extension: data for extension, data in found.items() if data is not None}

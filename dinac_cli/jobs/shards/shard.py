@@ -1,0 +1,90 @@
+"""What a shard is: an archive, or a part of a long list of loose images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from dinac_cli.storage.urls import hide_secrets
+
+TAR_SUFFIX, PARQUET_SUFFIX = ".tar", ".parquet"
+
+_FOLDER_SHARDS = 1000
+_FINGERPRINT_DIGITS = 16
+
+
+class ShardKind(str, Enum):
+    """Where the images of a shard are."""
+
+    TAR = "tar"
+    PARQUET = "parquet"
+    LOOSE = "loose"
+
+
+class LooseFile(NamedTuple):
+    """An image file of a shard. `path` is its path or URL; `name` is relative to the input folder.
+
+    `version` changes with the file; see `storage.store.Stat`. If the file cannot be used, `problem`
+    says why.
+    """
+
+    path: str
+    name: str
+    size_bytes: int
+    version: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Some images that become one tar in OUT: `name` is its path there, without `.tar`.
+
+    `place` is the path or URL of the archive; a loose shard has `files` instead. `fingerprint`
+    changes with the source and with the settings. If the shard cannot be read, `problem` says why.
+    """
+
+    name: str
+    kind: ShardKind
+    fingerprint: str
+    place: str = ""
+    files: tuple[LooseFile, ...] = ()
+    problem: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The shard's name in messages."""
+        return hide_secrets(self.place) if self.place else f"shard {self.name}"
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the list of files occupies."""
+        return sum(len(file.path) + len(file.name) + 200 for file in self.files)
+
+
+def find_kind(place: str) -> ShardKind:
+    """Returns the kind of an input by its suffix."""
+    suffix = os.path.splitext(place)[1].lower()
+    kinds = {TAR_SUFFIX: ShardKind.TAR, PARQUET_SUFFIX: ShardKind.PARQUET}
+    return kinds.get(suffix, ShardKind.LOOSE)
+
+
+def number_shard(number: int) -> str:
+    """Returns the name of a numbered shard, with a folder for each 1,000: `000/000042`."""
+    return f"{number // _FOLDER_SHARDS:03}/{number:06}"
+
+
+def parse_number(name: str) -> int | None:
+    """Returns the number in the name of a numbered shard; None for another name."""
+    digits = name.rpartition("/")[2]
+    is_number = digits.isascii() and digits.isdigit() and number_shard(int(digits)) == name
+    return int(digits) if is_number else None
+
+
+def fingerprint(settings: str, *source: object) -> str:
+    """Returns a hash of the settings and of what identifies a source, as 16 hex digits."""
+    text = json.dumps([settings, *source], sort_keys=True)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_FINGERPRINT_DIGITS]

@@ -1,0 +1,404 @@
+"""A run of `encode` into shards: checks the request, finds what is to do, and runs it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import BinaryIO, ClassVar, TypeVar
+
+from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.errors import UsageError
+from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, EncodeRun
+from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.local import run_opened
+from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase, watch_items
+from dinac_cli.jobs.executor.pool import run_in_processes
+from dinac_cli.jobs.executor.ray import run_on_ray
+from dinac_cli.jobs.freshness import is_latent_file
+from dinac_cli.jobs.held import announce_followed
+from dinac_cli.jobs.listing import SCANNING
+from dinac_cli.jobs.model_choice import choose_encoder, explain_default
+from dinac_cli.jobs.request import Announce
+from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.shards.contents import OutContents, read_index, write_index
+from dinac_cli.jobs.shards.loose_plan import LoosePlan
+from dinac_cli.jobs.shards.node_check import NodeCheck, relocate, show_nonce
+from dinac_cli.jobs.shards.packing import SampleJob, ShardJob
+from dinac_cli.jobs.shards.partition import ShardInputs, names_shards
+from dinac_cli.jobs.shards.run_settings import (
+    DEFAULT_SHARD_SIZE,
+    MAX_SHARD_SIZE,
+    HeldRun,
+    RunSettings,
+    read_settings,
+)
+from dinac_cli.jobs.shards.sample import SampleChoice
+from dinac_cli.jobs.shards.shard import Shard
+from dinac_cli.storage.atomic import refuse_foreign
+from dinac_cli.storage.local import LocalStore
+from dinac_cli.storage.markers import RUN_NAME
+from dinac_cli.storage.output import STDOUT, Output, OutputKind
+from dinac_cli.storage.parts import parse_shard
+from dinac_cli.storage.store import Store, open_store
+from dinac_cli.storage.urls import is_url
+
+T = TypeVar("T")
+
+
+def needs_shards(request: EncodeRequest) -> bool:
+    """True if a request writes shards: it says so, a place is remote, or OUT holds shards."""
+    asks = request.shard_size is not None or bool(request.keep) or request.engine != "here"
+    named = any(map(names_shards, request.inputs.paths))
+    return asks or named or is_url(request.out) or holds_shards(request.out)
+
+
+def holds_shards(out: str) -> bool:
+    """True if a local OUT holds shards of an earlier run."""
+    return os.path.lexists(os.path.join(out, *RUN_NAME.split("/")))
+
+
+def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
+    """Checks a request for shards, chooses its model and finds its settings.
+
+    Raises UsageError, ModelError, OutputError, StorageError.
+    """
+    _refuse_options(request)
+    store = _open_out(request)
+    earlier = None if request.overwrite else read_settings(store)
+    held = None if earlier is None else HeldRun.of(store.locate(RUN_NAME), earlier)
+    options = request.options.follow(held)
+    model_choice = replace(request.model, device=request.choose_device(announce))
+    model = choose_encoder(model_choice, held, announce, features=options.features)
+    model.check(options.precision)
+    choice = _choose_samples(request, options, earlier)
+    followed = DEFAULT_SHARD_SIZE if earlier is None else earlier.shard_size
+    size = request.shard_size or followed
+    threads = request.threads or (None if earlier is None else earlier.threads)
+    settings = RunSettings.of(model, options, choice, size, threads)
+    if earlier is not None and (conflict := earlier.find_conflict(settings)) is not None:
+        raise UsageError(
+            f"{store.locate('')} holds shards with {conflict[0]}; you asked for {conflict[1]}; "
+            "choose another OUT, or add --overwrite to encode everything again"
+        )
+    announce_followed(held, request.options.list_followed(held), announce)
+    inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
+    plan = ShardPlan(inputs, store, settings, request, model)
+    return ShardRun(
+        work=partial(_start, request, plan, options, choice, model),
+        output=_describe_out(request),
+        model=model,
+        why_model=explain_default(request.model, held, model),
+        plan=plan,
+        threads=threads,
+    )
+
+
+def _refuse_options(request: EncodeRequest) -> None:
+    """Raises UsageError for options that shards cannot have."""
+    request.options.fill().require_consistent()
+    if request.out == STDOUT:
+        raise UsageError("shards cannot be written to standard output; name a folder or a URL")
+    if request.prune is not None:
+        raise UsageError("--prune works on loose records; shards keep what was encoded")
+    if request.options.checksum:
+        raise UsageError("--checksum works on loose records; shards are compared by version")
+    size = request.shard_size
+    if size is not None and not 1 <= size <= MAX_SHARD_SIZE:
+        raise UsageError(f"--shard-size {size}: expected 1 to {MAX_SHARD_SIZE}")
+    if not is_url(request.out) and os.path.exists(request.out) and not os.path.isdir(request.out):
+        raise UsageError(f"{request.out}: OUT must be a folder or a URL for shards")
+
+
+def _open_out(request: EncodeRequest) -> Store:
+    if not is_url(request.out):
+        return LocalStore(request.out, fsync=request.fsync)
+    return open_store(request.out, for_writing=True)
+
+
+def _describe_out(request: EncodeRequest) -> Output | None:
+    if is_url(request.out):
+        return None
+    return Output(request.out, OutputKind.FOLDER, is_latent_file, request.overwrite, request.fsync)
+
+
+def _choose_samples(
+    request: EncodeRequest, options: EncodeOptions, earlier: RunSettings | None
+) -> SampleChoice:
+    followed = (
+        SampleChoice()
+        if earlier is None
+        else SampleChoice(keep=earlier.keep, column=earlier.column)
+    )
+    return SampleChoice(
+        keep=tuple(sorted(request.keep)) if request.keep else followed.keep,
+        column=request.image_column or followed.column,
+        anonymous=options.anonymous,
+    )
+
+
+@dataclass(kw_only=True)
+class ShardRun(EncodeRun):
+    """An encode run into shards."""
+
+    plan: ShardPlan
+    writes_shards: ClassVar[bool] = True
+
+    @property
+    def not_inputs(self) -> int:
+        return self.plan.inputs.others
+
+    def count(self, watch: Watch = ignore_phase) -> int | None:
+        self.plan.make(watch)
+        return self.plan.total
+
+    @property
+    def total(self) -> int | None:
+        return self.plan.total
+
+    def describe_orphans(self) -> str | None:
+        vanished = self.plan.vanished
+        if not vanished:
+            return None
+        images, are = ("1 image", "is") if vanished == 1 else (f"{vanished} images", "are")
+        return f"{images} of the shards in OUT {are} gone from the inputs; their records stay"
+
+    def start(self, control: RunControl) -> Generator[FileResult, None, None]:
+        if not self.plan.is_made:
+            self.plan.make()
+        return super().start(control)
+
+
+@dataclass
+class ShardPlan:
+    """The shards of a run: those that OUT holds already, and those to do.
+
+    `make` lists OUT and the inputs once. Afterwards, `total` is the number of images, if it is
+    known; `shards` is the number of shards; `vanished` images of the plan in OUT are gone.
+    """
+
+    inputs: ShardInputs
+    store: Store
+    settings: RunSettings
+    request: EncodeRequest
+    model: ModelHandle
+    is_made: bool = field(default=False, init=False)
+    total: int | None = field(default=None, init=False)
+    shards: int = field(default=0, init=False)
+    vanished: int = field(default=0, init=False)
+    changed: int = field(default=0, init=False)
+    _failed: set[str] = field(default_factory=set, init=False)
+
+    def make(self, watch: Watch = ignore_phase) -> None:
+        """Lists OUT and the inputs. Raises UsageError, InputError, OutputError, StorageError."""
+        watch(Phase(SCANNING))
+        self.contents = OutContents.list(self.store)
+        self._refuse_loose()
+        self._share = self._parse_share()
+        if self.request.retry_failed:
+            self._failed = self.contents.find_failed()
+        self._loose = self._list_loose(watch)
+        self._archives = [
+            archive.make_shard(self.settings.digest) for archive in self.inputs.archives
+        ]
+        self.shards = sum(1 for _ in self._take_share(range(self._count_all())))
+        self.vanished, self.changed = self._loose.vanished, self._loose.changed
+        is_whole = self._share == (0, 1) and self.request.inputs.limit is None
+        self.total = self._loose.images if is_whole and not self._archives else None
+        self.is_made = True
+
+    def list_done(self) -> list[tuple[str, str]]:
+        """Returns the names and the fingerprints of the shards that OUT holds."""
+        return [(name, mark) for name, mark, shard in self._list_all() if shard is None]
+
+    def list_todo(self) -> Iterator[Shard]:
+        """Yields the shards to do."""
+        return (shard for _, _, shard in self._list_all() if shard is not None)
+
+    def _list_all(self) -> Iterator[tuple[str, str, Shard | None]]:
+        """Yields the name, the fingerprint and, if it is to do, the shard; only this share."""
+        return self._take_share(self._list_unshared())
+
+    def _list_unshared(self) -> Iterator[tuple[str, str, Shard | None]]:
+        for shard in self._archives:
+            is_done = shard.problem is None and self._is_done(shard.name, shard.fingerprint)
+            yield shard.name, shard.fingerprint, None if is_done else shard
+        yield from self._loose.list_all()
+
+    def _count_all(self) -> int:
+        return len(self._archives) + self._loose.count
+
+    def _take_share(self, items: Iterable[T]) -> Iterator[T]:
+        index, count = self._share
+        shared = (item for number, item in enumerate(items) if number % count == index)
+        return itertools.islice(shared, self.request.inputs.limit)
+
+    def _parse_share(self) -> tuple[int, int]:
+        if self.request.inputs.shard is None:
+            return 0, 1
+        share = parse_shard(self.request.inputs.shard, os.environ)
+        return share.index, share.count
+
+    def _refuse_loose(self) -> None:
+        if self.contents.first_loose is not None:
+            raise UsageError(
+                f"{self.store.locate(self.contents.first_loose)} is a loose record; shards and "
+                "loose records never mix; choose another OUT"
+            )
+
+    def _list_loose(self, watch: Watch) -> LoosePlan:
+        settings = self.settings
+        loose = LoosePlan(
+            self.store, settings.digest, settings.shard_size, settings.anonymous, self._is_done
+        )
+        if self.inputs.has_loose:
+            loose.add(watch_items(self.inputs.list_loose(), watch, SCANNING))
+        if not loose.images and not self.inputs.archives:
+            others = self.inputs.others
+            found = f" ({others} other file{'' if others == 1 else 's'})" if others else ""
+            raise UsageError(
+                f"no images found{found}; name images, folders, tars, parquet files or URLs"
+            )
+        return loose
+
+    def _is_done(self, name: str, fingerprint: str) -> bool:
+        if self.request.overwrite or not self.contents.is_done(name, fingerprint):
+            return False
+        return not (self.request.retry_failed and name in self._failed)
+
+
+def _start(
+    request: EncodeRequest,
+    plan: ShardPlan,
+    options: EncodeOptions,
+    choice: SampleChoice,
+    model: ModelHandle,
+    control: RunControl,
+) -> Generator[FileResult, None, None]:
+    """Yields the results of the shards in OUT, then of the shards that are encoded now."""
+    yield from _report_done(plan)
+    open_job = partial(open_shard_job, plan.store, plan.settings, options, choice, model)
+    control.part_size = 1
+    marks: dict[str, str] = {}
+    foreign: list[FileResult] = []
+    shards = _take_ours(plan, marks, foreign)
+    with closing(_run_shards(request, plan, open_job, shards, control)) as results:
+        for result in results:
+            yield from result.parts
+            yield replace(result, parts=())
+            if result.status is Status.WRITTEN and result.name in marks:
+                plan.contents.drop_stale(result.name, marks.pop(result.name))
+    yield from foreign
+    if not control.stop:
+        plan.contents.drop_nonces()
+    write_index(plan.store)
+
+
+OpenShardJob = Callable[[], AbstractContextManager[ShardJob]]
+"""Opens a `ShardJob`, also in another process."""
+
+
+def _run_shards(
+    request: EncodeRequest,
+    plan: ShardPlan,
+    open_job: OpenShardJob,
+    shards: Iterator[Shard],
+    control: RunControl,
+) -> Generator[FileResult, None, None]:
+    if request.engine == "ray":
+        return _run_on_ray(request, plan, open_job, shards, control)
+    if control.processes > 1:
+        return run_in_processes(open_job, shards, control)
+    return run_opened(open_job, shards, control)
+
+
+def _run_on_ray(
+    request: EncodeRequest,
+    plan: ShardPlan,
+    open_job: OpenShardJob,
+    shards: Iterator[Shard],
+    control: RunControl,
+) -> Generator[FileResult, None, None]:
+    """Runs the shards on a Ray cluster. Starts nothing if there are none."""
+    first = next(shards, None)
+    if first is None:
+        return
+    place = first.place or next((file.path for file in first.files if not file.problem), None)
+    device = request.model.device
+    cluster = replace(
+        request.cluster,
+        processes=request.processes,
+        uses_gpus=None if device == "auto" else device != "cpu",
+    )
+    with show_nonce(plan.store) as nonce:
+        check = NodeCheck(plan.store, nonce, plan.model, place)
+        every = itertools.chain([first], shards)
+        with closing(run_on_ray(open_job, every, control, cluster, check)) as results:
+            yield from results
+
+
+@contextmanager
+def open_shard_job(
+    store: Store,
+    settings: RunSettings,
+    options: EncodeOptions,
+    choice: SampleChoice,
+    model: ModelHandle,
+    stdin: BinaryIO | None = None,
+) -> Iterator[ShardJob]:
+    """Opens a `ShardJob`."""
+    output = Output(STDOUT, OutputKind.STREAM, is_latent_file)
+    model = relocate(model)
+    job = SampleJob(output, model, options, keep=choice.keep)
+    yield ShardJob(job, store, choice, settings, model)
+
+
+def _take_ours(
+    plan: ShardPlan, marks: dict[str, str], foreign: list[FileResult]
+) -> Iterator[Shard]:
+    """Yields the shards to do, except those whose tar dinac did not write.
+
+    Notes in `marks` the fingerprints of shards that have an earlier marker.
+    """
+    for shard in plan.list_todo():
+        name = f"{shard.name}.tar"
+        if not plan.request.overwrite and plan.contents.is_foreign(shard.name):
+            error = refuse_foreign(plan.store.locate(name))
+            foreign.append(FileResult.fail(shard.label, error, name=shard.name))
+            continue
+        if shard.name in plan.contents.marks:
+            marks[shard.name] = shard.fingerprint
+        yield shard
+
+
+def _report_done(plan: ShardPlan) -> Iterator[FileResult]:
+    """Yields the results of the shards in OUT; failures of earlier runs are failures again.
+
+    Reads only the markers of shards with failures, and of shards that are not in the index.
+    """
+    entries, unknown = read_index(plan.store), []
+    for name, mark in plan.list_done():
+        entry = entries.get(f"{name}.tar")
+        if entry is None or entry.fingerprint != mark or entry.missed:
+            unknown.append((name, mark))
+        else:
+            yield _make_done(plan, name, entry.nsamples)
+    for marker in plan.contents.read_markers(unknown):
+        yield _make_done(plan, marker.shard, marker.images)
+        for failure in marker.failures:
+            file = failure.name or f"shard {marker.shard}: {failure.key}"
+            yield FileResult(file, Status.FAILED, reason=failure.reason, error=failure.error)
+        if marker.skipped:
+            reason = "skipped by an earlier run"
+            file = f"shard {marker.shard}"
+            yield FileResult(file, Status.SKIPPED, reason=reason, images=marker.skipped, pixels=0)
+
+
+def _make_done(plan: ShardPlan, name: str, images: int) -> FileResult:
+    output = plan.store.locate(f"{name}.tar")
+    return FileResult(
+        f"shard {name}", Status.DONE, output=output, name=name, images=images, pixels=0
+    )

@@ -1,0 +1,330 @@
+"""Shards of records as a PyTorch dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property, partial
+from hashlib import sha256
+from itertools import islice
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from dinac_cli.container.record import unpack_record
+from dinac_cli.container.tensors import COMPANIONS
+from dinac_cli.errors import DinacError, FormatError, UsageError
+from dinac_cli.latent_items import Flip, check_flip, load_item
+from dinac_cli.shard_order import (
+    Ends,
+    find_spans,
+    order_shards,
+    seed_generator,
+    share_among_ranks,
+    share_among_workers,
+    shuffle_in_buffer,
+)
+from dinac_cli.shard_reading import parse_texts, read_index, read_span
+from dinac_cli.storage.shard_layout import RECORD_EXTENSION
+from dinac_cli.storage.store import Store, open_store
+from dinac_cli.storage.tars import Sample
+from dinac_cli.storage.urls import hide_secrets, is_url
+
+
+class _Progress(NamedTuple):
+    """How many items of an epoch an iterator has yielded; one of `workers` (0: no DataLoader's)."""
+
+    epoch: int
+    yielded: int
+    workers: int
+
+
+class LatentShards(IterableDataset[Any]):
+    """The records in the shards of `dinac encode`, in a local folder or at a URL (`s3://b/out`).
+
+    An item is the same dict as that of a `LatentFolder`, and `flip` and `transform` mean the same.
+    `name` is the name in the record, or the key if the record is anonymous. In addition, the dict
+    has `key` (the name in the shard, without suffix) and, if the shard holds them, `txt` (str) and
+    `json` (the parsed value). A batch has lists of these three.
+
+    Order: with `shuffle=0`, the order of the index. Otherwise each epoch shuffles the shards, and
+    then the items in a buffer of `shuffle` records, which holds them as they are in the shard. The
+    order depends only on `seed`, the epoch, the ranks and the workers of the DataLoader, and the
+    picks of `flip="random"` only on `seed`, the epoch and the key. Call `set_epoch` before each
+    epoch, also with persistent workers. With `repeat`, an iterator reads epoch after epoch.
+
+    Ranks and workers: each rank, and each worker in it, reads its own part of the sequence of all
+    items. A shard at the border of two parts is read by both, and each skips the items of the
+    other; this costs little if there are more shards than workers. All ranks yield the same number
+    of items, `len(dataset)`. With `ends="pad"`, every image occurs, and some ranks also yield the
+    first image of the next rank. With "drop", no image occurs twice, and fewer images than ranks
+    are left out. If the number of images is a multiple of `world_size`, every image occurs once.
+    `rank` and `world_size` come from torch.distributed if it is initialised, else from the
+    variables RANK and WORLD_SIZE, else they are 0 and 1.
+    `batch_size` is that of the DataLoader. If it is given, each worker gets whole batches, so that
+    `len(loader)` is right and only the last batch of a rank is short. Without it, every worker may
+    end with a short batch, and `drop_last` leaves out more. Either way, all ranks have the same
+    number of batches.
+
+    Resuming: `state_dict` and `load_state_dict` continue within an epoch, exactly. Without workers,
+    call them on the dataset. With workers, use torchdata's StatefulDataLoader, which calls them in
+    each worker. A plain DataLoader with workers can only resume at the start of an epoch: call
+    `set_epoch`.
+
+    The dataset keeps the index in memory, can be pickled, and opens the place in each worker. If
+    the place does not answer, a shard is opened again a few times, at the same item.
+    Raises UsageError if the place has no index or no records, or if an argument is invalid;
+    InputError if the index is invalid; StorageError if the place does not answer. Iteration raises
+    DinacError if a shard cannot be read, is damaged, or does not hold as many records as the index
+    says.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        shuffle: int = 0,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        ends: Ends = "pad",
+        batch_size: int = 1,
+        repeat: bool = False,
+        flip: Flip = "both",
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> None:
+        check_flip(flip)
+        if ends not in get_args(Ends):
+            raise UsageError(f"ends is {ends!r}; it must be one of {', '.join(get_args(Ends))}")
+        _check_number("seed", seed, 0)
+        _check_number("shuffle", shuffle, 0)
+        _check_number("batch_size", batch_size, 1)
+        self.url = os.fspath(url)
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank, self.world_size = _choose_rank(rank, world_size)
+        self.ends = ends
+        self.batch_size = batch_size
+        self.repeat = repeat
+        self.flip = flip
+        self.transform = transform
+        self.index = read_index(open_store(self.url))
+        if not self._items:
+            raise UsageError(self._describe_lack())
+        # Persistent workers keep their copy of the dataset, so the epoch is in shared memory.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._share_epoch()
+        self._progress = _Progress(0, 0, 0)
+        self._resumes = False
+
+    def __repr__(self) -> str:
+        return (
+            f"LatentShards({self._place!r}): {len(self.index.shards)} shards, "
+            f"{self.index.total} records"
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._share_epoch()
+
+    def __len__(self) -> int:
+        """Returns the number of items of this rank. Raises TypeError with `repeat`."""
+        if self.repeat:
+            raise TypeError("the length is infinite with repeat=True")
+        return len(self._items)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iterator reads."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch that the next iterator reads, here and in persistent workers.
+
+        Forgets a loaded state, unless it is a state of this epoch.
+        """
+        _check_number("epoch", epoch, 0)
+        self._epoch.fill_(epoch)
+        if self._progress.epoch != epoch:
+            self._progress = _Progress(epoch, 0, 0)
+            self._resumes = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns how far the last iterator of this process has come.
+
+        The state is small and can be written as JSON. It is equal for all ranks if they have
+        yielded equally many items.
+        """
+        return {**self._progress._asdict(), "order": self._identify_order()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Makes the next iterator continue where `state_dict` was called.
+
+        Raises UsageError if the order has changed since: with other shards, another number of
+        ranks, or other arguments. The next iterator does if the number of workers has changed.
+        """
+        try:
+            progress = _Progress(*(state[field] for field in _Progress._fields))
+            order = state["order"]
+        except KeyError as exc:
+            raise UsageError(f"not a state of LatentShards: it has no {exc}") from exc
+        for field, value in progress._asdict().items():
+            _check_number(field, value, 0)
+        if order != self._identify_order():
+            raise UsageError(
+                "the state is of other shards, ranks or arguments; use those it was saved with, or "
+                "set_epoch to start an epoch"
+            )
+        self._progress, self._resumes = progress, True
+        if get_worker_info() is None:
+            self._epoch.fill_(progress.epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker, workers = (0, 0) if info is None else (info.id, info.num_workers)
+        start = self._start(workers)
+        # A StatefulDataLoader asks for the state before it asks for the first item.
+        self._progress = start
+        items = share_among_workers(self._items, worker, max(workers, 1), self.batch_size)
+        return self._iterate(start, items, worker)
+
+    def _start(self, workers: int) -> _Progress:
+        """Returns where an iterator starts, and forgets a loaded state."""
+        if not self._resumes:
+            return _Progress(self.epoch, 0, workers)
+        self._resumes = False
+        if self._progress.yielded and self._progress.workers != workers:
+            raise UsageError(
+                f"the state is of {self._progress.workers} workers, but there are {workers}; use "
+                "as many with a StatefulDataLoader, or set_epoch to start an epoch"
+            )
+        return self._progress._replace(workers=workers)
+
+    def _iterate(self, at: _Progress, items: range, worker: int) -> Iterator[Any]:
+        store = open_store(self.url)
+        while items:
+            for item in self._read_epoch(store, at, items, worker):
+                at = at._replace(yielded=at.yielded + 1)
+                self._progress = at
+                yield item
+            if not self.repeat:
+                return
+            at = at._replace(epoch=at.epoch + 1, yielded=0)
+
+    def _read_epoch(self, store: Store, at: _Progress, items: range, worker: int) -> Iterator[Any]:
+        """Yields the items of an epoch in their order, without the first `at.yielded`."""
+        generator = seed_generator(self.seed, at.epoch, self.rank, worker)
+        order = shuffle_in_buffer(len(items), self.shuffle, generator)
+        yielded = bytearray(len(items))
+        for number in islice(order, at.yielded):
+            yielded[number] = True
+        first = yielded.find(0)
+        if first < 0:
+            return
+        samples = enumerate(self._read_samples(store, at.epoch, items[first:]), first)
+        buffer: dict[int, tuple[str, Sample]] = {}
+        for number in order:
+            while number not in buffer:
+                position, sample = next(samples)
+                if not yielded[position]:
+                    buffer[position] = sample
+            yield self._make_item(at.epoch, *buffer.pop(number))
+        next(samples, None)  # reads the last shard to its end, and checks its count
+
+    def _read_samples(self, store: Store, epoch: int, items: range) -> Iterator[tuple[str, Sample]]:
+        """Yields the path of the shard and the sample of each item, in the order of the shards."""
+        shards = self.index.shards
+        ordered = order_shards(shards, self.seed, epoch) if self.shuffle else shards
+        for span in find_spans(ordered, items):
+            path = store.locate(span.entry.url)
+            yield from ((path, sample) for sample in read_span(store, span))
+
+    def _make_item(self, epoch: int, path: str, sample: Sample) -> Any:
+        data, key = sample.files[RECORD_EXTENSION], sample.key
+        prefers_twin = self.flip == "random" and _toss(self.seed, epoch, key)
+        try:
+            item = load_item(
+                partial(_unpack, data), self.flip, prefers_twin=prefers_twin, name=None
+            )
+        except FormatError as exc:
+            raise DinacError(f"{path}: {key}: {exc}") from exc
+        item["name"] = item["name"] or key
+        item["key"] = key
+        item.update(parse_texts(path, sample))
+        return item if self.transform is None else self.transform(item)
+
+    @property
+    def _place(self) -> str:
+        return hide_secrets(self.url) if is_url(self.url) else self.url
+
+    @property
+    def _items(self) -> range:
+        return share_among_ranks(self.index.total, self.rank, self.world_size, self.ends)
+
+    def _describe_lack(self) -> str:
+        if not self.index.total:
+            return f"no latents found in {self._place}; run dinac encode first"
+        return (
+            f"{self._place}: {self.index.total} latents for {self.world_size} ranks; use "
+            'ends="pad", or fewer ranks'
+        )
+
+    def _share_epoch(self) -> None:
+        with suppress(RuntimeError):  # no shared memory: persistent workers stay in their epoch
+            self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def _identify_order(self) -> str:
+        """Returns 16 hex digits of all that the order of the items depends on, but the epoch."""
+        arguments = self.seed, self.shuffle, self.world_size, self.ends, self.batch_size
+        return sha256(f"{self._shards_hash} {arguments}".encode()).hexdigest()[:16]
+
+    @cached_property
+    def _shards_hash(self) -> str:
+        shards = [(entry.url, entry.nsamples) for entry in self.index.shards]
+        return sha256(json.dumps(shards).encode()).hexdigest()
+
+
+def _check_number(name: str, value: object, least: int) -> None:
+    if type(value) is not int or not least <= value < 2**63:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number from {least}")
+
+
+def _choose_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Returns the rank and the number of ranks: those given, or else those of the environment."""
+    if (rank is None) != (world_size is None):
+        raise UsageError("rank and world_size belong together; give both or neither")
+    if rank is None or world_size is None:
+        rank, world_size = _find_rank()
+    _check_number("world_size", world_size, 1)
+    _check_number("rank", rank, 0)
+    if rank >= world_size:
+        raise UsageError(f"rank is {rank}; with a world_size of {world_size}, ranks are below that")
+    return rank, world_size
+
+
+def _find_rank() -> tuple[int, int]:
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is None or world_size is None:
+        return 0, 1
+    try:
+        return int(rank), int(world_size)
+    except ValueError as exc:
+        raise UsageError(
+            f"RANK={rank!r} and WORLD_SIZE={world_size!r} are not numbers; correct these variables"
+        ) from exc
+
+
+def _unpack(data: bytes, with_twin: bool) -> Any:
+    return unpack_record(data, COMPANIONS, with_twin=with_twin)
+
+
+def _toss(seed: int, epoch: int, key: str) -> bool:
+    """Returns True or False with equal chance; the same for the same arguments."""
+    return bool(sha256(f"{seed}/{epoch}/{key}".encode()).digest()[0] & 1)
