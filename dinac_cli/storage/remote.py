@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, BinaryIO, TypeVar, cast
 
-from dinac_cli.errors import DinacError, InputError
+from dinac_cli.errors import DinacError, InputError, OutputError
 from dinac_cli.storage.atomic import Rewrite, remove_dead_temporaries, start_file
 from dinac_cli.storage.client_errors import Trouble, describe_trouble, find_trouble, is_past_the_end
 from dinac_cli.storage.content import MAX_INPUT_BYTES
@@ -191,13 +191,13 @@ class RemoteStore(Store):
         return RangeSource(self._system, path, _find_version)
 
     def write(self, name: str, data: bytes) -> None:
-        require_writable(self.place)
+        self._require_writable(name)
         self._ask(name, lambda: self._system.pipe_file(self._path(name), data), writing=True)
 
     @contextmanager
     def spool(self, name: str) -> Iterator[_RemoteSpool]:
         # Not streamed: if an error ends a streamed upload, most clients commit what they have.
-        require_writable(self.place)
+        self._require_writable(name)
         folder = tempfile.gettempdir()
         remove_dead_temporaries(folder)
         what = f"the temporary folder {folder} (TMPDIR)"
@@ -206,7 +206,7 @@ class RemoteStore(Store):
 
     def put(self, path: str, name: str) -> None:
         """Uploads a file of this machine. The object appears when all of it has arrived."""
-        require_writable(self.place)
+        self._require_writable(name)
         self._ask(name, lambda: self._upload(path, self._path(name)), writing=True)
 
     def _upload(self, path: str, target: str) -> None:
@@ -220,11 +220,17 @@ class RemoteStore(Store):
             self._system.put_file(path, target)
 
     def remove(self, name: str) -> None:
-        require_writable(self.place)
+        self._require_writable(name)
         try:
             self._ask(name, lambda: self._system.rm_file(self._path(name)), writing=True)
         except _MissingError:
             return
+
+    def _require_writable(self, name: str) -> None:
+        """Raises UsageError if the place is only read, OutputError if `name` cannot be a path."""
+        require_writable(self.place)
+        if not is_usable_name(name):
+            raise OutputError(f"{self.locate(name)}: has an empty part, '.' or '..'; rename it")
 
     @contextmanager
     def lock(self, refusal: str) -> Iterator[bool]:
