@@ -47,17 +47,24 @@ class LocalStore(Store):
         return os.path.join(self.place, "") + (name if os.sep == "/" else name.replace("/", os.sep))
 
     def list(
-        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = True,
+        skip: Callable[[str], object] | None = None,
     ) -> Iterator[Stat]:
-        return self._list_folder(folder, frozenset())
+        return self._list_folder(folder, frozenset() if recursive else None)
 
-    def _list_folder(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Stat]:
-        """Yields the files below a folder. `above` are the folders that contain it."""
+    def _list_folder(self, folder: str, above: frozenset[tuple[int, int]] | None) -> Iterator[Stat]:
+        """Yields the files below a folder. `above` are the folders that contain it.
+
+        If `above` is None, skips the folders in the folder.
+        """
         path = (self.locate(folder) if folder else self.place) or "."
         try:
             status = os.stat(path)
             identity = status.st_dev, status.st_ino
-            if identity in above:  # a link to a folder that contains it
+            if above and identity in above:  # a link to a folder that contains it
                 return
             with os.scandir(path) as listing:
                 # As in a list of whole names, in which a slash follows the name of a folder.
@@ -69,7 +76,8 @@ class LocalStore(Store):
         prefix = f"{folder}/" if folder else ""
         for name, entry in entries:
             if name.endswith("/"):
-                yield from self._list_folder(prefix + name[:-1], above | {identity})
+                if above is not None:
+                    yield from self._list_folder(prefix + name[:-1], above | {identity})
             elif not name.startswith(TEMPORARY_PREFIX):  # of a run that is writing, or was killed
                 with suppress(OSError):  # the file is gone, or the link is broken
                     yield _describe(prefix + name, entry.stat())

@@ -96,17 +96,23 @@ class RemoteStore(Store):
         return f"{root}/{name}" if name else root
 
     def list(
-        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = True,
+        skip: Callable[[str], object] | None = None,
     ) -> Iterator[Stat]:
         if self._scheme in WEB:
             problem = "a web server does not list its files; name them, such as {000..099}.tar"
             raise InputError(f"{self.locate(folder)}: {problem}")
         skip = skip or _ignore
         if self._scheme in _S3:
-            return self._list_bucket(folder, skip)
-        return self._list_folder(folder, skip)
+            return self._list_bucket(folder, recursive, skip)
+        return self._list_folder(folder, recursive, skip)
 
-    def _list_folder(self, folder: str, skip: Callable[[str], object]) -> Iterator[Stat]:
+    def _list_folder(
+        self, folder: str, recursive: bool, skip: Callable[[str], object]
+    ) -> Iterator[Stat]:
         path = self._path(folder)
 
         def look() -> list[dict[str, Any]]:
@@ -122,16 +128,21 @@ class RemoteStore(Store):
             name, slash, _ = base.partition("/")
             if not is_usable_name(name):
                 skip(prefix + base)
+            elif slash and recursive:
+                yield from self._list_folder(prefix + name, recursive, skip)
             elif slash:
-                yield from self._list_folder(prefix + name, skip)
+                continue
             else:
                 yield _describe(prefix + name, facts)
 
-    def _list_bucket(self, folder: str, skip: Callable[[str], object]) -> Iterator[Stat]:
+    def _list_bucket(
+        self, folder: str, recursive: bool, skip: Callable[[str], object]
+    ) -> Iterator[Stat]:
         """Lists S3 by pages of 1,000 objects: for many small folders, this takes fewer requests."""
         bucket, _, root = self._path(folder).partition("/")
         start = f"{root}/" if root else ""
-        for facts in self._list_pages(folder, bucket, start):
+        delimiter = {} if recursive else {"Delimiter": "/"}
+        for facts in self._list_pages(folder, {"Bucket": bucket, "Prefix": start, **delimiter}):
             name = facts["Key"][len(start) :]
             if facts["Key"].endswith("/") and not facts["Size"]:
                 continue  # a marker for a folder, as consoles make them
@@ -141,8 +152,7 @@ class RemoteStore(Store):
             else:
                 skip(full)
 
-    def _list_pages(self, folder: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-        arguments = {"Bucket": bucket, "Prefix": prefix}
+    def _list_pages(self, folder: str, arguments: dict[str, str]) -> Iterator[dict[str, Any]]:
         while True:
             page = self._ask(folder, lambda: self._system.call_s3("list_objects_v2", **arguments))
             yield from page.get("Contents", ())

@@ -144,11 +144,16 @@ def test_requests_are_made_again(hub: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "status", "words"),
     [
-        ("RepositoryNotFoundError", 401, "the bucket or repository does not exist; check the URL"),
-        ("RevisionNotFoundError", 404, "the bucket or repository does not exist; check the URL"),
+        (
+            "RepositoryNotFoundError",
+            401,
+            "the repository does not exist or is private; check",
+        ),
+        ("RevisionNotFoundError", 404, "the repository does not exist or is private; check"),
         ("GatedRepoError", 403, "access is denied; check the credentials in the environment"),
         ("HfHubHTTPError", 403, "access is denied; check the credentials in the environment"),
         ("EntryNotFoundError", 404, "no such file; check the URL"),
+        ("OfflineModeIsEnabled", 0, "HF_HUB_OFFLINE forbids to use the internet; unset it"),
         ("LocalTokenNotFoundError", 0, "expired; set HF_TOKEN, or run `hf auth login`"),
     ],
 )

@@ -270,7 +270,7 @@ WRONG = [
     (403, "RequestTimeTooSkewed", "the clock of this machine is wrong; set it"),
     (400, "AuthorizationHeaderMalformed", "the bucket is in another region; set AWS_DEFAULT_REG"),
     (400, "IllegalLocationConstraintException", "the bucket is in another region; set AWS_DEFAU"),
-    (404, "NoSuchBucket", "the bucket or repository does not exist; check the URL, or create it"),
+    (404, "NoSuchBucket", "the bucket does not exist; "),
     (400, "InvalidBucketName", "the URL or the endpoint is invalid; check both"),
     (400, "MalformedThing", "the server refused the request; check the URL, the region and the"),
 ]
@@ -325,9 +325,9 @@ class TestWrongRequests:
     def test_a_missing_bucket(self, faulty_s3: FaultyS3) -> None:
         store = RemoteStore("s3://missing/x")
         for act in (lambda: list(store.list()), lambda: store.stat("a"), lambda: store.read("a")):
-            with pytest.raises(InputError, match="the bucket or repository does not exist"):
+            with pytest.raises(InputError, match="the bucket does not exist; check the URL"):
                 act()
-        with pytest.raises(OutputError, match="the bucket or repository does not exist"):
+        with pytest.raises(OutputError, match="the bucket does not exist; create it, or check"):
             spool(store, "a", b"")
 
 
@@ -495,6 +495,15 @@ class TestListing:
         skipped: list[str] = []
         assert [one.name for one in store.list(skip=skipped.append)] == ["a", "b/c"]
         assert skipped == ["../", "./", "b/.."]
+
+    def test_one_folder(self, s3: FaultyS3, store: RemoteStore) -> None:
+        for number in range(1_100):
+            s3.put(f"deep/er/{number}", b"")
+        s3.put("deep/b", b"")
+        s3.put("deep/", b"")
+        s3.put("deep/er", b"")
+        assert [one.name for one in store.list("deep", recursive=False)] == ["deep/b", "deep/er"]
+        assert len(s3.requests) == 1
 
     def test_the_whole_bucket(self, s3: FaultyS3, store: RemoteStore) -> None:
         s3.put("b", b"1")
