@@ -389,8 +389,8 @@ class _Packing:
     def _close_taken(self) -> None:
         """Commits the shards whose images all have a result."""
         while self._packs and self._packs[0].is_taken:
+            self._prepare(self._packs[0])
             pack = self._packs.popleft()
-            self._prepare(pack)
             sealed = self._packer.submit(self._seal, pack)
             self._commits.append((pack, self._uploads.submit(self._commit, pack, sealed)))
 
