@@ -76,11 +76,9 @@ def describe_process() -> dict[str, object]:
     }
 
 
-def refuse() -> dict[str, str]:
-    """A check that no node passes."""
-    raise InputError("cannot see s3://photos; set AWS_ENDPOINT_URL on the node")
-
-
 def know_weights() -> dict[str, str]:
-    """A check whose facts are the same everywhere, but on a node with its own weights."""
-    return {"weights": os.environ.get("DINAC_TEST_WEIGHTS", "0123")}
+    """A check that a node with weights of its own, or without weights, does not pass."""
+    weights = os.environ.get("DINAC_TEST_WEIGHTS", "0123")
+    if weights == "none":
+        raise InputError("cannot see s3://photos")
+    return {"weights": weights}

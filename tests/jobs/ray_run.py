@@ -5,6 +5,7 @@ python -m tests.jobs.ray_run ADDRESS FOLDER COUNT ACTION
 
 from __future__ import annotations
 
+import json
 import sys
 
 from dinac_cli.commands.screen.console import Console
@@ -21,13 +22,13 @@ from .ray_jobs import FileJob
 
 def main(address: str, folder: str, count: str, action: str) -> int:
     """Prints the names of finished entries; returns the exit code of a command."""
-    entries = (Entry(number, action) for number in range(int(count)))
+    entries = (Entry(number, action if number else "describe") for number in range(int(count)))
     cluster = Cluster(address=address, cpus_per_process=1)
     with stop_on_signals(Console()) as stop:
         try:
             job = hold_job(FileJob(folder=folder))
             for result in run_on_ray(job, entries, RunControl(stop=stop), cluster):
-                print(result.name, result.status.value, flush=True)
+                print(result.name, result.status.value, json.dumps(result.facts), flush=True)
         except DinacError as exc:
             print(f"dinac: {exc}", file=sys.stderr)
             return int(exc.exit_code)

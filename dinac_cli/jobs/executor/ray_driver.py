@@ -218,7 +218,7 @@ class _Run:
         self._in_flight = 0
         self._refreshed_at = 0.0
         self._deaths = 0
-        self._has_finished = self._has_cancelled = False
+        self._has_finished = self._is_stopping = self._has_told_stop = False
 
     def go(self) -> None:
         """Runs entries until the parent ends the run. Cancels the tasks in flight on an error."""
@@ -340,13 +340,18 @@ class _Run:
         self._shared = self._ray.put(pickle.dumps(self._tasks))
         while not (self._inbox.has_ended and not self._running):
             self._tell_capacity()
-            for number, entry in self._inbox.take(0 if self._running else _POLL_SECONDS):
-                ref = self._task.remote(self._shared, number, entry)
-                self._running[ref] = number, entry
+            self._submit(self._inbox.take(0 if self._running else _POLL_SECONDS))
             if self._inbox.has_stopped:
-                self._cancel_waiting()
+                self._obey_stop()
             for ref in self._wait_for_tasks():
                 self._finish(ref, *self._running.pop(ref))
+
+    def _submit(self, part: Part) -> None:
+        if self._inbox.has_stopped:
+            return
+        for number, entry in part:
+            ref = self._task.remote(self._shared, number, entry)
+            self._running[ref] = number, entry
 
     def _tell_capacity(self) -> None:
         """Looks for nodes that joined or left, and tells the parent how many entries fit."""
@@ -358,15 +363,18 @@ class _Run:
             self._in_flight = in_flight
             self._connection.send(Capacity(in_flight))
 
-    def _cancel_waiting(self) -> None:
-        """Cancels the tasks that have not started; see `ray_task._uninterrupted`."""
-        if not self._has_cancelled:
-            self._has_cancelled = True
+    def _obey_stop(self) -> None:
+        """Cancels the tasks that have not started, and tells the parent when the others ended.
+
+        Ray does not say which have started; those ignore it, see `ray_task._uninterrupted`.
+        """
+        if not self._is_stopping:
+            self._is_stopping = True
             for ref in self._running:
                 self._ray.cancel(ref, force=False, recursive=False)
-        if not self._running:
+        if not self._running and not self._has_told_stop:
+            self._has_told_stop = True
             self._connection.send(Report(has_stopped=True))
-            self._inbox.has_stopped = False
 
     def _wait_for_tasks(self) -> list[Any]:
         if not self._running:
