@@ -19,13 +19,13 @@ from dinac_cli.storage.parquet_footer import (
     Column,
     Footer,
     Group,
-    LimitError,
     make_file,
     parse_footer,
 )
 from dinac_cli.storage.parquet_pages import measure_pages
+from dinac_cli.storage.thrift import LimitError
 
-MAX_FOOTER_BYTES = 2**24
+MAX_FOOTER_BYTES = 2**23
 """The size limit of the footer."""
 
 MAX_ROWS = 10_000_000
