@@ -14,6 +14,17 @@ from dinac_cli.container.names import check_name
 from dinac_cli.errors import ArchiveError, UsageError
 from dinac_cli.storage.parquet import read_rows
 from dinac_cli.storage.tars import Member, TarWriter, group_samples, read_members
+from dinac_cli.storage.thrift import (
+    BINARY,
+    I32,
+    I64,
+    LIST,
+    STRUCT,
+    Fields,
+    ThriftReader,
+    Value,
+    pack_struct,
+)
 from tests.fuzzing.mutation import mutate_bytes
 from tests.storage.hand_made_parquet import (
     DELTA_BYTE_ARRAY,
@@ -228,16 +239,51 @@ def mutate_parquet(rng: random.Random, data: bytes, other: bytes) -> tuple[bytes
     if not 4 <= start <= len(data) - 8:
         return mutate_bytes(rng, data, other), False
     body, footer = data[4:start], data[start:-8]
-    if kind < 0.6:
+    if kind < 0.5:
         body = mutate_bytes(rng, body, other[4:])
-    elif kind < 0.8:  # nothing moves, so that most pages are found
+    elif kind < 0.7:  # nothing moves, so that most pages are found
         changed = bytearray(body)
         for _ in range(rng.randint(1, 4)):
             changed[rng.randrange(len(body))] = rng.randrange(256)
         body = bytes(changed)
-    else:
+    elif kind < 0.8:
         footer = mutate_bytes(rng, footer, other[-400:-8])
+    else:
+        footer = _change_footer(rng, footer)
     return b"PAR1" + body + footer + len(footer).to_bytes(4, "little") + b"PAR1", True
+
+
+def _change_footer(rng: random.Random, footer: bytes) -> bytes:
+    """Changes or drops some values of a footer, whose structure stays valid."""
+    try:
+        fields = ThriftReader(footer, 0, 10_000).read_struct()
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            _change_value(rng, fields)
+        return pack_struct(fields)
+    except (ValueError, AssertionError):  # damaged, or with a map
+        return mutate_bytes(rng, footer, b"")
+
+
+def _change_value(rng: random.Random, fields: Fields) -> None:
+    """Follows random fields down to a value, and changes it."""
+    while fields:
+        number = rng.choice(list(fields))
+        kind, content = fields[number]
+        if rng.random() < 0.05:
+            del fields[number]
+            return
+        if kind == STRUCT or (kind == LIST and content.kind == STRUCT and content.contents):
+            if kind == LIST and rng.random() < 0.05:
+                content.contents.insert(0, rng.choice(content.contents))
+                return
+            fields = content if kind == STRUCT else rng.choice(content.contents)
+            continue
+        if kind in (I32, I64):
+            changed = rng.choice((content + 1, content - 1, rng.choice(_COUNTS)))
+            fields[number] = Value(kind, max(-(2**31), min(2**31 - 1, changed)))
+        elif kind == BINARY:
+            fields[number] = Value(kind, mutate_bytes(rng, content, b"image"))
+        return
 
 
 _COUNTS = (0, 1, 2, 3, -1, 4, 8, 100, 127, 2**15, 2**20, 2**28, 2**31 - 1, -(2**31))
