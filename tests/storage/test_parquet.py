@@ -249,6 +249,14 @@ def test_binary_columns_lists_and_maps_are_left_out() -> None:
     assert read(write(columns), with_others=False) == [Row(0, b"1", None, {})]
 
 
+def test_column_of_json_is_text() -> None:
+    if not hasattr(pyarrow, "json_"):
+        pytest.skip("an old pyarrow without JSON")
+    texts = pyarrow.ExtensionArray.from_storage(pyarrow.json_(), pyarrow.array(['{"a": 1}', None]))
+    rows = read(write({"image": [b"1", b"2"], "facts": texts}))
+    assert [row.others for row in rows] == [{"facts": '{"a": 1}'}, {"facts": None}]
+
+
 def test_columns_that_are_not_read_may_be_damaged() -> None:
     data = bytearray(
         write({"image": [b"1"], "label": [1]}, compression="none", use_dictionary=False)
