@@ -8,6 +8,7 @@ come from another machine, so this module checks every value in them.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -28,6 +29,11 @@ MAX_MARKER_BYTES = 64 * 2**20
 
 _NAME = re.compile(rf"{MARKER_FOLDER}/(?P<shard>.+)\.(?P<fingerprint>[0-9a-f]{{16}})\.json")
 _COUNTS = ("images", "failed", "skipped", "bytes_in", "pixels")
+
+
+def holds_shards(folder: str) -> bool:
+    """True if a local folder holds the shards of a run."""
+    return os.path.lexists(os.path.join(folder, *RUN_NAME.split("/")))
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,10 @@ class TestListing:
         assert list_names(store) == sorted(self.NAMES)
         assert list_names(store, "b") == ["b/1", "b/2/3"]
         assert list_names(store, "b/2") == ["b/2/3"]
+        assert [one.name for one in store.list("b", recursive=False)] == ["b/1"]
+        assert [one.name for one in store.list(recursive=False)] == sorted(
+            name for name in self.NAMES if "/" not in name
+        )
         for name in self.NAMES:
             assert store.read(name) == b""
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
@@ -47,7 +46,7 @@ from dinac_cli.storage.content import Content, read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.markers import RUN_NAME, Failure, Marker, name_marker
 from dinac_cli.storage.naming import LATENT_SUFFIX
-from dinac_cli.storage.store import Spool, Store, open_store, split_place
+from dinac_cli.storage.store import Spool, Store, open_folder, read_place, split_place
 from dinac_cli.storage.tars import TarWriter
 from dinac_cli.storage.urls import is_url
 
@@ -83,22 +82,12 @@ class SampleJob(EncodeJob):
             return Content(entry.data)
         assert entry.path is not None, "an image has content or a path"
         entry.beside.update(read_beside(entry.path, self._keep, _read_if_present))
-        return Content(_read_place(entry.path)) if is_url(entry.path) else read_content(entry.path)
-
-
-@lru_cache(maxsize=256)
-def _open_folder(folder: str) -> Store:
-    return open_store(folder)
-
-
-def _read_place(url: str) -> bytes:
-    folder, name = split_place(url)
-    return _open_folder(folder).read(name)
+        return Content(read_place(entry.path)) if is_url(entry.path) else read_content(entry.path)
 
 
 def _read_if_present(path: str) -> bytes | None:
     folder, name = split_place(path)
-    store = _open_folder(folder)
+    store = open_folder(folder)
     return None if store.stat(name) is None else store.read(name)
 
 

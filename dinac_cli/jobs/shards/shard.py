@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from dinac_cli.storage.store import split_place
 from dinac_cli.storage.urls import hide_secrets
 
 TAR_SUFFIX, PARQUET_SUFFIX = ".tar", ".parquet"
@@ -73,7 +74,7 @@ class Shard:
 
 def find_kind(place: str) -> ShardKind:
     """Returns the kind of an input by its suffix."""
-    suffix = os.path.splitext(place)[1].lower()
+    suffix = os.path.splitext(split_place(place)[1])[1].lower()
     kinds = {TAR_SUFFIX: ShardKind.TAR, PARQUET_SUFFIX: ShardKind.PARQUET}
     return kinds.get(suffix, ShardKind.LOOSE)
 

@@ -40,7 +40,7 @@ from dinac_cli.jobs.shards.sample import SampleChoice
 from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE, Shard
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.local import LocalStore
-from dinac_cli.storage.markers import RUN_NAME, Marker
+from dinac_cli.storage.markers import RUN_NAME, Marker, holds_shards
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import parse_shard
 from dinac_cli.storage.shard_layout import INDEX_NAME
@@ -55,11 +55,6 @@ def needs_shards(request: EncodeRequest) -> bool:
     asks = request.shard_size is not None or bool(request.keep) or request.engine != "here"
     named = any(map(names_shards, request.inputs.paths))
     return asks or named or is_url(request.out) or holds_shards(request.out)
-
-
-def holds_shards(out: str) -> bool:
-    """True if a local OUT holds shards of an earlier run."""
-    return os.path.lexists(os.path.join(out, *RUN_NAME.split("/")))
 
 
 def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
