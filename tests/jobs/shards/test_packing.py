@@ -187,7 +187,7 @@ def test_a_shard_is_tried_again_if_the_place_does_not_answer(
             if target.endswith(suffix) and "/000/" in target and failed.count(target) < 2:
                 failed.append(target)
                 raise StorageError("the place is busy")
-            commit(self)  # noqa: B023
+            commit(self)
 
         with monkeypatch.context() as patch:
             patch.setattr(local._LocalSpool, "commit", refuse)
