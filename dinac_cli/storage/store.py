@@ -10,6 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import BinaryIO, NamedTuple, Protocol
 
 from dinac_cli.storage.content import MAX_INPUT_BYTES
@@ -129,6 +130,18 @@ def split_place(path: str) -> tuple[str, str]:
     if not is_url(path):
         return os.path.split(path)
     return split_url(path)
+
+
+def read_place(path: str) -> bytes:
+    """Returns the content of a file by its path or URL. Raises InputError, StorageError."""
+    folder, name = split_place(path)
+    return open_folder(folder).read(name)
+
+
+@lru_cache(maxsize=256)
+def open_folder(folder: str) -> Store:
+    """Returns what `open_store` returns, and keeps it for the files that follow."""
+    return open_store(folder)
 
 
 def is_usable_name(name: str) -> bool:

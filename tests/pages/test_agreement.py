@@ -57,7 +57,7 @@ def list_options(command: Any) -> Iterator[str]:
         yield from list_options(child)
 
 
-FOREIGN = ("python -m tests.", "pytest ", "ruff ")
+FOREIGN = ("python -m tests.", "pytest ", "ruff ", "ray ", "srun ", "#SBATCH ")
 """Starts of command lines with options of their own."""
 
 
