@@ -158,7 +158,7 @@ def test_requests_are_made_again(hub: dict[str, Any]) -> None:
         ("GatedRepoError", 403, "access is denied; check the credentials in the environment"),
         ("HfHubHTTPError", 403, "access is denied; check the credentials in the environment"),
         ("EntryNotFoundError", 404, "no such file; check the URL"),
-        ("OfflineModeIsEnabled", 0, "HF_HUB_OFFLINE forbids to use the internet; unset it"),
+        ("OfflineModeIsEnabled", 0, "HF_HUB_OFFLINE is set, which forbids downloads; unset it"),
         ("LocalTokenNotFoundError", 0, "expired; set HF_TOKEN, or run `hf auth login`"),
     ],
 )

@@ -122,7 +122,7 @@ class TestPassingFailures:
     def test_a_silent_server_is_tried_again(
         self, s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        limit_waiting(monkeypatch, 0.3)
+        limit_waiting(monkeypatch, 2)  # a busy machine answers in this time
         s3.stall(method="GET")
         assert RemoteStore(s3.url).read("in/a") == b"0123456789" * 300
 
@@ -387,7 +387,7 @@ class TestUploads:
         )
         environment = {**os.environ, **s3.environment, "TMPDIR": str(temporary)}
         child = subprocess.Popen([sys.executable, "-c", program], env=environment)
-        wait_for(lambda: sum("partNumber=" in line for line in s3.requests) == 3)
+        wait_for(lambda: sum("partNumber=" in line for line in s3.requests) >= 3)
         child.send_signal(signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
         child.wait()
         store = RemoteStore(s3.url)
