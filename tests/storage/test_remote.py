@@ -361,6 +361,10 @@ class TestUploads:
             *["POST /bucket/out/a.tar", *["PUT /bucket/out/a.tar"] * 3, "POST /bucket/out/a.tar"]
         ]
         assert not list(temporary.iterdir())
+        stat = store.stat("out/a.tar")
+        assert stat is not None
+        assert stat.version.endswith("-3")  # the hash of three hashes
+        assert [stat] == list(store.list("out"))
 
     @pytest.mark.parametrize("step", ["part", "completion"])
     def test_a_broken_upload_leaves_nothing(
@@ -440,6 +444,12 @@ class TestTemporaryFiles:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
         with pytest.raises(OutputError, match=r"\(TMPDIR\): cannot write: "):
             spool(store, "out/a", b"new")
+
+
+def test_no_more_than_the_bound_is_asked_for(s3: FaultyS3, store: RemoteStore) -> None:
+    with pytest.raises(InputError, match="larger than 4 bytes"):
+        store.read("in/a", 4)
+    assert s3.headers[-1]["HTTP_RANGE"] == "bytes=0-4"
 
 
 class TestChangedFiles:
@@ -579,7 +589,7 @@ class TestListing:
 
 
 class TestVersions:
-    def test_parts_of_an_upload_have_a_version(self, s3: FaultyS3, store: RemoteStore) -> None:
+    def test_objects_have_their_etag(self, s3: FaultyS3, store: RemoteStore) -> None:
         stat = store.stat("in/a")
         assert stat == Stat("in/a", 3000, stat.version if stat else "")
         assert stat.version.startswith("etag-")
