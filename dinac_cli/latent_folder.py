@@ -17,6 +17,7 @@ from dinac_cli.errors import DinacError, FormatError, UsageError, describe_read_
 from dinac_cli.latent_items import Flip, check_flip, load_item
 from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
+from dinac_cli.storage.shard_layout import INDEX_NAME
 from dinac_cli.storage.urls import hide_secrets, is_url
 
 
@@ -50,9 +51,9 @@ class LatentFolder(Dataset[Any]):
     ) -> None:
         check_flip(flip)
         self.folder = Path(folder)
-        if is_url(str(folder)) or holds_shards(str(folder)):
+        if is_url(str(folder)):
             place = hide_secrets(str(folder))
-            raise UsageError(f"{place}: LatentFolder reads folders of files; use LatentShards")
+            raise UsageError(f"{place}: LatentFolder reads local folders; use LatentShards")
         if not self.folder.is_dir():
             raise UsageError(f"{folder}: no such folder; check the path")
         self.transform = transform
@@ -61,6 +62,9 @@ class LatentFolder(Dataset[Any]):
         files = sorted(path.relative_to(self.folder).as_posix() for path in found)
         seen = (name for name in files if "/." not in f"/{name}")  # skips hidden files
         self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
+        holds_index = (self.folder / INDEX_NAME).is_file()
+        if not self.names and (holds_index or holds_shards(str(folder))):
+            raise UsageError(f"{folder} holds shards; read them with LatentShards")
         if not self.names:
             raise UsageError(f"no latent files found in {folder}; run dinac encode first")
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+from .s3 import faulty_s3, s3_server  # noqa: F401  fixtures for all folders
+
 # Otherwise torch's waiting threads spin, which is very slow on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -64,6 +64,10 @@ def encode(
     keep: opt.Keep = None,
     image_column: opt.ImageColumn = None,
     retry_failed: opt.RetryFailed = False,
+    engine: opt.EngineOption = "here",
+    address: opt.Address = None,
+    processes_per_gpu: opt.ProcessesPerGpu = None,
+    cpus_per_process: opt.CpusPerProcess = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
     prune: opt.Prune = None,
@@ -91,9 +95,19 @@ def encode(
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
     from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
+    from dinac_cli.jobs.executor.cluster import Cluster
     from dinac_cli.jobs.model_choice import ModelChoice
 
     images, out = opt.split_out(images, out, out_option, files_from)
+    if engine != "ray":
+        opt.refuse_without(
+            "--engine ray",
+            {
+                "--address": address,
+                "--processes-per-gpu": processes_per_gpu,
+                "--cpus-per-process": cpus_per_process,
+            },
+        )
     options = EncodeChoice(
         precision=precision,
         background=None if background is None else parse_color(background),
@@ -124,6 +138,12 @@ def encode(
         keep=keep or (),
         image_column=image_column,
         retry_failed=retry_failed,
+        engine="ray" if engine == "ray" else "here",
+        cluster=Cluster(
+            address=address,
+            processes_per_gpu=processes_per_gpu or 4,
+            cpus_per_process=cpus_per_process,
+        ),
         workers=workers,
         processes=processes,
         threads=threads,
@@ -162,22 +182,36 @@ class EncodeSummary(Summary):
         self._run = run
         self._upscaled = 0
         self._too_small = 0
+        self._shards = 0
+        self._captions = 0
 
     def add(self, result: FileResult) -> None:
         self._upscaled += result.upscaled
         self._too_small += result.error == SmallImageError.__name__
+        self._shards += result.status is Status.WRITTEN and result.is_shard
+        self._captions += result.captions
+
+    def describe(self, progress: RunProgress) -> str:
+        text = super().describe(progress)
+        if not self._shards:
+            return text
+        shards = "1 shard" if self._shards == 1 else f"{self._shards} shards"
+        return text.replace(self._verb, f"{self._verb} into {shards}", 1)
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         skipped = progress.tally.counts[Status.SKIPPED]
         facts = {"skipped": skipped, "decoded": progress.tally.decoded, "upscaled": self._upscaled}
+        if self._run.writes_shards:
+            facts |= {"shards": self._shards, "captions_left": self._captions}
         return super().to_json(progress) | facts
 
     def remarks(self) -> Iterator[str]:
         yield from advise_on_sizes("scaled up {}", self._upscaled, self._too_small)
-        orphans = self._run.count_orphans()
-        if orphans and self._run.output is not None:
-            records = "record" if orphans == 1 else "records"
+        if self._captions:
+            files = "1 file" if self._captions == 1 else f"{self._captions} files"
             yield (
-                f"{orphans} orphaned {records} in {self._run.output.path}, without a source among "
-                "the inputs; dinac plan -v names them"
+                f"left out {files} beside the images, such as captions; --keep txt,json copies "
+                "them into the shards"
             )
+        if remark := self._run.describe_orphans():
+            yield remark

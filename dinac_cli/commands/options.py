@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: Typer reads these annotations at run time.
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -57,6 +58,13 @@ def split_out(
     if not inputs and files_from is None:
         raise UsageError(f"no input: name files or folders beside --out {out}")
     return inputs, out
+
+
+def refuse_without(needed: str, values: Mapping[str, object]) -> None:
+    """Raises UsageError if an option that needs another one is given without it."""
+    for name, value in values.items():
+        if value is not None:
+            raise UsageError(f"{name} needs {needed}; add it, or leave out {name}")
 
 
 def follow(default: str) -> str:
@@ -497,6 +505,45 @@ ImageColumn = Annotated[
         metavar="NAME",
         show_default=follow("image"),
         help="The column of parquet files that holds the images.",
+    ),
+]
+EngineOption = Annotated[
+    str,
+    shard_option(
+        "--engine",
+        metavar="here|ray",
+        **choices("--engine", ("here", "ray")),
+        help="What encodes the shards: this machine, or a Ray cluster.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    shard_option(
+        "--address",
+        metavar="HOST:PORT",
+        show_default=follow("RAY_ADDRESS"),
+        help="The Ray cluster to join; auto: the one of this machine; local: start one here, and "
+        "stop it at the end.",
+    ),
+]
+ProcessesPerGpu = Annotated[
+    int | None,
+    shard_option(
+        "--processes-per-gpu",
+        parser=whole("--processes-per-gpu", 1),
+        metavar="N",
+        show_default=follow("4"),
+        help="With --engine ray: processes that share one GPU.",
+    ),
+]
+CpusPerProcess = Annotated[
+    int | None,
+    shard_option(
+        "--cpus-per-process",
+        parser=whole("--cpus-per-process", 1),
+        metavar="N",
+        show_default=follow("2"),
+        help="With --engine ray: CPUs of each process.",
     ),
 ]
 RetryFailed = Annotated[

@@ -15,7 +15,7 @@ from dinac_cli.jobs.request import IMAGES
 from dinac_cli.jobs.shards.expansion import expand_place, is_pattern
 from dinac_cli.jobs.shards.partition import Archive
 from dinac_cli.jobs.shards.sample import DEFAULT_COLUMN, Leftovers, SampleChoice, list_samples
-from dinac_cli.jobs.shards.source import ShardKind, find_kind
+from dinac_cli.jobs.shards.shard import ShardKind, find_kind
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import InputScan

@@ -96,6 +96,11 @@ class FileResult:
         )
 
     @property
+    def is_shard(self) -> bool:
+        """True if the result stands for the images of a shard."""
+        return self.pixels is not None
+
+    @property
     def failed(self) -> bool:
         """True if the run's exit code must report a failure because of this file."""
         return self.status in (Status.FAILED, Status.MISSING)
@@ -106,7 +111,7 @@ class FileResult:
         if self.name and self.facts is None:  # `facts` already hold the record's name
             entry["name"] = self.name
         entry |= {key: value for key in _SHOWN if (value := getattr(self, key))}
-        if self.pixels is not None:
+        if self.is_shard:
             entry |= {"images": self.images, "pixels": self.pixels}
         if self.source is not None:
             entry["source"] = self.source.value

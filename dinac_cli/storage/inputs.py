@@ -45,7 +45,8 @@ class FileKind:
     """Decides which files in a folder are inputs.
 
     A file is an input if `accepts_name` accepts its name, or if `accepts_head` accepts its first
-    bytes. `is_output(path)` is true for a file that an earlier run wrote; see `Search`.
+    bytes. `is_output(path)` is true for a file that an earlier run wrote; see `Search`. Files whose
+    names end in one of `companions`, such as `.txt`, belong to inputs: they are not counted.
     """
 
     label: str
@@ -53,6 +54,7 @@ class FileKind:
     accepts_name: Callable[[str], bool]
     accepts_head: Callable[[bytes], bool]
     is_output: Callable[[str], bool] | None = None
+    companions: tuple[str, ...] = ()
 
     def accepts(self, path: str) -> bool:
         """True if the file is an input. If the file cannot be read, only its name decides."""
@@ -374,7 +376,7 @@ class InputScan:
             elif self._accepts(entry):
                 yield Input(entry.path, prefix + entry.name, search=search)
             else:
-                self.others += 1
+                self.others += not entry.name.lower().endswith(self.kind.companions)
 
     def _name_file(self, path: str, name: str, search: Search | None = None) -> Iterator[Input]:
         if self._excludes(name, is_folder=False):

@@ -21,11 +21,13 @@ FOLDER = "_dinac"
 RUN_NAME = f"{FOLDER}/run.json"
 MARKER_FOLDER = f"{FOLDER}/shards"
 PLAN_FOLDER = f"{FOLDER}/plan"
+NONCE_PREFIX = f"{FOLDER}/nonce-"
+"""The start of the names of files that a run writes and removes: a node that sees it sees OUT."""
 
 MAX_MARKER_BYTES = 64 * 2**20
 """The longest marker that dinac reads."""
 
-_NAME = re.compile(r"(?P<shard>.+)\.(?P<fingerprint>[0-9a-f]{16})\.json")
+_NAME = re.compile(rf"{MARKER_FOLDER}/(?P<shard>.+)\.(?P<fingerprint>[0-9a-f]{{16}})\.json")
 _COUNTS = ("images", "failed", "skipped", "bytes_in", "pixels")
 
 
@@ -105,7 +107,7 @@ def name_marker(shard: str, fingerprint: str) -> str:
 
 def split_marker_name(name: str) -> tuple[str, str] | None:
     """Returns the shard and the fingerprint in the name of a marker; None for another file."""
-    match = _NAME.fullmatch(name.removeprefix(f"{MARKER_FOLDER}/"))
+    match = _NAME.fullmatch(name)
     return None if match is None else (match["shard"], match["fingerprint"])
 
 

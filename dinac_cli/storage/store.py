@@ -67,12 +67,17 @@ class Store(ABC):
 
     @abstractmethod
     def list(
-        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = True,
+        skip: Callable[[str], object] | None = None,
     ) -> Iterator[Stat]:
         """Yields every file below a folder, sorted by name. Hidden files are files.
 
-        Yields nothing if the folder does not exist. The memory depends on the largest folder only.
-        Calls `skip` with the name of each object whose name cannot be a path, such as `a//b`.
+        If `recursive` is false, yields only the files directly in the folder. Yields nothing if the
+        folder does not exist. The memory depends on the largest folder only. Calls `skip` with the
+        name of each object whose name cannot be a path, such as `a//b`.
         """
 
     @abstractmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dinac_cli.bench import benchmark, processes, stages
+from dinac_cli.bench import benchmark, host, processes, stages
 from tests.bench.fake_python import replace_python
 
 from .conftest import save
@@ -23,6 +23,7 @@ def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "measure_matmul", lambda device, dtype: 1e11)
     monkeypatch.setattr(processes, "REPEATS", 1)
     monkeypatch.setattr(stages, "ROUNDS", 1)
+    monkeypatch.setattr(host, "_BATCH_TOKENS", 64)  # the first result waits for a whole batch
 
 
 def test_network_alone_as_json() -> None:

@@ -36,7 +36,7 @@ from dinac_cli.jobs.executor.cluster import (
 )
 from dinac_cli.jobs.executor.job import Entry, Made
 from dinac_cli.jobs.executor.messages import Capacity, Order, Part, Report, make_portable
-from dinac_cli.jobs.executor.program import open_connection
+from dinac_cli.jobs.executor.program import end_process, open_connection
 from dinac_cli.jobs.executor.ray_task import (
     Facts,
     TaskSetup,
@@ -62,8 +62,9 @@ PATIENCE_SECONDS = 20.0
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _REFRESH_SECONDS = 2.0
+_GRACE_SECONDS = 15.0
 _STORE_BYTES = 100 * 2**20  # results are small
-_LONGEST_FOLDER = 30  # the paths of Ray's sockets are about 70 characters longer, and at most 103
+_LONGEST_FOLDER = 38  # the names of sockets are 64 characters longer, and have at most 103
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ class _Inbox:
                     self._parts.put(message)
         except (EOFError, OSError):
             self._is_gone = True
+            time.sleep(_GRACE_SECONDS)  # Ray may wait for a cluster forever
+            end_process()
 
 
 @contextmanager
@@ -144,7 +147,6 @@ def _connect(address: str) -> Iterator[Any]:
                 "num_cpus": count_processors(),
                 "include_dashboard": False,
                 "object_store_memory": _STORE_BYTES,
-                "_node_ip_address": "127.0.0.1",
                 "_temp_dir": folder,
             }
         else:
@@ -216,7 +218,7 @@ class _Run:
         self._in_flight = 0
         self._refreshed_at = 0.0
         self._deaths = 0
-        self._has_finished = self._has_cancelled = False
+        self._has_finished = self._is_stopping = self._has_told_stop = False
 
     def go(self) -> None:
         """Runs entries until the parent ends the run. Cancels the tasks in flight on an error."""
@@ -224,9 +226,10 @@ class _Run:
             nodes = self._list_nodes()
             self._share = choose_share(self._cluster, nodes)
             self._fit_tasks(nodes)
-            self._inspect([node for node in nodes if self._share.count_on(node)])
-            self._wait_for_room()
-            self._work()
+            if not self._inbox.has_ended:
+                self._inspect([node for node in nodes if self._share.count_on(node)])
+                self._wait_for_room()
+                self._work()
         except BaseException:
             for ref in self._running:
                 with suppress(Exception):
@@ -256,22 +259,24 @@ class _Run:
         self._tasks = replace(self._tasks, control=control)
 
     def _inspect(self, nodes: Sequence[Node]) -> None:
-        """Checks every node. Raises ClusterError, which names all that differ."""
+        """Checks every node. Raises ClusterError, which names all that cannot take part."""
         answers = self._ask(nodes)
+        if not answers:
+            raise ClusterError("all nodes left the cluster; check it with `ray status`")
         expected = _choose_expected([a for a in answers.values() if not isinstance(a, str)])
-        problems = {node: _find_problem(answers[node], expected) for node in nodes}
-        lines = [f"{node.address}: {problem}" for node, problem in problems.items() if problem]
-        if lines:
+        problems = {node: _find_problem(answer, expected) for node, answer in answers.items()}
+        odd = [f"{node.address} ({problem})" for node, problem in problems.items() if problem]
+        if odd:
+            nodes_cannot = "1 node cannot" if len(odd) == 1 else f"{len(odd)} nodes cannot"
             raise ClusterError(
-                f"{len(lines)} of {len(nodes)} nodes cannot take part: {' | '.join(lines)}; put it "
-                "right, or remove the node",
-                lines,
+                f"{nodes_cannot} take part: {', '.join(odd)}; put this right there, or remove the "
+                "node from the cluster"
             )
-        trusted = frozenset(node.identity for node in nodes)
+        trusted = frozenset(node.identity for node in answers)
         self._tasks = replace(self._tasks, expected=expected, trusted=trusted)
 
     def _ask(self, nodes: Sequence[Node]) -> dict[Node, Facts | str]:
-        """Returns the facts of each node, or why there are none."""
+        """Returns the facts of each node, or why there are none. Leaves out nodes that are gone."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         # A process that has looked for GPUs without having one would not find one later.
@@ -290,19 +295,22 @@ class _Run:
             self._inbox.take(0)
             ready, waiting = self._ray.wait(waiting, num_returns=1, timeout=_POLL_SECONDS)
             for ref in ready:
-                answers[asked[ref]] = self._read_answer(ref)
+                if (answer := self._read_answer(ref)) is None:
+                    del answers[asked[ref]]
+                else:
+                    answers[asked[ref]] = answer
         return answers
 
-    def _read_answer(self, ref: Any) -> Facts | str:
+    def _read_answer(self, ref: Any) -> Facts | str | None:
+        errors = self._ray.exceptions
         try:
             answer: Facts | DinacError = self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError as exc:
-            return (
-                f"cannot run dinac {dinac_cli.__version__} ({_quote_cause(exc)}); install "
-                "dinac-cli there, in this version"
-            )
-        except self._ray.exceptions.RayError as exc:
-            return f"the check failed ({quote_error(exc)})"
+        except errors.RayTaskError as exc:
+            return f"cannot run dinac {dinac_cli.__version__}: {_quote_cause(exc)}"
+        except (errors.TaskUnschedulableError, errors.NodeDiedError):
+            return None
+        except errors.RayError as exc:
+            return f"the check ended with {type(exc).__name__}"
         return str(answer) if isinstance(answer, DinacError) else answer
 
     def _wait_for_room(self) -> None:
@@ -332,13 +340,18 @@ class _Run:
         self._shared = self._ray.put(pickle.dumps(self._tasks))
         while not (self._inbox.has_ended and not self._running):
             self._tell_capacity()
-            for number, entry in self._inbox.take(0 if self._running else _POLL_SECONDS):
-                ref = self._task.remote(self._shared, number, entry)
-                self._running[ref] = number, entry
+            self._submit(self._inbox.take(0 if self._running else _POLL_SECONDS))
             if self._inbox.has_stopped:
-                self._cancel_waiting()
+                self._obey_stop()
             for ref in self._wait_for_tasks():
                 self._finish(ref, *self._running.pop(ref))
+
+    def _submit(self, part: Part) -> None:
+        if self._inbox.has_stopped:
+            return
+        for number, entry in part:
+            ref = self._task.remote(self._shared, number, entry)
+            self._running[ref] = number, entry
 
     def _tell_capacity(self) -> None:
         """Looks for nodes that joined or left, and tells the parent how many entries fit."""
@@ -350,15 +363,18 @@ class _Run:
             self._in_flight = in_flight
             self._connection.send(Capacity(in_flight))
 
-    def _cancel_waiting(self) -> None:
-        """Cancels the tasks that have not started; see `ray_task._uninterrupted`."""
-        if not self._has_cancelled:
-            self._has_cancelled = True
+    def _obey_stop(self) -> None:
+        """Cancels the tasks that have not started, and tells the parent when the others ended.
+
+        Ray does not say which have started; those ignore it, see `ray_task._uninterrupted`.
+        """
+        if not self._is_stopping:
+            self._is_stopping = True
             for ref in self._running:
                 self._ray.cancel(ref, force=False, recursive=False)
-        if not self._running:
+        if not self._running and not self._has_told_stop:
+            self._has_told_stop = True
             self._connection.send(Report(has_stopped=True))
-            self._inbox.has_stopped = False
 
     def _wait_for_tasks(self) -> list[Any]:
         if not self._running:
@@ -395,8 +411,8 @@ class _Run:
         self._deaths += 1
         if self._deaths >= MOST_DEATHS and not self._has_finished:
             raise DeviceError(
-                f"the first {MOST_DEATHS} inputs {reason}; choose another --device, or try one "
-                "input without --engine ray",
+                f"none of the first {MOST_DEATHS} inputs was computed; the last one {reason}. "
+                "Choose another --device, or try one input without --engine ray",
                 [quote_error(exc)],
             ) from exc
         failure = InputError(f"{reason}; try it alone, without --engine ray", [quote_error(exc)])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dinac_cli.container.frame import RECORD_START
-from dinac_cli.errors import InputError
+from dinac_cli.errors import ArchiveError, InputError
 from dinac_cli.storage.markers import (
-    FOLDER,
     MAX_MARKER_BYTES,
+    NONCE_PREFIX,
     Marker,
     name_marker,
     parse_marker,
@@ -26,43 +27,60 @@ from dinac_cli.storage.shard_layout import (
     parse_index,
 )
 from dinac_cli.storage.store import Store
+from dinac_cli.storage.tars import read_members
 
 _READERS = 16
 _INDEX_TRIES = 5
 _TAR = ".tar"
-_HEAD_BYTES = 1024
+_HEAD_BYTES = 2**16
 
 
 @dataclass
 class OutContents:
     """The shards in OUT. `marks` maps the name of a shard to the fingerprints of its markers.
 
-    `tars` maps the names of tars, without `.tar`, to their sizes in bytes. `first_loose` is the
-    name of a loose record, if there is one.
+    `tars` maps the names of tars, without `.tar`, to their sizes in bytes. `index` maps the paths
+    of tars to their entries in the index. `first_loose` is the name of a loose record, if any.
     """
 
     store: Store
     marks: dict[str, set[str]] = field(default_factory=dict)
     tars: dict[str, int] = field(default_factory=dict)
+    index: dict[str, IndexEntry] = field(default_factory=dict)
     first_loose: str | None = None
+    nonces: list[str] = field(default_factory=list)
 
     @classmethod
     def list(cls, store: Store) -> OutContents:
         """Lists OUT. Raises InputError, StorageError."""
         found = cls(store)
         for stat in store.list():
-            mark = split_marker_name(stat.name) if stat.name.startswith(f"{FOLDER}/") else None
+            mark = split_marker_name(stat.name)
             if mark is not None:
                 found.marks.setdefault(mark[0], set()).add(mark[1])
+            elif stat.name.startswith(NONCE_PREFIX):
+                found.nonces.append(stat.name)
             elif stat.name.endswith(_TAR):
                 found.tars[stat.name.removesuffix(_TAR)] = stat.size_bytes
             elif stat.name.endswith(LATENT_SUFFIX) and found.first_loose is None:
                 found.first_loose = stat.name
+        found.index = read_index(store)
         return found
 
     def is_done(self, shard: str, fingerprint: str) -> bool:
-        """True if a shard is complete, with this source and these settings."""
-        return shard in self.tars and fingerprint in self.marks.get(shard, ())
+        """True if a shard is complete, with this source and these settings.
+
+        Two markers are of two runs that saw different sources, and the tar may be of either.
+        """
+        if shard not in self.tars or self.marks.get(shard) != {fingerprint}:
+            return False
+        entry = self.find_entry(shard, fingerprint)
+        return entry is None or entry.filesize == self.tars[shard]
+
+    def find_entry(self, shard: str, fingerprint: str) -> IndexEntry | None:
+        """Returns what the index knows of a shard with this source and these settings."""
+        entry = self.index.get(f"{shard}{_TAR}")
+        return entry if entry is not None and entry.fingerprint == fingerprint else None
 
     def is_foreign(self, shard: str) -> bool:
         """True if there is a tar of this name, and dinac did not write it.
@@ -72,14 +90,16 @@ class OutContents:
         if shard not in self.tars or shard in self.marks:
             return False
         with self.store.open(f"{shard}{_TAR}") as file:
-            head = file.read(_HEAD_BYTES)
-        name = head[:100].rstrip(b"\0")
-        is_record = name.endswith(LATENT_SUFFIX.encode()) and head[512:].startswith(RECORD_START)
-        return bool(head.strip(b"\0")) and not is_record
+            return not _holds_records(file.read(_HEAD_BYTES))
 
     def find_failed(self) -> set[str]:
-        """Returns the shards with images that failed. Reads all markers."""
-        marks = [(shard, mark) for shard in self.tars for mark in self.marks.get(shard, ())]
+        """Returns the shards with images that failed. Reads their markers."""
+        marks = [
+            (shard, mark)
+            for shard in self.tars
+            for mark in self.marks.get(shard, ())
+            if (entry := self.find_entry(shard, mark)) is None or entry.missed
+        ]
         return {marker.shard for marker in self.read_markers(marks) if marker.failed}
 
     def read_markers(self, marks: Iterable[tuple[str, str]]) -> Iterator[Marker]:
@@ -96,30 +116,52 @@ class OutContents:
             where = self.store.locate(name)
             raise InputError(f"{where}: {exc}; delete it, and its shard is encoded again") from exc
 
-    def drop_stale(self, shard: str, fingerprint: str) -> None:
-        """Removes the markers of earlier states of a shard that is complete now."""
-        for stale in self.marks.get(shard, set()) - {fingerprint}:
-            self.store.remove(name_marker(shard, stale))
+    def drop_nonces(self) -> None:
+        """Removes what runs on a cluster left that were killed before this one."""
+        for name in self.nonces:
+            self.store.remove(name)
 
 
-def write_index(store: Store) -> int:
+def _holds_records(head: bytes) -> bool:
+    """True if the first file of the tar that begins with `head` is a record, or it is empty."""
+    names: list[str] = []
+
+    def note(name: str) -> bool:
+        names.append(name)
+        return False
+
+    with suppress(ArchiveError):  # the tar is cut at the end of `head`
+        list(read_members(io.BytesIO(head), note))
+    if not names:
+        return not head.strip(b"\0")
+    return names[0].endswith(LATENT_SUFFIX) and RECORD_START in head
+
+
+def write_index(store: Store, rewritten: Collection[str] = ()) -> int:
     """Writes the index of all complete shards. Returns their number.
 
-    Looks at OUT again afterwards: another run may have finished a shard meanwhile. So the index is
-    complete when the last of several runs has ended. Raises InputError, OutputError, StorageError.
+    `rewritten` are the shards of this run, which the index in OUT does not know. Looks at OUT again
+    afterwards: another run may have finished a shard meanwhile. So the index is complete when the
+    last of several runs has ended. Raises InputError, OutputError, StorageError.
     """
-    known = read_index(store)
-    written: dict[str, set[str]] | None = None
+    paths = {f"{shard}{_TAR}" for shard in rewritten}
+    # --retry-failed changes a shard whose fingerprint stays.
+    known = {
+        url: entry
+        for url, entry in read_index(store).items()
+        if not entry.missed and url not in paths
+    }
+    written: object = None
     for _ in range(_INDEX_TRIES):
         contents = OutContents.list(store)
-        if contents.marks == written:
+        if (contents.marks, contents.tars) == written:
             break
         entries = list(_list_entries(contents, known))
         known = {entry.url: entry for entry in entries}
         data = ShardIndex(tuple(entries)).to_bytes()
         if _read_bytes(store) != data:
             store.write(INDEX_NAME, data)
-        written = contents.marks
+        written = contents.marks, contents.tars
     return len(known)
 
 
@@ -129,8 +171,9 @@ def _list_entries(contents: OutContents, known: dict[str, IndexEntry]) -> Iterat
     found: dict[str, IndexEntry] = {}
     for shard in sorted(contents.marks.keys() & contents.tars.keys()):
         entry = known.get(f"{shard}{_TAR}")
-        marks = contents.marks[shard]
-        if entry is not None and marks == {entry.fingerprint}:
+        marks = sorted(contents.marks[shard])
+        size = contents.tars[shard]
+        if entry is not None and marks == [entry.fingerprint] and entry.filesize == size:
             found[shard] = entry
         else:
             unknown += [(shard, mark) for mark in marks]

@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 
 from dinac_cli.errors import UsageError
+from dinac_cli.storage.braces import expand_braces
 from dinac_cli.storage.store import Stat, open_store, split_place
-from dinac_cli.storage.urls import WEB, expand_braces, find_scheme, hide_secrets, is_url
+from dinac_cli.storage.urls import WEB, find_scheme, hide_secrets, is_url
 
 
 def expand_place(path: str, listed: dict[str, dict[str, Stat]]) -> Iterator[str]:

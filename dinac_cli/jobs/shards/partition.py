@@ -12,7 +12,7 @@ from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.request import IMAGES, InputRequest
 from dinac_cli.jobs.shards.expansion import expand_place, list_folder
 from dinac_cli.jobs.shards.sample import make_key
-from dinac_cli.jobs.shards.source import LooseFile, Shard, ShardKind, find_kind, fingerprint
+from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.naming import NameSet
@@ -57,20 +57,22 @@ class Archive:
 class ShardInputs:
     """The inputs of a sharded run. Listing them once is enough: `archives`, then `list_loose`.
 
-    After `list_loose`, `others` is the number of files that are not images.
+    After `list_loose`, `others` is the number of files that are not images, without those whose
+    extensions are among `keep`.
     """
 
     request: InputRequest
     out: str
+    keep: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()
     others: int = field(default=0, init=False)
 
     @classmethod
-    def find(cls, request: InputRequest, out: str) -> ShardInputs:
+    def find(cls, request: InputRequest, out: str, keep: tuple[str, ...] = ()) -> ShardInputs:
         """Finds the archives. Raises UsageError if two of them have the same name in OUT."""
         if STDIN in request.paths:
             raise UsageError("-: an image from standard input cannot go into shards; name files")
-        found = cls(request, out, tuple(dict.fromkeys(_list_archives(request.paths))))
+        found = cls(request, out, keep, tuple(dict.fromkeys(_list_archives(request.paths))))
         _refuse_same_names(found.archives)
         return found
 
@@ -107,7 +109,8 @@ class ShardInputs:
 
     def _list_local(self, request: InputRequest) -> Iterator[LooseFile]:
         out = None if is_url(self.out) else self.out
-        scan = request.select(IMAGES, out).scan
+        kind = replace(IMAGES, companions=self._companions)
+        scan = request.select(kind, out).scan
         for entry in scan:
             path = entry.path or ""
             try:
@@ -137,7 +140,11 @@ class ShardInputs:
             if is_image_name(stat.name):
                 yield _make_loose(store, stat)
             else:
-                self.others += 1
+                self.others += not stat.name.lower().endswith(self._companions)
+
+    @property
+    def _companions(self) -> tuple[str, ...]:
+        return tuple(f".{extension}" for extension in self.keep)
 
 
 def _make_loose(store: Store, stat: Stat) -> LooseFile:

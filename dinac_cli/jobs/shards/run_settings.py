@@ -21,13 +21,12 @@ from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.jobs.encode import EncodeOptions
 from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.shards.sample import DEFAULT_COLUMN, SampleChoice
+from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE
 from dinac_cli.storage.markers import RUN_NAME
 from dinac_cli.storage.store import Store
 
 DEFAULT_SHARD_SIZE = 5000
 """How many loose images go into a shard, unless the user says otherwise."""
-
-MAX_SHARD_SIZE = 1_000_000
 
 _FORMAT = 1
 _MAX_BYTES = 2**20

@@ -8,39 +8,42 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, ClassVar, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, EncodeRun
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase, watch_items
 from dinac_cli.jobs.executor.pool import run_in_processes
+from dinac_cli.jobs.executor.ray import run_on_ray
 from dinac_cli.jobs.freshness import is_latent_file
 from dinac_cli.jobs.held import announce_followed
 from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.model_choice import choose_encoder, explain_default
 from dinac_cli.jobs.request import Announce
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.shards.contents import OutContents, read_index, write_index
+from dinac_cli.jobs.shards.contents import OutContents, write_index
 from dinac_cli.jobs.shards.loose_plan import LoosePlan
+from dinac_cli.jobs.shards.node_check import NodeCheck, relocate, show_nonce
 from dinac_cli.jobs.shards.packing import SampleJob, ShardJob
 from dinac_cli.jobs.shards.partition import ShardInputs, names_shards
+from dinac_cli.jobs.shards.replaced import Replaced
 from dinac_cli.jobs.shards.run_settings import (
     DEFAULT_SHARD_SIZE,
-    MAX_SHARD_SIZE,
     HeldRun,
     RunSettings,
     read_settings,
 )
 from dinac_cli.jobs.shards.sample import SampleChoice
-from dinac_cli.jobs.shards.source import Shard
+from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE, Shard
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.local import LocalStore
-from dinac_cli.storage.markers import RUN_NAME, holds_shards
+from dinac_cli.storage.markers import RUN_NAME, Marker, holds_shards
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import parse_shard
+from dinac_cli.storage.shard_layout import INDEX_NAME
 from dinac_cli.storage.store import Store, open_store
 from dinac_cli.storage.urls import is_url
 
@@ -60,7 +63,6 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
     Raises UsageError, ModelError, OutputError, StorageError.
     """
     _refuse_options(request)
-    inputs = ShardInputs.find(request.inputs, request.out)
     store = _open_out(request)
     earlier = None if request.overwrite else read_settings(store)
     held = None if earlier is None else HeldRun.of(store.locate(RUN_NAME), earlier)
@@ -79,7 +81,8 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
             "choose another OUT, or add --overwrite to encode everything again"
         )
     announce_followed(held, request.options.list_followed(held), announce)
-    plan = ShardPlan(inputs, store, settings, request)
+    inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
+    plan = ShardPlan(inputs, store, settings, request, model)
     return ShardRun(
         work=partial(_start, request, plan, options, choice, model),
         output=_describe_out(request),
@@ -138,6 +141,7 @@ class ShardRun(EncodeRun):
     """An encode run into shards."""
 
     plan: ShardPlan
+    writes_shards: ClassVar[bool] = True
 
     @property
     def not_inputs(self) -> int:
@@ -151,8 +155,12 @@ class ShardRun(EncodeRun):
     def total(self) -> int | None:
         return self.plan.total
 
-    def count_orphans(self) -> int:
-        return self.plan.vanished
+    def describe_orphans(self) -> str | None:
+        vanished = self.plan.vanished
+        if not vanished:
+            return None
+        images, are = ("1 image", "is") if vanished == 1 else (f"{vanished} images", "are")
+        return f"{images} of the shards in OUT {are} gone from the inputs; their records stay"
 
     def start(self, control: RunControl) -> Generator[FileResult, None, None]:
         if not self.plan.is_made:
@@ -172,11 +180,13 @@ class ShardPlan:
     store: Store
     settings: RunSettings
     request: EncodeRequest
+    model: ModelHandle
     is_made: bool = field(default=False, init=False)
     total: int | None = field(default=None, init=False)
     shards: int = field(default=0, init=False)
     vanished: int = field(default=0, init=False)
     changed: int = field(default=0, init=False)
+    replaces: Replaced | None = field(default=None, init=False)
     _failed: set[str] = field(default_factory=set, init=False)
 
     def make(self, watch: Watch = ignore_phase) -> None:
@@ -191,11 +201,20 @@ class ShardPlan:
         self._archives = [
             archive.make_shard(self.settings.digest) for archive in self.inputs.archives
         ]
+        if self.request.overwrite:
+            self.replaces = self._find_replaced()
         self.shards = sum(1 for _ in self._take_share(range(self._count_all())))
         self.vanished, self.changed = self._loose.vanished, self._loose.changed
         is_whole = self._share == (0, 1) and self.request.inputs.limit is None
         self.total = self._loose.images if is_whole and not self._archives else None
         self.is_made = True
+
+    def write(self) -> None:
+        """Writes the division of loose images into OUT. Raises OutputError, StorageError."""
+        if self.inputs.has_loose:
+            self._loose.write()
+        if self.request.retry_failed:
+            self.store.remove(INDEX_NAME)  # it does not show which state of a shard it describes
 
     def list_done(self) -> list[tuple[str, str]]:
         """Returns the names and the fingerprints of the shards that OUT holds."""
@@ -203,7 +222,10 @@ class ShardPlan:
 
     def list_todo(self) -> Iterator[Shard]:
         """Yields the shards to do."""
-        return (shard for _, _, shard in self._list_all() if shard is not None)
+        for name, _, shard in self._list_all():
+            if shard is not None:
+                marks = tuple(sorted(self.contents.marks.get(name, ())))
+                yield replace(shard, marks=marks)
 
     def _list_all(self) -> Iterator[tuple[str, str, Shard | None]]:
         """Yields the name, the fingerprint and, if it is to do, the shard; only this share."""
@@ -238,8 +260,15 @@ class ShardPlan:
 
     def _list_loose(self, watch: Watch) -> LoosePlan:
         settings = self.settings
+        # Without a shard, nobody needs the plan; another run may be writing it, or was killed.
+        starts_anew = self.request.overwrite or not self.contents.marks
         loose = LoosePlan(
-            self.store, settings.digest, settings.shard_size, settings.anonymous, self._is_done
+            self.store,
+            settings.digest,
+            settings.shard_size,
+            settings.anonymous,
+            self._is_done,
+            starts_anew,
         )
         if self.inputs.has_loose:
             loose.add(watch_items(self.inputs.list_loose(), watch, SCANNING))
@@ -250,6 +279,11 @@ class ShardPlan:
                 f"no images found{found}; name images, folders, tars, parquet files or URLs"
             )
         return loose
+
+    def _find_replaced(self) -> Replaced:
+        planned = self._loose.names | {shard.name for shard in self._archives}
+        has_loose = self.inputs.has_loose
+        return Replaced.find(self.contents, self.settings, planned, has_loose=has_loose)
 
     def _is_done(self, name: str, fingerprint: str) -> bool:
         if self.request.overwrite or not self.contents.is_done(name, fingerprint):
@@ -266,31 +300,68 @@ def _start(
     control: RunControl,
 ) -> Generator[FileResult, None, None]:
     """Yields the results of the shards in OUT, then of the shards that are encoded now."""
+    plan.write()
     yield from _report_done(plan)
-    open_job = partial(open_shard_job, plan.store, plan.settings, options, choice, model)
+    open_job = partial(
+        open_shard_job, plan.store, plan.settings, options, choice, model, plan.replaces
+    )
     control.part_size = 1
-    marks: dict[str, str] = {}
     foreign: list[FileResult] = []
-    shards = _take_ours(plan, marks, foreign)
-    with closing(_run_shards(request, open_job, shards, control)) as results:
+    written: set[str] = set()
+    shards = _take_ours(plan, foreign)
+    with closing(_run_shards(request, plan, open_job, shards, control)) as results:
         for result in results:
             yield from result.parts
             yield replace(result, parts=())
-            if result.status is Status.WRITTEN and result.name in marks:
-                plan.contents.drop_stale(result.name, marks.pop(result.name))
+            if result.status is Status.WRITTEN:
+                written.add(result.name)
     yield from foreign
-    write_index(plan.store)
+    if not control.stop:
+        plan.contents.drop_nonces()
+    write_index(plan.store, written)
+
+
+OpenShardJob = Callable[[], AbstractContextManager[ShardJob]]
+"""Opens a `ShardJob`, also in another process."""
 
 
 def _run_shards(
     request: EncodeRequest,
-    open_job: Callable[[], AbstractContextManager[ShardJob]],
+    plan: ShardPlan,
+    open_job: OpenShardJob,
     shards: Iterator[Shard],
     control: RunControl,
 ) -> Generator[FileResult, None, None]:
+    if request.engine == "ray":
+        return _run_on_ray(request, plan, open_job, shards, control)
     if control.processes > 1:
         return run_in_processes(open_job, shards, control)
     return run_opened(open_job, shards, control)
+
+
+def _run_on_ray(
+    request: EncodeRequest,
+    plan: ShardPlan,
+    open_job: OpenShardJob,
+    shards: Iterator[Shard],
+    control: RunControl,
+) -> Generator[FileResult, None, None]:
+    """Runs the shards on a Ray cluster. Starts nothing if there are none."""
+    first = next(shards, None)
+    if first is None:
+        return
+    place = first.place or next((file.path for file in first.files if not file.problem), None)
+    device = request.model.device
+    cluster = replace(
+        request.cluster,
+        processes=request.processes,
+        uses_gpus=None if device == "auto" else device != "cpu",
+    )
+    with show_nonce(plan.store) as nonce:
+        check = NodeCheck(plan.store, nonce, plan.model, place)
+        every = itertools.chain([first], shards)
+        with closing(run_on_ray(open_job, every, control, cluster, check)) as results:
+            yield from results
 
 
 @contextmanager
@@ -300,30 +371,25 @@ def open_shard_job(
     options: EncodeOptions,
     choice: SampleChoice,
     model: ModelHandle,
+    replaces: Replaced | None = None,
     stdin: BinaryIO | None = None,
 ) -> Iterator[ShardJob]:
     """Opens a `ShardJob`."""
     output = Output(STDOUT, OutputKind.STREAM, is_latent_file)
+    model = relocate(model)
     job = SampleJob(output, model, options, keep=choice.keep)
-    yield ShardJob(job, store, choice, settings, model)
+    yield ShardJob(job, store, choice, settings, model, replaces)
 
 
-def _take_ours(
-    plan: ShardPlan, marks: dict[str, str], foreign: list[FileResult]
-) -> Iterator[Shard]:
-    """Yields the shards to do, except those whose tar dinac did not write.
-
-    Notes in `marks` the fingerprints of shards that have an earlier marker.
-    """
+def _take_ours(plan: ShardPlan, foreign: list[FileResult]) -> Iterator[Shard]:
+    """Yields the shards to do, except those whose tar dinac did not write."""
     for shard in plan.list_todo():
         name = f"{shard.name}.tar"
         if not plan.request.overwrite and plan.contents.is_foreign(shard.name):
             error = refuse_foreign(plan.store.locate(name))
             foreign.append(FileResult.fail(shard.label, error, name=shard.name))
-            continue
-        if shard.name in plan.contents.marks:
-            marks[shard.name] = shard.fingerprint
-        yield shard
+        else:
+            yield shard
 
 
 def _report_done(plan: ShardPlan) -> Iterator[FileResult]:
@@ -331,22 +397,33 @@ def _report_done(plan: ShardPlan) -> Iterator[FileResult]:
 
     Reads only the markers of shards with failures, and of shards that are not in the index.
     """
-    entries, unknown = read_index(plan.store), []
+    unknown = []
     for name, mark in plan.list_done():
-        entry = entries.get(f"{name}.tar")
-        if entry is None or entry.fingerprint != mark or entry.missed:
+        entry = plan.contents.find_entry(name, mark)
+        if entry is None or entry.missed:
             unknown.append((name, mark))
         else:
             yield _make_done(plan, name, entry.nsamples)
     for marker in plan.contents.read_markers(unknown):
-        yield _make_done(plan, marker.shard, marker.images)
-        for failure in marker.failures:
-            file = failure.name or f"shard {marker.shard}: {failure.key}"
-            yield FileResult(file, Status.FAILED, reason=failure.reason, error=failure.error)
-        if marker.skipped:
-            reason = "skipped by an earlier run"
-            file = f"shard {marker.shard}"
-            yield FileResult(file, Status.SKIPPED, reason=reason, images=marker.skipped, pixels=0)
+        yield from _report_marker(plan, marker)
+
+
+def _report_marker(plan: ShardPlan, marker: Marker) -> Iterator[FileResult]:
+    shard = f"shard {marker.shard}"
+    if (size := plan.contents.tars[marker.shard]) != marker.size_bytes:
+        where = plan.store.locate(f"{marker.shard}.tar")
+        problem = f"{where}: has {size} bytes, not {marker.size_bytes} as its marker says"
+        error = OutputError(f"{problem}; delete it, and its shard is encoded again")
+        yield FileResult.fail(shard, error, name=marker.shard)
+        return
+    yield _make_done(plan, marker.shard, marker.images)
+    for failure in marker.failures:
+        file = failure.name or f"{shard}: {failure.key}"
+        reason = failure.reason or "failed in an earlier run; --retry-failed tries it again"
+        yield FileResult(file, Status.FAILED, reason=reason, error=failure.error)
+    if marker.skipped:
+        reason = "skipped by an earlier run"
+        yield FileResult(shard, Status.SKIPPED, reason=reason, images=marker.skipped, pixels=0)
 
 
 def _make_done(plan: ShardPlan, name: str, images: int) -> FileResult:

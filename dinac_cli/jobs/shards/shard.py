@@ -14,8 +14,12 @@ from dinac_cli.storage.urls import hide_secrets
 
 TAR_SUFFIX, PARQUET_SUFFIX = ".tar", ".parquet"
 
+MAX_SHARD_SIZE = 1_000_000
+"""The most loose images in a shard."""
+
 _FOLDER_SHARDS = 1000
 _FINGERPRINT_DIGITS = 16
+_MOST_DIGITS = 12
 
 
 class ShardKind(str, Enum):
@@ -45,7 +49,8 @@ class Shard:
     """Some images that become one tar in OUT: `name` is its path there, without `.tar`.
 
     `place` is the path or URL of the archive; a loose shard has `files` instead. `fingerprint`
-    changes with the source and with the settings. If the shard cannot be read, `problem` says why.
+    changes with the source and with the settings. `marks` are the fingerprints of markers that an
+    earlier state of the shard has in OUT. If the shard cannot be read, `problem` says why.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Shard:
     fingerprint: str
     place: str = ""
     files: tuple[LooseFile, ...] = ()
+    marks: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
@@ -81,8 +87,8 @@ def number_shard(number: int) -> str:
 def parse_number(name: str) -> int | None:
     """Returns the number in the name of a numbered shard; None for another name."""
     digits = name.rpartition("/")[2]
-    is_number = digits.isascii() and digits.isdigit() and number_shard(int(digits)) == name
-    return int(digits) if is_number else None
+    is_number = digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS
+    return int(digits) if is_number and number_shard(int(digits)) == name else None
 
 
 def fingerprint(settings: str, *source: object) -> str:
