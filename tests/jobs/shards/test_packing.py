@@ -159,7 +159,6 @@ def test_an_archive_for_which_there_is_no_memory_is_named(
 
     def list_samples(*args: object) -> Iterator[object]:
         raise MemoryError
-        yield
 
     monkeypatch.setattr(packing, "list_samples", list_samples)
     [failure] = encode(tmp_path / "a.tar", tmp_path / "out")
