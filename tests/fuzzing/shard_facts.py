@@ -107,7 +107,7 @@ def check_facts(data: bytes) -> str:
         message = str(exc)
         assert len(message.splitlines()) == 1
         assert len(message) < 10_000
-        return message.rpartition(": ")[2][:40]
+        return message.rpartition(": ")[2].partition(", ")[0][:40]
     return "accepted"
 
 

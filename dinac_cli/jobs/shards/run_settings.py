@@ -72,6 +72,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         texts = (self.model, self.revision, self.compute, self.column)
+        texts += (self.background, self.hdr, self.geometry)
         switches = (self.anonymous, self.features, self.posterior)
         is_valid = (
             all(isinstance(text, str) and is_safe_text(text) for text in texts)
