@@ -222,9 +222,10 @@ def list_parquet_files() -> list[bytes]:
             file = io.BytesIO()
             pyarrow.parquet.write_table(table, file, **options)
             seeds.append(file.getvalue())
-    options = {"use_dictionary": False, "column_encoding": {COLUMN: "DELTA_BYTE_ARRAY"}}
+    encodings = {COLUMN: "PLAIN", "text": "PLAIN", "score": "BYTE_STREAM_SPLIT"}
+    encodings["time"] = "DELTA_BINARY_PACKED"
     file = io.BytesIO()
-    pyarrow.parquet.write_table(plain.select([COLUMN]), file, **options)
+    pyarrow.parquet.write_table(plain, file, use_dictionary=False, column_encoding=encodings)
     return [*seeds, file.getvalue(), make_file([Page(pack_texts(b"one", b"two"), 2)], 2)]
 
 

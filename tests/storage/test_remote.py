@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -459,7 +461,53 @@ class TestChangedFiles:
                 file.read()
 
 
+class TestOtherStores:
+    @pytest.mark.parametrize("calculates", [True, False])
+    def test_checksums_can_be_turned_off(
+        self, s3: FaultyS3, monkeypatch: pytest.MonkeyPatch, calculates: bool
+    ) -> None:
+        if not calculates:
+            monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        RemoteStore(s3.url).write("out/a", b"1")
+        named = [name for name in s3.headers[-1] if name.startswith("HTTP_X_AMZ_CHECKSUM")]
+        assert bool(named) is calculates
+
+    def test_variables_of_fsspec_are_read_as_json(self) -> None:
+        from fsspec.config import set_conf_env
+
+        found: dict[str, Any] = {}
+        variables = {"FSSPEC_S3_ANON": "true", "FSSPEC_S3_CONFIG_KWARGS": '{"read_timeout": 60}'}
+        set_conf_env(found, variables)
+        assert found == {"s3": {"anon": True, "config_kwargs": {"read_timeout": 60}}}
+
+    def test_the_rule_of_the_page_is_one(self, store: RemoteStore) -> None:
+        page = Path(remote.__file__).with_name("PLACES.md").read_text(encoding="utf-8")
+        rule = json.loads(page.partition("```json\n")[2].partition("```")[0])
+        arguments = {"Bucket": "bucket", "LifecycleConfiguration": rule}
+        store._system.call_s3("put_bucket_lifecycle_configuration", **arguments)
+        held = store._system.call_s3("get_bucket_lifecycle_configuration", Bucket="bucket")
+        assert held["Rules"] == rule["Rules"]
+
+
 class TestListing:
+    def test_memory_does_not_grow_with_the_objects(
+        self, store: RemoteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def answer(method: str, ContinuationToken: int = 0, **rest: str) -> dict[str, Any]:  # noqa: N803
+            start = 1000 * ContinuationToken
+            objects = [
+                {"Key": f"{number:08}.jpg", "Size": 1, "ETag": f"{number:032}"}
+                for number in range(start, start + 1000)
+            ]
+            token = ContinuationToken + 1
+            return {"Contents": objects, "IsTruncated": token < 80, "NextContinuationToken": token}
+
+        monkeypatch.setattr(store._system, "call_s3", answer)
+        tracemalloc.start()
+        assert sum(1 for _ in store.list()) == 80_000
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20  # all of them take 50
+        tracemalloc.stop()
+
     def test_pages_of_a_thousand(self, s3: FaultyS3, store: RemoteStore) -> None:
         for number in range(2_100):
             s3.put(f"many/{number % 300}/{number:05}", b"")
