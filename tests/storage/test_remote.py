@@ -413,6 +413,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class TestTemporaryFiles:
+    def test_no_folder_is_writable(
+        self, store: RemoteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> str:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+        monkeypatch.setattr(tempfile, "gettempdir", fail)
+        with pytest.raises(UnwritableDiskError, match="is writable; set TMPDIR to one"):
+            spool(store, "out/a", b"")
+
+    def test_an_upload_that_finds_nothing_is_an_error_of_writing(
+        self, s3: FaultyS3, store: RemoteStore
+    ) -> None:
+        s3.refuse(404, "NoSuchKey", method="PUT", times=99)
+        for work in (lambda: store.write("out/a", b""), lambda: spool(store, "out/a", b"")):
+            with pytest.raises(OutputError, match="no such file; check the URL"):
+                work()
+
     def test_a_signal_removes_them(self, store: RemoteStore, temporary: Path) -> None:
         with store.spool("out/a") as content:
             content.write(b"new")
