@@ -427,9 +427,9 @@ class TestTemporaryFiles:
         self, s3: FaultyS3, store: RemoteStore
     ) -> None:
         s3.refuse(404, "NoSuchKey", method="PUT", times=99)
-        for work in (lambda: store.write("out/a", b""), lambda: spool(store, "out/a", b"")):
+        for _, work in WRITES.values():
             with pytest.raises(OutputError, match="no such file; check the URL"):
-                work()
+                work(store)
 
     def test_a_signal_removes_them(self, store: RemoteStore, temporary: Path) -> None:
         with store.spool("out/a") as content:
