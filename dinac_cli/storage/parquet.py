@@ -80,6 +80,14 @@ def read_rows(file: BinaryIO, column: str, *, with_others: bool) -> Iterator[Row
                 number += 1
 
 
+def count_rows(file: BinaryIO) -> int:
+    """Returns the number of rows that the footer of a parquet file declares.
+
+    Reads the footer only. Raises ArchiveError if it is damaged, UsageError if pyarrow is missing.
+    """
+    return _ParquetReader(file).row_count
+
+
 class _ImageColumn(NamedTuple):
     """The column of the images, and the names of the columns to read for it."""
 
@@ -117,6 +125,11 @@ class _ParquetReader:
         except ArchiveError as exc:
             raise (_refuse_counts() if "size limit" in exc.details[0] else exc) from exc.__cause__
         self._check_counts()
+
+    @property
+    def row_count(self) -> int:
+        """The number of rows of all row groups."""
+        return int(self._metadata.num_rows)
 
     @property
     def group_count(self) -> int:

@@ -37,13 +37,14 @@ _HEAD_BYTES = 1024
 class OutContents:
     """The shards in OUT. `marks` maps the name of a shard to the fingerprints of its markers.
 
-    `tars` maps the names of tars, without `.tar`, to their sizes in bytes. `first_loose` is the
-    name of a loose record, if there is one.
+    `tars` maps the names of tars, without `.tar`, to their sizes in bytes. `objects` is the number
+    of all files. `first_loose` is the name of a loose record, if there is one.
     """
 
     store: Store
     marks: dict[str, set[str]] = field(default_factory=dict)
     tars: dict[str, int] = field(default_factory=dict)
+    objects: int = 0
     first_loose: str | None = None
 
     @classmethod
@@ -51,6 +52,7 @@ class OutContents:
         """Lists OUT. Raises InputError, StorageError."""
         found = cls(store)
         for stat in store.list():
+            found.objects += 1
             mark = split_marker_name(stat.name) if stat.name.startswith(f"{FOLDER}/") else None
             if mark is not None:
                 found.marks.setdefault(mark[0], set()).add(mark[1])

@@ -59,7 +59,9 @@ class LoosePlan:
 
     Shards have at most `size` images. `is_done` tells whether the shard of a name and a fingerprint
     is complete. Call `add` with all images, then `list_all`. If `anonymous` is set, OUT keeps no
-    plan: the shards follow from the order of the list alone.
+    plan: the shards follow from the order of the list alone. If `read_only` is set, writes nothing.
+    `known_parts` of the plan were in OUT; `new_parts` differ from OUT and were written, or would
+    have been.
 
     Holds about 25 bytes for each image in the plan, and the packed names of the shards to do.
     """
@@ -69,6 +71,8 @@ class LoosePlan:
     size: int
     anonymous: bool
     is_done: Callable[[str, str], bool]
+    read_only: bool = False
+    new_parts: int = field(default=0, init=False)
     images: int = field(default=0, init=False)
     vanished: int = field(default=0, init=False)
     changed: int = field(default=0, init=False)
@@ -107,6 +111,11 @@ class LoosePlan:
     def count(self) -> int:
         """The number of shards."""
         return len(self._marks)
+
+    @property
+    def known_parts(self) -> int:
+        """The number of parts that were in OUT."""
+        return len(self._parts)
 
     def list_all(self) -> Iterator[tuple[str, str, Shard | None]]:
         """Yields the name, the fingerprint and, if it is to do, the shard itself, by number."""
@@ -185,7 +194,8 @@ class LoosePlan:
         lines = list(map(_describe, files))
         mark = fingerprint(self.settings, "loose", lines)
         name = number_shard(number)
-        if is_new:
+        self.new_parts += is_new
+        if is_new and not self.read_only:
             self.store.write(_name_part(number), _pack_part(lines))
         self._marks[number] = mark
         if not self.is_done(name, mark):
