@@ -16,6 +16,7 @@ from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError, describe_read_error
 from dinac_cli.latent_items import Flip, check_flip, load_item
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
+from dinac_cli.storage.shard_layout import INDEX_NAME
 
 
 class LatentFolder(Dataset[Any]):
@@ -55,6 +56,8 @@ class LatentFolder(Dataset[Any]):
         files = sorted(path.relative_to(self.folder).as_posix() for path in found)
         seen = (name for name in files if "/." not in f"/{name}")  # skips hidden files
         self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
+        if not self.names and (self.folder / INDEX_NAME).is_file():
+            raise UsageError(f"{folder} holds shards; read them with LatentShards")
         if not self.names:
             raise UsageError(f"no latent files found in {folder}; run dinac encode first")
 

@@ -31,6 +31,7 @@ from dinac_cli.shard_reading import parse_texts, read_index, read_span
 from dinac_cli.storage.shard_layout import RECORD_EXTENSION
 from dinac_cli.storage.store import Store, open_store
 from dinac_cli.storage.tars import Sample
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 
 class _Progress(NamedTuple):
@@ -50,22 +51,23 @@ class LatentShards(IterableDataset[Any]):
     `json` (the parsed value). A batch has lists of these three.
 
     Order: with `shuffle=0`, the order of the index. Otherwise each epoch shuffles the shards, and
-    then the items in a buffer of `shuffle` records, which are packed in memory. The order depends
-    only on `seed`, the epoch, the ranks and the workers of the DataLoader. Call `set_epoch` before
-    each epoch, also with persistent workers. `repeat` makes the epochs follow each other without
-    end. With "random", `flip` depends on the seed, the epoch and the key alone.
+    then the items in a buffer of `shuffle` records, which holds them as they are in the shard. The
+    order depends only on `seed`, the epoch, the ranks and the workers of the DataLoader, and the
+    picks of `flip="random"` only on `seed`, the epoch and the key. Call `set_epoch` before each
+    epoch, also with persistent workers. With `repeat`, an iterator reads epoch after epoch.
 
     Ranks and workers: each rank, and each worker in it, reads its own part of the sequence of all
     items. A shard at the border of two parts is read by both, and each skips the items of the
-    other. All ranks yield the same number of items, `len(dataset)`: with `ends="pad"`, every image
-    occurs, and a rank repeats at most one image of the next; with "drop", no image occurs twice,
-    and fewer images than ranks are left out. If the number of images is a multiple of `world_size`,
-    every image occurs once. `rank` and `world_size` come from torch.distributed if it is
-    initialised, else from the variables RANK and WORLD_SIZE, else they are 0 and 1.
+    other; this costs little if there are more shards than workers. All ranks yield the same number
+    of items, `len(dataset)`. With `ends="pad"`, every image occurs, and some ranks also yield the
+    first image of the next rank. With "drop", no image occurs twice, and fewer images than ranks
+    are left out. If the number of images is a multiple of `world_size`, every image occurs once.
+    `rank` and `world_size` come from torch.distributed if it is initialised, else from the
+    variables RANK and WORLD_SIZE, else they are 0 and 1.
     `batch_size` is that of the DataLoader. If it is given, each worker gets whole batches, so that
     `len(loader)` is right and only the last batch of a rank is short. Without it, every worker may
-    end with a short batch, and `drop_last` leaves out more. Both give all ranks the same number of
-    batches.
+    end with a short batch, and `drop_last` leaves out more. Either way, all ranks have the same
+    number of batches.
 
     Resuming: `state_dict` and `load_state_dict` continue within an epoch, exactly. Without workers,
     call them on the dataset. With workers, use torchdata's StatefulDataLoader, which calls them in
@@ -74,9 +76,10 @@ class LatentShards(IterableDataset[Any]):
 
     The dataset keeps the index in memory, can be pickled, and opens the place in each worker. If
     the place does not answer, a shard is opened again a few times, at the same item.
-    Raises UsageError if the place has no index or no records, or if an argument is invalid, and
-    InputError if the index is invalid. Iteration raises DinacError if a shard cannot be read, is
-    damaged, or does not hold as many records as the index says.
+    Raises UsageError if the place has no index or no records, or if an argument is invalid;
+    InputError if the index is invalid; StorageError if the place does not answer. Iteration raises
+    DinacError if a shard cannot be read, is damaged, or does not hold as many records as the index
+    says.
     """
 
     def __init__(
@@ -119,7 +122,7 @@ class LatentShards(IterableDataset[Any]):
 
     def __repr__(self) -> str:
         return (
-            f"LatentShards({self.url!r}): {len(self.index.shards)} shards, "
+            f"LatentShards({self._place!r}): {len(self.index.shards)} shards, "
             f"{self.index.total} records"
         )
 
@@ -254,14 +257,18 @@ class LatentShards(IterableDataset[Any]):
         return item if self.transform is None else self.transform(item)
 
     @property
+    def _place(self) -> str:
+        return hide_secrets(self.url) if is_url(self.url) else self.url
+
+    @property
     def _items(self) -> range:
         return share_among_ranks(self.index.total, self.rank, self.world_size, self.ends)
 
     def _describe_lack(self) -> str:
         if not self.index.total:
-            return f"no latents found in {self.url}; run dinac encode first"
+            return f"no latents found in {self._place}; run dinac encode first"
         return (
-            f"{self.url}: {self.index.total} latents for {self.world_size} ranks; use "
+            f"{self._place}: {self.index.total} latents for {self.world_size} ranks; use "
             'ends="pad", or fewer ranks'
         )
 
@@ -281,7 +288,7 @@ class LatentShards(IterableDataset[Any]):
 
 
 def _check_number(name: str, value: object, least: int) -> None:
-    if type(value) is not int or value < least:
+    if type(value) is not int or not least <= value < 2**63:
         raise UsageError(f"{name} is {value!r}; it must be a whole number from {least}")
 
 

@@ -38,7 +38,8 @@ def read_index(store: Store) -> ShardIndex:
     """Reads the index of a place. Raises UsageError if there is none, InputError if it is bad."""
     path = store.locate(INDEX_NAME)
     if store.stat(INDEX_NAME) is None:
-        raise UsageError(f"{path}: no such index of shards; run dinac encode to its end")
+        problem = "no such index of shards; run dinac encode to its end, or use LatentFolder"
+        raise UsageError(f"{path}: {problem} for loose records")
     data = store.read(INDEX_NAME, MAX_INDEX_BYTES)
     try:
         return parse_index(data)

@@ -91,7 +91,7 @@ class FaultyS3:
 
         def act(environ: dict[str, Any], answer: Any) -> Any:
             self.released.wait(60)
-            _drop()
+            _drop(environ["werkzeug.socket"])
 
         self._add(act, **which)
 
@@ -102,10 +102,9 @@ class FaultyS3:
             status, headers, body = answer()
             head = "".join(f"{name}: {value}\r\n" for name, value in headers)
             part = body[: int(len(body) * share)]
-            environ["werkzeug.socket"].sendall(
-                f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + part
-            )
-            _drop()
+            connection = environ["werkzeug.socket"]
+            connection.sendall(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + part)
+            _drop(connection)
 
         self._add(act, **which)
 
@@ -165,14 +164,19 @@ class FaultyS3:
         self.faults.clear()
 
 
-def _drop() -> None:
-    raise ConnectionError("the server ends the connection")  # werkzeug closes it
+def _drop(connection: socket.socket) -> None:
+    """Ends a connection."""
+    connection.shutdown(socket.SHUT_RDWR)
+    raise ConnectionError("werkzeug writes nothing more")
 
 
 def _reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    os.close(connection.detach()) if os.name != "nt" else connection.close()
-    _drop()
+    if os.name == "nt":
+        connection.close()
+    else:  # `close` waits until the files of the socket are closed
+        os.close(connection.detach())
+    raise ConnectionError("werkzeug writes nothing more")
 
 
 class _Application:
@@ -228,10 +232,15 @@ def s3_server() -> Iterator[FaultyS3]:
         def log(self, type: str, message: str, *args: Any) -> None:
             """Requests are in `FaultyS3.requests`."""
 
+    class Server(ThreadedWSGIServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A fault has closed the connection."""
+
     server = FaultyS3(port=0)
-    web = ThreadedWSGIServer("127.0.0.1", 0, _Application(server), handler=Quiet)
-    web.daemon_threads = True
-    web.block_on_close = False
+    web = Server("127.0.0.1", 0, _Application(server), handler=Quiet)
     server.port = web.server_port
     thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dinac_cli import LatentShards, shard_reading
+from dinac_cli import LatentFolder, LatentShards, shard_reading
 from dinac_cli.container.record import pack_encoded, pack_record
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ArchiveError, DinacError, InputError, StorageError, UsageError
@@ -532,6 +532,17 @@ def test_url_is_read_like_a_folder(url: str) -> None:
         LatentShards("memory://elsewhere/")
 
 
+def test_credentials_in_a_url_are_not_shown(url: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"^memory://elsewhere/index\.json: no such index"
+    ) as caught:
+        LatentShards("memory://me:secret@elsewhere/")
+    assert "secret" not in str(caught.value)
+    dataset = LatentShards(url)
+    dataset.url = "memory://me:secret@latent-shards/"
+    assert repr(dataset) == "LatentShards('memory://latent-shards/'): 5 shards, 24 records"
+
+
 def test_local_shards_import_no_fsspec(out: str) -> None:
     program = (
         "import sys; from dinac_cli import LatentShards\n"
@@ -559,12 +570,20 @@ def test_webdataset_reads_the_same_shards(tmp_path: Path) -> None:
 
 
 def test_place_without_an_index_is_refused(tmp_path: Path) -> None:
-    message = f"{tmp_path / 'index.json'}: no such index of shards; run dinac encode to its end"
+    message = (
+        f"{tmp_path / 'index.json'}: no such index of shards; run dinac encode to its end, or use "
+        "LatentFolder for loose records"
+    )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         LatentShards(tmp_path)
     (tmp_path / "index.json").write_bytes(ShardIndex(()).to_bytes())
     with pytest.raises(UsageError, match=r"^no latents found in .*; run dinac encode first$"):
         LatentShards(tmp_path)
+
+
+def test_latent_folder_names_the_dataset_for_shards(out: str) -> None:
+    with pytest.raises(UsageError, match=r"^.* holds shards; read them with LatentShards$"):
+        LatentFolder(out)
 
 
 def test_invalid_index_is_refused_with_its_path(tmp_path: Path) -> None:
@@ -601,7 +620,7 @@ def test_invalid_argument_is_refused(out: str, options: dict[str, Any], message:
         LatentShards(out, **options)
 
 
-@pytest.mark.parametrize("epoch", [-1, 0.5])
+@pytest.mark.parametrize("epoch", [-1, 0.5, 2**63])
 def test_invalid_epoch_is_refused(out: str, epoch: Any) -> None:
     with pytest.raises(UsageError, match=r"^epoch is"):
         LatentShards(out).set_epoch(epoch)

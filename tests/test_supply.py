@@ -20,6 +20,8 @@ PROJECT = PACKAGE.parent / "pyproject.toml"
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 
 OPTIONAL = {
+    "aiohttp",
+    "botocore",
     "diffusers",
     "fsspec",
     "pi_heif",

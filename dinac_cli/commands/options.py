@@ -2,8 +2,9 @@
 
 # No `from __future__ import annotations`: Typer reads these annotations at run time.
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,9 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.damage import DAMAGE_CHOICES
 from dinac_cli.images.geometry import MAX_SIDE
 from dinac_cli.images.hdr import HDR_CHOICES
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.executor.cluster import Cluster
 
 # Each function makes options for one panel of the help.
 input_option = partial(typer.Option, rich_help_panel="Inputs")
@@ -57,6 +61,35 @@ def split_out(
     if not inputs and files_from is None:
         raise UsageError(f"no input: name files or folders beside --out {out}")
     return inputs, out
+
+
+def refuse_without(needed: str, values: Mapping[str, object]) -> None:
+    """Raises UsageError if an option that needs another one is given without it."""
+    for name, value in values.items():
+        if value is not None:
+            raise UsageError(f"{name} needs {needed}; add it, or leave out {name}")
+
+
+def choose_cluster(
+    engine: str, address: str | None, processes_per_gpu: int | None, cpus_per_process: int | None
+) -> "Cluster":
+    """Returns the cluster of a run. Raises UsageError if an option needs --engine ray."""
+    from dinac_cli.jobs.executor.cluster import Cluster
+
+    if engine != "ray":
+        refuse_without(
+            "--engine ray",
+            {
+                "--address": address,
+                "--processes-per-gpu": processes_per_gpu,
+                "--cpus-per-process": cpus_per_process,
+            },
+        )
+    return Cluster(
+        address=address,
+        processes_per_gpu=processes_per_gpu or 4,
+        cpus_per_process=cpus_per_process,
+    )
 
 
 def follow(default: str) -> str:
@@ -497,6 +530,45 @@ ImageColumn = Annotated[
         metavar="NAME",
         show_default=follow("image"),
         help="The column of parquet files that holds the images.",
+    ),
+]
+EngineOption = Annotated[
+    str,
+    shard_option(
+        "--engine",
+        metavar="here|ray",
+        **choices("--engine", ("here", "ray")),
+        help="What encodes the shards: this machine, or a Ray cluster.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    shard_option(
+        "--address",
+        metavar="HOST:PORT",
+        show_default=follow("RAY_ADDRESS"),
+        help="The Ray cluster to join; auto: the one of this machine; local: start one here, and "
+        "stop it at the end.",
+    ),
+]
+ProcessesPerGpu = Annotated[
+    int | None,
+    shard_option(
+        "--processes-per-gpu",
+        parser=whole("--processes-per-gpu", 1),
+        metavar="N",
+        show_default=follow("4"),
+        help="With --engine ray: processes that share one GPU.",
+    ),
+]
+CpusPerProcess = Annotated[
+    int | None,
+    shard_option(
+        "--cpus-per-process",
+        parser=whole("--cpus-per-process", 1),
+        metavar="N",
+        show_default=follow("2"),
+        help="With --engine ray: CPUs of each process.",
     ),
 ]
 RetryFailed = Annotated[

@@ -95,6 +95,8 @@ def describe_forecast(forecast: ShardForecast, estimate: ShardEstimate) -> Itera
     for problem in estimate.problems:
         yield f"not in the sample: {problem}"
     yield from _describe_speed(forecast, estimate)
+    if forecast.demand is not None:
+        yield f"Ray: {_count(todo.shards, 'task')}, each with {forecast.demand}"
     yield from _describe_traffic(forecast)
 
 
@@ -190,6 +192,7 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
     from dinac_cli.jobs.shards.shard_states import ShardState
 
     totals, plan, speed = forecast.totals, forecast.setup.plan, estimate.speed
+    demand = forecast.demand
     traffic, todo, done = forecast.traffic, totals.todo, totals.counts[ShardState.DONE]
     return {
         "summary": True,
@@ -217,6 +220,14 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
         "device_rate_assumed": speed.is_assumed,
         "cores_per_device": speed.cores,
         "processes_per_device": speed.processes,
+        "ray": None
+        if demand is None
+        else {
+            "tasks": todo.shards,
+            "cpus_per_task": demand.cpus,
+            "gpus_per_task": float(demand.gpus),
+            "uses_gpus": demand.may_use_gpus,
+        },
         "upload_bytes_per_second": estimate.upload_rate,
         "objects_to_write": traffic.objects,
         "requests_predicted": {"inputs": asdict(traffic.source), "out": asdict(traffic.out)},

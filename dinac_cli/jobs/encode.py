@@ -33,6 +33,7 @@ from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
 from dinac_cli.images.revisions import current_revision
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.busy import Span
+from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_opened
@@ -255,6 +256,7 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
     image_column: str | None = None
     retry_failed: bool = False
     engine: Engines = "here"
+    cluster: Cluster = field(default_factory=Cluster)
 
     command: ClassVar[str] = "encode"
     bounds_memory: ClassVar[bool] = True
@@ -269,6 +271,9 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
 
         if shard_run.needs_shards(self):
             return shard_run.open_shard_run(self, announce)
+        if self.retry_failed or self.image_column is not None:
+            option = "--retry-failed" if self.retry_failed else "--image-column"
+            raise UsageError(f"{option} needs shards; name tars or parquet files, or leave it out")
         selection, output = self.open_places()
         held = find_held_record(output)
         options = self.options.follow(held)

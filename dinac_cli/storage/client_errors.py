@@ -76,6 +76,8 @@ _CLASSES = {
     Trouble.ADDRESS: "ParamValidationError InvalidURL HFValidationError HfUriError",
     Trouble.CERTIFICATE: "SSLCertVerificationError ClientConnectorCertificateError",
     Trouble.CHANGED: "FileExpired",
+    # Their causes have codes like a status, although a server sent none.
+    Trouble.BUSY: "ClientPayloadError IncompleteRead ClientConnectionError",
 }
 _TROUBLE_OF_CLASS = {name: trouble for trouble, names in _CLASSES.items() for name in names.split()}
 
@@ -83,8 +85,7 @@ _TROUBLE_OF_CLASS = {name: trouble for trouble, names in _CLASSES.items() for na
 _BASES = {
     Trouble.MISSING: "FileNotFoundError NotADirectoryError IsADirectoryError",
     Trouble.DENIED: "PermissionError",
-    Trouble.BUSY: "ConnectionError HTTPClientError TimeoutError TransportError "
-    "ClientConnectionError ClientPayloadError IncompleteRead IncompleteReadError "
+    Trouble.BUSY: "ConnectionError HTTPClientError TimeoutError TransportError IncompleteReadError "
     "ResponseParserError OSError",
 }
 _TROUBLE_OF_BASE = {name: trouble for trouble, names in _BASES.items() for name in names.split()}

@@ -20,6 +20,8 @@ FOLDER = "_dinac"
 RUN_NAME = f"{FOLDER}/run.json"
 MARKER_FOLDER = f"{FOLDER}/shards"
 PLAN_FOLDER = f"{FOLDER}/plan"
+NONCE_PREFIX = f"{FOLDER}/nonce-"
+"""The start of the names of files that a run writes and removes: a node that sees it sees OUT."""
 
 MAX_MARKER_BYTES = 64 * 2**20
 """The longest marker that dinac reads."""

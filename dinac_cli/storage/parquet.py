@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -12,16 +11,22 @@ from typing import Any, BinaryIO, NamedTuple
 from dinac_cli.container.names import MAX_NAME_BYTES, escape_text
 from dinac_cli.errors import ArchiveError, DinacError, UsageError, quote_error
 from dinac_cli.storage.content import MAX_INPUT_BYTES
+from dinac_cli.storage.parquet_footer import (
+    MAGIC,
+    MAX_COLUMNS,
+    MAX_GROUPS,
+    Chunk,
+    Column,
+    Footer,
+    Group,
+    LimitError,
+    make_file,
+    parse_footer,
+)
 from dinac_cli.storage.parquet_pages import measure_pages
 
-MAX_FOOTER_BYTES = 2**22
-"""The size limit of the footer; pyarrow may need some hundred times as much memory."""
-
-MAX_COLUMNS = 1000
-"""The most columns of a file, those inside structs and lists included."""
-
-MAX_GROUPS = 2000
-"""The most row groups of a file. It also limits how deeply columns can be nested."""
+MAX_FOOTER_BYTES = 2**24
+"""The size limit of the footer."""
 
 MAX_ROWS = 10_000_000
 """The most rows of a file."""
@@ -34,12 +39,10 @@ MAX_OTHERS_BYTES = 2**20
 
 _BATCH_ROWS = 64
 _BATCH_BYTES = 2**26
-_MAGIC = b"PAR1"
-_TAIL_BYTES = 2**16  # pyarrow reads as much when it looks for the footer
-_MARGIN_BYTES = 100  # pyarrow reads as much after the columns of an old writer
 _MAX_DEPTH = 8
 _SHOWN_COLUMNS = 5
 
+_DAMAGED = "damaged, or not a parquet file; copy it again"
 _NO_IMAGE = "the row has no image"
 _NO_BYTES = "only the path of the image is in the file; pack the images themselves"
 
@@ -69,290 +72,146 @@ def read_rows(file: BinaryIO, column: str, *, with_others: bool) -> Iterator[Row
     ArchiveError if the file is damaged or exceeds a limit, and UsageError if the file has no such
     column or pyarrow is missing.
     """
-    parquet = _ParquetReader(file)
-    image = parquet.find_image(column)
-    others = parquet.list_others(column) if with_others else []
+    size = _seek_end(file)
+    footer = _read_footer(file, size)
+    kinds = _list_kinds(footer)
+    image = _find_image(footer, kinds, column)
+    others = _list_others(footer, kinds, column) if with_others else []
     number = 0
-    for group in range(parquet.group_count):
-        for batch in parquet.read_group(group, [*image.leaves, *others]):
-            for index in range(batch.num_rows):
-                yield _make_row(batch, index, number, image, others)
+    for index, group in enumerate(footer.groups):
+        for batch in _read_group(file, group, index, [image, *others]):
+            for row in range(batch.num_rows):
+                yield _make_row(batch, row, number, others)
                 number += 1
 
 
 def count_rows(file: BinaryIO) -> int:
-    """Returns the number of rows that the footer of a parquet file declares.
-
-    Reads the footer only. Raises ArchiveError if it is damaged, UsageError if pyarrow is missing.
-    """
-    return _ParquetReader(file).row_count
+    """Returns the number of rows of a parquet file. Reads only its footer. Raises ArchiveError."""
+    return _read_footer(file, _seek_end(file)).rows
 
 
-class _ImageColumn(NamedTuple):
-    """The column of the images, and the names of the columns to read for it."""
-
-    name: str
-    leaves: tuple[str, ...]
-    is_struct: bool
+def _seek_end(file: BinaryIO) -> int:
+    """Returns the size of a file in bytes."""
+    return file.seek(0, io.SEEK_END)
 
 
-class _ParquetReader:
-    """Checks a parquet file and reads its row groups with pyarrow."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        try:
-            import pyarrow.parquet
-        except ImportError as exc:
-            raise UsageError(
-                "parquet files need pyarrow; pip install 'dinac-cli[parquet]'"
-            ) from exc
-        self._ranges = _LoadedRanges(file)
-        _load_footer(self._ranges)
-        wishes = {
-            "pre_buffer": False,
-            "thrift_string_size_limit": MAX_FOOTER_BYTES,
-            "thrift_container_size_limit": MAX_GROUPS,
-            "page_checksum_verification": True,
-            "arrow_extensions_enabled": False,
-        }
-        known = inspect.signature(pyarrow.parquet.ParquetFile).parameters
-        options = {name: value for name, value in wishes.items() if name in known}
-        try:
-            with _refuse_damage():
-                self._file = pyarrow.parquet.ParquetFile(self._ranges, **options)
-                self._metadata = self._file.metadata
-                self._fields = list(self._file.schema_arrow)
-        except ArchiveError as exc:
-            raise (_refuse_counts() if "size limit" in exc.details[0] else exc) from exc.__cause__
-        self._check_counts()
-
-    @property
-    def row_count(self) -> int:
-        """The number of rows of all row groups."""
-        return int(self._metadata.num_rows)
-
-    @property
-    def group_count(self) -> int:
-        """The number of row groups."""
-        return int(self._metadata.num_row_groups)
-
-    def find_image(self, name: str) -> _ImageColumn:
-        """Returns the column of this name. Raises UsageError if it cannot hold images."""
-        found = [field for field in self._fields if field.name == name]
-        if len(found) == 1 and (image := _describe_image(found[0])) is not None:
-            return image
-        images = [field.name for field in self._fields if _describe_image(field) is not None]
-        shown = ", ".join(escape_text(each)[:40] for each in images[:_SHOWN_COLUMNS])
-        fault = "has no column" if not found else "has no image bytes in the column"
-        advice = f"choose one with --image-column: {shown}" if shown else "no other column has any"
-        raise UsageError(f"{fault} {escape_text(name)[:40]}; {advice}")
-
-    def list_others(self, image: str) -> list[str]:
-        """Returns the names of the columns that have a place in `Row.others`."""
-        names = [field.name for field in self._fields]
-        return [
-            field.name
-            for field in self._fields
-            if field.name != image and names.count(field.name) == 1 and _is_plain(field.type)
-        ]
-
-    def read_group(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
-        """Yields the rows of a row group in batches (pyarrow.RecordBatch)."""
-        with _refuse_damage():
-            metadata = self._metadata.row_group(group)
-            rows = metadata.num_rows
-            chunks = _list_chunks(metadata, columns)
-        if not rows:
-            return
-        most = self._load_chunks(group, rows, chunks)
-        batches = self._file.iter_batches(most, [group], columns, use_threads=False)
-        found = 0
-        while found < rows:
-            with _refuse_damage():
-                batch = next(batches, None)
-            if batch is None or not batch.num_rows:
-                break
-            found += batch.num_rows
-            yield batch
-        if found != rows:
-            raise _damaged(f"row group {group} has {found} rows instead of {rows}")
-
-    def _check_counts(self) -> None:
-        groups, columns = self.group_count, self._metadata.num_columns
-        if groups > MAX_GROUPS or columns > MAX_COLUMNS or self._metadata.num_rows > MAX_ROWS:
-            raise _refuse_counts()
-        rows = [self._metadata.row_group(group).num_rows for group in range(groups)]
-        if min(rows, default=0) < 0 or sum(rows) != self._metadata.num_rows:
-            raise _damaged("the row groups do not have the rows of the file")
-
-    def _load_chunks(self, group: int, rows: int, chunks: Sequence[_Chunk]) -> int:
-        """Loads and checks columns of a row group. Returns the number of rows for a batch."""
-        if _is_large(chunks):
-            raise _refuse_group(group)
-        self._ranges.clear()
-        data_bytes = shared_bytes = 0
-        for chunk in chunks:
-            if chunk.values != rows or chunk.is_elsewhere:
-                raise _damaged(f"a column of row group {group} has other rows")
-            end = chunk.start + chunk.stored_bytes
-            data = self._ranges.load(chunk.start, end)
-            self._ranges.load(end, min(end + _MARGIN_BYTES, self._ranges.size_bytes))
-            with _refuse_damage():
-                totals = measure_pages(data, rows)
-            data_bytes += totals.data_bytes
-            shared_bytes += totals.shared_bytes
-            if data_bytes > MAX_GROUP_BYTES:
-                raise _refuse_group(group)
-        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, shared_bytes)))
-
-
-class _Chunk(NamedTuple):
-    """The footer's description of a column in a row group. The sizes are in bytes."""
-
-    start: int
-    stored_bytes: int
-    data_bytes: int
-    values: int
-    is_elsewhere: bool
-
-
-def _list_chunks(group: Any, columns: Sequence[str]) -> list[_Chunk]:
-    """Returns the columns that pyarrow may read to read `columns`."""
-    chunks = (group.column(index) for index in range(group.num_columns))
-    return [_describe_chunk(each) for each in chunks if _is_inside(each.path_in_schema, columns)]
-
-
-def _describe_chunk(chunk: Any) -> _Chunk:
-    """Returns the facts of a column, with the start that pyarrow will choose."""
-    start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
-    if dictionary is not None and 0 < dictionary < start:
-        start = dictionary
-    sizes = chunk.total_compressed_size, chunk.total_uncompressed_size
-    return _Chunk(start, *sizes, chunk.num_values, bool(chunk.file_path))
-
-
-def _is_large(chunks: Sequence[_Chunk]) -> bool:
-    sizes = zip(*((chunk.stored_bytes, chunk.data_bytes) for chunk in chunks), strict=True)
-    return any(sum(max(0, size) for size in each) > MAX_GROUP_BYTES for each in sizes)
-
-
-class _LoadedRanges(io.RawIOBase):
-    """A file for pyarrow, of which only the ranges in memory can be read.
-
-    So pyarrow reads nothing that was not checked, and an error of the file is no error of pyarrow.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._source = file
-        self._ranges: dict[int, bytes] = {}
-        self._at = 0
-        self.size_bytes = file.seek(0, io.SEEK_END)
-
-    def load(self, start: int, end: int) -> bytes:
-        """Reads a range. Raises ArchiveError if the file does not have it."""
-        if not 0 <= start <= end <= self.size_bytes:
-            raise _damaged("a column is not inside the file")
-        self._source.seek(start)
-        pieces = []
-        missing = end - start
-        while missing and (piece := self._source.read(missing)):
-            pieces.append(piece)
-            missing -= len(piece)
-        if missing:
-            raise ArchiveError("cut off while it was read; copy the file again")
-        data = b"".join(pieces)
-        if len(data) > len(self._ranges.get(start, b"")):
-            self._ranges[start] = data
-        return data
-
-    def clear(self) -> None:
-        """Frees all ranges."""
-        self._ranges.clear()
-
-    def read(self, size: int = -1) -> bytes:
-        """Returns up to `size` bytes, or all to the end. Raises ValueError if they are missing."""
-        most = self.size_bytes - self._at
-        missing = most if size < 0 else min(size, most)
-        pieces = []
-        while missing > 0:
-            piece = self._find(missing)
-            pieces.append(piece)
-            self._at += len(piece)
-            missing -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves the position and returns it."""
-        self._at = offset + (0, self._at, self.size_bytes)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        """Returns the position."""
-        return self._at
-
-    def readable(self) -> bool:
-        """Says that the file can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Says that the position can be moved."""
-        return True
-
-    def _find(self, size: int) -> bytes:
-        if data := self._ranges.get(self._at):
-            return data[:size]
-        for start, data in self._ranges.items():
-            if start <= self._at < start + len(data):
-                return data[self._at - start : self._at - start + size]
-        raise ValueError("pyarrow reads a part of the file that was not checked")
-
-
-def _load_footer(ranges: _LoadedRanges) -> None:
-    """Loads the end of the file. Raises ArchiveError."""
-    size = ranges.size_bytes
+def _read_footer(file: BinaryIO, size: int) -> Footer:
+    """Reads the end of a file. Raises ArchiveError."""
     if size == 0:
         raise ArchiveError("an empty file; copy it again")
-    last = ranges.load(max(0, size - 8), size)
-    if size < 12 or ranges.load(0, 4) != _MAGIC:
+    if size < 12 or _read_range(file, 0, 4) != MAGIC:
         raise ArchiveError("not a parquet file; choose another file")
-    if last[4:] == b"PARE":
+    end = _read_range(file, size - 8, 8)
+    if end[4:] == b"PARE":
         raise ArchiveError("an encrypted parquet file; decrypt it first")
-    if last[4:] != _MAGIC:
+    if end[4:] != MAGIC:
         raise ArchiveError("cut off: the end mark is missing; copy the file again")
-    footer_bytes = int.from_bytes(last[:4], "little")
+    footer_bytes = int.from_bytes(end[:4], "little")
     if footer_bytes > size - 12:
-        raise _damaged("its footer is larger than the file")
+        raise ArchiveError("damaged: its footer is larger than the file; copy the file again")
     if footer_bytes > MAX_FOOTER_BYTES:
         limit = MAX_FOOTER_BYTES // 2**20
         raise ArchiveError(f"has a footer over {limit} MiB; write it with larger row groups")
-    ranges.load(max(0, size - max(footer_bytes + 8, _TAIL_BYTES)), size)
+    return _check_footer(_read_range(file, size - 8 - footer_bytes, footer_bytes), size)
 
 
-def _describe_image(field: Any) -> _ImageColumn | None:
-    """Returns how to read images from an Arrow field. Returns None if it cannot hold any."""
+def _check_footer(data: bytes, size: int) -> Footer:
+    limit = (
+        f"has over {MAX_GROUPS:,} row groups, {MAX_COLUMNS:,} columns or {MAX_ROWS:,} rows; "
+        "split the file"
+    )
+    try:
+        footer = parse_footer(data)
+    except LimitError as exc:
+        raise ArchiveError(limit) from exc
+    except ValueError as exc:
+        raise ArchiveError(_DAMAGED, [quote_error(exc)]) from exc
+    if footer.rows > MAX_ROWS:
+        raise ArchiveError(limit)
+    chunks = (chunk for group in footer.groups for chunk in group.chunks)
+    if any(chunk.start + chunk.stored_bytes > size for chunk in chunks):
+        raise ArchiveError("cut off, or damaged: a column is missing; copy the file again")
+    return footer
+
+
+def _read_range(file: BinaryIO, start: int, size: int) -> bytes:
+    """Reads bytes that the file had when its size was asked for."""
+    file.seek(start)
+    pieces = []
+    while size and (piece := file.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    if size:
+        raise ArchiveError("cut off while it was read; copy the file again")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _list_kinds(footer: Footer) -> list[Any]:
+    """Returns the Arrow types of the columns. Raises UsageError if pyarrow is missing."""
+    with _refuse_damage():
+        kinds = [field.type for field in _open_file(make_file(footer.columns, 0, [])).schema_arrow]
+        if len(kinds) != len(footer.columns):
+            raise ValueError("pyarrow reads other columns")
+    return kinds
+
+
+def _open_file(content: bytes) -> Any:
+    """Opens a file that `make_file` made."""
+    try:
+        import pyarrow.parquet
+    except ImportError as exc:
+        raise UsageError("parquet files need pyarrow; pip install 'dinac-cli[parquet]'") from exc
+    source = pyarrow.BufferReader(content)
+    return pyarrow.parquet.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+
+
+def _find_image(footer: Footer, kinds: Sequence[Any], name: str) -> Column:
+    """Returns what to read of the column with the images. Raises UsageError if it has none."""
+    pairs = list(zip(footer.columns, kinds, strict=True))
+    found = [pair for pair in pairs if pair[0].name == name]
+    if len(found) == 1 and (image := _choose_leaves(*found[0])) is not None:
+        return image
+    images = [column.name for column, kind in pairs if _choose_leaves(column, kind) is not None]
+    shown = ", ".join(escape_text(each)[:40] for each in images[:_SHOWN_COLUMNS])
+    fault = "has no image bytes in the column" if found else "has no column"
+    advice = f"choose one with --image-column: {shown}" if shown else "no other column has any"
+    raise UsageError(f"{fault} {escape_text(name)[:40]}; {advice}")
+
+
+def _choose_leaves(column: Column, kind: Any) -> Column | None:
+    """Returns what to read of a column with images. Returns None if it can have none."""
     from pyarrow import types
 
-    if _is_binary(field.type):
-        return _ImageColumn(field.name, (field.name,), is_struct=False)
-    if not types.is_struct(field.type):
+    if _is_binary(kind):
+        return column
+    if not types.is_struct(kind):
         return None
-    inner = {each.name: each.type for each in field.type}
-    if len(inner) < field.type.num_fields or not _is_binary(inner.get("bytes")):
+    inner = {each.name: each.type for each in kind}
+    if len(inner) < kind.num_fields or not _is_binary(inner.get("bytes")):
         return None
-    names = ["bytes"] + ["path"] * _is_text(inner.get("path"))
-    return _ImageColumn(field.name, tuple(f"{field.name}.{name}" for name in names), is_struct=True)
+    return column.keep(["bytes", *["path"] * _is_text(inner.get("path"))])
+
+
+def _list_others(footer: Footer, kinds: Sequence[Any], image: str) -> list[Column]:
+    """Returns the columns that have a place in `Row.others`."""
+    names = [column.name for column in footer.columns]
+    return [
+        column
+        for column, kind in zip(footer.columns, kinds, strict=True)
+        if column.name != image and names.count(column.name) == 1 and _is_plain(kind)
+    ]
 
 
 def _is_binary(kind: Any) -> bool:
     import pyarrow
 
-    return kind in (pyarrow.binary(), pyarrow.large_binary())
+    return bool(kind == pyarrow.binary())
 
 
 def _is_text(kind: Any) -> bool:
     import pyarrow
 
-    return kind in (pyarrow.string(), pyarrow.large_string())
+    return bool(kind == pyarrow.string())
 
 
 def _is_plain(kind: Any, depth: int = 0) -> bool:
@@ -361,8 +220,6 @@ def _is_plain(kind: Any, depth: int = 0) -> bool:
 
     if types.is_struct(kind):
         return depth < _MAX_DEPTH and all(_is_plain(each.type, depth + 1) for each in kind)
-    if types.is_dictionary(kind):
-        return _is_text(kind.value_type)
     tests = (
         _is_text,
         types.is_null,
@@ -375,33 +232,70 @@ def _is_plain(kind: Any, depth: int = 0) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _is_inside(path: str, columns: Sequence[str]) -> bool:
-    """True if pyarrow may read the column at `path`, written with dots, to read `columns`."""
-    return any(path == name or path.startswith(f"{name}.") for name in columns)
+def _read_group(
+    file: BinaryIO, group: Group, index: int, columns: Sequence[Column]
+) -> Iterator[Any]:
+    """Yields the rows of a row group in batches (pyarrow.RecordBatch)."""
+    chunks = [group.chunks[leaf] for column in columns for leaf in column.leaves]
+    sizes = [(chunk.stored_bytes, chunk.data_bytes) for chunk in chunks]
+    if any(sum(each) > MAX_GROUP_BYTES for each in zip(*sizes, strict=True)):
+        raise _refuse_group(index)
+    if group.rows == 0:
+        return
+    loaded = [(chunk, _read_range(file, chunk.start, chunk.stored_bytes)) for chunk in chunks]
+    most = _check_pages(loaded, group.rows, index)
+    with _refuse_damage():
+        content = make_file(columns, group.rows, loaded)
+        loaded.clear()
+        batches = _open_file(content).iter_batches(most, use_threads=False)
+    found = 0
+    while found < group.rows:
+        with _refuse_damage():
+            batch = next(batches, None)
+        if batch is None or not batch.num_rows:
+            break
+        found += batch.num_rows
+        yield batch
+    if found != group.rows:
+        raise ArchiveError(f"damaged: rows are missing in row group {index}; copy the file again")
 
 
-def _make_row(
-    batch: Any, index: int, number: int, image: _ImageColumn, others: Sequence[str]
-) -> Row:
+def _check_pages(loaded: Sequence[tuple[Chunk, bytes]], rows: int, index: int) -> int:
+    """Checks the pages of a row group. Returns the number of rows for a batch."""
+    data_bytes = shared_bytes = 0
+    for chunk, data in loaded:
+        with _refuse_damage():
+            if chunk.values != rows:
+                raise ValueError("a column has more or fewer values than its row group")
+            totals = measure_pages(data, rows)
+        data_bytes += totals.data_bytes
+        shared_bytes += totals.shared_bytes
+        if data_bytes > MAX_GROUP_BYTES:
+            raise _refuse_group(index)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, shared_bytes)))
+
+
+def _make_row(batch: Any, index: int, number: int, others: Sequence[Column]) -> Row:
+    """Returns a row of a batch, whose first column has the image and the next ones `others`."""
     with _refuse_damage():
         values: dict[str, Any] = {}
         size = 0
-        for name in others:
-            values[name], text_bytes = _read_value(batch.column(name)[index])
+        for place, column in enumerate(others, 1):
+            values[column.name], text_bytes = _read_value(batch.column(place)[index])
             size += text_bytes
             if size > MAX_OTHERS_BYTES:
                 limit = MAX_OTHERS_BYTES // 2**20
                 large = f"its other columns are larger than {limit} MiB; make them smaller"
                 return Row(number, None, None, {}, large)
-        data, path, problem = _read_image(batch.column(image.name)[index], image)
+        data, path, problem = _read_image(batch.column(0)[index])
         return Row(number, data, path, values, problem)
 
 
-def _read_image(value: Any, image: _ImageColumn) -> tuple[bytes | None, str | None, str | None]:
+def _read_image(value: Any) -> tuple[bytes | None, str | None, str | None]:
     """Returns the bytes of an image, the name of its file, and the problem if there is one."""
     path: str | None = None
-    if image.is_struct and value.is_valid:
-        if len(image.leaves) > 1 and (text := value["path"]).is_valid:
+    if value.is_valid and not _is_binary(value.type):
+        if value.type.num_fields > 1 and (text := value["path"]).is_valid:
             path = _clean_path(_decode(text))
         value = value["bytes"]
     if not value.is_valid:
@@ -429,8 +323,6 @@ def _read_value(value: Any) -> tuple[Any, int]:
         inner = {kind.field(i).name: _read_value(value[i]) for i in range(kind.num_fields)}
         found = {name: each for name, (each, _) in inner.items()}
         return found, sum(size for _, size in inner.values())
-    if types.is_dictionary(kind):
-        return _read_value(value.value)
     if _is_text(kind):
         size = int(value.as_buffer().size)
         return (_decode(value), size) if size <= MAX_OTHERS_BYTES else ("", size)
@@ -447,19 +339,17 @@ def _decode(text: Any) -> str:
     return bytes(text.as_buffer()).decode("utf-8", "replace")
 
 
-def _format_time(value: Any) -> str | float:
-    """Returns a date or time as text, in UTC if it has a zone, and a duration in seconds.
+def _format_time(value: Any) -> str:
+    """Returns a date or time as text, in UTC if it has a zone.
 
-    Does not look up the name of the zone, which comes from the file.
+    The zone is always UTC, and is dropped first because some systems have no list of zones.
     """
     import pyarrow
 
-    kind = value.type
-    if pyarrow.types.is_duration(kind):
-        return float(value.value / 1000 ** ("s", "ms", "us", "ns").index(kind.unit))
+    kind, end = value.type, ""
     if pyarrow.types.is_timestamp(kind) and kind.tz is not None:
-        return f"{value.cast(pyarrow.timestamp(kind.unit)).cast(pyarrow.string()).as_py()}Z"
-    return str(value.cast(pyarrow.string()).as_py())
+        value, end = value.cast(pyarrow.timestamp(kind.unit)), "Z"
+    return f"{value.cast(pyarrow.string()).as_py()}{end}"
 
 
 @contextmanager
@@ -470,22 +360,9 @@ def _refuse_damage() -> Iterator[None]:
     except (DinacError, MemoryError):
         raise
     except Exception as exc:  # pyarrow raises errors of many classes
-        raise ArchiveError(
-            "damaged, or not a parquet file; copy it again", [quote_error(exc)]
-        ) from exc
-
-
-def _refuse_counts() -> ArchiveError:
-    return ArchiveError(
-        f"has over {MAX_GROUPS:,} row groups, {MAX_COLUMNS:,} columns or {MAX_ROWS:,} rows; "
-        "split the file"
-    )
+        raise ArchiveError(_DAMAGED, [quote_error(exc)]) from exc
 
 
 def _refuse_group(group: int) -> ArchiveError:
     limit = MAX_GROUP_BYTES // 2**30
     return ArchiveError(f"row group {group} is over {limit} GiB; write smaller row groups")
-
-
-def _damaged(reason: str) -> ArchiveError:
-    return ArchiveError(f"damaged: {reason}; copy the file again")

@@ -45,7 +45,7 @@ _REFUSED = frozenset(
     {
         *("file", "local", "asynclocal", "pipe", "data", "dir", "dask", "git", "dvc", "generic"),
         *("reference", "libarchive", "zip", "tar", "cached", "simplecache", "filecache"),
-        *("blockcache", "async_wrapper", "asyncwrapper", "pyscript", "jlab", "jupyter"),
+        *("blockcache", "asyncwrapper", "pyscript", "jlab", "jupyter"),
     }
 )
 
@@ -144,44 +144,51 @@ def open_url(url: str) -> tuple[Any, str]:
     InputError if the file system refuses the URL or its settings.
     """
     scheme = _require_allowed(url)
+    shown = hide_secrets(url)
     host = "" if scheme in _S3 else url[len(scheme) :].split("/")[2]
-    settings = sorted((key, value) for key, value in os.environ.items() if _is_setting(key))
-    system = _open_system(scheme, host, hash(tuple(settings)), os.getpid())
+    try:
+        system = _open_system(scheme, host, _identify_settings(url), os.getpid())
+    except ImportError as exc:
+        package = _PACKAGES.get(scheme)
+        advice = "see the details with -v" if package is None else f"pip install {package}"
+        problem = f"{scheme}:// needs a package that is not installed; {advice}"
+        raise UsageError(f"{shown}: {problem}", [quote_client(exc)]) from exc
+    except Exception as exc:
+        if isinstance(exc, UsageError):
+            raise
+        if isinstance(exc, ValueError) and "rotocol not known" in str(exc):
+            raise UsageError(f"{shown}: {_refuse(scheme)}") from exc
+        problem = "cannot open this place; check the URL and the settings in the environment"
+        raise InputError(f"{shown}: {problem}", [quote_client(exc)]) from exc
+    if getattr(system, "local_file", False):
+        raise UsageError(f"{shown}: {_refuse(scheme)}")
     return system, system._strip_protocol(scheme + url[len(scheme) :])
 
 
 @functools.lru_cache(maxsize=16)
 def _open_system(scheme: str, host: str, settings: int, process: int) -> Any:
     """Opens the file system of a host. `settings` and `process` tell apart what is not shared."""
-    url = f"{scheme}://{host}"
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError as exc:
-        problem = "URLs need fsspec; pip install 'dinac-cli[remote]'"
-        raise UsageError(f"{hide_secrets(url)}: {problem}") from exc
-    try:
-        system, _ = url_to_fs(url, **_choose_options(scheme))
-    except ImportError as exc:
-        package = _PACKAGES.get(scheme)
-        advice = "see the details with -v" if package is None else f"pip install {package}"
-        problem = f"{scheme}:// needs a package that is not installed; {advice}"
-        raise UsageError(f"{hide_secrets(url)}: {problem}", [quote_client(exc)]) from exc
-    except Exception as exc:
-        if isinstance(exc, ValueError) and "rotocol not known" in str(exc):
-            raise UsageError(f"{hide_secrets(url)}: {_refuse(scheme)}") from exc
-        problem = "cannot open this place; check the URL and the settings in the environment"
-        raise InputError(f"{hide_secrets(url)}: {problem}", [quote_client(exc)]) from exc
-    if getattr(system, "local_file", False):
-        raise UsageError(f"{hide_secrets(url)}: {_refuse(scheme)}")
+    from fsspec.core import url_to_fs
+
+    system, _ = url_to_fs(f"{scheme}://{host}", **_choose_options(scheme))
     if scheme in _S3:
         system.retries = 1  # times the attempts of the client of S3; see RemoteStore for the others
     return system
 
 
+def _identify_settings(url: str) -> int:
+    """Returns a number that changes with the settings of clients. Raises UsageError."""
+    try:
+        from fsspec.config import conf
+    except ImportError as exc:
+        problem = "URLs need fsspec; pip install 'dinac-cli[remote]'"
+        raise UsageError(f"{hide_secrets(url)}: {problem}") from exc
+    variables = sorted((key, value) for key, value in os.environ.items() if _is_setting(key))
+    return hash((repr(conf), *variables))
+
+
 def _is_setting(name: str) -> bool:
-    return (
-        name.startswith(("AWS_", "FSSPEC_", "HF_", "GOOGLE_", "AZURE_")) or "PROXY" in name.upper()
-    )
+    return name.startswith(("AWS_", "HF_", "GOOGLE_", "AZURE_")) or "PROXY" in name.upper()
 
 
 def _require_allowed(url: str) -> str:
@@ -249,9 +256,3 @@ def _bound_waiting() -> dict[str, Any]:
 
     limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
     return {"timeout": limits, "trust_env": True}  # the environment may name a proxy
-
-
-def expand_braces(place: str):  # a stand-in
-    import braceexpand
-
-    return braceexpand.braceexpand(place)

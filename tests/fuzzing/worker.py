@@ -20,7 +20,7 @@ from pathlib import Path
 import PIL
 
 import dinac_cli
-from tests.fuzzing import images, records
+from tests.fuzzing import archives, images, indexes, records
 from tests.fuzzing.coverage import Coverage
 
 SECONDS_AT_MOST = 2.0
@@ -55,6 +55,27 @@ TARGETS = {
         images.check_image,
         lambda data: 12 * images.MAX_PIXELS,
         (os.path.join(_PACKAGE, "images"), str(Path(PIL.__file__).parent)),
+    ),
+    "indexes": Target(
+        indexes.list_seeds,
+        indexes.mutate_index,
+        indexes.check_index,
+        lambda data: 100 * len(data),  # JSON that is nested or full of short values
+        (os.path.join(_PACKAGE, "storage"), os.path.join(_PACKAGE, "container")),
+    ),
+    "tars": Target(
+        archives.list_tars,
+        archives.mutate_tar,
+        archives.check_tar,
+        lambda data: 0,  # a tar of any declared size is read in small pieces
+        (os.path.join(_PACKAGE, "storage", "tars.py"),),
+    ),
+    "parquet": Target(
+        archives.list_parquet_files,
+        archives.mutate_parquet,
+        archives.check_parquet,
+        lambda data: 0,
+        (os.path.join(_PACKAGE, "storage", "parquet"),),
     ),
 }
 

@@ -21,6 +21,7 @@ from dinac_cli.images.geometry import Geometry, GeometryChoice
 from dinac_cli.jobs import request as request_module
 from dinac_cli.jobs.decode import DecodeChoice, DecodeRequest
 from dinac_cli.jobs.encode import EncodeChoice, EncodeOptions, EncodeRequest
+from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.export import WEBDATASET, ExportRequest
 from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
 from dinac_cli.jobs.info import InfoRequest
@@ -84,6 +85,18 @@ ENCODE = EncodeRequest(
     in_flight=5,
     processes=2,
     threads=3,
+    shard_size=25,
+    keep=("txt",),
+    image_column="photo",
+    retry_failed=True,
+    engine="ray",
+    cluster=Cluster(
+        address="head:6379",
+        processes=9,
+        processes_per_gpu=2,
+        cpus_per_process=3,
+        uses_gpus=True,
+    ),
 )
 POPULATED: list[Any] = [
     ENCODE,

@@ -30,7 +30,7 @@ def test_what_is_written_is_read() -> None:
 
 def test_bytes_are_those_of_the_format() -> None:
     data = ShardIndex((IndexEntry(**ENTRY),)).to_bytes()  # type: ignore[arg-type]
-    assert json.loads(data) == json.loads(make_index(ENTRY))
+    assert json.loads(data) == json.loads(make_index({**ENTRY, "missed": 0, "fingerprint": ""}))
     assert data.count(b"\n") == 3
 
 
@@ -88,6 +88,15 @@ def test_shard_has_room_for_its_records() -> None:
 def test_hash_must_be_a_hash(value: object) -> None:
     with pytest.raises(InputError, match="sha256 is not 64 hex digits"):
         parse_index(make_index({**ENTRY, "sha256": value}))
+
+
+def test_what_dinac_knows_of_a_shard_is_checked_too() -> None:
+    known = {"missed": 2, "fingerprint": "0123456789abcdef"}
+    [entry] = parse_index(make_index({**ENTRY, **known})).shards
+    assert (entry.missed, entry.fingerprint) == (2, "0123456789abcdef")
+    for wrong in ({"missed": -1}, {"missed": None}, {"fingerprint": "x"}, {"fingerprint": 0}):
+        with pytest.raises(InputError, match=r"^shard 1 of the index: (missed|fingerprint) is not"):
+            parse_index(make_index({**ENTRY, **wrong}))
 
 
 @pytest.mark.parametrize(

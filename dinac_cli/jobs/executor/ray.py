@@ -96,6 +96,7 @@ def _limit(control: RunControl) -> RunControl:
         clock=StageClock(),
         say=_say_nothing,
         warn=_say_nothing,
+        tick=_do_nothing,
         stdin=None,
         stdout=None,
     )
@@ -103,6 +104,10 @@ def _limit(control: RunControl) -> RunControl:
 
 def _say_nothing(line: str) -> None:
     """Tasks say nothing."""
+
+
+def _do_nothing() -> None:
+    """Tasks have a clock of their own."""
 
 
 def _choose_variables(address: str) -> dict[str, str]:
@@ -138,6 +143,7 @@ class _Driver(Generic[E]):
         self._stop = control.stop
         self._clock = control.clock
         self._warn = control.warn
+        self._tick = control.tick
         self._note = note
         self._remarks: set[str] = set()
         self._held: dict[int, E] = {}
@@ -223,6 +229,7 @@ class _Driver(Generic[E]):
             raise message.error
         if message.clock is not None:
             self._clock.add(message.clock)
+            self._tick()
         for remark in message.remarks:
             if remark not in self._remarks:
                 self._remarks.add(remark)

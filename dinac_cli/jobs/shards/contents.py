@@ -12,6 +12,7 @@ from dinac_cli.errors import InputError
 from dinac_cli.storage.markers import (
     FOLDER,
     MAX_MARKER_BYTES,
+    NONCE_PREFIX,
     Marker,
     name_marker,
     parse_marker,
@@ -46,6 +47,7 @@ class OutContents:
     tars: dict[str, int] = field(default_factory=dict)
     objects: int = 0
     first_loose: str | None = None
+    nonces: list[str] = field(default_factory=list)
 
     @classmethod
     def list(cls, store: Store) -> OutContents:
@@ -56,6 +58,8 @@ class OutContents:
             mark = split_marker_name(stat.name) if stat.name.startswith(f"{FOLDER}/") else None
             if mark is not None:
                 found.marks.setdefault(mark[0], set()).add(mark[1])
+            elif stat.name.startswith(NONCE_PREFIX):
+                found.nonces.append(stat.name)
             elif stat.name.endswith(_TAR):
                 found.tars[stat.name.removesuffix(_TAR)] = stat.size_bytes
             elif stat.name.endswith(LATENT_SUFFIX) and found.first_loose is None:
@@ -97,6 +101,11 @@ class OutContents:
         except InputError as exc:
             where = self.store.locate(name)
             raise InputError(f"{where}: {exc}; delete it, and its shard is encoded again") from exc
+
+    def drop_nonces(self) -> None:
+        """Removes what runs on a cluster left that were killed before this one."""
+        for name in self.nonces:
+            self.store.remove(name)
 
     def drop_stale(self, shard: str, fingerprint: str) -> None:
         """Removes the markers of earlier states of a shard that is complete now."""

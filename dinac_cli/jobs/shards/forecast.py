@@ -12,6 +12,7 @@ from dinac_cli.codec.compute import refuse_devices
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.machine import count_processors
 from dinac_cli.errors import DeviceError, ModelError
+from dinac_cli.jobs.executor.cluster import Demand
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.held import HeldRecord
@@ -19,7 +20,7 @@ from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder
 from dinac_cli.jobs.plan import Fate, Plan, PlannedFile, PlanRequest
 from dinac_cli.jobs.request import Announce, keep_quiet
 from dinac_cli.jobs.shards.sampling import Probe, ProbeChoice
-from dinac_cli.jobs.shards.shard_run import ShardSetup, prepare_shards
+from dinac_cli.jobs.shards.shard_run import ShardSetup, choose_cluster, prepare_shards
 from dinac_cli.jobs.shards.shard_states import (
     PlannedShard,
     ShardState,
@@ -100,6 +101,12 @@ class ShardForecast:
     totals: ShardTotals = field(default_factory=ShardTotals, init=False)
     traffic: Traffic = field(default_factory=Traffic, init=False)
     _probe: ProbeChoice = field(default_factory=ProbeChoice, init=False)
+
+    @property
+    def demand(self) -> Demand | None:
+        """What each task asks of the Ray cluster; None if the run uses none."""
+        encode = self.request.encode
+        return Demand.of(choose_cluster(encode)) if encode.engine == "ray" else None
 
     @property
     def shards(self) -> int:

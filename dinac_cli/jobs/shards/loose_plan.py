@@ -19,7 +19,7 @@ import numpy as np
 import zstandard
 
 from dinac_cli.errors import InputError
-from dinac_cli.jobs.shards.source import (
+from dinac_cli.jobs.shards.shard import (
     LooseFile,
     Shard,
     ShardKind,

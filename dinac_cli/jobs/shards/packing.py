@@ -34,7 +34,7 @@ from dinac_cli.jobs.shards.sample import (
     list_samples,
     read_beside,
 )
-from dinac_cli.jobs.shards.source import Shard
+from dinac_cli.jobs.shards.shard import Shard
 from dinac_cli.storage.content import Content, read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.markers import RUN_NAME, Failure, Marker

@@ -13,12 +13,13 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.request import IMAGES, InputRequest
 from dinac_cli.jobs.shards.sample import make_key
-from dinac_cli.jobs.shards.source import LooseFile, Shard, ShardKind, find_kind, fingerprint
+from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
+from dinac_cli.storage.braces import expand_braces
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.naming import NameSet
 from dinac_cli.storage.store import Stat, Store, open_store, split_place
-from dinac_cli.storage.urls import expand_braces, find_scheme, hide_secrets, is_url
+from dinac_cli.storage.urls import find_scheme, hide_secrets, is_url
 
 _WILDCARDS = ("*", "?", "[")
 _LEAST_LISTED = (

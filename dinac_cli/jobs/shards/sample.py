@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from dinac_cli.container.names import escape_name
 from dinac_cli.images.formats import is_image_name
-from dinac_cli.jobs.shards.source import Shard, ShardKind
+from dinac_cli.jobs.shards.shard import Shard, ShardKind
 from dinac_cli.storage import parquet, tars
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.store import open_store, split_place

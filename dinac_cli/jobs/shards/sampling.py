@@ -17,8 +17,8 @@ from dinac_cli.jobs.shards.sample import (
     make_key,
     open_archive,
 )
+from dinac_cli.jobs.shards.shard import Shard, ShardKind
 from dinac_cli.jobs.shards.shard_states import TODO, PlannedShard
-from dinac_cli.jobs.shards.source import Shard, ShardKind
 from dinac_cli.jobs.trial import TRIAL_FILES, TrialSample
 from dinac_cli.storage.parquet import count_rows
 from dinac_cli.storage.store import open_store, split_place

@@ -13,10 +13,12 @@ from typing import BinaryIO, ClassVar, TypeVar
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.errors import UsageError
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, EncodeRun
+from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase, watch_items
 from dinac_cli.jobs.executor.pool import run_in_processes
+from dinac_cli.jobs.executor.ray import run_on_ray
 from dinac_cli.jobs.freshness import is_latent_file
 from dinac_cli.jobs.held import HeldRecord, announce_followed
 from dinac_cli.jobs.listing import SCANNING
@@ -25,6 +27,7 @@ from dinac_cli.jobs.request import Announce
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards.contents import OutContents, read_index, write_index
 from dinac_cli.jobs.shards.loose_plan import LoosePlan
+from dinac_cli.jobs.shards.node_check import NodeCheck, relocate, show_nonce
 from dinac_cli.jobs.shards.packing import SampleJob, ShardJob
 from dinac_cli.jobs.shards.partition import ShardInputs, names_shards
 from dinac_cli.jobs.shards.run_settings import (
@@ -35,7 +38,7 @@ from dinac_cli.jobs.shards.run_settings import (
     read_settings,
 )
 from dinac_cli.jobs.shards.sample import SampleChoice
-from dinac_cli.jobs.shards.source import Shard
+from dinac_cli.jobs.shards.shard import Shard
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.local import LocalStore
 from dinac_cli.storage.markers import RUN_NAME
@@ -130,7 +133,7 @@ def prepare_shards(
         )
     announce_followed(held, request.options.list_followed(held), announce)
     inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
-    plan = ShardPlan(inputs, store, settings, request, read_only)
+    plan = ShardPlan(inputs, store, settings, request, model, read_only)
     return ShardSetup(
         plan=plan, options=options, choice=choice, model=model, held=held, threads=threads
     )
@@ -225,6 +228,7 @@ class ShardPlan:
     store: Store
     settings: RunSettings
     request: EncodeRequest
+    model: ModelHandle
     read_only: bool = False
     is_made: bool = field(default=False, init=False)
     total: int | None = field(default=None, init=False)
@@ -329,25 +333,64 @@ def _start(
     marks: dict[str, str] = {}
     foreign: list[FileResult] = []
     shards = _take_ours(plan, marks, foreign)
-    with closing(_run_shards(request, open_job, shards, control)) as results:
+    with closing(_run_shards(request, plan, open_job, shards, control)) as results:
         for result in results:
             yield from result.parts
             yield replace(result, parts=())
             if result.status is Status.WRITTEN and result.name in marks:
                 plan.contents.drop_stale(result.name, marks.pop(result.name))
     yield from foreign
+    if not control.stop:
+        plan.contents.drop_nonces()
     write_index(plan.store)
+
+
+OpenShardJob = Callable[[], AbstractContextManager[ShardJob]]
+"""Opens a `ShardJob`, also in another process."""
 
 
 def _run_shards(
     request: EncodeRequest,
-    open_job: Callable[[], AbstractContextManager[ShardJob]],
+    plan: ShardPlan,
+    open_job: OpenShardJob,
     shards: Iterator[Shard],
     control: RunControl,
 ) -> Generator[FileResult, None, None]:
+    if request.engine == "ray":
+        return _run_on_ray(request, plan, open_job, shards, control)
     if control.processes > 1:
         return run_in_processes(open_job, shards, control)
     return run_opened(open_job, shards, control)
+
+
+def choose_cluster(request: EncodeRequest) -> Cluster:
+    """Returns the cluster of a run, with what the other options of the request say about it."""
+    device = request.model.device
+    return replace(
+        request.cluster,
+        processes=request.processes,
+        uses_gpus=None if device == "auto" else device != "cpu",
+    )
+
+
+def _run_on_ray(
+    request: EncodeRequest,
+    plan: ShardPlan,
+    open_job: OpenShardJob,
+    shards: Iterator[Shard],
+    control: RunControl,
+) -> Generator[FileResult, None, None]:
+    """Runs the shards on a Ray cluster. Starts nothing if there are none."""
+    first = next(shards, None)
+    if first is None:
+        return
+    place = first.place or next((file.path for file in first.files if not file.problem), None)
+    cluster = choose_cluster(request)
+    with show_nonce(plan.store) as nonce:
+        check = NodeCheck(plan.store, nonce, plan.model, place)
+        every = itertools.chain([first], shards)
+        with closing(run_on_ray(open_job, every, control, cluster, check)) as results:
+            yield from results
 
 
 @contextmanager
@@ -361,6 +404,7 @@ def open_shard_job(
 ) -> Iterator[ShardJob]:
     """Opens a `ShardJob`."""
     output = Output(STDOUT, OutputKind.STREAM, is_latent_file)
+    model = relocate(model)
     job = SampleJob(output, model, options, keep=choice.keep)
     yield ShardJob(job, store, choice, settings, model)
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from dinac_cli.jobs.shards.contents import read_index
 from dinac_cli.jobs.shards.loose_plan import GONE
+from dinac_cli.jobs.shards.shard import Shard, ShardKind
 from dinac_cli.jobs.shards.shard_run import ShardPlan
-from dinac_cli.jobs.shards.source import Shard, ShardKind
 from dinac_cli.storage.atomic import refuse_foreign
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 
+from dinac_cli.jobs.shards.shard import Shard
 from dinac_cli.jobs.shards.shard_run import ShardPlan
 from dinac_cli.jobs.shards.shard_states import TODO, PlannedShard
-from dinac_cli.jobs.shards.source import Shard
 from dinac_cli.storage.remote import UPLOAD_PART_BYTES
 from dinac_cli.storage.remote_file import READ_BLOCK_BYTES
 from dinac_cli.storage.urls import WEB, find_scheme, is_url
@@ -88,6 +88,9 @@ class Traffic:
         # A tar, its marker, parts of the plan, run.json and index.json.
         self.out.put += self.shards * (parts + 1) + new_parts
         self.out.put += (not has_settings) * bool(self.shards) + bool(self.shards)
+        if plan.request.engine == "ray" and self.shards:  # the file that the nodes must see
+            self.out.put += 1
+            self.out.delete += 1
         # The plan is read twice, and the new markers once, for the index.
         self.out.get += 2 * plan.loose.known_parts + self.shards
         after = plan.contents.objects + self.objects
