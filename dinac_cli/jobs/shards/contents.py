@@ -13,6 +13,7 @@ from dinac_cli.storage.markers import (
     FOLDER,
     MAX_MARKER_BYTES,
     NONCE_PREFIX,
+    RUN_NAME,
     Marker,
     name_marker,
     parse_marker,
@@ -39,13 +40,17 @@ class OutContents:
     """The shards in OUT. `marks` maps the name of a shard to the fingerprints of its markers.
 
     `tars` maps the names of tars, without `.tar`, to their sizes in bytes. `objects` is the number
-    of all files. `first_loose` is the name of a loose record, if there is one.
+    of all files; `has_settings` and `has_index` tell whether run.json and the index are among them.
+    `first_loose` is the name of a loose record, if there is one. `nonces` are the files that a run
+    on a cluster left when it was killed.
     """
 
     store: Store
     marks: dict[str, set[str]] = field(default_factory=dict)
     tars: dict[str, int] = field(default_factory=dict)
     objects: int = 0
+    has_settings: bool = False
+    has_index: bool = False
     first_loose: str | None = None
     nonces: list[str] = field(default_factory=list)
 
@@ -55,6 +60,8 @@ class OutContents:
         found = cls(store)
         for stat in store.list():
             found.objects += 1
+            found.has_settings |= stat.name == RUN_NAME
+            found.has_index |= stat.name == INDEX_NAME
             mark = split_marker_name(stat.name) if stat.name.startswith(f"{FOLDER}/") else None
             if mark is not None:
                 found.marks.setdefault(mark[0], set()).add(mark[1])

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from dinac_cli.jobs.shards.shard import Shard
 from dinac_cli.jobs.shards.shard_run import ShardPlan
-from dinac_cli.jobs.shards.shard_states import TODO, PlannedShard
+from dinac_cli.jobs.shards.shard_states import PlannedShard
 from dinac_cli.storage.remote import UPLOAD_PART_BYTES
 from dinac_cli.storage.remote_file import READ_BLOCK_BYTES
 from dinac_cli.storage.urls import WEB, find_scheme, is_url
@@ -56,12 +56,13 @@ class Traffic:
 
     def add(self, plan: ShardPlan, planned: PlannedShard) -> None:
         """Counts what one shard adds."""
-        if planned.state not in TODO or planned.shard is None:
-            return
-        self.shards += 1
-        self._add_source(plan, planned.shard)
-        marks = plan.contents.marks.get(planned.name, set())
-        self.out.delete += len(marks - {planned.shard.fingerprint})
+        if planned.shard is not None:
+            self.shards += 1
+            self._add_source(plan, planned.shard)
+            marks = plan.contents.marks.get(planned.name, set())
+            self.out.delete += len(marks - {planned.shard.fingerprint})
+        elif planned.failed or planned.skipped:
+            self.out.get += 1  # the marker names the failures
 
     def _add_source(self, plan: ShardPlan, shard: Shard) -> None:
         if is_url(shard.place):
@@ -78,25 +79,41 @@ class Traffic:
         """Adds what the whole run asks for. A tar in OUT has about `tar_bytes`, if known."""
         self.source.list += sum(map(count_pages, plan.inputs.listed))
         self.source.head += plan.inputs.asked
-        new_parts = plan.loose.new_parts
-        self.objects = 2 * self.shards + new_parts + 2 * bool(self.shards)
-        if not plan.store.is_remote:
+        # A tar and a marker for each shard, parts of the plan, run.json and the index.
+        self.objects = 2 * self.shards + plan.loose.new_parts
+        self.objects += ((not plan.contents.has_settings) + 1) * bool(self.shards)
+        if plan.store.is_remote:
+            self._add_uploads(plan, count_parts(tar_bytes or 0))
+            self._add_look_ups(plan)
+        else:
             self.out = Requests()
-            return
-        parts = count_parts(tar_bytes or 0)
-        has_settings = bool(plan.contents.marks) and not plan.request.overwrite
-        # A tar, its marker, parts of the plan, run.json and index.json.
-        self.out.put += self.shards * (parts + 1) + new_parts
-        self.out.put += (not has_settings) * bool(self.shards) + bool(self.shards)
-        if plan.request.engine == "ray" and self.shards:  # the file that the nodes must see
+
+    def _add_uploads(self, plan: ShardPlan, parts: int) -> None:
+        self.out.put += self.objects + self.shards * (parts - 1)
+        if plan.request.engine == "ray" and self.shards:  # the file that all nodes must see
             self.out.put += 1
             self.out.delete += 1
-        # The plan is read twice, and the new markers once, for the index.
-        self.out.get += 2 * plan.loose.known_parts + self.shards
-        after = plan.contents.objects + self.objects
-        self.out.list += count_pages(plan.contents.objects) + 2 * count_pages(after)
+
+    def _add_look_ups(self, plan: ShardPlan) -> None:
+        contents, known = plan.contents, plan.loose.known_parts
+        after = contents.objects + self.objects
+        self.out.list += count_pages(contents.objects) + 2 * count_pages(after)
         if plan.inputs.has_loose and not plan.settings.anonymous:
-            self.out.list += count_pages(plan.loose.known_parts)
+            self.out.list += count_pages(known)
+        self.out.get += 2 * known + self.shards  # the plan twice; the new markers for the index
+        if plan.request.retry_failed:
+            self.out.get += sum(map(len, contents.marks.values()))
+        settings = (not plan.request.overwrite) + bool(self.shards)
+        self._look_up(settings, exists=contents.has_settings)
+        self._look_up(3, exists=contents.has_index)
+
+    def _look_up(self, times: int, *, exists: bool) -> None:
+        """Counts looking for a file: a missing one could be a folder, so it takes a LIST."""
+        self.out.head += times
+        if exists:
+            self.out.get += times
+        else:
+            self.out.list += times
 
     def advise(self, shard_size: int) -> str | None:
         """Says that the images should be packed first if there are too many loose objects."""
