@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import tarfile
@@ -23,6 +24,7 @@ from dinac_cli.jobs.executor.cluster import Cluster, Demand
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.plan import PlanRequest
 from dinac_cli.jobs.request import InputRequest, run_request
+from dinac_cli.jobs.shards.contents import read_index
 from dinac_cli.jobs.shards.forecast import ShardEstimate, ShardForecast, open_forecast
 from dinac_cli.jobs.shards.shard_states import PlannedShard
 from dinac_cli.jobs.shards.speed import SampleSizes, SpeedEstimate, assume_speed
@@ -120,6 +122,20 @@ def test_thousands_of_objects_take_a_few_requests(calls: Counter[str], place: st
     assert forecast.totals.todo.bytes_in == 2000 * len(data)
     assert forecast.traffic.source == Requests(list=2, get=2000)
     assert not list(open_store(f"{place}/out").list())
+
+
+def test_the_index_follows_a_shard_that_was_tried_again(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    write_images(photos, "0.png")
+    write_images(photos, "1.png", height=200)
+    encode(ask(photos, out, shard_size=2, options=EncodeChoice(max_pixels=1000)))
+    entry = read_index(open_store(str(out)))["000/000000.tar"]
+    assert (entry.nsamples, entry.missed) == (1, 1)
+    encode(ask(photos, out, retry_failed=True))
+    entry = read_index(open_store(str(out)))["000/000000.tar"]
+    assert (entry.nsamples, entry.missed) == (2, 0)
+    data = (out / "000/000000.tar").read_bytes()
+    assert (entry.filesize, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def classify(requests: list[str]) -> dict[str, Requests]:

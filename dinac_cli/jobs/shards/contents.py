@@ -142,13 +142,17 @@ def write_index(store: Store) -> int:
 
 
 def _list_entries(contents: OutContents, known: dict[str, IndexEntry]) -> Iterator[IndexEntry]:
-    """Yields the complete shards, sorted by name. Reads only markers that are not in the index."""
+    """Yields the complete shards, sorted by name.
+
+    Reads only markers that are not in the index, and those of shards that missed images: a run may
+    have tried these again.
+    """
     unknown = []
     found: dict[str, IndexEntry] = {}
     for shard in sorted(contents.marks.keys() & contents.tars.keys()):
         entry = known.get(f"{shard}{_TAR}")
         marks = contents.marks[shard]
-        if entry is not None and marks == {entry.fingerprint}:
+        if entry is not None and _is_current(entry, marks, contents.tars[shard]):
             found[shard] = entry
         else:
             unknown += [(shard, mark) for mark in marks]
@@ -156,6 +160,10 @@ def _list_entries(contents: OutContents, known: dict[str, IndexEntry]) -> Iterat
         if marker.size_bytes == contents.tars[marker.shard]:
             found[marker.shard] = marker.entry
     return iter([found[shard] for shard in sorted(found)])
+
+
+def _is_current(entry: IndexEntry, marks: set[str], size_bytes: int) -> bool:
+    return marks == {entry.fingerprint} and not entry.missed and entry.filesize == size_bytes
 
 
 def read_index(store: Store) -> dict[str, IndexEntry]:

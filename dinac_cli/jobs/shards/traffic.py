@@ -62,7 +62,7 @@ class Traffic:
             marks = plan.contents.marks.get(planned.name, set())
             self.out.delete += len(marks - {planned.shard.fingerprint})
         elif planned.failed or planned.skipped:
-            self.out.get += 1  # the marker names the failures
+            self.out.get += 2  # the marker, for its failures and for the index
 
     def _add_source(self, plan: ShardPlan, shard: Shard) -> None:
         if is_url(shard.place):
