@@ -159,22 +159,24 @@ def _describe_speed(forecast: ShardForecast, estimate: ShardEstimate) -> Iterato
     else:
         limit = f"; limited by: {speed.limit}" if speed.limit else ""
         yield f"time: about {format_duration(speed.seconds)} ({speed.basis}){limit}"
-    yield from describe_device(speed)
+    yield from _describe_device(speed, forecast.process_cpus)
     if forecast.setup.plan.store.is_remote and estimate.upload_rate is not None:
         rate = format_size(estimate.upload_rate)
         yield f"upload: limits the run below {rate} per second; the network was not measured"
 
 
-def describe_device(speed: SpeedEstimate) -> Iterator[str]:
+def _describe_device(speed: SpeedEstimate, cpus: int) -> Iterator[str]:
     """Yields what an image costs the processor, and what keeps a device busy."""
     if speed.host_seconds is None:
         return
     yield f"processor: about {1000 * speed.host_seconds:.1f} ms of one core for each image"
-    if speed.device_rate is not None:
+    cores, processes = speed.cores, speed.count_processes(cpus)
+    if cores is not None and processes is not None:
         how = "assumed" if speed.is_assumed else "measured"
-        cores, processes = _count(speed.cores or 1, "core"), _count(speed.processes or 1, "process")
-        rate = f"{speed.device_rate:.0f} images/s ({how})"
-        yield f"each device: {cores} and at least {processes} for {rate}"
+        yield (
+            f"each device: {_count(cores, 'core')}, such as {_count(processes, 'process')} with "
+            f"{_count(cpus, 'CPU')}, for {speed.device_rate:.0f} images/s ({how})"
+        )
 
 
 def _describe_traffic(forecast: ShardForecast) -> Iterator[str]:
@@ -219,7 +221,8 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
         "device_images_per_second": speed.device_rate,
         "device_rate_assumed": speed.is_assumed,
         "cores_per_device": speed.cores,
-        "processes_per_device": speed.processes,
+        "processes_per_device": speed.count_processes(forecast.process_cpus),
+        "cpus_per_process": forecast.process_cpus,
         "ray": None
         if demand is None
         else {

@@ -340,9 +340,9 @@ def test_the_slower_of_device_and_cores_decides() -> None:
 
 def test_a_fast_device_needs_many_cores_and_several_processes() -> None:
     speed = SpeedEstimate(seconds=1.0, basis="", device_rate=11_800.0, host_seconds=1.0e-3)
-    assert speed.cores == 12
-    assert speed.processes is not None
-    assert 1 < speed.processes <= 8
+    assert (speed.cores, speed.count_processes(2), speed.count_processes(8)) == (12, 6, 2)
+    unknown = SpeedEstimate(seconds=1.0, basis="", host_seconds=1.0e-3)
+    assert unknown.cores is unknown.count_processes(2) is None
 
 
 def test_ray_tasks_are_described_without_ray(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dinac_cli.codec.compute import refuse_devices
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.machine import count_processors
 from dinac_cli.errors import DeviceError, ModelError
-from dinac_cli.jobs.executor.cluster import Demand
+from dinac_cli.jobs.executor.cluster import USUAL_CPUS, Demand
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.held import HeldRecord
@@ -107,6 +107,11 @@ class ShardForecast:
         """What each task asks of the Ray cluster; None if the run uses none."""
         encode = self.request.encode
         return Demand.of(choose_cluster(encode)) if encode.engine == "ray" else None
+
+    @property
+    def process_cpus(self) -> int:
+        """The cores of each process: as many as the user says, or as one usually keeps busy."""
+        return self.request.encode.cluster.cpus_per_process or USUAL_CPUS
 
     @property
     def shards(self) -> int:

@@ -25,11 +25,9 @@ from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
 PACK_SECONDS_PER_PIXEL = 3.5e-9
-PIPELINE_SECONDS = 0.4e-3
-MAIN_THREAD_SECONDS = 0.25e-3
+PIPELINE_SECONDS = 0.3e-3
 """CPU time of one core, as `dinac bench --only shards` measures it: to pack a record, for each
-pixel; for the rest of the work on an image but reading it; and that of the thread that runs the
-model, for each image. The last one limits a process, however many cores there are."""
+pixel; and for the rest of the work on an image, except for reading it."""
 
 _LIMITS = {"read": "decode", "model": "device", "write": "pack"}
 
@@ -101,12 +99,9 @@ class SpeedEstimate:
             return None
         return max(1, math.ceil(self.device_rate * self.host_seconds))
 
-    @property
-    def processes(self) -> int | None:
-        """The smallest number of processes that keep one device busy."""
-        if self.device_rate is None:
-            return None
-        return max(1, math.ceil(self.device_rate * MAIN_THREAD_SECONDS))
+    def count_processes(self, cpus: int) -> int | None:
+        """Returns the number of processes that keep one device busy, with `cpus` cores each."""
+        return None if self.cores is None else math.ceil(self.cores / cpus)
 
 
 @dataclass(frozen=True, kw_only=True)
