@@ -84,6 +84,8 @@ class _Worker:
         self._numbers: dict[int, int] = {}
         self._unsent: list[tuple[int, Made]] = []
         self._sent_at = time.monotonic()
+        # A job may take its entries in a thread of its own, as shards do.
+        self._reporting = threading.Lock()
         # Receives also while the job opens, because loading a large model takes long.
         threading.Thread(target=self._receive, daemon=True).start()
 
@@ -163,7 +165,8 @@ class _Worker:
     def _tell_model(self) -> None:
         if not self._has_told_model:
             self._has_told_model = True
-            self._connection.send(Report(uses_model=True))
+            with self._reporting:
+                self._connection.send(Report(uses_model=True))
 
     def _wait_for_more(self) -> Part | Order | None:
         """Returns the next message; None if none comes for some time."""
@@ -186,14 +189,14 @@ class _Worker:
             self._report()
 
     def _report(self, *, has_stopped: bool = False) -> None:
-        clock = self._control.clock.take()
-        room = None if self._has_told_room else self._job.measure_room()
-        self._has_told_room = self._has_told_room or room is not None
-        made, remarks = tuple(self._unsent), tuple(self._remarks)
-        self._connection.send(Report(made, clock, remarks, room, has_stopped=has_stopped))
-        self._unsent.clear()
-        self._remarks.clear()
-        self._sent_at = time.monotonic()
+        with self._reporting:
+            clock = self._control.clock.take()
+            room = None if self._has_told_room else self._job.measure_room()
+            self._has_told_room = self._has_told_room or room is not None
+            made, remarks = tuple(self._unsent), tuple(self._remarks)
+            self._connection.send(Report(made, clock, remarks, room, has_stopped=has_stopped))
+            del self._unsent[: len(made)], self._remarks[: len(remarks)]
+            self._sent_at = time.monotonic()
 
 
 if __name__ == "__main__":

@@ -14,9 +14,17 @@ from dinac_cli.commands.screen.tables import align, format_size, list_facts
 from dinac_cli.jobs.results import Tally
 
 if TYPE_CHECKING:
-    from dinac_cli.jobs.info import Beside, Catalogue, ChannelMoments, InfoRun, RecordFacts
+    from dinac_cli.jobs.info import (
+        Beside,
+        Catalogue,
+        ChannelMoments,
+        InfoRun,
+        RecordFacts,
+        ShardFacts,
+    )
 
 _CHANNELS_SHOWN = 5
+_FAILURES_SHOWN = 5
 
 # Over many photographs, mean and deviation of each whitened channel stay within these bounds.
 # Channels of another scale exceed the bounds. A few images may exceed them too: for example,
@@ -73,13 +81,15 @@ class InfoSummary(Summary):
 
     def __init__(self, run: InfoRun) -> None:
         super().__init__()
+        self._run = run
         self._catalogue = run.catalogue
 
     def describe(self, progress: RunProgress) -> str:
-        return "\n".join(_describe_catalogue(self._catalogue, progress))
+        shards = [line for facts in self._run.shards for line in _describe_shards(facts)]
+        return "\n".join([*shards, *_describe_catalogue(self._catalogue, progress)])
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
-        catalogue, pixels = self._catalogue, self._catalogue.pixels
+        catalogue, pixels, shards = self._catalogue, self._catalogue.pixels, self._run.shards
         return {
             "summary": True,
             "records": catalogue.records,
@@ -102,7 +112,32 @@ class InfoSummary(Summary):
                 {"latent_space": space, "mean": moments.mean.tolist(), "std": moments.std.tolist()}
                 for (space, _), moments in catalogue.moments.items()
             ],
+            **({"shards": [facts.to_json() for facts in shards]} if shards else {}),
         }
+
+
+def _describe_shards(facts: ShardFacts) -> Iterator[str]:
+    """Yields the lines about a folder of shards, and an empty line."""
+    yield from list_facts(_list_shard_facts(facts))
+    for failure in facts.failures[:_FAILURES_SHOWN]:
+        yield f"  {failure.name}: {failure.reason}"
+    if len(facts.failures) > _FAILURES_SHOWN:
+        yield f"  and {len(facts.failures) - _FAILURES_SHOWN} more; --json lists them"
+    yield ""
+
+
+def _list_shard_facts(facts: ShardFacts) -> Iterator[tuple[str, str]]:
+    yield "folder", facts.place
+    yield "shards", f"{facts.shards}, {format_size(facts.size_bytes)}"
+    yield "encoded with", facts.options or "unknown: run.json is damaged"
+    if facts.compute:
+        yield "computed on", facts.compute
+    if facts.failures:
+        count = len(facts.failures)
+        images = "1 image" if count == 1 else f"{count} images"
+        yield "not encoded", f"{images} that failed; encode --retry-failed tries again"
+    if facts.problem is not None:
+        yield "not encoded", f"unknown: {facts.problem}"
 
 
 def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator[str]:

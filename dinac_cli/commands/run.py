@@ -28,6 +28,7 @@ from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import STDIN, STDIN_NAME
 from dinac_cli.storage.lock import hold_folder
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 R = TypeVar("R", bound=Run)
 
@@ -118,7 +119,7 @@ def _run_and_report(
     run = request.open(console.say)
     for remark in run.describe_list():
         console.say(remark)
-    with hold_out(run.output, console) if options.lock else nullcontext():
+    with hold_out(run.output, console, out) if options.lock else nullcontext():
         with show_phases(console, request.command) as watch:
             total = run.count(watch)
         if isinstance(request, ProcessRequest) and run.threads is not None:
@@ -143,11 +144,19 @@ def _run_and_report(
 
 
 @contextmanager
-def hold_out(output: Output | None, console: Console) -> Iterator[None]:
+def hold_out(
+    output: Output | None, console: Console, argument: str | None = None
+) -> Iterator[None]:
     """Keeps other runs with `--lock` out of OUT during the `with` block.
 
-    Raises UsageError if OUT is not a folder, and OutputError if another run holds it.
+    `argument` is OUT as the user named it. A remote place has no locks and needs none. Raises
+    UsageError if OUT is not a folder, and OutputError if another run holds it.
     """
+    if argument is not None and is_url(argument):
+        place = hide_secrets(argument)
+        console.warn(f"{place}: --lock has no effect here; two runs write the same files")
+        yield
+        return
     if output is None or output.kind is not OutputKind.FOLDER:
         raise UsageError("--lock needs a folder as OUT; name a folder, or leave out --lock")
     refusal = f"{output.path}: another run holds the lock of this folder; wait for its end"

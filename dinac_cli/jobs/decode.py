@@ -75,6 +75,7 @@ from dinac_cli.jobs.request import (
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.models.interface import DinacAEInferenceConfig, is_int
 from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import name_image
 from dinac_cli.storage.output import Output, OutputKind
 
@@ -211,6 +212,8 @@ class DecodeRequest(ProcessRequest["DecodeRun"]):
     def _open_pruning(self, selection: Selection, output: Output) -> Pruning | None:
         if self.prune is None:
             return None
+        if any(map(holds_shards, selection.scan.paths)):
+            raise UsageError("--prune needs folders of loose records; leave it out for shards")
         require_whole_folders(selection, output)
         return Pruning(
             choice=self.prune, selection=selection, output=output, source_files=DECODE_SOURCES
@@ -481,8 +484,8 @@ def refuse_other_settings(
     """
     if not output.keeps_existing:
         return
-    for entry in itertools.islice(inputs, _INPUTS_LOOKED_AT):
-        target = output.locate(name_image(entry.name, options.format.suffixes))
+    for name in itertools.islice(_list_names(inputs), _INPUTS_LOOKED_AT):
+        target = output.locate(name_image(name, options.format.suffixes))
         stamp = read_stamp(Path(target))
         if stamp is None:
             continue
@@ -495,6 +498,15 @@ def refuse_other_settings(
                 "choose another OUT, or add --overwrite to decode everything again"
             )
         return
+
+
+def _list_names(inputs: Iterable[Input]) -> Iterator[str]:
+    """Yields the names of the inputs, and those of the records in tars."""
+    for entry in inputs:
+        if entry.is_archive:
+            yield from (record.name for record in list_records([entry], None) if not record.error)
+        else:
+            yield entry.name
 
 
 def describe_settings(options: DecodeOptions) -> str:

@@ -7,10 +7,11 @@ import mmap
 import os
 import stat
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.names import escape_name
@@ -28,6 +29,10 @@ from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import NameSet, strip_suffix
+from dinac_cli.storage.store import read_place
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.shards.shard_folder import TarOrigin
 
 _POLL_SECONDS = 0.2
 
@@ -131,10 +136,11 @@ class OutputNames:
 
 @dataclass(frozen=True)
 class RecordEntry:
-    """One record to read: a file (`path`), or bytes that are already in memory (`data`).
+    """One record to read: a file (`path` or `url`), or bytes that are already in memory (`data`).
 
     `name` is a relative path; the output's name is made from `name`. `claim` is the claim to the
-    output's name. `error` is set if there is no record to read.
+    output's name. `error` is set if there is no record to read. `origin` says what is known about
+    a record of a tar; it is None for any other record.
     """
 
     label: str
@@ -143,10 +149,12 @@ class RecordEntry:
     data: bytes | None = None
     error: DinacError | None = None
     claim: NameClaim | None = field(default=None, compare=False)
+    url: str | None = None
+    origin: TarOrigin | None = field(default=None, compare=False)
 
     def __getstate__(self) -> dict[str, object]:
         """A pickled entry has no claim: the process that lists the records settles it."""
-        return {**vars(self), "claim": None}
+        return {**vars(self), "claim": None, "origin": None}
 
     @property
     def held_bytes(self) -> int:
@@ -154,14 +162,38 @@ class RecordEntry:
         return 0 if self.data is None else len(self.data)
 
     def read(self) -> bytes:
-        """Returns the bytes of the record without checking them. Raises `error`, InputError."""
+        """Returns the bytes of the record without checking them.
+
+        Raises `error`, InputError, StorageError.
+        """
         if self.error is not None:
             raise self.error
+        if self.url is not None:
+            try:
+                return read_place(self.url)
+            except DinacError as exc:
+                raise drop_label(exc, self.label) from exc
         return self.data or b"" if self.path is None else read_content(self.path).data
 
     def settle_name(self) -> AbstractContextManager[None]:
         """The caller reads the record inside this context; see `NameClaim.settle`."""
         return nullcontext() if self.claim is None else self.claim.settle()
+
+
+class RecordSource(ABC):
+    """Lists the records of inputs that are not files of this machine. See `InputSource`."""
+
+    @property
+    @abstractmethod
+    def is_archive(self) -> bool:
+        """True if an input holds any number of records."""
+
+    @abstractmethod
+    def list_records(self, entry: Input, names: OutputNames) -> Iterator[RecordEntry]:
+        """Yields the records of an input, and an entry with an error for each thing that fails.
+
+        Raises StorageError if the place has not answered for long.
+        """
 
 
 def list_records(
@@ -173,15 +205,18 @@ def list_records(
 ) -> Iterator[RecordEntry]:
     """Yields the records of files and streams, in order. A stream is read while its data arrives.
 
-    If a file holds one record, the output is named after the file. If a file or a stream holds
-    several records, each output is named after its record, below the folder of the file. `rename`
-    turns the name of a record into the name of its output. If `rename` is None, the run has no
-    outputs. If two undamaged records have the same output name, reading the later record fails.
+    If a file holds one record, the output is named after the file. If a file, a stream or a tar
+    holds several records, each output is named after its record, below the folder of the file.
+    `rename` turns the name of a record into the name of its output. If `rename` is None, the run
+    has no outputs. If two undamaged records have the same output name, reading the later record
+    fails.
     """
     names = OutputNames(rename, fold_case=fold_case)
     for entry in inputs:
         if entry.problem:
             yield RecordEntry(entry.label, entry.name, error=InputError(entry.problem))
+        elif isinstance(entry.source, RecordSource):
+            yield from entry.source.list_records(entry, names)
         elif entry.path is None:
             assert stdin is not None, "the caller passes standard input if the run reads it"
             yield from _split_stream(stdin, entry.label, "", names)
@@ -190,6 +225,11 @@ def list_records(
         else:
             claim = names.claim(entry.name)
             yield RecordEntry(entry.label, entry.name, path=entry.path, claim=claim)
+
+
+def drop_label(exc: DinacError, label: str) -> DinacError:
+    """Returns an error whose message does not begin with the name of its file."""
+    return type(exc)(str(exc).removeprefix(f"{label}: "), exc.details)
 
 
 def name_sample(name: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,14 +16,26 @@ import numpy.typing as npt
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import COMPANIONS, Encoded
-from dinac_cli.errors import DinacError
+from dinac_cli.errors import DinacError, InputError, StorageError
 from dinac_cli.images.geometry import allows_upscaling
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.request import LATENTS, Announce, InputRequest, Request, Run, keep_quiet
+from dinac_cli.jobs.request import (
+    LATENTS,
+    Announce,
+    InputRequest,
+    Request,
+    Run,
+    Selection,
+    keep_quiet,
+)
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.shards.record_tars import RecordFinder
+from dinac_cli.jobs.shards.shard_folder import ShardFolder
 from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.markers import Failure
+from dinac_cli.storage.urls import hide_secrets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +56,63 @@ class InfoRequest(Request["InfoRun"]):
 class InfoRun(Run):
     """An info run that is ready to start. The run fills `catalogue`."""
 
+    selection: Selection
     catalogue: Catalogue
+
+    @cached_property
+    def shards(self) -> list[ShardFacts]:
+        """Facts about the folders of shards among the inputs."""
+        finder = self.selection.scan.finder
+        folders = finder.folders.values() if isinstance(finder, RecordFinder) else ()
+        return [ShardFacts.of(folder) for folder in folders]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFacts:
+    """Facts about a folder of shards: its path or URL, its tars, and how they were encoded.
+
+    `options` are the options of encode in run.json, without the defaults; None if run.json is
+    damaged. `failures` are the images that have no record because they failed; if they are not
+    known, `problem` says why.
+    """
+
+    place: str
+    shards: int
+    size_bytes: int
+    options: str | None
+    compute: str
+    failures: tuple[Failure, ...] = ()
+    problem: str | None = None
+
+    @classmethod
+    def of(cls, folder: ShardFolder) -> ShardFacts:
+        """Reads the facts of a folder."""
+        settings = folder.settings
+        try:
+            failures, problem = tuple(folder.list_failures()), None
+        except (InputError, StorageError) as exc:
+            failures, problem = (), str(exc)
+        return cls(
+            place=hide_secrets(folder.store.place),
+            shards=len(folder.tars),
+            size_bytes=folder.size_bytes,
+            options=None if settings is None else " ".join(settings.list_options()),
+            compute="" if settings is None else settings.compute,
+            failures=failures,
+            problem=problem,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns one JSON object."""
+        return {
+            "place": self.place,
+            "shards": self.shards,
+            "bytes": self.size_bytes,
+            "options": self.options,
+            "compute": self.compute,
+            "failures": [vars(failure) for failure in self.failures],
+            **({} if self.problem is None else {"problem": self.problem}),
+        }
 
 
 @dataclass(frozen=True)

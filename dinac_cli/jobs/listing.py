@@ -8,10 +8,11 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from dinac_cli.errors import UsageError
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
-from dinac_cli.storage.inputs import Input, Search
+from dinac_cli.storage.inputs import Input, InputSource, Search
 from dinac_cli.storage.naming import NameSet
 
 SCANNING = "scanning the inputs"
@@ -42,16 +43,17 @@ class Listing:
         self._rename = rename
         self._names = NameSet(fold_case=fold_case)
         self._chunks: deque[bytes] = deque()
-        self._searches: list[Search | None] = []
+        self._finders: list[tuple[Search | None, InputSource | None]] = []
         self._count = 0
+        self._records: int | None = 0
         self._has_ended = self._is_closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
     @property
     def total(self) -> int | None:
-        """The number of inputs; None while they are being listed."""
-        return self._count if self._has_ended else None
+        """The number of records in the inputs; None while they are listed, or if it is unknown."""
+        return self._records if self._has_ended else None
 
     def list_first(self, watch: Watch = ignore_phase) -> None:
         """Lists the first `LISTED_FIRST` inputs.
@@ -100,21 +102,25 @@ class Listing:
         with self._changed:
             self._chunks.append(packed)
             self._count += len(chunk)
+            for entry in chunk:
+                self._records = _add_known(self._records, entry.records)
             self._changed.notify_all()
 
-    def _flatten(self, entry: Input) -> tuple[str | None, str, str | None, int]:
-        """Returns an input as plain values. All inputs of a search share it: it is a number."""
-        if not self._searches or self._searches[-1] is not entry.search:
-            self._searches.append(entry.search)
-        return entry.path, entry.name, entry.problem, len(self._searches) - 1
+    def _flatten(self, entry: Input) -> tuple[str | None, str, str | None, int | None, int]:
+        """Returns an input as plain values. What all inputs of a search share is a number."""
+        found = self._finders[-1] if self._finders else ()
+        if not found or found[0] is not entry.search or found[1] is not entry.source:
+            self._finders.append((entry.search, entry.source))
+        return entry.path, entry.name, entry.problem, entry.records, len(self._finders) - 1
 
     def _unpack(self, chunk: bytes) -> Iterator[Input]:
-        for path, name, problem, search in pickle.loads(zlib.decompress(chunk)):
-            yield Input(path, name, problem, self._searches[search])
+        for path, name, problem, records, finder in pickle.loads(zlib.decompress(chunk)):
+            search, source = self._finders[finder]
+            yield Input(path, name, problem, search, source, records)
 
     def _claim(self, entry: Input) -> str | None:
         """Takes the name of the entry's output. Returns the name if it was taken before."""
-        if self._rename is None or entry.problem:
+        if self._rename is None or entry.problem or entry.is_archive:
             return None
         name = self._rename(entry.name)
         return None if self._names.add(name) else name
@@ -127,7 +133,7 @@ class Listing:
             f"another input of this run is also written to {name}; "
             "give them different OUTs or rename one"
         )
-        return Input(entry.path, entry.name, problem, entry.search)
+        return replace(entry, problem=problem)
 
     def _refuse(self, second: Input, name: str, unlisted: list[Input]) -> UsageError:
         """Returns the error for two inputs with the same output."""
@@ -143,3 +149,7 @@ class Listing:
             f"{first} and {second.label} would both be written to {name}; "
             "give them different OUTs or rename one"
         )
+
+
+def _add_known(total: int | None, count: int | None) -> int | None:
+    return None if total is None or count is None else total + count

@@ -31,12 +31,15 @@ from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.freshness import is_stamped_image
 from dinac_cli.jobs.listing import Listing
 from dinac_cli.jobs.results import FileResult
+from dinac_cli.jobs.shards.record_tars import RecordFinder
 from dinac_cli.models.registry import may_use_gpu
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN, FileKind, Input, InputScan, require_inputs
+from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard, parse_shard
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
 """Suffixes of files that a user may expect dinac to write, except images."""
@@ -288,10 +291,11 @@ class InputRequest:
     limit: int | None = None
     shard: str | None = None
 
-    def select(self, kind: FileKind, out: str | None = None) -> Selection:
+    def select(self, kind: FileKind, out: str | None = None, *, checks: bool = False) -> Selection:
         """Returns the inputs of `kind`. `out` is None if the run writes nothing.
 
-        Raises UsageError if two fields contradict each other, or if the only input does not exist.
+        With `checks`, folders of shards are checked; see `RecordFinder`. Raises UsageError if two
+        fields contradict each other, if the only input does not exist, or if OUT is a URL.
         """
         if out == "" or "" in self.paths:
             place = "an input" if out is None else "an input or OUT"
@@ -303,10 +307,18 @@ class InputRequest:
                 "standard input cannot be both an input and the list of inputs; "
                 "save the list to a file"
             )
+        if out is not None and is_url(out):
+            raise UsageError(
+                f"{hide_secrets(out)}: OUT must be on this machine here; name a local folder"
+            )
+        if out is not None and kind is LATENTS and holds_shards(out):
+            raise UsageError(f"{out}: holds shards of latents; choose another OUT")
         listed = self._read_list()
         require_inputs(self.paths, listed, out)
+        exclusion = Exclusion(self.exclude)
+        finder = RecordFinder(exclusion, checks) if kind is LATENTS else None
         scan = InputScan(
-            kind, self.paths, listed, self.null, self.root, out, Exclusion(self.exclude)
+            kind, self.paths, listed, self.null, self.root, out, exclusion, finder=finder
         )
         shard = None if self.shard is None else parse_shard(self.shard, os.environ)
         selection = Selection(scan, shard, self.limit)
@@ -342,7 +354,8 @@ def name_path(path: str | os.PathLike[str]) -> str:
 class Selection:
     """The inputs that a run takes from a scan: at most `limit` inputs of its shard.
 
-    Outputs that a run skips (see `Search`) are among them, but the limit does not count them.
+    Outputs that a run skips (see `Search`) are among them, but the limit does not count them. It
+    does not count tars either: a run takes `limit` records out of them.
     """
 
     scan: InputScan
@@ -383,7 +396,7 @@ class Selection:
         first = list(itertools.islice(iter(self), 2))
         if not first:
             self._require_found()
-        elif len(first) == 1 and first[0].problem:
+        elif len(first) == 1 and first[0].problem and not self.scan.finds_shards:
             raise UsageError(f"{first[0].label}: {first[0].problem}")
 
     def count(
@@ -413,8 +426,9 @@ class Selection:
 
     @property
     def total(self) -> int | None:
-        """The number of inputs; None if it is unknown."""
-        return None if self._listing is None or self.reads_stdin else self._listing.total
+        """The number of records or images; None if it is unknown."""
+        total = None if self._listing is None or self.reads_stdin else self._listing.total
+        return total if total is None or self.limit is None else min(total, self.limit)
 
     def __getstate__(self) -> dict[str, object]:
         """Another process lists the inputs itself."""
@@ -443,7 +457,8 @@ def _take(entries: Iterator[Input], limit: int) -> Iterator[Input]:
     """Yields entries until `limit` of them are inputs, and not outputs that a run skips."""
     taken = 0
     while taken < limit and (entry := next(entries, None)) is not None:
-        taken += entry.search is None or not entry.search.skips(entry)
+        is_skipped = entry.search is not None and entry.search.skips(entry)
+        taken += not (is_skipped or entry.is_archive)
         yield entry
 
 
@@ -455,7 +470,7 @@ def _describe_others(scan: InputScan) -> str:
     else:
         other, hint = LATENTS, "name the images, or use dinac decode"
         advice = "name image files or folders"
-    if scan.others and next(iter(replace(scan, kind=other)), None) is not None:
+    if scan.others and next(iter(replace(scan, kind=other, finder=None)), None) is not None:
         return f", only {other.plural}; {hint}"
     files = "1 other file" if scan.others == 1 else f"{scan.others} other files"
     return f"{f' ({files})' if scan.others else ''}; {advice}"

@@ -21,6 +21,7 @@ from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import InputError, UsageError, describe_read_error
 from dinac_cli.images.description import parse_description
+from dinac_cli.images.geometry import find_geometry
 from dinac_cli.images.reading import hold_beside
 from dinac_cli.jobs.encode import Twins, submit_with_twins
 from dinac_cli.jobs.entries import RecordEntry, list_records
@@ -47,9 +48,13 @@ from dinac_cli.jobs.request import (
     run_request,
 )
 from dinac_cli.jobs.results import FileResult, SourceState, Status
+from dinac_cli.jobs.shards.run_settings import RunSettings
+from dinac_cli.jobs.shards.shard_folder import TarOrigin
 from dinac_cli.storage.content import hash_file
-from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.inputs import TAR_SUFFIX, Input
+from dinac_cli.storage.markers import RUN_NAME
 from dinac_cli.storage.naming import LATENT_SUFFIX
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +98,9 @@ class VerifyRequest(Request[Run]):
             )
 
     def open(self, announce: Announce = keep_quiet) -> Run:
-        if self.source is not None and not os.path.isdir(self.source):
-            raise UsageError(f"--source {self.source}: no such folder; check the path")
-        selection = self.inputs.select(LATENTS)
+        if self.source is not None:
+            _require_folder(self.source)
+        selection = self.inputs.select(LATENTS, checks=True)
         named = self.model.resolve(announce)
         model = None if named is None else ModelHandle(named, "encoder", self.model)
         if model is not None:
@@ -186,7 +191,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         held_bytes = len(data) + opened.declared_bytes(COMPANIONS, with_twin=True)
         hold(held_bytes)
         record = opened.unpack(COMPANIONS, with_twin=True)
-        result = self._judge(entry.label, record, source, len(data))
+        result = self._judge(entry, record, source, len(data))
         if sample is None or self._options.reencoding is None or result.failed:
             return result
         model = self._options.reencoding.models.find(header)
@@ -219,15 +224,16 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         return Made(result)
 
     def _judge(
-        self, label: str, record: Record, source: SourceCheck | None, size_bytes: int
+        self, entry: RecordEntry, record: Record, source: SourceCheck | None, size_bytes: int
     ) -> FileResult:
         """Returns the result of an undamaged record."""
         header = record.header
         other = None if self._options.model is None else describe_model(header, self._options.model)
         lone = describe_lone(record)
-        findings = [text for text in (lone, other, source and source.finding) if text]
+        unlike = describe_unlike_run(entry.origin, record)
+        findings = [text for text in (lone, other, unlike, source and source.finding) if text]
         return FileResult(
-            label,
+            entry.label,
             Status.FAILED if findings else Status.VERIFIED,
             reason="; ".join(findings) or None,
             width=header.width,
@@ -259,6 +265,39 @@ def describe_lone(record: Record) -> str | None:
     return "lacks the latents of the mirrored image, which its header promises; re-encode it"
 
 
+def describe_unlike_run(origin: TarOrigin | None, record: Record) -> str | None:
+    """Returns a finding if a record of a shard was not made with the settings in run.json."""
+    settings = None if origin is None or origin.folder is None else origin.folder.settings
+    difference = None if settings is None else find_difference(settings, record)
+    return None if difference is None else f"{difference}, which {RUN_NAME} contradicts"
+
+
+def find_difference(settings: RunSettings, record: Record) -> str | None:
+    """Returns the first setting of a run that a record contradicts, in words."""
+    header = record.header
+    if (header.latent_space, header.weights) != (settings.latent_space, settings.weights):
+        return f"encoded with model {header.model or 'unknown'} (weights {header.weights})"
+    if header.precision != settings.precision:
+        return f"encoded with --precision {header.precision}"
+    if settings.anonymous and not header.is_anonymous:
+        return "holds the name of its image"
+    if settings.posterior and record.logsnr is None:
+        return "holds no posterior"
+    if settings.features and record.class_token is None:
+        return "holds no class token"
+    geometry = find_geometry(header.image)
+    return None if geometry == settings.geometry else f"encoded with {geometry or 'no geometry'}"
+
+
+def _require_folder(source: str) -> None:
+    if is_url(source) or source.lower().endswith(TAR_SUFFIX):
+        raise UsageError(
+            f"--source {hide_secrets(source)}: the images must be in a local folder; name it"
+        )
+    if not os.path.isdir(source):
+        raise UsageError(f"--source {source}: no such folder; check the path")
+
+
 @dataclass(frozen=True)
 class SourceCheck:
     """The state of a record's source. `path` is None if the source does not exist.
@@ -276,12 +315,17 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
 
     Compares the size and the hash. The source has the name of the record's file without `.dinac`.
     If the record was an input by itself or was renamed, this file may not exist. In this case, the
-    name in the record's header is tried.
+    name in the record's header is tried. The source of a record in a tar may have come from a tar
+    too; in this case, its state is unknown.
     """
+    if entry.origin is not None and entry.origin.source:
+        return SourceCheck(SourceState.UNKNOWN)
     places = [os.path.join(folder, *name.split("/")) for name in _list_names(entry, header)]
     if not places:
         return SourceCheck(SourceState.UNKNOWN)
     path = next((place for place in places if os.path.isfile(place)), None)
+    if path is None and entry.origin is not None and entry.origin.source is None:
+        return SourceCheck(SourceState.UNKNOWN)
     if path is None:
         finding = f"its source {places[0]} does not exist"
         return SourceCheck(SourceState.MISSING, finding=finding)
@@ -298,7 +342,8 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
 
 def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:
     """Yields possible relative names of the source: none for an anonymous record of a stream."""
-    if entry.path is not None and entry.name.lower().endswith(LATENT_SUFFIX):
+    is_file = entry.path is not None or entry.url is not None
+    if is_file and entry.name.lower().endswith(LATENT_SUFFIX):
         yield entry.name[: -len(LATENT_SUFFIX)]
     elif header.name:
         yield entry.name

@@ -24,7 +24,7 @@ class Trouble(Enum):
     """The kinds of failure that need different words."""
 
     MISSING = "no such file; check the URL"
-    NO_PLACE = "the bucket or repository does not exist; check the URL, or create it"
+    NO_PLACE = "the bucket does not exist; check the URL"
     DENIED = "access is denied; check the credentials in the environment and their permissions"
     CREDENTIALS = "the credentials are missing, wrong or expired"
     REGION = "the bucket is in another region; set AWS_DEFAULT_REGION to its region"
@@ -33,6 +33,7 @@ class Trouble(Enum):
     CERTIFICATE = "the server's certificate is not trusted; check the URL, or set AWS_CA_BUNDLE"
     FULL = "the place is full; free some space and run the same command again"
     CHANGED = "the file changed while it was read; run the same command again"
+    OFFLINE = "HF_HUB_OFFLINE forbids to use the internet; unset it"
     REFUSED = "the server refused the request; check the URL, the region and the credentials"
     BUSY = "the place does not answer; check the endpoint and the network, or try again later"
     UNKNOWN = "the client of this place failed; see the details with -v"
@@ -76,6 +77,7 @@ _CLASSES = {
     Trouble.ADDRESS: "ParamValidationError InvalidURL HFValidationError HfUriError",
     Trouble.CERTIFICATE: "SSLCertVerificationError ClientConnectorCertificateError",
     Trouble.CHANGED: "FileExpired",
+    Trouble.OFFLINE: "OfflineModeIsEnabled",
     # Their causes have codes like a status, although a server sent none.
     Trouble.BUSY: "ClientPayloadError IncompleteRead ClientConnectionError",
 }
@@ -113,17 +115,24 @@ def describe_trouble(
     trouble: Trouble, url: str, exc: BaseException, *, writing: bool = False
 ) -> DinacError:
     """Returns the error for a file or place. Its text and its details contain no secrets."""
-    scheme = find_scheme(url)
-    words = trouble.value
-    if trouble is Trouble.CREDENTIALS:
-        advice = _CREDENTIALS.get(_ALIASES.get(scheme, scheme), "check the environment")
-        words = f"{words}; {advice}"
+    words = _choose_words(trouble, find_scheme(url), writing=writing)
     message, details = f"{hide_secrets(url)}: {words}", [quote_client(exc)]
     if trouble is Trouble.BUSY:
         return StorageError(message, details)
     if trouble is Trouble.FULL:
         return UnwritableDiskError(message, details)
     return OutputError(message, details) if writing else InputError(message, details)
+
+
+def _choose_words(trouble: Trouble, scheme: str, *, writing: bool) -> str:
+    if trouble is Trouble.CREDENTIALS:
+        advice = _CREDENTIALS.get(_ALIASES.get(scheme, scheme), "check the environment")
+        return f"{trouble.value}; {advice}"
+    if trouble is Trouble.NO_PLACE and scheme == "hf":
+        return "the repository does not exist or is private; check the URL and HF_TOKEN"
+    if trouble is Trouble.NO_PLACE and writing:
+        return "the bucket does not exist; create it, or check the URL"
+    return str(trouble.value)
 
 
 def is_past_the_end(exc: BaseException) -> bool:
@@ -157,10 +166,10 @@ def _find_status(exc: BaseException) -> int:
         status = (response.get("ResponseMetadata") or {}).get("HTTPStatusCode")
     else:
         status = getattr(response, "status_code", None)
-    for found in (status, getattr(exc, "status", None), getattr(exc, "code", None)):
-        if isinstance(found, int):
-            return found
-    return 0
+    for name in ("status", "code"):  # of aiohttp, where `code` warns, and of gcsfs
+        if not isinstance(status, int):
+            status = getattr(exc, name, None)
+    return status if isinstance(status, int) else 0
 
 
 def _judge_status(status: int) -> Trouble | None:

@@ -12,16 +12,24 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from dinac_cli.errors import UsageError
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
+from dinac_cli.storage.markers import FOLDER
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 STDIN = "-"
 STDIN_NAME = "stdin"
 HEAD_BYTES = 64
+
+TAR_SUFFIX = ".tar"
+
+SHARDS_MARK = FOLDER
+"""The folder in a folder of shards that says so, if it holds run.json."""
 
 # The longest first: the mark of UTF-32 begins with the mark of UTF-16.
 _BYTE_ORDER_MARKS = {
@@ -113,6 +121,34 @@ class Search:
         return (entry for entry in self._scan if not entry.problem)
 
 
+class InputSource(Protocol):
+    """Reads inputs that are not files of this machine: tars of records, and remote records.
+
+    All inputs of a tar or of a remote folder share their source. `is_archive` is true if an input
+    holds any number of records, so that no output is named after the input.
+    """
+
+    @property
+    def is_archive(self) -> bool: ...
+
+
+class SourceFinder(Protocol):
+    """Finds the inputs that an `InputSource` reads. `folders` are the folders of shards found."""
+
+    @property
+    def folders(self) -> Sized: ...
+
+    def find(self, path: str, name: str = "") -> Iterator[Input] | None:
+        """Returns the inputs that a path or URL names; None if it is a path of loose files.
+
+        `name` is the relative path of a folder or a file that a list names, or that was found in a
+        folder. The names of the inputs begin with it, as those of loose files do.
+        """
+
+    def take_others(self) -> int:
+        """Returns how many files were found since the last call that are not inputs."""
+
+
 @dataclass(frozen=True)
 class Input:
     """One input.
@@ -120,18 +156,27 @@ class Input:
     `path` is the file to open, or None for standard input. `name` is a relative path with `/`. The
     name of the output in OUT is made from `name`. If the input cannot be used, `problem` says why:
     for example, the file does not exist, or it is outside --root. `search` has found the input; it
-    is None if the user named the file, or a list did.
+    is None if the user named the file, or a list did. If the input is not a loose file of this
+    machine, `source` reads it, and `path` may be a URL. `records` is the number of records in it,
+    or None if that is unknown.
     """
 
     path: str | None
     name: str
     problem: str | None = None
     search: Search | None = field(default=None, compare=False, repr=False)
+    source: InputSource | None = field(default=None, compare=False, repr=False)
+    records: int | None = field(default=1, compare=False, repr=False)
 
     @property
     def label(self) -> str:
         """The input's name in messages."""
-        return STDIN_NAME if self.path is None else self.path
+        return STDIN_NAME if self.path is None else hide_secrets(self.path)
+
+    @property
+    def is_archive(self) -> bool:
+        """True if the input is a tar of records."""
+        return self.source is not None and self.source.is_archive
 
     @property
     def held_bytes(self) -> int:
@@ -149,7 +194,8 @@ class InputScan:
     and folders that match `exclusion` are no inputs either. After an iteration, `others` is the
     number of files that were not of `kind`, and `excluded` of files and folders that `exclusion`
     matched. `gap` then says why inputs may be missing: a folder could not be listed, or one of
-    `paths` gave no input.
+    `paths` gave no input. If there is a `finder`, tars and URLs are inputs too, and folders of
+    shards are read as what they are; see `SHARDS_MARK`.
     """
 
     kind: FileKind
@@ -159,6 +205,7 @@ class InputScan:
     root: str | None = None
     skipped_folder: str | None = None
     exclusion: Exclusion = NO_EXCLUSION
+    finder: SourceFinder | None = None
     others: int = field(default=0, init=False)
     excluded: int = field(default=0, init=False)
     gap: str | None = field(default=None, init=False)
@@ -191,22 +238,41 @@ class InputScan:
         return self.listed is not None and not any(split_list(self.listed, null=self.null))
 
     @property
+    def finds_shards(self) -> bool:
+        """True if an input is a folder of shards. Known after an iteration."""
+        return self.finder is not None and bool(self.finder.folders)
+
+    @property
     def single_file(self) -> bool:
         """True if the input is exactly one file or `-`, and not a folder, a glob or a list."""
         if self.listed is not None or len(self.paths) != 1:
             return False
         path = self.paths[0]
+        if is_url(path) or path.lower().endswith(TAR_SUFFIX):
+            return False
         return path == STDIN or not (os.path.isdir(path) or _is_glob(path))
 
     def _expand(self, path: str) -> Iterator[Input]:
         if path == STDIN:
             yield Input(None, STDIN_NAME)
+        elif (found := self._find(path)) is not None:
+            yield from found
         elif os.path.isdir(path):
             yield from self._walk(path, "", (), self._find_search(path))
         elif _is_glob(path):
             yield from self._expand_glob(path)
         else:
             yield from self._name_file(path, os.path.basename(path))
+
+    def _find(self, path: str, name: str = "") -> Iterator[Input] | None:
+        """Returns the inputs in tars, shards or a remote place; None if `path` has loose files."""
+        found = None if self.finder is None else self.finder.find(path, name)
+        return None if found is None else self._count_others(found)
+
+    def _count_others(self, found: Iterator[Input]) -> Iterator[Input]:
+        yield from found
+        if self.finder is not None:
+            self.others += self.finder.take_others()
 
     def _find_search(self, path: str) -> Search:
         if path not in self._searches:
@@ -232,7 +298,10 @@ class InputScan:
             if place in seen or not folders.isdisjoint(place.parents):
                 continue
             seen.add(place)
-            if os.path.isdir(match):
+            if (found := self._find(match)) is not None:
+                folders.add(place)
+                yield from found
+            elif os.path.isdir(match):
                 folders.add(place)
                 if not self._excludes(os.path.basename(match.rstrip(os.sep)), is_folder=True):
                     yield from self._walk(match, "", (), self._find_search(pattern))
@@ -245,10 +314,15 @@ class InputScan:
 
         Keeps the relative path of the entry, as rsync --files-from does.
         """
+        if is_url(entry):
+            yield from self._find(entry) or self._name_file(entry, entry)
+            return
         path = entry if self.root is None else os.path.join(self.root, entry)
         name, problem = self._name_entry(entry, path)
         if problem is not None:
             yield Input(entry, os.path.basename(entry), problem)
+        elif (found := self._find(path, name)) is not None:
+            yield from found
         elif not os.path.isdir(path):
             yield from self._name_file(path, name)
         elif name == "." or not self._excludes(name, is_folder=True):
@@ -284,6 +358,11 @@ class InputScan:
             self.gap = self.gap or f"{folder} cannot be listed"
             yield Input(folder, prefix.rstrip("/") or os.path.basename(folder), problem)
             return
+        if ancestors and self.finder is not None and any(e.name == SHARDS_MARK for e in entries):
+            found = self._find(folder, prefix.rstrip("/"))
+            if found is not None:
+                yield from found
+                return
         while entries:
             entry = entries.pop()  # an entry that is used holds a status, which takes much memory
             if entry.name.startswith("."):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dinac_cli.errors import InputError, describe_read_error
 from dinac_cli.storage.atomic import (
@@ -20,6 +21,9 @@ from dinac_cli.storage.content import MAX_INPUT_BYTES
 from dinac_cli.storage.lock import hold_folder
 from dinac_cli.storage.output import require_inside
 from dinac_cli.storage.store import Stat, Store
+
+READ_BUFFER_BYTES = 2**18
+"""How much of an open file is read at a time."""
 
 
 class LocalStore(Store):
@@ -43,17 +47,24 @@ class LocalStore(Store):
         return os.path.join(self.place, "") + (name if os.sep == "/" else name.replace("/", os.sep))
 
     def list(
-        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = True,
+        skip: Callable[[str], object] | None = None,
     ) -> Iterator[Stat]:
-        return self._list_folder(folder, frozenset())
+        return self._list_folder(folder, frozenset() if recursive else None)
 
-    def _list_folder(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Stat]:
-        """Yields the files below a folder. `above` are the folders that contain it."""
+    def _list_folder(self, folder: str, above: frozenset[tuple[int, int]] | None) -> Iterator[Stat]:
+        """Yields the files below a folder. `above` are the folders that contain it.
+
+        If `above` is None, skips the folders in the folder.
+        """
         path = (self.locate(folder) if folder else self.place) or "."
         try:
             status = os.stat(path)
             identity = status.st_dev, status.st_ino
-            if identity in above:  # a link to a folder that contains it
+            if above and identity in above:  # a link to a folder that contains it
                 return
             with os.scandir(path) as listing:
                 # As in a list of whole names, in which a slash follows the name of a folder.
@@ -65,7 +76,8 @@ class LocalStore(Store):
         prefix = f"{folder}/" if folder else ""
         for name, entry in entries:
             if name.endswith("/"):
-                yield from self._list_folder(prefix + name[:-1], above | {identity})
+                if above is not None:
+                    yield from self._list_folder(prefix + name[:-1], above | {identity})
             elif not name.startswith(TEMPORARY_PREFIX):  # of a run that is writing, or was killed
                 with suppress(OSError):  # the file is gone, or the link is broken
                     yield _describe(prefix + name, entry.stat())
@@ -80,10 +92,7 @@ class LocalStore(Store):
 
     def read(self, name: str, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
         with self.open(name) as file:
-            try:
-                data = file.read(most_bytes + 1)
-            except OSError as exc:
-                raise InputError(f"{self.locate(name)}: {describe_read_error(exc)}") from exc
+            data = file.read(most_bytes + 1)
         if len(data) > most_bytes:
             raise InputError(f"{self.locate(name)}: larger than {most_bytes} bytes")
         return data
@@ -91,7 +100,7 @@ class LocalStore(Store):
     def open(self, name: str) -> BinaryIO:
         path = self.locate(name)
         try:
-            return open(path, "rb")
+            return io.BufferedReader(_LocalFile(path), READ_BUFFER_BYTES)
         except OSError as exc:
             raise InputError(f"{path}: {describe_read_error(exc)}") from exc
 
@@ -117,18 +126,38 @@ class LocalStore(Store):
             raise describe_write_error(exc, folder) from exc
         require_inside(folder, self.place)
         remove_dead_temporaries(folder)
+        if len(self._ready) > 4096:  # limits the memory; a folder may be prepared twice
+            self._ready.clear()
         self._ready.add(folder)
 
     def remove(self, name: str) -> None:
+        target = self.locate(name)
+        require_inside(os.path.dirname(target) or ".", self.place)
         try:
-            os.unlink(self.locate(name))
+            os.unlink(target)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as exc:
-            raise describe_write_error(exc, self.locate(name)) from exc
+            raise describe_write_error(exc, target) from exc
 
     def lock(self, refusal: str) -> AbstractContextManager[bool]:
         return hold_folder(self.place, refusal)
+
+
+class _LocalFile(io.FileIO):
+    """An open file whose errors are InputErrors."""
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return super().readinto(buffer) or 0
+        except OSError as exc:
+            raise InputError(f"{self.name}: {describe_read_error(exc)}") from exc
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as exc:
+            raise InputError(f"{self.name}: {describe_read_error(exc)}") from exc
 
 
 class _LocalSpool:

@@ -8,6 +8,7 @@ come from another machine, so this module checks every value in them.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -26,8 +27,13 @@ NONCE_PREFIX = f"{FOLDER}/nonce-"
 MAX_MARKER_BYTES = 64 * 2**20
 """The longest marker that dinac reads."""
 
-_NAME = re.compile(r"(?P<shard>.+)\.(?P<fingerprint>[0-9a-f]{16})\.json")
+_NAME = re.compile(rf"{MARKER_FOLDER}/(?P<shard>.+)\.(?P<fingerprint>[0-9a-f]{{16}})\.json")
 _COUNTS = ("images", "failed", "skipped", "bytes_in", "pixels")
+
+
+def holds_shards(folder: str) -> bool:
+    """True if a local folder holds the shards of a run."""
+    return os.path.lexists(os.path.join(folder, *RUN_NAME.split("/")))
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def name_marker(shard: str, fingerprint: str) -> str:
 
 def split_marker_name(name: str) -> tuple[str, str] | None:
     """Returns the shard and the fingerprint in the name of a marker; None for another file."""
-    match = _NAME.fullmatch(name.removeprefix(f"{MARKER_FOLDER}/"))
+    match = _NAME.fullmatch(name)
     return None if match is None else (match["shard"], match["fingerprint"])
 
 

@@ -19,13 +19,13 @@ from dinac_cli.storage.parquet_footer import (
     Column,
     Footer,
     Group,
-    LimitError,
     make_file,
     parse_footer,
 )
-from dinac_cli.storage.parquet_pages import measure_pages
+from dinac_cli.storage.parquet_pages import EncodingError, measure_pages
+from dinac_cli.storage.thrift import LimitError
 
-MAX_FOOTER_BYTES = 2**24
+MAX_FOOTER_BYTES = 2**23
 """The size limit of the footer."""
 
 MAX_ROWS = 10_000_000
@@ -64,13 +64,14 @@ def read_rows(file: BinaryIO, column: str, *, with_others: bool) -> Iterator[Row
     """Yields the rows of a parquet file, which must be seekable, in their order.
 
     `column` has the bytes of image files, or structs of `bytes` and `path` as the datasets library
-    writes them. `others` is empty without `with_others`. Binary columns, lists and maps are never
-    in it; times are texts, and numbers that are not finite are null.
+    writes them. `others` is empty without `with_others`, and never has binary columns, lists and
+    maps, whose size cannot be known before they are unpacked. Times are texts, and numbers that
+    are not finite are null.
 
-    Holds in memory the stored columns of one row group and a batch of rows. The sizes that the
-    footer and the pages declare are checked before anything is read or unpacked. Raises
-    ArchiveError if the file is damaged or exceeds a limit, and UsageError if the file has no such
-    column or pyarrow is missing.
+    Holds in memory the stored columns of one row group, twice for a moment, and a batch of rows.
+    The sizes that the footer and the pages declare are checked before anything is read or
+    unpacked. Raises ArchiveError if the file is damaged or exceeds a limit, and UsageError if the
+    file has no such column or pyarrow is missing.
     """
     size = _seek_end(file)
     footer = _read_footer(file, size)
@@ -216,8 +217,10 @@ def _is_text(kind: Any) -> bool:
 
 def _is_plain(kind: Any, depth: int = 0) -> bool:
     """True if the values of an Arrow type have a place in JSON and a size of at most one value."""
-    from pyarrow import types
+    from pyarrow import BaseExtensionType, types
 
+    if isinstance(kind, BaseExtensionType):  # JSON
+        return _is_plain(kind.storage_type, depth + 1)
     if types.is_struct(kind):
         return depth < _MAX_DEPTH and all(_is_plain(each.type, depth + 1) for each in kind)
     tests = (
@@ -262,17 +265,23 @@ def _read_group(
 
 def _check_pages(loaded: Sequence[tuple[Chunk, bytes]], rows: int, index: int) -> int:
     """Checks the pages of a row group. Returns the number of rows for a batch."""
-    data_bytes = shared_bytes = 0
+    data_bytes = dictionary_bytes = 0
     for chunk, data in loaded:
-        with _refuse_damage():
-            if chunk.values != rows:
-                raise ValueError("a column has more or fewer values than its row group")
+        if chunk.values != rows:
+            raise ArchiveError(_DAMAGED, [f"a column has {chunk.values} values for {rows} rows"])
+        try:
             totals = measure_pages(data, rows)
+        except EncodingError as exc:
+            raise ArchiveError(
+                f"row group {index} has delta-encoded texts or bytes; write the file without them"
+            ) from exc
+        except ValueError as exc:
+            raise ArchiveError(_DAMAGED, [quote_error(exc)]) from exc
         data_bytes += totals.data_bytes
-        shared_bytes += totals.shared_bytes
+        dictionary_bytes += totals.dictionary_bytes
         if data_bytes > MAX_GROUP_BYTES:
             raise _refuse_group(index)
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, shared_bytes)))
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, dictionary_bytes)))
 
 
 def _make_row(batch: Any, index: int, number: int, others: Sequence[Column]) -> Row:
@@ -314,11 +323,13 @@ def _clean_path(path: str) -> str | None:
 
 def _read_value(value: Any) -> tuple[Any, int]:
     """Returns a value as JSON has it, and the size of its texts in bytes."""
-    from pyarrow import types
+    from pyarrow import BaseExtensionType, types
 
     kind = value.type
     if not value.is_valid:
         return None, 0
+    if isinstance(kind, BaseExtensionType):
+        return _read_value(value.value)
     if types.is_struct(kind):
         inner = {kind.field(i).name: _read_value(value[i]) for i in range(kind.num_fields)}
         found = {name: each for name, (each, _) in inner.items()}

@@ -19,6 +19,7 @@ from dinac_cli.storage.thrift import (
     LIST,
     STRUCT,
     Fields,
+    LimitError,
     ThriftReader,
     Value,
     Values,
@@ -36,13 +37,9 @@ MAX_GROUPS = 10_000
 MAGIC = b"PAR1"
 
 _ELEMENT_FIELDS = range(1, 11)
-_MAX_VALUES = 2_000_000
+_MAX_VALUES = 1_000_000  # about 25 for each column of a row group
 _MAX_DEPTH = 16
 _MAX_NAME_BYTES = 4096
-
-
-class LimitError(ValueError):
-    """The footer is valid, but exceeds a limit."""
 
 
 class Column(NamedTuple):

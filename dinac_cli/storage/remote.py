@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, BinaryIO, TypeVar, cast
 
-from dinac_cli.errors import DinacError, InputError
+from dinac_cli.errors import DinacError, InputError, OutputError
 from dinac_cli.storage.atomic import Rewrite, remove_dead_temporaries, start_file
 from dinac_cli.storage.client_errors import Trouble, describe_trouble, find_trouble, is_past_the_end
 from dinac_cli.storage.content import MAX_INPUT_BYTES
@@ -44,7 +44,9 @@ PAUSE_SECONDS = 0.5
 UPLOAD_PART_BYTES = 32 * 2**20
 """The parts of an upload to S3; a file of less than two parts is one request."""
 
-_PARTS_AT_ONCE = 4
+PARTS_AT_ONCE = 4
+"""How many parts of one upload are in memory."""
+
 _MOST_PARTS = 10_000
 _S3 = frozenset({"s3", "s3a"})
 
@@ -96,17 +98,23 @@ class RemoteStore(Store):
         return f"{root}/{name}" if name else root
 
     def list(
-        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = True,
+        skip: Callable[[str], object] | None = None,
     ) -> Iterator[Stat]:
         if self._scheme in WEB:
             problem = "a web server does not list its files; name them, such as {000..099}.tar"
             raise InputError(f"{self.locate(folder)}: {problem}")
         skip = skip or _ignore
         if self._scheme in _S3:
-            return self._list_bucket(folder, skip)
-        return self._list_folder(folder, skip)
+            return self._list_bucket(folder, recursive, skip)
+        return self._list_folder(folder, recursive, skip)
 
-    def _list_folder(self, folder: str, skip: Callable[[str], object]) -> Iterator[Stat]:
+    def _list_folder(
+        self, folder: str, recursive: bool, skip: Callable[[str], object]
+    ) -> Iterator[Stat]:
         path = self._path(folder)
 
         def look() -> list[dict[str, Any]]:
@@ -122,16 +130,21 @@ class RemoteStore(Store):
             name, slash, _ = base.partition("/")
             if not is_usable_name(name):
                 skip(prefix + base)
+            elif slash and recursive:
+                yield from self._list_folder(prefix + name, recursive, skip)
             elif slash:
-                yield from self._list_folder(prefix + name, skip)
+                continue
             else:
                 yield _describe(prefix + name, facts)
 
-    def _list_bucket(self, folder: str, skip: Callable[[str], object]) -> Iterator[Stat]:
+    def _list_bucket(
+        self, folder: str, recursive: bool, skip: Callable[[str], object]
+    ) -> Iterator[Stat]:
         """Lists S3 by pages of 1,000 objects: for many small folders, this takes fewer requests."""
         bucket, _, root = self._path(folder).partition("/")
         start = f"{root}/" if root else ""
-        for facts in self._list_pages(folder, bucket, start):
+        delimiter = {} if recursive else {"Delimiter": "/"}
+        for facts in self._list_pages(folder, {"Bucket": bucket, "Prefix": start, **delimiter}):
             name = facts["Key"][len(start) :]
             if facts["Key"].endswith("/") and not facts["Size"]:
                 continue  # a marker for a folder, as consoles make them
@@ -141,8 +154,7 @@ class RemoteStore(Store):
             else:
                 skip(full)
 
-    def _list_pages(self, folder: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-        arguments = {"Bucket": bucket, "Prefix": prefix}
+    def _list_pages(self, folder: str, arguments: dict[str, str]) -> Iterator[dict[str, Any]]:
         while True:
             page = self._ask(folder, lambda: self._system.call_s3("list_objects_v2", **arguments))
             yield from page.get("Contents", ())
@@ -191,13 +203,13 @@ class RemoteStore(Store):
         return RangeSource(self._system, path, _find_version)
 
     def write(self, name: str, data: bytes) -> None:
-        require_writable(self.place)
+        self._require_writable(name)
         self._ask(name, lambda: self._system.pipe_file(self._path(name), data), writing=True)
 
     @contextmanager
     def spool(self, name: str) -> Iterator[_RemoteSpool]:
         # Not streamed: if an error ends a streamed upload, most clients commit what they have.
-        require_writable(self.place)
+        self._require_writable(name)
         folder = tempfile.gettempdir()
         remove_dead_temporaries(folder)
         what = f"the temporary folder {folder} (TMPDIR)"
@@ -206,7 +218,7 @@ class RemoteStore(Store):
 
     def put(self, path: str, name: str) -> None:
         """Uploads a file of this machine. The object appears when all of it has arrived."""
-        require_writable(self.place)
+        self._require_writable(name)
         self._ask(name, lambda: self._upload(path, self._path(name)), writing=True)
 
     def _upload(self, path: str, target: str) -> None:
@@ -215,16 +227,22 @@ class RemoteStore(Store):
                 self._system.pipe_file(target, file.read())
         elif self._scheme in _S3:  # otherwise, ten parts of 50 MiB are in memory
             part = max(UPLOAD_PART_BYTES, -(-os.path.getsize(path) // _MOST_PARTS))
-            self._system.put_file(path, target, chunksize=part, max_concurrency=_PARTS_AT_ONCE)
+            self._system.put_file(path, target, chunksize=part, max_concurrency=PARTS_AT_ONCE)
         else:
             self._system.put_file(path, target)
 
     def remove(self, name: str) -> None:
-        require_writable(self.place)
+        self._require_writable(name)
         try:
             self._ask(name, lambda: self._system.rm_file(self._path(name)), writing=True)
         except _MissingError:
             return
+
+    def _require_writable(self, name: str) -> None:
+        """Raises UsageError if the place is only read, OutputError if `name` cannot be a path."""
+        require_writable(self.place)
+        if not is_usable_name(name):
+            raise OutputError(f"{self.locate(name)}: has an empty part, '.' or '..'; rename it")
 
     @contextmanager
     def lock(self, refusal: str) -> Iterator[bool]:

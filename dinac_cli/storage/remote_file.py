@@ -173,8 +173,8 @@ class WebSource:
         headers = {"Accept-Encoding": "identity"}
         if position:
             headers["Range"] = f"bytes={position}-"
-        # Not the HEAD of `info`: a signed URL is often valid for GET alone.
-        self._answer = self._system.open(self._url, "rb", block_size=0, headers=headers)
+        # With any size there is no HEAD: a signed URL is often valid for GET alone.
+        self._answer = self._system.open(self._url, "rb", block_size=0, size=1, headers=headers)
         status, facts = self._answer.r.status, self._answer.r.headers
         version = facts.get("ETag") or facts.get("Last-Modified") or ""
         if self._version is None:

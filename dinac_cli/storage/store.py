@@ -10,6 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import BinaryIO, NamedTuple, Protocol
 
 from dinac_cli.storage.content import MAX_INPUT_BYTES
@@ -66,12 +67,17 @@ class Store(ABC):
 
     @abstractmethod
     def list(
-        self, folder: str = "", *, skip: Callable[[str], object] | None = None
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = True,
+        skip: Callable[[str], object] | None = None,
     ) -> Iterator[Stat]:
         """Yields every file below a folder, sorted by name. Hidden files are files.
 
-        Yields nothing if the folder does not exist. The memory depends on the largest folder only.
-        Calls `skip` with the name of each object whose name cannot be a path, such as `a//b`.
+        If `recursive` is false, yields only the files directly in the folder. Yields nothing if the
+        folder does not exist. The memory depends on the largest folder only. Calls `skip` with the
+        name of each object whose name cannot be a path, such as `a//b`.
         """
 
     @abstractmethod
@@ -124,6 +130,18 @@ def split_place(path: str) -> tuple[str, str]:
     if not is_url(path):
         return os.path.split(path)
     return split_url(path)
+
+
+def read_place(path: str) -> bytes:
+    """Returns the content of a file by its path or URL. Raises InputError, StorageError."""
+    folder, name = split_place(path)
+    return open_folder(folder).read(name)
+
+
+@lru_cache(maxsize=256)
+def open_folder(folder: str) -> Store:
+    """Returns what `open_store` returns, and keeps it for the files that follow."""
+    return open_store(folder)
 
 
 def is_usable_name(name: str) -> bool:

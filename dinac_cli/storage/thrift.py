@@ -15,6 +15,10 @@ _MAX_DEPTH = 16
 _BITS = {I16: 16, I32: 32, I64: 64}
 
 
+class LimitError(ValueError):
+    """The data is not damaged as far as it was read, but exceeds a limit."""
+
+
 class Value(NamedTuple):
     """A value and its type. Numbers are int, lists are `Values`, structs are `Fields`.
 
@@ -99,7 +103,7 @@ def _pack_unsigned(number: int) -> bytes:
 class ThriftReader:
     """Reads structs from `data`, beginning at `at`. Raises ValueError if they are damaged.
 
-    `most_values` bounds the time and the memory.
+    `most_values` bounds the time and the memory. Raises LimitError if there are more values.
     """
 
     data: bytes
@@ -124,7 +128,7 @@ class ThriftReader:
     def _read_content(self, kind: int, depth: int) -> Any:
         self.most_values -= 1
         if self.most_values < 0:
-            raise ValueError("a struct has too many values")
+            raise LimitError("a struct has too many values")
         if kind in _BITS:
             return self._read_signed(_BITS[kind])
         if kind == BINARY:

@@ -144,18 +144,16 @@ def open_url(url: str) -> tuple[Any, str]:
     InputError if the file system refuses the URL or its settings.
     """
     scheme = _require_allowed(url)
-    shown = hide_secrets(url)
+    shown, settings = hide_secrets(url), _identify_settings(url)
     host = "" if scheme in _S3 else url[len(scheme) :].split("/")[2]
     try:
-        system = _open_system(scheme, host, _identify_settings(url), os.getpid())
+        system = _open_system(scheme, host, settings, os.getpid())
     except ImportError as exc:
         package = _PACKAGES.get(scheme)
         advice = "see the details with -v" if package is None else f"pip install {package}"
         problem = f"{scheme}:// needs a package that is not installed; {advice}"
         raise UsageError(f"{shown}: {problem}", [quote_client(exc)]) from exc
     except Exception as exc:
-        if isinstance(exc, UsageError):
-            raise
         if isinstance(exc, ValueError) and "rotocol not known" in str(exc):
             raise UsageError(f"{shown}: {_refuse(scheme)}") from exc
         problem = "cannot open this place; check the URL and the settings in the environment"

@@ -38,6 +38,7 @@ def test_every_task_has_its_figures(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "_WARM_SECONDS", 0.0)
+    monkeypatch.setattr(host, "_BATCH_TOKENS", 64)  # the first result waits for a whole batch
     encoder, decoder = open_model("encoder"), open_model("decoder")
     figures = []
     for task in list_tasks(images, encoder, decoder, tmp_path / "records"):

@@ -1,8 +1,9 @@
 """Processes that start fast: forks of a server that has imported the program and torch.
 
 `write_client` writes a script that takes the place of `python`, or of `python -m dinac_cli`. It
-hands its arguments, environment, working directory and standard streams to the server, passes
-SIGINT and SIGTERM on, and ends as the fork does.
+hands its arguments, environment, working directory, blocked signals, standard streams and other
+inherited descriptors to the server, passes SIGINT and SIGTERM on, and ends as the fork does. If it
+is killed, so is the fork. What a fork starts with `sys.executable` is a fork, too.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 _ROOT = Path(__file__).parents[2]
 _UNUSED = ("bench", "triton", "diffusers", "__main__")  # some complain at their end
+_MOST_DESCRIPTORS = 64
 
 # Runs without `site`, in 15 ms.
 _CLIENT = """#!{python} -IS
@@ -34,22 +38,30 @@ def forward(number, frame):
         os.kill(fork, number)
     else:
         early.append(number)
+def is_inherited(descriptor):
+    try:
+        return os.get_inheritable(descriptor)
+    except OSError:  # it was open during the listing only
+        return False
 fork, early = 0, []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, forward)
+blocked = [*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))]
+inherited = [*filter(is_inherited, map(int, os.listdir("/dev/fd")))]
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-request = [{program!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]
-socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
-server.shutdown(socket.SHUT_WR)
-os.closerange(0, 3)
+request = [{program!r}, sys.argv[1:], os.getcwd(), dict(os.environ), blocked, inherited]
+socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], inherited)
+for descriptor in inherited:
+    os.close(descriptor)
 answers = server.makefile()
 fork = int(answers.readline())
 for number in early:
     os.kill(fork, number)
 code = int(answers.readline())
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL)
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 os._exit(code)
 """
@@ -79,6 +91,9 @@ class ForkServer:
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
             raise RuntimeError("the fork server cannot import the program")
+        self.dinac, self.python = folder / "dinac", folder / "python"
+        for client in (self.dinac, self.python):
+            self.write_client(client, client.name)
 
     def write_client(self, path: Path, program: str) -> None:
         """Writes the script at `path` that runs `program`, "dinac" or "python"."""
@@ -100,6 +115,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     listener = socket.socket(fileno=int(sys.argv[1]))
+    sys.executable = str(Path(listener.getsockname()).with_name("python"))
     _import_everything()
     print("ready", flush=True)
     program, arguments = _accept(listener)
@@ -132,28 +148,50 @@ def _accept(listener: socket.socket) -> tuple[str, list[str]]:
             client.close()
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        content, streams, *_ = socket.recv_fds(client, 1 << 16, 3)
-        while more := client.recv(1 << 16):
+        content, lent, *_ = socket.recv_fds(client, 1 << 16, _MOST_DESCRIPTORS)
+        while not content.endswith(b"\n") and (more := client.recv(1 << 16)):
             content += more
         if process := os.fork():
-            os.closerange(0, 3)
-            for stream in streams:
-                os.close(stream)
-            client.sendall(b"%d\n" % process)
-            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-            client.sendall(b"%d\n" % code)
-            os._exit(0)
+            _answer(client, process, lent)
         client.close()
         listener.close()
-        program, arguments, folder, environment = json.loads(content)
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-            os.close(stream)
+        program, arguments, folder, environment, blocked, descriptors = json.loads(content)
+        _place(lent, descriptors)
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
         sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         return program, arguments
+
+
+def _answer(client: socket.socket, process: int, lent: Sequence[int]) -> NoReturn:
+    """Tells a client about its fork and how that ends. If the client is killed, kills the fork."""
+    for descriptor in (0, 1, 2, *lent):
+        os.close(descriptor)
+    client.sendall(b"%d\n" % process)
+    threading.Thread(target=_kill_with, args=(client, process), daemon=True).start()
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    client.sendall(b"%d\n" % code)
+    os._exit(0)
+
+
+def _kill_with(client: socket.socket, process: int) -> None:
+    with suppress(OSError):
+        client.recv(1)
+        os.kill(process, signal.SIGKILL)
+
+
+def _place(lent: Sequence[int], numbers: Sequence[int]) -> None:
+    """Gives the descriptors of a client the numbers that they have there."""
+    import fcntl
+
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, max(numbers) + 1) for descriptor in lent]
+    for descriptor in lent:
+        os.close(descriptor)
+    for copy, number in zip(copies, numbers, strict=True):
+        os.dup2(copy, number)
+        os.close(copy)
 
 
 def _run_dinac(arguments: list[str]) -> int:
@@ -181,12 +219,23 @@ def _run_python(arguments: list[str]) -> int:
         arguments = arguments[2:]
     kind, target, *rest = arguments
     sys.argv = [kind, *rest]
-    sys.path.insert(0, os.getcwd())
+    _prepare_path()
     if kind == "-c":
         code = compile(target, "<string>", "exec")
         return _find_code(lambda: exec(code, {"__name__": "__main__"}))
     sys.modules.pop(target, None)
     return _find_code(lambda: runpy.run_module(target, run_name="__main__", alter_sys=True))
+
+
+def _prepare_path() -> None:
+    """Does what Python does at its start with its environment."""
+    first = [] if "PYTHONSAFEPATH" in os.environ else [os.getcwd()]
+    given = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:0] = first + given
+    if given:
+        sys.modules.pop("sitecustomize", None)
+        with suppress(ModuleNotFoundError):
+            importlib.import_module("sitecustomize")
 
 
 if __name__ == "__main__":

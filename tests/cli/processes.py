@@ -177,14 +177,14 @@ def get_fork_server() -> ForkServer:
     return server
 
 
-@cache
 def get_client() -> tuple[str, ...]:
     """The program that runs a command line as a fork, or as a process if a system has no forks."""
-    if not hasattr(os, "fork"):
-        return DINAC
-    path = get_fork_server().folder / "dinac"
-    get_fork_server().write_client(path, "dinac")
-    return (str(path),)
+    return (str(get_fork_server().dinac),) if hasattr(os, "fork") else DINAC
+
+
+def get_python() -> str:
+    """The Python that runs `-m` and `-c` as a fork, or as a process if a system has no forks."""
+    return str(get_fork_server().python) if hasattr(os, "fork") else sys.executable
 
 
 def start(

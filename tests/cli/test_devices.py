@@ -20,7 +20,7 @@ from dinac_cli.models import device
 
 from .conftest import list_files, read_files, save
 from .crashing import prepare_processes, write_crashing_image
-from .processes import DINAC, make_environment, run, run_process
+from .processes import get_python, make_environment, run, run_process
 
 TWO = ("--device", "cpu,cpu", "--threads", "1")
 ONE = ("--device", "cpu", "--threads", "1", "--processes", "1")
@@ -32,6 +32,12 @@ from dinac_cli.codec import compute
 parse = compute.parse_devices
 compute.parse_devices = lambda text: ("cpu", "cpu") if text == "cpu,cpu" else parse(text)
 """
+
+
+@pytest.fixture(autouse=True)
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes of this process are forks, which saves the import of torch."""
+    monkeypatch.setattr(sys, "executable", get_python())
 
 
 @pytest.fixture
@@ -108,15 +114,23 @@ def test_streams_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> N
     records = read_files(tmp_path / "one")
     assert out.read_bytes() == b"".join(records[name] for name in sorted(records))
     decoded = run_process(
-        "decode", "-", tmp_path / "out", *TWO, stdin=out.read_bytes(), environment=environment
+        *("decode", "-", tmp_path / "out", *TWO),
+        stdin=out.read_bytes(),
+        program=fork_dinac(),
+        environment=environment,
     )
     assert (decoded.code, decoded.err) == (0, "")
     assert len(list_files(tmp_path / "out")) == 40
 
 
+def fork_dinac() -> tuple[str, ...]:
+    """The program, as a fork that runs the module of `prepare_processes` at its start."""
+    return (get_python(), "-m", "dinac_cli")
+
+
 def encode_to_stream(images: Path, out: Path, environment: dict[str, str]) -> tuple[int, str]:
     """Encodes to standard output. Returns the exit code, and what is no summary on stderr."""
-    command: list[str | Path] = [*DINAC, "encode", images, "-", *TWO, "-q"]
+    command: list[str | Path] = [*fork_dinac(), "encode", images, "-", *TWO, "-q"]
     with open(out, "wb") as file:
         done = subprocess.run(
             command, stdout=file, stderr=subprocess.PIPE, env=make_environment(environment)
@@ -128,7 +142,9 @@ def encode_to_stream(images: Path, out: Path, environment: dict[str, str]) -> tu
 def test_a_file_that_kills_a_worker_is_one_failure(images: Path, tmp_path: Path) -> None:
     environment = prepare_processes(tmp_path, SITE)
     write_crashing_image(images / "1/crash.png", save(tmp_path / "a.png", 32, 32, 0))
-    done = run_process("encode", images, tmp_path / "out", *TWO, environment=environment)
+    done = run_process(
+        *("encode", images, tmp_path / "out", *TWO), program=fork_dinac(), environment=environment
+    )
     assert done.code == 3
     assert [line for line in done.err.splitlines() if "crash.png" in line] == [
         f"dinac: {images}/1/crash.png: killed the worker process (SIGABRT); leave it out"

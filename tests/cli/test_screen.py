@@ -13,7 +13,7 @@ import pytest
 
 from dinac_cli.commands.screen import console
 
-from .processes import get_fork_server, run, run_on_terminal, run_process, strip_escapes, wait_until
+from .processes import get_python, run, run_on_terminal, run_process, strip_escapes, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 
@@ -25,9 +25,7 @@ EAGER = (
 
 
 def test_progress_lines_without_a_terminal(work: Path, tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    get_fork_server().write_client(python, "python")
-    program = (str(python), "-c", EAGER)
+    program = (get_python(), "-c", EAGER)
     done = run_process(
         *("encode", "photos", tmp_path / "out"),
         cwd=work,

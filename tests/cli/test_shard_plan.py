@@ -80,7 +80,7 @@ def test_remote_shards_are_planned_without_torch(own: Path, tmp_path: Path) -> N
     assert (done.code, done.err, imported) == (0, "", "")
     summary = done.objects[-1]
     assert summary["requests_predicted"]["out"] == {
-        "list": 9, "head": 5, "get": 1, "put": 6, "delete": 1,
+        "list": 10, "head": 7, "get": 2, "put": 6, "delete": 1,
     }  # fmt: skip
     assert summary["device_images_per_second"] == 1000
     assert summary["device_rate_assumed"] is True

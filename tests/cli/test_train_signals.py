@@ -16,7 +16,7 @@ from dinac_cli.training import dataset, session
 from dinac_cli.training.trainer import Trainer
 
 from .conftest import list_files, read_files, save
-from .processes import finish, get_fork_server, run_process, start, wait_until
+from .processes import finish, get_python, run_process, start, wait_until
 from .test_train import QUICK
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
@@ -200,9 +200,7 @@ def test_second_signal_leaves_whole_files_and_no_temporary(
     images: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     model, name = tmp_path / "model", "model.safetensors"
-    python = tmp_path / "python"
-    get_fork_server().write_client(python, "python")
-    program = (str(python), "-c", _TWO_SIGNALS, name)
+    program = (get_python(), "-c", _TWO_SIGNALS, name)
     done = run_process("train", images, model, "--steps", "2", *QUICK, program=program)
     assert (done.code, done.out, done.err) == (143, "", STOPPING)
     left = read_files(model)

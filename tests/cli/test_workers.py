@@ -13,10 +13,26 @@ import pytest
 
 from .conftest import list_files, read_files, save
 from .crashing import prepare_processes, write_crashing_image
-from .processes import DINAC, finish, make_environment, run, run_process, start, wait_until
+from .processes import (
+    DINAC,
+    finish,
+    get_client,
+    get_python,
+    make_environment,
+    run,
+    run_process,
+    start,
+    wait_until,
+)
 
 SEVERAL = ("--processes", "2", "--threads", "1")
 ONE = ("--processes", "1", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes of this process are forks, which saves the import of torch."""
+    monkeypatch.setattr(sys, "executable", get_python())
 
 
 @pytest.fixture
@@ -105,7 +121,9 @@ def test_broken_records_of_a_stream_fail(images: Path, tmp_path: Path) -> None:
     run("encode", images, tmp_path / "latents")
     [first, *_] = sorted((tmp_path / "latents").rglob("*.dinac"))
     stream = first.read_bytes() + b"not a record"
-    done = run_process("decode", "-", tmp_path / "out", *SEVERAL, stdin=stream)
+    done = run_process(
+        "decode", "-", tmp_path / "out", *SEVERAL, stdin=stream, program=get_client()
+    )
     expected = run("decode", "-", tmp_path / "alone", *ONE, stdin=stream)
     assert (done.code, done.summary, done.err) == (3, expected.summary, expected.err)
 
@@ -125,7 +143,11 @@ def test_renamed_sources_keep_their_latents(images: Path, tmp_path: Path) -> Non
 def test_a_file_that_crashes_its_decoder_is_one_failure(images: Path, tmp_path: Path) -> None:
     environment = prepare_processes(tmp_path)
     write_crashing_image(images / "1/crash.png", save(tmp_path / "a.png", 32, 32, 0))
-    done = run_process("encode", images, tmp_path / "out", *SEVERAL, environment=environment)
+    done = run_process(
+        *("encode", images, tmp_path / "out", *SEVERAL),
+        program=get_client(),
+        environment=environment,
+    )
     assert done.code == 3
     assert [line for line in done.err.splitlines() if "crash.png" in line] == [
         f"dinac: {images}/1/crash.png: killed the worker process (SIGABRT); leave it out"

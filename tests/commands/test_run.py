@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dinac_cli.commands.failure_list import open_failures
-from dinac_cli.commands.run import ScreenOptions
+from dinac_cli.commands.run import ScreenOptions, hold_out
 from dinac_cli.commands.screen import console as console_module
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.log import LogChoice, open_log
@@ -545,3 +545,12 @@ def test_no_failures_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with open_failures(None) as write:
         write(FAILED)
     assert not list(tmp_path.iterdir())
+
+
+def test_lock_of_a_remote_place_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    with hold_out(None, Console(quiet=False), "https://user:secret@host/latents?key=secret"):
+        pass
+    assert capsys.readouterr().err == (
+        "dinac: warning: https://host/latents: --lock has no effect here; "
+        "two runs write the same files\n"
+    )

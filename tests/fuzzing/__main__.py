@@ -1,4 +1,4 @@
-"""`python -m tests.fuzzing --records 100000 --images 20000`: a long fuzzing run.
+"""`python -m tests.fuzzing --records 100000 --tars 20000`: a long fuzzing run.
 
 The exit code is 1 if there are findings; each finding is left as a file.
 """

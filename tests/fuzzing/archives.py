@@ -14,6 +14,17 @@ from dinac_cli.container.names import check_name
 from dinac_cli.errors import ArchiveError, UsageError
 from dinac_cli.storage.parquet import read_rows
 from dinac_cli.storage.tars import Member, TarWriter, group_samples, read_members
+from dinac_cli.storage.thrift import (
+    BINARY,
+    I32,
+    I64,
+    LIST,
+    STRUCT,
+    Fields,
+    ThriftReader,
+    Value,
+    pack_struct,
+)
 from tests.fuzzing.mutation import mutate_bytes
 from tests.storage.hand_made_parquet import (
     DELTA_BYTE_ARRAY,
@@ -32,13 +43,13 @@ from tests.storage.hand_made_tars import BLOCK, END, make_header, make_member, m
 
 COLUMN = "image"
 
-_NAMES = (b"a.jpg", b"b/c.txt", b"../a.jpg", b"/a", b"a/", b"./a.jpg", b"C:\\x", b"con",
-          b"\xff.jpg", b"x" * 100, b"a\n.jpg", b"", b".", b"__m__", b"a.JPG", b"a..jpg")  # fmt: skip
+_NAMES = (b"a.jpg", b"b/c.txt", b"../a.jpg", b"/a", b"a/", b"./a.jpg", b"C:\\x", b"con", b"x" * 100,
+          b"\xff.jpg", b"a\n.jpg", b"", b".", b"__m__", b"a.JPG", b"a..jpg")  # fmt: skip
 _KINDS = b"\x00012345678xgXLKSVMDN"
-_SIZES = (b"00000000000\0", b"00000000001\0", b"00000000777\0", b"00000001000\0", b"77777777777\0",
-          b"00000200001\0", b"-0000000001\0", b"99999999999\0", b"           \0", b"\0" * 12,
-          b"\x80" + bytes(10) + b"\5", b"\x80" + b"\x7f" * 11, b"\xff" * 12, b"\x80\0\0\2" + bytes(8),
-          )  # fmt: skip
+_SIZES = (b"00000000000\0", b"00000000001\0", b"00000000777\0", b"00000001000\0",
+          b"77777777777\0", b"00000200001\0", b"-0000000001\0", b"99999999999\0",
+          b"           \0", b"\0" * 12, b"\x80" + bytes(10) + b"\5", b"\x80" + b"\x7f" * 11,
+          b"\xff" * 12, b"\x80\0\0\2" + bytes(8))  # fmt: skip
 _FIELDS = (b"path", b"size", b"mtime", b"linkpath", b"GNU.sparse.name", b"GNU.sparse.map",
            b"GNU.sparse.major", b"hdrcharset", b"comment")  # fmt: skip
 _VALUES = (b"", b"0", b"1", b"-1", b"512", b"99999999999999999999", b"1e9", b"BINARY", b"a.jpg",
@@ -211,9 +222,10 @@ def list_parquet_files() -> list[bytes]:
             file = io.BytesIO()
             pyarrow.parquet.write_table(table, file, **options)
             seeds.append(file.getvalue())
-    options = {"use_dictionary": False, "column_encoding": {COLUMN: "DELTA_BYTE_ARRAY"}}
+    encodings = {COLUMN: "PLAIN", "text": "PLAIN", "score": "BYTE_STREAM_SPLIT"}
+    encodings["time"] = "DELTA_BINARY_PACKED"
     file = io.BytesIO()
-    pyarrow.parquet.write_table(plain.select([COLUMN]), file, **options)
+    pyarrow.parquet.write_table(plain, file, use_dictionary=False, column_encoding=encodings)
     return [*seeds, file.getvalue(), make_file([Page(pack_texts(b"one", b"two"), 2)], 2)]
 
 
@@ -222,17 +234,57 @@ def mutate_parquet(rng: random.Random, data: bytes, other: bytes) -> tuple[bytes
     kind = rng.random()
     if kind < 0.1:
         return mutate_bytes(rng, data, other), False
-    if kind < 0.45:
+    if kind < 0.4:
         return _make_lying_file(rng), True
     start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     if not 4 <= start <= len(data) - 8:
         return mutate_bytes(rng, data, other), False
     body, footer = data[4:start], data[start:-8]
-    if rng.random() < 0.5:
+    if kind < 0.5:
         body = mutate_bytes(rng, body, other[4:])
-    else:
+    elif kind < 0.7:  # nothing moves, so that most pages are found
+        changed = bytearray(body)
+        for _ in range(rng.randint(1, 4)):
+            changed[rng.randrange(len(body))] = rng.randrange(256)
+        body = bytes(changed)
+    elif kind < 0.8:
         footer = mutate_bytes(rng, footer, other[-400:-8])
+    else:
+        footer = _change_footer(rng, footer)
     return b"PAR1" + body + footer + len(footer).to_bytes(4, "little") + b"PAR1", True
+
+
+def _change_footer(rng: random.Random, footer: bytes) -> bytes:
+    """Changes or drops some values of a footer, whose structure stays valid."""
+    try:
+        fields = ThriftReader(footer, 0, 10_000).read_struct()
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            _change_value(rng, fields)
+        return pack_struct(fields)
+    except (ValueError, AssertionError):  # damaged, or with a map
+        return mutate_bytes(rng, footer, b"")
+
+
+def _change_value(rng: random.Random, fields: Fields) -> None:
+    """Follows random fields down to a value, and changes it."""
+    while fields:
+        number = rng.choice(list(fields))
+        kind, content = fields[number]
+        if rng.random() < 0.05:
+            del fields[number]
+            return
+        if kind == STRUCT or (kind == LIST and content.kind == STRUCT and content.contents):
+            if kind == LIST and rng.random() < 0.05:
+                content.contents.insert(0, rng.choice(content.contents))
+                return
+            fields = content if kind == STRUCT else rng.choice(content.contents)
+            continue
+        if kind in (I32, I64):
+            changed = rng.choice((content + 1, content - 1, rng.choice(_COUNTS)))
+            fields[number] = Value(kind, max(-(2**31), min(2**31 - 1, changed)))
+        elif kind == BINARY:
+            fields[number] = Value(kind, mutate_bytes(rng, content, b"image"))
+        return
 
 
 _COUNTS = (0, 1, 2, 3, -1, 4, 8, 100, 127, 2**15, 2**20, 2**28, 2**31 - 1, -(2**31))

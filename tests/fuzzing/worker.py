@@ -75,7 +75,7 @@ TARGETS = {
         archives.mutate_parquet,
         archives.check_parquet,
         lambda data: 0,
-        (os.path.join(_PACKAGE, "storage", "parquet"),),
+        (os.path.join(_PACKAGE, "storage", "parquet"), os.path.join(_PACKAGE, "storage", "thrift")),
     ),
 }
 

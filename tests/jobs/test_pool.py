@@ -26,6 +26,7 @@ from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.executor.supply import Supply
 from dinac_cli.jobs.results import FileResult, Status
 
+from ..cli.processes import get_python
 from .numbered import Entry
 from .worker_jobs import (
     AbsentDeviceJob,
@@ -42,12 +43,24 @@ from .worker_jobs import (
 )
 
 ROOT = Path(__file__).parent.parent.parent
+PYTHON = sys.executable
 PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
 def workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes are forks, which start fast, except in tests of their start and end."""
+    monkeypatch.setattr(sys, "executable", get_python())
+
+
+@pytest.fixture
+def real_workers(forked_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", PYTHON)
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +121,7 @@ def test_several_processes_share_the_work() -> None:
     assert len({result.bytes_in for result in run(entries, count=3)}) == 3
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_a_remark_of_several_workers_is_told_once() -> None:
     told: list[str] = []
     control = RunControl(workers=0, processes=3, warn=told.append)
@@ -150,6 +164,7 @@ def test_the_temporary_of_a_dead_worker_is_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["entry 0"]
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_no_worker_starts_if_no_entry_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     start, count = pool._start_process, 0
 
@@ -192,12 +207,14 @@ def test_what_was_finished_before_an_error_is_told() -> None:
         next(results)
 
 
+@pytest.mark.usefixtures("real_workers")
 @pytest.mark.parametrize(("action", "kind"), [("bug", "ZeroDivisionError"), ("end", "EOFError")])
 def test_a_bug_ends_the_run_with_its_traceback(action: str, kind: str) -> None:
     with pytest.raises(RuntimeError, match=rf"(?s)worker_jobs.*{kind}: a bug"):
         list(run(make_entries(10, **{action: 3})))
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_a_worker_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_WORKER", "dinac_cli.no_such_module")
     with pytest.raises(DeviceError, match=r"could not start \(exit code 1\); use --processes 1$"):
@@ -218,12 +235,8 @@ def test_a_later_worker_that_cannot_start_leaves_the_work_to_the_others(
 
     monkeypatch.setattr(pool, "_start_process", start_only_first)
 
-    def entries() -> Iterator[Entry]:
-        for number in range(200):
-            yield Entry(number, "pause")
-
-    results = list(run(entries()))
-    assert sorted(numbers(results)) == list(range(200))
+    results = list(run([Entry(number, "pause") for number in range(60)]))
+    assert sorted(numbers(results)) == list(range(60))
     assert count == 2
 
 
@@ -331,6 +344,7 @@ def test_a_stop_finishes_the_work_in_flight(to_stream: bool) -> None:
         assert stream.getvalue().count(b"\n") == len(results)
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_closing_the_results_ends_the_processes() -> None:
     entries = (Entry(number) for number in range(10**9))
     with closing(run(entries)) as results:
@@ -378,7 +392,7 @@ def test_processes_fit_into_the_memory_of_the_device(
     job = RoomyJob(rooms={"": (free * 2**30, used * 2**30)})
     said: list[str] = []
     control = RunControl(workers=0, processes=most, fits_device=True, say=said.append)
-    entries = [Entry(number, "pause") for number in range(20 * most)]
+    entries = [Entry(number, "pause") for number in range(20 * min(most, 3))]
     results = list(run(entries, job=job, control=control))
     assert len(results) == len(entries)
     assert len({result.bytes_in for result in results}) == expected
@@ -399,9 +413,9 @@ def test_a_process_that_the_device_refuses_is_only_needed_if_the_user_named_the_
     told: list[str] = []
     control = RunControl(workers=0, processes=3, fits_device=is_automatic, warn=told.append)
     job = ExclusiveJob(rooms={"": (10 * 2**30, 2**30)}, folder=str(tmp_path))
-    results = run([Entry(n, "pause") for n in range(200)], job=job, control=control)
+    results = run([Entry(n, "pause") for n in range(80)], job=job, control=control)
     if is_automatic:
-        assert sorted(numbers(results)) == list(range(200))
+        assert sorted(numbers(results)) == list(range(80))
         assert told == ["one process less computes: the device is busy"]
     else:
         with pytest.raises(DeviceError, match=r"^the device is busy$"):
@@ -466,10 +480,10 @@ def test_processes_fit_into_the_memory_of_each_device() -> None:
 
 def test_a_worker_that_dies_is_replaced_on_its_device() -> None:
     control = RunControl(workers=0, processes=2, devices=TWO)
-    entries = [Entry(n, "exit" if n == 30 else "pause") for n in range(160)]
+    entries = [Entry(n, "exit" if n == 30 else "pause") for n in range(100)]
     results = list(run(entries, control=control, job=DevicesJob()))
     assert [result.name for result in results if result.failed] == ["entry 30"]
-    assert sorted(numbers(results)) == [n for n in range(160) if n != 30]
+    assert sorted(numbers(results)) == [n for n in range(100) if n != 30]
     written = [result for result in results if not result.failed]
     assert set(list_devices(written)) == set(TWO)
 
@@ -516,9 +530,9 @@ def test_a_device_that_kills_every_process_ends_the_run_though_others_work() -> 
 def test_a_device_on_which_no_process_can_start_is_told() -> None:
     told: list[str] = []
     control = RunControl(workers=0, processes=2, devices=TWO, warn=told.append)
-    entries = [Entry(number, "pause") for number in range(200)]
+    entries = [Entry(number, "pause") for number in range(60)]
     results = list(run(entries, control=control, job=AbsentDeviceJob()))
-    assert sorted(numbers(results)) == list(range(200))
+    assert sorted(numbers(results)) == list(range(60))
     assert told == [
         "no worker process could start on gpu:1 (exit code 7); the other devices do its work"
     ]
@@ -555,6 +569,7 @@ for result in run_in_processes(hold_job(ActingJob()), entries, RunControl(worker
 """
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_workers_end_with_a_killed_parent() -> None:
     """The script has no main guard, and its workers do not run it again."""
     with subprocess.Popen(
@@ -571,6 +586,7 @@ def test_workers_end_with_a_killed_parent() -> None:
     assert not any(map(is_running, pids))
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_a_worker_ends_with_a_killed_parent_before_its_model_is_loaded(tmp_path: Path) -> None:
     script = f"""
     from functools import partial
@@ -606,6 +622,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_a_worker_ignores_ctrl_c() -> None:
     """A terminal sends Ctrl-C to all processes; the parent decides."""
     entries = (Entry(number, "wait") for number in range(10**9))

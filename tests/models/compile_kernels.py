@@ -1,8 +1,9 @@
 """Compiles Triton's kernels ahead of time; `test_fast_compilation.py` runs this program.
 
-Reads JSON from standard input: the compute capabilities of GPUs, the launches, and the names of the
-kernels whose machine code is wanted. Every launch goes through Triton up to the driver, so Triton
-itself chooses what to specialise. Writes JSON: for each capability, the compiled kernels.
+Each line of standard input is a request in JSON: the compute capabilities of GPUs, the launches,
+and the names of the kernels whose machine code is wanted. Every launch goes through Triton up to
+the driver, so Triton itself chooses what to specialise. The answer is a line of JSON: for each
+capability, the compiled kernels.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def dump(compiled: Any, what: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def main() -> None:
-    request = json.load(sys.stdin)
+def answer(request: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """Compiles the launches of a request."""
     found: dict[int, list[dict[str, Any]]] = {}
     for capability in request["capabilities"]:
         driver.set_active(Device(capability))
@@ -93,7 +94,12 @@ def main() -> None:
             kernel = compile_launch(name, arguments, options)
             compiled[kernel.hash] = (name, kernel)
         found[capability] = [describe(*one, request["disassembled"]) for one in compiled.values()]
-    json.dump(found, sys.stdout)
+    return found
+
+
+def main() -> None:
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

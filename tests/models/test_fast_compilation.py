@@ -174,27 +174,36 @@ def describe(launch: Launch) -> str:
     return json.dumps([launch.kernel, arguments, launch.options])
 
 
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """The process that compiles: in this one, Triton interprets."""
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("TRITON_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.models.compile_kernels"],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+
+
 def compile_all(
-    launches: Sequence[str], disassembled: Sequence[str], cache: Path
+    launches: Sequence[str], disassembled: Sequence[str], compiler: subprocess.Popen[str]
 ) -> dict[int, list[Kernel]]:
-    """Compiles launches for each GPU, in another process: in this one, Triton interprets."""
+    """Compiles launches for each GPU."""
     request = {
         "capabilities": CAPABILITIES,
         "launches": [json.loads(launch) for launch in launches],
         "disassembled": disassembled,
     }
-    environment = {name: x for name, x in os.environ.items() if not name.startswith("TRITON_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.models.compile_kernels"],
-        input=json.dumps(request),
-        env=environment | {"TRITON_CACHE_DIR": str(cache)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
+    assert compiler.stdin is not None
+    assert compiler.stdout is not None
+    print(json.dumps(request), file=compiler.stdin, flush=True)
+    line = compiler.stdout.readline()
+    assert line, "the compiler died"
+    answer: dict[str, Any] = json.loads(line)
     return {
         int(capability): [Kernel(**described) for described in kernels]
         for capability, kernels in answer.items()
@@ -208,14 +217,14 @@ def test_kernels_compile(
     kind: str,
     triton_operations: Operations,
     launches: Launches,
-    tmp_path: Path,
+    compiler: subprocess.Popen[str],
 ) -> None:
     """Each launch compiles for each GPU: few variants, no spilled registers, fused products."""
     is_counted = (model, kind) == ("d2", "bfloat16")
     recorded = record(model, kind, triton_operations, launches)
     names = {json.loads(launch)[0] for launch in recorded}
     assert names >= set(COUNTED)
-    compiled = compile_all(recorded, COUNTED if is_counted else [], tmp_path)
+    compiled = compile_all(recorded, COUNTED if is_counted else [], compiler)
     assert tuple(compiled) == CAPABILITIES
     for kernels in compiled.values():
         assert {kernel.name for kernel in kernels} == names

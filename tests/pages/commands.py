@@ -46,7 +46,11 @@ SUBSTITUTIONS = (
         "the tests run the installed package; packages come from the internet",
     ),
     Substitution(TESTS, IN_CI, "the tests would run themselves; .ci/run runs this line"),
-    Substitution("--records 100000 --images 20000", "--records 20 --images 5", "9 minutes"),
+    Substitution(
+        "--records 100000 --images 20000 --tars 20000 --parquet 20000",
+        "--records 20 --images 5 --tars 20 --parquet 20",
+        "10 minutes",
+    ),
     Substitution(
         "DINAC_FUZZ=8000 pytest -n 0 tests/",
         'grep -q DINAC_FUZZ "$ROOT"/tests/',

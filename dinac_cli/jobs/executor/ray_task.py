@@ -25,6 +25,7 @@ from dinac_cli.jobs.executor.control import RunControl, StageClock
 from dinac_cli.jobs.executor.job import Entry, Job, Made
 from dinac_cli.jobs.executor.local import run_numbered
 from dinac_cli.jobs.executor.messages import Report, make_portable
+from dinac_cli.jobs.executor.program import end_process
 
 Facts = Mapping[str, str]
 """What must be the same on all nodes, by name."""
@@ -121,7 +122,9 @@ def _open_job(pickled: bytes) -> _OpenJob:
     _require_equal(setup, read_versions())
     if _OPEN and _OPEN[0].key == setup.key:
         if _OPEN[0].gpus != _find_gpus():
-            _end_process()
+            # A process cannot leave its GPU, and the memory of the other one is meant for this
+            # task. Ray tries the entry again in another process.
+            end_process()
         return _OPEN[0]
     while _OPEN:
         _OPEN.pop().close()
@@ -133,14 +136,6 @@ def _open_job(pickled: bytes) -> _OpenJob:
         _require_equal(setup, facts)
     _OPEN.append(_OpenJob(setup))
     return _OPEN[0]
-
-
-def _end_process() -> None:
-    """Ends this process, so that Ray tries the entry again in another one.
-
-    A process cannot leave its GPU. Ray gave it another one, whose memory is meant for this task.
-    """
-    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _require_equal(setup: TaskSetup, facts: Facts) -> None:

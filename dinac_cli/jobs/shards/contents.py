@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dinac_cli.container.frame import RECORD_START
-from dinac_cli.errors import InputError
+from dinac_cli.errors import ArchiveError, InputError
 from dinac_cli.storage.markers import (
-    FOLDER,
     MAX_MARKER_BYTES,
     NONCE_PREFIX,
     RUN_NAME,
@@ -28,31 +28,31 @@ from dinac_cli.storage.shard_layout import (
     parse_index,
 )
 from dinac_cli.storage.store import Store
+from dinac_cli.storage.tars import read_members
 
 _READERS = 16
 _INDEX_TRIES = 5
 _TAR = ".tar"
-_HEAD_BYTES = 1024
+_HEAD_BYTES = 2**16
 
 
 @dataclass
 class OutContents:
     """The shards in OUT. `marks` maps the name of a shard to the fingerprints of its markers.
 
-    `tars` maps the names of tars, without `.tar`, to their sizes in bytes. `objects` is the number
-    of all files; `has_settings` and `has_index` tell whether run.json and the index are among them.
-    `first_loose` is the name of a loose record, if there is one. `nonces` are the files that a run
-    on a cluster left when it was killed.
+    `tars` maps the names of tars, without `.tar`, to their sizes in bytes. `index` maps the paths
+    of tars to their entries in the index. `first_loose` is the name of a loose record, if any.
+    `objects` is the number of all files; `has_settings` tells whether run.json is among them.
     """
 
     store: Store
     marks: dict[str, set[str]] = field(default_factory=dict)
     tars: dict[str, int] = field(default_factory=dict)
-    objects: int = 0
-    has_settings: bool = False
-    has_index: bool = False
+    index: dict[str, IndexEntry] = field(default_factory=dict)
     first_loose: str | None = None
     nonces: list[str] = field(default_factory=list)
+    objects: int = 0
+    has_settings: bool = False
 
     @classmethod
     def list(cls, store: Store) -> OutContents:
@@ -61,8 +61,7 @@ class OutContents:
         for stat in store.list():
             found.objects += 1
             found.has_settings |= stat.name == RUN_NAME
-            found.has_index |= stat.name == INDEX_NAME
-            mark = split_marker_name(stat.name) if stat.name.startswith(f"{FOLDER}/") else None
+            mark = split_marker_name(stat.name)
             if mark is not None:
                 found.marks.setdefault(mark[0], set()).add(mark[1])
             elif stat.name.startswith(NONCE_PREFIX):
@@ -71,11 +70,23 @@ class OutContents:
                 found.tars[stat.name.removesuffix(_TAR)] = stat.size_bytes
             elif stat.name.endswith(LATENT_SUFFIX) and found.first_loose is None:
                 found.first_loose = stat.name
+        found.index = read_index(store)
         return found
 
     def is_done(self, shard: str, fingerprint: str) -> bool:
-        """True if a shard is complete, with this source and these settings."""
-        return shard in self.tars and fingerprint in self.marks.get(shard, ())
+        """True if a shard is complete, with this source and these settings.
+
+        Two markers are of two runs that saw different sources, and the tar may be of either.
+        """
+        if shard not in self.tars or self.marks.get(shard) != {fingerprint}:
+            return False
+        entry = self.find_entry(shard, fingerprint)
+        return entry is None or entry.filesize == self.tars[shard]
+
+    def find_entry(self, shard: str, fingerprint: str) -> IndexEntry | None:
+        """Returns what the index knows of a shard with this source and these settings."""
+        entry = self.index.get(f"{shard}{_TAR}")
+        return entry if entry is not None and entry.fingerprint == fingerprint else None
 
     def is_foreign(self, shard: str) -> bool:
         """True if there is a tar of this name, and dinac did not write it.
@@ -85,15 +96,22 @@ class OutContents:
         if shard not in self.tars or shard in self.marks:
             return False
         with self.store.open(f"{shard}{_TAR}") as file:
-            head = file.read(_HEAD_BYTES)
-        name = head[:100].rstrip(b"\0")
-        is_record = name.endswith(LATENT_SUFFIX.encode()) and head[512:].startswith(RECORD_START)
-        return bool(head.strip(b"\0")) and not is_record
+            return not _holds_records(file.read(_HEAD_BYTES))
 
     def find_failed(self) -> set[str]:
-        """Returns the shards with images that failed. Reads all markers."""
-        marks = [(shard, mark) for shard in self.tars for mark in self.marks.get(shard, ())]
-        return {marker.shard for marker in self.read_markers(marks) if marker.failed}
+        """Returns the shards with images that failed. Reads their markers."""
+        return {each.shard for each in self.read_markers(self._list_missed()) if each.failed}
+
+    def count_missed(self) -> int:
+        """Returns the number of markers that `find_failed` reads."""
+        return sum(1 for _ in self._list_missed())
+
+    def _list_missed(self) -> Iterator[tuple[str, str]]:
+        """Yields the shards that may have failures, and the fingerprints of their markers."""
+        for shard in self.tars:
+            for mark in self.marks.get(shard, ()):
+                if (entry := self.find_entry(shard, mark)) is None or entry.missed:
+                    yield shard, mark
 
     def read_markers(self, marks: Iterable[tuple[str, str]]) -> Iterator[Marker]:
         """Yields the markers of shards and fingerprints, in order. Raises InputError."""
@@ -114,45 +132,59 @@ class OutContents:
         for name in self.nonces:
             self.store.remove(name)
 
-    def drop_stale(self, shard: str, fingerprint: str) -> None:
-        """Removes the markers of earlier states of a shard that is complete now."""
-        for stale in self.marks.get(shard, set()) - {fingerprint}:
-            self.store.remove(name_marker(shard, stale))
+
+def _holds_records(head: bytes) -> bool:
+    """True if the first file of the tar that begins with `head` is a record, or it is empty."""
+    names: list[str] = []
+
+    def note(name: str) -> bool:
+        names.append(name)
+        return False
+
+    with suppress(ArchiveError):  # the tar is cut at the end of `head`
+        list(read_members(io.BytesIO(head), note))
+    if not names:
+        return not head.strip(b"\0")
+    return names[0].endswith(LATENT_SUFFIX) and RECORD_START in head
 
 
-def write_index(store: Store) -> int:
+def write_index(store: Store, rewritten: Collection[str] = ()) -> int:
     """Writes the index of all complete shards. Returns their number.
 
-    Looks at OUT again afterwards: another run may have finished a shard meanwhile. So the index is
-    complete when the last of several runs has ended. Raises InputError, OutputError, StorageError.
+    `rewritten` are the shards of this run, which the index in OUT does not know. Looks at OUT again
+    afterwards: another run may have finished a shard meanwhile. So the index is complete when the
+    last of several runs has ended. Raises InputError, OutputError, StorageError.
     """
-    known = read_index(store)
-    written: dict[str, set[str]] | None = None
+    paths = {f"{shard}{_TAR}" for shard in rewritten}
+    # --retry-failed changes a shard whose fingerprint stays.
+    known = {
+        url: entry
+        for url, entry in read_index(store).items()
+        if not entry.missed and url not in paths
+    }
+    written: object = None
     for _ in range(_INDEX_TRIES):
         contents = OutContents.list(store)
-        if contents.marks == written:
+        if (contents.marks, contents.tars) == written:
             break
         entries = list(_list_entries(contents, known))
         known = {entry.url: entry for entry in entries}
         data = ShardIndex(tuple(entries)).to_bytes()
         if _read_bytes(store) != data:
             store.write(INDEX_NAME, data)
-        written = contents.marks
+        written = contents.marks, contents.tars
     return len(known)
 
 
 def _list_entries(contents: OutContents, known: dict[str, IndexEntry]) -> Iterator[IndexEntry]:
-    """Yields the complete shards, sorted by name.
-
-    Reads only markers that are not in the index, and those of shards that missed images: a run may
-    have tried these again.
-    """
+    """Yields the complete shards, sorted by name. Reads only markers that are not in the index."""
     unknown = []
     found: dict[str, IndexEntry] = {}
     for shard in sorted(contents.marks.keys() & contents.tars.keys()):
         entry = known.get(f"{shard}{_TAR}")
-        marks = contents.marks[shard]
-        if entry is not None and _is_current(entry, marks, contents.tars[shard]):
+        marks = sorted(contents.marks[shard])
+        size = contents.tars[shard]
+        if entry is not None and marks == [entry.fingerprint] and entry.filesize == size:
             found[shard] = entry
         else:
             unknown += [(shard, mark) for mark in marks]
@@ -160,10 +192,6 @@ def _list_entries(contents: OutContents, known: dict[str, IndexEntry]) -> Iterat
         if marker.size_bytes == contents.tars[marker.shard]:
             found[marker.shard] = marker.entry
     return iter([found[shard] for shard in sorted(found)])
-
-
-def _is_current(entry: IndexEntry, marks: set[str], size_bytes: int) -> bool:
-    return marks == {entry.fingerprint} and not entry.missed and entry.filesize == size_bytes
 
 
 def read_index(store: Store) -> dict[str, IndexEntry]:

@@ -87,7 +87,7 @@ def open_forecast(
         resolved = choose_local_encoder(request.encode.model, held)
         return open_encoder(resolved, DeviceChoice(), features=features)
 
-    setup = prepare_shards(request.encode, announce, choose, read_only=True)
+    setup = prepare_shards(request.encode, announce, choose)
     setup.plan.make(watch)
     return ShardForecast(request, setup)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +19,10 @@ from itertools import islice
 import numpy as np
 import zstandard
 
+from dinac_cli.container.names import find_name_fault
 from dinac_cli.errors import InputError
 from dinac_cli.jobs.shards.shard import (
+    MAX_SHARD_SIZE,
     LooseFile,
     Shard,
     ShardKind,
@@ -39,6 +42,9 @@ _SUFFIX = ".jsonl.zst"
 _LEVEL = 3
 _CHUNK = 4096
 _MOST = 2**64
+_MOST_BYTES = 2**63
+_LOOKS = 5
+_PAUSE_SECONDS = 0.2
 
 Line = tuple[str, int, str]
 """The name, the size in bytes and the version of an image."""
@@ -58,10 +64,9 @@ class LoosePlan:
     """The shards of loose images. `settings` identifies the settings of the run.
 
     Shards have at most `size` images. `is_done` tells whether the shard of a name and a fingerprint
-    is complete. Call `add` with all images, then `list_all`. If `anonymous` is set, OUT keeps no
-    plan: the shards follow from the order of the list alone. If `read_only` is set, writes nothing.
-    `known_parts` of the plan were in OUT; `new_parts` differ from OUT and were written, or would
-    have been.
+    is complete. Call `add` with all images, then `write` and `list_all`. If `anonymous` is set, OUT
+    keeps no plan: the shards follow from the order of the list alone. If `starts_anew` is set, the
+    plan that is in OUT is replaced.
 
     Holds about 25 bytes for each image in the plan, and the packed names of the shards to do.
     """
@@ -71,15 +76,16 @@ class LoosePlan:
     size: int
     anonymous: bool
     is_done: Callable[[str, str], bool]
-    read_only: bool = False
-    new_parts: int = field(default=0, init=False)
+    starts_anew: bool = False
     images: int = field(default=0, init=False)
     vanished: int = field(default=0, init=False)
     changed: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._marks: dict[int, str] = {}
-        self._todo: dict[int, bytes] = {}
+        self._packed: dict[int, bytes] = {}
+        self._todo: set[int] = set()
+        self._unwritten: set[int] = set()
         self._parts: list[int] = []
         self._starts: list[int] = []
         self._names = array("Q")
@@ -90,8 +96,8 @@ class LoosePlan:
         self._next = 0
 
     def add(self, files: Iterable[LooseFile]) -> None:
-        """Divides the images. Raises InputError if the plan in OUT is damaged, OutputError."""
-        if not self.anonymous:
+        """Divides the images. Raises InputError if the plan in OUT is damaged, StorageError."""
+        if not self.anonymous and not self.starts_anew:
             self._load()
         order = np.argsort(np.frombuffer(self._names, dtype=np.uint64), kind="stable")
         names = np.frombuffer(self._names, dtype=np.uint64)[order]
@@ -114,28 +120,59 @@ class LoosePlan:
 
     @property
     def known_parts(self) -> int:
-        """The number of parts that were in OUT."""
+        """The number of parts of the plan that were in OUT."""
         return len(self._parts)
+
+    @property
+    def new_parts(self) -> int:
+        """The number of parts that `write` writes."""
+        return len(self._unwritten)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all shards."""
+        return set(map(number_shard, self._marks))
+
+    def write(self) -> None:
+        """Writes the parts that changed. Raises OutputError, StorageError."""
+        for number in sorted(self._unwritten):
+            lines = map(_describe, _unpack_files(self._packed[number]))
+            self.store.write(name_part(number_shard(number)), _pack_part(lines))
+        if self.starts_anew:
+            kept = set() if self.anonymous else {name_part(name) for name in self.names}
+            for stat in list(self.store.list(PLAN_FOLDER)):
+                if _find_number(stat.name) is not None and stat.name not in kept:
+                    self.store.remove(stat.name)
 
     def list_all(self) -> Iterator[tuple[str, str, Shard | None]]:
         """Yields the name, the fingerprint and, if it is to do, the shard itself, by number."""
         for number in sorted(self._marks):
             name, mark = number_shard(number), self._marks[number]
-            packed = self._todo.get(number)
-            yield name, mark, None if packed is None else _unpack(name, mark, packed)
+            is_todo = number in self._todo
+            yield name, mark, _unpack(name, mark, self._packed[number]) if is_todo else None
 
     def _load(self) -> None:
-        for stat in self.store.list(PLAN_FOLDER):
-            name = stat.name.removeprefix(f"{PLAN_FOLDER}/").removesuffix(_SUFFIX)
-            number = parse_number(name)
-            if number is None or not stat.name.endswith(_SUFFIX):
-                continue
-            lines = self._read_part(stat.name)
+        for number in self._list_parts():
+            lines = self._read_part(name_part(number_shard(number)))
             self._parts.append(number)
             self._starts.append(len(self._names))
             self._names.extend(_hash(line[0]) for line in lines)
             self._versions.extend(_hash(line[1:]) for line in lines)
-            self._next = max(self._next, number + 1)
+            self._next = number + 1
+
+    def _list_parts(self) -> list[int]:
+        """Returns the numbers of the parts in OUT, in order.
+
+        A listing may miss a part, and have a later one, while another run writes the plan. If this
+        run gave the images of that part to another shard, they would be encoded twice.
+        """
+        for look in range(_LOOKS):
+            found = map(_find_number, [stat.name for stat in self.store.list(PLAN_FOLDER)])
+            numbers = sorted(number for number in found if number is not None)
+            if look == _LOOKS - 1 or numbers == list(range(len(numbers))):
+                break
+            time.sleep(_PAUSE_SECONDS)
+        return numbers
 
     def _read_part(self, name: str) -> list[Line]:
         try:
@@ -186,25 +223,34 @@ class LoosePlan:
                 self._close(index)
 
     def _reopen(self, index: int) -> _OpenPart:
-        lines = self._read_part(_name_part(self._parts[index]))
+        name = name_part(number_shard(self._parts[index]))
+        lines = self._read_part(name)
+        end = self._starts[index + 1] if index + 1 < len(self._starts) else len(self._names)
+        if len(lines) != end - self._starts[index]:
+            where = self.store.locate(name)
+            raise InputError(f"{where}: another run replaces the plan; let it end, and run again")
         part = self._open[index] = _OpenPart(lines, [None] * len(lines), len(lines))
         return part
 
     def _plan(self, number: int, files: Sequence[LooseFile], *, is_new: bool) -> None:
-        lines = list(map(_describe, files))
-        mark = fingerprint(self.settings, "loose", lines)
-        name = number_shard(number)
-        self.new_parts += is_new
-        if is_new and not self.read_only:
-            self.store.write(_name_part(number), _pack_part(lines))
+        mark = fingerprint(self.settings, "loose", list(map(_describe, files)))
         self._marks[number] = mark
-        if not self.is_done(name, mark):
-            self._todo[number] = zlib.compress(pickle.dumps([tuple(file) for file in files]), 1)
+        is_todo = not self.is_done(number_shard(number), mark)
+        if is_todo:
+            self._todo.add(number)
+        if is_new:
+            self._unwritten.add(number)
+        if is_todo or is_new:
+            self._packed[number] = zlib.compress(pickle.dumps([tuple(file) for file in files]), 1)
 
 
 def _unpack(name: str, mark: str, packed: bytes) -> Shard:
-    files = tuple(LooseFile(*fields) for fields in pickle.loads(zlib.decompress(packed)))
+    files = tuple(_unpack_files(packed))
     return Shard(name=name, kind=ShardKind.LOOSE, fingerprint=mark, files=files)
+
+
+def _unpack_files(packed: bytes) -> Iterator[LooseFile]:
+    return (LooseFile(*fields) for fields in pickle.loads(zlib.decompress(packed)))
 
 
 def _look_up(
@@ -232,8 +278,15 @@ def _hash(value: object) -> int:
     return hash(value) % _MOST
 
 
-def _name_part(number: int) -> str:
-    return f"{PLAN_FOLDER}/{number_shard(number)}{_SUFFIX}"
+def name_part(shard: str) -> str:
+    """Returns the name in OUT of the part of the plan that a shard has."""
+    return f"{PLAN_FOLDER}/{shard}{_SUFFIX}"
+
+
+def _find_number(name: str) -> int | None:
+    """Returns the number of the shard whose part has this name; None for another file."""
+    number = parse_number(name.removeprefix(f"{PLAN_FOLDER}/").removesuffix(_SUFFIX))
+    return number if name.endswith(_SUFFIX) else None
 
 
 def _pack_part(lines: Iterable[Line]) -> bytes:
@@ -248,7 +301,9 @@ def _parse_part(data: bytes) -> list[Line]:
         if not 0 <= size <= MAX_PART_BYTES:
             raise ValueError("too long")
         text = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_PART_BYTES)
-        lines = [json.loads(line) for line in text.splitlines()]
+        if text.count(b"\n") > MAX_SHARD_SIZE or not text.endswith(b"\n"):
+            raise ValueError("too many images, or cut")
+        lines = [json.loads(line) for line in text.split(b"\n")[:-1]]
     except (zstandard.ZstdError, RecursionError) as exc:
         raise ValueError("damaged") from exc
     return [_check_line(line) for line in lines]
@@ -257,6 +312,8 @@ def _parse_part(data: bytes) -> list[Line]:
 def _check_line(line: object) -> Line:
     if isinstance(line, list) and len(line) == 3:
         name, size, version = line
-        if isinstance(name, str) and type(size) is int and isinstance(version, str):
+        is_name = isinstance(name, str) and find_name_fault(name) is None
+        is_size = type(size) is int and 0 <= size < _MOST_BYTES
+        if is_name and is_size and isinstance(version, str):
             return name, size, version
     raise ValueError("not a line of a plan")

@@ -16,16 +16,23 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.errors import DinacError, InputError, StorageError, UnwritableDiskError
+from dinac_cli.errors import (
+    DinacError,
+    InputError,
+    StorageError,
+    UnwritableDiskError,
+    UsageError,
+    describe_read_error,
+)
 from dinac_cli.jobs.encode import EncodeJob
 from dinac_cli.jobs.executor.control import RunControl, StopRequest, until_stopped
 from dinac_cli.jobs.executor.job import Computing, Job, Made
 from dinac_cli.jobs.executor.local import run_numbered
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.shards.replaced import Replaced
 from dinac_cli.jobs.shards.run_settings import RunSettings, complete_settings, read_settings
 from dinac_cli.jobs.shards.sample import (
     Leftovers,
@@ -37,9 +44,9 @@ from dinac_cli.jobs.shards.sample import (
 from dinac_cli.jobs.shards.shard import Shard
 from dinac_cli.storage.content import Content, read_content
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.markers import RUN_NAME, Failure, Marker
+from dinac_cli.storage.markers import RUN_NAME, Failure, Marker, name_marker
 from dinac_cli.storage.naming import LATENT_SUFFIX
-from dinac_cli.storage.store import Spool, Store, open_store, split_place
+from dinac_cli.storage.store import Spool, Store, open_folder, read_place, split_place
 from dinac_cli.storage.tars import TarWriter
 from dinac_cli.storage.urls import is_url
 
@@ -75,27 +82,20 @@ class SampleJob(EncodeJob):
             return Content(entry.data)
         assert entry.path is not None, "an image has content or a path"
         entry.beside.update(read_beside(entry.path, self._keep, _read_if_present))
-        return Content(_read_place(entry.path)) if is_url(entry.path) else read_content(entry.path)
-
-
-@lru_cache(maxsize=256)
-def _open_folder(folder: str) -> Store:
-    return open_store(folder)
-
-
-def _read_place(url: str) -> bytes:
-    folder, name = split_place(url)
-    return _open_folder(folder).read(name)
+        return Content(read_place(entry.path)) if is_url(entry.path) else read_content(entry.path)
 
 
 def _read_if_present(path: str) -> bytes | None:
     folder, name = split_place(path)
-    store = _open_folder(folder)
+    store = open_folder(folder)
     return None if store.stat(name) is None else store.read(name)
 
 
 class ShardJob(Job[Shard, Any, Any]):
-    """Encodes whole shards into tars in `store`. Its entries are shards."""
+    """Encodes whole shards into tars in `store`. Its entries are shards.
+
+    With --overwrite, `replaces` is what OUT held before.
+    """
 
     def __init__(
         self,
@@ -104,24 +104,42 @@ class ShardJob(Job[Shard, Any, Any]):
         choice: SampleChoice,
         settings: RunSettings,
         model: ModelHandle,
+        replaces: Replaced | None = None,
     ) -> None:
         self.job = job
         self.store = store
         self.choice = choice
         self.model = model
         self._settings = settings
+        self._replaces = replaces
         self._remarks: list[str] = []
 
     def prepare(self) -> None:
-        """Writes the settings of the run, unless OUT has them. Runs where the model computes."""
+        """Writes the settings of the run, unless OUT has them. Runs where the model computes.
+
+        Raises UsageError if another run has written other settings meanwhile.
+        """
         own = complete_settings(self._settings, self.model.compute)
-        held = read_settings(self.store)
-        if held is None or held.find_conflict(own) is not None:  # the latter with --overwrite
+        if self._replaces is not None:
+            self._replaces.remove(self.store)
+            if self._replaces.settings != own:
+                self.store.write(RUN_NAME, own.to_bytes())
+        elif (held := read_settings(self.store)) is None:
             self.store.write(RUN_NAME, own.to_bytes())
-        elif held.compute != own.compute:
+        else:
+            self._compare(held, own)
+
+    def _compare(self, held: RunSettings, own: RunSettings) -> None:
+        place = self.store.locate("")
+        if conflict := held.find_conflict(replace(own, threads=held.threads)):
+            raise UsageError(
+                f"{place} holds shards of another run with {conflict[0]}; you asked for "
+                f"{conflict[1]}; choose another OUT"
+            )
+        if (held.compute, held.threads) != (own.compute, own.threads):
             self._remarks.append(
-                f"{self.store.locate('')} holds shards computed as {held.compute}; this run "
-                f"computes as {own.compute}, so the bytes of its records may differ"
+                f"{place} holds shards computed as {_describe_compute(held)}; this run computes as "
+                f"{_describe_compute(own)}, so the bytes of its records may differ"
             )
 
     def run(
@@ -172,6 +190,11 @@ class ShardJob(Job[Shard, Any, Any]):
         return remarks
 
 
+def _describe_compute(settings: RunSettings) -> str:
+    threads = settings.threads
+    return settings.compute + (f" with --threads {threads}" if threads else "")
+
+
 def _settle(shard: Shard, outcome: FileResult | DinacError) -> FileResult:
     if isinstance(outcome, FileResult):
         return outcome
@@ -188,15 +211,18 @@ def _pause(seconds: float, stop: StopRequest) -> None:
 class _Pack:
     """The tar of one shard, while its images are encoded. The packer's thread owns the tar.
 
-    `listed` is the number of images, once they are all listed; `error` ends the shard.
+    `listed` is the number of images, once they are all listed; `error` ends the shard. If the run
+    stops before an image of the shard is read, the shard `is_left` to the next run.
     """
 
     number: int
     shard: Shard
     left: Leftovers = field(default_factory=Leftovers)
     listed: int | None = None
+    has_begun: bool = False
+    is_left: bool = False
     taken: int = 0
-    error: DinacError | None = None
+    error: Exception | None = None
     counts: Counter[Status] = field(default_factory=Counter)
     failures: list[FileResult] = field(default_factory=list)
     failed_keys: list[str] = field(default_factory=list)
@@ -237,20 +263,29 @@ class _Pack:
     def make_result(self, output: str) -> FileResult:
         """Returns the result of the whole shard."""
         written = self.counts[Status.WRITTEN]
+        shown = [result for result in self.remarked if result.status is Status.WRITTEN]
         return FileResult(
             self.shard.label,
             Status.WRITTEN,
             output=output,
             name=self.shard.name,
-            images=written - len(self.remarked),
-            pixels=self.totals["pixels"] - sum(r.width * r.height for r in self.remarked),
-            bytes_in=self.totals["bytes_in"] - sum(r.bytes_in for r in self.remarked),
-            bytes_out=self.totals["bytes_out"] - sum(r.bytes_out for r in self.remarked),
-            upscaled=self.totals["upscaled"] - sum(r.upscaled for r in self.remarked),
-            unchecked=self.totals["unchecked"] - sum(r.unchecked for r in self.remarked),
+            images=written - len(shown),
+            pixels=self.totals["pixels"] - sum(r.width * r.height for r in shown),
+            bytes_in=self.totals["bytes_in"] - sum(r.bytes_in for r in shown),
+            bytes_out=self.totals["bytes_out"] - sum(r.bytes_out for r in shown),
+            upscaled=self.totals["upscaled"] - sum(r.upscaled for r in shown),
+            unchecked=self.totals["unchecked"] - sum(r.unchecked for r in shown),
             parts=(*self.failures, *self.remarked),
             captions=self.left.captions,
         )
+
+
+class _Listed(NamedTuple):
+    """An image of a shard that was listed, and the memory that it occupies."""
+
+    pack: _Pack
+    sample: Sample
+    held_bytes: int
 
 
 class _Packing:
@@ -284,8 +319,10 @@ class _Packing:
         """Yields the result of every shard, or the error that ended it."""
         control = replace(self._control, stop=StopRequest())  # a shard that was begun is finished
         with (
-            ReadAhead(self._list(shards)) as samples,
-            closing(run_numbered(self._job.job, samples, control, ordered=True)) as outputs,
+            ReadAhead(self._list(shards)) as listed,
+            closing(
+                run_numbered(self._job.job, self._begin(listed), control, ordered=True)
+            ) as outputs,
         ):
             for _, made in outputs:
                 self._control.tick()
@@ -297,7 +334,17 @@ class _Packing:
         self._close_taken()
         yield from self._take_commits(0)
 
-    def _list(self, shards: Iterable[tuple[int, Shard]]) -> Iterator[Sample]:
+    def _begin(self, listed: Iterable[_Listed]) -> Iterator[Sample]:
+        """Yields the images. After a stop request, leaves the shards that have not begun."""
+        for pack, sample, _ in listed:
+            if self._control.stop and not pack.has_begun:
+                pack.is_left = True
+                continue
+            pack.has_begun = True
+            self._samples.append((pack, sample))
+            yield sample
+
+    def _list(self, shards: Iterable[tuple[int, Shard]]) -> Iterator[_Listed]:
         """Yields the images of all shards. Runs in the thread that reads ahead."""
         for number, shard in shards:
             pack = _Pack(number, shard)
@@ -308,11 +355,14 @@ class _Packing:
                 if shard.problem is not None:
                     raise InputError(shard.problem)
                 for sample in list_samples(shard, self._job.choice, pack.left):
-                    self._samples.append((pack, sample))
                     count += 1
-                    yield sample
+                    yield _Listed(pack, sample, sample.held_bytes)
             except DinacError as exc:
                 pack.error = exc
+            except OSError as exc:
+                pack.error = InputError(describe_read_error(exc))
+            except MemoryError:
+                pack.error = InputError("not enough memory to read it; use fewer --processes")
             pack.listed = count
 
     def _pack(self, pack: _Pack, sample: Sample, made: Made) -> None:
@@ -342,25 +392,33 @@ class _Packing:
             tar.add(f"{sample.key}{LATENT_SUFFIX}", made.data)
             for extension, data in sample.beside.items():
                 tar.add(f"{sample.key}.{extension}", data)
-        except UnwritableDiskError:
-            raise
-        except DinacError as exc:
-            pack.error = exc
+        except Exception as exc:
+            pack.error = exc  # the tar may lack a part, so it gets no name
+            if isinstance(exc, UnwritableDiskError) or not isinstance(exc, DinacError):
+                raise
 
     def _close_taken(self) -> None:
         """Commits the shards whose images all have a result."""
-        while self._packs and self._packs[0].is_taken:
+        while self._packs and (self._packs[0].is_taken or self._packs[0].is_left):
+            if self._packs[0].is_left:
+                self._packs.popleft()
+                continue
+            self._prepare(self._packs[0])
             pack = self._packs.popleft()
-            self._prepare(pack)
             sealed = self._packer.submit(self._seal, pack)
             self._commits.append((pack, self._uploads.submit(self._commit, pack, sealed)))
 
     def _prepare(self, pack: _Pack) -> None:
-        if not self._is_prepared and pack.error is None:
+        if self._is_prepared or pack.error is not None:
+            return
+        try:
             self._job.prepare()
-            self._is_prepared = True
-            for remark in self._job.take_remarks():
-                self._control.warn(remark)
+        except StorageError as exc:
+            pack.error = exc
+            return
+        self._is_prepared = True
+        for remark in self._job.take_remarks():
+            self._control.warn(remark)
 
     def _seal(self, pack: _Pack) -> None:
         """Ends the tar. Runs in the packer's thread."""
@@ -374,7 +432,8 @@ class _Packing:
             if pack.error is not None:
                 raise pack.error
             assert pack.spool is not None
-            assert pack.tar is not None
+            for mark in pack.shard.marks:  # they would vouch for the new tar
+                self._job.store.remove(name_marker(pack.shard.name, mark))
             pack.spool.commit()
         marker = make_marker(pack, self._job)
         self._job.store.write(marker.name, marker.to_bytes())
@@ -403,11 +462,16 @@ class _Packing:
 
 
 def make_marker(pack: _Pack, job: ShardJob) -> Marker:
-    """Returns the marker of a complete shard. With --anonymous, it holds no name."""
+    """Returns the marker of a complete shard.
+
+    With --anonymous, it tells neither names nor sizes; a reason may hold both.
+    """
     assert pack.tar is not None
     anonymous = job.choice.anonymous
     failures = tuple(
-        Failure(key, "" if anonymous else result.file, result.reason or "", result.error or "")
+        Failure(key, "", "", result.error or "")
+        if anonymous
+        else Failure(key, result.file, result.reason or "", result.error or "")
         for key, result in zip(pack.failed_keys, pack.failures, strict=True)
     )
     return Marker(
@@ -418,7 +482,7 @@ def make_marker(pack: _Pack, job: ShardJob) -> Marker:
         skipped=pack.counts[Status.SKIPPED],
         size_bytes=pack.tar.size_bytes,
         sha256=pack.digest.hexdigest(),
-        bytes_in=pack.totals["bytes_in"],
+        bytes_in=0 if anonymous else pack.totals["bytes_in"],
         pixels=pack.totals["pixels"],
         source="" if anonymous or not pack.shard.place else pack.shard.label,
         compute=job.model.compute if pack.counts[Status.WRITTEN] else "",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,16 +10,15 @@ from dinac_cli.container.names import escape_name
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.request import IMAGES, InputRequest
+from dinac_cli.jobs.shards.expansion import expand_place, list_folder
 from dinac_cli.jobs.shards.sample import make_key
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
-from dinac_cli.storage.braces import expand_braces
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.naming import NameSet
 from dinac_cli.storage.store import Stat, Store, open_store, split_place
 from dinac_cli.storage.urls import find_scheme, hide_secrets, is_url
 
-_WILDCARDS = ("*", "?", "[")
 _LEAST_LISTED = (
     8  # from so many remote files on, a listing takes fewer requests than asking for each
 )
@@ -45,8 +42,7 @@ class Archive:
     @property
     def name(self) -> str:
         """The name of its tar in OUT, without `.tar`: that of the file, without its folder."""
-        base = os.path.basename(self.place.replace(os.sep, "/"))
-        return escape_name(os.path.splitext(base)[0] or "_")
+        return escape_name(os.path.splitext(split_place(self.place)[1])[0] or "_")
 
     def make_shard(self, settings: str) -> Shard:
         """Returns the shard of the archive; `settings` identifies the settings of the run."""
@@ -181,52 +177,12 @@ def _list_archives(paths: Iterable[str], listed: dict[str, dict[str, Stat]]) -> 
     for path in paths:
         if find_kind(path) is ShardKind.LOOSE:
             continue
-        places = list(_expand(path, listed))
+        places = list(expand_place(path, listed))
         if len(places) >= _LEAST_LISTED and find_scheme(places[0]) not in _UNLISTED:
             for place in places:
-                _list_folder(split_place(place)[0], listed)
+                list_folder(split_place(place)[0], listed)
         for place in places:
             yield _describe(place, listed)
-
-
-def _expand(path: str, listed: dict[str, dict[str, Stat]]) -> Iterator[str]:
-    """Yields the places that a path, a brace range or a pattern names, in their order."""
-    for place in expand_braces(path):
-        if not any(char in place for char in _WILDCARDS) or _exists(place):
-            yield place
-        elif not is_url(place):
-            found = sorted(glob.glob(place, recursive=True))
-            if not found:
-                raise UsageError(f"{place}: no file matches this pattern")
-            yield from found
-        else:
-            yield from _match_remote(place, listed)
-
-
-def _exists(place: str) -> bool:
-    return not is_url(place) and os.path.lexists(place)
-
-
-def _match_remote(pattern: str, listed: dict[str, dict[str, Stat]]) -> Iterator[str]:
-    """Yields the files of one remote folder whose names match the end of a pattern."""
-    folder, name = split_place(pattern)
-    if any(char in folder for char in _WILDCARDS):
-        raise UsageError(
-            f"{hide_secrets(pattern)}: only the last part of a URL may be a pattern; "
-            "name the folders one by one"
-        )
-    found = [each for each in _list_folder(folder, listed) if fnmatch.fnmatchcase(each, name)]
-    if not found:
-        raise UsageError(f"{hide_secrets(pattern)}: no file matches this pattern")
-    for each in found:
-        yield f"{folder}/{each}"
-
-
-def _list_folder(folder: str, listed: dict[str, dict[str, Stat]]) -> dict[str, Stat]:
-    if folder not in listed:
-        stats = open_store(folder).list()
-        listed[folder] = {stat.name: stat for stat in stats if "/" not in stat.name}
-    return listed[folder]
 
 
 def _describe(place: str, listed: dict[str, dict[str, Stat]]) -> Archive:

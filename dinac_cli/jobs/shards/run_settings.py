@@ -16,18 +16,17 @@ from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR
 from dinac_cli.errors import DinacError, InputError, UsageError
 from dinac_cli.images.color import parse_color
 from dinac_cli.images.damage import DAMAGE_CHOICES, DamageChoice
-from dinac_cli.images.geometry import Geometry, read_geometry
-from dinac_cli.images.hdr import check_hdr
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, read_geometry
+from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.jobs.encode import EncodeOptions
 from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.shards.sample import DEFAULT_COLUMN, SampleChoice
+from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE
 from dinac_cli.storage.markers import RUN_NAME
 from dinac_cli.storage.store import Store
 
 DEFAULT_SHARD_SIZE = 5000
 """How many loose images go into a shard, unless the user says otherwise."""
-
-MAX_SHARD_SIZE = 1_000_000
 
 _FORMAT = 1
 _MAX_BYTES = 2**20
@@ -41,6 +40,7 @@ _OPTIONS = {
     "column": "--image-column",
     "threads": "--threads",
 }
+_DEFAULTS = {"background": "#ffffff", "hdr": REFUSE, "damaged": "fail", "column": DEFAULT_COLUMN}
 _SWITCHES = {"anonymous": "--anonymous", "features": "--features", "posterior": "--posterior"}
 
 
@@ -143,6 +143,16 @@ class RunSettings:
         facts = asdict(replace(self, compute="", threads=None, model="", revision=""))
         del facts["shard_size"]  # it decides which images a shard holds, not how it is made
         return json.dumps(facts, sort_keys=True)
+
+    def list_options(self) -> list[str]:
+        """Returns the settings as options of encode, but for the model and most defaults."""
+        options = [f"--precision {self.precision}", f"--shard-size {self.shard_size}"]
+        options += read_geometry(self.geometry).list_options(NO_GEOMETRY)
+        for key, default in _DEFAULTS.items():
+            if getattr(self, key) != default:
+                options.append(f"{_OPTIONS[key]} {shlex.quote(str(getattr(self, key)))}")
+        options += [option for key, option in _SWITCHES.items() if getattr(self, key)]
+        return [*options, f"--keep {','.join(self.keep)}"] if self.keep else options
 
     def to_bytes(self) -> bytes:
         """Returns the content of run.json. Equal settings give equal bytes."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from dinac_cli.container.names import escape_name
+from dinac_cli.container.names import escape_name, find_name_fault
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.shards.shard import Shard, ShardKind
 from dinac_cli.storage import parquet, tars
@@ -77,7 +77,13 @@ def list_samples(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterato
         ShardKind.PARQUET: _list_parquet,
         ShardKind.LOOSE: _list_loose,
     }
-    return readers[shard.kind](shard, choice, left)
+    # Records have the longest extension, but for some that are kept.
+    longest = max(("dinac", *choice.keep), key=len)
+    for sample in readers[shard.kind](shard, choice, left):
+        if sample.problem is None and (fault := find_name_fault(f"{sample.key}.{longest}")):
+            yield replace(sample, problem=f"the name of its record {fault}; rename it")
+        else:
+            yield sample
 
 
 def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:

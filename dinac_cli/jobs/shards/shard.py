@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from dinac_cli.storage.store import split_place
 from dinac_cli.storage.urls import hide_secrets
 
 TAR_SUFFIX, PARQUET_SUFFIX = ".tar", ".parquet"
 
+MAX_SHARD_SIZE = 1_000_000
+"""The most loose images in a shard."""
+
 _FOLDER_SHARDS = 1000
 _FINGERPRINT_DIGITS = 16
+_MOST_DIGITS = 12
 
 
 class ShardKind(str, Enum):
@@ -44,7 +49,8 @@ class Shard:
     """Some images that become one tar in OUT: `name` is its path there, without `.tar`.
 
     `place` is the path or URL of the archive, and `size_bytes` its size; a loose shard has `files`
-    instead. `fingerprint` changes with the source and with the settings. If the shard cannot be
+    instead. `fingerprint` changes with the source and with the settings. `marks` are the
+    fingerprints of markers that an earlier state of the shard has in OUT. If the shard cannot be
     read, `problem` says why.
     """
 
@@ -54,6 +60,7 @@ class Shard:
     place: str = ""
     size_bytes: int = 0
     files: tuple[LooseFile, ...] = ()
+    marks: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
@@ -69,7 +76,7 @@ class Shard:
 
 def find_kind(place: str) -> ShardKind:
     """Returns the kind of an input by its suffix."""
-    suffix = os.path.splitext(place)[1].lower()
+    suffix = os.path.splitext(split_place(place)[1])[1].lower()
     kinds = {TAR_SUFFIX: ShardKind.TAR, PARQUET_SUFFIX: ShardKind.PARQUET}
     return kinds.get(suffix, ShardKind.LOOSE)
 
@@ -82,8 +89,8 @@ def number_shard(number: int) -> str:
 def parse_number(name: str) -> int | None:
     """Returns the number in the name of a numbered shard; None for another name."""
     digits = name.rpartition("/")[2]
-    is_number = digits.isascii() and digits.isdigit() and number_shard(int(digits)) == name
-    return int(digits) if is_number else None
+    is_number = digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS
+    return int(digits) if is_number and number_shard(int(digits)) == name else None
 
 
 def fingerprint(settings: str, *source: object) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import BinaryIO, ClassVar, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, EncodeRun
 from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.executor.control import RunControl
@@ -25,25 +25,26 @@ from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.model_choice import choose_encoder, explain_default
 from dinac_cli.jobs.request import Announce
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.shards.contents import OutContents, read_index, write_index
+from dinac_cli.jobs.shards.contents import OutContents, write_index
 from dinac_cli.jobs.shards.loose_plan import LoosePlan
 from dinac_cli.jobs.shards.node_check import NodeCheck, relocate, show_nonce
 from dinac_cli.jobs.shards.packing import SampleJob, ShardJob
 from dinac_cli.jobs.shards.partition import ShardInputs, names_shards
+from dinac_cli.jobs.shards.replaced import Replaced
 from dinac_cli.jobs.shards.run_settings import (
     DEFAULT_SHARD_SIZE,
-    MAX_SHARD_SIZE,
     HeldRun,
     RunSettings,
     read_settings,
 )
 from dinac_cli.jobs.shards.sample import SampleChoice
-from dinac_cli.jobs.shards.shard import Shard
+from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE, Shard
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.local import LocalStore
-from dinac_cli.storage.markers import RUN_NAME
+from dinac_cli.storage.markers import RUN_NAME, Marker, holds_shards
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import parse_shard
+from dinac_cli.storage.shard_layout import INDEX_NAME
 from dinac_cli.storage.store import Store, open_store
 from dinac_cli.storage.urls import is_url
 
@@ -55,11 +56,6 @@ def needs_shards(request: EncodeRequest) -> bool:
     asks = request.shard_size is not None or bool(request.keep) or request.engine != "here"
     named = any(map(names_shards, request.inputs.paths))
     return asks or named or is_url(request.out) or holds_shards(request.out)
-
-
-def holds_shards(out: str) -> bool:
-    """True if a local OUT holds shards of an earlier run."""
-    return os.path.lexists(os.path.join(out, *RUN_NAME.split("/")))
 
 
 def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
@@ -104,13 +100,9 @@ class ShardSetup:
 
 
 def prepare_shards(
-    request: EncodeRequest,
-    announce: Announce,
-    choose_model: ChooseModel,
-    *,
-    read_only: bool = False,
+    request: EncodeRequest, announce: Announce, choose_model: ChooseModel
 ) -> ShardSetup:
-    """Checks a request for shards, and compares it with OUT. If `read_only`, writes nothing, ever.
+    """Checks a request for shards, and compares it with OUT. Writes nothing.
 
     Raises UsageError, ModelError, OutputError, StorageError.
     """
@@ -133,7 +125,7 @@ def prepare_shards(
         )
     announce_followed(held, request.options.list_followed(held), announce)
     inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
-    plan = ShardPlan(inputs, store, settings, request, model, read_only)
+    plan = ShardPlan(inputs, store, settings, request, model)
     return ShardSetup(
         plan=plan, options=options, choice=choice, model=model, held=held, threads=threads
     )
@@ -221,7 +213,7 @@ class ShardPlan:
     `make` lists OUT and the inputs once. Afterwards, `total` is the number of images, if it is
     known; `shards` is the number of shards; `vanished` images of the plan in OUT are gone, and
     `changed` images have another version there. `failed` are the shards with images that failed;
-    it is filled for --retry-failed only. If `read_only` is set, `make` writes nothing.
+    only --retry-failed looks for them.
     """
 
     inputs: ShardInputs
@@ -229,12 +221,12 @@ class ShardPlan:
     settings: RunSettings
     request: EncodeRequest
     model: ModelHandle
-    read_only: bool = False
     is_made: bool = field(default=False, init=False)
     total: int | None = field(default=None, init=False)
     shards: int = field(default=0, init=False)
     vanished: int = field(default=0, init=False)
     changed: int = field(default=0, init=False)
+    replaces: Replaced | None = field(default=None, init=False)
     failed: set[str] = field(default_factory=set, init=False)
 
     def make(self, watch: Watch = ignore_phase) -> None:
@@ -249,11 +241,20 @@ class ShardPlan:
         self._archives = [
             archive.make_shard(self.settings.digest) for archive in self.inputs.archives
         ]
+        if self.request.overwrite:
+            self.replaces = self._find_replaced()
         self.shards = sum(1 for _ in self._take_share(range(self._count_all())))
         self.vanished, self.changed = self.loose.vanished, self.loose.changed
         is_whole = self._share == (0, 1) and self.request.inputs.limit is None
         self.total = self.loose.images if is_whole and not self._archives else None
         self.is_made = True
+
+    def write(self) -> None:
+        """Writes the division of loose images into OUT. Raises OutputError, StorageError."""
+        if self.inputs.has_loose:
+            self.loose.write()
+        if self.request.retry_failed:
+            self.store.remove(INDEX_NAME)  # it does not show which state of a shard it describes
 
     def list_done(self) -> list[tuple[str, str]]:
         """Returns the names and the fingerprints of the shards that OUT holds."""
@@ -261,7 +262,10 @@ class ShardPlan:
 
     def list_todo(self) -> Iterator[Shard]:
         """Yields the shards to do."""
-        return (shard for _, _, shard in self.list_all() if shard is not None)
+        for name, _, shard in self.list_all():
+            if shard is not None:
+                marks = tuple(sorted(self.contents.marks.get(name, ())))
+                yield replace(shard, marks=marks)
 
     def list_all(self) -> Iterator[tuple[str, str, Shard | None]]:
         """Yields the name, the fingerprint and, if it is to do, the shard; only this share."""
@@ -296,13 +300,15 @@ class ShardPlan:
 
     def _list_loose(self, watch: Watch) -> LoosePlan:
         settings = self.settings
+        # Without a shard, nobody needs the plan; another run may be writing it, or was killed.
+        starts_anew = self.request.overwrite or not self.contents.marks
         loose = LoosePlan(
             self.store,
             settings.digest,
             settings.shard_size,
             settings.anonymous,
             self._is_done,
-            self.read_only,
+            starts_anew,
         )
         if self.inputs.has_loose:
             loose.add(watch_items(self.inputs.list_loose(), watch, SCANNING))
@@ -313,6 +319,11 @@ class ShardPlan:
                 f"no images found{found}; name images, folders, tars, parquet files or URLs"
             )
         return loose
+
+    def _find_replaced(self) -> Replaced:
+        planned = self.loose.names | {shard.name for shard in self._archives}
+        has_loose = self.inputs.has_loose
+        return Replaced.find(self.contents, self.settings, planned, has_loose=has_loose)
 
     def _is_done(self, name: str, fingerprint: str) -> bool:
         if self.request.overwrite or not self.contents.is_done(name, fingerprint):
@@ -325,24 +336,31 @@ def _start(
 ) -> Generator[FileResult, None, None]:
     """Yields the results of the shards in OUT, then of the shards that are encoded now."""
     plan = setup.plan
+    plan.write()
     yield from _report_done(plan)
     open_job = partial(
-        open_shard_job, plan.store, plan.settings, setup.options, setup.choice, setup.model
+        open_shard_job,
+        plan.store,
+        plan.settings,
+        setup.options,
+        setup.choice,
+        setup.model,
+        plan.replaces,
     )
     control.part_size = 1
-    marks: dict[str, str] = {}
     foreign: list[FileResult] = []
-    shards = _take_ours(plan, marks, foreign)
+    written: set[str] = set()
+    shards = _take_ours(plan, foreign)
     with closing(_run_shards(request, plan, open_job, shards, control)) as results:
         for result in results:
             yield from result.parts
             yield replace(result, parts=())
-            if result.status is Status.WRITTEN and result.name in marks:
-                plan.contents.drop_stale(result.name, marks.pop(result.name))
+            if result.status is Status.WRITTEN:
+                written.add(result.name)
     yield from foreign
     if not control.stop:
         plan.contents.drop_nonces()
-    write_index(plan.store)
+    write_index(plan.store, written)
 
 
 OpenShardJob = Callable[[], AbstractContextManager[ShardJob]]
@@ -400,31 +418,25 @@ def open_shard_job(
     options: EncodeOptions,
     choice: SampleChoice,
     model: ModelHandle,
+    replaces: Replaced | None = None,
     stdin: BinaryIO | None = None,
 ) -> Iterator[ShardJob]:
     """Opens a `ShardJob`."""
     output = Output(STDOUT, OutputKind.STREAM, is_latent_file)
     model = relocate(model)
     job = SampleJob(output, model, options, keep=choice.keep)
-    yield ShardJob(job, store, choice, settings, model)
+    yield ShardJob(job, store, choice, settings, model, replaces)
 
 
-def _take_ours(
-    plan: ShardPlan, marks: dict[str, str], foreign: list[FileResult]
-) -> Iterator[Shard]:
-    """Yields the shards to do, except those whose tar dinac did not write.
-
-    Notes in `marks` the fingerprints of shards that have an earlier marker.
-    """
+def _take_ours(plan: ShardPlan, foreign: list[FileResult]) -> Iterator[Shard]:
+    """Yields the shards to do, except those whose tar dinac did not write."""
     for shard in plan.list_todo():
         name = f"{shard.name}.tar"
         if not plan.request.overwrite and plan.contents.is_foreign(shard.name):
             error = refuse_foreign(plan.store.locate(name))
             foreign.append(FileResult.fail(shard.label, error, name=shard.name))
-            continue
-        if shard.name in plan.contents.marks:
-            marks[shard.name] = shard.fingerprint
-        yield shard
+        else:
+            yield shard
 
 
 def _report_done(plan: ShardPlan) -> Iterator[FileResult]:
@@ -432,22 +444,33 @@ def _report_done(plan: ShardPlan) -> Iterator[FileResult]:
 
     Reads only the markers of shards with failures, and of shards that are not in the index.
     """
-    entries, unknown = read_index(plan.store), []
+    unknown = []
     for name, mark in plan.list_done():
-        entry = entries.get(f"{name}.tar")
-        if entry is None or entry.fingerprint != mark or entry.missed:
+        entry = plan.contents.find_entry(name, mark)
+        if entry is None or entry.missed:
             unknown.append((name, mark))
         else:
             yield _make_done(plan, name, entry.nsamples)
     for marker in plan.contents.read_markers(unknown):
-        yield _make_done(plan, marker.shard, marker.images)
-        for failure in marker.failures:
-            file = failure.name or f"shard {marker.shard}: {failure.key}"
-            yield FileResult(file, Status.FAILED, reason=failure.reason, error=failure.error)
-        if marker.skipped:
-            reason = "skipped by an earlier run"
-            file = f"shard {marker.shard}"
-            yield FileResult(file, Status.SKIPPED, reason=reason, images=marker.skipped, pixels=0)
+        yield from _report_marker(plan, marker)
+
+
+def _report_marker(plan: ShardPlan, marker: Marker) -> Iterator[FileResult]:
+    shard = f"shard {marker.shard}"
+    if (size := plan.contents.tars[marker.shard]) != marker.size_bytes:
+        where = plan.store.locate(f"{marker.shard}.tar")
+        problem = f"{where}: has {size} bytes, not {marker.size_bytes} as its marker says"
+        error = OutputError(f"{problem}; delete it, and its shard is encoded again")
+        yield FileResult.fail(shard, error, name=marker.shard)
+        return
+    yield _make_done(plan, marker.shard, marker.images)
+    for failure in marker.failures:
+        file = failure.name or f"{shard}: {failure.key}"
+        reason = failure.reason or "failed in an earlier run; --retry-failed tries it again"
+        yield FileResult(file, Status.FAILED, reason=reason, error=failure.error)
+    if marker.skipped:
+        reason = "skipped by an earlier run"
+        yield FileResult(shard, Status.SKIPPED, reason=reason, images=marker.skipped, pixels=0)
 
 
 def _make_done(plan: ShardPlan, name: str, images: int) -> FileResult:

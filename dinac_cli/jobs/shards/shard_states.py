@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, NamedTuple
 
-from dinac_cli.jobs.shards.contents import read_index
 from dinac_cli.jobs.shards.loose_plan import GONE
 from dinac_cli.jobs.shards.shard import Shard, ShardKind
 from dinac_cli.jobs.shards.shard_run import ShardPlan
@@ -19,7 +18,7 @@ class ShardState(str, Enum):
 
     NEW = "new"
     STALE = "stale"  # its source changed, or --overwrite encodes it again
-    DAMAGED = "damaged"  # it was complete, and its tar is gone
+    DAMAGED = "damaged"  # it was complete, and its tar is gone or has changed
     RETRIED = "retried"  # with --retry-failed: some of its images failed
     DONE = "done"
     CONFLICT = "conflict"  # its tar must not be replaced
@@ -78,17 +77,18 @@ class PlannedShard:
 
 
 class _Counts(NamedTuple):
-    """The numbers of images of a complete shard."""
+    """The numbers of images of a complete shard, and the size of its tar by its marker."""
 
     images: int
     failed: int
     skipped: int
+    size_bytes: int
 
 
 def plan_shards(plan: ShardPlan) -> Iterator[PlannedShard]:
     """Yields every shard of a plan that was made, in order.
 
-    Reads the index, and the markers of those complete shards that are not in it or have images
+    Reads the markers of those complete shards that are not in it or have images
     without a record. Raises InputError, StorageError.
     """
     counts = _count_done(plan)
@@ -97,29 +97,35 @@ def plan_shards(plan: ShardPlan) -> Iterator[PlannedShard]:
         if shard is not None:
             yield _plan_work(plan, shard, output)
             continue
-        images, failed, skipped = counts[name]
-        yield PlannedShard(
-            name=name,
-            state=ShardState.DONE,
-            output=output,
-            images=images,
-            bytes_out=plan.contents.tars[name],
-            failed=failed,
-            skipped=skipped,
-        )
+        yield _plan_done(name, output, counts[name], plan.contents.tars[name])
+
+
+def _plan_done(name: str, output: str, counts: _Counts, size_bytes: int) -> PlannedShard:
+    if size_bytes != counts.size_bytes:
+        problem = f"its tar has {size_bytes} bytes, not {counts.size_bytes} as its marker says"
+        reason = f"{problem}; delete it, and the shard is encoded again"
+        return PlannedShard(name=name, state=ShardState.FAILED, output=output, reason=reason)
+    return PlannedShard(
+        name=name,
+        state=ShardState.DONE,
+        output=output,
+        images=counts.images,
+        bytes_out=size_bytes,
+        failed=counts.failed,
+        skipped=counts.skipped,
+    )
 
 
 def _count_done(plan: ShardPlan) -> dict[str, _Counts]:
-    entries, unknown = read_index(plan.store), []
-    counts = {}
+    counts, unknown = {}, []
     for name, mark in plan.list_done():
-        entry = entries.get(f"{name}.tar")
-        if entry is None or entry.fingerprint != mark or entry.missed:
+        entry = plan.contents.find_entry(name, mark)
+        if entry is None or entry.missed:
             unknown.append((name, mark))
         else:
-            counts[name] = _Counts(entry.nsamples, 0, 0)
-    for marker in plan.contents.read_markers(unknown):
-        counts[marker.shard] = _Counts(marker.images, marker.failed, marker.skipped)
+            counts[name] = _Counts(entry.nsamples, 0, 0, entry.filesize)
+    for each in plan.contents.read_markers(unknown):
+        counts[each.shard] = _Counts(each.images, each.failed, each.skipped, each.size_bytes)
     return counts
 
 
@@ -150,6 +156,8 @@ def _judge(plan: ShardPlan, shard: Shard) -> tuple[ShardState, str | None]:
         return (ShardState.NEW, None) if is_new else (ShardState.STALE, "--overwrite encodes it")
     if name in plan.failed and contents.is_done(name, shard.fingerprint):
         return ShardState.RETRIED, "some of its images failed"
+    if has_tar and contents.marks.get(name) == {shard.fingerprint}:
+        return ShardState.DAMAGED, "its tar has changed"
     if has_mark and has_tar:
         return ShardState.STALE, "its source has changed"
     if has_mark:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from dinac_cli.jobs.shards.shard import Shard
 from dinac_cli.jobs.shards.shard_run import ShardPlan
-from dinac_cli.jobs.shards.shard_states import PlannedShard
+from dinac_cli.jobs.shards.shard_states import PlannedShard, ShardState
 from dinac_cli.storage.remote import UPLOAD_PART_BYTES
 from dinac_cli.storage.remote_file import READ_BLOCK_BYTES
 from dinac_cli.storage.urls import WEB, find_scheme, is_url
@@ -53,6 +53,8 @@ class Traffic:
     loose: int = 0
     loose_bytes: int = 0
     shards: int = 0
+    _done: int = 0
+    _missed: int = 0
 
     def add(self, plan: ShardPlan, planned: PlannedShard) -> None:
         """Counts what one shard adds."""
@@ -60,9 +62,10 @@ class Traffic:
             self.shards += 1
             self._add_source(plan, planned.shard)
             marks = plan.contents.marks.get(planned.name, set())
-            self.out.delete += len(marks - {planned.shard.fingerprint})
-        elif planned.failed or planned.skipped:
-            self.out.get += 2  # the marker, for its failures and for the index
+            self.out.delete += len(marks)  # of an earlier state
+        elif planned.state is ShardState.DONE:
+            self._done += 1
+            self._missed += bool(planned.failed or planned.skipped)
 
     def _add_source(self, plan: ShardPlan, shard: Shard) -> None:
         if is_url(shard.place):
@@ -95,17 +98,29 @@ class Traffic:
             self.out.delete += 1
 
     def _add_look_ups(self, plan: ShardPlan) -> None:
-        contents, known = plan.contents, plan.loose.known_parts
+        contents, request = plan.contents, plan.request
         after = contents.objects + self.objects
         self.out.list += count_pages(contents.objects) + 2 * count_pages(after)
-        if plan.inputs.has_loose and not plan.settings.anonymous:
-            self.out.list += count_pages(known)
-        self.out.get += 2 * known + self.shards  # the plan twice; the new markers for the index
-        if plan.request.retry_failed:
-            self.out.get += sum(map(len, contents.marks.values()))
-        settings = (not plan.request.overwrite) + bool(self.shards)
+        if plan.inputs.has_loose and (plan.loose.starts_anew or not plan.settings.anonymous):
+            self.out.list += count_pages(max(plan.loose.known_parts, plan.loose.new_parts))
+        self.out.get += 2 * plan.loose.known_parts  # the plan is read twice
+        # For the index, markers are read: the new ones, and those that name failures.
+        self.out.get += self.shards + (self._done if request.retry_failed else self._missed)
+        self.out.get += self._missed  # to report them again
+        if request.retry_failed:
+            self.out.get += contents.count_missed()
+        settings = 1 if request.overwrite else 1 + bool(self.shards)
         self._look_up(settings, exists=contents.has_settings)
-        self._look_up(3, exists=contents.has_index)
+        self._look_up_index(plan)
+
+    def _look_up_index(self, plan: ShardPlan) -> None:
+        """Counts the five times that a run looks for the index: the last time, it is there."""
+        is_there, removes = bool(plan.contents.index), plan.request.retry_failed
+        self._look_up(1, exists=is_there)
+        if plan.request.overwrite or removes:
+            self.out.delete += is_there
+        self._look_up(3, exists=is_there and not removes)
+        self._look_up(1, exists=True)
 
     def _look_up(self, times: int, *, exists: bool) -> None:
         """Counts looking for a file: a missing one could be a folder, so it takes a LIST."""

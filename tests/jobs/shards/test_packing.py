@@ -1,0 +1,442 @@
+"""Shards are committed whole or not at all, whatever fails while their images are encoded."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinac_cli.container.frame import RECORD_START
+from dinac_cli.errors import StorageError, UnwritableDiskError, UsageError
+from dinac_cli.jobs.encode import EncodeChoice
+from dinac_cli.jobs.executor.control import StopRequest
+from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.shards import packing
+from dinac_cli.jobs.shards.packing import ReadAhead, SampleJob, ShardJob
+from dinac_cli.storage import local
+from dinac_cli.storage.atomic import TEMPORARY_PREFIX
+from dinac_cli.storage.local import LocalStore
+
+from ..hand_made import read_tree
+from .shard_runs import (
+    count,
+    encode,
+    make_photo,
+    make_request,
+    make_tar,
+    read_index,
+    read_markers,
+    read_shards,
+    run,
+    write_file,
+    write_photos,
+)
+
+NAMES = ["a.png", "b.png", "c.png", "d.png", "e.png"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_photos(tmp_path / "in", NAMES)
+
+
+@pytest.fixture
+def expected(photos: Path, tmp_path: Path) -> dict[str, bytes]:
+    """OUT of an uninterrupted run, two images a shard."""
+    encode(photos, tmp_path / "expected", shard_size=2)
+    return read_tree(tmp_path / "expected")
+
+
+def fail_on(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fails: Callable[[int], Exception | None]
+) -> list[int]:
+    """Makes a method raise what `fails` returns for the number of the call. Returns the calls."""
+    method, calls, lock = getattr(owner, name), [0], threading.Lock()
+
+    def act(*args: Any, **named: Any) -> Any:
+        with lock:
+            calls[0] += 1
+            error = fails(calls[0])
+        if error is not None:
+            raise error
+        return method(*args, **named)
+
+    monkeypatch.setattr(owner, name, act)
+    return calls
+
+
+def busy(times: int) -> Callable[[int], Exception | None]:
+    return lambda call: StorageError("the place is busy") if call <= times else None
+
+
+def assert_no_part(out: Path) -> None:
+    """Every tar in OUT is whole, and every marker is of a tar; no temporary file is left."""
+    tree = read_tree(out)
+    assert not [name for name in tree if TEMPORARY_PREFIX in name]
+    for data in tree.values():
+        assert data
+    tars = read_shards(tree)
+    for shard, marker in read_markers(tree).items():
+        assert len(tars[f"{shard}.tar"]) == marker["images"]
+        assert hashlib.sha256(tree[f"{shard}.tar"]).hexdigest() == marker["sha256"]
+
+
+def test_an_image_that_fails_is_in_the_marker_and_is_reported_again(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "in", ["a.png", "c.png"])
+    write_file(photos / "b.png", b"no image")
+    out = tmp_path / "out"
+    results = encode(photos, out, shard_size=3)
+    assert count(results) == {Status.FAILED: 1, Status.WRITTEN: 2}
+    [failure] = (result for result in results if result.failed)
+    assert failure.file == str(photos / "b.png")
+    tree = read_tree(out)
+    marker = read_markers(tree)["000/000000"]
+    assert (marker["images"], marker["failed"], marker["skipped"]) == (2, 1, 0)
+    assert marker["failures"] == [
+        {"key": "b", "name": failure.file, "reason": failure.reason, "error": "ImageError"}
+    ]
+    assert read_index(tree)["000/000000.tar"]["missed"] == 1
+    again = encode(photos, out)
+    assert count(again) == {Status.FAILED: 1, Status.DONE: 2}
+    [repeated] = (each for each in again if each.failed)
+    for fact in ("file", "reason", "error"):
+        assert getattr(repeated, fact) == getattr(failure, fact)
+    assert read_tree(out) == tree
+
+
+def test_retry_failed_encodes_shards_with_failures_again(tmp_path: Path) -> None:
+    """The fingerprint stays, because a file of the same size and time may fail for a while."""
+    names = ["a.png", "b.png", "c.png", "d.png"]
+    photos = write_photos(tmp_path / "in", names)
+    encode(photos, tmp_path / "expected", shard_size=2)
+    good, status = (photos / "b.png").read_bytes(), (photos / "b.png").stat()
+    (photos / "b.png").write_bytes(bytes(len(good)))
+    os.utime(photos / "b.png", ns=(status.st_mtime_ns, status.st_mtime_ns))
+    out = tmp_path / "out"
+    encode(photos, out, shard_size=2)
+    write_file(photos / "b.png", good, 1_000_000_001)
+    assert count(encode(photos, out)) == {Status.FAILED: 1, Status.DONE: 3}
+    assert count(encode(photos, out, retry_failed=True)) == {Status.WRITTEN: 2, Status.DONE: 2}
+    assert read_tree(out) == read_tree(tmp_path / "expected")  # the index, too
+
+
+def test_skipped_images_are_counted_once(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "in", NAMES)  # two of them are too small
+    from dinac_cli.images.geometry import GeometryChoice
+
+    choice = EncodeChoice(skip_small=True, geometry=GeometryChoice(crop=(16, 16)))
+    results = encode(photos, tmp_path / "out", choice, shard_size=3)
+    assert count(results) == {Status.SKIPPED: 2, Status.WRITTEN: 3}
+    again = encode(photos, tmp_path / "out", choice)
+    assert count(again) == {Status.SKIPPED: 2, Status.DONE: 3}
+
+
+def test_a_cut_archive_commits_nothing_and_is_named(tmp_path: Path) -> None:
+    whole = make_tar({f"{key}.png": make_photo(seed) for seed, key in enumerate("abc")})
+    end = len(whole.rstrip(b"\0"))
+    write_file(tmp_path / "cut.tar", whole[: end + -end % 512])  # between two members
+    write_file(tmp_path / "good.tar", whole)
+    out = tmp_path / "out"
+    results = encode([tmp_path / "cut.tar", tmp_path / "good.tar"], out)
+    assert count(results) == {Status.FAILED: 1, Status.WRITTEN: 3}
+    [failure] = (result for result in results if result.failed)
+    assert failure.file == str(tmp_path / "cut.tar")
+    assert failure.error == "ArchiveError"
+    assert "cut off" in (failure.reason or "")
+    assert list(read_shards(read_tree(out))) == ["good.tar"]
+    assert_no_part(out)
+
+
+def test_an_archive_whose_disk_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file(tmp_path / "a.tar", make_tar({"a.png": make_photo(0)}))
+
+    class BadDisk:
+        def __enter__(self) -> BadDisk:
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
+        def read(self, size: int) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(LocalStore, "open", lambda self, name: BadDisk())
+    [failure] = encode(tmp_path / "a.tar", tmp_path / "out")
+    assert failure.file == str(tmp_path / "a.tar")
+    assert failure.reason == "cannot read: Input/output error; check the path and its permissions"
+
+
+def test_a_shard_is_tried_again_if_the_place_does_not_answer(
+    photos: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    commit = local._LocalSpool.commit
+    for suffix in (".tar", ".json"):  # tars, then markers
+        failed: list[str] = []
+
+        def refuse(self: Any, suffix: str = suffix, failed: list[str] = failed) -> None:
+            target = self._rewrite.target
+            if target.endswith(suffix) and "/000/" in target and failed.count(target) < 2:
+                failed.append(target)
+                raise StorageError("the place is busy")
+            commit(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(local._LocalSpool, "commit", refuse)
+            results = encode(photos, out / suffix, shard_size=2)
+        assert count(results) == {Status.WRITTEN: 5}
+        assert len(failed) == 6  # each of three shards twice
+        assert read_tree(out / suffix) == expected
+
+
+def test_a_shard_fails_after_four_tries(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(packing, "BACKOFF_SECONDS", (1.0, 4.0, 16.0))
+    monkeypatch.setattr(packing, "_pause", lambda seconds, stop: pauses.append(seconds))
+    tries: list[str] = []
+    spool = LocalStore.spool
+
+    def refuse(self: LocalStore, name: str) -> Any:
+        if name == "000/000001.tar":
+            tries.append(name)
+            raise StorageError("the place is busy")
+        return spool(self, name)
+
+    monkeypatch.setattr(LocalStore, "spool", refuse)
+    out = tmp_path / "out"
+    results = encode(photos, out, shard_size=2)
+    assert count(results) == {Status.FAILED: 1, Status.WRITTEN: 3}
+    [failure] = (result for result in results if result.failed)
+    assert (failure.file, failure.reason) == ("shard 000/000001", "the place is busy")
+    assert (len(tries), pauses) == (packing.MOST_TRIES, [1.0, 4.0, 16.0])
+    assert_no_part(out)
+
+
+def test_ten_storage_errors_in_a_row_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = write_photos(tmp_path / "in", [f"{number:02}.png" for number in range(14)])
+    opened: list[str] = []
+    spool = LocalStore.spool
+
+    def refuse(self: LocalStore, name: str) -> Any:
+        if not name.endswith(".tar"):
+            return spool(self, name)
+        opened.append(name)
+        raise StorageError("the place is busy")
+
+    request = make_request(photos, tmp_path / "out", shard_size=1)
+    monkeypatch.setattr(LocalStore, "spool", refuse)
+    with pytest.raises(StorageError, match="the place is busy") as caught:
+        run(request)
+    assert caught.value.exit_code == 1
+    assert len(opened) == len(set(opened)) >= packing.MOST_STORAGE_ERRORS  # none was tried again
+    assert not read_shards(read_tree(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("method", ["write", "commit"])
+def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
+    method: str,
+    photos: Path,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = UnwritableDiskError("OUT: No space left on device")
+    for moment in (2, 5, 8, 11):
+        out = tmp_path / f"{moment}"
+        with monkeypatch.context() as patch:
+            calls = fail_on(
+                patch,
+                local._LocalSpool,
+                method,
+                lambda call, at=moment: full if call == at else None,
+            )
+            with pytest.raises(UnwritableDiskError) as caught:
+                encode(photos, out, shard_size=2)
+            assert caught.value is full
+            assert calls[0] >= moment
+        assert_no_part(out)
+        encode(photos, out, shard_size=2)
+        assert read_tree(out) == expected
+
+
+@pytest.mark.parametrize("error", [UnwritableDiskError("full"), RuntimeError("a bug")])
+def test_a_write_that_fails_last_never_leads_to_a_tar_with_a_hole(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Later writes may succeed again: the end mark would then close a tar that lacks a part."""
+    out = tmp_path / "out"
+
+    spool_write = local._LocalSpool.write
+    records = [0]
+
+    def write(self: Any, data: bytes) -> None:
+        records[0] += data.startswith(RECORD_START)
+        if records[0] == 5:  # the last record of the last shard
+            records[0] += 1
+            raise error
+        spool_write(self, data)
+
+    monkeypatch.setattr(local._LocalSpool, "write", write)
+    with pytest.raises(type(error)):
+        encode(photos, out, shard_size=2)
+    assert "000/000002.tar" not in read_tree(out)
+    assert_no_part(out)
+
+
+def test_a_kill_between_a_tar_and_its_marker_leaves_no_marker_that_vouches_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The markers of earlier states go first, also if their fingerprint is the same."""
+    photos = write_photos(tmp_path / "in", ["a.png", "b.png"])
+    out = tmp_path / "out"
+    encode(photos, out, shard_size=2)
+    write_file(photos / "a.png", make_photo(9), 2_000_000_000)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*args: object) -> None:
+        raise Killed
+
+    for fields in ({}, {"overwrite": True}):
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "make_marker", die)
+            with pytest.raises(Killed):
+                encode(photos, out, shard_size=2, **fields)
+        assert not read_markers(read_tree(out))
+        assert count(encode(photos, out, shard_size=2)) == {Status.WRITTEN: 2}
+    encode(photos, tmp_path / "expected", shard_size=2)
+    assert read_tree(out) == read_tree(tmp_path / "expected")
+
+
+def test_a_stop_finishes_the_shards_that_were_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 1)
+    photos = write_photos(tmp_path / "in", [f"{number:02}.png" for number in range(24)])
+    out = tmp_path / "out"
+    request = make_request(photos, out, shard_size=3, workers=1, in_flight=1)
+    stop = StopRequest()
+    opened = request.open()
+    opened.count()
+    results: list[FileResult] = []
+    for result in opened.start(request.make_control(stop)):
+        results.append(result)
+        stop.set()
+    written = count(results)[Status.WRITTEN]
+    assert written % 3 == 0
+    assert 3 <= written < 24
+    assert_no_part(out)
+    assert sum(entry["nsamples"] for entry in read_index(read_tree(out)).values()) == written
+    run(request)
+    encode(photos, tmp_path / "expected", shard_size=3)
+    assert read_tree(out) == read_tree(tmp_path / "expected")
+
+
+def test_an_exception_of_the_caller_ends_the_threads_and_commits_no_part(
+    photos: Path, tmp_path: Path
+) -> None:
+    opened = make_request(photos, tmp_path / "out", shard_size=2).open()
+    results = opened.start(make_request(photos, tmp_path / "out").make_control())
+    next(results)
+    results.close()
+    assert_no_part(tmp_path / "out")
+    names = {thread.name.split("_")[0] for thread in threading.enumerate()}
+    assert not names & {"read-ahead", "pack", "upload"}
+
+
+def test_a_device_error_ends_the_run(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dinac_cli.errors import DeviceError
+
+    error = DeviceError("the device is gone")
+    fail_on(monkeypatch, SampleJob, "submit", lambda call: error if call == 2 else None)
+    with pytest.raises(DeviceError, match="the device is gone"):
+        encode(photos, tmp_path / "out", shard_size=1, workers=1, in_flight=1)
+    assert_no_part(tmp_path / "out")
+
+
+def test_another_run_with_other_settings_that_came_first_ends_this_one(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Both had found OUT without settings."""
+    out = tmp_path / "out"
+    request = make_request(photos, out, shard_size=2)
+    late = request.open()
+    late.count()
+    encode(photos, out, EncodeChoice(precision="q8"), shard_size=2)
+    tree = read_tree(out)
+    with pytest.raises(UsageError) as caught:
+        list(late.start(request.make_control()))
+    assert str(caught.value) == (
+        f"{out}/ holds shards of another run with --precision q8; you asked for --precision bf16; "
+        "choose another OUT"
+    )
+    assert read_tree(out) == tree
+
+
+def test_settings_that_cannot_be_written_at_once_are_tried_again(
+    photos: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    fail_on(monkeypatch, ShardJob, "prepare", busy(2))
+    assert count(encode(photos, out, shard_size=2)) == {Status.WRITTEN: 5}
+    assert read_tree(out) == expected
+
+
+class TestReadAhead:
+    def test_items_come_in_order_and_not_too_far_ahead(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 3)
+        made: list[int] = []
+
+        def items() -> Iterator[int]:
+            for number in range(20):
+                made.append(number)
+                yield number
+
+        with ReadAhead(items()) as ahead:
+            taken = []
+            for number in ahead:
+                taken.append(number)
+                assert len(made) - len(taken) <= 4  # three ready, and one in the thread's hand
+        assert taken == list(range(20))
+
+    def test_an_error_comes_after_the_items_before_it(self) -> None:
+        def items() -> Iterator[int]:
+            yield 1
+            raise ValueError("damaged")
+
+        with ReadAhead(items()) as ahead:
+            iterator = iter(ahead)
+            assert next(iterator) == 1
+            with pytest.raises(ValueError, match="damaged"):
+                next(iterator)
+
+    def test_leaving_closes_the_items(self) -> None:
+        closed = threading.Event()
+
+        def items() -> Iterator[int]:
+            try:
+                while True:
+                    yield 1
+            finally:
+                closed.set()
+
+        with ReadAhead(items()) as ahead:
+            assert next(iter(ahead)) == 1
+        assert closed.is_set()
