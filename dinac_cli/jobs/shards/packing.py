@@ -25,7 +25,6 @@ from dinac_cli.errors import (
     StorageError,
     UnwritableDiskError,
     UsageError,
-    describe_read_error,
 )
 from dinac_cli.jobs.encode import EncodeJob
 from dinac_cli.jobs.executor.control import RunControl, StopRequest, until_stopped
@@ -359,8 +358,6 @@ class _Packing:
                     yield _Listed(pack, sample, sample.held_bytes)
             except DinacError as exc:
                 pack.error = exc
-            except OSError as exc:
-                pack.error = InputError(describe_read_error(exc))
             except MemoryError:
                 pack.error = InputError("not enough memory to read it; use fewer --processes")
             pack.listed = count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import threading
@@ -153,25 +152,18 @@ def test_a_cut_archive_commits_nothing_and_is_named(tmp_path: Path) -> None:
     assert_no_part(out)
 
 
-def test_an_archive_whose_disk_fails_is_named(
+def test_an_archive_for_which_there_is_no_memory_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_file(tmp_path / "a.tar", make_tar({"a.png": make_photo(0)}))
 
-    class BadDisk:
-        def __enter__(self) -> BadDisk:
-            return self
+    def list_samples(*args: object) -> Iterator[object]:
+        raise MemoryError
 
-        def __exit__(self, *exc: object) -> None:
-            pass
-
-        def read(self, size: int) -> bytes:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(LocalStore, "open", lambda self, name: BadDisk())
+    monkeypatch.setattr(packing, "list_samples", list_samples)
     [failure] = encode(tmp_path / "a.tar", tmp_path / "out")
     assert failure.file == str(tmp_path / "a.tar")
-    assert failure.reason == "cannot read: Input/output error; check the path and its permissions"
+    assert failure.reason == "not enough memory to read it; use fewer --processes"
 
 
 def test_a_shard_is_tried_again_if_the_place_does_not_answer(
@@ -260,7 +252,7 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
                 patch,
                 local._LocalSpool,
                 method,
-                lambda call, at=moment: full if call == at else None,
+                {moment: full}.get,
             )
             with pytest.raises(UnwritableDiskError) as caught:
                 encode(photos, out, shard_size=2)
@@ -363,7 +355,7 @@ def test_a_device_error_ends_the_run(
     from dinac_cli.errors import DeviceError
 
     error = DeviceError("the device is gone")
-    fail_on(monkeypatch, SampleJob, "submit", lambda call: error if call == 2 else None)
+    fail_on(monkeypatch, SampleJob, "submit", {2: error}.get)
     with pytest.raises(DeviceError, match="the device is gone"):
         encode(photos, tmp_path / "out", shard_size=1, workers=1, in_flight=1)
     assert_no_part(tmp_path / "out")
