@@ -285,7 +285,7 @@ def _pair_places(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair
 
 
 def _names_image(path: str) -> bool:
-    return is_image_url(path) or os.path.isfile(path)
+    return is_image_url(path) or (os.path.isfile(path) and not is_archive(path))
 
 
 def _pair_originals(originals: ArchiveSet | NamedSet, others: NamedSet) -> Iterator[Pair]:
