@@ -49,10 +49,14 @@ class Fault:
 
 @dataclass
 class FaultyS3:
-    """The server, and its bucket `bucket`. Requests are logged as `GET /bucket/key?query`."""
+    """The server, and its bucket `bucket`. Requests are logged as `GET /bucket/key?query`.
+
+    `headers` are the variables of each request, named as in WSGI.
+    """
 
     port: int
     requests: list[str] = field(default_factory=list)
+    headers: list[dict[str, Any]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
     bucket: str = BUCKET
@@ -161,6 +165,7 @@ class FaultyS3:
         self._backend.reset()
         self._backend.create_bucket(self.bucket, REGION)
         self.requests.clear()
+        self.headers.clear()
         self.faults.clear()
 
 
@@ -200,6 +205,7 @@ class _Application:
         )
         with self.lock:
             self.server.requests.append(f"{method} {path}" + (f"?{query}" if query else ""))
+            self.server.headers.append({k: v for k, v in environ.items() if k.isupper()})
             faults = [each for each in self.server.faults if each.meets(method, path, query)]
         if not faults:
             answer: Iterable[bytes] = self.moto(environ, start_response)

@@ -29,6 +29,7 @@ TOPICS = {
     "credits": Topic("weights/nano/CREDITS.md", "the photographs that nano was trained on"),
     "figures": Topic("bench/FIGURES.md", "measured quality and speed, with the commands"),
     "running": Topic("jobs/RUNNING.md", "large runs: resuming, sharding, failures, signals"),
+    "places": Topic("storage/PLACES.md", "buckets, web servers and credentials"),
     "images": Topic("images/IMAGES.md", "which images dinac reads and writes, and how"),
     "training": Topic("training/TRAINING.md", "training a model on your own images"),
     "report": Topic("report/REPORT.md", "the page that compares reconstructions"),

@@ -22,7 +22,7 @@ from dinac_cli.storage.parquet_footer import (
     make_file,
     parse_footer,
 )
-from dinac_cli.storage.parquet_pages import measure_pages
+from dinac_cli.storage.parquet_pages import EncodingError, measure_pages
 from dinac_cli.storage.thrift import LimitError
 
 MAX_FOOTER_BYTES = 2**23
@@ -40,6 +40,7 @@ MAX_OTHERS_BYTES = 2**20
 _BATCH_ROWS = 64
 _BATCH_BYTES = 2**26
 _MAX_DEPTH = 8
+_MAX_VALUE_BYTES = 64  # decimals need 32
 _SHOWN_COLUMNS = 5
 
 _DAMAGED = "damaged, or not a parquet file; copy it again"
@@ -194,7 +195,8 @@ def _list_others(footer: Footer, kinds: Sequence[Any], image: str) -> list[Colum
     return [
         column
         for column, kind in zip(footer.columns, kinds, strict=True)
-        if column.name != image and names.count(column.name) == 1 and _is_plain(kind)
+        if column.name != image and names.count(column.name) == 1
+        if column.value_bytes <= _MAX_VALUE_BYTES and _is_plain(kind)
     ]
 
 
@@ -260,17 +262,23 @@ def _read_group(
 
 def _check_pages(loaded: Sequence[tuple[Chunk, bytes]], rows: int, index: int) -> int:
     """Checks the pages of a row group. Returns the number of rows for a batch."""
-    data_bytes = shared_bytes = 0
+    data_bytes = dictionary_bytes = 0
     for chunk, data in loaded:
-        with _refuse_damage():
-            if chunk.values != rows:
-                raise ValueError("a column has more or fewer values than its row group")
+        if chunk.values != rows:
+            raise ArchiveError(_DAMAGED, [f"a column has {chunk.values} values for {rows} rows"])
+        try:
             totals = measure_pages(data, rows)
+        except EncodingError as exc:
+            raise ArchiveError(
+                f"row group {index} has delta-encoded texts or bytes; write the file without them"
+            ) from exc
+        except ValueError as exc:
+            raise ArchiveError(_DAMAGED, [quote_error(exc)]) from exc
         data_bytes += totals.data_bytes
-        shared_bytes += totals.shared_bytes
+        dictionary_bytes += totals.dictionary_bytes
         if data_bytes > MAX_GROUP_BYTES:
             raise _refuse_group(index)
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, shared_bytes)))
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, dictionary_bytes)))
 
 
 def _make_row(batch: Any, index: int, number: int, others: Sequence[Column]) -> Row:

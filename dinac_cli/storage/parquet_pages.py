@@ -12,44 +12,51 @@ from typing import NamedTuple
 from dinac_cli.storage.thrift import I32, STRUCT, Fields, ThriftReader, get_field
 
 _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
-_DELTA_BYTE_ARRAY = 7
+# PLAIN, PLAIN_DICTIONARY, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT. The others
+# (DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY) declare inside the compressed data how many lengths
+# pyarrow shall unpack at once: 118 bytes can take 8 GiB and a minute.
+_ENCODINGS = frozenset({0, 2, 3, 5, 8, 9})
 
 _MAX_VALUES = 1000
 """The most values in the header of a page, which has about 20."""
 
 
-class PageTotals(NamedTuple):
-    """The sizes of a column chunk.
+class EncodingError(ValueError):
+    """A page is not damaged, but has an encoding that cannot be bounded."""
 
-    `shared_bytes` is the size of the largest page whose bytes may belong to many values: a
-    dictionary, or values that share prefixes. No value is larger than this or than its own bytes.
+
+class PageTotals(NamedTuple):
+    """The uncompressed sizes of a column's pages in bytes: of all, and of the largest dictionary.
+
+    A value of the dictionary may belong to many rows.
     """
 
     data_bytes: int
-    shared_bytes: int
+    dictionary_bytes: int
 
 
 def measure_pages(chunk: bytes, values: int) -> PageTotals:
     """Returns the sizes that the pages of a column chunk declare, uncompressed, in bytes.
 
     `values` is the number of values in the chunk, nulls included. Raises ValueError if the pages do
-    not hold as many or if a header is damaged.
+    not hold as many or if a header is damaged, and EncodingError for an encoding that dinac does
+    not read.
     """
-    at = data_bytes = shared_bytes = found = 0
+    at = data_bytes = dictionary_bytes = found = 0
     while found < values:
         reader = ThriftReader(chunk, at, _MAX_VALUES)
         page = _read_page(reader.read_struct(), values)
         if page.kind in (_DATA_PAGE, _DATA_PAGE_V2):
             found += page.values
         data_bytes += page.data_bytes
-        if page.kind == _DICTIONARY_PAGE or page.encoding == _DELTA_BYTE_ARRAY:
-            shared_bytes = max(shared_bytes, page.data_bytes)
+        if page.kind == _DICTIONARY_PAGE:
+            dictionary_bytes = max(dictionary_bytes, page.data_bytes)
         at = reader.at + page.stored_bytes
         if at > len(chunk):
             raise ValueError("a page ends after its column")
     if found > values:
         raise ValueError("a page holds more values than its column")
-    return PageTotals(data_bytes, shared_bytes)
+    return PageTotals(data_bytes, dictionary_bytes)
 
 
 class _Page(NamedTuple):
@@ -57,7 +64,6 @@ class _Page(NamedTuple):
     data_bytes: int
     stored_bytes: int
     values: int
-    encoding: int | None
 
 
 # By kind of page: the field of its own header, and in it the field of the encoding.
@@ -68,13 +74,15 @@ def _read_page(fields: Fields, most_values: int) -> _Page:
     kind = _get_count(fields, 1, 3)
     data_bytes, stored_bytes = _get_count(fields, 2), _get_count(fields, 3)
     if kind == _INDEX_PAGE:
-        return _Page(kind, data_bytes, stored_bytes, 0, None)
+        return _Page(kind, data_bytes, stored_bytes, 0)
     place, encoding = _HEADERS[kind]
     header = get_field(fields, place, STRUCT)
     if header is None:
         raise ValueError("a page has no header of its kind")
     values = _get_count(header, 1, most_values)
-    return _Page(kind, data_bytes, stored_bytes, values, _get_count(header, encoding))
+    if _get_count(header, encoding) not in _ENCODINGS:
+        raise EncodingError("a page has an encoding that dinac does not read")
+    return _Page(kind, data_bytes, stored_bytes, values)
 
 
 def _get_count(fields: Fields, number: int, most: int = 2**31 - 1) -> int:

@@ -44,7 +44,9 @@ PAUSE_SECONDS = 0.5
 UPLOAD_PART_BYTES = 32 * 2**20
 """The parts of an upload to S3; a file of less than two parts is one request."""
 
-_PARTS_AT_ONCE = 4
+PARTS_AT_ONCE = 4
+"""How many parts of one upload are in memory."""
+
 _MOST_PARTS = 10_000
 _S3 = frozenset({"s3", "s3a"})
 
@@ -225,7 +227,7 @@ class RemoteStore(Store):
                 self._system.pipe_file(target, file.read())
         elif self._scheme in _S3:  # otherwise, ten parts of 50 MiB are in memory
             part = max(UPLOAD_PART_BYTES, -(-os.path.getsize(path) // _MOST_PARTS))
-            self._system.put_file(path, target, chunksize=part, max_concurrency=_PARTS_AT_ONCE)
+            self._system.put_file(path, target, chunksize=part, max_concurrency=PARTS_AT_ONCE)
         else:
             self._system.put_file(path, target)
 

@@ -18,13 +18,14 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--indexes", type=int, default=20_000)
+    parser.add_argument("--facts", type=int, default=20_000)
     parser.add_argument("--tars", type=int, default=20_000)
     parser.add_argument("--parquet", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     options = parser.parse_args()
     found = 0
-    for kind in ("records", "images", "indexes", "tars", "parquet"):
+    for kind in ("records", "images", "indexes", "facts", "tars", "parquet"):
         report = run_target(kind, getattr(options, kind), options.seed, options.findings)
         print("\n".join(Figures(kind, report).describe()), flush=True)
         found += len(report.findings)

@@ -20,7 +20,7 @@ from pathlib import Path
 import PIL
 
 import dinac_cli
-from tests.fuzzing import archives, images, indexes, records
+from tests.fuzzing import archives, images, indexes, records, shard_facts
 from tests.fuzzing.coverage import Coverage
 
 SECONDS_AT_MOST = 2.0
@@ -62,6 +62,13 @@ TARGETS = {
         indexes.check_index,
         lambda data: 100 * len(data),  # JSON that is nested or full of short values
         (os.path.join(_PACKAGE, "storage"), os.path.join(_PACKAGE, "container")),
+    ),
+    "facts": Target(
+        shard_facts.list_seeds,
+        shard_facts.mutate_facts,
+        shard_facts.check_facts,
+        lambda data: 100 * len(data),
+        (os.path.join(_PACKAGE, "jobs", "shards"), os.path.join(_PACKAGE, "storage", "markers")),
     ),
     "tars": Target(
         archives.list_tars,

@@ -54,6 +54,10 @@ class RayCluster:
         """Kills the processes of a node, or lets it say goodbye to the others."""
         self._ask(action="remove", number=number, gracefully=gracefully)
 
+    def kill_head(self) -> None:
+        """Kills the processes of the head node, which ends the cluster."""
+        self._ask(action="kill head")
+
     def close(self) -> None:
         """Ends all processes of the cluster."""
         assert self._process.stdin is not None
@@ -96,6 +100,9 @@ def main() -> None:
             )
             nodes.append(added)
             answer({"number": len(nodes) - 1})
+        elif question["action"] == "kill head":
+            cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+            answer({})
         else:
             cluster.remove_node(nodes[question["number"]], allow_graceful=question["gracefully"])
             answer({})

@@ -85,7 +85,7 @@ def dump(compiled: Any, what: str) -> str:
 
 
 def answer(request: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """Compiles the launches of a request, which may be the same for several requests."""
+    """Compiles the launches of a request."""
     found: dict[int, list[dict[str, Any]]] = {}
     for capability in request["capabilities"]:
         driver.set_active(Device(capability))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from dinac_cli.images.samples import draw_clouds, draw_leaves
 
 from ..cli.processes import DEADLINE_SECONDS, get_fork_server, make_environment, run
 from ..cli.test_models import fill_cache
+from ..s3 import FaultyS3
 from .commands import substitute
 from .pages import ROOT
 
@@ -74,6 +77,16 @@ class Sandbox:
             self._draw(name, number)
         for command in ("encode photos latents --model nano", "decode latents decoded"):
             assert run(*command.split(), cwd=self.folder).code == 0
+
+    def add_bucket(self, server: FaultyS3) -> None:
+        """Lets the commands find a server of S3, with the photographs as objects and as tars."""
+        self._environment |= server.environment
+        for number, name in enumerate(PHOTOS):
+            server.put(name, (self.folder / name).read_bytes())
+            content = io.BytesIO()
+            with tarfile.open(fileobj=content, mode="w") as tar:
+                tar.add(self.folder / name, "000.jpg")
+            server.put(f"wds/{number:05}.tar", content.getvalue())
 
     def add_stand_in(self, name: str, program: str) -> None:
         """Puts a program in Python on the PATH, before any other of that name."""

@@ -18,11 +18,15 @@ from dinac_cli import cli
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.errors import Exit
 from dinac_cli.jobs.plan import TYPICAL_BITS_PER_PIXEL
+from dinac_cli.storage import remote
+from dinac_cli.storage.braces import MOST_PLACES
+from dinac_cli.storage.urls import CLIENT_ATTEMPTS, WRITABLE
 
 from .commands import COMMANDS, INSTALL, TESTS
 from .pages import PACKAGE, PAGES, README, ROOT, Page, read_page
 
 FIGURES = read_page("dinac_cli/bench/FIGURES.md")
+PLACES = read_page("dinac_cli/storage/PLACES.md")
 TROUBLESHOOTING = read_page("dinac_cli/TROUBLESHOOTING.md")
 MAX_README_LINES = 200
 
@@ -53,7 +57,7 @@ def list_options(command: Any) -> Iterator[str]:
         yield from list_options(child)
 
 
-FOREIGN = ("python -m tests.", "pytest ", "ruff ")
+FOREIGN = ("python -m tests.", "pytest ", "ruff ", "ray ", "srun ", "#SBATCH ")
 """Starts of command lines with options of their own."""
 
 
@@ -145,6 +149,22 @@ def _find_texts(path: Path) -> Iterator[str]:
             yield "".join(map(str, parts))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+def test_page_of_places_states_the_limits() -> None:
+    text = " ".join(PLACES.text.split())
+    part = remote.UPLOAD_PART_BYTES >> 20
+    assert f"Below {2 * part} MiB, that is one request." in text
+    assert f"in parts of {part} MiB, four at a time, and an upload holds {4 * part} MiB" in text
+    assert remote.PARTS_AT_ONCE == 4
+    assert f"one name stands for {MOST_PLACES:,} files at most" in text
+    assert CLIENT_ATTEMPTS == 4
+    assert remote.TRIES == 3
+    assert f"unless {remote.PATIENCE_SECONDS:.0f} seconds are over" in text
+    shown = re.findall(r"^\| `(\w+)://[^|]*\|[^|]*\| (yes|never) \|", PLACES.text, re.MULTILINE)
+    assert {scheme for scheme, written in shown if written == "yes"} == {"s3", "gs", "az"}
+    for scheme, written in shown:
+        assert (scheme in WRITABLE) == (written == "yes")
 
 
 QUOTED = re.findall(r"^\| `(.+?)`", TROUBLESHOOTING.text, re.MULTILINE)

@@ -27,11 +27,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 
 @pytest.mark.parametrize(("page", "section"), SECTIONS)
 def test_commands_of_a_section_run_in_order(
-    page: str, section: str, filled: Sandbox, tmp_path: Path
+    page: str, section: str, filled: Sandbox, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     commands = [one for one in COMMANDS if (one.page, one.section) == (page, section)]
     shows_output = any(one.output is not None for one in commands)
     sandbox = copy_sandbox(filled, tmp_path / "own", with_outputs=not shows_output)
+    if any("s3://" in command.text for command in commands):
+        sandbox.add_bucket(request.getfixturevalue("faulty_s3"))
     for command in commands:
         if is_unrun(command.text):
             check_options(command.text)

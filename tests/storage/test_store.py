@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -246,3 +248,14 @@ def test_some_places_are_never_written(url: str) -> None:
 )
 def test_place_and_name_of_a_file(path: str, place: str, name: str) -> None:
     assert split_place(path) == (place, name)
+
+
+def test_folders_need_no_package() -> None:
+    program = (
+        "import sys\n"
+        "from dinac_cli.storage import braces, store\n"
+        "list(braces.expand_braces('{1..2}'))\n"
+        "list(store.open_store('none', for_writing=True).list())\n"
+        "assert not {'fsspec', 's3fs', 'aiohttp', 'botocore'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)

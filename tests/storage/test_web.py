@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,7 @@ class Web:
     refuses_head: bool = False
     faults: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    authorizations: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -51,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         web, is_head = self.web, self.command == "HEAD"
         web.requests.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
+        web.authorizations += self.headers.get_all("Authorization", [])
         fault = "" if is_head or not web.faults else web.faults.pop(0)
         if fault.isdecimal() or (is_head and web.refuses_head):
             self.send_error(int(fault or 403))
@@ -203,6 +207,16 @@ class TestSignedAddresses:
             store.read("none")
         assert str(caught.value) == f"{web.url}/d/none: no such file; check the URL"
         assert SECRET not in repr(caught.value.details)
+
+    def test_a_password_in_the_netrc_file(
+        self, web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login user password {SECRET}\n")
+        (tmp_path / "netrc").chmod(0o600)
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        assert read(web) == CONTENT
+        expected = b64encode(f"user:{SECRET}".encode()).decode()
+        assert web.authorizations == [f"Basic {expected}"]
 
 
 class TestErrors:

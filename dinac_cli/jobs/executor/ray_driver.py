@@ -7,28 +7,20 @@ own, which outlives Ctrl-C and cleans up if the parent is gone.
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
 import queue
-import signal
-import socket
 import sys
-import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 import dinac_cli
-from dinac_cli.codec.machine import count_processors
-from dinac_cli.errors import ClusterError, DeviceError, DinacError, InputError, quote_error
+from dinac_cli.errors import ClusterError, DeviceError, InputError, quote_error
 from dinac_cli.jobs.executor.cluster import (
-    LOCAL,
     Cluster,
     Node,
     choose_share,
@@ -37,14 +29,9 @@ from dinac_cli.jobs.executor.cluster import (
 from dinac_cli.jobs.executor.job import Entry, Made
 from dinac_cli.jobs.executor.messages import Capacity, Order, Part, Report, make_portable
 from dinac_cli.jobs.executor.program import end_process, open_connection
-from dinac_cli.jobs.executor.ray_task import (
-    Facts,
-    TaskSetup,
-    find_differences,
-    inspect_node,
-    read_versions,
-    run_entry,
-)
+from dinac_cli.jobs.executor.ray_connection import connect
+from dinac_cli.jobs.executor.ray_nodes import inspect_nodes, list_nodes, quote_cause
+from dinac_cli.jobs.executor.ray_task import TaskSetup, run_entry
 from dinac_cli.jobs.results import FileResult
 
 MOST_RETRIES = 3
@@ -53,18 +40,12 @@ MOST_RETRIES = 3
 MOST_DEATHS = 5
 """If so many entries in a row are given up, and none was finished, the run ends."""
 
-INSPECT_SECONDS = 120.0
-"""A node must answer the check within this time."""
-
 PATIENCE_SECONDS = 20.0
 """If the cluster has no room for this long, the run says that it waits."""
 
-_CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _REFRESH_SECONDS = 2.0
 _GRACE_SECONDS = 15.0
-_STORE_BYTES = 100 * 2**20  # results are small
-_LONGEST_FOLDER = 38  # the names of sockets are 64 characters longer, and have at most 103
 
 
 @dataclass(frozen=True)
@@ -89,7 +70,7 @@ def serve(connection: Connection[Any, Any]) -> None:
     try:
         setup: DriverSetup = connection.recv()
         inbox = _Inbox(connection)
-        with _connect(setup.cluster.find_address()) as ray:
+        with connect(setup.cluster.find_address()) as ray:
             connection.send(Report())
             _Run(ray, setup, inbox, connection).go()
     except (EOFError, _ParentGoneError):
@@ -134,75 +115,6 @@ class _Inbox:
             end_process()
 
 
-@contextmanager
-def _connect(address: str) -> Iterator[Any]:
-    """Connects to a cluster, or starts one on this machine. Raises ClusterError."""
-    import ray
-
-    with ExitStack() as stack:
-        options: dict[str, Any] = {"address": address}
-        if address == LOCAL:
-            folder = stack.enter_context(_make_folder())
-            options |= {
-                "num_cpus": count_processors(),
-                "include_dashboard": False,
-                "object_store_memory": _STORE_BYTES,
-                "_temp_dir": folder,
-            }
-        else:
-            _require_answer(address)
-        stack.callback(ray.shutdown)
-        _let_terminate()
-        try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as exc:
-            raise ClusterError(_explain(address), [quote_error(exc)]) from exc
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends this process
-        yield ray
-
-
-def _explain(address: str) -> str:
-    if address == LOCAL:
-        return "Ray cannot start a cluster on this machine; see --verbose"
-    return (
-        f"cannot join the Ray cluster at {address}; run dinac on one of its nodes, with the same "
-        "versions of Ray and Python, and with its token (RAY_AUTH_MODE=token)"
-    )
-
-
-@contextmanager
-def _make_folder() -> Iterator[str]:
-    """Makes the folder of a cluster of this run, with a short name. Its files are logs."""
-    parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    if len(os.path.join(parent, "dinac-ray-12345678")) > _LONGEST_FOLDER and os.name == "posix":
-        parent = "/tmp"
-    with tempfile.TemporaryDirectory(
-        prefix="dinac-ray-", dir=parent, ignore_cleanup_errors=True
-    ) as folder:
-        yield folder
-
-
-def _require_answer(address: str) -> None:
-    """Raises ClusterError soon if nothing answers at HOST:PORT; Ray would try for a long time."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except OSError as exc:
-        raise ClusterError(
-            f"no Ray cluster answers at {address}; start it with `ray start --head`, or check the "
-            "address",
-            [quote_error(exc)],
-        ) from exc
-
-
-def _let_terminate() -> None:
-    """Lets the processes of Ray receive SIGTERM: they inherit what this process blocks."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
 class _Run:
     """The tasks of one run."""
 
@@ -223,7 +135,7 @@ class _Run:
     def go(self) -> None:
         """Runs entries until the parent ends the run. Cancels the tasks in flight on an error."""
         try:
-            nodes = self._list_nodes()
+            nodes = list_nodes(self._ray)
             self._share = choose_share(self._cluster, nodes)
             self._fit_tasks(nodes)
             if not self._inbox.has_ended:
@@ -235,18 +147,6 @@ class _Run:
                 with suppress(Exception):
                     self._ray.cancel(ref, force=True)
             raise
-
-    def _list_nodes(self) -> list[Node]:
-        return [
-            Node(
-                node["NodeID"],
-                node["NodeManagerAddress"],
-                node["Resources"].get("CPU", 0),
-                node["Resources"].get("GPU", 0),
-            )
-            for node in self._ray.nodes()
-            if node["Alive"]
-        ]
 
     def _fit_tasks(self, nodes: Sequence[Node]) -> None:
         """All nodes compute with the same number of threads, so that they write the same bytes."""
@@ -260,65 +160,18 @@ class _Run:
 
     def _inspect(self, nodes: Sequence[Node]) -> None:
         """Checks every node. Raises ClusterError, which names all that cannot take part."""
-        answers = self._ask(nodes)
-        if not answers:
-            raise ClusterError("all nodes left the cluster; check it with `ray status`")
-        expected = _choose_expected([a for a in answers.values() if not isinstance(a, str)])
-        problems = {node: _find_problem(answer, expected) for node, answer in answers.items()}
-        odd = [f"{node.address} ({problem})" for node, problem in problems.items() if problem]
-        if odd:
-            nodes_cannot = "1 node cannot" if len(odd) == 1 else f"{len(odd)} nodes cannot"
-            raise ClusterError(
-                f"{nodes_cannot} take part: {', '.join(odd)}; put this right there, or remove the "
-                "node from the cluster"
-            )
-        trusted = frozenset(node.identity for node in answers)
-        self._tasks = replace(self._tasks, expected=expected, trusted=trusted)
-
-    def _ask(self, nodes: Sequence[Node]) -> dict[Node, Facts | str]:
-        """Returns the facts of each node, or why there are none. Leaves out nodes that are gone."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        # A process that has looked for GPUs without having one would not find one later.
-        probe = self._ray.remote(num_cpus=0, max_calls=1 if self._share.gpus else 0, max_retries=1)
-        task = probe(inspect_node)
-        order = self._ray.put(pickle.dumps(self._tasks))
-        asked = {}
-        for node in nodes:
-            place = NodeAffinitySchedulingStrategy(node.identity, soft=False)
-            asked[task.options(scheduling_strategy=place).remote(order)] = node
-        answers: dict[Node, Facts | str] = dict.fromkeys(
-            nodes, f"does not answer within {INSPECT_SECONDS:.0f} s"
+        expected = inspect_nodes(
+            self._ray, nodes, self._tasks, self._share, lambda: self._inbox.take(0)
         )
-        waiting, deadline = list(asked), time.monotonic() + INSPECT_SECONDS
-        while waiting and time.monotonic() < deadline:
-            self._inbox.take(0)
-            ready, waiting = self._ray.wait(waiting, num_returns=1, timeout=_POLL_SECONDS)
-            for ref in ready:
-                if (answer := self._read_answer(ref)) is None:
-                    del answers[asked[ref]]
-                else:
-                    answers[asked[ref]] = answer
-        return answers
-
-    def _read_answer(self, ref: Any) -> Facts | str | None:
-        errors = self._ray.exceptions
-        try:
-            answer: Facts | DinacError = self._ray.get(ref)
-        except errors.RayTaskError as exc:
-            return f"cannot run dinac {dinac_cli.__version__}: {_quote_cause(exc)}"
-        except (errors.TaskUnschedulableError, errors.NodeDiedError):
-            return None
-        except errors.RayError as exc:
-            return f"the check ended with {type(exc).__name__}"
-        return str(answer) if isinstance(answer, DinacError) else answer
+        trusted = frozenset(node.identity for node in nodes)
+        self._tasks = replace(self._tasks, expected=expected, trusted=trusted)
 
     def _wait_for_room(self) -> None:
         """Tells the user if other work occupies the cluster."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._has_room() and not (self._inbox.has_stopped or self._inbox.has_ended):
             if time.monotonic() > deadline:
-                remark = f"the cluster has no {self._share} free; the run waits for other work"
+                remark = f"no node has {self._share} free; the run waits until other work ends"
                 self._connection.send(Report(remarks=(remark,)))
                 return
             self._inbox.take(0)
@@ -358,7 +211,7 @@ class _Run:
         if time.monotonic() - self._refreshed_at < _REFRESH_SECONDS:
             return
         self._refreshed_at = time.monotonic()
-        in_flight = count_in_flight(self._cluster, self._share, self._list_nodes())
+        in_flight = count_in_flight(self._cluster, self._share, list_nodes(self._ray))
         if in_flight != self._in_flight:
             self._in_flight = in_flight
             self._connection.send(Capacity(in_flight))
@@ -395,7 +248,7 @@ class _Run:
             raise ClusterError(
                 f"a node cannot run dinac {dinac_cli.__version__}; install dinac-cli there, in "
                 "this version, and run again",
-                [_quote_cause(exc)],
+                [quote_cause(exc)],
             ) from exc
         except errors.RayError as exc:
             report = Report(((number, Made(self._give_up(entry, exc))),))
@@ -426,28 +279,6 @@ def _explain_death(errors: Any, exc: Exception) -> str:
     if isinstance(exc, errors.NodeDiedError):
         return f"lost its node {times} times"
     return f"killed its worker process {times} times"
-
-
-def _choose_expected(answers: Sequence[Facts]) -> Facts:
-    """Returns what every node must have: the versions of this process, and of the other facts
-    those that most nodes have. The driver may run on a machine that computes nothing."""
-    expected: dict[str, str] = {}
-    for name in dict.fromkeys(name for answer in answers for name in answer):
-        values = Counter(answer[name] for answer in answers if name in answer)
-        expected[name] = values.most_common(1)[0][0]
-    mine = read_versions()
-    return expected | {name: mine[name] for name in ("dinac", "Python")}
-
-
-def _find_problem(answer: Facts | str, expected: Facts) -> str:
-    """Says why a node cannot take part; "" if it can."""
-    return answer if isinstance(answer, str) else ", ".join(find_differences(answer, expected))
-
-
-def _quote_cause(exc: BaseException) -> str:
-    """Returns the last line of a remote error, which names the cause."""
-    lines = [line for line in str(exc).splitlines() if line.strip()]
-    return lines[-1].strip()[:160] if lines else type(exc).__name__
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.errors import (
@@ -25,7 +25,6 @@ from dinac_cli.errors import (
     StorageError,
     UnwritableDiskError,
     UsageError,
-    describe_read_error,
 )
 from dinac_cli.jobs.encode import EncodeJob
 from dinac_cli.jobs.executor.control import RunControl, StopRequest, until_stopped
@@ -211,13 +210,16 @@ def _pause(seconds: float, stop: StopRequest) -> None:
 class _Pack:
     """The tar of one shard, while its images are encoded. The packer's thread owns the tar.
 
-    `listed` is the number of images, once they are all listed; `error` ends the shard.
+    `listed` is the number of images, once they are all listed; `error` ends the shard. If the run
+    stops before an image of the shard is read, the shard `is_left` to the next run.
     """
 
     number: int
     shard: Shard
     left: Leftovers = field(default_factory=Leftovers)
     listed: int | None = None
+    has_begun: bool = False
+    is_left: bool = False
     taken: int = 0
     error: Exception | None = None
     counts: Counter[Status] = field(default_factory=Counter)
@@ -277,6 +279,14 @@ class _Pack:
         )
 
 
+class _Listed(NamedTuple):
+    """An image of a shard that was listed, and the memory that it occupies."""
+
+    pack: _Pack
+    sample: Sample
+    held_bytes: int
+
+
 class _Packing:
     """One pass over shards: lists their images, encodes them and packs the records."""
 
@@ -308,8 +318,10 @@ class _Packing:
         """Yields the result of every shard, or the error that ended it."""
         control = replace(self._control, stop=StopRequest())  # a shard that was begun is finished
         with (
-            ReadAhead(self._list(shards)) as samples,
-            closing(run_numbered(self._job.job, samples, control, ordered=True)) as outputs,
+            ReadAhead(self._list(shards)) as listed,
+            closing(
+                run_numbered(self._job.job, self._begin(listed), control, ordered=True)
+            ) as outputs,
         ):
             for _, made in outputs:
                 self._control.tick()
@@ -321,7 +333,17 @@ class _Packing:
         self._close_taken()
         yield from self._take_commits(0)
 
-    def _list(self, shards: Iterable[tuple[int, Shard]]) -> Iterator[Sample]:
+    def _begin(self, listed: Iterable[_Listed]) -> Iterator[Sample]:
+        """Yields the images. After a stop request, leaves the shards that have not begun."""
+        for pack, sample, _ in listed:
+            if self._control.stop and not pack.has_begun:
+                pack.is_left = True
+                continue
+            pack.has_begun = True
+            self._samples.append((pack, sample))
+            yield sample
+
+    def _list(self, shards: Iterable[tuple[int, Shard]]) -> Iterator[_Listed]:
         """Yields the images of all shards. Runs in the thread that reads ahead."""
         for number, shard in shards:
             pack = _Pack(number, shard)
@@ -332,13 +354,10 @@ class _Packing:
                 if shard.problem is not None:
                     raise InputError(shard.problem)
                 for sample in list_samples(shard, self._job.choice, pack.left):
-                    self._samples.append((pack, sample))
                     count += 1
-                    yield sample
+                    yield _Listed(pack, sample, sample.held_bytes)
             except DinacError as exc:
                 pack.error = exc
-            except OSError as exc:
-                pack.error = InputError(describe_read_error(exc))
             except MemoryError:
                 pack.error = InputError("not enough memory to read it; use fewer --processes")
             pack.listed = count
@@ -377,7 +396,10 @@ class _Packing:
 
     def _close_taken(self) -> None:
         """Commits the shards whose images all have a result."""
-        while self._packs and self._packs[0].is_taken:
+        while self._packs and (self._packs[0].is_taken or self._packs[0].is_left):
+            if self._packs[0].is_left:
+                self._packs.popleft()
+                continue
             self._prepare(self._packs[0])
             pack = self._packs.popleft()
             sealed = self._packer.submit(self._seal, pack)

@@ -71,7 +71,8 @@ class RunSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        texts = (self.model, self.revision, self.compute, self.column)
+        named = (self.model, self.revision, self.compute, self.column)
+        texts = (*named, self.background, self.hdr, self.geometry)
         switches = (self.anonymous, self.features, self.posterior)
         is_valid = (
             all(isinstance(text, str) and is_safe_text(text) for text in texts)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import zstandard
 from PIL import Image
 from safetensors.torch import load_file
 
 from dinac_cli.container.record import unpack_record
 from dinac_cli.images.stamp import read_stamp
+from dinac_cli.storage.tars import read_members
 
 from ..processes import DINAC
 
@@ -55,17 +57,22 @@ class Command:
 def list_commands(images: Path, latents: Path, steps: int) -> list[Command]:
     """Lists encode from `images`, decode from their `latents`, and train on `images`.
 
-    Encode and decode run in one process and in several ones.
+    Encode writes loose records and shards. All but train also run in several processes.
     """
     training = (sys.executable, str(Path(__file__).with_name("training.py")))
     options = ("--init", str(TINY), "--crop", "32", "--batch-size", "2", "--steps", str(steps))
     on_cpu = ("--device", "cpu", "--dtype", "f32")
     several = (*on_cpu, "--processes", "2", "--threads", "2")
+    shards = ("--shard-size", "3")
     return [
         Command("encode", DINAC, images, on_cpu, _check_record),
         Command("decode", DINAC, latents, on_cpu, _check_image),
         Command("encode", DINAC, images, several, _check_record, title="encode-processes"),
         Command("decode", DINAC, latents, several, _check_image, title="decode-processes"),
+        Command("encode", DINAC, images, on_cpu + shards, _check_shard, title="encode-shards"),
+        Command(
+            "encode", DINAC, images, several + shards, _check_shard, title="encode-shards-processes"
+        ),
         Command("train", training, images, options + on_cpu, _check_training, DEPENDS_ON_TIME),
     ]
 
@@ -78,6 +85,19 @@ def _check_image(path: Path) -> None:
     with Image.open(path) as image:
         image.load()
     assert read_stamp(path) is not None, f"{path} has no stamp"
+
+
+def _check_shard(path: Path) -> None:
+    """A tar is read to its end mark."""
+    if path.suffix == ".tar":
+        with path.open("rb") as file:
+            for member in read_members(file, lambda name: True):
+                assert member.data is not None, f"{path}: {member.problem}"
+                unpack_record(member.data)
+    elif path.suffix == ".zst":
+        assert zstandard.decompress(path.read_bytes()).endswith(b"\n")
+    else:
+        assert json.loads(path.read_bytes())
 
 
 def _check_training(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A short run of the harness: two kills of encode on small images, without and with workers."""
+"""A short run of the harness: two kills of encode on small images, of each kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .harness import Harness
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 
 
-@pytest.mark.parametrize("label", ["encode", "encode-processes"])
+@pytest.mark.parametrize("label", ["encode", "encode-processes", "encode-shards"])
 def test_a_killed_run_damages_nothing_and_the_next_one_finishes(label: str, tmp_path: Path) -> None:
     for number in range(8):
         save(tmp_path / f"images/{number % 2}/{number}.png", 64, 48, number)

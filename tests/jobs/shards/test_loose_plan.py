@@ -110,7 +110,7 @@ def test_a_part_that_another_run_is_writing_is_waited_for(
     missing = tmp_path / "_dinac/plan/000/000001.jsonl.zst"
     data = missing.read_bytes()
     missing.unlink()
-    monkeypatch.setattr(loose_plan.time, "sleep", lambda _: missing.write_bytes(data))
+    monkeypatch.setattr("time.sleep", lambda _: missing.write_bytes(data))
     plan = divide(tmp_path, list_files("a", "b", "c", "d", "e", "f"))
     assert [*list_shards(plan).values()] == [["a", "b"], ["c", "d"], ["e", "f"]]
 

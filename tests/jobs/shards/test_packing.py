@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import threading
@@ -153,33 +152,26 @@ def test_a_cut_archive_commits_nothing_and_is_named(tmp_path: Path) -> None:
     assert_no_part(out)
 
 
-def test_an_archive_whose_disk_fails_is_named(
+def test_an_archive_for_which_there_is_no_memory_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_file(tmp_path / "a.tar", make_tar({"a.png": make_photo(0)}))
 
-    class BadDisk:
-        def __enter__(self) -> BadDisk:
-            return self
+    def list_samples(*args: object) -> Iterator[object]:
+        raise MemoryError
 
-        def __exit__(self, *exc: object) -> None:
-            pass
-
-        def read(self, size: int) -> bytes:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(LocalStore, "open", lambda self, name: BadDisk())
+    monkeypatch.setattr(packing, "list_samples", list_samples)
     [failure] = encode(tmp_path / "a.tar", tmp_path / "out")
     assert failure.file == str(tmp_path / "a.tar")
-    assert failure.reason == "cannot read: Input/output error; check the path and its permissions"
+    assert failure.reason == "not enough memory to read it; use fewer --processes"
 
 
 def test_a_shard_is_tried_again_if_the_place_does_not_answer(
     photos: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
+    commit = local._LocalSpool.commit
     for suffix in (".tar", ".json"):  # tars, then markers
-        commit = local._LocalSpool.commit
         failed: list[str] = []
 
         def refuse(self: Any, suffix: str = suffix, failed: list[str] = failed) -> None:
@@ -187,7 +179,7 @@ def test_a_shard_is_tried_again_if_the_place_does_not_answer(
             if target.endswith(suffix) and "/000/" in target and failed.count(target) < 2:
                 failed.append(target)
                 raise StorageError("the place is busy")
-            commit(self)  # noqa: B023
+            commit(self)
 
         with monkeypatch.context() as patch:
             patch.setattr(local._LocalSpool, "commit", refuse)
@@ -227,22 +219,21 @@ def test_ten_storage_errors_in_a_row_end_the_run(
 ) -> None:
     photos = write_photos(tmp_path / "in", [f"{number:02}.png" for number in range(14)])
     opened: list[str] = []
+    spool = LocalStore.spool
 
     def refuse(self: LocalStore, name: str) -> Any:
+        if not name.endswith(".tar"):
+            return spool(self, name)
         opened.append(name)
         raise StorageError("the place is busy")
 
     request = make_request(photos, tmp_path / "out", shard_size=1)
-    run_ = request.open()
-    run_.count()
-    monkeypatch.setattr("dinac_cli.jobs.shards.shard_run.ShardPlan.write", lambda self: None)
     monkeypatch.setattr(LocalStore, "spool", refuse)
     with pytest.raises(StorageError, match="the place is busy") as caught:
-        list(run_.start(request.make_control()))
+        run(request)
     assert caught.value.exit_code == 1
-    tars = [name for name in opened if name.endswith(".tar")]
-    assert len(tars) == len(set(tars)) >= packing.MOST_STORAGE_ERRORS  # none was tried again
-    assert not read_tree(tmp_path / "out")
+    assert len(opened) == len(set(opened)) >= packing.MOST_STORAGE_ERRORS  # none was tried again
+    assert not read_shards(read_tree(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("method", ["write", "commit"])
@@ -261,7 +252,7 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
                 patch,
                 local._LocalSpool,
                 method,
-                lambda call, at=moment: full if call == at else None,
+                {moment: full}.get,
             )
             with pytest.raises(UnwritableDiskError) as caught:
                 encode(photos, out, shard_size=2)
@@ -364,7 +355,7 @@ def test_a_device_error_ends_the_run(
     from dinac_cli.errors import DeviceError
 
     error = DeviceError("the device is gone")
-    fail_on(monkeypatch, SampleJob, "submit", lambda call: error if call == 2 else None)
+    fail_on(monkeypatch, SampleJob, "submit", {2: error}.get)
     with pytest.raises(DeviceError, match="the device is gone"):
         encode(photos, tmp_path / "out", shard_size=1, workers=1, in_flight=1)
     assert_no_part(tmp_path / "out")
