@@ -15,8 +15,10 @@ from dinac_cli.container.record import Record, read_record
 from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError, describe_read_error
 from dinac_cli.latent_items import Flip, check_flip, load_item
+from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.storage.shard_layout import INDEX_NAME
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 
 class LatentFolder(Dataset[Any]):
@@ -34,7 +36,8 @@ class LatentFolder(Dataset[Any]):
     image is not read.
     `transform` is applied to each item. The dataset keeps only names in memory, and can be pickled
     for the workers of a DataLoader.
-    Raises UsageError if the folder does not exist or has no latent file, or if `flip` is unknown.
+    Raises UsageError if the folder does not exist, has no latent file or holds shards, or if `flip`
+    is unknown.
     Access to an item raises DinacError if the file of that item cannot be read. A DataLoader raises
     DinacError if the items of a batch differ in the size of their latents or in their keys.
     """
@@ -48,6 +51,9 @@ class LatentFolder(Dataset[Any]):
     ) -> None:
         check_flip(flip)
         self.folder = Path(folder)
+        if is_url(str(folder)):
+            place = hide_secrets(str(folder))
+            raise UsageError(f"{place}: LatentFolder reads local folders; use LatentShards")
         if not self.folder.is_dir():
             raise UsageError(f"{folder}: no such folder; check the path")
         self.transform = transform
@@ -56,7 +62,8 @@ class LatentFolder(Dataset[Any]):
         files = sorted(path.relative_to(self.folder).as_posix() for path in found)
         seen = (name for name in files if "/." not in f"/{name}")  # skips hidden files
         self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
-        if not self.names and (self.folder / INDEX_NAME).is_file():
+        holds_index = (self.folder / INDEX_NAME).is_file()
+        if not self.names and (holds_index or holds_shards(str(folder))):
             raise UsageError(f"{folder} holds shards; read them with LatentShards")
         if not self.names:
             raise UsageError(f"no latent files found in {folder}; run dinac encode first")

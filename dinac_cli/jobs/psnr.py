@@ -22,13 +22,25 @@ from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
+from dinac_cli.jobs.image_sets import (
+    ArchiveSet,
+    NamedSet,
+    Picture,
+    is_archive,
+    is_image_url,
+    needs_image_set,
+    open_image_set,
+)
 from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import InputScan
-from dinac_cli.storage.naming import LATENT_SUFFIX, undo_image_name
+from dinac_cli.storage.markers import holds_shards
+from dinac_cli.storage.naming import LATENT_SUFFIX, NameSet, undo_image_name
+from dinac_cli.storage.store import split_place
+from dinac_cli.storage.urls import hide_secrets
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,9 @@ class Pair:
     `first` is the path of the image in the first folder, or in the second folder if only the second
     folder has the image. `name` is the part of this path after the folder. `side` is the folder
     that should hold the other image. `problem` is set if a folder cannot be listed, or
-    if it holds second reconstructions. In the latter case, `first` is the folder.
+    if it holds second reconstructions. In the latter case, `first` is the folder. `pictures` are
+    the two images if one of them is not a file of this machine; `first` and `other` are then their
+    names in messages.
     """
 
     first: str
@@ -46,6 +60,18 @@ class Pair:
     name: str
     side: str = ""
     problem: str | None = None
+    pictures: tuple[Picture, Picture] | None = None
+
+    def read_first(self) -> bytes:
+        """Returns the content of the first image. Raises InputError, StorageError."""
+        return read_content(self.first).data if self.pictures is None else self.pictures[0].read()
+
+    def read_other(self) -> bytes:
+        """Returns the content of the other image. Raises InputError, StorageError."""
+        if self.pictures is not None:
+            return self.pictures[1].read()
+        assert self.other is not None, "only complete pairs are read"
+        return read_content(self.other).data
 
 
 @dataclass
@@ -94,8 +120,9 @@ class MeasureOptions:
 class PsnrRequest(Request["PsnrRun"]):
     """A request to compare the images of `second` with those of `first`.
 
-    `first` and `second` are two folders or two files. `exclude` are patterns of images to leave out
-    in both folders; see `Exclusion`.
+    `first` and `second` are two folders or two files; each may be a URL. One of them may be a tar
+    or a parquet file of images, or a pattern of such files. `exclude` are patterns of images to
+    leave out on both sides; see `Exclusion`.
     """
 
     first: str
@@ -124,10 +151,12 @@ class PsnrRun(Run):
     exclusion: Exclusion = NO_EXCLUSION
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
-        """Counts the pairs.
+        """Counts the pairs. Returns None for an archive, which is read only once.
 
         Raises UsageError if `list_pairs` does, or if no image has a counterpart.
         """
+        if is_archive(self.first) or is_archive(self.second):
+            return None
         total, is_any = 0, False
         pairs = list_pairs(self.first, self.second, self.exclusion)
         for pair in watch_items(pairs, watch, SCANNING):
@@ -181,6 +210,8 @@ def list_pairs(first: str, second: str, exclusion: Exclusion = NO_EXCLUSION) -> 
     other, its images do not count as images of the other. Raises UsageError if one path is a file
     and the other a folder, or if a path does not exist.
     """
+    if needs_image_set(first) or needs_image_set(second):
+        return _pair_places(first, second, exclusion)
     for path in (first, second):
         if not os.path.exists(path):
             raise UsageError(f"{path}: no such file or folder; check the path")
@@ -194,11 +225,12 @@ def list_pairs(first: str, second: str, exclusion: Exclusion = NO_EXCLUSION) -> 
 def refuse_strangers(first: str, second: str) -> NoReturn:
     """Raises UsageError because no image of `first` has a counterpart in `second`."""
     names = os.listdir(second) if os.path.isdir(second) else []
-    if any(name.lower().endswith(LATENT_SUFFIX) for name in names):
+    is_encoded = any(name.lower().endswith(LATENT_SUFFIX) for name in names)
+    if is_encoded or holds_shards(second):
         raise UsageError(f"{second} holds latent files; name the folder that decode wrote")
     raise UsageError(
-        f"no image in {first} has a counterpart in {second}; a reconstruction of a.jpg is named "
-        "a.jpg or a.jpg.png"
+        f"no image in {hide_secrets(first)} has a counterpart in {hide_secrets(second)}; "
+        "a reconstruction of a.jpg is named a.jpg or a.jpg.png"
     )
 
 
@@ -220,6 +252,92 @@ def _pair_folders(first: str, second: str, exclusion: Exclusion) -> Iterator[Pai
         yield Pair(second, None, "", first, rivals.describe())
     if not found:
         raise UsageError(f"no images found in {first} and {second}; name folders of images")
+
+
+def _pair_places(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair]:
+    """Pairs two sides of which one at least is an archive or remote. Raises UsageError."""
+    if is_archive(first) and is_archive(second):
+        raise UsageError(
+            f"{hide_secrets(first)} and {hide_secrets(second)}: one of the two must be a folder; "
+            "unpack it"
+        )
+    if _names_image(first) and _names_image(second):
+        a, b = (Picture(split_place(path)[1], hide_secrets(path), path) for path in (first, second))
+        return iter([Pair(a.label, b.label, a.name, pictures=(a, b))])
+    originals = open_image_set(first, exclusion, second)
+    others = open_image_set(second, exclusion, first)
+    if isinstance(others, NamedSet):
+        return _pair_originals(originals, others)
+    assert isinstance(originals, NamedSet), "two archives were refused"
+    return _pair_reconstructions(originals, others)
+
+
+def _names_image(path: str) -> bool:
+    return is_image_url(path) or os.path.isfile(path)
+
+
+def _pair_originals(originals: ArchiveSet | NamedSet, others: NamedSet) -> Iterator[Pair]:
+    """Yields each original with its counterpart, then the reconstructions without an original."""
+    names, seen, used = others.list_names(), NameSet(), NameSet()
+    for image in originals.list():
+        found = next((n for n in undo_image_name(image.name, OUTPUT_SUFFIXES) if n in names), None)
+        if image.problem is not None:
+            yield Pair(image.label, None, image.name, others.label, image.problem)
+        elif not seen.add(image.name):
+            yield Pair(image.label, None, image.name, others.label, _TWICE)
+        elif found is None:
+            yield Pair(image.label, None, image.name, others.label)
+        else:
+            used.add(found)
+            yield _join(image, others.locate(found), image.name)
+    rivals = Rivals(".")
+    for other in () if _has_failed(originals) else others.list():
+        origins = [name for name in _list_origins(other.name) if name in seen]
+        if other.name in used:
+            continue
+        if other.problem is None and origins:
+            first = next(n for n in undo_image_name(origins[0], OUTPUT_SUFFIXES) if n in names)
+            rivals.add(first, other.name)
+        else:
+            yield Pair(other.label, None, other.name, originals.label, other.problem)
+    if rivals.count:
+        yield Pair(others.label, None, "", originals.label, rivals.describe())
+
+
+def _pair_reconstructions(originals: NamedSet, others: ArchiveSet) -> Iterator[Pair]:
+    """Yields each reconstruction with its original, then the originals without a counterpart."""
+    names, used, firsts = originals.list_names(), NameSet(), Rivals(".")
+    for other in others.list():
+        found = next((name for name in _list_origins(other.name) if name in names), None)
+        if other.problem is not None or found is None:
+            yield Pair(other.label, None, other.name, originals.label, other.problem)
+        elif not used.add(found):
+            firsts.add(found, other.name)
+        else:
+            yield _join(originals.locate(found), other, found)
+    for image in () if others.failed else originals.list():
+        if image.problem is not None or image.name not in used:
+            yield Pair(image.label, None, image.name, others.label, image.problem)
+    if firsts.count:
+        yield Pair(others.label, None, "", originals.label, firsts.describe())
+
+
+_TWICE = "an image of this name came before; measure the archives one by one"
+
+
+def _has_failed(images: ArchiveSet | NamedSet) -> bool:
+    """True if an archive was not read to its end, so the names of its images are not all known."""
+    return isinstance(images, ArchiveSet) and images.failed
+
+
+def _join(image: Picture, other: Picture, name: str) -> Pair:
+    return Pair(image.label, other.label, name, pictures=(image, other))
+
+
+def _list_origins(name: str) -> list[str]:
+    """Returns the names that the original of image `name` may have, the most likely one first."""
+    stem, suffix = os.path.splitext(name)
+    return [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]
 
 
 def find_counterpart(name: str, folder: str) -> str | None:
@@ -248,8 +366,7 @@ def _list_counterparts(name: str, folder: str) -> Iterator[str]:
 
 def _list_others(name: str, first: str, second: str) -> Iterator[str]:
     """Yields the counterpart of each file in `first` that can be the original of `name`."""
-    stem, suffix = os.path.splitext(name)
-    for origin in [name, stem] if suffix.lower() in OUTPUT_SUFFIXES else [name]:
+    for origin in _list_origins(name):
         path = os.path.join(first, *origin.split("/"))
         if os.path.isfile(path) and IMAGES.accepts(path):
             other = find_counterpart(origin, second)
@@ -264,9 +381,9 @@ def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions
         reason = f"has no counterpart in {pair.side}"
         return FileResult(pair.first, Status.MISSING, reason=reason, name=pair.name)
     try:
-        original = read_original(pair.first, options, hold)
+        original = _read_image(pair.read_first(), options, hold, options.geometry)
         beside = hold_beside(hold, original.pixels.nbytes)
-        other = read_reconstruction(pair.other, original, options, beside)
+        other = _read_other(pair.other, pair.read_other, original, options, beside)
         psnr_db = measure_reconstruction(original.pixels, other.pixels)
     except DinacError as exc:
         return FileResult.fail(pair.first, exc, name=pair.name, output=pair.other)
@@ -304,7 +421,7 @@ def read_original(path: str, options: MeasureOptions, hold: Callable[[int], None
 
     See `read_shaped` for `hold`. Raises DinacError; its message does not name the file.
     """
-    return _read_image(path, options, hold, options.geometry)
+    return _read_image(read_content(path).data, options, hold, options.geometry)
 
 
 def read_reconstruction(
@@ -315,8 +432,18 @@ def read_reconstruction(
     If decode --flipped made the reconstruction but not the original, the pixels
     are mirrored back. See `read_shaped` for `hold`. Raises ImageError; its message names the file.
     """
+    return _read_other(path, lambda: read_content(path).data, original, options, hold)
+
+
+def _read_other(
+    path: str,
+    read: Callable[[], bytes],
+    original: MeasuredImage,
+    options: MeasureOptions,
+    hold: Callable[[int], None],
+) -> MeasuredImage:
     try:
-        image = _read_image(path, options, hold, NO_GEOMETRY)
+        image = _read_image(read(), options, hold, NO_GEOMETRY)
     except DinacError as exc:
         raise ImageError(f"{path}: {exc}", exc.details) from exc
     if image.is_flipped and not original.is_flipped:
@@ -325,9 +452,8 @@ def read_reconstruction(
 
 
 def _read_image(
-    path: str, options: MeasureOptions, hold: Callable[[int], None], geometry: Geometry
+    data: bytes, options: MeasureOptions, hold: Callable[[int], None], geometry: Geometry
 ) -> MeasuredImage:
-    data = read_content(path).data
     shaped = read_shaped(
         data,
         hold,

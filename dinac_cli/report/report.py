@@ -12,6 +12,7 @@ from dinac_cli.errors import InputError, OutputError, UsageError
 from dinac_cli.images.hdr import REFUSE
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
+from dinac_cli.jobs.image_sets import needs_image_set
 from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.psnr import (
     MeasureOptions,
@@ -36,6 +37,8 @@ from dinac_cli.report.page import Page
 from dinac_cli.storage.atomic import describe_write_error, write_atomically
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import InputScan
+from dinac_cli.storage.markers import holds_shards
+from dinac_cli.storage.urls import hide_secrets
 
 IMAGES_IN_A_PAGE = 300
 """A page with more images needs the folder `assets`. Otherwise, the page would open slowly."""
@@ -109,6 +112,13 @@ class ReportRequest(Request["ReportRun"]):
                 "--latents: give one folder for each folder of reconstructions, in the same order"
             )
         for folder in (self.originals, *self.reconstructions, *self.latents):
+            if needs_image_set(folder):
+                raise UsageError(
+                    f"{hide_secrets(folder)}: report reads each image several times, so it needs "
+                    "local folders; copy or unpack it first"
+                )
+            if holds_shards(folder):
+                raise UsageError(f"{folder}: holds shards; report needs folders of single files")
             if not os.path.isdir(folder):
                 raise UsageError(f"{folder}: no such folder; check the path")
         if not self.overwrite:

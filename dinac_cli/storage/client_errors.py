@@ -33,7 +33,7 @@ class Trouble(Enum):
     CERTIFICATE = "the server's certificate is not trusted; check the URL, or set AWS_CA_BUNDLE"
     FULL = "the place is full; free some space and run the same command again"
     CHANGED = "the file changed while it was read; run the same command again"
-    OFFLINE = "HF_HUB_OFFLINE forbids to use the internet; unset it"
+    OFFLINE = "HF_HUB_OFFLINE is set, which forbids downloads; unset it"
     REFUSED = "the server refused the request; check the URL, the region and the credentials"
     BUSY = "the place does not answer; check the endpoint and the network, or try again later"
     UNKNOWN = "the client of this place failed; see the details with -v"

@@ -40,6 +40,7 @@ MAX_OTHERS_BYTES = 2**20
 _BATCH_ROWS = 64
 _BATCH_BYTES = 2**26
 _MAX_DEPTH = 8
+_MAX_VALUE_BYTES = 64  # decimals need 32
 _SHOWN_COLUMNS = 5
 
 _DAMAGED = "damaged, or not a parquet file; copy it again"
@@ -194,7 +195,8 @@ def _list_others(footer: Footer, kinds: Sequence[Any], image: str) -> list[Colum
     return [
         column
         for column, kind in zip(footer.columns, kinds, strict=True)
-        if column.name != image and names.count(column.name) == 1 and _is_plain(kind)
+        if column.name != image and names.count(column.name) == 1
+        if column.value_bytes <= _MAX_VALUE_BYTES and _is_plain(kind)
     ]
 
 

@@ -53,6 +53,11 @@ class Column(NamedTuple):
     leaves: tuple[int, ...]
     children: tuple[Column, ...]
 
+    @property
+    def value_bytes(self) -> int:
+        """The largest size that the schema gives to a value, null or not; 0 if it gives none."""
+        return max(get_field(element, 2, I32) or 0 for element in self.elements)
+
     def keep(self, names: Sequence[str]) -> Column:
         """Returns a struct with only these of its columns."""
         kept = [child for child in self.children if child.name in names]

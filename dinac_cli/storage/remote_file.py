@@ -77,7 +77,8 @@ class RemoteFile(io.RawIOBase):
             after = self._start + len(self._block)
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="dinac-read")
-            self._ahead = after, self._thread.submit(self._fetch, after)
+            # The thread does not refer to this file: one that is dropped unclosed is closed there.
+            self._ahead = after, self._thread.submit(_fetch, self._source, self._ask, after)
 
     def _take_ahead(self) -> bytes:
         """Returns the block at the position. One that was fetched for another place is dropped."""
@@ -86,10 +87,7 @@ class RemoteFile(io.RawIOBase):
             return ahead[1].result()
         if ahead is not None and not ahead[1].cancel():
             ahead[1].exception()  # the source serves one thread at a time
-        return self._fetch(self._position)
-
-    def _fetch(self, position: int) -> bytes:
-        return self._ask(lambda: self._source.fetch(position, READ_BLOCK_BYTES))
+        return _fetch(self._source, self._ask, self._position)
 
     def _verify(self) -> bytes:
         self._source.verify()
@@ -101,6 +99,10 @@ class RemoteFile(io.RawIOBase):
                 self._thread.shutdown(wait=True, cancel_futures=True)
             self._source.close()
         super().close()
+
+
+def _fetch(source: Source, ask: Callable[[Callable[[], bytes]], bytes], position: int) -> bytes:
+    return ask(lambda: source.fetch(position, READ_BLOCK_BYTES))
 
 
 class RangeSource:

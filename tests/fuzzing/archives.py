@@ -242,7 +242,7 @@ def mutate_parquet(rng: random.Random, data: bytes, other: bytes) -> tuple[bytes
     body, footer = data[4:start], data[start:-8]
     if kind < 0.5:
         body = mutate_bytes(rng, body, other[4:])
-    elif kind < 0.7:  # nothing moves, so that most pages are found
+    elif kind < 0.7 and body:  # nothing moves, so that most pages are found
         changed = bytearray(body)
         for _ in range(rng.randint(1, 4)):
             changed[rng.randrange(len(body))] = rng.randrange(256)

@@ -95,3 +95,8 @@ def test_address(monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("ray://10.0.0.1:10001", "http://10.0.0.1:8265"):
         with pytest.raises(UsageError, match="run dinac on a node of the cluster"):
             Cluster(address=address).find_address()
+
+
+def test_numbers_are_checked() -> None:
+    with pytest.raises(UsageError, match="--processes-per-gpu must be 1 or more, not 0"):
+        Cluster(processes_per_gpu=0)

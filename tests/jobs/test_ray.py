@@ -170,24 +170,6 @@ def test_processes_share_a_gpu_and_live_on(cluster: RayCluster, tmp_path: Path) 
     assert 1 <= len(processes) <= 2
 
 
-@needs_ray
-def test_a_run_survives_a_node_that_vanishes(cluster: RayCluster, tmp_path: Path) -> None:
-    number = cluster.add_node()
-    has_removed = False
-
-    def note(entry: Entry, result: FileResult) -> None:
-        nonlocal has_removed
-        if entry.number >= 4 and not has_removed:
-            has_removed = True
-            cluster.remove_node(number)
-
-    entries = [Entry(number, "wait") for number in range(20)]
-    results = run(cluster, tmp_path, entries, note=note)
-    assert len(results) == 20
-    assert {result.status for result in results} <= set(DONE)
-    assert_complete(tmp_path, range(20))
-
-
 class Command:
     """A run in a process of its own, started as by a shell: a group that gets Ctrl-C."""
 
@@ -255,6 +237,25 @@ def test_a_killed_run_is_finished_by_the_next_one(cluster: RayCluster, tmp_path:
     assert sum(counts) == 30
     assert min(counts) >= 3
     assert_complete(tmp_path, range(30))
+
+
+@needs_ray
+def test_a_run_survives_a_node_that_vanishes(cluster: RayCluster, tmp_path: Path) -> None:
+    """The last test of the cluster: Ray takes some time to notice that a node is gone."""
+    number = cluster.add_node()
+    has_removed = False
+
+    def note(entry: Entry, result: FileResult) -> None:
+        nonlocal has_removed
+        if entry.number >= 4 and not has_removed:
+            has_removed = True
+            cluster.remove_node(number)
+
+    entries = [Entry(number, "wait") for number in range(20)]
+    results = run(cluster, tmp_path, entries, note=note)
+    assert len(results) == 20
+    assert {result.status for result in results} <= set(DONE)
+    assert_complete(tmp_path, range(20))
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ UNRUN = {
     "dinac bench": "tests/cli/test_bench.py",
     "dinac train": "tests/cli/test_train.py",
     "python -m tests.cli.kills": "tests/cli/kills/test_kills.py",
+    "python -m tests.jobs.ray_faults": "tests/jobs/test_ray.py",
     "python -m tests.fuzzing.program": "tests/fuzzing/program/test_program.py",
 }
 """Start of a command that takes long → the test that runs it; here only its options are checked."""

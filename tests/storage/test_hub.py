@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from hashlib import sha1
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from typing import Any
 
@@ -153,7 +158,7 @@ def test_requests_are_made_again(hub: dict[str, Any]) -> None:
         ("GatedRepoError", 403, "access is denied; check the credentials in the environment"),
         ("HfHubHTTPError", 403, "access is denied; check the credentials in the environment"),
         ("EntryNotFoundError", 404, "no such file; check the URL"),
-        ("OfflineModeIsEnabled", 0, "HF_HUB_OFFLINE forbids to use the internet; unset it"),
+        ("OfflineModeIsEnabled", 0, "HF_HUB_OFFLINE is set, which forbids downloads; unset it"),
         ("LocalTokenNotFoundError", 0, "expired; set HF_TOKEN, or run `hf auth login`"),
     ],
 )
@@ -182,3 +187,128 @@ def test_nothing_is_written(hub: dict[str, Any]) -> None:
         with pytest.raises(UsageError, match="hf:// is for reading only"):
             work()
     assert hub["files"] == FILES
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """Answers the client of the Hub: the dataset `o/d` with one folder, and no other."""
+
+    files: dict[str, bytes]
+    requests: list[str]
+    faults: list[int]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.requests.append(
+            f"{self.path.partition('?')[0]} {self.headers.get('Range', '')}".strip()
+        )
+        path = self.path.partition("?")[0]
+        if self.faults:
+            self._send(self.faults.pop(0), b"{}")
+        elif "/tree/main/data" in path:
+            self._send_json([self._describe(name) for name in self.files])
+        elif "/tree/main" in path:
+            self._send_json([{"type": "directory", "path": "data", "oid": "t", "size": 0}])
+        elif "/resolve/main/" in path:
+            self._send_file(self.files[path.partition("/resolve/main/")[2]])
+        elif path == "/api/datasets/o/d":
+            self._send_json({"id": "o/d", "sha": "c" * 40, "siblings": []})
+        else:
+            self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        content = self.files[name]
+        oid = sha1(content).hexdigest()
+        return {"type": "file", "path": name, "size": len(content), "oid": oid}
+
+    def _send_file(self, content: bytes) -> None:
+        start, end = self.headers["Range"].removeprefix("bytes=").split("-")
+        part = content[int(start) : int(end) + 1]
+        about = f"bytes {start}-{int(start) + len(part) - 1}/{len(content)}"
+        self._send(206, part, {"Content-Range": about})
+
+    def _send_json(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str] = {}) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are in `requests`."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]]:
+    """A server that the real client takes for the Hub."""
+    from fsspec.config import conf
+    from huggingface_hub import constants
+
+    files = {"data/0.parquet": b"0123456789" * 100, "data/1.parquet": b"one"}
+    handler = type("Handler", (FakeHub,), {"files": files, "requests": [], "faults": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"http://127.0.0.1:{web.server_port}"
+        monkeypatch.setitem(conf, "hf", {"endpoint": address, "token": False})
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        # No request goes to the Hub itself.
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(remote, "PAUSE_SECONDS", 0)
+        monkeypatch.setattr(remote_file, "READ_BLOCK_BYTES", 400)
+        yield handler
+        web.shutdown()
+
+
+def test_the_client_of_the_hub_lists_and_reads(server: type[FakeHub]) -> None:
+    store = RemoteStore("hf://datasets/o/d")
+    found = list(store.list())
+    assert [(one.name, one.size_bytes) for one in found] == [
+        ("data/0.parquet", 1000),
+        ("data/1.parquet", 3),
+    ]
+    assert store.stat("data/1.parquet") == found[1]
+    assert store.stat("data/none") is None
+    assert store.read("data/1.parquet") == b"one"
+    with store.open("data/0.parquet") as file:
+        assert file.read() == b"0123456789" * 100
+    assert any(line.endswith("bytes=400-799") for line in server.requests)
+
+
+def test_listings_of_the_client_are_fresh(server: type[FakeHub]) -> None:
+    store = RemoteStore("hf://datasets/o/d")
+    before = list(store.list("data"))
+    server.files["data/1.parquet"] = b"two"
+    server.files["data/2.parquet"] = b""
+    after = list(store.list("data"))
+    assert [one.name for one in after] == ["data/0.parquet", "data/1.parquet", "data/2.parquet"]
+    assert before[0] == after[0]
+    assert before[1].version != after[1].version
+    assert store.stat("data/2.parquet") == after[2]
+
+
+def test_a_file_of_the_hub_that_changes_is_not_mixed(server: type[FakeHub]) -> None:
+    with RemoteStore("hf://datasets/o/d/data").open("0.parquet") as file:
+        file.read(1)
+        server.files["data/0.parquet"] = b"9876543210" * 100
+        with pytest.raises(InputError, match="the file changed while it was read"):
+            file.read()
+
+
+def test_errors_of_the_client_say_what_to_do(server: type[FakeHub]) -> None:
+    store = RemoteStore("hf://datasets/other/private")
+    for work in (lambda: list(store.list()), lambda: store.read("a"), lambda: store.stat("a")):
+        with pytest.raises(InputError, match="the repository does not exist or is private; check"):
+            work()
+    server.faults[:] = [403]
+    with pytest.raises(InputError, match="access is denied; check the credentials"):
+        RemoteStore("hf://datasets/o/d").read("data/1.parquet")
+    server.faults[:] = [500] * 9
+    with pytest.raises(StorageError, match="the place does not answer"):
+        RemoteStore("hf://datasets/o/d").read("data/1.parquet")

@@ -21,6 +21,8 @@ from dinac_cli.errors import ArchiveError, UsageError
 from dinac_cli.storage import parquet, parquet_footer, parquet_pages
 from dinac_cli.storage.parquet import Row, read_rows
 from dinac_cli.storage.parquet_pages import measure_pages
+from dinac_cli.storage.thrift import I32, ThriftReader, Value, get_field, list_structs
+from dinac_cli.storage.thrift import pack_struct as pack_thrift
 from tests.storage.hand_made_parquet import (
     DICTIONARY_PAGE,
     RLE_DICTIONARY,
@@ -592,6 +594,21 @@ def test_lengths_that_fill_the_memory_are_refused() -> None:
         data = make_file([Page(header + bytes(6), 2, encoding)], 2)
         assert len(data) < 130
         assert "delta-encoded" in refuse(data)
+
+
+def test_wide_decimals_are_left_out() -> None:
+    """pyarrow allocates the size that the schema gives to a value for each null."""
+    prices = pyarrow.array([None], pyarrow.decimal128(10, 2))
+    data = write({"image": [b"1"], "price": prices})
+    size = int.from_bytes(data[-8:-4], "little")
+    fields = ThriftReader(data, len(data) - 8 - size, 1000).read_struct()
+    schema = list_structs(fields, 2)
+    assert get_field(schema[2], 2, I32) == 5
+    assert read(data) == [Row(0, b"1", None, {"price": None})]
+    schema[2][2] = Value(I32, 2**20)
+    footer = pack_thrift(fields)
+    wide = data[: -8 - size] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    assert read(wide) == [Row(0, b"1", None, {})]
 
 
 # Headers of pages

@@ -36,6 +36,14 @@ class Cluster:
     cpus_per_process: int | None = None
     uses_gpus: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Raises UsageError if a number is less than 1."""
+        for name in ("processes", "processes_per_gpu", "cpus_per_process"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} must be 1 or more, not {number}")
+
     def find_address(self) -> str:
         """Returns the address. Raises UsageError if there is none, or if Ray Client would serve."""
         address = self.address or os.environ.get("RAY_ADDRESS", "")

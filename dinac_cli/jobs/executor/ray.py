@@ -165,7 +165,12 @@ class _Driver(Generic[E]):
                     start_new_session=True,  # so that a terminal does not send Ctrl-C to Ray
                 )
         except OSError as exc:
-            raise ClusterError(f"cannot start the process that drives Ray: {exc}") from exc
+            self._connection.close()
+            self._errors.close()
+            raise ClusterError(
+                f"cannot start the process that drives Ray: {exc}; end other processes, or run "
+                "without --engine ray"
+            ) from exc
         self._deadline = time.monotonic() + START_SECONDS
         self._send(self._setup)
         return self

@@ -199,4 +199,4 @@ def _find_node() -> str:
 def _find_address() -> str:
     import ray
 
-    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    return str(ray.util.get_node_ip_address())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -36,8 +36,6 @@ class ShardFolder:
 
     store: Store
     contents: OutContents
-    index: dict[str, IndexEntry] = field(default_factory=dict)
-    index_problem: str | None = None
 
     @classmethod
     def find(cls, store: Store) -> ShardFolder | None:
@@ -47,12 +45,21 @@ class ShardFolder:
         """
         if store.stat(RUN_NAME) is None:
             return None
-        folder = cls(store, OutContents.list(store))
+        return cls(store, OutContents.list(store))
+
+    @property
+    def index(self) -> dict[str, IndexEntry]:
+        """The entries of the index by the paths of their tars; {} if it cannot be read."""
+        return self.contents.index
+
+    @cached_property
+    def _index_problem(self) -> str | None:
+        """What is wrong with the index as a whole."""
         try:
-            folder.index = {entry.url: entry for entry in read_index(store).shards}
+            read_index(self.store)
         except (InputError, UsageError) as exc:
-            folder.index_problem = folder._drop_path(exc, INDEX_NAME)
-        return folder
+            return self._drop_path(exc, INDEX_NAME)
+        return None
 
     def _drop_path(self, exc: DinacError, name: str) -> str:
         """Returns a message without the name of its file."""
@@ -102,12 +109,12 @@ class ShardFolder:
         """Yields what a listing shows to be wrong, apart from missing tars."""
         if self._read_settings[1] is not None:
             yield Finding(RUN_NAME, self._read_settings[1])
-        if self.index_problem is not None:
-            yield Finding(INDEX_NAME, self.index_problem)
+        if self._index_problem is not None:
+            yield Finding(INDEX_NAME, self._index_problem)
         for name in self.tars:
             if name.removesuffix(TAR_SUFFIX) not in self.contents.marks:
                 yield Finding(name, f"has no marker, so it may be incomplete; {_ADVICE}")
-            elif self.index_problem is None and name not in self.index:
+            elif self._index_problem is None and name not in self.index:
                 yield Finding(name, f"is not in {INDEX_NAME}; {_ADVICE}")
 
     def read_markers(self, tar: str) -> list[Marker]:

@@ -1,17 +1,10 @@
-"""`python -m tests.jobs.ray_faults`: runs on Ray, with faults at random moments.
-
-Each run must end with all files, after the run itself was killed and started again, or a worker
-process or a node was killed. Then three slow checks: a node that differs and joins during a run, a
-cluster that other work occupies, and a cluster whose head dies.
-"""
+"""Faults of a cluster and of a run: each run ends as it must."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,10 +19,10 @@ from dinac_cli.jobs.executor.pool import hold_job
 from dinac_cli.jobs.executor.ray import run_on_ray
 from dinac_cli.jobs.results import FileResult
 
-from .numbered import Entry
-from .ray_cluster import ROOT, RayCluster
-from .ray_jobs import FileJob
-from .test_ray import Command, assert_complete, list_processes, wait_until
+from ..numbered import Entry
+from ..ray_cluster import ROOT, RayCluster
+from ..ray_jobs import FileJob
+from ..test_ray import Command, assert_complete, list_processes, wait_until
 
 ENTRIES = 16
 
@@ -148,20 +141,3 @@ def make_folder(name: str, kind: Callable[[Path], None], number: int) -> Path:
 
 def report(kind: Callable[[Path], None], times: int, began: float) -> None:
     print(f"{kind.__name__}: {times} times in {monotonic() - began:.0f} s", flush=True)
-
-
-def main() -> None:
-    """Parses the options, and runs the faults in temporary folders."""
-    parser = argparse.ArgumentParser(prog="python -m tests.jobs.ray_faults", description=__doc__)
-    parser.add_argument("--times", type=int, default=60, help="runs with faults")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="dr", ignore_cleanup_errors=True) as short,
-        tempfile.TemporaryDirectory(prefix="dinac-faults-") as name,
-    ):
-        run_faults(options.times, options.seed, short, name)
-
-
-if __name__ == "__main__":
-    main()
