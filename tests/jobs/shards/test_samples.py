@@ -13,13 +13,16 @@ import pytest
 
 from dinac_cli.container.record import unpack_record
 from dinac_cli.errors import UsageError
+from dinac_cli.jobs.decode import DecodeRequest
 from dinac_cli.jobs.encode import EncodeChoice
+from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import Status
 from dinac_cli.jobs.shards.run_settings import parse_extensions
 from dinac_cli.jobs.shards.sample import make_key
 
 from ..hand_made import read_tree
 from .shard_runs import (
+    NANO,
     count,
     encode,
     make_photo,
@@ -163,7 +166,10 @@ def write_parquet(path: Path, columns: Mapping[str, list[Any]]) -> Path:
 
 def test_rows_of_parquet(tmp_path: Path) -> None:
     images = [{"bytes": PNG, "path": "p"}, None, {"bytes": b"no image", "path": None}]
-    columns = {"image": [*images, {"bytes": JPEG, "path": ""}], "label": [1, 2, 3, 4]}
+    columns: dict[str, list[Any]] = {
+        "image": [*images, {"bytes": JPEG, "path": ""}],
+        "label": [1, 2, 3, 4],
+    }
     table = write_parquet(tmp_path / "part.v1.parquet", columns)
     results = encode(table, tmp_path / "out", keep=("json",))
     assert count(results) == {Status.FAILED: 2, Status.WRITTEN: 2}
@@ -188,3 +194,26 @@ def test_the_column_of_parquet_follows_out(tmp_path: Path) -> None:
     tree = read_tree(out)
     assert count(encode(table, out)) == {Status.DONE: 2}
     assert read_tree(out) == tree
+
+
+def test_images_that_dinac_decoded_are_skipped_as_in_a_loose_run(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "in", ["a.png"])
+    encode(photos, tmp_path / "loose")
+    request = DecodeRequest(
+        inputs=InputRequest(paths=(str(tmp_path / "loose"),)),
+        out=str(photos / "decoded"),
+        model=NANO,
+        processes=1,
+    )
+    assert count(run_request(request)) == {Status.WRITTEN: 1}
+    [decoded] = (photos / "decoded").iterdir()
+    skipped = {Status.SKIPPED: 1, Status.WRITTEN: 1}
+    assert count(encode(photos, tmp_path / "new", overwrite=True)) == skipped
+    results = encode(photos, tmp_path / "out", shard_size=3)
+    assert count(results) == skipped
+    assert sum(result.is_decoded for result in results) == 1
+    assert list(read_members(tmp_path / "out/000/000000.tar")) == ["a.dinac"]
+    named = encode(
+        [photos / "a.png", decoded.rename(tmp_path / "b.png")], tmp_path / "named", shard_size=3
+    )
+    assert count(named) == {Status.WRITTEN: 2}
