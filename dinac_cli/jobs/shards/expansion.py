@@ -60,6 +60,6 @@ def _match_remote(pattern: str, listed: dict[str, dict[str, Stat]]) -> Iterator[
 def list_folder(folder: str, listed: dict[str, dict[str, Stat]]) -> dict[str, Stat]:
     """Returns the files of a remote folder by name, without its subfolders."""
     if folder not in listed:
-        stats = open_store(folder).list()
-        listed[folder] = {stat.name: stat for stat in stats if "/" not in stat.name}
+        stats = open_store(folder).list(recursive=False)
+        listed[folder] = {stat.name: stat for stat in stats}
     return listed[folder]

@@ -134,7 +134,8 @@ class ShardInputs:
             else:
                 version = f"mtime-{status.st_mtime_ns}"
                 name = escape_name(entry.name)
-                yield LooseFile(path, name, status.st_size, version, entry.problem)
+                skips = entry.search is not None and entry.search.skips_outputs
+                yield LooseFile(path, name, status.st_size, version, entry.problem, skips)
         self.others += scan.others
 
     def _list_remote(self, url: str) -> Iterator[LooseFile]:
