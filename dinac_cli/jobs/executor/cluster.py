@@ -149,5 +149,16 @@ def count_in_flight(cluster: Cluster, share: Share, nodes: Sequence[Node]) -> in
     return 2 * slots
 
 
+def describe(cluster: Cluster, share: Share, nodes: Sequence[Node]) -> str:
+    """Says how many processes compute on how many nodes."""
+    counts = [count for node in nodes if (count := share.count_on(node))]
+    processes = min(sum(counts), cluster.processes or sum(counts))
+    where = _count(len(counts), "node")
+    return (
+        f"Ray: {where} of {len(nodes)} with room for {sum(counts)} processes of {share} each; "
+        f"the run uses {processes}"
+    )
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

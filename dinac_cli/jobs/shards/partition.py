@@ -17,7 +17,7 @@ from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.naming import NameSet
 from dinac_cli.storage.store import Stat, Store, open_store, split_place
-from dinac_cli.storage.urls import find_scheme, hide_secrets, is_url
+from dinac_cli.storage.urls import find_scheme, hide_secrets, is_url, join_url
 
 _LEAST_LISTED = (
     8  # from so many remote files on, a listing takes fewer requests than asking for each
@@ -134,7 +134,8 @@ class ShardInputs:
             else:
                 version = f"mtime-{status.st_mtime_ns}"
                 name = escape_name(entry.name)
-                yield LooseFile(path, name, status.st_size, version, entry.problem)
+                skips = entry.search is not None and entry.search.skips_outputs
+                yield LooseFile(path, name, status.st_size, version, entry.problem, skips)
         self.others += scan.others
 
     def _list_remote(self, url: str) -> Iterator[LooseFile]:
@@ -149,7 +150,8 @@ class ShardInputs:
             return
         store, exclusion = open_store(url), Exclusion(self.request.exclude)
         self.listed.append(0)
-        for stat in store.list():
+        unusable: list[str] = []
+        for stat in store.list(skip=unusable.append):
             self.listed[-1] += 1
             if _is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
                 continue
@@ -157,6 +159,9 @@ class ShardInputs:
                 yield _make_loose(store, stat)
             else:
                 self.others += not stat.name.lower().endswith(self._companions)
+        for name in filter(is_image_name, unusable):
+            problem = "its name cannot be a path; rename the object"
+            yield LooseFile(join_url(store.place, name), escape_name(name), 0, "", problem)
 
     @property
     def _companions(self) -> tuple[str, ...]:
@@ -164,7 +169,7 @@ class ShardInputs:
 
 
 def _make_loose(store: Store, stat: Stat) -> LooseFile:
-    path = f"{store.place}/{stat.name}"
+    path = join_url(store.place, stat.name)
     return LooseFile(path, escape_name(stat.name), stat.size_bytes, stat.version)
 
 

@@ -42,13 +42,15 @@ class Sample(Input):
 
     `key` is the name of its record in OUT, without `.dinac`. `data` is the content of an image that
     came out of an archive, named `place`. `beside` maps the extensions of the files that are copied
-    to their content; for a loose image, it is filled when the image is read.
+    to their content; for a loose image, it is filled when the image is read. If `skips_decoded` is
+    set, the image is skipped if dinac decoded it.
     """
 
     key: str = ""
     data: bytes | None = field(default=None, repr=False, compare=False)
     beside: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     place: str = ""
+    skips_decoded: bool = False
 
     @property
     def label(self) -> str:
@@ -91,7 +93,8 @@ def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator
     for number, file in enumerate(shard.files):
         left.captions += not choice.keep and captions.holds_beside(file.path)
         key = _number_key(shard, number) if choice.anonymous else make_key(file.name)
-        yield Sample(file.path, file.name, file.problem, key=key)
+        skips = file.skips_decoded
+        yield Sample(file.path, file.name, file.problem, key=key, skips_decoded=skips)
 
 
 class _CaptionFolder:

@@ -34,7 +34,7 @@ class LooseFile(NamedTuple):
     """An image file of a shard. `path` is its path or URL; `name` is relative to the input folder.
 
     `version` changes with the file; see `storage.store.Stat`. If the file cannot be used, `problem`
-    says why.
+    says why. If `skips_decoded` is set, it is no input if dinac decoded it; see `inputs.Search`.
     """
 
     path: str
@@ -42,6 +42,7 @@ class LooseFile(NamedTuple):
     size_bytes: int
     version: str
     problem: str | None = None
+    skips_decoded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
