@@ -79,6 +79,9 @@ from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory, S
 if TYPE_CHECKING:
     from dinac_cli.codec.engine import Engine
 
+IS_DECODED = "decoded by dinac; to encode it, name the file itself"
+"""Why a search does not find an image."""
+
 Engines = Literal["here", "ray"]
 """What runs the shards: this machine, or a Ray cluster."""
 
@@ -700,7 +703,7 @@ def refuse_decoded(entry: Input, source: bytes | IO[bytes]) -> None:
     `source` is the content of the file, or the open file, at its start.
     """
     if entry.search is not None and read_stamp(source) is not None and entry.search.skips_outputs:
-        raise DecodedImageError("decoded by dinac; to encode it, name the file itself")
+        raise DecodedImageError(IS_DECODED)
 
 
 def explain_skip(exc: SmallImageError, entry: Input, output: Output, options: EncodeOptions) -> str:

@@ -20,13 +20,15 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.errors import (
+    DecodedImageError,
     DinacError,
     InputError,
     StorageError,
     UnwritableDiskError,
     UsageError,
 )
-from dinac_cli.jobs.encode import EncodeJob
+from dinac_cli.images.stamp import read_stamp
+from dinac_cli.jobs.encode import IS_DECODED, EncodeJob
 from dinac_cli.jobs.executor.control import RunControl, StopRequest, until_stopped
 from dinac_cli.jobs.executor.job import Computing, Job, Made
 from dinac_cli.jobs.executor.local import run_numbered
@@ -81,7 +83,12 @@ class SampleJob(EncodeJob):
             return Content(entry.data)
         assert entry.path is not None, "an image has content or a path"
         entry.beside.update(read_beside(entry.path, self._keep, _read_if_present))
-        return Content(read_place(entry.path)) if is_url(entry.path) else read_content(entry.path)
+        if is_url(entry.path):
+            return Content(read_place(entry.path))
+        content = read_content(entry.path)
+        if entry.skips_decoded and read_stamp(content.data) is not None:
+            raise DecodedImageError(IS_DECODED)
+        return content
 
 
 def _read_if_present(path: str) -> bytes | None:

@@ -42,13 +42,15 @@ class Sample(Input):
 
     `key` is the name of its record in OUT, without `.dinac`. `data` is the content of an image that
     came out of an archive, named `place`. `beside` maps the extensions of the files that are copied
-    to their content; for a loose image, it is filled when the image is read.
+    to their content; for a loose image, it is filled when the image is read. If `skips_decoded` is
+    set, the image is skipped if dinac decoded it.
     """
 
     key: str = ""
     data: bytes | None = field(default=None, repr=False, compare=False)
     beside: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     place: str = ""
+    skips_decoded: bool = False
 
     @property
     def label(self) -> str:
@@ -91,7 +93,8 @@ def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator
     for number, file in enumerate(shard.files):
         left.captions += not choice.keep and captions.holds_beside(file.path)
         key = _number_key(shard, number) if choice.anonymous else make_key(file.name)
-        yield Sample(file.path, file.name, file.problem, key=key)
+        skips = file.skips_decoded
+        yield Sample(file.path, file.name, file.problem, key=key, skips_decoded=skips)
 
 
 class _CaptionFolder:
@@ -119,12 +122,19 @@ def _list_names(folder: str) -> list[str]:
 
 
 def _list_tar(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
+    with open_archive(shard) as file:
+        yield from list_tar(file, shard, choice, left)
+
+
+def list_tar(
+    file: BinaryIO, shard: Shard, choice: SampleChoice, left: Leftovers
+) -> Iterator[Sample]:
+    """Yields the images of an open tar; see `list_samples`. Calls nothing but `file.read`."""
     wanted = _WantedMembers(choice.keep, left)
-    with _open_archive(shard) as file:
-        members = tars.read_members(file, wanted)
-        for number, sample in enumerate(tars.group_samples(members)):
-            key = _number_key(shard, number) if choice.anonymous else sample.key
-            yield _choose_image(sample, key, shard.place, choice)
+    members = tars.read_members(file, wanted)
+    for number, sample in enumerate(tars.group_samples(members)):
+        key = _number_key(shard, number) if choice.anonymous else sample.key
+        yield _choose_image(sample, key, shard.place, choice)
 
 
 @dataclass
@@ -166,7 +176,7 @@ def _choose_image(sample: tars.Sample, key: str, place: str, choice: SampleChoic
 def _list_parquet(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
     keeps = "json" in choice.keep
     stem = make_key(os.path.basename(shard.name))
-    with _open_archive(shard) as file:
+    with open_archive(shard) as file:
         rows = parquet.read_rows(file, choice.column, with_others=keeps)
         for row in rows:
             key = _number_key(shard, row.number) if choice.anonymous else f"{stem}_{row.number:08}"
@@ -183,7 +193,8 @@ def _list_parquet(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterat
             )
 
 
-def _open_archive(shard: Shard) -> BinaryIO:
+def open_archive(shard: Shard) -> BinaryIO:
+    """Opens a tar or a parquet file. Raises InputError, StorageError."""
     folder, name = split_place(shard.place)
     return open_store(folder).open(name)
 

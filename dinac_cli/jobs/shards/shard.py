@@ -34,7 +34,7 @@ class LooseFile(NamedTuple):
     """An image file of a shard. `path` is its path or URL; `name` is relative to the input folder.
 
     `version` changes with the file; see `storage.store.Stat`. If the file cannot be used, `problem`
-    says why.
+    says why. If `skips_decoded` is set, it is no input if dinac decoded it; see `inputs.Search`.
     """
 
     path: str
@@ -42,21 +42,24 @@ class LooseFile(NamedTuple):
     size_bytes: int
     version: str
     problem: str | None = None
+    skips_decoded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """Some images that become one tar in OUT: `name` is its path there, without `.tar`.
 
-    `place` is the path or URL of the archive; a loose shard has `files` instead. `fingerprint`
-    changes with the source and with the settings. `marks` are the fingerprints of markers that an
-    earlier state of the shard has in OUT. If the shard cannot be read, `problem` says why.
+    `place` is the path or URL of the archive, and `size_bytes` its size; a loose shard has `files`
+    instead. `fingerprint` changes with the source and with the settings. `marks` are the
+    fingerprints of markers that an earlier state of the shard has in OUT. If the shard cannot be
+    read, `problem` says why.
     """
 
     name: str
     kind: ShardKind
     fingerprint: str
     place: str = ""
+    size_bytes: int = 0
     files: tuple[LooseFile, ...] = ()
     marks: tuple[str, ...] = ()
     problem: str | None = None

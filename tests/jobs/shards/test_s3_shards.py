@@ -213,7 +213,6 @@ FAULTS: dict[str, Fault] = {
         500, "InternalError", method="PUT", path="shards/000/000000", times=7
     ),
     "SlowDown of run.json": lambda s3: s3.refuse(method="PUT", path="run.json", times=4),
-    "reset of a tar": lambda s3: s3.reset(method="PUT", path="000002.tar", times=4),
     "reset of all": lambda s3: s3.reset(path="out/000", times=3),
 }
 
