@@ -451,7 +451,7 @@ class Selection:
             raise UsageError(
                 "the list of --files-from names nothing; check the command that made it"
             )
-        places = ", ".join(scan.paths) or "the list"
+        places = ", ".join(map(hide_secrets, scan.paths)) or "the list"
         if scan.excluded:
             raise UsageError(
                 f"no {scan.kind.plural} found in {places}, apart from what --exclude leaves out; "
