@@ -176,7 +176,9 @@ def _drop(connection: socket.socket) -> None:
 
 
 def _reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+    )
     if os.name == "nt":
         connection.close()
     else:  # `close` waits until the files of the socket are closed

@@ -25,6 +25,13 @@ from dinac_cli.bench.network import (
     measure_networks,
 )
 from dinac_cli.bench.processes import CommandFigures, measure_commands
+from dinac_cli.bench.shard_costs import (
+    ImageCost,
+    PipelineCost,
+    make_jpegs,
+    measure_images,
+    measure_pipeline,
+)
 from dinac_cli.bench.stages import StageFigures, measure_decode, measure_encode
 from dinac_cli.bench.timing import measure_matmul
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
@@ -193,6 +200,23 @@ class Benchmark:
             for task in list_tasks(images, encoder, decoder, folder / "records"):
                 self._watch(Phase(f"timing the host: {task.name}"))
                 yield measure_task(task, counts, folder, request.seconds, request.model_rate)
+
+    def measure_image_costs(self) -> Iterator[ImageCost]:
+        """Times what an image costs the host on its way into a shard. Raises DinacError."""
+        with self._gather() as (model, images, folder):
+            self._watch(Phase("timing images and records"))
+            encoder = ModelHandle(model, ENCODER, self.request.choice)
+            yield from measure_images(images, encoder, folder, self.request.seconds)
+
+    def measure_pipeline(self) -> Iterator[PipelineCost]:
+        """Times the writing of shards, for 1, 2, 4… processes. Raises DinacError."""
+        with self._gather() as (model, images, folder):
+            encoder = ModelHandle(model, ENCODER, self.request.choice)
+            jpegs = make_jpegs(images, _SAMPLE_SIDE, folder / "jpegs")
+            for count in list_counts(count_processors()):
+                self._watch(Phase(f"timing shards with {count} processes"))
+                place, seconds = folder / f"shards-{count}", self.request.seconds
+                yield measure_pipeline(jpegs, encoder, place, count, seconds)
 
     @cached_property
     def _matmul_rate(self) -> float:

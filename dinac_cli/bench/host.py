@@ -225,7 +225,7 @@ def _open_encode(
     model: ModelHandle, folder: str, *, is_stream: bool = False, stored: bool = True
 ) -> Iterator[EncodeJob]:
     output = _open_output(folder, is_latent_file, is_stream=is_stream)
-    yield EncodeJob(output, _store_engine(model) if stored else model, EncodeOptions())
+    yield EncodeJob(output, keep_stored(model) if stored else model, EncodeOptions())
 
 
 @contextmanager
@@ -234,14 +234,14 @@ def _open_decode(
 ) -> Iterator[DecodeJob]:
     options = DecodeOptions(settings=DinacAEInferenceConfig(seed=0), format=OUTPUT_FORMATS[form])
     output = _open_output(folder, is_stamped_image, is_stream=is_stream)
-    yield DecodeJob(output, FixedModel(_store_engine(model) if stored else model), options)
+    yield DecodeJob(output, FixedModel(keep_stored(model) if stored else model), options)
 
 
 def _open_output(folder: str, is_ours: Callable[[str], bool], *, is_stream: bool) -> Output:
     return Output(folder, OutputKind.STREAM if is_stream else OutputKind.FOLDER, is_ours)
 
 
-def _store_engine(model: ModelHandle) -> ModelHandle:
+def keep_stored(model: ModelHandle) -> ModelHandle:
     """Returns the model with an engine that takes no time."""
     stored = replace(model)
     stored.__dict__["engine"] = _StoredEngine(model.config.patch_size, model.config.bottleneck_dim)

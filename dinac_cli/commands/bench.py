@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from dinac_cli.bench.host import HostTaskFigures
     from dinac_cli.bench.network import Comparison, NetworkFigures
     from dinac_cli.bench.processes import CommandFigures, CommandLine
+    from dinac_cli.bench.shard_costs import ImageCost, PipelineCost
     from dinac_cli.bench.stages import StageFigures
     from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.screen.tables import Table
     from dinac_cli.models.registry import ResolvedModel
 
-_PARTS = ("network", "commands", "host", "cost")
+_PARTS = ("network", "commands", "host", "shards", "cost")
 
 Images = Annotated[
     list[str] | None,
@@ -43,8 +44,9 @@ Only = Annotated[
         show_default="network and commands",
         **choices("--only", _PARTS),
         help="network: time only the model; commands: only whole commands; host: only reading, "
-        "packing and writing, with a model that takes no time; cost: predict the speed of the "
-        "model on several GPUs, without a GPU.",
+        "packing and writing, with a model that takes no time; shards: only the CPU time of an "
+        "image on its way into a shard; cost: predict the speed of the model on several GPUs, "
+        "without a GPU.",
     ),
 ]
 Resolution = Annotated[
@@ -182,6 +184,8 @@ def bench(
             report.add_commands()
         if only == "host":
             report.add_host()
+        if only == "shards":
+            report.add_shards()
         code = report.finish()
     raise typer.Exit(code)
 
@@ -280,6 +284,13 @@ class _Report:
         tasks = self._collect("host", self._benchmark.measure_host(), "host")
         self._print_table(tabulate_host_stages(tasks))
         self._print_table(tabulate_host(tasks))
+
+    def add_shards(self) -> None:
+        """Times what images cost the processor on their way into shards."""
+        costs = self._collect("images", self._benchmark.measure_image_costs(), "images")
+        self._print_table(tabulate_image_costs(costs))
+        pipeline = self._collect("shards", self._benchmark.measure_pipeline(), "shards")
+        self._print_table(tabulate_pipeline(pipeline))
 
     def add_costs(self) -> None:
         """Predicts the speed of the model on GPUs."""
@@ -406,6 +417,30 @@ def tabulate_host(tasks: Iterable[HostTaskFigures]) -> Table:
             speed = _format_figure(row.images_per_second)
             share = f"{row.images_per_second / task.model:.0%}"
             table.append([task.task, str(row.processes), speed, parent, share])
+    return table
+
+
+def tabulate_image_costs(costs: Iterable[ImageCost]) -> Table:
+    """Returns one row per size of images; `ImageCost` explains the columns."""
+    table = [["JPEG", "kB", "read ms"]]
+    for row in costs:
+        if len(table) == 1:
+            for record in row.records:
+                table[0] += [f"{record.precision} kB", "pack ms"]
+        side = str(row.side) if row.resize is None else f"{row.side} to {row.resize}"
+        figures = [row.kilobytes, row.read_ms]
+        figures += [figure for each in row.records for figure in (each.kilobytes, each.pack_ms)]
+        table.append([side, *(f"{figure:.2f}" for figure in figures)])
+    return table
+
+
+def tabulate_pipeline(rows: Iterable[PipelineCost]) -> Table:
+    """Returns one row per number of processes; `PipelineCost` explains the columns."""
+    table = [["shards, processes", "images/s", "cpu ms", "main ms", "parent us"]]
+    for row in rows:
+        costs = ("-" if cost is None else f"{cost:.2f}" for cost in (row.cpu_ms, row.main_ms))
+        parent = "-" if row.parent_us is None else f"{row.parent_us:.0f}"
+        table.append([str(row.processes), _format_figure(row.images_per_second), *costs, parent])
     return table
 
 

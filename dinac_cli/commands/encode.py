@@ -95,19 +95,9 @@ def encode(
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
     from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
-    from dinac_cli.jobs.executor.cluster import Cluster
     from dinac_cli.jobs.model_choice import ModelChoice
 
     images, out = opt.split_out(images, out, out_option, files_from)
-    if engine != "ray":
-        opt.refuse_without(
-            "--engine ray",
-            {
-                "--address": address,
-                "--processes-per-gpu": processes_per_gpu,
-                "--cpus-per-process": cpus_per_process,
-            },
-        )
     options = EncodeChoice(
         precision=precision,
         background=None if background is None else parse_color(background),
@@ -139,11 +129,7 @@ def encode(
         image_column=image_column,
         retry_failed=retry_failed,
         engine="ray" if engine == "ray" else "here",
-        cluster=Cluster(
-            address=address,
-            processes_per_gpu=processes_per_gpu or 4,
-            cpus_per_process=cpus_per_process,
-        ),
+        cluster=opt.choose_cluster(engine, address, processes_per_gpu, cpus_per_process),
         workers=workers,
         processes=processes,
         threads=threads,

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,9 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.damage import DAMAGE_CHOICES
 from dinac_cli.images.geometry import MAX_SIDE
 from dinac_cli.images.hdr import HDR_CHOICES
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.executor.cluster import Cluster
 
 # Each function makes options for one panel of the help.
 input_option = partial(typer.Option, rich_help_panel="Inputs")
@@ -65,6 +68,28 @@ def refuse_without(needed: str, values: Mapping[str, object]) -> None:
     for name, value in values.items():
         if value is not None:
             raise UsageError(f"{name} needs {needed}; add it, or leave out {name}")
+
+
+def choose_cluster(
+    engine: str, address: str | None, processes_per_gpu: int | None, cpus_per_process: int | None
+) -> "Cluster":
+    """Returns the cluster of a run. Raises UsageError if an option needs --engine ray."""
+    from dinac_cli.jobs.executor.cluster import Cluster
+
+    if engine != "ray":
+        refuse_without(
+            "--engine ray",
+            {
+                "--address": address,
+                "--processes-per-gpu": processes_per_gpu,
+                "--cpus-per-process": cpus_per_process,
+            },
+        )
+    return Cluster(
+        address=address,
+        processes_per_gpu=processes_per_gpu or 4,
+        cpus_per_process=cpus_per_process,
+    )
 
 
 def follow(default: str) -> str:

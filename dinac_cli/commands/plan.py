@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
 from dinac_cli.commands.screen.signals import stop_on_signals
 from dinac_cli.commands.screen.tables import align, count_images, format_duration, format_size
+from dinac_cli.commands.values import real
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.formats import MAX_PIXELS
 
@@ -26,6 +28,18 @@ Quick = Annotated[
     bool,
     opt.run_option(
         "--quick", help="Skip the time estimate, which loads the model and takes a few seconds."
+    ),
+]
+
+ModelRate = Annotated[
+    float | None,
+    opt.run_option(
+        "--model-rate",
+        parser=real("--model-rate", lambda value: 0 < value < math.inf, "more than 0"),
+        metavar="N",
+        show_default="tried here",
+        help="For shards: assume that one device computes N images per second, as dinac bench "
+        "measures it there.",
     ),
 ]
 
@@ -70,6 +84,15 @@ def plan(
     dtype: opt.Dtype = "auto",
     batch_size: opt.BatchSize = None,
     workers: opt.Workers = None,
+    shard_size: opt.ShardSize = None,
+    keep: opt.Keep = None,
+    image_column: opt.ImageColumn = None,
+    retry_failed: opt.RetryFailed = False,
+    engine: opt.EngineOption = "here",
+    address: opt.Address = None,
+    processes_per_gpu: opt.ProcessesPerGpu = None,
+    cpus_per_process: opt.CpusPerProcess = None,
+    model_rate: ModelRate = None,
     overwrite: opt.Overwrite = False,
     checksum: opt.Checksum = False,
     prune: opt.Prune = None,
@@ -116,11 +139,17 @@ def plan(
         model=ModelChoice(model=model, revision=revision, device=device, dtype=dtype),
         overwrite=overwrite,
         prune=prune,
+        shard_size=shard_size,
+        keep=keep or (),
+        image_column=image_column,
+        retry_failed=retry_failed,
+        engine="ray" if engine == "ray" else "here",
+        cluster=opt.choose_cluster(engine, address, processes_per_gpu, cpus_per_process),
         workers=workers,
         in_flight=batch_size,
     )
     screen = ScreenOptions(json=as_json, no_progress=no_progress, quiet=quiet, verbose=verbose)
-    plan_request = PlanRequest(encode=request, quick=quick)
+    plan_request = PlanRequest(encode=request, quick=quick, model_rate=model_rate)
     raise typer.Exit(print_plan(plan_request, screen, reports_work=exit_code))
 
 
@@ -132,7 +161,12 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
     """
     from dinac_cli.commands.run import tune_process
     from dinac_cli.jobs.executor.phase import Phase
+    from dinac_cli.jobs.shards.shard_run import needs_shards
 
+    if needs_shards(request.encode):
+        from dinac_cli.commands.shard_plan import print_shard_plan
+
+        return print_shard_plan(request, screen, reports_work=reports_work)
     console = screen.open_console()
     with show_phases(console, "plan") as watch:
         run = request.open(console.say, watch)

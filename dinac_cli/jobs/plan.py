@@ -142,18 +142,25 @@ class TimeEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """A request to predict the run of `encode`. If `quick` is set, there is no trial."""
+    """A request to predict the run of `encode`. If `quick` is set, there is no trial.
+
+    `model_rate` is the assumed speed of the model on one device, in images per second, for a plan
+    of shards; None if it is tried here.
+    """
 
     encode: EncodeRequest
     quick: bool = False
+    model_rate: float | None = None
 
     def open(self, announce: Announce = keep_quiet, watch: Watch = ignore_phase) -> PlanRun:
         """Checks the request, counts the inputs and chooses the model. Downloads nothing.
 
         Calls `announce` if the run follows OUT. Raises UsageError if the request names several
         devices. Otherwise, raises UsageError, ModelError or OutputError only if encode would raise
-        the same error.
+        the same error. For a request that needs shards, see `shards.forecast`.
         """
+        if self.model_rate is not None:
+            raise UsageError("--model-rate needs shards; add --shard-size, or leave it out")
         refuse_devices(self.encode.model.device, "a plan")
         selection, output = self.encode.open_places()
         if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work

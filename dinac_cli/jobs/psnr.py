@@ -224,14 +224,23 @@ def list_pairs(first: str, second: str, exclusion: Exclusion = NO_EXCLUSION) -> 
 
 def refuse_strangers(first: str, second: str) -> NoReturn:
     """Raises UsageError because no image of `first` has a counterpart in `second`."""
-    names = os.listdir(second) if os.path.isdir(second) else []
-    is_encoded = any(name.lower().endswith(LATENT_SUFFIX) for name in names)
-    if is_encoded or holds_shards(second):
-        raise UsageError(f"{second} holds latent files; name the folder that decode wrote")
+    _refuse_latents(second)
     raise UsageError(
         f"no image in {hide_secrets(first)} has a counterpart in {hide_secrets(second)}; "
         "a reconstruction of a.jpg is named a.jpg or a.jpg.png"
     )
+
+
+def _refuse_latents(folder: str) -> None:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    is_encoded = any(name.lower().endswith(LATENT_SUFFIX) for name in names)
+    if is_encoded or holds_shards(folder):
+        raise UsageError(f"{folder} holds latent files; name the folder that decode wrote")
+
+
+def _refuse_empty(folder: str) -> NoReturn:
+    _refuse_latents(folder)
+    raise UsageError(f"no images found in {hide_secrets(folder)}; name a folder of images")
 
 
 def _pair_folders(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair]:
@@ -266,6 +275,9 @@ def _pair_places(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair
         return iter([Pair(a.label, b.label, a.name, pictures=(a, b))])
     originals = open_image_set(first, exclusion, second)
     others = open_image_set(second, exclusion, first)
+    for images in (originals, others):
+        if isinstance(images, NamedSet) and next(images.list(), None) is None:
+            _refuse_empty(images.path)
     if isinstance(others, NamedSet):
         return _pair_originals(originals, others)
     assert isinstance(originals, NamedSet), "two archives were refused"
@@ -273,7 +285,7 @@ def _pair_places(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair
 
 
 def _names_image(path: str) -> bool:
-    return is_image_url(path) or os.path.isfile(path)
+    return is_image_url(path) or (os.path.isfile(path) and not is_archive(path))
 
 
 def _pair_originals(originals: ArchiveSet | NamedSet, others: NamedSet) -> Iterator[Pair]:

@@ -371,10 +371,17 @@ class Selection:
         return self._list()
 
     def _list(self) -> Iterator[Input]:
-        chosen = (
-            entry for entry in self.scan if self.shard is None or self.shard.holds(entry.name)
-        )
+        tars = itertools.count()
+        chosen = (entry for entry in self.scan if self._is_mine(entry, tars))
         return chosen if self.limit is None else _take(chosen, self.limit)
+
+    def _is_mine(self, entry: Input, tars: Iterator[int]) -> bool:
+        """True if an input belongs to the shard. Of tars, it takes every Nth, as encode does."""
+        if self.shard is None:
+            return True
+        if entry.is_archive:
+            return next(tars) % self.shard.count == self.shard.index
+        return self.shard.holds(entry.name)
 
     @property
     def reads_stdin(self) -> bool:
@@ -466,11 +473,13 @@ def _describe_others(scan: InputScan) -> str:
     """Says which files a scan found that are not of its kind, and what to do."""
     if scan.kind is LATENTS:
         other, hint = IMAGES, "run dinac encode first and name its OUT"
-        advice = "run dinac encode first"
+        tar = scan.first_tar
+        advice = "run dinac encode first" if tar is None else f"name the tars in it, such as {tar}"
     else:
         other, hint = LATENTS, "name the images, or use dinac decode"
         advice = "name image files or folders"
-    if scan.others and next(iter(replace(scan, kind=other, finder=None)), None) is not None:
+    others = replace(scan, kind=other, finder=None) if scan.others else ()
+    if any(not entry.problem for entry in others):
         return f", only {other.plural}; {hint}"
     files = "1 other file" if scan.others == 1 else f"{scan.others} other files"
     return f"{f' ({files})' if scan.others else ''}; {advice}"

@@ -8,19 +8,38 @@ import math
 import os
 import time
 import zlib
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.freshness import is_latent_file
-from dinac_cli.jobs.results import Status
+from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
 TRIAL_FILES = 32
 TRIAL_SECONDS = 2.0
+
+
+class Sampled(Protocol):
+    """Some of the images of a run; if `is_all` is set, all of them."""
+
+    @property
+    def entries(self) -> Sequence[Input]:
+        """The images."""
+
+    @property
+    def is_all(self) -> bool:
+        """Whether these are all images of the run."""
+
+
+Encode = Callable[[Iterable[Input], RunControl], Generator[FileResult, None, None]]
+"""Encodes images, and yields their results; the records go to `control.stdout`."""
 
 
 class TrialSample:
@@ -54,12 +73,17 @@ class TrialSample:
 
 @dataclass(frozen=True)
 class Trial:
-    """The results of a trial of `files` images. `compute` names the device and the dtype."""
+    """The results of a trial of `files` images. `compute` names the device and the dtype.
+
+    They were encoded `encoded` times. `record_bytes` is the mean size of their records.
+    """
 
     files: int
     start_seconds: float
     seconds_per_pixel: float
     compute: str
+    encoded: int = 0
+    record_bytes: float = 0.0
 
     def estimate_seconds(self, pixels: int) -> float:
         """Estimates the time to load the model and encode `pixels` pixels, in seconds."""
@@ -67,37 +91,39 @@ class Trial:
 
 
 def run_trial(
-    sample: TrialSample, model: ModelHandle, options: EncodeOptions, control: RunControl
+    sample: Sampled,
+    model: ModelHandle,
+    options: EncodeOptions,
+    control: RunControl,
+    encode: Encode | None = None,
 ) -> Trial | None:
     """Encodes images as a run does and discards the records.
 
     Returns None if no image can be encoded. Ends `TRIAL_SECONDS` after the first image is done, or
     when a stop is requested. If the sample does not contain all images, the sample is encoded
     repeatedly until this time. One pass is not enough: a GPU may compute the whole sample as its
-    first batch, and the time of the first batch says nothing about later batches. Raises DinacError
-    if the trial cannot go on.
+    first batch, and the time of the first batch says nothing about later batches. `encode` replaces
+    the encoding of files. Raises DinacError if the trial cannot go on.
     """
     began = time.perf_counter()
     engine = model.engine
     loaded = time.perf_counter()
     entries = sample.entries
     repeated = entries if sample.is_all else itertools.cycle(entries)
-    output = Output(STDOUT, OutputKind.STREAM, is_latent_file)
+    encode = encode or partial(_encode_files, model, options)
     ends: list[float] = []
     sizes: list[tuple[int, int]] = []
+    record_bytes = 0
     is_cut = False
     with (
         open(os.devnull, "wb") as nowhere,
-        closing(
-            encode_inputs(
-                repeated, output, model, options, replace(control, stdout=nowhere, processes=1)
-            )
-        ) as results,
+        closing(encode(repeated, replace(control, stdout=nowhere, processes=1))) as results,
     ):
         for number, result in enumerate(results, start=1):
             if result.status is Status.WRITTEN:
                 ends.append(time.perf_counter())
                 sizes.append((result.height or 0, result.width or 0))
+                record_bytes += result.bytes_out
             is_cut = ends[-1] - ends[0] > TRIAL_SECONDS if ends else number >= len(entries)
             if is_cut or control.stop:
                 break
@@ -110,4 +136,12 @@ def run_trial(
         later = pixels - engine.batch_size(*sizes[0]) * math.prod(sizes[0])
         if later > 0:
             seconds, pixels = ends[-1] - ends[0], later
-    return Trial(files, loaded - began, seconds / pixels, engine.compute)
+    mean_bytes = record_bytes / len(ends)
+    return Trial(files, loaded - began, seconds / pixels, engine.compute, len(ends), mean_bytes)
+
+
+def _encode_files(
+    model: ModelHandle, options: EncodeOptions, entries: Iterable[Input], control: RunControl
+) -> Generator[FileResult, None, None]:
+    output = Output(STDOUT, OutputKind.STREAM, is_latent_file)
+    return encode_inputs(entries, output, model, options, control)

@@ -133,10 +133,16 @@ class InputSource(Protocol):
 
 
 class SourceFinder(Protocol):
-    """Finds the inputs that an `InputSource` reads. `folders` are the folders of shards found."""
+    """Finds the inputs that an `InputSource` reads.
+
+    `folders` are the folders of shards that were found. `first_tar` is a tar in another folder.
+    """
 
     @property
     def folders(self) -> Sized: ...
+
+    @property
+    def first_tar(self) -> str | None: ...
 
     def find(self, path: str, name: str = "") -> Iterator[Input] | None:
         """Returns the inputs that a path or URL names; None if it is a path of loose files.
@@ -210,6 +216,7 @@ class InputScan:
     excluded: int = field(default=0, init=False)
     gap: str | None = field(default=None, init=False)
     _searches: dict[str, Search] = field(default_factory=dict, init=False, repr=False)
+    _tar: str | None = field(default=None, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Input]:
         self.others = self.excluded = 0
@@ -241,6 +248,11 @@ class InputScan:
     def finds_shards(self) -> bool:
         """True if an input is a folder of shards. Known after an iteration."""
         return self.finder is not None and bool(self.finder.folders)
+
+    @property
+    def first_tar(self) -> str | None:
+        """A tar in a folder, which is no input there. Known after an iteration."""
+        return self._tar or (None if self.finder is None else self.finder.first_tar)
 
     @property
     def single_file(self) -> bool:
@@ -377,6 +389,8 @@ class InputScan:
                 yield Input(entry.path, prefix + entry.name, search=search)
             else:
                 self.others += not entry.name.lower().endswith(self.kind.companions)
+                if self._tar is None and entry.name.lower().endswith(TAR_SUFFIX):
+                    self._tar = entry.path
 
     def _name_file(self, path: str, name: str, search: Search | None = None) -> Iterator[Input]:
         if self._excludes(name, is_folder=False):

@@ -87,6 +87,11 @@ def read_rows(file: BinaryIO, column: str, *, with_others: bool) -> Iterator[Row
                 number += 1
 
 
+def count_rows(file: BinaryIO) -> int:
+    """Returns the number of rows of a parquet file. Reads only its footer. Raises ArchiveError."""
+    return _read_footer(file, _seek_end(file)).rows
+
+
 def _seek_end(file: BinaryIO) -> int:
     """Returns the size of a file in bytes."""
     return file.seek(0, io.SEEK_END)

@@ -11,7 +11,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, BinaryIO, TypeVar, cast
 
-from dinac_cli.errors import DinacError, InputError, OutputError
+from dinac_cli.errors import (
+    DinacError,
+    InputError,
+    OutputError,
+    UnwritableDiskError,
+    quote_error,
+)
 from dinac_cli.storage.atomic import Rewrite, remove_dead_temporaries, start_file
 from dinac_cli.storage.client_errors import Trouble, describe_trouble, find_trouble, is_past_the_end
 from dinac_cli.storage.content import MAX_INPUT_BYTES
@@ -210,7 +216,7 @@ class RemoteStore(Store):
     def spool(self, name: str) -> Iterator[_RemoteSpool]:
         # Not streamed: if an error ends a streamed upload, most clients commit what they have.
         self._require_writable(name)
-        folder = tempfile.gettempdir()
+        folder = _find_temporary_folder()
         remove_dead_temporaries(folder)
         what = f"the temporary folder {folder} (TMPDIR)"
         with start_file(os.path.join(folder, "upload"), what, mode=0o600) as content:
@@ -258,8 +264,8 @@ class RemoteStore(Store):
     def _ask(self, name: str, work: Callable[[], T], *, writing: bool = False) -> T:
         """Runs `work`, again if the place does not answer, and turns the client's errors into ours.
 
-        Raises _MissingError if the file does not exist; InputError, or OutputError for `writing`;
-        StorageError.
+        Raises _MissingError if the file does not exist; StorageError if the place does not answer;
+        InputError, or OutputError for `writing`, for any other failure.
         """
         start = time.monotonic()
         for attempt in range(1, TRIES + 1):
@@ -280,8 +286,8 @@ class RemoteStore(Store):
         raise AssertionError("the last attempt returns or raises")
 
 
-class _MissingError(DinacError):
-    """A file or a folder does not exist."""
+class _MissingError(OutputError):
+    """A file or a folder does not exist. Only while a file is written, a caller sees this error."""
 
 
 class _RemoteSpool:
@@ -293,6 +299,14 @@ class _RemoteSpool:
 
     def commit(self) -> None:
         self._store.put(self._content.complete(), self._name)
+
+
+def _find_temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError as exc:
+        problem = "no folder for temporary files is writable; set TMPDIR to one"
+        raise UnwritableDiskError(problem, [quote_error(exc)]) from exc
 
 
 def _ignore(name: str) -> None:

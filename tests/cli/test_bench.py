@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dinac_cli.bench import benchmark, cost, host, processes, stages
+from dinac_cli.bench import benchmark, cost, host, processes, shard_costs, stages
 from tests.bench.fake_python import replace_python
 
 from .conftest import save
@@ -90,6 +90,35 @@ def test_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(line) <= 80 for line in lines[1:])
     assert lines[1].split() == ["one", "thread,", "images/s", "read", "pack", "write", "model"]
     assert [line.split("  ")[0] for line in lines[-5:-1]] == tasks
+
+
+def test_shards_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "count_processors", lambda: 1)
+    monkeypatch.setattr(shard_costs, "SHARD_IMAGES", 5)
+    monkeypatch.setattr(shard_costs, "SIDES", ((64, None), (1024, 64)))
+    finished = run(*QUICK, "--only", "shards", "--json")
+    assert (finished.code, finished.err) == (0, "")
+    report = json.loads(finished.out)
+    assert list(report) == ["machine", "images", "shards"]
+    plain, scaled = report["images"]
+    assert plain["kilobytes"] < scaled["kilobytes"]
+    assert 0 < plain["read_ms"] < scaled["read_ms"]
+    bf16, q8, q6 = (record["kilobytes"] for record in plain["records"])
+    assert bf16 > q8 > q6 > 0
+    assert all(record["pack_ms"] > 0 for row in report["images"] for record in row["records"])
+    [alone] = report["shards"]
+    assert alone["cpu_ms"] > alone["main_ms"] > 0
+    assert alone["images_per_second"] > 0
+    table = run(*QUICK, "--only", "shards")
+    lines = table.out.splitlines()
+    assert all(len(line) <= 80 for line in lines[1:])
+    assert lines[1].split() == [
+        "JPEG", "kB", "read", "ms", "bf16", "kB", "pack", "ms", "q8", "kB", "pack", "ms",
+        "q6", "kB", "pack", "ms",
+    ]  # fmt: skip
+    assert lines[-3].split() == [
+        "shards,", "processes", "images/s", "cpu", "ms", "main", "ms", "parent", "us",
+    ]  # fmt: skip
 
 
 def test_cost_alone(monkeypatch: pytest.MonkeyPatch) -> None:

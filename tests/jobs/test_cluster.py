@@ -11,6 +11,7 @@ from dinac_cli.jobs.executor.cluster import (
     Share,
     choose_share,
     count_in_flight,
+    describe,
 )
 
 HEAD = Node("a", "10.0.0.1", 0, 0)
@@ -100,3 +101,10 @@ def test_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_numbers_are_checked() -> None:
     with pytest.raises(UsageError, match="--processes-per-gpu must be 1 or more, not 0"):
         Cluster(processes_per_gpu=0)
+
+
+def test_description() -> None:
+    share = choose_share(Cluster(), NODES)
+    room = "Ray: 1 node of 3 with room for 32 processes of 2 CPUs and 1/4 GPU each; the run uses "
+    assert describe(Cluster(), share, NODES) == f"{room}32"
+    assert describe(Cluster(processes=8), share, NODES) == f"{room}8"

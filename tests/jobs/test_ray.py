@@ -90,7 +90,8 @@ def test_processes_that_die_cost_one_entry_at_most(
     entries = [Entry(number, actions.get(number, "")) for number in range(12)]
     told: list[str] = []
     noted: dict[int, FileResult] = {}
-    control = RunControl(warn=told.append)
+    said: list[str] = []
+    control = RunControl(warn=told.append, say=said.append)
 
     def note(entry: Entry, result: FileResult) -> None:
         noted[entry.number] = result
@@ -118,6 +119,7 @@ def test_processes_that_die_cost_one_entry_at_most(
     }
     assert noted[9].facts["first_path"] != str(tmp_path)
     assert told == ["the device is slow"]
+    assert said == ["Ray: 2 nodes of 2 with room for 2 processes of 1 CPU each; the run uses 2"]
     assert control.clock.seconds["model"] > 0
 
 

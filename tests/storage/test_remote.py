@@ -361,6 +361,10 @@ class TestUploads:
             *["POST /bucket/out/a.tar", *["PUT /bucket/out/a.tar"] * 3, "POST /bucket/out/a.tar"]
         ]
         assert not list(temporary.iterdir())
+        stat = store.stat("out/a.tar")
+        assert stat is not None
+        assert stat.version.endswith("-3")  # the hash of three hashes
+        assert [stat] == list(store.list("out"))
 
     @pytest.mark.parametrize("step", ["part", "completion"])
     def test_a_broken_upload_leaves_nothing(
@@ -409,6 +413,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class TestTemporaryFiles:
+    def test_no_folder_is_writable(
+        self, store: RemoteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> str:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+        monkeypatch.setattr(tempfile, "gettempdir", fail)
+        with pytest.raises(UnwritableDiskError, match="is writable; set TMPDIR to one"):
+            spool(store, "out/a", b"")
+
+    def test_an_upload_that_finds_nothing_is_an_error_of_writing(
+        self, s3: FaultyS3, store: RemoteStore
+    ) -> None:
+        s3.refuse(404, "NoSuchKey", method="PUT", times=99)
+        for _, work in WRITES.values():
+            with pytest.raises(OutputError, match="no such file; check the URL"):
+                work(store)
+
     def test_a_signal_removes_them(self, store: RemoteStore, temporary: Path) -> None:
         with store.spool("out/a") as content:
             content.write(b"new")
@@ -440,6 +462,12 @@ class TestTemporaryFiles:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
         with pytest.raises(OutputError, match=r"\(TMPDIR\): cannot write: "):
             spool(store, "out/a", b"new")
+
+
+def test_no_more_than_the_bound_is_asked_for(s3: FaultyS3, store: RemoteStore) -> None:
+    with pytest.raises(InputError, match="larger than 4 bytes"):
+        store.read("in/a", 4)
+    assert s3.headers[-1]["HTTP_RANGE"] == "bytes=0-4"
 
 
 class TestChangedFiles:
@@ -579,7 +607,7 @@ class TestListing:
 
 
 class TestVersions:
-    def test_parts_of_an_upload_have_a_version(self, s3: FaultyS3, store: RemoteStore) -> None:
+    def test_objects_have_their_etag(self, s3: FaultyS3, store: RemoteStore) -> None:
         stat = store.stat("in/a")
         assert stat == Stat("in/a", 3000, stat.version if stat else "")
         assert stat.version.startswith("etag-")

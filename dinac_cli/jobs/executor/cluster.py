@@ -87,6 +87,33 @@ class Share:
         return f"{cpus} and {self.gpus} GPU" if self.gpus else cpus
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What each task asks of a cluster whose nodes are unknown. `gpus` is a part of one GPU.
+
+    If `cpus` is None, it is `USUAL_CPUS`, or 1 on nodes with only 1. If `may_use_gpus` is None, the
+    tasks use GPUs if a node has one.
+    """
+
+    cpus: int | None
+    gpus: Fraction
+    may_use_gpus: bool | None
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Demand:
+        """Returns the demand of each task of a run."""
+        gpus = Fraction(1, cluster.processes_per_gpu)
+        return cls(cluster.cpus_per_process, gpus, cluster.uses_gpus)
+
+    def __str__(self) -> str:
+        usual = f"{USUAL_CPUS} CPUs (1 on nodes with only 1)"
+        cpus = usual if self.cpus is None else _count(self.cpus, "CPU")
+        if self.may_use_gpus is False:
+            return cpus
+        condition = "" if self.may_use_gpus else ", if a node has a GPU"
+        return f"{cpus} and {self.gpus} GPU{condition}"
+
+
 def choose_share(cluster: Cluster, nodes: Sequence[Node]) -> Share:
     """Returns what each process takes. Raises ClusterError if no node has room for one."""
     uses_gpus = cluster.uses_gpus
@@ -120,6 +147,17 @@ def count_in_flight(cluster: Cluster, share: Share, nodes: Sequence[Node]) -> in
     if cluster.processes is not None and cluster.processes < slots:
         return cluster.processes
     return 2 * slots
+
+
+def describe(cluster: Cluster, share: Share, nodes: Sequence[Node]) -> str:
+    """Says how many processes compute on how many nodes."""
+    counts = [count for node in nodes if (count := share.count_on(node))]
+    processes = min(sum(counts), cluster.processes or sum(counts))
+    where = _count(len(counts), "node")
+    return (
+        f"Ray: {where} of {len(nodes)} with room for {sum(counts)} processes of {share} each; "
+        f"the run uses {processes}"
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -61,9 +61,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Capacity:
-    """A message from the driver of a cluster: it may hold `in_flight` entries at a time."""
+    """A message from the driver of a cluster: it may hold `in_flight` entries at a time.
+
+    `description` says in one line which nodes and processes these are for.
+    """
 
     in_flight: int
+    description: str
 
 
 def make_portable(exc: BaseException) -> BaseException:

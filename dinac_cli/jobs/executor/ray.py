@@ -57,9 +57,10 @@ def run_on_ray(
 
     Results come in any order. `open_job` and `check` are pickled, and called on the nodes. An entry
     whose worker process or node dies is tried 3 times more; then it is a failure. `note` learns the
-    entry of each result. Errors that end the run are those of `local.run_job`. Also raises
-    UsageError without an address or without Ray, and ClusterError if the cluster does not answer,
-    a node differs or fails `check`, no node has room for a process, or the cluster is lost.
+    entry of each result, and `control.say` the nodes and processes. Errors that end the run are
+    those of `local.run_job`. Also raises UsageError without an address or without Ray, and
+    ClusterError if the cluster does not answer, a node differs or fails `check`, no node has room
+    for a process, or the cluster is lost.
     """
     cluster = replace(cluster, address=cluster.find_address())
     _require_ray()
@@ -142,7 +143,7 @@ class _Driver(Generic[E]):
         self._supply = supply
         self._stop = control.stop
         self._clock = control.clock
-        self._warn = control.warn
+        self._say, self._warn = control.say, control.warn
         self._tick = control.tick
         self._note = note
         self._remarks: set[str] = set()
@@ -229,6 +230,7 @@ class _Driver(Generic[E]):
         self._is_connected = True
         if isinstance(message, Capacity):
             self._in_flight = message.in_flight
+            self._say(message.description)
             return
         if message.error is not None:
             raise message.error

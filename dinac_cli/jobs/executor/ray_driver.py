@@ -25,6 +25,7 @@ from dinac_cli.jobs.executor.cluster import (
     Node,
     choose_share,
     count_in_flight,
+    describe,
 )
 from dinac_cli.jobs.executor.job import Entry, Made
 from dinac_cli.jobs.executor.messages import Capacity, Order, Part, Report, make_portable
@@ -127,7 +128,7 @@ class _Run:
         self._inbox = inbox
         self._connection = connection
         self._running: dict[Any, tuple[int, Entry]] = {}
-        self._in_flight = 0
+        self._capacity: Capacity | None = None
         self._refreshed_at = 0.0
         self._deaths = 0
         self._has_finished = self._is_stopping = self._has_told_stop = False
@@ -211,10 +212,12 @@ class _Run:
         if time.monotonic() - self._refreshed_at < _REFRESH_SECONDS:
             return
         self._refreshed_at = time.monotonic()
-        in_flight = count_in_flight(self._cluster, self._share, list_nodes(self._ray))
-        if in_flight != self._in_flight:
-            self._in_flight = in_flight
-            self._connection.send(Capacity(in_flight))
+        nodes = list_nodes(self._ray)
+        in_flight = count_in_flight(self._cluster, self._share, nodes)
+        capacity = Capacity(in_flight, describe(self._cluster, self._share, nodes))
+        if capacity != self._capacity:
+            self._capacity = capacity
+            self._connection.send(capacity)
 
     def _obey_stop(self) -> None:
         """Cancels the tasks that have not started, and tells the parent when the others ended.

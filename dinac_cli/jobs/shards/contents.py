@@ -13,6 +13,7 @@ from dinac_cli.errors import ArchiveError, InputError
 from dinac_cli.storage.markers import (
     MAX_MARKER_BYTES,
     NONCE_PREFIX,
+    RUN_NAME,
     Marker,
     name_marker,
     parse_marker,
@@ -41,6 +42,7 @@ class OutContents:
 
     `tars` maps the names of tars, without `.tar`, to their sizes in bytes. `index` maps the paths
     of tars to their entries in the index. `first_loose` is the name of a loose record, if any.
+    `objects` is the number of all files; `has_settings` tells whether run.json is among them.
     """
 
     store: Store
@@ -49,12 +51,16 @@ class OutContents:
     index: dict[str, IndexEntry] = field(default_factory=dict)
     first_loose: str | None = None
     nonces: list[str] = field(default_factory=list)
+    objects: int = 0
+    has_settings: bool = False
 
     @classmethod
     def list(cls, store: Store) -> OutContents:
         """Lists OUT. Raises InputError, StorageError."""
         found = cls(store)
         for stat in store.list():
+            found.objects += 1
+            found.has_settings |= stat.name == RUN_NAME
             mark = split_marker_name(stat.name)
             if mark is not None:
                 found.marks.setdefault(mark[0], set()).add(mark[1])
@@ -94,13 +100,18 @@ class OutContents:
 
     def find_failed(self) -> set[str]:
         """Returns the shards with images that failed. Reads their markers."""
-        marks = [
-            (shard, mark)
-            for shard in self.tars
-            for mark in self.marks.get(shard, ())
-            if (entry := self.find_entry(shard, mark)) is None or entry.missed
-        ]
-        return {marker.shard for marker in self.read_markers(marks) if marker.failed}
+        return {each.shard for each in self.read_markers(self._list_missed()) if each.failed}
+
+    def count_missed(self) -> int:
+        """Returns the number of markers that `find_failed` reads."""
+        return sum(1 for _ in self._list_missed())
+
+    def _list_missed(self) -> Iterator[tuple[str, str]]:
+        """Yields the shards that may have failures, and the fingerprints of their markers."""
+        for shard in self.tars:
+            for mark in self.marks.get(shard, ()):
+                if (entry := self.find_entry(shard, mark)) is None or entry.missed:
+                    yield shard, mark
 
     def read_markers(self, marks: Iterable[tuple[str, str]]) -> Iterator[Marker]:
         """Yields the markers of shards and fingerprints, in order. Raises InputError."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dinac_cli.errors import UsageError
 from dinac_cli.storage.braces import expand_braces
 from dinac_cli.storage.store import Stat, open_store, split_place
-from dinac_cli.storage.urls import WEB, find_scheme, hide_secrets, is_url
+from dinac_cli.storage.urls import WEB, find_scheme, hide_secrets, is_url, join_url
 
 
 def expand_place(path: str, listed: dict[str, dict[str, Stat]]) -> Iterator[str]:
@@ -54,7 +54,7 @@ def _match_remote(pattern: str, listed: dict[str, dict[str, Stat]]) -> Iterator[
     if not found:
         raise UsageError(f"{hide_secrets(pattern)}: no file matches this pattern")
     for each in found:
-        yield f"{folder}/{each}"
+        yield join_url(folder, each)
 
 
 def list_folder(folder: str, listed: dict[str, dict[str, Stat]]) -> dict[str, Stat]:

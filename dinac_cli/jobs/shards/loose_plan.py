@@ -119,6 +119,16 @@ class LoosePlan:
         return len(self._marks)
 
     @property
+    def known_parts(self) -> int:
+        """The number of parts of the plan that were in OUT."""
+        return len(self._parts)
+
+    @property
+    def new_parts(self) -> int:
+        """The number of parts that `write` writes."""
+        return len(self._unwritten)
+
+    @property
     def names(self) -> set[str]:
         """The names of all shards."""
         return set(map(number_shard, self._marks))

@@ -17,7 +17,7 @@ from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.naming import NameSet
 from dinac_cli.storage.store import Stat, Store, open_store, split_place
-from dinac_cli.storage.urls import find_scheme, hide_secrets, is_url
+from dinac_cli.storage.urls import find_scheme, hide_secrets, is_url, join_url
 
 _LEAST_LISTED = (
     8  # from so many remote files on, a listing takes fewer requests than asking for each
@@ -49,7 +49,12 @@ class Archive:
         kind = find_kind(self.place)
         mark = fingerprint(settings, kind.value, self.name, self.size_bytes, self.version)
         return Shard(
-            name=self.name, kind=kind, fingerprint=mark, place=self.place, problem=self.problem
+            name=self.name,
+            kind=kind,
+            fingerprint=mark,
+            place=self.place,
+            size_bytes=self.size_bytes,
+            problem=self.problem,
         )
 
 
@@ -58,7 +63,8 @@ class ShardInputs:
     """The inputs of a sharded run. Listing them once is enough: `archives`, then `list_loose`.
 
     After `list_loose`, `others` is the number of files that are not images, without those whose
-    extensions are among `keep`.
+    extensions are among `keep`. `listed` are the numbers of files that the listings of remote
+    folders named, and `asked` is the number of remote files that were looked up one by one.
     """
 
     request: InputRequest
@@ -66,13 +72,20 @@ class ShardInputs:
     keep: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()
     others: int = field(default=0, init=False)
+    listed: list[int] = field(default_factory=list, init=False)
+    asked: int = field(default=0, init=False)
 
     @classmethod
     def find(cls, request: InputRequest, out: str, keep: tuple[str, ...] = ()) -> ShardInputs:
         """Finds the archives. Raises UsageError if two of them have the same name in OUT."""
         if STDIN in request.paths:
             raise UsageError("-: an image from standard input cannot go into shards; name files")
-        found = cls(request, out, keep, tuple(dict.fromkeys(_list_archives(request.paths))))
+        listed: dict[str, dict[str, Stat]] = {}
+        archives = tuple(dict.fromkeys(_list_archives(request.paths, listed)))
+        found = cls(request, out, keep, archives)
+        found.listed = list(map(len, listed.values()))
+        remote = (archive.place for archive in archives if is_url(archive.place))
+        found.asked = sum(split_place(place)[0] not in listed for place in remote)
         _refuse_same_names(found.archives)
         return found
 
@@ -130,18 +143,25 @@ class ShardInputs:
             folder, name = split_place(url)
             store = open_store(folder)
             stat = store.stat(name)
+            self.asked += 1
             if stat is None:
                 raise UsageError(f"{hide_secrets(url)}: no such file; check the URL")
             yield _make_loose(store, stat)
             return
         store, exclusion = open_store(url), Exclusion(self.request.exclude)
-        for stat in store.list():
+        self.listed.append(0)
+        unusable: list[str] = []
+        for stat in store.list(skip=unusable.append):
+            self.listed[-1] += 1
             if _is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
                 continue
             if is_image_name(stat.name):
                 yield _make_loose(store, stat)
             else:
                 self.others += not stat.name.lower().endswith(self._companions)
+        for name in filter(is_image_name, unusable):
+            problem = "its name cannot be a path; rename the object"
+            yield LooseFile(join_url(store.place, name), escape_name(name), 0, "", problem)
 
     @property
     def _companions(self) -> tuple[str, ...]:
@@ -149,7 +169,7 @@ class ShardInputs:
 
 
 def _make_loose(store: Store, stat: Stat) -> LooseFile:
-    path = f"{store.place}/{stat.name}"
+    path = join_url(store.place, stat.name)
     return LooseFile(path, escape_name(stat.name), stat.size_bytes, stat.version)
 
 
@@ -157,9 +177,8 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or "/." in name
 
 
-def _list_archives(paths: Iterable[str]) -> Iterator[Archive]:
-    """Yields the archives that the paths name. Lists each remote folder once."""
-    listed: dict[str, dict[str, Stat]] = {}
+def _list_archives(paths: Iterable[str], listed: dict[str, dict[str, Stat]]) -> Iterator[Archive]:
+    """Yields the archives that the paths name. Lists each remote folder once, into `listed`."""
     for path in paths:
         if find_kind(path) is ShardKind.LOOSE:
             continue

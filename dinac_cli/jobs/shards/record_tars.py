@@ -42,15 +42,18 @@ class RecordFinder:
 
     With `checks`, the shards of a sharded OUT are checked too: what is wrong with them is an input
     with a problem. `exclusion` also applies to the names of the records in tars. A sharded OUT is
-    listed once; `folders` has those that were found, by their paths.
+    listed once; `folders` has those that were found, by their paths. `first_tar` is a tar in a
+    remote folder without such a mark, where only loose records are inputs.
     """
 
     exclusion: Exclusion = NO_EXCLUSION
     checks: bool = False
     folders: dict[str, ShardFolder] = field(default_factory=dict)
+    first_tar: str | None = None
     _others: int = 0
     _listed: dict[str, dict[str, Stat]] = field(default_factory=dict, repr=False)
     _missing: dict[str, bool] = field(default_factory=dict, repr=False)
+    _sources: dict[str, TarSource] = field(default_factory=dict, repr=False)
 
     def find(self, path: str, name: str = "") -> Iterator[Input] | None:
         """See `SourceFinder`. Raises UsageError, InputError, StorageError."""
@@ -109,6 +112,8 @@ class RecordFinder:
                 yield Input(path, prefix + escape_name(stat.name), source=_REMOTE)
             else:
                 self._others += 1
+                if self.first_tar is None and stat.name.lower().endswith(TAR_SUFFIX):
+                    self.first_tar = store.locate(stat.name)
 
     def _name_files(self, places: Iterable[str], name: str) -> Iterator[Input]:
         """Yields tars and remote records that are named one by one.
@@ -127,10 +132,15 @@ class RecordFinder:
                 yield Input(place, own, "no such file; check its name")
             elif base.lower().endswith(TAR_SUFFIX):
                 prefix = f"{folder}/" if folder else ""
-                source = TarSource(prefix, self.exclusion, None, self.checks)
-                yield Input(place, own, source=source, records=None)
+                yield Input(place, own, source=self._find_source(prefix), records=None)
             else:
                 yield Input(place, escape_name(own), source=_REMOTE)
+
+    def _find_source(self, prefix: str) -> TarSource:
+        """Returns the source of tars that are named one by one."""
+        if prefix not in self._sources:
+            self._sources[prefix] = TarSource(prefix, self.exclusion, None, self.checks)
+        return self._sources[prefix]
 
     def _is_missing(self, place: str) -> bool:
         if place not in self._missing:
@@ -183,6 +193,9 @@ class TarSource(RecordSource):
             origin = self._find_origin(entry.name)
             for member in reading.read():
                 yield self._make_entry(entry, member, names, origin)
+            if reading.lacks_records and self.folder is None:
+                problem = InputError("holds no records; name a tar that dinac encode wrote")
+                yield RecordEntry(entry.label, entry.name, error=problem)
             if reading.facts is not None and self.folder is not None:
                 for difference in self.folder.compare(entry.name, reading.facts):
                     problem = InputError(f"{difference}; delete it and run dinac encode again")
@@ -231,13 +244,15 @@ class TarSource(RecordSource):
 class _TarReading:
     """Reads the records of one tar; see `MOST_LOST_TARS` and `PAUSE_SECONDS`.
 
-    After `read`, `facts` describe the tar if it was read to its end and `hashes` is set.
+    After `read`, `facts` describe the tar if it was read to its end and `hashes` is set, and
+    `lacks_records` is true if all of its files are something else.
     """
 
     path: str
     exclusion: Exclusion
     hashes: bool
     facts: TarFacts | None = None
+    lacks_records: bool = False
 
     def read(self) -> Iterator[Member]:
         """Yields the records. Raises ArchiveError, InputError, StorageError."""
@@ -265,17 +280,20 @@ class _TarReading:
             except OSError as exc:
                 raise InputError(describe_read_error(exc)) from exc
             self.facts = hashed.describe(wanted.count) if self.hashes else None
+            self.lacks_records = not wanted.count and wanted.others > 0
 
 
 @dataclass
 class _WantedRecords:
-    """Accepts the names of records in a tar, and counts all of them."""
+    """Accepts the names of records in a tar. Counts all records and the other files."""
 
     exclusion: Exclusion
     count: int = 0
+    others: int = 0
 
     def __call__(self, name: str) -> bool:
         if not name.lower().endswith(LATENT_SUFFIX) or _is_hidden(name):
+            self.others += 1
             return False
         self.count += 1
         return not self.exclusion.excludes_any(name, is_folder=False)
@@ -291,4 +309,5 @@ def _names_records(base: str) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or "/." in name
+    """True if a part of a name begins with a dot. `..` is no hidden file, but a bad name."""
+    return any(part.startswith(".") and part != ".." for part in name.split("/"))

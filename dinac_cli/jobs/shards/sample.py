@@ -122,12 +122,19 @@ def _list_names(folder: str) -> list[str]:
 
 
 def _list_tar(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
+    with open_archive(shard) as file:
+        yield from list_tar(file, shard, choice, left)
+
+
+def list_tar(
+    file: BinaryIO, shard: Shard, choice: SampleChoice, left: Leftovers
+) -> Iterator[Sample]:
+    """Yields the images of an open tar; see `list_samples`. Calls nothing but `file.read`."""
     wanted = _WantedMembers(choice.keep, left)
-    with _open_archive(shard) as file:
-        members = tars.read_members(file, wanted)
-        for number, sample in enumerate(tars.group_samples(members)):
-            key = _number_key(shard, number) if choice.anonymous else sample.key
-            yield _choose_image(sample, key, shard.place, choice)
+    members = tars.read_members(file, wanted)
+    for number, sample in enumerate(tars.group_samples(members)):
+        key = _number_key(shard, number) if choice.anonymous else sample.key
+        yield _choose_image(sample, key, shard.place, choice)
 
 
 @dataclass
@@ -169,7 +176,7 @@ def _choose_image(sample: tars.Sample, key: str, place: str, choice: SampleChoic
 def _list_parquet(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
     keeps = "json" in choice.keep
     stem = make_key(os.path.basename(shard.name))
-    with _open_archive(shard) as file:
+    with open_archive(shard) as file:
         rows = parquet.read_rows(file, choice.column, with_others=keeps)
         for row in rows:
             key = _number_key(shard, row.number) if choice.anonymous else f"{stem}_{row.number:08}"
@@ -186,7 +193,8 @@ def _list_parquet(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterat
             )
 
 
-def _open_archive(shard: Shard) -> BinaryIO:
+def open_archive(shard: Shard) -> BinaryIO:
+    """Opens a tar or a parquet file. Raises InputError, StorageError."""
     folder, name = split_place(shard.place)
     return open_store(folder).open(name)
 

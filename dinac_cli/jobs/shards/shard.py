@@ -49,15 +49,17 @@ class LooseFile(NamedTuple):
 class Shard:
     """Some images that become one tar in OUT: `name` is its path there, without `.tar`.
 
-    `place` is the path or URL of the archive; a loose shard has `files` instead. `fingerprint`
-    changes with the source and with the settings. `marks` are the fingerprints of markers that an
-    earlier state of the shard has in OUT. If the shard cannot be read, `problem` says why.
+    `place` is the path or URL of the archive, and `size_bytes` its size; a loose shard has `files`
+    instead. `fingerprint` changes with the source and with the settings. `marks` are the
+    fingerprints of markers that an earlier state of the shard has in OUT. If the shard cannot be
+    read, `problem` says why.
     """
 
     name: str
     kind: ShardKind
     fingerprint: str
     place: str = ""
+    size_bytes: int = 0
     files: tuple[LooseFile, ...] = ()
     marks: tuple[str, ...] = ()
     problem: str | None = None

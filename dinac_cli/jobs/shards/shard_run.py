@@ -13,13 +13,14 @@ from typing import BinaryIO, ClassVar, TypeVar
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, EncodeRun
+from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase, watch_items
 from dinac_cli.jobs.executor.pool import run_in_processes
 from dinac_cli.jobs.executor.ray import run_on_ray
 from dinac_cli.jobs.freshness import is_latent_file
-from dinac_cli.jobs.held import announce_followed
+from dinac_cli.jobs.held import HeldRecord, announce_followed
 from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.model_choice import choose_encoder, explain_default
 from dinac_cli.jobs.request import Announce
@@ -62,13 +63,55 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
 
     Raises UsageError, ModelError, OutputError, StorageError.
     """
+
+    def choose(held: HeldRecord | None, features: bool) -> ModelHandle:
+        model_choice = replace(request.model, device=request.choose_device(announce))
+        return choose_encoder(model_choice, held, announce, features=features)
+
+    setup = prepare_shards(request, announce, choose)
+    return ShardRun(
+        work=partial(_start, request, setup),
+        output=_describe_out(request),
+        model=setup.model,
+        why_model=explain_default(request.model, setup.held, setup.model),
+        plan=setup.plan,
+        threads=setup.threads,
+    )
+
+
+ChooseModel = Callable[[HeldRecord | None, bool], ModelHandle]
+"""Returns the encoder for what OUT holds; the second argument says whether it needs features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSetup:
+    """What is decided before a run into shards lists its inputs.
+
+    The run follows `held`, the settings in OUT. `threads` must compute in each process, because so
+    many made OUT.
+    """
+
+    plan: ShardPlan
+    options: EncodeOptions
+    choice: SampleChoice
+    model: ModelHandle
+    held: HeldRun | None
+    threads: int | None
+
+
+def prepare_shards(
+    request: EncodeRequest, announce: Announce, choose_model: ChooseModel
+) -> ShardSetup:
+    """Checks a request for shards, and compares it with OUT. Writes nothing.
+
+    Raises UsageError, ModelError, OutputError, StorageError.
+    """
     _refuse_options(request)
     store = _open_out(request)
     earlier = None if request.overwrite else read_settings(store)
     held = None if earlier is None else HeldRun.of(store.locate(RUN_NAME), earlier)
     options = request.options.follow(held)
-    model_choice = replace(request.model, device=request.choose_device(announce))
-    model = choose_encoder(model_choice, held, announce, features=options.features)
+    model = choose_model(held, options.features)
     model.check(options.precision)
     choice = _choose_samples(request, options, earlier)
     followed = DEFAULT_SHARD_SIZE if earlier is None else earlier.shard_size
@@ -83,13 +126,8 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
     announce_followed(held, request.options.list_followed(held), announce)
     inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
     plan = ShardPlan(inputs, store, settings, request, model)
-    return ShardRun(
-        work=partial(_start, request, plan, options, choice, model),
-        output=_describe_out(request),
-        model=model,
-        why_model=explain_default(request.model, held, model),
-        plan=plan,
-        threads=threads,
+    return ShardSetup(
+        plan=plan, options=options, choice=choice, model=model, held=held, threads=threads
     )
 
 
@@ -173,7 +211,9 @@ class ShardPlan:
     """The shards of a run: those that OUT holds already, and those to do.
 
     `make` lists OUT and the inputs once. Afterwards, `total` is the number of images, if it is
-    known; `shards` is the number of shards; `vanished` images of the plan in OUT are gone.
+    known; `shards` is the number of shards; `vanished` images of the plan in OUT are gone, and
+    `changed` images have another version there. `failed` are the shards with images that failed;
+    only --retry-failed looks for them.
     """
 
     inputs: ShardInputs
@@ -187,7 +227,7 @@ class ShardPlan:
     vanished: int = field(default=0, init=False)
     changed: int = field(default=0, init=False)
     replaces: Replaced | None = field(default=None, init=False)
-    _failed: set[str] = field(default_factory=set, init=False)
+    failed: set[str] = field(default_factory=set, init=False)
 
     def make(self, watch: Watch = ignore_phase) -> None:
         """Lists OUT and the inputs. Raises UsageError, InputError, OutputError, StorageError."""
@@ -196,38 +236,38 @@ class ShardPlan:
         self._refuse_loose()
         self._share = self._parse_share()
         if self.request.retry_failed:
-            self._failed = self.contents.find_failed()
-        self._loose = self._list_loose(watch)
+            self.failed = self.contents.find_failed()
+        self.loose = self._list_loose(watch)
         self._archives = [
             archive.make_shard(self.settings.digest) for archive in self.inputs.archives
         ]
         if self.request.overwrite:
             self.replaces = self._find_replaced()
         self.shards = sum(1 for _ in self._take_share(range(self._count_all())))
-        self.vanished, self.changed = self._loose.vanished, self._loose.changed
+        self.vanished, self.changed = self.loose.vanished, self.loose.changed
         is_whole = self._share == (0, 1) and self.request.inputs.limit is None
-        self.total = self._loose.images if is_whole and not self._archives else None
+        self.total = self.loose.images if is_whole and not self._archives else None
         self.is_made = True
 
     def write(self) -> None:
         """Writes the division of loose images into OUT. Raises OutputError, StorageError."""
         if self.inputs.has_loose:
-            self._loose.write()
+            self.loose.write()
         if self.request.retry_failed:
             self.store.remove(INDEX_NAME)  # it does not show which state of a shard it describes
 
     def list_done(self) -> list[tuple[str, str]]:
         """Returns the names and the fingerprints of the shards that OUT holds."""
-        return [(name, mark) for name, mark, shard in self._list_all() if shard is None]
+        return [(name, mark) for name, mark, shard in self.list_all() if shard is None]
 
     def list_todo(self) -> Iterator[Shard]:
         """Yields the shards to do."""
-        for name, _, shard in self._list_all():
+        for name, _, shard in self.list_all():
             if shard is not None:
                 marks = tuple(sorted(self.contents.marks.get(name, ())))
                 yield replace(shard, marks=marks)
 
-    def _list_all(self) -> Iterator[tuple[str, str, Shard | None]]:
+    def list_all(self) -> Iterator[tuple[str, str, Shard | None]]:
         """Yields the name, the fingerprint and, if it is to do, the shard; only this share."""
         return self._take_share(self._list_unshared())
 
@@ -235,10 +275,10 @@ class ShardPlan:
         for shard in self._archives:
             is_done = shard.problem is None and self._is_done(shard.name, shard.fingerprint)
             yield shard.name, shard.fingerprint, None if is_done else shard
-        yield from self._loose.list_all()
+        yield from self.loose.list_all()
 
     def _count_all(self) -> int:
-        return len(self._archives) + self._loose.count
+        return len(self._archives) + self.loose.count
 
     def _take_share(self, items: Iterable[T]) -> Iterator[T]:
         index, count = self._share
@@ -281,29 +321,31 @@ class ShardPlan:
         return loose
 
     def _find_replaced(self) -> Replaced:
-        planned = self._loose.names | {shard.name for shard in self._archives}
+        planned = self.loose.names | {shard.name for shard in self._archives}
         has_loose = self.inputs.has_loose
         return Replaced.find(self.contents, self.settings, planned, has_loose=has_loose)
 
     def _is_done(self, name: str, fingerprint: str) -> bool:
         if self.request.overwrite or not self.contents.is_done(name, fingerprint):
             return False
-        return not (self.request.retry_failed and name in self._failed)
+        return not (self.request.retry_failed and name in self.failed)
 
 
 def _start(
-    request: EncodeRequest,
-    plan: ShardPlan,
-    options: EncodeOptions,
-    choice: SampleChoice,
-    model: ModelHandle,
-    control: RunControl,
+    request: EncodeRequest, setup: ShardSetup, control: RunControl
 ) -> Generator[FileResult, None, None]:
     """Yields the results of the shards in OUT, then of the shards that are encoded now."""
+    plan = setup.plan
     plan.write()
     yield from _report_done(plan)
     open_job = partial(
-        open_shard_job, plan.store, plan.settings, options, choice, model, plan.replaces
+        open_shard_job,
+        plan.store,
+        plan.settings,
+        setup.options,
+        setup.choice,
+        setup.model,
+        plan.replaces,
     )
     control.part_size = 1
     foreign: list[FileResult] = []
@@ -339,6 +381,16 @@ def _run_shards(
     return run_opened(open_job, shards, control)
 
 
+def choose_cluster(request: EncodeRequest) -> Cluster:
+    """Returns the cluster of a run, with what the other options of the request say about it."""
+    device = request.model.device
+    return replace(
+        request.cluster,
+        processes=request.processes,
+        uses_gpus=None if device == "auto" else device != "cpu",
+    )
+
+
 def _run_on_ray(
     request: EncodeRequest,
     plan: ShardPlan,
@@ -351,12 +403,7 @@ def _run_on_ray(
     if first is None:
         return
     place = first.place or next((file.path for file in first.files if not file.problem), None)
-    device = request.model.device
-    cluster = replace(
-        request.cluster,
-        processes=request.processes,
-        uses_gpus=None if device == "auto" else device != "cpu",
-    )
+    cluster = choose_cluster(request)
     with show_nonce(plan.store) as nonce:
         check = NodeCheck(plan.store, nonce, plan.model, place)
         every = itertools.chain([first], shards)
