@@ -18,7 +18,7 @@ from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.freshness import is_latent_file
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.jobs.shards.packing import SampleJob
-from dinac_cli.jobs.shards.probe import Probe
+from dinac_cli.jobs.shards.probing import Probe
 from dinac_cli.jobs.shards.sample import Sample, SampleChoice
 from dinac_cli.jobs.trial import Trial, run_trial
 from dinac_cli.storage.inputs import Input
