@@ -15,8 +15,9 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import StorageError, UnwritableDiskError, UsageError
 from dinac_cli.jobs.encode import EncodeChoice
 from dinac_cli.jobs.executor.control import StopRequest
+from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.shards import packing
+from dinac_cli.jobs.shards import packing, shard_run
 from dinac_cli.jobs.shards.packing import ReadAhead, SampleJob, ShardJob
 from dinac_cli.storage import local
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX
@@ -234,6 +235,38 @@ def test_ten_storage_errors_in_a_row_end_the_run(
     assert caught.value.exit_code == 1
     assert len(opened) == len(set(opened)) >= packing.MOST_STORAGE_ERRORS  # none was tried again
     assert not read_shards(read_tree(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("lost", "ends"), [(9, False), (10, True)])
+def test_ten_storage_errors_in_a_row_end_a_run_whose_tasks_have_one_shard_each(
+    lost: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster: no task sees the shards of the others."""
+
+    def run_one_by_one(
+        request: Any, plan: Any, open_job: Any, shards: Any, control: Any
+    ) -> Iterator[FileResult]:
+        for shard in shards:
+            yield from run_opened(open_job, [shard], control)
+
+    spool = LocalStore.spool
+
+    def refuse(self: LocalStore, name: str) -> Any:
+        if name.endswith(".tar") and 2 <= int(name[-10:-4]) < 2 + lost:
+            raise StorageError("the place is busy", ["503"])
+        return spool(self, name)
+
+    monkeypatch.setattr(shard_run, "_run_shards", run_one_by_one)
+    monkeypatch.setattr(LocalStore, "spool", refuse)
+    photos = write_photos(tmp_path / "in", [f"{number:02}.png" for number in range(14)])
+    request = make_request(photos, tmp_path / "out", shard_size=1)
+    if not ends:
+        assert count(run(request)) == {Status.WRITTEN: 5, Status.FAILED: 9}
+        return
+    with pytest.raises(StorageError, match="the place is busy") as caught:
+        run(request)
+    assert (caught.value.exit_code, caught.value.details) == (1, ("503",))
+    assert len(read_shards(read_tree(tmp_path / "out"))) == 2
 
 
 @pytest.mark.parametrize("method", ["write", "commit"])
