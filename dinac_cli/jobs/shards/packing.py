@@ -34,7 +34,12 @@ from dinac_cli.jobs.executor.job import Computing, Job, Made
 from dinac_cli.jobs.executor.local import run_numbered
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards.replaced import Replaced
-from dinac_cli.jobs.shards.run_settings import RunSettings, complete_settings, read_settings
+from dinac_cli.jobs.shards.run_settings import (
+    RunSettings,
+    complete_settings,
+    find_settings,
+    read_settings,
+)
 from dinac_cli.jobs.shards.sample import (
     Leftovers,
     Sample,
@@ -126,14 +131,17 @@ class ShardJob(Job[Shard, Any, Any]):
         Raises UsageError if another run has written other settings meanwhile.
         """
         own = complete_settings(self._settings, self.model.compute)
-        if self._replaces is not None:
-            self._replaces.remove(self.store)
-            if self._replaces.settings != own:
-                self.store.write(RUN_NAME, own.to_bytes())
-        elif (held := read_settings(self.store)) is None:
-            self.store.write(RUN_NAME, own.to_bytes())
+        if self._replaces is None:
+            held = read_settings(self.store)
+            is_free = held is None
         else:
+            self._replaces.remove(self.store)
+            held = find_settings(self.store)
+            is_free = held is None or held == self._replaces.settings
+        if held is not None and not is_free:
             self._compare(held, own)
+        elif held != own:
+            self.store.write(RUN_NAME, own.to_bytes())
 
     def _compare(self, held: RunSettings, own: RunSettings) -> None:
         place = self.store.locate("")

@@ -260,7 +260,7 @@ class ShardPlan:
         """Writes the division of loose images into OUT. Raises OutputError, StorageError."""
         if self.inputs.has_loose:
             self.loose.write()
-        if self.request.retry_failed:
+        if self.request.retry_failed or self.request.overwrite:
             self.store.remove(INDEX_NAME)  # it does not show which state of a shard it describes
 
     def list_done(self) -> list[tuple[str, str]]:
