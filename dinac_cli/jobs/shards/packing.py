@@ -369,6 +369,8 @@ class _Packing:
                 if shard.problem is not None:
                     raise InputError(shard.problem)
                 for sample in list_samples(shard, self._job.choice, pack.left):
+                    if pack.is_left:
+                        break
                     count += 1
                     yield _Listed(pack, sample, sample.held_bytes)
             except DinacError as exc:
@@ -456,16 +458,17 @@ class _Packing:
         while self._commits and (len(self._commits) > at_most or self._commits[0][1].done()):
             pack, commit = self._commits.popleft()
             try:
-                yield pack.number, commit.result()
+                result = commit.result()
             except UnwritableDiskError:
                 raise
-            except StorageError as exc:
-                self._note_storage_error(exc)
-                yield pack.number, exc
             except DinacError as exc:
+                self._control.clock.add_images(-pack.counts[Status.WRITTEN])  # they have no result
+                if isinstance(exc, StorageError):
+                    self._note_storage_error(exc)
                 yield pack.number, exc
             else:
                 self._storage_errors = 0
+                yield pack.number, result
 
     def _note_storage_error(self, exc: StorageError) -> None:
         self._storage_errors += 1

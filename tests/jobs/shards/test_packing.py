@@ -370,6 +370,44 @@ def test_a_stop_finishes_the_shards_that_were_begun(
     assert read_tree(out) == read_tree(tmp_path / "expected")
 
 
+def test_a_stop_reads_no_further_in_an_archive_that_was_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be large, and far away."""
+    monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 1)
+    for name in ("a.tar", "b.tar"):
+        write_file(tmp_path / name, make_tar({f"{k}.png": make_photo(k) for k in range(40)}))
+    stop = StopRequest()
+    taken: list[str] = []
+    list_samples = packing.list_samples
+
+    def note(shard: Any, *args: Any) -> Iterator[Any]:
+        for sample in list_samples(shard, *args):
+            if shard.name == "b":
+                stop.set()
+                taken.append(sample.key)
+            yield sample
+
+    monkeypatch.setattr(packing, "list_samples", note)
+    request = make_request(
+        [tmp_path / "a.tar", tmp_path / "b.tar"], tmp_path / "out", workers=1, in_flight=1
+    )
+    assert count(run(request, stop)) == {Status.WRITTEN: 40}
+    assert len(taken) <= 4
+
+
+def test_images_of_a_shard_that_is_tried_again_count_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the progress would pass its total."""
+    fail_on(monkeypatch, packing, "make_marker", busy(1))
+    request = make_request(photos, tmp_path / "out", shard_size=2)
+    opened = request.open()
+    control = request.make_control()
+    assert count(list(opened.start(control))) == {Status.WRITTEN: 5}
+    assert control.clock.images == 5
+
+
 def test_an_exception_of_the_caller_ends_the_threads_and_commits_no_part(
     photos: Path, tmp_path: Path
 ) -> None:
