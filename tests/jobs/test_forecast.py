@@ -188,6 +188,16 @@ def test_a_large_tar_is_uploaded_in_parts() -> None:
     assert count_parts(2.1 * UPLOAD_PART_BYTES) == 3 + 2
 
 
+def test_the_plan_counts_the_parts_of_large_tars(place: str) -> None:
+    open_store(f"{place}/in", for_writing=True).write("0.jpg", make_jpeg())
+    forecast, _, _ = foresee(ask(f"{place}/in/", f"{place}/out/"))
+    assert (forecast.traffic.tar_requests, forecast.traffic.out.put) == (1, 5)
+    forecast = open_forecast(PlanRequest(encode=ask(f"{place}/in/", f"{place}/out/")))
+    assert len(list(forecast.list_shards())) == 1
+    forecast.traffic.finish(forecast.setup.plan, 10.0 * UPLOAD_PART_BYTES)
+    assert (forecast.traffic.tar_requests, forecast.traffic.out.put) == (12, 5 + 11)
+
+
 def test_too_many_loose_objects_should_be_packed() -> None:
     assert Traffic(loose=10_000_000, loose_bytes=10**12).advise(5000) is None
     assert Traffic(loose=12_000_000, loose_bytes=10**12).advise(5000) == (
