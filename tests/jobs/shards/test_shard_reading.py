@@ -521,6 +521,8 @@ def test_loose_remote_records_are_read(work: Path, tmp_path: Path, bucket: str) 
     [entry] = list_entries(f"{place}/trip/e.png.dinac")
     assert (entry.name, entry.path) == ("e.png.dinac", None)
     assert read_header(entry.read()).name == "trip/e.png"
+    decode(tmp_path / "one.png", f"{place}/trip/e.png.dinac")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "b/trip/e.png").read_bytes()
     decode(tmp_path / "c", f"{place}/trip/*.dinac")
     assert len(read_tree(tmp_path / "c")) == 3
 
