@@ -194,6 +194,11 @@ class ProcessRequest(Request[R]):
         _require_positive({"--processes": self.processes, "--threads": self.threads})
 
     @property
+    def knows_processes(self) -> bool:
+        """False if a cluster chooses the number of processes."""
+        return True
+
+    @property
     def can_divide(self) -> bool:
         """False if only the caller's process can do the work, whatever `processes` says."""
         return True

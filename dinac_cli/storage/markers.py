@@ -33,7 +33,8 @@ _COUNTS = ("images", "failed", "skipped", "bytes_in", "pixels")
 
 def holds_shards(folder: str) -> bool:
     """True if a local folder holds the shards of a run."""
-    return os.path.lexists(os.path.join(folder, *RUN_NAME.split("/")))
+    traces = (RUN_NAME, MARKER_FOLDER)
+    return any(os.path.lexists(os.path.join(folder, *name.split("/"))) for name in traces)
 
 
 @dataclass(frozen=True)

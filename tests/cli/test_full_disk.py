@@ -90,6 +90,22 @@ def test_encode_and_decode_stop_and_continue_when_there_is_room(
     assert len(list_files(small_disk / "decoded")) == 30
 
 
+def test_shards_stop_and_continue_when_there_is_room(
+    images: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    command = ("--precision", "f32", "--shard-size", "3")
+    line = _fail("encode", images, small_disk / "shards", *command)
+    assert line.startswith(f"dinac: {small_disk}/shards/")
+    assert line.endswith("No space left on device; free some space and run the same command again")
+    _succeed("encode", images, tmp_path / "alone", *command)
+    expected, left = read_files(tmp_path / "alone"), read_files(small_disk / "shards")
+    assert 1 < len([name for name in left if name.endswith(".tar")]) < 10
+    assert left == {name: expected[name] for name in left}
+    assert not _mount("-o", "remount,size=8m", small_disk)
+    _succeed("encode", images, small_disk / "shards", *command)
+    assert read_files(small_disk / "shards") == expected
+
+
 def test_full_disk_does_not_damage_a_training(images: Path, small_disk: Path) -> None:
     quick = ("--init", TINY, "--crop", "32", "--batch-size", "2", "--device", "cpu")
     command = ("train", images, small_disk / "model", "--steps", "2", "--dtype", "f32", *quick)

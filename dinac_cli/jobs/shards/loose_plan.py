@@ -13,6 +13,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -43,6 +44,7 @@ _LEVEL = 3
 _CHUNK = 4096
 _MOST = 2**64
 _MOST_BYTES = 2**63
+_REQUESTS = 16
 _LOOKS = 5
 _PAUSE_SECONDS = 0.2
 
@@ -135,14 +137,18 @@ class LoosePlan:
 
     def write(self) -> None:
         """Writes the parts that changed. Raises OutputError, StorageError."""
-        for number in sorted(self._unwritten):
-            lines = map(_describe, _unpack_files(self._packed[number]))
-            self.store.write(name_part(number_shard(number)), _pack_part(lines))
+        # In order, if other runs may read the plan meanwhile: see `_list_parts`.
+        with ThreadPoolExecutor(_REQUESTS if self.starts_anew else 1, "plan") as pool:
+            list(pool.map(self._write_part, sorted(self._unwritten)))
         if self.starts_anew:
             kept = set() if self.anonymous else {name_part(name) for name in self.names}
             for stat in list(self.store.list(PLAN_FOLDER)):
                 if _find_number(stat.name) is not None and stat.name not in kept:
                     self.store.remove(stat.name)
+
+    def _write_part(self, number: int) -> None:
+        lines = map(_describe, _unpack_files(self._packed[number]))
+        self.store.write(name_part(number_shard(number)), _pack_part(lines))
 
     def list_all(self) -> Iterator[tuple[str, str, Shard | None]]:
         """Yields the name, the fingerprint and, if it is to do, the shard itself, by number."""
@@ -152,13 +158,20 @@ class LoosePlan:
             yield name, mark, _unpack(name, mark, self._packed[number]) if is_todo else None
 
     def _load(self) -> None:
-        for number in self._list_parts():
-            lines = self._read_part(name_part(number_shard(number)))
+        for number, lines in self._read_parts(self._list_parts()):
             self._parts.append(number)
             self._starts.append(len(self._names))
             self._names.extend(_hash(line[0]) for line in lines)
             self._versions.extend(_hash(line[1:]) for line in lines)
             self._next = number + 1
+
+    def _read_parts(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[Line]]]:
+        """Yields the numbers and the images of parts in order. Reads a few of them at once."""
+        with ThreadPoolExecutor(_REQUESTS, "plan") as pool:
+            for start in range(0, len(numbers), _REQUESTS):
+                some = numbers[start : start + _REQUESTS]
+                names = [name_part(number_shard(number)) for number in some]
+                yield from zip(some, pool.map(self._read_part, names), strict=True)
 
     def _list_parts(self) -> list[int]:
         """Returns the numbers of the parts in OUT, in order.

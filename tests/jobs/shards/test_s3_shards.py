@@ -183,6 +183,7 @@ def test_a_loose_image_that_is_gone_or_damaged_fails_alone(
         faulty_s3.put(f"in/{name}", make_photo(seed))
     faulty_s3.put("in/1.png", b"no image")
     faulty_s3.refuse(404, "NoSuchKey", path="in/2.png", method="GET", times=9)
+    faulty_s3.refuse(path="in/0.png", method="GET", times=4)  # so its shard is tried again
     results = encode(f"{faulty_s3.url}/in", f"{faulty_s3.url}/out", shard_size=3)
     assert count(results) == {Status.FAILED: 2, Status.WRITTEN: 4}
     assert {each.file for each in results if each.failed} == {

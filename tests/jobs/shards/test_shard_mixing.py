@@ -78,6 +78,17 @@ def test_a_run_without_a_shard_size_follows_out(photos: Path, out: Path) -> None
     assert not [name for name in tree if name.endswith(".dinac")]
 
 
+def test_a_run_into_shards_without_their_settings_writes_no_loose_record(
+    photos: Path, out: Path
+) -> None:
+    expected = read_tree(out)
+    (out / "_dinac/run.json").unlink()
+    assert count(encode(photos, out)) == {Status.DONE: 5}
+    (out / "000/000000.tar").unlink()
+    assert count(encode(photos, out, shard_size=2)) == {Status.DONE: 3, Status.WRITTEN: 2}
+    assert read_tree(out) == expected
+
+
 def test_another_shard_size_is_refused(photos: Path, out: Path) -> None:
     before = read_tree(out)
     assert refuse(photos, out, shard_size=3) == (

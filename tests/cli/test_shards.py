@@ -1,0 +1,106 @@
+"""Runs into shards from the command line: exit codes and messages, and kills during an upload."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..s3 import FaultyS3
+from .conftest import read_files, save
+from .processes import DEADLINE_SECONDS, Finished, get_client, make_environment, run, run_process
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number in range(6):
+        save(tmp_path / f"photos/{number}.png", 32, 32, number)
+    return tmp_path / "photos"
+
+
+def encode(folder: Path, *options: str, out: str = "out") -> Finished:
+    return run("encode", "photos", out, *options, cwd=folder)
+
+
+def test_failures_are_reported_by_every_run(photos: Path, tmp_path: Path) -> None:
+    (photos / "1.png").write_bytes(b"no image")
+    first = encode(tmp_path, "--shard-size", "4")
+    assert first.code == 3
+    assert first.err.startswith("dinac: photos/1.png: ")
+    assert first.summary.startswith("5 encoded with nano")
+    tree = read_files(tmp_path / "out")
+    again = encode(tmp_path)
+    assert (again.code, again.err) == (3, first.err)
+    assert read_files(tmp_path / "out") == tree
+    save(photos / "1.png", 32, 32, 9)
+    last = encode(tmp_path)
+    assert (last.code, last.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            ("--shard-size", "3"),
+            "out/ holds shards with --shard-size 4; you asked for --shard-size 3; choose another "
+            "OUT, or add --overwrite to encode everything again",
+        ),
+        (
+            ("--precision", "q8"),
+            "out/ holds shards with --precision bf16; you asked for --precision q8; choose another "
+            "OUT, or add --overwrite to encode everything again",
+        ),
+        (("--prune",), "--prune works on loose records; shards keep what was encoded"),
+        (("--checksum",), "--checksum works on loose records; shards are compared by version"),
+    ],
+)
+def test_what_out_does_not_allow_is_wrong_usage(
+    photos: Path, tmp_path: Path, options: tuple[str, ...], line: str
+) -> None:
+    assert encode(tmp_path, "--shard-size", "4").code == 0
+    done = encode(tmp_path, *options)
+    assert (done.code, done.out, done.err) == (2, "", f"dinac: {line}\n")
+
+
+def test_shards_among_loose_records_are_wrong_usage(photos: Path, tmp_path: Path) -> None:
+    assert encode(tmp_path).code == 0
+    done = encode(tmp_path, "--shard-size", "4")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "dinac: out/0.png.dinac is a loose record; shards and loose records never mix; "
+        "choose another OUT\n"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_run_that_is_killed_during_an_upload_is_completed(
+    photos: Path, tmp_path: Path, faulty_s3: FaultyS3
+) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    changes = {**faulty_s3.environment, "TMPDIR": str(spool)}
+    command = ("encode", str(photos), f"{faulty_s3.url}/out", "--shard-size", "1")
+    local = ("encode", photos, tmp_path / "expected", "--shard-size", "1")
+    assert run_process(*local, program=get_client()).code == 0
+    expected = read_files(tmp_path / "expected")
+    for name in ("000002.tar", "_dinac/shards/000/000004"):
+        process = subprocess.Popen(
+            [*get_client(), *command],
+            env=make_environment(changes),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        faulty_s3.before(process.kill, method="PUT", path=name)
+        _, err = process.communicate(timeout=DEADLINE_SECONDS)
+        assert process.returncode == -9, err.decode()
+        tree = {key.removeprefix("out/"): data for key, data in faulty_s3.objects.items()}
+        assert tree == {key: expected[key] for key in tree}
+        assert "index.json" not in tree
+    done = run_process(*command, program=get_client(), environment=changes)
+    assert (done.code, done.err) == (0, "")
+    tree = {key.removeprefix("out/"): data for key, data in faulty_s3.objects.items()}
+    assert tree == expected
+    assert os.listdir(spool) == []
