@@ -27,6 +27,7 @@ from ..hand_made import read_tree
 from .shard_runs import (
     count,
     encode,
+    locate,
     make_photo,
     make_request,
     make_tar,
@@ -402,8 +403,8 @@ def test_another_run_with_other_settings_that_came_first_ends_this_one(
     with pytest.raises(UsageError) as caught:
         list(late.start(request.make_control()))
     assert str(caught.value) == (
-        f"{out}/ holds shards of another run with --precision q8; you asked for --precision bf16; "
-        "choose another OUT"
+        f"{locate(out)} holds shards of another run with --precision q8; you asked for "
+        "--precision bf16; choose another OUT"
     )
     assert read_tree(out) == tree
 

@@ -255,7 +255,7 @@ def test_two_images_of_one_key_are_refused(tmp_path: Path, pair: tuple[str, str]
     first, second = sorted(pair)
     key = os.path.splitext(first)[0].replace(".", "%2E")
     assert str(caught.value) == (
-        f"{photos}/{first} and {photos}/{second} would both have the key {key}; rename one, or "
+        f"{photos / first} and {photos / second} would both have the key {key}; rename one, or "
         "leave it out with --exclude"
     )
     assert not (tmp_path / "out").exists()
