@@ -55,6 +55,8 @@ def info(
     """Show what latent files contain: every field of a single record, or totals of many records.
 
     Compares the mean and deviation of each channel with N(0, 1); training expects N(0, 1).
+
+    Of a folder of shards, also shows the tars, the settings and the images that failed.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.info import InfoRequest

@@ -113,8 +113,8 @@ Latents = Annotated[
     typer.Argument(
         metavar="LATENTS",
         show_default=False,
-        help="Latent files, folders (all latent files below them), quoted globs, or - for records "
-        "on standard input.",
+        help="Latent files, tars of them, folders (all latent files or shards below them), quoted "
+        "globs, URLs of all these, or - for records on standard input.",
     ),
 ]
 OutOption = Annotated[

@@ -106,7 +106,7 @@ def plan(
     """Print which files are new, stale, damaged, done, in conflict or orphaned; change nothing.
 
     Estimates the output size from finished records. To estimate the time, encodes a sample, but
-    does not keep the result.
+    does not keep the result. Of shards, also prints what limits the run, and its requests.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
     from dinac_cli.images.color import parse_color

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
     from dinac_cli.images.metrics import PsnrSummary
 
-First = Annotated[str, typer.Argument(metavar="A", help="The originals: a folder, or one image.")]
-Second = Annotated[
-    str, typer.Argument(metavar="B", help="The reconstructions: a folder, or one image.")
-]
+_PLACES = "a folder, one image, a tar or parquet file of images, or a URL of these"
+
+First = Annotated[str, typer.Argument(metavar="A", help=f"The originals: {_PLACES}.")]
+Second = Annotated[str, typer.Argument(metavar="B", help=f"The reconstructions: {_PLACES}.")]
 
 _TABLE_WIDTH = 80
 
@@ -52,6 +52,8 @@ def psnr(
     """Measure the PSNR of reconstructions against originals, in dB over 8-bit RGB.
 
     Pairs are found by name: A/a.jpg goes with B/a.jpg or B/a.jpg.png.
+
+    If one side is an archive, the other side must be a folder.
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
     from dinac_cli.images.color import parse_color

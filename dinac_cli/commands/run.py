@@ -129,6 +129,8 @@ def _run_and_report(
         with stop_on_signals(console) as stop:
             control = request.make_control(stop)
             workers = control.processes * max(1, control.workers)
+            if isinstance(request, ProcessRequest) and not request.knows_processes:
+                workers = 0
             devices = max(1, len(control.devices))
             progress = RunProgress(control.clock, total, stop, lambda: run.total, workers, devices)
             control.stdin = open_stdin(stop) if run.reads_stdin else None

@@ -207,8 +207,10 @@ def note_command_line(context: typer.Context, path: str | None) -> Any:
     if path is None:
         return None
     from dinac_cli.commands.screen.log import LogChoice
+    from dinac_cli.storage.urls import hide_secrets_in
 
-    arguments = () if context.obj is None else context.obj["arguments"]
+    given = () if context.obj is None else context.obj["arguments"]
+    arguments = [hide_secrets_in(text) if "://" in text else text for text in given]
     command_line = shlex.join((context.find_root().info_name or "", *arguments))
     return LogChoice(path=path, command_line=command_line)
 

@@ -89,6 +89,8 @@ def verify(
     """Verify that latents are complete, undamaged, of the right model and of unchanged images.
 
     Always checks structure, checksum and values. Other checks run only if an option requests them.
+
+    In a folder of shards, each tar is also compared with its marker and the index.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.model_choice import ModelChoice

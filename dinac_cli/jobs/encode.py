@@ -265,6 +265,10 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
     bounds_memory: ClassVar[bool] = True
 
     @property
+    def knows_processes(self) -> bool:
+        return self.engine != "ray"
+
+    @property
     def can_divide(self) -> bool:
         """False if an image comes from standard input, which stays in the caller's process."""
         return STDIN not in self.inputs.paths

@@ -28,7 +28,7 @@ from dinac_cli.errors import (
     Rejection,
     UsageError,
 )
-from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
+from dinac_cli.jobs.entries import RecordEntry, drop_label, list_records, name_sample
 from dinac_cli.jobs.executor.control import RunControl, until_stopped
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
@@ -44,6 +44,8 @@ from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import Output, OutputKind
+from dinac_cli.storage.store import read_place, split_place
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,12 +239,14 @@ def _predict_query(
 ) -> tuple[FeatureOrigin, ImageFeatures]:
     """Returns the features of one latent file, and their origin. Raises UsageError, ModelError."""
     try:
-        data = read_content(path).data
+        data = read_place(path) if is_url(path) else read_content(path).data
         opened = open_record(data)
         record = opened.unpack(options.stored)
         header, held, _ = opened.outline(options.stored)
     except DinacError as exc:
-        raise UsageError(f"--similar {path}: {exc}; name a .dinac file of one record") from exc
+        place = hide_secrets(path)
+        problem = drop_label(exc, place)
+        raise UsageError(f"--similar {place}: {problem}; name a .dinac file of one record") from exc
     try:
         origin = find_origin(header, held, models)
         origin.demand_space(header)
@@ -251,10 +255,11 @@ def _predict_query(
         else:
             [computed] = _submit([record], origin.require_model(), spatial=False).result()
     except UsageError as exc:
-        raise UsageError(f"{path}: {exc}") from exc
+        raise UsageError(f"{hide_secrets(path)}: {exc}") from exc
     except (ModelError, FormatError) as exc:
-        raise ModelError(f"{path}: {exc}") from exc
-    return origin, _build_row(os.path.basename(path), path, header, computed)
+        raise ModelError(f"{hide_secrets(path)}: {exc}") from exc
+    local = None if is_url(path) else path
+    return origin, _build_row(split_place(path)[1], local, header, computed)
 
 
 def _find_first_origin(

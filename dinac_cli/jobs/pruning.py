@@ -19,6 +19,7 @@ from dinac_cli.storage.atomic import describe_write_error
 from dinac_cli.storage.inputs import is_missing
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import REMOVED_FOLDER, Output, OutputKind
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 Prune = Literal["some", "all"]
 """The values of `--prune`; `some` refuses to move more than `MOST_PERCENT` of the outputs."""
@@ -142,8 +143,9 @@ def require_whole_folders(selection: Selection, output: Output) -> None:
         raise UsageError("--prune needs folders as inputs, not a list; leave out --files-from")
     for path in selection.scan.paths:
         if not os.path.isdir(path):
-            state = "does not exist" if is_missing(path) else "is not a folder"
-            raise UsageError(f"--prune needs folders as inputs, and {path} {state}")
+            is_absent = is_missing(path) and not is_url(path)
+            state = "does not exist" if is_absent else "is not a folder"
+            raise UsageError(f"--prune needs folders as inputs, and {hide_secrets(path)} {state}")
     if output.kind is not OutputKind.FOLDER:
         raise UsageError(f"--prune needs a folder as OUT, and {output.path} is not a folder")
 

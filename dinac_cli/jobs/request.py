@@ -194,6 +194,11 @@ class ProcessRequest(Request[R]):
         _require_positive({"--processes": self.processes, "--threads": self.threads})
 
     @property
+    def knows_processes(self) -> bool:
+        """False if a cluster chooses the number of processes."""
+        return True
+
+    @property
     def can_divide(self) -> bool:
         """False if only the caller's process can do the work, whatever `processes` says."""
         return True
@@ -451,7 +456,7 @@ class Selection:
             raise UsageError(
                 "the list of --files-from names nothing; check the command that made it"
             )
-        places = ", ".join(scan.paths) or "the list"
+        places = ", ".join(map(hide_secrets, scan.paths)) or "the list"
         if scan.excluded:
             raise UsageError(
                 f"no {scan.kind.plural} found in {places}, apart from what --exclude leaves out; "

@@ -162,7 +162,7 @@ POPULATED: list[Any] = [
         in_flight=5,
     ),
     InfoRequest(inputs=INPUTS, workers=3, in_flight=5),
-    PlanRequest(encode=ENCODE, quick=True, model_rate=100.0),
+    PlanRequest(encode=ENCODE, quick=True, model_rate=1840.0),
     ReportRequest(
         originals="photos",
         reconstructions=("one", "two"),

@@ -34,7 +34,8 @@ class RunProgress:
     """The tally, the speed and the bottleneck of a running job.
 
     If the number of inputs is unknown at first, `late_total` returns it once it is known. `workers`
-    is the number of threads, or of processes, that read and write. `devices` share the work.
+    is the number of threads, or of processes, that read and write; 0 if it is unknown. `devices`
+    share the work.
     """
 
     clock: StageClock
@@ -141,7 +142,10 @@ class RunProgress:
         The share of the GPUs is their mean; it is 0 if it is unknown. Returns None if no time has
         passed.
         """
-        if self.first_done is None or (elapsed := time.monotonic() - self.first_done) <= 0:
+        if not self.workers or self.first_done is None:
+            return None
+        elapsed = time.monotonic() - self.first_done
+        if elapsed <= 0:
             return None
         host, device = self.clock.host_seconds, self.clock.device_seconds
         workers = (host - self._before[0]) / (elapsed * self.workers)

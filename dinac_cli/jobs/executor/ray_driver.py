@@ -41,6 +41,9 @@ MOST_RETRIES = 3
 MOST_DEATHS = 5
 """If so many entries in a row are given up, and none was finished, the run ends."""
 
+READERS_PER_CPU = 4
+"""A process has at most so many threads that read, and as many that write, for each of its CPUs."""
+
 PATIENCE_SECONDS = 20.0
 """If the cluster has no room for this long, the run says that it waits."""
 
@@ -155,6 +158,8 @@ class _Run:
         control = replace(
             control,
             threads=control.threads or self._share.cpus,
+            # The caller counted the processors of its own machine.
+            workers=min(control.workers, READERS_PER_CPU * self._share.cpus),
             sharers=max(self._share.count_on(node) for node in nodes),
         )
         self._tasks = replace(self._tasks, control=control)

@@ -19,7 +19,7 @@ from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder
 from dinac_cli.jobs.plan import Fate, Plan, PlannedFile, PlanRequest
 from dinac_cli.jobs.request import Announce, keep_quiet
-from dinac_cli.jobs.shards.probing import Probe, ProbeChoice
+from dinac_cli.jobs.shards.sample_images import Probe, ProbeChoice
 from dinac_cli.jobs.shards.shard_run import ShardSetup, choose_cluster, prepare_shards
 from dinac_cli.jobs.shards.shard_states import (
     PlannedShard,

@@ -57,7 +57,9 @@ class ShardFolder:
         """What is wrong with the index as a whole."""
         try:
             read_index(self.store)
-        except (InputError, UsageError) as exc:
+        except UsageError:
+            return "no such index of shards; run dinac encode to its end"
+        except InputError as exc:
             return self._drop_path(exc, INDEX_NAME)
         return None
 

@@ -48,6 +48,8 @@ from dinac_cli.storage.shard_layout import INDEX_NAME
 from dinac_cli.storage.store import Store, open_store
 from dinac_cli.storage.urls import is_url
 
+_RAY_DEVICES = ("auto", "cuda", "cpu")
+
 T = TypeVar("T")
 
 
@@ -136,6 +138,11 @@ def _refuse_options(request: EncodeRequest) -> None:
     request.options.fill().require_consistent()
     if request.out == STDOUT:
         raise UsageError("shards cannot be written to standard output; name a folder or a URL")
+    if request.engine == "ray" and request.model.device not in _RAY_DEVICES:
+        raise UsageError(
+            f"--device {request.model.device}: Ray chooses the device of each process; use "
+            f"{' or '.join(_RAY_DEVICES)}"
+        )
     if request.prune is not None:
         raise UsageError("--prune works on loose records; shards keep what was encoded")
     if request.options.checksum:
@@ -404,6 +411,7 @@ def _run_on_ray(
         return
     place = first.place or next((file.path for file in first.files if not file.problem), None)
     cluster = choose_cluster(request)
+    control = replace(control, threads=plan.settings.threads)  # not divided: nodes have their own
     with show_nonce(plan.store) as nonce:
         check = NodeCheck(plan.store, nonce, plan.model, place)
         every = itertools.chain([first], shards)

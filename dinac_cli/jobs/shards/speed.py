@@ -18,14 +18,14 @@ from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.freshness import is_latent_file
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.jobs.shards.packing import SampleJob
-from dinac_cli.jobs.shards.probing import Probe
 from dinac_cli.jobs.shards.sample import Sample, SampleChoice
+from dinac_cli.jobs.shards.sample_images import Probe
 from dinac_cli.jobs.trial import Trial, run_trial
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
-PACK_SECONDS_PER_PIXEL = 3.5e-9
-PIPELINE_SECONDS = 0.3e-3
+PACK_SECONDS_PER_PIXEL = 3e-9
+PIPELINE_SECONDS = 0.25e-3
 """CPU time of one core, as `dinac bench --only shards` measures it: to pack a record, for each
 pixel; and for the rest of the work on an image, except for reading it."""
 
