@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import read_files
-from .processes import run, run_process
+from .processes import run_process
 
 pytest.importorskip("ray")
 
@@ -15,8 +15,8 @@ pytest.importorskip("ray")
 def test_a_run_on_ray_equals_a_local_run(own: Path) -> None:
     (own / "photos/notes.png").write_bytes(b"no image")
     shards = ("photos", "--shard-size", "2", "--threads", "1")
-    here = run("encode", *shards, "--out", "here", cwd=own)
-    # Ray starts programs of its own, so this one must not be a fork of the tests.
+    here = run_process("encode", *shards, "--out", "here", cwd=own)
+    # Real processes: torch sets its threads at its start, and Ray starts programs of its own.
     ray = run_process(
         "encode", *shards, "--out", "ray", "--engine", "ray", "--address", "local", cwd=own
     )
