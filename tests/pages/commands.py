@@ -48,7 +48,7 @@ SUBSTITUTIONS = (
     Substitution(TESTS, IN_CI, "the tests would run themselves; .ci/run runs this line"),
     Substitution(
         "--records 100000 --images 20000 --tars 20000 --parquet 20000",
-        "--records 20 --images 5 --tars 20 --parquet 20",
+        "--records 20 --images 5 --tars 20 --parquet 20 --indexes 20 --facts 20",
         "10 minutes",
     ),
     Substitution(
@@ -91,6 +91,7 @@ SUBSTITUTIONS = (
 
 UNRUN = {
     "dinac bench": "tests/cli/test_bench.py",
+    "dinac encode photos/ on-ray/": "tests/cli/test_encode_on_ray.py",
     "dinac train": "tests/cli/test_train.py",
     "python -m tests.cli.kills": "tests/cli/kills/test_kills.py",
     "python -m tests.jobs.ray_faults": "tests/jobs/test_ray.py",
