@@ -207,6 +207,9 @@ def test_report_needs_local_folders(originals: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="so it needs local folders; copy or unpack it") as no:
             ReportRequest(originals=place, reconstructions=(str(originals),), out=out).open()
         assert "secret" not in str(no.value)
+    for page, assets in (("s3://b/p.html", None), (out, "s3://b/assets")):
+        with pytest.raises(UsageError, match=r"^s3://b/.*: the page must be on this machine"):
+            ReportRequest(originals="a", reconstructions=("b",), out=page, assets=assets).open()
     with pytest.raises(UsageError, match="holds shards; report needs folders of single files"):
         ReportRequest(
             originals=str(originals),
