@@ -48,7 +48,7 @@ SUBSTITUTIONS = (
     Substitution(TESTS, IN_CI, "the tests would run themselves; .ci/run runs this line"),
     Substitution(
         "--records 100000 --images 20000 --tars 20000 --parquet 20000",
-        "--records 20 --images 5 --tars 20 --parquet 20",
+        "--records 20 --images 5 --tars 20 --parquet 20 --indexes 20 --facts 20",
         "10 minutes",
     ),
     Substitution(

@@ -100,9 +100,10 @@ class ShardInputs:
             key = make_key(file.name)
             if not keys.add(key) and file.problem is None:
                 first = next(f for f in self._list_files() if keys.equal(make_key(f.name), key))
+                names = f"{hide_secrets(first.path)} and {hide_secrets(file.path)}"
                 raise UsageError(
-                    f"{first.path} and {file.path} would both have the key {key}; rename one, or "
-                    "leave it out with --exclude"
+                    f"{names} would both have the key {key}; rename one, or leave it out with "
+                    "--exclude"
                 )
             yield file
 

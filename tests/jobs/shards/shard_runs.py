@@ -17,6 +17,7 @@ from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.request import InputRequest
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.storage.local import LocalStore
 from dinac_cli.storage.tars import TarWriter
 
 from ..hand_made import draw
@@ -25,6 +26,11 @@ NANO = ModelChoice(model="nano", device="cpu", dtype="f32")
 
 SIZES = [(16, 16), (17, 9), (32, 16)]
 """(width, height) of the images, in turn: some batches hold images of two sizes."""
+
+
+def locate(out: Path, name: str = "") -> str:
+    """Returns the path of a file in OUT as messages show it."""
+    return LocalStore(str(out)).locate(name)
 
 
 def make_photo(seed: int, format: str = "PNG") -> bytes:

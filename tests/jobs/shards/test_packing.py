@@ -17,6 +17,7 @@ from dinac_cli.jobs.encode import EncodeChoice
 from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards import packing
+from dinac_cli.jobs.shards.contents import write_index
 from dinac_cli.jobs.shards.packing import ReadAhead, SampleJob, ShardJob
 from dinac_cli.storage import local
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX
@@ -26,6 +27,7 @@ from ..hand_made import read_tree
 from .shard_runs import (
     count,
     encode,
+    locate,
     make_photo,
     make_request,
     make_tar,
@@ -123,6 +125,33 @@ def test_retry_failed_encodes_shards_with_failures_again(tmp_path: Path) -> None
     assert count(encode(photos, out)) == {Status.FAILED: 1, Status.DONE: 3}
     assert count(encode(photos, out, retry_failed=True)) == {Status.WRITTEN: 2, Status.DONE: 2}
     assert read_tree(out) == read_tree(tmp_path / "expected")  # the index, too
+
+
+def test_an_index_that_another_run_writes_meanwhile_does_not_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It describes shards before they are encoded again: with failures, or by other threads."""
+    photos = write_photos(tmp_path / "in", ["a.png", "b.png"])
+    good, status = (photos / "b.png").read_bytes(), (photos / "b.png").stat()
+    (photos / "b.png").write_bytes(bytes(len(good)))
+    os.utime(photos / "b.png", ns=(status.st_mtime_ns, status.st_mtime_ns))
+    out = tmp_path / "out"
+    encode(photos, out, shard_size=2)
+    write_file(photos / "b.png", good, 1_000_000_001)
+    prepare = ShardJob.prepare
+
+    def prepare_late(job: ShardJob) -> None:
+        prepare(job)
+        assert write_index(job.store) == 1
+
+    for fields in ({"retry_failed": True}, {"overwrite": True, "shard_size": 2}):
+        with monkeypatch.context() as patch:
+            patch.setattr(ShardJob, "prepare", prepare_late)
+            encode(photos, out, **fields)
+        tree = read_tree(out)
+        [entry], [marker] = read_index(tree).values(), read_markers(tree).values()
+        assert (entry["nsamples"], entry["missed"]) == (2, 0)
+        assert entry["sha256"] == marker["sha256"]
 
 
 def test_skipped_images_are_counted_once(tmp_path: Path) -> None:
@@ -374,8 +403,8 @@ def test_another_run_with_other_settings_that_came_first_ends_this_one(
     with pytest.raises(UsageError) as caught:
         list(late.start(request.make_control()))
     assert str(caught.value) == (
-        f"{out}/ holds shards of another run with --precision q8; you asked for --precision bf16; "
-        "choose another OUT"
+        f"{locate(out)} holds shards of another run with --precision q8; you asked for "
+        "--precision bf16; choose another OUT"
     )
     assert read_tree(out) == tree
 

@@ -255,7 +255,7 @@ def test_two_images_of_one_key_are_refused(tmp_path: Path, pair: tuple[str, str]
     first, second = sorted(pair)
     key = os.path.splitext(first)[0].replace(".", "%2E")
     assert str(caught.value) == (
-        f"{photos}/{first} and {photos}/{second} would both have the key {key}; rename one, or "
+        f"{photos / first} and {photos / second} would both have the key {key}; rename one, or "
         "leave it out with --exclude"
     )
     assert not (tmp_path / "out").exists()
@@ -307,3 +307,24 @@ def test_an_out_inside_the_input_is_no_input(tmp_path: Path) -> None:
     before = read_tree(out)
     assert count(encode(photos, out)) == {Status.DONE: 1}
     assert read_tree(out) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names that are not UTF-8")
+def test_names_that_are_not_utf8_and_names_of_255_bytes(tmp_path: Path) -> None:
+    folder = os.fsencode(write_photos(tmp_path / "in", ["a.png"]))
+    names = [b"\xff.png", b"x" * 245 + b".png", b"y" * 251 + b".png", b"\xfe.jpg"]
+    for seed, name in enumerate(names):
+        data = b"no image" if name == b"\xfe.jpg" else make_photo(seed)
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+    out = tmp_path / "out"
+    results = encode(tmp_path / "in", out, shard_size=10)
+    assert count(results) == {Status.FAILED: 2, Status.WRITTEN: 3}
+    [members] = read_shards(read_tree(out)).values()
+    assert sorted(members) == ["%25FF.dinac", "a.dinac", f"{'x' * 245}.dinac"]
+    tree = read_tree(out)
+    again = encode(tmp_path / "in", out)
+    assert count(again) == {Status.FAILED: 2, Status.DONE: 3}
+    failed = [{each.file for each in run if each.failed} for run in (results, again)]
+    assert failed[0] == failed[1]
+    assert read_tree(out) == tree

@@ -93,7 +93,7 @@ def test_a_wrong_value_is_refused_in_one_line(tmp_path: Path, key: str, value: o
     with pytest.raises(UsageError) as caught:
         read_settings(store)
     assert str(caught.value) == (
-        f"{tmp_path}/{RUN_NAME}: not the settings of a run; restore it, or choose another OUT"
+        f"{store.locate(RUN_NAME)}: not the settings of a run; restore it, or choose another OUT"
     )
 
 

@@ -229,6 +229,23 @@ def test_storage_errors_end_with_the_bytes_of_an_uninterrupted_run(
     assert read_out(faulty_s3) == expected
 
 
+def test_a_silent_server_ends_with_the_bytes_of_an_uninterrupted_run(
+    photos: Path,
+    expected: dict[str, bytes],
+    faulty_s3: FaultyS3,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fsspec.config import conf
+
+    # A busy machine answers in this time; if not, the request is made again.
+    monkeypatch.setitem(conf, "s3", {"config_kwargs": {"read_timeout": 1.5}})
+    faulty_s3.stall(method="PUT", path="000001.tar", times=remote.TRIES)
+    results = encode(photos, f"{faulty_s3.url}/out", shard_size=2)
+    assert count(results) == {Status.WRITTEN: 6}
+    assert all(fault.times <= 0 for fault in faulty_s3.faults)
+    assert read_out(faulty_s3) == expected
+
+
 def test_inputs_that_do_not_answer_at_first(faulty_s3: FaultyS3, tmp_path: Path) -> None:
     put_tars(faulty_s3)
     inputs = f"{faulty_s3.url}/wds/*.tar"

@@ -20,6 +20,7 @@ from .shard_runs import (
     NANO,
     count,
     encode,
+    locate,
     make_photo,
     make_request,
     make_tar,
@@ -60,7 +61,7 @@ def test_shards_are_not_written_among_loose_records(photos: Path, tmp_path: Path
     before = read_tree(out)
     line = refuse(photos, out, shard_size=2)
     assert line == (
-        f"{out}/a.png.dinac is a loose record; shards and loose records never mix; "
+        f"{locate(out, 'a.png.dinac')} is a loose record; shards and loose records never mix; "
         "choose another OUT"
     )
     assert read_tree(out) == before
@@ -92,7 +93,7 @@ def test_a_run_into_shards_without_their_settings_writes_no_loose_record(
 def test_another_shard_size_is_refused(photos: Path, out: Path) -> None:
     before = read_tree(out)
     assert refuse(photos, out, shard_size=3) == (
-        f"{out}/ holds shards with --shard-size 2; you asked for --shard-size 3; "
+        f"{locate(out)} holds shards with --shard-size 2; you asked for --shard-size 3; "
         "choose another OUT, or add --overwrite to encode everything again"
     )
     assert read_tree(out) == before
@@ -122,7 +123,7 @@ def test_other_settings_are_refused(photos: Path, out: Path, name: str) -> None:
     choice, fields, held, asked = CONFLICTS[name]
     before = read_tree(out)
     assert refuse(photos, out, choice, **fields).startswith(
-        f"{out}/ holds shards with {held}; you asked for {asked}"
+        f"{locate(out)} holds shards with {held}; you asked for {asked}"
     )
     assert read_tree(out) == before
 
@@ -192,7 +193,8 @@ def test_overwrite_replaces_damaged_settings(
     expected = read_tree(out)
     (out / "_dinac/run.json").write_bytes(data)
     assert refuse(photos, out) == (
-        f"{out}/_dinac/run.json: not the settings of a run; restore it, or choose another OUT"
+        f"{locate(out, '_dinac/run.json')}: not the settings of a run; restore it, or choose "
+        "another OUT"
     )
     encode(photos, out, overwrite=True, shard_size=2)
     assert read_tree(out) == expected
@@ -217,7 +219,7 @@ def test_a_tar_of_another_program_is_not_replaced(photos: Path, tmp_path: Path) 
     [failure] = (result for result in results if result.failed)
     assert (failure.file, failure.reason) == (
         "shard 000/000001",
-        f"{out}/000/000001.tar: exists and was not written by dinac; "
+        f"{locate(out, '000/000001.tar')}: exists and was not written by dinac; "
         "choose another output folder or add --overwrite",
     )
     assert (out / "000/000001.tar").read_bytes() == foreign
@@ -275,9 +277,9 @@ WRONG: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         "{out}: OUT must be a folder or a URL for shards",
     ),
     "nothing": (
-        lambda photos, out: make_request(write_file(out / "in/x.txt", b"x").parent, out / "o",
+        lambda photos, out: make_request(write_file(out / "x.txt", b"x").parent, out / "o",
                                          shard_size=2),
-        "no images found in {out}/in (1 other file); name image files or folders",
+        "no images found in {out} (1 other file); name image files or folders",
     ),
 }  # fmt: skip
 

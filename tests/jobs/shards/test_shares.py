@@ -11,6 +11,7 @@ import pytest
 
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards import contents
+from dinac_cli.storage.local import LocalStore
 
 from ..hand_made import read_tree
 from .shard_runs import (
@@ -133,3 +134,25 @@ def test_the_last_of_several_runs_completes_the_index(
     assert looks[0] >= 4
     assert set(read_index(tree)) == {f"{name}.tar" for name in read_markers(tree)}
     assert tree == expected
+
+
+def test_a_listing_that_misses_a_tar_does_not_end_the_index(
+    photos: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run commits a tar and its marker while OUT is listed, in the order of names."""
+    out = tmp_path / "out"
+    encode(photos, out, shard_size=2)
+    (out / "index.json").unlink()
+    original = contents.OutContents.list.__func__  # type: ignore[attr-defined]
+    looks = [0]
+
+    def look(kind: type[contents.OutContents], store: object) -> contents.OutContents:
+        found: contents.OutContents = original(kind, store)
+        looks[0] += 1
+        if looks[0] == 1:
+            del found.tars["000/000001"]
+        return found
+
+    monkeypatch.setattr(contents.OutContents, "list", classmethod(look))
+    contents.write_index(LocalStore(str(out)))
+    assert read_tree(out) == expected
