@@ -185,6 +185,8 @@ def _describe_traffic(forecast: ShardForecast) -> Iterator[str]:
     source, out = traffic.source.describe(), traffic.out.describe()
     if (source, out) != ("none", "none"):
         yield f"requests, predicted, without retries: inputs {source}; OUT {out}"
+    if traffic.tar_requests > 1:
+        yield f"upload of a tar: about {traffic.tar_requests} PUT requests, in parts"
     if (advice := traffic.advise(plan.settings.shard_size)) is not None:
         yield advice
 
@@ -233,6 +235,7 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
         },
         "upload_bytes_per_second": estimate.upload_rate,
         "objects_to_write": traffic.objects,
+        "requests_of_a_tar": traffic.tar_requests,
         "requests_predicted": {"inputs": asdict(traffic.source), "out": asdict(traffic.out)},
         "advice": traffic.advise(plan.settings.shard_size),
     }

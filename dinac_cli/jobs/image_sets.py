@@ -21,7 +21,7 @@ from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.naming import NameSet
 from dinac_cli.storage.store import open_folder, open_store, read_place, split_place
-from dinac_cli.storage.urls import hide_secrets, is_url
+from dinac_cli.storage.urls import hide_secrets, is_url, join_url
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,9 @@ class NamedSet:
 
     def locate(self, name: str) -> Picture:
         """Returns an image by its name."""
-        path = f"{self.path.rstrip('/')}/{name}"
-        if not is_url(self.path):
+        if is_url(self.path):
+            path = join_url(self.path, name)
+        else:
             path = os.path.join(self.path, *name.split("/"))
         return Picture(name, hide_secrets(path), path)
 

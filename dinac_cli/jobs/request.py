@@ -484,7 +484,8 @@ def _describe_others(scan: InputScan) -> str:
         other, hint = LATENTS, "name the images, or use dinac decode"
         advice = "name image files or folders"
     others = replace(scan, kind=other, finder=None) if scan.others else ()
-    if any(not entry.problem for entry in others):
+    holds_latents = scan.kind is IMAGES and any(map(holds_shards, scan.paths))
+    if holds_latents or any(not entry.problem for entry in others):
         return f", only {other.plural}; {hint}"
     files = "1 other file" if scan.others == 1 else f"{scan.others} other files"
     return f"{f' ({files})' if scan.others else ''}; {advice}"

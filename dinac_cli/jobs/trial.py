@@ -54,9 +54,8 @@ class TrialSample:
 
     def add(self, entry: Input) -> None:
         """Adds one image, which may replace another image of the sample."""
-        crc = zlib.crc32(entry.name.encode(errors="surrogateescape"))
         self._added += 1
-        heapq.heappush(self._kept, (-crc, self._added, entry))
+        heapq.heappush(self._kept, (-rank_name(entry.name), self._added, entry))
         if len(self._kept) > TRIAL_FILES:
             heapq.heappop(self._kept)
 
@@ -69,6 +68,11 @@ class TrialSample:
     def is_all(self) -> bool:
         """Whether the sample contains every image that was added."""
         return self._added == len(self._kept)
+
+
+def rank_name(name: str) -> int:
+    """Returns a number that depends on nothing but the name; the lowest ones are in the sample."""
+    return zlib.crc32(name.encode(errors="surrogateescape"))
 
 
 @dataclass(frozen=True)

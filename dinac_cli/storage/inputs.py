@@ -20,6 +20,7 @@ from typing import Protocol
 from dinac_cli.errors import UsageError
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.markers import FOLDER
+from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.urls import hide_secrets, is_url
 
 STDIN = "-"
@@ -260,7 +261,9 @@ class InputScan:
         if self.listed is not None or len(self.paths) != 1:
             return False
         path = self.paths[0]
-        if is_url(path) or path.lower().endswith(TAR_SUFFIX):
+        if is_url(path):
+            return path.lower().endswith(LATENT_SUFFIX) and not set("*?[{") & set(path)
+        if path.lower().endswith(TAR_SUFFIX):
             return False
         return path == STDIN or not (os.path.isdir(path) or _is_glob(path))
 
@@ -280,6 +283,11 @@ class InputScan:
         """Returns the inputs in tars, shards or a remote place; None if `path` has loose files."""
         found = None if self.finder is None else self.finder.find(path, name)
         return None if found is None else self._count_others(found)
+
+    def _find_named(self, path: str, name: str, *, is_folder: bool) -> Iterator[Input] | None:
+        """Returns what `_find` returns. Asks the system nothing about a file that is no tar."""
+        may_hold_many = is_folder or path.lower().endswith(TAR_SUFFIX)
+        return self._find(path, name) if may_hold_many else None
 
     def _count_others(self, found: Iterator[Input]) -> Iterator[Input]:
         yield from found
@@ -310,10 +318,11 @@ class InputScan:
             if place in seen or not folders.isdisjoint(place.parents):
                 continue
             seen.add(place)
-            if (found := self._find(match)) is not None:
+            is_folder = os.path.isdir(match)
+            if (found := self._find_named(match, "", is_folder=is_folder)) is not None:
                 folders.add(place)
                 yield from found
-            elif os.path.isdir(match):
+            elif is_folder:
                 folders.add(place)
                 if not self._excludes(os.path.basename(match.rstrip(os.sep)), is_folder=True):
                     yield from self._walk(match, "", (), self._find_search(pattern))
@@ -333,9 +342,11 @@ class InputScan:
         name, problem = self._name_entry(entry, path)
         if problem is not None:
             yield Input(entry, os.path.basename(entry), problem)
-        elif (found := self._find(path, name)) is not None:
+            return
+        is_folder = os.path.isdir(path)
+        if (found := self._find_named(path, name, is_folder=is_folder)) is not None:
             yield from found
-        elif not os.path.isdir(path):
+        elif not is_folder:
             yield from self._name_file(path, name)
         elif name == "." or not self._excludes(name, is_folder=True):
             yield from self._walk(path, "" if name == "." else name + "/", ())

@@ -77,6 +77,8 @@ def test_one_line_says_why_shards_are_refused(shards: Path, work: Path) -> None:
         "OUT",
         ("report", "photos", "photos", "p.html", "--latents", "out"): "out: holds shards; report "
         "needs folders of single files",
+        ("encode", "out", "x"): "no images found in out, only latent files; name the images, or "
+        "use dinac decode",
         ("psnr", "photos", "out"): "out holds latent files; name the folder that decode wrote",
         ("verify", "out/000"): "no latent files found in out/000 (3 other files); name the tars "
         f"in it, such as out/{TAR}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import tarfile
 import uuid
@@ -18,20 +19,26 @@ import pytest
 from PIL import Image
 
 from dinac_cli.errors import UsageError
-from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
+from dinac_cli.jobs.encode import EncodeChoice, EncodeOptions, EncodeRequest
 from dinac_cli.jobs.executor.cluster import Cluster, Demand
+from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.plan import PlanRequest
 from dinac_cli.jobs.request import InputRequest, run_request
+from dinac_cli.jobs.shards import speed
 from dinac_cli.jobs.shards.forecast import ShardEstimate, ShardForecast, open_forecast
-from dinac_cli.jobs.shards.shard_states import PlannedShard
-from dinac_cli.jobs.shards.speed import SampleSizes, SpeedEstimate, assume_speed
+from dinac_cli.jobs.shards.sample import SampleChoice
+from dinac_cli.jobs.shards.sample_images import Probe, ProbeChoice
+from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind
+from dinac_cli.jobs.shards.shard_states import PlannedShard, ShardState
+from dinac_cli.jobs.shards.speed import SampleSizes, SpeedEstimate, SpeedTrial, assume_speed
 from dinac_cli.jobs.shards.traffic import Requests, Traffic, count_parts
+from dinac_cli.jobs.trial import Trial
 from dinac_cli.storage.remote import UPLOAD_PART_BYTES, RemoteStore
 from dinac_cli.storage.store import open_store
 
 from ..s3 import FaultyS3
-from .hand_made import GOLDEN, draw, write_images
+from .hand_made import GOLDEN, draw, make_handle, write_images
 
 
 def make_jpeg(seed: int = 0, side: int = 32) -> bytes:
@@ -181,6 +188,16 @@ def test_a_large_tar_is_uploaded_in_parts() -> None:
     assert count_parts(2.1 * UPLOAD_PART_BYTES) == 3 + 2
 
 
+def test_the_plan_counts_the_parts_of_large_tars(place: str) -> None:
+    open_store(f"{place}/in", for_writing=True).write("0.jpg", make_jpeg())
+    forecast, _, _ = foresee(ask(f"{place}/in/", f"{place}/out/"))
+    assert (forecast.traffic.tar_requests, forecast.traffic.out.put) == (1, 5)
+    forecast = open_forecast(PlanRequest(encode=ask(f"{place}/in/", f"{place}/out/")))
+    assert len(list(forecast.list_shards())) == 1
+    forecast.traffic.finish(forecast.setup.plan, 10.0 * UPLOAD_PART_BYTES)
+    assert (forecast.traffic.tar_requests, forecast.traffic.out.put) == (12, 5 + 11)
+
+
 def test_too_many_loose_objects_should_be_packed() -> None:
     assert Traffic(loose=10_000_000, loose_bytes=10**12).advise(5000) is None
     assert Traffic(loose=12_000_000, loose_bytes=10**12).advise(5000) == (
@@ -323,9 +340,55 @@ def test_the_slower_of_device_and_cores_decides() -> None:
     assert (cluster.seconds, cluster.limit) == (10.0, "device")
 
 
+@pytest.mark.parametrize(
+    ("stage", "limit"), [("read", "decode"), ("model", "device"), ("write", "pack")]
+)
+def test_a_trial_on_a_gpu_measures_the_device(
+    monkeypatch: pytest.MonkeyPatch, stage: str, limit: str
+) -> None:
+    control = RunControl()
+
+    def encode(*_: object) -> Trial:
+        control.clock.add_busy("", [(1.0, 1.03), (2.0, 2.02)])
+        control.clock.seconds[stage] = 9.0
+        return Trial(32, 3.0, 1e-8, "cuda/bf16", encoded=100, record_bytes=45_000.0)
+
+    monkeypatch.setattr(speed, "run_trial", encode)
+    trial = SpeedTrial(
+        probe=Probe(),
+        sizes=SIZES,
+        model=make_handle("tiny", "encoder"),
+        options=EncodeOptions(),
+        choice=SampleChoice(),
+    )
+    estimate = trial.estimate(1e6, control)
+    assert estimate.seconds == 3.0 + 1e6 * 2**16 * 1e-8
+    assert estimate.basis == "cuda/bf16, of 32 tried"
+    assert estimate.device_rate == pytest.approx(2000)
+    assert not estimate.is_assumed
+    assert (estimate.limit, estimate.record_bytes) == (limit, 45_000.0)
+    assert estimate.cores == math.ceil((estimate.device_rate or 0) * SIZES.host_seconds)
+
+
+def test_the_sample_of_many_shards_is_that_of_one(tmp_path: Path) -> None:
+    files = tuple(LooseFile(f"{n}.jpg", f"{n}.jpg", 1, "") for n in range(1000))
+    choices = []
+    for count in (1, 7, 500):
+        choice = ProbeChoice()
+        for first in range(0, 1000, -(-1000 // count)):
+            part = files[first : first + -(-1000 // count)]
+            shard = Shard(name="0", kind=ShardKind.LOOSE, fingerprint="0" * 16, files=part)
+            choice.add(PlannedShard(name="0", state=ShardState.NEW, output="", shard=shard))
+        choices.append(choice.read(SampleChoice()))
+    names = [sorted(entry.name for entry in probe.entries) for probe in choices]
+    assert names[0] == names[1] == names[2]
+    assert len(names[0]) == 32
+    assert not any(probe.is_all for probe in choices)
+
+
 def test_a_fast_device_needs_many_cores_and_several_processes() -> None:
-    speed = SpeedEstimate(seconds=1.0, basis="", device_rate=11_800.0, host_seconds=1.0e-3)
-    assert (speed.cores, speed.count_processes(2), speed.count_processes(8)) == (12, 6, 2)
+    fast = SpeedEstimate(seconds=1.0, basis="", device_rate=11_800.0, host_seconds=1.0e-3)
+    assert (fast.cores, fast.count_processes(2), fast.count_processes(8)) == (12, 6, 2)
     unknown = SpeedEstimate(seconds=1.0, basis="", host_seconds=1.0e-3)
     assert unknown.cores is unknown.count_processes(2) is None
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dinac_cli.errors import UsageError
 from dinac_cli.storage.braces import expand_braces
 from dinac_cli.storage.store import Stat, open_store, split_place
 from dinac_cli.storage.urls import WEB, find_scheme, hide_secrets, is_url, join_url
+
+_LEAST_LISTED = 8
+"""From so many remote files on, a listing takes fewer requests than asking for each."""
 
 
 def expand_place(path: str, listed: dict[str, dict[str, Stat]]) -> Iterator[str]:
@@ -63,3 +66,10 @@ def list_folder(folder: str, listed: dict[str, dict[str, Stat]]) -> dict[str, St
         stats = open_store(folder).list(recursive=False)
         listed[folder] = {stat.name: stat for stat in stats}
     return listed[folder]
+
+
+def list_ahead(places: Sequence[str], listed: dict[str, dict[str, Stat]]) -> None:
+    """Lists the remote folders of many files, so that nothing need be asked for each of them."""
+    if len(places) >= _LEAST_LISTED and find_scheme(places[0]) not in ("", *WEB):
+        for place in places:
+            list_folder(split_place(place)[0], listed)

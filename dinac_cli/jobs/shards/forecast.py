@@ -126,13 +126,13 @@ class ShardForecast:
             self._probe.add(planned)
             yield planned
 
-    def estimate(self, control: RunControl, *, quick: bool = False) -> ShardEstimate:
+    def estimate(self, control: RunControl) -> ShardEstimate:
         """Reads a sample, and encodes it unless the plan is quick. Then finishes `traffic`."""
         setup = self.setup
         probe = self._probe.read(setup.choice)
         sizes = measure_samples(probe, setup.model, setup.options, setup.choice)
         images = self._count_images(probe.images_per_byte)
-        speed = self._estimate_speed(probe, sizes, images, control, quick=quick)
+        speed = self._estimate_speed(probe, sizes, images, control)
         image_bytes, basis = self._estimate_bytes(sizes, speed.record_bytes)
         todo = self.totals.todo
         estimate = ShardEstimate(
@@ -162,8 +162,6 @@ class ShardForecast:
         sizes: SampleSizes | None,
         images: int | None,
         control: RunControl,
-        *,
-        quick: bool,
     ) -> SpeedEstimate:
         encode, rate = self.request.encode, self.request.model_rate
         if sizes is None or not images:
@@ -173,7 +171,7 @@ class ShardForecast:
         if rate is not None:
             return assume_speed(rate, images, sizes, count_processors() if is_here else None)
         reasons = {
-            "--quick": quick or self.request.quick,
+            "--quick": self.request.quick,
             "compiled models are not tried": encode.model.compiled,
             "the speed of the cluster is unknown here; give --model-rate": not is_here,
         }

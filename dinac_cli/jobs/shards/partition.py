@@ -10,19 +10,14 @@ from dinac_cli.container.names import escape_name
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.request import IMAGES, InputRequest
-from dinac_cli.jobs.shards.expansion import expand_place, list_folder
+from dinac_cli.jobs.shards.expansion import expand_place, list_ahead
 from dinac_cli.jobs.shards.sample import make_key
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.naming import NameSet
 from dinac_cli.storage.store import Stat, Store, open_store, split_place
-from dinac_cli.storage.urls import find_scheme, hide_secrets, is_url, join_url
-
-_LEAST_LISTED = (
-    8  # from so many remote files on, a listing takes fewer requests than asking for each
-)
-_UNLISTED = ("", "http", "https")
+from dinac_cli.storage.urls import hide_secrets, is_url, join_url
 
 
 def names_shards(path: str) -> bool:
@@ -105,9 +100,10 @@ class ShardInputs:
             key = make_key(file.name)
             if not keys.add(key) and file.problem is None:
                 first = next(f for f in self._list_files() if keys.equal(make_key(f.name), key))
+                names = f"{hide_secrets(first.path)} and {hide_secrets(file.path)}"
                 raise UsageError(
-                    f"{first.path} and {file.path} would both have the key {key}; rename one, or "
-                    "leave it out with --exclude"
+                    f"{names} would both have the key {key}; rename one, or leave it out with "
+                    "--exclude"
                 )
             yield file
 
@@ -183,9 +179,7 @@ def _list_archives(paths: Iterable[str], listed: dict[str, dict[str, Stat]]) -> 
         if find_kind(path) is ShardKind.LOOSE:
             continue
         places = list(expand_place(path, listed))
-        if len(places) >= _LEAST_LISTED and find_scheme(places[0]) not in _UNLISTED:
-            for place in places:
-                list_folder(split_place(place)[0], listed)
+        list_ahead(places, listed)
         for place in places:
             yield _describe(place, listed)
 

@@ -13,17 +13,18 @@ from typing import BinaryIO, cast
 from dinac_cli.container.names import escape_name
 from dinac_cli.container.record import read_header
 from dinac_cli.errors import (
+    DinacError,
     FormatError,
     InputError,
     StorageError,
     describe_read_error,
 )
 from dinac_cli.jobs.entries import OutputNames, RecordEntry, RecordSource, drop_label
-from dinac_cli.jobs.shards.expansion import expand_place, is_pattern
+from dinac_cli.jobs.shards.expansion import expand_place, is_pattern, list_ahead
 from dinac_cli.jobs.shards.shard_folder import HashedFile, ShardFolder, TarFacts, TarOrigin
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import TAR_SUFFIX, Input
-from dinac_cli.storage.markers import holds_shards
+from dinac_cli.storage.markers import Marker, holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, strip_suffix
 from dinac_cli.storage.store import Stat, Store, open_folder, open_store, split_place
 from dinac_cli.storage.tars import Member, read_members
@@ -120,7 +121,9 @@ class RecordFinder:
 
         `name` is the relative name of the file, if a list names it.
         """
-        for place in places:
+        named = list(places)
+        list_ahead(named, self._listed)
+        for place in named:
             base = split_place(place)[1]
             folder = name.rpartition("/")[0]
             own = f"{folder}/{base}" if folder else base
@@ -187,37 +190,49 @@ class TarSource(RecordSource):
 
     def list_records(self, entry: Input, names: OutputNames) -> Iterator[RecordEntry]:
         """Yields the records of a tar, then what is wrong with the tar as a whole."""
-        assert entry.path is not None, "a tar has a path or a URL"
-        reading = _TarReading(entry.path, self.exclusion, hashes=self.checks)
         try:
-            origin = self._find_origin(entry.name)
-            for member in reading.read():
-                yield self._make_entry(entry, member, names, origin)
-            if reading.lacks_records and self.folder is None:
-                problem = InputError("holds no records; name a tar that dinac encode wrote")
-                yield RecordEntry(entry.label, entry.name, error=problem)
-            if reading.facts is not None and self.folder is not None:
-                for difference in self.folder.compare(entry.name, reading.facts):
-                    problem = InputError(f"{difference}; delete it and run dinac encode again")
-                    yield RecordEntry(entry.label, entry.name, error=problem)
+            for found in self._list_found(entry, names):
+                if isinstance(found, RecordEntry):
+                    yield found
+                else:
+                    yield _fail(entry, found)
             self._lost = 0
         except InputError as exc:
-            yield RecordEntry(entry.label, entry.name, error=drop_label(exc, entry.label))
+            yield _fail(entry, exc)
         except StorageError as exc:
             self._lost += 1
             if self._lost == MOST_LOST_TARS:
                 raise
-            yield RecordEntry(entry.label, entry.name, error=drop_label(exc, entry.label))
+            yield _fail(entry, exc)
 
-    def _find_origin(self, tar: str) -> TarOrigin | None:
+    def _list_found(self, tar: Input, names: OutputNames) -> Iterator[RecordEntry | InputError]:
+        """Yields the records of a tar, and findings. Raises InputError, StorageError."""
+        assert tar.path is not None, "a tar has a path or a URL"
+        reading = _TarReading(tar.path, self.exclusion, hashes=self.checks)
+        markers, problem = self._read_markers(tar.name)
+        origin = self._find_origin(markers)
+        for member in reading.read():
+            yield self._make_entry(tar, member, names, origin)
+        if problem is not None:
+            yield problem
+        if self.folder is None and reading.lacks_records:
+            yield InputError("holds no records; name a tar that dinac encode wrote")
+        if self.folder is not None and reading.facts is not None:
+            for difference in self.folder.compare(tar.name, reading.facts, markers):
+                yield InputError(f"{difference}; delete it and run dinac encode again")
+
+    def _read_markers(self, tar: str) -> tuple[list[Marker], InputError | None]:
+        """Returns the markers of a tar if they are needed, and what is wrong with one of them."""
+        if self.folder is None or not self.checks:
+            return [], None
+        try:
+            return self.folder.read_markers(tar), None
+        except InputError as exc:
+            return [], exc
+
+    def _find_origin(self, markers: list[Marker]) -> TarOrigin | None:
         if not self.checks:
             return None
-        if self.folder is None:
-            return TarOrigin()
-        try:
-            markers = self.folder.read_markers(tar)
-        except InputError:
-            markers = []  # the comparison with the marker reports the error
         return TarOrigin(self.folder, markers[-1].source if markers else None)
 
     def _make_entry(
@@ -297,6 +312,11 @@ class _WantedRecords:
             return False
         self.count += 1
         return not self.exclusion.excludes_any(name, is_folder=False)
+
+
+def _fail(tar: Input, exc: DinacError) -> RecordEntry:
+    """Returns the entry of a tar that failed."""
+    return RecordEntry(tar.label, tar.name, error=drop_label(exc, tar.label))
 
 
 def join_place(store: Store, name: str) -> str:

@@ -14,7 +14,7 @@ from dinac_cli.jobs.shards.shard import Shard, ShardKind
 from dinac_cli.storage import parquet, tars
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.store import open_store, split_place
-from dinac_cli.storage.urls import is_url
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 DEFAULT_COLUMN = "image"
 """The column of a parquet file that holds the images, as the datasets library names it."""
@@ -54,7 +54,7 @@ class Sample(Input):
 
     @property
     def label(self) -> str:
-        return f"{self.place}: {self.name}" if self.path is None else self.path
+        return f"{hide_secrets(self.place)}: {self.name}" if self.path is None else super().label
 
     @property
     def held_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from dinac_cli.jobs.shards.sample import (
 )
 from dinac_cli.jobs.shards.shard import Shard, ShardKind
 from dinac_cli.jobs.shards.shard_states import TODO, PlannedShard
-from dinac_cli.jobs.trial import TRIAL_FILES, TrialSample
+from dinac_cli.jobs.trial import TRIAL_FILES, TrialSample, rank_name
 from dinac_cli.storage.parquet import count_rows
 from dinac_cli.storage.store import open_store, split_place
 from dinac_cli.storage.urls import is_url
@@ -50,6 +51,7 @@ class ProbeChoice:
 
     def __init__(self) -> None:
         self._loose = TrialSample()
+        self._images = 0
         self._archives: list[Shard] = []
 
     def add(self, planned: PlannedShard) -> None:
@@ -59,13 +61,15 @@ class ProbeChoice:
             return
         if shard.kind is not ShardKind.LOOSE:
             self._archives.append(shard)
-        for file in shard.files:
-            if file.problem is None:
-                self._loose.add(Sample(file.path, file.name, key=make_key(file.name)))
+        usable = [file for file in shard.files if file.problem is None]
+        self._images += len(usable)
+        # Of millions of images, only those that may stay in the sample become entries.
+        for file in heapq.nsmallest(TRIAL_FILES, usable, key=lambda file: rank_name(file.name)):
+            self._loose.add(Sample(file.path, file.name, key=make_key(file.name)))
 
     def read(self, choice: SampleChoice) -> Probe:
         """Reads the images. What cannot be read is left out, and is a problem of the probe."""
-        probe = Probe(is_all=self._loose.is_all and not self._archives)
+        probe = Probe()
         archives = _spread(self._archives, PROBED_ARCHIVES)
         budget = _Budget()
         entries = list(_fetch(self._loose.entries, probe, budget))
@@ -81,7 +85,7 @@ class ProbeChoice:
             count, size_bytes = count + head.images, size_bytes + shard.size_bytes
         probe.images_per_byte = count / size_bytes if size_bytes else None
         probe.entries = [entry for entry in entries if entry.problem is None]
-        probe.is_all = probe.is_all and len(entries) == len(self._loose.entries)
+        probe.is_all = len(entries) == self._images and not self._archives
         return probe
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
@@ -130,21 +130,24 @@ class ShardFolder:
 
         Reads only the markers of shards that may lack images, by the index.
         """
+        marks = []
         for tar in self.tars:
-            entry = self.index.get(tar)
+            entry, shard = self.index.get(tar), tar.removesuffix(TAR_SUFFIX)
+            known = sorted(self.contents.marks.get(shard, ()))
             if entry is None or entry.missed:
-                for marker in self.read_markers(tar)[-1:]:
-                    yield from marker.failures
+                marks += [(shard, mark) for mark in known[-1:]]
+        for marker in self.contents.read_markers(marks):
+            yield from marker.failures
 
-    def compare(self, tar: str, read: TarFacts) -> Iterator[str]:
-        """Yields how a tar differs from its marker and from the index. Raises InputError.
+    def compare(self, tar: str, read: TarFacts, markers: Iterable[Marker]) -> Iterator[str]:
+        """Yields how a tar differs from its markers and from the index.
 
         If there are several markers, one of them must describe the tar: a run that was killed may
         have left the marker of an earlier state.
         """
         described = {
             name_marker(tar.removesuffix(TAR_SUFFIX), marker.fingerprint): marker.entry
-            for marker in self.read_markers(tar)
+            for marker in markers
         }
         is_known = any(map(read.agrees_with, described.values()))
         for where, entry in () if is_known else [*described.items()][-1:]:

@@ -43,8 +43,8 @@ class Requests:
 class Traffic:
     """The requests of a run to its inputs (`source`) and to OUT, and the objects it writes.
 
-    `loose` remote images and `loose_bytes` of them are read one by one. Call `add` with every
-    shard, and then `finish`.
+    `loose` remote images and `loose_bytes` of them are read one by one. The upload of a tar takes
+    `tar_requests`; 0 if OUT is on this machine. Call `add` with every shard, and then `finish`.
     """
 
     source: Requests = field(default_factory=Requests)
@@ -53,6 +53,7 @@ class Traffic:
     loose: int = 0
     loose_bytes: int = 0
     shards: int = 0
+    tar_requests: int = 0
     _done: int = 0
     _missed: int = 0
 
@@ -86,13 +87,14 @@ class Traffic:
         self.objects = 2 * self.shards + plan.loose.new_parts
         self.objects += ((not plan.contents.has_settings) + 1) * bool(self.shards)
         if plan.store.is_remote:
-            self._add_uploads(plan, count_parts(tar_bytes or 0))
+            self.tar_requests = count_parts(tar_bytes or 0)
+            self._add_uploads(plan)
             self._add_look_ups(plan)
         else:
             self.out = Requests()
 
-    def _add_uploads(self, plan: ShardPlan, parts: int) -> None:
-        self.out.put += self.objects + self.shards * (parts - 1)
+    def _add_uploads(self, plan: ShardPlan) -> None:
+        self.out.put += self.objects + self.shards * (self.tar_requests - 1)
         if plan.request.engine == "ray" and self.shards:  # the file that all nodes must see
             self.out.put += 1
             self.out.delete += 1

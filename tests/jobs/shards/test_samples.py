@@ -18,7 +18,7 @@ from dinac_cli.jobs.encode import EncodeChoice
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import Status
 from dinac_cli.jobs.shards.run_settings import parse_extensions
-from dinac_cli.jobs.shards.sample import make_key
+from dinac_cli.jobs.shards.sample import Sample, make_key
 
 from ..hand_made import read_tree
 from .shard_runs import (
@@ -123,6 +123,19 @@ def test_a_key_that_is_too_long_for_the_name_of_a_record_fails(tmp_path: Path) -
     assert failures == {
         f"{long}.png": "the name of its record has a component longer than 255 bytes; rename it"
     }
+
+
+@pytest.mark.parametrize(
+    ("sample", "label"),
+    [
+        (Sample(None, "a.png", place="https://me:pw@h/x.tar?sig=s"), "https://h/x.tar: a.png"),
+        (Sample("https://me:pw@h/a.png?sig=s", "a.png"), "https://h/a.png"),
+        (Sample("d/a?b.png", "a?b.png"), "d/a?b.png"),
+    ],
+)
+def test_labels_hold_no_secrets(sample: Sample, label: str) -> None:
+    """They are printed, and markers keep those of images that failed."""
+    assert sample.label == label
 
 
 def test_anonymous_keys_are_numbers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -24,7 +25,7 @@ from dinac_cli.jobs.decode import DecodeRequest
 from dinac_cli.jobs.encode import EncodeChoice
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.export import ExportRequest
-from dinac_cli.jobs.features import FeaturesRequest
+from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
 from dinac_cli.jobs.info import InfoRequest, ShardFacts
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.request import LATENTS, InputRequest, Request, run_request
@@ -105,8 +106,8 @@ def list_entries(*paths: Path | str, **fields: Any) -> list[RecordEntry]:
 
 def fail(results: list[FileResult], place: Path | str = "") -> dict[str, str | None]:
     """Returns the failures: the file without the place, and the reason."""
-    start = f"{place}/" if place else ""
-    return {r.file.removeprefix(start): r.reason for r in results if r.failed}
+    start = os.path.join(place, "")
+    return {r.file.removeprefix(start).replace(os.sep, "/"): r.reason for r in results if r.failed}
 
 
 def count(results: list[FileResult], status: Status) -> int:
@@ -181,7 +182,7 @@ def test_the_index_tells_the_number_of_records(work: Path, shards: Path) -> None
     assert len(list_entries(shards)) == 5
 
 
-def test_features_and_export_read_shards(work: Path, tmp_path: Path) -> None:
+def test_features_and_export_read_shards(work: Path, tmp_path: Path, bucket: str) -> None:
     run(ExportRequest(inputs=inputs(work / "shards"), out=str(tmp_path / "a"), format="npz"))
     run(ExportRequest(inputs=inputs(work / "loose"), out=str(tmp_path / "b"), format="npz"))
     assert read_tree(tmp_path / "a") == read_tree(tmp_path / "b")
@@ -189,8 +190,13 @@ def test_features_and_export_read_shards(work: Path, tmp_path: Path) -> None:
     model = ModelChoice(model=str(GOLDEN / "tiny"), device="cpu", dtype="f32")
     records = [make_record(make_handle("tiny", "encoder"), name, 1) for name in ("x.png", "y.png")]
     write_file(tmp_path / "t.tar", make_tar({"x.dinac": records[0], "y.dinac": records[1]}))
-    request = FeaturesRequest(inputs=inputs(tmp_path / "t.tar"), model=model)
-    assert [r.facts for r in run(request)] == [{"name": "x.png"}, {"name": "y.png"}]
+    query = f"{upload({'q.dinac': records[0]}, bucket)}/q.dinac"
+    request = FeaturesRequest(
+        inputs=inputs(tmp_path / "t.tar"), model=model, options=FeatureOptions(similar=query)
+    )
+    assert sorted(r.facts["name"] for r in run(request) if r.facts) == ["x.png", "y.png"]
+    with pytest.raises(UsageError, match=rf"^--similar {query}x: .*; name a \.dinac file"):
+        run(dataclasses.replace(request, options=FeatureOptions(similar=query + "x")))
 
 
 # The names
@@ -521,6 +527,8 @@ def test_loose_remote_records_are_read(work: Path, tmp_path: Path, bucket: str) 
     [entry] = list_entries(f"{place}/trip/e.png.dinac")
     assert (entry.name, entry.path) == ("e.png.dinac", None)
     assert read_header(entry.read()).name == "trip/e.png"
+    decode(tmp_path / "one.png", f"{place}/trip/e.png.dinac")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "b/trip/e.png").read_bytes()
     decode(tmp_path / "c", f"{place}/trip/*.dinac")
     assert len(read_tree(tmp_path / "c")) == 3
 
