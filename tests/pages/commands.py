@@ -91,6 +91,7 @@ SUBSTITUTIONS = (
 
 UNRUN = {
     "dinac bench": "tests/cli/test_bench.py",
+    "dinac encode photos/ on-ray/": "tests/cli/test_encode_on_ray.py",
     "dinac train": "tests/cli/test_train.py",
     "python -m tests.cli.kills": "tests/cli/kills/test_kills.py",
     "python -m tests.jobs.ray_faults": "tests/jobs/test_ray.py",
