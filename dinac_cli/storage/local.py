@@ -140,6 +140,9 @@ class LocalStore(Store):
         except OSError as exc:
             raise describe_write_error(exc, target) from exc
 
+    def sweep(self, folder: str) -> None:
+        remove_dead_temporaries((self.locate(folder) if folder else self.place) or ".")
+
     def lock(self, refusal: str) -> AbstractContextManager[bool]:
         return hold_folder(self.place, refusal)
 

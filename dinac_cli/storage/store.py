@@ -107,6 +107,10 @@ class Store(ABC):
     def remove(self, name: str) -> None:
         """Removes a file, if it exists."""
 
+    def sweep(self, folder: str) -> None:
+        """Removes what killed runs left in a folder, if their writes leave anything there."""
+        return
+
     @abstractmethod
     def lock(self, refusal: str) -> AbstractContextManager[bool]:
         """Keeps other runs out of the place; see `lock.hold_folder`. Yields False if it cannot."""

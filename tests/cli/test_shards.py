@@ -75,6 +75,15 @@ def test_shards_among_loose_records_are_wrong_usage(photos: Path, tmp_path: Path
     )
 
 
+def test_the_number_of_processes_changes_no_byte(photos: Path, tmp_path: Path) -> None:
+    for processes in ("1", "2"):
+        options = ("--shard-size", "1", "--processes", processes, "--threads", "1")
+        command = ("encode", photos, tmp_path / processes, *options)
+        done = run_process(*command, program=get_client())
+        assert (done.code, done.err) == (0, "")
+    assert read_files(tmp_path / "1") == read_files(tmp_path / "2")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_run_that_is_killed_during_an_upload_is_completed(
     photos: Path, tmp_path: Path, faulty_s3: FaultyS3

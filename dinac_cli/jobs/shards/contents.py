@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import ArchiveError, InputError
 from dinac_cli.storage.markers import (
+    FOLDER,
+    MARKER_FOLDER,
     MAX_MARKER_BYTES,
     NONCE_PREFIX,
+    PLAN_FOLDER,
     RUN_NAME,
     Marker,
     name_marker,
@@ -130,6 +133,14 @@ class OutContents:
         except InputError as exc:
             where = self.store.locate(name)
             raise InputError(f"{where}: {exc}; delete it, and its shard is encoded again") from exc
+
+    def sweep(self, written: Collection[str]) -> None:
+        """Removes the temporary files of killed runs and workers. `written` are new shards."""
+        folders = {shard.rpartition("/")[0] for shard in (*self.tars, *written)}
+        for place in ("", MARKER_FOLDER, PLAN_FOLDER):
+            for folder in folders | {""}:
+                self.store.sweep("/".join(filter(None, (place, folder))))
+        self.store.sweep(FOLDER)
 
     def drop_nonces(self) -> None:
         """Removes what runs on a cluster left that were killed before this one."""

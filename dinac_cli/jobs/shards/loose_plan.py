@@ -12,6 +12,7 @@ import pickle
 import time
 import zlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -196,7 +197,7 @@ class LoosePlan:
             ) from exc
 
     def _add_known(self, file: LooseFile, place: int) -> None:
-        index = int(np.searchsorted(self._starts, place, side="right")) - 1
+        index = bisect_right(self._starts, place) - 1
         part = self._open.get(index) or self._reopen(index)
         position = place - self._starts[index]
         part.files[position] = file

@@ -123,13 +123,17 @@ class ShardJob(Job[Shard, Any, Any]):
         self.model = model
         self._settings = settings
         self._replaces = replaces
+        self._is_prepared = False
         self._remarks: list[str] = []
 
     def prepare(self) -> None:
         """Writes the settings of the run, unless OUT has them. Runs where the model computes.
 
+        Does nothing if it was called before. With --overwrite, removes what the run replaces.
         Raises UsageError if another run has written other settings meanwhile.
         """
+        if self._is_prepared:
+            return
         own = complete_settings(self._settings, self.model.compute)
         if self._replaces is None:
             held = read_settings(self.store)
@@ -142,6 +146,7 @@ class ShardJob(Job[Shard, Any, Any]):
             self._compare(held, own)
         elif held != own:
             self.store.write(RUN_NAME, own.to_bytes())
+        self._is_prepared = True
 
     def _compare(self, held: RunSettings, own: RunSettings) -> None:
         place = self.store.locate("")

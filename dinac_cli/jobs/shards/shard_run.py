@@ -368,6 +368,7 @@ def _start(
     if not control.stop:
         plan.contents.drop_nonces()
     write_index(plan.store, written)
+    plan.contents.sweep(written)
 
 
 def _until_lost(results: Iterable[FileResult]) -> Iterator[FileResult]:

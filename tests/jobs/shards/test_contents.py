@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from dinac_cli.storage.markers import (
     split_marker_name,
 )
 
+from ...storage.leftovers import leave_temporary
 from ..hand_made import read_tree
 from .shard_runs import (
     count,
@@ -254,6 +256,20 @@ def test_markers_of_an_earlier_source_are_removed(tmp_path: Path) -> None:
         write_file(tar, make_tar({"a.png": make_photo(seed)}), 1_000_000_000 + seed)
         assert count(encode(tar, out)) == {Status.WRITTEN: 1}
         assert len(list((out / "_dinac/shards").iterdir())) == 1
+
+
+def test_temporary_files_of_killed_runs_are_removed_also_if_nothing_is_to_do(
+    photos: Path, out: Path
+) -> None:
+    """A killed worker leaves one where another one completes its shard."""
+    expected = read_tree(out)
+    folders = [out, *(path for path in out.rglob("*") if path.is_dir())]
+    left = [leave_temporary(folder, age_seconds=120) for folder in folders]
+    assert len(left) == 7
+    living = leave_temporary(out / "000", os.getpid())
+    assert count(encode(photos, out)) == {Status.DONE: 3}
+    living.unlink()
+    assert read_tree(out) == expected
 
 
 def test_the_index_lists_what_is_complete(tmp_path: Path) -> None:

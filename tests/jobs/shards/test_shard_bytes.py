@@ -92,10 +92,3 @@ def test_a_run_that_is_repeated_has_the_same_bytes_wherever_the_images_are(
     again = encode(photos, tmp_path / "one")
     assert count(again) == {Status.DONE: len(NAMES)}
     assert read_tree(tmp_path / "one") == first
-
-
-def test_the_number_of_processes_changes_no_byte(photos: Path, tmp_path: Path) -> None:
-    for processes in (1, 2):
-        out = tmp_path / f"{processes}"
-        encode(photos, out, shard_size=1, processes=processes, threads=1)
-    assert read_tree(tmp_path / "1") == read_tree(tmp_path / "2")
