@@ -318,7 +318,6 @@ class _Packing:
         self._samples: deque[tuple[_Pack, Sample]] = deque()
         self._packed: deque[Future[None]] = deque()
         self._commits: deque[tuple[_Pack, Future[FileResult]]] = deque()
-        self._is_prepared = False
         self._storage_errors = 0
 
     def __enter__(self) -> _Packing:
@@ -428,14 +427,12 @@ class _Packing:
             self._commits.append((pack, self._uploads.submit(self._commit, pack, sealed)))
 
     def _prepare(self, pack: _Pack) -> None:
-        if self._is_prepared or pack.error is not None:
+        if pack.error is not None:
             return
         try:
             self._job.prepare()
         except StorageError as exc:
             pack.error = exc
-            return
-        self._is_prepared = True
         for remark in self._job.take_remarks():
             self._control.warn(remark)
 

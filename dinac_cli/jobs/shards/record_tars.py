@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import BinaryIO, cast
 
 from dinac_cli.container.names import escape_name
@@ -26,15 +24,12 @@ from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import TAR_SUFFIX, Input
 from dinac_cli.storage.markers import Marker, holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, strip_suffix
-from dinac_cli.storage.store import Stat, Store, open_folder, open_store, split_place
+from dinac_cli.storage.store import Stat, Store, open_folder, open_store, read_again, split_place
 from dinac_cli.storage.tars import Member, read_members
 from dinac_cli.storage.urls import is_url, join_url
 
 MOST_LOST_TARS = 10
 """If so many tars in a row cannot be read because a place does not answer, the run ends."""
-
-PAUSE_SECONDS = (1.0, 4.0, 16.0)
-"""The pauses before a tar is opened again, if its place does not answer."""
 
 
 @dataclass
@@ -257,7 +252,7 @@ class TarSource(RecordSource):
 
 @dataclass
 class _TarReading:
-    """Reads the records of one tar; see `MOST_LOST_TARS` and `PAUSE_SECONDS`.
+    """Reads the records of one tar; see `MOST_LOST_TARS` and `read_again`.
 
     After `read`, `facts` describe the tar if it was read to its end and `hashes` is set, and
     `lacks_records` is true if all of its files are something else.
@@ -271,18 +266,7 @@ class _TarReading:
 
     def read(self) -> Iterator[Member]:
         """Yields the records. Raises ArchiveError, InputError, StorageError."""
-        done, pauses = 0, iter(PAUSE_SECONDS)
-        while True:
-            try:
-                for member in islice(self._read_once(), done, None):
-                    yield member
-                    done, pauses = done + 1, iter(PAUSE_SECONDS)
-                return
-            except StorageError:
-                pause = next(pauses, None)
-                if pause is None:
-                    raise
-                time.sleep(pause)
+        return read_again(self._read_once)
 
     def _read_once(self) -> Iterator[Member]:
         wanted = _WantedRecords(self.exclusion)
