@@ -175,6 +175,11 @@ def read_again(read: Callable[[], Iterator[T]]) -> Iterator[T]:
             sleep(pause)
 
 
+def is_hidden(name: str) -> bool:
+    """True if a part of a name begins with a dot. `..` is no hidden file, but a bad name."""
+    return any(part.startswith(".") and part != ".." for part in name.split("/"))
+
+
 def is_usable_name(name: str) -> bool:
     """True if the name of an object can be a relative path: no part is empty, `.` or `..`."""
     return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))

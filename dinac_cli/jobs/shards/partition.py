@@ -16,7 +16,7 @@ from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, 
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.naming import NameSet, ignores_case
-from dinac_cli.storage.store import Stat, Store, open_store, split_place
+from dinac_cli.storage.store import Stat, Store, is_hidden, open_store, split_place
 from dinac_cli.storage.urls import hide_secrets, is_url, join_url
 
 
@@ -149,7 +149,7 @@ class ShardInputs:
         unusable: list[str] = []
         for stat in store.list(skip=unusable.append):
             self.listed[-1] += 1
-            if _is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
+            if is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
                 continue
             if is_image_name(stat.name):
                 yield _make_loose(store, stat)
@@ -167,10 +167,6 @@ class ShardInputs:
 def _make_loose(store: Store, stat: Stat) -> LooseFile:
     path = join_url(store.place, stat.name)
     return LooseFile(path, escape_name(stat.name), stat.size_bytes, stat.version)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or "/." in name
 
 
 def _list_archives(paths: Iterable[str], listed: dict[str, dict[str, Stat]]) -> Iterator[Archive]:

@@ -24,7 +24,15 @@ from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import TAR_SUFFIX, Input
 from dinac_cli.storage.markers import Marker, holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, strip_suffix
-from dinac_cli.storage.store import Stat, Store, open_folder, open_store, read_again, split_place
+from dinac_cli.storage.store import (
+    Stat,
+    Store,
+    is_hidden,
+    open_folder,
+    open_store,
+    read_again,
+    split_place,
+)
 from dinac_cli.storage.tars import Member, read_members
 from dinac_cli.storage.urls import is_url, join_url
 
@@ -101,7 +109,7 @@ class RecordFinder:
         """Yields the loose records of a remote folder."""
         prefix = f"{name}/" if name not in ("", ".") else ""
         for stat in store.list():
-            if _is_hidden(stat.name) or self.exclusion.excludes_any(stat.name, is_folder=False):
+            if is_hidden(stat.name) or self.exclusion.excludes_any(stat.name, is_folder=False):
                 continue
             if stat.name.lower().endswith(LATENT_SUFFIX):
                 path = join_place(store, stat.name)
@@ -291,7 +299,7 @@ class _WantedRecords:
     others: int = 0
 
     def __call__(self, name: str) -> bool:
-        if not name.lower().endswith(LATENT_SUFFIX) or _is_hidden(name):
+        if not name.lower().endswith(LATENT_SUFFIX) or is_hidden(name):
             self.others += 1
             return False
         self.count += 1
@@ -310,8 +318,3 @@ def join_place(store: Store, name: str) -> str:
 
 def _names_records(base: str) -> bool:
     return base.lower().endswith((TAR_SUFFIX, LATENT_SUFFIX))
-
-
-def _is_hidden(name: str) -> bool:
-    """True if a part of a name begins with a dot. `..` is no hidden file, but a bad name."""
-    return any(part.startswith(".") and part != ".." for part in name.split("/"))
