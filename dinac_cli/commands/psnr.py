@@ -25,6 +25,15 @@ _PLACES = "a folder, one image, a tar or parquet file of images, or a URL of the
 First = Annotated[str, typer.Argument(metavar="A", help=f"The originals: {_PLACES}.")]
 Second = Annotated[str, typer.Argument(metavar="B", help=f"The reconstructions: {_PLACES}.")]
 
+ImageColumn = Annotated[
+    str,
+    opt.input_option(
+        "--image-column",
+        metavar="NAME",
+        help="The column of a parquet file that holds the images.",
+    ),
+]
+
 _TABLE_WIDTH = 80
 
 
@@ -36,6 +45,7 @@ def psnr(
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
     exclude: opt.Exclude = None,
+    image_column: ImageColumn = "image",
     background: opt.Background = "white",
     hdr: opt.Hdr = "refuse",
     damaged: opt.Damaged = "fail",
@@ -72,6 +82,7 @@ def psnr(
         first=first,
         second=second,
         exclude=tuple(exclude or ()),
+        column=image_column,
         options=options,
         workers=workers,
     )

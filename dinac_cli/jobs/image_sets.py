@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from dinac_cli.errors import InputError, StorageError, UsageError
 from dinac_cli.images.formats import is_image_name
+from dinac_cli.jobs.entries import drop_label
 from dinac_cli.jobs.request import IMAGES
 from dinac_cli.jobs.shards.expansion import expand_place, is_pattern
 from dinac_cli.jobs.shards.partition import Archive
@@ -83,7 +84,10 @@ class ArchiveSet:
         return hide_secrets(self.path)
 
     def list(self) -> Iterator[Picture]:
-        """Yields the images. An archive that fails is a picture with a problem."""
+        """Yields the images. An archive that fails is a picture with a problem.
+
+        Raises UsageError if a file cannot be read in this way.
+        """
         for place in self._places:
             shard = Archive(place).make_shard("")
             choice = SampleChoice(column=self.column)
@@ -93,10 +97,11 @@ class ArchiveSet:
                         name, problem = sample.name, sample.problem
                         label = f"{shard.label}: {name}"
                         yield Picture(name, label, data=sample.data, problem=problem)
+            except UsageError as exc:  # such as a column that does not exist
+                raise UsageError(f"{shard.label}: {drop_label(exc, shard.label)}") from exc
             except (InputError, StorageError) as exc:
                 self.failed = True
-                problem = str(exc).removeprefix(f"{shard.label}: ")
-                yield Picture("", shard.label, problem=problem)
+                yield Picture("", shard.label, problem=str(drop_label(exc, shard.label)))
 
 
 @dataclass
@@ -147,10 +152,12 @@ class NamedSet:
                 yield self.locate(stat.name)
 
 
-def open_image_set(path: str, exclusion: Exclusion, other: str) -> ArchiveSet | NamedSet:
+def open_image_set(
+    path: str, other: str, exclusion: Exclusion, column: str
+) -> ArchiveSet | NamedSet:
     """Opens a set of images. `other` is the other set of the pairs. Raises UsageError."""
     if is_archive(path):
-        return ArchiveSet(path, exclusion)
+        return ArchiveSet(path, exclusion, column)
     if is_url(path) and is_pattern(path):
         raise UsageError(f"{hide_secrets(path)}: name a folder here, not a pattern")
     if not is_url(path) and not os.path.isdir(path):

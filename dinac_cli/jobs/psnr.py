@@ -34,6 +34,7 @@ from dinac_cli.jobs.image_sets import (
 from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.shards.sample import DEFAULT_COLUMN
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import InputScan
@@ -122,12 +123,14 @@ class PsnrRequest(Request["PsnrRun"]):
 
     `first` and `second` are two folders or two files; each may be a URL. One of them may be a tar
     or a parquet file of images, or a pattern of such files. `exclude` are patterns of images to
-    leave out on both sides; see `Exclusion`.
+    leave out on both sides; see `Exclusion`. `column` is the column of a parquet file that
+    holds the images.
     """
 
     first: str
     second: str
     exclude: tuple[str, ...] = ()
+    column: str = DEFAULT_COLUMN
     options: MeasureOptions = field(default_factory=MeasureOptions)
 
     command: ClassVar[str] = "psnr"
@@ -137,8 +140,15 @@ class PsnrRequest(Request["PsnrRun"]):
     def open(self, announce: Announce = keep_quiet) -> PsnrRun:
         exclusion = Exclusion(self.exclude)
         # raises UsageError if the two paths are wrong
-        list_pairs(self.first, self.second, exclusion)
-        work = partial(measure_pairs, self.first, self.second, self.options, exclusion=exclusion)
+        list_pairs(self.first, self.second, exclusion, self.column)
+        work = partial(
+            measure_pairs,
+            self.first,
+            self.second,
+            self.options,
+            exclusion=exclusion,
+            column=self.column,
+        )
         return PsnrRun(work=work, first=self.first, second=self.second, exclusion=exclusion)
 
 
@@ -192,6 +202,7 @@ def measure_pairs(
     control: RunControl,
     *,
     exclusion: Exclusion = NO_EXCLUSION,
+    column: str = DEFAULT_COLUMN,
 ) -> Generator[FileResult, None, None]:
     """Compares every image of `first` with its counterpart in `second`, and yields the PSNR.
 
@@ -199,11 +210,13 @@ def measure_pairs(
     this name with the suffix that decoding appended. If an image has no counterpart, its result has
     the status MISSING. Raises UsageError if one path is a file and the other a folder.
     """
-    pairs = list_pairs(first, second, exclusion)
+    pairs = list_pairs(first, second, exclusion, column)
     return map_bounded(pairs, partial(_measure, options=options), control)
 
 
-def list_pairs(first: str, second: str, exclusion: Exclusion = NO_EXCLUSION) -> Iterator[Pair]:
+def list_pairs(
+    first: str, second: str, exclusion: Exclusion = NO_EXCLUSION, column: str = DEFAULT_COLUMN
+) -> Iterator[Pair]:
     """Returns the pairs of two folders, or of two files.
 
     Images in the two folders that match `exclusion` are left out. If one folder lies inside the
@@ -211,7 +224,7 @@ def list_pairs(first: str, second: str, exclusion: Exclusion = NO_EXCLUSION) -> 
     and the other a folder, or if a path does not exist.
     """
     if needs_image_set(first) or needs_image_set(second):
-        return _pair_places(first, second, exclusion)
+        return _pair_places(first, second, exclusion, column)
     for path in (first, second):
         if not os.path.exists(path):
             raise UsageError(f"{path}: no such file or folder; check the path")
@@ -263,7 +276,7 @@ def _pair_folders(first: str, second: str, exclusion: Exclusion) -> Iterator[Pai
         raise UsageError(f"no images found in {first} and {second}; name folders of images")
 
 
-def _pair_places(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair]:
+def _pair_places(first: str, second: str, exclusion: Exclusion, column: str) -> Iterator[Pair]:
     """Pairs two sides of which one at least is an archive or remote. Raises UsageError."""
     if is_archive(first) and is_archive(second):
         raise UsageError(
@@ -273,8 +286,8 @@ def _pair_places(first: str, second: str, exclusion: Exclusion) -> Iterator[Pair
     if _names_image(first) and _names_image(second):
         a, b = (Picture(split_place(path)[1], hide_secrets(path), path) for path in (first, second))
         return iter([Pair(a.label, b.label, a.name, pictures=(a, b))])
-    originals = open_image_set(first, exclusion, second)
-    others = open_image_set(second, exclusion, first)
+    originals = open_image_set(first, second, exclusion, column)
+    others = open_image_set(second, first, exclusion, column)
     for images in (originals, others):
         if isinstance(images, NamedSet) and next(images.list(), None) is None:
             _refuse_empty(images.path)

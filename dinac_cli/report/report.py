@@ -38,7 +38,7 @@ from dinac_cli.storage.atomic import describe_write_error, write_atomically
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.markers import holds_shards
-from dinac_cli.storage.urls import hide_secrets
+from dinac_cli.storage.urls import hide_secrets, is_url
 
 IMAGES_IN_A_PAGE = 300
 """A page with more images needs the folder `assets`. Otherwise, the page would open slowly."""
@@ -102,6 +102,10 @@ class ReportRequest(Request["ReportRun"]):
         if not self.reconstructions:
             raise UsageError(
                 "name a folder of originals, one or more folders of reconstructions, and OUT.html"
+            )
+        for place in filter(is_url, (self.out, self.assets or "")):
+            raise UsageError(
+                f"{hide_secrets(place)}: the page must be on this machine; name a local path"
             )
         if not self.out.lower().endswith((".html", ".htm")):
             raise UsageError(

@@ -96,12 +96,15 @@ def test_rows_of_a_parquet_file_have_the_names_that_decode_gives_them(
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     data = [(originals / name).read_bytes() for name in NAMES]
-    parquet.write_table(pyarrow.table({"image": data}), tmp_path / "rows.parquet")
+    parquet.write_table(pyarrow.table({"picture": data}), tmp_path / "rows.parquet")
     for number, name in enumerate(NAMES):
         path = tmp_path / f"out/rows_{number:08}.png"
         path.parent.mkdir(exist_ok=True)
         Image.open(originals / name).convert("RGB").save(path)
-    results = measure(tmp_path / "rows.parquet", tmp_path / "out")
+    rows, out = str(tmp_path / "rows.parquet"), str(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"rows\.parquet: has no column image; choose one with"):
+        measure(rows, out)
+    results = list(run_request(PsnrRequest(first=rows, second=out, column="picture")))
     assert [(r.name, r.psnr_db) for r in results] == [
         (f"rows_{number:08}", math.inf) for number in range(3)
     ]
@@ -207,6 +210,9 @@ def test_report_needs_local_folders(originals: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="so it needs local folders; copy or unpack it") as no:
             ReportRequest(originals=place, reconstructions=(str(originals),), out=out).open()
         assert "secret" not in str(no.value)
+    for page, assets in (("s3://b/p.html", None), (out, "s3://b/assets")):
+        with pytest.raises(UsageError, match=r"^s3://b/.*: the page must be on this machine"):
+            ReportRequest(originals="a", reconstructions=("b",), out=page, assets=assets).open()
     with pytest.raises(UsageError, match="holds shards; report needs folders of single files"):
         ReportRequest(
             originals=str(originals),

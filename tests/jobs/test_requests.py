@@ -157,6 +157,7 @@ POPULATED: list[Any] = [
         first="photos",
         second="images",
         exclude=("*.tmp",),
+        column="picture",
         options=MEASURE,
         workers=3,
         in_flight=5,
