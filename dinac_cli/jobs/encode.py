@@ -392,16 +392,22 @@ def encode_files(
     processes: int | None = 1,
     overwrite: bool = False,
     prune: Prune | None = None,
+    shard_size: int | None = None,
+    keep: Iterable[str] = (),
+    image_column: str | None = None,
+    retry_failed: bool = False,
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
     The keywords are the command's options; `crop` is (width, height), `upscale=False` is
     --no-upscale, and `prune` is "some" (--prune) or "all". None for `processes` is
-    --processes auto. An option that is None follows the first record in `out`; if `out` holds no
-    record, it has its default. Yields one result per file as soon as the result is final. If a file
-    fails, its result says so; no exception is raised. Raises UsageError, ModelError or OutputError
-    at once if the request as a whole is wrong. Raises DeviceError or OutputError later if the run
-    cannot go on.
+    --processes auto; `keep` holds extensions, such as "txt". An option that is None follows the
+    first record in `out`; if `out` holds no record, it has its default. Yields one result per file
+    as soon as the result is final. With shards, yields one per shard, which counts its `images`,
+    and one per image that failed, was skipped or needs a warning. If a file fails, its result says
+    so; no exception is raised. Raises UsageError, ModelError, OutputError or StorageError at once
+    if the request as a whole is wrong. Raises DeviceError, OutputError or StorageError later if the
+    run cannot go on.
     """
     options = EncodeChoice(
         precision=precision,
@@ -425,6 +431,10 @@ def encode_files(
         processes=processes,
         overwrite=overwrite,
         prune=prune,
+        shard_size=shard_size,
+        keep=tuple(keep),
+        image_column=image_column,
+        retry_failed=retry_failed,
     )
     return run_request(request)
 
