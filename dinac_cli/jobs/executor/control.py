@@ -67,7 +67,10 @@ class StageClock:
             self.host_seconds += time.perf_counter() - since
 
     def add_images(self, count: int) -> None:
-        """Counts images that were encoded, before their shard is complete."""
+        """Counts images that were encoded, before their shard is complete.
+
+        A negative number takes back those of a shard that failed.
+        """
         with self._lock:
             self.images += count
 

@@ -94,9 +94,13 @@ class OutContents:
     def is_foreign(self, shard: str) -> bool:
         """True if there is a tar of this name, and dinac did not write it.
 
-        A run that was killed leaves a tar without a marker.
+        Looks into a tar without a marker, which a run that was killed leaves, and into a tar of
+        another size than the index says.
         """
-        if shard not in self.tars or shard in self.marks:
+        if shard not in self.tars:
+            return False
+        entry = self.index.get(f"{shard}{_TAR}")
+        if shard in self.marks and (entry is None or entry.filesize == self.tars[shard]):
             return False
         with self.store.open(f"{shard}{_TAR}") as file:
             return not _holds_records(file.read(_HEAD_BYTES))

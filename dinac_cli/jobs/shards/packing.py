@@ -34,7 +34,12 @@ from dinac_cli.jobs.executor.job import Computing, Job, Made
 from dinac_cli.jobs.executor.local import run_numbered
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards.replaced import Replaced
-from dinac_cli.jobs.shards.run_settings import RunSettings, complete_settings, read_settings
+from dinac_cli.jobs.shards.run_settings import (
+    RunSettings,
+    complete_settings,
+    find_settings,
+    read_settings,
+)
 from dinac_cli.jobs.shards.sample import (
     Leftovers,
     Sample,
@@ -130,14 +135,17 @@ class ShardJob(Job[Shard, Any, Any]):
         if self._is_prepared:
             return
         own = complete_settings(self._settings, self.model.compute)
-        if self._replaces is not None:
-            self._replaces.remove(self.store)
-            if self._replaces.settings != own:
-                self.store.write(RUN_NAME, own.to_bytes())
-        elif (held := read_settings(self.store)) is None:
-            self.store.write(RUN_NAME, own.to_bytes())
+        if self._replaces is None:
+            held = read_settings(self.store)
+            is_free = held is None
         else:
+            self._replaces.remove(self.store)
+            held = find_settings(self.store)
+            is_free = held is None or held == self._replaces.settings
+        if held is not None and not is_free:
             self._compare(held, own)
+        elif held != own:
+            self.store.write(RUN_NAME, own.to_bytes())
         self._is_prepared = True
 
     def _compare(self, held: RunSettings, own: RunSettings) -> None:
@@ -366,6 +374,8 @@ class _Packing:
                 if shard.problem is not None:
                     raise InputError(shard.problem)
                 for sample in list_samples(shard, self._job.choice, pack.left):
+                    if pack.is_left:
+                        break
                     count += 1
                     yield _Listed(pack, sample, sample.held_bytes)
             except DinacError as exc:
@@ -453,16 +463,17 @@ class _Packing:
         while self._commits and (len(self._commits) > at_most or self._commits[0][1].done()):
             pack, commit = self._commits.popleft()
             try:
-                yield pack.number, commit.result()
+                result = commit.result()
             except UnwritableDiskError:
                 raise
-            except StorageError as exc:
-                self._note_storage_error(exc)
-                yield pack.number, exc
             except DinacError as exc:
+                self._control.clock.add_images(-pack.counts[Status.WRITTEN])  # they have no result
+                if isinstance(exc, StorageError):
+                    self._note_storage_error(exc)
                 yield pack.number, exc
             else:
                 self._storage_errors = 0
+                yield pack.number, result
 
     def _note_storage_error(self, exc: StorageError) -> None:
         self._storage_errors += 1

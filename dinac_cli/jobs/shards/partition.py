@@ -15,7 +15,7 @@ from dinac_cli.jobs.shards.sample import make_key
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
-from dinac_cli.storage.naming import NameSet
+from dinac_cli.storage.naming import NameSet, ignores_case
 from dinac_cli.storage.store import Stat, Store, open_store, split_place
 from dinac_cli.storage.urls import hide_secrets, is_url, join_url
 
@@ -81,7 +81,7 @@ class ShardInputs:
         found.listed = list(map(len, listed.values()))
         remote = (archive.place for archive in archives if is_url(archive.place))
         found.asked = sum(split_place(place)[0] not in listed for place in remote)
-        _refuse_same_names(found.archives)
+        _refuse_same_names(found.archives, fold_case=not is_url(out) and ignores_case(out))
         return found
 
     @property
@@ -192,10 +192,11 @@ def _describe(place: str, listed: dict[str, dict[str, Stat]]) -> Archive:
     return Archive(place, stat.size_bytes, stat.version)
 
 
-def _refuse_same_names(archives: Iterable[Archive]) -> None:
+def _refuse_same_names(archives: Iterable[Archive], *, fold_case: bool) -> None:
     names: dict[str, str] = {}
     for archive in archives:
-        other = names.setdefault(archive.name, archive.place)
+        name = archive.name.casefold() if fold_case else archive.name
+        other = names.setdefault(name, archive.place)
         if other != archive.place:
             raise UsageError(
                 f"{hide_secrets(other)} and {hide_secrets(archive.place)} would both be written to "

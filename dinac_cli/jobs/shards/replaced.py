@@ -1,28 +1,29 @@
-"""What a run with --overwrite removes from OUT: shards of earlier runs that it does not make."""
+"""What a run with --overwrite removes from OUT: the markers and shards of other runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinac_cli.errors import UsageError
 from dinac_cli.jobs.shards.contents import OutContents
 from dinac_cli.jobs.shards.loose_plan import name_part
-from dinac_cli.jobs.shards.run_settings import RunSettings, read_settings
+from dinac_cli.jobs.shards.run_settings import RunSettings, find_settings
 from dinac_cli.jobs.shards.shard import parse_number
 from dinac_cli.storage.markers import name_marker
-from dinac_cli.storage.shard_layout import INDEX_NAME
 from dinac_cli.storage.store import Store
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """The settings and the superfluous shards of an OUT, with the fingerprints of their markers.
+    """What an OUT held before.
 
-    `settings` is None if OUT has none, or if they are damaged.
+    `settings` is None if OUT has none, or if they are damaged. `marks` are the shards and
+    fingerprints of the markers that are not valid any more, and `superfluous` the shards among
+    these that the run does not make again.
     """
 
     settings: RunSettings | None
-    shards: tuple[tuple[str, tuple[str, ...]], ...]
+    marks: tuple[tuple[str, str], ...]
+    superfluous: frozenset[str]
 
     @classmethod
     def find(
@@ -33,29 +34,31 @@ class Replaced:
         Shards with the same settings stay, but for numbered ones if the run has loose images: those
         are numbered anew. Raises StorageError.
         """
-        held = _read_settings(contents.store)
+        held = find_settings(contents.store)
         is_other = held is None or held.digest != wanted.digest
-        superfluous = (
+        superfluous = frozenset(
             shard
-            for shard in sorted(contents.marks.keys() - planned)
+            for shard in contents.marks.keys() - planned
             if is_other or (has_loose and parse_number(shard) is not None)
         )
-        shards = tuple((shard, tuple(sorted(contents.marks[shard]))) for shard in superfluous)
-        return cls(held, shards)
+        marks = (
+            (shard, mark)
+            for shard in sorted(contents.marks if is_other else superfluous)
+            for mark in sorted(contents.marks[shard])
+        )
+        return cls(held, tuple(marks), superfluous)
 
     def remove(self, store: Store) -> None:
-        """Removes the shards, and the index. Raises OutputError, StorageError."""
-        store.remove(INDEX_NAME)
-        for shard, marks in self.shards:
-            for mark in marks:  # first: they say that the shard is complete
-                store.remove(name_marker(shard, mark))
-            store.remove(f"{shard}.tar")
-            if parse_number(shard) is not None:
-                store.remove(name_part(shard))
+        """Removes the markers and the superfluous shards, unless another process has done so.
 
-
-def _read_settings(store: Store) -> RunSettings | None:
-    try:
-        return read_settings(store)
-    except UsageError:
-        return None
+        The other tars stay until they are replaced. Raises OutputError, StorageError.
+        """
+        if not self.marks or store.stat(name_marker(*self.marks[-1])) is None:
+            return
+        for shard, mark in self.marks:
+            if shard in self.superfluous:
+                store.remove(f"{shard}.tar")
+                if parse_number(shard) is not None:
+                    store.remove(name_part(shard))
+            # Last: a run that is killed here leaves the marker to the next one, which removes both.
+            store.remove(name_marker(shard, mark))

@@ -13,7 +13,7 @@ from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.container.header import PRECISIONS, RecordHeader
 from dinac_cli.container.names import is_safe_text
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR
-from dinac_cli.errors import DinacError, InputError, UsageError
+from dinac_cli.errors import DinacError, InputError, StorageError, UsageError
 from dinac_cli.images.color import parse_color
 from dinac_cli.images.damage import DAMAGE_CHOICES, DamageChoice
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, read_geometry
@@ -221,16 +221,29 @@ class HeldRun(HeldRecord):
 
 
 def read_settings(store: Store) -> RunSettings | None:
-    """Reads run.json of OUT; returns None if there is none. Raises UsageError if it is damaged."""
+    """Reads run.json of OUT; returns None if there is none.
+
+    Raises UsageError if it is damaged, StorageError.
+    """
     if store.stat(RUN_NAME) is None:
         return None
     try:
         return _parse(store.read(RUN_NAME, _MAX_BYTES))
+    except StorageError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError, DinacError) as exc:
         raise UsageError(
             f"{store.locate(RUN_NAME)}: not the settings of a run; "
             "restore it, or choose another OUT"
         ) from exc
+
+
+def find_settings(store: Store) -> RunSettings | None:
+    """Returns what `read_settings` returns; None if run.json is damaged. Raises StorageError."""
+    try:
+        return read_settings(store)
+    except UsageError:
+        return None
 
 
 def _parse(data: bytes) -> RunSettings:

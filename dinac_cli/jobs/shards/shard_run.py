@@ -11,7 +11,7 @@ from functools import partial
 from typing import BinaryIO, ClassVar, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.errors import OutputError, UsageError
+from dinac_cli.errors import OutputError, StorageError, UsageError
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, EncodeRun
 from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.executor.control import RunControl
@@ -28,7 +28,7 @@ from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards.contents import OutContents, write_index
 from dinac_cli.jobs.shards.loose_plan import LoosePlan
 from dinac_cli.jobs.shards.node_check import NodeCheck, relocate, show_nonce
-from dinac_cli.jobs.shards.packing import SampleJob, ShardJob
+from dinac_cli.jobs.shards.packing import MOST_STORAGE_ERRORS, SampleJob, ShardJob
 from dinac_cli.jobs.shards.partition import ShardInputs, names_shards
 from dinac_cli.jobs.shards.replaced import Replaced
 from dinac_cli.jobs.shards.run_settings import (
@@ -260,7 +260,7 @@ class ShardPlan:
         """Writes the division of loose images into OUT. Raises OutputError, StorageError."""
         if self.inputs.has_loose:
             self.loose.write()
-        if self.request.retry_failed:
+        if self.request.retry_failed or self.request.overwrite:
             self.store.remove(INDEX_NAME)  # it does not show which state of a shard it describes
 
     def list_done(self) -> list[tuple[str, str]]:
@@ -359,7 +359,7 @@ def _start(
     written: set[str] = set()
     shards = _take_ours(plan, foreign)
     with closing(_run_shards(request, plan, open_job, shards, control)) as results:
-        for result in results:
+        for result in _until_lost(results):
             yield from result.parts
             yield replace(result, parts=())
             if result.status is Status.WRITTEN:
@@ -369,6 +369,19 @@ def _start(
         plan.contents.drop_nonces()
     write_index(plan.store, written)
     plan.contents.sweep(written)
+
+
+def _until_lost(results: Iterable[FileResult]) -> Iterator[FileResult]:
+    """Yields the results of shards. Raises StorageError if many in a row say that a place is lost.
+
+    A process that runs one shard at a time, as on a cluster, cannot see that itself.
+    """
+    lost = 0
+    for result in results:
+        lost = lost + 1 if result.error == StorageError.__name__ else 0
+        if lost == MOST_STORAGE_ERRORS:
+            raise StorageError(result.reason or "", result.details)
+        yield result
 
 
 OpenShardJob = Callable[[], AbstractContextManager[ShardJob]]

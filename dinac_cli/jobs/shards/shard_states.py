@@ -154,6 +154,8 @@ def _judge(plan: ShardPlan, shard: Shard) -> tuple[ShardState, str | None]:
     if plan.request.overwrite:
         is_new = not (has_mark or has_tar)
         return (ShardState.NEW, None) if is_new else (ShardState.STALE, "--overwrite encodes it")
+    if contents.is_foreign(name):
+        return ShardState.CONFLICT, str(refuse_foreign(plan.store.locate(f"{name}.tar")))
     if name in plan.failed and contents.is_done(name, shard.fingerprint):
         return ShardState.RETRIED, "some of its images failed"
     if has_tar and contents.marks.get(name) == {shard.fingerprint}:
@@ -162,8 +164,6 @@ def _judge(plan: ShardPlan, shard: Shard) -> tuple[ShardState, str | None]:
         return ShardState.STALE, "its source has changed"
     if has_mark:
         return ShardState.DAMAGED, "its tar is gone"
-    if has_tar and contents.is_foreign(name):
-        return ShardState.CONFLICT, str(refuse_foreign(plan.store.locate(f"{name}.tar")))
     return ShardState.NEW, "a run that was stopped left its tar" if has_tar else None
 
 

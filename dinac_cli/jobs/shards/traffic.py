@@ -111,16 +111,15 @@ class Traffic:
         self.out.get += self._missed  # to report them again
         if request.retry_failed:
             self.out.get += contents.count_missed()
-        settings = 1 if request.overwrite else 1 + bool(self.shards)
-        self._look_up(settings, exists=contents.has_settings)
+        self._look_up(1 + bool(self.shards), exists=contents.has_settings)
         self._look_up_index(plan)
 
     def _look_up_index(self, plan: ShardPlan) -> None:
         """Counts the five times that a run looks for the index: the last time, it is there."""
-        is_there, removes = bool(plan.contents.index), plan.request.retry_failed
+        request, is_there = plan.request, bool(plan.contents.index)
+        removes = request.retry_failed or request.overwrite
         self._look_up(1, exists=is_there)
-        if plan.request.overwrite or removes:
-            self.out.delete += is_there
+        self.out.delete += removes and is_there
         self._look_up(3, exists=is_there and not removes)
         self._look_up(1, exists=True)
 

@@ -26,7 +26,15 @@ from dinac_cli.storage.markers import (
 
 from ...storage.leftovers import leave_temporary
 from ..hand_made import read_tree
-from .shard_runs import count, encode, make_photo, make_tar, write_file, write_photos
+from .shard_runs import (
+    count,
+    encode,
+    make_photo,
+    make_tar,
+    read_shards,
+    write_file,
+    write_photos,
+)
 
 MARK = "0123456789abcdef"
 HASH = "0" * 64
@@ -210,6 +218,18 @@ def test_a_tar_of_another_size_than_its_marker_says(photos: Path, out: Path) -> 
     tar.unlink()
     assert count(encode(photos, out)) == {Status.DONE: 1, Status.WRITTEN: 2}
     assert read_tree(out) == expected
+
+
+def test_a_tar_of_the_user_in_the_place_of_a_shard_is_not_replaced(photos: Path, out: Path) -> None:
+    mine = make_tar({"notes.txt": b"mine" * 5000})
+    (out / "000/000000.tar").write_bytes(mine)
+    results = encode(photos, out)
+    assert count(results) == {Status.DONE: 1, Status.FAILED: 1}
+    [failure] = (result for result in results if result.failed)
+    assert "exists and was not written by dinac" in (failure.reason or "")
+    assert (out / "000/000000.tar").read_bytes() == mine
+    encode(photos, out, overwrite=True, shard_size=2)
+    assert len(read_shards(read_tree(out))["000/000000.tar"]) == 2
 
 
 def test_a_tar_or_a_marker_that_is_gone_is_made_again(photos: Path, out: Path) -> None:

@@ -15,8 +15,9 @@ from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import StorageError, UnwritableDiskError, UsageError
 from dinac_cli.jobs.encode import EncodeChoice
 from dinac_cli.jobs.executor.control import StopRequest
+from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.shards import packing
+from dinac_cli.jobs.shards import packing, shard_run
 from dinac_cli.jobs.shards.contents import write_index
 from dinac_cli.jobs.shards.packing import ReadAhead, SampleJob, ShardJob
 from dinac_cli.storage import local
@@ -265,6 +266,38 @@ def test_ten_storage_errors_in_a_row_end_the_run(
     assert not read_shards(read_tree(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(("lost", "ends"), [(9, False), (10, True)])
+def test_ten_storage_errors_in_a_row_end_a_run_whose_tasks_have_one_shard_each(
+    lost: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster: no task sees the shards of the others."""
+
+    def run_one_by_one(
+        request: Any, plan: Any, open_job: Any, shards: Any, control: Any
+    ) -> Iterator[FileResult]:
+        for shard in shards:
+            yield from run_opened(open_job, [shard], control)
+
+    spool = LocalStore.spool
+
+    def refuse(self: LocalStore, name: str) -> Any:
+        if name.endswith(".tar") and 2 <= int(name[-10:-4]) < 2 + lost:
+            raise StorageError("the place is busy", ["503"])
+        return spool(self, name)
+
+    monkeypatch.setattr(shard_run, "_run_shards", run_one_by_one)
+    monkeypatch.setattr(LocalStore, "spool", refuse)
+    photos = write_photos(tmp_path / "in", [f"{number:02}.png" for number in range(14)])
+    request = make_request(photos, tmp_path / "out", shard_size=1)
+    if not ends:
+        assert count(run(request)) == {Status.WRITTEN: 5, Status.FAILED: 9}
+        return
+    with pytest.raises(StorageError, match="the place is busy") as caught:
+        run(request)
+    assert (caught.value.exit_code, caught.value.details) == (1, ("503",))
+    assert len(read_shards(read_tree(tmp_path / "out"))) == 2
+
+
 @pytest.mark.parametrize("method", ["write", "commit"])
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
     method: str,
@@ -364,6 +397,44 @@ def test_a_stop_finishes_the_shards_that_were_begun(
     run(request)
     encode(photos, tmp_path / "expected", shard_size=3)
     assert read_tree(out) == read_tree(tmp_path / "expected")
+
+
+def test_a_stop_reads_no_further_in_an_archive_that_was_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be large, and far away."""
+    monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 1)
+    for name in ("a.tar", "b.tar"):
+        write_file(tmp_path / name, make_tar({f"{k}.png": make_photo(k) for k in range(40)}))
+    stop = StopRequest()
+    taken: list[str] = []
+    list_samples = packing.list_samples
+
+    def note(shard: Any, *args: Any) -> Iterator[Any]:
+        for sample in list_samples(shard, *args):
+            if shard.name == "b":
+                stop.set()
+                taken.append(sample.key)
+            yield sample
+
+    monkeypatch.setattr(packing, "list_samples", note)
+    request = make_request(
+        [tmp_path / "a.tar", tmp_path / "b.tar"], tmp_path / "out", workers=1, in_flight=1
+    )
+    assert count(run(request, stop)) == {Status.WRITTEN: 40}
+    assert len(taken) <= 4
+
+
+def test_images_of_a_shard_that_is_tried_again_count_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the progress would pass its total."""
+    fail_on(monkeypatch, packing, "make_marker", busy(1))
+    request = make_request(photos, tmp_path / "out", shard_size=2)
+    opened = request.open()
+    control = request.make_control()
+    assert count(list(opened.start(control))) == {Status.WRITTEN: 5}
+    assert control.clock.images == 5
 
 
 def test_an_exception_of_the_caller_ends_the_threads_and_commits_no_part(

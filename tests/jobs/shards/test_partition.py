@@ -15,6 +15,7 @@ import pytest
 from dinac_cli.errors import UsageError
 from dinac_cli.jobs.request import InputRequest
 from dinac_cli.jobs.results import Status
+from dinac_cli.jobs.shards import partition
 from dinac_cli.jobs.shards.partition import Archive, ShardInputs, names_shards
 from dinac_cli.jobs.shards.shard import (
     ShardKind,
@@ -170,6 +171,20 @@ def test_two_archives_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"would both be written to a\.tar"):
         find(one, tmp_path / "2/a.parquet")
     assert names(find(one, one)) == ["a"]  # named twice
+
+
+def test_two_names_that_are_one_on_the_disk_of_out_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One would replace the other. In a bucket, they are two."""
+    one, two = write_file(tmp_path / "1/a.tar", b"x"), write_file(tmp_path / "2/A.tar", b"x")
+    monkeypatch.setattr(partition, "ignores_case", lambda folder: True)
+    with pytest.raises(UsageError, match=r"would both be written to A\.tar"):
+        find(one, two)
+    request = InputRequest(paths=(str(one), str(two)))
+    assert names(ShardInputs.find(request, "s3://b/out")) == ["a", "A"]
+    monkeypatch.setattr(partition, "ignores_case", lambda folder: False)
+    assert names(find(one, two)) == ["a", "A"]
 
 
 def test_an_archive_that_is_missing_fails_alone(tmp_path: Path, place: str) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import StorageError, UsageError
 from dinac_cli.jobs.shards.run_settings import (
     HeldRun,
     RunSettings,
     complete_settings,
+    find_settings,
     read_settings,
 )
 from dinac_cli.storage.local import LocalStore
@@ -153,3 +154,18 @@ def test_threads_count_on_a_cpu_only() -> None:
     on_gpu = complete_settings(SETTINGS, "cuda/bf16")
     assert (on_gpu.compute, on_gpu.threads) == ("cuda/bf16", None)
     assert SETTINGS.find_conflict(on_gpu) is None
+
+
+def test_settings_that_cannot_be_read_now_are_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--overwrite would take them for those of another run, and remove its shards."""
+    store = write(tmp_path, SETTINGS.to_bytes())
+
+    def refuse(self: LocalStore, *args: object) -> bytes:
+        raise StorageError("the place is busy")
+
+    monkeypatch.setattr(LocalStore, "read", refuse)
+    for read in (read_settings, find_settings):
+        with pytest.raises(StorageError, match="the place is busy"):
+            read(store)

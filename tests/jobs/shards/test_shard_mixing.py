@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dinac_cli.container.record import open_record
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.geometry import GeometryChoice
 from dinac_cli.jobs.encode import EncodeChoice
-from dinac_cli.jobs.results import Status
+from dinac_cli.jobs.executor.control import StopRequest
+from dinac_cli.jobs.executor.local import run_opened
+from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.shards import packing, shard_run
+from dinac_cli.storage.local import LocalStore
 
 from ..hand_made import GOLDEN, read_tree
 from .shard_runs import (
@@ -24,6 +30,7 @@ from .shard_runs import (
     make_photo,
     make_request,
     make_tar,
+    read_index,
     read_markers,
     read_shards,
     write_file,
@@ -207,6 +214,62 @@ def test_parts_of_a_run_with_overwrite_together_replace_everything(
     for share in ("0/2", "1/2"):
         encode(photos, out, choice, shard=share, overwrite=True, shard_size=1)
     encode(photos, tmp_path / "expected", choice, shard_size=1)
+    assert read_tree(out) == read_tree(tmp_path / "expected")
+
+
+def test_a_stopped_overwrite_leaves_no_shard_of_the_earlier_settings_in_the_index(
+    photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a training would mix the latents of two runs."""
+    monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 1)
+    choice = EncodeChoice(precision="q8")
+    request = make_request(
+        photos, out, choice, overwrite=True, shard_size=2, workers=1, in_flight=1
+    )
+    stop, opened = StopRequest(), request.open()
+    opened.count()
+    for _ in opened.start(request.make_control(stop)):
+        stop.set()
+    tree = read_tree(out)
+    begun = list(read_markers(tree))
+    assert 0 < len(begun) < 3
+    assert list(read_index(tree)) == [f"{shard}.tar" for shard in begun]
+    assert {"q8"} == {
+        open_record(record).header.precision
+        for shard in begun
+        for record in read_shards(tree)[f"{shard}.tar"].values()
+    }
+    encode(photos, out, choice, shard_size=2)  # the other tars are known to be dinac's
+    encode(photos, tmp_path / "expected", choice, shard_size=2)
+    assert read_tree(out) == read_tree(tmp_path / "expected")
+
+
+def test_processes_of_a_run_with_overwrite_remove_the_earlier_shards_once(
+    photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task of a cluster has one shard, and 100,000 tasks would ask for all removals again."""
+
+    def run_one_by_one(
+        request: Any, plan: Any, open_job: Any, shards: Any, control: Any
+    ) -> Iterator[FileResult]:
+        for shard in shards:
+            yield from run_opened(open_job, [shard], control)
+
+    removed: Counter[str] = Counter()
+    remove = LocalStore.remove
+
+    def note(self: LocalStore, name: str) -> None:
+        removed[name] += 1
+        remove(self, name)
+
+    monkeypatch.setattr(shard_run, "_run_shards", run_one_by_one)
+    monkeypatch.setattr(LocalStore, "remove", note)
+    tar = write_file(tmp_path / "t.tar", make_tar({"a.png": make_photo(0)}))
+    other = write_file(tmp_path / "u.tar", make_tar({"b.png": make_photo(1)}))
+    encode([tar, other], out, EncodeChoice(precision="q8"), overwrite=True)
+    assert removed["000/000000.tar"] == 1
+    assert set(removed.values()) == {1}
+    encode([tar, other], tmp_path / "expected", EncodeChoice(precision="q8"))
     assert read_tree(out) == read_tree(tmp_path / "expected")
 
 
