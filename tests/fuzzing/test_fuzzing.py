@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
         ("records", 1200, 20),
         ("images", 500, 20),
         ("indexes", 800, 10),
-        ("facts", 600, 20),
+        ("facts", 600, 10),
         ("tars", 2500, 20),
         ("parquet", 600, 20),
     ],

@@ -18,9 +18,9 @@ from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards import packing, shard_run
+from dinac_cli.jobs.shards import sample as sample_module
 from dinac_cli.jobs.shards.contents import write_index
 from dinac_cli.jobs.shards.packing import ReadAhead, SampleJob, ShardJob
-from dinac_cli.jobs.shards.sample import list_samples
 from dinac_cli.storage import local
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX
 from dinac_cli.storage.local import LocalStore
@@ -409,6 +409,7 @@ def test_a_stop_reads_no_further_in_an_archive_that_was_not_begun(
         write_file(tmp_path / name, make_tar({f"{k}.png": make_photo(k) for k in range(40)}))
     stop = StopRequest()
     taken: list[str] = []
+    list_samples = sample_module.list_samples
 
     def note(shard: Any, *args: Any) -> Iterator[Any]:
         for sample in list_samples(shard, *args):
