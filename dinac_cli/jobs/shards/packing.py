@@ -47,7 +47,7 @@ from dinac_cli.jobs.shards.sample import (
     list_samples,
     read_beside,
 )
-from dinac_cli.jobs.shards.shard import Shard
+from dinac_cli.jobs.shards.shard import SOURCE_CHANGED, Shard
 from dinac_cli.storage.content import Content, read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.markers import RUN_NAME, Failure, Marker, name_marker
@@ -147,6 +147,10 @@ class ShardJob(Job[Shard, Any, Any]):
         elif held != own:
             self.store.write(RUN_NAME, own.to_bytes())
         self._is_prepared = True
+
+    def explain_again(self, shard: Shard) -> str | None:
+        """Says why a shard is encoded again; None if it is new, or if the user asks for that."""
+        return SOURCE_CHANGED if shard.is_stale and self._replaces is None else None
 
     def _compare(self, held: RunSettings, own: RunSettings) -> None:
         place = self.store.locate("")
@@ -279,8 +283,8 @@ class _Pack:
             self.totals["bytes_out"] += result.bytes_out
             self.totals["pixels"] += result.width * result.height
 
-    def make_result(self, output: str) -> FileResult:
-        """Returns the result of the whole shard."""
+    def make_result(self, output: str, reason: str | None) -> FileResult:
+        """Returns the result of the whole shard; `reason` says why it was encoded again."""
         written = self.counts[Status.WRITTEN]
         shown = [result for result in self.remarked if result.status is Status.WRITTEN]
         return FileResult(
@@ -288,6 +292,7 @@ class _Pack:
             Status.WRITTEN,
             output=output,
             name=self.shard.name,
+            reason=reason,
             images=written - len(shown),
             pixels=self.totals["pixels"] - sum(r.width * r.height for r in shown),
             bytes_in=self.totals["bytes_in"] - sum(r.bytes_in for r in shown),
@@ -468,7 +473,8 @@ class _Packing:
             pack.spool.commit()
         marker = make_marker(pack, self._job)
         self._job.store.write(marker.name, marker.to_bytes())
-        return pack.make_result(self._job.store.locate(f"{pack.shard.name}.tar"))
+        output = self._job.store.locate(f"{pack.shard.name}.tar")
+        return pack.make_result(output, self._job.explain_again(pack.shard))
 
     def _take_commits(self, at_most: int) -> Iterator[tuple[int, FileResult | DinacError]]:
         """Yields the shards that are complete. Waits until at most `at_most` are not."""
