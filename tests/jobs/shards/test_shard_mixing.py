@@ -15,10 +15,11 @@ from dinac_cli.container.record import open_record
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.geometry import GeometryChoice
 from dinac_cli.jobs.encode import EncodeChoice
+from dinac_cli.jobs.executor import read_ahead
 from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.shards import packing, shard_run
+from dinac_cli.jobs.shards import shard_run
 from dinac_cli.storage.local import LocalStore
 
 from ..hand_made import GOLDEN, read_tree
@@ -221,7 +222,7 @@ def test_a_stopped_overwrite_leaves_no_shard_of_the_earlier_settings_in_the_inde
     photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a training would mix the latents of two runs."""
-    monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 1)
+    monkeypatch.setattr(read_ahead, "READ_AHEAD_ITEMS", 1)
     choice = EncodeChoice(precision="q8")
     request = make_request(
         photos, out, choice, overwrite=True, shard_size=2, workers=1, in_flight=1
