@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -120,19 +120,34 @@ class OutContents:
                 if (entry := self.find_entry(shard, mark)) is None or entry.missed:
                     yield shard, mark
 
-    def read_markers(self, marks: Iterable[tuple[str, str]]) -> Iterator[Marker]:
-        """Yields the markers of shards and fingerprints, in order. Raises InputError."""
-        with ThreadPoolExecutor(_READERS, "marker") as pool:
-            yield from pool.map(self._read_marker, marks)
+    def read_markers(
+        self,
+        marks: Iterable[tuple[str, str]],
+        refuse: Callable[[str, InputError], None] | None = None,
+    ) -> Iterator[Marker]:
+        """Yields the markers of shards and fingerprints, in order.
 
-    def _read_marker(self, mark: tuple[str, str]) -> Marker:
-        name = name_marker(*mark)
+        Calls `refuse` with the shard and the error of a damaged marker; without it, raises
+        InputError.
+        """
+        with ThreadPoolExecutor(_READERS, "marker") as pool:
+            for shard, marker in pool.map(self._read_marker, marks):
+                if isinstance(marker, Marker):
+                    yield marker
+                elif refuse is None:
+                    raise marker
+                else:
+                    refuse(shard, marker)
+
+    def _read_marker(self, mark: tuple[str, str]) -> tuple[str, Marker | InputError]:
+        shard, name = mark[0], name_marker(*mark)
         data = self.store.read(name, MAX_MARKER_BYTES)
         try:
-            return parse_marker(data, mark[0])
+            return shard, parse_marker(data, shard)
         except InputError as exc:
             where = self.store.locate(name)
-            raise InputError(f"{where}: {exc}; delete it, and its shard is encoded again") from exc
+            problem = f"{where}: {exc}; delete it, and its shard is encoded again"
+            return shard, InputError(problem)
 
     def sweep(self, written: Collection[str]) -> None:
         """Removes the temporary files of killed runs and workers. `written` are new shards."""
@@ -203,7 +218,7 @@ def _list_entries(contents: OutContents, known: dict[str, IndexEntry]) -> Iterat
             found[shard] = entry
         else:
             unknown += [(shard, mark) for mark in marks]
-    for marker in contents.read_markers(unknown):
+    for marker in contents.read_markers(unknown, lambda shard, exc: None):  # the run has named it
         if marker.size_bytes == contents.tars[marker.shard]:
             found[marker.shard] = marker.entry
     return iter([found[shard] for shard in sorted(found)])

@@ -11,7 +11,7 @@ from functools import partial
 from typing import BinaryIO, ClassVar, TypeVar
 
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.errors import OutputError, StorageError, UsageError
+from dinac_cli.errors import InputError, OutputError, StorageError, UsageError
 from dinac_cli.jobs.encode import EncodeOptions, EncodeRequest, EncodeRun
 from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.executor.control import RunControl
@@ -490,8 +490,14 @@ def _report_done(plan: ShardPlan) -> Iterator[FileResult]:
             unknown.append((name, mark))
         else:
             yield _make_done(plan, name, entry.nsamples)
-    for marker in plan.contents.read_markers(unknown):
+    damaged: list[FileResult] = []
+
+    def refuse(shard: str, exc: InputError) -> None:
+        damaged.append(FileResult.fail(f"shard {shard}", exc, name=shard))
+
+    for marker in plan.contents.read_markers(unknown, refuse):
         yield from _report_marker(plan, marker)
+    yield from damaged
 
 
 def _report_marker(plan: ShardPlan, marker: Marker) -> Iterator[FileResult]:

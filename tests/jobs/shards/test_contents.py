@@ -156,11 +156,13 @@ def test_a_damaged_marker_is_named_with_what_to_do(photos: Path, out: Path) -> N
     marker = find_marker(out)
     marker.write_bytes(b"")
     (out / "index.json").unlink()
-    with pytest.raises(InputError) as caught:
-        encode(photos, out)
-    assert str(caught.value) == (
+    done, failure = encode(photos, out)  # the other shard goes on
+    assert (done.status, done.name) == (Status.DONE, "000/000001")
+    assert (failure.status, failure.name) == (Status.FAILED, "000/000000")
+    assert failure.reason == (
         f"{marker}: not a marker of dinac; delete it, and its shard is encoded again"
     )
+    assert read_tree(out)["index.json"].count(b'"url"') == 1
     marker.unlink()
     assert count(encode(photos, out)) == {Status.DONE: 1, Status.WRITTEN: 2}
     assert read_tree(out) == expected
