@@ -665,7 +665,10 @@ def _damage(record: bytes) -> bytes:
         ({"b.dinac": RECORD, "b.json": b"{"}, r"a\.tar: b\.json: not valid JSON"),
         ({"b.dinac": RECORD, "b.json": b"[" * 100_000}, r"a\.tar: b\.json: not valid JSON"),
         ({"b.dinac": RECORD, "b.txt": bytes(2**20 + 1)}, r"a\.tar: b\.txt: larger than 1048576"),
-        ({"b.dinac": RECORD, "c.dinac": RECORD, "b.txt": b""}, r"a\.tar: .*key b came before"),
+        (
+            {"b.dinac": RECORD, "c.dinac": RECORD, "b.txt": b""},
+            r"a\.tar: .*an earlier sample has the key b",
+        ),
     ],
 )
 def test_damage_is_named_with_shard_and_key(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
@@ -91,7 +92,7 @@ def list_samples(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterato
 def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
     captions = _CaptionFolder()
     for number, file in enumerate(shard.files):
-        left.captions += not choice.keep and captions.holds_beside(file.path)
+        left.captions += 0 if choice.keep else captions.count_beside(file.path)
         key = _number_key(shard, number) if choice.anonymous else make_key(file.name)
         skips = file.skips_decoded
         yield Sample(file.path, file.name, file.problem, key=key, skips_decoded=skips)
@@ -102,16 +103,16 @@ class _CaptionFolder:
 
     def __init__(self) -> None:
         self._folder: str | None = None
-        self._stems: set[str] = set()
+        self._stems: Counter[str] = Counter()
 
-    def holds_beside(self, path: str) -> bool:
-        """True if a `.txt` or `.json` file lies beside an image."""
+    def count_beside(self, path: str) -> int:
+        """Returns how many `.txt` and `.json` files lie beside an image."""
         folder, name = os.path.split(path)
         if folder != self._folder:
             self._folder = folder
             parts = () if is_url(path) else map(os.path.splitext, _list_names(folder))
-            self._stems = {stem for stem, suffix in parts if suffix.lower() in _CAPTIONS}
-        return os.path.splitext(name)[0] in self._stems
+            self._stems = Counter(stem for stem, suffix in parts if suffix.lower() in _CAPTIONS)
+        return self._stems[os.path.splitext(name)[0]]
 
 
 def _list_names(folder: str) -> list[str]:
@@ -170,6 +171,7 @@ def _choose_image(sample: tars.Sample, key: str, place: str, choice: SampleChoic
     data = sample.files.get(plain[0]) if plain else None
     if data is None:
         problem = problem or "no image in this sample"
+    problem = problem and problem.removeprefix(f"{name}: ")  # the label has the name, too
     return Sample(None, escape_name(name), problem, key=key, data=data, beside=beside, place=place)
 
 
