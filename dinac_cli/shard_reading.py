@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
-from time import sleep
 from typing import Any
 
 from dinac_cli.errors import (
     ArchiveError,
     DinacError,
     InputError,
-    StorageError,
     UsageError,
     describe_read_error,
 )
@@ -25,13 +22,11 @@ from dinac_cli.storage.shard_layout import (
     ShardIndex,
     parse_index,
 )
-from dinac_cli.storage.store import Store
+from dinac_cli.storage.store import Store, read_again
 from dinac_cli.storage.tars import Sample, group_samples, read_members, split_key
 
 MAX_TEXT_BYTES = 2**20
 """The size limit of a text or a JSON file beside a record."""
-
-_RETRY_SECONDS = (1.0, 4.0, 16.0)
 
 
 def read_index(store: Store) -> ShardIndex:
@@ -53,18 +48,7 @@ def read_span(store: Store, span: Span) -> Iterator[Sample]:
     Raises ArchiveError if the shard is damaged, or does not hold as many records as the index says;
     InputError if it cannot be read; StorageError if the place does not answer for long.
     """
-    start, attempts = span.start, iter(_RETRY_SECONDS)
-    while True:
-        try:
-            for sample in islice(_read_shard(store, span), start - span.start, None):
-                yield sample
-                start, attempts = start + 1, iter(_RETRY_SECONDS)
-            return
-        except StorageError:
-            delay = next(attempts, None)
-            if delay is None:
-                raise
-            sleep(delay)
+    return read_again(lambda: _read_shard(store, span))
 
 
 def _read_shard(store: Store, span: Span) -> Iterator[Sample]:

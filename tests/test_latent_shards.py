@@ -23,11 +23,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dinac_cli import LatentFolder, LatentShards, shard_reading
+from dinac_cli import LatentFolder, LatentShards
 from dinac_cli.container.record import pack_encoded, pack_record
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ArchiveError, DinacError, InputError, StorageError, UsageError
 from dinac_cli.shard_order import share_among_ranks, share_among_workers, shuffle_in_buffer
+from dinac_cli.storage import store
 from dinac_cli.storage.local import LocalStore
 from dinac_cli.storage.shard_layout import IndexEntry, ShardIndex
 
@@ -713,7 +714,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], list[flo
             return _Flaky(data, good.pop(0) if good and name != "index.json" else len(data))
 
         monkeypatch.setattr(LocalStore, "open", open_flaky)
-        monkeypatch.setattr(shard_reading, "sleep", pauses.append)
+        monkeypatch.setattr(store, "sleep", pauses.append)
         return pauses
 
     return start

@@ -166,8 +166,8 @@ ShardOption = Annotated[
     input_option(
         "--shard",
         metavar="I/N",
-        help="Split the inputs by name, or the shards, into N parts, numbered from 0, and take only "
-        "part I; auto: the variables of torchrun or Slurm give I and N.",
+        help="Split the inputs by name, or the shards, into N parts, numbered from 0, and take "
+        "only part I; auto: the variables of torchrun or Slurm give I and N.",
     ),
 ]
 Background = Annotated[

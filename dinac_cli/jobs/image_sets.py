@@ -21,7 +21,7 @@ from dinac_cli.storage.content import read_content
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.naming import NameSet
-from dinac_cli.storage.store import open_folder, open_store, read_place, split_place
+from dinac_cli.storage.store import is_hidden, open_folder, open_store, read_place, split_place
 from dinac_cli.storage.urls import hide_secrets, is_url, join_url
 
 
@@ -147,8 +147,7 @@ class NamedSet:
     def _list_remote(self) -> Iterator[Picture]:
         for stat in open_store(self.path).list():
             is_left_out = self.exclusion.excludes_any(stat.name, is_folder=False)
-            is_hidden = stat.name.startswith(".") or "/." in stat.name
-            if is_image_name(stat.name) and not (is_left_out or is_hidden):
+            if is_image_name(stat.name) and not (is_left_out or is_hidden(stat.name)):
                 yield self.locate(stat.name)
 
 

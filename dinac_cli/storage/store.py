@@ -11,10 +11,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import BinaryIO, NamedTuple, Protocol
+from itertools import islice
+from time import sleep
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
+from dinac_cli.errors import StorageError
 from dinac_cli.storage.content import MAX_INPUT_BYTES
 from dinac_cli.storage.urls import is_url, require_writable, split_url
+
+PAUSE_SECONDS = (1.0, 4.0, 16.0)
+"""The pauses before a file is opened again, if its place does not answer."""
+
+T = TypeVar("T")
 
 
 class Stat(NamedTuple):
@@ -146,6 +154,30 @@ def read_place(path: str) -> bytes:
 def open_folder(folder: str) -> Store:
     """Returns what `open_store` returns, and keeps it for the files that follow."""
     return open_store(folder)
+
+
+def read_again(read: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """Yields what `read` yields. If the place does not answer, reads again, after the last item.
+
+    Raises StorageError if it has not answered after all `PAUSE_SECONDS`.
+    """
+    done, pauses = 0, iter(PAUSE_SECONDS)
+    while True:
+        try:
+            for item in islice(read(), done, None):
+                yield item
+                done, pauses = done + 1, iter(PAUSE_SECONDS)
+            return
+        except StorageError:
+            pause = next(pauses, None)
+            if pause is None:
+                raise
+            sleep(pause)
+
+
+def is_hidden(name: str) -> bool:
+    """True if a part of a name begins with a dot. `..` is no hidden file, but a bad name."""
+    return any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
 def is_usable_name(name: str) -> bool:

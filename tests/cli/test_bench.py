@@ -159,7 +159,7 @@ def test_cost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
             "--random-weights and --model cannot be used together; leave one out",
         ),
         (("--compare", "sd"), "--compare sd: choose one of flux2"),
-        (("--only", "it"), "--only it: choose one of network, commands, host, cost"),
+        (("--only", "it"), "--only it: choose one of network, commands, host, shards, cost"),
         (("absent.png",), "absent.png: no such file"),
     ],
 )

@@ -58,8 +58,8 @@ def _explain(address: str) -> str:
         return "Ray cannot start a cluster on this machine; see --verbose"
     if address == "auto":
         return (
-            "this machine runs no Ray that dinac can join; start it with `ray start`, with the same "
-            "versions of Ray and Python, and with the token of the cluster (RAY_AUTH_MODE=token)"
+            "this machine runs no Ray that dinac can join; start it with `ray start`, with the "
+            "same versions of Ray and Python, and with the cluster's token (RAY_AUTH_MODE=token)"
         )
     return (
         f"cannot join the Ray cluster at {address}; run dinac on one of its nodes, with the same "

@@ -63,16 +63,22 @@ def relocate(model: ModelHandle) -> ModelHandle:
 
     Raises ModelError if it is not here.
     """
-    if os.path.exists(model.resolved.path):
+    identity = model.identity  # known since the run began, so it says nothing about this machine
+    path = model.resolved.path
+    is_there = os.path.exists(path)
+    if is_there and model.resolved.identify() == identity:
         return model
-    identity = model.identity  # known since the run began
     found = find_model(identity.latent_space)
-    if found is None or found.identify() != identity:
+    if found is not None and found.identify() == identity:
+        return ModelHandle(found, model.part, model.choice, model.more_parts)
+    if is_there:
         raise ModelError(
-            f"model {model.label} is not on this node; put it at {model.resolved.path}, or run "
-            "dinac models pull there"
+            f"model {model.label}: {path} has other weights on this node; copy those of the run "
+            "there"
         )
-    return ModelHandle(found, model.part, model.choice, model.more_parts)
+    raise ModelError(
+        f"model {model.label} is not on this node; put it at {path}, or run dinac models pull there"
+    )
 
 
 @contextmanager

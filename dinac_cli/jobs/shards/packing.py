@@ -300,10 +300,10 @@ class _Pack:
 
 
 class _Listed(NamedTuple):
-    """An image of a shard that was listed, and the memory that it occupies."""
+    """An image of a shard, and the memory that it occupies. After the last one comes None."""
 
     pack: _Pack
-    sample: Sample
+    sample: Sample | None
     held_bytes: int
 
 
@@ -318,8 +318,7 @@ class _Packing:
         self._samples: deque[tuple[_Pack, Sample]] = deque()
         self._packed: deque[Future[None]] = deque()
         self._commits: deque[tuple[_Pack, Future[FileResult]]] = deque()
-        self._is_prepared = False
-        self._storage_errors = 0
+        self._storage_errors = self._unread = 0
 
     def __enter__(self) -> _Packing:
         self._stack = ExitStack()
@@ -356,6 +355,9 @@ class _Packing:
     def _begin(self, listed: Iterable[_Listed]) -> Iterator[Sample]:
         """Yields the images. After a stop request, leaves the shards that have not begun."""
         for pack, sample, _ in listed:
+            if sample is None:
+                self._note_listed(pack)
+                continue
             if self._control.stop and not pack.has_begun:
                 pack.is_left = True
                 continue
@@ -364,7 +366,7 @@ class _Packing:
             yield sample
 
     def _list(self, shards: Iterable[tuple[int, Shard]]) -> Iterator[_Listed]:
-        """Yields the images of all shards. Runs in the thread that reads ahead."""
+        """Yields the images of each shard, and its end. Runs in the thread that reads ahead."""
         for number, shard in shards:
             pack = _Pack(number, shard)
             self.shards[number] = shard
@@ -383,6 +385,18 @@ class _Packing:
             except MemoryError:
                 pack.error = InputError("not enough memory to read it; use fewer --processes")
             pack.listed = count
+            yield _Listed(pack, None, 0)
+
+    def _note_listed(self, pack: _Pack) -> None:
+        """Commits the shard if it waits for this alone.
+
+        Raises StorageError if many shards in a row could not be read: then no image comes.
+        """
+        self._close_taken()
+        is_lost = isinstance(pack.error, StorageError)
+        self._unread = self._unread + 1 if is_lost else 0
+        if self._unread == MOST_STORAGE_ERRORS and pack.error is not None:
+            raise pack.error
 
     def _pack(self, pack: _Pack, sample: Sample, made: Made) -> None:
         self._packed.append(self._packer.submit(self._add, pack, sample, made))
@@ -428,14 +442,12 @@ class _Packing:
             self._commits.append((pack, self._uploads.submit(self._commit, pack, sealed)))
 
     def _prepare(self, pack: _Pack) -> None:
-        if self._is_prepared or pack.error is not None:
+        if pack.error is not None:
             return
         try:
             self._job.prepare()
         except StorageError as exc:
             pack.error = exc
-            return
-        self._is_prepared = True
         for remark in self._job.take_remarks():
             self._control.warn(remark)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from dinac_cli.container.names import escape_name
+from dinac_cli.container.names import escape_name, find_name_fault
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.request import IMAGES, InputRequest
@@ -15,8 +15,9 @@ from dinac_cli.jobs.shards.sample import make_key
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
+from dinac_cli.storage.markers import name_marker
 from dinac_cli.storage.naming import NameSet, ignores_case
-from dinac_cli.storage.store import Stat, Store, open_store, split_place
+from dinac_cli.storage.store import Stat, Store, is_hidden, open_store, split_place
 from dinac_cli.storage.urls import hide_secrets, is_url, join_url
 
 
@@ -49,8 +50,12 @@ class Archive:
             fingerprint=mark,
             place=self.place,
             size_bytes=self.size_bytes,
-            problem=self.problem,
+            problem=self.problem or self._find_name_fault(mark),
         )
+
+    def _find_name_fault(self, mark: str) -> str | None:
+        fault = find_name_fault(name_marker(self.name, mark))  # longer than the tar's name
+        return None if fault is None else f"the name of its marker {fault}; rename it"
 
 
 @dataclass
@@ -152,7 +157,7 @@ class ShardInputs:
         unusable: list[str] = []
         for stat in store.list(skip=unusable.append):
             self.listed[-1] += 1
-            if _is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
+            if is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
                 continue
             if is_image_name(stat.name):
                 yield _make_loose(store, stat)
@@ -172,10 +177,6 @@ class ShardInputs:
 def _make_loose(store: Store, stat: Stat) -> LooseFile:
     path = join_url(store.place, stat.name)
     return LooseFile(path, escape_name(stat.name), stat.size_bytes, stat.version)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or "/." in name
 
 
 def _list_archives(paths: Iterable[str], listed: dict[str, dict[str, Stat]]) -> Iterator[Archive]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import BinaryIO, cast
 
 from dinac_cli.container.names import escape_name
@@ -26,15 +24,20 @@ from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.inputs import TAR_SUFFIX, Input
 from dinac_cli.storage.markers import Marker, holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, strip_suffix
-from dinac_cli.storage.store import Stat, Store, open_folder, open_store, split_place
+from dinac_cli.storage.store import (
+    Stat,
+    Store,
+    is_hidden,
+    open_folder,
+    open_store,
+    read_again,
+    split_place,
+)
 from dinac_cli.storage.tars import Member, read_members
 from dinac_cli.storage.urls import is_url, join_url
 
 MOST_LOST_TARS = 10
 """If so many tars in a row cannot be read because a place does not answer, the run ends."""
-
-PAUSE_SECONDS = (1.0, 4.0, 16.0)
-"""The pauses before a tar is opened again, if its place does not answer."""
 
 
 @dataclass
@@ -106,7 +109,7 @@ class RecordFinder:
         """Yields the loose records of a remote folder."""
         prefix = f"{name}/" if name not in ("", ".") else ""
         for stat in store.list():
-            if _is_hidden(stat.name) or self.exclusion.excludes_any(stat.name, is_folder=False):
+            if is_hidden(stat.name) or self.exclusion.excludes_any(stat.name, is_folder=False):
                 continue
             if stat.name.lower().endswith(LATENT_SUFFIX):
                 path = join_place(store, stat.name)
@@ -257,7 +260,7 @@ class TarSource(RecordSource):
 
 @dataclass
 class _TarReading:
-    """Reads the records of one tar; see `MOST_LOST_TARS` and `PAUSE_SECONDS`.
+    """Reads the records of one tar; see `MOST_LOST_TARS` and `read_again`.
 
     After `read`, `facts` describe the tar if it was read to its end and `hashes` is set, and
     `lacks_records` is true if all of its files are something else.
@@ -271,18 +274,7 @@ class _TarReading:
 
     def read(self) -> Iterator[Member]:
         """Yields the records. Raises ArchiveError, InputError, StorageError."""
-        done, pauses = 0, iter(PAUSE_SECONDS)
-        while True:
-            try:
-                for member in islice(self._read_once(), done, None):
-                    yield member
-                    done, pauses = done + 1, iter(PAUSE_SECONDS)
-                return
-            except StorageError:
-                pause = next(pauses, None)
-                if pause is None:
-                    raise
-                time.sleep(pause)
+        return read_again(self._read_once)
 
     def _read_once(self) -> Iterator[Member]:
         wanted = _WantedRecords(self.exclusion)
@@ -307,7 +299,7 @@ class _WantedRecords:
     others: int = 0
 
     def __call__(self, name: str) -> bool:
-        if not name.lower().endswith(LATENT_SUFFIX) or _is_hidden(name):
+        if not name.lower().endswith(LATENT_SUFFIX) or is_hidden(name):
             self.others += 1
             return False
         self.count += 1
@@ -326,8 +318,3 @@ def join_place(store: Store, name: str) -> str:
 
 def _names_records(base: str) -> bool:
     return base.lower().endswith((TAR_SUFFIX, LATENT_SUFFIX))
-
-
-def _is_hidden(name: str) -> bool:
-    """True if a part of a name begins with a dot. `..` is no hidden file, but a bad name."""
-    return any(part.startswith(".") and part != ".." for part in name.split("/"))

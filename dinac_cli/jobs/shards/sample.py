@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import BinaryIO
 
 from dinac_cli.container.names import escape_name, find_name_fault
@@ -20,8 +21,8 @@ from dinac_cli.storage.urls import hide_secrets, is_url
 DEFAULT_COLUMN = "image"
 """The column of a parquet file that holds the images, as the datasets library names it."""
 
-
 _CAPTIONS = (".txt", ".json")
+_FOLDERS_KNOWN = 64  # a list may name images of several folders in turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,36 +91,23 @@ def list_samples(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterato
 
 
 def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
-    captions = _CaptionFolder()
+    list_captions = lru_cache(_FOLDERS_KNOWN)(_list_captions)
     for number, file in enumerate(shard.files):
-        left.captions += 0 if choice.keep else captions.count_beside(file.path)
+        if not (choice.keep or is_url(file.path)):  # remote folders are not listed again
+            folder, name = os.path.split(file.path)
+            left.captions += list_captions(folder)[os.path.splitext(name)[0]]
         key = _number_key(shard, number) if choice.anonymous else make_key(file.name)
         skips = file.skips_decoded
         yield Sample(file.path, file.name, file.problem, key=key, skips_decoded=skips)
 
 
-class _CaptionFolder:
-    """Knows the captions in the folder of the last image. Remote folders are not listed again."""
-
-    def __init__(self) -> None:
-        self._folder: str | None = None
-        self._stems: Counter[str] = Counter()
-
-    def count_beside(self, path: str) -> int:
-        """Returns how many `.txt` and `.json` files lie beside an image."""
-        folder, name = os.path.split(path)
-        if folder != self._folder:
-            self._folder = folder
-            parts = () if is_url(path) else map(os.path.splitext, _list_names(folder))
-            self._stems = Counter(stem for stem, suffix in parts if suffix.lower() in _CAPTIONS)
-        return self._stems[os.path.splitext(name)[0]]
-
-
-def _list_names(folder: str) -> list[str]:
+def _list_captions(folder: str) -> Counter[str]:
+    """Counts the `.txt` and `.json` files in a folder by their names without these suffixes."""
     try:
-        return os.listdir(folder or ".")
+        parts = map(os.path.splitext, os.listdir(folder or "."))
     except OSError:
-        return []
+        return Counter()
+    return Counter(stem for stem, suffix in parts if suffix.lower() in _CAPTIONS)
 
 
 def _list_tar(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:

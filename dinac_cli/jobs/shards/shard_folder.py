@@ -14,7 +14,7 @@ from dinac_cli.shard_reading import read_index
 from dinac_cli.storage.inputs import TAR_SUFFIX
 from dinac_cli.storage.markers import FOLDER, RUN_NAME, Failure, Marker, name_marker
 from dinac_cli.storage.shard_layout import INDEX_NAME, IndexEntry
-from dinac_cli.storage.store import Store
+from dinac_cli.storage.store import Store, is_hidden
 
 if TYPE_CHECKING:
     from dinac_cli.jobs.shards.run_settings import RunSettings
@@ -71,7 +71,7 @@ class ShardFolder:
     def tars(self) -> list[str]:
         """The names of the tars, sorted."""
         names = (f"{name}{TAR_SUFFIX}" for name in sorted(self.contents.tars))
-        return [name for name in names if not _is_hidden(name)]
+        return [name for name in names if not (is_hidden(name) or name.startswith(f"{FOLDER}/"))]
 
     @property
     def size_bytes(self) -> int:
@@ -210,7 +210,3 @@ class TarOrigin:
 
     folder: ShardFolder | None = None
     source: str | None = None
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", f"{FOLDER}/")) or "/." in name

@@ -267,6 +267,24 @@ def test_ten_storage_errors_in_a_row_end_the_run(
     assert not read_shards(read_tree(tmp_path / "out"))
 
 
+def test_ten_archives_in_a_row_that_cannot_be_opened_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No image comes, and each of 100,000 archives would wait for the place."""
+    opened: list[str] = []
+
+    def refuse(shard: Any) -> Any:
+        opened.append(shard.name)
+        raise StorageError("the place is busy")
+
+    monkeypatch.setattr(sample_module, "open_archive", refuse)
+    data = make_tar({"a.png": make_photo(0)})
+    tars = [write_file(tmp_path / f"{number:03}.tar", data) for number in range(400)]
+    with pytest.raises(StorageError, match="the place is busy"):
+        encode(tars, tmp_path / "out")
+    assert len(opened) == len(set(opened)) < 400
+
+
 @pytest.mark.parametrize(("lost", "ends"), [(9, False), (10, True)])
 def test_ten_storage_errors_in_a_row_end_a_run_whose_tasks_have_one_shard_each(
     lost: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

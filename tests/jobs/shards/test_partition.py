@@ -173,6 +173,21 @@ def test_two_archives_of_one_name_are_refused(tmp_path: Path) -> None:
     assert names(find(one, one)) == ["a"]  # named twice
 
 
+@pytest.mark.parametrize(("length", "fits"), [(233, True), (234, False), (251, False)])
+def test_an_archive_whose_name_is_too_long_for_a_marker_fails_before_it_is_read(
+    length: int, fits: bool, tmp_path: Path
+) -> None:
+    """Its tar would be written in every run, and never be complete."""
+    if sys.platform == "win32":
+        pytest.skip("paths have at most 260 characters")
+    tar = tmp_path / f"{'x' * length}.tar"
+    write_file(tar, make_tar({"a.png": make_photo(0)}))
+    [result] = encode(tar, tmp_path / "out")
+    assert result.status is (Status.WRITTEN if fits else Status.FAILED)
+    assert fits or (result.reason or "").endswith("longer than 255 bytes; rename it")
+    assert ("_dinac/run.json" in read_tree(tmp_path / "out")) == fits
+
+
 def test_two_names_that_are_one_on_the_disk_of_out_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

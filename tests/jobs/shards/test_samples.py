@@ -18,7 +18,14 @@ from dinac_cli.jobs.encode import EncodeChoice
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import Status
 from dinac_cli.jobs.shards.run_settings import parse_extensions
-from dinac_cli.jobs.shards.sample import Sample, make_key
+from dinac_cli.jobs.shards.sample import (
+    Leftovers,
+    Sample,
+    SampleChoice,
+    list_samples,
+    make_key,
+)
+from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind
 
 from ..hand_made import read_tree
 from .shard_runs import (
@@ -158,6 +165,28 @@ def test_captions_beside_loose_images(tmp_path: Path) -> None:
     assert list(members) == ["a.dinac", "a.json", "a.txt", "b%2Ec.dinac", "b%2Ec.json", "d/e.dinac"]
     records = {name: data for name, data in members.items() if name.endswith(".dinac")}
     assert records == read_members(tmp_path / "left/000/000000.tar")
+
+
+def test_folders_of_captions_are_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that is shuffled would otherwise list a folder for each image."""
+    names = [f"{folder}/{number}.png" for number in range(8) for folder in ("a", "b", "c")]
+    photos = write_photos(tmp_path / "in", names)
+    write_file(photos / "b/5.txt", b"five")
+    files = tuple(LooseFile(str(photos / name), name, 1, "v") for name in names)
+    shard = Shard(name="0", kind=ShardKind.LOOSE, fingerprint="0" * 16, files=files)
+    listed: list[str] = []
+    listdir = os.listdir
+
+    def note(folder: str) -> list[str]:
+        listed.append(folder)
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", note)
+    left = Leftovers()
+    assert len(list(list_samples(shard, SampleChoice(), left))) == 24
+    assert (left.captions, len(listed)) == (1, 3)
 
 
 @pytest.mark.parametrize("text", ["", "txt,", "dinac", "../x", "a/b", "x" * 40, "txt,DINAC", "ü"])

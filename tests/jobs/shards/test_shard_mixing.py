@@ -116,7 +116,9 @@ CONFLICTS: dict[str, tuple[EncodeChoice, dict[str, Any], str, str]] = {
     "damaged": (EncodeChoice(damaged="warn"), {}, "--damaged fail", "--damaged warn"),
     "anonymous": (EncodeChoice(anonymous=True), {}, "--no-anonymous", "--anonymous"),
     "posterior": (EncodeChoice(posterior=True), {}, "--no-posterior", "--posterior"),
-    "geometry": (EncodeChoice(geometry=GeometryChoice(resize=64)), {}, "full-size latents", "--resize 64"),
+    "geometry": (
+        EncodeChoice(geometry=GeometryChoice(resize=64)), {}, "full-size latents", "--resize 64",
+    ),
     "keep": (EncodeChoice(), {"keep": ("txt",)}, "no --keep", "--keep txt"),
     "column": (
         EncodeChoice(), {"image_column": "photo"}, "--image-column image", "--image-column photo",

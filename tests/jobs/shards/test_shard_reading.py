@@ -33,6 +33,7 @@ from dinac_cli.jobs.results import FileResult, SourceState, Status
 from dinac_cli.jobs.shards import record_tars
 from dinac_cli.jobs.shards.record_tars import RecordFinder
 from dinac_cli.jobs.verify import VerifyRequest
+from dinac_cli.storage import store
 from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.store import open_store
 from dinac_cli.storage.urls import hide_secrets
@@ -47,7 +48,7 @@ TARS = ("000/000000.tar", "000/000001.tar", "000/000002.tar")
 @pytest.fixture(scope="module", autouse=True)
 def _no_pauses() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_tars, "PAUSE_SECONDS", (0.0, 0.0, 0.0))
+        patch.setattr(store, "PAUSE_SECONDS", (0.0, 0.0, 0.0))
         yield
 
 
