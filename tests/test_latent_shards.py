@@ -492,7 +492,9 @@ def test_state_of_another_order_is_refused(out: str, tmp_path: Path) -> None:
         LatentShards(fewer, shuffle=3),
     ]
     for other in others:
-        with pytest.raises(UsageError, match=r"^the state is of other shards, ranks or arguments"):
+        with pytest.raises(
+            UsageError, match=r"^the state belongs to other shards, ranks or arguments"
+        ):
             other.load_state_dict(state)
     for broken in ({}, {**state, "yielded": -1}, {**state, "epoch": "1"}):
         with pytest.raises(UsageError):
@@ -505,7 +507,7 @@ def test_state_without_workers_does_not_suit_a_plain_data_loader(out: str) -> No
     dataset = LatentShards(out)
     next(iter(dataset))
     dataset.load_state_dict(dataset.state_dict())
-    with pytest.raises(UsageError, match="the state is of 0 workers, but there are 1"):
+    with pytest.raises(UsageError, match="the state was saved with 0 workers, not 1"):
         load_keys(dataset, 1, multiprocessing_context="fork")
     dataset.set_epoch(1)
     assert len(load_keys(dataset, 1, multiprocessing_context="fork")) == TOTAL

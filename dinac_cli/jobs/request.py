@@ -314,7 +314,7 @@ class InputRequest:
             )
         if out is not None and is_url(out):
             raise UsageError(
-                f"{hide_secrets(out)}: OUT must be on this machine here; name a local folder"
+                f"{hide_secrets(out)}: this command writes to local folders only; name one"
             )
         if out is not None and kind is LATENTS and holds_shards(out):
             raise UsageError(f"{out}: holds shards of latents; choose another OUT")

@@ -42,7 +42,7 @@ TRIES = 3
 """How often a request is made, if the place does not answer although its client tried again."""
 
 PATIENCE_SECONDS = 30.0
-"""A request that took longer is not made again."""
+"""A request that took longer is not repeated."""
 
 PAUSE_SECONDS = 0.5
 """The pause after the first try; it grows with each."""

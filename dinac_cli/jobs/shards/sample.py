@@ -1,4 +1,4 @@
-"""The images of a shard, and what lies beside them."""
+"""The images of a shard, and the files beside them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Sample(Input):
 
 @dataclass
 class Leftovers:
-    """What a run did not copy: the files beside images, such as captions."""
+    """Counts the files beside images, such as captions, that a run did not copy."""
 
     captions: int = 0
 
