@@ -28,7 +28,7 @@ from dinac_cli.jobs.export_forms import (
 from dinac_cli.storage.lock import hold_content
 from dinac_cli.storage.output import Output
 from dinac_cli.storage.parts import Shard
-from dinac_cli.storage.tars import TarWriter
+from dinac_cli.storage.tars import TarWriter, make_key
 
 KEY_KINDS = ("number", "name")
 
@@ -40,15 +40,6 @@ _MAX_FACTS_BYTES = 2**20
 _TAR_NAME = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{6,})\.tar")
 _NUMBER = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{8,})")
 _BROKEN = (*UNREADABLE, tarfile.TarError)
-
-
-def make_key(name: str) -> str:
-    """Returns the key of the sample called `name`, without dots: `a/b.jpg` → `a/b%2Ejpg`.
-
-    WebDataset ends a key at the first dot. `urllib.parse.unquote` returns the name again, so two
-    names never have the same key.
-    """
-    return name.replace("%", "%25").replace(".", "%2E")
 
 
 class Sample(NamedTuple):

@@ -406,6 +406,15 @@ class Sample:
         self.problem = self.problem or problem
 
 
+def make_key(name: str) -> str:
+    """Returns the key of the sample called `name`, without dots: `a/b.jpg` → `a/b%2Ejpg`.
+
+    WebDataset ends a key at the first dot. `urllib.parse.unquote` returns the name again, so two
+    names never have the same key.
+    """
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
 def split_key(name: str) -> tuple[str, str] | None:
     """Returns the key and the extension of a file by WebDataset's convention.
 

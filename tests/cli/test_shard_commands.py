@@ -53,7 +53,7 @@ def test_info_of_shards(shards: Path) -> None:
     facts = run("info", "out", "--json", cwd=shards).objects[-1]
     [place] = facts["shards"]
     assert (place["place"], place["shards"], facts["records"]) == ("out", 3, 4)
-    assert [failure["key"] for failure in place["failures"]] == ["broken"]
+    assert [failure["key"] for failure in place["failures"]] == ["broken%2Epng"]
 
 
 def test_verify_names_what_is_wrong(shards: Path, tmp_path: Path) -> None:

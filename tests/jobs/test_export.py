@@ -25,7 +25,8 @@ from dinac_cli.jobs.export import FORMATS, WEBDATASET, ExportRequest, export_inp
 from dinac_cli.jobs.export_forms import FORMS, Exported
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.tar_set import KEY_KINDS, TarSet, make_key
+from dinac_cli.jobs.tar_set import KEY_KINDS, TarSet
+from dinac_cli.storage.tars import make_key
 
 from .hand_made import make_handle, make_record, run_control, select_latents
 

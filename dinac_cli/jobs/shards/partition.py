@@ -11,13 +11,13 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.request import IMAGES, InputRequest
 from dinac_cli.jobs.shards.expansion import expand_place, list_ahead
-from dinac_cli.jobs.shards.sample import make_key
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.markers import name_marker
 from dinac_cli.storage.naming import NameSet, ignores_case
 from dinac_cli.storage.store import Stat, Store, is_hidden, open_store, split_place
+from dinac_cli.storage.tars import make_key
 from dinac_cli.storage.urls import hide_secrets, is_url, join_url
 
 

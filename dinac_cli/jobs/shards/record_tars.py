@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
+from urllib.parse import unquote
 
 from dinac_cli.container.names import escape_name
 from dinac_cli.container.record import read_header
@@ -303,7 +304,8 @@ class _WantedRecords:
             self.others += 1
             return False
         self.count += 1
-        return not self.exclusion.excludes_any(name, is_folder=False)
+        # The key of a loose image is its name, with its dots escaped.
+        return not self.exclusion.excludes_any(unquote(name), is_folder=False)
 
 
 def _fail(tar: Input, exc: DinacError) -> RecordEntry:

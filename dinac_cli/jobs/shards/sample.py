@@ -96,7 +96,7 @@ def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator
         if not (choice.keep or is_url(file.path)):  # remote folders are not listed again
             folder, name = os.path.split(file.path)
             left.captions += list_captions(folder)[os.path.splitext(name)[0]]
-        key = _number_key(shard, number) if choice.anonymous else make_key(file.name)
+        key = _number_key(shard, number) if choice.anonymous else tars.make_key(file.name)
         skips = file.skips_decoded
         yield Sample(file.path, file.name, file.problem, key=key, skips_decoded=skips)
 
@@ -165,7 +165,7 @@ def _choose_image(sample: tars.Sample, key: str, place: str, choice: SampleChoic
 
 def _list_parquet(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
     keeps = "json" in choice.keep
-    stem = make_key(os.path.basename(shard.name))
+    stem = tars.make_key(os.path.basename(shard.name))
     with open_archive(shard) as file:
         rows = parquet.read_rows(file, choice.column, with_others=keeps)
         for row in rows:
@@ -191,17 +191,7 @@ def open_archive(shard: Shard) -> BinaryIO:
 
 def _number_key(shard: Shard, number: int) -> str:
     """Returns the key of an image that has no name."""
-    return f"{make_key(os.path.basename(shard.name))}_{number:08}"
-
-
-def make_key(name: str) -> str:
-    """Returns the key of a loose image: its name without the suffix, and without further dots.
-
-    `a/b.c.jpg` → `a/b%2Ec`: WebDataset ends a key at the first dot of the base name.
-    """
-    folder, slash, base = name.rpartition("/")
-    stem = os.path.splitext(base)[0] if is_image_name(base) else base
-    return escape_name(f"{folder}{slash}{stem.replace('%', '%25').replace('.', '%2E')}")
+    return f"{tars.make_key(os.path.basename(shard.name))}_{number:08}"
 
 
 def read_beside(

@@ -15,7 +15,6 @@ from dinac_cli.jobs.shards.sample import (
     SampleChoice,
     list_samples,
     list_tar,
-    make_key,
     open_archive,
 )
 from dinac_cli.jobs.shards.shard import Shard, ShardKind
@@ -23,6 +22,7 @@ from dinac_cli.jobs.shards.shard_states import TODO, PlannedShard
 from dinac_cli.jobs.trial import TRIAL_FILES, TrialSample, rank_name
 from dinac_cli.storage.parquet import count_rows
 from dinac_cli.storage.store import open_store, split_place
+from dinac_cli.storage.tars import make_key
 from dinac_cli.storage.urls import is_url
 
 PROBED_ARCHIVES = 4

@@ -197,9 +197,9 @@ def test_a_run_encodes_what_is_new_or_changed(tmp_path: Path) -> None:
     assert tree["000/000000.tar"] == before["000/000000.tar"]
     keys = {name: list(members) for name, members in read_shards(tree).items()}
     assert keys == {
-        "000/000000.tar": ["b.dinac", "c.dinac"],
-        "000/000001.tar": ["d.dinac"],
-        "000/000002.tar": ["a.dinac"],
+        "000/000000.tar": ["b%2Epng.dinac", "c%2Epng.dinac"],
+        "000/000001.tar": ["d%2Epng.dinac"],
+        "000/000002.tar": ["a%2Epng.dinac"],
     }
     markers, index = read_markers(tree), read_index(tree)
     assert len(markers) == 3  # none of the earlier state of the second shard
@@ -217,7 +217,7 @@ def test_an_image_of_a_stale_shard_that_is_gone_fails(tmp_path: Path) -> None:
         results = encode(photos, out)
         [failure] = (result for result in results if result.failed)
         assert failure.reason == "no longer there; it was in the list of an earlier run"
-    assert list(read_shards(read_tree(out))["000/000000.tar"]) == ["b.dinac"]
+    assert list(read_shards(read_tree(out))["000/000000.tar"]) == ["b%2Epng.dinac"]
 
 
 def test_an_anonymous_out_has_no_plan_and_its_shards_follow_the_order(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_an_image_that_fails_is_in_the_marker_and_is_reported_again(tmp_path: Pa
     marker = read_markers(tree)["000/000000"]
     assert (marker["images"], marker["failed"], marker["skipped"]) == (2, 1, 0)
     assert marker["failures"] == [
-        {"key": "b", "name": failure.file, "reason": failure.reason, "error": "ImageError"}
+        {"key": "b%2Epng", "name": failure.file, "reason": failure.reason, "error": "ImageError"}
     ]
     assert read_index(tree)["000/000000.tar"]["missed"] == 1
     again = encode(photos, out)

@@ -23,9 +23,9 @@ from dinac_cli.jobs.shards.sample import (
     Sample,
     SampleChoice,
     list_samples,
-    make_key,
 )
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind
+from dinac_cli.storage.tars import make_key
 
 from ..hand_made import read_tree
 from .shard_runs import (
@@ -55,14 +55,14 @@ def encode_tar(
 @pytest.mark.parametrize(
     ("name", "key"),
     [
-        ("a.jpg", "a"),
-        ("a/b.JPEG", "a/b"),
-        ("a.b/c.d.png", "a.b/c%2Ed"),
+        ("a.jpg", "a%2Ejpg"),
+        ("a/b.JPEG", "a/b%2EJPEG"),
+        ("a.b/c.d.png", "a%2Eb/c%2Ed%2Epng"),
         ("a.v1", "a%2Ev1"),  # found by its content
-        ("a%2Eb.png", "a%252Eb"),
+        ("a%2Eb.png", "a%252Eb%2Epng"),
         (".png", "%2Epng"),
-        ("con.png", "%63on"),
-        ("é.webp", "é"),
+        ("con.png", "con%2Epng"),
+        ("é.webp", "é%2Ewebp"),
     ],
 )
 def test_the_key_of_a_loose_image(name: str, key: str) -> None:
@@ -162,7 +162,14 @@ def test_captions_beside_loose_images(tmp_path: Path) -> None:
     kept = encode(photos, tmp_path / "kept", shard_size=3, keep=("json", "txt"))
     assert sum(result.captions for result in kept) == 0
     members = read_members(tmp_path / "kept/000/000000.tar")
-    assert list(members) == ["a.dinac", "a.json", "a.txt", "b%2Ec.dinac", "b%2Ec.json", "d/e.dinac"]
+    assert list(members) == [
+        "a%2Epng.dinac",
+        "a%2Epng.json",
+        "a%2Epng.txt",
+        "b%2Ec%2Epng.dinac",
+        "b%2Ec%2Epng.json",
+        "d/e%2Epng.dinac",
+    ]
     records = {name: data for name, data in members.items() if name.endswith(".dinac")}
     assert records == read_members(tmp_path / "left/000/000000.tar")
 
@@ -255,7 +262,7 @@ def test_images_that_dinac_decoded_are_skipped_as_in_a_loose_run(tmp_path: Path)
     results = encode(photos, tmp_path / "out", shard_size=3)
     assert count(results) == skipped
     assert sum(result.is_decoded for result in results) == 1
-    assert list(read_members(tmp_path / "out/000/000000.tar")) == ["a.dinac"]
+    assert list(read_members(tmp_path / "out/000/000000.tar")) == ["a%2Epng.dinac"]
     named = encode(
         [photos / "a.png", decoded.rename(tmp_path / "b.png")], tmp_path / "named", shard_size=3
     )

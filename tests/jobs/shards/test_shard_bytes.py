@@ -26,7 +26,7 @@ from .shard_runs import (
 TINY = replace(NANO, model=str(GOLDEN / "tiny"))
 
 NAMES = ["a.png", "b/c.png", "b/d.png", "e f.png", "é.png", "z.b.png"]
-KEYS = ["a", "b/c", "b/d", "e f", "z%2Eb", "é"]
+KEYS = [f"{key}%2Epng" for key in ("a", "b/c", "b/d", "e f", "z%2Eb", "é")]
 
 CHOICES = {
     "defaults": EncodeChoice(),

@@ -19,6 +19,7 @@ from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards import packing, shard_run
+from dinac_cli.jobs.shards.packing import SampleJob
 from dinac_cli.storage.local import LocalStore
 
 from ..hand_made import GOLDEN, read_tree
@@ -228,10 +229,16 @@ def test_a_stopped_overwrite_leaves_no_shard_of_the_earlier_settings_in_the_inde
     request = make_request(
         photos, out, choice, overwrite=True, shard_size=2, workers=1, in_flight=1
     )
-    stop, opened = StopRequest(), request.open()
-    opened.count()
-    for _ in opened.start(request.make_control(stop)):
+    stop, opened, submit = StopRequest(), request.open(), SampleJob.submit
+
+    def submit_and_stop(self: SampleJob, batch: list[Any]) -> Any:
         stop.set()
+        return submit(self, batch)
+
+    monkeypatch.setattr(SampleJob, "batch_size", lambda self, group: 1)
+    monkeypatch.setattr(SampleJob, "submit", submit_and_stop)
+    opened.count()
+    list(opened.start(request.make_control(stop)))
     tree = read_tree(out)
     begun = list(read_markers(tree))
     assert 0 < len(begun) < 3
