@@ -87,6 +87,8 @@ def encode(
 
     a.jpg becomes OUT/a.jpg.dinac. To resume, rerun the command: finished outputs are kept.
 
+    With --shard-size, tars, parquet files or URLs, OUT holds shards: tars of many records.
+
     Settings that are not given follow the latents in OUT, unless --overwrite is given.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request

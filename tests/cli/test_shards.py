@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def test_archives_in_a_folder_are_named_in_the_advice(photos: Path, tmp_path: Pa
             "dinac: no images found in tars (1 other file); name the archives in it, such as "
             "tars/a.tar\n",
         )
+
+
+def test_compressed_tars_are_named_as_such(photos: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "photos.tgz", "w:gz") as tar:
+        tar.add(photos, "photos")
+    done = run("encode", "photos.tgz", "out", cwd=tmp_path)
+    assert (done.code, done.err) == (
+        3, "dinac: photos.tgz: a compressed tar (gzip); unpack it first\n",
+    )  # fmt: skip
 
 
 def test_shards_do_not_go_into_the_name_of_a_file(photos: Path, tmp_path: Path) -> None:
