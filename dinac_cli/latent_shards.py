@@ -277,7 +277,7 @@ class LatentShards(IterableDataset[Any]):
             self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def _identify_order(self) -> str:
-        """Returns 16 hex digits of all that the order of the items depends on, but the epoch."""
+        """Returns a hash of what the order of the items depends on, except the epoch."""
         arguments = self.seed, self.shuffle, self.world_size, self.ends, self.batch_size
         return sha256(f"{self._shards_hash} {arguments}".encode()).hexdigest()[:16]
 

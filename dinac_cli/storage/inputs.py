@@ -31,7 +31,7 @@ TAR_SUFFIX = ".tar"
 _ARCHIVE_SUFFIXES = (TAR_SUFFIX, ".parquet")
 
 SHARDS_MARK = FOLDER
-"""The folder in a folder of shards that says so, if it holds run.json."""
+"""The folder that marks a folder of shards, if it holds run.json."""
 
 # The longest first: the mark of UTF-32 begins with the mark of UTF-16.
 _BYTE_ORDER_MARKS = {

@@ -57,13 +57,13 @@ from dinac_cli.storage.tars import TarWriter
 from dinac_cli.storage.urls import is_url
 
 MOST_TRIES = 4
-"""How often a shard is tried if a place does not answer."""
+"""How many times a shard is tried if a place does not answer."""
 
 BACKOFF_SECONDS = (1.0, 4.0, 16.0)
 """The pauses between the tries of a shard."""
 
 MOST_STORAGE_ERRORS = 10
-"""If so many shards in a row fail because a place does not answer, the run ends."""
+"""If this many shards in a row fail because a place does not answer, the run ends."""
 
 READ_AHEAD_IMAGES = 256
 READ_AHEAD_BYTES = 128 * 2**20
