@@ -82,7 +82,8 @@ def report(
 
     Any browser opens the page from disk. The page shows at a glance where a model fails.
 
-    The folders must be on this machine, because each image is read several times.
+    Archives, shards and URLs are copied to a temporary folder first, because each image is read
+    several times.
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
     from dinac_cli.images.color import parse_color

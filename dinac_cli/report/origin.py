@@ -18,6 +18,7 @@ from pathlib import Path
 from dinac_cli.errors import UsageError
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.storage.content import begins_with
+from dinac_cli.storage.urls import is_url
 
 PAGE_START = (
     b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="dinac report">'
@@ -53,9 +54,13 @@ def trace_origin(
     names: Sequence[str], groups: Sequence[Sequence[str]], settings: Sequence[str]
 ) -> PageOrigin:
     """Returns the origin of a page. `groups` are the folders; their order matters."""
-    folders = [[os.path.realpath(folder) for folder in group] for group in groups]
+    folders = [[_identify(folder) for folder in group] for group in groups]
     text = json.dumps([folders, list(settings)])
     return PageOrigin(tuple(names), hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _identify(folder: str) -> str:
+    return folder if is_url(folder) else os.path.realpath(folder)
 
 
 def is_report(path: str) -> bool:

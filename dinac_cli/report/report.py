@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from dinac_cli.errors import InputError, OutputError, UsageError
+from dinac_cli.errors import DinacError, InputError, OutputError, UsageError
 from dinac_cli.images.hdr import REFUSE
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
-from dinac_cli.jobs.image_sets import needs_image_set
 from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.psnr import (
     MeasureOptions,
@@ -25,6 +24,7 @@ from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.report.gather import gather_images
 from dinac_cli.report.latents import locate_record
+from dinac_cli.report.local_copies import LocalCopies, needs_copy
 from dinac_cli.report.origin import (
     PageOrigin,
     is_page_of,
@@ -37,7 +37,6 @@ from dinac_cli.report.page import Page
 from dinac_cli.storage.atomic import describe_write_error, write_atomically
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import InputScan
-from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.urls import hide_secrets, is_url
 
 IMAGES_IN_A_PAGE = 300
@@ -57,11 +56,12 @@ _SURE_FACTOR = 1.25
 class ReportRequest(Request["ReportRun"]):
     """A request to write the page `out` with originals and reconstructions side by side.
 
-    `latents` are folders of records. The stamp of a reconstruction identifies its record. For a
-    reconstruction without a stamp, the first folder of records belongs to the first folder of
-    reconstructions, and so on. The page shows the model, the precision and the bits per pixel of
-    the records. It also shows pictures of the latents in the first folder. Full images are written
-    to the folder `assets`. If `assets` is None, the page embeds them.
+    Each place is a local folder, an archive or a URL. What is not a local folder of single files is
+    copied to a temporary folder for the run. `latents` hold records. The stamp of a reconstruction
+    identifies its record. For a reconstruction without a stamp, the first place of records belongs
+    to the first reconstructions, and so on. The page shows the model, the precision and the bits
+    per pixel of the records. It also shows pictures of the latents in the first place. Full images
+    are written to the folder `assets`. If `assets` is None, the page embeds them.
     """
 
     originals: str
@@ -116,14 +116,7 @@ class ReportRequest(Request["ReportRun"]):
                 "--latents: give one folder for each folder of reconstructions, in the same order"
             )
         for folder in (self.originals, *self.reconstructions, *self.latents):
-            if needs_image_set(folder):
-                raise UsageError(
-                    f"{hide_secrets(folder)}: report reads each image several times, so it needs "
-                    "local folders; copy or unpack it first"
-                )
-            if holds_shards(folder):
-                raise UsageError(f"{folder}: holds shards; report needs folders of single files")
-            if not os.path.isdir(folder):
+            if not needs_copy(folder) and not os.path.isdir(folder):
                 raise UsageError(f"{folder}: no such folder; check the path")
         if not self.overwrite:
             self._refuse_to_replace()
@@ -157,6 +150,7 @@ class ReportRun(Run):
     page: Page
     announce: Announce = keep_quiet
     rivals: list[Rivals] = field(default_factory=list)
+    copies: LocalCopies = field(default_factory=LocalCopies)
     total: int = 0
     size_bytes: int = 0
 
@@ -169,6 +163,14 @@ class ReportRun(Run):
         Raises UsageError if there are no originals or too many. Also raises UsageError if a folder
         contains nothing that belongs to an original.
         """
+        try:
+            self._copy_places(watch)
+            return self._count(watch)
+        except DinacError as exc:
+            self.copies.discard()
+            raise type(exc)(self.copies.name_places(str(exc)), exc.details) from exc
+
+    def _count(self, watch: Watch) -> int:
         request = self.request
         total, unpaired, recordless = 0, list(request.reconstructions), list(request.latents)
         rivals = [Rivals(folder) for folder in dict.fromkeys(request.reconstructions)]
@@ -181,6 +183,9 @@ class ReportRun(Run):
             for found in rivals:
                 for path in list_rivals(name, request.originals, found.folder):
                     found.add(find_counterpart(name, found.folder) or "", path)
+        if not total and self.copies.failures:
+            first = self.copies.failures[0]
+            raise InputError(f"{first.file}: {first.reason}")
         if not total:
             raise UsageError(
                 f"no images found in {request.originals}; name the folder of originals first"
@@ -199,6 +204,39 @@ class ReportRun(Run):
         self.rivals = [found for found in rivals if found.count]
         self.total = total
         return total + len(self.rivals)
+
+    def _copy_places(self, watch: Watch) -> None:
+        """Replaces the places of the request that are no local folders by copies."""
+        copies, request = self.copies, self.request
+        self.request = replace(
+            request,
+            originals=copies.copy_images(request.originals, watch),
+            reconstructions=tuple(
+                copies.copy_images(place, watch) for place in request.reconstructions
+            ),
+            latents=tuple(copies.copy_records(place, watch) for place in request.latents),
+        )
+
+    def start(self, control: RunControl) -> Generator[FileResult, None, None]:
+        return self._name_originals(super().start(control))
+
+    def _name_originals(
+        self, results: Generator[FileResult, None, None]
+    ) -> Generator[FileResult, None, None]:
+        """Yields the results under the names that the user knows. Then removes the copies."""
+        try:
+            with closing(results):
+                yield from self.copies.failures
+                for result in results:
+                    yield self._name_places(result)
+        finally:
+            self.copies.discard()
+
+    def _name_places(self, result: FileResult) -> FileResult:
+        name = self.copies.name_places
+        reason = None if result.reason is None else name(result.reason)
+        warnings = tuple(map(name, result.warnings))
+        return replace(result, file=name(result.file), reason=reason, warnings=warnings)
 
     def _write_page(self, control: RunControl) -> Generator[FileResult, None, None]:
         """Yields one result per image, and one failure per folder in `rivals`. Writes the page.
@@ -220,7 +258,7 @@ class ReportRun(Run):
                     refuse_large_page(page.size_bytes, number, self.total)
         if page.images and not control.stop:
             for line in self._describe_other_records():
-                self.announce(f"warning: {line}")
+                self.announce(f"warning: {self.copies.name_places(line)}")
             data, is_ours = page.write(), is_page_of(page.origin)
             write_atomically(request.out, data, replace=request.overwrite, is_ours=is_ours)
             self.size_bytes = len(data)

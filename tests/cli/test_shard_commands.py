@@ -75,8 +75,6 @@ def test_one_line_says_why_shards_are_refused(shards: Path, work: Path) -> None:
         "folders only; name one",
         ("decode", str(work / "latents"), "out"): "out: holds shards of latents; choose another "
         "OUT",
-        ("report", "photos", "photos", "p.html", "--latents", "out"): "out: holds shards; report "
-        "needs folders of single files",
         ("encode", "out", "x"): "no images found in out, only latent files; name the images, or "
         "use dinac decode",
         ("psnr", "photos", "out"): "out holds latent files; name the folder that decode wrote",

@@ -7,16 +7,13 @@ its tar and then its marker have their final names.
 
 from __future__ import annotations
 
-import hashlib
-import queue
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.errors import (
@@ -32,7 +29,9 @@ from dinac_cli.jobs.encode import IS_DECODED, EncodeJob
 from dinac_cli.jobs.executor.control import RunControl, StopRequest, until_stopped
 from dinac_cli.jobs.executor.job import Computing, Job, Made
 from dinac_cli.jobs.executor.local import run_numbered
+from dinac_cli.jobs.executor.read_ahead import ReadAhead
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.shards.open_shard import OpenShard, make_marker
 from dinac_cli.jobs.shards.replaced import Replaced
 from dinac_cli.jobs.shards.run_settings import (
     RunSettings,
@@ -40,20 +39,13 @@ from dinac_cli.jobs.shards.run_settings import (
     find_settings,
     read_settings,
 )
-from dinac_cli.jobs.shards.sample import (
-    Leftovers,
-    Sample,
-    SampleChoice,
-    list_samples,
-    read_beside,
-)
-from dinac_cli.jobs.shards.shard import Shard
+from dinac_cli.jobs.shards.sample import Sample, SampleChoice, list_samples, read_beside
+from dinac_cli.jobs.shards.shard import SOURCE_CHANGED, Shard
 from dinac_cli.storage.content import Content, read_content
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.markers import RUN_NAME, Failure, Marker, name_marker
+from dinac_cli.storage.markers import RUN_NAME, name_marker
 from dinac_cli.storage.naming import LATENT_SUFFIX
-from dinac_cli.storage.store import Spool, Store, open_folder, read_place, split_place
-from dinac_cli.storage.tars import TarWriter
+from dinac_cli.storage.store import Store, open_folder, read_place, split_place
 from dinac_cli.storage.urls import is_url
 
 MOST_TRIES = 4
@@ -65,14 +57,8 @@ BACKOFF_SECONDS = (1.0, 4.0, 16.0)
 MOST_STORAGE_ERRORS = 10
 """If this many shards in a row fail because a place does not answer, the run ends."""
 
-READ_AHEAD_IMAGES = 256
-READ_AHEAD_BYTES = 128 * 2**20
-"""How many images are taken out of archives before readers take them."""
-
 _PACKED_AHEAD = 64
 _UPLOADS = 2
-
-T = TypeVar("T")
 
 
 class SampleJob(EncodeJob):
@@ -147,6 +133,10 @@ class ShardJob(Job[Shard, Any, Any]):
         elif held != own:
             self.store.write(RUN_NAME, own.to_bytes())
         self._is_prepared = True
+
+    def explain_again(self, shard: Shard) -> str | None:
+        """Says why a shard is encoded again; None if it is new, or if the user asks for that."""
+        return SOURCE_CHANGED if shard.is_stale and self._replaces is None else None
 
     def _compare(self, held: RunSettings, own: RunSettings) -> None:
         place = self.store.locate("")
@@ -226,83 +216,10 @@ def _pause(seconds: float, stop: StopRequest) -> None:
         time.sleep(min(0.1, seconds))
 
 
-@dataclass
-class _Pack:
-    """The tar of one shard, while its images are encoded. The packer's thread owns the tar.
-
-    `listed` is the number of images, once they are all listed; `error` ends the shard. If the run
-    stops before an image of the shard is read, the shard `is_left` to the next run.
-    """
-
-    number: int
-    shard: Shard
-    left: Leftovers = field(default_factory=Leftovers)
-    listed: int | None = None
-    has_begun: bool = False
-    is_left: bool = False
-    taken: int = 0
-    error: Exception | None = None
-    counts: Counter[Status] = field(default_factory=Counter)
-    failures: list[FileResult] = field(default_factory=list)
-    failed_keys: list[str] = field(default_factory=list)
-    remarked: list[FileResult] = field(default_factory=list)
-    totals: Counter[str] = field(default_factory=Counter)
-    stack: ExitStack = field(default_factory=ExitStack)
-    spool: Spool | None = None
-    tar: TarWriter | None = None
-    digest: Any = field(default_factory=hashlib.sha256)
-
-    @property
-    def is_taken(self) -> bool:
-        """True if every image of the shard has a result."""
-        return self.listed is not None and self.taken == self.listed
-
-    def open(self, store: Store) -> TarWriter:
-        """Starts the tar, unless it was started."""
-        if self.tar is None:
-            self.spool = self.stack.enter_context(store.spool(f"{self.shard.name}.tar"))
-            self.tar = TarWriter(self._write)
-        return self.tar
-
-    def _write(self, data: bytes) -> None:
-        assert self.spool is not None
-        self.digest.update(data)
-        self.spool.write(data)
-
-    def count(self, result: FileResult) -> None:
-        """Counts the result of one image."""
-        self.counts[result.status] += 1
-        self.totals["upscaled"] += result.upscaled
-        self.totals["unchecked"] += result.unchecked
-        if result.status is Status.WRITTEN:
-            self.totals["bytes_in"] += result.bytes_in
-            self.totals["bytes_out"] += result.bytes_out
-            self.totals["pixels"] += result.width * result.height
-
-    def make_result(self, output: str) -> FileResult:
-        """Returns the result of the whole shard."""
-        written = self.counts[Status.WRITTEN]
-        shown = [result for result in self.remarked if result.status is Status.WRITTEN]
-        return FileResult(
-            self.shard.label,
-            Status.WRITTEN,
-            output=output,
-            name=self.shard.name,
-            images=written - len(shown),
-            pixels=self.totals["pixels"] - sum(r.width * r.height for r in shown),
-            bytes_in=self.totals["bytes_in"] - sum(r.bytes_in for r in shown),
-            bytes_out=self.totals["bytes_out"] - sum(r.bytes_out for r in shown),
-            upscaled=self.totals["upscaled"] - sum(r.upscaled for r in shown),
-            unchecked=self.totals["unchecked"] - sum(r.unchecked for r in shown),
-            parts=(*self.failures, *self.remarked),
-            captions=self.left.captions,
-        )
-
-
 class _Listed(NamedTuple):
     """An image of a shard, and the memory that it occupies. After the last one comes None."""
 
-    pack: _Pack
+    pack: OpenShard
     sample: Sample | None
     held_bytes: int
 
@@ -314,10 +231,10 @@ class _Packing:
         self._job = job
         self._control = control
         self.shards: dict[int, Shard] = {}
-        self._packs: deque[_Pack] = deque()  # in order, until every image has a result
-        self._samples: deque[tuple[_Pack, Sample]] = deque()
+        self._packs: deque[OpenShard] = deque()  # in order, until every image has a result
+        self._samples: deque[tuple[OpenShard, Sample]] = deque()
         self._packed: deque[Future[None]] = deque()
-        self._commits: deque[tuple[_Pack, Future[FileResult]]] = deque()
+        self._commits: deque[tuple[OpenShard, Future[FileResult]]] = deque()
         self._storage_errors = self._unread = 0
 
     def __enter__(self) -> _Packing:
@@ -368,7 +285,7 @@ class _Packing:
     def _list(self, shards: Iterable[tuple[int, Shard]]) -> Iterator[_Listed]:
         """Yields the images of each shard, and its end. Runs in the thread that reads ahead."""
         for number, shard in shards:
-            pack = _Pack(number, shard)
+            pack = OpenShard(number, shard)
             self.shards[number] = shard
             self._packs.append(pack)
             count = 0
@@ -387,7 +304,7 @@ class _Packing:
             pack.listed = count
             yield _Listed(pack, None, 0)
 
-    def _note_listed(self, pack: _Pack) -> None:
+    def _note_listed(self, pack: OpenShard) -> None:
         """Commits the shard if it waits for this alone.
 
         Raises StorageError if many shards in a row could not be read: then no image comes.
@@ -398,12 +315,12 @@ class _Packing:
         if self._unread == MOST_STORAGE_ERRORS and pack.error is not None:
             raise pack.error
 
-    def _pack(self, pack: _Pack, sample: Sample, made: Made) -> None:
+    def _pack(self, pack: OpenShard, sample: Sample, made: Made) -> None:
         self._packed.append(self._packer.submit(self._add, pack, sample, made))
         while len(self._packed) > _PACKED_AHEAD or (self._packed and self._packed[0].done()):
             self._packed.popleft().result()
 
-    def _add(self, pack: _Pack, sample: Sample, made: Made) -> None:
+    def _add(self, pack: OpenShard, sample: Sample, made: Made) -> None:
         """Adds an image to its tar. Runs in the packer's thread."""
         result = made.result
         if pack.error is None and result.error == StorageError.__name__:
@@ -441,7 +358,7 @@ class _Packing:
             sealed = self._packer.submit(self._seal, pack)
             self._commits.append((pack, self._uploads.submit(self._commit, pack, sealed)))
 
-    def _prepare(self, pack: _Pack) -> None:
+    def _prepare(self, pack: OpenShard) -> None:
         if pack.error is not None:
             return
         try:
@@ -451,12 +368,12 @@ class _Packing:
         for remark in self._job.take_remarks():
             self._control.warn(remark)
 
-    def _seal(self, pack: _Pack) -> None:
+    def _seal(self, pack: OpenShard) -> None:
         """Ends the tar. Runs in the packer's thread."""
         if pack.error is None:
             pack.open(self._job.store).finish()
 
-    def _commit(self, pack: _Pack, sealed: Future[None]) -> FileResult:
+    def _commit(self, pack: OpenShard, sealed: Future[None]) -> FileResult:
         """Gives the tar and then its marker their names. Runs in a thread that uploads."""
         with pack.stack:
             sealed.result()
@@ -466,9 +383,11 @@ class _Packing:
             for mark in pack.shard.marks:  # they would vouch for the new tar
                 self._job.store.remove(name_marker(pack.shard.name, mark))
             pack.spool.commit()
-        marker = make_marker(pack, self._job)
+        job = self._job
+        marker = make_marker(pack, job.model.compute, anonymous=job.choice.anonymous)
         self._job.store.write(marker.name, marker.to_bytes())
-        return pack.make_result(self._job.store.locate(f"{pack.shard.name}.tar"))
+        output = self._job.store.locate(f"{pack.shard.name}.tar")
+        return pack.make_result(output, self._job.explain_again(pack.shard))
 
     def _take_commits(self, at_most: int) -> Iterator[tuple[int, FileResult | DinacError]]:
         """Yields the shards that are complete. Waits until at most `at_most` are not."""
@@ -491,95 +410,3 @@ class _Packing:
         self._storage_errors += 1
         if self._storage_errors == MOST_STORAGE_ERRORS:
             raise exc
-
-
-def make_marker(pack: _Pack, job: ShardJob) -> Marker:
-    """Returns the marker of a complete shard.
-
-    With --anonymous, it tells neither names nor sizes; a reason may hold both.
-    """
-    assert pack.tar is not None
-    anonymous = job.choice.anonymous
-    failures = tuple(
-        Failure(key, "", "", result.error or "")
-        if anonymous
-        else Failure(key, result.file, result.reason or "", result.error or "")
-        for key, result in zip(pack.failed_keys, pack.failures, strict=True)
-    )
-    return Marker(
-        shard=pack.shard.name,
-        fingerprint=pack.shard.fingerprint,
-        images=pack.counts[Status.WRITTEN],
-        failed=len(failures),
-        skipped=pack.counts[Status.SKIPPED],
-        size_bytes=pack.tar.size_bytes,
-        sha256=pack.digest.hexdigest(),
-        bytes_in=0 if anonymous else pack.totals["bytes_in"],
-        pixels=pack.totals["pixels"],
-        source="" if anonymous or not pack.shard.place else pack.shard.label,
-        compute=job.model.compute if pack.counts[Status.WRITTEN] else "",
-        failures=failures,
-    )
-
-
-class ReadAhead(Generic[T]):
-    """Iterates over items in a thread of its own, a limited number of items and bytes ahead."""
-
-    def __init__(self, items: Generator[T, None, None] | Iterator[T]) -> None:
-        self._items = items
-        self._ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-        self._held_images = self._held_bytes = 0
-        self._is_closed = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
-
-    def __enter__(self) -> ReadAhead[T]:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[T]:
-        while not isinstance(item := self._ready.get(), _End):
-            with self._changed:
-                self._held_images -= 1
-                self._held_bytes -= _measure(item)
-                self._changed.notify_all()
-            yield item
-        if item.error is not None:
-            raise item.error
-
-    def _read(self) -> None:
-        error = None
-        try:
-            for item in self._items:
-                with self._changed:
-                    self._changed.wait_for(self._has_room)
-                    if self._is_closed:
-                        return
-                    self._held_images += 1
-                    self._held_bytes += _measure(item)
-                self._ready.put(item)
-        except BaseException as exc:
-            error = exc
-        finally:
-            with suppress(AttributeError, ValueError):
-                self._items.close()  # type: ignore[union-attr]
-            self._ready.put(_End(error))
-
-    def _has_room(self) -> bool:
-        is_full = self._held_images >= READ_AHEAD_IMAGES or self._held_bytes >= READ_AHEAD_BYTES
-        return self._is_closed or not is_full
-
-
-@dataclass(frozen=True)
-class _End:
-    error: BaseException | None
-
-
-def _measure(item: object) -> int:
-    return int(getattr(item, "held_bytes", 0))

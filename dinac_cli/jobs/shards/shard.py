@@ -17,6 +17,9 @@ _COMPRESSED_SUFFIXES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MAX_SHARD_SIZE = 1_000_000
 """The most loose images in a shard."""
 
+SOURCE_CHANGED = "its source has changed"
+"""Why a shard is encoded again, unless the user asks for that."""
+
 _FOLDER_SHARDS = 1000
 _FINGERPRINT_DIGITS = 16
 _MOST_DIGITS = 12
@@ -68,6 +71,11 @@ class Shard:
     def label(self) -> str:
         """The shard's name in messages."""
         return hide_secrets(self.place) if self.place else f"shard {self.name}"
+
+    @property
+    def is_stale(self) -> bool:
+        """True if OUT holds the shard, but from an earlier state of its source."""
+        return bool(self.marks) and self.fingerprint not in self.marks
 
     @property
     def held_bytes(self) -> int:

@@ -38,7 +38,7 @@ from dinac_cli.jobs.shards.run_settings import (
     read_settings,
 )
 from dinac_cli.jobs.shards.sample import SampleChoice
-from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE, Shard, ShardKind, find_kind
+from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE, Shard, ShardKind, find_kind, parse_number
 from dinac_cli.storage import parquet
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.local import LocalStore
@@ -261,6 +261,8 @@ class ShardPlan:
         ]
         if self.request.overwrite:
             self.replaces = self._find_replaced()
+        else:
+            self._refuse_unplanned()
         self.shards = sum(1 for _ in self._take_share(range(self._count_all())))
         self.vanished, self.changed = self.loose.vanished, self.loose.changed
         is_whole = self._share == (0, 1) and self.request.inputs.limit is None
@@ -314,6 +316,21 @@ class ShardPlan:
             raise UsageError(
                 f"{self.store.locate(self.contents.first_loose)} is a loose record; shards and "
                 "loose records never mix; choose another OUT"
+            )
+
+    def _refuse_unplanned(self) -> None:
+        """Raises UsageError if OUT has numbered shards without a part of the plan.
+
+        Their images may be in other shards too: a run with --overwrite was stopped, or a part of
+        the plan was lost. Without a plan, the images have become fewer.
+        """
+        numbered = (shard for shard in self.contents.marks if parse_number(shard) is not None)
+        unplanned = set(numbered) - self.loose.names if self.inputs.has_loose else ()
+        if unplanned:
+            first = self.store.locate(f"{min(unplanned)}.tar")
+            raise UsageError(
+                f"{first}: not in the plan of this run, and its images may be in another shard "
+                "too; add --overwrite to encode everything again, or choose another OUT"
             )
 
     def _list_loose(self, watch: Watch) -> LoosePlan:

@@ -207,6 +207,22 @@ def test_a_run_encodes_what_is_new_or_changed(tmp_path: Path) -> None:
         assert entry["sha256"] == markers[name.removesuffix(".tar")]["sha256"]
 
 
+def test_what_is_encoded_again_says_why(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "in", ["a.png", "b.png", "c.png"])
+    out = tmp_path / "out"
+    assert {result.reason for result in encode(photos, out, shard_size=2)} == {None}
+    write_file(photos / "a.png", make_photo(9), 2_000_000_000)
+    write_file(photos / "d.png", make_photo(8))
+    reasons = {result.name: result.reason for result in encode(photos, out)}
+    assert reasons == {
+        "000/000000": "its source has changed",
+        "000/000001": None,
+        "000/000002": None,
+    }
+    again = encode(photos, out, overwrite=True, shard_size=2)
+    assert {result.reason for result in again} == {None}
+
+
 def test_an_image_of_a_stale_shard_that_is_gone_fails(tmp_path: Path) -> None:
     photos, out = tmp_path / "in", tmp_path / "out"
     write_photos(photos, ["a.png", "b.png"])

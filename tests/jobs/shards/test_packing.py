@@ -14,13 +14,14 @@ import pytest
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.errors import StorageError, UnwritableDiskError, UsageError
 from dinac_cli.jobs.encode import EncodeChoice
+from dinac_cli.jobs.executor import read_ahead
 from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards import packing, shard_run
 from dinac_cli.jobs.shards import sample as sample_module
 from dinac_cli.jobs.shards.contents import write_index
-from dinac_cli.jobs.shards.packing import ReadAhead, SampleJob, ShardJob
+from dinac_cli.jobs.shards.packing import SampleJob, ShardJob
 from dinac_cli.storage import local
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX
 from dinac_cli.storage.local import LocalStore
@@ -380,7 +381,7 @@ def test_a_kill_between_a_tar_and_its_marker_leaves_no_marker_that_vouches_for_i
     class Killed(BaseException):
         pass
 
-    def die(*args: object) -> None:
+    def die(*args: object, **named: object) -> None:
         raise Killed
 
     for fields in ({}, {"overwrite": True}):
@@ -397,7 +398,7 @@ def test_a_kill_between_a_tar_and_its_marker_leaves_no_marker_that_vouches_for_i
 def test_a_stop_finishes_the_shards_that_were_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 1)
+    monkeypatch.setattr(read_ahead, "READ_AHEAD_ITEMS", 1)
     photos = write_photos(tmp_path / "in", [f"{number:02}.png" for number in range(24)])
     out = tmp_path / "out"
     request = make_request(photos, out, shard_size=3, workers=1, in_flight=1)
@@ -422,7 +423,7 @@ def test_a_stop_reads_no_further_in_an_archive_that_was_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be large, and far away."""
-    monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 1)
+    monkeypatch.setattr(read_ahead, "READ_AHEAD_ITEMS", 1)
     for name in ("a.tar", "b.tar"):
         write_file(tmp_path / name, make_tar({f"{k}.png": make_photo(k) for k in range(40)}))
     stop = StopRequest()
@@ -506,48 +507,3 @@ def test_settings_that_cannot_be_written_at_once_are_tried_again(
     fail_on(monkeypatch, ShardJob, "prepare", busy(2))
     assert count(encode(photos, out, shard_size=2)) == {Status.WRITTEN: 5}
     assert read_tree(out) == expected
-
-
-class TestReadAhead:
-    def test_items_come_in_order_and_not_too_far_ahead(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 3)
-        made: list[int] = []
-
-        def items() -> Iterator[int]:
-            for number in range(20):
-                made.append(number)
-                yield number
-
-        with ReadAhead(items()) as ahead:
-            taken = []
-            for number in ahead:
-                taken.append(number)
-                assert len(made) - len(taken) <= 4  # three ready, and one in the thread's hand
-        assert taken == list(range(20))
-
-    def test_an_error_comes_after_the_items_before_it(self) -> None:
-        def items() -> Iterator[int]:
-            yield 1
-            raise ValueError("damaged")
-
-        with ReadAhead(items()) as ahead:
-            iterator = iter(ahead)
-            assert next(iterator) == 1
-            with pytest.raises(ValueError, match="damaged"):
-                next(iterator)
-
-    def test_leaving_closes_the_items(self) -> None:
-        closed = threading.Event()
-
-        def items() -> Iterator[int]:
-            try:
-                while True:
-                    yield 1
-            finally:
-                closed.set()
-
-        with ReadAhead(items()) as ahead:
-            assert next(iter(ahead)) == 1
-        assert closed.is_set()

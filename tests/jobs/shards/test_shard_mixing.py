@@ -15,10 +15,11 @@ from dinac_cli.container.record import open_record
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.geometry import GeometryChoice
 from dinac_cli.jobs.encode import EncodeChoice
+from dinac_cli.jobs.executor import read_ahead
 from dinac_cli.jobs.executor.control import StopRequest
 from dinac_cli.jobs.executor.local import run_opened
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.shards import packing, shard_run
+from dinac_cli.jobs.shards import shard_run
 from dinac_cli.jobs.shards.packing import SampleJob
 from dinac_cli.storage.local import LocalStore
 
@@ -34,6 +35,7 @@ from .shard_runs import (
     read_index,
     read_markers,
     read_shards,
+    run,
     write_file,
     write_photos,
 )
@@ -224,7 +226,7 @@ def test_a_stopped_overwrite_leaves_no_shard_of_the_earlier_settings_in_the_inde
     photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a training would mix the latents of two runs."""
-    monkeypatch.setattr(packing, "READ_AHEAD_IMAGES", 1)
+    monkeypatch.setattr(read_ahead, "READ_AHEAD_ITEMS", 1)
     choice = EncodeChoice(precision="q8")
     request = make_request(
         photos, out, choice, overwrite=True, shard_size=2, workers=1, in_flight=1
@@ -251,6 +253,35 @@ def test_a_stopped_overwrite_leaves_no_shard_of_the_earlier_settings_in_the_inde
     encode(photos, out, choice, shard_size=2)  # the other tars are known to be dinac's
     encode(photos, tmp_path / "expected", choice, shard_size=2)
     assert read_tree(out) == read_tree(tmp_path / "expected")
+
+
+def test_shards_that_are_not_in_the_plan_are_refused(
+    photos: Path, out: Path, tmp_path: Path
+) -> None:
+    """Images in two shards would be there twice in a training."""
+    request = make_request(photos, out, overwrite=True, shard_size=4)
+    stopped = request.open()
+    stopped.count()
+    stopped.start(request.make_control()).close()
+    stop = StopRequest()
+    stop.set()
+    list(stopped.start(request.make_control(stop)))
+    reason = (
+        f"{out}/000/000002.tar: not in the plan of this run, and its images may be in another "
+        "shard too; add --overwrite to encode everything again, or choose another OUT"
+    )
+    assert refuse(photos, out) == reason
+    run(request)
+    encode(photos, tmp_path / "expected", shard_size=4)
+    assert read_tree(out) == read_tree(tmp_path / "expected")
+
+
+def test_an_anonymous_out_of_fewer_images_is_refused(photos: Path, tmp_path: Path) -> None:
+    choice = EncodeChoice(anonymous=True)
+    encode(photos, tmp_path / "anonymous", choice, shard_size=2)
+    for name in NAMES[:2]:
+        (photos / name).unlink()
+    assert "000/000002.tar: not in the plan of this run" in refuse(photos, tmp_path / "anonymous")
 
 
 def test_processes_of_a_run_with_overwrite_remove_the_earlier_shards_once(
