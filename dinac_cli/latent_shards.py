@@ -175,8 +175,8 @@ class LatentShards(IterableDataset[Any]):
             _check_number(field, value, 0)
         if order != self._identify_order():
             raise UsageError(
-                "the state is of other shards, ranks or arguments; use those it was saved with, or "
-                "set_epoch to start an epoch"
+                "the state belongs to other shards, ranks or arguments; use those it was saved "
+                "with, or call set_epoch to start an epoch"
             )
         self._progress, self._resumes = progress, True
         if get_worker_info() is None:
@@ -198,8 +198,8 @@ class LatentShards(IterableDataset[Any]):
         self._resumes = False
         if self._progress.yielded and self._progress.workers != workers:
             raise UsageError(
-                f"the state is of {self._progress.workers} workers, but there are {workers}; use "
-                "as many with a StatefulDataLoader, or set_epoch to start an epoch"
+                f"the state was saved with {self._progress.workers} workers, not {workers}; use "
+                "as many in a StatefulDataLoader, or call set_epoch to start an epoch"
             )
         return self._progress._replace(workers=workers)
 
@@ -277,7 +277,7 @@ class LatentShards(IterableDataset[Any]):
             self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def _identify_order(self) -> str:
-        """Returns 16 hex digits of all that the order of the items depends on, but the epoch."""
+        """Returns a hash of what the order of the items depends on, except the epoch."""
         arguments = self.seed, self.shuffle, self.world_size, self.ends, self.batch_size
         return sha256(f"{self._shards_hash} {arguments}".encode()).hexdigest()[:16]
 

@@ -492,7 +492,9 @@ def test_state_of_another_order_is_refused(out: str, tmp_path: Path) -> None:
         LatentShards(fewer, shuffle=3),
     ]
     for other in others:
-        with pytest.raises(UsageError, match=r"^the state is of other shards, ranks or arguments"):
+        with pytest.raises(
+            UsageError, match=r"^the state belongs to other shards, ranks or arguments"
+        ):
             other.load_state_dict(state)
     for broken in ({}, {**state, "yielded": -1}, {**state, "epoch": "1"}):
         with pytest.raises(UsageError):
@@ -505,7 +507,7 @@ def test_state_without_workers_does_not_suit_a_plain_data_loader(out: str) -> No
     dataset = LatentShards(out)
     next(iter(dataset))
     dataset.load_state_dict(dataset.state_dict())
-    with pytest.raises(UsageError, match="the state is of 0 workers, but there are 1"):
+    with pytest.raises(UsageError, match="the state was saved with 0 workers, not 1"):
         load_keys(dataset, 1, multiprocessing_context="fork")
     dataset.set_epoch(1)
     assert len(load_keys(dataset, 1, multiprocessing_context="fork")) == TOTAL
@@ -666,7 +668,10 @@ def _damage(record: bytes) -> bytes:
         ({"b.dinac": RECORD, "b.json": b"{"}, r"a\.tar: b\.json: not valid JSON"),
         ({"b.dinac": RECORD, "b.json": b"[" * 100_000}, r"a\.tar: b\.json: not valid JSON"),
         ({"b.dinac": RECORD, "b.txt": bytes(2**20 + 1)}, r"a\.tar: b\.txt: larger than 1048576"),
-        ({"b.dinac": RECORD, "c.dinac": RECORD, "b.txt": b""}, r"a\.tar: .*key b came before"),
+        (
+            {"b.dinac": RECORD, "c.dinac": RECORD, "b.txt": b""},
+            r"a\.tar: .*an earlier sample has the key b",
+        ),
     ],
 )
 def test_damage_is_named_with_shard_and_key(

@@ -87,6 +87,8 @@ def encode(
 
     a.jpg becomes OUT/a.jpg.dinac. To resume, rerun the command: finished outputs are kept.
 
+    With --shard-size, tars, parquet files or URLs, OUT holds shards: tars of many records.
+
     Settings that are not given follow the latents in OUT, unless --overwrite is given.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
@@ -170,12 +172,24 @@ class EncodeSummary(Summary):
         self._too_small = 0
         self._shards = 0
         self._captions = 0
+        self._parts = 0
+        self._empty = 0
+        self._first_empty = ""
 
     def add(self, result: FileResult) -> None:
         self._upscaled += result.upscaled
         self._too_small += result.error == SmallImageError.__name__
-        self._shards += result.status is Status.WRITTEN and result.is_shard
-        self._captions += result.captions
+        if not result.is_shard:
+            self._parts += 1  # the results of parts come just before that of their shard
+            return
+        is_written = result.status is Status.WRITTEN
+        self._shards += is_written
+        if is_written and not result.images and not self._parts:
+            self._empty += 1
+            self._first_empty = self._first_empty or result.file
+        else:
+            self._captions += result.captions
+        self._parts = 0
 
     def describe(self, progress: RunProgress) -> str:
         text = super().describe(progress)
@@ -193,6 +207,9 @@ class EncodeSummary(Summary):
 
     def remarks(self) -> Iterator[str]:
         yield from advise_on_sizes("scaled up {}", self._upscaled, self._too_small)
+        if self._empty:
+            many = f"{self._empty} archives, such as " if self._empty > 1 else ""
+            yield f"found no images in {many}{self._first_empty}"
         if self._captions:
             files = "1 file" if self._captions == 1 else f"{self._captions} files"
             yield (

@@ -104,8 +104,8 @@ Images = Annotated[
     typer.Argument(
         metavar="IMG",
         show_default=False,
-        help="Image files, folders (all images below them), quoted globs, or - for one image on "
-        "standard input.",
+        help="Image files, folders (all images below them), quoted globs, tars or parquet files of "
+        "images, URLs of all these, or - for one image on standard input.",
     ),
 ]
 Latents = Annotated[
@@ -155,15 +155,19 @@ Exclude = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    input_option(parser=whole("--limit", 1), metavar="N", help="Take only the first N inputs."),
+    input_option(
+        parser=whole("--limit", 1),
+        metavar="N",
+        help="Take only the first N inputs, or the first N shards.",
+    ),
 ]
 ShardOption = Annotated[
     str | None,
     input_option(
         "--shard",
         metavar="I/N",
-        help="Split the inputs by name into N parts, numbered from 0, and take only part I; auto: "
-        "the variables of torchrun or Slurm give I and N.",
+        help="Split the inputs by name, or the shards, into N parts, numbered from 0, and take "
+        "only part I; auto: the variables of torchrun or Slurm give I and N.",
     ),
 ]
 Background = Annotated[
@@ -229,8 +233,8 @@ EncodeOut = Annotated[
     str | None,
     typer.Argument(
         metavar="OUT",
-        help="The last argument: a folder, a .dinac file (for one input file), or - for standard "
-        "output.",
+        help="The last argument: a folder, a URL (for shards), a .dinac file (for one input file), "
+        "or - for standard output.",
     ),
 ]
 PrecisionOption = Annotated[
@@ -546,7 +550,7 @@ Address = Annotated[
     shard_option(
         "--address",
         metavar="HOST:PORT",
-        show_default=follow("RAY_ADDRESS"),
+        show_default="RAY_ADDRESS, if set",
         help="The Ray cluster to join; auto: the one of this machine; local: start one here, and "
         "stop it at the end.",
     ),
@@ -557,7 +561,7 @@ ProcessesPerGpu = Annotated[
         "--processes-per-gpu",
         parser=whole("--processes-per-gpu", 1),
         metavar="N",
-        show_default=follow("4"),
+        show_default="4",
         help="With --engine ray: processes that share one GPU.",
     ),
 ]
@@ -567,7 +571,7 @@ CpusPerProcess = Annotated[
         "--cpus-per-process",
         parser=whole("--cpus-per-process", 1),
         metavar="N",
-        show_default=follow("2"),
+        show_default="2, or 1 if no node has 2",
         help="With --engine ray: CPUs of each process.",
     ),
 ]

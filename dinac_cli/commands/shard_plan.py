@@ -120,9 +120,10 @@ def _describe_images(forecast: ShardForecast) -> Iterator[str]:
     if plan.changed:
         yield f"changed since they were encoded: {count_images(plan.changed)}"
     if plan.vanished:
+        records = "its record stays" if plan.vanished == 1 else "their records stay"
         lost = f", but not in the shards to encode, where {count_images(totals.gone)} will fail"
         yield (
-            f"gone from the inputs: {count_images(plan.vanished)}; their records stay"
+            f"gone from the inputs: {count_images(plan.vanished)}; {records}"
             f"{lost if totals.gone else ''}"
         )
     if totals.failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class Examination:
         yield from _guard("temporary", places.check_temporary)
         for answer in self._inquire((probe.MODELS, probe.EXTRAS, probe.COMPILER), watch):
             yield from _judge(answer, kind)
-        yield from _guard("extra compare", installation.check_compare)
+        for extra in installation.EXTRAS:
+            yield from _guard(f"extra {extra}", partial(installation.check_extra, extra))
         yield from _guard("completions", lambda: installation.check_completions(_find_home()))
 
     def _examine_device(self, watch: Watch) -> Generator[Finding, None, str]:

@@ -16,6 +16,14 @@ from dinac_cli.doctor.finding import Facts, Finding, fail, note, ok
 
 DISTRIBUTION = "dinac-cli"
 
+EXTRAS = {
+    "remote": ("s3fs", "access to s3:// and https://"),
+    "parquet": ("pyarrow", "reading images from parquet files"),
+    "cluster": ("ray", "dinac encode --engine ray"),
+    "compare": ("diffusers", "dinac bench --compare flux2"),
+}
+"""The extras that are one package, which need not be loaded to be checked: package and purpose."""
+
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
 _BOUND = re.compile(r"(>=|<)\s*(\d+(?:\.\d+)*)")
 
@@ -170,16 +178,17 @@ def judge_formats(facts: Facts) -> Finding:
     return note("extra formats", text, f"pip install '{DISTRIBUTION}[formats]'", known)
 
 
-def check_compare() -> Finding:
-    """Says whether `dinac bench --compare` works."""
-    version = find_version("diffusers")
-    facts = {"diffusers": version}
+def check_extra(extra: str) -> Finding:
+    """Says whether the package of one of `EXTRAS` is installed."""
+    package, purpose = EXTRAS[extra]
+    version = find_version(package)
+    facts = {package: version}
     if version is not None:
-        return ok("extra compare", f"diffusers {version}, for dinac bench --compare flux2", facts)
+        return ok(f"extra {extra}", f"{package} {version}, for {purpose}", facts)
     return note(
-        "extra compare",
-        "diffusers is not installed; only dinac bench --compare flux2 needs it",
-        f"pip install '{DISTRIBUTION}[compare]'",
+        f"extra {extra}",
+        f"{package} is not installed; only {purpose} needs it",
+        f"pip install '{DISTRIBUTION}[{extra}]'",
         facts,
     )
 

@@ -159,6 +159,8 @@ def open_image_set(
         return ArchiveSet(path, exclusion, column)
     if is_url(path) and is_pattern(path):
         raise UsageError(f"{hide_secrets(path)}: name a folder here, not a pattern")
+    if not is_url(path) and not os.path.exists(path):
+        raise UsageError(f"{path}: no such file or folder; check the path")
     if not is_url(path) and not os.path.isdir(path):
         raise UsageError(f"{path}: name a folder of images, or an archive of them")
     return NamedSet(path, exclusion, None if is_url(path) or is_url(other) else other)

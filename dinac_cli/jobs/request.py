@@ -314,7 +314,7 @@ class InputRequest:
             )
         if out is not None and is_url(out):
             raise UsageError(
-                f"{hide_secrets(out)}: OUT must be on this machine here; name a local folder"
+                f"{hide_secrets(out)}: this command writes to local folders only; name one"
             )
         if out is not None and kind is LATENTS and holds_shards(out):
             raise UsageError(f"{out}: holds shards of latents; choose another OUT")
@@ -474,15 +474,21 @@ def _take(entries: Iterator[Input], limit: int) -> Iterator[Input]:
         yield entry
 
 
+def advise_on_images(archive: str | None) -> str | None:
+    """Says how to encode an archive that was found in a folder; None if there is none."""
+    return None if archive is None else f"name the archives in it, such as {hide_secrets(archive)}"
+
+
 def _describe_others(scan: InputScan) -> str:
     """Says which files a scan found that are not of its kind, and what to do."""
     if scan.kind is LATENTS:
         other, hint = IMAGES, "run dinac encode first and name its OUT"
-        tar = scan.first_tar
-        advice = "run dinac encode first" if tar is None else f"name the tars in it, such as {tar}"
+        tar = scan.first_archive
+        is_tar = tar is not None and tar.lower().endswith(".tar")
+        advice = f"name the tars in it, such as {tar}" if is_tar else "run dinac encode first"
     else:
         other, hint = LATENTS, "name the images, or use dinac decode"
-        advice = "name image files or folders"
+        advice = advise_on_images(scan.first_archive) or "name image files or folders"
     others = replace(scan, kind=other, finder=None) if scan.others else ()
     holds_latents = scan.kind is IMAGES and any(map(holds_shards, scan.paths))
     if holds_latents or any(not entry.problem for entry in others):
@@ -530,8 +536,8 @@ def refuse_file_name(out: str) -> None:
     """OUT must be a folder here. Raises UsageError if OUT is named like a file."""
     if not os.path.isdir(out) and _is_name_of_other_file(out):
         raise UsageError(
-            f"{out}: OUT, the last argument, is named like a file, but must be a folder here; "
-            f"write {out}/ if this is a folder"
+            f"{hide_secrets(out)}: OUT, the last argument, is named like a file, but must be a "
+            f"folder here; write {hide_secrets(out)}/ if this is a folder"
         )
 
 

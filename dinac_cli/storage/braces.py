@@ -53,7 +53,7 @@ def expand_braces(place: str) -> Iterator[str]:
 
 
 def _match_braces(text: str) -> dict[int, int]:
-    """Returns where each brace that is closed ends."""
+    """Returns the end of each closed brace."""
     opened, closed = [], {}
     for index, char in enumerate(text):
         if char == "{":

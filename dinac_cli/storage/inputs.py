@@ -28,9 +28,10 @@ STDIN_NAME = "stdin"
 HEAD_BYTES = 64
 
 TAR_SUFFIX = ".tar"
+_ARCHIVE_SUFFIXES = (TAR_SUFFIX, ".parquet")
 
 SHARDS_MARK = FOLDER
-"""The folder in a folder of shards that says so, if it holds run.json."""
+"""The folder that marks a folder of shards, if it holds run.json."""
 
 # The longest first: the mark of UTF-32 begins with the mark of UTF-16.
 _BYTE_ORDER_MARKS = {
@@ -217,7 +218,7 @@ class InputScan:
     excluded: int = field(default=0, init=False)
     gap: str | None = field(default=None, init=False)
     _searches: dict[str, Search] = field(default_factory=dict, init=False, repr=False)
-    _tar: str | None = field(default=None, init=False, repr=False)
+    _archive: str | None = field(default=None, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Input]:
         self.others = self.excluded = 0
@@ -251,9 +252,9 @@ class InputScan:
         return self.finder is not None and bool(self.finder.folders)
 
     @property
-    def first_tar(self) -> str | None:
-        """A tar in a folder, which is no input there. Known after an iteration."""
-        return self._tar or (None if self.finder is None else self.finder.first_tar)
+    def first_archive(self) -> str | None:
+        """A tar or parquet file in a folder: no input there. Known after an iteration."""
+        return self._archive or (None if self.finder is None else self.finder.first_tar)
 
     @property
     def single_file(self) -> bool:
@@ -400,8 +401,8 @@ class InputScan:
                 yield Input(entry.path, prefix + entry.name, search=search)
             else:
                 self.others += not entry.name.lower().endswith(self.kind.companions)
-                if self._tar is None and entry.name.lower().endswith(TAR_SUFFIX):
-                    self._tar = entry.path
+                if self._archive is None and entry.name.lower().endswith(_ARCHIVE_SUFFIXES):
+                    self._archive = entry.path
 
     def _name_file(self, path: str, name: str, search: Search | None = None) -> Iterator[Input]:
         if self._excludes(name, is_folder=False):

@@ -23,7 +23,7 @@ from dinac_cli.storage.output import require_inside
 from dinac_cli.storage.store import Stat, Store
 
 READ_BUFFER_BYTES = 2**18
-"""How much of an open file is read at a time."""
+"""How many bytes of an open file are read at a time."""
 
 
 class LocalStore(Store):

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, BinaryIO, NamedTuple
 
 from dinac_cli.container.names import MAX_NAME_BYTES, escape_text
@@ -44,6 +45,7 @@ _MAX_VALUE_BYTES = 64  # decimals need 32
 _SHOWN_COLUMNS = 5
 
 _DAMAGED = "damaged, or not a parquet file; copy it again"
+_NO_PYARROW = "parquet files need pyarrow; pip install 'dinac-cli[parquet]'"
 _NO_IMAGE = "the row has no image"
 _NO_BYTES = "only the path of the image is in the file; pack the images themselves"
 
@@ -157,12 +159,18 @@ def _list_kinds(footer: Footer) -> list[Any]:
     return kinds
 
 
+def require_pyarrow() -> None:
+    """Raises UsageError if pyarrow is not installed."""
+    if find_spec("pyarrow") is None:
+        raise UsageError(_NO_PYARROW)
+
+
 def _open_file(content: bytes) -> Any:
     """Opens a file that `make_file` made."""
     try:
         import pyarrow.parquet
     except ImportError as exc:
-        raise UsageError("parquet files need pyarrow; pip install 'dinac-cli[parquet]'") from exc
+        raise UsageError(_NO_PYARROW) from exc
     source = pyarrow.BufferReader(content)
     return pyarrow.parquet.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
 
@@ -176,7 +184,7 @@ def _find_image(footer: Footer, kinds: Sequence[Any], name: str) -> Column:
     images = [column.name for column, kind in pairs if _choose_leaves(column, kind) is not None]
     shown = ", ".join(escape_text(each)[:40] for each in images[:_SHOWN_COLUMNS])
     fault = "has no image bytes in the column" if found else "has no column"
-    advice = f"choose one with --image-column: {shown}" if shown else "no other column has any"
+    advice = f"choose one with --image-column: {shown}" if shown else "no column holds images"
     raise UsageError(f"{fault} {escape_text(name)[:40]}; {advice}")
 
 

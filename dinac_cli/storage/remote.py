@@ -39,10 +39,10 @@ from dinac_cli.storage.urls import (
 )
 
 TRIES = 3
-"""How often a request is made, if the place does not answer although its client tried again."""
+"""How many times a request is made if the place does not answer its client's own retries either."""
 
 PATIENCE_SECONDS = 30.0
-"""A request that took longer is not made again."""
+"""A request that took longer is not repeated."""
 
 PAUSE_SECONDS = 0.5
 """The pause after the first try; it grows with each."""
@@ -310,7 +310,7 @@ def _find_temporary_folder() -> str:
 
 
 def _ignore(name: str) -> None:
-    """Skips an object without a word."""
+    """Skips an object silently."""
 
 
 def _strip_slashes(place: str) -> str:

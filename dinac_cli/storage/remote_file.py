@@ -68,7 +68,7 @@ class RemoteFile(io.RawIOBase):
         return len(data)
 
     def _load(self) -> None:
-        """Makes the block at the position the current one, and sends for the block after it."""
+        """Makes the block at the position the current one, and requests the block after it."""
         is_next = self._position == self._start + len(self._block)
         self._block, self._start = self._take_ahead(), self._position
         if not self._block:

@@ -445,7 +445,9 @@ def group_samples(members: Iterable[Member]) -> Iterator[Sample]:
                 yield sample
             sample = Sample(key)
             if not keys.add(key):
-                sample.refuse(f"the key {key} came before; pack the files of a sample together")
+                sample.refuse(
+                    f"an earlier sample has the key {key}; rename it, or pack its files together"
+                )
         sample.add(extension, member)
     if sample is not None:
         yield sample

@@ -21,7 +21,7 @@ WEB = frozenset({"http", "https"})
 """The schemes of single files on a web server. Such a place cannot be listed."""
 
 CLIENT_ATTEMPTS = 4
-"""How often the client of S3 tries one request, if the user's settings of AWS do not say."""
+"""How many times the S3 client tries a request, unless the user's AWS settings say otherwise."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _KNOWN = "s3://, gs://, hf:// or http(s)://"
@@ -88,7 +88,7 @@ def hide_secrets(url: str) -> str:
 
 
 def hide_secrets_in(text: str) -> str:
-    """Returns the words of a library without signatures, passwords, tokens and keys."""
+    """Returns a library's message without signatures, passwords, tokens and keys."""
     text = _URL_IN_TEXT.sub(lambda match: _hide_query(match[0]), text)
     return _TOKEN_IN_TEXT.sub("***", _SECRET_IN_TEXT.sub(r"\1***", text))
 

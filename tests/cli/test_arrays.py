@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 
 def read_block(language: str) -> str:
     """Returns a block of the page's section, for as many tasks as the test has."""
-    [section] = re.findall(r"(?ms)^## Without an engine.*?(?=^## )", PAGE.read_text("utf-8"))
+    [section] = re.findall(r"(?ms)^## Slurm and Kubernetes.*?(?=^## )", PAGE.read_text("utf-8"))
     block: str
     [block] = re.findall(rf"(?ms)^```{language}$(.*?)^```$", section)
     places = {"s3://b/photos/": "photos", "s3://b/latents/": "latents", "/8": f"/{TASKS}"}

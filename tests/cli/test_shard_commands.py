@@ -71,8 +71,8 @@ def test_verify_names_what_is_wrong(shards: Path, tmp_path: Path) -> None:
 
 def test_one_line_says_why_shards_are_refused(shards: Path, work: Path) -> None:
     for arguments, line in {
-        ("decode", "out", "s3://bucket/x"): "s3://bucket/x: OUT must be on this machine here; "
-        "name a local folder",
+        ("decode", "out", "s3://bucket/x"): "s3://bucket/x: this command writes to local "
+        "folders only; name one",
         ("decode", str(work / "latents"), "out"): "out: holds shards of latents; choose another "
         "OUT",
         ("encode", "out", "x"): "no images found in out, only latent files; name the images, or "

@@ -50,7 +50,7 @@ def test_shards_of_an_earlier_run(own: Path) -> None:
     assert (done.code, done.err) == (3, "")
     assert hide_times(re.sub(r"[\d.]+ k?B\b", "SIZE", done.out)).splitlines()[5:] == [
         "changed since they were encoded: 1 image",
-        "gone from the inputs: 1 image; their records stay, but not in the shards to encode, where "
+        "gone from the inputs: 1 image; its record stays, but not in the shards to encode, where "
         "1 image will fail",
         "failed in earlier runs: 1 image; --retry-failed would encode 1 shard with 3 images again",
         "1 shard to encode with 2 images, SIZE in; about SIZE out, at SIZE an image "

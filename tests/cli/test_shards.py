@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,14 @@ def test_failures_are_reported_by_every_run(photos: Path, tmp_path: Path) -> Non
             "out/ holds shards with --precision bf16; you asked for --precision q8; choose another "
             "OUT, or add --overwrite to encode everything again",
         ),
-        (("--prune",), "--prune works on loose records; shards keep what was encoded"),
-        (("--checksum",), "--checksum works on loose records; shards are compared by version"),
+        (
+            ("--prune",),
+            "--prune works on loose records only; shards keep the records of gone images",
+        ),
+        (
+            ("--checksum",),
+            "--checksum works on loose records only; for shards, size and time or ETag count",
+        ),
     ],
 )
 def test_what_out_does_not_allow_is_wrong_usage(
@@ -64,6 +71,46 @@ def test_what_out_does_not_allow_is_wrong_usage(
     assert encode(tmp_path, "--shard-size", "4").code == 0
     done = encode(tmp_path, *options)
     assert (done.code, done.out, done.err) == (2, "", f"dinac: {line}\n")
+
+
+def test_archives_without_images_are_named(photos: Path, tmp_path: Path) -> None:
+    """Such as the shards of a run, which are no inputs of the next one."""
+    assert encode(tmp_path, "--shard-size", "4").code == 0
+    done = run("encode", "out/000/000000.tar", "out/000/000001.tar", "again", cwd=tmp_path)
+    assert done.summary == "0 encoded with nano (default on a CPU) into 2 shards\n"
+    assert done.err == "dinac: found no images in 2 archives, such as out/000/000000.tar\n"
+
+
+def test_archives_in_a_folder_are_named_in_the_advice(photos: Path, tmp_path: Path) -> None:
+    assert encode(tmp_path, "--shard-size", "4").code == 0
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "out/000/000001.tar").rename(tmp_path / "tars/a.tar")
+    for options in ((), ("--shard-size", "4")):
+        done = run("encode", "tars", "again", *options, cwd=tmp_path)
+        assert (done.code, done.err) == (
+            2,
+            "dinac: no images found in tars (1 other file); name the archives in it, such as "
+            "tars/a.tar\n",
+        )
+
+
+def test_compressed_tars_are_named_as_such(photos: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "photos.tgz", "w:gz") as tar:
+        tar.add(photos, "photos")
+    done = run("encode", "photos.tgz", "out", cwd=tmp_path)
+    assert (done.code, done.err) == (
+        3, "dinac: photos.tgz: a compressed tar (gzip); unpack it first\n",
+    )  # fmt: skip
+
+
+def test_shards_do_not_go_into_the_name_of_a_file(photos: Path, tmp_path: Path) -> None:
+    for out in ("out.tar", "s3://bucket/out.tar"):
+        done = encode(tmp_path, "--shard-size", "4", out=out)
+        assert (done.code, done.err) == (
+            2,
+            f"dinac: {out}: OUT, the last argument, is named like a file, but must be a folder "
+            f"here; write {out}/ if this is a folder\n",
+        )
 
 
 def test_shards_among_loose_records_are_wrong_usage(photos: Path, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ BEFORE = ["dinac", "packages", "torch", "device", "arithmetic", "memory"]
 PARITY = ["nano in f32", "nano in bf16"]
 KERNELS = ["kernels (nano)", "kernels (d2)", "batches"]
 AFTER = ["threads", "disk", "temporary", "cache", "hub cache", "extra fast", "extra formats"]
-AFTER += ["compiler", "extra compare", "completions"]
+AFTER += ["compiler", "extra remote", "extra parquet", "extra cluster", "extra compare"]
+AFTER += ["completions"]
 
 
 def examine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from dinac_cli.doctor import installation, probe
 from dinac_cli.doctor.finding import Level
 from dinac_cli.doctor.installation import (
     Requirement,
-    check_compare,
     check_completions,
+    check_extra,
     check_packages,
     check_system,
     judge_formats,
@@ -116,10 +117,18 @@ def test_formats_can_be_complete_or_missing() -> None:
     assert (both.level, both.remedy) == (Level.NOTE, "pip install 'dinac-cli[formats]'")
 
 
-@pytest.mark.parametrize(("version", "level"), [("0.36", Level.OK), (None, Level.NOTE)])
-def test_compare(monkeypatch: pytest.MonkeyPatch, version: str | None, level: Level) -> None:
-    monkeypatch.setattr(installation, "find_version", lambda name: version)
-    assert check_compare().level is level
+@pytest.mark.parametrize("extra", installation.EXTRAS)
+def test_extras_of_one_package(monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
+    package, purpose = installation.EXTRAS[extra]
+    project = Path(__file__, "../../../pyproject.toml").resolve().read_text("utf-8")
+    assert re.search(rf'(?m)^{extra} = \[[^]]*"{package}\b', project)
+    monkeypatch.setattr(installation, "find_version", {package: "0.36"}.get)
+    found = check_extra(extra)
+    assert (found.level, found.text) == (Level.OK, f"{package} 0.36, for {purpose}")
+    monkeypatch.setattr(installation, "find_version", lambda name: None)
+    found = check_extra(extra)
+    assert found.text == f"{package} is not installed; only {purpose} needs it"
+    assert (found.level, found.remedy) == (Level.NOTE, f"pip install 'dinac-cli[{extra}]'")
 
 
 @pytest.mark.parametrize(

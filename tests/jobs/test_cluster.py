@@ -96,6 +96,9 @@ def test_address(monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("ray://10.0.0.1:10001", "http://10.0.0.1:8265"):
         with pytest.raises(UsageError, match="run dinac on a node of the cluster"):
             Cluster(address=address).find_address()
+    for address in ("10.0.0.1", "locl", ":6379", "a b:6379", "10.0.0.1:port"):
+        with pytest.raises(UsageError, match="expected HOST:PORT, auto or local"):
+            Cluster(address=address).find_address()
 
 
 def test_numbers_are_checked() -> None:

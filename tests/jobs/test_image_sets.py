@@ -188,7 +188,7 @@ def test_wrong_places_are_named(originals: Path, decoded: Path, tmp_path: Path) 
     wrong: dict[tuple[Path | str, Path | str], str] = {
         (tar, tar): "one of the two must be a folder; unpack it",
         (tmp_path / "no.tar", decoded): r"no\.tar: no such file; check its name",
-        (tar, tmp_path / "no"): "no: name a folder of images, or an archive of them",
+        (tar, tmp_path / "no"): "no: no such file or folder; check the path",
         (tar, originals / "a.jpg"): "name a folder of images, or an archive of them",
         (tar, tmp_path / "lat"): "lat holds latent files; name the folder that decode wrote",
         (tar, tmp_path / "empty"): "no images found in .*empty; name a folder of images",

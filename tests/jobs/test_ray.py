@@ -152,7 +152,7 @@ def test_nodes_that_differ_are_named_before_the_first_entry(
         cluster.remove_node(number, gracefully=True)
     message = str(caught.value)
     assert message.startswith("3 nodes cannot take part: ")
-    assert message.endswith("; put this right there, or remove the node from the cluster")
+    assert message.endswith("; correct this there, or leave such nodes out of the cluster")
     differences = f"dinac is 0.0.1, not {dinac_cli.__version__}, weights is 89ab, not 0123"
     assert f" ({differences})" in message
     assert f"(cannot run dinac {dinac_cli.__version__}: ModuleNotFoundError:" in message

@@ -155,12 +155,12 @@ def test_page_of_places_states_the_limits() -> None:
     text = " ".join(PLACES.text.split())
     part = remote.UPLOAD_PART_BYTES >> 20
     assert f"Below {2 * part} MiB, that is one request." in text
-    assert f"in parts of {part} MiB, four at a time, and an upload holds {4 * part} MiB" in text
+    assert f"in parts of {part} MiB, four at a time, which takes {4 * part} MiB of memory" in text
     assert remote.PARTS_AT_ONCE == 4
-    assert f"one name stands for {MOST_PLACES:,} files at most" in text
+    assert f"a name may stand for at most {MOST_PLACES:,} files" in text
     assert CLIENT_ATTEMPTS == 4
     assert remote.TRIES == 3
-    assert f"unless {remote.PATIENCE_SECONDS:.0f} seconds are over" in text
+    assert f"unless {remote.PATIENCE_SECONDS:.0f} seconds have passed" in text
     shown = re.findall(r"^\| `(\w+)://[^|]*\|[^|]*\| (yes|never) \|", PLACES.text, re.MULTILINE)
     assert {scheme for scheme, written in shown if written == "yes"} == {"s3", "gs", "az"}
     for scheme, written in shown:

@@ -300,7 +300,7 @@ def test_missing_column_names_those_with_images() -> None:
     assert refuse(data, UsageError, "label") == (
         "has no image bytes in the column label; choose one with --image-column: jpg, png"
     )
-    assert refuse(write({"a": [1]}), UsageError) == "has no column image; no other column has any"
+    assert refuse(write({"a": [1]}), UsageError) == "has no column image; no column holds images"
 
 
 def test_names_of_columns_are_printable() -> None:

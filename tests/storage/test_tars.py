@@ -559,7 +559,7 @@ def test_consecutive_files_of_a_key_are_a_sample() -> None:
 def test_sample_that_comes_again_has_a_problem() -> None:
     samples = list(group_samples(read(write({"a.jpg": b"1", "b.jpg": b"2", "a.txt": b"3"}))))
     assert [sample.problem is None for sample in samples] == [True, True, False]
-    assert str(samples[2].problem).startswith("the key a came before")
+    assert str(samples[2].problem).startswith("an earlier sample has the key a;")
 
 
 def test_problem_of_a_member_stays_with_its_sample() -> None:

@@ -6,6 +6,7 @@ Plain data and arithmetic, without Ray.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,8 @@ from dinac_cli.errors import ClusterError, UsageError
 
 LOCAL = "local"
 """The address of a cluster that a run starts on this machine, and stops at its end."""
+
+_HOST_PORT = re.compile(r"[^\s/]+:[0-9]{1,5}")
 
 USUAL_CPUS = 2
 """The CPUs of a process, if a node has that many."""
@@ -45,7 +48,7 @@ class Cluster:
                 raise UsageError(f"--{option} must be 1 or more, not {number}")
 
     def find_address(self) -> str:
-        """Returns the address. Raises UsageError if there is none, or if Ray Client would serve."""
+        """Returns the address. Raises UsageError if it is missing or invalid, or of Ray Client."""
         address = self.address or os.environ.get("RAY_ADDRESS", "")
         if not address:
             raise UsageError(
@@ -57,6 +60,8 @@ class Cluster:
                 f"{address} is an address for Ray Client or Ray Jobs; run dinac on a node of the "
                 "cluster, with --address auto"
             )
+        if address not in ("auto", LOCAL) and not _HOST_PORT.fullmatch(address):
+            raise UsageError(f"--address {address}: expected HOST:PORT, auto or {LOCAL}")
         return address
 
 

@@ -56,6 +56,11 @@ def connect(address: str) -> Iterator[Any]:
 def _explain(address: str) -> str:
     if address == LOCAL:
         return "Ray cannot start a cluster on this machine; see --verbose"
+    if address == "auto":
+        return (
+            "this machine runs no Ray that dinac can join; start it with `ray start`, with the "
+            "same versions of Ray and Python, and with the cluster's token (RAY_AUTH_MODE=token)"
+        )
     return (
         f"cannot join the Ray cluster at {address}; run dinac on one of its nodes, with the same "
         "versions of Ray and Python, and with its token (RAY_AUTH_MODE=token)"

@@ -36,13 +36,13 @@ from dinac_cli.jobs.executor.ray_task import TaskSetup, run_entry
 from dinac_cli.jobs.results import FileResult
 
 MOST_RETRIES = 3
-"""Ray tries an entry again so often if its worker process or its node dies."""
+"""How many times Ray retries an entry whose worker process or node dies."""
 
 MOST_DEATHS = 5
-"""If so many entries in a row are given up, and none was finished, the run ends."""
+"""If this many entries in a row are given up, and none was finished, the run ends."""
 
 READERS_PER_CPU = 4
-"""A process has at most so many threads that read, and as many that write, for each of its CPUs."""
+"""The most threads that read, and the most that write, for each CPU of a process."""
 
 PATIENCE_SECONDS = 20.0
 """If the cluster has no room for this long, the run says that it waits."""

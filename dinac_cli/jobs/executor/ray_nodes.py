@@ -56,8 +56,8 @@ def inspect_nodes(
     if odd:
         cannot = "1 node cannot" if len(odd) == 1 else f"{len(odd)} nodes cannot"
         raise ClusterError(
-            f"{cannot} take part: {', '.join(odd)}; put this right there, or remove the node from "
-            "the cluster"
+            f"{cannot} take part: {', '.join(odd)}; correct this there, or leave such nodes out "
+            "of the cluster"
         )
     return expected
 

@@ -158,7 +158,7 @@ class OutContents:
         self.store.sweep(FOLDER)
 
     def drop_nonces(self) -> None:
-        """Removes what runs on a cluster left that were killed before this one."""
+        """Removes the files that killed runs on a cluster left."""
         for name in self.nonces:
             self.store.remove(name)
 

@@ -13,7 +13,7 @@ from dinac_cli.storage.store import Stat, open_store, split_place
 from dinac_cli.storage.urls import WEB, find_scheme, hide_secrets, is_url, join_url
 
 _LEAST_LISTED = 8
-"""From so many remote files on, a listing takes fewer requests than asking for each."""
+"""From this many remote files on, a listing takes fewer requests than one for each file."""
 
 
 def expand_place(path: str, listed: dict[str, dict[str, Stat]]) -> Iterator[str]:
@@ -69,7 +69,7 @@ def list_folder(folder: str, listed: dict[str, dict[str, Stat]]) -> dict[str, St
 
 
 def list_ahead(places: Sequence[str], listed: dict[str, dict[str, Stat]]) -> None:
-    """Lists the remote folders of many files, so that nothing need be asked for each of them."""
+    """Lists the remote folders of many files, which saves a request for each file."""
     if len(places) >= _LEAST_LISTED and find_scheme(places[0]) not in ("", *WEB):
         for place in places:
             list_folder(split_place(place)[0], listed)

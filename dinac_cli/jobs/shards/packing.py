@@ -49,13 +49,13 @@ from dinac_cli.storage.store import Store, open_folder, read_place, split_place
 from dinac_cli.storage.urls import is_url
 
 MOST_TRIES = 4
-"""How often a shard is tried if a place does not answer."""
+"""How many times a shard is tried if a place does not answer."""
 
 BACKOFF_SECONDS = (1.0, 4.0, 16.0)
 """The pauses between the tries of a shard."""
 
 MOST_STORAGE_ERRORS = 10
-"""If so many shards in a row fail because a place does not answer, the run ends."""
+"""If this many shards in a row fail because a place does not answer, the run ends."""
 
 _PACKED_AHEAD = 64
 _UPLOADS = 2

@@ -63,8 +63,9 @@ class ShardInputs:
     """The inputs of a sharded run. Listing them once is enough: `archives`, then `list_loose`.
 
     After `list_loose`, `others` is the number of files that are not images, without those whose
-    extensions are among `keep`. `listed` are the numbers of files that the listings of remote
-    folders named, and `asked` is the number of remote files that were looked up one by one.
+    extensions are among `keep`, and `first_archive` is a tar or parquet file in a folder. `listed`
+    are the numbers of files that the listings of remote folders named, and `asked` is the number of
+    remote files that were looked up one by one.
     """
 
     request: InputRequest
@@ -72,6 +73,7 @@ class ShardInputs:
     keep: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()
     others: int = field(default=0, init=False)
+    first_archive: str | None = field(default=None, init=False)
     listed: list[int] = field(default_factory=list, init=False)
     asked: int = field(default=0, init=False)
 
@@ -138,6 +140,7 @@ class ShardInputs:
                 skips = entry.search is not None and entry.search.skips_outputs
                 yield LooseFile(path, name, status.st_size, version, entry.problem, skips)
         self.others += scan.others
+        self.first_archive = scan.first_archive
 
     def _list_remote(self, url: str) -> Iterator[LooseFile]:
         if is_image_name(url):
@@ -160,6 +163,8 @@ class ShardInputs:
                 yield _make_loose(store, stat)
             else:
                 self.others += not stat.name.lower().endswith(self._companions)
+                if self.first_archive is None and find_kind(stat.name) is not ShardKind.LOOSE:
+                    self.first_archive = store.locate(stat.name)
         for name in filter(is_image_name, unusable):
             problem = "its name cannot be a path; rename the object"
             yield LooseFile(join_url(store.place, name), escape_name(name), 0, "", problem)

@@ -38,7 +38,7 @@ from dinac_cli.storage.tars import Member, read_members
 from dinac_cli.storage.urls import is_url, join_url
 
 MOST_LOST_TARS = 10
-"""If so many tars in a row cannot be read because a place does not answer, the run ends."""
+"""If this many tars in a row cannot be read because a place does not answer, the run ends."""
 
 
 @dataclass

@@ -175,14 +175,24 @@ class RunSettings:
                     option, getattr(wanted, key)
                 )
         if self.geometry != wanted.geometry:
-            return self.geometry or "no scaling", wanted.geometry or "no scaling"
+            return _name_geometries(read_geometry(self.geometry), read_geometry(wanted.geometry))
         if self.keep != wanted.keep:
-            return f"--keep {','.join(self.keep)}", f"--keep {','.join(wanted.keep)}"
+            return _name_keep(self.keep), _name_keep(wanted.keep)
         return None
 
 
 def _name_switch(option: str, value: bool) -> str:
     return option if value else f"--no-{option[2:]}"
+
+
+def _name_geometries(held: Geometry, asked: Geometry) -> tuple[str, str]:
+    is_full_size = asked.changes_pixels and not held.changes_pixels
+    options = " ".join(held.list_options(asked))
+    return "full-size latents" if is_full_size else options, " ".join(asked.list_options(held))
+
+
+def _name_keep(keep: tuple[str, ...]) -> str:
+    return f"--keep {','.join(keep)}" if keep else "no --keep"
 
 
 @dataclass(frozen=True)

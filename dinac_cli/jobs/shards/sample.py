@@ -1,9 +1,10 @@
-"""The images of a shard, and what lies beside them."""
+"""The images of a shard, and the files beside them."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -64,7 +65,7 @@ class Sample(Input):
 
 @dataclass
 class Leftovers:
-    """What a run did not copy: the files beside images, such as captions."""
+    """Counts the files beside images, such as captions, that a run did not copy."""
 
     captions: int = 0
 
@@ -94,19 +95,19 @@ def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator
     for number, file in enumerate(shard.files):
         if not (choice.keep or is_url(file.path)):  # remote folders are not listed again
             folder, name = os.path.split(file.path)
-            left.captions += os.path.splitext(name)[0] in list_captions(folder)
+            left.captions += list_captions(folder)[os.path.splitext(name)[0]]
         key = _number_key(shard, number) if choice.anonymous else tars.make_key(file.name)
         skips = file.skips_decoded
         yield Sample(file.path, file.name, file.problem, key=key, skips_decoded=skips)
 
 
-def _list_captions(folder: str) -> frozenset[str]:
-    """Returns the names of the `.txt` and `.json` files in a folder, without these suffixes."""
+def _list_captions(folder: str) -> Counter[str]:
+    """Counts the `.txt` and `.json` files in a folder by their names without these suffixes."""
     try:
         parts = map(os.path.splitext, os.listdir(folder or "."))
     except OSError:
-        return frozenset()
-    return frozenset(stem for stem, suffix in parts if suffix.lower() in _CAPTIONS)
+        return Counter()
+    return Counter(stem for stem, suffix in parts if suffix.lower() in _CAPTIONS)
 
 
 def _list_tar(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
@@ -158,6 +159,7 @@ def _choose_image(sample: tars.Sample, key: str, place: str, choice: SampleChoic
     data = sample.files.get(plain[0]) if plain else None
     if data is None:
         problem = problem or "no image in this sample"
+    problem = problem and problem.removeprefix(f"{name}: ")  # the label has the name, too
     return Sample(None, escape_name(name), problem, key=key, data=data, beside=beside, place=place)
 
 

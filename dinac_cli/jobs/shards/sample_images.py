@@ -29,7 +29,7 @@ PROBED_ARCHIVES = 4
 """The number of archives whose first images are read."""
 
 PROBE_BYTES = 64 * 2**20
-"""No further image is read once the images together have so many bytes."""
+"""No further image is read once the images together have this many bytes."""
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from dinac_cli.storage.store import split_place
 from dinac_cli.storage.urls import hide_secrets
 
 TAR_SUFFIX, PARQUET_SUFFIX = ".tar", ".parquet"
+_COMPRESSED_SUFFIXES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 MAX_SHARD_SIZE = 1_000_000
 """The most loose images in a shard."""
@@ -84,10 +84,11 @@ class Shard:
 
 
 def find_kind(place: str) -> ShardKind:
-    """Returns the kind of an input by its suffix."""
-    suffix = os.path.splitext(split_place(place)[1])[1].lower()
-    kinds = {TAR_SUFFIX: ShardKind.TAR, PARQUET_SUFFIX: ShardKind.PARQUET}
-    return kinds.get(suffix, ShardKind.LOOSE)
+    """Returns the kind of an input by its suffix. Compressed tars are tars, which fail as such."""
+    name = split_place(place)[1].lower()
+    if name.endswith((TAR_SUFFIX, *_COMPRESSED_SUFFIXES)):
+        return ShardKind.TAR
+    return ShardKind.PARQUET if name.endswith(PARQUET_SUFFIX) else ShardKind.LOOSE
 
 
 def number_shard(number: int) -> str:

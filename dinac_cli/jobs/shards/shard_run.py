@@ -23,7 +23,7 @@ from dinac_cli.jobs.freshness import is_latent_file
 from dinac_cli.jobs.held import HeldRecord, announce_followed
 from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.model_choice import choose_encoder, explain_default
-from dinac_cli.jobs.request import Announce
+from dinac_cli.jobs.request import Announce, advise_on_images, refuse_file_name
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards.contents import OutContents, write_index
 from dinac_cli.jobs.shards.loose_plan import LoosePlan
@@ -38,7 +38,8 @@ from dinac_cli.jobs.shards.run_settings import (
     read_settings,
 )
 from dinac_cli.jobs.shards.sample import SampleChoice
-from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE, Shard, parse_number
+from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE, Shard, ShardKind, find_kind, parse_number
+from dinac_cli.storage import parquet
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.local import LocalStore
 from dinac_cli.storage.markers import RUN_NAME, Marker, holds_shards
@@ -127,6 +128,8 @@ def prepare_shards(
         )
     announce_followed(held, request.options.list_followed(held), announce)
     inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
+    if any(find_kind(archive.place) is ShardKind.PARQUET for archive in inputs.archives):
+        parquet.require_pyarrow()
     plan = ShardPlan(inputs, store, settings, request, model)
     return ShardSetup(
         plan=plan, options=options, choice=choice, model=model, held=held, threads=threads
@@ -144,14 +147,19 @@ def _refuse_options(request: EncodeRequest) -> None:
             f"{' or '.join(_RAY_DEVICES)}"
         )
     if request.prune is not None:
-        raise UsageError("--prune works on loose records; shards keep what was encoded")
+        raise UsageError(
+            "--prune works on loose records only; shards keep the records of gone images"
+        )
     if request.options.checksum:
-        raise UsageError("--checksum works on loose records; shards are compared by version")
+        raise UsageError(
+            "--checksum works on loose records only; for shards, size and time or ETag count"
+        )
     size = request.shard_size
     if size is not None and not 1 <= size <= MAX_SHARD_SIZE:
         raise UsageError(f"--shard-size {size}: expected 1 to {MAX_SHARD_SIZE}")
     if not is_url(request.out) and os.path.exists(request.out) and not os.path.isdir(request.out):
         raise UsageError(f"{request.out}: OUT must be a folder or a URL for shards")
+    refuse_file_name(request.out)
 
 
 def _open_out(request: EncodeRequest) -> Store:
@@ -204,8 +212,11 @@ class ShardRun(EncodeRun):
         vanished = self.plan.vanished
         if not vanished:
             return None
-        images, are = ("1 image", "is") if vanished == 1 else (f"{vanished} images", "are")
-        return f"{images} of the shards in OUT {are} gone from the inputs; their records stay"
+        if vanished == 1:
+            return "1 image of the shards in OUT is gone from the inputs; its record stays"
+        return (
+            f"{vanished} images of the shards in OUT are gone from the inputs; their records stay"
+        )
 
     def start(self, control: RunControl) -> Generator[FileResult, None, None]:
         if not self.plan.is_made:
@@ -339,8 +350,10 @@ class ShardPlan:
         if not loose.images and not self.inputs.archives:
             others = self.inputs.others
             found = f" ({others} other file{'' if others == 1 else 's'})" if others else ""
+            advice = advise_on_images(self.inputs.first_archive)
             raise UsageError(
-                f"no images found{found}; name images, folders, tars, parquet files or URLs"
+                f"no images found{found}; "
+                f"{advice or 'name images, folders, tars, parquet files or URLs'}"
             )
         return loose
 

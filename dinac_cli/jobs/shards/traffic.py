@@ -145,7 +145,7 @@ class Traffic:
 
 
 def count_pages(objects: int) -> int:
-    """Returns the number of LIST requests that name so many objects."""
+    """Returns the number of LIST requests for this many objects."""
     return max(1, math.ceil(objects / LIST_OBJECTS))
 
 

@@ -87,7 +87,7 @@ def names(inputs: ShardInputs) -> list[str]:
         ("a.tar", ShardKind.TAR, True),
         ("A.TAR", ShardKind.TAR, True),
         ("s3://b/a.parquet", ShardKind.PARQUET, True),
-        ("a.tar.gz", ShardKind.LOOSE, False),
+        ("a.tar.gz", ShardKind.TAR, True),
         ("tar", ShardKind.LOOSE, False),
         ("s3://b/photos/", ShardKind.LOOSE, True),
         ("photos", ShardKind.LOOSE, False),

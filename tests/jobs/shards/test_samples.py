@@ -156,13 +156,15 @@ def test_captions_beside_loose_images(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "in", ["a.png", "b.c.png", "d/e.png"])
     write_file(photos / "a.txt", b"one")
     write_file(photos / "b.c.json", b"{}")
+    write_file(photos / "a.json", b"{}")
     left = encode(photos, tmp_path / "left", shard_size=3)
-    assert sum(result.captions for result in left) == 2
+    assert sum(result.captions for result in left) == 3
     kept = encode(photos, tmp_path / "kept", shard_size=3, keep=("json", "txt"))
     assert sum(result.captions for result in kept) == 0
     members = read_members(tmp_path / "kept/000/000000.tar")
     assert list(members) == [
         "a%2Epng.dinac",
+        "a%2Epng.json",
         "a%2Epng.txt",
         "b%2Ec%2Epng.dinac",
         "b%2Ec%2Epng.json",

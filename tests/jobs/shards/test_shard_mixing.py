@@ -119,8 +119,10 @@ CONFLICTS: dict[str, tuple[EncodeChoice, dict[str, Any], str, str]] = {
     "damaged": (EncodeChoice(damaged="warn"), {}, "--damaged fail", "--damaged warn"),
     "anonymous": (EncodeChoice(anonymous=True), {}, "--no-anonymous", "--anonymous"),
     "posterior": (EncodeChoice(posterior=True), {}, "--no-posterior", "--posterior"),
-    "geometry": (EncodeChoice(geometry=GeometryChoice(resize=64)), {}, "no scaling", "resize=64"),
-    "keep": (EncodeChoice(), {"keep": ("txt",)}, "--keep ", "--keep txt"),
+    "geometry": (
+        EncodeChoice(geometry=GeometryChoice(resize=64)), {}, "full-size latents", "--resize 64",
+    ),
+    "keep": (EncodeChoice(), {"keep": ("txt",)}, "no --keep", "--keep txt"),
     "column": (
         EncodeChoice(), {"image_column": "photo"}, "--image-column image", "--image-column photo",
     ),
@@ -353,11 +355,11 @@ WRONG: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "prune": (
         lambda photos, out: make_request(photos, out, shard_size=2, prune="some"),
-        "--prune works on loose records; shards keep what was encoded",
+        "--prune works on loose records only; shards keep the records of gone images",
     ),
     "checksum": (
         lambda photos, out: make_request(photos, out, EncodeChoice(checksum=True), shard_size=2),
-        "--checksum works on loose records; shards are compared by version",
+        "--checksum works on loose records only; for shards, size and time or ETag count",
     ),
     "anonymous checksum": (
         lambda photos, out: make_request(

@@ -632,7 +632,9 @@ def test_labels_hold_no_secrets(monkeypatch: pytest.MonkeyPatch, work: Path) -> 
 
 
 def test_out_of_decode_is_a_local_folder_without_shards(work: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^memory://b/x: OUT must be on this machine here; name"):
+    with pytest.raises(
+        UsageError, match=r"^memory://b/x: this command writes to local folders only; name"
+    ):
         DecodeRequest(inputs=inputs(work / "shards"), out="memory://b/x").open()
     with pytest.raises(UsageError, match="holds shards of latents; choose another OUT"):
         DecodeRequest(inputs=inputs(work / "loose"), out=str(work / "shards")).open()
