@@ -24,8 +24,8 @@ from dinac_cli.jobs.trial import Trial, run_trial
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 
-PACK_SECONDS_PER_PIXEL = 3e-9
-PIPELINE_SECONDS = 0.25e-3
+PACK_SECONDS_PER_PIXEL = 2.5e-9
+PIPELINE_SECONDS = 0.5e-3
 """CPU time of one core, as `dinac bench --only shards` measures it: to pack a record, for each
 pixel; and for the rest of the work on an image, except for reading it."""
 
