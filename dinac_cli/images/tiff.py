@@ -144,7 +144,8 @@ def _check_codec(tags: ImageFileDirectory_v2) -> None:
     compression = tags.get(TiffImagePlugin.COMPRESSION, _RAW)
     name = TiffImagePlugin.COMPRESSION_INFO.get(compression)
     if name is None or has_codec(compression) is False:
-        shown = f"{compression}" if name is None else f"{compression} ({name})"
+        # A damaged tag may hold a text of several lines instead of a number.
+        shown = f"{compression!a:.40}" if name is None else f"{compression} ({name})"
         raise ImageError(f"TIFF compression {shown} is not supported; convert the image to PNG")
 
 

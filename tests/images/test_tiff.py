@@ -100,6 +100,13 @@ def finish_tiff(
     return (mark + head).ljust(16, b"\x00") + content + values + count + rows + bytes(inline)
 
 
+def as_text(data: bytes, tag: int, text: bytes) -> bytes:
+    """Replaces the value of a tag with a text of four bytes."""
+    start = data.index(struct.pack("<H", tag), struct.unpack("<I", data[4:8])[0])
+    entry = struct.pack("<HHI", tag, 2, 4) + text
+    return data[:start] + entry + data[start + len(entry) :]
+
+
 def make_wide() -> NDArray[np.uint16]:
     """16-bit samples [H, W, 3] whose low bytes are noise: they must not count."""
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint16)
@@ -359,6 +366,10 @@ def test_raw_ycbcr_is_read_with_its_subsampling(across: int, down: int, order: s
         (
             make_tiff(np.zeros((2, 2, 3), np.uint8), tags={259: (12345,)}),
             "TIFF compression 12345 is not supported; convert the image to PNG",
+        ),
+        (
+            as_text(make_tiff(np.zeros((2, 2, 3), np.uint8), tags={259: (12345,)}), 259, b"I\n*\0"),
+            "TIFF compression 'I\\n*' is not supported; convert the image to PNG",
         ),
         (
             make_tiff(make_wide(), is_planar=True, tags={273: (16, 99999, 16, 16, 16, 16) * 2}),
