@@ -47,6 +47,9 @@ class Fault:
         return self.skip < 0 and self.times >= 0
 
 
+STALL_SECONDS = 6.0
+
+
 @dataclass
 class FaultyS3:
     """The server, and its bucket `bucket`. Requests are logged as `GET /bucket/key?query`.
@@ -91,10 +94,13 @@ class FaultyS3:
         self._add(lambda environ, answer: _reset(environ["werkzeug.socket"]), **which)
 
     def stall(self, **which: Any) -> None:
-        """Says nothing, until the test ends."""
+        """Says nothing for some seconds, or until the test ends; then drops the connection.
+
+        The tests wait for 1.5 seconds; a client that starts no clock for a small upload waits on.
+        """
 
         def act(environ: dict[str, Any], answer: Any) -> Any:
-            self.released.wait(60)
+            self.released.wait(STALL_SECONDS)
             _drop(environ["werkzeug.socket"])
 
         self._add(act, **which)
