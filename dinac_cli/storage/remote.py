@@ -47,6 +47,10 @@ PATIENCE_SECONDS = 30.0
 PAUSE_SECONDS = 0.5
 """The pause after the first try; it grows with each."""
 
+UPLOAD_SECONDS = 60
+LEAST_UPLOAD_RATE = 20_000
+"""An upload may take so many seconds, and one more for each so many bytes."""
+
 UPLOAD_PART_BYTES = 32 * 2**20
 """The parts of an upload to S3; a file of less than two parts is one request."""
 
@@ -210,7 +214,10 @@ class RemoteStore(Store):
 
     def write(self, name: str, data: bytes) -> None:
         self._require_writable(name)
-        self._ask(name, lambda: self._system.pipe_file(self._path(name), data), writing=True)
+        # Only the client of S3 takes a limit here.
+        limit = {"timeout": _limit_upload(len(data))} if self._scheme in _S3 else {}
+        path = self._path(name)
+        self._ask(name, lambda: self._system.pipe_file(path, data, **limit), writing=True)
 
     @contextmanager
     def spool(self, name: str) -> Iterator[_RemoteSpool]:
@@ -233,7 +240,10 @@ class RemoteStore(Store):
                 self._system.pipe_file(target, file.read())
         elif self._scheme in _S3:  # otherwise, ten parts of 50 MiB are in memory
             part = max(UPLOAD_PART_BYTES, -(-os.path.getsize(path) // _MOST_PARTS))
-            self._system.put_file(path, target, chunksize=part, max_concurrency=PARTS_AT_ONCE)
+            limit = _limit_upload(os.path.getsize(path))
+            self._system.put_file(
+                path, target, chunksize=part, max_concurrency=PARTS_AT_ONCE, timeout=limit
+            )
         else:
             self._system.put_file(path, target)
 
@@ -284,6 +294,15 @@ class RemoteStore(Store):
                     error = _MissingError(str(error), error.details)
                 raise error from exc
         raise AssertionError("the last attempt returns or raises")
+
+
+def _limit_upload(size_bytes: int) -> int:
+    """Returns how long an upload may take, in seconds.
+
+    The client of S3 limits each wait for the server, but sometimes starts no clock for a small
+    body: then it would wait for a silent server for ever.
+    """
+    return UPLOAD_SECONDS + size_bytes // LEAST_UPLOAD_RATE
 
 
 class _MissingError(OutputError):

@@ -33,6 +33,7 @@ from dinac_cli.storage import atomic, remote, remote_file
 from dinac_cli.storage.remote import RemoteStore
 from dinac_cli.storage.store import Stat
 
+from .. import s3 as faults
 from ..s3 import FaultyS3
 
 PART = 5 * 2**20  # the least that S3 takes
@@ -125,6 +126,24 @@ class TestPassingFailures:
         limit_waiting(monkeypatch, 2)  # a busy machine answers in this time
         s3.stall(method="GET")
         assert RemoteStore(s3.url).read("in/a") == b"0123456789" * 300
+
+    @pytest.mark.parametrize("act", ["write", "spool"])
+    def test_an_upload_to_a_silent_server_has_a_limit_of_its_own(
+        self, s3: FaultyS3, monkeypatch: pytest.MonkeyPatch, act: str
+    ) -> None:
+        limit_waiting(monkeypatch, 300)  # as if the client had started no clock
+        monkeypatch.setattr(faults, "STALL_SECONDS", 300.0)
+        monkeypatch.setattr(remote, "UPLOAD_SECONDS", 2)
+        s3.stall(method="PUT")
+        store, began = RemoteStore(s3.url), time.monotonic()
+        if act == "write":
+            store.write("out/a", b"new")
+        else:
+            with store.spool("out/a") as spool:
+                spool.write(b"new")
+                spool.commit()
+        assert s3.get("out/a") == b"new"
+        assert time.monotonic() - began < 200
 
     def test_the_client_of_s3_tries_again_itself(
         self, s3: FaultyS3, monkeypatch: pytest.MonkeyPatch

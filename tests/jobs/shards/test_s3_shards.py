@@ -239,6 +239,7 @@ def test_a_silent_server_ends_with_the_bytes_of_an_uninterrupted_run(
 
     # A busy machine answers in this time; if not, the request is made again.
     monkeypatch.setitem(conf, "s3", {"config_kwargs": {"read_timeout": 1.5}})
+    monkeypatch.setattr(remote, "UPLOAD_SECONDS", 2)
     faulty_s3.stall(method="PUT", path="000001.tar", times=remote.TRIES)
     results = encode(photos, f"{faulty_s3.url}/out", shard_size=2)
     assert count(results) == {Status.WRITTEN: 6}
