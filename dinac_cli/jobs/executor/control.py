@@ -181,6 +181,19 @@ class RunControl:
     stdin: BinaryIO | None = None
     stdout: BinaryIO | None = None
 
+    def detach(self) -> RunControl:
+        """Returns the limits alone, for another process: without the caller's side of the run."""
+        return replace(
+            self,
+            stop=StopRequest(),
+            clock=StageClock(),
+            say=_keep_quiet,
+            warn=_keep_quiet,
+            tick=_do_nothing,
+            stdin=None,
+            stdout=None,
+        )
+
     @property
     def device(self) -> str:
         """The device of a process that has only one; "" if the job chooses it."""

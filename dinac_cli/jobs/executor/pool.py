@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Generic
 
 from dinac_cli.codec.machine import divide_processors
 from dinac_cli.errors import DeviceError, InputError
-from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest, until_stopped
+from dinac_cli.jobs.executor.control import RunControl, until_stopped
 from dinac_cli.jobs.executor.job import E, Job, Made, R, W
 from dinac_cli.jobs.executor.messages import Assignment, Order, Part, Report
 from dinac_cli.jobs.executor.program import start_program
@@ -85,17 +85,8 @@ def run_in_processes(
     that kills a worker process twice, the second time alone, is a failure. `note` learns the result
     of every entry at once, even if the result must wait for its turn.
     """
-    limits = replace(
-        control,
-        stop=StopRequest(),
-        clock=StageClock(),
-        say=_say_nothing,
-        warn=_say_nothing,
-        tick=_do_nothing,
-        stdin=None,
-        stdout=None,
-        sharers=_divide(control)[0].most,  # a run on several devices has more memory
-    )
+    # A run on several devices has more memory.
+    limits = replace(control.detach(), sharers=_divide(control)[0].most)
     assignment = Assignment(pickle.dumps(open_job), limits)
     with (
         Supply(until_stopped(entries, control.stop)) as listing,
@@ -107,14 +98,6 @@ def run_in_processes(
                     stream.write(made.data)
                     stream.flush()
             yield made.result
-
-
-def _say_nothing(line: str) -> None:
-    """Workers say nothing."""
-
-
-def _do_nothing() -> None:
-    """Workers have a clock of their own."""
 
 
 @dataclass

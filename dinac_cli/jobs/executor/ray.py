@@ -24,7 +24,7 @@ from typing import Any, Generic
 
 from dinac_cli.errors import ClusterError, UsageError
 from dinac_cli.jobs.executor.cluster import LOCAL, Cluster
-from dinac_cli.jobs.executor.control import RunControl, StageClock, StopRequest, until_stopped
+from dinac_cli.jobs.executor.control import RunControl, until_stopped
 from dinac_cli.jobs.executor.job import E, R, W
 from dinac_cli.jobs.executor.messages import Capacity, Order, Report
 from dinac_cli.jobs.executor.pool import OpenJob, ignore_result
@@ -87,28 +87,7 @@ def _require_ray() -> None:
 
 def _limit(control: RunControl) -> RunControl:
     """Returns the limits of each task. Ray chooses the device of a process."""
-    return replace(
-        control,
-        processes=1,
-        devices=(),
-        fits_device=False,
-        cpu_limits=None,
-        stop=StopRequest(),
-        clock=StageClock(),
-        say=_say_nothing,
-        warn=_say_nothing,
-        tick=_do_nothing,
-        stdin=None,
-        stdout=None,
-    )
-
-
-def _say_nothing(line: str) -> None:
-    """Tasks say nothing."""
-
-
-def _do_nothing() -> None:
-    """Tasks have a clock of their own."""
+    return replace(control.detach(), processes=1, devices=(), fits_device=False, cpu_limits=None)
 
 
 def _choose_variables(address: str) -> dict[str, str]:
