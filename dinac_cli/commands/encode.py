@@ -211,10 +211,10 @@ class EncodeSummary(Summary):
             many = f"{self._empty} archives, such as " if self._empty > 1 else ""
             yield f"found no images in {many}{self._first_empty}"
         if self._captions:
-            files = "1 file" if self._captions == 1 else f"{self._captions} files"
+            images = "1 image" if self._captions == 1 else f"{self._captions} images"
             yield (
-                f"left out {files} beside the images, such as captions; --keep txt,json copies "
-                "them into the shards"
+                f"left out what lies beside {images}, such as captions; --keep txt,json copies it "
+                "into the shards"
             )
         if remark := self._run.describe_orphans():
             yield remark

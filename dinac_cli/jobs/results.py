@@ -50,7 +50,7 @@ class FileResult:
     A result may stand for `images` images, such as those of a shard; `pixels` is then their sum,
     and `parts` are the results of further images of the shard: those that failed or need a line.
     `upscaled` of the images were scaled up; in `unchecked` of them, damage would not have been
-    found. `captions` files beside the images were left out.
+    found. Beside `captions` of the images lay files or columns that were left out.
     """
 
     file: str

@@ -53,7 +53,8 @@ _NO_BYTES = "only the path of the image is in the file; pack the images themselv
 class Row(NamedTuple):
     """A row of a parquet file, numbered from 0. `data` is None if there is a `problem`.
 
-    `others` has the values of other columns as JSON does: null, true, numbers, texts, objects.
+    `others` has the values of other columns as JSON does: null, true, numbers, texts, objects. If
+    `loses_others` is set, there are such columns, but they were not asked for.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Row(NamedTuple):
     file_name: str | None
     others: dict[str, Any]
     problem: str | None = None
+    loses_others: bool = False
 
 
 def read_rows(file: BinaryIO, column: str, *, with_others: bool) -> Iterator[Row]:
@@ -80,12 +82,13 @@ def read_rows(file: BinaryIO, column: str, *, with_others: bool) -> Iterator[Row
     footer = _read_footer(file, size)
     kinds = _list_kinds(footer)
     image = _find_image(footer, kinds, column)
-    others = _list_others(footer, kinds, column) if with_others else []
+    others = _list_others(footer, kinds, column)
+    asked, loses = (others, False) if with_others else ([], bool(others))
     number = 0
     for index, group in enumerate(footer.groups):
-        for batch in _read_group(file, group, index, [image, *others]):
+        for batch in _read_group(file, group, index, [image, *asked]):
             for row in range(batch.num_rows):
-                yield _make_row(batch, row, number, others)
+                yield _make_row(batch, row, number, asked)._replace(loses_others=loses)
                 number += 1
 
 

@@ -73,6 +73,19 @@ def test_what_out_does_not_allow_is_wrong_usage(
     assert (done.code, done.out, done.err) == (2, "", f"dinac: {line}\n")
 
 
+def test_captions_that_were_left_out_are_named_once(photos: Path, tmp_path: Path) -> None:
+    names = sorted(path for path in photos.iterdir() if path.suffix == ".png")[:2]
+    for path in names:
+        path.with_suffix(".txt").write_text("a caption")
+        path.with_suffix(".json").write_text("{}")
+    done = encode(tmp_path, "--shard-size", "1")
+    assert done.err == (
+        "dinac: left out what lies beside 2 images, such as captions; --keep txt,json copies it "
+        "into the shards\n"
+    )
+    assert encode(tmp_path, "--shard-size", "1").err == ""
+
+
 def test_archives_without_images_are_named(photos: Path, tmp_path: Path) -> None:
     """Such as the shards of a run, which are no inputs of the next one."""
     assert encode(tmp_path, "--shard-size", "4").code == 0

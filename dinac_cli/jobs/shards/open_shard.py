@@ -86,7 +86,7 @@ class OpenShard:
             upscaled=self.totals["upscaled"] - sum(r.upscaled for r in shown),
             unchecked=self.totals["unchecked"] - sum(r.unchecked for r in shown),
             parts=(*self.failures, *self.remarked),
-            captions=self.left.captions,
+            captions=self.left.images,
         )
 
 

@@ -10,6 +10,7 @@ from dinac_cli.container.names import escape_name, find_name_fault
 from dinac_cli.errors import UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.request import IMAGES, InputRequest
+from dinac_cli.jobs.shards.captions import match_captions
 from dinac_cli.jobs.shards.expansion import expand_place, list_ahead
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
 from dinac_cli.storage.exclusion import Exclusion
@@ -155,12 +156,12 @@ class ShardInputs:
         store, exclusion = open_store(url), Exclusion(self.request.exclude)
         self.listed.append(0)
         unusable: list[str] = []
-        for stat in store.list(skip=unusable.append):
+        for stat, has_caption in match_captions(store.list(skip=unusable.append)):
             self.listed[-1] += 1
             if is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
                 continue
             if is_image_name(stat.name):
-                yield _make_loose(store, stat)
+                yield _make_loose(store, stat, has_caption)
             else:
                 self.others += not stat.name.lower().endswith(self._companions)
                 if self.first_archive is None and find_kind(stat.name) is not ShardKind.LOOSE:
@@ -174,9 +175,9 @@ class ShardInputs:
         return tuple(f".{extension}" for extension in self.keep)
 
 
-def _make_loose(store: Store, stat: Stat) -> LooseFile:
-    path = join_url(store.place, stat.name)
-    return LooseFile(path, escape_name(stat.name), stat.size_bytes, stat.version)
+def _make_loose(store: Store, stat: Stat, has_caption: bool = False) -> LooseFile:
+    path, name = join_url(store.place, stat.name), escape_name(stat.name)
+    return LooseFile(path, name, stat.size_bytes, stat.version, has_caption=has_caption)
 
 
 def _list_archives(paths: Iterable[str], listed: dict[str, dict[str, Stat]]) -> Iterator[Archive]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -12,7 +11,8 @@ from typing import BinaryIO
 
 from dinac_cli.container.names import escape_name, find_name_fault
 from dinac_cli.images.formats import is_image_name
-from dinac_cli.jobs.shards.shard import Shard, ShardKind
+from dinac_cli.jobs.shards.captions import list_captioned
+from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind
 from dinac_cli.storage import parquet, tars
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.store import open_store, split_place
@@ -21,7 +21,6 @@ from dinac_cli.storage.urls import hide_secrets, is_url
 DEFAULT_COLUMN = "image"
 """The column of a parquet file that holds the images, as the datasets library names it."""
 
-_CAPTIONS = (".txt", ".json")
 _FOLDERS_KNOWN = 64  # a list may name images of several folders in turn
 
 
@@ -65,9 +64,9 @@ class Sample(Input):
 
 @dataclass
 class Leftovers:
-    """Counts the files beside images, such as captions, that a run did not copy."""
+    """What a run did not copy: the number of images beside which something lay."""
 
-    captions: int = 0
+    images: int = 0
 
 
 def list_samples(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
@@ -91,23 +90,20 @@ def list_samples(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterato
 
 
 def _list_loose(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
-    list_captions = lru_cache(_FOLDERS_KNOWN)(_list_captions)
+    list_known = lru_cache(_FOLDERS_KNOWN)(list_captioned)
     for number, file in enumerate(shard.files):
-        if not (choice.keep or is_url(file.path)):  # remote folders are not listed again
-            folder, name = os.path.split(file.path)
-            left.captions += list_captions(folder)[os.path.splitext(name)[0]]
+        if not choice.keep:
+            left.images += _has_caption(file, list_known)
         key = _number_key(shard, number) if choice.anonymous else tars.make_key(file.name)
         skips = file.skips_decoded
         yield Sample(file.path, file.name, file.problem, key=key, skips_decoded=skips)
 
 
-def _list_captions(folder: str) -> Counter[str]:
-    """Counts the `.txt` and `.json` files in a folder by their names without these suffixes."""
-    try:
-        parts = map(os.path.splitext, os.listdir(folder or "."))
-    except OSError:
-        return Counter()
-    return Counter(stem for stem, suffix in parts if suffix.lower() in _CAPTIONS)
+def _has_caption(file: LooseFile, list_folder: Callable[[str], frozenset[str]]) -> bool:
+    if is_url(file.path):  # its folder is not listed again
+        return file.has_caption
+    folder, name = os.path.split(file.path)
+    return os.path.splitext(name)[0] in list_folder(folder)
 
 
 def _list_tar(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterator[Sample]:
@@ -128,10 +124,11 @@ def list_tar(
 
 @dataclass
 class _WantedMembers:
-    """Accepts the names of images and of files to keep; counts what is left."""
+    """Accepts the names of images and of files to keep; counts the samples that lose others."""
 
     keep: tuple[str, ...]
     left: Leftovers
+    counted: str | None = None
 
     def __call__(self, name: str) -> bool:
         parts = tars.split_key(name)
@@ -139,7 +136,8 @@ class _WantedMembers:
             return False
         if is_image_name(f"_.{parts[1]}") or parts[1] in self.keep:
             return True
-        self.left.captions += 1
+        self.left.images += parts[0] != self.counted
+        self.counted = parts[0]
         return False
 
 
@@ -169,6 +167,7 @@ def _list_parquet(shard: Shard, choice: SampleChoice, left: Leftovers) -> Iterat
     with open_archive(shard) as file:
         rows = parquet.read_rows(file, choice.column, with_others=keeps)
         for row in rows:
+            left.images += row.loses_others
             key = _number_key(shard, row.number) if choice.anonymous else f"{stem}_{row.number:08}"
             others = json.dumps(row.others, sort_keys=True).encode()
             beside = {"json": others} if row.others else {}

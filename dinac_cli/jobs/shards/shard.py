@@ -37,7 +37,8 @@ class LooseFile(NamedTuple):
     """An image file of a shard. `path` is its path or URL; `name` is relative to the input folder.
 
     `version` changes with the file; see `storage.store.Stat`. If the file cannot be used, `problem`
-    says why. If `skips_decoded` is set, it is no input if dinac decoded it; see `inputs.Search`.
+    says why. If `skips_decoded` is set, it is no input if dinac decoded it; see `inputs.Search`. If
+    `has_caption` is set, a caption lies beside it; only listings of remote folders tell that.
     """
 
     path: str
@@ -46,6 +47,7 @@ class LooseFile(NamedTuple):
     version: str
     problem: str | None = None
     skips_decoded: bool = False
+    has_caption: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

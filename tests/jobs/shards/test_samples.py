@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from dinac_cli.jobs.shards.sample import (
     list_samples,
 )
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind
+from dinac_cli.storage.store import open_store
 from dinac_cli.storage.tars import make_key
 
 from ..hand_made import read_tree
@@ -45,7 +47,7 @@ PNG, JPEG = make_photo(0), make_photo(1, "JPEG")
 def encode_tar(
     tmp_path: Path, files: Mapping[str, bytes], *args: Any, **fields: Any
 ) -> tuple[dict[str, bytes], dict[str, str | None], int]:
-    """Encodes a tar. Returns the members of its shard, its failures, and the captions it lost."""
+    """Encodes a tar. Returns the members of its shard, the failures, and how many lost captions."""
     tar = write_file(tmp_path / "in.tar", make_tar(files))
     results = encode(tar, tmp_path / "out", *args, **fields)
     failures = {each.file.removeprefix(f"{tar}: "): each.reason for each in results if each.failed}
@@ -158,7 +160,7 @@ def test_captions_beside_loose_images(tmp_path: Path) -> None:
     write_file(photos / "b.c.json", b"{}")
     write_file(photos / "a.json", b"{}")
     left = encode(photos, tmp_path / "left", shard_size=3)
-    assert sum(result.captions for result in left) == 3
+    assert sum(result.captions for result in left) == 2  # images, not captions
     kept = encode(photos, tmp_path / "kept", shard_size=3, keep=("json", "txt"))
     assert sum(result.captions for result in kept) == 0
     members = read_members(tmp_path / "kept/000/000000.tar")
@@ -172,6 +174,20 @@ def test_captions_beside_loose_images(tmp_path: Path) -> None:
     ]
     records = {name: data for name, data in members.items() if name.endswith(".dinac")}
     assert records == read_members(tmp_path / "left/000/000000.tar")
+
+
+def test_captions_beside_loose_images_of_a_remote_folder(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    place = f"memory://{uuid.uuid4()}"
+    store = open_store(place, for_writing=True)
+    files = {"a.png": PNG, "a.json": b"{}", "a.txt": b"a", "b.png": PNG, "d/b.txt": b"b"}
+    for name, data in files.items():
+        store.write(name, data)
+    out = tmp_path / "out"
+    assert [each.captions for each in encode(place, out, shard_size=3)] == [1]
+    assert [each.captions for each in encode(place, out, shard_size=3)] == [0]  # nothing to do
+    kept = encode(place, tmp_path / "kept", shard_size=3, keep=("json", "txt"))
+    assert [each.captions for each in kept] == [0]
 
 
 def test_folders_of_captions_are_listed_once(
@@ -193,7 +209,7 @@ def test_folders_of_captions_are_listed_once(
     monkeypatch.setattr(os, "listdir", note)
     left = Leftovers()
     assert len(list(list_samples(shard, SampleChoice(), left))) == 24
-    assert (left.captions, len(listed)) == (1, 3)
+    assert (left.images, len(listed)) == (1, 3)
 
 
 @pytest.mark.parametrize("text", ["", "txt,", "dinac", "../x", "a/b", "x" * 40, "txt,DINAC", "ü"])
@@ -232,6 +248,23 @@ def test_rows_of_parquet(tmp_path: Path) -> None:
         {"label": 1},
         {"label": 4},
     ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "keep", "lost"),
+    [
+        ({}, (), 0),
+        ({"label": [1, 2]}, (), 2),
+        ({"label": [1, 2]}, ("txt",), 2),
+        ({"label": [1, 2]}, ("json",), 0),
+        ({"mask": [b"1", b"2"]}, (), 0),  # --keep json would not copy it either
+    ],
+)
+def test_the_end_tells_of_columns_that_were_left_out(
+    tmp_path: Path, columns: Mapping[str, list[Any]], keep: tuple[str, ...], lost: int
+) -> None:
+    table = write_parquet(tmp_path / "a.parquet", {"image": [PNG, JPEG], **columns})
+    assert sum(result.captions for result in encode(table, tmp_path / "out", keep=keep)) == lost
 
 
 def test_the_column_of_parquet_follows_out(tmp_path: Path) -> None:
