@@ -43,7 +43,8 @@ TORCH_FREE_MODULES = {
     "models.registry",
     "models.identity",
     "models.facts",
-    *(f"models.dinac.{name}" for name in ("config", "sizes", "source", "tensor_file")),
+    "models.tensor_file",
+    *(f"models.dinac.{name}" for name in ("config", "sizes", "source")),
     "jobs.results",
     "commands.screen.console",
 }

@@ -35,8 +35,8 @@ from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
-from dinac_cli.models.dinac.fast.graphs import CudaRecorder, GraphCache
 from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, VARIABLE, Choice
+from dinac_cli.models.graphs import CudaRecorder, GraphCache
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 Latents = npt.NDArray[np.float32]

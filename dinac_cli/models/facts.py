@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinac_cli.models.dinac.source import locate_checkpoint
-from dinac_cli.models.dinac.tensor_file import TensorTable, keeps_float32, read_tensor_table
 from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER
 from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.tensor_file import TensorTable, keeps_float32, read_tensor_table
 
 _PARTS = {"encoder": ENCODER, "decoder": DECODER, "dino_token_alignment_head": CLASS_HEAD}
 _STORED = {"F32": "float32", "BF16": "bfloat16"}

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.config import DinacAEConfig
-from dinac_cli.models.dinac.tensor_file import (
+from dinac_cli.models.tensor_file import (
     ITEM_BYTES,
     TensorEntry,
     check_aliases,

@@ -12,7 +12,7 @@ from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.fast.graphs import Compute, GraphCache
+from dinac_cli.models.graphs import Compute, GraphCache
 
 from .conftest import Pixels, draw, make_handle
 

@@ -25,10 +25,10 @@ from dinac_cli.errors import DeviceError, ImageError, UsageError
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE
-from dinac_cli.models.dinac.fast.graphs import Compute, CudaRecorder
 from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, TRITON, Choice
 from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.dinac.posterior import Posterior
+from dinac_cli.models.graphs import Compute, CudaRecorder
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 from .conftest import GOLDEN, Pixels, draw, make_handle

@@ -13,7 +13,7 @@ from torch import Tensor
 from dinac_cli.codec.engine import Engine
 from dinac_cli.errors import ImageError
 from dinac_cli.images.pixels import Pixels
-from dinac_cli.models.dinac.fast.graphs import Compute, CudaRecorder
+from dinac_cli.models.graphs import Compute, CudaRecorder
 from dinac_cli.models.interface import DinacAEInferenceConfig
 
 from .conftest import IS_GPU, load_nano, make_engine

@@ -21,7 +21,7 @@ from dinac_cli.models.dinac import checkpoint
 from dinac_cli.models.dinac.autoencoder import DinacAE, list_shapes
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json, to_json
-from dinac_cli.models.dinac.tensor_file import canonical_name, keeps_float32, read_tensor_table
+from dinac_cli.models.tensor_file import canonical_name, keeps_float32, read_tensor_table
 
 from .conftest import Golden, read_json
 

@@ -11,7 +11,7 @@ import pytest
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json, to_json
 from dinac_cli.models.dinac.sizes import infer_config
-from dinac_cli.models.dinac.tensor_file import read_tensor_table
+from dinac_cli.models.tensor_file import read_tensor_table
 
 from .conftest import Golden, read_json
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.tensor_file import TensorEntry, TensorTable
 from dinac_cli.models.facts import count_parameters, read_licence, summarise_model
 from dinac_cli.models.registry import ResolvedModel, resolve_model
+from dinac_cli.models.tensor_file import TensorEntry, TensorTable
 
 from .conftest import GOLDEN
 

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from dinac_cli.errors import ModelError
 from dinac_cli.models import identity
 from dinac_cli.models.dinac.config import DinacAEConfig
-from dinac_cli.models.dinac.tensor_file import canonical_name, keeps_float32
 from dinac_cli.models.identity import (
     ModelIdentity,
     cache_folder,
@@ -25,6 +24,7 @@ from dinac_cli.models.identity import (
     read_identity,
     round_to_bfloat16,
 )
+from dinac_cli.models.tensor_file import canonical_name, keeps_float32
 
 from .conftest import Golden
 

@@ -11,7 +11,7 @@ import pytest
 
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.tensor_file import (
+from dinac_cli.models.tensor_file import (
     MAX_HEADER_BYTES,
     TensorEntry,
     canonical_name,

@@ -22,9 +22,9 @@ from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, space_times
 from dinac_cli.models.dinac.source import locate_checkpoint, read_config
-from dinac_cli.models.dinac.tensor_file import check_aliases, keeps_float32, read_tensor_table
 from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER, DinacAEInferenceConfig
 from dinac_cli.models.registry import resolve_model
+from dinac_cli.models.tensor_file import check_aliases, keeps_float32, read_tensor_table
 
 ALL_PARTS = frozenset({ENCODER, DECODER, CLASS_HEAD})
 """The optional parts of a network. The whitening statistics are always present."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from dinac_cli.errors import CheckpointError, ModelError, OutputError, UsageError, quote_error
 from dinac_cli.models.dinac.config import DinacAEConfig, to_json
 from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
-from dinac_cli.models.dinac.tensor_file import (
+from dinac_cli.models.tensor_file import (
     ITEM_BYTES,
     TensorTable,
     canonical_name,

@@ -11,7 +11,7 @@ from pathlib import Path
 from dinac_cli.errors import ModelError, quote_error
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json
 from dinac_cli.models.dinac.sizes import infer_config
-from dinac_cli.models.dinac.tensor_file import read_tensor_table
+from dinac_cli.models.tensor_file import read_tensor_table
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"

@@ -12,9 +12,9 @@ from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.decoder import FastDecoder
 from dinac_cli.models.dinac.fast.encoder import FastEncoder
 from dinac_cli.models.dinac.fast.operations import Operations
-from dinac_cli.models.dinac.fast.recent import Recent
 from dinac_cli.models.dinac.sampling import run_ddim
 from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.recent import Recent
 
 START_BYTES = 256 * 2**20
 """The maximum total size of the cached noises and embeddings on a CPU, in bytes."""

@@ -9,8 +9,8 @@ from dinac_cli.models.dinac.decoder import Begun, Decoder, FCDMBlock, Modulation
 from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.layers import FastLinear
 from dinac_cli.models.dinac.fast.operations import Operations
-from dinac_cli.models.dinac.fast.recent import Recent
 from dinac_cli.models.dinac.layers import patchify, unpatchify
+from dinac_cli.models.recent import Recent
 
 # Each diffusion time of a long sampling needs its own modulations. One time takes 56 KiB (D2), so
 # the cache takes at most 56 MiB.

@@ -10,10 +10,10 @@ from dinac_cli.models.dinac.encoder import Encoder
 from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.layers import FastLinear
 from dinac_cli.models.dinac.fast.operations import Operations
-from dinac_cli.models.dinac.fast.recent import Recent
 from dinac_cli.models.dinac.layers import SelfAttention, TransformerBlock, patchify
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.rope import AxialRope2d
+from dinac_cli.models.recent import Recent
 
 # A recorded graph makes no rotation: the rotations of all sizes that take turns must fit. They take
 # 256 bytes per token, so nine grids of 12 megapixels take 105 MiB.

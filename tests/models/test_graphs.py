@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinac_cli.models.dinac.fast.graphs import GRAPHS_KEPT, Compute, CudaRecorder, GraphCache
-from dinac_cli.models.dinac.fast.recent import Recent
+from dinac_cli.models.graphs import GRAPHS_KEPT, Compute, CudaRecorder, GraphCache
+from dinac_cli.models.recent import Recent
 
 
 class Recorder:

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from dinac_cli.models.dinac.fast.recent import Recent, frozen
+from dinac_cli.models.recent import Recent, frozen
 
 PATIENCE_SECONDS = 120.0
 

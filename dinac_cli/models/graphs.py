@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dinac_cli.errors import first_line
-from dinac_cli.models.dinac.fast.recent import frozen
+from dinac_cli.models.recent import frozen
 
 Compute = Callable[[Tensor], tuple[Tensor, ...]]
 Record = Callable[[Compute, Tensor], Compute]
