@@ -16,7 +16,7 @@ from dinac_cli.jobs.freshness import WantedLatents
 from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.request import Announce
 from dinac_cli.models.aliases import AUTO, NANO
-from dinac_cli.models.interface import CLASS_HEAD, LatentModel
+from dinac_cli.models.interface import CLASS_HEAD, ENCODER, LatentModel
 from dinac_cli.models.registry import (
     choose_default,
     find_local,
@@ -101,7 +101,7 @@ def choose_local_encoder(
 def open_encoder(resolved: LatentModel, device: DeviceChoice, *, features: bool) -> ModelHandle:
     """Returns a model's encoder and, for `features`, its class head; see `choose_encoder`."""
     if not features:
-        return ModelHandle(resolved, "encoder", device)
+        return _open_part(resolved, ENCODER, device)
     handle = ModelHandle(resolved, "encoder", device, ("class_head",))
     if CLASS_HEAD not in handle.traits.parts:
         raise UsageError(
@@ -251,9 +251,14 @@ def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFi
 def _open_part(resolved: LatentModel, part: str, device: DeviceChoice) -> ModelHandle:
     """Returns a part of a model.
 
-    Raises UsageError if `part` is "class_head" and the model has no class head.
+    Raises UsageError if the model has no such part.
     """
     handle = ModelHandle(resolved, part, device)
+    if part == ENCODER and ENCODER not in handle.traits.parts:
+        raise UsageError(
+            f"model {handle.label} has no encoder: it only decodes latents of another model; "
+            "encode with a model that has one, such as d2"
+        )
     if part == CLASS_HEAD and CLASS_HEAD not in handle.traits.parts:
         raise UsageError(
             f"model {handle.label} has no class head (the part that predicts features); encode the "

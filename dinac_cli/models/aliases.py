@@ -8,5 +8,10 @@ NANO = "nano"
 AUTO = "auto"
 """The value of `--model` that leaves the choice to dinac."""
 
-HUB_ALIASES = {"d2": "data-archetype/dinac_ae_d2", "dinac-ae": "data-archetype/dinac_ae"}
+HUB_ALIASES = {
+    "d2": "data-archetype/dinac_ae_d2",
+    "dinac-ae": "data-archetype/dinac_ae",
+    "semdisdiffae": "data-archetype/semdisdiffae",
+    "semdisdiffae-p32": "data-archetype/semdisdiffae_p32_v2",
+}
 """The Hub repositories of the models with short names."""

@@ -15,6 +15,7 @@ from dinac_cli.models.registry import DOWNLOAD_BYTES
 from .processes import run, run_noting_imports, run_on_terminal
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+SEMDIS = "semdisdiffae"
 REPOSITORY = "data-archetype/dinac_ae_d2"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD_COMMIT = "0123456fedcba9876543210fedcba9876543210f"
@@ -57,17 +58,25 @@ def test_list_imports_no_torch(tmp_path: Path) -> None:
     done, imported = run_noting_imports(tmp_path / "imports", ("torch",), "models", "list")
     assert (done.code, done.err, imported) == (0, "", "")
     assert done.out.splitlines()[1:] == [
-        "nano     -                          embedded          4  10.4 MB  5,001,984",
-        f"d2       {REPOSITORY} not cached        - 617.0 MB          -",
-        "dinac-ae data-archetype/dinac_ae    not cached        -        -          -",
+        f"{'nano':16} {'-':34} embedded          4  10.4 MB  5,001,984",
+        f"{'d2':16} {REPOSITORY:34} not cached        - 617.0 MB          -",
+        f"{'dinac-ae':16} {'data-archetype/dinac_ae':34} not cached        -        -          -",
+        f"{SEMDIS:16} {f'data-archetype/{SEMDIS}':34} not cached        - 355.0 MB          -",
+        f"{SEMDIS}-p32 data-archetype/{SEMDIS}_p32_v2 not cached        - 627.0 MB          -",
     ]
 
 
-def test_download_of_d2_is_the_size_of_its_tensors() -> None:
-    manifest = json.loads((GOLDEN / "dinac_ae_d2.manifest.json").read_text("utf-8"))
-    float32_bytes = 4 * manifest["parameters"]["total"]
-    assert {"d2": round(float32_bytes, -6)} == DOWNLOAD_BYTES
-    [_, d2, other] = run("models", "list", "--json").objects
+def test_downloads_are_the_sizes_of_the_tensors() -> None:
+    manifests = {
+        "d2": "dinac_ae_d2",
+        "semdisdiffae": "semdisdiffae",
+        "semdisdiffae-p32": "semdisdiffae_p32_v2",
+    }
+    for name, file in manifests.items():
+        manifest = json.loads((GOLDEN / f"{file}.manifest.json").read_text("utf-8"))
+        assert DOWNLOAD_BYTES[name] == round(4 * manifest["parameters"]["total"], -6)
+    assert manifests.keys() == DOWNLOAD_BYTES.keys()
+    [_, d2, other, *_] = run("models", "list", "--json").objects
     assert d2["download_bytes"] == DOWNLOAD_BYTES["d2"]
     assert "size_bytes" not in d2
     assert "download_bytes" not in other
@@ -119,7 +128,11 @@ def test_model_that_is_not_cached_is_not_shown() -> None:
 def test_other_names_are_refused() -> None:
     for name, reason in (
         ("nano", "model nano is embedded: nothing to download"),
-        ("what", "what: neither an alias (d2, dinac-ae) nor a Hub repository (owner/name)"),
+        (
+            "what",
+            "what: neither an alias (d2, dinac-ae, semdisdiffae, semdisdiffae-p32) "
+            "nor a Hub repository (owner/name)",
+        ),
     ):
         done = run("models", "pull", name)
         assert (done.code, done.out, done.err) == (2, "", f"dinac: {reason}\n")

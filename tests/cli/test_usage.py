@@ -16,7 +16,8 @@ FOLDER_WANTED = (
     "name an output folder after the inputs"
 )
 MODELS = (
-    "no such file or folder, and neither an alias (nano, d2, dinac-ae) "
+    "no such file or folder, and neither an alias (nano, d2, dinac-ae, "
+    "semdisdiffae, semdisdiffae-p32) "
     "nor a Hub repository (owner/name)"
 )
 TERMINAL = "standard output is a terminal; redirect it, or name a file or folder"

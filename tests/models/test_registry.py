@@ -141,7 +141,8 @@ class TestLocal:
         with pytest.raises(UsageError) as caught:
             resolve_model(source)
         assert str(caught.value) == (
-            f"--model {source}: no such file or folder, and neither an alias (nano, d2, dinac-ae) "
+            f"--model {source}: no such file or folder, and neither an alias (nano, d2, dinac-ae, "
+            "semdisdiffae, semdisdiffae-p32) "
             "nor a Hub repository (owner/name)"
         )
         assert hub.calls == []

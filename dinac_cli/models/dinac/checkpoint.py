@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dinac_cli.errors import CheckpointError, ModelError, OutputError, UsageError, quote_error
-from dinac_cli.models.dinac.config import DinacAEConfig, format_json
+from dinac_cli.models.dinac.config import CONFIRMED, FCDM, DinacAEConfig, format_json
 from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
 from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32
 from dinac_cli.models.tensor_file import ITEM_BYTES, TensorTable, show_name
@@ -63,6 +63,8 @@ def pack_checkpoint(
     demand_dtype(dtype)
     named = {canonical_name(name): tensor.detach().cpu() for name, tensor in state.items()}
     tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in named.items()}
+    if config.encoder_type == FCDM:  # a network that runs with a mode leaves no doubt
+        settings = {**(settings or {}), CONFIRMED: True}
     weights = save(tensors, metadata={"format": "pt"})
     return {WEIGHTS_NAME: weights, CONFIG_NAME: format_json(config, settings)}
 
