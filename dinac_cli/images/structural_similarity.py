@@ -64,7 +64,7 @@ def measure_ms_ssim(first: Pixels, second: Pixels) -> float | None:
     Windows and constants are those of `measure_ssim`. The means of contrast and structure of the
     first four scales and the mean SSIM of the fifth are cut at 0, raised to `SCALE_WEIGHTS` and
     multiplied per channel. The value is the mean over the three channels. A scale is the average of
-    2×2 values of the scale before, which gets a row or column of zeros at the top or left if its
+    2x2 values of the scale before, which gets a row or column of zeros at the top or left if its
     height or width is odd, as in pytorch-msssim. Returns None if a side is smaller than 161 pixels.
     Raises ImageError if the sizes differ.
 
@@ -133,7 +133,7 @@ def _halve(band: _Values) -> _Values:
     rows, columns = band.shape[1:3]
     band = np.pad(band, ((0, 0), (rows % 2, 0), (columns % 2, 0), (0, 0)))
     pairs = band[:, 0::2] + band[:, 1::2]
-    means = pairs[:, :, 0::2] + pairs[:, :, 1::2]
+    means: _Values = pairs[:, :, 0::2] + pairs[:, :, 1::2]
     means *= np.float32(0.25)  # exact, because a value of the last scale has 9 + 8 bits
     return means
 
@@ -175,7 +175,8 @@ def _compare_moments(of_sum: _Values, of_difference: _Values, constant: float) -
     scale *= np.float32(0.5)
     scale += np.float32(constant)
     np.divide(of_difference, scale, out=scale)
-    return np.subtract(np.float32(1), scale, out=scale)
+    np.subtract(np.float32(1), scale, out=scale)
+    return scale
 
 
 def _smooth(values: _Values) -> _Values:
