@@ -52,8 +52,8 @@ Metrics = Annotated[
         metavar="LIST",
         autocompletion=complete_list(METRIC_NAMES),
         rich_help_panel="Metrics",
-        help="What to measure, separated by commas: psnr, ssim, ms-ssim, lpips, rfid. 'dinac man "
-        "metrics' defines them.",
+        help=f"What to measure, separated by commas: {', '.join(METRIC_NAMES)}. "
+        "'dinac man metrics' defines them.",
     ),
 ]
 LpipsWeights = Annotated[
