@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dinac_cli.errors import CheckpointError, ModelError, OutputError, UsageError, quote_error
-from dinac_cli.models.dinac.config import DinacAEConfig, to_json
+from dinac_cli.models.dinac.config import DinacAEConfig, format_json
 from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
 from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32
 from dinac_cli.models.tensor_file import ITEM_BYTES, TensorTable, show_name
@@ -64,9 +63,8 @@ def pack_checkpoint(
     demand_dtype(dtype)
     named = {canonical_name(name): tensor.detach().cpu() for name, tensor in state.items()}
     tensors = {name: _cast(name, tensor, dtype).contiguous() for name, tensor in named.items()}
-    text = json.dumps({**(settings or {}), **to_json(config)}, indent=2, sort_keys=True) + "\n"
     weights = save(tensors, metadata={"format": "pt"})
-    return {WEIGHTS_NAME: weights, CONFIG_NAME: text.encode()}
+    return {WEIGHTS_NAME: weights, CONFIG_NAME: format_json(config, settings)}
 
 
 def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> None:
