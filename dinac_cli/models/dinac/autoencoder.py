@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.models.device import resolve_device
-from dinac_cli.models.dinac.checkpoint import check_tensors, demand_dtype, read_tensors
+from dinac_cli.models.dinac.checkpoint import choose_type
 from dinac_cli.models.dinac.class_head import ClassHead
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.decoder import Decoder
@@ -30,6 +30,7 @@ from dinac_cli.models.interface import (
     DinacAEInferenceConfig,
     ModelTraits,
 )
+from dinac_cli.models.loading import check_tensors, demand_dtype, read_tensors
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.models.tensor_file import check_aliases
 
@@ -356,7 +357,8 @@ def load_network(
     model = _build_on_meta(config, parts)
     names = model.state_dict().keys()
     check_aliases(table, names)
-    model.load_state_dict(read_tensors(table, names, device, dtype), assign=True)
+    types = {name: choose_type(name, dtype) for name in names}
+    model.load_state_dict(read_tensors(table, types, device), assign=True)
     return model.eval()
 
 
