@@ -20,8 +20,9 @@ FEATURES = 2048
 class ReconstructionFid:
     """The rFID of the pairs that were added.
 
-    With fewer than `smallest_count` pairs, the covariance of the features is singular: the value
+    With fewer than `smallest_count` pairs, the covariance of the features has a low rank: the value
     would say more about the number of images than about their quality, so there is none.
+    Definition of torch-fidelity.
 
     Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, "GANs trained by a two time-scale
     update rule converge to a local Nash equilibrium", NeurIPS 2017.
