@@ -61,4 +61,5 @@ def measure_frechet(first: Moments, second: Moments) -> float:
     trace_of_root = np.sqrt(np.maximum(eigenvalues, 0)).sum()
     shift = first_mean - second_mean
     trace = np.trace(first_covariance) + np.trace(second_covariance)
-    return float(shift @ shift + trace - 2 * trace_of_root)
+    # Of equal distributions, rounding may leave less than 0.
+    return max(0.0, float(shift @ shift + trace - 2 * trace_of_root))
