@@ -15,9 +15,10 @@ from dinac_cli.errors import ModelError
 from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.images.reading import read_image
 from dinac_cli.images.samples import draw_samples
+from dinac_cli.models.aliases import NANO
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.interface import DinacAEInferenceConfig
-from dinac_cli.models.registry import NANO, NANO_REVISION, resolve_model
+from dinac_cli.models.registry import NANO_REVISION, resolve_model
 
 EVAL_FOLDER = Path(__file__).parents[2] / "shared/images/eval"
 WEIGHTS = Path(dinac_cli.__file__).parent / "weights/nano"

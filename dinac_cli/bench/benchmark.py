@@ -39,13 +39,14 @@ from dinac_cli.codec.machine import count_processors
 from dinac_cli.images.samples import draw_photographs
 from dinac_cli.images.writing import write_image
 from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase
+from dinac_cli.models import interface
 from dinac_cli.models.device import prepare_device, resolve_device, resolve_dtype
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
 from dinac_cli.models.dinac.config import RELEASED, DinacAEConfig
-from dinac_cli.models.dinac.fast import ladder
+from dinac_cli.models.dinac.fast.ladder import choose_step
+from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.interface import DECODER, ENCODER
-from dinac_cli.models.registry import ResolvedModel
 
 _STAGE_FILES = 300
 _SAMPLE_SIDE = 256
@@ -62,7 +63,7 @@ class BenchRequest:
     if the model is measured.
     """
 
-    model: ResolvedModel | None
+    model: DinacModel | None
     random_weights: str | None
     choice: DeviceChoice
     compare: str | None
@@ -124,9 +125,9 @@ class Benchmark:
         gpu = find_gpu(torch.cuda.get_device_name(self.device)) if is_cuda else None
         if gpu is None:
             return
-        step = ladder.choose_step(self._config, self.device, self.dtype).step
+        step = choose_step(self._config, self.device, self.dtype).step
         for row in figures:
-            network = {PLAIN: ladder.PLAIN, FAST: step}.get(row.network)
+            network = {PLAIN: interface.PLAIN, FAST: step}.get(row.network)
             if network in NETWORKS:
                 sizes = row.task, row.steps, row.resolution, row.batch
                 cost = count_cost(self._config, self.dtype, network, *sizes)
@@ -242,7 +243,7 @@ class Benchmark:
         return DinacAE.from_pretrained(path, device=self.device, dtype=dtype, parts=parts)
 
     @contextmanager
-    def _gather(self) -> Iterator[tuple[ResolvedModel, tuple[Path, ...], Path]]:
+    def _gather(self) -> Iterator[tuple[DinacModel, tuple[Path, ...], Path]]:
         """Yields a model that is stored on disk, the paths of images, and a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="dinac-bench-") as name:
             folder = Path(name)
@@ -251,7 +252,7 @@ class Benchmark:
                 drawn = self._load(self.dtype)
                 config = drawn.config.without_class_head()
                 save_checkpoint(drawn.state_dict(), config, folder / "model", self.dtype)
-                model = ResolvedModel(folder / "model", self.label)
+                model = DinacModel(folder / "model", self.label)
             yield model, self.request.images or _write_samples(folder), folder
 
 

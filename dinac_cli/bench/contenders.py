@@ -14,9 +14,9 @@ from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
-from dinac_cli.models.dinac.fast.ladder import GRAPHS, choose_step
+from dinac_cli.models.dinac.fast.ladder import choose_step
 from dinac_cli.models.graphs import CudaRecorder
-from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.interface import GRAPHS, DinacAEInferenceConfig
 
 PLAIN, FAST, COMPILED, FLUX2 = "plain", "fast", "compiled", "flux2"
 

@@ -23,8 +23,14 @@ from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
-from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH
-from dinac_cli.models.interface import DECODER, ENCODER, DinacAEInferenceConfig
+from dinac_cli.models.interface import (
+    DECODER,
+    ENCODER,
+    GRAPHS,
+    PLAIN,
+    TORCH,
+    DinacAEInferenceConfig,
+)
 
 NETWORKS = (PLAIN, TORCH, GRAPHS)
 """The steps of the ladder that are predicted."""

@@ -244,7 +244,7 @@ def _open_output(folder: str, is_ours: Callable[[str], bool], *, is_stream: bool
 def keep_stored(model: ModelHandle) -> ModelHandle:
     """Returns the model with an engine that takes no time."""
     stored = replace(model)
-    stored.__dict__["engine"] = _StoredEngine(model.config.patch_size, model.config.bottleneck_dim)
+    stored.__dict__["engine"] = _StoredEngine(model.traits.patch, model.traits.channels)
     return stored
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -28,16 +27,21 @@ from dinac_cli.codec.flight import (
     Transfer,
     settle,
 )
-from dinac_cli.codec.memory import free_bytes, measure_room, measure_token_bytes
+from dinac_cli.codec.memory import free_bytes, measure_room
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import DeviceError, DinacError, ImageError, first_line
 from dinac_cli.images.pixels import Pixels, crop_pixels, pad_pixels
-from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.dinac.fast import torch_operations
-from dinac_cli.models.dinac.fast.autoencoder import accelerate
-from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, VARIABLE, Choice
 from dinac_cli.models.graphs import CudaRecorder, GraphCache
-from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.interface import (
+    GRAPHS,
+    PLAIN,
+    STEP_VARIABLE,
+    TORCH,
+    DinacAEInferenceConfig,
+    GpuStep,
+    LatentModel,
+    OpenModel,
+)
 
 Latents = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
@@ -73,11 +77,11 @@ class Engine:
     measures the time for one call at a time (`model`) and for several calls (`overlapped`).
     """
 
-    def __init__(self, model: DinacAE, step: Choice | None = None) -> None:
-        """`step` is how a CUDA device computes; None on other devices."""
+    def __init__(self, model: OpenModel, step: GpuStep | None = None) -> None:
+        """`step` is how a CUDA device computes; None on other devices, or if there is one way."""
         self._model = model
         self._step = step
-        self.patch = model.config.patch_size
+        self.patch = model.traits.patch
         self.device = model.device
         name = None if step is None else step.step
         compute = Compute.from_torch(
@@ -103,7 +107,7 @@ class Engine:
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ImageError if a batch of images of this size does not fit into memory."""
-        needed = self._count_tokens(height, width) * measure_token_bytes(self._model.config)
+        needed = self._count_tokens(height, width) * self._model.traits.token_bytes
         available = self._try(partial(free_bytes, self.device))
         if available is not None and needed > available:
             self._in_flight.wait()
@@ -134,7 +138,7 @@ class Engine:
         return self._submit(
             (height, width),
             lambda: [pad_pixels(image, self.patch) for image in images],
-            partial(self._encode_batch, logsnr=logsnr, class_token=class_token),
+            partial(self._model.encode_batch, logsnr=logsnr, class_token=class_token),
             unpack,
             key=(logsnr, class_token),
         )
@@ -154,7 +158,9 @@ class Engine:
             [images] = arrays
             return [crop_pixels(image, *size) for image, size in zip(images, sizes, strict=False)]
 
-        decode = partial(self._decode_batch, settings=settings)
+        def decode(batch: Tensor) -> tuple[Tensor]:
+            return (self._model.decode_batch(batch, settings),)
+
         # Without a seed, each call draws new noise. A recorded graph would repeat the old noise.
         is_short = settings.num_steps <= _MOST_RECORDED_STEPS
         key = settings if settings.seed is not None and is_short else None
@@ -170,9 +176,7 @@ class Engine:
         """
 
         def predict(batch: Tensor) -> tuple[Tensor]:
-            if spatial:
-                return (self._model.predict_features(batch),)
-            return (self._model.predict_class(batch)[:, None].contiguous(),)
+            return (self._model.predict_batch(batch, spatial=spatial),)
 
         def unpack(arrays: list[Array]) -> list[Features]:
             return list(arrays[0][: len(latents)])
@@ -217,22 +221,6 @@ class Engine:
     ) -> list[Pixels]:
         """Decodes latents, waits, and returns the images."""
         return self.submit_latents(latents, sizes, settings).result()
-
-    def _encode_batch(
-        self, batch: Tensor, *, logsnr: bool, class_token: bool
-    ) -> tuple[Tensor, ...]:
-        """Encodes uint8 [B, H, W, 3] to whitened latents [B, C, h, w] and the requested extras."""
-        posterior = self._model.encode_pixels(batch)
-        parts = [self._model.whiten(posterior.mode())]
-        if logsnr:
-            parts.append(posterior.logsnr.contiguous())
-        if class_token:
-            parts.append(self._model.predict_class(parts[0]).contiguous())
-        return tuple(parts)
-
-    def _decode_batch(self, batch: Tensor, settings: DinacAEInferenceConfig) -> tuple[Tensor, ...]:
-        """Decodes whitened latents [B, C, h, w] to uint8 images [B, H, W, 3]."""
-        return (self._model.decode_pixels(batch, settings),)
 
     def _submit(
         self,
@@ -325,7 +313,7 @@ class Engine:
         if self._step is None or self._step.step == PLAIN:
             return ""
         slower = PLAIN if self._step.step == TORCH else TORCH
-        return f"; {VARIABLE}={slower} computes in a slower way, which may work"
+        return f"; {STEP_VARIABLE}={slower} computes in a slower way, which may work"
 
     def _measure(self, latents: Sequence[Latents]) -> tuple[int, int]:
         """Returns the height and width of the decoded images in pixels, including the padding."""
@@ -349,24 +337,20 @@ def choose_batch_size(device: torch.device, tokens: int) -> int:
 
 
 def load_engine(
-    path: Path,
+    model: LatentModel,
     parts: Collection[str],
     device: torch.device,
     dtype: torch.dtype,
-    step: Choice | None,
+    step: GpuStep | None,
     *,
     compiled: bool = False,
 ) -> Engine:
     """Loads the parts of a model, and returns the engine that computes with them.
 
-    `step` is how a CUDA device computes; None on other devices. Raises ModelError, DeviceError.
+    `step` is what `LatentModel.choose_step` chose. Raises ModelError, DeviceError.
     """
     try:
-        model = DinacAE.from_pretrained(path, device=device, dtype=dtype, parts=parts)
-        operations = torch_operations if step is None else step.operations
-        if operations is not None:
-            model = accelerate(model, operations, compiled=compiled)
-        return Engine(model, step)
+        return Engine(model.open(parts, device, dtype, step, compiled=compiled), step)
     except RuntimeError as exc:
         if _is_out_of_memory(exc):
             raise DeviceError(

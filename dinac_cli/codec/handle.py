@@ -11,15 +11,13 @@ import numpy.typing as npt
 
 from dinac_cli.codec.compute import Compute
 from dinac_cli.codec.quantizer import choose_steps, read_sensitivity
-from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.identity import ModelIdentity
-from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.interface import GpuStep, LatentModel, ModelTraits
 
 if TYPE_CHECKING:
     import torch
 
     from dinac_cli.codec.engine import Engine
-    from dinac_cli.models.dinac.fast.ladder import Choice
 
 _OF_PROCESS = ("engine", "gpu_step")
 """What a handle caches that belongs to one process."""
@@ -45,7 +43,7 @@ class ModelHandle:
     weights. If all outputs of a run are up to date, the run does not use `engine`.
     """
 
-    resolved: ResolvedModel
+    resolved: LatentModel
     part: str
     choice: DeviceChoice
     more_parts: tuple[str, ...] = ()
@@ -60,9 +58,9 @@ class ModelHandle:
         return self.resolved.label
 
     @cached_property
-    def config(self) -> DinacAEConfig:
-        """The configuration of the model. Raises ModelError."""
-        return self.resolved.read_config()
+    def traits(self) -> ModelTraits:
+        """What the model is and can do. Raises ModelError."""
+        return self.resolved.read_traits()
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -72,17 +70,17 @@ class ModelHandle:
     @cached_property
     def sensitivity(self) -> npt.NDArray[np.float32] | None:
         """The sensitivity of each latent channel, float32 [C], or None if the model has none."""
-        return read_sensitivity(self.resolved.read_settings(), self.config.bottleneck_dim)
+        return read_sensitivity(self.resolved.read_settings(), self.traits.channels)
 
     def check(self, precision: str | None = None) -> None:
         """Reads the model without its weights, to find damage early. Raises ModelError."""
-        _ = self.config, self.identity
+        _ = self.traits, self.identity
         if precision is not None:
             self.choose_steps(precision)
 
     def choose_steps(self, precision: str) -> npt.NDArray[np.float32] | None:
         """Returns the quantiser steps of a precision, float32 [C], or None for bf16 and f32."""
-        return choose_steps(precision, self.config.bottleneck_dim, self.sensitivity)
+        return choose_steps(precision, self.traits.channels, self.sensitivity)
 
     @cached_property
     def compute(self) -> str:
@@ -95,19 +93,18 @@ class ModelHandle:
         return str(Compute.from_torch(device, dtype, compiled=self.choice.compiled, step=step))
 
     @cached_property
-    def gpu_step(self) -> Choice | None:
-        """How a CUDA device computes; None on other devices. Raises DeviceError, UsageError.
+    def gpu_step(self) -> GpuStep | None:
+        """How a CUDA device computes; None on other devices, or if the model has one way.
 
-        Imports torch and, on CUDA, checks the device.
+        Imports torch and, on CUDA, checks the device. Raises DeviceError, UsageError.
         """
         device, dtype = self._resolve()
         if device.type != "cuda":
             return None
         from dinac_cli.models.device import prepare_device
-        from dinac_cli.models.dinac.fast.ladder import choose_step
 
         prepare_device(device)
-        return choose_step(self.config, device, dtype, compiled=self.choice.compiled)
+        return self.resolved.choose_step(device, dtype, compiled=self.choice.compiled)
 
     def _resolve(self) -> tuple[torch.device, torch.dtype]:
         from dinac_cli.models.device import resolve_device, resolve_dtype
@@ -143,7 +140,7 @@ class ModelHandle:
 
         device, dtype = self._resolve()
         return load_engine(
-            self.resolved.path,
+            self.resolved,
             (self.part, *self.more_parts),
             device,
             dtype,

@@ -1,12 +1,10 @@
-"""Estimates the memory that an image needs, and finds out how much memory is free."""
+"""Finds out how much memory is free."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-
-from dinac_cli.models.dinac.config import DinacAEConfig
 
 _CONTEXT_BYTES = 512 * 2**20
 """The memory that CUDA itself takes in each process, with room to spare."""
@@ -20,16 +18,6 @@ _CGROUP_FILES = (
     ("memory.max", "memory.current", ""),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
 )
-
-
-def measure_token_bytes(config: DinacAEConfig) -> int:
-    """Returns a generous estimate of the peak memory per latent position, in bytes.
-
-    Counts two activations of the widest layer, six activations of the trunk, and four copies of
-    the pixels, all in float32.
-    """
-    floats = 2 * config.mlp_dim + 6 * config.model_dim + 4 * 3 * config.patch_size**2
-    return 4 * floats
 
 
 def free_bytes(device: torch.device) -> int | None:

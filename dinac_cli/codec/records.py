@@ -72,7 +72,7 @@ def build_header(
         created_by=name_creator(),
         image=source.description,
         precision=precision,
-        patch=model.config.patch_size,
+        patch=model.traits.patch,
         height=source.height,
         width=source.width,
         shape=shape,
@@ -86,11 +86,11 @@ def check_model(header: RecordHeader, model: ModelHandle, *, allow_other: bool) 
 
     If `allow_other` is true, accepts another latent space of the same shape.
     """
-    config = model.config
-    if (header.shape[0], header.patch) != (config.bottleneck_dim, config.patch_size):
+    traits = model.traits
+    if (header.shape[0], header.patch) != (traits.channels, traits.patch):
         raise ModelError(
             f"latents of {header.shape[0]} channels at patch {header.patch} do not fit model "
-            f"{model.label} ({config.bottleneck_dim} at {config.patch_size}); "
+            f"{model.label} ({traits.channels} at {traits.patch}); "
             "give the --model they were encoded with"
         )
     if header.latent_space != model.identity.latent_space and not allow_other:

@@ -13,6 +13,7 @@ import typer
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.values import choices, real, whole
 from dinac_cli.errors import Exit, UsageError
+from dinac_cli.models.aliases import AUTO
 from dinac_cli.models.dinac.config import RELEASED
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dinac_cli.bench.stages import StageFigures
     from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.screen.tables import Table
-    from dinac_cli.models.registry import ResolvedModel
+    from dinac_cli.models.dinac.model import DinacModel
 
 _PARTS = ("network", "commands", "host", "shards", "cost")
 
@@ -211,9 +212,10 @@ def _choose_images(named: list[str]) -> tuple[Path, ...]:
 
 def _choose_model(
     model: str, revision: str | None, random_weights: str | None, device: str, console: Console
-) -> ResolvedModel | None:
+) -> DinacModel | None:
     """Returns the model to time, or None for random weights. Raises ModelError, UsageError."""
-    from dinac_cli.models.registry import AUTO, choose_default, resolve_model
+    from dinac_cli.models.dinac.model import DinacModel
+    from dinac_cli.models.registry import choose_default, resolve_model
 
     if random_weights is not None:
         if model != AUTO:
@@ -221,7 +223,10 @@ def _choose_model(
         return None
     if model == AUTO:
         model = choose_default(device)
-    return resolve_model(model, revision, announce=console.say)
+    found = resolve_model(model, revision, announce=console.say)
+    if not isinstance(found, DinacModel):
+        raise UsageError(f"--model {model}: bench times DINAC-AE models only; see dinac compare")
+    return found
 
 
 class _Report:

@@ -14,6 +14,7 @@ from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.tables import fit_table, format_size, list_facts
 from dinac_cli.commands.values import complete
 from dinac_cli.errors import Exit, ModelError, UsageError
+from dinac_cli.models.aliases import HUB_ALIASES, NANO
 
 if TYPE_CHECKING:
     from dinac_cli.models.facts import ModelSummary
@@ -33,8 +34,8 @@ HubModel = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        autocompletion=complete(opt.HUB_MODELS),
-        help=f"{', '.join(opt.HUB_MODELS)} or a Hub repository.",
+        autocompletion=complete(HUB_ALIASES),
+        help=f"{', '.join(HUB_ALIASES)} or a Hub repository.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per model on stdout.")]
@@ -63,7 +64,6 @@ def list_models(as_json: Json = False) -> None:
 
     For a model that is not cached, shows the size of its download, if known. Stays offline.
     """
-    from dinac_cli.models.registry import HUB_ALIASES, NANO
 
     console = Console()
     rows = [["name", "repository", "state", "revision", "size", "parameters"]]
@@ -140,8 +140,6 @@ def _describe_entry(name: str) -> dict[str, Any]:
     from dinac_cli.models.facts import summarise_model
     from dinac_cli.models.registry import (
         DOWNLOAD_BYTES,
-        HUB_ALIASES,
-        NANO,
         find_cached,
         resolve_model,
     )

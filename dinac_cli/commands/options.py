@@ -30,6 +30,7 @@ from dinac_cli.errors import UsageError
 from dinac_cli.images.damage import DAMAGE_CHOICES
 from dinac_cli.images.geometry import MAX_SIDE
 from dinac_cli.images.hdr import HDR_CHOICES
+from dinac_cli.models.aliases import AUTO, HUB_ALIASES, NANO
 
 if TYPE_CHECKING:
     from dinac_cli.jobs.executor.cluster import Cluster
@@ -369,11 +370,10 @@ OriginalCrop = Annotated[
 
 # Model and device
 
-HUB_MODELS = ("d2", "dinac-ae")
-"""The keys of `HUB_ALIASES`, whose module imports numpy."""
-MODELS = ("auto", "nano", *HUB_MODELS)
+MODELS = (AUTO, NANO, *HUB_ALIASES)
 MODEL_KINDS = (
-    f"nano (embedded), {', '.join(HUB_MODELS)}, a Hub repository, a folder or a .safetensors file"
+    f"{NANO} (embedded), {', '.join(HUB_ALIASES)}, a Hub repository, a folder or a .safetensors "
+    "file"
 )
 
 

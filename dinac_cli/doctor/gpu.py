@@ -33,21 +33,23 @@ def measure_ladder(device: str, model: str) -> Facts | None:
     `model` is "nano" or the alias of a published model, whose weights are not needed. Raises
     DinacError.
     """
+    from dinac_cli.models.aliases import NANO
     from dinac_cli.models.device import prepare_device, resolve_device, resolve_dtype
     from dinac_cli.models.dinac.config import RELEASED
-    from dinac_cli.models.dinac.fast.ladder import VARIABLE, choose_step
-    from dinac_cli.models.registry import NANO, resolve_model
+    from dinac_cli.models.dinac.fast.ladder import choose_step
+    from dinac_cli.models.interface import STEP_VARIABLE
+    from dinac_cli.models.registry import open_nano
 
     place = resolve_device(device)
     if place.type != "cuda":
         return None
     prepare_device(place)
-    config = resolve_model(NANO).read_config() if model == NANO else RELEASED[model]
+    config = open_nano().read_config() if model == NANO else RELEASED[model]
     choice = choose_step(config, place, resolve_dtype("auto", place))
     return {
         "model": model,
         "step": choice.step,
-        "named": os.environ.get(VARIABLE),
+        "named": os.environ.get(STEP_VARIABLE),
         "reason": choice.reason,
         "remedy": choice.remedy,
         "operations": [_describe_check(check) for check in choice.checks],
@@ -102,8 +104,9 @@ def repeat_batches(device: str, count_memory: Callable[[], int]) -> Facts:
     """Repeats equal micro-batches. `count_memory` returns the memory in use, in bytes."""
     from dinac_cli.codec.handle import DeviceChoice, ModelHandle
     from dinac_cli.images.samples import draw_clouds
+    from dinac_cli.models.aliases import NANO
     from dinac_cli.models.interface import DECODER, ENCODER, DinacAEInferenceConfig
-    from dinac_cli.models.registry import NANO, resolve_model
+    from dinac_cli.models.registry import resolve_model
 
     choice = DeviceChoice(device=device)
     engine = ModelHandle(resolve_model(NANO), ENCODER, choice, (DECODER,)).engine

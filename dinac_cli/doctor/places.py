@@ -85,8 +85,9 @@ def find_models() -> Facts:
     """
     from huggingface_hub import constants
 
+    from dinac_cli.models.aliases import HUB_ALIASES
     from dinac_cli.models.identity import cache_folder
-    from dinac_cli.models.registry import DOWNLOAD_BYTES, HUB_ALIASES, find_cached
+    from dinac_cli.models.registry import DOWNLOAD_BYTES, find_cached
 
     return {
         "cache": os.path.abspath(cache_folder()),

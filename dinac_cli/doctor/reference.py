@@ -89,8 +89,9 @@ def write_reference(path: Path) -> None:
     from safetensors.numpy import save
 
     from dinac_cli.codec.engine import Engine
+    from dinac_cli.models.aliases import NANO
     from dinac_cli.models.dinac.autoencoder import DinacAE
-    from dinac_cli.models.registry import NANO, resolve_model
+    from dinac_cli.models.registry import resolve_model
 
     engine = Engine(DinacAE.from_pretrained(NANO))
     [latents] = engine.encode([draw_image()])
@@ -128,8 +129,9 @@ def measure_parity(device: str, dtype: str) -> Facts:
     An error is None if a value of the result is not a number. Imports torch. Raises DinacError.
     """
     from dinac_cli.codec.handle import DeviceChoice, ModelHandle
+    from dinac_cli.models.aliases import NANO
     from dinac_cli.models.interface import DECODER, ENCODER
-    from dinac_cli.models.registry import NANO, resolve_model
+    from dinac_cli.models.registry import resolve_model
 
     expected = read_reference()
     choice = DeviceChoice(device=device, dtype=dtype)

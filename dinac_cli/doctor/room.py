@@ -21,20 +21,21 @@ def measure_memory(device: str) -> Facts:
     `largest` maps a model to a number of pixels. The numbers are None if the free memory is
     unknown. Imports torch.
     """
-    from dinac_cli.codec.memory import free_bytes, measure_token_bytes
+    from dinac_cli.codec.memory import free_bytes
     from dinac_cli.images.formats import MAX_PIXELS
+    from dinac_cli.models.aliases import NANO
     from dinac_cli.models.device import resolve_device
     from dinac_cli.models.dinac.config import RELEASED
-    from dinac_cli.models.registry import NANO, resolve_model
+    from dinac_cli.models.registry import open_nano
 
     free = free_bytes(resolve_device(device))
-    configs = {NANO: resolve_model(NANO).read_config(), "d2": RELEASED["d2"]}
+    configs = {NANO: open_nano().read_config(), "d2": RELEASED["d2"]}
     return {
         "free_bytes": free,
         "limit_bytes": read_limit(_CGROUPS),
         "max_pixels": MAX_PIXELS,
         "largest": {
-            name: None if free is None else free // measure_token_bytes(one) * one.patch_size**2
+            name: None if free is None else free // one.traits.token_bytes * one.patch_size**2
             for name, one in configs.items()
         },
     }

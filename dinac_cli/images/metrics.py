@@ -20,13 +20,18 @@ def measure_psnr(first: Pixels, second: Pixels) -> float:
     The peak is 255. The squared error is summed exactly and averaged over all pixels and channels.
     Identical images give infinity. Raises ImageError if the sizes differ.
     """
-    if first.shape != second.shape:
-        sizes = [f"{width}x{height}" for height, width, _ in (first.shape, second.shape)]
-        raise ImageError(f"sizes differ: {' and '.join(sizes)}")
+    check_same_size(first, second)
     squared_error = _sum_squared_error(first.reshape(-1), second.reshape(-1))
     if squared_error == 0:
         return math.inf
     return 10 * math.log10(255 * 255 * first.size / squared_error)
+
+
+def check_same_size(first: Pixels, second: Pixels) -> None:
+    """Raises ImageError if two [H, W, 3] images do not have the same size."""
+    if first.shape != second.shape:
+        sizes = [f"{width}x{height}" for height, width, _ in (first.shape, second.shape)]
+        raise ImageError(f"sizes differ: {' and '.join(sizes)}")
 
 
 def _sum_squared_error(first: Pixels, second: Pixels) -> int:

@@ -569,7 +569,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         self, entry: Input, content: Content, image: SourceImage, verdict: Verdict
     ) -> _ReadImage:
         height, width, _ = image.pixels.shape
-        patch = self._model.config.patch_size
+        patch = self._model.traits.patch
         source = Source(
             entry.name, len(content.data), content.sha256, image.description, height, width
         )

@@ -378,8 +378,8 @@ def find_origin(
         label = header.model or "unknown"
         space, weights = header.latent_space, header.weights
         return FeatureOrigin(label, header.revision, space, weights, width, missing=str(exc))
-    head = model.config.class_head
-    assert head is not None, "`choose_models` refuses models without a class head"
+    feature_dim = model.traits.feature_dim
+    assert feature_dim is not None, "`choose_models` refuses models without a class head"
     identity, revision = model.identity, model.resolved.revision
     space, weights = identity.latent_space, identity.weights
-    return FeatureOrigin(model.label, revision, space, weights, head.model_dim, model)
+    return FeatureOrigin(model.label, revision, space, weights, feature_dim, model)

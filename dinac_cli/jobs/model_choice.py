@@ -15,10 +15,9 @@ from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.jobs.freshness import WantedLatents
 from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.request import Announce
+from dinac_cli.models.aliases import AUTO, NANO
+from dinac_cli.models.interface import CLASS_HEAD, LatentModel
 from dinac_cli.models.registry import (
-    AUTO,
-    NANO,
-    ResolvedModel,
     choose_default,
     find_local,
     find_model,
@@ -39,7 +38,7 @@ class ModelChoice(DeviceChoice):
         check_device(self.device)
         check_dtype(self.dtype)
 
-    def resolve(self, announce: Announce) -> ResolvedModel | None:
+    def resolve(self, announce: Announce) -> LatentModel | None:
         """Returns the named model, or None for `auto`. Raises ModelError, UsageError."""
         if self.model == AUTO:
             self.refuse_revision()
@@ -86,7 +85,7 @@ def explain_default(choice: ModelChoice, held: HeldRecord | None, model: ModelHa
 
 def choose_local_encoder(
     choice: ModelChoice, held: HeldRecord | None, default: str = NANO
-) -> ResolvedModel:
+) -> LatentModel:
     """Returns the model that `choose_encoder` would choose, if the model is on this machine.
 
     Downloads nothing and looks for no GPU. If `held` is None, `default` replaces the machine's
@@ -99,12 +98,12 @@ def choose_local_encoder(
     return _find_held_model(held, choice)
 
 
-def open_encoder(resolved: ResolvedModel, device: DeviceChoice, *, features: bool) -> ModelHandle:
+def open_encoder(resolved: LatentModel, device: DeviceChoice, *, features: bool) -> ModelHandle:
     """Returns a model's encoder and, for `features`, its class head; see `choose_encoder`."""
     if not features:
         return ModelHandle(resolved, "encoder", device)
     handle = ModelHandle(resolved, "encoder", device, ("class_head",))
-    if handle.config.class_head is None:
+    if CLASS_HEAD not in handle.traits.parts:
         raise UsageError(
             f"--features: model {handle.label} has no class head (the part that predicts them); "
             "name a model that has one, such as --model d2, or leave out --features"
@@ -112,7 +111,7 @@ def open_encoder(resolved: ResolvedModel, device: DeviceChoice, *, features: boo
     return handle
 
 
-def _find_held_model(held: HeldRecord, choice: ModelChoice) -> ResolvedModel:
+def _find_held_model(held: HeldRecord, choice: ModelChoice) -> LatentModel:
     """Finds the model that encoded a record in OUT. Looks only on this machine.
 
     Raises ModelError, UsageError.
@@ -176,7 +175,7 @@ class ModelsOfRecords:
         self,
         part: str,
         device: DeviceChoice,
-        named: ResolvedModel | None = None,
+        named: LatentModel | None = None,
         *,
         follows_dtype: bool = False,
     ) -> None:
@@ -185,7 +184,7 @@ class ModelsOfRecords:
         self._named = named
         self._follows_dtype = follows_dtype
         self._find_model = cache(find_model)
-        self._handles: dict[tuple[ResolvedModel, DeviceChoice], ModelHandle] = {}
+        self._handles: dict[tuple[LatentModel, DeviceChoice], ModelHandle] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -209,7 +208,7 @@ class ModelsOfRecords:
         """Computes on this device; see `ModelFinder`."""
         self._device = replace(self._device, device=name)
 
-    def _find_by_space(self, header: RecordHeader) -> ResolvedModel:
+    def _find_by_space(self, header: RecordHeader) -> LatentModel:
         resolved = self._find_model(header.latent_space)
         if resolved is None:
             raise ModelError(
@@ -225,7 +224,7 @@ class ModelsOfRecords:
         return self._device
 
 
-def choose_encoders(named: ResolvedModel | None, device: DeviceChoice) -> ModelFinder:
+def choose_encoders(named: LatentModel | None, device: DeviceChoice) -> ModelFinder:
     """Returns an object that finds the encoder for each record.
 
     If no model is named, this is the encoder of the model that encoded the record. If the dtype is
@@ -249,13 +248,13 @@ def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFi
     return FixedModel(handle)
 
 
-def _open_part(resolved: ResolvedModel, part: str, device: DeviceChoice) -> ModelHandle:
+def _open_part(resolved: LatentModel, part: str, device: DeviceChoice) -> ModelHandle:
     """Returns a part of a model.
 
     Raises UsageError if `part` is "class_head" and the model has no class head.
     """
     handle = ModelHandle(resolved, part, device)
-    if part == "class_head" and handle.config.class_head is None:
+    if part == CLASS_HEAD and CLASS_HEAD not in handle.traits.parts:
         raise UsageError(
             f"model {handle.label} has no class head (the part that predicts features); encode the "
             "images with a model that has one, such as d2"

@@ -171,11 +171,11 @@ class PlanRequest:
         resolved = choose_local_encoder(self.encode.model, held)
         model = open_encoder(resolved, DeviceChoice(), features=options.features)
         model.check(options.precision)
-        head = model.config.class_head if options.features else None
+        width = model.traits.feature_dim if options.features else None
         plan = Plan(
             options.precision,
             posterior=options.posterior,
-            token_width=0 if head is None else head.model_dim,
+            token_width=width or 0,
             with_twins=options.geometry.flip,
         )
         wanted = options.want(model)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinac_cli.models.dinac.source import locate_checkpoint
-from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER
-from dinac_cli.models.registry import ResolvedModel
-from dinac_cli.models.tensor_file import TensorTable, keeps_float32, read_tensor_table
+from dinac_cli.models.interface import LatentModel
+from dinac_cli.models.tensor_file import TensorTable
 
-_PARTS = {"encoder": ENCODER, "decoder": DECODER, "dino_token_alignment_head": CLASS_HEAD}
+FindPart = Callable[[str], str | None]
+
 _STORED = {"F32": "float32", "BF16": "bfloat16"}
 
 # A model card starts with YAML between two lines of dashes. Only the licence is read from it. The
 # licence is one line, "license: NAME", so no YAML parser is needed.
 _CARD_NAMES = ("README.md", "CARD.md")  # on the Hub, and of the built-in model
 _CARD_LICENCE = re.compile(r"\A---\n(?:(?!---).*\n)*?license:[ \t]*[\"']?([\w.+-]{1,64})")
-_BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 
 
 @dataclass(frozen=True)
@@ -53,35 +52,36 @@ class ModelSummary:
         return sum(self.parameters.values())
 
 
-def summarise_model(model: ResolvedModel) -> ModelSummary:
+def summarise_model(model: LatentModel) -> ModelSummary:
     """Summarises a checkpoint without loading its weights. Raises ModelError if this fails."""
-    files = locate_checkpoint(model.path)
-    config, identity = model.read_config(), model.identify()
-    table = read_tensor_table(files.weights)
+    traits, identity, table = model.read_traits(), model.identify(), model.read_table()
     kinds = sorted({entry.dtype for entry in table.entries.values()})
     return ModelSummary(
         label=model.label,
         revision=model.revision,
         path=model.path,
         size_bytes=table.size_bytes,
-        parameters=count_parameters(table),
+        parameters=count_parameters(table, model.find_part),
         stored=", ".join(_STORED.get(kind, kind) for kind in kinds),
         float32_parameters=sum(
-            count for name, count in _list_parameters(table) if keeps_float32(name)
+            math.prod(shape)
+            for name, shape in table.canonical_shapes.items()
+            if model.find_part(name) is not None and model.keeps_float32(name)
         ),
-        patch=config.patch_size,
-        channels=config.bottleneck_dim,
+        patch=traits.patch,
+        channels=traits.channels,
         latent_space=identity.latent_space,
         weights=identity.weights,
         licence=read_licence(model.path),
     )
 
 
-def count_parameters(table: TensorTable) -> dict[str, int]:
-    """Counts the parameters of the encoder, the decoder and the class head."""
+def count_parameters(table: TensorTable, find_part: FindPart) -> dict[str, int]:
+    """Counts the parameters of each part of a model; see `LatentModel.find_part`."""
     counts: Counter[str] = Counter()
-    for name, count in _list_parameters(table):
-        counts[_PARTS.get(name.partition(".")[0], ENCODER)] += count
+    for name, shape in table.canonical_shapes.items():
+        if (part := find_part(name)) is not None:
+            counts[part] += math.prod(shape)
     return dict(counts)
 
 
@@ -94,9 +94,3 @@ def read_licence(path: Path) -> str:
             match = _CARD_LICENCE.match(card)
             return match[1] if match else ""
     return ""
-
-
-def _list_parameters(table: TensorTable) -> list[tuple[str, int]]:
-    """Returns the name and size of each parameter. Aliases and buffers are left out."""
-    shapes = table.canonical_shapes.items()
-    return [(name, math.prod(shape)) for name, shape in shapes if not _BUFFERS.fullmatch(name)]

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.tensor_file import (
     ITEM_BYTES,
     TensorEntry,
     check_aliases,
-    keeps_float32,
     map_bytes,
     read_tensor_table,
     show_name,
@@ -35,8 +33,6 @@ IDENTITY_DIGITS = 16
 """The number of hexadecimal digits per hash. A hash is the first 64 bits of a SHA-256."""
 
 _CHUNK_BYTES = 4 << 20
-_LATENT_SPACE_TENSORS = re.compile(r"encoder\..*|latent_norm_running_(mean|var)")
-_CONSTANTS = ("latent_running_stats_eps", "logsnr_max", "logsnr_min", "pixel_noise_std")
 
 _CACHE_NAME = "identities.json"
 _CACHE_VERSION = 1
@@ -51,33 +47,53 @@ class ModelIdentity:
     weights: str
 
 
-def compute_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
+@dataclass(frozen=True, kw_only=True)
+class IdentityRule:
+    """What of a checkpoint is hashed: the tensors under their canonical names, and constants.
+
+    Tensors whose names match `latent_space`, and `latent_constants`, define the latent space; the
+    weights are all tensors, but for those that match `ignored`, and all constants.
+    `latent_constants` are names of `constants`.
+    """
+
+    canonical: Callable[[str], str] = str
+    keeps_float32: Callable[[str], bool]
+    latent_space: re.Pattern[str]
+    constants: tuple[tuple[str, object], ...] = ()
+    latent_constants: frozenset[str] = frozenset()
+    ignored: re.Pattern[str] = re.compile(r"(?!)")
+
+
+def compute_identity(path: Path, rule: IdentityRule) -> ModelIdentity:
     """Hashes the tensors of a safetensors file and the constants of its configuration.
 
     Each hash is the beginning of a SHA-256. The hash covers the tensors, sorted by canonical name,
-    then the constants. Each tensor is first cast to its type in a bfloat16 network. The hashed
-    bytes of a tensor are a line of JSON (name, type and shape) and then the little-endian values.
-    The hashed bytes of a constant are a line of JSON. Raises ModelError if the file is not a
-    checkpoint.
+    then the constants in their order. Each tensor is first cast to its type in a bfloat16 network.
+    The hashed bytes of a tensor are a line of JSON (name, type and shape) and then the
+    little-endian values. The hashed bytes of a constant are a line of JSON. Raises ModelError if
+    the file is not a checkpoint.
     """
-    table = read_tensor_table(path)
+    table = read_tensor_table(path, rule.canonical)
     tensors = table.by_canonical_name
     check_aliases(table, tensors)
     latent_space, weights = hashlib.sha256(), hashlib.sha256()
     for name, entry in tensors.items():
-        for data in _canonical_bytes(path, name, entry):
+        if rule.ignored.fullmatch(name):
+            continue
+        dtype = "F32" if rule.keeps_float32(name) else "BF16"
+        for data in _canonical_bytes(path, name, entry, dtype):
             weights.update(data)
-            if _LATENT_SPACE_TENSORS.fullmatch(name):
+            if rule.latent_space.fullmatch(name):
                 latent_space.update(data)
-    for name in _CONSTANTS:
-        line = f"{json.dumps([name, getattr(config, name)])}\n".encode()
+    for name, value in rule.constants:
+        line = f"{json.dumps([name, value])}\n".encode()
         weights.update(line)
-        if name == "latent_running_stats_eps":
+        if name in rule.latent_constants:
             latent_space.update(line)
     return ModelIdentity(*(sha.hexdigest()[:IDENTITY_DIGITS] for sha in (latent_space, weights)))
 
 
-def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
+def read_identity(path: Path, rule: IdentityRule) -> ModelIdentity:
     """Returns the identity of a file, cached by path, size, modification time and constants.
 
     If the cache cannot be read or written, the file is hashed each time.
@@ -86,12 +102,12 @@ def read_identity(path: Path, config: DinacAEConfig) -> ModelIdentity:
         status = path.stat()
     except OSError as exc:
         raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    constants = [getattr(config, name) for name in _CONSTANTS]
+    constants = [value for _, value in rule.constants]
     key = json.dumps([os.path.abspath(path), status.st_size, status.st_mtime_ns, constants])
     cached = _read_cache()
     if key in cached:
         return cached[key]
-    identity = compute_identity(path, config)
+    identity = compute_identity(path, rule)
     newest = list(_read_cache().items())[1 - _CACHE_ENTRIES :]
     _write_cache({**dict(newest), key: identity})
     return identity
@@ -120,13 +136,12 @@ def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
 
 
-def _canonical_bytes(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]:
+def _canonical_bytes(path: Path, name: str, entry: TensorEntry, dtype: str) -> Iterator[bytes]:
     if entry.dtype not in ITEM_BYTES:
         raise ModelError(
             f"{path}: tensor {show_name(name)} has type {show_name(entry.dtype)}; "
             "convert the checkpoint to F32 or BF16"
         )
-    dtype = "F32" if keeps_float32(name) else "BF16"
     yield f"{json.dumps([name, dtype, list(entry.shape)])}\n".encode()
     data = map_bytes(path, entry)
     for start in range(0, data.size, _CHUNK_BYTES):

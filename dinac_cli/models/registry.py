@@ -11,26 +11,18 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from dinac_cli.errors import ModelError, UsageError, quote_error
-from dinac_cli.models.dinac.config import DinacAEConfig
-from dinac_cli.models.dinac.source import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    locate_checkpoint,
-    read_config,
-    read_settings,
-)
-from dinac_cli.models.identity import ModelIdentity, read_identity
+from dinac_cli.models.aliases import HUB_ALIASES, NANO
+from dinac_cli.models.dinac.model import DinacModel
+from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
+from dinac_cli.models.families import open_checkpoint
+from dinac_cli.models.interface import LatentModel
 
-NANO = "nano"
 NANO_REVISION = "4"
-AUTO = "auto"
-HUB_ALIASES = {"d2": "data-archetype/dinac_ae_d2", "dinac-ae": "data-archetype/dinac_ae"}
 DOWNLOAD_BYTES = {"d2": 617_000_000}
 """Approximate sizes of published weights, for models whose size is known without the internet."""
 
@@ -39,43 +31,12 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _INSTEAD = f"use --model {NANO} (embedded)"
 
 
-@dataclass(frozen=True)
-class ResolvedModel:
-    """A checkpoint on disk.
-
-    `path` is a folder or a .safetensors file. `label` names the model in records and messages.
-    `revision` is the Hub commit, the number of the embedded model, or "" for a local path.
-    """
-
-    path: Path
-    label: str
-    revision: str = ""
-
-    @property
-    def is_public(self) -> bool:
-        """True if the label names a published model. Such a label says nothing about the user."""
-        return bool(self.revision) and self.label in (NANO, *HUB_ALIASES.values())
-
-    def read_config(self) -> DinacAEConfig:
-        """Returns the network's sizes and constants. Raises ModelError if this fails."""
-        return read_config(locate_checkpoint(self.path))
-
-    def read_settings(self) -> Mapping[str, object]:
-        """Calls `source.read_settings` for this checkpoint."""
-        return read_settings(locate_checkpoint(self.path))
-
-    def identify(self) -> ModelIdentity:
-        """Calls `read_identity` for this checkpoint."""
-        files = locate_checkpoint(self.path)
-        return read_identity(files.weights, read_config(files))
-
-
 def resolve_model(
     source: str,
     revision: str | None = None,
     *,
     announce: Callable[[str], None] | None = None,
-) -> ResolvedModel:
+) -> LatentModel:
     """Finds the model that `source` names: an alias, folder, .safetensors file or Hub repository.
 
     If a Hub model is not cached, calls `announce` with a message and downloads the model. Raises
@@ -83,11 +44,11 @@ def resolve_model(
     """
     if source == NANO:
         _refuse_revision(source, revision, NANO_REVISION)
-        return ResolvedModel(_NANO_FOLDER, NANO, NANO_REVISION)
+        return open_nano()
     if _is_path(source):
         _refuse_revision(source, revision, "")
         path = Path(os.path.expanduser(source))
-        return ResolvedModel(path, path.resolve().name)
+        return open_checkpoint(path, path.resolve().name)
     repository = HUB_ALIASES.get(source, source)
     # A name that ends in .safetensors means a file. If the file is missing, do not ask the Hub.
     if not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
@@ -99,7 +60,12 @@ def resolve_model(
     return find_cached(repository, revision) or _download(repository, revision, announce)
 
 
-def find_local(source: str, revision: str | None = None) -> ResolvedModel:
+def open_nano() -> DinacModel:
+    """Returns the embedded model."""
+    return DinacModel(_NANO_FOLDER, NANO, NANO_REVISION)
+
+
+def find_local(source: str, revision: str | None = None) -> LatentModel:
     """Finds a model as `resolve_model` does, but raises ModelError if it must be downloaded."""
     repository = HUB_ALIASES.get(source, source)
     if source == NANO or _is_path(source) or not _REPOSITORY.fullmatch(repository):
@@ -110,7 +76,7 @@ def find_local(source: str, revision: str | None = None) -> ResolvedModel:
     return cached
 
 
-def pull_model(source: str, revision: str | None = None) -> ResolvedModel:
+def pull_model(source: str, revision: str | None = None) -> LatentModel:
     """Downloads the missing files of a Hub model; resumes an interrupted download.
 
     If HF_HUB_OFFLINE is set, uses the cached files. Raises ModelError if the download fails, and
@@ -147,7 +113,7 @@ def choose_default(device: str) -> str:
     return NANO if resolve_device(device).type == "cpu" else "d2"
 
 
-def find_model(latent_space: str) -> ResolvedModel | None:
+def find_model(latent_space: str) -> LatentModel | None:
     """Finds the embedded or cached model with this latent space; returns None if there is none."""
     cached = map(find_cached, HUB_ALIASES.values())
     for candidate in itertools.chain([resolve_model(NANO)], cached):
@@ -157,7 +123,7 @@ def find_model(latent_space: str) -> ResolvedModel | None:
     return None
 
 
-def find_cached(repository: str, revision: str | None = None) -> ResolvedModel | None:
+def find_cached(repository: str, revision: str | None = None) -> LatentModel | None:
     """Returns a complete checkpoint from the Hub's cache, or None if there is none."""
     try:
         model = _fetch(repository, revision, only_cached=True)
@@ -166,7 +132,7 @@ def find_cached(repository: str, revision: str | None = None) -> ResolvedModel |
     return model if _is_complete(model.path) else None
 
 
-def _fetch(repository: str, revision: str | None, *, only_cached: bool) -> ResolvedModel:
+def _fetch(repository: str, revision: str | None, *, only_cached: bool) -> LatentModel:
     """Calls the Hub's client, which may return the folder of an interrupted download."""
     from huggingface_hub import snapshot_download
 
@@ -176,7 +142,7 @@ def _fetch(repository: str, revision: str | None, *, only_cached: bool) -> Resol
             repository, revision=revision, allow_patterns=wanted, local_files_only=only_cached
         )
     )
-    return ResolvedModel(folder, repository, folder.name)
+    return open_checkpoint(folder, repository, folder.name)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -196,7 +162,7 @@ def _is_complete(folder: Path) -> bool:
 
 def _download(
     repository: str, revision: str | None, announce: Callable[[str], None] | None
-) -> ResolvedModel:
+) -> LatentModel:
     from huggingface_hub import constants
 
     at = f"{repository} (revision {revision or 'main'})"

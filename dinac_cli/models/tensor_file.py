@@ -1,15 +1,14 @@
-"""Reads the tensor tables of safetensors files; defines the canonical names of tensors.
+"""Reads the tensor tables of safetensors files. Does not import torch.
 
-Does not import torch. File layout: https://github.com/huggingface/safetensors#format.
+File layout: https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,19 +27,6 @@ ITEM_BYTES = {"F32": 4, "BF16": 2}
 _MAX_RANK = 8
 _GIT_LFS = b"version "  # the start of a pointer; as a header's length it would be absurd
 
-_ALIASES = re.compile(
-    r"(encoder\.blocks\.\d+|dino_token_alignment_head\.block)\.(qkv|proj_out)\.weight"
-    r"|dino_token_alignment_head\.class_readout\.(kv_proj|out_proj)\.weight"
-)
-
-_FLOAT32_NAMES = re.compile(
-    r"(.*\.)?[^.]*norm[^.]*(\..*)?"  # a component of the name contains "norm"
-    r"|.*\.grn\.(gamma|beta)"
-    r"|decoder\.path_drop_mask_feature"
-    r"|decoder\.out_proj\.(weight|bias)"
-    r"|.*\.(periods|freqs)"  # buffers
-)
-
 
 @dataclass(frozen=True)
 class TensorEntry:
@@ -55,18 +41,22 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class TensorTable:
-    """The header of a safetensors file. The header agrees with the file's size."""
+    """The header of a safetensors file. The header agrees with the file's size.
+
+    `canonical` returns the canonical name of a tensor. A tensor may be stored under an alias.
+    """
 
     path: Path
     entries: Mapping[str, TensorEntry]
     size_bytes: int
+    canonical: Callable[[str], str] = str
 
     @property
     def by_canonical_name(self) -> dict[str, TensorEntry]:
         """The entries, sorted by canonical name. The `name` field of an entry may be an alias."""
-        names = {canonical_name(name): name for name in self.entries}
+        names = {self.canonical(name): name for name in self.entries}
         # If a tensor is stored under its canonical name and also an alias, take the former.
-        names |= {name: name for name in self.entries if canonical_name(name) == name}
+        names |= {name: name for name in self.entries if self.canonical(name) == name}
         return {name: self.entries[names[name]] for name in sorted(names)}
 
     @property
@@ -75,30 +65,15 @@ class TensorTable:
         return {name: entry.shape for name, entry in self.by_canonical_name.items()}
 
 
-def canonical_name(name: str) -> str:
-    """Returns the canonical name of a tensor. Attention tensors may be stored under an alias.
-
-    `encoder.blocks.3.qkv.weight` is an alias of `encoder.blocks.3.attn_core.qkv.weight`.
-    """
-    if not _ALIASES.fullmatch(name):
-        return name
-    owner, matrix, weight = name.rsplit(".", 2)
-    return f"{owner}.attn_core.{matrix}.{weight}"
-
-
-def keeps_float32(name: str) -> bool:
-    """Whether the tensor with this canonical name stays float32 in a bfloat16 network."""
-    return _FLOAT32_NAMES.fullmatch(name) is not None
-
-
 def show_name(name: str) -> str:
     """Makes a tensor's name fit for a message: one printable line, at most 100 characters."""
     return (name if name.isprintable() else ascii(name))[:100]
 
 
-def read_tensor_table(path: Path) -> TensorTable:
+def read_tensor_table(path: Path, canonical: Callable[[str], str] = str) -> TensorTable:
     """Reads and checks the header of a safetensors file; reads no tensor data.
 
+    `canonical` returns the canonical name of a tensor.
     Raises ModelError if the file cannot be read, is truncated, or is not a safetensors file.
     """
     try:
@@ -109,7 +84,7 @@ def read_tensor_table(path: Path) -> TensorTable:
     header.pop("__metadata__", None)
     entries = {name: _parse_entry(name, value, data_start, path) for name, value in header.items()}
     _check_layout(entries.values(), data_start, size_bytes, path)
-    return TensorTable(path, entries, size_bytes)
+    return TensorTable(path, entries, size_bytes, canonical)
 
 
 def check_aliases(table: TensorTable, names: Iterable[str]) -> None:
@@ -119,7 +94,7 @@ def check_aliases(table: TensorTable, names: Iterable[str]) -> None:
     """
     wanted = set(names)
     for alias, entry in table.entries.items():
-        name = canonical_name(alias)
+        name = table.canonical(alias)
         if name == alias or name not in wanted or name not in table.entries:
             continue
         twin = table.entries[name]

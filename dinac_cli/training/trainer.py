@@ -20,7 +20,7 @@ from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale
-from dinac_cli.models.tensor_file import keeps_float32
+from dinac_cli.models.dinac.tensor_names import keeps_float32
 from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.training.dataset import CropSource
 from dinac_cli.training.depthwise import use_matrices

@@ -10,12 +10,12 @@ import torch
 from dinac_cli.bench import benchmark, processes
 from dinac_cli.bench.benchmark import Benchmark, BenchRequest
 from dinac_cli.codec.handle import DeviceChoice
-from dinac_cli.models.registry import resolve_model
+from dinac_cli.models.registry import open_nano
 
 
 def make_request(device: str, file_counts: tuple[int, ...] = ()) -> BenchRequest:
     return BenchRequest(
-        model=resolve_model("nano"),
+        model=open_nano(),
         random_weights=None,
         choice=DeviceChoice(device=device, dtype="bf16"),
         compare=None,

@@ -13,10 +13,9 @@ from dinac_cli.bench.cost import GPUS, Cost, Gpu, Kernel, count_cost, find_gpu
 from dinac_cli.bench.network import NetworkFigures, count_flops
 from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.models.dinac.config import RELEASED
-from dinac_cli.models.dinac.fast import ladder
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
-from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH
-from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.dinac.fast.ladder import Choice
+from dinac_cli.models.interface import GRAPHS, PLAIN, TORCH, DinacAEInferenceConfig
 
 from ..models.conftest import triton_operations
 from ..models.launches import build_on_meta, record_launches
@@ -129,7 +128,7 @@ def test_measured_figures_of_a_known_gpu_are_compared(
     monkeypatch.setattr(benchmark, "resolve_device", torch.device)
     monkeypatch.setattr(benchmark, "prepare_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    monkeypatch.setattr(ladder, "choose_step", lambda *arguments: ladder.Choice(step))
+    monkeypatch.setattr(benchmark, "choose_step", lambda *arguments: Choice(step))
     request = BenchRequest(
         model=None,
         random_weights="d2",

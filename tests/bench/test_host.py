@@ -11,7 +11,7 @@ from dinac_cli.bench.host import FORMATS, list_counts, list_tasks, measure_task
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.container.record import unpack_record
 from dinac_cli.errors import DinacError
-from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.dinac.model import DinacModel
 from tests.cli.conftest import save
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 def open_model(part: str) -> ModelHandle:
     choice = DeviceChoice(device="cpu", dtype="f32")
-    return ModelHandle(ResolvedModel(GOLDEN / "tiny", "tiny"), part, choice)
+    return ModelHandle(DinacModel(GOLDEN / "tiny", "tiny"), part, choice)
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from dinac_cli.bench.stages import StageFigures, measure_decode, measure_encode
 from dinac_cli.codec.flight import Pending
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.errors import DinacError
-from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.dinac.model import DinacModel
 
 TINY = Path(__file__).parent.parent / "golden/tiny"
 
 
 def load(part: str) -> ModelHandle:
-    return ModelHandle(ResolvedModel(TINY, "tiny"), part, DeviceChoice(device="cpu", dtype="f32"))
+    return ModelHandle(DinacModel(TINY, "tiny"), part, DeviceChoice(device="cpu", dtype="f32"))
 
 
 @pytest.fixture

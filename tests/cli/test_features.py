@@ -16,7 +16,7 @@ from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.jobs import feature_set
 from dinac_cli.jobs.feature_set import ImageFeatures, is_feature_file, pack_features
-from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.dinac.model import DinacModel
 
 from .processes import Finished, run, run_together
 
@@ -27,9 +27,9 @@ SMALL, LARGE, NEAR = "a.jpg.dinac", "sub/b.png.dinac", "sub/near.png.dinac"
 
 def make_record(folder: Path, name: str, latents: npt.NDArray[np.float32]) -> bytes:
     """Packs a golden model's latents [C, h, w] as a float32 record."""
-    model = ModelHandle(ResolvedModel(folder, folder.name), "decoder", DeviceChoice())
+    model = ModelHandle(DinacModel(folder, folder.name), "decoder", DeviceChoice())
     _, rows, columns = latents.shape
-    patch = model.config.patch_size
+    patch = model.traits.patch
     source = Source(name, 1, "0" * 64, "", rows * patch, columns * patch)
     return build_record(source, Encoded(latents), model, "cpu/f32", "f32")
 

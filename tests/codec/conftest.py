@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
-from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.dinac.model import DinacModel
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -22,7 +22,7 @@ def draw(height: int, width: int, seed: int = 0) -> Pixels:
 
 def make_handle(name: str = "tiny", part: str = "encoder") -> ModelHandle:
     return ModelHandle(
-        ResolvedModel(GOLDEN / name, name), part, DeviceChoice(device="cpu", dtype="f32")
+        DinacModel(GOLDEN / name, name), part, DeviceChoice(device="cpu", dtype="f32")
     )
 
 

@@ -115,5 +115,6 @@ def test_out_of_memory_in_the_class_head_is_retried(monkeypatch: pytest.MonkeyPa
 
 
 def test_only_the_requested_parts_are_loaded() -> None:
-    counts = open_engine("f32")._model.count_parameters()
-    assert counts.keys() == {"encoder", "class_head", "total"}
+    model = open_engine("f32")._model
+    assert isinstance(model, DinacAE)
+    assert model.count_parameters().keys() == {"encoder", "class_head", "total"}

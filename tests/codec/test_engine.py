@@ -20,16 +20,22 @@ from dinac_cli.codec import engine as engine_module
 from dinac_cli.codec.engine import Engine, load_engine
 from dinac_cli.codec.flight import Array, BusyTimer, Download, Transfer
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.codec.memory import measure_token_bytes
 from dinac_cli.errors import DeviceError, ImageError, UsageError
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE
-from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, TRITON, Choice
+from dinac_cli.models.dinac.fast.ladder import Choice
+from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
-from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.graphs import Compute, CudaRecorder
-from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.interface import (
+    GRAPHS,
+    PLAIN,
+    TORCH,
+    TRITON,
+    DinacAEInferenceConfig,
+    ModelTraits,
+)
 
 from .conftest import GOLDEN, Pixels, draw, make_handle
 
@@ -42,7 +48,7 @@ PATIENCE_SECONDS = 120.0
 class Mirror:
     """A model whose latents are the pixels; its first calls raise `failures`."""
 
-    config: DinacAEConfig = field(default_factory=lambda: DinacAEConfig(patch_size=1))
+    traits: ModelTraits = field(default_factory=lambda: DinacAEConfig(patch_size=1).traits)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     is_compiled: bool = False
@@ -62,19 +68,21 @@ class Mirror:
             raise self.failures.pop(0)
         return images
 
-    def encode_pixels(self, pixels: Tensor) -> Posterior:
-        images = self.encode(scale_pixels(pixels))
-        return Posterior(images, torch.full_like(images, torch.inf))  # no noise: the mode is exact
+    def encode_batch(
+        self, pixels: Tensor, *, logsnr: bool = False, class_token: bool = False
+    ) -> tuple[Tensor, ...]:
+        assert (logsnr, class_token) == (False, False)
+        return (self.encode(scale_pixels(pixels)),)
 
-    def whiten(self, latents_raw: Tensor) -> Tensor:
-        return latents_raw
-
-    def decode_pixels(self, latents: Tensor, settings: DinacAEInferenceConfig) -> Tensor:
+    def decode_batch(self, latents: Tensor, settings: DinacAEInferenceConfig) -> Tensor:
         return round_images(self.encode(latents))
+
+    def predict_batch(self, latents: Tensor, *, spatial: bool) -> Tensor:
+        raise AssertionError("it predicts nothing")
 
 
 def make_engine(model: Mirror) -> Engine:
-    return Engine(cast(DinacAE, model))
+    return Engine(model)
 
 
 def show(latents: npt.NDArray[np.float32]) -> Pixels:
@@ -115,7 +123,7 @@ class TestPixels:
         assert (pixels == level).all()
 
     def test_edges_are_repeated_as_padding(self) -> None:
-        engine = make_engine(Mirror(config=DinacAEConfig(patch_size=16)))
+        engine = make_engine(Mirror(DinacAEConfig(patch_size=16).traits))
         pixels = draw(17, 5)
         (latents,) = engine.encode([pixels])
         assert latents.shape == (3, 32, 16)
@@ -134,7 +142,7 @@ class TestBatch:
     def test_size_on_other_devices_depends_on_the_padded_size(
         self, height: int, width: int, size: int
     ) -> None:
-        model = Mirror(config=DinacAEConfig(patch_size=16), device=torch.device("meta"))
+        model = Mirror(DinacAEConfig(patch_size=16).traits, device=torch.device("meta"))
         assert make_engine(model).batch_size(height, width) == size
 
     @pytest.mark.usefixtures("batches_of_four")
@@ -447,7 +455,7 @@ class TestLoading:
         def fail(*arguments: object, **options: object) -> DinacAE:
             raise failure
 
-        monkeypatch.setattr(DinacAE, "from_pretrained", fail)
+        monkeypatch.setattr(DinacModel, "open", fail)
         with pytest.raises(DeviceError) as caught:
             _ = make_handle().engine
         assert str(caught.value) == message
@@ -460,9 +468,8 @@ class TestLoading:
         self, step: str | None, is_fast: bool, compute: str
     ) -> None:
         choice = None if step is None else Choice(step)
-        engine = load_engine(
-            GOLDEN / "tiny", ["encoder"], torch.device("cpu"), torch.float32, choice
-        )
+        model, cpu = DinacModel(GOLDEN / "tiny", "tiny"), torch.device("cpu")
+        engine = load_engine(model, ["encoder"], cpu, torch.float32, choice)
         assert isinstance(engine._model, FastDinacAE) == is_fast
         assert engine.compute == compute
 
@@ -653,7 +660,7 @@ class TestSizeCheck:
     def test_image_that_does_not_fit_is_refused(
         self, encoder: ModelHandle, limit: Callable[[int | None], None]
     ) -> None:
-        token_bytes = measure_token_bytes(encoder.config)
+        token_bytes = encoder.traits.token_bytes
         limit(6 * token_bytes)
         encoder.engine.check_size(32, 48)
         encoder.engine.check_size(17, 33)
@@ -672,7 +679,7 @@ class TestSizeCheck:
     def test_calls_in_flight_count_as_free_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = Mirror()
         engine = make_engine(model)
-        token_bytes = measure_token_bytes(model.config)
+        token_bytes = model.traits.token_bytes
         started, released = threading.Event(), threading.Event()
 
         def encode(images: Tensor) -> Tensor:
@@ -698,7 +705,7 @@ class TestSizeCheck:
         limit: Callable[[int | None], None],
         batches_of_four: None,
     ) -> None:
-        token_bytes = measure_token_bytes(encoder.config)
+        token_bytes = encoder.traits.token_bytes
         limit(4 * token_bytes)
         encoder.engine.check_size(16, 16)
         with pytest.raises(ImageError):

@@ -14,18 +14,20 @@ from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.quantizer import SENSITIVITY_KEY
 from dinac_cli.errors import DeviceError, ModelError, UsageError
 from dinac_cli.models.dinac.fast import ladder
-from dinac_cli.models.dinac.fast.ladder import TORCH, Choice
-from dinac_cli.models.registry import ResolvedModel, resolve_model
+from dinac_cli.models.dinac.fast.ladder import Choice
+from dinac_cli.models.dinac.model import DinacModel
+from dinac_cli.models.interface import TORCH
+from dinac_cli.models.registry import resolve_model
 
 from .conftest import GOLDEN, make_handle
 
 
-def copy_tiny(folder: Path, **settings: object) -> ResolvedModel:
+def copy_tiny(folder: Path, **settings: object) -> DinacModel:
     shutil.copytree(GOLDEN / "tiny", folder / "mine")
     config = folder / "mine/config.json"
     config.chmod(0o644)
     config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
-    return ResolvedModel(folder / "mine", "mine")
+    return DinacModel(folder / "mine", "mine")
 
 
 def test_only_the_requested_part_is_loaded() -> None:
@@ -45,7 +47,7 @@ def test_handles_are_keys_by_identity() -> None:
 
 def test_identity_does_not_load_the_weights() -> None:
     handle = make_handle()
-    assert handle.config.bottleneck_dim == 8
+    assert handle.traits.channels == 8
     assert len(handle.identity.latent_space) == 16
     assert "engine" not in vars(handle)
 
@@ -62,7 +64,7 @@ def test_embedded_model_is_calibrated() -> None:
 def test_absent_or_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     handle = ModelHandle(
-        ResolvedModel(GOLDEN / "tiny", "tiny"), "encoder", DeviceChoice(device="cuda")
+        DinacModel(GOLDEN / "tiny", "tiny"), "encoder", DeviceChoice(device="cuda")
     )
     with pytest.raises(DeviceError, match="device cuda is not available"):
         _ = handle.engine
@@ -95,7 +97,7 @@ class TestCheck:
             ModelHandle(model, "encoder", DeviceChoice()).check()
 
     def test_missing_checkpoint_is_refused(self, tmp_path: Path) -> None:
-        model = ResolvedModel(tmp_path / "gone", "gone")
+        model = DinacModel(tmp_path / "gone", "gone")
         with pytest.raises(ModelError, match="does not exist"):
             ModelHandle(model, "encoder", DeviceChoice()).check()
 

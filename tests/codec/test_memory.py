@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinac_cli.codec import memory
-from dinac_cli.codec.memory import free_bytes, measure_room, measure_token_bytes
+from dinac_cli.codec.memory import free_bytes, measure_room
 from dinac_cli.models.dinac.config import DinacAEConfig
 
 CPU = torch.device("cpu")
@@ -95,4 +95,4 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
 
 def test_token_bytes_of_the_released_model() -> None:
     floats = 2 * 4 * 896 + 6 * 896 + 4 * 3 * 16 * 16
-    assert measure_token_bytes(DinacAEConfig()) == 4 * floats
+    assert DinacAEConfig().traits.token_bytes == 4 * floats

@@ -15,7 +15,8 @@ from dinac_cli.container.header import PRECISIONS, RecordHeader
 from dinac_cli.container.record import unpack_record
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ModelError
-from dinac_cli.models.registry import ResolvedModel, resolve_model
+from dinac_cli.models.dinac.model import DinacModel
+from dinac_cli.models.registry import resolve_model
 
 from .conftest import GOLDEN, make_handle
 
@@ -71,7 +72,7 @@ def test_undecodable_source_name_is_escaped(encoder: ModelHandle) -> None:
 
 
 def test_undecodable_label_is_escaped() -> None:
-    resolved = ResolvedModel(GOLDEN / "tiny", os.fsdecode(b"my\xffmodel"))
+    resolved = DinacModel(GOLDEN / "tiny", os.fsdecode(b"my\xffmodel"))
     model = ModelHandle(resolved, "encoder", DeviceChoice())
     header = unpack_record(build_record(SOURCE, Encoded(LATENTS), model, "cpu/f32", "f32")).header
     assert header.model == "my%FFmodel"

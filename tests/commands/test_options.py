@@ -23,11 +23,11 @@ from dinac_cli.commands.models import models
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.images.formats import OUTPUT_FORMATS
 from dinac_cli.jobs.export import FORMATS
+from dinac_cli.models.aliases import AUTO, HUB_ALIASES, NANO
 from dinac_cli.models.device import _DTYPES
 from dinac_cli.models.dinac.config import RELEASED
 from dinac_cli.models.dinac.sampling import SAMPLERS
 from dinac_cli.models.interface import SCHEDULES
-from dinac_cli.models.registry import AUTO, HUB_ALIASES, NANO
 from dinac_cli.training.session import KLT
 
 MODULES = [

@@ -23,8 +23,9 @@ from dinac_cli.doctor.reference import (
     measure_parity,
     read_reference,
 )
+from dinac_cli.models.aliases import NANO
 from dinac_cli.models.dinac.fast import torch_operations
-from dinac_cli.models.registry import NANO, resolve_model
+from dinac_cli.models.registry import resolve_model
 
 from .canned import CPU
 

@@ -15,8 +15,8 @@ import torch
 from dinac_cli.codec.engine import Engine
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.models.device import prepare_device
-from dinac_cli.models.dinac.fast import ladder
-from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, TORCH, TRITON, Choice
+from dinac_cli.models.dinac.fast.ladder import Choice
+from dinac_cli.models.interface import GRAPHS, PLAIN, STEP_VARIABLE, TORCH, TRITON
 from dinac_cli.models.registry import resolve_model
 
 from ..models.conftest import Golden, read_golden
@@ -70,7 +70,7 @@ def step(request: pytest.FixtureRequest) -> Choice:
 @pytest.fixture
 def named_step(step: Choice, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same step, named by the user."""
-    monkeypatch.setenv(ladder.VARIABLE, step.step)
+    monkeypatch.setenv(STEP_VARIABLE, step.step)
     return step.step
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
-from dinac_cli.models.dinac.fast.ladder import PLAIN, TORCH, TRITON, Choice
+from dinac_cli.models.dinac.fast.ladder import Choice
+from dinac_cli.models.interface import PLAIN, TORCH, TRITON
 
 from ..models.conftest import Golden
 from ..models.test_golden import (

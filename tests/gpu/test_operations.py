@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from dinac_cli.models.dinac.config import RELEASED
-from dinac_cli.models.dinac.fast.ladder import GRAPHS, TORCH, Choice, choose_step
+from dinac_cli.models.dinac.fast.ladder import Choice, choose_step
 from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.fast.self_check import check_operations
-from dinac_cli.models.registry import resolve_model
+from dinac_cli.models.interface import GRAPHS, TORCH
+from dinac_cli.models.registry import open_nano
 
 from .conftest import IS_GPU
 
-CONFIGS = {**RELEASED, "nano": resolve_model("nano").read_config()}
+CONFIGS = {**RELEASED, "nano": open_nano().read_config()}
 WIDTH = 896
 ROWS = 2**31 // WIDTH + 5
 NEEDED_BYTES = 40 * 2**30

@@ -18,7 +18,7 @@ from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.freshness import is_latent_file, is_stamped_image
 from dinac_cli.jobs.request import IMAGES, LATENTS, Selection
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.storage.inputs import InputScan
 from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.storage.source_memory import MEMORY_NAME
@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 def make_handle(name: str, part: str, dtype: str = "f32") -> ModelHandle:
     """Returns the model of a golden folder, not loaded yet."""
     choice = DeviceChoice(device="cpu", dtype=dtype)
-    return ModelHandle(ResolvedModel(GOLDEN / name, name), part, choice)
+    return ModelHandle(DinacModel(GOLDEN / name, name), part, choice)
 
 
 def draw(seed: int, height: int = 20, width: int = 30) -> npt.NDArray[np.uint8]:
@@ -101,7 +101,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
 
 def make_header(model: ModelHandle, name: str, **fields: object) -> RecordHeader:
     """Returns the header of a record of 20x30 pixels of this model."""
-    patch = model.config.patch_size
+    patch = model.traits.patch
     header = RecordHeader(
         name=name,
         model=model.label,
@@ -111,7 +111,7 @@ def make_header(model: ModelHandle, name: str, **fields: object) -> RecordHeader
         patch=patch,
         height=20,
         width=30,
-        shape=(model.config.bottleneck_dim, -(-20 // patch), -(-30 // patch)),
+        shape=(model.traits.channels, -(-20 // patch), -(-30 // patch)),
     )
     return dataclasses.replace(header, **fields)  # type: ignore[arg-type]
 

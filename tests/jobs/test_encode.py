@@ -23,8 +23,9 @@ from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.jobs.encode import EncodeOptions, encode_inputs
 from dinac_cli.jobs.held import find_held_record
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.models.dinac.fast.ladder import TORCH, TRITON, Choice
-from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.dinac.fast.ladder import Choice
+from dinac_cli.models.dinac.model import DinacModel
+from dinac_cli.models.interface import TORCH, TRITON
 from dinac_cli.storage.output import OutputKind
 
 from .hand_made import (
@@ -378,7 +379,7 @@ class TestErrorsOfTheRun:
         values = json.loads(config.read_text())
         config.chmod(0o644)
         config.write_text(json.dumps({**values, "model_dim": 65}))
-        model = ModelHandle(ResolvedModel(tmp_path / "mine", "mine"), "encoder", DeviceChoice())
+        model = ModelHandle(DinacModel(tmp_path / "mine", "mine"), "encoder", DeviceChoice())
         with pytest.raises(ModelError, match="model_dim is 65"):
             encode(images, tmp_path / "out", model)
         assert not (tmp_path / "out").exists()

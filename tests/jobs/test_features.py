@@ -17,6 +17,7 @@ from dinac_cli.container.tensors import Encoded
 from dinac_cli.jobs.feature_set import FeatureSet, is_feature_file
 from dinac_cli.jobs.features import FeatureOptions, predict_features
 from dinac_cli.jobs.model_choice import FixedModel
+from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.storage.output import Output, OutputKind
 
 from .hand_made import GOLDEN, make_handle, run_control, select_latents
@@ -70,7 +71,9 @@ def test_bfloat16_is_near_float32_and_only_the_class_head_is_loaded(tmp_path: Pa
     theirs = np.abs(cases["class_token_autocast_bf16.0"][0] - exact).max()
     assert 0 < error <= 2 * theirs
     assert model.engine.compute == "cpu/bf16"
-    assert set(model.engine._model.count_parameters()) == {"class_head", "total"}
+    network = model.engine._model
+    assert isinstance(network, DinacAE)
+    assert set(network.count_parameters()) == {"class_head", "total"}
 
 
 def test_stored_tokens_are_used_unless_of_other_weights_or_patch_tokens_are_wanted(

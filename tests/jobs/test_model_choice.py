@@ -30,8 +30,10 @@ from dinac_cli.jobs.model_choice import (
 )
 from dinac_cli.jobs.request import keep_quiet
 from dinac_cli.models import registry
+from dinac_cli.models.aliases import HUB_ALIASES
+from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.identity import cache_folder
-from dinac_cli.models.registry import HUB_ALIASES, ResolvedModel, find_cached, resolve_model
+from dinac_cli.models.registry import find_cached, resolve_model
 from dinac_cli.storage.output import Output, OutputKind
 
 TINY = Path(__file__).parent.parent / "golden/tiny"
@@ -40,7 +42,7 @@ CHOICE = DeviceChoice(device="cpu", dtype="f32")
 
 def make_record(model: ModelHandle, precision: str = "bf16") -> bytes:
     source = Source("a.jpg", 1, "0" * 64, "alpha=none", 16, 16)
-    latents = np.zeros((model.config.bottleneck_dim, 1, 1), np.float32)
+    latents = np.zeros((model.traits.channels, 1, 1), np.float32)
     return build_record(source, Encoded(latents), model, "cpu/f32", precision)
 
 
@@ -52,7 +54,7 @@ def make_output(
 
 @pytest.fixture
 def tiny() -> ModelHandle:
-    return ModelHandle(ResolvedModel(TINY, "tiny"), "encoder", CHOICE)
+    return ModelHandle(DinacModel(TINY, "tiny"), "encoder", CHOICE)
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE
+from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.interface import DinacAEInferenceConfig
-from dinac_cli.models.registry import ResolvedModel
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.parts import Shard
 
@@ -78,7 +78,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_handle(checkpoint: Path, part: str, dtype: str) -> ModelHandle:
     choice = DeviceChoice(device="cpu", dtype=dtype)
-    return ModelHandle(ResolvedModel(checkpoint, "long-sums"), part, choice)
+    return ModelHandle(DinacModel(checkpoint, "long-sums"), part, choice)
 
 
 @pytest.fixture(scope="module", params=["f32", "bf16"])

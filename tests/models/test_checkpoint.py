@@ -21,7 +21,7 @@ from dinac_cli.models.dinac import checkpoint
 from dinac_cli.models.dinac.autoencoder import DinacAE, list_shapes
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json, to_json
-from dinac_cli.models.tensor_file import canonical_name, keeps_float32, read_tensor_table
+from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32, read_table
 
 from .conftest import Golden, read_json
 
@@ -68,7 +68,7 @@ def test_names_shapes_and_counts_of_the_full_checkpoint(manifest: dict[str, Any]
 
 
 def test_float32_tensors_are_those_of_the_bfloat16_file(pair: Golden) -> None:
-    stored = read_tensor_table(pair.folder / "model.bf16.safetensors").by_canonical_name
+    stored = read_table(pair.folder / "model.bf16.safetensors").by_canonical_name
     for name, entry in stored.items():
         assert keeps_float32(name) == (entry.dtype == "F32"), name
         assert pair.bfloat16.state_dict()[name].dtype == (
@@ -316,7 +316,7 @@ def test_written_checkpoint_loads_again(dtype: torch.dtype, pair: Golden, folder
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["config.json", "model.safetensors"]
     assert read_json(folder / "config.json") == read_json(pair.folder / "config.json")
-    table = read_tensor_table(folder / "model.safetensors")
+    table = read_table(folder / "model.safetensors")
     assert table.entries.keys() == pair.float32.state_dict().keys()
     expected = pair.float32 if dtype == torch.float32 else pair.bfloat16
     assert_same_network(DinacAE.from_pretrained(folder, dtype=dtype), expected)

@@ -11,7 +11,7 @@ import pytest
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json, to_json
 from dinac_cli.models.dinac.sizes import infer_config
-from dinac_cli.models.tensor_file import read_tensor_table
+from dinac_cli.models.dinac.tensor_names import read_table
 
 from .conftest import Golden, read_json
 
@@ -31,7 +31,7 @@ def test_dinac_ae_differs_only_in_encoder_depth(manifest: dict[str, Any]) -> Non
 
 def test_config_is_inferred_from_tensors(goldens: list[Golden]) -> None:
     for golden in goldens:
-        assert infer_config(read_tensor_table(golden.weights).canonical_shapes) == golden.config
+        assert infer_config(read_table(golden.weights).canonical_shapes) == golden.config
 
 
 def test_json_round_trip(goldens: list[Golden]) -> None:
@@ -126,7 +126,7 @@ def test_json_that_is_not_an_object_is_refused(values: object) -> None:
 
 
 def test_sizes_that_cannot_be_inferred_are_refused(tiny: Golden) -> None:
-    shapes = read_tensor_table(tiny.weights).canonical_shapes
+    shapes = read_table(tiny.weights).canonical_shapes
     name = "encoder.patchify.proj.weight"
     without = {key: shape for key, shape in shapes.items() if key != name}
     with pytest.raises(ModelError, match=f"tensor {re.escape(name)} is missing"):

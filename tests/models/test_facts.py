@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.errors import ModelError
+from dinac_cli.models.dinac.model import DinacModel
+from dinac_cli.models.dinac.tensor_names import canonical_name, find_part
 from dinac_cli.models.facts import count_parameters, read_licence, summarise_model
-from dinac_cli.models.registry import ResolvedModel, resolve_model
+from dinac_cli.models.registry import resolve_model
 from dinac_cli.models.tensor_file import TensorEntry, TensorTable
 
 from .conftest import GOLDEN
@@ -22,7 +24,7 @@ def test_parameters_of_the_published_model() -> None:
         name: TensorEntry(name, "F32", tuple(shape), 0, 0)
         for name, shape in manifest["tensors"].items()
     }
-    counts = count_parameters(TensorTable(Path("x"), entries, size_bytes=0))
+    counts = count_parameters(TensorTable(Path("x"), entries, 0, canonical_name), find_part)
     assert counts | {"total": sum(counts.values())} == manifest["parameters"]
 
 
@@ -35,7 +37,7 @@ def test_nano() -> None:
 
 def test_bfloat16_copy_differs_only_in_storage() -> None:
     full, half = (
-        summarise_model(ResolvedModel(GOLDEN / "pair" / name, "pair"))
+        summarise_model(DinacModel(GOLDEN / "pair" / name, "pair"))
         for name in ("model.safetensors", "model.bf16.safetensors")
     )
     assert full.parameters == half.parameters
@@ -68,4 +70,4 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     shutil.copy(GOLDEN / "tiny/config.json", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ModelError, match="not a complete safetensors file"):
-        summarise_model(ResolvedModel(tmp_path, "x"))
+        summarise_model(DinacModel(tmp_path, "x"))

@@ -18,10 +18,10 @@ from dinac_cli.errors import DeviceError, UsageError
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import ladder, self_check, torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
-from dinac_cli.models.dinac.fast.ladder import GRAPHS, PLAIN, STEPS, TORCH, TRITON, choose_step
+from dinac_cli.models.dinac.fast.ladder import choose_step
 from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.fast.self_check import LIMITS, PIXEL_LIMIT, check_operations
-from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.interface import GRAPHS, PLAIN, STEPS, TORCH, TRITON, DinacAEInferenceConfig
 
 from .launches import Launches, build_on_meta, record_launches
 

@@ -26,7 +26,7 @@ import pytest
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.autoencoder import DinacAE
-from dinac_cli.models.registry import ResolvedModel
+from dinac_cli.models.dinac.model import DinacModel
 
 from .conftest import GOLDEN, Golden, read_json
 
@@ -175,7 +175,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 def open_checkpoint(path: Path) -> None:
     """Does everything that a command does with a checkpoint before the first image."""
     ModelHandle(
-        ResolvedModel(path, "model"), "decoder", DeviceChoice(device="cpu", dtype="f32")
+        DinacModel(path, "model"), "decoder", DeviceChoice(device="cpu", dtype="f32")
     ).check("q6")
     DinacAE.from_pretrained(path)
 
@@ -219,8 +219,8 @@ def test_hostile_values_of_each_configuration_key(genuine: Draft, tmp_path: Path
             text = json.dumps({**genuine.config, key: value})
             (tmp_path / "config.json").write_text(text)
             with contextlib.suppress(ModelError):
-                ModelHandle(ResolvedModel(tmp_path, "m"), "decoder", DeviceChoice()).check()
-                taken = ResolvedModel(tmp_path, "m").read_config()
+                ModelHandle(DinacModel(tmp_path, "m"), "decoder", DeviceChoice()).check()
+                taken = DinacModel(tmp_path, "m").read_config()
                 assert value is None or getattr(taken, key, value) == value
 
 

@@ -17,14 +17,16 @@ from safetensors.torch import load_file, save_file
 from dinac_cli.errors import ModelError
 from dinac_cli.models import identity
 from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.dinac.model import make_rule
+from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32
 from dinac_cli.models.identity import (
+    IdentityRule,
     ModelIdentity,
     cache_folder,
     compute_identity,
     read_identity,
     round_to_bfloat16,
 )
-from dinac_cli.models.tensor_file import canonical_name, keeps_float32
 
 from .conftest import Golden
 
@@ -50,30 +52,31 @@ def test_identity_is_the_documented_hash(pair: Golden) -> None:
         b'["logsnr_min", -10.0]\n["pixel_noise_std", 0.558]\n'
     )
     expected = {name: digest.hexdigest()[:16] for name, digest in hashes.items()}
-    assert dataclasses.asdict(compute_identity(pair.weights, config)) == expected
+    assert dataclasses.asdict(compute_identity(pair.weights, make_rule(config))) == expected
 
 
 def test_identities_of_the_references_are_pinned(tiny: Golden, pair: Golden) -> None:
     # Identities are written into records: a change orphans all existing latents.
-    assert compute_identity(tiny.weights, tiny.config) == TINY
-    assert compute_identity(pair.weights, pair.config) == PAIR
+    assert compute_identity(tiny.weights, make_rule(tiny.config)) == TINY
+    assert compute_identity(pair.weights, make_rule(pair.config)) == PAIR
 
 
 def test_bfloat16_copy_has_the_same_identity(pair: Golden) -> None:
     copy = pair.folder / "model.bf16.safetensors"
-    assert compute_identity(copy, pair.config) == compute_identity(pair.weights, pair.config)
+    rule = make_rule(pair.config)
+    assert compute_identity(copy, rule) == compute_identity(pair.weights, rule)
 
 
 def test_stored_names_do_not_matter(tiny: Golden, tmp_path: Path) -> None:
     both = load_file(tiny.weights)
-    expected = compute_identity(tiny.weights, tiny.config)
+    expected = compute_identity(tiny.weights, make_rule(tiny.config))
     aliases = {name for name in both if canonical_name(name) != name}
     twins = {canonical_name(name) for name in aliases}
     assert aliases
     for left_out in (aliases, twins):
         path = tmp_path / "model.safetensors"
         save_file({name: t for name, t in both.items() if name not in left_out}, path)
-        assert compute_identity(path, tiny.config) == expected
+        assert compute_identity(path, make_rule(tiny.config)) == expected
 
 
 def test_different_tensors_under_two_names_have_no_identity(tiny: Golden, tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_different_tensors_under_two_names_have_no_identity(tiny: Golden, tmp_pa
     tensors["encoder.blocks.0.qkv.weight"] += 1
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="name the same tensor but differ"):
-        compute_identity(tmp_path / "model.safetensors", tiny.config)
+        compute_identity(tmp_path / "model.safetensors", make_rule(tiny.config))
 
 
 @pytest.mark.parametrize(
@@ -100,8 +103,8 @@ def test_tensors_that_an_identity_covers(
     tensors = load_file(pair.weights)
     tensors[name] = tensors[name] + 1
     save_file(tensors, tmp_path / "model.safetensors")
-    before = compute_identity(pair.weights, pair.config)
-    after = compute_identity(tmp_path / "model.safetensors", pair.config)
+    before = compute_identity(pair.weights, make_rule(pair.config))
+    after = compute_identity(tmp_path / "model.safetensors", make_rule(pair.config))
     assert after.weights != before.weights
     assert (after.latent_space != before.latent_space) == changes_space
 
@@ -119,8 +122,8 @@ def test_constants_that_an_identity_covers(
     constant: str, changes_space: bool, pair: Golden
 ) -> None:
     other = dataclasses.replace(pair.config, **{constant: getattr(pair.config, constant) * 0.9})
-    before = compute_identity(pair.weights, pair.config)
-    after = compute_identity(pair.weights, other)
+    before = compute_identity(pair.weights, make_rule(pair.config))
+    after = compute_identity(pair.weights, make_rule(other))
     assert after.weights != before.weights
     assert (after.latent_space != before.latent_space) == changes_space
 
@@ -129,7 +132,7 @@ def test_unsupported_types_have_no_identity(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"encoder.to_bottleneck.bias": torch.zeros(2, dtype=torch.float16)}, path)
     with pytest.raises(ModelError, match="has type F16; convert the checkpoint to F32 or BF16"):
-        compute_identity(path, DinacAEConfig())
+        compute_identity(path, make_rule(DinacAEConfig()))
 
 
 def test_rounding_matches_torch() -> None:
@@ -142,9 +145,9 @@ def test_rounding_matches_torch() -> None:
 
 
 def test_large_tensors_are_hashed_in_chunks(pair: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = compute_identity(pair.weights, pair.config)
+    expected = compute_identity(pair.weights, make_rule(pair.config))
     monkeypatch.setattr(identity, "_CHUNK_BYTES", 4096)
-    assert compute_identity(pair.weights, pair.config) == expected
+    assert compute_identity(pair.weights, make_rule(pair.config)) == expected
 
 
 @pytest.fixture
@@ -152,9 +155,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that have been hashed."""
     paths: list[Path] = []
 
-    def compute(path: Path, config: DinacAEConfig) -> ModelIdentity:
+    def compute(path: Path, rule: IdentityRule) -> ModelIdentity:
         paths.append(path)
-        return compute_identity(path, config)
+        return compute_identity(path, rule)
 
     monkeypatch.setattr(identity, "compute_identity", compute)
     return paths
@@ -165,13 +168,13 @@ def test_identity_is_hashed_once(
 ) -> None:
     path = tmp_path / "model.safetensors"
     shutil.copy(pair.weights, path)
-    expected = compute_identity(path, pair.config)
-    assert [read_identity(path, pair.config) for _ in range(3)] == [expected] * 3
+    expected = compute_identity(path, make_rule(pair.config))
+    assert [read_identity(path, make_rule(pair.config)) for _ in range(3)] == [expected] * 3
     assert computed == [path]
     os.utime(path, ns=(1, 1))  # another modification time
-    read_identity(path, pair.config)
+    read_identity(path, make_rule(pair.config))
     other = dataclasses.replace(pair.config, logsnr_min=-9)
-    assert read_identity(path, other) != expected
+    assert read_identity(path, make_rule(other)) != expected
     assert computed == [path] * 3
     assert [entry.name for entry in own_cache.iterdir()] == ["identities.json"]
 
@@ -192,8 +195,8 @@ def test_damaged_cache_is_replaced(
 ) -> None:
     own_cache.mkdir()
     (own_cache / "identities.json").write_text(text)
-    read_identity(pair.weights, pair.config)
-    read_identity(pair.weights, pair.config)
+    read_identity(pair.weights, make_rule(pair.config))
+    read_identity(pair.weights, make_rule(pair.config))
     assert len(computed) == 1
 
 
@@ -201,8 +204,8 @@ def test_unwritable_cache_only_costs_time(
     pair: Golden, own_cache: Path, computed: list[Path]
 ) -> None:
     own_cache.touch()  # a file where the folder should be
-    first = read_identity(pair.weights, pair.config)
-    assert read_identity(pair.weights, pair.config) == first
+    first = read_identity(pair.weights, make_rule(pair.config))
+    assert read_identity(pair.weights, make_rule(pair.config)) == first
     assert len(computed) == 2
 
 
@@ -215,8 +218,8 @@ def test_no_home_folder_only_costs_time(
     monkeypatch.delenv("DINAC_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", fail)
-    first = read_identity(pair.weights, pair.config)
-    assert read_identity(pair.weights, pair.config) == first
+    first = read_identity(pair.weights, make_rule(pair.config))
+    assert read_identity(pair.weights, make_rule(pair.config)) == first
     assert len(computed) == 2
 
 
@@ -225,7 +228,8 @@ def test_cache_forgets_the_oldest(
 ) -> None:
     monkeypatch.setattr(identity, "compute_identity", lambda *_: ModelIdentity("0" * 16, "1" * 16))
     for index in range(70):
-        read_identity(pair.weights, dataclasses.replace(pair.config, pixel_noise_std=1 + index))
+        config = dataclasses.replace(pair.config, pixel_noise_std=1 + index)
+        read_identity(pair.weights, make_rule(config))
     document = json.loads((own_cache / "identities.json").read_text())
     stds = [json.loads(key)[3][3] for key in document["identities"]]
     assert stds == [float(1 + index) for index in range(6, 70)]
@@ -244,4 +248,4 @@ def test_location_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_missing_file_has_no_identity(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read: No such file"):
-        read_identity(tmp_path / "absent.safetensors", DinacAEConfig())
+        read_identity(tmp_path / "absent.safetensors", make_rule(DinacAEConfig()))

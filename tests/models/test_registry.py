@@ -14,11 +14,10 @@ import pytest
 from huggingface_hub import constants, errors
 
 from dinac_cli.errors import ModelError, UsageError, quote_error
+from dinac_cli.models.aliases import HUB_ALIASES, NANO
+from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.registry import (
-    HUB_ALIASES,
-    NANO,
     NANO_REVISION,
-    ResolvedModel,
     choose_default,
     find_cached,
     find_model,
@@ -92,13 +91,13 @@ class TestLocal:
         nano = resolve_model("nano")
         assert (nano.label, nano.revision) == ("nano", NANO_REVISION)
         assert resolve_model("nano", NANO_REVISION) == nano
-        assert nano.read_config().bottleneck_dim == 128
+        assert nano.read_traits().channels == 128
         assert "latent_sensitivity" in nano.read_settings()
         assert hub.calls == []
 
     def test_folder(self, hub: Hub) -> None:
         tiny = resolve_model(str(GOLDEN / "tiny"))
-        assert tiny == ResolvedModel(GOLDEN / "tiny", "tiny", "")
+        assert tiny == DinacModel(GOLDEN / "tiny", "tiny", "")
         assert tiny.read_config().bottleneck_dim == 8
         assert hub.calls == []
 
@@ -159,7 +158,7 @@ class TestCached:
         hub.cached[D2] = hub.make_snapshot()
         said: list[str] = []
         model = resolve_model(source, announce=said.append)
-        assert model == ResolvedModel(hub.folder / COMMIT, D2, COMMIT)
+        assert model == DinacModel(hub.folder / COMMIT, D2, COMMIT)
         assert hub.calls == [(D2, None, True)]
         assert said == []
 
@@ -180,7 +179,7 @@ class TestCached:
             hub.answer = hub.make_snapshot()
 
         hub.on_download = complete
-        assert resolve_model("d2") == ResolvedModel(hub.folder / COMMIT, D2, COMMIT)
+        assert resolve_model("d2") == DinacModel(hub.folder / COMMIT, D2, COMMIT)
         assert [local for _, _, local in hub.calls] == [True, True, False]
         assert find_cached(D2) is not None
 
@@ -217,7 +216,7 @@ class TestCached:
         shutil.copytree(GOLDEN / "tiny", folder / "snapshots" / COMMIT)
         (folder / "refs").mkdir()
         (folder / "refs/main").write_text(COMMIT)
-        expected = ResolvedModel(folder / "snapshots" / COMMIT, D2, COMMIT)
+        expected = DinacModel(folder / "snapshots" / COMMIT, D2, COMMIT)
         assert find_cached(D2) == find_cached(D2, "main") == find_cached(D2, COMMIT) == expected
         assert find_cached(D2, "other") is None
         assert find_cached("data-archetype/dinac_ae") is None
@@ -233,7 +232,7 @@ class TestDownload:
         hub.answer = hub.make_snapshot()
         said: list[str] = []
         model = resolve_model("d2", announce=said.append)
-        assert model == ResolvedModel(hub.folder / COMMIT, D2, COMMIT)
+        assert model == DinacModel(hub.folder / COMMIT, D2, COMMIT)
         assert said == [f"downloading {D2} (revision main) into /cache/hub"]
 
     @pytest.mark.parametrize(

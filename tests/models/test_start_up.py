@@ -8,8 +8,8 @@ import sys
 from .conftest import GOLDEN
 
 TORCH_FREE = (
-    *("facts", "identity", "interface", "registry"),
-    *("dinac.config", "dinac.sizes", "dinac.source", "dinac.tensor_file"),
+    *("aliases", "facts", "families", "identity", "interface", "registry", "tensor_file"),
+    *("dinac.config", "dinac.model", "dinac.sizes", "dinac.source", "dinac.tensor_names"),
 )
 
 IMPORT_ALL = "; ".join(f"import dinac_cli.models.{name}" for name in TORCH_FREE)

@@ -11,11 +11,10 @@ import pytest
 
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32
 from dinac_cli.models.tensor_file import (
     MAX_HEADER_BYTES,
     TensorEntry,
-    canonical_name,
-    keeps_float32,
     map_bytes,
     read_tensor_table,
 )

@@ -21,8 +21,9 @@ from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.samples import draw_clouds, draw_leaves, draw_page
 from dinac_cli.models.dinac.autoencoder import DinacAE
 from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.interface import DinacAEInferenceConfig
-from dinac_cli.models.registry import resolve_model
+from dinac_cli.models.registry import open_nano, resolve_model
 from dinac_cli.training import klt
 from dinac_cli.training.klt import (
     NANO_CONFIG,
@@ -233,7 +234,7 @@ class TestMain:
         values = json.loads((tmp_path / "out/config.json").read_text())
         assert len(values[SENSITIVITY_KEY]) == SMALL.bottleneck_dim
         checkpoint = resolve_model(str(tmp_path / "out"))
-        assert checkpoint.read_config() == SMALL
+        assert DinacModel(checkpoint.path, "").read_config() == SMALL
         model = DinacAE.from_pretrained(tmp_path / "out")
         with torch.inference_mode():
             latents = model.encode(as_tensor(images[0]))
@@ -245,4 +246,4 @@ class TestMain:
         assert (tmp_path / "out/model.safetensors").read_bytes() == before
 
     def test_architecture_equals_the_embedded_model(self) -> None:
-        assert resolve_model("nano").read_config() == NANO_CONFIG
+        assert open_nano().read_config() == NANO_CONFIG

@@ -211,11 +211,11 @@ class ShardForecast:
 
     def _guess_record(self, sizes: SampleSizes) -> int:
         options = self.setup.options
-        head = self.setup.model.config.class_head if options.features else None
+        width = self.setup.model.traits.feature_dim if options.features else None
         plan = Plan(
             options.precision,
             posterior=options.posterior,
-            token_width=0 if head is None else head.model_dim,
+            token_width=width or 0,
             with_twins=options.geometry.flip,
         )
         plan.add(PlannedFile("", Fate.NEW, pixels=round(sizes.pixels)))

@@ -22,9 +22,16 @@ from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, space_times
 from dinac_cli.models.dinac.source import locate_checkpoint, read_config
-from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER, DinacAEInferenceConfig
+from dinac_cli.models.dinac.tensor_names import keeps_float32, read_table
+from dinac_cli.models.interface import (
+    CLASS_HEAD,
+    DECODER,
+    ENCODER,
+    DinacAEInferenceConfig,
+    ModelTraits,
+)
 from dinac_cli.models.registry import resolve_model
-from dinac_cli.models.tensor_file import check_aliases, keeps_float32, read_tensor_table
+from dinac_cli.models.tensor_file import check_aliases
 
 ALL_PARTS = frozenset({ENCODER, DECODER, CLASS_HEAD})
 """The optional parts of a network. The whitening statistics are always present."""
@@ -77,22 +84,15 @@ class DinacAE(nn.Module):
         always float32. Checks the names and shapes of all tensors, then reads the tensors of
         `parts`. Raises DinacError if loading fails.
         """
-        demand_dtype(dtype)
-        if unknown := sorted(set(parts) - ALL_PARTS):
-            known = ", ".join(sorted(ALL_PARTS))
-            raise UsageError(f"the part {unknown[0]!r} is unknown; the known parts are {known}")
         place = resolve_device(str(device))
         # A string may be an alias or a repository; a path object is always a path.
         path = resolve_model(source, revision).path if isinstance(source, str) else Path(source)
-        files = locate_checkpoint(path)
-        config = read_config(files)
-        table = read_tensor_table(files.weights)
-        check_tensors(table, list_shapes(config))
-        model = _build_on_meta(config, parts)
-        names = model.state_dict().keys()
-        check_aliases(table, names)
-        model.load_state_dict(read_tensors(table, names, place, dtype), assign=True)
-        return model.eval()
+        return load_network(path, parts, place, dtype)
+
+    @property
+    def traits(self) -> ModelTraits:
+        """What the network is and can do."""
+        return self.config.traits
 
     @property
     def device(self) -> torch.device:
@@ -167,6 +167,28 @@ class DinacAE(nn.Module):
         """
         class_token, patch_tokens = self._class_head()(self.dewhiten(latents))
         return torch.cat((class_token[:, None], patch_tokens), dim=1)
+
+    def encode_batch(
+        self, pixels: Tensor, *, logsnr: bool = False, class_token: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Implements `OpenModel.encode_batch`."""
+        posterior = self.encode_pixels(pixels)
+        parts = [self.whiten(posterior.mode())]
+        if logsnr:
+            parts.append(posterior.logsnr.contiguous())
+        if class_token:
+            parts.append(self.predict_class(parts[0]).contiguous())
+        return tuple(parts)
+
+    def decode_batch(self, latents: Tensor, settings: DinacAEInferenceConfig) -> Tensor:
+        """Implements `OpenModel.decode_batch`."""
+        return self.decode_pixels(latents, settings)
+
+    def predict_batch(self, latents: Tensor, *, spatial: bool) -> Tensor:
+        """Implements `OpenModel.predict_batch`."""
+        if spatial:
+            return self.predict_features(latents)
+        return self.predict_class(latents)[:, None].contiguous()
 
     def whiten(self, latents_raw: Tensor) -> Tensor:
         """Shifts and scales each channel of raw latents to mean 0 and variance 1, in float32."""
@@ -293,6 +315,25 @@ class DinacAE(nn.Module):
                 f"latents of {rows} rows and {columns} columns decode to height {rows * patch} "
                 f"and width {columns * patch}, not to {height} and {width}"
             )
+
+
+def load_network(
+    path: Path, parts: Collection[str], device: torch.device, dtype: torch.dtype
+) -> DinacAE:
+    """Loads the parts of a checkpoint; see `DinacAE.from_pretrained`. Raises DinacError."""
+    demand_dtype(dtype)
+    if unknown := sorted(set(parts) - ALL_PARTS):
+        known = ", ".join(sorted(ALL_PARTS))
+        raise UsageError(f"the part {unknown[0]!r} is unknown; the known parts are {known}")
+    files = locate_checkpoint(path)
+    config = read_config(files)
+    table = read_table(files.weights)
+    check_tensors(table, list_shapes(config))
+    model = _build_on_meta(config, parts)
+    names = model.state_dict().keys()
+    check_aliases(table, names)
+    model.load_state_dict(read_tensors(table, names, device, dtype), assign=True)
+    return model.eval()
 
 
 def build_model(model: DinacAE, state: Mapping[str, Tensor], dtype: torch.dtype) -> DinacAE:

@@ -15,13 +15,8 @@ from torch import Tensor
 from dinac_cli.errors import CheckpointError, ModelError, OutputError, UsageError, quote_error
 from dinac_cli.models.dinac.config import DinacAEConfig, to_json
 from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
-from dinac_cli.models.tensor_file import (
-    ITEM_BYTES,
-    TensorTable,
-    canonical_name,
-    keeps_float32,
-    show_name,
-)
+from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32
+from dinac_cli.models.tensor_file import ITEM_BYTES, TensorTable, show_name
 
 _NAMES_SHOWN = 5
 _WRONGLY_TYPED = "wrongly typed"
@@ -84,7 +79,7 @@ def check_tensors(table: TensorTable, shapes: Mapping[str, tuple[int, ...]]) -> 
         _WRONGLY_TYPED: [],
     }
     for stored, entry in table.entries.items():
-        shape = shapes.get(canonical_name(stored))
+        shape = shapes.get(table.canonical(stored))
         shown = show_name(stored)
         if shape is None:
             faults["unexpected"].append(shown)

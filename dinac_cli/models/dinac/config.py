@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from dinac_cli.errors import ModelError
-from dinac_cli.models.interface import is_finite, is_int
+from dinac_cli.models.interface import (
+    CLASS_HEAD,
+    DECODER,
+    ENCODER,
+    ModelTraits,
+    is_finite,
+    is_int,
+)
 
 ENCODER_HEAD_DIM = 64
 """The width of the encoder's attention heads. It is the same in all configurations."""
@@ -133,6 +140,25 @@ class DinacAEConfig:
         """The sizes of the class head, or None if the network has no class head."""
         sizes = [getattr(self, key) for key in CLASS_HEAD_SIZES]
         return None if sizes[0] is None else ClassHeadConfig(*sizes)
+
+    @property
+    def traits(self) -> ModelTraits:
+        """What a network of this configuration is and can do.
+
+        The memory per latent position is two activations of the widest layer, six activations of
+        the trunk, and four copies of the pixels, all in float32.
+        """
+        head = self.class_head
+        floats = 2 * self.mlp_dim + 6 * self.model_dim + 4 * 3 * self.patch_size**2
+        return ModelTraits(
+            patch=self.patch_size,
+            channels=self.bottleneck_dim,
+            parts=frozenset({ENCODER, DECODER} if head is None else {ENCODER, DECODER, CLASS_HEAD}),
+            has_posterior=True,
+            has_steps=True,
+            feature_dim=None if head is None else head.feature_dim,
+            token_bytes=4 * floats,
+        )
 
     def without_class_head(self) -> DinacAEConfig:
         """Returns the configuration of the same network without a class head."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from dinac_cli.errors import ModelError, quote_error
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json
 from dinac_cli.models.dinac.sizes import infer_config
-from dinac_cli.models.tensor_file import read_tensor_table
+from dinac_cli.models.dinac.tensor_names import read_table
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -58,7 +58,7 @@ def read_config(files: CheckpointFiles) -> DinacAEConfig:
     Raises ModelError if the configuration is damaged or the network is not supported.
     """
     if files.config is None:
-        build = partial(infer_config, read_tensor_table(files.weights).canonical_shapes)
+        build = partial(infer_config, read_table(files.weights).canonical_shapes)
     else:
         build = partial(from_json, _read_json(files.config))
     try:

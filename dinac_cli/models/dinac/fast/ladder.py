@@ -24,11 +24,7 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.fast.self_check import OperationCheck, check_operations
-
-GRAPHS, TRITON, TORCH, PLAIN = STEPS = ("graphs", "triton", "torch", "plain")
-
-VARIABLE = "DINAC_CUDA"
-"""The environment variable that names a step. If that step does not work, the run fails."""
+from dinac_cli.models.interface import GRAPHS, PLAIN, STEP_VARIABLE, STEPS, TORCH, GpuStep
 
 _HEADERS = "install a C compiler and the headers of Python (on Debian: gcc and python3-dev)"
 _REPORT = "report it with the output of `dinac doctor`"
@@ -75,6 +71,16 @@ class _Trial:
     checks: tuple[OperationCheck, ...] = ()
 
 
+def find_operations(step: GpuStep | None) -> Operations | None:
+    """Returns the operations of a step, or None for the plain network.
+
+    Without a step, these are torch's operations: those of devices other than CUDA.
+    """
+    if not isinstance(step, Choice):
+        return torch_operations
+    return step.operations
+
+
 def choose_step(
     config: DinacAEConfig, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
 ) -> Choice:
@@ -104,15 +110,15 @@ def _choose(
             return Choice(step, first.reason, first.remedy, first.checks or trial.checks)
     if named is not None:
         raise DeviceError(
-            "; ".join(filter(None, (f"{VARIABLE}={named}: {first.reason}", first.remedy)))
+            "; ".join(filter(None, (f"{STEP_VARIABLE}={named}: {first.reason}", first.remedy)))
         )
     return Choice(PLAIN, trials[-1].reason, trials[-1].remedy, trials[-1].checks)
 
 
 def _read_named() -> str | None:
-    named = os.environ.get(VARIABLE) or None
+    named = os.environ.get(STEP_VARIABLE) or None
     if named is not None and named not in STEPS:
-        raise UsageError(f"{VARIABLE}={named}: no such step; choose one of {', '.join(STEPS)}")
+        raise UsageError(f"{STEP_VARIABLE}={named}: no such step; choose one of {', '.join(STEPS)}")
     return named
 
 
@@ -149,8 +155,8 @@ def _judge(step: str, checks: tuple[OperationCheck, ...], device: torch.device) 
         torch.cuda.synchronize(device)
     except RuntimeError as exc:  # from now on, the GPU refuses all work of this process
         raise DeviceError(
-            f"{device} failed in {failed.name}: {_quote_briefly(exc)}; set {VARIABLE}={TORCH} to "
-            f"compute without Triton's kernels, and {_REPORT}"
+            f"{device} failed in {failed.name}: {_quote_briefly(exc)}; set "
+            f"{STEP_VARIABLE}={TORCH} to compute without Triton's kernels, and {_REPORT}"
         ) from exc
     if failed.cause is not None:
         return _Trial(*_explain(step, failed.cause), checks)
