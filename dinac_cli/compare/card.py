@@ -25,7 +25,7 @@ def write_card(comparison: Comparison) -> str:
 def _list_blocks(comparison: Comparison) -> Iterator[str]:
     yield "## Reconstruction"
     yield _write_table(tabulate_quality(comparison))
-    yield " ".join([f"Over {describe_images(comparison)}.", *list_notes(comparison)])
+    yield " ".join([f"{describe_images(comparison)}.", *list_notes(comparison)])
     for task, title in (("encode", "Encode throughput"), ("decode", "Decode throughput")):
         table = tabulate_speed(comparison, task)
         if len(table) > 1:

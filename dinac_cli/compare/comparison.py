@@ -45,7 +45,7 @@ from dinac_cli.jobs.request import (
     refuse_file_name,
 )
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.models.registry import AUTO
+from dinac_cli.models.aliases import AUTO
 from dinac_cli.report.origin import PageOrigin, is_report, read_origin
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX, describe_write_error, write_atomically
 from dinac_cli.storage.inputs import STDIN, Input
@@ -260,7 +260,7 @@ class CompareRun(Run):
             if control.stop:
                 return
             for name in sorted(self._board.failed | self._board.passed_over):
-                yield FileResult(name, Status.SKIPPED, name=name, is_decoded=True)
+                yield FileResult(name, Status.SKIPPED, name=name)
             yield from self._run_job(model, None, shown, control)
 
     def _complete_pictures(self, control: RunControl) -> Iterator[FileResult]:
@@ -294,7 +294,8 @@ class CompareRun(Run):
     ) -> Iterator[FileResult]:
         """Measures the images called `names`, or all of them, with one model.
 
-        Results that repeat, because only pictures lack, are not yielded again.
+        Only the first model's results hold the warnings about an image. Results that repeat,
+        because only pictures lack, are not yielded again.
         """
         results = {
             variant: self._results[variant] for variant in self.variants if variant.model is model
@@ -314,7 +315,7 @@ class CompareRun(Run):
                     self._board.failed.add(result.name)
                 self.has_written |= result.status is Status.MEASURED
                 if names is None or result.failed:
-                    yield result
+                    yield result if model is self.models[0] else replace(result, warnings=())
         model.release()
         _free_memory()
 
@@ -363,19 +364,19 @@ class CompareRun(Run):
             return []
         memory = SpeedMemory(os.path.join(self.request.out, SPEEDS), machine)
         measures_again = self.request.speed is True or self.request.overwrite
-        speeds, is_told = [], False
+        speeds: list[Speed] = []
+        told: ComparedModel | None = None
         for model, task in list_speeds(self.models, self.request.steps):
             if control.stop:
                 break
             found = None if measures_again else memory.find(model, task)
             if found is None:
-                if not is_told:
-                    self.announce("timing the models; --no-speed leaves this out")
-                is_told = self.has_written = True
+                if told is not model:
+                    self.announce(f"timing {model.label} at {task.side}x{task.side} pixels")
+                    told, self.has_written = model, True
                 found = measure_speed(model, task)
                 memory.add(model, task, found)
             speeds.append(found)
-            control.tick()
         return speeds
 
     def _write(self, comparison: Comparison) -> None:

@@ -14,10 +14,10 @@ from dinac_cli.compare.figures import (
     measure_reduction,
     measure_speedup,
 )
+from dinac_cli.images.structural_similarity import SMALLEST_MS_SSIM_SIDE, SMALLEST_SSIM_SIDE
 
 Table = list[list[str]]
 
-_MS_SSIM_LEAST_SIDE = 161
 _STATISTICS = {"mean": "Mean PSNR", "std": "Std", "median": "Median", "p5": "P5", "p95": "P95"}
 
 
@@ -85,23 +85,18 @@ def describe_images(comparison: Comparison) -> str:
     """Says over how many images the figures are, and how many were left out."""
     count, out = len(comparison.images), comparison.left_out
     text = "1 image" if count == 1 else f"{count} images"
-    if not out:
-        return text
-    were, them = ("was", "it") if out == 1 else ("were", "them")
-    return f"{text}; {out} {were} left out, because a model failed on {them}"
+    return f"{text} ({out} failed and left out)" if out else text
 
 
 def list_notes(comparison: Comparison) -> Iterator[str]:
     """Yields what a reader must know about the table of quality."""
-    first = comparison.variants[0]
-    total = len(comparison.images)
-    if first.ssim_images < total:
-        yield f"SSIM: over {first.ssim_images} of {total} images; the others are too small."
-    if first.ms_ssim_images < total:
-        yield (
-            f"MS-SSIM: over {first.ms_ssim_images} of {total} images; the others have a side "
-            f"below {_MS_SSIM_LEAST_SIDE} pixels."
-        )
+    first, total = comparison.variants[0], len(comparison.images)
+    for name, count, side in (
+        ("SSIM", first.ssim_images, SMALLEST_SSIM_SIDE),
+        ("MS-SSIM", first.ms_ssim_images, SMALLEST_MS_SSIM_SIDE),
+    ):
+        if count < total:
+            yield f"{name}: {count} of {total} images; the others have a side below {side} pixels."
 
 
 def describe_machine(comparison: Comparison) -> str:

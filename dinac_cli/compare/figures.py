@@ -177,6 +177,6 @@ def _describe_model(model: ComparedModel) -> dict[str, Any]:
         "latent_space": identity.latent_space,
         "weights": identity.weights,
         "compute": handle.compute,
-        "patch": handle.config.patch_size,
-        "channels": handle.config.bottleneck_dim,
+        "patch": handle.traits.patch,
+        "channels": handle.traits.channels,
     }

@@ -34,6 +34,7 @@ from dinac_cli.errors import (
 from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.reading import SourceImage, read_shaped
+from dinac_cli.images.structural_similarity import measure_ms_ssim, measure_ssim
 from dinac_cli.jobs.encode import EncodeOptions, refuse_decoded
 from dinac_cli.jobs.executor.busy import Span
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
@@ -172,7 +173,7 @@ class MeasureJob(Job[Input, _Original, "_RoundTrip | DinacError"]):
         source = Source(
             entry.name, len(content.data), content.sha256, image.description, height, width
         )
-        patch = self._model.handle.config.patch_size
+        patch = self._model.handle.traits.patch
         padded = -(-height // patch) * patch, -(-width // patch) * patch
         return _Original(
             entry.label,
@@ -246,8 +247,8 @@ class MeasureJob(Job[Input, _Original, "_RoundTrip | DinacError"]):
             height=work.source.height,
             width=work.source.width,
             psnr_db=measure_psnr(work.image.pixels, pixels),
-            ssim=None,
-            ms_ssim=None,
+            ssim=measure_ssim(work.image.pixels, pixels),
+            ms_ssim=measure_ms_ssim(work.image.pixels, pixels),
         )
 
     def _list_missing(

@@ -19,7 +19,7 @@ import numpy as np
 from dinac_cli import __version__
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.compare.figures import Speed
-from dinac_cli.compare.variants import ComparedModel, has_steps
+from dinac_cli.compare.variants import ComparedModel
 from dinac_cli.doctor.arithmetic import read_model
 from dinac_cli.images.samples import draw_photographs
 from dinac_cli.images.writing import write_image
@@ -66,7 +66,7 @@ def describe_machine(handle: ModelHandle) -> dict[str, Any]:
 
 def list_tasks(model: ComparedModel, steps: Sequence[int]) -> list[Task]:
     """Returns what is timed for one model."""
-    counts = steps if has_steps(model.handle) else (0,)
+    counts = steps if model.handle.traits.has_steps else (0,)
     tasks = [("encode", 0), *(("decode", count) for count in counts)]
     return [Task(name, count, side) for name, count in tasks for side in SIDES]
 
@@ -156,8 +156,8 @@ def _prepare(part: ModelHandle, task: Task, batch: int) -> Callable[[], object]:
     if task.name == "encode":
         images = list(random.integers(0, 256, (batch, side, side, 3), np.uint8))
         return lambda: engine.submit_images(images).result()
-    rows = -(-side // part.config.patch_size)
-    shape = (batch, part.config.bottleneck_dim, rows, rows)
+    rows = -(-side // part.traits.patch)
+    shape = (batch, part.traits.channels, rows, rows)
     latents = list(random.standard_normal(shape, np.float32))
     settings = DinacAEInferenceConfig(num_steps=max(1, task.steps), seed=0)
     return lambda: engine.submit_latents(latents, [(side, side)] * batch, settings).result()

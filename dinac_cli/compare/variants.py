@@ -16,8 +16,9 @@ from dinac_cli.jobs.decode import DecodeOptions, describe_settings
 from dinac_cli.jobs.encode import EncodeOptions
 from dinac_cli.jobs.model_choice import ModelChoice, choose_encoder
 from dinac_cli.jobs.request import Announce
+from dinac_cli.models.aliases import AUTO
 from dinac_cli.models.interface import DECODER, ENCODER, DinacAEInferenceConfig
-from dinac_cli.models.registry import AUTO, choose_default
+from dinac_cli.models.registry import choose_default
 
 _METRICS_REVISION = 1
 """Changes if a metric is computed in another way, so that images are measured again."""
@@ -91,7 +92,8 @@ def open_models(
 ) -> tuple[ComparedModel, ...]:
     """Returns the models of a comparison, with distinct labels. Downloads those that are missing.
 
-    Raises UsageError if a model is named twice, ModelError if a model cannot be opened.
+    Raises UsageError if a model is named twice or lacks a part. Raises ModelError if a model cannot
+    be opened.
     """
     found = [_open_model(name, device, announce) for name in named]
     labels = [model.label for model in found]
@@ -116,6 +118,9 @@ def _open_model(named: str, device: DeviceChoice, announce: Announce) -> Compare
     )
     encoder = choose_encoder(choice, None, announce)
     handle = replace(encoder, part=ENCODER, more_parts=(DECODER,))
+    lacking = sorted({ENCODER, DECODER} - handle.traits.parts)
+    if lacking:
+        raise UsageError(f"--model {name}: has no {lacking[0]}; compare needs encoder and decoder")
     return ComparedModel(handle.label, name, handle)
 
 
@@ -134,15 +139,10 @@ def list_variants(
         for precision in precisions:
             model.handle.check(precision)
             record_digest = _identify_records(model, replace(encoding, precision=precision))
-            for count in steps if has_steps(model.handle) else (None,):
+            for count in steps if model.handle.traits.has_steps else (None,):
                 settings = DinacAEInferenceConfig(num_steps=count or 1, seed=seed)
                 digest = _identify_pictures(record_digest, settings)
                 yield Variant(model, precision, settings, count, record_digest, digest)
-
-
-def has_steps(handle: ModelHandle) -> bool:
-    """True if the decoder is a diffusion model."""
-    return True
 
 
 def _identify_records(model: ComparedModel, encoding: EncodeOptions) -> str:
