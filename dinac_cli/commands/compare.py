@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,8 +22,6 @@ from dinac_cli.jobs.results import Tally
 
 if TYPE_CHECKING:
     from dinac_cli.compare.comparison import CompareRun
-
-_MOST_VALUES = 64
 
 
 def _list_of(option: str, parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
@@ -228,23 +227,25 @@ class CompareSummary(Summary):
         if comparison is None:
             return ""
         table = [[escape_unprintable(cell) for cell in row] for row in tabulate_quality(comparison)]
-        return "\n".join([*fit_table(table, self._width), describe_images(comparison)])
+        images = describe_images(comparison)
+        return "\n".join([*fit_table(table, self._width), f"{images}; {self._say_where()}"])
+
+    def _say_where(self) -> str:
+        from dinac_cli.compare.comparison import CARD, PAGE
+
+        out = self._run.request.out
+        if not self._run.has_written:
+            return f"nothing to do: {out} is up to date"
+        return f"{os.path.join(out, PAGE)} shows them, {CARD} has the tables for a model card"
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         comparison = self._run.comparison
         facts = {} if comparison is None else comparison.to_json()
-        return facts | {"failed": progress.tally.failures}
+        return facts | {"failed": progress.tally.failures, "changed": self._run.has_written}
 
     def remarks(self) -> Iterator[str]:
-        from dinac_cli.compare.comparison import PAGE
-
-        out = self._run.request.out
         if self._run.comparison is None:
-            yield f"no image was measured in all variants; {out} has no tables"
-        elif self._run.has_written:
-            yield f"wrote {out.rstrip('/')}/{PAGE}, card.md and compare.json"
-        else:
-            yield f"nothing to do: {out} is up to date"
+            yield f"no image was measured in all variants; {self._run.request.out} has no tables"
 
     def choose_exit(self, tally: Tally) -> Exit:
         is_lacking = self._run.comparison is None

@@ -78,7 +78,7 @@ class ComparisonPage(Page):
         by_steps = list_step_lines(variants)
         if any(len(line.points) > 1 for line in by_steps):
             title = "Mean PSNR against decoder steps"
-            yield draw_lines(by_steps, title=title, across="steps", up="PSNR, dB")
+            yield draw_lines(by_steps, title=title, across="steps", up="PSNR, dB", is_whole=True)
         if len(variants) <= _MOST_HISTOGRAM:
             finite = [
                 (figures.variant.name, list(filter(math.isfinite, figures.psnr_db)))

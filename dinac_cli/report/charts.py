@@ -202,8 +202,12 @@ def _draw_points(series: Series, number: int, across: Axis, up: Axis) -> Iterato
         )
 
 
-def draw_lines(lines: Sequence[Line], *, title: str, across: str, up: str) -> str:
+def draw_lines(
+    lines: Sequence[Line], *, title: str, across: str, up: str, is_whole: bool = False
+) -> str:
     """Returns a chart of lines with marks. `across` and `up` name the axes.
+
+    If `is_whole`, the ticks of the horizontal axis are whole numbers.
 
     Lines differ in colour, mark and dashes, so that they can be told apart without colour. Returns
     "" if there are no points.
@@ -213,8 +217,9 @@ def draw_lines(lines: Sequence[Line], *, title: str, across: str, up: str) -> st
         return ""
     xs, ys = zip(*points, strict=True)
     is_log = 0 < min(xs) < max(xs) / _LOG_FROM
-    lay_across = lay_log_axis if is_log else lay_axis
-    horizontal = lay_across(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
+    ends = min(xs), max(xs), _LEFT, WIDTH - _RIGHT
+    smallest = 1.0 if is_whole else _SMALLEST_STEP
+    horizontal = lay_log_axis(*ends) if is_log else lay_axis(*ends, smallest)
     vertical = lay_axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
     shapes = [
         shape
@@ -222,9 +227,19 @@ def draw_lines(lines: Sequence[Line], *, title: str, across: str, up: str) -> st
         for shape in _draw_line(line, number, horizontal, vertical, (across, up))
     ]
     below = f"{across} (logarithmic)" if is_log else across
-    body = "".join([*_draw_axes(horizontal, vertical, below, up), *shapes])
+    values = f"<desc>{html.escape(_describe_lines(lines, across, up))}</desc>"
+    body = "".join([values, *_draw_axes(horizontal, vertical, below, up), *shapes])
     legend = [(line.name, _MARKS[number % len(_MARKS)][1]) for number, line in enumerate(lines)]
     return _wrap(body, title, legend)
+
+
+def _describe_lines(lines: Sequence[Line], across: str, up: str) -> str:
+    """Returns the values of a chart as text, for readers who do not see it."""
+    return "; ".join(
+        f"{line.name}: " + ", ".join(f"{y:.2f} {up} at {x:.4g} {across}" for x, y in line.points)
+        for line in lines
+        if line.points
+    )
 
 
 def _draw_line(
@@ -239,7 +254,7 @@ def _draw_line(
         f'stroke-width="1.5" stroke-dasharray="{dashes}"/>'
     )
     for (x, y), (left, top) in zip(line.points, places, strict=True):
-        title = f"{html.escape(line.name)}: {x:g} {units[0]}, {y:.2f} {units[1]}"
+        title = f"{html.escape(line.name)}: {x:.4g} {units[0]}, {y:.2f} {units[1]}"
         yield (
             f'<path class="mark" transform="translate({left:.1f} {top:.1f}) scale(1.4)" '
             f'd="{outline}" fill="none" stroke="{color}"><title>{title}</title></path>'
