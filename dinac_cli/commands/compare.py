@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from dinac_cli.compare.comparison import CompareRun
 
 
+_SHORT_HEADS = {
+    "Mean PSNR (dB)": "PSNR",
+    "Std (dB)": "std",
+    "Median (dB)": "median",
+    "P5 (dB)": "P5",
+    "P95 (dB)": "P95",
+    "SSIM": "SSIM",
+    "MS-SSIM": "MS-SSIM",
+    "Bits per pixel": "bits/pixel",
+}
+"""Headings that fit into 80 columns; the others are in lower case. PSNR is in dB."""
+
+
 def _list_of(option: str, parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     """Returns a parser of values between commas. The parser raises UsageError."""
 
@@ -226,7 +239,9 @@ class CompareSummary(Summary):
         comparison = self._run.comparison
         if comparison is None:
             return ""
-        table = [[escape_unprintable(cell) for cell in row] for row in tabulate_quality(comparison)]
+        heads, *rows = tabulate_quality(comparison)
+        table = [[_SHORT_HEADS.get(head, head.lower()) for head in heads]]
+        table += [[escape_unprintable(cell) for cell in row] for row in rows]
         images = describe_images(comparison)
         return "\n".join([*fit_table(table, self._width), f"{images}; {self._say_where()}"])
 

@@ -187,7 +187,9 @@ class CompareRun(Run):
             "damaged": options.damaged,
         }
         self._settings: dict[str, Any] = {**reading, "seed": self.request.seed}
-        self._gallery = Gallery(self.request.out, format_description(reading))
+        self._gallery = Gallery(
+            self.request.out, format_description(reading), overwrite=self.request.overwrite
+        )
 
     def count(self, watch: Watch = ignore_phase) -> int:
         """Lists the images. Returns how many results come: one per image and model.

@@ -54,14 +54,14 @@ def _spread(total: int, count: int) -> Iterator[int]:
 class Gallery:
     """Writes and finds the pictures in OUT. Several threads may use it.
 
+    Files of other programs are replaced only if `overwrite` is set.
     `reading` describes how originals are read (geometry, background…): pictures of another reading
     are stale.
     """
 
-    def __init__(self, out: str, reading: str) -> None:
-        self._output = Output(
-            os.path.join(out, SHOWN), OutputKind.FOLDER, _is_ours, overwrite=False
-        )
+    def __init__(self, out: str, reading: str, *, overwrite: bool = False) -> None:
+        folder = os.path.join(out, SHOWN)
+        self._output = Output(folder, OutputKind.FOLDER, _is_ours, overwrite)
         self._reading = reading
 
     def locate_original(self, name: str) -> str:

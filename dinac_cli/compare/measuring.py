@@ -220,8 +220,8 @@ class MeasureJob(Job[Input, _Original, "_RoundTrip | DinacError"]):
         for variant in work.variants:
             measure = self._measure(work, computed, variant)
             self._results[variant].add(work.name, measure)
-            self._board.measured[variant].add(work.name)
             worst = measure.psnr_db if worst is None else min(worst, measure.psnr_db)
+        self._note_measured(work.name)
         result = FileResult(
             work.label,
             Status.MEASURED,
@@ -264,9 +264,13 @@ class MeasureJob(Job[Input, _Original, "_RoundTrip | DinacError"]):
         )
 
     def _report_done(self, entry: Input) -> FileResult:
-        for variant in self._results:
-            self._board.measured[variant].add(entry.name)
+        self._note_measured(entry.name)
         return FileResult(entry.label, Status.DONE, name=entry.name)
+
+    def _note_measured(self, name: str) -> None:
+        """Notes that the figures of an image are up to date in all variants of the model."""
+        for variant in self._results:
+            self._board.measured[variant].add(name)
 
 
 @dataclass(frozen=True)

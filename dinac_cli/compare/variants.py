@@ -83,8 +83,8 @@ class Variant:
 
 def name_safely(text: str, digest: str) -> str:
     """Returns a file name that is valid on every system: the end of `text`, and the digest."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[-_LONGEST_SLUG:].strip("-").lower()
-    return f"{plain}-{digest[:8]}"
+    plain = re.sub(r"[^A-Za-z0-9_]+", "-", text)[-_LONGEST_SLUG:].strip("-").lower()
+    return "-".join(filter(None, (plain, digest[:8])))
 
 
 def open_models(
