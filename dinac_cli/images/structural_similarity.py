@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from dinac_cli.images.metric_kinds import MS_SSIM, SSIM
 from dinac_cli.images.metrics import check_same_size
 from dinac_cli.images.pixels import Pixels
 
@@ -21,12 +22,6 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales of MS-SSIM, from full size to 1/16."""
-
-SMALLEST_SSIM_SIDE = WINDOW
-"""Smallest side in pixels of an image that has an SSIM."""
-
-SMALLEST_MS_SSIM_SIDE = (WINDOW - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
-"""Smallest side in pixels of an image that has an MS-SSIM: 161."""
 
 _Values = NDArray[np.float32]
 
@@ -52,7 +47,7 @@ def measure_ssim(first: Pixels, second: Pixels) -> float | None:
     structural similarity", IEEE Transactions on Image Processing 13(4), 2004.
     """
     check_same_size(first, second)
-    if min(first.shape[:2]) < SMALLEST_SSIM_SIDE:
+    if min(first.shape[:2]) < SSIM.smallest:
         return None
     similarity, _ = _measure_scales(first, second, 1)
     return float(similarity[0].mean())
@@ -72,7 +67,7 @@ def measure_ms_ssim(first: Pixels, second: Pixels) -> float | None:
     assessment", Asilomar Conference on Signals, Systems and Computers, 2003.
     """
     check_same_size(first, second)
-    if min(first.shape[:2]) < SMALLEST_MS_SSIM_SIDE:
+    if min(first.shape[:2]) < MS_SSIM.smallest:
         return None
     similarity, contrast = _measure_scales(first, second, len(SCALE_WEIGHTS))
     factors = np.concatenate([contrast[:-1], similarity[-1:]])  # [scales, 3]

@@ -19,7 +19,7 @@ from .given import GivenRun, run_given
 
 
 def measured(name: str, psnr_db: float) -> FileResult:
-    return FileResult(f"A/{name}", Status.MEASURED, output=f"B/{name}", psnr_db=psnr_db)
+    return FileResult(f"A/{name}", Status.MEASURED, output=f"B/{name}", metrics={"psnr": psnr_db})
 
 
 PAIRS = (measured("a.png", 30.0), measured("b.png", 40.0), measured("c.png", math.inf))
@@ -52,7 +52,7 @@ def test_missing_and_failed_pairs_are_named_counted_and_set_the_exit_code(
 
 
 def test_verbose_names_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
-    odd = FileResult("A/\x1b[1m.png", Status.MEASURED, output="B/x", psnr_db=31.256)
+    odd = FileResult("A/\x1b[1m.png", Status.MEASURED, output="B/x", metrics={"psnr": 31.256})
     report(*PAIRS, odd, MISSING, verbose=True)
     assert capsys.readouterr().out.splitlines()[:4] == [
         " 30.00 dB  A/a.png",

@@ -161,6 +161,7 @@ POPULATED: list[Any] = [
         exclude=("*.tmp",),
         column="picture",
         options=MEASURE,
+        metrics=("ssim", "psnr"),
         workers=3,
         in_flight=5,
     ),

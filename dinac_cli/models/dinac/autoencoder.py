@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.models.device import resolve_device
-from dinac_cli.models.dinac.checkpoint import check_tensors, demand_dtype, read_tensors
+from dinac_cli.models.dinac.checkpoint import choose_type
 from dinac_cli.models.dinac.class_head import ClassHead
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.decoder import Decoder
@@ -30,6 +30,7 @@ from dinac_cli.models.interface import (
     DinacAEInferenceConfig,
     ModelTraits,
 )
+from dinac_cli.models.loading import check_tensors, demand_dtype, read_tensors
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.models.tensor_file import check_aliases
 
@@ -104,6 +105,30 @@ class DinacAE(nn.Module):
         """The type of the matrix products: bfloat16 if a weight is bfloat16, otherwise float32."""
         types = {parameter.dtype for parameter in self.parameters()}
         return torch.bfloat16 if torch.bfloat16 in types else torch.float32
+
+    @property
+    def ordinary_weight_storage_dtype(self) -> torch.dtype:
+        """The type of the weights that need not stay float32: of the decoder's patch embedding.
+
+        Raises ModelError if the decoder is not loaded.
+        """
+        self._demand_part(DECODER)
+        return self.decoder.patchify.proj.weight.dtype
+
+    def validate_inference_storage(self) -> None:
+        """Checks that every parameter and buffer has the type of the precision policy.
+
+        Those that `keeps_float32` names are float32; the others have the type of
+        `ordinary_weight_storage_dtype`. Raises RuntimeError that names all others, and ModelError
+        if the decoder is not loaded.
+        """
+        ordinary, faults = self.ordinary_weight_storage_dtype, []
+        for name, tensor in self.state_dict().items():
+            wanted = torch.float32 if keeps_float32(name) else ordinary
+            if tensor.dtype != wanted:
+                faults.append(f"{name} is {tensor.dtype}, not {wanted}")
+        if faults:
+            raise RuntimeError(f"wrongly stored: {'; '.join(faults)}; load the model again")
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns the whitened latents of images. These latents are the mode of the posterior."""
@@ -332,7 +357,8 @@ def load_network(
     model = _build_on_meta(config, parts)
     names = model.state_dict().keys()
     check_aliases(table, names)
-    model.load_state_dict(read_tensors(table, names, device, dtype), assign=True)
+    types = {name: choose_type(name, dtype) for name in names}
+    model.load_state_dict(read_tensors(table, types, device), assign=True)
     return model.eval()
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dinac_cli.errors import ModelError, quote_error
+from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json
 from dinac_cli.models.dinac.sizes import infer_config
 from dinac_cli.models.dinac.tensor_names import read_table
+from dinac_cli.models.json_file import read_json
+from dinac_cli.models.tensor_file import refuse_pickle
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 
-_PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
-_MAX_CONFIG_BYTES = 1 << 20
 _REMEDY = "name a checkpoint folder or a .safetensors file"
 
 
@@ -41,13 +40,13 @@ def locate_checkpoint(path: Path) -> CheckpointFiles:
     if path.is_dir():
         config = path / CONFIG_NAME
         return CheckpointFiles(_find_weights(path), config if config.is_file() else None)
-    _refuse_pickle(path)
+    refuse_pickle(path)
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is not a .safetensors file; {_REMEDY}")
     if not path.is_file():  # a pipe would block the reader; a device has no size
         raise ModelError(f"{path} is not a regular file; {_REMEDY}")
     beside = path.with_name(CONFIG_NAME)
-    values = _read_json(beside) if beside.is_file() else None
+    values = read_json(beside) if beside.is_file() else None
     is_network = isinstance(values, dict) and {"model_dim", "bottleneck_dim"} <= values.keys()
     return CheckpointFiles(path, beside if is_network else None)
 
@@ -60,7 +59,7 @@ def read_config(files: CheckpointFiles) -> DinacAEConfig:
     if files.config is None:
         build = partial(infer_config, read_table(files.weights).canonical_shapes)
     else:
-        build = partial(from_json, _read_json(files.config))
+        build = partial(from_json, read_json(files.config))
     try:
         return build()
     except ModelError as exc:
@@ -71,7 +70,7 @@ def read_settings(files: CheckpointFiles) -> Mapping[str, object]:
     """Reads `config.json`, or returns {} if it is missing. Raises ModelError for a damaged file."""
     if files.config is None:
         return {}
-    values = _read_json(files.config)
+    values = read_json(files.config)
     if not isinstance(values, dict):
         raise ModelError(f"{files.config} is not a JSON object; download the checkpoint again")
     return values
@@ -87,28 +86,5 @@ def _find_weights(folder: Path) -> Path:
         names = ", ".join(path.name for path in found[:5])
         raise ModelError(f"{folder} holds {len(found)} weights files ({names}); name one of them")
     for path in sorted(folder.iterdir()):
-        _refuse_pickle(path)
+        refuse_pickle(path)
     raise ModelError(f"{folder} holds no {WEIGHTS_NAME}; name a folder with a checkpoint")
-
-
-def _refuse_pickle(path: Path) -> None:
-    if path.suffix.lower() in _PICKLE_SUFFIXES:
-        raise ModelError(
-            f"{path} is a pickle file, and pickle is never loaded; convert the file to safetensors"
-        )
-
-
-def _read_json(path: Path) -> object:
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_CONFIG_BYTES + 1)
-        if len(text) > _MAX_CONFIG_BYTES:
-            raise ModelError(
-                f"{path} is too large for a config.json; download the checkpoint again"
-            )
-        return json.loads(text)
-    except OSError as exc:
-        raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    except (ValueError, RecursionError) as exc:
-        message = f"{path} is not valid JSON; download the checkpoint again"
-        raise ModelError(message, [quote_error(exc)]) from exc
