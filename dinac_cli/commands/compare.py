@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +14,7 @@ from dinac_cli.commands.screen.console import escape_unprintable
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.screen.tables import fit_table
-from dinac_cli.commands.values import complete, whole
+from dinac_cli.commands.values import complete, parse_list, whole
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.formats import MAX_PIXELS
@@ -37,22 +37,18 @@ _SHORT_HEADS = {
 """Headings that fit into 80 columns; the others are in lower case. PSNR is in dB."""
 
 
-def _list_of(option: str, parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
-    """Returns a parser of values between commas. The parser raises UsageError."""
-
-    def parse_list(text: str) -> tuple[Any, ...]:
-        parts = text.split(",")
-        if "" in parts:
-            raise UsageError(f"{option} {text}: a value is missing beside a comma")
-        return tuple(map(parse, parts))
-
-    return parse_list
+_parse_step = whole("--steps", 1)
 
 
-def _parse_precision(text: str) -> str:
-    if text not in PRECISIONS:
-        raise UsageError(f"--precision {text}: choose one of {', '.join(PRECISIONS)}")
-    return text
+def _parse_precisions(text: str) -> tuple[str, ...]:
+    return parse_list("--precision", text, PRECISIONS)
+
+
+def _parse_steps(text: str) -> tuple[int, ...]:
+    steps = tuple(map(_parse_step, text.split(",")))
+    if len(set(steps)) < len(steps):
+        raise UsageError(f"--steps {text}: a number is named twice; name each number once")
+    return steps
 
 
 Out = Annotated[
@@ -75,7 +71,7 @@ Precisions = Annotated[
     typer.Option(
         "--precision",
         metavar="P,P",
-        parser=_list_of("--precision", _parse_precision),
+        parser=_parse_precisions,
         autocompletion=complete(PRECISIONS),
         help="How latents are stored, as for encode: one or more values, such as bf16,q6.",
     ),
@@ -85,7 +81,7 @@ Steps = Annotated[
     typer.Option(
         "--steps",
         metavar="N,N",
-        parser=_list_of("--steps", whole("--steps", 1)),
+        parser=_parse_steps,
         help="Decoder steps: one or more numbers, such as 1,4. Models without diffusion steps are "
         "measured once.",
     ),

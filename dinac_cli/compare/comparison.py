@@ -119,9 +119,6 @@ class CompareRequest(Request["CompareRun"]):
             raise UsageError(f"{hide_secrets(self.out)}: OUT must be a local folder; name one")
         for precision in self.precisions:
             replace(self.options, precision=precision).require_consistent()
-        for name, values in (("--precision", self.precisions), ("--steps", self.steps)):
-            if len(set(values)) < len(values):
-                raise UsageError(f"{name} names a value twice; name each value once")
         if self.options.skip_small and self.options.geometry.crop is None:
             raise UsageError("--skip-small skips images smaller than the crop; add --crop WxH")
         refuse_file_name(self.out)

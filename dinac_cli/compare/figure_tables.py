@@ -14,7 +14,7 @@ from dinac_cli.compare.figures import (
     measure_reduction,
     measure_speedup,
 )
-from dinac_cli.images.structural_similarity import SMALLEST_MS_SSIM_SIDE, SMALLEST_SSIM_SIDE
+from dinac_cli.images.metric_kinds import MS_SSIM, PSNR, SSIM
 
 Table = list[list[str]]
 
@@ -25,7 +25,7 @@ def tabulate_quality(comparison: Comparison) -> Table:
     """Returns the table of PSNR, SSIM and bits per pixel: one row per variant."""
     heads = ["Model", "Precision", "Steps"]
     heads += [f"{title} (dB)" for title in _STATISTICS.values()]
-    heads += ["SSIM", "MS-SSIM", "Bits per pixel"]
+    heads += [SSIM.label, MS_SSIM.label, "Bits per pixel"]
     has_identical = any(figures.psnr.identical for figures in comparison.variants)
     rows = [heads + ["Identical"] * has_identical]
     for figures in comparison.variants:
@@ -41,9 +41,9 @@ def _list_quality(figures: VariantFigures) -> list[str]:
         variant.model.label,
         variant.precision,
         "-" if variant.steps is None else str(variant.steps),
-        *(_format(getattr(figures.psnr, name), 2) for name in _STATISTICS),
-        _format(figures.ssim, 4),
-        _format(figures.ms_ssim, 4),
+        *(_format(getattr(figures.psnr, name), PSNR.digits) for name in _STATISTICS),
+        _format(figures.ssim, SSIM.digits),
+        _format(figures.ms_ssim, MS_SSIM.digits),
         _format(figures.bits_per_pixel, 2),
     ]
 
@@ -91,12 +91,12 @@ def describe_images(comparison: Comparison) -> str:
 def list_notes(comparison: Comparison) -> Iterator[str]:
     """Yields what a reader must know about the table of quality."""
     first, total = comparison.variants[0], len(comparison.images)
-    for name, count, side in (
-        ("SSIM", first.ssim_images, SMALLEST_SSIM_SIDE),
-        ("MS-SSIM", first.ms_ssim_images, SMALLEST_MS_SSIM_SIDE),
-    ):
+    for metric, count in ((SSIM, first.ssim_images), (MS_SSIM, first.ms_ssim_images)):
         if count < total:
-            yield f"{name}: {count} of {total} images; the others have a side below {side} pixels."
+            yield (
+                f"{metric.label}: {count} of {total} images; the others have a side below "
+                f"{metric.smallest} pixels."
+            )
 
 
 def describe_machine(comparison: Comparison) -> str:

@@ -216,11 +216,9 @@ class MeasureJob(Job[Input, _Original, "_RoundTrip | DinacError"]):
         if work.name in self._shown:
             sha256 = work.source.sha256
             self._gallery.keep_original(work.name, work.image.pixels, sha256)
-        worst = None
         for variant in work.variants:
             measure = self._measure(work, computed, variant)
             self._results[variant].add(work.name, measure)
-            worst = measure.psnr_db if worst is None else min(worst, measure.psnr_db)
         self._note_measured(work.name)
         result = FileResult(
             work.label,
@@ -228,7 +226,6 @@ class MeasureJob(Job[Input, _Original, "_RoundTrip | DinacError"]):
             warnings=work.image.warnings,
             width=work.source.width,
             height=work.source.height,
-            psnr_db=worst,
             name=work.name,
             unchecked=not work.image.soundness.is_checked,
         )
