@@ -36,6 +36,7 @@ TOPICS = {
     "metrics": Topic(
         "jobs/METRICS.md", "PSNR, SSIM, MS-SSIM, LPIPS and rFID: definitions, weights"
     ),
+    "compare": Topic("compare/COMPARE.md", "models measured on your images, and their model card"),
     "features": Topic("jobs/FEATURES.md", "class tokens, posteriors and similar images"),
     "python": Topic("PYTHON.md", "dinac from Python"),
     "troubleshooting": Topic("TROUBLESHOOTING.md", "error messages and what to do"),

@@ -71,6 +71,7 @@ SUBSTITUTIONS = (
         'python -c "import tests.pages.picture"',
         "test_picture.py draws the picture",
     ),
+    Substitution("compare photos/ card/", "compare photos/ card/ --no-speed", "a minute"),
     *(() if BROWSER else (Substitution("opening large.html", "opening -h", "needs a browser"),)),
     Substitution(
         'python -m timeit -n 1 -r 5 -s "from pathlib',
