@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("jobs.executor",),
     ("jobs", "training"),
     ("bench", "doctor", "report"),
+    ("compare",),
     ("commands.screen",),
     ("commands",),
     ("cli",),
@@ -49,7 +50,7 @@ TORCH_FREE_MODULES = {
     "models.json_file",
     *(
         f"models.dinac.{name}"
-        for name in ("config", "model", "norm_choice", "sizes", "source", "tensor_names")
+        for name in ("config", "norm_choice", "sizes", "source", "tensor_names")
     ),
     "jobs.results",
     "commands.screen.console",

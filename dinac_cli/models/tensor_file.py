@@ -25,6 +25,7 @@ ITEM_BYTES = {"F32": 4, "BF16": 2}
 """The number of bytes per value, for each supported storage type."""
 
 _MAX_RANK = 8
+_PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
 _GIT_LFS = b"version "  # the start of a pointer; as a header's length it would be absurd
 
 
@@ -68,6 +69,14 @@ class TensorTable:
 def show_name(name: str) -> str:
     """Makes a tensor's name fit for a message: one printable line, at most 100 characters."""
     return (name if name.isprintable() else ascii(name))[:100]
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises ModelError if the name of a file is that of a pickle."""
+    if path.suffix.lower() in _PICKLE_SUFFIXES:
+        raise ModelError(
+            f"{path} is a pickle file, and pickle is never loaded; convert the file to safetensors"
+        )
 
 
 def read_tensor_table(path: Path, canonical: Callable[[str], str] = str) -> TensorTable:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dinac_cli.errors import CheckpointError, DeviceError, ModelError, OutputError, UsageError
-from dinac_cli.models.dinac import checkpoint
+from dinac_cli.models import loading
 from dinac_cli.models.dinac.autoencoder import DinacAE, list_shapes
 from dinac_cli.models.dinac.checkpoint import save_checkpoint
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json, to_json
@@ -128,7 +128,7 @@ def test_loading_a_part_reads_only_its_tensors(
         with safe_open(*args, **kwargs) as file:
             yield Recorder(file)
 
-    monkeypatch.setattr(checkpoint, "safe_open", open_recorded)
+    monkeypatch.setattr(loading, "safe_open", open_recorded)
     model = DinacAE.from_pretrained(tiny.folder, parts=(part,))
     prefix = HEAD if part == "class_head" else f"{part}."
     expected = {name for name in tiny.float32.state_dict() if name.startswith(prefix)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.models.device import resolve_device
-from dinac_cli.models.dinac.checkpoint import check_tensors, demand_dtype, read_tensors
+from dinac_cli.models.dinac.checkpoint import choose_type
 from dinac_cli.models.dinac.class_head import ClassHead
 from dinac_cli.models.dinac.config import FCDM, NO_ENCODER, DinacAEConfig
 from dinac_cli.models.dinac.conv_encoder import ConvEncoder
@@ -38,6 +38,7 @@ from dinac_cli.models.interface import (
     DinacAEInferenceConfig,
     ModelTraits,
 )
+from dinac_cli.models.loading import check_tensors, demand_dtype, read_tensors
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.models.tensor_file import check_aliases
 
@@ -379,7 +380,8 @@ def load_parts(
     model = _build_on_meta(config, parts)
     names = [name for name in model.state_dict() if name in shapes]
     check_aliases(table, names)
-    tensors = read_tensors(table, names, device, dtype)
+    types = {name: choose_type(name, dtype) for name in names}
+    tensors = read_tensors(table, types, device)
     if not config.has_latent_statistics:
         zeros = torch.zeros(config.bottleneck_dim, device=device)
         tensors |= {RUNNING_MEAN: zeros, RUNNING_VAR: zeros + 1}

@@ -22,7 +22,7 @@ from dinac_cli.models.dinac.config import (
 from dinac_cli.models.dinac.sizes import find_encoder_type, infer_config
 from dinac_cli.models.dinac.tensor_names import RUNNING_VAR, read_table
 from dinac_cli.models.json_file import read_json
-from dinac_cli.models.tensor_file import TensorTable, read_floats
+from dinac_cli.models.tensor_file import TensorTable, read_floats, refuse_pickle
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -30,7 +30,6 @@ CONFIG_NAME = "config.json"
 # From this variance on, an epsilon of 1e-4 changes the latents by at most half a per cent.
 _CERTAIN_VARIANCE = 0.01
 
-_PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
 _REMEDY = "name a checkpoint folder or a .safetensors file"
 
 
@@ -54,7 +53,7 @@ def locate_checkpoint(path: Path) -> CheckpointFiles:
     if path.is_dir():
         config = path / CONFIG_NAME
         return CheckpointFiles(_find_weights(path), config if config.is_file() else None)
-    _refuse_pickle(path)
+    refuse_pickle(path)
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is not a .safetensors file; {_REMEDY}")
     if not path.is_file():  # a pipe would block the reader; a device has no size
@@ -127,12 +126,5 @@ def _find_weights(folder: Path) -> Path:
         names = ", ".join(path.name for path in found[:5])
         raise ModelError(f"{folder} holds {len(found)} weights files ({names}); name one of them")
     for path in sorted(folder.iterdir()):
-        _refuse_pickle(path)
+        refuse_pickle(path)
     raise ModelError(f"{folder} holds no {WEIGHTS_NAME}; name a folder with a checkpoint")
-
-
-def _refuse_pickle(path: Path) -> None:
-    if path.suffix.lower() in _PICKLE_SUFFIXES:
-        raise ModelError(
-            f"{path} is a pickle file, and pickle is never loaded; convert the file to safetensors"
-        )
