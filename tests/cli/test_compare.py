@@ -482,7 +482,7 @@ def test_the_page_needs_no_network_and_links_to_files_that_exist(images: Path) -
     assert page.count('role="img"') == 3  # rate, steps, histogram
     assert 'aria-label="Mean PSNR against bits per pixel"' in page
     assert "dB at 2 steps" in page
-    assert "2 of them are shown below" in page
+    assert "Measured on 5 images. 2 of them are shown below, spread over the set." in page
 
 
 @pytest.mark.parametrize(
