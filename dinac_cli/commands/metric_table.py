@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dinac_cli.commands.screen.console import escape_unprintable
 from dinac_cli.commands.screen.tables import count_images, fit_table
-from dinac_cli.images.metric_kinds import Metric
+from dinac_cli.images.metric_kinds import RFID, Metric
 
 STATISTICS = ("mean", "std", "median", "p5", "p95", "min", "max")
 """Columns of the table."""
@@ -74,8 +74,15 @@ def format_metrics(
     If the terminal's `width` is too small for the table, it has one line per value.
     """
     rows = [["metric", *STATISTICS, "images"], *(column.format_row() for column in columns)]
-    lines = list(fit_table(rows, width))
+    lines = list(fit_table(rows, width)) if columns else []
     for column in columns:
         lines += column.describe_lack()
     counted = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return [*lines, counted] if counted else lines
+
+
+def format_rfid(count: int, value: float | None) -> str:
+    """Returns the line of the rFID over `count` pairs. `value` is None if there are too few."""
+    if value is None:
+        return f"{RFID.label} not computed: {count_images(count)} measured, too few"
+    return f"{RFID.label} {RFID.format(value)} ({count_images(count)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from dinac_cli.commands.metric_table import (
     STATISTICS,
     MetricValues,
     format_metrics,
+    format_rfid,
     format_values,
 )
 from dinac_cli.commands.screen.console import escape_unprintable
@@ -22,12 +24,13 @@ from dinac_cli.commands.screen.tables import list_facts
 from dinac_cli.commands.values import complete_list, parse_list
 from dinac_cli.errors import Exit
 from dinac_cli.images.formats import MAX_PIXELS
-from dinac_cli.images.metric_kinds import METRIC_NAMES, PSNR, Metric
+from dinac_cli.images.metric_kinds import METRIC_NAMES, PSNR
 from dinac_cli.jobs.results import FileResult, Status, Tally
 
 if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
     from dinac_cli.images.metrics import PsnrSummary
+    from dinac_cli.jobs.measures import Measures
 
 _PLACES = "a folder, one image, a tar or parquet file of images, or a URL of these"
 
@@ -49,8 +52,26 @@ Metrics = Annotated[
         metavar="LIST",
         autocompletion=complete_list(METRIC_NAMES),
         rich_help_panel="Metrics",
-        help="What to measure, separated by commas: psnr, ssim, ms-ssim. 'dinac man metrics' "
-        "defines them.",
+        help=f"What to measure, separated by commas: {', '.join(METRIC_NAMES)}. "
+        "'dinac man metrics' defines them.",
+    ),
+]
+LpipsWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--lpips-weights",
+        metavar="FILE",
+        rich_help_panel="Metrics",
+        help="The weights of lpips (AlexNet, VGG16 or SqueezeNet), as safetensors.",
+    ),
+]
+InceptionWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--inception-weights",
+        metavar="FILE",
+        rich_help_panel="Metrics",
+        help="The weights of rfid, as safetensors.",
     ),
 ]
 
@@ -61,6 +82,8 @@ def psnr(
     first: First,
     second: Second,
     metrics: Metrics = PSNR.name,
+    lpips_weights: LpipsWeights = None,
+    inception_weights: InceptionWeights = None,
     resize: opt.OriginalResize = None,
     no_upscale: opt.OriginalNoUpscale = False,
     max_side: opt.OriginalMaxSide = None,
@@ -82,7 +105,7 @@ def psnr(
 ) -> None:
     """Measure the PSNR of reconstructions against originals, in dB over 8-bit RGB.
 
-    --metrics adds SSIM and MS-SSIM.
+    --metrics adds SSIM, MS-SSIM, LPIPS and rFID.
 
     Pairs are found by name: A/a.jpg goes with B/a.jpg or B/a.jpg.png.
 
@@ -92,6 +115,7 @@ def psnr(
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import choose_geometry
+    from dinac_cli.jobs.measures import MetricChoice
     from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
 
     options = MeasureOptions(
@@ -107,7 +131,11 @@ def psnr(
         exclude=tuple(exclude or ()),
         column=image_column,
         options=options,
-        metrics=parse_list("--metrics", metrics, METRIC_NAMES),
+        metrics=MetricChoice(
+            names=parse_list("--metrics", metrics, METRIC_NAMES),
+            lpips_weights=lpips_weights,
+            inception_weights=inception_weights,
+        ),
         workers=workers,
     )
     screen = ScreenOptions(
@@ -120,7 +148,7 @@ def psnr(
         log=log,
     )
     width = screen.open_console().result_width
-    code = run_request(request, lambda run: PsnrTable(screen, width, run.metrics), screen)
+    code = run_request(request, lambda run: PsnrTable(screen, width, run.measures), screen)
     raise typer.Exit(code)
 
 
@@ -134,24 +162,25 @@ class PsnrTable(Summary):
         self,
         screen: ScreenOptions,
         width: int | None = None,
-        metrics: tuple[Metric, ...] = (PSNR,),
+        measures: Measures | None = None,
     ) -> None:
         super().__init__()
         self._screen = screen
         self._width = width
-        self._metrics = metrics
+        self._metrics = (PSNR,) if measures is None else measures.metrics
+        self._rfid = None if measures is None else measures.rfid
         self._pairs: list[FileResult] = []
-        self._columns = [MetricValues(metric) for metric in metrics]
+        self._columns = [MetricValues(metric) for metric in self._metrics]
 
     def add(self, result: FileResult) -> None:
-        for column in self._columns if result.metrics else ():
+        for column in self._columns if result.status is Status.MEASURED else ():
             column.add(result.metrics[column.metric.name], result.width, result.height)
         if self._screen.json or self._screen.verbose:
             self._pairs.append(result)
 
     def describe(self, progress: RunProgress) -> str:
         measured = [pair for pair in self._pairs if pair.metrics]
-        if self._metrics == (PSNR,):
+        if self._is_plain:
             lines = [format_pair(pair) for pair in measured]
             lines += format_table(
                 self._summarise_psnr(), *_count_lacking(progress.tally), self._width
@@ -159,19 +188,34 @@ class PsnrTable(Summary):
             return "\n".join(lines)
         lines = [format_values(pair.metrics, self._metrics, pair.file) for pair in measured]
         lines += format_metrics(self._columns, self._count(progress.tally), self._width)
+        lines += [] if self._rfid is None else [format_rfid(self._rfid.count, self._rfid_value)]
         return "\n".join(lines)
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         missing, failed = _count_lacking(progress.tally)
         summary = asdict(self._summarise_psnr()) if PSNR in self._metrics else {}
-        if self._metrics != (PSNR,):
+        if not self._is_plain:
             summary["metrics"] = {column.metric.name: _describe(column) for column in self._columns}
+        if self._rfid is not None:
+            summary["metrics"]["rfid"] = {"value": self._rfid_value, "count": self._rfid.count}
         pairs = [describe_pair(pair) for pair in self._pairs]
         return summary | {"missing": missing, "failed": failed, "files": pairs}
 
     def choose_exit(self, tally: Tally) -> Exit:
-        is_any = tally.counts[Status.MEASURED]
-        return Exit.FAILURES if tally.new_failures or not is_any else Exit.DONE
+        is_lacking = self._rfid is not None and self._rfid_value is None
+        if tally.new_failures or is_lacking or not tally.counts[Status.MEASURED]:
+            return Exit.FAILURES
+        return Exit.DONE
+
+    @property
+    def _is_plain(self) -> bool:
+        """True if the run measures the PSNR alone, whose output is older than the other metrics."""
+        return self._metrics == (PSNR,) and self._rfid is None
+
+    @cached_property
+    def _rfid_value(self) -> float | None:
+        assert self._rfid is not None, "the run measures rFID"
+        return self._rfid.measure()
 
     def _summarise_psnr(self) -> PsnrSummary:
         from dinac_cli.images.metrics import summarise_psnr
@@ -208,7 +252,7 @@ def describe_pair(result: FileResult) -> dict[str, Any]:
     entry: dict[str, Any] = {"file": result.file, "status": result.status.value}
     if result.name:
         entry["name"] = result.name
-    if result.metrics:
+    if result.status is Status.MEASURED:
         entry["other"] = result.output
     for name, value in result.metrics.items():
         entry[name] = None if value is None else psnr_as_json(value)

@@ -42,7 +42,7 @@ def parse_list(name: str, text: str, values: tuple[str, ...]) -> tuple[str, ...]
         if value not in values:
             raise UsageError(f"{name} {value}: choose from {', '.join(values)}")
         if value in found[:index]:
-            raise UsageError(f"{name}: {value} is named twice; name each value once")
+            raise UsageError(f"{name}: {value} is named twice; name each once")
     return found
 
 

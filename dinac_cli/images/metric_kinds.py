@@ -46,5 +46,11 @@ SSIM = Metric("ssim", "SSIM", smallest=11)
 MS_SSIM = Metric("ms-ssim", "MS-SSIM", smallest=161)
 """See `measure_ms_ssim`."""
 
-METRIC_NAMES = ("psnr", "ssim", "ms-ssim")
+LPIPS = Metric("lpips", "LPIPS")
+"""See `Lpips`. Its values are named after the network, such as `lpips-alex`."""
+
+RFID = Metric("rfid", "rFID", digits=2)
+"""See `ReconstructionFid`. It has one value for all pairs."""
+
+METRIC_NAMES = tuple(metric.name for metric in (PSNR, SSIM, MS_SSIM, LPIPS, RFID))
 """The values of `--metrics`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, NoReturn
@@ -15,7 +15,6 @@ from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE, check_hdr
-from dinac_cli.images.metric_kinds import PSNR, Metric
 from dinac_cli.images.metrics import check_same_size, measure_psnr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, hold_beside, read_shaped
@@ -33,7 +32,7 @@ from dinac_cli.jobs.image_sets import (
     open_image_set,
 )
 from dinac_cli.jobs.listing import SCANNING
-from dinac_cli.jobs.measures import PSNR_ALONE, Measure, open_measures
+from dinac_cli.jobs.measures import PSNR_ALONE, Measures, MetricChoice
 from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards.sample import DEFAULT_COLUMN
@@ -126,7 +125,7 @@ class PsnrRequest(Request["PsnrRun"]):
     `first` and `second` are two folders or two files; each may be a URL. One of them may be a tar
     or a parquet file of images, or a pattern of such files. `exclude` are patterns of images to
     leave out on both sides; see `Exclusion`. `column` is the column of a parquet file that
-    holds the images. `metrics` are names from `METRIC_NAMES`.
+    holds the images. `metrics` says what to measure.
     """
 
     first: str
@@ -134,7 +133,7 @@ class PsnrRequest(Request["PsnrRun"]):
     exclude: tuple[str, ...] = ()
     column: str = DEFAULT_COLUMN
     options: MeasureOptions = field(default_factory=MeasureOptions)
-    metrics: tuple[str, ...] = (PSNR.name,)
+    metrics: MetricChoice = field(default_factory=MetricChoice)
 
     command: ClassVar[str] = "psnr"
     most_workers: ClassVar[int] = 2**16
@@ -144,7 +143,7 @@ class PsnrRequest(Request["PsnrRun"]):
         exclusion = Exclusion(self.exclude)
         # raises UsageError if the two paths are wrong
         list_pairs(self.first, self.second, exclusion, self.column)
-        measures = open_measures(self.metrics)
+        measures = self.metrics.open()
         work = partial(
             measure_pairs,
             self.first,
@@ -159,23 +158,24 @@ class PsnrRequest(Request["PsnrRun"]):
             first=self.first,
             second=self.second,
             exclusion=exclusion,
-            metrics=tuple(measure.metric for measure in measures),
+            measures=measures,
         )
 
 
 @dataclass(kw_only=True)
 class PsnrRun(Run):
-    """A psnr run that is ready to start. It measures `metrics`."""
+    """A psnr run that is ready to start."""
 
     first: str
     second: str
     exclusion: Exclusion = NO_EXCLUSION
-    metrics: tuple[Metric, ...] = (PSNR,)
+    measures: Measures = PSNR_ALONE
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the pairs. Returns None for an archive, which is read only once.
 
-        Raises UsageError if `list_pairs` does, or if no image has a counterpart.
+        Raises UsageError if `list_pairs` does, if no image has a counterpart, or if there are too
+        few pairs for rFID.
         """
         if is_archive(self.first) or is_archive(self.second):
             return None
@@ -186,6 +186,12 @@ class PsnrRun(Run):
             is_any = is_any or pair.other is not None or pair.problem is not None
         if not is_any:
             refuse_strangers(self.first, self.second)
+        rfid = self.measures.rfid
+        if rfid is not None and total < rfid.smallest_count:
+            raise UsageError(
+                f"rFID needs at least {rfid.smallest_count} pairs of images, and there "
+                f"{'is' if total == 1 else 'are'} {total}; leave out rfid, or add images"
+            )
         return total
 
 
@@ -215,7 +221,7 @@ def measure_pairs(
     *,
     exclusion: Exclusion = NO_EXCLUSION,
     column: str = DEFAULT_COLUMN,
-    measures: Sequence[Measure] = PSNR_ALONE,
+    measures: Measures = PSNR_ALONE,
 ) -> Generator[FileResult, None, None]:
     """Compares every image of `first` with its counterpart in `second`, and yields the values.
 
@@ -417,7 +423,7 @@ def _measure(
     hold: Callable[[int], None],
     *,
     options: MeasureOptions,
-    measures: Sequence[Measure],
+    measures: Measures,
 ) -> FileResult:
     if pair.problem is not None:
         return FileResult.fail(pair.first, InputError(pair.problem), name=pair.name)
@@ -429,7 +435,7 @@ def _measure(
         beside = hold_beside(hold, original.pixels.nbytes)
         other = _read_other(pair.other, pair.read_other, original, options, beside)
         _check_sizes(original.pixels, other.pixels)
-        values = {one.metric.name: one.measure(original.pixels, other.pixels) for one in measures}
+        values = measures.measure(original.pixels, other.pixels)
     except DinacError as exc:
         return FileResult.fail(pair.first, exc, name=pair.name, output=pair.other)
     height, width, _ = original.pixels.shape

@@ -27,6 +27,7 @@ from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.export import WEBDATASET, ExportRequest
 from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
 from dinac_cli.jobs.info import InfoRequest
+from dinac_cli.jobs.measures import MetricChoice
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.plan import PlanRequest
 from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
@@ -161,7 +162,11 @@ POPULATED: list[Any] = [
         exclude=("*.tmp",),
         column="picture",
         options=MEASURE,
-        metrics=("ssim", "psnr"),
+        metrics=MetricChoice(
+            names=("lpips", "rfid"),
+            lpips_weights="a.safetensors",
+            inception_weights="b.safetensors",
+        ),
         workers=3,
         in_flight=5,
     ),
