@@ -294,8 +294,8 @@ def _wrap(body: str, title: str, legend: Sequence[tuple[str, str]]) -> str:
     The legend omits a series without a name.
     """
     names = " ".join(
-        f'<span class="mark" style="color:{COLORS[number % len(COLORS)]}" aria-hidden="true">'
-        f"{symbol}</span>&nbsp;{html.escape(name)}"
+        f'<span class="together"><span class="mark" style="color:{COLORS[number % len(COLORS)]}" '
+        f'aria-hidden="true">{symbol}</span> {html.escape(name)}</span>'
         for number, (name, symbol) in enumerate(legend)
         if name
     )
