@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from typing import Any
@@ -10,6 +11,8 @@ from dinac_cli.errors import UsageError, quote_error
 
 INSTALL = "pip install 'dinac-cli[flux2]'"
 """The command that installs diffusers."""
+
+_NEWEST_ARGUMENT = "decoder_block_out_channels"
 
 
 def import_vae_class(user: str) -> Any:
@@ -28,6 +31,8 @@ def import_vae_class(user: str) -> Any:
         except RuntimeError as exc:  # what the library makes of an error in its lazy imports
             words = f"{user} needs the diffusers library, which does not load; {INSTALL} --upgrade"
             raise UsageError(words, [quote_error(exc)]) from exc
+    if _NEWEST_ARGUMENT not in inspect.signature(AutoencoderKLFlux2.__init__).parameters:
+        raise UsageError(f"{user} needs a newer diffusers library; {INSTALL} --upgrade")
     logging.getLogger("diffusers").setLevel(logging.ERROR)  # advice for users of the library
     return AutoencoderKLFlux2
 

@@ -11,6 +11,7 @@ from dinac_cli.errors import UsageError
 from dinac_cli.models.flux2.vae_config import UNSHUFFLE, Flux2Config
 from dinac_cli.models.flux2.vae_files import (
     COUNTER,
+    VAE_WEIGHTS_NAME,
     find_vae_part,
     is_vae,
     keeps_vae_float32,
@@ -32,6 +33,8 @@ _LATENT_SPACE = re.compile(r"(encoder|quant_conv|bn)\..*")
 
 class Flux2Model(LatentModel):
     """A VAE of FLUX.2, of any width, in a folder or a .safetensors file."""
+
+    weights_pattern = VAE_WEIGHTS_NAME
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -62,7 +65,7 @@ class Flux2Model(LatentModel):
         from dinac_cli.models.flux2.vae import load_vae
 
         if compiled:
-            raise UsageError(f"--compile: model {self.label} cannot be compiled; leave it out")
+            raise UsageError(f"model {self.label} cannot be compiled; load it without --compile")
         files = locate_vae(self.path)
         user = f"model {self.label}"
         return load_vae(files, read_vae_config(files), parts, device, dtype, user)

@@ -43,7 +43,7 @@ class Flux2VAE:
         self.traits: ModelTraits = config.traits
         self.device = device
         self.dtype = dtype
-        norm = self._module.bn
+        norm: Any = module.bn
         self._mean: Tensor = norm.running_mean[:, None, None]
         self._std: Tensor = (norm.running_var + config.batch_norm_eps).sqrt()[:, None, None]
 
@@ -79,7 +79,7 @@ class Flux2VAE:
         """
         if self.device.type != "cpu":
             return step(batch)
-        return torch.cat([step(one) for one in batch.split(1)])
+        return torch.cat([step(batch[place : place + 1]) for place in range(len(batch))])
 
     def predict_batch(self, latents: Tensor, *, spatial: bool) -> Tensor:
         """Raises ModelError, because a VAE predicts no features."""

@@ -128,6 +128,7 @@ class Flux2Config:
             has_posterior=False,
             has_steps=False,
             feature_dim=None,
+            can_compile=False,
             token_bytes=int(self.patch**2 * (4 * _COPIES * widest + _PIXEL_BYTES)),
         )
 
