@@ -37,8 +37,9 @@ _INTEGER_RANGES = {
 _WIDTHS = (1, 4096)
 _EPS = (1e-12, 1.0)
 
-_COPIES = 5
-_PIXEL_BYTES = 3 * 4 * 4
+# A convolution computes with copies of its input and output, while its block keeps what it adds at
+# its end. So there are five activations, beside the input of the level.
+_ACTIVATIONS = 5
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,10 @@ class Flux2Config:
         The posterior is a Gaussian with a variance of its own for each value. It is not variance
         preserving, so no log-SNR describes it.
 
-        The memory per latent position is that of the widest activations at full resolution, in
-        float32: the input and output of a convolution, the copies of both that the convolution
-        computes with, and the input that the block adds at its end. Below full resolution, an
-        activation is smaller, unless its width grows four times per level.
+        The memory per latent position is that of the activations of the most expensive level, and
+        of four copies of the pixels, all in float32. The attention in the middle takes less.
         """
-        widest = max(map(_measure_activation, (self.block_out_channels, self.decoder_widths)))
+        floats = max(map(_count_floats, (self.block_out_channels, self.decoder_widths))) + 4 * 3
         return ModelTraits(
             patch=self.patch,
             channels=self.channels,
@@ -129,7 +128,7 @@ class Flux2Config:
             has_steps=False,
             feature_dim=None,
             can_compile=False,
-            token_bytes=int(self.patch**2 * (4 * _COPIES * widest + _PIXEL_BYTES)),
+            token_bytes=int(4 * self.patch**2 * floats),
         )
 
     def to_arguments(self) -> dict[str, Any]:
@@ -147,13 +146,17 @@ class Flux2Config:
         }
 
 
-def _measure_activation(widths: tuple[int, ...]) -> float:
-    """Returns the floats per pixel of the largest activation, for the widths of a decoder.
+def _count_floats(widths: tuple[int, ...]) -> float:
+    """Returns the floats per pixel that the most expensive level of a decoder keeps.
 
     The decoder enters a level with the width of the level below it.
     """
-    entered = zip(widths, (*widths[1:], widths[-1]), strict=True)
-    return max(max(pair) / float(4**level) for level, pair in enumerate(entered))
+    counts = []
+    for level, width in enumerate(widths):
+        entered = widths[min(level + 1, len(widths) - 1)]
+        count = max(entered + _ACTIVATIONS * width, _ACTIVATIONS * entered)
+        counts.append(count / float(4**level))
+    return max(counts)
 
 
 def from_json(values: object) -> Flux2Config:
