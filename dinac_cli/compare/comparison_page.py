@@ -44,11 +44,13 @@ class ComparisonPage(Page):
 
     def introduce(self) -> str:
         comparison = self._comparison
-        shown = len(self.images)
+        count, shown = len(comparison.images), len(self.images)
+        which = "All are shown" if shown == count else f"{shown} of them are shown"
+        spread = ", spread over the set" if 1 < shown < count else ""
         return html.escape(
-            f"Measured on {describe_images(comparison)}. {shown} of them are shown below, "
-            "spread over the set; the originals, reconstructions and latents of these alone were "
-            "kept, in the folder shown. Select an image to compare any two of its pictures."
+            f"Measured on {describe_images(comparison)}. {which} below{spread}. Of these alone, "
+            "originals, reconstructions and latents were kept, in the folder shown. Select an "
+            "image to compare any two of its pictures."
         )
 
     def list_figures(self) -> Iterator[str]:

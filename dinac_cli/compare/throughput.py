@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dinac_cli import __version__
+from dinac_cli.codec.compute import Compute
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.compare.figures import Speed
 from dinac_cli.compare.variants import ComparedModel
@@ -52,11 +53,12 @@ def describe_machine(handle: ModelHandle) -> dict[str, Any]:
     device = resolve_device(handle.choice.device)
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_cuda else read_model(_CPU_INFO)
-    _, _, dtype = handle.compute.partition("/")
+    compute = Compute.parse(handle.compute)
+    assert compute is not None, "dinac made it"
     return {
         "name": name or platform.processor() or platform.machine(),
         "device": device.type,
-        "dtype": dtype,
+        "dtype": compute.dtype,
         "threads": torch.get_num_threads(),
         "system": platform.system(),
         "torch": torch.__version__,

@@ -11,6 +11,7 @@ AUTO = "auto"
 HUB_ALIASES = {
     "d2": "data-archetype/dinac_ae_d2",
     "dinac-ae": "data-archetype/dinac_ae",
+    "flux2": "black-forest-labs/FLUX.2-small-decoder",
     "semdisdiffae": "data-archetype/semdisdiffae",
     "semdisdiffae-p32": "data-archetype/semdisdiffae_p32_v2",
 }

@@ -145,7 +145,8 @@ def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
             title = f"{name}: {images} from {low:.10g} to {high:.10g} dB"
             bars += [_draw_bar(x, width, up, images, number, title)] if images else []
     body = "".join([*_draw_axes(across, up, "PSNR, dB", "images"), *bars])
-    return _wrap(body, "Histogram of PSNR", [(name, "&#9632;") for name, _ in series])
+    order = " (bars from left to right)" if len(series) > 1 else ""
+    return _wrap(body, f"Histogram of PSNR{order}", [(name, "&#9632;") for name, _ in series])
 
 
 def _draw_bar(x: float, width: float, up: Axis, count: int, number: int, title: str) -> str:
@@ -293,8 +294,8 @@ def _wrap(body: str, title: str, legend: Sequence[tuple[str, str]]) -> str:
     The legend omits a series without a name.
     """
     names = " ".join(
-        f'<span class="mark" style="color:{COLORS[number % len(COLORS)]}" aria-hidden="true">'
-        f"{symbol}</span> {html.escape(name)}"
+        f'<span class="together"><span class="mark" style="color:{COLORS[number % len(COLORS)]}" '
+        f'aria-hidden="true">{symbol}</span> {html.escape(name)}</span>'
         for number, (name, symbol) in enumerate(legend)
         if name
     )

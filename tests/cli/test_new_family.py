@@ -188,3 +188,28 @@ def test_latents_of_two_families_never_mix(shuffle: Path, tmp_path: Path) -> Non
     done = run("decode", "out", "back", "--model", "nano", cwd=tmp_path)
     assert done.code == 3
     assert "do not fit model nano" in done.err
+
+
+def test_compare_measures_a_model_without_steps_once(shuffle: Path, tmp_path: Path) -> None:
+    for number, size in enumerate(((30, 20), (170, 165))):
+        save(tmp_path / f"in/{number}.png", *size, number)
+    options = ("--steps", "1,2", "--precision", "f32,q3", "--no-speed", "--dtype", "f32")
+    done = run("compare", "in", "out", "--model", shuffle.name, *options, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    figures = json.loads((tmp_path / "out/compare.json").read_bytes())
+    exact, rounded = figures["variants"]
+    assert [(v["precision"], v["steps"]) for v in (exact, rounded)] == [
+        ("f32", None),
+        ("q3", None),
+    ]
+    assert (exact["psnr_db"]["identical"], exact["psnr_db"]["mean"]) == (2, None)
+    assert (exact["ssim"], exact["ms_ssim"], exact["ms_ssim_images"]) == (1.0, 1.0, 1)
+    assert 20 < rounded["psnr_db"]["mean"] < 60
+    assert figures["models"][0]["patch"] == PATCH
+    row = f"| {shuffle.name} | f32 | - | - | - | - | - | - | 1.0000 | 1.0000 |"
+    assert row in (tmp_path / "out/card.md").read_text("utf-8")
+    page = (tmp_path / "out/index.html").read_text("utf-8")
+    assert "against decoder steps" not in page
+    assert "toy.shuffle.safetensors: " in page
+    again = run("compare", "in", "out", "--model", shuffle.name, *options, cwd=tmp_path)
+    assert "nothing to do" in again.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,24 @@ def test_worker_processes_read_the_cached_trial(folder: Path, tmp_path: Path) ->
     document["measurements"] = {key: {"disabled": 1.0, "channel_wise": 99.0}}
     cache.write_text(json.dumps(document), "utf-8")
     assert encode(1, "forged") == encode(2, "forged-by-workers") != right
+
+
+def test_cached_model_is_found_for_its_records(folder: Path, tmp_path: Path) -> None:
+    """The Hub's cache holds p16 under its short name; records find it by their latent space."""
+    repository = tmp_path / "home/hub/models--data-archetype--semdisdiffae"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(folder / "p16", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    home = {"HF_HOME": str(tmp_path / "home")}
+    out = tmp_path / "latents"
+    encode = ("encode", "photos", str(out), "--model", "semdisdiffae")
+    assert run(*encode, cwd=folder, environment=home).code == 0
+    _, header = read_latents(out / "a.png.dinac")
+    _, direct = read_latents(folder / "p16-latents/a.png.dinac")
+    assert (header.latent_space, header.weights) == (direct.latent_space, direct.weights)
+    decoded = run("decode", str(out), str(tmp_path / "decoded"), cwd=folder, environment=home)
+    assert (decoded.code, decoded.err) == (0, "")
 
 
 def test_other_patch_or_class_head_is_refused(folder: Path, tmp_path: Path) -> None:
