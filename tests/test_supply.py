@@ -37,7 +37,7 @@ OPTIONAL = {
 BOUNDED_ABOVE = {"ray", "torch"}
 """Dependencies with an upper bound; pyproject.toml gives the reason."""
 
-KEYS = ("dependencies", "cluster", "compare", "fast", "formats", "parquet", "remote", "test")
+KEYS = ("dependencies", "cluster", "fast", "flux2", "formats", "parquet", "remote", "test")
 ENVIRONMENTS = [
     {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0", "extra": ""} | system
     for minor in range(10, 15)
@@ -148,6 +148,12 @@ def test_constraints_pin_each_dependency_once_and_in_its_range(environment: dict
         for entry in select(read_list(key), environment):
             pin = pins[canonicalize_name(entry.name)]
             assert entry.specifier.contains(pin, prereleases=False), (entry, pin)
+
+
+@needs_project
+def test_compare_is_another_name_of_flux2() -> None:
+    [entry] = read_list("compare")
+    assert (entry.name, entry.extras, str(entry.specifier)) == ("dinac-cli", {"flux2"}, "")
 
 
 @needs_project

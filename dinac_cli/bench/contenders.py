@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dinac_cli.errors import UsageError
 from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
 from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.dinac.fast.ladder import choose_step
+from dinac_cli.models.flux2.diffusers_library import import_vae_class
+from dinac_cli.models.flux2.vae_config import Flux2Config
 from dinac_cli.models.graphs import CudaRecorder
 from dinac_cli.models.interface import GRAPHS, DinacAEInferenceConfig
 
@@ -97,14 +98,9 @@ class Flux2Contender(Contender):
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         """Raises UsageError if diffusers is not installed."""
-        try:
-            from diffusers import AutoencoderKLFlux2
-        except ImportError as exc:
-            raise UsageError(
-                "--compare flux2 needs the diffusers library: pip install 'dinac-cli[compare]'"
-            ) from exc
+        create = import_vae_class("--compare flux2")
         torch.manual_seed(0)
-        self._model: Any = AutoencoderKLFlux2().eval().requires_grad_(False)
+        self._model: Any = create(**Flux2Config().to_arguments()).eval().requires_grad_(False)
         nn.Module.to(self._model, device, dtype)  # `self._model.to` logs a warning
         self._dtype = dtype
         self._device = device

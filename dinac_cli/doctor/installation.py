@@ -20,7 +20,7 @@ EXTRAS = {
     "remote": ("s3fs", "access to s3:// and https://"),
     "parquet": ("pyarrow", "reading images from parquet files"),
     "cluster": ("ray", "dinac encode --engine ray"),
-    "compare": ("diffusers", "dinac bench --compare flux2"),
+    "flux2": ("diffusers", "--model flux2 and dinac bench --compare flux2"),
 }
 """The extras that are one package, which need not be loaded to be checked: package and purpose."""
 

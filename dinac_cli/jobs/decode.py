@@ -41,11 +41,14 @@ from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.freshness import (
+    NO_STEPS,
+    STEPS,
     State,
     Verdict,
     WantedImage,
     check_image,
     compare_settings,
+    describes_steps,
     is_stamped_image,
     list_settings,
 )
@@ -56,7 +59,7 @@ from dinac_cli.jobs.held import (
     announce_followed,
     find_held_image,
 )
-from dinac_cli.jobs.model_choice import ModelChoice, ModelFinder, choose_models
+from dinac_cli.jobs.model_choice import FixedModel, ModelChoice, ModelFinder, choose_models
 from dinac_cli.jobs.orphans import DECODE_SOURCES
 from dinac_cli.jobs.pruning import Prune, Pruning, require_whole_folders
 from dinac_cli.jobs.request import (
@@ -88,7 +91,8 @@ class DecodeOptions:
 
     `quality` is None for the default quality of the format. If `allow_other_model` is set, latents
     of another latent space are also decoded. If `flipped` is set, the mirrored image of each record
-    is decoded.
+    is decoded. `asked` are the options of the diffusion that the user gave, if they are not the
+    defaults, such as `--steps 4`.
     """
 
     settings: DinacAEInferenceConfig
@@ -96,6 +100,7 @@ class DecodeOptions:
     quality: int | None = None
     allow_other_model: bool = False
     flipped: bool = False
+    asked: tuple[str, ...] = field(default=(), compare=False)
 
     def list_settings(self, unlike: DecodeOptions) -> list[str]:
         """Returns the settings of images that differ from `unlike`, as options of `decode`."""
@@ -160,7 +165,14 @@ class DecodeChoice:
             format=form,
             quality=held_quality if self.quality is None else choose_quality(self.quality, form),
             flipped=held.flipped if self.flipped is None else self.flipped,
+            asked=self._list_asked(),
         )
+
+    def _list_asked(self) -> tuple[str, ...]:
+        """Returns the options of the diffusion that are given and are not the defaults."""
+        default = DecodeOptions(settings=DEFAULT_SETTINGS, format=DEFAULT_IMAGE.format)
+        asked = replace(default, settings=self._change(DEFAULT_SETTINGS))
+        return tuple(asked.list_settings(unlike=default))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +207,8 @@ class DecodeRequest(ProcessRequest["DecodeRun"]):
         refuse_other_settings(selection, output, options, held)
         choice = replace(self.model, device=self.choose_device(announce))
         models = choose_models("decoder", choice, announce)
+        if isinstance(models, FixedModel):
+            refuse_steps(models.handle, options)
         followed = options.list_settings(unlike=self.options.follow(DEFAULT_IMAGE, form))
         announce_followed(held, followed, announce)
         limit = selection.limit
@@ -386,6 +400,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             header = opened.header
             model = self._models.find(header)
             check_model(header, model, allow_other=self._options.allow_other_model)
+            refuse_steps(model, self._options)
             record_hash = hash_record(data)
             verdict = self._judge(entry, record_hash, model)
             if verdict.state is State.DONE:
@@ -461,7 +476,8 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
         return self._output.locate(name_image(name, self._options.format.suffixes))
 
     def _want(self, record_hash: str, model: ModelHandle) -> WantedImage:
-        return WantedImage(record_hash, model.identity.weights, describe_settings(self._options))
+        settings = describe_settings(self._options, has_steps=model.traits.has_steps)
+        return WantedImage(record_hash, model.identity.weights, settings)
 
 
 def require_twin(record: Record) -> Latents:
@@ -489,7 +505,8 @@ def refuse_other_settings(
         stamp = read_stamp(Path(target))
         if stamp is None:
             continue
-        conflict = compare_settings(stamp, describe_settings(options))
+        has_steps = describes_steps(stamp.get("settings", ""))
+        conflict = compare_settings(stamp, describe_settings(options, has_steps=has_steps))
         if conflict is not None:
             is_asked = held is not None and held.path == target  # otherwise followed, or default
             raise UsageError(
@@ -509,17 +526,32 @@ def _list_names(inputs: Iterable[Input]) -> Iterator[str]:
             yield entry.name
 
 
-def describe_settings(options: DecodeOptions) -> str:
-    """Returns the settings as an image's stamp holds them: `steps=1;sampler=ddim;…`."""
+def refuse_steps(model: ModelHandle, options: DecodeOptions) -> None:
+    """Raises UsageError if the user asks a decoder without steps for settings of the diffusion."""
+    if options.asked and not model.traits.has_steps:
+        raise UsageError(
+            f"{' '.join(options.asked)}: model {model.label} decodes without diffusion steps; "
+            f"leave {'it' if len(options.asked) == 1 else 'them'} out"
+        )
+
+
+def describe_settings(options: DecodeOptions, *, has_steps: bool = True) -> str:
+    """Returns the settings as an image's stamp holds them: `steps=1;sampler=ddim;…`.
+
+    If the decoder has no steps, `steps=none` replaces the settings of the diffusion: the images are
+    the same for all of them.
+    """
     settings = options.settings
     pairs: dict[str, object] = {
-        "steps": settings.num_steps,
+        STEPS: settings.num_steps,
         "sampler": settings.sampler,
         "schedule": settings.schedule,
         "guidance": f"{settings.pdg_strength:g}" if settings.pdg else "off",
         "strength": f"{settings.strength:g}",
         "seed": "fresh" if settings.seed is None else settings.seed,
     }
+    if not has_steps:
+        pairs = {STEPS: NO_STEPS}
     if options.flipped:
         pairs["image"] = "flipped"
     if options.quality is not None:

@@ -285,7 +285,7 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
         held = find_held_record(output)
         options = self.options.follow(held)
         choice = replace(self.model, device=self.choose_device(announce))
-        model = choose_encoder(choice, held, announce, features=options.features)
+        model = choose_encoder(choice, held, announce, companions=options.companions)
         model.check(options.precision)
         refuse_mixed_latents(output, held, options.want(model))
         announce_followed(held, self.options.list_followed(held), announce)

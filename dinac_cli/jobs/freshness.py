@@ -48,8 +48,14 @@ _LACKS = {
     FLIPPED + CLASS_TOKEN: "no class token of the mirrored image",
 }
 
-SETTINGS = ("steps", "sampler", "schedule", "guidance", "strength", "seed")
-"""The settings in every stamp. Each key is also an option of `decode`."""
+STEPS, NO_STEPS = "steps", "none"
+"""The key of the number of diffusion steps, and its value if the decoder has no steps."""
+
+SETTINGS = (STEPS, "sampler", "schedule", "guidance", "strength", "seed")
+"""The settings in the stamps of diffusion decoders. Each key is also an option of `decode`.
+
+The stamp of a decoder without steps holds `STEPS` only.
+"""
 
 _DEFAULTS = {"image": "upright", "quality": "default"}
 """The settings that a stamp holds only if they differ from these defaults."""
@@ -215,8 +221,12 @@ class WantedImage:
         return {"record": self.record_hash, "weights": self.weights, "settings": self.settings}
 
     def find_conflict(self, stamp: Mapping[str, str]) -> Conflict | None:
-        """Returns the first conflict with the image of a stamp, or None."""
-        if (conflict := compare_settings(stamp, self.settings)) is not None:
+        """Returns the first conflict with the image of a stamp, or None.
+
+        If only one of both decoders has steps, the conflict is that of their weights.
+        """
+        is_alike = describes_steps(stamp.get("settings", "")) == describes_steps(self.settings)
+        if is_alike and (conflict := compare_settings(stamp, self.settings)) is not None:
             return conflict
         held = stamp.get("weights", "unknown")
         if held == self.weights:
@@ -231,6 +241,11 @@ def compare_settings(stamp: Mapping[str, str], wanted: str) -> Conflict | None:
         return None
     differing = list_settings(held, unlike=wanted), list_settings(wanted, unlike=held)
     return Conflict(*(" ".join(options) or "unknown settings" for options in differing))
+
+
+def describes_steps(settings: str) -> bool:
+    """False if the settings of a stamp are those of a decoder without diffusion steps."""
+    return parse_description(settings).get(STEPS) != NO_STEPS
 
 
 def list_settings(settings: str, *, unlike: str) -> list[str]:

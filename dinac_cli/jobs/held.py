@@ -16,7 +16,7 @@ from dinac_cli.images.formats import OUTPUT_FORMATS, OutputFormat, format_of_suf
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
 from dinac_cli.images.hdr import read_hdr
 from dinac_cli.images.stamp import read_stamp
-from dinac_cli.jobs.freshness import SETTINGS, find_first_record, list_files
+from dinac_cli.jobs.freshness import NO_STEPS, SETTINGS, STEPS, find_first_record, list_files
 from dinac_cli.jobs.request import Announce
 from dinac_cli.models.interface import DinacAEInferenceConfig
 from dinac_cli.storage.output import Output
@@ -137,13 +137,18 @@ def _read_image(path: str, form: OutputFormat) -> HeldImage | None:
 def _parse_settings(text: str) -> tuple[DinacAEInferenceConfig, bool, int | None] | None:
     """Parses the settings in a stamp; also returns whether the image is mirrored, and the quality.
 
-    Returns None if a request cannot ask for these settings.
+    An image of a decoder without steps has the default settings of the diffusion. Returns None if a
+    request cannot ask for these settings.
     """
     try:
         pairs = parse_description(text, strict=True)
         image = pairs.pop("image", "upright")
         quality = _parse_integer(pairs.pop("quality")) if "quality" in pairs else None
-        if pairs.keys() != set(SETTINGS) or image not in ("upright", "flipped"):
+        if image not in ("upright", "flipped"):
+            return None
+        if pairs == {STEPS: NO_STEPS}:
+            return DEFAULT_SETTINGS, image == "flipped", quality
+        if pairs.keys() != set(SETTINGS):
             return None
         guidance = pairs["guidance"]
         is_guided = guidance != "off"

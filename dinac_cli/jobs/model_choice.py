@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from dinac_cli.codec.compute import Compute, check_device, check_dtype
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import name_model
 from dinac_cli.container.header import RecordHeader
+from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.jobs.freshness import WantedLatents
 from dinac_cli.jobs.held import HeldRecord
@@ -56,21 +58,20 @@ def choose_encoder(
     held: HeldRecord | None,
     announce: Announce,
     *,
-    features: bool = False,
+    companions: Collection[str] = (),
 ) -> ModelHandle:
     """Returns the encoder of the named model.
 
     For `auto`, returns the encoder of the model that encoded `held`, the record in OUT. If OUT
-    holds no record to keep, returns the encoder of the machine's default model. If `features` is
-    set, the handle also includes the model's class head. In this case, raises UsageError if the
-    model has no class head. Raises ModelError.
+    holds no record to keep, returns the encoder of the machine's default model. `companions` are
+    the tensors to store beside the latents. Raises ModelError, and UsageError as `open_encoder`.
     """
     if choice.model == AUTO and held is not None:
         resolved = _find_held_model(held, choice)
     else:
         model = choose_default(choice.device) if choice.model == AUTO else choice.model
         resolved = resolve_model(model, choice.revision, announce=announce)
-    return open_encoder(resolved, choice, features=features)
+    return open_encoder(resolved, choice, companions)
 
 
 def explain_default(choice: ModelChoice, held: HeldRecord | None, model: ModelHandle) -> str | None:
@@ -98,12 +99,22 @@ def choose_local_encoder(
     return _find_held_model(held, choice)
 
 
-def open_encoder(resolved: LatentModel, device: DeviceChoice, *, features: bool) -> ModelHandle:
-    """Returns a model's encoder and, for `features`, its class head; see `choose_encoder`."""
-    if not features:
-        return ModelHandle(resolved, "encoder", device)
-    handle = ModelHandle(resolved, "encoder", device, ("class_head",))
-    if CLASS_HEAD not in handle.traits.parts:
+def open_encoder(
+    resolved: LatentModel, device: DeviceChoice, companions: Collection[str]
+) -> ModelHandle:
+    """Returns a model's encoder and, if `companions` include the class token, its class head.
+
+    Raises UsageError if the model cannot compute the companions, or cannot be compiled.
+    """
+    needs_head = CLASS_TOKEN in companions
+    handle = ModelHandle(resolved, "encoder", device, ("class_head",) if needs_head else ())
+    _refuse_compilation(handle)
+    if LOGSNR in companions and not handle.traits.has_posterior:
+        raise UsageError(
+            f"--posterior: the posterior of model {handle.label} has no log-SNR; "
+            "use --no-posterior, or name another model"
+        )
+    if needs_head and CLASS_HEAD not in handle.traits.parts:
         raise UsageError(
             f"--features: model {handle.label} has no class head (the part that predicts them); "
             "name a model that has one, such as --model d2, or leave out --features"
@@ -251,12 +262,20 @@ def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFi
 def _open_part(resolved: LatentModel, part: str, device: DeviceChoice) -> ModelHandle:
     """Returns a part of a model.
 
-    Raises UsageError if `part` is "class_head" and the model has no class head.
+    Raises UsageError if `part` is "class_head" and the model has no class head, or if the model
+    cannot be compiled.
     """
     handle = ModelHandle(resolved, part, device)
+    _refuse_compilation(handle)
     if part == CLASS_HEAD and CLASS_HEAD not in handle.traits.parts:
         raise UsageError(
             f"model {handle.label} has no class head (the part that predicts features); encode the "
             "images with a model that has one, such as d2"
         )
     return handle
+
+
+def _refuse_compilation(handle: ModelHandle) -> None:
+    """Raises UsageError if the handle asks for compilation and its model cannot be compiled."""
+    if handle.choice.compiled and not handle.traits.can_compile:
+        raise UsageError(f"--compile: model {handle.label} cannot be compiled; leave out --compile")

@@ -169,7 +169,7 @@ class PlanRequest:
         held = find_held_record(output)
         options = self.encode.options.follow(held)
         resolved = choose_local_encoder(self.encode.model, held)
-        model = open_encoder(resolved, DeviceChoice(), features=options.features)
+        model = open_encoder(resolved, DeviceChoice(), options.companions)
         model.check(options.precision)
         width = model.traits.feature_dim if options.features else None
         plan = Plan(
@@ -256,7 +256,7 @@ class PlanRun:
         request = self.request.encode
         default = choose_default(request.model.device)
         resolved = choose_local_encoder(request.model, self.held, default)
-        model = open_encoder(resolved, request.model, features=self.options.features)
+        model = open_encoder(resolved, request.model, self.options.companions)
         return run_trial(self.sample, model, self.options, control)
 
 

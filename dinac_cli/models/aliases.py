@@ -8,5 +8,9 @@ NANO = "nano"
 AUTO = "auto"
 """The value of `--model` that leaves the choice to dinac."""
 
-HUB_ALIASES = {"d2": "data-archetype/dinac_ae_d2", "dinac-ae": "data-archetype/dinac_ae"}
+HUB_ALIASES = {
+    "d2": "data-archetype/dinac_ae_d2",
+    "dinac-ae": "data-archetype/dinac_ae",
+    "flux2": "black-forest-labs/FLUX.2-small-decoder",
+}
 """The Hub repositories of the models with short names."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinac_cli.errors import ModelError, OutputError, UsageError
-from dinac_cli.models.registry import find_repository
+from dinac_cli.models.registry import find_repository, split_repository
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
 
+_CARD = "README.md"  # downloaded with every model
 _SHORTEST_COMMIT = 7
 """A shorter revision is only compared with branches, tags and whole commits."""
 
@@ -58,10 +59,12 @@ def plan_removal(source: str, revision: str | None = None) -> Removal:
     """
     from huggingface_hub import constants
 
-    repository = find_repository(source, "cannot be removed")
+    repository, folder = split_repository(find_repository(source, "cannot be removed"))
     cache = Path(constants.HF_HUB_CACHE).resolve()
     scan, repo = _scan(repository, cache)
     chosen = [_choose(repo, revision)] if revision is not None else list(repo.revisions)
+    if folder:
+        _demand_nothing_else(repository, folder, chosen)
     # Forks share commits, and the client deletes by commit alone: show it this repository only.
     only = replace(scan, repos=frozenset([repo]))
     strategy = only.delete_revisions(*(one.commit_hash for one in chosen))
@@ -92,6 +95,20 @@ def _scan(repository: str, cache: Path) -> tuple[HFCacheInfo, CachedRepoInfo]:
         f"model {repository}: {folder} holds an interrupted download or damaged files; "
         "remove this folder by hand"
     )
+
+
+def _demand_nothing_else(
+    repository: str, folder: str, revisions: Sequence[CachedRevisionInfo]
+) -> None:
+    """Raises UsageError if the revisions hold files outside the folder that the user named."""
+    for revision in revisions:
+        for file in revision.files:
+            inner = file.file_path.relative_to(revision.snapshot_path)
+            if inner.parts[0] != folder and inner.as_posix() != _CARD:
+                raise UsageError(
+                    f"{repository}: the cache also holds {inner.as_posix()}, which is not in "
+                    f"{folder}; to remove the whole repository, name {repository}"
+                )
 
 
 def _choose(repo: CachedRepoInfo, revision: str) -> CachedRevisionInfo:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeGuard
 
 from dinac_cli.errors import UsageError
 from dinac_cli.models.aliases import HUB_ALIASES, NANO
@@ -94,7 +94,8 @@ class ModelTraits:
     whether the encoder also gives a log-SNR for each value. A decoder that `has_steps` is a
     diffusion decoder, which takes all of `DinacAEInferenceConfig`; another one ignores it.
     `feature_dim` is the width of the predicted features, or None without a class head.
-    `token_bytes` is a generous estimate of the peak memory per latent position, in bytes.
+    `token_bytes` is a generous estimate of the peak memory per latent position, in bytes. If
+    `can_compile` is false, the model refuses to be opened `compiled`.
     """
 
     patch: int
@@ -104,6 +105,7 @@ class ModelTraits:
     has_steps: bool
     feature_dim: int | None
     token_bytes: int
+    can_compile: bool = True
 
 
 class GpuStep(Protocol):
@@ -178,6 +180,9 @@ class LatentModel(ABC):
     path: Path
     label: str
     revision: str = ""
+
+    weights_pattern: ClassVar[str] = "*.safetensors"
+    """The weights files to download, in the folder of the configuration: a name or a pattern."""
 
     @classmethod
     @abstractmethod

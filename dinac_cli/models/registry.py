@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from dinac_cli.errors import ModelError, UsageError, quote_error
@@ -23,11 +24,12 @@ from dinac_cli.models.families import open_checkpoint
 from dinac_cli.models.interface import LatentModel
 
 NANO_REVISION = "4"
-DOWNLOAD_BYTES = {"d2": 617_000_000}
+DOWNLOAD_BYTES = {"d2": 617_000_000, "flux2": 249_000_000}
 """Approximate sizes of published weights, for models whose size is known without the internet."""
 
 _NANO_FOLDER = Path(__file__).parent.parent / "weights" / NANO
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([A-Za-z0-9][\w.-]*))?")
+_HUB_NAMES = "a Hub repository (owner/name, or owner/name/folder)"
 _INSTEAD = f"use --model {NANO} (embedded)"
 
 
@@ -39,8 +41,9 @@ def resolve_model(
 ) -> LatentModel:
     """Finds the model that `source` names: an alias, folder, .safetensors file or Hub repository.
 
-    If a Hub model is not cached, calls `announce` with a message and downloads the model. Raises
-    ModelError if the download fails, and UsageError if `source` names no model.
+    The model may be in a folder of a repository: `owner/name/folder`. If a Hub model is not cached,
+    calls `announce` with a message and downloads the model. Raises ModelError if the download
+    fails, and UsageError if `source` names no model.
     """
     if source == NANO:
         _refuse_revision(source, revision, NANO_REVISION)
@@ -51,11 +54,11 @@ def resolve_model(
         return open_checkpoint(path, path.resolve().name)
     repository = HUB_ALIASES.get(source, source)
     # A name that ends in .safetensors means a file. If the file is missing, do not ask the Hub.
-    if not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
+    if not _HUB_NAME.fullmatch(repository) or repository.endswith(".safetensors"):
         known = ", ".join([NANO, *HUB_ALIASES])
         raise UsageError(
             f"--model {source}: no such file or folder, and neither an alias ({known}) "
-            "nor a Hub repository (owner/name)"
+            f"nor {_HUB_NAMES}"
         )
     return find_cached(repository, revision) or _download(repository, revision, announce)
 
@@ -68,7 +71,7 @@ def open_nano() -> DinacModel:
 def find_local(source: str, revision: str | None = None) -> LatentModel:
     """Finds a model as `resolve_model` does, but raises ModelError if it must be downloaded."""
     repository = HUB_ALIASES.get(source, source)
-    if source == NANO or _is_path(source) or not _REPOSITORY.fullmatch(repository):
+    if source == NANO or _is_path(source) or not _HUB_NAME.fullmatch(repository):
         return resolve_model(source, revision)
     cached = find_cached(repository, revision)
     if cached is None:
@@ -86,19 +89,23 @@ def pull_model(source: str, revision: str | None = None) -> LatentModel:
 
 
 def find_repository(source: str, refusal: str) -> str:
-    """Returns the Hub repository of an alias or a repository.
+    """Returns the Hub repository of an alias or a repository, or the folder in a repository.
 
     Raises UsageError for other names. `refusal` ends the error for the embedded model.
     """
     if source == NANO:
         raise UsageError(f"model {NANO} is embedded: {refusal}")
     repository = HUB_ALIASES.get(source, source)
-    if not _REPOSITORY.fullmatch(repository):
-        raise UsageError(
-            f"{source}: neither an alias ({', '.join(HUB_ALIASES)}) nor a Hub repository "
-            "(owner/name)"
-        )
+    if not _HUB_NAME.fullmatch(repository):
+        raise UsageError(f"{source}: neither an alias ({', '.join(HUB_ALIASES)}) nor {_HUB_NAMES}")
     return repository
+
+
+def split_repository(name: str) -> tuple[str, str]:
+    """Splits `owner/name/folder` into the repository and the folder, which may be ""."""
+    match = _HUB_NAME.fullmatch(name)
+    assert match is not None, "the caller has checked the name"
+    return match[1], match[2] or ""
 
 
 def choose_default(device: str) -> str:
@@ -129,35 +136,43 @@ def find_cached(repository: str, revision: str | None = None) -> LatentModel | N
         model = _fetch(repository, revision, only_cached=True)
     except (OSError, ValueError):  # all errors that the client defines derive from these two
         return None
-    return model if _is_complete(model.path) else None
+    return model if _is_complete(model) else None
 
 
 def _fetch(repository: str, revision: str | None, *, only_cached: bool) -> LatentModel:
-    """Calls the Hub's client, which may return the folder of an interrupted download."""
+    """Calls the Hub's client, which may return the folder of an interrupted download.
+
+    `repository` may name a folder in a repository. A repository may hold much more than the model.
+    Therefore the configuration comes first, and decides which weights to download.
+    """
     from huggingface_hub import snapshot_download
 
-    wanted = [CONFIG_NAME, "*.safetensors", "README.md"]
-    folder = Path(
-        snapshot_download(
-            repository, revision=revision, allow_patterns=wanted, local_files_only=only_cached
-        )
-    )
-    return open_checkpoint(folder, repository, folder.name)
+    owner_name, folder = split_repository(repository)
+    prefix = f"{folder}/" if folder else ""
+    fetch = partial(snapshot_download, owner_name, revision=revision, local_files_only=only_cached)
+    wanted = [prefix + CONFIG_NAME, "README.md"]
+    snapshot = Path(fetch(allow_patterns=wanted))
+    if not only_cached and (snapshot / folder / CONFIG_NAME).is_file():
+        weights = type(open_checkpoint(snapshot / folder, repository)).weights_pattern
+        snapshot = Path(fetch(allow_patterns=[*wanted, prefix + weights]))
+    return open_checkpoint(snapshot / folder, repository, snapshot.name)
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether a folder in the Hub's cache contains a configuration and weights.
+def _is_complete(model: LatentModel) -> bool:
+    """Whether the folder of a model in the Hub's cache contains a configuration and weights.
 
     Without a configuration, the network would get the constants of the published models. These
-    constants may be wrong for the network. If the weights file is not `model.safetensors`, all
-    downloads of the repository must also be complete.
+    constants may be wrong for the network. If the weights file has not the usual name of the
+    family, all downloads of the repository must also be complete.
     """
+    folder, pattern = model.path, model.weights_pattern
     if not (folder / CONFIG_NAME).is_file():
         return False
-    if (folder / WEIGHTS_NAME).is_file():
+    if any((folder / name).is_file() for name in (WEIGHTS_NAME, pattern)):
         return True
-    has_other_weights = any(path.is_file() for path in folder.glob("*.safetensors"))
-    return has_other_weights and not any(folder.parent.parent.glob("blobs/*.incomplete"))
+    has_other_weights = any(path.is_file() for path in folder.glob(pattern))
+    snapshot = folder.parent if split_repository(model.label)[1] else folder
+    return has_other_weights and not any(snapshot.parent.parent.glob("blobs/*.incomplete"))
 
 
 def _download(
@@ -176,10 +191,11 @@ def _download(
             f"{_explain_hub_error(exc)}",
             [quote_error(exc)],
         ) from exc
-    if not _is_complete(model.path):
+    if not _is_complete(model):
         raise ModelError(
             f"model {at} has no config.json or no .safetensors file in {model.path}; if its "
-            "download was interrupted, go online and retry. Otherwise, name a DINAC-AE repository"
+            "download was interrupted, go online and retry. Otherwise, name a DINAC-AE repository, "
+            "or the folder of a FLUX.2 VAE (owner/name/vae)"
         )
     return model
 

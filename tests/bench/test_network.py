@@ -160,5 +160,5 @@ def test_each_of_our_models_is_compared_with_the_other() -> None:
 
 def test_missing_diffusers_suggests_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(UsageError, match=r"pip install 'dinac-cli\[compare\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'dinac-cli\[flux2\]'"):
         Flux2Contender(CPU, torch.float32)

@@ -16,6 +16,7 @@ from .processes import run, run_noting_imports, run_on_terminal
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 REPOSITORY = "data-archetype/dinac_ae_d2"
+FLUX2 = "black-forest-labs/FLUX.2-small-decoder"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD_COMMIT = "0123456fedcba9876543210fedcba9876543210f"
 
@@ -57,18 +58,25 @@ def test_list_imports_no_torch(tmp_path: Path) -> None:
     done, imported = run_noting_imports(tmp_path / "imports", ("torch",), "models", "list")
     assert (done.code, done.err, imported) == (0, "", "")
     assert done.out.splitlines()[1:] == [
-        "nano     -                          embedded          4  10.4 MB  5,001,984",
-        f"d2       {REPOSITORY} not cached        - 617.0 MB          -",
-        "dinac-ae data-archetype/dinac_ae    not cached        -        -          -",
+        "nano     -                                      embedded          4  10.4 MB  5,001,984",
+        f"d2       {REPOSITORY:38} not cached        - 617.0 MB          -",
+        "dinac-ae data-archetype/dinac_ae                not cached        -        -          -",
+        f"flux2    {FLUX2} not cached        - 249.0 MB          -",
     ]
 
 
-def test_download_of_d2_is_the_size_of_its_tensors() -> None:
+FLUX2_PARAMETERS = 62_373_091
+"""Those of FLUX.2's encoder and small decoder; tests/models/flux2 counts them."""
+
+
+def test_downloads_have_the_sizes_of_their_tensors() -> None:
     manifest = json.loads((GOLDEN / "dinac_ae_d2.manifest.json").read_text("utf-8"))
     float32_bytes = 4 * manifest["parameters"]["total"]
-    assert {"d2": round(float32_bytes, -6)} == DOWNLOAD_BYTES
-    [_, d2, other] = run("models", "list", "--json").objects
+    flux2_bytes = 4 * FLUX2_PARAMETERS
+    assert {"d2": round(float32_bytes, -6), "flux2": round(flux2_bytes, -6)} == DOWNLOAD_BYTES
+    [_, d2, other, flux2] = run("models", "list", "--json").objects
     assert d2["download_bytes"] == DOWNLOAD_BYTES["d2"]
+    assert flux2["download_bytes"] == DOWNLOAD_BYTES["flux2"]
     assert "size_bytes" not in d2
     assert "download_bytes" not in other
 
@@ -119,7 +127,11 @@ def test_model_that_is_not_cached_is_not_shown() -> None:
 def test_other_names_are_refused() -> None:
     for name, reason in (
         ("nano", "model nano is embedded: nothing to download"),
-        ("what", "what: neither an alias (d2, dinac-ae) nor a Hub repository (owner/name)"),
+        (
+            "what",
+            "what: neither an alias (d2, dinac-ae, flux2) nor a Hub repository "
+            "(owner/name, or owner/name/folder)",
+        ),
     ):
         done = run("models", "pull", name)
         assert (done.code, done.out, done.err) == (2, "", f"dinac: {reason}\n")

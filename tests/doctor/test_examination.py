@@ -25,7 +25,7 @@ BEFORE = ["dinac", "packages", "torch", "device", "arithmetic", "memory"]
 PARITY = ["nano in f32", "nano in bf16"]
 KERNELS = ["kernels (nano)", "kernels (d2)", "batches"]
 AFTER = ["threads", "disk", "temporary", "cache", "hub cache", "extra fast", "extra formats"]
-AFTER += ["compiler", "extra remote", "extra parquet", "extra cluster", "extra compare"]
+AFTER += ["compiler", "extra remote", "extra parquet", "extra cluster", "extra flux2"]
 AFTER += ["completions"]
 
 

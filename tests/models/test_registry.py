@@ -32,6 +32,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 Download = Callable[..., str]
 
+SMALL_FILES = ["config.json", "README.md"]
 INSTEAD = "use --model nano (embedded)"
 
 
@@ -43,7 +44,10 @@ def http_error(
 
 
 class Hub:
-    """A fake of the Hub's client: the cached repositories, and the answer to a download."""
+    """A fake of the Hub's client: the cached repositories, and the answer to a download.
+
+    A download of weights follows that of a configuration.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,6 +55,7 @@ class Hub:
         self.answer: str | Exception = AssertionError("the Hub was asked")
         self.on_download: Callable[[], None] = lambda: None
         self.calls: list[tuple[str, str | None, bool]] = []
+        self.patterns: list[list[str]] = []
 
     def snapshot_download(
         self,
@@ -60,8 +65,8 @@ class Hub:
         allow_patterns: list[str],
         local_files_only: bool = False,
     ) -> str:
-        assert allow_patterns == ["config.json", "*.safetensors", "README.md"]
         self.calls.append((repository, revision, local_files_only))
+        self.patterns.append(allow_patterns)
         if local_files_only:
             if repository not in self.cached:
                 raise errors.LocalEntryNotFoundError("not cached")
@@ -135,14 +140,15 @@ class TestLocal:
         assert resolve_model("nano").revision == NANO_REVISION
 
     @pytest.mark.parametrize(
-        "source", ["", "d3", "a/b/c", "../gone", "/gone/model", "owner/", "owner/model.safetensors"]
+        "source",
+        ["", "d3", "a/b/c/d", "../gone", "/gone/model", "owner/", "owner/model.safetensors"],
     )
     def test_unknown_source_is_refused(self, hub: Hub, source: str) -> None:
         with pytest.raises(UsageError) as caught:
             resolve_model(source)
         assert str(caught.value) == (
-            f"--model {source}: no such file or folder, and neither an alias (nano, d2, dinac-ae) "
-            "nor a Hub repository (owner/name)"
+            f"--model {source}: no such file or folder, and neither an alias "
+            "(nano, d2, dinac-ae, flux2) nor a Hub repository (owner/name, or owner/name/folder)"
         )
         assert hub.calls == []
 
@@ -180,7 +186,8 @@ class TestCached:
 
         hub.on_download = complete
         assert resolve_model("d2") == DinacModel(hub.folder / COMMIT, D2, COMMIT)
-        assert [local for _, _, local in hub.calls] == [True, True, False]
+        assert [local for _, _, local in hub.calls] == [True, True, False, False]
+        assert hub.patterns[-2:] == [SMALL_FILES, [*SMALL_FILES, "*.safetensors"]]
         assert find_cached(D2) is not None
 
     @pytest.mark.parametrize("missing", ["*.safetensors", "config.json"])
@@ -196,7 +203,7 @@ class TestCached:
         assert str(caught.value) == (
             f"model {D2} (revision main) has no config.json or no .safetensors file in "
             f"{hub.folder / COMMIT}; if its download was interrupted, go online and retry. "
-            "Otherwise, name a DINAC-AE repository"
+            "Otherwise, name a DINAC-AE repository, or the folder of a FLUX.2 VAE (owner/name/vae)"
         )
 
     def test_link_to_a_missing_blob_is_an_incomplete_download(self, hub: Hub) -> None:

@@ -5,7 +5,7 @@ Lists OUT and the inputs once. No request looks at a single image, except for a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from dinac_cli.codec.compute import refuse_devices
@@ -83,9 +83,9 @@ def open_forecast(
     """
     refuse_devices(request.encode.model.device, "a plan")
 
-    def choose(held: HeldRecord | None, features: bool) -> ModelHandle:
+    def choose(held: HeldRecord | None, companions: Collection[str]) -> ModelHandle:
         resolved = choose_local_encoder(request.encode.model, held)
-        return open_encoder(resolved, DeviceChoice(), features=features)
+        return open_encoder(resolved, DeviceChoice(), companions)
 
     setup = prepare_shards(request.encode, announce, choose)
     setup.plan.make(watch)
@@ -190,7 +190,7 @@ class ShardForecast:
         return SpeedTrial(
             probe=probe,
             sizes=sizes,
-            model=open_encoder(resolved, encode.model, features=setup.options.features),
+            model=open_encoder(resolved, encode.model, setup.options.companions),
             options=setup.options,
             choice=setup.choice,
         )

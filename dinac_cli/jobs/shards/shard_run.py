@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -67,9 +67,9 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
     Raises UsageError, ModelError, OutputError, StorageError.
     """
 
-    def choose(held: HeldRecord | None, features: bool) -> ModelHandle:
+    def choose(held: HeldRecord | None, companions: Collection[str]) -> ModelHandle:
         model_choice = replace(request.model, device=request.choose_device(announce))
-        return choose_encoder(model_choice, held, announce, features=features)
+        return choose_encoder(model_choice, held, announce, companions=companions)
 
     setup = prepare_shards(request, announce, choose)
     return ShardRun(
@@ -82,7 +82,7 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
     )
 
 
-ChooseModel = Callable[[HeldRecord | None, bool], ModelHandle]
+ChooseModel = Callable[[HeldRecord | None, Collection[str]], ModelHandle]
 """Returns the encoder for what OUT holds; the second argument says whether it needs features."""
 
 
@@ -114,7 +114,7 @@ def prepare_shards(
     earlier = None if request.overwrite else read_settings(store)
     held = None if earlier is None else HeldRun.of(store.locate(RUN_NAME), earlier)
     options = request.options.follow(held)
-    model = choose_model(held, options.features)
+    model = choose_model(held, options.companions)
     model.check(options.precision)
     choice = _choose_samples(request, options, earlier)
     followed = DEFAULT_SHARD_SIZE if earlier is None else earlier.shard_size

@@ -1,0 +1,1 @@
+"""The autoencoder of FLUX.2, as the diffusers library computes it."""
