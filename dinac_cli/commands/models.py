@@ -180,7 +180,7 @@ def _describe_model(summary: ModelSummary) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{summary.parameter_count:,} ({', '.join(parts)})"
     yield "latents", f"{summary.channels} channels at patch {summary.patch}"
     yield "stored in", summary.stored
-    yield "in bfloat16", f"{summary.float32_parameters:,} parameters stay float32 (mostly norms)"
+    yield "in bfloat16", f"{summary.float32_parameters:,} parameters stay float32"
     yield "latent space", summary.latent_space
     yield "weights", summary.weights
     yield "licence", summary.licence or "unknown"

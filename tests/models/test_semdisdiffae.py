@@ -26,6 +26,8 @@ from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.dinac.norm_choice import choose_mode
+from dinac_cli.models.dinac.norm_trial import measure_spreads
+from dinac_cli.models.dinac.source import locate_checkpoint, read_config
 from dinac_cli.models.dinac.tensor_names import find_part, keeps_float32
 from dinac_cli.models.interface import DECODER, ENCODER
 
@@ -273,6 +275,29 @@ class TestConfiguration:
         with pytest.raises(CheckpointError, match=r"use the config\.json that belongs to these"):
             DinacAE.from_pretrained(folder)
 
+    def test_errors_name_the_file_that_is_wrong(
+        self, models: dict[str, DinacAE], tmp_path: Path
+    ) -> None:
+        """A tensor that is missing or unreadable is no fault of the config.json."""
+        folder = write_checkpoint(tmp_path / "m", models["disabled"])
+        weights = folder / "model.safetensors"
+        tensors = load_file(weights)
+        up = tensors.pop("decoder.latent_up.weight")
+        save_file(tensors, weights)
+        message = (
+            "the network's sizes cannot be inferred: tensor decoder.latent_up.weight is missing"
+        )
+        with pytest.raises(ModelError) as refusal:
+            DinacModel(folder, "").read_traits()
+        assert str(refusal.value).startswith(f"{weights}: {message}; ")
+        variances = tensors["latent_norm_running_var"].double()
+        changed = {"decoder.latent_up.weight": up, "latent_norm_running_var": variances}
+        save_file(tensors | changed, weights)
+        (folder / "config.json").unlink()
+        with pytest.raises(ModelError) as refusal:
+            DinacModel(folder, "").read_traits()
+        assert str(refusal.value).startswith(f"{weights}: tensor latent_norm_running_var has type")
+
     def test_folded_latents_are_refused(self, models: dict[str, DinacAE], tmp_path: Path) -> None:
         tensors = dict(models["disabled"].state_dict())
         for name in ("latent_norm_running_mean", "latent_norm_running_var"):
@@ -454,6 +479,14 @@ class TestNorm:
     )
     def test_rule(self, disabled: float, channel_wise: float, mode: str | None) -> None:
         assert choose_mode({"disabled": disabled, "channel_wise": channel_wise}) == mode
+
+    def test_any_patch_can_be_tried(self, models: dict[str, DinacAE], tmp_path: Path) -> None:
+        """256 is not divisible by 24."""
+        odd = DinacAE(replace(models["disabled"].config, patch_size=24))
+        files = locate_checkpoint(write_checkpoint(tmp_path / "m", odd))
+        spreads = measure_spreads(files, read_config(files))
+        assert sorted(spreads) == sorted(MODES)
+        assert all(0 < spread < 1 for spread in spreads.values())
 
     @torch.inference_mode()
     def test_sample_images_are_like_photographs(self) -> None:

@@ -17,7 +17,7 @@ from dinac_cli.models.dinac.source import CheckpointFiles
 from dinac_cli.models.interface import ENCODER
 
 SCENE_SIDE = 256
-"""The height and width of each sample image, in pixels."""
+"""The height and width of each sample image, in pixels, or the next multiple of the patch."""
 
 
 @torch.inference_mode()
@@ -31,9 +31,8 @@ def measure_spreads(files: CheckpointFiles, config: DinacAEConfig) -> dict[str, 
     """
     plain = replace(config, bottleneck_norm_mode=DISABLED)
     model = load_parts(files, plain, (ENCODER,), torch.device("cpu"), torch.float32)
-    posteriors = [
-        model.encode_pixels(torch.tensor(pixels)[None]) for pixels in draw_scenes(SCENE_SIDE)
-    ]
+    side = -(-SCENE_SIDE // config.patch_size) * config.patch_size
+    posteriors = [model.encode_pixels(torch.tensor(pixels)[None]) for pixels in draw_scenes(side)]
     normalized = [normalize_mean(posterior) for posterior in posteriors]
     return {
         DISABLED: _measure_spread(model, posteriors),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,24 +73,29 @@ def read_config(files: CheckpointFiles) -> DinacAEConfig:
     """
     values = {} if files.config is None else read_json(files.config)
     if files.config is not None and not leaves_encoder_open(values):
-        build = partial(from_json, values)
-    else:
-        build = partial(_infer_config, read_table(files.weights), values, files.config is not None)
-    try:
-        return build()
-    except ModelError as exc:
-        raise ModelError(f"{files.config or files.weights}: {exc}") from exc
-
-
-def _infer_config(table: TensorTable, values: object, has_config: bool) -> DinacAEConfig:
-    """Returns the configuration that the tensors and the constants in `config.json` give."""
+        with _naming(files.config):
+            return from_json(values)
+    table = read_table(files.weights)
     shapes = table.canonical_shapes
-    if has_config and find_encoder_type(shapes) == TRANSFORMER:
-        return read_sizes(values, TRANSFORMER)
-    config = complete_sizes(infer_config(shapes), values)
+    if files.config is not None and find_encoder_type(shapes) == TRANSFORMER:
+        with _naming(files.config):
+            return read_sizes(values, TRANSFORMER)
+    with _naming(files.weights):
+        inferred = infer_config(shapes)
+    with _naming(files.config or files.weights):
+        config = complete_sizes(inferred, values)
     if config.encoder_type != TRANSFORMER and not names_epsilon(values):
         _demand_large_variances(table)
     return config
+
+
+@contextmanager
+def _naming(file: Path) -> Generator[None, None, None]:
+    """Puts the file that is wrong before the message of a ModelError."""
+    try:
+        yield
+    except ModelError as exc:
+        raise ModelError(f"{file}: {exc}") from exc
 
 
 def _demand_large_variances(table: TensorTable) -> None:
@@ -101,8 +106,9 @@ def _demand_large_variances(table: TensorTable) -> None:
     lowest = float(np.min(read_floats(table.path, entry), initial=np.inf))
     if not lowest >= _CERTAIN_VARIANCE:
         raise ModelError(
-            f"a variance of the latents is {lowest:.2g}, so the constant latent_running_stats_eps "
-            "must be known; put it into the config.json of a folder that holds these weights"
+            f"{table.path}: a variance of the latents is {lowest:.2g}, so the constant "
+            "latent_running_stats_eps must be known; put it into the config.json of a folder that "
+            "holds these weights"
         )
 
 

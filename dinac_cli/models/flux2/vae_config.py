@@ -195,7 +195,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> Flux2Config:
         layers += 1
     encoder = tuple(
         _measure(shapes, f"encoder.down_blocks.{level}.resnets.0.conv1.weight")
-        for level in range(levels)
+        for level in range(max(1, levels))
     )
     decoder = tuple(
         _measure(shapes, f"decoder.up_blocks.{levels - 1 - level}.resnets.0.conv1.weight")
