@@ -59,7 +59,13 @@ from dinac_cli.jobs.held import (
     announce_followed,
     find_held_image,
 )
-from dinac_cli.jobs.model_choice import FixedModel, ModelChoice, ModelFinder, choose_models
+from dinac_cli.jobs.model_choice import (
+    FixedModel,
+    ModelChoice,
+    ModelFinder,
+    choose_models,
+    open_engine,
+)
 from dinac_cli.jobs.orphans import DECODE_SOURCES
 from dinac_cli.jobs.pruning import Prune, Pruning, require_whole_folders
 from dinac_cli.jobs.request import (
@@ -439,7 +445,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
 
     def submit(self, batch: list[_ReadRecord]) -> Computing[npt.NDArray[np.uint8]]:
         self._used = batch[0].model
-        engine = self._used.engine
+        engine = open_engine(self._models, self._used)
         headers = [work.record.header for work in batch]
         engine.check_size(headers[0].height, headers[0].width)
         sizes = [(header.height, header.width) for header in headers]

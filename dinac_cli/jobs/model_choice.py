@@ -6,14 +6,14 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dinac_cli.codec.compute import Compute, check_device, check_dtype
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import name_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR
-from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.errors import ImageError, MissingLibraryError, ModelError, UsageError
 from dinac_cli.jobs.freshness import WantedLatents
 from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.request import Announce
@@ -26,6 +26,9 @@ from dinac_cli.models.registry import (
     resolve_model,
 )
 from dinac_cli.storage.output import Output
+
+if TYPE_CHECKING:
+    from dinac_cli.codec.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +218,11 @@ class ModelsOfRecords:
                 self._handles[key] = _open_part(resolved, self._part, key[1])
             return self._handles[key]
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the user named the model of all records."""
+        return self._named is not None
+
     def use_device(self, name: str) -> None:
         """Computes on this device; see `ModelFinder`."""
         self._device = replace(self._device, device=name)
@@ -233,6 +241,20 @@ class ModelsOfRecords:
         if self._follows_dtype and self._device.dtype == "auto" and compute is not None:
             return replace(self._device, dtype=compute.dtype)
         return self._device
+
+
+def open_engine(models: ModelFinder, model: ModelHandle) -> Engine:
+    """Returns the engine of a model that `models` found. Raises ModelError, DeviceError.
+
+    If a library is missing, raises MissingLibraryError, which ends the run. If the records decide
+    the model, raises ImageError instead: the records of other models need no such library.
+    """
+    try:
+        return model.engine
+    except MissingLibraryError as exc:
+        if isinstance(models, ModelsOfRecords) and not models.is_named:
+            raise ImageError(str(exc), exc.details) from exc
+        raise
 
 
 def choose_encoders(named: LatentModel | None, device: DeviceChoice) -> ModelFinder:

@@ -7,7 +7,7 @@ import logging
 import warnings
 from typing import Any
 
-from dinac_cli.errors import UsageError, quote_error
+from dinac_cli.errors import MissingLibraryError, quote_error
 
 INSTALL = "pip install 'dinac-cli[flux2]'"
 """The command that installs diffusers."""
@@ -18,8 +18,8 @@ _NEWEST_ARGUMENT = "decoder_block_out_channels"
 def import_vae_class(user: str) -> Any:
     """Returns the class `AutoencoderKLFlux2`. The library's warnings are not shown.
 
-    `user` is what needs the library, such as "--model flux2". Raises UsageError if the library is
-    not installed, too old, or does not work here.
+    `user` is what needs the library, such as "--model flux2". Raises MissingLibraryError if the
+    library is not installed, too old, or does not work here.
     """
     with warnings.catch_warnings():
         # The warnings of an import are about the library's own code, or about code it imports.
@@ -27,12 +27,12 @@ def import_vae_class(user: str) -> Any:
         try:
             from diffusers import AutoencoderKLFlux2
         except ImportError as exc:
-            raise UsageError(_explain(user, exc), [quote_error(exc)]) from exc
+            raise MissingLibraryError(_explain(user, exc), [quote_error(exc)]) from exc
         except RuntimeError as exc:  # what the library makes of an error in its lazy imports
             words = f"{user} needs the diffusers library, which does not load; {INSTALL} --upgrade"
-            raise UsageError(words, [quote_error(exc)]) from exc
+            raise MissingLibraryError(words, [quote_error(exc)]) from exc
     if _NEWEST_ARGUMENT not in inspect.signature(AutoencoderKLFlux2.__init__).parameters:
-        raise UsageError(f"{user} needs a newer diffusers library; {INSTALL} --upgrade")
+        raise MissingLibraryError(f"{user} needs a newer diffusers library; {INSTALL} --upgrade")
     logging.getLogger("diffusers").setLevel(logging.ERROR)  # advice for users of the library
     return AutoencoderKLFlux2
 
