@@ -64,7 +64,7 @@ from dinac_cli.jobs.model_choice import (
     ModelChoice,
     ModelFinder,
     choose_models,
-    open_engine,
+    demand_library,
 )
 from dinac_cli.jobs.orphans import DECODE_SOURCES
 from dinac_cli.jobs.pruning import Prune, Pruning, require_whole_folders
@@ -411,6 +411,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             verdict = self._judge(entry, record_hash, model)
             if verdict.state is State.DONE:
                 return FileResult(entry.label, Status.DONE, output=self._locate(entry.name))
+            demand_library(self._models, model)
             channels, rows, columns = header.shape
             flipped = self._options.flipped
             hold(len(data) + opened.declared_bytes(with_twin=flipped))  # to unpack it
@@ -445,7 +446,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
 
     def submit(self, batch: list[_ReadRecord]) -> Computing[npt.NDArray[np.uint8]]:
         self._used = batch[0].model
-        engine = open_engine(self._models, self._used)
+        engine = self._used.engine
         headers = [work.record.header for work in batch]
         engine.check_size(headers[0].height, headers[0].width)
         sizes = [(header.height, header.width) for header in headers]

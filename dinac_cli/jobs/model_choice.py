@@ -6,14 +6,14 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from dinac_cli.codec.compute import Compute, check_device, check_dtype
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import name_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.tensors import CLASS_TOKEN, LOGSNR
-from dinac_cli.errors import ImageError, MissingLibraryError, ModelError, UsageError
+from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.jobs.freshness import WantedLatents
 from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.request import Announce
@@ -26,9 +26,6 @@ from dinac_cli.models.registry import (
     resolve_model,
 )
 from dinac_cli.storage.output import Output
-
-if TYPE_CHECKING:
-    from dinac_cli.codec.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,18 +240,14 @@ class ModelsOfRecords:
         return self._device
 
 
-def open_engine(models: ModelFinder, model: ModelHandle) -> Engine:
-    """Returns the engine of a model that `models` found. Raises ModelError, DeviceError.
+def demand_library(models: ModelFinder, model: ModelHandle) -> None:
+    """Raises MissingLibraryError if the model of a record needs a library that is missing.
 
-    If a library is missing, raises MissingLibraryError, which ends the run. If the records decide
-    the model, raises ImageError instead: the records of other models need no such library.
+    Then this record fails, and those of other models do not. If the user named the model of all
+    records, does nothing: the error ends the run when the model is loaded.
     """
-    try:
-        return model.engine
-    except MissingLibraryError as exc:
-        if isinstance(models, ModelsOfRecords) and not models.is_named:
-            raise ImageError(str(exc), exc.details) from exc
-        raise
+    if isinstance(models, ModelsOfRecords) and not models.is_named:
+        model.resolved.demand_library()
 
 
 def choose_encoders(named: LatentModel | None, device: DeviceChoice) -> ModelFinder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from importlib.util import find_spec
 from typing import Any
 
 from dinac_cli.errors import MissingLibraryError, quote_error
@@ -13,6 +14,16 @@ INSTALL = "pip install 'dinac-cli[flux2]'"
 """The command that installs diffusers."""
 
 _NEWEST_ARGUMENT = "decoder_block_out_channels"
+
+
+def demand_diffusers(user: str) -> None:
+    """Raises MissingLibraryError if diffusers is not installed. Does not import it."""
+    try:
+        spec = find_spec("diffusers")
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise MissingLibraryError(_name_lack(user))
 
 
 def import_vae_class(user: str) -> Any:
@@ -39,5 +50,9 @@ def import_vae_class(user: str) -> Any:
 
 def _explain(user: str, exc: ImportError) -> str:
     if isinstance(exc, ModuleNotFoundError) and exc.name == "diffusers":
-        return f"{user} needs the diffusers library; {INSTALL}"
+        return _name_lack(user)
     return f"{user} needs a newer diffusers library; {INSTALL} --upgrade"
+
+
+def _name_lack(user: str) -> str:
+    return f"{user} needs the diffusers library; {INSTALL}"
