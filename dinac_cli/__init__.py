@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from dinac_cli.latent_folder import LatentFolder
     from dinac_cli.latent_shards import LatentShards
     from dinac_cli.models.dinac.autoencoder import DinacAE
+    from dinac_cli.models.dinac.config import DinacAEConfig
     from dinac_cli.models.interface import DinacAEInferenceConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DinacAE",
+    "DinacAEConfig",
     "DinacAEInferenceConfig",
     "FileResult",
     "LatentFolder",
@@ -39,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "DinacAE": "dinac_cli.models.dinac.autoencoder",
+    "DinacAEConfig": "dinac_cli.models.dinac.config",
     "DinacAEInferenceConfig": "dinac_cli.models.interface",
     "FileResult": "dinac_cli.jobs.results",
     "LatentFolder": "dinac_cli.latent_folder",

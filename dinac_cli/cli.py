@@ -13,6 +13,7 @@ import typer
 
 from dinac_cli import __version__
 from dinac_cli.commands.bench import bench
+from dinac_cli.commands.compare import compare
 from dinac_cli.commands.completions import COMPLETION_VARIABLE, PROGRAM, completions
 from dinac_cli.commands.decode import decode
 from dinac_cli.commands.demo import demo
@@ -72,7 +73,7 @@ def describe(
 
 _PANELS = {
     "Convert": (encode, decode, export),
-    "Inspect and measure": (info, psnr, report, verify, plan, features),
+    "Inspect and measure": (info, psnr, compare, report, verify, plan, features),
     "Train": (train, bench),
     "Set up": (demo, doctor, completions, man),
 }

@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("jobs.executor",),
     ("jobs", "training"),
     ("bench", "doctor", "report"),
+    ("compare",),
     ("commands.screen",),
     ("commands",),
     ("cli",),

@@ -73,6 +73,14 @@ def measure_commands(
             shutil.rmtree(decoded)
 
 
+def measure_peak(command: str, source: Path, out: Path, options: Sequence[str]) -> float | None:
+    """Returns the peak memory in MiB of a process that runs "encode" or "decode" on one file.
+
+    Returns None if it is unknown. Raises DinacError if the command fails.
+    """
+    return _run(command, source, out, 1, options).peak_memory_mib
+
+
 def choose_fastest(figures: Sequence[CommandFigures]) -> list[CommandFigures]:
     """Returns the fastest run for each pair of command and number of files."""
     fastest: dict[tuple[int, str], CommandFigures] = {}

@@ -7,6 +7,7 @@ EXAMPLES = {
     "dinac export": "latents/ shards/ --to webdataset",
     "dinac info": "latents/",
     "dinac psnr": "photos/ decoded/",
+    "dinac compare": "photos/ comparison/ --steps 1,4 --no-speed",
     "dinac report": "photos/ decoded/ report.html",
     "dinac verify": "latents/ --source photos/",
     "dinac plan": "photos/ latents/",

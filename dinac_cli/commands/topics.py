@@ -33,6 +33,10 @@ TOPICS = {
     "images": Topic("images/IMAGES.md", "which images dinac reads and writes, and how"),
     "training": Topic("training/TRAINING.md", "training a model on your own images"),
     "report": Topic("report/REPORT.md", "the page that compares reconstructions"),
+    "metrics": Topic(
+        "jobs/METRICS.md", "PSNR, SSIM, MS-SSIM, LPIPS and rFID: definitions, weights"
+    ),
+    "compare": Topic("compare/COMPARE.md", "models measured on your images, and their model card"),
     "features": Topic("jobs/FEATURES.md", "class tokens, posteriors and similar images"),
     "python": Topic("PYTHON.md", "dinac from Python"),
     "troubleshooting": Topic("TROUBLESHOOTING.md", "error messages and what to do"),

@@ -19,6 +19,33 @@ def complete(values: tuple[str, ...]) -> Callable[[str], list[str]]:
     return lambda incomplete: [value for value in values if value.startswith(incomplete)]
 
 
+def complete_list(values: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Returns a completer of `values` separated by commas. It offers values that are not there."""
+
+    def offer(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        named = before.split(",")
+        found = (value for value in values if value.startswith(last) and value not in named)
+        return [f"{before}{comma}{value}" for value in found]
+
+    return offer
+
+
+def parse_list(name: str, text: str, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the values separated by commas, in their order.
+
+    `name` is the option. `_` counts as `-`. Raises UsageError if a value is not one of `values`, or
+    occurs twice.
+    """
+    found = tuple(value.strip().replace("_", "-") for value in text.split(","))
+    for index, value in enumerate(found):
+        if value not in values:
+            raise UsageError(f"{name} {value}: choose from {', '.join(values)}")
+        if value in found[:index]:
+            raise UsageError(f"{name}: {value} is named twice; name each once")
+    return found
+
+
 def one_of(name: str, values: tuple[str, ...]) -> Callable[[str | None], str | None]:
     """Returns a check that accepts only `values` and None, the default. `_` counts as `-`."""
 

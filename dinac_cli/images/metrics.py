@@ -20,13 +20,18 @@ def measure_psnr(first: Pixels, second: Pixels) -> float:
     The peak is 255. The squared error is summed exactly and averaged over all pixels and channels.
     Identical images give infinity. Raises ImageError if the sizes differ.
     """
-    if first.shape != second.shape:
-        sizes = [f"{width}x{height}" for height, width, _ in (first.shape, second.shape)]
-        raise ImageError(f"sizes differ: {' and '.join(sizes)}")
+    check_same_size(first, second)
     squared_error = _sum_squared_error(first.reshape(-1), second.reshape(-1))
     if squared_error == 0:
         return math.inf
     return 10 * math.log10(255 * 255 * first.size / squared_error)
+
+
+def check_same_size(first: Pixels, second: Pixels) -> None:
+    """Raises ImageError if two [H, W, 3] images do not have the same size."""
+    if first.shape != second.shape:
+        sizes = [f"{width}x{height}" for height, width, _ in (first.shape, second.shape)]
+        raise ImageError(f"sizes differ: {' and '.join(sizes)}")
 
 
 def _sum_squared_error(first: Pixels, second: Pixels) -> int:
@@ -39,12 +44,11 @@ def _sum_squared_error(first: Pixels, second: Pixels) -> int:
 
 
 @dataclass(frozen=True)
-class PsnrSummary:
-    """Statistics of the finite PSNR values in dB. They are None if no value is finite.
+class MetricSummary:
+    """Statistics of the finite values of a metric. They are None if no value is finite.
 
     `std` is the population standard deviation. Percentiles are interpolated linearly. `count` is
-    the number of pairs, with finite and infinite PSNR. `identical` is the number of pairs with
-    infinite PSNR.
+    the number of pairs, with finite and infinite values.
     """
 
     mean: float | None
@@ -55,18 +59,23 @@ class PsnrSummary:
     min: float | None
     max: float | None
     count: int
+
+
+@dataclass(frozen=True)
+class PsnrSummary(MetricSummary):
+    """Statistics of PSNR values in dB. `identical` is the number of pairs with infinite PSNR."""
+
     identical: int
 
 
-def summarise_psnr(values: Iterable[float]) -> PsnrSummary:
-    """Summarises the PSNR values of many pairs, in dB."""
-    psnr_db = np.fromiter(values, dtype=np.float64)
-    finite = psnr_db[np.isfinite(psnr_db)]
-    count, identical = psnr_db.size, psnr_db.size - finite.size
+def summarise_metric(values: Iterable[float]) -> MetricSummary:
+    """Summarises the values of many pairs."""
+    every = np.fromiter(values, dtype=np.float64)
+    finite = every[np.isfinite(every)]
     if finite.size == 0:
-        return PsnrSummary(None, None, None, None, None, None, None, count, identical)
+        return MetricSummary(None, None, None, None, None, None, None, every.size)
     p5, median, p95 = np.percentile(finite, [5, 50, 95])
-    return PsnrSummary(
+    return MetricSummary(
         mean=float(finite.mean()),
         std=float(finite.std()),
         median=float(median),
@@ -74,9 +83,15 @@ def summarise_psnr(values: Iterable[float]) -> PsnrSummary:
         p95=float(p95),
         min=float(finite.min()),
         max=float(finite.max()),
-        count=count,
-        identical=identical,
+        count=every.size,
     )
+
+
+def summarise_psnr(values: Iterable[float]) -> PsnrSummary:
+    """Summarises the PSNR values of many pairs, in dB."""
+    psnr_db = list(values)
+    identical = sum(math.isinf(value) for value in psnr_db)
+    return PsnrSummary(**vars(summarise_metric(psnr_db)), identical=identical)
 
 
 def psnr_as_json(psnr_db: float) -> float | None:

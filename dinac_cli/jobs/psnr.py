@@ -1,4 +1,4 @@
-"""Pairs reconstructions with originals by name, and measures the PSNR of each pair."""
+"""Pairs reconstructions with originals by name, and measures the PSNR and other metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dinac_cli.images.description import parse_description
 from dinac_cli.images.formats import MAX_PIXELS, OUTPUT_SUFFIXES
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.hdr import REFUSE, check_hdr
-from dinac_cli.images.metrics import measure_psnr
+from dinac_cli.images.metrics import check_same_size, measure_psnr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
 from dinac_cli.images.reading import WHITE, hold_beside, read_shaped
 from dinac_cli.images.stamp import read_stamp
@@ -32,6 +32,7 @@ from dinac_cli.jobs.image_sets import (
     open_image_set,
 )
 from dinac_cli.jobs.listing import SCANNING
+from dinac_cli.jobs.measures import PSNR_ALONE, Measures, MetricChoice
 from dinac_cli.jobs.request import IMAGES, Announce, Request, Run, keep_quiet
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.shards.sample import DEFAULT_COLUMN
@@ -124,7 +125,7 @@ class PsnrRequest(Request["PsnrRun"]):
     `first` and `second` are two folders or two files; each may be a URL. One of them may be a tar
     or a parquet file of images, or a pattern of such files. `exclude` are patterns of images to
     leave out on both sides; see `Exclusion`. `column` is the column of a parquet file that
-    holds the images.
+    holds the images. `metrics` says what to measure.
     """
 
     first: str
@@ -132,6 +133,7 @@ class PsnrRequest(Request["PsnrRun"]):
     exclude: tuple[str, ...] = ()
     column: str = DEFAULT_COLUMN
     options: MeasureOptions = field(default_factory=MeasureOptions)
+    metrics: MetricChoice = field(default_factory=MetricChoice)
 
     command: ClassVar[str] = "psnr"
     most_workers: ClassVar[int] = 2**16
@@ -141,6 +143,7 @@ class PsnrRequest(Request["PsnrRun"]):
         exclusion = Exclusion(self.exclude)
         # raises UsageError if the two paths are wrong
         list_pairs(self.first, self.second, exclusion, self.column)
+        measures = self.metrics.open()
         work = partial(
             measure_pairs,
             self.first,
@@ -148,8 +151,15 @@ class PsnrRequest(Request["PsnrRun"]):
             self.options,
             exclusion=exclusion,
             column=self.column,
+            measures=measures,
         )
-        return PsnrRun(work=work, first=self.first, second=self.second, exclusion=exclusion)
+        return PsnrRun(
+            work=work,
+            first=self.first,
+            second=self.second,
+            exclusion=exclusion,
+            measures=measures,
+        )
 
 
 @dataclass(kw_only=True)
@@ -159,11 +169,13 @@ class PsnrRun(Run):
     first: str
     second: str
     exclusion: Exclusion = NO_EXCLUSION
+    measures: Measures = PSNR_ALONE
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
         """Counts the pairs. Returns None for an archive, which is read only once.
 
-        Raises UsageError if `list_pairs` does, or if no image has a counterpart.
+        Raises UsageError if `list_pairs` does, if no image has a counterpart, or if there are too
+        few pairs for rFID.
         """
         if is_archive(self.first) or is_archive(self.second):
             return None
@@ -174,6 +186,12 @@ class PsnrRun(Run):
             is_any = is_any or pair.other is not None or pair.problem is not None
         if not is_any:
             refuse_strangers(self.first, self.second)
+        rfid = self.measures.rfid
+        if rfid is not None and total < rfid.smallest_count:
+            raise UsageError(
+                f"rFID needs at least {rfid.smallest_count} pairs of images, and there "
+                f"{'is' if total == 1 else 'are'} {total}; leave out rfid, or add images"
+            )
         return total
 
 
@@ -203,15 +221,16 @@ def measure_pairs(
     *,
     exclusion: Exclusion = NO_EXCLUSION,
     column: str = DEFAULT_COLUMN,
+    measures: Measures = PSNR_ALONE,
 ) -> Generator[FileResult, None, None]:
-    """Compares every image of `first` with its counterpart in `second`, and yields the PSNR.
+    """Compares every image of `first` with its counterpart in `second`, and yields the values.
 
     `first` and `second` are two folders or two files. A counterpart has the same relative name, or
     this name with the suffix that decoding appended. If an image has no counterpart, its result has
     the status MISSING. Raises UsageError if one path is a file and the other a folder.
     """
     pairs = list_pairs(first, second, exclusion, column)
-    return map_bounded(pairs, partial(_measure, options=options), control)
+    return map_bounded(pairs, partial(_measure, options=options, measures=measures), control)
 
 
 def list_pairs(
@@ -399,7 +418,13 @@ def _list_others(name: str, first: str, second: str) -> Iterator[str]:
                 yield other
 
 
-def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions) -> FileResult:
+def _measure(
+    pair: Pair,
+    hold: Callable[[int], None],
+    *,
+    options: MeasureOptions,
+    measures: Measures,
+) -> FileResult:
     if pair.problem is not None:
         return FileResult.fail(pair.first, InputError(pair.problem), name=pair.name)
     if pair.other is None:
@@ -409,7 +434,8 @@ def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions
         original = _read_image(pair.read_first(), options, hold, options.geometry)
         beside = hold_beside(hold, original.pixels.nbytes)
         other = _read_other(pair.other, pair.read_other, original, options, beside)
-        psnr_db = measure_reconstruction(original.pixels, other.pixels)
+        _check_sizes(original.pixels, other.pixels)
+        values = measures.measure(original.pixels, other.pixels)
     except DinacError as exc:
         return FileResult.fail(pair.first, exc, name=pair.name, output=pair.other)
     height, width, _ = original.pixels.shape
@@ -420,7 +446,7 @@ def _measure(pair: Pair, hold: Callable[[int], None], *, options: MeasureOptions
         warnings=(*original.soundness.warn(), *warn_of_damage(other, pair.other)),
         width=width,
         height=height,
-        psnr_db=psnr_db,
+        metrics=values,
         name=pair.name,
         unchecked=not (original.soundness.is_checked and other.soundness.is_checked),
     )
@@ -433,8 +459,13 @@ def warn_of_damage(reconstruction: MeasuredImage, path: str) -> list[str]:
 
 def measure_reconstruction(original: Pixels, other: Pixels) -> float:
     """Returns the PSNR in dB of uint8 images [H, W, 3]. Raises ImageError if their sizes differ."""
+    _check_sizes(original, other)
+    return measure_psnr(original, other)
+
+
+def _check_sizes(original: Pixels, other: Pixels) -> None:
     try:
-        return measure_psnr(original, other)
+        check_same_size(original, other)
     except ImageError as exc:
         raise ImageError(
             f"{exc}; use the same --resize, --no-upscale, --max-side and --crop as encode did"

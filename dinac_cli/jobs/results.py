@@ -44,8 +44,10 @@ class FileResult:
     failed, was skipped or was made again, or which output was renamed. `error` is the class of the
     error. `rejection` is the rule that a damaged record breaks. `details` are the details of the
     error. Sizes are in bytes and pixels. `is_decoded` is true if the image was skipped because
-    dinac decoded it. `delta` is the largest difference between the stored and the re-encoded
-    latents. `facts` are added to the JSON object of the result.
+    dinac decoded it. `metrics` are the values of a measured pair, by name and in the order of the
+    request; None if the metric does not take images of this size. `delta` is the largest
+    difference between the stored and the re-encoded latents. `facts` are added to the JSON object
+    of the result.
 
     A result may stand for `images` images, such as those of a shard; `pixels` is then their sum,
     and `parts` are the results of further images of the shard: those that failed or need a line.
@@ -62,7 +64,7 @@ class FileResult:
     height: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
-    psnr_db: float | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
     source: SourceState | None = None
     delta: float | None = None
     facts: Mapping[str, Any] | None = None
@@ -94,6 +96,11 @@ class FileResult:
             rejection=rejection,
             details=exc.details,
         )
+
+    @property
+    def psnr_db(self) -> float | None:
+        """The PSNR of a measured pair, or None if it was not requested."""
+        return self.metrics.get("psnr")
 
     @property
     def is_shard(self) -> bool:

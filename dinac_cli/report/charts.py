@@ -31,6 +31,8 @@ _MARKS = (
     ("M-4 0H4M0 -4V4", "&#43;"),
 )
 
+_DASHES = ("none", "6 3", "2 3", "8 3 2 3", "12 4", "4 2 1 2 1 2", "1 4")
+
 
 @dataclass(frozen=True)
 class Series:
@@ -39,6 +41,14 @@ class Series:
     name: str
     points: Sequence[tuple[float, float]]
     centre: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """The points of a line in a chart, from left to right."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,8 @@ def draw_histogram(series: Sequence[tuple[str, Sequence[float]]]) -> str:
             title = f"{name}: {images} from {low:.10g} to {high:.10g} dB"
             bars += [_draw_bar(x, width, up, images, number, title)] if images else []
     body = "".join([*_draw_axes(across, up, "PSNR, dB", "images"), *bars])
-    return _wrap(body, "Histogram of PSNR", [(name, "&#9632;") for name, _ in series])
+    order = " (bars from left to right)" if len(series) > 1 else ""
+    return _wrap(body, f"Histogram of PSNR{order}", [(name, "&#9632;") for name, _ in series])
 
 
 def _draw_bar(x: float, width: float, up: Axis, count: int, number: int, title: str) -> str:
@@ -192,6 +203,65 @@ def _draw_points(series: Series, number: int, across: Axis, up: Axis) -> Iterato
         )
 
 
+def draw_lines(
+    lines: Sequence[Line], *, title: str, across: str, up: str, is_whole: bool = False
+) -> str:
+    """Returns a chart of lines with marks. `across` and `up` name the axes.
+
+    If `is_whole`, the ticks of the horizontal axis are whole numbers.
+
+    Lines differ in colour, mark and dashes, so that they can be told apart without colour. Returns
+    "" if there are no points.
+    """
+    points = [point for line in lines for point in line.points]
+    if not points:
+        return ""
+    xs, ys = zip(*points, strict=True)
+    is_log = 0 < min(xs) < max(xs) / _LOG_FROM
+    ends = min(xs), max(xs), _LEFT, WIDTH - _RIGHT
+    smallest = 1.0 if is_whole else _SMALLEST_STEP
+    horizontal = lay_log_axis(*ends) if is_log else lay_axis(*ends, smallest)
+    vertical = lay_axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
+    shapes = [
+        shape
+        for number, line in enumerate(lines)
+        for shape in _draw_line(line, number, horizontal, vertical, (across, up))
+    ]
+    below = f"{across} (logarithmic)" if is_log else across
+    values = f"<desc>{html.escape(_describe_lines(lines, across, up))}</desc>"
+    body = "".join([values, *_draw_axes(horizontal, vertical, below, up), *shapes])
+    legend = [(line.name, _MARKS[number % len(_MARKS)][1]) for number, line in enumerate(lines)]
+    return _wrap(body, title, legend)
+
+
+def _describe_lines(lines: Sequence[Line], across: str, up: str) -> str:
+    """Returns the values of a chart as text, for readers who do not see it."""
+    return "; ".join(
+        f"{line.name}: " + ", ".join(f"{y:.2f} {up} at {x:.4g} {across}" for x, y in line.points)
+        for line in lines
+        if line.points
+    )
+
+
+def _draw_line(
+    line: Line, number: int, across: Axis, up: Axis, units: tuple[str, str]
+) -> Iterator[str]:
+    color, (outline, _) = COLORS[number % len(COLORS)], _MARKS[number % len(_MARKS)]
+    places = [(across.place(x), up.place(y)) for x, y in line.points]
+    dashes = _DASHES[number % len(_DASHES)]
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    yield (
+        f'<path class="mark" d="M{path}" fill="none" stroke="{color}" '
+        f'stroke-width="1.5" stroke-dasharray="{dashes}"/>'
+    )
+    for (x, y), (left, top) in zip(line.points, places, strict=True):
+        title = f"{html.escape(line.name)}: {x:.4g} {units[0]}, {y:.2f} {units[1]}"
+        yield (
+            f'<path class="mark" transform="translate({left:.1f} {top:.1f}) scale(1.4)" '
+            f'd="{outline}" fill="none" stroke="{color}"><title>{title}</title></path>'
+        )
+
+
 def _draw_axes(across: Axis, up: Axis, below: str, beside: str) -> Iterator[str]:
     yield (
         f'<path class="axis" fill="none" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
@@ -224,8 +294,8 @@ def _wrap(body: str, title: str, legend: Sequence[tuple[str, str]]) -> str:
     The legend omits a series without a name.
     """
     names = " ".join(
-        f'<span class="mark" style="color:{COLORS[number % len(COLORS)]}" aria-hidden="true">'
-        f"{symbol}</span> {html.escape(name)}"
+        f'<span class="together"><span class="mark" style="color:{COLORS[number % len(COLORS)]}" '
+        f'aria-hidden="true">{symbol}</span> {html.escape(name)}</span>'
         for number, (name, symbol) in enumerate(legend)
         if name
     )

@@ -128,7 +128,7 @@ class _Gatherer:
             warnings=tuple(warnings),
             width=width,
             height=height,
-            psnr_db=None if first is None else first.psnr_db,
+            metrics={} if first is None else {"psnr": first.psnr_db},
             name=entry.name,
             unchecked=not is_checked,
         )

@@ -6,6 +6,7 @@ const images = [...document.querySelectorAll("script.image")];
 const entries = images.map((node) => JSON.parse(node.dataset.facts));
 const pictures = (index) => JSON.parse(images[index].textContent);
 const show = (psnr) => (psnr === "missing" ? "missing" : psnr === null ? "identical" : psnr.toFixed(2) + " dB");
+const MOST_VALUES = 4;  // a card with more reconstructions shows the value of the chosen one only
 const rank = (psnr) => (psnr === null ? Infinity : psnr);
 
 // The grid: cards are created once, then reordered or hidden; pictures load when they come into view.
@@ -26,6 +27,7 @@ function fill(index) {
   put(original, [all.thumbnail, `${entries[index].name}, original`]);
   difference.style.visibility = url ? "" : "hidden";
   if (url) put(difference, [url, `${entries[index].name}, difference of ${names[chosen]}`]);
+  if (names.length > MOST_VALUES) cards[index].querySelector(".values").textContent = show(entries[index].psnr[chosen]);
 }
 
 function put(image, [url, alt]) {
@@ -42,7 +44,7 @@ const cards = entries.map((entry, index) => {
   name.textContent = name.title = entry.name;
   const values = document.createElement("span");
   values.className = "values";
-  values.textContent = entry.psnr.map(show).join(" · ");
+  values.textContent = names.length > MOST_VALUES ? show(entry.psnr[chosen]) : entry.psnr.map(show).join(" · ");
   for (const shown of ["original", "difference"]) {
     const image = card.appendChild(document.createElement("img"));
     image.className = shown;

@@ -84,8 +84,8 @@ class Page:
             "title": html.escape(self.title),
             "style": _read("page.css"),
             "script": _read("page.js"),
-            "lead": self._introduce(),
-            "figures": "\n".join(self._list_figures()),
+            "lead": self.introduce(),
+            "figures": "\n".join(self.list_figures()),
             "data": _embed({"reconstructions": [column.name for column in self.columns]}),
             "images": "\n".join(self.images),
         }
@@ -96,7 +96,8 @@ class Page:
             filled += [parts[key], rest]
         return "".join(filled).encode("utf-8", "replace")
 
-    def _introduce(self) -> str:
+    def introduce(self) -> str:
+        """Returns the HTML of the text below the title."""
         images = "1 image" if len(self.images) == 1 else f"{len(self.images)} images"
         count = len(self.columns)
         each = "1 reconstruction" if count == 1 else f"{count} reconstructions"
@@ -107,7 +108,8 @@ class Page:
             "tenfold. Select an image to compare any two of its pictures."
         )
 
-    def _list_figures(self) -> Iterator[str]:
+    def list_figures(self) -> Iterator[str]:
+        """Yields the HTML of the tables and charts above the images."""
         rows = [_count_images(column) for column in self.columns]
         counts = [name for name in rows[0] if name == "images" or any(row[name] for row in rows)]
         yield f'<div class="scroll" tabindex="0"><table>{_write_heads(counts)}<tbody>'

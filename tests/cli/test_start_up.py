@@ -127,7 +127,13 @@ def test_options_and_values_are_completed_in_every_shell(
         (["decode", "-f", ""], ["avif", "bmp", "jpg", "png", "ppm", "tiff", "webp"]),
         (["completions", "z"], ["zsh"]),
         (["help", "f"], ["features", "figures", "format"]),
-        (["man", "m"], ["models"]),
+        (["psnr", "--metrics", ""], ["lpips", "ms-ssim", "psnr", "rfid", "ssim"]),
+        (["psnr", "--metrics", "psnr,s"], ["psnr,ssim"]),
+        (
+            ["psnr", "--metrics", "ssim,"],
+            [f"ssim,{m}" for m in ("lpips", "ms-ssim", "psnr", "rfid")],
+        ),
+        (["man", "m"], ["metrics", "models"]),
         (["models", ""], ["list", "pull", "rm", "show"]),
         (["models", "show", ""], ["d2", "dinac-ae", "nano"]),
         (["encode", ""], []),  # the shell completes file names

@@ -193,6 +193,22 @@ REFUSED = [
         "--revision x: nano is not a Hub repository; omit --revision",
     ),
     # psnr
+    (
+        "psnr photos photos --metrics ssim,psnrr",
+        2,
+        "--metrics psnrr: choose from psnr, ssim, ms-ssim, lpips, rfid",
+    ),
+    ("psnr photos photos --metrics ssim,ssim", 2, "--metrics: ssim is named twice; name each once"),
+    (
+        "psnr photos photos --metrics lpips",
+        2,
+        "--metrics lpips needs --lpips-weights FILE; 'dinac man metrics' says how to make it",
+    ),
+    (
+        "psnr photos photos --inception-weights a.safetensors",
+        2,
+        "--inception-weights needs --metrics rfid; add rfid, or leave it out",
+    ),
     ("psnr photos none", 2, "none: no such file or folder; check the path"),
     ("psnr photos photos/a.jpg", 2, "photos and photos/a.jpg: name two folders or two files"),
     ("psnr empty empty", 2, "no images found in empty and empty; name folders of images"),

@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 
+from dinac_cli.commands.metric_table import format_rfid
 from dinac_cli.commands.psnr import PsnrTable, format_table
 from dinac_cli.commands.run import ScreenOptions
 from dinac_cli.errors import Exit
+from dinac_cli.images.metric_kinds import MS_SSIM, PSNR, Metric
 from dinac_cli.images.metrics import PsnrSummary, summarise_psnr
+from dinac_cli.images.pixels import Pixels
+from dinac_cli.jobs.measures import Measure, Measures
 from dinac_cli.jobs.results import FileResult, Status
 
 from .given import GivenRun, run_given
 
 
 def measured(name: str, psnr_db: float) -> FileResult:
-    return FileResult(f"A/{name}", Status.MEASURED, output=f"B/{name}", psnr_db=psnr_db)
+    return FileResult(f"A/{name}", Status.MEASURED, output=f"B/{name}", metrics={"psnr": psnr_db})
 
 
 PAIRS = (measured("a.png", 30.0), measured("b.png", 40.0), measured("c.png", math.inf))
@@ -52,7 +56,7 @@ def test_missing_and_failed_pairs_are_named_counted_and_set_the_exit_code(
 
 
 def test_verbose_names_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
-    odd = FileResult("A/\x1b[1m.png", Status.MEASURED, output="B/x", psnr_db=31.256)
+    odd = FileResult("A/\x1b[1m.png", Status.MEASURED, output="B/x", metrics={"psnr": 31.256})
     report(*PAIRS, odd, MISSING, verbose=True)
     assert capsys.readouterr().out.splitlines()[:4] == [
         " 30.00 dB  A/a.png",
@@ -131,3 +135,92 @@ def test_table_that_is_too_wide_becomes_one_line_a_figure() -> None:
         "images   2",
         "missing  1",
     ]
+
+
+def never_measure(first: Pixels, second: Pixels) -> float:
+    raise AssertionError("the results of this test are made by hand")
+
+
+SHARPNESS = Metric("sharpness", "Sharpness", digits=3, largest=1_500_000)
+OTHERS = Measures(tuple(Measure(metric, never_measure) for metric in (PSNR, MS_SSIM, SHARPNESS)))
+
+
+def measured_all(
+    name: str, size: tuple[int, int], psnr: float, ms_ssim: float | None, sharpness: float | None
+) -> FileResult:
+    return FileResult(
+        f"A/{name}",
+        Status.MEASURED,
+        output=f"B/{name}",
+        width=size[0],
+        height=size[1],
+        metrics={"psnr": psnr, "ms-ssim": ms_ssim, "sharpness": sharpness},
+    )
+
+
+SEVERAL = (
+    measured_all("a.png", (200, 300), 30.0, 0.91, 12.25),
+    measured_all("b.png", (2000, 1000), 40.0, 0.97, None),
+    measured_all("c.png", (160, 300), math.inf, None, 13.75),
+)
+
+
+def report_several(*results: FileResult, width: int | None = None, **options: Any) -> int:
+    screen = ScreenOptions(**options)
+    return run_given(GivenRun(*results), PsnrTable(screen, width, OTHERS), screen)
+
+
+def test_several_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_several(*SEVERAL, MISSING, verbose=True) == Exit.FAILURES
+    out, err = capsys.readouterr()
+    assert out == (
+        "PSNR  30.00 dB  MS-SSIM 0.9100  Sharpness 12.250  A/a.png\n"
+        "PSNR  40.00 dB  MS-SSIM 0.9700  Sharpness     -  A/b.png\n"
+        "PSNR identical  MS-SSIM      -  Sharpness 13.750  A/c.png\n"
+        "metric      mean    std median     p5    p95    min    max images\n"
+        "PSNR (dB)  35.00   5.00  35.00  30.50  39.50  30.00  40.00      3\n"
+        "MS-SSIM   0.9400 0.0300 0.9400 0.9130 0.9670 0.9100 0.9700      2\n"
+        "Sharpness 13.000  0.750 13.000 12.325 13.675 12.250 13.750      2\n"
+        "1 image too small for MS-SSIM (below 161 pixels)\n"
+        "1 image too large for Sharpness (above 1.5 megapixels)\n"
+        "1 identical, 1 missing\n"
+    )
+    assert err == "dinac: A/d.png: has no counterpart in B\n"
+
+
+def test_several_metrics_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_several(*SEVERAL, width=40) == Exit.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["metric  PSNR (dB)", "mean    35.00", "std     5.00"]
+    assert max(map(len, lines[:-3])) <= 40
+
+
+def test_several_metrics_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_several(*SEVERAL, json=True) == Exit.DONE
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["mean"] == printed["metrics"]["psnr"]["mean"] == 35.0
+    assert printed["metrics"]["sharpness"] == {
+        "mean": 13.0,
+        "std": 0.75,
+        "median": 13.0,
+        "p5": 12.325,
+        "p95": 13.675,
+        "min": 12.25,
+        "max": 13.75,
+        "count": 2,
+        "too_small": 0,
+        "too_large": 1,
+    }
+    assert printed["files"][2] == {
+        "file": "A/c.png",
+        "status": "measured",
+        "other": "B/c.png",
+        "psnr": None,
+        "ms-ssim": None,
+        "sharpness": 13.75,
+    }
+
+
+def test_line_of_rfid() -> None:
+    assert format_rfid(2050, 1.2345) == "rFID 1.23 (2050 images)"
+    assert format_rfid(12, None) == "rFID not computed: 12 images measured, too few"

@@ -16,6 +16,8 @@ import pytest
 
 import dinac_cli
 from dinac_cli.codec import machine
+from dinac_cli.codec.handle import DeviceChoice
+from dinac_cli.compare.comparison import CompareRequest
 from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import Geometry, GeometryChoice
 from dinac_cli.jobs import request as request_module
@@ -25,6 +27,7 @@ from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.export import WEBDATASET, ExportRequest
 from dinac_cli.jobs.features import FeatureOptions, FeaturesRequest
 from dinac_cli.jobs.info import InfoRequest
+from dinac_cli.jobs.measures import MetricChoice
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.plan import PlanRequest
 from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
@@ -159,11 +162,45 @@ POPULATED: list[Any] = [
         exclude=("*.tmp",),
         column="picture",
         options=MEASURE,
+        metrics=MetricChoice(
+            names=("lpips", "rfid"),
+            lpips_weights="a.safetensors",
+            inception_weights="b.safetensors",
+        ),
         workers=3,
         in_flight=5,
     ),
     InfoRequest(inputs=INPUTS, workers=3, in_flight=5),
     PlanRequest(encode=ENCODE, quick=True, model_rate=1840.0),
+    CompareRequest(
+        inputs=INPUTS,
+        out="comparison",
+        models=("nano", "owner/model"),
+        precisions=("bf16", "q6"),
+        steps=(1, 4),
+        options=EncodeOptions(
+            precision="q5",
+            background=(1, 2, 3),
+            max_pixels=1000,
+            checksum=True,
+            anonymous=True,
+            features=True,
+            posterior=True,
+            geometry=GEOMETRY,
+            skip_small=True,
+            hdr="clip",
+            damaged="warn",
+        ),
+        device=DeviceChoice(device="cuda:1", dtype="bf16", compiled=True),
+        baseline="nano",
+        seed=7,
+        shown=3,
+        speed=False,
+        overwrite=True,
+        command_line="dinac compare photos comparison",
+        workers=3,
+        in_flight=5,
+    ),
     ReportRequest(
         originals="photos",
         reconstructions=("one", "two"),
@@ -209,7 +246,9 @@ def test_the_requests_below_are_all_and_have_no_default_left() -> None:
     found = {
         kind
         for kind in find_dataclasses("Request")
-        if kind.__module__.startswith(("dinac_cli.jobs.", "dinac_cli.report."))
+        if kind.__module__.startswith(
+            ("dinac_cli.jobs.", "dinac_cli.report.", "dinac_cli.compare.")
+        )
     }
     assert {type(request) for request in POPULATED} == found - {
         Request,

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from dinac_cli import DinacAE, DinacAEInferenceConfig
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.models.dinac.decoder import modulate
+from dinac_cli.models.dinac.fast.autoencoder import accelerate
 
 from .conftest import Golden
 
@@ -36,6 +37,36 @@ def test_model_card_example(tiny: Golden) -> None:
     assert (class_token.shape, class_token.dtype) == ((1, 64), torch.float32)
     assert (recon.shape, recon.dtype) == (image.shape, torch.float32)
     assert (model.device, model.dtype) == (torch.device("cpu"), torch.bfloat16)
+
+
+def test_storage_follows_the_precision_policy(tiny: Golden) -> None:
+    assert tiny.float32.ordinary_weight_storage_dtype == torch.float32
+    assert tiny.bfloat16.ordinary_weight_storage_dtype == torch.bfloat16
+    assert accelerate(tiny.bfloat16).ordinary_weight_storage_dtype == torch.bfloat16
+    for model in (tiny.float32, tiny.bfloat16):
+        model.validate_inference_storage()
+
+
+def test_wrong_storage_is_named(tiny: Golden) -> None:
+    model = DinacAE.from_pretrained(tiny.folder, dtype=torch.bfloat16)
+    model.latent_norm_running_var.data = model.latent_norm_running_var.bfloat16()
+    model.encoder.to_bottleneck.float()
+    with pytest.raises(RuntimeError) as refusal:
+        model.validate_inference_storage()
+    assert str(refusal.value) == (
+        "wrongly stored: latent_norm_running_var is torch.bfloat16, not torch.float32; "
+        "encoder.to_bottleneck.weight is torch.float32, not torch.bfloat16; "
+        "encoder.to_bottleneck.bias is torch.float32, not torch.bfloat16; load the model again"
+    )
+
+
+def test_storage_of_a_network_without_decoder_is_unknown(tiny: Golden) -> None:
+    model = DinacAE.from_pretrained(tiny.folder, parts={"encoder"})
+    for network in (model, accelerate(model)):
+        with pytest.raises(ModelError, match="loaded without its decoder"):
+            _ = network.ordinary_weight_storage_dtype
+    with pytest.raises(ModelError, match="loaded without its decoder"):
+        model.validate_inference_storage()
 
 
 @torch.inference_mode()

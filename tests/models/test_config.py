@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dinac_cli.errors import ModelError
+from dinac_cli.errors import ModelError, OutputError
 from dinac_cli.models.dinac.config import DinacAEConfig, from_json, to_json
 from dinac_cli.models.dinac.sizes import infer_config
 from dinac_cli.models.dinac.tensor_names import read_table
@@ -37,6 +39,42 @@ def test_config_is_inferred_from_tensors(goldens: list[Golden]) -> None:
 def test_json_round_trip(goldens: list[Golden]) -> None:
     for golden in goldens:
         assert to_json(golden.config) == read_json(golden.folder / "config.json")
+
+
+def test_saved_configuration_is_loaded(
+    goldens: list[Golden], manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    configs = [golden.config for golden in goldens]
+    for config in (*configs, DinacAEConfig().without_class_head()):
+        config.save(tmp_path / "saved.json")
+        assert DinacAEConfig.load(str(tmp_path / "saved.json")) == config
+    published = tmp_path / "config.json"
+    published.write_text(json.dumps(manifest["config"]), "utf-8")
+    assert DinacAEConfig.load(published) == DinacAEConfig()
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["config.json", "saved.json"]
+
+
+def test_configuration_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    with pytest.raises(ModelError, match=re.escape(f"{path} cannot be read")):
+        DinacAEConfig.load(path)
+    path.write_text('{"model_dim": 896', "utf-8")
+    with pytest.raises(ModelError, match=re.escape(f"{path} is not valid JSON")):
+        DinacAEConfig.load(path)
+    path.write_text('{"model_dim": 896}', "utf-8")
+    with pytest.raises(ModelError, match=re.escape(f"{path}: the configuration lacks")):
+        DinacAEConfig.load(path)
+
+
+def test_configuration_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "config.json"
+    with pytest.raises(OutputError, match=re.escape(f"{path} cannot be written")):
+        DinacAEConfig().save(path)
+
+
+def test_sizes_of_latents() -> None:
+    config = DinacAEConfig(patch_size=32, bottleneck_dim=384)
+    assert (config.latent_channels, config.effective_patch_size) == (384, 32)
 
 
 def test_unknown_keys_are_ignored(manifest: dict[str, Any]) -> None:

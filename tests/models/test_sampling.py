@@ -40,6 +40,14 @@ def test_times_descend_to_zero() -> None:
     torch.testing.assert_close(space_times(3, "cosine", 0.6), torch.tensor(cosine))
 
 
+@pytest.mark.parametrize("count", [1, 3, 7, 10, 50])
+def test_linear_times_have_the_bits_of_linspace(count: int) -> None:
+    """The published code flips torch.linspace; i / N differs in the last bit for most N."""
+    published = torch.linspace(0, 1, count + 1, dtype=torch.float32).flip(0)
+    assert torch.equal(space_times(count, "linear"), published)
+    assert torch.equal(space_times(count, "linear", 0.6), published * 0.6)
+
+
 def test_settings_and_samplers_have_the_same_names() -> None:
     assert tuple(SAMPLERS) == SAMPLER_NAMES
 

@@ -71,10 +71,16 @@ SUBSTITUTIONS = (
         'python -c "import tests.pages.picture"',
         "test_picture.py draws the picture",
     ),
+    Substitution("compare photos/ card/", "compare photos/ card/ --no-speed", "a minute"),
     *(() if BROWSER else (Substitution("opening large.html", "opening -h", "needs a browser"),)),
     Substitution(
         'python -m timeit -n 1 -r 5 -s "from pathlib',
         'python -W ignore -m timeit -n 1 -r 1 -s "from pathlib',
+        "on a busy machine timeit warns that its figures vary, and here warnings are errors",
+    ),
+    Substitution(
+        'python -m timeit -n 1 -r 5 -s "import numpy',
+        'python -W ignore -m timeit -n 1 -r 1 -s "import numpy',
         "on a busy machine timeit warns that its figures vary, and here warnings are errors",
     ),
     Substitution(
@@ -92,6 +98,7 @@ SUBSTITUTIONS = (
 UNRUN = {
     "dinac bench": "tests/cli/test_bench.py",
     "dinac encode photos/ on-ray/": "tests/cli/test_encode_on_ray.py",
+    "dinac psnr --metrics": "tests/cli/test_psnr.py",  # the weights cannot be had
     "dinac train": "tests/cli/test_train.py",
     "python -m tests.cli.kills": "tests/cli/kills/test_kills.py",
     "python -m tests.jobs.ray_faults": "tests/jobs/test_ray.py",

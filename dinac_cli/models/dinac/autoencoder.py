@@ -106,6 +106,30 @@ class DinacAE(nn.Module):
         types = {parameter.dtype for parameter in self.parameters()}
         return torch.bfloat16 if torch.bfloat16 in types else torch.float32
 
+    @property
+    def ordinary_weight_storage_dtype(self) -> torch.dtype:
+        """The type of the weights that need not stay float32: of the decoder's patch embedding.
+
+        Raises ModelError if the decoder is not loaded.
+        """
+        self._demand_part(DECODER)
+        return self.decoder.patchify.proj.weight.dtype
+
+    def validate_inference_storage(self) -> None:
+        """Checks that every parameter and buffer has the type of the precision policy.
+
+        Those that `keeps_float32` names are float32; the others have the type of
+        `ordinary_weight_storage_dtype`. Raises RuntimeError that names all others, and ModelError
+        if the decoder is not loaded.
+        """
+        ordinary, faults = self.ordinary_weight_storage_dtype, []
+        for name, tensor in self.state_dict().items():
+            wanted = torch.float32 if keeps_float32(name) else ordinary
+            if tensor.dtype != wanted:
+                faults.append(f"{name} is {tensor.dtype}, not {wanted}")
+        if faults:
+            raise RuntimeError(f"wrongly stored: {'; '.join(faults)}; load the model again")
+
     def encode(self, images: Tensor) -> Tensor:
         """Returns the whitened latents of images. These latents are the mode of the posterior."""
         return self.whiten(self.encode_posterior(images).mode())

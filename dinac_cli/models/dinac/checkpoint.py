@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dinac_cli.errors import OutputError
-from dinac_cli.models.dinac.config import DinacAEConfig, to_json
+from dinac_cli.models.dinac.config import DinacAEConfig, format_json
 from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
 from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32
 from dinac_cli.models.loading import demand_dtype
@@ -63,9 +62,8 @@ def pack_checkpoint(
         name: tensor.to(choose_type(name, dtype), copy=True).contiguous()
         for name, tensor in named.items()
     }
-    text = json.dumps({**(settings or {}), **to_json(config)}, indent=2, sort_keys=True) + "\n"
     weights = save(tensors, metadata={"format": "pt"})
-    return {WEIGHTS_NAME: weights, CONFIG_NAME: text.encode()}
+    return {WEIGHTS_NAME: weights, CONFIG_NAME: format_json(config, settings)}
 
 
 def choose_type(name: str, dtype: torch.dtype) -> torch.dtype:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from dinac_cli.errors import ModelError
+from dinac_cli.errors import ModelError, OutputError
 from dinac_cli.models.interface import (
     CLASS_HEAD,
     DECODER,
@@ -15,6 +19,7 @@ from dinac_cli.models.interface import (
     is_finite,
     is_int,
 )
+from dinac_cli.models.json_file import read_json
 
 ENCODER_HEAD_DIM = 64
 """The width of the encoder's attention heads. It is the same in all configurations."""
@@ -125,6 +130,40 @@ class DinacAEConfig:
         if self.class_head is not None:
             self.class_head.check_relations()
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DinacAEConfig:
+        """Reads a `config.json`. Raises ModelError if the file is damaged or not supported."""
+        values = read_json(Path(path))
+        try:
+            return from_json(values)
+        except ModelError as exc:
+            raise ModelError(f"{path}: {exc}") from exc
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a `config.json`. Raises OutputError if the file cannot be written."""
+        file = Path(path)
+        part = file.with_name(f".{file.name}.part")
+        try:
+            part.write_bytes(format_json(self))
+            part.replace(file)
+        except OSError as exc:
+            raise OutputError(
+                f"{file} cannot be written: {exc.strerror or exc}; choose another place"
+            ) from exc
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    @property
+    def latent_channels(self) -> int:
+        """The number of channels of a latent."""
+        return self.bottleneck_dim
+
+    @property
+    def effective_patch_size(self) -> int:
+        """The side of the square of pixels that one latent position stands for."""
+        return self.patch_size
+
     @property
     def decoder_middle_blocks(self) -> int:
         """The number of middle blocks of the decoder. Path-drop skips these blocks."""
@@ -220,6 +259,12 @@ def to_json(config: DinacAEConfig) -> dict[str, Any]:
     """Returns the content of a `config.json`. From this content, `from_json` restores `config`."""
     kinds = _KINDS if config.class_head is None else _KINDS | _CLASS_HEAD_KINDS
     return {key: value for key, value in asdict(config).items() if value is not None} | kinds
+
+
+def format_json(config: DinacAEConfig, settings: Mapping[str, object] | None = None) -> bytes:
+    """Returns the bytes of a `config.json`. `settings` are additional keys."""
+    values = {**(settings or {}), **to_json(config)}
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _checked(name: str, config: DinacAEConfig) -> int | float:

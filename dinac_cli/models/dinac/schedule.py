@@ -49,9 +49,12 @@ class CosineSchedule:
 def space_times(num_steps: int, spacing: str, strength: float = 1.0) -> Tensor:
     """Returns `num_steps` + 1 times on the CPU, in descending order from `strength` to 0.
 
-    `spacing` is "linear" or "cosine". With "cosine", times are denser at both ends.
+    `spacing` is "linear" or "cosine". With "cosine", times are denser at both ends. The published
+    code computes the fractions in two ways, which differ in the last bit; so does this function.
     """
-    fractions = torch.arange(num_steps + 1, dtype=torch.float32) / num_steps
     if spacing == "cosine":
+        fractions = torch.arange(num_steps + 1, dtype=torch.float32) / num_steps
         fractions = 0.5 * (1 - torch.cos(math.pi * fractions))
+    else:
+        fractions = torch.linspace(0, 1, num_steps + 1, dtype=torch.float32)
     return fractions.flip(0) * strength

@@ -13,7 +13,7 @@ from dinac_cli.models.dinac.fast.decoder import FastDecoder
 from dinac_cli.models.dinac.fast.encoder import FastEncoder
 from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.sampling import run_ddim
-from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.interface import DECODER, DinacAEInferenceConfig
 from dinac_cli.models.recent import Recent
 
 START_BYTES = 256 * 2**20
@@ -53,6 +53,11 @@ class FastDinacAE(DinacAE):
 
     @property
     def dtype(self) -> torch.dtype:
+        return self._matrix_dtype
+
+    @property
+    def ordinary_weight_storage_dtype(self) -> torch.dtype:
+        self._demand_part(DECODER)
         return self._matrix_dtype
 
     def decode_pixels(

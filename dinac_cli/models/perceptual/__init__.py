@@ -1,0 +1,1 @@
+"""Networks that measure images: LPIPS and the Inception features of rFID."""
