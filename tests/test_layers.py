@@ -46,6 +46,7 @@ TORCH_FREE_MODULES = {
     "models.identity",
     "models.facts",
     "models.tensor_file",
+    *(f"models.flux2.{name}" for name in ("diffusers_library", "vae_config", "vae_files")),
     *(f"models.dinac.{name}" for name in ("config", "sizes", "source", "tensor_names")),
     "jobs.results",
     "commands.screen.console",
@@ -200,7 +201,7 @@ def test_torch_free_module_names_no_torch(module: str) -> None:
     "module",
     [name for name in MODULES if name.split(".")[0] in TORCH_FREE_PARTS | {"commands", "cli"}]
     + sorted(TORCH_FREE_MODULES)
-    + ["models.interface", "models.dinac.model"]
+    + ["models.interface", "models.dinac.model", "models.flux2.family"]
     + ["codec.handle", "codec.records", "codec.quantizer", "codec.machine"]
     + [name for name in MODULES if name.split(".")[0] == "jobs"],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinac_cli.errors import MissingLibraryError
 from dinac_cli.images.stamp import read_stamp
+from dinac_cli.models.flux2.diffusers_library import demand_diffusers
 
 from ..models.flux2.checkpoints import make_vae
 from .processes import Finished, get_client, run, run_process
@@ -20,7 +21,11 @@ from .processes import Finished, get_client, run, run_process
 REPOSITORY = "black-forest-labs/FLUX.2-small-decoder"
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 NAMES = ("a.png", "b.png", "sub/c.png")
-HAS_DIFFUSERS = importlib.util.find_spec("diffusers") is not None
+HAS_DIFFUSERS = True
+try:
+    demand_diffusers("this test")
+except MissingLibraryError:
+    HAS_DIFFUSERS = False
 needs_diffusers = pytest.mark.skipif(not HAS_DIFFUSERS, reason="the extra flux2 is not installed")
 
 LACKING = "model vae needs the diffusers library; pip install 'dinac-cli[flux2]'"
