@@ -21,7 +21,8 @@ PACKAGE = "dinac_cli"
 # itself, from anything that does not import it. Rooms on one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("container", "images", "models"),
+    ("container", "images"),
+    ("models",),
     ("storage",),
     ("latent_items", "shard_order"),
     ("shard_reading",),
@@ -47,7 +48,11 @@ TORCH_FREE_MODULES = {
     "models.facts",
     "models.tensor_file",
     *(f"models.flux2.{name}" for name in ("diffusers_library", "vae_config", "vae_files")),
-    *(f"models.dinac.{name}" for name in ("config", "sizes", "source", "tensor_names")),
+    "models.json_file",
+    *(
+        f"models.dinac.{name}"
+        for name in ("config", "norm_choice", "sizes", "source", "tensor_names")
+    ),
     "jobs.results",
     "commands.screen.console",
 }

@@ -215,6 +215,7 @@ def _choose_model(
 ) -> DinacModel | None:
     """Returns the model to time, or None for random weights. Raises ModelError, UsageError."""
     from dinac_cli.models.dinac.model import DinacModel
+    from dinac_cli.models.interface import ENCODER
     from dinac_cli.models.registry import choose_default, resolve_model
 
     if random_weights is not None:
@@ -226,6 +227,8 @@ def _choose_model(
     found = resolve_model(model, revision, announce=console.say)
     if not isinstance(found, DinacModel):
         raise UsageError(f"--model {model}: bench times DINAC-AE models only; see dinac compare")
+    if ENCODER not in found.read_traits().parts:
+        raise UsageError(f"--model {model}: it has no encoder; bench times whole models only")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from dinac_cli.compare.figure_tables import (
@@ -17,9 +18,33 @@ from dinac_cli.compare.figures import Comparison
 _TEXT_COLUMNS = ("Model", "Precision", "Resolution")
 
 
-def write_card(comparison: Comparison) -> str:
-    """Returns the Markdown. Its tables are valid on GitHub and on the Hub."""
-    return "\n\n".join(_list_blocks(comparison)) + "\n"
+_MARK = b"\n<!-- dinac compare %s -->\n"
+_MARK_BYTES = len(_MARK % bytes(16))
+
+
+def write_card(comparison: Comparison) -> bytes:
+    """Returns the Markdown in UTF-8. Its tables are valid on GitHub and on the Hub.
+
+    It ends with a comment that holds a digest of the text, so that a card that somebody edited is
+    not replaced.
+    """
+    text = ("\n\n".join(_list_blocks(comparison)) + "\n").encode("utf-8", "replace")
+    return text + _mark(text)
+
+
+def is_card(path: str) -> bool:
+    """True for a card that nobody has changed since it was written."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        return False
+    text, mark = data[:-_MARK_BYTES], data[-_MARK_BYTES:]
+    return mark == _mark(text)
+
+
+def _mark(text: bytes) -> bytes:
+    return _MARK % hashlib.sha256(text).hexdigest()[:16].encode()
 
 
 def _list_blocks(comparison: Comparison) -> Iterator[str]:

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 from dinac_cli.codec.handle import DeviceChoice
-from dinac_cli.compare.card import write_card
+from dinac_cli.compare.card import is_card, write_card
 from dinac_cli.compare.comparison_page import make_page
 from dinac_cli.compare.figures import Comparison, Speed, summarise_variant
-from dinac_cli.compare.gallery import SHOWN, Gallery, choose_shown
+from dinac_cli.compare.gallery import Gallery, choose_shown
 from dinac_cli.compare.measuring import Board, open_measure_job
 from dinac_cli.compare.result_files import ResultFile, open_result_file
 from dinac_cli.compare.throughput import (
@@ -60,8 +60,6 @@ RESULTS, SPEEDS, FIGURES, CARD, PAGE = (
     "index.html",
 )
 """The files and folders in OUT, besides the pictures."""
-
-_OURS = {RESULTS, SPEEDS, FIGURES, CARD, PAGE, SHOWN}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +142,7 @@ def check_out(out: str) -> None:
     if not os.path.isdir(out):
         raise UsageError(f"{out}: OUT, the last argument, is an existing file; name a folder")
     names = {name for name in os.listdir(out) if not name.startswith(TEMPORARY_PREFIX)}
-    if names - _OURS and not _holds_results(out):
+    if names - {RESULTS} and not _holds_results(out):
         raise UsageError(f"{out} holds other files and no comparison; name a new folder")
 
 
@@ -197,15 +195,17 @@ class CompareRun(Run):
         labels: dict[str, str] = {}
         for entry in watch_items(self.selection, watch, SCANNING):
             name = sys.intern(entry.name)
-            if name in labels and not entry.problem:
+            key = name.lower() if self._gallery.folds_case else name
+            if key in labels and not entry.problem:
                 raise UsageError(
-                    f"{labels[name]} and {entry.label} have the same name; name one folder of "
+                    f"{labels[key]} and {entry.label} have the same name; name one folder of "
                     "both, or rename one"
                 )
-            labels[name] = entry.label
+            if key not in labels:
+                self._names.append(name)
+            labels[key] = entry.label
         if not labels:
             self.selection.count()  # says why
-        self._names = list(labels)
         return self.total
 
     @property
@@ -264,14 +264,16 @@ class CompareRun(Run):
 
     def _complete_pictures(self, control: RunControl) -> Iterator[FileResult]:
         """Makes the pictures that still lack, because another image failed; removes the others."""
+        tried: list[str] = []
         while True:
             shown = self._choose_shown()
             lacking = [name for name in shown if not self._has_pictures(name)]
-            if not lacking or control.stop:
+            if control.stop or lacking == tried:
                 break
+            tried = lacking
             for model in self.models:
                 yield from self._run_job(model, set(lacking), set(shown), control)
-        if not control.stop:
+        if shown and not control.stop:
             self._gallery.remove_others(shown)
 
     def _choose_shown(self) -> list[str]:
@@ -382,7 +384,7 @@ class CompareRun(Run):
         """Writes the figures, the card and the page, unless they are up to date."""
         figures = json.dumps(comparison.to_json(), indent=1).encode("ascii") + b"\n"
         self._update(FIGURES, figures, _is_figures)
-        self._update(CARD, write_card(comparison).encode("utf-8", "replace"), lambda path: True)
+        self._update(CARD, write_card(comparison), is_card)
         digest = hashlib.sha256(figures).hexdigest()[:16]
         origin = PageOrigin(tuple(model.label for model in self.models), digest)
         path = os.path.join(self.request.out, PAGE)

@@ -16,16 +16,14 @@ from dinac_cli.compare.variants import Variant, name_safely
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
-from dinac_cli.jobs.decode import describe_settings
 from dinac_cli.jobs.freshness import WantedImage, is_latent_file, is_stamped_image, list_files
-from dinac_cli.storage.naming import name_image, name_latents
+from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import Output, OutputKind
 
 SHOWN = "shown"
 """The folder of the pictures in OUT."""
 
 _ORIGINALS = "originals"
-_PNG = (".png",)
 _SOURCE_KEY, _READING_KEY = "source", "reading"
 
 
@@ -64,13 +62,18 @@ class Gallery:
         self._output = Output(folder, OutputKind.FOLDER, _is_ours, overwrite)
         self._reading = reading
 
+    @property
+    def folds_case(self) -> bool:
+        """True if two names that differ only in case name the same file in OUT."""
+        return self._output.folds_case
+
     def locate_original(self, name: str) -> str:
         """Returns the path of the picture of an original."""
-        return self._output.locate(f"{_ORIGINALS}/{name_image(name, _PNG)}")
+        return self._output.locate(f"{_ORIGINALS}/{_name_picture(name)}")
 
     def locate_picture(self, variant: Variant, name: str) -> str:
         """Returns the path of a reconstruction."""
-        return self._output.locate(f"{variant.slug}/{name_image(name, _PNG)}")
+        return self._output.locate(f"{variant.slug}/{_name_picture(name)}")
 
     def locate_record(self, variant: Variant, name: str) -> str:
         """Returns the path of a record. Variants that differ only in steps share it."""
@@ -103,7 +106,7 @@ class Gallery:
 
     def remove_others(self, shown: Collection[str]) -> None:
         """Removes the pictures and records of images that are not among `shown`."""
-        wanted = {name_image(name, _PNG) for name in shown}
+        wanted = {_name_picture(name) for name in shown}
         wanted |= {name_latents(name) for name in shown}
         if not os.path.isdir(self._output.path):
             return
@@ -120,7 +123,12 @@ class Gallery:
 def want_picture(variant: Variant, record_sha256: str) -> WantedImage:
     """Returns what the stamp of a reconstruction says; `decode` writes the same."""
     weights = variant.model.handle.identity.weights
-    return WantedImage(record_sha256, weights, describe_settings(variant.decoding))
+    return WantedImage(record_sha256, weights, variant.decoding)
+
+
+def _name_picture(name: str) -> str:
+    """Returns the name of a picture, which no other image has: `a.png` becomes `a.png.png`."""
+    return f"{name}.png"
 
 
 def _name_records(variant: Variant) -> str:

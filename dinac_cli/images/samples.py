@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from dinac_cli.images.pixels import Pixels
 
@@ -31,11 +31,7 @@ def draw_photographs(side: int) -> Iterator[Pixels]:
 
 def draw_clouds(height: int, width: int) -> Pixels:
     """Draws noise in mixtures of two colours. As in photographs, low frequencies are strongest."""
-    rng = np.random.default_rng(_SEED)
-    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
-    frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))
-    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency**1.4
-    field = np.fft.irfft2(spectrum, s=(height, width))
+    field = _draw_field(height, width, 1.4, np.random.default_rng(_SEED))
     field = (field - field.min()) / (field.max() - field.min())
     return _blend(field, (52, 96, 158), (246, 244, 238))
 
@@ -51,6 +47,43 @@ def draw_leaves(height: int, width: int) -> Pixels:
         red, green, blue = (int(value) for value in rng.integers(30, 226, 3))
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(red, green, blue))
     return np.asarray(image)
+
+
+def draw_scenes(side: int) -> Iterator[Pixels]:
+    """Yields uint8 [side, side, 3] pictures with the statistics of photographs.
+
+    They are "dead leaves" with textures. As in photographs, edges have all sizes, the contrast
+    differs from place to place, and low frequencies are strongest. The latents of `nano`, which was
+    trained on photographs, have a second moment of about 1. Every call yields the same pictures.
+    """
+    for seed in range(4):
+        yield _draw_scene(side, np.random.default_rng(seed))
+
+
+def _draw_scene(side: int, rng: np.random.Generator) -> Pixels:
+    colours = Image.new("RGB", (side, side), (110, 110, 110))
+    contrasts = Image.new("L", (side, side), 128)
+    pens = ImageDraw.Draw(colours), ImageDraw.Draw(contrasts)
+    count, smallest = 1200, 4.0
+    radius = smallest / (1 - (1 - 2 * smallest / side) * rng.random(count))
+    extent = np.stack((radius, radius * rng.uniform(0.4, 1, count)), axis=1)
+    centre = rng.random((count, 2)) * side
+    boxes = np.concatenate((centre - extent, centre + extent), axis=1)
+    gray = rng.normal(115, 60, (count, 1))
+    colour = rng.uniform(0.6, 1.2) * (gray + rng.normal(0, (26, 13, 26), (count, 3)))
+    fills = np.clip(colour, 0, 255).astype(int).tolist()
+    strengths = (255 * rng.random(count) ** 2).astype(int).tolist()
+    for box, fill, strength in zip(boxes.tolist(), fills, strengths, strict=True):
+        pens[0].ellipse(box, fill=tuple(fill))
+        pens[1].ellipse(box, fill=strength)
+    soft = ImageFilter.GaussianBlur(0.6)
+    shades, contrast = (np.asarray(x.filter(soft), np.float64) for x in (colours, contrasts))
+    grain = 0.15 * rng.standard_normal((side, side, 3))
+    texture = _draw_field(side, side, 1.0, rng)
+    texture = (texture - texture.mean()) / texture.std()
+    detail = 50 / 255 * contrast[..., None] * (texture[..., None] + grain)
+    pixels: Pixels = np.clip(np.rint(shades + detail), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def draw_page(height: int, width: int) -> Pixels:
@@ -79,6 +112,16 @@ def draw_sunset(height: int, width: int) -> Pixels:
     sky = _blend(np.broadcast_to(y, (height, width)), (44, 52, 110), (250, 160, 90))
     is_sun = np.hypot(x * width / height, 2 * (y - 0.62)) < 0.3
     return np.where(is_sun[..., None], np.array((255, 236, 170), np.uint8), sky)
+
+
+def _draw_field(
+    height: int, width: int, falloff: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draws noise [H, W]. The amplitude falls with the frequency to the power of `falloff`."""
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency**falloff
+    return np.fft.irfft2(spectrum, s=(height, width))
 
 
 def _blend(

@@ -18,7 +18,7 @@ from dinac_cli.jobs.freshness import WantedLatents
 from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.request import Announce
 from dinac_cli.models.aliases import AUTO, NANO
-from dinac_cli.models.interface import CLASS_HEAD, LatentModel
+from dinac_cli.models.interface import CLASS_HEAD, ENCODER, LatentModel
 from dinac_cli.models.registry import (
     choose_default,
     find_local,
@@ -107,7 +107,8 @@ def open_encoder(
     Raises UsageError if the model cannot compute the companions, or cannot be compiled.
     """
     needs_head = CLASS_TOKEN in companions
-    handle = ModelHandle(resolved, "encoder", device, ("class_head",) if needs_head else ())
+    handle = ModelHandle(resolved, ENCODER, device, (CLASS_HEAD,) if needs_head else ())
+    _refuse_missing_encoder(handle)
     _refuse_compilation(handle)
     if LOGSNR in companions and not handle.traits.has_posterior:
         raise UsageError(
@@ -277,10 +278,11 @@ def choose_models(part: str, choice: ModelChoice, announce: Announce) -> ModelFi
 def _open_part(resolved: LatentModel, part: str, device: DeviceChoice) -> ModelHandle:
     """Returns a part of a model.
 
-    Raises UsageError if `part` is "class_head" and the model has no class head, or if the model
-    cannot be compiled.
+    Raises UsageError if the model has no such part, or cannot be compiled.
     """
     handle = ModelHandle(resolved, part, device)
+    if part == ENCODER:
+        _refuse_missing_encoder(handle)
     _refuse_compilation(handle)
     if part == CLASS_HEAD and CLASS_HEAD not in handle.traits.parts:
         raise UsageError(
@@ -288,6 +290,15 @@ def _open_part(resolved: LatentModel, part: str, device: DeviceChoice) -> ModelH
             "images with a model that has one, such as d2"
         )
     return handle
+
+
+def _refuse_missing_encoder(handle: ModelHandle) -> None:
+    """Raises UsageError if the model only decodes."""
+    if ENCODER not in handle.traits.parts:
+        raise UsageError(
+            f"model {handle.label} has no encoder: it only decodes latents of another model; "
+            "encode with a model that has one, such as d2"
+        )
 
 
 def _refuse_compilation(handle: ModelHandle) -> None:

@@ -12,5 +12,7 @@ HUB_ALIASES = {
     "d2": "data-archetype/dinac_ae_d2",
     "dinac-ae": "data-archetype/dinac_ae",
     "flux2": "black-forest-labs/FLUX.2-small-decoder",
+    "semdisdiffae": "data-archetype/semdisdiffae",
+    "semdisdiffae-p32": "data-archetype/semdisdiffae_p32_v2",
 }
 """The Hub repositories of the models with short names."""

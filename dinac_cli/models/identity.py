@@ -10,11 +10,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ _CHUNK_BYTES = 4 << 20
 _CACHE_NAME = "identities.json"
 _CACHE_VERSION = 1
 _CACHE_ENTRIES = 64
+
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True)
@@ -98,19 +100,37 @@ def read_identity(path: Path, rule: IdentityRule) -> ModelIdentity:
 
     If the cache cannot be read or written, the file is hashed each time.
     """
+    key = _file_key(path, [value for _, value in rule.constants])
+    cached = _read_cache().identities
+    if key in cached:
+        return cached[key]
+    identity = compute_identity(path, rule)
+    _write_cache(_read_cache().add_identity(key, identity))
+    return identity
+
+
+def read_measurement(
+    path: Path, settings: Sequence[object], measure: Callable[[], Mapping[str, float]]
+) -> Mapping[str, float]:
+    """Returns the numbers that `measure` finds about a file, cached like its identity.
+
+    `settings` are what the numbers depend on beside the file. Raises what `measure` raises.
+    """
+    key = _file_key(path, settings)
+    cached = _read_cache().measurements
+    if key in cached:
+        return cached[key]
+    measurement = measure()
+    _write_cache(_read_cache().add_measurement(key, measurement))
+    return measurement
+
+
+def _file_key(path: Path, settings: Sequence[object]) -> str:
     try:
         status = path.stat()
     except OSError as exc:
         raise ModelError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    constants = [value for _, value in rule.constants]
-    key = json.dumps([os.path.abspath(path), status.st_size, status.st_mtime_ns, constants])
-    cached = _read_cache()
-    if key in cached:
-        return cached[key]
-    identity = compute_identity(path, rule)
-    newest = list(_read_cache().items())[1 - _CACHE_ENTRIES :]
-    _write_cache({**dict(newest), key: identity})
-    return identity
+    return json.dumps([os.path.abspath(path), status.st_size, status.st_mtime_ns, list(settings)])
 
 
 def cache_folder() -> Path:
@@ -158,14 +178,43 @@ def _cast(data: npt.NDArray[np.uint8], stored: str, wanted: str) -> bytes:
     return (np.frombuffer(data.tobytes(), "<u2").astype("<u4") << 16).tobytes()
 
 
-def _read_cache() -> dict[str, ModelIdentity]:
+@dataclass(frozen=True)
+class _Cache:
+    """The content of the cache file. The keys are made by `_file_key`; the newest entry is last."""
+
+    identities: Mapping[str, ModelIdentity] = field(default_factory=dict)
+    measurements: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def add_identity(self, key: str, identity: ModelIdentity) -> _Cache:
+        return replace(self, identities={**_newest(self.identities), key: identity})
+
+    def add_measurement(self, key: str, measurement: Mapping[str, float]) -> _Cache:
+        return replace(self, measurements={**_newest(self.measurements), key: measurement})
+
+
+def _newest(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
+    return dict(list(entries.items())[1 - _CACHE_ENTRIES :])
+
+
+def _read_cache() -> _Cache:
     try:
         document = json.loads((cache_folder() / _CACHE_NAME).read_text("utf-8"))
         if document["version"] != _CACHE_VERSION:
-            return {}
-        return {key: _parse_identity(value) for key, value in document["identities"].items()}
+            return _Cache()
+        measurements = document.get("measurements", {})  # absent in files of earlier versions
+        return _Cache(
+            {key: _parse_identity(value) for key, value in document["identities"].items()},
+            {key: _parse_measurement(value) for key, value in measurements.items()},
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+        return _Cache()
+
+
+def _parse_measurement(value: Any) -> dict[str, float]:
+    measurement = {str(name): number for name, number in value.items()}
+    if not all(isinstance(number, float) for number in measurement.values()):
+        raise ValueError(measurement)
+    return measurement
 
 
 def _parse_identity(value: Any) -> ModelIdentity:
@@ -176,11 +225,8 @@ def _parse_identity(value: Any) -> ModelIdentity:
     return identity
 
 
-def _write_cache(identities: dict[str, ModelIdentity]) -> None:
-    document = {
-        "version": _CACHE_VERSION,
-        "identities": {key: asdict(identity) for key, identity in identities.items()},
-    }
+def _write_cache(cache: _Cache) -> None:
+    document = {"version": _CACHE_VERSION, **asdict(cache)}
     with suppress(OSError):
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)

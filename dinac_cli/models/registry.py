@@ -24,7 +24,12 @@ from dinac_cli.models.families import open_checkpoint
 from dinac_cli.models.interface import LatentModel
 
 NANO_REVISION = "4"
-DOWNLOAD_BYTES = {"d2": 617_000_000, "flux2": 249_000_000}
+DOWNLOAD_BYTES = {
+    "d2": 617_000_000,
+    "flux2": 249_000_000,
+    "semdisdiffae": 355_000_000,
+    "semdisdiffae-p32": 627_000_000,
+}
 """Approximate sizes of published weights, for models whose size is known without the internet."""
 
 _NANO_FOLDER = Path(__file__).parent.parent / "weights" / NANO

@@ -124,6 +124,19 @@ def map_bytes(path: Path, entry: TensorEntry) -> npt.NDArray[np.uint8]:
     return np.memmap(path, np.uint8, mode="r", offset=entry.start, shape=(size_bytes,))
 
 
+def read_floats(path: Path, entry: TensorEntry) -> npt.NDArray[np.float32]:
+    """Reads the values of a tensor, flat. Raises ModelError if they are not F32 or BF16."""
+    data = map_bytes(path, entry).tobytes()
+    if entry.dtype == "F32":
+        return np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+    if entry.dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    raise ModelError(
+        f"{path}: tensor {show_name(entry.name)} has type {show_name(entry.dtype)}; "
+        "convert the checkpoint to F32 or BF16"
+    )
+
+
 def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
     size_bytes = file.seek(0, 2)
     file.seek(0)

@@ -254,7 +254,8 @@ def test_pictures_are_those_of_decode(images: Path) -> None:
     compare(images, "--model", TINY, "--precision", "q6", "--steps", "2", "--shown", "5")
     measure_by_commands(images, TINY, "q6", 2)
     [folder] = (images.parent / "out/shown").glob("tiny-q6-2-*")
-    assert read_files(folder) == read_files(images.parent / "decoded")
+    decoded = {name: find_decoded(images.parent, name).read_bytes() for name in NAMES}
+    assert read_files(folder) == {f"{name}.png": data for name, data in decoded.items()}
     [folder] = (images.parent / "out/shown").glob("tiny-q6-latents-*")
     assert read_files(folder) == read_files(images.parent / "latents")
 
@@ -342,13 +343,13 @@ def test_a_picture_that_was_removed_or_edited_is_made_again(images: Path) -> Non
     compare(images, "--model", TINY, "--shown", "2")
     before = read_outputs(images.parent / "out")
     [folder] = (images.parent / "out/shown").glob("tiny-bf16-1-*")
-    (folder / "b.png").unlink()
-    with Image.open(folder / "sub/d.png") as opened:
-        opened.copy().save(folder / "sub/d.png")  # without the stamp, as an editor does
+    (folder / "b.png.png").unlink()
+    with Image.open(folder / "sub/d.png.png") as opened:
+        opened.copy().save(folder / "sub/d.png.png")  # without the stamp, as an editor does
     done = compare(images, "--model", TINY, "--shown", "2")
     assert done.code == 3
-    assert "sub/d.png: exists and was not written by dinac" in done.err
-    (folder / "sub/d.png").unlink()
+    assert "sub/d.png.png: exists and was not written by dinac" in done.err
+    (folder / "sub/d.png.png").unlink()
     assert compare(images, "--model", TINY, "--shown", "2").code == 0
     assert read_outputs(images.parent / "out") == before
 
@@ -557,13 +558,36 @@ def test_a_folder_with_other_files_is_refused(images: Path) -> None:
     assert list_files(images.parent / "out") == ["letter.txt"]
 
 
-def test_a_page_of_another_program_is_not_replaced(images: Path) -> None:
-    (images.parent / "out").mkdir()
-    (images.parent / "out/index.html").write_text("<p>mine")
+@pytest.mark.parametrize("name", ["index.html", "card.md", "compare.json"])
+def test_a_file_that_somebody_changed_is_not_replaced(images: Path, name: str) -> None:
+    path = images.parent / "out" / name
+    path.parent.mkdir()
+    path.write_text("mine")
+    done = compare(images, "--model", TINY)
+    assert (done.code, done.err) == (
+        2,
+        "dinac: out holds other files and no comparison; name a new folder\n",
+    )
+    path.unlink()
+    assert compare(images, "--model", TINY).code == 0
+    path.write_text("mine")
     done = compare(images, "--model", TINY)
     assert done.code == 1
-    assert "exists and was not written by dinac" in done.err
-    assert (images.parent / "out/index.html").read_text() == "<p>mine"
+    assert f"out/{name}: exists and was not written by dinac" in done.err
+    assert path.read_text() == "mine"
+    assert compare(images, "--model", TINY, "--overwrite").code == 0
+    assert path.read_text() != "mine"
+
+
+def test_pictures_of_images_whose_names_are_alike_do_not_mix(images: Path) -> None:
+    shutil.copy(images / "b.png", images / "a")  # an image, as its content shows
+    shutil.copy(images / "sub/d.png", images / "a.png.png")
+    done = compare(images, "--model", TINY, "--shown", "9")
+    assert (done.code, done.err) == (0, "")
+    originals = images.parent / "out/shown/originals"
+    for name in ("a", "a.png", "a.png.png"):
+        assert np.array_equal(read_pixels(originals / f"{name}.png"), read_pixels(images / name))
+    assert "nothing to do" in compare(images, "--model", TINY, "--shown", "9").out
 
 
 def test_two_images_of_one_name_are_refused(images: Path, tmp_path: Path) -> None:

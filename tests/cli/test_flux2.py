@@ -192,7 +192,7 @@ class TestOtherModels:
         make_vae(tmp_path / "small", decoder_widths=(32, 32, 32, 32))
         fill_cache(tmp_path, tmp_path / "small")
         environment = {"HF_HOME": str(tmp_path)}
-        listed = run("models", "list", "--json", environment=environment).objects[-1]
+        listed = run("models", "list", "--json", environment=environment).objects[3]
         assert (listed["name"], listed["state"], listed["licence"]) == (
             "flux2",
             "cached",

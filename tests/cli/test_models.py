@@ -15,6 +15,7 @@ from dinac_cli.models.registry import DOWNLOAD_BYTES
 from .processes import run, run_noting_imports, run_on_terminal
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+SEMDIS, SEMDIS_REPOSITORY = "semdisdiffae", "data-archetype/semdisdiffae"
 REPOSITORY = "data-archetype/dinac_ae_d2"
 FLUX2 = "black-forest-labs/FLUX.2-small-decoder"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -58,10 +59,12 @@ def test_list_imports_no_torch(tmp_path: Path) -> None:
     done, imported = run_noting_imports(tmp_path / "imports", ("torch",), "models", "list")
     assert (done.code, done.err, imported) == (0, "", "")
     assert done.out.splitlines()[1:] == [
-        "nano     -                                      embedded          4  10.4 MB  5,001,984",
-        f"d2       {REPOSITORY:38} not cached        - 617.0 MB          -",
-        "dinac-ae data-archetype/dinac_ae                not cached        -        -          -",
-        f"flux2    {FLUX2} not cached        - 249.0 MB          -",
+        f"{'nano':16} {'-':38} embedded          4  10.4 MB  5,001,984",
+        f"{'d2':16} {REPOSITORY:38} not cached        - 617.0 MB          -",
+        f"{'dinac-ae':16} {'data-archetype/dinac_ae':38} not cached        -        -          -",
+        f"{'flux2':16} {FLUX2} not cached        - 249.0 MB          -",
+        f"{SEMDIS:16} {SEMDIS_REPOSITORY:38} not cached        - 355.0 MB          -",
+        f"{SEMDIS}-p32 {f'{SEMDIS_REPOSITORY}_p32_v2':38} not cached        - 627.0 MB          -",
     ]
 
 
@@ -70,11 +73,13 @@ FLUX2_PARAMETERS = 62_373_091
 
 
 def test_downloads_have_the_sizes_of_their_tensors() -> None:
-    manifest = json.loads((GOLDEN / "dinac_ae_d2.manifest.json").read_text("utf-8"))
-    float32_bytes = 4 * manifest["parameters"]["total"]
-    flux2_bytes = 4 * FLUX2_PARAMETERS
-    assert {"d2": round(float32_bytes, -6), "flux2": round(flux2_bytes, -6)} == DOWNLOAD_BYTES
-    [_, d2, other, flux2] = run("models", "list", "--json").objects
+    files = {"d2": "dinac_ae_d2", SEMDIS: SEMDIS, f"{SEMDIS}-p32": f"{SEMDIS}_p32_v2"}
+    counts = {"flux2": FLUX2_PARAMETERS}
+    for name, file in files.items():
+        manifest = json.loads((GOLDEN / f"{file}.manifest.json").read_text("utf-8"))
+        counts[name] = manifest["parameters"]["total"]
+    assert {name: round(4 * count, -6) for name, count in counts.items()} == DOWNLOAD_BYTES
+    [_, d2, other, flux2, *_] = run("models", "list", "--json").objects
     assert d2["download_bytes"] == DOWNLOAD_BYTES["d2"]
     assert flux2["download_bytes"] == DOWNLOAD_BYTES["flux2"]
     assert "size_bytes" not in d2
@@ -129,8 +134,8 @@ def test_other_names_are_refused() -> None:
         ("nano", "model nano is embedded: nothing to download"),
         (
             "what",
-            "what: neither an alias (d2, dinac-ae, flux2) nor a Hub repository "
-            "(owner/name, or owner/name/folder)",
+            "what: neither an alias (d2, dinac-ae, flux2, semdisdiffae, semdisdiffae-p32) "
+            "nor a Hub repository (owner/name, or owner/name/folder)",
         ),
     ):
         done = run("models", "pull", name)

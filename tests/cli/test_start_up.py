@@ -98,6 +98,9 @@ def read_words(shell: str, text: str) -> list[str]:
     return sorted(line.split(separator)[0] for line in text.splitlines() if line)
 
 
+SEMDIS = ["semdisdiffae", "semdisdiffae-p32"]
+
+
 @pytest.mark.parametrize("shell", list(SCRIPTS))
 @pytest.mark.parametrize(
     ("words", "offered"),
@@ -119,7 +122,7 @@ def test_options_and_values_are_completed_in_every_shell(
     [
         ([""], COMMANDS),
         (["encode", "--precision", "q"], ["q3", "q4", "q5", "q6", "q7", "q8"]),
-        (["encode", "--model", ""], ["auto", "d2", "dinac-ae", "nano"]),
+        (["encode", "--model", ""], ["auto", "d2", "dinac-ae", "flux2", "nano", *SEMDIS]),
         (["encode", "--device", "c"], ["cpu", "cuda"]),
         (["decode", "--device", "a"], ["all", "auto"]),
         (["features", "--device", "a"], ["auto"]),
@@ -135,7 +138,7 @@ def test_options_and_values_are_completed_in_every_shell(
         ),
         (["man", "m"], ["metrics", "models"]),
         (["models", ""], ["list", "pull", "rm", "show"]),
-        (["models", "show", ""], ["d2", "dinac-ae", "nano"]),
+        (["models", "show", ""], ["d2", "dinac-ae", "flux2", "nano", *SEMDIS]),
         (["encode", ""], []),  # the shell completes file names
     ],
 )

@@ -16,8 +16,8 @@ FOLDER_WANTED = (
     "name an output folder after the inputs"
 )
 MODELS = (
-    "no such file or folder, and neither an alias (nano, d2, dinac-ae, flux2) "
-    "nor a Hub repository (owner/name, or owner/name/folder)"
+    "no such file or folder, and neither an alias (nano, d2, dinac-ae, flux2, semdisdiffae, "
+    "semdisdiffae-p32) nor a Hub repository (owner/name, or owner/name/folder)"
 )
 TERMINAL = "standard output is a terminal; redirect it, or name a file or folder"
 TWICE = "would both be written to b.png.dinac; give them different OUTs or rename one"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dinac_cli.compare.card import write_card
+from dinac_cli.compare.card import is_card, write_card
 from dinac_cli.compare.figure_tables import tabulate_speed
 from dinac_cli.compare.figures import Comparison, Speed, summarise_variant
 from dinac_cli.compare.result_files import Measure, SourceStat
@@ -67,7 +68,7 @@ def test_figures_are_those_of_the_measures() -> None:
 
 @pytest.mark.parametrize("label", ["a|b", "x*y_z`w`", "<b>", "back\\slash", "two\nlines"])
 def test_names_stay_in_their_cells(label: str) -> None:
-    card = write_card(make_comparison(label))
+    card = write_card(make_comparison(label)).decode()
     rows = [line for line in card.splitlines() if line.startswith("|")]
     assert len(rows) == 3
     cells = [re.split(r"(?<!\\)\|", row) for row in rows]
@@ -77,7 +78,7 @@ def test_names_stay_in_their_cells(label: str) -> None:
 
 
 def test_a_command_with_backticks_stays_in_its_block() -> None:
-    card = write_card(make_comparison(command="dinac compare 'a```b' out"))
+    card = write_card(make_comparison(command="dinac compare 'a```b' out")).decode()
     assert "````sh\ndinac compare 'a```b' out\n````\n" in card
 
 
@@ -96,3 +97,14 @@ def test_a_decoder_without_steps_is_compared_with_every_number_of_steps() -> Non
         ["flux2", "-", "4000.0", "1.00x", "0.0%"],
     ]
     assert tabulate_speed(comparison, "encode")[1:] == []
+
+
+def test_a_card_knows_whether_it_was_edited(tmp_path: Path) -> None:
+    path = tmp_path / "card.md"
+    assert not is_card(str(path))
+    path.write_bytes(write_card(make_comparison()))
+    assert is_card(str(path))
+    path.write_bytes(path.read_bytes().replace(b"35.00", b"36.00"))
+    assert not is_card(str(path))
+    path.write_bytes(b"short")
+    assert not is_card(str(path))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dinac_cli.bench.cost import INSTRUCTIONS
-from dinac_cli.models.dinac.config import DinacAEConfig, from_json
+from dinac_cli.models.dinac.config import RELEASED, DinacAEConfig, from_json
 from dinac_cli.models.dinac.fast import torch_operations
 from dinac_cli.models.dinac.fast.autoencoder import accelerate
 from dinac_cli.models.dinac.fast.operations import Operations
@@ -35,7 +35,12 @@ from .launches import Launch, Launches, build_on_meta, record_launches
 ROOT = Path(__file__).parents[2]
 NANO = from_json(read_json(ROOT / "dinac_cli" / "weights" / "nano" / "config.json"))
 D2 = DinacAEConfig()
-MODELS = {"nano": NANO, "d2": D2, "ae": replace(D2, encoder_depth=6)}
+MODELS = {
+    "nano": NANO,
+    "d2": D2,
+    "ae": replace(D2, encoder_depth=6),
+    "semdis": RELEASED["semdisdiffae"],
+}
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CAPABILITIES = (80, 90, 120)
 SIZES = [(1 + 7 * i % 23, 1 + 11 * i % 19) for i in range(40)]  # in patches
@@ -295,3 +300,14 @@ def test_dinac_ae_launches_what_d2_launches(
         record(model, kind, triton_operations, launches, SIZES[:3]) for model in ("ae", "d2")
     )
     assert ours == theirs
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_semdisdiffae_launches_only_what_d2_launches(
+    kind: str, triton_operations: Operations, launches: Launches
+) -> None:
+    """Its encoder consists of the blocks of the decoder, so no kernel has a new variant."""
+    ours, theirs = (
+        record(model, kind, triton_operations, launches, SIZES[:3]) for model in ("semdis", "d2")
+    )
+    assert set(ours) < set(theirs)

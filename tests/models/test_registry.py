@@ -149,7 +149,8 @@ class TestLocal:
             resolve_model(source)
         assert str(caught.value) == (
             f"--model {source}: no such file or folder, and neither an alias "
-            "(nano, d2, dinac-ae, flux2) nor a Hub repository (owner/name, or owner/name/folder)"
+            "(nano, d2, dinac-ae, flux2, semdisdiffae, semdisdiffae-p32) "
+            "nor a Hub repository (owner/name, or owner/name/folder)"
         )
         assert hub.calls == []
 

@@ -97,6 +97,7 @@ SUBSTITUTIONS = (
 
 UNRUN = {
     "dinac bench": "tests/cli/test_bench.py",
+    "dinac encode photos/ semdis/": "tests/cli/test_semdisdiffae.py",  # the weights cannot be had
     "dinac encode photos/ on-ray/": "tests/cli/test_encode_on_ray.py",
     "dinac psnr --metrics": "tests/cli/test_psnr.py",  # the weights cannot be had
     "dinac train": "tests/cli/test_train.py",

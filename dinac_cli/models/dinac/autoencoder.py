@@ -13,16 +13,24 @@ from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.models.device import resolve_device
 from dinac_cli.models.dinac.checkpoint import choose_type
 from dinac_cli.models.dinac.class_head import ClassHead
-from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.dinac.config import FCDM, NO_ENCODER, DinacAEConfig
+from dinac_cli.models.dinac.conv_encoder import ConvEncoder
 from dinac_cli.models.dinac.decoder import Decoder
 from dinac_cli.models.dinac.denoising import Denoising
 from dinac_cli.models.dinac.encoder import Encoder
+from dinac_cli.models.dinac.norm_choice import decide_config
 from dinac_cli.models.dinac.pixel_scaling import round_images
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, space_times
-from dinac_cli.models.dinac.source import locate_checkpoint, read_config
-from dinac_cli.models.dinac.tensor_names import keeps_float32, read_table
+from dinac_cli.models.dinac.source import CheckpointFiles, locate_checkpoint, read_config
+from dinac_cli.models.dinac.tensor_names import (
+    RUNNING_MEAN,
+    RUNNING_VAR,
+    STATISTICS,
+    keeps_float32,
+    read_table,
+)
 from dinac_cli.models.interface import (
     CLASS_HEAD,
     DECODER,
@@ -48,7 +56,7 @@ class DinacAE(nn.Module):
     that is not loaded, and UsageError if an argument does not fit the network.
     """
 
-    encoder: Encoder
+    encoder: Encoder | ConvEncoder
     decoder: Decoder
     dino_token_alignment_head: ClassHead
     latent_norm_running_mean: Tensor
@@ -60,8 +68,8 @@ class DinacAE(nn.Module):
     def __init__(self, config: DinacAEConfig, parts: Collection[str] = ALL_PARTS) -> None:
         super().__init__()
         self.config = config
-        if ENCODER in parts:
-            self.encoder = Encoder(config)
+        if ENCODER in parts and config.encoder_type != NO_ENCODER:
+            self.encoder = ConvEncoder(config) if config.encoder_type == FCDM else Encoder(config)
         if DECODER in parts:
             self.decoder = Decoder(config)
         if CLASS_HEAD in parts and config.class_head is not None:
@@ -297,7 +305,9 @@ class DinacAE(nn.Module):
                 f"latents of shape {list(latents.shape)} do not fit this model; "
                 f"it expects [batch, {channels}, height, width]"
             )
-        variance = self.latent_norm_running_var.float() + self.config.latent_running_stats_eps
+        has_eps = self.config.has_latent_statistics  # otherwise, nothing is whitened
+        eps = self.config.latent_running_stats_eps if has_eps else 0.0
+        variance = self.latent_norm_running_var.float() + eps
         mean = self.latent_norm_running_mean.float()
         return mean[:, None, None], variance.sqrt()[:, None, None]
 
@@ -308,6 +318,8 @@ class DinacAE(nn.Module):
         return self.dino_token_alignment_head
 
     def _demand_part(self, part: str) -> None:
+        if part not in self.traits.parts:
+            raise ModelError(f"this model has no {part}; use a model that has one")
         if not hasattr(self, _MODULES[part]):
             raise ModelError(f"the model was loaded without its {part}; add {part!r} to `parts`")
 
@@ -351,14 +363,29 @@ def load_network(
         known = ", ".join(sorted(ALL_PARTS))
         raise UsageError(f"the part {unknown[0]!r} is unknown; the known parts are {known}")
     files = locate_checkpoint(path)
-    config = read_config(files)
-    table = read_table(files.weights)
-    check_tensors(table, list_shapes(config))
+    config = decide_config(files) if ENCODER in parts else read_config(files)
+    return load_parts(files, config, parts, device, dtype)
+
+
+def load_parts(
+    files: CheckpointFiles,
+    config: DinacAEConfig,
+    parts: Collection[str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> DinacAE:
+    """Loads the parts of a checkpoint whose configuration is known. Raises ModelError."""
+    table, shapes = read_table(files.weights), list_shapes(config)
+    check_tensors(table, shapes)
     model = _build_on_meta(config, parts)
-    names = model.state_dict().keys()
+    names = [name for name in model.state_dict() if name in shapes]
     check_aliases(table, names)
     types = {name: choose_type(name, dtype) for name in names}
-    model.load_state_dict(read_tensors(table, types, device), assign=True)
+    tensors = read_tensors(table, types, device)
+    if not config.has_latent_statistics:
+        zeros = torch.zeros(config.bottleneck_dim, device=device)
+        tensors |= {RUNNING_MEAN: zeros, RUNNING_VAR: zeros + 1}
+    model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 
@@ -377,7 +404,8 @@ def build_model(model: DinacAE, state: Mapping[str, Tensor], dtype: torch.dtype)
 def list_shapes(config: DinacAEConfig) -> dict[str, tuple[int, ...]]:
     """Returns the name and shape of every tensor in a checkpoint with this configuration."""
     state = _build_on_meta(config, ALL_PARTS).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    absent = () if config.has_latent_statistics else STATISTICS
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if name not in absent}
 
 
 def _build_on_meta(config: DinacAEConfig, parts: Collection[str]) -> DinacAE:

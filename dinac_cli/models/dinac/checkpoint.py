@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dinac_cli.errors import OutputError
-from dinac_cli.models.dinac.config import DinacAEConfig, format_json
+from dinac_cli.models.dinac.config import CONFIRMED, FCDM, DinacAEConfig, format_json
 from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
 from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32
 from dinac_cli.models.loading import demand_dtype
@@ -62,6 +62,8 @@ def pack_checkpoint(
         name: tensor.to(choose_type(name, dtype), copy=True).contiguous()
         for name, tensor in named.items()
     }
+    if config.encoder_type == FCDM:  # a network that runs with a mode leaves no doubt
+        settings = {**(settings or {}), CONFIRMED: True}
     weights = save(tensors, metadata={"format": "pt"})
     return {WEIGHTS_NAME: weights, CONFIG_NAME: format_json(config, settings)}
 

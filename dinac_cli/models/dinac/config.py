@@ -27,12 +27,24 @@ ENCODER_HEAD_DIM = 64
 TIME_FREQUENCIES = 128
 """The number of frequencies in the decoder's time embedding. Each gives a sine and a cosine."""
 
-_KINDS = {
-    "encoder_mlp_type": "gelu",
-    "bottleneck_posterior_kind": "diagonal_gaussian",
-    "bottleneck_norm_mode": "disabled",
-}
+TRANSFORMER, FCDM, NO_ENCODER = ENCODER_TYPES = ("transformer", "fcdm", "none")
+"""The encoder's blocks: transformer blocks, convolution blocks (SemDisDiffAE), or no encoder."""
+
+DISABLED, CHANNEL_WISE = NORM_MODES = ("disabled", "channel_wise")
+"""Whether the mean of the posterior is divided by its root mean square over the channels."""
+
+CONFIRMED = "bottleneck_norm_confirmed"
+"""The key of a `config.json` that says that its `bottleneck_norm_mode` is right."""
+
+_POSTERIOR = {"bottleneck_posterior_kind": "diagonal_gaussian"}
+_KINDS = {"encoder_mlp_type": "gelu", **_POSTERIOR, "bottleneck_norm_mode": DISABLED}
 _CLASS_HEAD_KINDS = {"class_head_mlp_type": "gelu"}
+
+UNKNOWN_ORDER = (
+    "the order of its channels is not published, so it is not supported; "
+    "use data-archetype/semdisdiffae_p32_v2"
+)
+"""Why dinac refuses a network that folds 2 x 2 latents into the channels."""
 
 CLASS_HEAD_SIZES = (
     "class_head_feature_dim",
@@ -43,6 +55,9 @@ CLASS_HEAD_SIZES = (
 )
 
 _NAMES_SHOWN = 3
+
+# These fields are no numbers. A `config.json` names them only if they have another value.
+_RARE: dict[str, object] = {"encoder_type": TRANSFORMER, "has_latent_statistics": True}
 
 _CONSTANTS = ("logsnr_min", "logsnr_max", "pixel_noise_std", "latent_running_stats_eps")
 """The keys of the constants, which cannot be inferred from tensor shapes.
@@ -56,7 +71,7 @@ _INTEGER_RANGES = {
     "in_channels": (3, 3),
     "patch_size": (1, 64),
     "model_dim": (ENCODER_HEAD_DIM, 8192),
-    "encoder_depth": (1, 128),
+    "encoder_depth": (0, 128),
     "decoder_depth": (1, 128),
     "decoder_start_blocks": (1, 128),
     "decoder_end_blocks": (1, 128),
@@ -82,7 +97,9 @@ _REAL_RANGES = {
 class DinacAEConfig:
     """The sizes and constants of a network. The defaults are the values of DINAC-AE-D2.
 
-    If the network has no class head, all five `class_head_*` fields are None. Raises ModelError if
+    If the network has no class head, all five `class_head_*` fields are None. `encoder_type` is one
+    of ENCODER_TYPES; without an encoder, `encoder_depth` is 0. `bottleneck_norm_mode` is one of
+    NORM_MODES. If `has_latent_statistics` is false, latents are not whitened. Raises ModelError if
     a value has the wrong type, is out of range or contradicts another value.
     """
 
@@ -106,14 +123,26 @@ class DinacAEConfig:
     class_head_head_dim: int | None = 64
     class_head_mlp_ratio: float | None = 4.0
     class_head_register_token_count: int | None = 4
+    encoder_type: str = TRANSFORMER
+    bottleneck_norm_mode: str = DISABLED
+    has_latent_statistics: bool = True
 
     def __post_init__(self) -> None:
         absent = [key for key in CLASS_HEAD_SIZES if getattr(self, key) is None]
         if len(absent) < len(CLASS_HEAD_SIZES):
             _demand_no_absent_head_key(absent)
         for field in fields(self):
-            if field.name not in absent:
+            if field.name in _INTEGER_RANGES.keys() | _REAL_RANGES and field.name not in absent:
                 object.__setattr__(self, field.name, _checked(field.name, self))
+        _demand_one_of("encoder_type", self.encoder_type, ENCODER_TYPES)
+        modes = NORM_MODES if self.encoder_type == FCDM else (DISABLED,)
+        _demand_one_of("bottleneck_norm_mode", self.bottleneck_norm_mode, modes)
+        _demand(
+            (self.encoder_type == NO_ENCODER) == (self.encoder_depth == 0),
+            f"encoder_depth is {self.encoder_depth}, but encoder_type is {self.encoder_type!r}",
+        )
+        has_statistics = self.has_latent_statistics
+        _demand_one_of("has_latent_statistics", has_statistics, (True, False))
         _demand_multiple("model_dim", self.model_dim, ENCODER_HEAD_DIM)
         _demand_whole("mlp_ratio", self.model_dim, self.mlp_ratio)
         kernel_size = self.depthwise_kernel_size
@@ -187,13 +216,17 @@ class DinacAEConfig:
         The memory per latent position is two activations of the widest layer, six activations of
         the trunk, and four copies of the pixels, all in float32.
         """
-        head = self.class_head
+        head, has_encoder = self.class_head, self.encoder_type != NO_ENCODER
         floats = 2 * self.mlp_dim + 6 * self.model_dim + 4 * 3 * self.patch_size**2
         return ModelTraits(
             patch=self.patch_size,
             channels=self.bottleneck_dim,
-            parts=frozenset({ENCODER, DECODER} if head is None else {ENCODER, DECODER, CLASS_HEAD}),
-            has_posterior=True,
+            parts=frozenset(
+                ({ENCODER} if has_encoder else set())
+                | {DECODER}
+                | (set() if head is None else {CLASS_HEAD})
+            ),
+            has_posterior=has_encoder,
             has_steps=True,
             feature_dim=None if head is None else head.feature_dim,
             token_bytes=4 * floats,
@@ -238,27 +271,94 @@ def from_json(values: object) -> DinacAEConfig:
     Raises ModelError if a size is missing, a value is invalid or a kind of layer is not supported.
     Also raises ModelError if only some of the `class_head_*` keys are present.
     """
-    if not isinstance(values, Mapping):
-        raise ModelError("the configuration is not a JSON object; is this a DINAC-AE config.json?")
+    values = _demand_object(values)
+    encoder_type = values.get("encoder_type")
+    if encoder_type is None:
+        encoder_type = FCDM if leaves_encoder_open(values) else TRANSFORMER
+    return read_sizes(values, encoder_type)
+
+
+def leaves_encoder_open(values: object) -> bool:
+    """Whether a `config.json` has none of the keys that only transformer encoders have.
+
+    These are `encoder_mlp_type` and the keys of the class head.
+    """
+    keys = ("encoder_mlp_type", *CLASS_HEAD_SIZES, *_CLASS_HEAD_KINDS)
+    return isinstance(values, Mapping) and not any(values.get(key) is not None for key in keys)
+
+
+def names_epsilon(values: object) -> bool:
+    """Whether a `config.json` gives `latent_running_stats_eps`."""
+    return isinstance(values, Mapping) and values.get("latent_running_stats_eps") is not None
+
+
+def read_sizes(values: object, encoder_type: object) -> DinacAEConfig:
+    """Reads the content of a `config.json` for a type of encoder; see `from_json`."""
+    values = _demand_object(values)
     has_head = any(values.get(key) is not None for key in (*CLASS_HEAD_SIZES, *_CLASS_HEAD_KINDS))
-    for key, kind in (_KINDS | (_CLASS_HEAD_KINDS if has_head else {})).items():
-        found = values.get(key, kind)
-        _demand(found == kind, f"{key} is {_show(found)}; only {kind!r} is supported")
-    known = {field.name for field in fields(DinacAEConfig)}
+    _demand_kinds(values, encoder_type, has_head=has_head)
+    known = {field.name for field in fields(DinacAEConfig)} - {"encoder_type"}
     given = {key: values[key] for key in values if key in known}
-    absent = sorted(known - given.keys() - set(_CONSTANTS) - set(CLASS_HEAD_SIZES))
+    required = known - set(_CONSTANTS) - set(CLASS_HEAD_SIZES) - set(_RARE)
+    absent = sorted(required - given.keys() - {"bottleneck_norm_mode"})
     if absent:
         shown = ", ".join(absent[:_NAMES_SHOWN]) + (", …" if len(absent) > _NAMES_SHOWN else "")
         raise ModelError(f"the configuration lacks {shown}; is this a DINAC-AE config.json?")
     if has_head:
         _demand_no_absent_head_key([key for key in CLASS_HEAD_SIZES if given.get(key) is None])
-    return DinacAEConfig(**{**dict.fromkeys(CLASS_HEAD_SIZES), **given})
+    chosen: dict[str, Any] = {**dict.fromkeys(CLASS_HEAD_SIZES), **given}
+    return DinacAEConfig(**chosen, encoder_type=encoder_type)  # type: ignore[arg-type]  # checked
+
+
+def complete_sizes(inferred: DinacAEConfig, values: object) -> DinacAEConfig:
+    """Adds the constants of a `config.json` to the sizes that the tensors have.
+
+    Raises ModelError if the `config.json` contradicts the tensors, or asks for what dinac does not
+    support.
+    """
+    values = _demand_object(values)
+    _demand_kinds(values, inferred.encoder_type, has_head=False)
+    skipped = {*_CONSTANTS, *CLASS_HEAD_SIZES, "bottleneck_norm_mode", "has_latent_statistics"}
+    chosen = set(_CONSTANTS)
+    if inferred.encoder_type == NO_ENCODER:
+        skipped |= {"encoder_depth"}  # the configuration may be that of the whole network
+    else:
+        chosen |= {"bottleneck_norm_mode"}
+    for field in fields(DinacAEConfig):
+        wanted, held = values.get(field.name), getattr(inferred, field.name)
+        _demand(
+            wanted is None or wanted == held or field.name in skipped,
+            f"{field.name} is {_show(wanted)}, but the tensors have {held}; use the config.json "
+            "that belongs to these weights",
+        )
+    given: dict[str, Any] = {key: values[key] for key in chosen if values.get(key) is not None}
+    return replace(inferred, **given)
+
+
+def _demand_object(values: object) -> Mapping[str, object]:
+    if not isinstance(values, Mapping):
+        raise ModelError("the configuration is not a JSON object; is this a DINAC-AE config.json?")
+    return values
+
+
+def _demand_kinds(values: Mapping[str, object], encoder_type: object, *, has_head: bool) -> None:
+    """Raises ModelError if a `config.json` asks for a kind of layer that is not supported."""
+    kinds = _KINDS if encoder_type == TRANSFORMER else _POSTERIOR
+    for key, kind in (kinds | (_CLASS_HEAD_KINDS if has_head else {})).items():
+        found = values.get(key, kind)
+        _demand(found == kind, f"{key} is {_show(found)}; only {kind!r} is supported")
+    patchify = values.get("bottleneck_patchify_mode")
+    _demand(
+        patchify in (None, "off"), f"bottleneck_patchify_mode is {_show(patchify)}; {UNKNOWN_ORDER}"
+    )
 
 
 def to_json(config: DinacAEConfig) -> dict[str, Any]:
     """Returns the content of a `config.json`. From this content, `from_json` restores `config`."""
-    kinds = _KINDS if config.class_head is None else _KINDS | _CLASS_HEAD_KINDS
-    return {key: value for key, value in asdict(config).items() if value is not None} | kinds
+    kinds = dict(_KINDS if config.encoder_type == TRANSFORMER else _POSTERIOR)
+    kinds |= {} if config.class_head is None else _CLASS_HEAD_KINDS
+    values = {key: value for key, value in asdict(config).items() if value is not None}
+    return {k: value for k, value in values.items() if _RARE.get(k) != value} | kinds
 
 
 def format_json(config: DinacAEConfig, settings: Mapping[str, object] | None = None) -> bytes:
@@ -290,6 +390,11 @@ def _demand(holds: bool, problem: str) -> None:
         raise ModelError(f"the configuration's {problem}")
 
 
+def _demand_one_of(name: str, value: object, known: tuple[object, ...]) -> None:
+    wanted = " or ".join(map(repr, known))
+    _demand(value in known, f"{name} is {_show(value)}; it must be {wanted}")
+
+
 def _demand_multiple(name: str, value: int, divisor: int) -> None:
     _demand(value % divisor == 0, f"{name} is {value}; it must be divisible by {divisor}")
 
@@ -309,5 +414,12 @@ def _demand_no_absent_head_key(absent: list[str]) -> None:
         )
 
 
-RELEASED = {"d2": DinacAEConfig(), "dinac-ae": DinacAEConfig(encoder_depth=6)}
+RELEASED = {
+    "d2": DinacAEConfig(),
+    "dinac-ae": DinacAEConfig(encoder_depth=6),
+    "semdisdiffae": DinacAEConfig(encoder_type=FCDM, encoder_depth=4).without_class_head(),
+    "semdisdiffae-p32": DinacAEConfig(
+        encoder_type=FCDM, encoder_depth=8, patch_size=32, model_dim=1024, bottleneck_dim=384
+    ).without_class_head(),
+}
 """The configurations of the published networks. The keys are aliases."""

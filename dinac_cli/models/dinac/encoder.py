@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dinac_cli.models.dinac.config import ENCODER_HEAD_DIM, DinacAEConfig
 from dinac_cli.models.dinac.layers import PatchEmbed, Pointwise, TransformerBlock
 from dinac_cli.models.dinac.pixel_scaling import scale_pixels
-from dinac_cli.models.dinac.posterior import Posterior
+from dinac_cli.models.dinac.posterior import Posterior, split_moments
 from dinac_cli.models.dinac.rope import AxialRope2d
 
 
@@ -36,8 +36,7 @@ class Encoder(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, rotation)
         moments = self.to_bottleneck(tokens.reshape(grid.shape))  # [B, h, w, 2C]
-        mean, logsnr = moments.float().permute(0, 3, 1, 2).chunk(2, dim=1)
-        return Posterior(mean.contiguous(), logsnr.contiguous())
+        return split_moments(moments)
 
     def encode_pixels(self, pixels: Tensor) -> Posterior:
         """Returns the posterior of pixels, uint8 [B, H, W, 3]."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinac_cli.models.dinac import tensor_names
-from dinac_cli.models.dinac.config import DinacAEConfig
+from dinac_cli.models.dinac.config import FCDM, NO_ENCODER, DinacAEConfig
+from dinac_cli.models.dinac.norm_choice import decide_config
 from dinac_cli.models.dinac.source import locate_checkpoint, read_config, read_settings
 from dinac_cli.models.identity import IdentityRule, ModelIdentity, read_identity
 from dinac_cli.models.interface import GpuStep, LatentModel, ModelTraits
@@ -39,7 +40,7 @@ class DinacModel(LatentModel):
 
     def identify(self) -> ModelIdentity:
         files = locate_checkpoint(self.path)
-        return read_identity(files.weights, make_rule(read_config(files)))
+        return read_identity(files.weights, make_rule(decide_config(files)))
 
     def open(
         self,
@@ -79,11 +80,23 @@ class DinacModel(LatentModel):
 
 
 def make_rule(config: DinacAEConfig) -> IdentityRule:
-    """Returns what the identity of a checkpoint with this configuration covers."""
+    """Returns what the identity of a checkpoint with this configuration covers.
+
+    A network without an encoder does not know the latent space that it decodes. Its latent space is
+    its own: the identity covers all tensors.
+    """
+    constants: tuple[tuple[str, object], ...]
+    constants = tuple((name, getattr(config, name)) for name in _CONSTANTS)
+    latent_constants, latent_space = {_EPS}, tensor_names.LATENT_SPACE_TENSORS
+    if config.encoder_type == FCDM:
+        constants += (("bottleneck_norm_mode", config.bottleneck_norm_mode),)
+        latent_constants |= {"bottleneck_norm_mode"}
+    elif config.encoder_type == NO_ENCODER:
+        latent_space = tensor_names.ALL_TENSORS
     return IdentityRule(
         canonical=tensor_names.canonical_name,
         keeps_float32=tensor_names.keeps_float32,
-        latent_space=tensor_names.LATENT_SPACE_TENSORS,
-        constants=tuple((name, getattr(config, name)) for name in _CONSTANTS),
-        latent_constants=frozenset({_EPS}),
+        latent_space=latent_space,
+        constants=constants,
+        latent_constants=frozenset(latent_constants),
     )

@@ -29,3 +29,9 @@ class Posterior:
         mean = self.mean
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return self.mode() + noise_scale(self.logsnr) * noise
+
+
+def split_moments(moments: Tensor) -> Posterior:
+    """Splits the encoder's output [B, h, w, 2C] into the mean and the log-SNR, [B, C, h, w]."""
+    mean, logsnr = moments.float().permute(0, 3, 1, 2).chunk(2, dim=1)
+    return Posterior(mean.contiguous(), logsnr.contiguous())

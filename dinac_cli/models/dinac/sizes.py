@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.config import CLASS_HEAD_SIZES, DinacAEConfig
+from dinac_cli.models.dinac.config import (
+    CLASS_HEAD_SIZES,
+    FCDM,
+    NO_ENCODER,
+    TRANSFORMER,
+    UNKNOWN_ORDER,
+    DinacAEConfig,
+)
+from dinac_cli.models.dinac.tensor_names import STATISTICS
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> DinacAEConfig:
@@ -16,8 +24,9 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> DinacAEConfig:
     The constants get the values of the published models. Raises ModelError if a required tensor is
     missing or has the wrong rank.
     """
-    measure = _Shapes(shapes)
-    model_dim, in_channels, patch_size, _ = measure("encoder.patchify.proj.weight", rank=4)
+    measure, encoder_type = _Shapes(shapes), find_encoder_type(shapes)
+    owner = "decoder" if encoder_type == NO_ENCODER else "encoder"
+    model_dim, in_channels, patch_size, _ = measure(f"{owner}.patchify.proj.weight", rank=4)
     depths = {part: measure.count(f"decoder.{part}_blocks") for part in ("start", "middle", "end")}
     head = _infer_class_head(measure) if measure.count("dino_token_alignment_head", r"\w+") else {}
     return DinacAEConfig(
@@ -28,12 +37,44 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> DinacAEConfig:
         decoder_depth=sum(depths.values()),
         decoder_start_blocks=depths["start"],
         decoder_end_blocks=depths["end"],
-        bottleneck_dim=measure("latent_norm_running_mean", rank=1)[0],
-        mlp_ratio=measure("encoder.blocks.0.mlp.up.weight", rank=2)[0] / max(1, model_dim),
+        bottleneck_dim=_infer_channels(measure, encoder_type),
+        mlp_ratio=_infer_mlp_dim(measure, encoder_type) / max(1, model_dim),
         depthwise_kernel_size=measure("decoder.start_blocks.0.dwconv.weight", rank=4)[-1],
         adaln_low_rank_rank=measure("decoder.adaln_deltas.0.down.weight", rank=2)[0],
+        encoder_type=encoder_type,
+        has_latent_statistics=encoder_type != NO_ENCODER
+        or any(name in shapes for name in STATISTICS),
         **{**dict.fromkeys(CLASS_HEAD_SIZES), **head},
     )
+
+
+def find_encoder_type(names: Collection[str]) -> str:
+    """Returns the type of the encoder that tensors with these canonical names have."""
+    if "encoder.blocks.0.dwconv.weight" in names:
+        return FCDM
+    is_decoder = "decoder.patchify.proj.weight" in names
+    has_encoder = any(name.startswith("encoder.") for name in names)
+    return NO_ENCODER if is_decoder and not has_encoder else TRANSFORMER
+
+
+def _infer_channels(measure: _Shapes, encoder_type: str) -> int:
+    """Infers the number of latent channels; refuses latents that are folded into the channels."""
+    if encoder_type == TRANSFORMER:
+        return measure(STATISTICS[0], rank=1)[0]
+    channels = measure("decoder.latent_up.weight", rank=4)[1]
+    if measure.get(STATISTICS[0]) == (4 * channels,):
+        raise ModelError(
+            f"the statistics have {4 * channels} channels, so bottleneck_patchify_mode is "
+            f"'patch_2x2'; {UNKNOWN_ORDER}"
+        )
+    return channels
+
+
+def _infer_mlp_dim(measure: _Shapes, encoder_type: str) -> int:
+    if encoder_type == TRANSFORMER:
+        return measure("encoder.blocks.0.mlp.up.weight", rank=2)[0]
+    owner = "encoder.blocks" if encoder_type == FCDM else "decoder.start_blocks"
+    return measure(f"{owner}.0.pwconv1.weight", rank=4)[0]
 
 
 def _infer_class_head(measure: _Shapes) -> dict[str, Any]:

@@ -7,15 +7,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.config import DinacAEConfig, from_json
-from dinac_cli.models.dinac.sizes import infer_config
-from dinac_cli.models.dinac.tensor_names import read_table
+from dinac_cli.models.dinac.config import (
+    TRANSFORMER,
+    DinacAEConfig,
+    complete_sizes,
+    from_json,
+    leaves_encoder_open,
+    names_epsilon,
+    read_sizes,
+)
+from dinac_cli.models.dinac.sizes import find_encoder_type, infer_config
+from dinac_cli.models.dinac.tensor_names import RUNNING_VAR, read_table
 from dinac_cli.models.json_file import read_json
-from dinac_cli.models.tensor_file import refuse_pickle
+from dinac_cli.models.tensor_file import TensorTable, read_floats, refuse_pickle
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
+
+# From this variance on, an epsilon of 1e-4 changes the latents by at most half a per cent.
+_CERTAIN_VARIANCE = 0.01
 
 _REMEDY = "name a checkpoint folder or a .safetensors file"
 
@@ -54,16 +67,43 @@ def locate_checkpoint(path: Path) -> CheckpointFiles:
 def read_config(files: CheckpointFiles) -> DinacAEConfig:
     """Reads `config.json`; if the file is missing, infers the configuration from the tensors.
 
-    Raises ModelError if the configuration is damaged or the network is not supported.
+    A `config.json` may not tell the type of the encoder. Then the tensors decide it and the sizes,
+    and the `config.json` gives the constants. Raises ModelError if the configuration is damaged or
+    the network is not supported.
     """
-    if files.config is None:
-        build = partial(infer_config, read_table(files.weights).canonical_shapes)
+    values = {} if files.config is None else read_json(files.config)
+    if files.config is not None and not leaves_encoder_open(values):
+        build = partial(from_json, values)
     else:
-        build = partial(from_json, read_json(files.config))
+        build = partial(_infer_config, read_table(files.weights), values, files.config is not None)
     try:
         return build()
     except ModelError as exc:
         raise ModelError(f"{files.config or files.weights}: {exc}") from exc
+
+
+def _infer_config(table: TensorTable, values: object, has_config: bool) -> DinacAEConfig:
+    """Returns the configuration that the tensors and the constants in `config.json` give."""
+    shapes = table.canonical_shapes
+    if has_config and find_encoder_type(shapes) == TRANSFORMER:
+        return read_sizes(values, TRANSFORMER)
+    config = complete_sizes(infer_config(shapes), values)
+    if config.encoder_type != TRANSFORMER and not names_epsilon(values):
+        _demand_large_variances(table)
+    return config
+
+
+def _demand_large_variances(table: TensorTable) -> None:
+    """Raises ModelError if a variance is so small that the unknown epsilon changes the latents."""
+    entry = table.by_canonical_name.get(RUNNING_VAR)
+    if entry is None:
+        return
+    lowest = float(np.min(read_floats(table.path, entry), initial=np.inf))
+    if not lowest >= _CERTAIN_VARIANCE:
+        raise ModelError(
+            f"a variance of the latents is {lowest:.2g}, so the constant latent_running_stats_eps "
+            "must be known; put it into the config.json of a folder that holds these weights"
+        )
 
 
 def read_settings(files: CheckpointFiles) -> Mapping[str, object]:

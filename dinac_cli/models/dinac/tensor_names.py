@@ -16,6 +16,7 @@ _ALIASES = re.compile(
 _FLOAT32_NAMES = re.compile(
     r"(.*\.)?[^.]*norm[^.]*(\..*)?"  # a component of the name contains "norm"
     r"|.*\.grn\.(gamma|beta)"
+    r"|.*\.layer_scale"
     r"|decoder\.path_drop_mask_feature"
     r"|decoder\.out_proj\.(weight|bias)"
     r"|.*\.(periods|freqs)"  # buffers
@@ -24,8 +25,14 @@ _FLOAT32_NAMES = re.compile(
 _BUFFERS = re.compile(r".*\.(periods|freqs)|latent_norm_running_(mean|var)")
 _PARTS = {"encoder": ENCODER, "decoder": DECODER, "dino_token_alignment_head": CLASS_HEAD}
 
+STATISTICS = RUNNING_MEAN, RUNNING_VAR = ("latent_norm_running_mean", "latent_norm_running_var")
+"""The statistics that whiten the latents, each [C]."""
+
 LATENT_SPACE_TENSORS = re.compile(r"encoder\..*|latent_norm_running_(mean|var)")
 """The tensors that define the latent space."""
+
+ALL_TENSORS = re.compile(r"(?s).*")
+"""The same for a network without an encoder."""
 
 
 def canonical_name(name: str) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dinac_cli.models.dinac.autoencoder import DinacAE
+from dinac_cli.models.dinac.conv_encoder import ConvEncoder
+from dinac_cli.models.dinac.decoder import Decoder
+from dinac_cli.models.dinac.encoder import Encoder
 from dinac_cli.models.dinac.fast import torch_operations
+from dinac_cli.models.dinac.fast.conv_encoder import FastConvEncoder
 from dinac_cli.models.dinac.fast.decoder import FastDecoder
 from dinac_cli.models.dinac.fast.encoder import FastEncoder
 from dinac_cli.models.dinac.fast.operations import Operations
@@ -40,9 +45,10 @@ class FastDinacAE(DinacAE):
         self.is_compiled = compiled
         self._operations = operations
         self._matrix_dtype = plain.dtype
-        for part, fast in (("encoder", FastEncoder), ("decoder", FastDecoder)):
+        for part in ("encoder", "decoder"):
             if hasattr(plain, part):
-                setattr(self, part, fast(getattr(plain, part), operations, compiled=compiled))
+                module = getattr(plain, part)
+                setattr(self, part, _FAST[type(module)](module, operations, compiled=compiled))
         if hasattr(plain, "dino_token_alignment_head"):
             self.dino_token_alignment_head = plain.dino_token_alignment_head
         self.register_buffer("latent_norm_running_mean", plain.latent_norm_running_mean)
@@ -109,6 +115,13 @@ def accelerate(
     if model.device.type == "mps":
         return model
     return FastDinacAE(model, operations, compiled=compiled)
+
+
+_FAST: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    Encoder: FastEncoder,
+    ConvEncoder: FastConvEncoder,
+    Decoder: FastDecoder,
+}
 
 
 def _count_bytes(tensors: tuple[Tensor, ...]) -> int:

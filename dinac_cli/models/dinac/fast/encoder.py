@@ -11,7 +11,7 @@ from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.layers import FastLinear
 from dinac_cli.models.dinac.fast.operations import Operations
 from dinac_cli.models.dinac.layers import SelfAttention, TransformerBlock, patchify
-from dinac_cli.models.dinac.posterior import Posterior
+from dinac_cli.models.dinac.posterior import Posterior, split_moments
 from dinac_cli.models.dinac.rope import AxialRope2d
 from dinac_cli.models.recent import Recent
 
@@ -108,8 +108,7 @@ class FastEncoder(nn.Module):
         height, width = embedded.shape[1:3]
         tokens = self._run_blocks(embedded.flatten(1, 2), rotation)
         moments = self._moments(tokens).reshape(len(tokens), height, width, -1)  # [B, h, w, 2C]
-        mean, logsnr = moments.float().permute(0, 3, 1, 2).chunk(2, dim=1)
-        return Posterior(mean.contiguous(), logsnr.contiguous())
+        return split_moments(moments)
 
     def list_constants(self) -> list[Tensor]:
         """Returns the tensors that are cached between calls."""
