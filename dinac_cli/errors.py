@@ -42,6 +42,10 @@ class UsageError(DinacError):
     exit_code = Exit.USAGE
 
 
+class MissingLibraryError(UsageError):
+    """The request needs a library of an extra that is not installed, or does not work."""
+
+
 class ImageError(DinacError):
     """One image cannot be read or written; the rest of the batch continues."""
 

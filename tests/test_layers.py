@@ -47,6 +47,7 @@ TORCH_FREE_MODULES = {
     "models.identity",
     "models.facts",
     "models.tensor_file",
+    *(f"models.flux2.{name}" for name in ("diffusers_library", "vae_config", "vae_files")),
     "models.json_file",
     *(
         f"models.dinac.{name}"
@@ -205,7 +206,7 @@ def test_torch_free_module_names_no_torch(module: str) -> None:
     "module",
     [name for name in MODULES if name.split(".")[0] in TORCH_FREE_PARTS | {"commands", "cli"}]
     + sorted(TORCH_FREE_MODULES)
-    + ["models.interface", "models.dinac.model"]
+    + ["models.interface", "models.dinac.model", "models.flux2.family"]
     + ["codec.handle", "codec.records", "codec.quantizer", "codec.machine"]
     + [name for name in MODULES if name.split(".")[0] == "jobs"],
 )

@@ -97,7 +97,7 @@ class Flux2Contender(Contender):
     """The autoencoder of FLUX.2 with random weights, from the diffusers library."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises UsageError if diffusers is not installed."""
+        """Raises MissingLibraryError if diffusers is not installed."""
         create = import_vae_class("--compare flux2")
         torch.manual_seed(0)
         self._model: Any = create(**Flux2Config().to_arguments()).eval().requires_grad_(False)

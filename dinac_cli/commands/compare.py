@@ -92,7 +92,7 @@ Seed = Annotated[
         "--seed",
         parser=whole("--seed", -(2**63), 2**64 - 1),
         metavar="N",
-        help="Seed of the noise.",
+        help="Seed of the noise, the same for all models.",
     ),
 ]
 Baseline = Annotated[

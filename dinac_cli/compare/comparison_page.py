@@ -127,7 +127,7 @@ def _write_table(table: Table) -> str:
         lines.append("".join(cells))
     first, *others = (f"<tr>{line}</tr>" for line in lines)
     return (
-        f'<div class="scroll" tabindex="0"><table><thead>{first}</thead>'
+        f'<div class="scroll" tabindex="0"><table class="wrap"><thead>{first}</thead>'
         f"<tbody>{''.join(others)}</tbody></table></div>"
     )
 

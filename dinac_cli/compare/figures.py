@@ -37,7 +37,7 @@ class VariantFigures:
             "model": variant.model.label,
             "precision": variant.precision,
             "steps": variant.steps,
-            "seed": variant.settings.seed,
+            "seed": None if variant.steps is None else variant.settings.seed,
             "results": f"results/{variant.slug}.jsonl",
             "psnr_db": asdict(self.psnr),
             "ssim": self.ssim,

@@ -16,7 +16,6 @@ from dinac_cli.compare.variants import Variant, name_safely
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.images.writing import write_image
-from dinac_cli.jobs.decode import describe_settings
 from dinac_cli.jobs.freshness import WantedImage, is_latent_file, is_stamped_image, list_files
 from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import Output, OutputKind
@@ -124,7 +123,7 @@ class Gallery:
 def want_picture(variant: Variant, record_sha256: str) -> WantedImage:
     """Returns what the stamp of a reconstruction says; `decode` writes the same."""
     weights = variant.model.handle.identity.weights
-    return WantedImage(record_sha256, weights, describe_settings(variant.decoding))
+    return WantedImage(record_sha256, weights, variant.decoding)
 
 
 def _name_picture(name: str) -> str:

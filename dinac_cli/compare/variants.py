@@ -76,9 +76,15 @@ class Variant:
         return name_safely(f"{self.model.label}-{self.precision}-{self.steps or 0}", self.digest)
 
     @property
-    def decoding(self) -> DecodeOptions:
-        """How `decode` makes the same pictures."""
-        return DecodeOptions(settings=self.settings, format=OUTPUT_FORMATS["png"])
+    def decoding(self) -> str:
+        """The settings of the decoder, as the stamps of decoded images hold them."""
+        return describe_decoding(self.settings, has_steps=self.steps is not None)
+
+
+def describe_decoding(settings: DinacAEInferenceConfig, *, has_steps: bool) -> str:
+    """Describes the settings as `decode` does."""
+    options = DecodeOptions(settings=settings, format=OUTPUT_FORMATS["png"])
+    return describe_settings(options, has_steps=has_steps)
 
 
 def name_safely(text: str, digest: str) -> str:
@@ -141,7 +147,8 @@ def list_variants(
             record_digest = _identify_records(model, replace(encoding, precision=precision))
             for count in steps if model.handle.traits.has_steps else (None,):
                 settings = DinacAEInferenceConfig(num_steps=count or 1, seed=seed)
-                digest = _identify_pictures(record_digest, settings)
+                decoding = describe_decoding(settings, has_steps=count is not None)
+                digest = _hash(_METRICS_REVISION, record_digest, decoding)
                 yield Variant(model, precision, settings, count, record_digest, digest)
 
 
@@ -158,11 +165,6 @@ def _identify_records(model: ComparedModel, encoding: EncodeOptions) -> str:
         encoding.hdr,
         encoding.damaged,
     )
-
-
-def _identify_pictures(record_digest: str, settings: DinacAEInferenceConfig) -> str:
-    decoding = DecodeOptions(settings=settings, format=OUTPUT_FORMATS["png"])
-    return _hash(_METRICS_REVISION, record_digest, describe_settings(decoding))
 
 
 def _hash(*fields: object) -> str:

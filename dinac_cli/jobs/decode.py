@@ -59,7 +59,13 @@ from dinac_cli.jobs.held import (
     announce_followed,
     find_held_image,
 )
-from dinac_cli.jobs.model_choice import FixedModel, ModelChoice, ModelFinder, choose_models
+from dinac_cli.jobs.model_choice import (
+    FixedModel,
+    ModelChoice,
+    ModelFinder,
+    choose_models,
+    demand_library,
+)
 from dinac_cli.jobs.orphans import DECODE_SOURCES
 from dinac_cli.jobs.pruning import Prune, Pruning, require_whole_folders
 from dinac_cli.jobs.request import (
@@ -405,6 +411,7 @@ class DecodeJob(Job[RecordEntry, _ReadRecord, npt.NDArray[np.uint8]]):
             verdict = self._judge(entry, record_hash, model)
             if verdict.state is State.DONE:
                 return FileResult(entry.label, Status.DONE, output=self._locate(entry.name))
+            demand_library(self._models, model)
             channels, rows, columns = header.shape
             flipped = self._options.flipped
             hold(len(data) + opened.declared_bytes(with_twin=flipped))  # to unpack it

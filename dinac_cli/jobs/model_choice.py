@@ -216,6 +216,11 @@ class ModelsOfRecords:
                 self._handles[key] = _open_part(resolved, self._part, key[1])
             return self._handles[key]
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the user named the model of all records."""
+        return self._named is not None
+
     def use_device(self, name: str) -> None:
         """Computes on this device; see `ModelFinder`."""
         self._device = replace(self._device, device=name)
@@ -234,6 +239,16 @@ class ModelsOfRecords:
         if self._follows_dtype and self._device.dtype == "auto" and compute is not None:
             return replace(self._device, dtype=compute.dtype)
         return self._device
+
+
+def demand_library(models: ModelFinder, model: ModelHandle) -> None:
+    """Raises MissingLibraryError if the model of a record needs a library that is missing.
+
+    Then this record fails, and those of other models do not. If the user named the model of all
+    records, does nothing: the error ends the run when the model is loaded.
+    """
+    if isinstance(models, ModelsOfRecords) and not models.is_named:
+        model.resolved.demand_library()
 
 
 def choose_encoders(named: LatentModel | None, device: DeviceChoice) -> ModelFinder:

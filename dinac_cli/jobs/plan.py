@@ -18,6 +18,7 @@ from dinac_cli.errors import (
     DeviceError,
     DinacError,
     InputError,
+    MissingLibraryError,
     ModelError,
     OutputError,
     SmallImageError,
@@ -244,7 +245,7 @@ class PlanRun:
             return TimeEstimate(None, "compiled models are not tried")
         try:
             trial = self._run_trial(control)
-        except (ModelError, DeviceError) as exc:
+        except (ModelError, DeviceError, MissingLibraryError) as exc:
             return TimeEstimate(None, str(exc))
         if trial is None:
             return TimeEstimate(None, "no image of the sample can be encoded")

@@ -28,7 +28,7 @@ from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
-from dinac_cli.jobs.model_choice import ModelChoice, choose_encoders
+from dinac_cli.jobs.model_choice import ModelChoice, choose_encoders, demand_library
 from dinac_cli.jobs.reencode import (
     Candidate,
     Reencoding,
@@ -196,6 +196,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
             return result
         model = self._options.reencoding.models.find(header)
         check_model(header, model, allow_other=False)
+        demand_library(self._options.reencoding.models, model)
         _, rows, columns = header.shape
         group = BatchGroup(model, rows * header.patch, columns * header.patch)
         image = read_source(sample, header, hold_beside(hold, held_bytes))

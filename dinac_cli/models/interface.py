@@ -230,6 +230,9 @@ class LatentModel(ABC):
         """Returns the keys of the configuration; the codec looks for `channel_sensitivity`."""
         return {}
 
+    def demand_library(self) -> None:  # noqa: B027  most families need no further library
+        """Raises MissingLibraryError if `open` needs a library that is not installed. Is quick."""
+
     def choose_step(
         self, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
     ) -> GpuStep | None:

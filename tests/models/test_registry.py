@@ -16,6 +16,7 @@ from huggingface_hub import constants, errors
 from dinac_cli.errors import ModelError, UsageError, quote_error
 from dinac_cli.models.aliases import HUB_ALIASES, NANO
 from dinac_cli.models.dinac.model import DinacModel
+from dinac_cli.models.flux2.family import Flux2Model
 from dinac_cli.models.registry import (
     NANO_REVISION,
     choose_default,
@@ -309,6 +310,74 @@ class TestDownload:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", interrupt)
         with pytest.raises(KeyboardInterrupt):
             resolve_model("d2")
+
+
+def write_config(folder: Path, name: str = "") -> Path:
+    """Writes the configuration of a FLUX.2 VAE into a snapshot, or a folder in it."""
+    place = folder / COMMIT / name
+    place.mkdir(parents=True)
+    (place / "config.json").write_text('{"_class_name": "AutoencoderKLFlux2"}')
+    return place
+
+
+class TestFlux2:
+    """The configuration decides which weights are downloaded."""
+
+    WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+    def test_alias_downloads_one_weights_file(self, hub: Hub) -> None:
+        place = write_config(hub.folder)
+        hub.answer = str(place)
+        hub.on_download = lambda: (place / self.WEIGHTS).touch()
+        found = resolve_model("flux2")
+        assert found == Flux2Model(place, HUB_ALIASES["flux2"], COMMIT)
+        assert found.is_public
+        assert hub.patterns[1:] == [SMALL_FILES, [*SMALL_FILES, self.WEIGHTS]]
+
+    def test_folder_of_a_repository(self, hub: Hub) -> None:
+        place = write_config(hub.folder, "vae")
+        hub.answer = str(hub.folder / COMMIT)
+        hub.on_download = lambda: (place / self.WEIGHTS).touch()
+        said: list[str] = []
+        found = resolve_model("owner/pipeline/vae", "v1", announce=said.append)
+        assert found == Flux2Model(place, "owner/pipeline/vae", COMMIT)
+        assert not found.is_public
+        assert said == ["downloading owner/pipeline/vae (revision v1) into /cache/hub"]
+        small = ["vae/config.json", "README.md"]
+        assert hub.patterns[1:] == [small, [*small, f"vae/{self.WEIGHTS}"]]
+        assert {(repository, revision) for repository, revision, _ in hub.calls} == {
+            ("owner/pipeline", "v1")
+        }
+        hub.cached["owner/pipeline"] = hub.answer
+        (hub.folder / "blobs").mkdir()
+        (hub.folder / "blobs/transformer.incomplete").touch()  # another interrupted download
+        assert find_cached("owner/pipeline/vae") == found
+        (place / self.WEIGHTS).unlink()
+        assert find_cached("owner/pipeline/vae") is None
+
+    def test_pipeline_without_a_folder_downloads_no_weights(self, hub: Hub) -> None:
+        write_config(hub.folder, "vae")
+        hub.answer = str(hub.folder / COMMIT)
+        with pytest.raises(ModelError, match=r"or the folder of a FLUX\.2 VAE \(owner/name/vae\)$"):
+            resolve_model("owner/pipeline")
+        assert hub.patterns[1:] == [SMALL_FILES]
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (http_error(errors.GatedRepoError), "the repository is gated; accept its terms"),
+            (errors.LocalEntryNotFoundError("offline"), "the Hub is unreachable; go online once"),
+        ],
+    )
+    def test_failed_download_is_one_line(self, hub: Hub, error: Exception, reason: str) -> None:
+        hub.answer = error
+        with pytest.raises(ModelError) as caught:
+            resolve_model("black-forest-labs/FLUX.2-dev/vae")
+        assert str(caught.value).startswith(
+            "model black-forest-labs/FLUX.2-dev/vae (revision main) is not cached in /cache/hub "
+            f"and cannot be downloaded: {reason}"
+        )
+        assert "\n" not in str(caught.value)
 
 
 class TestFindModel:

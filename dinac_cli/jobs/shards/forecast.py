@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dinac_cli.codec.compute import refuse_devices
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.machine import count_processors
-from dinac_cli.errors import DeviceError, ModelError
+from dinac_cli.errors import DeviceError, MissingLibraryError, ModelError
 from dinac_cli.jobs.executor.cluster import USUAL_CPUS, Demand
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase
@@ -179,7 +179,7 @@ class ShardForecast:
         if not why:
             try:
                 return self._open_trial(probe, sizes).estimate(images, control)
-            except (ModelError, DeviceError) as exc:
+            except (ModelError, DeviceError, MissingLibraryError) as exc:
                 why = str(exc)
         return SpeedEstimate(seconds=None, basis=why, host_seconds=sizes.host_seconds)
 

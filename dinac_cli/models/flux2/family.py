@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinac_cli.errors import UsageError
+from dinac_cli.models.flux2.diffusers_library import demand_diffusers
 from dinac_cli.models.flux2.vae_config import UNSHUFFLE, Flux2Config
 from dinac_cli.models.flux2.vae_files import (
     COUNTER,
@@ -69,6 +70,9 @@ class Flux2Model(LatentModel):
         files = locate_vae(self.path)
         user = f"model {self.label}"
         return load_vae(files, read_vae_config(files), parts, device, dtype, user)
+
+    def demand_library(self) -> None:
+        demand_diffusers(f"model {self.label}")
 
     def read_table(self) -> TensorTable:
         return read_vae_table(locate_vae(self.path).weights)

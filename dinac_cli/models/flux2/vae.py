@@ -111,7 +111,8 @@ def load_vae(
 ) -> Flux2VAE:
     """Loads the parts of a VAE. Checks the names and shapes of all tensors first.
 
-    `user` is what needs the diffusers library. Raises ModelError, UsageError.
+    `user` is what needs the diffusers library. Raises ModelError, UsageError,
+    MissingLibraryError.
     """
     demand_dtype(dtype)
     module = build_on_meta(config, user)
@@ -124,7 +125,7 @@ def load_vae(
 
 
 def build_on_meta(config: Flux2Config, user: str) -> nn.Module:
-    """Builds the module of diffusers without memory for its weights. Raises UsageError."""
+    """Builds the module of diffusers without memory for its weights. Raises MissingLibraryError."""
     create = import_vae_class(user)
     with torch.device("meta"):
         module: nn.Module = create(**config.to_arguments())

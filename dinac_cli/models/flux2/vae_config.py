@@ -119,7 +119,11 @@ class Flux2Config:
         The memory per latent position is that of the activations of the most expensive level, and
         of four copies of the pixels, all in float32. The attention in the middle takes less.
         """
-        floats = max(map(_count_floats, (self.block_out_channels, self.decoder_widths))) + 4 * 3
+        encoder, decoder = self.block_out_channels, self.decoder_widths
+        floats = 4 * 3 + max(
+            _count_floats(encoder, (encoder[0], *encoder[:-1])),
+            _count_floats(decoder, (*decoder[1:], decoder[-1])),
+        )
         return ModelTraits(
             patch=self.patch,
             channels=self.channels,
@@ -146,16 +150,16 @@ class Flux2Config:
         }
 
 
-def _count_floats(widths: tuple[int, ...]) -> float:
-    """Returns the floats per pixel that the most expensive level of a decoder keeps.
+def _count_floats(widths: tuple[int, ...], entered: tuple[int, ...]) -> float:
+    """Returns the floats per pixel that the most expensive level keeps.
 
-    The decoder enters a level with the width of the level below it.
+    `entered` holds the width of the input of each level. A level is 4 times smaller than the one
+    before it.
     """
-    counts = []
-    for level, width in enumerate(widths):
-        entered = widths[min(level + 1, len(widths) - 1)]
-        count = max(entered + _ACTIVATIONS * width, _ACTIVATIONS * entered)
-        counts.append(count / float(4**level))
+    counts = (
+        max(before + _ACTIVATIONS * width, _ACTIVATIONS * before) / float(4**level)
+        for level, (width, before) in enumerate(zip(widths, entered, strict=True))
+    )
     return max(counts)
 
 
