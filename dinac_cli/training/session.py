@@ -22,7 +22,6 @@ from dinac_cli.jobs.executor.phase import Phase, Watch, ignore_phase, watch_item
 from dinac_cli.models.device import resolve_device, resolve_dtype
 from dinac_cli.models.dinac.autoencoder import DinacAE, build_model
 from dinac_cli.models.dinac.checkpoint import pack_checkpoint
-from dinac_cli.models.registry import resolve_model
 from dinac_cli.storage.atomic import TEMPORARY_PREFIX, remove_dead_temporaries
 from dinac_cli.training.dataset import (
     CropSource,
@@ -299,7 +298,7 @@ class TrainingRun:
             model.load_state_dict(build_klt(statistics, NANO_CONFIG))
             return model.to(self._device)
         self._watch(Phase("loading the model"))
-        return DinacAE.from_pretrained(resolve_model(request.init).path, device=self._device)
+        return DinacAE.from_pretrained(request.init, device=self._device)
 
     def _load_teacher(self) -> Teacher | None:
         folder = self._request.teacher

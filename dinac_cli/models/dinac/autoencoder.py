@@ -18,6 +18,7 @@ from dinac_cli.models.dinac.conv_encoder import ConvEncoder
 from dinac_cli.models.dinac.decoder import Decoder
 from dinac_cli.models.dinac.denoising import Denoising
 from dinac_cli.models.dinac.encoder import Encoder
+from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.dinac.norm_choice import decide_config
 from dinac_cli.models.dinac.pixel_scaling import round_images
 from dinac_cli.models.dinac.posterior import Posterior
@@ -31,6 +32,7 @@ from dinac_cli.models.dinac.tensor_names import (
     keeps_float32,
     read_table,
 )
+from dinac_cli.models.families import open_checkpoint
 from dinac_cli.models.interface import (
     CLASS_HEAD,
     DECODER,
@@ -91,12 +93,17 @@ class DinacAE(nn.Module):
 
         `dtype` is torch.float32 or torch.bfloat16. Norms, statistics and a few other tensors are
         always float32. Checks the names and shapes of all tensors, then reads the tensors of
-        `parts`. Raises DinacError if loading fails.
+        `parts`. Raises DinacError if loading fails, or if the model is of another family.
         """
         place = resolve_device(str(device))
         # A string may be an alias or a repository; a path object is always a path.
-        path = resolve_model(source, revision).path if isinstance(source, str) else Path(source)
-        return load_network(path, parts, place, dtype)
+        if isinstance(source, str):
+            model = resolve_model(source, revision)
+        else:
+            model = open_checkpoint(Path(source), str(source))
+        if not isinstance(model, DinacModel):
+            raise ModelError(f"model {model.label} is no DINAC-AE; name one, such as nano or d2")
+        return load_network(model.path, parts, place, dtype)
 
     @property
     def traits(self) -> ModelTraits:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dinac_cli import DinacAE
 from dinac_cli.errors import ModelError
 from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.facts import summarise_model
@@ -89,6 +90,12 @@ class TestRecognition:
             tmp_path / "absent",
         ):
             assert isinstance(open_checkpoint(path, "x"), DinacModel)
+
+    def test_it_is_no_dinac(self, folder: Path) -> None:
+        """So it cannot be trained either."""
+        for source in (folder, str(folder)):
+            with pytest.raises(ModelError, match=r"is no DINAC-AE; name one, such as nano or d2"):
+                DinacAE.from_pretrained(source)
 
     def test_dinac_folder_is_known_by_its_config_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
