@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from dinac_cli.compare.variants import Variant
+from dinac_cli.errors import OutputError
 from dinac_cli.storage.atomic import describe_write_error, start_file
 
 # sha256 of the source, of the record; size, mtime, ctime of the source; bytes, height, width;
 # PSNR, SSIM, MS-SSIM. Packed, because there may be a million images.
 _PACKED = struct.Struct("<32s32s6q3d")
+_LARGEST_SHARE = 1.001  # SSIM and MS-SSIM are at most 1, but for rounding
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ class Measure:
     def pixels(self) -> int:
         """The number of pixels of the image as it was encoded."""
         return self.height * self.width
+
+    @property
+    def is_plausible(self) -> bool:
+        """False if an image cannot have these figures, because somebody edited them."""
+        shares = [share for share in (self.ssim, self.ms_ssim) if share is not None]
+        return (
+            min(self.record_bytes, self.height, self.width) > 0
+            and self.psnr_db >= 0
+            and all(abs(share) <= _LARGEST_SHARE for share in shares)
+        )
 
     def to_json(self, name: str) -> dict[str, Any]:
         """Returns the line of an image."""
@@ -124,6 +136,8 @@ class ResultFile:
 
         Raises OutputError.
         """
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would block forever
+            raise OutputError(f"{path}: not a regular file; remove it")
         self.path = path
         self._facts = dict(facts)
         self._measures: dict[str, bytes] = {}
@@ -233,7 +247,7 @@ def _parse_result(line: bytes) -> tuple[str, Measure] | None:
             ssim=entry["ssim"],
             ms_ssim=entry["ms_ssim"],
         )
-        is_valid = Measure.unpack(measure.pack()) == measure
+        is_valid = Measure.unpack(measure.pack()) == measure and measure.is_plausible
     except (KeyError, ValueError, TypeError, struct.error):
         return None
     return (str(entry["name"]), measure) if is_valid else None

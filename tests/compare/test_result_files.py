@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dinac_cli.compare.result_files import Measure, ResultFile, SourceStat
+from dinac_cli.errors import OutputError
 
 FACTS = {"digest": "0123456789abcdef", "model": "nano"}
 MEASURE = Measure(
@@ -86,6 +88,12 @@ def test_the_last_line_of_an_image_counts_and_the_file_does_not_grow(path: str) 
         {"record_bytes": 2**64},
         {"height": None},
         {"ssim": True, "width": "x"},
+        {"height": 0},
+        {"width": -7},
+        {"record_bytes": 0},
+        {"ssim": -math.inf},
+        {"ms_ssim": 7.5},
+        {"psnr_db": -math.inf},
     ],
 )
 def test_damaged_lines_are_skipped(path: str, damage: dict[str, object]) -> None:
@@ -116,3 +124,16 @@ def test_a_file_that_is_whole_is_not_written_again(path: str) -> None:
         before.st_ino,
         before.st_mtime_ns,
     )
+
+
+def test_a_folder_in_place_of_the_results_is_refused(path: str) -> None:
+    Path(path).mkdir()
+    with pytest.raises(OutputError, match=r"not a regular file; remove it$"):
+        open_file(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_place_of_the_results_does_not_block(path: str) -> None:
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match="not a regular file"):
+        open_file(path)
