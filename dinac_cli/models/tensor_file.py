@@ -26,6 +26,9 @@ ITEM_BYTES = {"F32": 4, "BF16": 2}
 
 _MAX_RANK = 8
 _PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # torch.save, as a zip file and before
+_ADVICE = "download the checkpoint again"
+_ADVICE_PICKLE = "dinac loads no pickles; convert it to safetensors"
 _GIT_LFS = b"version "  # the start of a pointer; as a header's length it would be absurd
 
 
@@ -85,6 +88,8 @@ def read_tensor_table(path: Path, canonical: Callable[[str], str] = str) -> Tens
     `canonical` returns the canonical name of a tensor.
     Raises ModelError if the file cannot be read, is truncated, or is not a safetensors file.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block forever
+        raise ModelError(f"{path} is not a regular file; name a safetensors file")
     try:
         with path.open("rb") as file:
             header, data_start, size_bytes = _read_header(file, path)
@@ -145,7 +150,8 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
         raise ModelError(f"{path} is a Git LFS pointer, not the weights; run: git lfs pull")
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
-        raise _refusal(path, "it has no header of a plausible length")
+        advice = _ADVICE_PICKLE if prefix.startswith(_PICKLES) else _ADVICE
+        raise _refusal(path, "it has no header of a plausible length", advice=advice)
     text = file.read(length)
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_dict)
@@ -195,6 +201,7 @@ def _is_count(number: object) -> bool:
     return type(number) is int and 0 <= number < 2**48
 
 
-def _refusal(path: Path, reason: str, details: Sequence[str] = ()) -> ModelError:
-    message = f"{path} is not a complete safetensors file: {reason}; download the checkpoint again"
-    return ModelError(message, details)
+def _refusal(
+    path: Path, reason: str, details: Sequence[str] = (), *, advice: str = _ADVICE
+) -> ModelError:
+    return ModelError(f"{path} is not a complete safetensors file: {reason}; {advice}", details)

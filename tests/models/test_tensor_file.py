@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,18 @@ def test_canonical_names(alias: str, name: str) -> None:
 )
 def test_tensors_that_stay_float32(name: str, stays: bool) -> None:
     assert keeps_float32(name) is stays
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02\x8a\n"])
+def test_a_pickle_is_not_downloaded_again_in_vain(start: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(start + b"\0\1\2\3" * 25)
+    with pytest.raises(ModelError, match=r"; dinac loads no pickles; convert it to safetensors$"):
+        read_tensor_table(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="pipe is not a regular file"):
+        read_tensor_table(tmp_path / "pipe")
