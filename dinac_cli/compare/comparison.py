@@ -273,7 +273,8 @@ class CompareRun(Run):
             tried = lacking
             for model in self.models:
                 yield from self._run_job(model, set(lacking), set(shown), control)
-        if shown and not control.stop:
+        # If no image could be measured, the pictures of an earlier run stay.
+        if (shown or self.request.shown == 0) and not control.stop:
             self._gallery.remove_others(shown)
 
     def _choose_shown(self) -> list[str]:

@@ -45,6 +45,8 @@ class ComparisonPage(Page):
     def introduce(self) -> str:
         comparison = self._comparison
         count, shown = len(comparison.images), len(self.images)
+        if shown == 0:
+            return html.escape(f"Measured on {describe_images(comparison)}. None are shown.")
         which = "All are shown" if shown == count else f"{shown} of them are shown"
         spread = ", spread over the set" if 1 < shown < count else ""
         return html.escape(
@@ -183,4 +185,5 @@ def _read_pixels(path: str) -> Pixels:
 
 
 def _link(path: str, out: str) -> str:
-    return quote(os.path.relpath(path, out).replace(os.sep, "/"))
+    # As bytes, because names that are not UTF-8 have no other encoding.
+    return quote(os.fsencode(os.path.relpath(path, out).replace(os.sep, "/")))

@@ -168,7 +168,8 @@ class _Gatherer:
         is_ours = is_asset_of(self.origin)
         write_atomically(target, data, replace=request.overwrite, is_ours=is_ours)
         relative = os.path.relpath(target, request.page_folder or ".")
-        return quote(relative.replace(os.sep, "/"))
+        # As bytes, because names that are not UTF-8 have no other encoding.
+        return quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
 def _compare(

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,9 @@ def test_only_the_shown_images_leave_pictures(images: Path) -> None:
     kept = [name for name in list_files(images.parent / "out") if name.startswith("shown/")]
     assert {Path(name).name for name in kept} == {"c.jpg.png", "c.jpg.dinac"}
     assert len(kept) == 1 + 4 + 2
+    compare(images, *options, "--shown", "0")
+    assert not [name for name in list_files(images.parent / "out") if name.startswith("shown/")]
+    assert "None are shown." in (images.parent / "out" / "index.html").read_text("utf-8")
 
 
 def test_pictures_are_those_of_decode(images: Path) -> None:
@@ -588,6 +592,17 @@ def test_pictures_of_images_whose_names_are_alike_do_not_mix(images: Path) -> No
     for name in ("a", "a.png", "a.png.png"):
         assert np.array_equal(read_pixels(originals / f"{name}.png"), read_pixels(images / name))
     assert "nothing to do" in compare(images, "--model", TINY, "--shown", "9").out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names that are not UTF-8")
+def test_names_that_are_not_utf_8_are_shown(images: Path) -> None:
+    shutil.copy(images / "b.png", images / "b\udcff <i>.png")
+    done = compare(images, "--model", TINY, "--shown", "9")
+    assert (done.code, done.err) == (0, "")
+    assert "b\udcff <i>.png" in read_figures(images)["shown"]
+    page = (images.parent / "out/index.html").read_text("utf-8")
+    assert "b%FF%20%3Ci%3E.png.png" in page
+    assert "<i>" not in page
 
 
 def test_two_images_of_one_name_are_refused(images: Path, tmp_path: Path) -> None:
