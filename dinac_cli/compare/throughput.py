@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,11 +99,11 @@ class SpeedMemory:
     def _make_key(self, model: ComparedModel, task: Task) -> str:
         identity = model.handle.identity
         facts = {
-            **self._machine,
+            "machine": self._machine,
             "weights": identity.weights,
             "latent_space": identity.latent_space,
             "compute": model.handle.compute,
-            **asdict(task),
+            "task": asdict(task),
         }
         return json.dumps(facts, sort_keys=True)
 
@@ -114,12 +115,20 @@ def _read_entries(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(entries, dict):
         return {}
-    names = {field.name for field in fields(Speed)}
-    return {
-        key: entry
-        for key, entry in entries.items()
-        if isinstance(entry, dict) and set(entry) == names
-    }
+    return {key: entry for key, entry in entries.items() if _is_speed(entry)}
+
+
+def _is_speed(entry: Any) -> bool:
+    """True for the fields of a `Speed`. False for those of another version, or damaged ones."""
+    if not isinstance(entry, dict) or set(entry) != {field.name for field in fields(Speed)}:
+        return False
+    numbers = [entry["side"], entry["batch"], entry["ms_per_batch"]]
+    numbers += [] if entry["peak_mib"] is None else [entry["peak_mib"]]
+    return (
+        isinstance(entry["task"], str)
+        and isinstance(entry["steps"], int)
+        and all(isinstance(number, (int, float)) and 0 < number < math.inf for number in numbers)
+    )
 
 
 def measure_speed(model: ComparedModel, task: Task) -> Speed:
