@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.models.checkpoint_files import CheckpointFiles
 from dinac_cli.models.device import resolve_device
 from dinac_cli.models.dinac.checkpoint import choose_type
 from dinac_cli.models.dinac.class_head import ClassHead
@@ -24,7 +25,7 @@ from dinac_cli.models.dinac.pixel_scaling import round_images
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, space_times
-from dinac_cli.models.dinac.source import CheckpointFiles, locate_checkpoint, read_config
+from dinac_cli.models.dinac.source import locate_checkpoint, read_config
 from dinac_cli.models.dinac.tensor_names import (
     RUNNING_MEAN,
     RUNNING_VAR,

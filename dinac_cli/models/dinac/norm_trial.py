@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from dinac_cli.images.samples import draw_scenes
+from dinac_cli.models.checkpoint_files import CheckpointFiles
 from dinac_cli.models.dinac.autoencoder import DinacAE, load_parts
 from dinac_cli.models.dinac.config import CHANNEL_WISE, DISABLED, DinacAEConfig
 from dinac_cli.models.dinac.conv_encoder import normalize_mean
 from dinac_cli.models.dinac.norm_choice import measure_distance
 from dinac_cli.models.dinac.posterior import Posterior
-from dinac_cli.models.dinac.source import CheckpointFiles
 from dinac_cli.models.interface import ENCODER
 
 SCENE_SIDE = 256
