@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dinac_cli.errors import ModelError
 from dinac_cli.models.checkpoint_files import CheckpointFiles
-from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.flux2.diffusers_library import import_vae_class
 from dinac_cli.models.flux2.vae_config import UNSHUFFLE, Flux2Config
 from dinac_cli.models.flux2.vae_files import (
@@ -23,6 +22,7 @@ from dinac_cli.models.flux2.vae_files import (
 )
 from dinac_cli.models.interface import DinacAEInferenceConfig, ModelTraits
 from dinac_cli.models.loading import check_tensors, demand_dtype, read_tensors
+from dinac_cli.models.pixel_scaling import round_images, scale_pixels
 
 
 class Flux2VAE:
