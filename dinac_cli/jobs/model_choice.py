@@ -18,7 +18,7 @@ from dinac_cli.jobs.freshness import WantedLatents
 from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.request import Announce
 from dinac_cli.models.aliases import AUTO, NANO
-from dinac_cli.models.interface import CLASS_HEAD, ENCODER, LatentModel
+from dinac_cli.models.interface import CLASS_HEAD, DECODER, ENCODER, LatentModel
 from dinac_cli.models.registry import (
     choose_default,
     find_local,
@@ -283,6 +283,11 @@ def _open_part(resolved: LatentModel, part: str, device: DeviceChoice) -> ModelH
     handle = ModelHandle(resolved, part, device)
     if part == ENCODER:
         _refuse_missing_encoder(handle)
+    if part == DECODER and DECODER not in handle.traits.parts:
+        raise UsageError(
+            f"model {handle.label} has no decoder: it only encodes; decode with a model of the "
+            "same latent space that has one"
+        )
     _refuse_compilation(handle)
     if part == CLASS_HEAD and CLASS_HEAD not in handle.traits.parts:
         raise UsageError(

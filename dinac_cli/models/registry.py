@@ -18,8 +18,9 @@ from pathlib import Path
 
 from dinac_cli.errors import ModelError, UsageError, quote_error
 from dinac_cli.models.aliases import HUB_ALIASES, NANO
+from dinac_cli.models.checkpoint_files import CONFIG_NAME
 from dinac_cli.models.dinac.model import DinacModel
-from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
+from dinac_cli.models.dinac.source import WEIGHTS_NAME
 from dinac_cli.models.families import open_checkpoint
 from dinac_cli.models.interface import LatentModel
 

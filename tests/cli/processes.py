@@ -115,7 +115,10 @@ def run(
         }
         for name, stream in streams.items():
             stack.enter_context(patch.object(sys, name, stream))
-        stack.enter_context(patch.dict(os.environ, make_environment(environment), clear=True))
+        # Triton, which diffusers imports, reads its variable once, also for the tests that follow.
+        kept = {"TRITON_INTERPRET": os.environ["TRITON_INTERPRET"]}
+        changed = kept | make_environment(environment)
+        stack.enter_context(patch.dict(os.environ, changed, clear=True))
         if "HF_HOME" in environment:  # the Hub's client has read it, on import
             hub = f"{environment['HF_HOME']}/hub"
             stack.enter_context(patch.object(constants, "HF_HUB_CACHE", hub))

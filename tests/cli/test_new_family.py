@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +177,22 @@ def test_what_a_family_lacks_is_one_line(shuffle: Path, tmp_path: Path) -> None:
     assert done.code == 2
     assert "has no class head" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_encoder_without_a_decoder(
+    shuffle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in/0.png", 32, 32, 0)
+    traits = replace(TRAITS, parts=frozenset({ENCODER}))
+    monkeypatch.setattr(ShuffleModel, "read_traits", lambda self: traits)
+    model = ("--model", shuffle.name)
+    assert run("encode", "in", "out", *model, cwd=tmp_path).code == 0
+    done = run("decode", "out", "back", *model, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"dinac: model {shuffle.name} has no decoder: it only encodes; decode with a model of the "
+        "same latent space that has one\n"
+    )
 
 
 def test_latents_of_two_families_never_mix(shuffle: Path, tmp_path: Path) -> None:

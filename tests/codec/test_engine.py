@@ -26,7 +26,6 @@ from dinac_cli.models.dinac.config import DinacAEConfig
 from dinac_cli.models.dinac.fast.autoencoder import FastDinacAE
 from dinac_cli.models.dinac.fast.ladder import Choice
 from dinac_cli.models.dinac.model import DinacModel
-from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.graphs import Compute, CudaRecorder
 from dinac_cli.models.interface import (
     GRAPHS,
@@ -36,6 +35,7 @@ from dinac_cli.models.interface import (
     DinacAEInferenceConfig,
     ModelTraits,
 )
+from dinac_cli.models.pixel_scaling import round_images, scale_pixels
 
 from .conftest import GOLDEN, Pixels, draw, make_handle
 

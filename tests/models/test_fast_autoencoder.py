@@ -24,8 +24,8 @@ from dinac_cli.models.dinac.fast.compilation import compile_for_sizes
 from dinac_cli.models.dinac.fast.decoder import allows_tf32
 from dinac_cli.models.dinac.fast.layers import allow_tf32
 from dinac_cli.models.dinac.fast.operations import Operations
-from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.interface import DinacAEInferenceConfig
+from dinac_cli.models.pixel_scaling import round_images, scale_pixels
 
 from .test_golden import BFLOAT16_FACTOR, FLOAT32_TOLERANCE, relative_error
 

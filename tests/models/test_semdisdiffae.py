@@ -480,9 +480,12 @@ class TestNorm:
     def test_rule(self, disabled: float, channel_wise: float, mode: str | None) -> None:
         assert choose_mode({"disabled": disabled, "channel_wise": channel_wise}) == mode
 
-    def test_any_patch_can_be_tried(self, models: dict[str, DinacAE], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("patch", [1, 24])
+    def test_any_patch_can_be_tried(
+        self, patch: int, models: dict[str, DinacAE], tmp_path: Path
+    ) -> None:
         """256 is not divisible by 24."""
-        odd = DinacAE(replace(models["disabled"].config, patch_size=24))
+        odd = DinacAE(replace(models["disabled"].config, patch_size=patch))
         files = locate_checkpoint(write_checkpoint(tmp_path / "m", odd))
         spreads = measure_spreads(files, read_config(files))
         assert sorted(spreads) == sorted(MODES)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dinac_cli.errors import ModelError, UsageError
+from dinac_cli.models.checkpoint_files import CheckpointFiles
 from dinac_cli.models.device import resolve_device
 from dinac_cli.models.dinac.checkpoint import choose_type
 from dinac_cli.models.dinac.class_head import ClassHead
@@ -20,11 +21,10 @@ from dinac_cli.models.dinac.denoising import Denoising
 from dinac_cli.models.dinac.encoder import Encoder
 from dinac_cli.models.dinac.model import DinacModel
 from dinac_cli.models.dinac.norm_choice import decide_config
-from dinac_cli.models.dinac.pixel_scaling import round_images
 from dinac_cli.models.dinac.posterior import Posterior
 from dinac_cli.models.dinac.sampling import SAMPLERS, draw_noise
 from dinac_cli.models.dinac.schedule import CosineSchedule, noise_scale, space_times
-from dinac_cli.models.dinac.source import CheckpointFiles, locate_checkpoint, read_config
+from dinac_cli.models.dinac.source import locate_checkpoint, read_config
 from dinac_cli.models.dinac.tensor_names import (
     RUNNING_MEAN,
     RUNNING_VAR,
@@ -41,6 +41,7 @@ from dinac_cli.models.interface import (
     ModelTraits,
 )
 from dinac_cli.models.loading import check_tensors, demand_dtype, read_tensors
+from dinac_cli.models.pixel_scaling import round_images
 from dinac_cli.models.registry import resolve_model
 from dinac_cli.models.tensor_file import check_aliases
 

@@ -11,8 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dinac_cli.errors import OutputError
+from dinac_cli.models.checkpoint_files import CONFIG_NAME
 from dinac_cli.models.dinac.config import CONFIRMED, FCDM, DinacAEConfig, format_json
-from dinac_cli.models.dinac.source import CONFIG_NAME, WEIGHTS_NAME
+from dinac_cli.models.dinac.source import WEIGHTS_NAME
 from dinac_cli.models.dinac.tensor_names import canonical_name, keeps_float32
 from dinac_cli.models.loading import demand_dtype
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dinac_cli.models.dinac.config import CHANNEL_WISE, DinacAEConfig
 from dinac_cli.models.dinac.decoder import FCDMBlock
 from dinac_cli.models.dinac.layers import NORM_EPS, PatchEmbed, Pointwise
-from dinac_cli.models.dinac.pixel_scaling import scale_pixels
 from dinac_cli.models.dinac.posterior import Posterior, split_moments
+from dinac_cli.models.pixel_scaling import scale_pixels
 
 LAYER_SCALE = 1e-3
 """The gate of every channel in a new network."""

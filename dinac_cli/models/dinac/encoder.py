@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from dinac_cli.models.dinac.config import ENCODER_HEAD_DIM, DinacAEConfig
 from dinac_cli.models.dinac.layers import PatchEmbed, Pointwise, TransformerBlock
-from dinac_cli.models.dinac.pixel_scaling import scale_pixels
 from dinac_cli.models.dinac.posterior import Posterior, split_moments
 from dinac_cli.models.dinac.rope import AxialRope2d
+from dinac_cli.models.pixel_scaling import scale_pixels
 
 
 class Encoder(nn.Module):

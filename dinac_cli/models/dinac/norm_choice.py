@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dinac_cli.errors import ModelError
+from dinac_cli.models.checkpoint_files import CheckpointFiles
 from dinac_cli.models.dinac.config import CONFIRMED, FCDM, NORM_MODES, DinacAEConfig
-from dinac_cli.models.dinac.source import CheckpointFiles, read_config, read_settings
+from dinac_cli.models.dinac.source import read_config, read_settings
 from dinac_cli.models.identity import read_measurement
 
 MARGIN = 3.0

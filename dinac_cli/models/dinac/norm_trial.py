@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from dinac_cli.images.samples import draw_scenes
+from dinac_cli.models.checkpoint_files import CheckpointFiles
 from dinac_cli.models.dinac.autoencoder import DinacAE, load_parts
 from dinac_cli.models.dinac.config import CHANNEL_WISE, DISABLED, DinacAEConfig
 from dinac_cli.models.dinac.conv_encoder import normalize_mean
 from dinac_cli.models.dinac.norm_choice import measure_distance
 from dinac_cli.models.dinac.posterior import Posterior
-from dinac_cli.models.dinac.source import CheckpointFiles
 from dinac_cli.models.interface import ENCODER
 
 SCENE_SIDE = 256
 """The height and width of each sample image, in pixels, or the next multiple of the patch."""
+
+_POSITIONS = 64
+"""The most latent positions along a side, so that a model with tiny patches takes little memory."""
 
 
 @torch.inference_mode()
@@ -31,7 +34,7 @@ def measure_spreads(files: CheckpointFiles, config: DinacAEConfig) -> dict[str, 
     """
     plain = replace(config, bottleneck_norm_mode=DISABLED)
     model = load_parts(files, plain, (ENCODER,), torch.device("cpu"), torch.float32)
-    side = -(-SCENE_SIDE // config.patch_size) * config.patch_size
+    side = min(-(-SCENE_SIDE // config.patch_size), _POSITIONS) * config.patch_size
     posteriors = [model.encode_pixels(torch.tensor(pixels)[None]) for pixels in draw_scenes(side)]
     normalized = [normalize_mean(posterior) for posterior in posteriors]
     return {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dinac_cli.errors import ModelError
+from dinac_cli.models.checkpoint_files import CONFIG_NAME, CheckpointFiles, find_weights
 from dinac_cli.models.dinac.config import (
     TRANSFORMER,
     DinacAEConfig,
@@ -25,20 +25,11 @@ from dinac_cli.models.json_file import read_json
 from dinac_cli.models.tensor_file import TensorTable, read_floats, refuse_pickle
 
 WEIGHTS_NAME = "model.safetensors"
-CONFIG_NAME = "config.json"
 
 # From this variance on, an epsilon of 1e-4 changes the latents by at most half a per cent.
 _CERTAIN_VARIANCE = 0.01
 
 _REMEDY = "name a checkpoint folder or a .safetensors file"
-
-
-@dataclass(frozen=True)
-class CheckpointFiles:
-    """The weights file of a checkpoint, and its `config.json` if the checkpoint has one."""
-
-    weights: Path
-    config: Path | None
 
 
 def locate_checkpoint(path: Path) -> CheckpointFiles:
@@ -52,7 +43,8 @@ def locate_checkpoint(path: Path) -> CheckpointFiles:
         raise ModelError(f"{path} does not exist; {_REMEDY}")
     if path.is_dir():
         config = path / CONFIG_NAME
-        return CheckpointFiles(_find_weights(path), config if config.is_file() else None)
+        weights = find_weights(path, WEIGHTS_NAME, "name a folder with a checkpoint")
+        return CheckpointFiles(weights, config if config.is_file() else None)
     refuse_pickle(path)
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is not a .safetensors file; {_REMEDY}")
@@ -120,17 +112,3 @@ def read_settings(files: CheckpointFiles) -> Mapping[str, object]:
     if not isinstance(values, dict):
         raise ModelError(f"{files.config} is not a JSON object; download the checkpoint again")
     return values
-
-
-def _find_weights(folder: Path) -> Path:
-    if (folder / WEIGHTS_NAME).is_file():
-        return folder / WEIGHTS_NAME
-    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(path.name for path in found[:5])
-        raise ModelError(f"{folder} holds {len(found)} weights files ({names}); name one of them")
-    for path in sorted(folder.iterdir()):
-        refuse_pickle(path)
-    raise ModelError(f"{folder} holds no {WEIGHTS_NAME}; name a folder with a checkpoint")

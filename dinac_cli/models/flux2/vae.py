@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinac_cli.errors import ModelError
-from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
+from dinac_cli.models.checkpoint_files import CheckpointFiles
 from dinac_cli.models.flux2.diffusers_library import import_vae_class
 from dinac_cli.models.flux2.vae_config import UNSHUFFLE, Flux2Config
 from dinac_cli.models.flux2.vae_files import (
     COUNTER,
     STATISTICS,
-    VaeFiles,
     find_vae_part,
     keeps_vae_float32,
     read_vae_table,
 )
 from dinac_cli.models.interface import DinacAEInferenceConfig, ModelTraits
 from dinac_cli.models.loading import check_tensors, demand_dtype, read_tensors
+from dinac_cli.models.pixel_scaling import round_images, scale_pixels
 
 
 class Flux2VAE:
@@ -102,7 +102,7 @@ class Flux2VAE:
 
 
 def load_vae(
-    files: VaeFiles,
+    files: CheckpointFiles,
     config: Flux2Config,
     parts: Collection[str],
     device: torch.device,

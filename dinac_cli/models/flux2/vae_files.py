@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from dinac_cli.errors import ModelError
+from dinac_cli.models.checkpoint_files import CONFIG_NAME, CheckpointFiles, find_weights
 from dinac_cli.models.flux2.vae_config import CLASS_NAME, Flux2Config, from_json, infer_config
 from dinac_cli.models.interface import DECODER, ENCODER
 from dinac_cli.models.json_file import read_json
@@ -23,7 +24,6 @@ STATISTICS = ("bn.running_mean", "bn.running_var")
 COUNTER = "bn.num_batches_tracked"
 """A tensor that only training uses. It may be missing."""
 
-_CONFIG_NAME = "config.json"
 _PIPELINE_FOLDER = "vae"
 _PARTS = {
     "encoder": ENCODER,
@@ -38,14 +38,6 @@ _ORIGINAL_NAME = re.compile(r"(encoder|decoder)\.mid\.block_1\..*")
 _REMEDY = "name a folder with a FLUX.2 VAE or its .safetensors file"
 
 
-@dataclass(frozen=True)
-class VaeFiles:
-    """The weights file of a VAE, and its `config.json` if the checkpoint has one."""
-
-    weights: Path
-    config: Path | None
-
-
 def is_vae(path: Path) -> bool:
     """Whether a folder or a .safetensors file is a FLUX.2 VAE, or looks like one.
 
@@ -56,15 +48,15 @@ def is_vae(path: Path) -> bool:
     with suppress(ModelError, OSError):
         if not path.is_dir():
             return path.suffix.lower() == ".safetensors" and path.is_file() and _names_vae(path)
-        if (path / _CONFIG_NAME).is_file():
-            return _is_config(path / _CONFIG_NAME)
-        if _is_config(path / _PIPELINE_FOLDER / _CONFIG_NAME):
+        if (path / CONFIG_NAME).is_file():
+            return _is_config(path / CONFIG_NAME)
+        if _is_config(path / _PIPELINE_FOLDER / CONFIG_NAME):
             return True
-        return _names_vae(_find_weights(path))
+        return _names_vae(find_weights(path, VAE_WEIGHTS_NAME, _REMEDY))
     return False
 
 
-def locate_vae(path: Path) -> VaeFiles:
+def locate_vae(path: Path) -> CheckpointFiles:
     """Finds the files of a VAE; `path` is a folder or a .safetensors file.
 
     The `config.json` beside a file is used only if it describes a VAE of FLUX.2. Raises ModelError
@@ -74,16 +66,18 @@ def locate_vae(path: Path) -> VaeFiles:
         raise ModelError(f"{path} does not exist; {_REMEDY}")
     if not path.is_dir():
         refuse_pickle(path)
-        beside = path.with_name(_CONFIG_NAME)
-        return VaeFiles(path, beside if _is_config(beside) else None)
-    config = path / _CONFIG_NAME
+        beside = path.with_name(CONFIG_NAME)
+        return CheckpointFiles(path, beside if _is_config(beside) else None)
+    config = path / CONFIG_NAME
     inner = path / _PIPELINE_FOLDER
-    if not config.is_file() and _is_config(inner / _CONFIG_NAME):
+    if not config.is_file() and _is_config(inner / CONFIG_NAME):
         raise ModelError(f"{path} holds a whole pipeline; name its VAE: {inner}")
-    return VaeFiles(_find_weights(path), config if config.is_file() else None)
+    return CheckpointFiles(
+        find_weights(path, VAE_WEIGHTS_NAME, _REMEDY), config if config.is_file() else None
+    )
 
 
-def read_vae_config(files: VaeFiles) -> Flux2Config:
+def read_vae_config(files: CheckpointFiles) -> Flux2Config:
     """Reads `config.json`; if the file is missing, infers the configuration from the tensors.
 
     Raises ModelError if the configuration is damaged or the VAE is not supported.
@@ -141,17 +135,3 @@ def _is_config(path: Path) -> bool:
         values = read_json(path)
         return isinstance(values, dict) and values.get("_class_name") == CLASS_NAME
     return False
-
-
-def _find_weights(folder: Path) -> Path:
-    if (folder / VAE_WEIGHTS_NAME).is_file():
-        return folder / VAE_WEIGHTS_NAME
-    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(path.name for path in found[:5])
-        raise ModelError(f"{folder} holds {len(found)} weights files ({names}); name one of them")
-    for path in sorted(folder.iterdir()):
-        refuse_pickle(path)
-    raise ModelError(f"{folder} holds no {VAE_WEIGHTS_NAME}; {_REMEDY}")

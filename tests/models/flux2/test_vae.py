@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from dinac_cli.errors import ModelError, UsageError
-from dinac_cli.models.dinac.pixel_scaling import scale_pixels
 from dinac_cli.models.flux2.family import Flux2Model
 from dinac_cli.models.flux2.vae import Flux2VAE, build_on_meta
 from dinac_cli.models.flux2.vae_config import Flux2Config
 from dinac_cli.models.interface import DECODER, ENCODER, DinacAEInferenceConfig
+from dinac_cli.models.pixel_scaling import scale_pixels
 
 from .checkpoints import list_vae_shapes, make_vae
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinac_cli.models.dinac.layers import NORM_EPS, normalize_rms, patchify, unpatchify
-from dinac_cli.models.dinac.pixel_scaling import round_images, scale_pixels
 from dinac_cli.models.dinac.rope import rotate
 from dinac_cli.models.dinac.sampling import step_ddim
+from dinac_cli.models.pixel_scaling import round_images, scale_pixels
 
 gelu_in_response = False
 
