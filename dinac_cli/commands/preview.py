@@ -138,7 +138,15 @@ def split_arguments(
         return named, None
     if last.lower().endswith(suffix):
         return named, last
+    _refuse_other_suffix(last, suffix)
     return [*named, last], None
+
+
+def _refuse_other_suffix(last: str, suffix: str) -> None:
+    """Raises UsageError if the last argument is probably OUT, in a format that is not written."""
+    others = (".jpg", ".jpeg", ".webp", ".gif", ".json", ".html", ".pdf", ".png")
+    if last.lower().endswith(others) and not os.path.lexists(last):
+        raise UsageError(f"{last}: no such file; OUT, the last argument, must end in {suffix}")
 
 
 def _refuse_model(chosen: dict[str, str], revision: str | None) -> None:
@@ -281,7 +289,7 @@ class PreviewSummary(Summary):
         if self._sheet.size_bytes:
             text += f" in {self._out} ({format_size(self._sheet.size_bytes)})"
         if progress.done == self._sheet.limit:
-            text += f", the first {self._sheet.limit}: --limit N shows more"
+            text += " (the limit; --limit N changes it)"
         failed = [f"{progress.tally.failures} failed"] if progress.tally.failures else []
         return ", ".join([text, *failed, *describe_others(progress.tally)])
 

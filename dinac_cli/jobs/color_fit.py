@@ -72,7 +72,8 @@ class ColorSums:
         """
         normal = self._products / self.positions
         damped = normal + np.diag([ridge] * (len(normal) - 1) + [0.0])
-        solution = np.linalg.lstsq(damped, self._colored / self.positions, rcond=None)[0]
+        target = self._colored / self.positions
+        solution = np.asarray(np.linalg.lstsq(damped, target, rcond=None)[0], np.float64)
         error = self._measure_error(solution)
         variance = self._squares / self.positions - np.square(self._totals / self.positions)
         return ColorMap(
@@ -91,7 +92,7 @@ class ColorSums:
         """Returns the mean squared error of each colour channel, [3]."""
         mixed = (solution * self._colored).sum(axis=0)
         own = (solution * (self._products @ solution)).sum(axis=0)
-        error = (self._squares - 2 * mixed + own) / self.positions
+        error: npt.NDArray[np.float64] = (self._squares - 2 * mixed + own) / self.positions
         return np.maximum(error, 0.0)
 
 
