@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 1000
 """The number of records on a sheet, unless `--limit` is given."""
-
-_BLOCK_SIDE = 16  # columns of a thumbnail; it takes half as many lines
-_SPARE_LINES = 3  # the summary above the pictures, and the prompt below them
-_CHARACTER = 8, 16  # width and height in pixels, roughly, in terminals that show images
 
 PreviewOut = Annotated[
     str | None,
@@ -93,7 +87,9 @@ def preview(
         latents, out, out_option, files_from, ".json" if fit else ".png"
     )
     if limit is None and not fit:
-        limit = DEFAULT_LIMIT if target is not None else _count_shown()
+        from dinac_cli.commands.screen.thumbnails import count_on_screen
+
+        limit = DEFAULT_LIMIT if target is not None else count_on_screen()
     inputs = read_inputs(paths, files_from, null, root, exclude, limit, shard)
     screen = ScreenOptions(
         json=as_json,
@@ -181,7 +177,9 @@ def _preview(
 
     code = run_request(request, summarise, screen)
     if out is None and thumbnails:
-        for line in draw_thumbnails(thumbnails, shutil.get_terminal_size().columns):
+        from dinac_cli.commands.screen.thumbnails import draw_thumbnails
+
+        for line in draw_thumbnails(thumbnails, os.environ):
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     return code
@@ -204,70 +202,6 @@ def _require_terminal(*, as_json: bool) -> None:
         ) from exc
     if os.environ.get("TERM") in ("dumb", "unknown"):
         raise UsageError(f"this terminal shows no colours; {remedy}")
-
-
-def _count_shown() -> int:
-    """Returns how many records fill the screen, with at least one row of them."""
-    columns, lines = shutil.get_terminal_size()
-    per_row = _count_columns(columns)
-    return per_row * max(1, (lines - _SPARE_LINES) // (_BLOCK_SIDE // 2 + 1))
-
-
-def _count_columns(columns: int) -> int:
-    return max(1, (columns + 1) // (_BLOCK_SIDE + 1))
-
-
-def draw_thumbnails(thumbnails: list[Thumbnail], columns: int) -> Iterator[str]:
-    """Yields the lines that show the pictures in this terminal, `columns` wide."""
-    from dinac_cli.commands.screen import terminal_pictures as terminal
-    from dinac_cli.jobs.contact_sheet import (
-        arrange_sheet,
-        choose_side,
-        measure_cell,
-        pack_sheet,
-    )
-
-    protocol = terminal.find_protocol(os.environ)
-    if protocol is terminal.Protocol.BLOCKS:
-        per_row = _count_columns(columns)
-        for first in range(0, len(thumbnails), per_row):
-            yield from _draw_row(thumbnails[first : first + per_row])
-        return
-    width, _ = measure_cell(choose_side(len(thumbnails)))
-    sheet = arrange_sheet(thumbnails, max(1, columns * _CHARACTER[0] // width))
-    if protocol is terminal.Protocol.KITTY:
-        yield terminal.draw_kitty(pack_sheet(sheet))
-    elif protocol is terminal.Protocol.ITERM2:
-        yield terminal.draw_iterm2(pack_sheet(sheet))
-    else:
-        yield terminal.draw_sixel(sheet)
-
-
-def _draw_row(row: list[Thumbnail]) -> Iterator[str]:
-    """Yields the lines of one row of half blocks, and a line of names."""
-    import numpy as np
-    from rich.cells import cell_len, set_cell_size
-
-    from dinac_cli.commands.screen.console import escape_unprintable
-    from dinac_cli.commands.screen.terminal_pictures import draw_blocks
-    from dinac_cli.jobs.contact_sheet import fit_pixels
-
-    cells = []
-    for thumbnail in row:
-        pixels = fit_pixels(thumbnail.pixels, _BLOCK_SIDE, _BLOCK_SIDE)
-        cell = np.zeros((_BLOCK_SIDE, _BLOCK_SIDE, 3), np.uint8)
-        top, left = ((_BLOCK_SIDE - side) // 2 for side in pixels.shape[:2])
-        cell[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-        cells.append(draw_blocks(cell))
-    for lines in zip(*cells, strict=True):
-        yield " ".join(lines)
-    names = []
-    for thumbnail in row:
-        name = escape_unprintable(thumbnail.name)
-        while cell_len(name) > _BLOCK_SIDE:
-            name = f"…{name[2:]}"
-        names.append(set_cell_size(name, _BLOCK_SIDE))
-    yield " ".join(names).rstrip()
 
 
 class PreviewSummary(Summary):
