@@ -198,3 +198,17 @@ def test_terminal_shows_half_blocks_or_images(work: Path) -> None:
         2,
         "dinac: this terminal shows no colours; name a file to write, OUT.png",
     )
+
+
+def test_shards_give_the_same_sheet(work: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    assert run("encode", work / "photos", shards, "--shard-size", "3").code == 0
+    outs = tmp_path / "loose.png", tmp_path / "sharded.png"
+    for latents, out in zip((work / "latents", shards), outs, strict=True):
+        done = run("preview", latents, out, "--limit", "4")
+        assert (done.code, done.err) == (0, "")
+    with Image.open(outs[0]) as loose, Image.open(outs[1]) as sharded:
+        assert loose.size == sharded.size
+        for column, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            cells = (read_cell(sheet, column, row).tobytes() for sheet in (loose, sharded))
+            assert len(set(cells)) == 1
