@@ -384,7 +384,9 @@ OriginalResize = Annotated[
 OriginalNoUpscale = Annotated[
     bool,
     geometry_option(
-        "--no-upscale", help="With --resize: only scale originals down, as encode does."
+        "--no-upscale",
+        help="With --resize: only scale originals down, as encode does. With --buckets: "
+        "originals smaller than their bucket fail.",
     ),
 ]
 OriginalMaxSide = Annotated[
@@ -396,7 +398,8 @@ OriginalBuckets = Annotated[
     geometry_option(
         "--buckets",
         metavar="AREA[:STEP]",
-        help="Scale and crop originals to their aspect-ratio buckets, as encode does.",
+        help="Scale and crop originals to their aspect-ratio buckets, as encode does; small "
+        "originals are scaled up unless --no-upscale is given.",
     ),
 ]
 OriginalCrop = Annotated[

@@ -93,7 +93,7 @@ class Geometry:
             raise UsageError(
                 "--skip-small skips images smaller than the crop; add --crop WxH"
                 if self.buckets is None
-                else "--skip-small has no effect: --upscale enlarges small images; leave one out"
+                else "--skip-small skips images that would be scaled up; add --no-upscale"
             )
 
     def require_patch(self, patch: int) -> None:

@@ -90,7 +90,7 @@ def test_small_images_fail_are_skipped_or_enlarged(tmp_path: Path) -> None:
     assert header.image.endswith(f"{TEXT}-up")
     useless = run("encode", "photos", "up", "--skip-small", cwd=tmp_path)
     assert useless.err == (
-        "dinac: --skip-small has no effect: --upscale enlarges small images; leave one out\n"
+        "dinac: --skip-small skips images that would be scaled up; add --no-upscale\n"
     )
 
 
