@@ -3,6 +3,7 @@
 from dinac_cli import encode_files, decode_files, verify_files   # the work of the commands
 from dinac_cli import DinacAE, DinacAEInferenceConfig   # the model; needs torch
 from dinac_cli import LatentFolder                      # a folder of latents as a PyTorch dataset
+from dinac_cli import BucketSampler                     # its batches of one size
 from dinac_cli import LatentShards                      # the same for shards, also of a bucket
 from dinac_cli import read_latents                      # a record's latents; needs no torch
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dinac_cli.bucket_sampler import BucketSampler
     from dinac_cli.container.record import read_latents
     from dinac_cli.jobs.decode import decode_files
     from dinac_cli.jobs.encode import encode_files
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BucketSampler",
     "DinacAE",
     "DinacAEConfig",
     "DinacAEInferenceConfig",
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BucketSampler": "dinac_cli.bucket_sampler",
     "DinacAE": "dinac_cli.models.dinac.autoencoder",
     "DinacAEConfig": "dinac_cli.models.dinac.config",
     "DinacAEInferenceConfig": "dinac_cli.models.interface",

@@ -51,7 +51,7 @@ class ImageError(DinacError):
 
 
 class SmallImageError(ImageError):
-    """After scaling, an image is smaller than the crop."""
+    """After scaling, an image is smaller than the crop, or an image is smaller than its bucket."""
 
 
 class DecodedImageError(ImageError):

@@ -18,6 +18,7 @@ from dinac_cli.container.record import unpack_record
 from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError
 from dinac_cli.latent_items import Flip, check_flip, load_item
+from dinac_cli.ranks import check_number, choose_rank
 from dinac_cli.shard_order import (
     Ends,
     find_spans,
@@ -99,13 +100,13 @@ class LatentShards(IterableDataset[Any]):
         check_flip(flip)
         if ends not in get_args(Ends):
             raise UsageError(f"ends is {ends!r}; it must be one of {', '.join(get_args(Ends))}")
-        _check_number("seed", seed, 0)
-        _check_number("shuffle", shuffle, 0)
-        _check_number("batch_size", batch_size, 1)
+        check_number("seed", seed, 0)
+        check_number("shuffle", shuffle, 0)
+        check_number("batch_size", batch_size, 1)
         self.url = os.fspath(url)
         self.shuffle = shuffle
         self.seed = seed
-        self.rank, self.world_size = _choose_rank(rank, world_size)
+        self.rank, self.world_size = choose_rank(rank, world_size)
         self.ends = ends
         self.batch_size = batch_size
         self.repeat = repeat
@@ -146,7 +147,7 @@ class LatentShards(IterableDataset[Any]):
 
         Forgets a loaded state, unless it is a state of this epoch.
         """
-        _check_number("epoch", epoch, 0)
+        check_number("epoch", epoch, 0)
         self._epoch.fill_(epoch)
         if self._progress.epoch != epoch:
             self._progress = _Progress(epoch, 0, 0)
@@ -172,7 +173,7 @@ class LatentShards(IterableDataset[Any]):
         except KeyError as exc:
             raise UsageError(f"not a state of LatentShards: it has no {exc}") from exc
         for field, value in progress._asdict().items():
-            _check_number(field, value, 0)
+            check_number(field, value, 0)
         if order != self._identify_order():
             raise UsageError(
                 "the state belongs to other shards, ranks or arguments; use those it was saved "
@@ -285,40 +286,6 @@ class LatentShards(IterableDataset[Any]):
     def _shards_hash(self) -> str:
         shards = [(entry.url, entry.nsamples) for entry in self.index.shards]
         return sha256(json.dumps(shards).encode()).hexdigest()
-
-
-def _check_number(name: str, value: object, least: int) -> None:
-    if type(value) is not int or not least <= value < 2**63:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number from {least}")
-
-
-def _choose_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Returns the rank and the number of ranks: those given, or else those of the environment."""
-    if (rank is None) != (world_size is None):
-        raise UsageError("rank and world_size belong together; give both or neither")
-    if rank is None or world_size is None:
-        rank, world_size = _find_rank()
-    _check_number("world_size", world_size, 1)
-    _check_number("rank", rank, 0)
-    if rank >= world_size:
-        raise UsageError(f"rank is {rank}; with a world_size of {world_size}, ranks are below that")
-    return rank, world_size
-
-
-def _find_rank() -> tuple[int, int]:
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if rank is None or world_size is None:
-        return 0, 1
-    try:
-        return int(rank), int(world_size)
-    except ValueError as exc:
-        raise UsageError(
-            f"RANK={rank!r} and WORLD_SIZE={world_size!r} are not numbers; correct these variables"
-        ) from exc
 
 
 def _unpack(data: bytes, with_twin: bool) -> Any:

@@ -142,6 +142,9 @@ def compare(
     no_upscale: opt.OriginalNoUpscale = False,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
+    buckets: opt.OriginalBuckets = None,
+    bucket_min: opt.BucketMin = None,
+    bucket_max: opt.BucketMax = None,
     skip_small: opt.SkipSmall = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -177,6 +180,7 @@ def compare(
     from dinac_cli.codec.handle import DeviceChoice
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.compare.comparison import CompareRequest
+    from dinac_cli.images.buckets import choose_buckets
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import choose_geometry
@@ -187,7 +191,13 @@ def compare(
     options = EncodeOptions(
         background=parse_color(background),
         max_pixels=max_pixels,
-        geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
+        geometry=choose_geometry(
+            resize,
+            max_side,
+            crop,
+            upscale=not no_upscale,
+            buckets=choose_buckets(buckets, bucket_min, bucket_max),
+        ),
         skip_small=skip_small,
         hdr=hdr,
         damaged=parse_damage_choice(damaged),

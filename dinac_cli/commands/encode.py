@@ -39,6 +39,9 @@ def encode(
     upscale: opt.Upscale = None,
     max_side: opt.MaxSide = None,
     crop: opt.CropSize = None,
+    buckets: opt.BucketArea = None,
+    bucket_min: opt.BucketMin = None,
+    bucket_max: opt.BucketMax = None,
     skip_small: opt.SkipSmall = False,
     flip: opt.Flip = None,
     files_from: opt.FilesFrom = None,
@@ -93,6 +96,7 @@ def encode(
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.errors import UsageError
+    from dinac_cli.images.buckets import choose_buckets
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
@@ -109,7 +113,12 @@ def encode(
         features=features,
         posterior=posterior,
         geometry=GeometryChoice(
-            resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
+            resize=resize,
+            max_side=max_side,
+            crop=crop,
+            flip=flip,
+            upscale=upscale,
+            buckets=choose_buckets(buckets, bucket_min, bucket_max),
         ),
         skip_small=skip_small,
         hdr=hdr,
@@ -168,6 +177,8 @@ class EncodeSummary(Summary):
         removed = None if run.pruning is None else run.pruning.place
         super().__init__(f"encoded with {run.model.label}{why}", removed)
         self._run = run
+        if run.geometry.buckets is not None:
+            self.skip_reason = "smaller than their bucket"
         self._upscaled = 0
         self._too_small = 0
         self._shards = 0
@@ -206,7 +217,9 @@ class EncodeSummary(Summary):
         return super().to_json(progress) | facts
 
     def remarks(self) -> Iterator[str]:
-        yield from advise_on_sizes("scaled up {}", self._upscaled, self._too_small)
+        yield from advise_on_sizes(
+            "scaled up {}", self._upscaled, self._too_small, self._run.geometry
+        )
         if self._empty:
             many = f"{self._empty} archives, such as " if self._empty > 1 else ""
             yield f"found no images in {many}{self._first_empty}"

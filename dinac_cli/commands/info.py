@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.bucket_table import buckets_to_json, describe_buckets
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary, describe_others
 from dinac_cli.commands.screen.tables import align, format_size, list_facts
@@ -105,6 +106,7 @@ class InfoSummary(Summary):
                 for (model, space, weights), count in catalogue.models.most_common()
             ],
             "precisions": dict(catalogue.precisions),
+            **({"buckets": buckets_to_json(catalogue.buckets)} if catalogue.buckets else {}),
             "class_tokens": catalogue.class_tokens,
             "posteriors": catalogue.posteriors,
             "flipped": catalogue.twins,
@@ -150,6 +152,9 @@ def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator
         yield from list_facts(_describe_record(catalogue.last))
     else:
         yield from list_facts(_describe_records(catalogue, progress.tally))
+        if catalogue.buckets:
+            yield ""
+            yield from describe_buckets(catalogue.buckets)
     for (latent_space, _), moments in catalogue.moments.items():
         yield ""
         title = f" of latent space {latent_space}" if len(catalogue.moments) > 1 else ""

@@ -27,6 +27,7 @@ from dinac_cli.commands.values import (
 )
 from dinac_cli.container.header import PRECISIONS
 from dinac_cli.errors import UsageError
+from dinac_cli.images.buckets import DEFAULT_STEP
 from dinac_cli.images.damage import DAMAGE_CHOICES
 from dinac_cli.images.geometry import MAX_SIDE
 from dinac_cli.images.hdr import HDR_CHOICES
@@ -308,7 +309,8 @@ Upscale = Annotated[
     geometry_option(
         "--upscale/--no-upscale",
         show_default=follow("--upscale"),
-        help="With --resize: also scale up, or only scale down.",
+        help="With --resize: also scale up, or only scale down. With --buckets: scale small "
+        "images up, or fail; the default is --no-upscale.",
     ),
 ]
 MaxSide = Annotated[
@@ -330,10 +332,41 @@ CropSize = Annotated[
         help="After scaling, keep the central W x H pixels; N means N x N; none: do not crop.",
     ),
 ]
+BucketArea = Annotated[
+    str | None,
+    _encode_geometry(
+        "--buckets",
+        metavar="AREA[:STEP]",
+        help="Aspect-ratio buckets, such as 1024x1024:64: scale each image to cover the size with "
+        "the nearest aspect ratio, and keep the centre. Sides are multiples of STEP (default "
+        f"{DEFAULT_STEP}) pixels; no size has more pixels than AREA; none: no buckets.",
+    ),
+]
+BucketMin = Annotated[
+    int | None,
+    geometry_option(
+        "--bucket-min",
+        parser=whole("--bucket-min", 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels"),
+        metavar="N",
+        show_default="half the root of AREA",
+        help="With --buckets: the shortest side of a bucket, in pixels.",
+    ),
+]
+BucketMax = Annotated[
+    int | None,
+    geometry_option(
+        "--bucket-max",
+        parser=whole("--bucket-max", 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels"),
+        metavar="N",
+        show_default="twice the root of AREA",
+        help="With --buckets: the longest side of a bucket, in pixels.",
+    ),
+]
 SkipSmall = Annotated[
     bool,
     geometry_option(
-        "--skip-small", help="Skip images that are smaller than --crop; otherwise they fail."
+        "--skip-small",
+        help="Skip images that are smaller than --crop or their bucket; otherwise they fail.",
     ),
 ]
 Flip = Annotated[
@@ -351,12 +384,23 @@ OriginalResize = Annotated[
 OriginalNoUpscale = Annotated[
     bool,
     geometry_option(
-        "--no-upscale", help="With --resize: only scale originals down, as encode does."
+        "--no-upscale",
+        help="With --resize: only scale originals down, as encode does. With --buckets: "
+        "originals smaller than their bucket fail.",
     ),
 ]
 OriginalMaxSide = Annotated[
     int | None,
     _side("--max-side", help="Scale originals down to at most N pixels per side, as encode does."),
+]
+OriginalBuckets = Annotated[
+    str | None,
+    geometry_option(
+        "--buckets",
+        metavar="AREA[:STEP]",
+        help="Scale and crop originals to their aspect-ratio buckets, as encode does; small "
+        "originals are scaled up unless --no-upscale is given.",
+    ),
 ]
 OriginalCrop = Annotated[
     Any,

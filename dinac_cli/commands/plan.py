@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.bucket_table import buckets_to_json, describe_buckets
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
@@ -21,6 +22,7 @@ from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
+    from dinac_cli.images.geometry import Geometry
     from dinac_cli.jobs.executor.phase import Watch
     from dinac_cli.jobs.plan import Plan, PlannedFile, PlanRequest, PlanRun, TimeEstimate
 
@@ -66,6 +68,9 @@ def plan(
     upscale: opt.Upscale = None,
     max_side: opt.MaxSide = None,
     crop: opt.CropSize = None,
+    buckets: opt.BucketArea = None,
+    bucket_min: opt.BucketMin = None,
+    bucket_max: opt.BucketMax = None,
     skip_small: opt.SkipSmall = False,
     flip: opt.Flip = None,
     files_from: opt.FilesFrom = None,
@@ -109,6 +114,7 @@ def plan(
     does not keep the result. Of shards, also prints what limits the run, and its requests.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs
+    from dinac_cli.images.buckets import choose_buckets
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import GeometryChoice
@@ -126,7 +132,12 @@ def plan(
         features=features,
         posterior=posterior,
         geometry=GeometryChoice(
-            resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
+            resize=resize,
+            max_side=max_side,
+            crop=crop,
+            flip=flip,
+            upscale=upscale,
+            buckets=choose_buckets(buckets, bucket_min, bucket_max),
         ),
         skip_small=skip_small,
         hdr=hdr,
@@ -228,7 +239,10 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
         size = format_size(plan.estimate_bytes(fate)) if has_bytes else "-"
         rows.append([fate.value, str(count.files), size])
     yield from align(rows)
-    yield from advise_on_sizes("{} would be scaled up", plan.upscaled, plan.too_small)
+    yield from advise_on_sizes(
+        "{} would be scaled up", plan.upscaled, plan.too_small, plan.geometry
+    )
+    yield from describe_buckets(plan.buckets)
     if plan.decoded:
         yield f"skipped because dinac decoded them: {count_images(plan.decoded)}"
     files = sum(plan.counts[fate].files for fate in WORK)
@@ -275,6 +289,7 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
         "bytes_estimated": plan.bytes_to_write,
         "unmeasured": plan.unmeasured,
         "upscaled": plan.upscaled,
+        **({"buckets": buckets_to_json(plan.buckets)} if plan.geometry.buckets else {}),
         "seconds_estimated": took.seconds,
         "tried": took.files,
         "bytes_done": plan.counts[Fate.DONE].size_bytes,
@@ -282,13 +297,20 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
     }
 
 
-def advise_on_sizes(upscaled: str, count: int, too_small: int) -> Iterator[str]:
-    """Names the options for `count` images that are scaled up, and for images below the crop.
+def advise_on_sizes(upscaled: str, count: int, too_small: int, geometry: Geometry) -> Iterator[str]:
+    """Names the options for `count` images that are scaled up, and for images that are too small.
 
     `upscaled` is a phrase in which `{}` is the number of images that are scaled up.
     """
+    images = upscaled.format(count_images(count))
+    if geometry.buckets is not None:
+        if count:
+            yield f"{images}; --no-upscale --skip-small would skip small images"
+        if too_small:
+            small = f"smaller than their bucket: {count_images(too_small)}"
+            yield f"{small}; --upscale enlarges small images, --skip-small skips them"
+        return
     if count:
-        images = upscaled.format(count_images(count))
         yield f"{images}; --no-upscale keeps small images at their own size"
     if too_small:
         yield f"smaller than the crop: {count_images(too_small)}; --skip-small skips small images"

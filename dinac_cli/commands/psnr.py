@@ -88,6 +88,9 @@ def psnr(
     no_upscale: opt.OriginalNoUpscale = False,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
+    buckets: opt.OriginalBuckets = None,
+    bucket_min: opt.BucketMin = None,
+    bucket_max: opt.BucketMax = None,
     exclude: opt.Exclude = None,
     image_column: ImageColumn = "image",
     background: opt.Background = "white",
@@ -112,6 +115,7 @@ def psnr(
     If one side is an archive, the other side must be a folder.
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
+    from dinac_cli.images.buckets import choose_buckets
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import choose_geometry
@@ -121,7 +125,13 @@ def psnr(
     options = MeasureOptions(
         background=parse_color(background),
         max_pixels=max_pixels,
-        geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
+        geometry=choose_geometry(
+            resize,
+            max_side,
+            crop,
+            upscale=not no_upscale,
+            buckets=choose_buckets(buckets, bucket_min, bucket_max),
+        ),
         hdr=hdr,
         damaged=parse_damage_choice(damaged),
     )

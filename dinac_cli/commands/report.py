@@ -64,6 +64,9 @@ def report(
     no_upscale: opt.OriginalNoUpscale = False,
     max_side: opt.OriginalMaxSide = None,
     crop: opt.OriginalCrop = None,
+    buckets: opt.OriginalBuckets = None,
+    bucket_min: opt.BucketMin = None,
+    bucket_max: opt.BucketMax = None,
     exclude: opt.Exclude = None,
     background: opt.Background = "white",
     hdr: opt.Hdr = "refuse",
@@ -86,6 +89,7 @@ def report(
     several times.
     """
     from dinac_cli.commands.run import ScreenOptions, run_request
+    from dinac_cli.images.buckets import choose_buckets
     from dinac_cli.images.color import parse_color
     from dinac_cli.images.damage import parse_damage_choice
     from dinac_cli.images.geometry import choose_geometry
@@ -106,7 +110,13 @@ def report(
         options=MeasureOptions(
             background=parse_color(background),
             max_pixels=max_pixels,
-            geometry=choose_geometry(resize, max_side, crop, upscale=not no_upscale),
+            geometry=choose_geometry(
+                resize,
+                max_side,
+                crop,
+                upscale=not no_upscale,
+                buckets=choose_buckets(buckets, bucket_min, bucket_max),
+            ),
             hdr=hdr,
             damaged=parse_damage_choice(damaged),
         ),

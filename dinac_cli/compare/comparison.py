@@ -117,8 +117,8 @@ class CompareRequest(Request["CompareRun"]):
             raise UsageError(f"{hide_secrets(self.out)}: OUT must be a local folder; name one")
         for precision in self.precisions:
             replace(self.options, precision=precision).require_consistent()
-        if self.options.skip_small and self.options.geometry.crop is None:
-            raise UsageError("--skip-small skips images smaller than the crop; add --crop WxH")
+        if self.options.skip_small:
+            self.options.geometry.require_refusal()
         refuse_file_name(self.out)
         check_out(self.out)
 

@@ -371,7 +371,7 @@ def read_shaped(
             image,
             pixels=geometry.apply(image.pixels),
             description=geometry.describe(image.description),
-            upscaled=geometry.upscales(width, height),
+            upscaled=geometry.upscales(image.pixels.shape[1], image.pixels.shape[0]),
         )
     hold(len(data) + image.pixels.nbytes)
     return image

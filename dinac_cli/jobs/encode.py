@@ -23,6 +23,7 @@ from dinac_cli.errors import (
     SmallImageError,
     UsageError,
 )
+from dinac_cli.images.buckets import choose_buckets
 from dinac_cli.images.color import name_color, parse_color
 from dinac_cli.images.damage import DamageChoice, parse_damage_choice
 from dinac_cli.images.formats import MAX_PIXELS
@@ -95,9 +96,9 @@ class EncodeOptions:
     changed source is found by its hash. `anonymous` leaves the source's name, size and hash out of
     the record. `features` also stores the class token. `posterior` also stores the log-SNR.
     `geometry` says how images are scaled and cropped, and whether the mirrored image is also
-    encoded. `hdr` is one of `HDR_CHOICES`. If `skip_small` is set, images smaller than the crop are
-    skipped instead of failing. `damaged` says whether damaged images fail, or are encoded with a
-    warning.
+    encoded. `hdr` is one of `HDR_CHOICES`. If `skip_small` is set, images smaller than the crop or
+    than their bucket are skipped instead of failing. `damaged` says whether damaged images fail, or
+    are encoded with a warning.
     """
 
     precision: str = "bf16"
@@ -135,6 +136,11 @@ class EncodeOptions:
             self.hdr,
             self.damaged,
         )
+
+    def check_model(self, model: ModelHandle) -> None:
+        """Raises UsageError or ModelError if the model cannot make the requested records."""
+        model.check(self.precision)
+        self.geometry.require_patch(model.traits.patch)
 
     def require_consistent(self) -> None:
         """Raises UsageError if the precision is unknown or two options contradict each other."""
@@ -208,8 +214,8 @@ class EncodeChoice:
         option needs another one that neither the user nor `held` gives.
         """
         geometry = self.geometry.follow(NO_GEOMETRY if held is None else held.geometry)
-        if self.skip_small and geometry.crop is None:
-            raise UsageError("--skip-small skips images smaller than the crop; add --crop WxH")
+        if self.skip_small:
+            geometry.require_refusal()
         options = replace(self.fill(), geometry=geometry)
         if held is None:
             return options
@@ -286,7 +292,7 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
         options = self.options.follow(held)
         choice = replace(self.model, device=self.choose_device(announce))
         model = choose_encoder(choice, held, announce, companions=options.companions)
-        model.check(options.precision)
+        options.check_model(model)
         refuse_mixed_latents(output, held, options.want(model))
         announce_followed(held, self.options.list_followed(held), announce)
         pruning = self.open_pruning(selection, output)
@@ -307,6 +313,7 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
             rename=name_latents,
             model=model,
             why_model=explain_default(self.model, held, model),
+            geometry=options.geometry,
             pruning=pruning,
         )
 
@@ -332,12 +339,13 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
 class EncodeRun(Run):
     """An encode run that is ready to start, and its model.
 
-    If the model is the machine's default, `why_model` says so. `pruning` ends the run, if the
-    request asks for it.
+    If the model is the machine's default, `why_model` says so. `geometry` is that of the records.
+    `pruning` ends the run, if the request asks for it.
     """
 
     model: ModelHandle
     why_model: str | None = None
+    geometry: Geometry = NO_GEOMETRY
     pruning: Pruning | None = None
 
     writes_shards: ClassVar[bool] = False
@@ -378,6 +386,9 @@ def encode_files(
     max_side: int | Literal["none"] | None = None,
     upscale: bool | None = None,
     crop: tuple[int, int] | Literal["none"] | None = None,
+    buckets: str | None = None,
+    bucket_min: int | None = None,
+    bucket_max: int | None = None,
     skip_small: bool = False,
     flip: bool | None = None,
     background: str | None = None,
@@ -399,15 +410,15 @@ def encode_files(
 ) -> Generator[FileResult, None, None]:
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
-    The keywords are the command's options; `crop` is (width, height), `upscale=False` is
-    --no-upscale, and `prune` is "some" (--prune) or "all". None for `processes` is
-    --processes auto; `keep` holds extensions, such as "txt". An option that is None follows the
-    first record in `out`; if `out` holds no record, it has its default. Yields one result per file
-    as soon as the result is final. With shards, yields one per shard, which counts its `images`,
-    and one per image that failed, was skipped or needs a warning. If a file fails, its result says
-    so; no exception is raised. Raises UsageError, ModelError, OutputError or StorageError at once
-    if the request as a whole is wrong. Raises DeviceError, OutputError or StorageError later if the
-    run cannot go on.
+    The keywords are the command's options; `crop` is (width, height), `buckets` is a text such as
+    "1024x1024:64", `upscale=False` is --no-upscale, and `prune` is "some" (--prune) or "all". None
+    for `processes` is --processes auto; `keep` holds extensions, such as "txt". An option that is
+    None follows the first record in `out`; if `out` holds no record, it has its default. Yields one
+    result per file as soon as the result is final. With shards, yields one per shard, which counts
+    its `images`, and one per image that failed, was skipped or needs a warning. If a file fails,
+    its result says so; no exception is raised. Raises UsageError, ModelError, OutputError or
+    StorageError at once if the request as a whole is wrong. Raises DeviceError, OutputError or
+    StorageError later if the run cannot go on.
     """
     options = EncodeChoice(
         precision=precision,
@@ -416,7 +427,12 @@ def encode_files(
         features=features,
         posterior=posterior,
         geometry=GeometryChoice(
-            resize=resize, max_side=max_side, crop=crop, flip=flip, upscale=upscale
+            resize=resize,
+            max_side=max_side,
+            crop=crop,
+            flip=flip,
+            upscale=upscale,
+            buckets=choose_buckets(buckets, bucket_min, bucket_max),
         ),
         skip_small=skip_small,
         hdr=hdr,
@@ -458,7 +474,7 @@ def encode_inputs(
     `control.stdout` in the order of the inputs. Raises DinacError if the run as a whole cannot go
     on (model, device, full disk).
     """
-    model.check(options.precision)
+    options.check_model(model)
     stream = control.stdout if output.is_stream else None
     open_job = partial(open_encode_job, output, model, options, renames, held_compute)
     if control.processes > 1 and control.stdin is None:
@@ -721,7 +737,7 @@ def refuse_decoded(entry: Input, source: bytes | IO[bytes]) -> None:
 
 
 def explain_skip(exc: SmallImageError, entry: Input, output: Output, options: EncodeOptions) -> str:
-    """Returns the reason why an image smaller than the crop is skipped.
+    """Returns the reason why an image smaller than the crop or its bucket is skipped.
 
     Raises `exc` if the options do not request it. Raises OutputError if OUT holds a file of an
     earlier run for this image, because a dataset would take that file for a current record.

@@ -17,7 +17,7 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import COMPANIONS, Encoded
 from dinac_cli.errors import DinacError, InputError, StorageError
-from dinac_cli.images.geometry import allows_upscaling
+from dinac_cli.images.geometry import allows_upscaling, has_buckets
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
@@ -175,8 +175,9 @@ class RecordFacts:
 class Catalogue:
     """Totals of all records of a run.
 
-    `moments` has one entry for each pair of latent space and number of channels. The memory
-    grows with the number of models, but not with the number of records.
+    `moments` has one entry for each pair of latent space and number of channels. `buckets` counts
+    the records of each (width, height) that `encode --buckets` made. The memory grows with the
+    number of models and buckets, but not with the number of records.
     """
 
     records: int = 0
@@ -190,6 +191,7 @@ class Catalogue:
     flipped_class_tokens: int = 0
     models: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     precisions: Counter[str] = field(default_factory=Counter)
+    buckets: Counter[tuple[int, int]] = field(default_factory=Counter)
     moments: dict[tuple[str, int], ChannelMoments] = field(default_factory=dict)
     last: RecordFacts | None = None
 
@@ -209,6 +211,8 @@ class Catalogue:
         self.models[header.model, header.latent_space, header.weights] += 1
         self.precisions[header.precision] += 1
         self.maybe_upscaled += allows_upscaling(header.image)
+        if has_buckets(header.image):
+            self.buckets[header.width, header.height] += 1
         key = (header.latent_space, header.shape[0])
         earlier = self.moments.get(key)
         self.moments[key] = facts.moments if earlier is None else earlier + facts.moments

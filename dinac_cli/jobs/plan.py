@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -25,6 +26,7 @@ from dinac_cli.errors import (
     UsageError,
     describe_read_error,
 )
+from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
 from dinac_cli.images.reading import measure_file
 from dinac_cli.jobs.encode import (
     EncodeOptions,
@@ -81,7 +83,7 @@ class Fate(str, Enum):
     DAMAGED = "damaged"
     DONE = "done"
     RENAMED = "renamed"  # with --prune: the record of an earlier name gets the new name
-    SKIPPED = "skipped"  # smaller than the crop, with --skip-small, or decoded by dinac
+    SKIPPED = "skipped"  # too small, with --skip-small, or decoded by dinac
     CONFLICT = "conflict"  # the existing file must not be replaced
     ORPHANED = "orphaned"  # a record whose source is not in the input folders
     FAILED = "failed"  # the input cannot be read
@@ -94,11 +96,11 @@ WORK = (Fate.NEW, Fate.STALE, Fate.DAMAGED)
 class PlannedFile:
     """One input, or one orphaned record. `reason` explains its `fate` in one line.
 
-    `pixels` is the size of the image (None if unknown). `size_bytes` is the size of the existing
-    record if `fate` is DONE, RENAMED or ORPHANED. `entry` is None if the run would not encode the
-    input. `error` is the class of the error if `fate` is FAILED. `upscaled` is true if the run
-    would scale the image up. `is_decoded` is true if the run would skip the image because dinac
-    decoded it.
+    `size` is the (width, height) of the encoded image, and `pixels` its number of pixels; None if
+    unknown. `size_bytes` is the size of the existing record if `fate` is DONE, RENAMED or ORPHANED.
+    `entry` is None if the run would not encode the input. `error` is the class of the error if
+    `fate` is FAILED. `upscaled` is true if the run would scale the image up. `is_decoded` is true
+    if the run would skip the image because dinac decoded it.
     """
 
     file: str
@@ -107,6 +109,7 @@ class PlannedFile:
     reason: str | None = None
     changed: str | None = None
     pixels: int | None = None
+    size: tuple[int, int] | None = None
     size_bytes: int | None = None
     entry: Input | None = None
     error: str | None = None
@@ -171,13 +174,14 @@ class PlanRequest:
         options = self.encode.options.follow(held)
         resolved = choose_local_encoder(self.encode.model, held)
         model = open_encoder(resolved, DeviceChoice(), options.companions)
-        model.check(options.precision)
+        options.check_model(model)
         width = model.traits.feature_dim if options.features else None
         plan = Plan(
             options.precision,
             posterior=options.posterior,
             token_width=width or 0,
             with_twins=options.geometry.flip,
+            geometry=options.geometry,
         )
         wanted = options.want(model)
         pruning = self.encode.open_pruning(selection, output)
@@ -322,8 +326,8 @@ def _plan_file(
     if verdict.state is State.DONE:
         with open(target, "rb") as file:
             header = read_header(file)
-        pixels, size = header.height * header.width, os.path.getsize(target)
-        return PlannedFile(entry.label, Fate.DONE, target, pixels=pixels, size_bytes=size)
+        planned = PlannedFile(entry.label, Fate.DONE, target, size_bytes=os.path.getsize(target))
+        return _set_size(planned, (header.width, header.height))
     fate, reason, changed = Fate.NEW, verdict.reason, None
     if verdict.state is not State.ABSENT:
         fate = Fate.DAMAGED if verdict.cause is Cause.DAMAGE else Fate.STALE
@@ -358,14 +362,19 @@ def _plan_work(
         size = _measure(entry, options)
         if size is None:
             return replace(planned, entry=entry)
-        pixels = math.prod(options.geometry.measure(*size))
+        final = options.geometry.measure(*size)
     except DecodedImageError as exc:
         return PlannedFile(entry.label, Fate.SKIPPED, reason=str(exc), is_decoded=True)
     except SmallImageError as exc:
         return PlannedFile(
             entry.label, Fate.SKIPPED, reason=explain_skip(exc, entry, output, options)
         )
-    return replace(planned, entry=entry, pixels=pixels, upscaled=options.geometry.upscales(*size))
+    upscaled = options.geometry.upscales(*size)
+    return _set_size(replace(planned, entry=entry, upscaled=upscaled), final)
+
+
+def _set_size(planned: PlannedFile, size: tuple[int, int]) -> PlannedFile:
+    return replace(planned, size=size, pixels=math.prod(size))
 
 
 def _judge(
@@ -386,19 +395,17 @@ def _judge(
 def _measure(entry: Input, options: EncodeOptions) -> tuple[int, int] | None:
     """Reads the header of an image, and returns (width, height) of the upright image.
 
-    If the crop is square, the image need not be upright. Returns None for standard input and named
-    pipes. Raises ImageError.
+    If the geometry does not depend on it, the image need not be upright. Returns None for standard
+    input and named pipes. Raises ImageError.
     """
     if entry.path is None:
         return None
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
         return None
-    crop = options.geometry.crop
-    upright = crop is not None and crop[0] != crop[1]
     return measure_file(
         entry.path,
         max_pixels=options.max_pixels,
-        upright=upright,
+        upright=options.geometry.depends_on_orientation,
         hdr=options.hdr,
         check=partial(refuse_decoded, entry),
     )
@@ -421,7 +428,9 @@ class Plan:
     token, or 0 if records hold no class token. If `with_twins` is set, records hold everything
     twice, for the image itself and for the mirrored image. `upscaled` is the number of images that
     the run would scale up. `too_small` is the number of images that fail because they are smaller
-    than the crop. `decoded` is the number of images that are skipped because dinac decoded them.
+    than the crop or their bucket. `buckets` counts the images of each (width, height), finished
+    ones too, if `geometry` has buckets. `decoded` is the number of images that are skipped because
+    dinac decoded them.
     """
 
     def __init__(
@@ -431,7 +440,10 @@ class Plan:
         posterior: bool = False,
         token_width: int = 0,
         with_twins: bool = False,
+        geometry: Geometry = NO_GEOMETRY,
     ) -> None:
+        self.geometry = geometry
+        self.buckets: Counter[tuple[int, int]] = Counter()
         copies = 2 if with_twins else 1
         typical = TYPICAL_BITS_PER_PIXEL[precision]
         self._typical = copies * (typical + (POSTERIOR_BITS_PER_PIXEL if posterior else 0))
@@ -451,6 +463,8 @@ class Plan:
         self.upscaled += file.upscaled
         self.too_small += file.error == SmallImageError.__name__
         self.decoded += file.is_decoded
+        if self.geometry.buckets is not None and file.size is not None:
+            self.buckets[file.size] += 1
 
     @property
     def is_measured(self) -> bool:

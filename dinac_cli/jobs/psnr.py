@@ -468,7 +468,8 @@ def _check_sizes(original: Pixels, other: Pixels) -> None:
         check_same_size(original, other)
     except ImageError as exc:
         raise ImageError(
-            f"{exc}; use the same --resize, --no-upscale, --max-side and --crop as encode did"
+            f"{exc}; use the same --resize, --no-upscale, --max-side, --crop and --buckets "
+            "as encode did"
         ) from exc
 
 

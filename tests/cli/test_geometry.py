@@ -108,7 +108,7 @@ def test_decode_psnr_and_report(square: Path, tmp_path: Path) -> None:
     assert differ.code == 3
     assert differ.err.splitlines()[0] == (
         "dinac: photos/a.jpg: sizes differ: 50x37 and 32x32; "
-        "use the same --resize, --no-upscale, --max-side and --crop as encode did"
+        "use the same --resize, --no-upscale, --max-side, --crop and --buckets as encode did"
     )
     same = run("psnr", "photos", tmp_path / "plain", *GEOMETRY, "--json", cwd=square)
     assert (same.code, same.err, json.loads(same.out)["count"]) == (0, "", 3)

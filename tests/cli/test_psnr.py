@@ -110,7 +110,7 @@ def test_missing_and_mismatched_counterparts(pairs: Path) -> None:
     assert done.err == (
         "dinac: one/b.png: has no counterpart in two\n"
         "dinac: one/sub/c.png: sizes differ: 24x16 and 8x8; "
-        "use the same --resize, --no-upscale, --max-side and --crop as encode did\n"
+        "use the same --resize, --no-upscale, --max-side, --crop and --buckets as encode did\n"
         "dinac: two/extra.png: has no counterpart in one\n"
     )
     written = [json.loads(line) for line in (pairs / "failed.jsonl").read_text().splitlines()]

@@ -16,7 +16,7 @@ from dinac_cli.jobs.results import FileResult, Status
 
 from .hand_made import draw, run_control, write_images
 
-HINT = "use the same --resize, --no-upscale, --max-side and --crop as encode did"
+HINT = "use the same --resize, --no-upscale, --max-side, --crop and --buckets as encode did"
 
 
 def measure(first: Path, second: Path, options: MeasureOptions | None = None) -> list[FileResult]:

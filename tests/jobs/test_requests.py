@@ -265,8 +265,9 @@ def test_the_requests_below_are_all_and_have_no_default_left() -> None:
     }
     for request in POPULATED:
         defaults = list(list_defaults(request, type(request).__name__))
-        # `resize` excludes it
-        assert [name for name in defaults if not name.endswith("geometry.max_side")] == []
+        # `resize` excludes these
+        excluded = ("geometry.max_side", "geometry.buckets")
+        assert [name for name in defaults if not name.endswith(excluded)] == []
 
 
 def test_requests_run_in_a_spawned_process(tmp_path: Path) -> None:

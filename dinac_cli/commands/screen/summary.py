@@ -24,6 +24,8 @@ class Summary:
     """
 
     lists_files = True
+    skip_reason = "smaller than the crop"
+    """Why images are skipped if a run asks for that."""
 
     def __init__(self, verb: str = "", removed: str | None = None) -> None:
         self._verb = verb
@@ -45,7 +47,7 @@ class Summary:
             "already done": tally.counts[Status.DONE],
             "renamed": tally.counts[Status.RENAMED],
             f"moved to {self._removed}": tally.counts[Status.PRUNED],
-            "skipped (smaller than the crop)": tally.counts[Status.SKIPPED] - tally.decoded,
+            f"skipped ({self.skip_reason})": tally.counts[Status.SKIPPED] - tally.decoded,
             "failed": tally.failures,
         }
         parts = [f"{tally.written} {self._verb}"]

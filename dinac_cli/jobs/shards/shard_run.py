@@ -77,6 +77,7 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
         output=_describe_out(request),
         model=setup.model,
         why_model=explain_default(request.model, setup.held, setup.model),
+        geometry=setup.options.geometry,
         plan=setup.plan,
         threads=setup.threads,
     )
@@ -115,7 +116,7 @@ def prepare_shards(
     held = None if earlier is None else HeldRun.of(store.locate(RUN_NAME), earlier)
     options = request.options.follow(held)
     model = choose_model(held, options.companions)
-    model.check(options.precision)
+    options.check_model(model)
     choice = _choose_samples(request, options, earlier)
     followed = DEFAULT_SHARD_SIZE if earlier is None else earlier.shard_size
     size = request.shard_size or followed
