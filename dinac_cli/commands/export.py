@@ -10,7 +10,7 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.values import choices
 
-EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
+EXPORT_FORMATS = ("safetensors", "npz", "comfyui", "webdataset")
 EXPORT_KEYS = ("number", "name")
 
 ExportOut = Annotated[
@@ -22,7 +22,8 @@ ExportFormat = Annotated[
         "--to",
         metavar="FORMAT",
         **choices("--to", EXPORT_FORMATS),
-        help="safetensors or npz: one file per record; webdataset: tar files of many records.",
+        help="safetensors, npz or comfyui (.latent): one file per record; webdataset: tar files of "
+        "many records.",
     ),
 ]
 ExportKeys = Annotated[
@@ -35,6 +36,12 @@ ExportKeys = Annotated[
         "with %2E for each dot and %25 for each percent sign.",
     ),
 ]
+ExportForce = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="comfyui: also export latents that do not name d2 as their model."
+    ),
+]
 
 
 def export(
@@ -44,6 +51,7 @@ def export(
     out_option: opt.OutOption = None,
     form: ExportFormat = "safetensors",
     keys: ExportKeys = "number",
+    force: ExportForce = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -77,6 +85,7 @@ def export(
         out=out,
         format=form,
         keys=keys,
+        force=force,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,

@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, ClassVar
 
-from dinac_cli.container.record import describe_latents, hash_record, list_arrays, open_record
-from dinac_cli.container.tensors import COMPANIONS
-from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError, UsageError
+from dinac_cli.errors import OutputError, UnwritableDiskError, UsageError
 from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export_forms import FORMS, RECORD_KEY, Exported, refuse_changed
+from dinac_cli.jobs.export_forms import FORMS, Exported, refuse_changed
+from dinac_cli.jobs.export_items import ExportItem, read_item
 from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
@@ -27,14 +26,14 @@ from dinac_cli.jobs.request import (
     keep_quiet,
     refuse_file_name,
 )
-from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.jobs.results import FileResult
 from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, SampleWriter, TarSet
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import strip_suffix
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard
 
-WEBDATASET = "webdataset"
+WEBDATASET, COMFYUI = "webdataset", "comfyui"
 FORMATS = (*FORMS, WEBDATASET)
 
 _CHANGED = "the latents have changed"
@@ -44,13 +43,15 @@ _CHANGED = "the latents have changed"
 class ExportRequest(Request[Run]):
     """A request to export the records of `inputs` into the folder OUT, in one of `FORMATS`.
 
-    `keys`, one of `KEY_KINDS`, says what the keys of WebDataset samples are.
+    `keys`, one of `KEY_KINDS`, says what the keys of WebDataset samples are. If `force` is set,
+    records are exported for readers that are made for another model.
     """
 
     inputs: InputRequest
     out: str
     format: str = "safetensors"
     keys: str = "number"
+    force: bool = False
     overwrite: bool = False
     fsync: bool = False
 
@@ -59,6 +60,8 @@ class ExportRequest(Request[Run]):
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.out == STDOUT:
             raise UsageError("OUT must be a folder here; name a folder")
+        if self.force and self.format != COMFYUI:
+            raise UsageError(f"--force needs --to {COMFYUI}")
         if self.keys != KEY_KINDS[0] and self.format != WEBDATASET:
             raise UsageError(f"--keys {self.keys} needs --to {WEBDATASET}")
         selection = self.inputs.select(LATENTS, self.out)
@@ -72,6 +75,7 @@ class ExportRequest(Request[Run]):
             limit=selection.limit,
             keys=self.keys,
             shard=selection.shard,
+            force=self.force,
         )
         return Run(work=work, selection=selection, output=output)
 
@@ -100,11 +104,13 @@ def export_inputs(
     limit: int | None = None,
     keys: str = "number",
     shard: Shard | None = None,
+    force: bool = False,
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
     Keeps what an earlier run exported from the same record. In the formats of `FORMS`, each record
-    becomes one file. In the format `webdataset`, the records become samples in tars of about 64
+    becomes one file; without `force`, a record that its readers would misread fails. In the format
+    `webdataset`, the records become samples in tars of about 64
     MiB; see `TarSet` for `keys` and `shard`. Raises OutputError if the disk is full, if OUT holds
     tars of others, or if another run adds the same tars; UsageError if OUT holds tars with other
     keys.
@@ -116,75 +122,16 @@ def export_inputs(
         tars.scan()
         exporter = _TarExporter(tars)
     entries = itertools.islice(exporter.list_entries(inputs, control.stdin), limit)
-    read = partial(_read, find_current=exporter.find_current if output.keeps_existing else None)
+    find_current = exporter.find_current if output.keeps_existing else None
+    check = None if force or form not in FORMS else FORMS[form].check
+    read = partial(read_item, find_current=find_current, check=check)
     with closing(map_bounded(entries, read, control)) as items:
         yield from exporter.write(items, control)
 
 
 def name_export(name: str, form: str) -> str:
     """`a.jpg.dinac` → `a.jpg.safetensors`."""
-    return f"{strip_suffix(name)}.{form}"
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A record in exported form. `width` and `height` are those of its image, in pixels."""
-
-    entry: RecordEntry
-    exported: Exported
-    record_hash: str
-    width: int
-    height: int
-    size_bytes: int
-
-    @property
-    def array_bytes(self) -> int:
-        """The size of the exported arrays."""
-        return sum(array.nbytes for array in self.exported.arrays.values())
-
-    def finish(self, target: str, size_bytes: int, reason: str | None = None) -> FileResult:
-        """Returns the result of a record that was written to `target`."""
-        return FileResult(
-            self.entry.label,
-            Status.WRITTEN,
-            output=target,
-            reason=reason,
-            width=self.width,
-            height=self.height,
-            bytes_in=self.size_bytes,
-            bytes_out=size_bytes,
-            name=self.entry.name,
-        )
-
-    def fail(self, exc: DinacError) -> FileResult:
-        """Returns the result of a record that could not be written."""
-        return FileResult.fail(self.entry.label, exc, name=self.entry.name)
-
-
-def _read(
-    entry: RecordEntry,
-    hold: Callable[[int], None],
-    *,
-    find_current: Callable[[RecordEntry, str], str | None] | None,
-) -> _Item | FileResult:
-    """Reads a record, unless `find_current` finds that its export is up to date."""
-    try:
-        with entry.settle_name():
-            data = entry.read()
-            record_hash = hash_record(data)
-            if find_current is not None:
-                target = find_current(entry, record_hash)
-                if target is not None:
-                    return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
-            opened = open_record(data)
-            hold(len(data) + opened.declared_bytes(COMPANIONS, with_twin=True))
-            record = opened.unpack(COMPANIONS, with_twin=True)
-    except DinacError as exc:
-        return FileResult.fail(entry.label, exc, name=entry.name)
-    header = record.header
-    facts = {**describe_latents(header), RECORD_KEY: record_hash}
-    exported = Exported(facts, list_arrays(record))
-    return _Item(entry, exported, record_hash, header.width, header.height, len(data))
+    return f"{strip_suffix(name)}.{FORMS[form].suffix}"
 
 
 class _FileExporter:
@@ -207,13 +154,13 @@ class _FileExporter:
         return target if self._form.is_current(target, record_hash) else None
 
     def write(
-        self, items: Iterable[_Item | FileResult], control: RunControl
+        self, items: Iterable[ExportItem | FileResult], control: RunControl
     ) -> Iterator[FileResult]:
         """Writes the items, and yields one result per item."""
         for item in items:
             yield item if isinstance(item, FileResult) else self._write(item)
 
-    def _write(self, item: _Item) -> FileResult:
+    def _write(self, item: ExportItem) -> FileResult:
         target = self._output.locate(self._rename(item.entry.name))
         is_stale = self._output.keeps_existing and os.path.lexists(target)
         if is_stale and not self._form.is_ours(target):
@@ -257,7 +204,7 @@ class _OpenTar:
     """A tar that is being filled with new samples."""
 
     writer: SampleWriter = field(default_factory=SampleWriter)
-    items: list[_Item] = field(default_factory=list)
+    items: list[ExportItem] = field(default_factory=list)
 
 
 @dataclass
@@ -269,7 +216,7 @@ class _StaleTar:
     """
 
     samples: dict[str, Exported] = field(default_factory=dict)
-    items: list[_Item] = field(default_factory=list)
+    items: list[ExportItem] = field(default_factory=list)
 
 
 class _TarExporter:
@@ -298,7 +245,7 @@ class _TarExporter:
         return place.path if place is not None and place.is_current else None
 
     def write(
-        self, items: Iterable[_Item | FileResult], control: RunControl
+        self, items: Iterable[ExportItem | FileResult], control: RunControl
     ) -> Iterator[FileResult]:
         """Writes the items. Yields the results of a tar's items when the tar is written."""
         new = _OpenTar()
@@ -326,11 +273,11 @@ class _TarExporter:
             yield from self._replace(stale)
             yield from self._close(new)
 
-    def _describe(self, item: _Item) -> Exported:
+    def _describe(self, item: ExportItem) -> Exported:
         facts = self._tars.describe(item.exported.facts, _name_entry(item.entry))
         return Exported(facts, item.exported.arrays)
 
-    def _add(self, item: _Item, tar: _OpenTar) -> None:
+    def _add(self, item: ExportItem, tar: _OpenTar) -> None:
         tar.writer.add(self._tars.draw_key(_name_entry(item.entry)), self._describe(item))
         tar.items.append(item)
 
@@ -353,7 +300,7 @@ class _TarExporter:
 
 
 def _finish_all(
-    items: Iterable[_Item], target: str, reason: str | None = None
+    items: Iterable[ExportItem], target: str, reason: str | None = None
 ) -> Iterator[FileResult]:
     """Yields the results of the items in a tar."""
     for item in items:

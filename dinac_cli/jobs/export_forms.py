@@ -21,14 +21,19 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from dinac_cli.codec.records import name_model
+from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.layout import read_layout, write_layout
 from dinac_cli.container.zstd import MAX_HEADER_BYTES
-from dinac_cli.errors import FormatError, OutputError
+from dinac_cli.errors import FormatError, InputError, OutputError
+from dinac_cli.models.aliases import HUB_ALIASES
 
 Facts = Mapping[str, Any]
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 RECORD_KEY, CONTENT_KEY = "record", "content"
+
+_D2_CHANNELS, _D2_PATCH = 128, 16
 
 UNREADABLE = (
     FormatError,
@@ -69,16 +74,24 @@ class Exported:
         return digest.hexdigest()
 
 
+def _accept(header: RecordHeader) -> None:
+    """Accepts the records of every model."""
+
+
 @dataclass(frozen=True)
 class ExportForm:
     """A form with one file per record.
 
-    `write` returns the bytes of the file. `read` reads a file; if its second argument is false, it
-    reads only the facts. `read` raises one of `UNREADABLE` for a file of another program.
+    `write` returns the bytes of the file, whose name ends in `.suffix`. `read` reads a file; if its
+    second argument is false, it reads only the facts. `read` raises one of `UNREADABLE` for a file
+    of another program. `check` raises InputError for a record that the readers of this form would
+    misread; `--force` leaves it out.
     """
 
+    suffix: str
     write: Callable[[Exported], bytes]
     read: Callable[[BinaryIO, bool], Exported]
+    check: Callable[[RecordHeader], None] = _accept
 
     def is_current(self, path: str, record_hash: str) -> bool:
         """True if dinac exported the record with this hash to `path`. Reads only the facts."""
@@ -184,8 +197,35 @@ def read_array(data: bytes) -> npt.NDArray[Any]:
     return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
 
 
+def write_comfyui(exported: Exported) -> bytes:
+    """Returns a `.latent` file: `latent_tensor` [1, C, h, w], and the facts as metadata.
+
+    The mirrored image and the other arrays of the record are left out: nothing in ComfyUI reads
+    them.
+    """
+    version = np.zeros(0, np.float32)  # without it, LoadLatent would scale the latents
+    latents = exported.arrays["latents"][None]
+    arrays = {"latent_tensor": latents, "latent_format_version_0": version}
+    return write_safetensors(Exported(exported.facts, arrays))
+
+
+def require_d2(header: RecordHeader) -> None:
+    """Raises InputError unless the record names DINAC-AE-D2 as its model, and has its shape.
+
+    A `.latent` file does not say whose latents it holds, so ComfyUI cannot notice a wrong model.
+    """
+    channels, patch = _D2_CHANNELS, _D2_PATCH
+    repository = header.model.partition("@")[0]
+    if (repository, header.shape[0], header.patch) != (HUB_ALIASES["d2"], channels, patch):
+        raise InputError(
+            f"encoded with model {name_model(header)}; ComfyUI reads latents of DINAC-AE-D2: "
+            "encode with --model d2, or add --force if this model has D2's latent space"
+        )
+
+
 FORMS: Mapping[str, ExportForm] = {
-    "safetensors": ExportForm(write_safetensors, read_safetensors),
-    "npz": ExportForm(write_npz, read_npz),
+    "safetensors": ExportForm("safetensors", write_safetensors, read_safetensors),
+    "npz": ExportForm("npz", write_npz, read_npz),
+    "comfyui": ExportForm("latent", write_comfyui, read_safetensors, require_d2),
 }
-"""The forms with one file per record. A key is also the suffix of the files."""
+"""The forms with one file per record."""

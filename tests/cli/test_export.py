@@ -89,17 +89,33 @@ def test_read_by_webdataset_itself(work: Path, tmp_path: Path, keys: str) -> Non
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_export_is_deterministic_and_replaces_no_foreign_file(own: Path, form: str) -> None:
+    arguments = ("--to", form, *(("--force",) if form == "comfyui" else ()))
     for out in ("one", "two", "one"):
-        assert run("export", "latents", out, "--to", form, cwd=own).code == 0
+        assert run("export", "latents", out, *arguments, cwd=own).code == 0
     assert read_files(own / "one") == read_files(own / "two")
     name = list_files(own / "one")[0]
     (own / "one" / name).write_text("somebody's")
-    refused = run("export", "latents", "one", "--to", form, cwd=own)
+    refused = run("export", "latents", "one", *arguments, cwd=own)
     assert refused.code in (1, 3)
     assert "was not written by " in refused.err
     assert (own / "one" / name).read_text() == "somebody's"
-    assert run("export", "latents", "one", "--to", form, "--overwrite", cwd=own).code == 0
+    assert run("export", "latents", "one", *arguments, "--overwrite", cwd=own).code == 0
     assert read_files(own / "one") == read_files(own / "two")
+
+
+def test_comfyui_takes_latents_of_d2_only(own: Path, tmp_path: Path) -> None:
+    refused = run("export", "latents", "out", "--to", "comfyui", cwd=own)
+    assert refused.code == 3
+    assert refused.err.count("\n") == len(SIZES)
+    assert refused.err.startswith(
+        "dinac: latents/a.jpg.dinac: encoded with model nano (latent space "
+    )
+    assert "ComfyUI reads latents of DINAC-AE-D2: encode with --model d2, or add --force" in (
+        refused.err
+    )
+    assert list_files(own / "out") == []
+    wrong = run("export", "latents", "out", "--force", cwd=own)
+    assert (wrong.code, wrong.err) == (2, "dinac: --force needs --to comfyui\n")
 
 
 def test_bad_records_fail_alone(own: Path) -> None:
@@ -112,6 +128,6 @@ def test_bad_records_fail_alone(own: Path) -> None:
 
 def test_unknown_format_and_standard_output_are_refused(own: Path) -> None:
     done = run("export", "latents", "out", "--to", "pickle", cwd=own)
-    line = "dinac: --to pickle: choose one of safetensors, npz, webdataset\n"
+    line = "dinac: --to pickle: choose one of safetensors, npz, comfyui, webdataset\n"
     assert (done.code, done.err) == (2, line)
     assert run("export", "latents", "-", cwd=own).code == 2

@@ -8,17 +8,18 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.commands.export import EXPORT_KEYS
-from dinac_cli.container.record import read_latents
+from dinac_cli.container.record import pack_record, read_latents
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export import FORMATS, WEBDATASET, ExportRequest, export_inputs, open_output
@@ -28,7 +29,7 @@ from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.jobs.tar_set import KEY_KINDS, TarSet
 from dinac_cli.storage.tars import make_key
 
-from .hand_made import make_handle, make_record, run_control, select_latents
+from .hand_made import make_handle, make_header, make_record, run_control, select_latents
 
 BASE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 """How webdataset splits the name of a file in a tar: key, then extension."""
@@ -58,6 +59,7 @@ def put(folder: Path, model: ModelHandle, name: str, seed: int, **fields: object
 def export(out: Path, form: str, *folders: Path, **options: object) -> dict[str, str]:
     """Exports and returns the status of each record, by name; of a failed one, the reason."""
     shard = options.pop("shard", None)
+    options.setdefault("force", form == "comfyui")  # the records are of a tiny model
     inputs = InputRequest(paths=tuple(map(str, folders)), shard=shard)  # type: ignore[arg-type]
     request = ExportRequest(inputs=inputs, out=str(out), format=form, **options)  # type: ignore[arg-type]
     return {
@@ -128,6 +130,8 @@ def read_array(
     if form == "safetensors":
         with safe_open(out / f"{name}.safetensors", "np") as file:
             return file.get_tensor("latents")  # type: ignore[no-any-return]
+    if form == "comfyui":
+        return load_file(out / f"{name}.latent")["latent_tensor"][0]  # type: ignore[no-any-return]
     [sample] = [s for s in read_tars(out).values() if json.loads(s["json"])["name"] == name]
     return np.load(io.BytesIO(sample["npy"]))  # type: ignore[no-any-return]
 
@@ -188,7 +192,7 @@ def test_a_stale_file_that_somebody_changed_is_kept(
 @pytest.mark.parametrize("content", [b"", b"x" * 2000, b"\x10" + bytes(7) + b"[]" + b" " * 14])
 def test_a_foreign_file_is_kept(tmp_path: Path, latents: Path, form: str, content: bytes) -> None:
     out = tmp_path / "out"
-    name = "000000.tar" if form == WEBDATASET else f"b.png.{form}"
+    name = "000000.tar" if form == WEBDATASET else f"b.png.{FORMS[form].suffix}"
     out.mkdir()
     (out / name).write_bytes(content)
     if form == WEBDATASET:
@@ -204,7 +208,7 @@ def test_a_foreign_file_is_kept(tmp_path: Path, latents: Path, form: str, conten
 def test_a_named_pipe_in_out_is_not_opened(tmp_path: Path, latents: Path, form: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    os.mkfifo(out / ("000000.tar" if form == WEBDATASET else f"b.png.{form}"))
+    os.mkfifo(out / ("000000.tar" if form == WEBDATASET else f"b.png.{FORMS[form].suffix}"))
     if form == WEBDATASET:
         with pytest.raises(OutputError, match="was not written by this version of dinac"):
             export(out, form, latents)
@@ -218,7 +222,7 @@ def test_a_truncated_export_is_neither_current_nor_ours(
     tmp_path: Path, latents: Path, form: str, size: int
 ) -> None:
     export(tmp_path / "out", form, latents)
-    path = tmp_path / f"out/a.jpg.{form}"
+    path = tmp_path / f"out/a.jpg.{FORMS[form].suffix}"
     path.write_bytes(path.read_bytes()[:size])
     assert not FORMS[form].is_ours(str(path))
     assert (
@@ -408,3 +412,31 @@ def test_facts_are_typed(tmp_path: Path, latents: Path) -> None:
     facts: Mapping[str, object] = json.loads(read_tars(tmp_path / "out")["00000000"]["json"])
     assert (facts["width"], facts["height"], facts["patch"]) == (30, 20, 16)
     assert facts["shape"] == list(read_latents(latents / "a.jpg.dinac")[0].shape)
+
+
+def load_as_comfyui(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """What LoadLatent of ComfyUI gives to the next node: it scales files without the version."""
+    tensors = load_file(path)
+    scale = 1.0 if "latent_format_version_0" in tensors else 1.0 / 0.18215
+    return tensors["latent_tensor"] * np.float32(scale)
+
+
+def test_comfyui_loads_latents_of_d2(tmp_path: Path, model: ModelHandle) -> None:
+    latents, out, d2 = tmp_path / "latents", tmp_path / "out", "data-archetype/dinac_ae_d2"
+    latents.mkdir()
+    headers: dict[str, dict[str, object]] = {
+        "a.png": {"model": d2, "patch": 16, "shape": (128, 2, 2)},
+        "b.png": {"model": f"{d2}-mine", "patch": 16, "shape": (128, 2, 2)},
+        "c.png": {"model": d2},
+    }
+    for name, fields in headers.items():
+        header = replace(make_header(model, name), **fields)  # type: ignore[arg-type]
+        drawn = np.random.default_rng(1).standard_normal(header.shape).astype(np.float32)
+        (latents / f"{name}.dinac").write_bytes(pack_record(header, drawn))
+    statuses = export(out, "comfyui", latents, force=False)
+    assert statuses.pop("a.png") == "written"
+    assert all("ComfyUI reads latents of DINAC-AE-D2" in reason for reason in statuses.values())
+    assert list(read_bytes(out)) == ["a.png.latent"]
+    loaded = load_as_comfyui(out / "a.png.latent")
+    assert (loaded.shape, str(loaded.dtype)) == ((1, 128, 2, 2), "float32")
+    np.testing.assert_array_equal(loaded[0], read_latents(latents / "a.png.dinac")[0])
