@@ -10,8 +10,9 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.values import choices
 
-EXPORT_FORMATS = ("safetensors", "npz", "comfyui", "webdataset")
+EXPORT_FORMATS = ("safetensors", "npz", "comfyui", "webdataset", "lightningdit")
 EXPORT_KEYS = ("number", "name")
+EXPORT_LABELS = ("none", "folders")
 
 ExportOut = Annotated[
     str | None, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
@@ -23,7 +24,7 @@ ExportFormat = Annotated[
         metavar="FORMAT",
         **choices("--to", EXPORT_FORMATS),
         help="safetensors, npz or comfyui (.latent): one file per record; webdataset: tar files of "
-        "many records.",
+        "many records; lightningdit: shards with mirrored images and labels.",
     ),
 ]
 ExportKeys = Annotated[
@@ -42,6 +43,15 @@ ExportForce = Annotated[
         "--force", help="comfyui: also export latents that do not name d2 as their model."
     ),
 ]
+ExportLabels = Annotated[
+    str,
+    typer.Option(
+        "--labels",
+        metavar="LABELS",
+        **choices("--labels", EXPORT_LABELS),
+        help="lightningdit: folders numbers the first folders below the input, sorted by name.",
+    ),
+]
 
 
 def export(
@@ -52,6 +62,7 @@ def export(
     form: ExportFormat = "safetensors",
     keys: ExportKeys = "number",
     force: ExportForce = False,
+    labels: ExportLabels = "none",
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -86,6 +97,7 @@ def export(
         format=form,
         keys=keys,
         force=force,
+        labels=labels,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,

@@ -5,36 +5,62 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar, NamedTuple
 
+from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import OutputError, UnwritableDiskError, UsageError
 from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export_forms import FORMS, Exported, refuse_changed
-from dinac_cli.jobs.export_items import ExportItem, read_item
+from dinac_cli.jobs.export_items import Exporter, ExportItem, read_item
+from dinac_cli.jobs.lightningdit_set import LightningDitExporter
 from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
     InputRequest,
     Request,
     Run,
+    Selection,
     keep_quiet,
     refuse_file_name,
 )
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, SampleWriter, TarSet
+from dinac_cli.jobs.training_set import LABEL_KINDS, TrainingSet, survey_records
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import strip_suffix
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard
 
 WEBDATASET, COMFYUI = "webdataset", "comfyui"
-FORMATS = (*FORMS, WEBDATASET)
+
+
+class _TrainingForm(NamedTuple):
+    """A form that needs a whole training set: what reads it, who writes it, and what it needs.
+
+    `is_ours` is true for a file that dinac wrote and nobody changed.
+    """
+
+    reader: str
+    exporter: Callable[[Output, TrainingSet], Exporter]
+    is_ours: Callable[[str], bool]
+    twins: bool = False
+    labels: bool = False
+
+
+TRAINING_SETS: Mapping[str, _TrainingForm] = {
+    "lightningdit": _TrainingForm(
+        "LightningDiT", LightningDitExporter, FORMS["safetensors"].is_ours, twins=True, labels=True
+    ),
+}
+"""The forms whose files hold or count all records of a run."""
+
+FORMATS = (*FORMS, WEBDATASET, *TRAINING_SETS)
 
 _CHANGED = "the latents have changed"
 
@@ -44,7 +70,8 @@ class ExportRequest(Request[Run]):
     """A request to export the records of `inputs` into the folder OUT, in one of `FORMATS`.
 
     `keys`, one of `KEY_KINDS`, says what the keys of WebDataset samples are. If `force` is set,
-    records are exported for readers that are made for another model.
+    records are exported for readers that are made for another model. `labels`, one of
+    `LABEL_KINDS`, says where the classes of `TRAINING_SETS` come from.
     """
 
     inputs: InputRequest
@@ -52,6 +79,7 @@ class ExportRequest(Request[Run]):
     format: str = "safetensors"
     keys: str = "number"
     force: bool = False
+    labels: str = "none"
     overwrite: bool = False
     fsync: bool = False
 
@@ -64,7 +92,9 @@ class ExportRequest(Request[Run]):
             raise UsageError(f"--force needs --to {COMFYUI}")
         if self.keys != KEY_KINDS[0] and self.format != WEBDATASET:
             raise UsageError(f"--keys {self.keys} needs --to {WEBDATASET}")
+        self._check_labels()
         selection = self.inputs.select(LATENTS, self.out)
+        self._check_training_set(selection)
         refuse_file_name(self.out)
         output = open_output(self.out, self.format, overwrite=self.overwrite, fsync=self.fsync)
         work = partial(
@@ -76,8 +106,32 @@ class ExportRequest(Request[Run]):
             keys=self.keys,
             shard=selection.shard,
             force=self.force,
+            labels=self.labels,
         )
         return Run(work=work, selection=selection, output=output)
+
+    def _check_labels(self) -> None:
+        form = TRAINING_SETS.get(self.format)
+        is_labelled = self.labels != LABEL_KINDS[0]
+        if form is None and is_labelled:
+            raise UsageError(f"--labels {self.labels} needs --to {' or '.join(TRAINING_SETS)}")
+        if form is not None and form.labels and not is_labelled:
+            raise UsageError(
+                f"--to {self.format}: {form.reader} needs a class for each image; add --labels "
+                "folders, with one folder per class below the input"
+            )
+
+    def _check_training_set(self, selection: Selection) -> None:
+        if self.format not in TRAINING_SETS:
+            return
+        if selection.reads_stdin:
+            raise UsageError(
+                f"--to {self.format} reads its inputs twice; name files or folders instead of -"
+            )
+        if selection.shard is not None:
+            raise UsageError(
+                f"--to {self.format} numbers all records of a set, so it cannot take one --shard"
+            )
 
 
 def open_output(out: str, form: str, *, overwrite: bool = False, fsync: bool = False) -> Output:
@@ -86,7 +140,11 @@ def open_output(out: str, form: str, *, overwrite: bool = False, fsync: bool = F
     Of files with one record, it replaces those that dinac wrote and nobody changed. `TarSet`
     checks tars itself.
     """
-    is_ours = FORMS[form].is_ours if form in FORMS else _is_never_ours
+    is_ours: Callable[[str], bool] = _is_never_ours
+    if form in FORMS:
+        is_ours = FORMS[form].is_ours
+    elif form in TRAINING_SETS:
+        is_ours = TRAINING_SETS[form].is_ours
     return Output(out, OutputKind.FOLDER, is_ours, overwrite, fsync)
 
 
@@ -105,28 +163,41 @@ def export_inputs(
     keys: str = "number",
     shard: Shard | None = None,
     force: bool = False,
+    labels: str = "none",
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
     Keeps what an earlier run exported from the same record. In the formats of `FORMS`, each record
     becomes one file; without `force`, a record that its readers would misread fails. In the format
-    `webdataset`, the records become samples in tars of about 64
-    MiB; see `TarSet` for `keys` and `shard`. Raises OutputError if the disk is full, if OUT holds
-    tars of others, or if another run adds the same tars; UsageError if OUT holds tars with other
-    keys.
+    `webdataset`, the records become samples in tars of about 64 MiB; see `TarSet` for `keys` and
+    `shard`. For `TRAINING_SETS`, all headers are read first; see `survey_records` for `labels`.
+    Raises OutputError if the disk is full, if OUT holds files of others that would be read as part
+    of the export, or if another run adds the same tars; UsageError if OUT holds tars with other
+    keys, or if the records do not make a training set.
     """
-    if form != WEBDATASET:
-        exporter: _FileExporter | _TarExporter = _FileExporter(output, form)
+    exporter: Exporter
+    if form == WEBDATASET:
+        exporter = _open_tars(output, keys, shard)
+    elif form in TRAINING_SETS:
+        entries = itertools.islice(list_records(inputs, None), limit)
+        needs = TRAINING_SETS[form]
+        surveyed = survey_records(
+            entries, control, reader=needs.reader, twins=needs.twins, labels=labels
+        )
+        exporter = needs.exporter(output, surveyed)
     else:
-        tars = TarSet(output, keys, shard)
-        tars.scan()
-        exporter = _TarExporter(tars)
+        exporter = _FileExporter(output, form, force=force)
     entries = itertools.islice(exporter.list_entries(inputs, control.stdin), limit)
     find_current = exporter.find_current if output.keeps_existing else None
-    check = None if force or form not in FORMS else FORMS[form].check
-    read = partial(read_item, find_current=find_current, check=check)
+    read = partial(read_item, find_current=find_current, check=exporter.check)
     with closing(map_bounded(entries, read, control)) as items:
         yield from exporter.write(items, control)
+
+
+def _open_tars(output: Output, keys: str, shard: Shard | None) -> Exporter:
+    tars = TarSet(output, keys, shard)
+    tars.scan()
+    return _TarExporter(tars)
 
 
 def name_export(name: str, form: str) -> str:
@@ -134,12 +205,13 @@ def name_export(name: str, form: str) -> str:
     return f"{strip_suffix(name)}.{FORMS[form].suffix}"
 
 
-class _FileExporter:
-    """Writes one file per record."""
+class _FileExporter(Exporter):
+    """Writes one file per record. Without `force`, refuses what the readers would misread."""
 
-    def __init__(self, output: Output, form: str) -> None:
+    def __init__(self, output: Output, form: str, *, force: bool) -> None:
         self._output = output
         self._form = FORMS[form]
+        self._force = force
         self._rename = partial(name_export, form=form)
 
     def list_entries(
@@ -147,6 +219,11 @@ class _FileExporter:
     ) -> Iterator[RecordEntry]:
         """Yields the records of the inputs. Reading a record fails if its file is taken."""
         return list_records(inputs, stdin, self._rename)
+
+    def check(self, header: RecordHeader) -> None:
+        """Raises InputError for a record of a model that the form is not for."""
+        if not self._force:
+            self._form.check(header)
 
     def find_current(self, entry: RecordEntry, record_hash: str) -> str | None:
         """Returns the path of a record's file if the file is up to date."""
@@ -219,7 +296,7 @@ class _StaleTar:
     items: list[ExportItem] = field(default_factory=list)
 
 
-class _TarExporter:
+class _TarExporter(Exporter):
     """Adds new samples in new tars, and replaces stale samples in their tars.
 
     Stale samples are collected until they have the size of a tar: stale samples of several tars may

@@ -29,9 +29,11 @@ from dinac_cli.errors import FormatError, InputError, OutputError
 from dinac_cli.models.aliases import HUB_ALIASES
 
 Facts = Mapping[str, Any]
-Arrays = Mapping[str, npt.NDArray[np.float32]]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 RECORD_KEY, CONTENT_KEY = "record", "content"
+
+_DTYPES = {"F32": "<f4", "I64": "<i8"}
 
 _D2_CHANNELS, _D2_PATCH = 128, 16
 
@@ -51,7 +53,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Exported:
-    """A record in exported form: its facts and its float32 arrays; see `list_arrays`."""
+    """A record, or several, in exported form: facts and arrays; see `list_arrays`."""
 
     facts: Facts
     arrays: Arrays
@@ -70,7 +72,7 @@ class Exported:
         shapes = [(name, self.arrays[name].shape) for name in names]
         digest = hashlib.sha256(json.dumps([facts, shapes], sort_keys=True).encode())
         for name in names:
-            digest.update(np.ascontiguousarray(self.arrays[name], "<f4").tobytes())
+            digest.update(_list_bytes(self.arrays[name]))
         return digest.hexdigest()
 
 
@@ -123,10 +125,19 @@ def refuse_changed(path: str) -> OutputError:
 
 def write_safetensors(exported: Exported) -> bytes:
     """Returns a safetensors file. Its metadata are the facts, all of them as text."""
-    arrays = {name: np.ascontiguousarray(a, "<f4") for name, a in exported.arrays.items()}
+    arrays = {name: _order_bytes(array) for name, array in exported.arrays.items()}
     texts = {key: _write_text(value) for key, value in exported.facts.items()}
     head = write_layout(Exported(texts, arrays).seal(), arrays)
-    return b"".join([head, *(array.tobytes() for array in arrays.values())])
+    return b"".join([head, *map(_list_bytes, arrays.values())])
+
+
+def _order_bytes(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns the array as it lies in a file: contiguous and little-endian."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def _list_bytes(array: npt.NDArray[Any]) -> memoryview:
+    return _order_bytes(array).reshape(-1).view(np.uint8).data
 
 
 def _write_text(value: Any) -> str:
@@ -145,9 +156,7 @@ def read_safetensors(file: BinaryIO, with_arrays: bool) -> Exported:
     arrays = {}
     payload = file.read() if with_arrays else b""
     for name, entry in layout.tensors.items() if with_arrays else ():
-        if entry.dtype != "F32":
-            raise ValueError("dinac writes float32 only")
-        values = np.frombuffer(payload, "<f4", math.prod(entry.shape), entry.begin)
+        values = np.frombuffer(payload, _DTYPES[entry.dtype], math.prod(entry.shape), entry.begin)
         arrays[name] = values.reshape(entry.shape)
     return Exported(layout.metadata, arrays)
 
@@ -214,9 +223,8 @@ def require_d2(header: RecordHeader) -> None:
 
     A `.latent` file does not say whose latents it holds, so ComfyUI cannot notice a wrong model.
     """
-    channels, patch = _D2_CHANNELS, _D2_PATCH
-    repository = header.model.partition("@")[0]
-    if (repository, header.shape[0], header.patch) != (HUB_ALIASES["d2"], channels, patch):
+    d2 = HUB_ALIASES["d2"], _D2_CHANNELS, _D2_PATCH
+    if (header.model, header.shape[0], header.patch) != d2:
         raise InputError(
             f"encoded with model {name_model(header)}; ComfyUI reads latents of DINAC-AE-D2: "
             "encode with --model d2, or add --force if this model has D2's latent space"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import describe_latents, hash_record, list_arrays, open_record
 from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError
-from dinac_cli.jobs.entries import RecordEntry
+from dinac_cli.jobs.entries import RecordEntry, list_records
+from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export_forms import RECORD_KEY, Exported
 from dinac_cli.jobs.results import FileResult, Status
+from dinac_cli.storage.inputs import Input
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class ExportItem:
             name=self.entry.name,
         )
 
+    def keep(self, target: str) -> FileResult:
+        """Returns the result of a record whose export at `target` is up to date."""
+        return FileResult(self.entry.label, Status.DONE, output=target, name=self.entry.name)
+
     def fail(self, exc: DinacError) -> FileResult:
         """Returns the result of a record that could not be written."""
         return FileResult.fail(self.entry.label, exc, name=self.entry.name)
@@ -54,7 +62,7 @@ def read_item(
     hold: Callable[[int], None],
     *,
     find_current: Callable[[RecordEntry, str], str | None] | None,
-    check: Callable[[RecordHeader], None] | None = None,
+    check: Callable[[RecordHeader], None],
 ) -> ExportItem | FileResult:
     """Reads a record, unless `find_current` finds that its export is up to date.
 
@@ -69,8 +77,7 @@ def read_item(
                 if target is not None:
                     return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
             opened = open_record(data)
-            if check is not None:
-                check(opened.header)
+            check(opened.header)
             hold(len(data) + opened.declared_bytes(COMPANIONS, with_twin=True))
             record = opened.unpack(COMPANIONS, with_twin=True)
     except DinacError as exc:
@@ -79,3 +86,26 @@ def read_item(
     facts = {**describe_latents(header), RECORD_KEY: record_hash}
     exported = Exported(facts, list_arrays(record))
     return ExportItem(entry, exported, record_hash, header.width, header.height, len(data))
+
+
+class Exporter(ABC):
+    """Writes the records of an export to OUT."""
+
+    def list_entries(
+        self, inputs: Iterable[Input], stdin: BinaryIO | None
+    ) -> Iterator[RecordEntry]:
+        """Yields the records of the inputs."""
+        return list_records(inputs, stdin)
+
+    def check(self, header: RecordHeader) -> None:  # noqa: B027  most forms take every record
+        """Raises InputError for a record that must not be exported."""
+
+    def find_current(self, entry: RecordEntry, record_hash: str) -> str | None:
+        """Returns the path of a record's export if the export is known to be up to date."""
+        return None
+
+    @abstractmethod
+    def write(
+        self, items: Iterable[ExportItem | FileResult], control: RunControl
+    ) -> Iterator[FileResult]:
+        """Writes the items, and yields one result per item."""

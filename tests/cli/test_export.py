@@ -14,10 +14,13 @@ from safetensors import safe_open
 
 from dinac_cli import read_latents
 from dinac_cli.commands.export import EXPORT_FORMATS, EXPORT_KEYS
-from dinac_cli.jobs.export import FORMATS
+from dinac_cli.jobs.export import FORMATS, WEBDATASET
+from dinac_cli.jobs.export_forms import FORMS
 
 from .conftest import SIZES, list_files, read_files
 from .processes import run, run_noting_imports
+
+SEPARATE_FORMATS = (*FORMS, WEBDATASET)  # those that take any records
 
 
 def test_option_and_job_list_the_same_formats() -> None:
@@ -87,7 +90,7 @@ def test_read_by_webdataset_itself(work: Path, tmp_path: Path, keys: str) -> Non
         np.testing.assert_array_equal(sample["npy"], expected)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", SEPARATE_FORMATS)
 def test_export_is_deterministic_and_replaces_no_foreign_file(own: Path, form: str) -> None:
     arguments = ("--to", form, *(("--force",) if form == "comfyui" else ()))
     for out in ("one", "two", "one"):
@@ -128,6 +131,6 @@ def test_bad_records_fail_alone(own: Path) -> None:
 
 def test_unknown_format_and_standard_output_are_refused(own: Path) -> None:
     done = run("export", "latents", "out", "--to", "pickle", cwd=own)
-    line = "dinac: --to pickle: choose one of safetensors, npz, comfyui, webdataset\n"
+    line = "dinac: --to pickle: choose one of safetensors, npz, comfyui, webdataset, lightningdit\n"
     assert (done.code, done.err) == (2, line)
     assert run("export", "latents", "-", cwd=own).code == 2

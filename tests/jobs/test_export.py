@@ -22,7 +22,7 @@ from dinac_cli.commands.export import EXPORT_KEYS
 from dinac_cli.container.record import pack_record, read_latents
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export import FORMATS, WEBDATASET, ExportRequest, export_inputs, open_output
+from dinac_cli.jobs.export import WEBDATASET, ExportRequest, export_inputs, open_output
 from dinac_cli.jobs.export_forms import FORMS, Exported
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import FileResult, Status
@@ -33,6 +33,9 @@ from .hand_made import make_handle, make_header, make_record, run_control, selec
 
 BASE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 """How webdataset splits the name of a file in a tar: key, then extension."""
+
+SEPARATE_FORMATS = (*FORMS, WEBDATASET)
+"""The forms that take any records."""
 
 STATES = {"a.jpg": 1, "b.png": 2, "sub/c.d.png": 3, "sub/e": 4}
 
@@ -98,7 +101,7 @@ def test_option_and_job_list_the_same_keys() -> None:
     assert EXPORT_KEYS == KEY_KINDS
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", SEPARATE_FORMATS)
 def test_another_run_adds_what_is_new_and_replaces_what_is_stale(
     tmp_path: Path, latents: Path, model: ModelHandle, form: str
 ) -> None:
@@ -188,7 +191,7 @@ def test_a_stale_file_that_somebody_changed_is_kept(
     np.testing.assert_array_equal(read_array(out, form, "b.png"), expected)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", SEPARATE_FORMATS)
 @pytest.mark.parametrize("content", [b"", b"x" * 2000, b"\x10" + bytes(7) + b"[]" + b" " * 14])
 def test_a_foreign_file_is_kept(tmp_path: Path, latents: Path, form: str, content: bytes) -> None:
     out = tmp_path / "out"
@@ -204,7 +207,7 @@ def test_a_foreign_file_is_kept(tmp_path: Path, latents: Path, form: str, conten
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", SEPARATE_FORMATS)
 def test_a_named_pipe_in_out_is_not_opened(tmp_path: Path, latents: Path, form: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
