@@ -10,7 +10,7 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.values import choices
 
-EXPORT_FORMATS = ("safetensors", "npz", "comfyui", "webdataset", "lightningdit")
+EXPORT_FORMATS = ("safetensors", "npz", "comfyui", "webdataset", "lightningdit", "edm2")
 EXPORT_KEYS = ("number", "name")
 EXPORT_LABELS = ("none", "folders")
 
@@ -24,7 +24,8 @@ ExportFormat = Annotated[
         metavar="FORMAT",
         **choices("--to", EXPORT_FORMATS),
         help="safetensors, npz or comfyui (.latent): one file per record; webdataset: tar files of "
-        "many records; lightningdit: shards with mirrored images and labels.",
+        "many records; lightningdit: shards with mirrored images and labels; edm2: mean and "
+        "deviation, numbered, with dataset.json.",
     ),
 ]
 ExportKeys = Annotated[
@@ -49,7 +50,8 @@ ExportLabels = Annotated[
         "--labels",
         metavar="LABELS",
         **choices("--labels", EXPORT_LABELS),
-        help="lightningdit: folders numbers the first folders below the input, sorted by name.",
+        help="lightningdit, edm2: folders numbers the first folders below the input, sorted by "
+        "name.",
     ),
 ]
 

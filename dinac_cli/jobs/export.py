@@ -13,6 +13,7 @@ from typing import BinaryIO, ClassVar, NamedTuple
 
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import OutputError, UnwritableDiskError, UsageError
+from dinac_cli.jobs.edm2_set import Edm2Exporter, is_label_file
 from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
@@ -57,6 +58,7 @@ TRAINING_SETS: Mapping[str, _TrainingForm] = {
     "lightningdit": _TrainingForm(
         "LightningDiT", LightningDitExporter, FORMS["safetensors"].is_ours, twins=True, labels=True
     ),
+    "edm2": _TrainingForm("EDM2", Edm2Exporter, is_label_file),
 }
 """The forms whose files hold or count all records of a run."""
 

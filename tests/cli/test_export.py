@@ -131,6 +131,6 @@ def test_bad_records_fail_alone(own: Path) -> None:
 
 def test_unknown_format_and_standard_output_are_refused(own: Path) -> None:
     done = run("export", "latents", "out", "--to", "pickle", cwd=own)
-    line = "dinac: --to pickle: choose one of safetensors, npz, comfyui, webdataset, lightningdit\n"
+    line = f"dinac: --to pickle: choose one of {', '.join(EXPORT_FORMATS)}\n"
     assert (done.code, done.err) == (2, line)
     assert run("export", "latents", "-", cwd=own).code == 2

@@ -12,16 +12,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dinac_cli.codec.handle import ModelHandle
+from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.commands.export import EXPORT_LABELS
 from dinac_cli.container.record import pack_encoded, read_record
-from dinac_cli.container.tensors import Encoded
+from dinac_cli.container.tensors import LOGSNR, Encoded
 from dinac_cli.errors import OutputError, UsageError
-from dinac_cli.jobs import lightningdit_set
+from dinac_cli.jobs import edm2_set, lightningdit_set
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export import TRAINING_SETS, ExportRequest, export_inputs, open_output
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.training_set import LABEL_KINDS
+from dinac_cli.models.registry import resolve_model
 
 from .hand_made import make_handle, make_header, make_record, select_latents
 
@@ -240,5 +241,112 @@ def test_requests_that_make_no_set_are_refused(tmp_path: Path, latents: Path) ->
         make(inputs=inputs).open()
     with pytest.raises(UsageError, match="reads its inputs twice; name files or folders"):
         make(inputs=InputRequest(paths=("-",))).open()
-    with pytest.raises(UsageError, match="--labels folders needs --to lightningdit"):
+    with pytest.raises(UsageError, match="--labels folders needs --to lightningdit or edm2"):
         export(tmp_path / "out", "npz", latents)
+
+
+class Edm2Reader:
+    """Reads a folder as EDM2 and REPA do.
+
+    All arrays below the folder are sorted by name, and have one shape. The labels are found by the
+    names. Half of an array is the mean, the other half the deviation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        files = (path for path in folder.rglob("*") if path.suffix == ".npy")
+        self.paths = sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+        self.names = [path.relative_to(folder).as_posix() for path in self.paths]
+        labels = json.loads((folder / "dataset.json").read_text())["labels"]
+        found = None if labels is None else dict(labels)
+        self.labels = None if found is None else [found[name] for name in self.names]
+        self.shape = np.load(self.paths[0]).shape
+
+    def get_moments(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        array = np.load(self.paths[index])
+        assert array.shape == self.shape
+        assert str(array.dtype) == "float32"
+        mean, deviation = torch.from_numpy(array).chunk(2)
+        return mean, deviation
+
+    def sample(self, index: int) -> torch.Tensor:
+        mean, deviation = self.get_moments(index)
+        return mean + deviation * torch.randn_like(mean)
+
+
+def test_edm2_reads_means_and_labels(tmp_path: Path, latents: Path) -> None:
+    assert export(tmp_path / "out", "edm2", latents) == dict.fromkeys(NAMES, "written")
+    reader = Edm2Reader(tmp_path / "out")
+    assert reader.names == [f"00000/img-mean-std-0000000{number}.npy" for number in range(5)]
+    assert reader.labels == [CLASSES.index(name.partition("/")[0]) for name in NAMES]
+    for index, name in enumerate(NAMES):
+        expected = read_record(latents / f"{name}.dinac").latents
+        np.testing.assert_array_equal(reader.sample(index).numpy(), expected)
+    export(tmp_path / "unlabelled", "edm2", latents, labels="none")
+    assert Edm2Reader(tmp_path / "unlabelled").labels is None
+    assert edm2_set.name_array(1281166) == "01281/img-mean-std-01281166.npy"
+
+
+def test_edm2_reads_the_deviation_of_the_posterior(tmp_path: Path) -> None:
+    nano = ModelHandle(resolve_model("nano"), "decoder", DeviceChoice(device="cpu"))
+    put(tmp_path / "latents", nano, "ant/a.png", 1, logsnr=True)
+    put(tmp_path / "latents", nano, "bee/a.png", 2)
+    export(tmp_path / "out", "edm2", tmp_path / "latents")
+    reader = Edm2Reader(tmp_path / "out")
+    record = read_record(tmp_path / "latents/ant/a.png.dinac", (LOGSNR,))
+    assert record.logsnr is not None
+    with safe_open(nano.resolved.path / "model.safetensors", "np") as file:
+        variance = file.get_tensor("latent_norm_running_var").astype(np.float64) + 1e-4
+    noise = 1 / (1 + np.exp(record.logsnr.astype(np.float64)))
+    expected = np.sqrt(noise / variance[:, None, None])
+    mean, deviation = reader.get_moments(0)
+    np.testing.assert_array_equal(mean.numpy(), record.latents)
+    np.testing.assert_allclose(deviation.numpy(), expected, rtol=1e-5)
+    assert not reader.get_moments(1)[1].any()
+
+
+def test_edm2_needs_the_model_of_posteriors(tmp_path: Path, model: ModelHandle) -> None:
+    put(tmp_path / "latents", model, "a.png", 1, logsnr=True)
+    with pytest.raises(UsageError, match=r"need the model tiny, .* dinac models pull tiny"):
+        export(tmp_path / "out", "edm2", tmp_path / "latents", labels="none")
+
+
+def test_edm2_keeps_equal_arrays_and_replaces_none_without_overwrite(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    out = tmp_path / "out"
+    export(out, "edm2", latents)
+    before = {path: path.stat().st_ino for path in out.rglob("*")}
+    assert set(export(out, "edm2", latents).values()) == {"done"}
+    assert {path: path.stat().st_ino for path in out.rglob("*")} == before
+    put(latents, model, "dog/a.png", 30)
+    put(latents, model, "ant/b.png", 31)
+    statuses = export(out, "edm2", latents)
+    assert "00000001.npy: holds something else" in statuses.pop("ant/b.png")
+    assert statuses.pop("dog/a.png") == "written"
+    assert set(statuses.values()) == {"done"}
+    export(out, "edm2", latents, overwrite=True)
+    export(tmp_path / "new", "edm2", latents)
+    assert read_bytes(out) == read_bytes(tmp_path / "new")
+
+
+def test_edm2_reads_no_foreign_array(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out"
+    export(out, "edm2", latents)
+    (out / "dataset.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"dataset\.json: was not written by this version"):
+        export(out, "edm2", latents)
+    assert (out / "dataset.json").read_text() == "{}"
+    export(out, "edm2", latents, overwrite=True)
+    (latents / "cat/z.png.dinac").unlink()
+    with pytest.raises(OutputError, match=r"00000004\.npy: is no array of this export"):
+        export(out, "edm2", latents)
+
+
+def test_edm2_leaves_a_gap_for_a_bad_record(tmp_path: Path, latents: Path) -> None:
+    damaged = latents / f"{NAMES[1]}.dinac"
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    statuses = export(tmp_path / "out", "edm2", latents)
+    assert [name for name, status in statuses.items() if status != "written"] == [NAMES[1]]
+    reader = Edm2Reader(tmp_path / "out")
+    assert [name[-5:] for name in reader.names] == ["0.npy", "2.npy", "3.npy", "4.npy"]
+    assert reader.labels == [0, 1, 1, 2]
