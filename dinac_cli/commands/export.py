@@ -13,6 +13,7 @@ from dinac_cli.commands.values import choices
 EXPORT_FORMATS = ("safetensors", "npz", "comfyui", "webdataset", "lightningdit", "edm2")
 EXPORT_KEYS = ("number", "name")
 EXPORT_LABELS = ("none", "folders")
+EXPORT_DTYPES = ("f32", "f16")
 
 ExportOut = Annotated[
     str | None, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
@@ -54,6 +55,19 @@ ExportLabels = Annotated[
         "name.",
     ),
 ]
+ExportDtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        **choices("--dtype", EXPORT_DTYPES),
+        help="webdataset: the type of the arrays; f16 has half the size.",
+    ),
+]
+ExportIndex = Annotated[
+    bool,
+    typer.Option("--wids", help="webdataset: also write wids-meta.json, an index of all tars."),
+]
 
 
 def export(
@@ -65,6 +79,8 @@ def export(
     keys: ExportKeys = "number",
     force: ExportForce = False,
     labels: ExportLabels = "none",
+    dtype: ExportDtype = "f32",
+    index: ExportIndex = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -86,8 +102,9 @@ def export(
 ) -> None:
     """Write latents in formats that other tools read.
 
-    Latents are written as float32, with the metadata of their records. Needs no model. Keeps what
-    is up to date, and replaces only files that export wrote.
+    Latents are written as float32, with the metadata of their records. Needs no model,
+    except for posteriors in --to edm2. Keeps what is up to date, and replaces only files that
+    export wrote.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.export import ExportRequest
@@ -100,6 +117,8 @@ def export(
         keys=keys,
         force=force,
         labels=labels,
+        dtype=dtype,
+        index=index,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,

@@ -14,9 +14,8 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError, UsageError
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export_forms import (
-    UNREADABLE,
     Exported,
-    read_facts,
+    is_sealed_json,
     refuse_changed,
     write_array,
 )
@@ -36,17 +35,6 @@ Deviation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 def name_array(number: int) -> str:
     """`7` → `00000/img-mean-std-00000007.npy`: the names that EDM2 and REPA expect."""
     return f"{number:08}"[:5] + f"/img-mean-std-{number:08}.npy"
-
-
-def is_label_file(path: str) -> bool:
-    """True if `path` is a `dataset.json` that dinac wrote and nobody changed."""
-    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
-        return False
-    try:
-        with open(path, "rb") as file:
-            return Exported(read_facts(file.read()), {}).is_intact()
-    except UNREADABLE:
-        return False
 
 
 class Edm2Exporter(Exporter):
@@ -124,7 +112,7 @@ class Edm2Exporter(Exporter):
         if self._output.keeps_existing and os.path.lexists(target):
             if _is_equal(target, data):
                 return
-            if not is_label_file(target):
+            if not is_sealed_json(target):
                 raise refuse_changed(target)
         self._output.write(target, data)
 

@@ -7,17 +7,17 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO, ClassVar, NamedTuple
 
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.errors import OutputError, UnwritableDiskError, UsageError
-from dinac_cli.jobs.edm2_set import Edm2Exporter, is_label_file
+from dinac_cli.errors import InputError, OutputError, UnwritableDiskError, UsageError
+from dinac_cli.jobs.edm2_set import Edm2Exporter
 from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export_forms import FORMS, Exported, refuse_changed
+from dinac_cli.jobs.export_forms import FORMS, Exported, is_sealed_json, refuse_changed
 from dinac_cli.jobs.export_items import Exporter, ExportItem, read_item
 from dinac_cli.jobs.lightningdit_set import LightningDitExporter
 from dinac_cli.jobs.request import (
@@ -58,7 +58,7 @@ TRAINING_SETS: Mapping[str, _TrainingForm] = {
     "lightningdit": _TrainingForm(
         "LightningDiT", LightningDitExporter, FORMS["safetensors"].is_ours, twins=True, labels=True
     ),
-    "edm2": _TrainingForm("EDM2", Edm2Exporter, is_label_file),
+    "edm2": _TrainingForm("EDM2", Edm2Exporter, is_sealed_json),
 }
 """The forms whose files hold or count all records of a run."""
 
@@ -73,7 +73,9 @@ class ExportRequest(Request[Run]):
 
     `keys`, one of `KEY_KINDS`, says what the keys of WebDataset samples are. If `force` is set,
     records are exported for readers that are made for another model. `labels`, one of
-    `LABEL_KINDS`, says where the classes of `TRAINING_SETS` come from.
+    `LABEL_KINDS`, says where the classes of `TRAINING_SETS` come from. `dtype`, one of
+    `ARRAY_TYPES`, is the type of the arrays of WebDataset samples; `index` adds an index of their
+    tars.
     """
 
     inputs: InputRequest
@@ -82,6 +84,8 @@ class ExportRequest(Request[Run]):
     keys: str = "number"
     force: bool = False
     labels: str = "none"
+    dtype: str = "f32"
+    index: bool = False
     overwrite: bool = False
     fsync: bool = False
 
@@ -92,8 +96,7 @@ class ExportRequest(Request[Run]):
             raise UsageError("OUT must be a folder here; name a folder")
         if self.force and self.format != COMFYUI:
             raise UsageError(f"--force needs --to {COMFYUI}")
-        if self.keys != KEY_KINDS[0] and self.format != WEBDATASET:
-            raise UsageError(f"--keys {self.keys} needs --to {WEBDATASET}")
+        self._check_tar_options()
         self._check_labels()
         selection = self.inputs.select(LATENTS, self.out)
         self._check_training_set(selection)
@@ -109,8 +112,20 @@ class ExportRequest(Request[Run]):
             shard=selection.shard,
             force=self.force,
             labels=self.labels,
+            dtype=self.dtype,
+            index=self.index,
         )
         return Run(work=work, selection=selection, output=output)
+
+    def _check_tar_options(self) -> None:
+        options = {
+            f"--keys {self.keys}": self.keys != KEY_KINDS[0],
+            f"--dtype {self.dtype}": self.dtype != "f32",
+            "--wids": self.index,
+        }
+        for option, is_given in options.items():
+            if is_given and self.format != WEBDATASET:
+                raise UsageError(f"{option} needs --to {WEBDATASET}")
 
     def _check_labels(self) -> None:
         form = TRAINING_SETS.get(self.format)
@@ -166,20 +181,23 @@ def export_inputs(
     shard: Shard | None = None,
     force: bool = False,
     labels: str = "none",
+    dtype: str = "f32",
+    index: bool = False,
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
     Keeps what an earlier run exported from the same record. In the formats of `FORMS`, each record
     becomes one file; without `force`, a record that its readers would misread fails. In the format
     `webdataset`, the records become samples in tars of about 64 MiB; see `TarSet` for `keys` and
-    `shard`. For `TRAINING_SETS`, all headers are read first; see `survey_records` for `labels`.
-    Raises OutputError if the disk is full, if OUT holds files of others that would be read as part
-    of the export, or if another run adds the same tars; UsageError if OUT holds tars with other
-    keys, or if the records do not make a training set.
+    `shard` and `dtype`; `index` adds an index of the tars. For `TRAINING_SETS`, all headers are
+    read first; see `survey_records` for `labels`. Raises OutputError if the disk is full, if OUT
+    holds files of others that would be read as part of the export, or if another run adds the same
+    tars; UsageError if OUT holds tars with other keys or another dtype, or if the records do not
+    make a training set.
     """
     exporter: Exporter
     if form == WEBDATASET:
-        exporter = _open_tars(output, keys, shard)
+        exporter = _open_tars(TarSet(output, keys, shard, dtype), with_index=index)
     elif form in TRAINING_SETS:
         entries = itertools.islice(list_records(inputs, None), limit)
         needs = TRAINING_SETS[form]
@@ -196,10 +214,9 @@ def export_inputs(
         yield from exporter.write(items, control)
 
 
-def _open_tars(output: Output, keys: str, shard: Shard | None) -> Exporter:
-    tars = TarSet(output, keys, shard)
+def _open_tars(tars: TarSet, *, with_index: bool) -> Exporter:
     tars.scan()
-    return _TarExporter(tars)
+    return _TarExporter(tars, with_index=with_index)
 
 
 def name_export(name: str, form: str) -> str:
@@ -304,11 +321,13 @@ class _TarExporter(Exporter):
     Stale samples are collected until they have the size of a tar: stale samples of several tars may
     alternate, and each tar should be rewritten once. In memory are one new tar, the collected
     samples, and the tar that is being rewritten. A run that is stopped discards the new tar and the
-    collected samples, so that later runs end with the tars of an uninterrupted run.
+    collected samples, so that later runs end with the tars of an uninterrupted run. `with_index`
+    says whether a run that is not stopped ends with an index of all tars.
     """
 
-    def __init__(self, tars: TarSet) -> None:
+    def __init__(self, tars: TarSet, *, with_index: bool) -> None:
         self._tars = tars
+        self._with_index = with_index
 
     def list_entries(
         self, inputs: Iterable[Input], stdin: BinaryIO | None
@@ -334,6 +353,11 @@ class _TarExporter(Exporter):
             if isinstance(item, FileResult):
                 yield item
                 continue
+            try:
+                item = self._describe(item)
+            except InputError as exc:
+                yield item.fail(exc)
+                continue
             place = self._tars.find(_name_entry(item.entry), item.record_hash)
             if place is None:
                 self._add(item, new)
@@ -342,7 +366,7 @@ class _TarExporter(Exporter):
                     new = _OpenTar()
                 continue
             tar = stale.setdefault(place.path, _StaleTar())
-            tar.samples[place.identity] = self._describe(item)
+            tar.samples[place.identity] = item.exported
             tar.items.append(item)
             stale_bytes += item.array_bytes
             if stale_bytes >= TAR_BYTES:
@@ -351,13 +375,14 @@ class _TarExporter(Exporter):
         if not control.stop:
             yield from self._replace(stale)
             yield from self._close(new)
+            if self._with_index:
+                self._tars.write_index()
 
-    def _describe(self, item: ExportItem) -> Exported:
-        facts = self._tars.describe(item.exported.facts, _name_entry(item.entry))
-        return Exported(facts, item.exported.arrays)
+    def _describe(self, item: ExportItem) -> ExportItem:
+        return replace(item, exported=self._tars.describe(item.exported, _name_entry(item.entry)))
 
     def _add(self, item: ExportItem, tar: _OpenTar) -> None:
-        tar.writer.add(self._tars.draw_key(_name_entry(item.entry)), self._describe(item))
+        tar.writer.add(self._tars.draw_key(_name_entry(item.entry)), item.exported)
         tar.items.append(item)
 
     def _close(self, tar: _OpenTar) -> Iterator[FileResult]:

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.commands.export import EXPORT_KEYS
+from dinac_cli.commands.export import EXPORT_DTYPES, EXPORT_KEYS
 from dinac_cli.container.record import pack_record, read_latents
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.executor.control import RunControl
@@ -26,7 +26,7 @@ from dinac_cli.jobs.export import WEBDATASET, ExportRequest, export_inputs, open
 from dinac_cli.jobs.export_forms import FORMS, Exported
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.tar_set import KEY_KINDS, TarSet
+from dinac_cli.jobs.tar_set import ARRAY_TYPES, KEY_KINDS, TarSet
 from dinac_cli.storage.tars import make_key
 
 from .hand_made import make_handle, make_header, make_record, run_control, select_latents
@@ -97,7 +97,8 @@ def list_names(out: Path) -> list[str]:
     return sorted(json.loads(sample["json"])["name"] for sample in read_tars(out).values())
 
 
-def test_option_and_job_list_the_same_keys() -> None:
+def test_option_and_job_list_the_same_keys_and_types() -> None:
+    assert tuple(ARRAY_TYPES) == EXPORT_DTYPES
     assert EXPORT_KEYS == KEY_KINDS
 
 
@@ -443,3 +444,86 @@ def test_comfyui_loads_latents_of_d2(tmp_path: Path, model: ModelHandle) -> None
     loaded = load_as_comfyui(out / "a.png.latent")
     assert (loaded.shape, str(loaded.dtype)) == ((1, 128, 2, 2), "float32")
     np.testing.assert_array_equal(loaded[0], read_latents(latents / "a.png.dinac")[0])
+
+
+class WidsReader:
+    """Finds samples by number, as wids does: the index says how many samples each tar has."""
+
+    def __init__(self, index: Path) -> None:
+        content = json.loads(index.read_text())
+        assert (content["__kind__"], content["wids_version"]) == ("wids-shard-index-v1", 1)
+        self.places = [
+            (index.parent / shard["url"], number)
+            for shard in content["shardlist"]
+            for number in range(shard["nsamples"])
+        ]
+        for shard in content["shardlist"]:
+            assert (index.parent / shard["url"]).stat().st_size == shard["filesize"]
+
+    def __getitem__(self, index: int) -> dict[str, bytes]:
+        path, number = self.places[index]
+        samples: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                match, file = BASE.fullmatch(member.name), tar.extractfile(member)
+                assert match is not None
+                assert file is not None
+                samples.setdefault(match[1], {})[match[2]] = file.read()
+        return list(samples.values())[number]
+
+
+def test_wids_finds_samples_of_float16_by_number(
+    tmp_path: Path, latents: Path, model: ModelHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinac_cli.jobs.export.TAR_BYTES", 2500)
+    out = tmp_path / "out"
+    export(out, WEBDATASET, latents, dtype="f16", index=True)
+    put(latents, model, "z.png", 9)
+    export(out, WEBDATASET, latents, dtype="f16", index=True)
+    reader = WidsReader(out / "wids-meta.json")
+    assert len(reader.places) == len(STATES) + 1
+    assert len({path for path, _ in reader.places}) > 1
+    for index, name in enumerate([*STATES, "z.png"]):
+        facts = json.loads(reader[index]["json"])
+        array = np.load(io.BytesIO(reader[index]["npy"]))
+        expected = read_latents(latents / f"{name}.dinac")[0].astype(np.float16)
+        assert (facts["name"], facts["width"], facts["height"]) == (name, 30, 20)
+        assert str(array.dtype) == "float16"
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_a_foreign_index_and_another_type_are_refused(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out"
+    export(out, WEBDATASET, latents)
+    (out / "wids-meta.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"wids-meta\.json: was not written by this version"):
+        export(out, WEBDATASET, latents, index=True)
+    assert (out / "wids-meta.json").read_text() == "{}"
+    with pytest.raises(UsageError, match=r"000000\.tar holds arrays of f32; you asked for --dtype"):
+        export(out, WEBDATASET, latents, dtype="f16")
+    for option in ({"dtype": "f16"}, {"index": True}):
+        with pytest.raises(UsageError, match="needs --to webdataset"):
+            export(tmp_path / "npz", "npz", latents, **option)
+
+
+def test_stale_samples_of_float16_are_replaced(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    out = tmp_path / "out"
+    export(out, WEBDATASET, latents, dtype="f16")
+    assert set(export(out, WEBDATASET, latents, dtype="f16").values()) == {"done"}
+    put(latents, model, "b.png", 20)
+    assert export(out, WEBDATASET, latents, dtype="f16")["b.png"] == "the latents have changed"
+    expected = read_latents(latents / "b.png.dinac")[0].astype(np.float16)
+    np.testing.assert_array_equal(read_array(out, WEBDATASET, "b.png"), expected)
+
+
+def test_values_too_large_for_float16_fail_alone(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    header = make_header(model, "b.png")
+    large = np.full(header.shape, 1e6, np.float32)
+    (latents / "b.png.dinac").write_bytes(pack_record(header, large))
+    statuses = export(tmp_path / "out", WEBDATASET, latents, dtype="f16")
+    assert statuses.pop("b.png") == "holds values that are too large for --dtype f16; export f32"
+    assert set(statuses.values()) == {"written"}
