@@ -27,6 +27,7 @@ from dinac_cli.commands.man import man
 from dinac_cli.commands.models import models
 from dinac_cli.commands.parser import ParserError, PlainCommand, PlainGroup
 from dinac_cli.commands.plan import plan
+from dinac_cli.commands.preview import preview
 from dinac_cli.commands.psnr import psnr
 from dinac_cli.commands.report import report
 from dinac_cli.commands.screen.console import Console
@@ -73,7 +74,7 @@ def describe(
 
 _PANELS = {
     "Convert": (encode, decode, export),
-    "Inspect and measure": (info, psnr, compare, report, verify, plan, features),
+    "Inspect and measure": (info, preview, psnr, compare, report, verify, plan, features),
     "Train": (train, bench),
     "Set up": (demo, doctor, completions, man),
 }

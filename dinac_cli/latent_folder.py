@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset
@@ -15,6 +16,7 @@ from dinac_cli.container.record import Record, read_record
 from dinac_cli.container.tensors import COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError, describe_read_error
 from dinac_cli.latent_items import Flip, check_flip, load_item
+from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.storage.shard_layout import INDEX_NAME
@@ -34,10 +36,14 @@ class LatentFolder(Dataset[Any]):
     "random": each access picks one of the two images with equal chance, by PyTorch's global
     random number generator; `is_flipped` is true for the mirrored image. "never": the mirrored
     image is not read.
-    `transform` is applied to each item. The dataset keeps only names in memory, and can be pickled
-    for the workers of a DataLoader.
-    Raises UsageError if the folder does not exist, has no latent file or holds shards, or if `flip`
-    is unknown.
+    `captions` is the folder of the images, or a table of captions; see `open_captions`. Each item
+    then has `txt`, the caption of its image. `labels="folders"` gives each item `label`, the number
+    of its class: `classes` holds the names of the first folders, sorted.
+    `transform` is applied to each item. The dataset keeps only names and tables of captions in
+    memory, and can be pickled for the workers of a DataLoader.
+    Raises UsageError if the folder does not exist, has no latent file or holds shards, if `flip` or
+    `labels` is unknown, if images have no caption, or if some are in no folder although there are
+    labels. Raises InputError if captions cannot be read.
     Access to an item raises DinacError if the file of that item cannot be read. A DataLoader raises
     DinacError if the items of a batch differ in the size of their latents or in their keys.
     """
@@ -48,8 +54,12 @@ class LatentFolder(Dataset[Any]):
         transform: Callable[[dict[str, Any]], Any] | None = None,
         *,
         flip: Flip = "both",
+        captions: str | os.PathLike[str] | None = None,
+        labels: Literal["folders"] | None = None,
     ) -> None:
         check_flip(flip)
+        if labels not in (None, "folders"):
+            raise UsageError(f"labels is {labels!r}; it must be 'folders' or None")
         self.folder = Path(folder)
         if is_url(str(folder)):
             place = hide_secrets(str(folder))
@@ -67,6 +77,26 @@ class LatentFolder(Dataset[Any]):
             raise UsageError(f"{folder} holds shards; read them with LatentShards")
         if not self.names:
             raise UsageError(f"no latent files found in {folder}; run dinac encode first")
+        self.captions = None if captions is None else self._open_captions(str(captions))
+        self.classes = () if labels is None else self._list_classes()
+
+    def _open_captions(self, place: str) -> CaptionFiles:
+        captions = open_captions(place)
+        if missing := list(captions.list_missing(self.names)):
+            count = "1 image has" if len(missing) == 1 else f"{len(missing)} images have"
+            raise UsageError(
+                f"{place}: {count} no caption, such as {missing[0]}; add it, or remove the latents "
+                f"of images without one from {self.folder}"
+            )
+        return captions
+
+    def _list_classes(self) -> tuple[str, ...]:
+        loose = [name for name in self.names if "/" not in name]
+        if loose:
+            raise UsageError(
+                f"{self.folder}: labels are the names of folders, but {loose[0]} is in none"
+            )
+        return tuple(sorted({name.partition("/")[0] for name in self.names}))
 
     def __repr__(self) -> str:
         return f"LatentFolder({str(self.folder)!r}): {len(self)} latent files"
@@ -79,7 +109,17 @@ class LatentFolder(Dataset[Any]):
         path = self.folder / name_latents(name)
         prefers_twin = self.flip == "random" and bool(torch.rand(()) < 0.5)
         item = load_item(partial(_read, path), self.flip, prefers_twin=prefers_twin, name=name)
+        if self.captions is not None:
+            item["txt"] = self._read_caption(self.captions, name)
+        if self.classes:
+            item["label"] = bisect_left(self.classes, name.partition("/")[0])
         return item if self.transform is None else self.transform(item)
+
+    def _read_caption(self, captions: CaptionFiles, name: str) -> str:
+        caption = captions.find(name)
+        if caption is None:
+            raise DinacError(f"{name}: its caption is gone; restore it")
+        return caption
 
 
 def _read(path: Path, with_twin: bool) -> Record:

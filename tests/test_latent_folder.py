@@ -197,3 +197,35 @@ def test_training_loop_draws_other_latents_in_each_epoch(mirrored: Path) -> None
             assert sorted(batch["name"]) == ["b.png", "z.png"]
     assert [tuple(latents.shape) for latents in epochs] == [(2, *SHAPE)] * 2
     assert not torch.equal(*epochs)
+
+
+def test_captions_of_the_images(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    photos = tmp_path_factory.mktemp("photos")
+    (photos / "a").mkdir()
+    for name in ("a/c", "b", "z"):
+        (photos / f"{name}.txt").write_text(f"caption of {name}")
+    dataset = pickle.loads(pickle.dumps(LatentFolder(folder, captions=photos)))
+    [batch] = DataLoader(dataset, batch_size=3)
+    assert batch["txt"] == ["caption of a/c", "caption of b", "caption of z"]
+    (photos / "b.txt").unlink()
+    with pytest.raises(DinacError, match="its caption is gone"):
+        dataset[1]
+    with pytest.raises(UsageError, match=r"1 image has no caption, such as b\.png"):
+        LatentFolder(folder, captions=photos)
+
+
+def test_labels_are_the_first_folders(tmp_path: Path) -> None:
+    for name in ("dog/b.png", "cat/x/a.png", "cat/c.png"):
+        path = tmp_path / f"{name}.dinac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pack_record(make_header(SHAPE), make_latents(SHAPE, 0)))
+    dataset = LatentFolder(tmp_path, labels="folders")
+    assert dataset.classes == ("cat", "dog")
+    [batch] = DataLoader(dataset, batch_size=3)
+    assert batch["label"].tolist() == [0, 0, 1]
+    assert batch["label"].dtype == torch.int64
+    (tmp_path / "e.png.dinac").write_bytes(path.read_bytes())
+    with pytest.raises(UsageError, match=r"e\.png is in none"):
+        LatentFolder(tmp_path, labels="folders")
+    with pytest.raises(UsageError, match="'folders' or None"):
+        LatentFolder(tmp_path, labels="names")  # type: ignore[arg-type]

@@ -45,7 +45,10 @@ def _parse_precisions(text: str) -> tuple[str, ...]:
 
 
 def _parse_steps(text: str) -> tuple[int, ...]:
-    steps = tuple(map(_parse_step, text.split(",")))
+    words = text.split(",")
+    if "" in map(str.strip, words):
+        raise UsageError(f"--steps {text}: expected one or more numbers, such as 1,4")
+    steps = tuple(map(_parse_step, words))
     if len(set(steps)) < len(steps):
         raise UsageError(f"--steps {text}: a number is named twice; name each number once")
     return steps

@@ -6,6 +6,7 @@ EXAMPLES = {
     "dinac decode": "latents/ decoded/",
     "dinac export": "latents/ shards/ --to webdataset",
     "dinac info": "latents/",
+    "dinac preview": "latents/ sheet.png",
     "dinac psnr": "photos/ decoded/",
     "dinac compare": "photos/ comparison/ --steps 1,4 --no-speed",
     "dinac report": "photos/ decoded/ report.html",

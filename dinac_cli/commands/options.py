@@ -398,6 +398,7 @@ Model = Annotated[
 RecordModel = Annotated[
     str, _model("the model that encoded the latents, if it is embedded or cached")
 ]
+FitModel = Annotated[str, _model("with --fit, nano on a CPU and d2 on a GPU")]
 BenchModel = Annotated[str, _model("nano on a CPU and d2 on a GPU")]
 Revision = Annotated[
     str | None, model_option(metavar="REV", help="Branch, tag or commit of the model on the Hub.")

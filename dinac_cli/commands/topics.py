@@ -38,6 +38,7 @@ TOPICS = {
     ),
     "compare": Topic("compare/COMPARE.md", "models measured on your images, and their model card"),
     "features": Topic("jobs/FEATURES.md", "class tokens, posteriors and similar images"),
+    "preview": Topic("jobs/PREVIEW.md", "latents as pictures, and the maps of their colours"),
     "python": Topic("PYTHON.md", "dinac from Python"),
     "troubleshooting": Topic("TROUBLESHOOTING.md", "error messages and what to do"),
     "architecture": Topic("ARCHITECTURE.md", "how the code is organised"),

@@ -13,6 +13,7 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import hash_record, open_record, read_latents
 from dinac_cli.errors import DinacError
 from dinac_cli.images.writing import write_image
+from dinac_cli.jobs.color_map import round_levels
 from dinac_cli.report.page import make_data_url
 from dinac_cli.storage.content import read_content
 from dinac_cli.storage.naming import name_latents
@@ -36,7 +37,7 @@ class LatentColors:
         """Returns a picture, uint8 [h, w, 3], of latents [C, h, w]."""
         values = np.moveaxis(latents, 0, -1) - self.mean  # [h, w, C]
         levels = values @ self.axes / (self.scale * _DEVIATIONS_SHOWN)  # [h, w, 3] in about ±1
-        return np.rint((np.clip(levels, -1, 1) + 1) * 127.5).astype(np.uint8)
+        return round_levels(levels)
 
 
 def find_colors(latents: Iterable[npt.NDArray[np.float32]]) -> LatentColors | None:

@@ -527,7 +527,7 @@ def test_the_page_needs_no_network_and_links_to_files_that_exist(images: Path) -
         ),
         (("--precision", "q6,q6"), "--precision: q6 is named twice; name each once"),
         (("--steps", "1,0"), "--steps 0: expected 1 or more"),
-        (("--steps", "1,"), "--steps : expected 1 or more"),
+        (("--steps", "1,"), "--steps 1,: expected one or more numbers, such as 1,4"),
         (("--steps", "2,2"), "--steps 2,2: a number is named twice; name each number once"),
         (
             ("--model", "nano", "--model", "nano"),

@@ -21,6 +21,7 @@ from dinac_cli.compare.comparison import CompareRequest
 from dinac_cli.errors import UsageError
 from dinac_cli.images.geometry import Geometry, GeometryChoice
 from dinac_cli.jobs import request as request_module
+from dinac_cli.jobs.color_fit import ColorFitRequest
 from dinac_cli.jobs.decode import DecodeChoice, DecodeRequest
 from dinac_cli.jobs.encode import EncodeChoice, EncodeOptions, EncodeRequest
 from dinac_cli.jobs.executor.cluster import Cluster
@@ -30,6 +31,7 @@ from dinac_cli.jobs.info import InfoRequest
 from dinac_cli.jobs.measures import MetricChoice
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.plan import PlanRequest
+from dinac_cli.jobs.preview import PreviewRequest
 from dinac_cli.jobs.psnr import MeasureOptions, PsnrRequest
 from dinac_cli.jobs.request import (
     InputRequest,
@@ -171,6 +173,12 @@ POPULATED: list[Any] = [
         in_flight=5,
     ),
     InfoRequest(inputs=INPUTS, workers=3, in_flight=5),
+    PreviewRequest(
+        inputs=INPUTS, out="a.png", map_file="m.json", overwrite=True, workers=3, in_flight=5
+    ),
+    ColorFitRequest(
+        inputs=INPUTS, out="m.json", model=MODEL, overwrite=True, workers=3, in_flight=5
+    ),
     PlanRequest(encode=ENCODE, quick=True, model_rate=1840.0),
     CompareRequest(
         inputs=INPUTS,
