@@ -68,6 +68,15 @@ ExportIndex = Annotated[
     bool,
     typer.Option("--wids", help="webdataset: also write wids-meta.json, an index of all tars."),
 ]
+ExportCaptions = Annotated[
+    str | None,
+    typer.Option(
+        "--captions",
+        metavar="DIR",
+        help="webdataset: add the captions of the images in DIR as `prompt`: text files beside "
+        "images, metadata.jsonl or captions.json.",
+    ),
+]
 
 
 def export(
@@ -81,6 +90,7 @@ def export(
     labels: ExportLabels = "none",
     dtype: ExportDtype = "f32",
     index: ExportIndex = False,
+    captions: ExportCaptions = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -102,9 +112,9 @@ def export(
 ) -> None:
     """Write latents in formats that other tools read.
 
-    Latents are written as float32, with the metadata of their records. Needs no model,
-    except for posteriors in --to edm2. Keeps what is up to date, and replaces only files that
-    export wrote.
+    Latents are written as float32, with the metadata of their records. Keeps
+    what is up to date, and replaces only files that export wrote. Needs no
+    model, but for the deviations of --to edm2.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.export import ExportRequest
@@ -119,6 +129,7 @@ def export(
         labels=labels,
         dtype=dtype,
         index=index,
+        captions=captions,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,

@@ -17,7 +17,13 @@ from dinac_cli.jobs.edm2_set import Edm2Exporter
 from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export_forms import FORMS, Exported, is_sealed_json, refuse_changed
+from dinac_cli.jobs.export_forms import (
+    FORMS,
+    LATENTS_CHANGED,
+    Exported,
+    is_sealed_json,
+    refuse_changed,
+)
 from dinac_cli.jobs.export_items import Exporter, ExportItem, read_item
 from dinac_cli.jobs.lightningdit_set import LightningDitExporter
 from dinac_cli.jobs.request import (
@@ -31,8 +37,9 @@ from dinac_cli.jobs.request import (
     refuse_file_name,
 )
 from dinac_cli.jobs.results import FileResult
-from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, SampleWriter, TarSet
+from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, Place, SampleName, SampleWriter, TarSet
 from dinac_cli.jobs.training_set import LABEL_KINDS, TrainingSet, survey_records
+from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import strip_suffix
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
@@ -64,8 +71,6 @@ TRAINING_SETS: Mapping[str, _TrainingForm] = {
 
 FORMATS = (*FORMS, WEBDATASET, *TRAINING_SETS)
 
-_CHANGED = "the latents have changed"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest(Request[Run]):
@@ -75,7 +80,7 @@ class ExportRequest(Request[Run]):
     records are exported for readers that are made for another model. `labels`, one of
     `LABEL_KINDS`, says where the classes of `TRAINING_SETS` come from. `dtype`, one of
     `ARRAY_TYPES`, is the type of the arrays of WebDataset samples; `index` adds an index of their
-    tars.
+    tars, and `captions` is the place of their captions; see `open_captions`.
     """
 
     inputs: InputRequest
@@ -86,6 +91,7 @@ class ExportRequest(Request[Run]):
     labels: str = "none"
     dtype: str = "f32"
     index: bool = False
+    captions: str | None = None
     overwrite: bool = False
     fsync: bool = False
 
@@ -114,6 +120,7 @@ class ExportRequest(Request[Run]):
             labels=self.labels,
             dtype=self.dtype,
             index=self.index,
+            captions=None if self.captions is None else open_captions(self.captions),
         )
         return Run(work=work, selection=selection, output=output)
 
@@ -122,6 +129,7 @@ class ExportRequest(Request[Run]):
             f"--keys {self.keys}": self.keys != KEY_KINDS[0],
             f"--dtype {self.dtype}": self.dtype != "f32",
             "--wids": self.index,
+            "--captions": self.captions is not None,
         }
         for option, is_given in options.items():
             if is_given and self.format != WEBDATASET:
@@ -183,21 +191,22 @@ def export_inputs(
     labels: str = "none",
     dtype: str = "f32",
     index: bool = False,
+    captions: CaptionFiles | None = None,
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
     Keeps what an earlier run exported from the same record. In the formats of `FORMS`, each record
     becomes one file; without `force`, a record that its readers would misread fails. In the format
-    `webdataset`, the records become samples in tars of about 64 MiB; see `TarSet` for `keys` and
-    `shard` and `dtype`; `index` adds an index of the tars. For `TRAINING_SETS`, all headers are
-    read first; see `survey_records` for `labels`. Raises OutputError if the disk is full, if OUT
-    holds files of others that would be read as part of the export, or if another run adds the same
-    tars; UsageError if OUT holds tars with other keys or another dtype, or if the records do not
-    make a training set.
+    `webdataset`, the records become samples in tars of about 64 MiB; see `TarSet` for `keys`,
+    `shard` and `dtype`. `captions` adds prompts to these samples, and `index` an index of the tars.
+    For `TRAINING_SETS`, all headers are read first; see `survey_records` for `labels`. Raises
+    OutputError if the disk is full, if OUT holds files of others that would be read as part of the
+    export, or if another run adds the same tars; UsageError if OUT holds tars with other keys or
+    another dtype, or if the records do not make a training set.
     """
     exporter: Exporter
     if form == WEBDATASET:
-        exporter = _open_tars(TarSet(output, keys, shard, dtype), with_index=index)
+        exporter = _open_tars(TarSet(output, keys, shard, dtype), captions, with_index=index)
     elif form in TRAINING_SETS:
         entries = itertools.islice(list_records(inputs, None), limit)
         needs = TRAINING_SETS[form]
@@ -214,9 +223,9 @@ def export_inputs(
         yield from exporter.write(items, control)
 
 
-def _open_tars(tars: TarSet, *, with_index: bool) -> Exporter:
+def _open_tars(tars: TarSet, captions: CaptionFiles | None, *, with_index: bool) -> Exporter:
     tars.scan()
-    return _TarExporter(tars, with_index=with_index)
+    return _TarExporter(tars, captions=captions, with_index=with_index)
 
 
 def name_export(name: str, form: str) -> str:
@@ -268,7 +277,7 @@ class _FileExporter(Exporter):
             raise
         except OutputError as exc:
             return item.fail(exc)
-        return item.finish(target, len(data), _CHANGED if is_stale else None)
+        return item.finish(target, len(data), LATENTS_CHANGED if is_stale else None)
 
 
 @dataclass(frozen=True)
@@ -308,11 +317,11 @@ class _StaleTar:
     """A tar of OUT with samples to replace.
 
     `samples` maps the identity of each old sample to the new one. Equal anonymous records share an
-    identity, so there may be more `items`.
+    identity, so there may be more `items`. With each item, says why it was stale.
     """
 
     samples: dict[str, Exported] = field(default_factory=dict)
-    items: list[ExportItem] = field(default_factory=list)
+    items: list[tuple[ExportItem, str | None]] = field(default_factory=list)
 
 
 class _TarExporter(Exporter):
@@ -325,8 +334,9 @@ class _TarExporter(Exporter):
     says whether a run that is not stopped ends with an index of all tars.
     """
 
-    def __init__(self, tars: TarSet, *, with_index: bool) -> None:
+    def __init__(self, tars: TarSet, *, captions: CaptionFiles | None, with_index: bool) -> None:
         self._tars = tars
+        self._captions = captions
         self._with_index = with_index
 
     def list_entries(
@@ -339,7 +349,7 @@ class _TarExporter(Exporter):
 
     def find_current(self, entry: RecordEntry, record_hash: str) -> str | None:
         """Returns the path of the tar with a record's sample if the sample is up to date."""
-        place = self._tars.find(_name_entry(entry), record_hash)
+        place = self._find(entry, record_hash)
         return place.path if place is not None and place.is_current else None
 
     def write(
@@ -355,10 +365,10 @@ class _TarExporter(Exporter):
                 continue
             try:
                 item = self._describe(item)
+                place = self._find(item.entry, item.record_hash)
             except InputError as exc:
                 yield item.fail(exc)
                 continue
-            place = self._tars.find(_name_entry(item.entry), item.record_hash)
             if place is None:
                 self._add(item, new)
                 if new.writer.size_bytes >= TAR_BYTES:
@@ -367,7 +377,7 @@ class _TarExporter(Exporter):
                 continue
             tar = stale.setdefault(place.path, _StaleTar())
             tar.samples[place.identity] = item.exported
-            tar.items.append(item)
+            tar.items.append((item, place.stale if self._tars.output.keeps_existing else None))
             stale_bytes += item.array_bytes
             if stale_bytes >= TAR_BYTES:
                 yield from self._replace(stale)
@@ -379,7 +389,20 @@ class _TarExporter(Exporter):
                 self._tars.write_index()
 
     def _describe(self, item: ExportItem) -> ExportItem:
-        return replace(item, exported=self._tars.describe(item.exported, _name_entry(item.entry)))
+        name, prompt = _name_entry(item.entry), self._find_prompt(item.entry)
+        return replace(item, exported=self._tars.describe(item.exported, name, prompt))
+
+    def _find(self, entry: RecordEntry, record_hash: str) -> Place | None:
+        return self._tars.find(_name_entry(entry), record_hash, self._find_prompt(entry))
+
+    def _find_prompt(self, entry: RecordEntry) -> str | None:
+        """Returns the caption of a record; None if none was asked for. Raises InputError."""
+        if self._captions is None:
+            return None
+        prompt = self._captions.find(strip_suffix(entry.name))
+        if prompt is None:
+            raise InputError("has no caption; add one, or leave out --captions")
+        return prompt
 
     def _add(self, item: ExportItem, tar: _OpenTar) -> None:
         tar.writer.add(self._tars.draw_key(_name_entry(item.entry)), item.exported)
@@ -388,24 +411,15 @@ class _TarExporter(Exporter):
     def _close(self, tar: _OpenTar) -> Iterator[FileResult]:
         if tar.items:
             target = self._tars.add(tar.writer.finish())
-            yield from _finish_all(tar.items, target)
+            yield from (item.finish(target, item.array_bytes) for item in tar.items)
 
     def _replace(self, tars: Mapping[str, _StaleTar]) -> Iterator[FileResult]:
-        reason = _CHANGED if self._tars.output.keeps_existing else None
         for path, tar in tars.items():
             try:
                 self._tars.replace(path, tar.samples)
             except UnwritableDiskError:
                 raise
             except OutputError as exc:
-                yield from (item.fail(exc) for item in tar.items)
+                yield from (item.fail(exc) for item, _ in tar.items)
             else:
-                yield from _finish_all(tar.items, path, reason)
-
-
-def _finish_all(
-    items: Iterable[ExportItem], target: str, reason: str | None = None
-) -> Iterator[FileResult]:
-    """Yields the results of the items in a tar."""
-    for item in items:
-        yield item.finish(target, item.array_bytes, reason)
+                yield from (item.finish(path, item.array_bytes, why) for item, why in tar.items)

@@ -33,6 +33,9 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 RECORD_KEY, CONTENT_KEY = "record", "content"
 
+LATENTS_CHANGED = "the latents have changed"
+"""Why a run replaces an export."""
+
 _DTYPES = {"F32": "<f4", "I64": "<i8"}
 
 _D2_CHANNELS, _D2_PATCH = 128, 16

@@ -25,6 +25,7 @@ from dinac_cli.errors import (
 )
 from dinac_cli.jobs.export_forms import (
     CONTENT_KEY,
+    LATENTS_CHANGED,
     RECORD_KEY,
     UNREADABLE,
     Exported,
@@ -51,8 +52,9 @@ INDEX_NAME = "wids-meta.json"
 ARRAY_TYPES = ("f32", "f16")
 """The types of the arrays in a tar."""
 
-_KEYS_KEY, _FILE_KEY, _COPY_KEY, _DTYPE_KEY = "keys", "file", "copy", "dtype"
-_MAX_FACTS_BYTES = 2**20
+_KEYS_KEY, _FILE_KEY, _COPY_KEY = "keys", "file", "copy"
+_DTYPE_KEY, _PROMPT_KEY = "dtype", "prompt"
+_MAX_FACTS_BYTES = 8 * 2**20  # a caption of 1 MiB, escaped, and the rest
 _TAR_NAME = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{6,})\.tar")
 _NUMBER = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{8,})")
 _BROKEN = (*UNREADABLE, tarfile.TarError)
@@ -139,11 +141,16 @@ class SampleWriter:
 
 @dataclass(frozen=True)
 class Place:
-    """The tar that holds a sample, the identity of the sample, and whether it is up to date."""
+    """The tar that holds a sample, the identity of the sample, and why it is stale, if it is."""
 
     path: str
     identity: str
-    is_current: bool
+    stale: str | None
+
+    @property
+    def is_current(self) -> bool:
+        """True if the sample is up to date."""
+        return self.stale is None
 
 
 @dataclass
@@ -162,7 +169,7 @@ class TarSet:
     shard: Shard | None = None
     dtype: str = "f32"
     _tars: list[str] = field(default_factory=list, init=False)
-    _found: dict[int, tuple[int, int]] = field(default_factory=dict, init=False)
+    _found: dict[int, tuple[int, int, int]] = field(default_factory=dict, init=False)
     _next_tar: int = field(default=0, init=False)
     _next_number: int = field(default=0, init=False)
 
@@ -177,25 +184,30 @@ class TarSet:
             if _TAR_NAME.fullmatch(name):
                 self._scan_tar(name)
 
-    def find(self, name: SampleName, record_hash: str) -> Place | None:
-        """Finds the sample of a record."""
+    def find(self, name: SampleName, record_hash: str, prompt: str | None = None) -> Place | None:
+        """Finds the sample of a record. `prompt` is the caption that the sample should have."""
         for identity in (name.identity, record_hash):
             if (found := self._found.get(hash(identity))) is not None:
-                record, tar = found
-                path = self.output.locate(self._tars[tar])
-                return Place(path, identity, record == hash(record_hash))
+                record, old_prompt, tar = found
+                stale = None if old_prompt == hash(prompt) else "the caption has changed"
+                if record != hash(record_hash):
+                    stale = LATENTS_CHANGED
+                return Place(self.output.locate(self._tars[tar]), identity, stale)
         return None
 
-    def describe(self, exported: Exported, name: SampleName) -> Exported:
+    def describe(self, exported: Exported, name: SampleName, prompt: str | None = None) -> Exported:
         """Adds the kind of keys to the facts of a record and, unless it is anonymous, its name.
 
-        The arrays get the type of this set. Raises InputError if a value is too large for it.
+        Adds the caption as `prompt`. The arrays get the type of this set. Raises InputError if a
+        value is too large for it.
         """
         described = {**exported.facts, _KEYS_KEY: self.keys}
         if self.keys == "name" or "name" in exported.facts:
             described[_FILE_KEY] = name.name
             if name.copy > 1:
                 described[_COPY_KEY] = name.copy
+        if prompt is not None:
+            described[_PROMPT_KEY] = prompt
         if self.dtype == "f32":
             return Exported(described, exported.arrays)
         described[_DTYPE_KEY] = self.dtype
@@ -300,7 +312,8 @@ class TarSet:
                     f"{path} holds arrays of {dtype}; you asked for --dtype {self.dtype}; "
                     "choose another OUT"
                 )
-            found = hash(each[RECORD_KEY]), len(self._tars) - 1
+            prompt = hash(each.get(_PROMPT_KEY))
+            found = hash(each[RECORD_KEY]), prompt, len(self._tars) - 1
             self._found[hash(identify(each))] = found
             match = _NUMBER.fullmatch(key)
             if match is not None and match[1] == self._prefix:
@@ -358,7 +371,8 @@ def _read_facts(data: bytes) -> Facts:
     facts = read_facts(data)
     if not all(isinstance(facts[key], str) for key in (RECORD_KEY, CONTENT_KEY, _KEYS_KEY)):
         raise ValueError("dinac writes these facts as text")
-    if not isinstance(facts.get(_FILE_KEY, ""), str) or type(facts.get(_COPY_KEY, 1)) is not int:
+    texts = (facts.get(_FILE_KEY, ""), facts.get(_PROMPT_KEY, ""))
+    if not all(isinstance(text, str) for text in texts) or type(facts.get(_COPY_KEY, 1)) is not int:
         raise ValueError("dinac writes no such name")
     return facts
 

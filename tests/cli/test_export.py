@@ -121,6 +121,20 @@ def test_comfyui_takes_latents_of_d2_only(own: Path, tmp_path: Path) -> None:
     assert (wrong.code, wrong.err) == (2, "dinac: --force needs --to comfyui\n")
 
 
+def test_training_sets_end_with_one_line_if_something_lacks(own: Path) -> None:
+    arguments = ("export", "latents", "out", "--to", "lightningdit")
+    unlabelled = run(*arguments, cwd=own)
+    assert (unlabelled.code, unlabelled.err.count("\n")) == (2, 1)
+    assert unlabelled.err.startswith("dinac: --to lightningdit: LightningDiT needs a class for")
+    without_twins = run(*arguments, "--labels", "folders", cwd=own)
+    assert without_twins.code == 2
+    assert without_twins.err == (
+        "dinac: latents/a.jpg.dinac: holds no mirrored image, which LightningDiT needs; "
+        "encode with --flip\n"
+    )
+    assert list_files(own / "out") == []
+
+
 def test_bad_records_fail_alone(own: Path) -> None:
     (own / "latents/b.png.dinac").write_bytes(b"damaged")
     done = run("export", "latents", "out", cwd=own)

@@ -9,6 +9,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -527,3 +528,32 @@ def test_values_too_large_for_float16_fail_alone(
     statuses = export(tmp_path / "out", WEBDATASET, latents, dtype="f16")
     assert statuses.pop("b.png") == "holds values that are too large for --dtype f16; export f32"
     assert set(statuses.values()) == {"written"}
+
+
+def test_captions_become_prompts(tmp_path: Path, latents: Path) -> None:
+    out, photos = tmp_path / "out", tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    for name in ("a", "b", "sub/c.d"):
+        (photos / f"{name}.txt").write_text(f"a picture of {name}\n")
+    run = partial(export, out, WEBDATASET, latents, captions=str(photos))
+    statuses = run()
+    assert statuses.pop("sub/e") == "has no caption; add one, or leave out --captions"
+    assert set(statuses.values()) == {"written"}
+    (photos / "b.txt").write_text("another text")
+    (photos / "sub/e.txt").write_text("é")
+    assert run() == {
+        "a.jpg": "done",
+        "b.png": "the caption has changed",
+        "sub/c.d.png": "done",
+        "sub/e": "written",
+    }
+    assert set(run().values()) == {"done"}
+    facts = [json.loads(sample["json"]) for sample in read_tars(out).values()]
+    assert {each["name"]: each["prompt"] for each in facts} == {
+        "a.jpg": "a picture of a",
+        "b.png": "another text",
+        "sub/c.d.png": "a picture of sub/c.d",
+        "sub/e": "é",
+    }
+    with pytest.raises(UsageError, match="--captions needs --to webdataset"):
+        export(tmp_path / "npz", "npz", latents, captions=str(photos))
