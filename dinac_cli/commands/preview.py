@@ -177,10 +177,11 @@ def _preview(
 
     code = run_request(request, summarise, screen)
     if out is None and thumbnails:
+        from dinac_cli.commands.screen.console import fit_encoding
         from dinac_cli.commands.screen.thumbnails import draw_thumbnails
 
         for line in draw_thumbnails(thumbnails, os.environ):
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(fit_encoding(line, sys.stdout) + "\n")
         sys.stdout.flush()
     return code
 

@@ -29,6 +29,7 @@ _EMBEDDED = Path(__file__).parent.parent / "weights" / NANO / "latent_rgb.json"
 _MAX_FILE_BYTES = 16 << 20
 _MAX_CHANNELS = 1 << 16
 _DIGITS = 6
+_LARGEST = 1e6  # of latents and factors, so that no product overflows
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ class ColorMap:
     def paint(self, latents: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         """Returns a picture, uint8 [h, w, 3], of latents [C, h, w]."""
         channels, rows, columns = latents.shape
-        levels = latents.reshape(channels, -1).T @ self.factors + self.bias  # [h·w, 3]
+        bounded = np.clip(latents, -_LARGEST, _LARGEST).reshape(channels, -1)
+        levels = bounded.T @ self.factors + self.bias  # [h·w, 3]
         return round_levels(levels).reshape(rows, columns, 3)
 
     def to_json(self, created_by: str) -> str:
@@ -188,8 +190,8 @@ def _parse_map(document: Mapping[str, Any]) -> ColorMap:
     is_shaped = factors.ndim == 2 and factors.shape[1] == 3 and bias.shape == (3,)
     if not is_shaped or not 0 < len(factors) <= _MAX_CHANNELS:
         raise ValueError(factors.shape)
-    if not (np.isfinite(factors).all() and np.isfinite(bias).all()):
-        raise ValueError("not finite")
+    if not (np.abs(factors).max() <= _LARGEST and np.abs(bias).max() <= _LARGEST):  # or NaN
+        raise ValueError("too large")
     return ColorMap(
         factors,
         bias,

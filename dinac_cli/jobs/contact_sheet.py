@@ -23,7 +23,7 @@ _GAP = 4
 _TEXT_HEIGHT = 14
 _PAPER, _INK = (24, 24, 24), (208, 208, 208)
 
-# Level 1 takes a quarter of the default's time, and the file is a tenth larger.
+# Level 1 takes a quarter of the default's time, and the file is an eighth larger.
 _COMPRESSION = 1
 
 _KEY, _KIND = "dinac", "preview"

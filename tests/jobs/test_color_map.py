@@ -94,7 +94,8 @@ def test_paint_inverts_the_fit() -> None:
     latents, pixels = draw(9, 6, 5)
     painted = fit().paint(latents).astype(int)
     assert np.abs(painted - pixels[::PATCH, ::PATCH]).max() <= 1
-    assert fit().paint(100 * latents).shape == (6, 5, 3)
+    extreme = np.full((2, 1, 2), 3e38, np.float32) * np.array([1, -1], np.float32)
+    assert fit().paint(extreme).tolist() == [[[255, 255, 0], [0, 0, 255]]]
 
 
 def test_file_holds_the_keys_of_comfyui(tmp_path: Path) -> None:
@@ -120,6 +121,7 @@ def test_file_holds_the_keys_of_comfyui(tmp_path: Path) -> None:
         '{"latent_rgb_factors": [[1, 2]], "latent_rgb_factors_bias": [0, 0, 0]}',
         '{"latent_rgb_factors": [[1, 2, 3]], "latent_rgb_factors_bias": [0, 0]}',
         '{"latent_rgb_factors": [[1, 2, NaN]], "latent_rgb_factors_bias": [0, 0, 0]}',
+        '{"latent_rgb_factors": [[1, 2, 1e30]], "latent_rgb_factors_bias": [0, 0, 0]}',
         '{"latent_rgb_factors": [["a", 2, 3]], "latent_rgb_factors_bias": [0, 0, 0]}',
         '{"latent_rgb_factors": [[1, 2, 3]], "latent_rgb_factors_bias": [0, 0, 0], "images": []}',
         "[" * 100_000,
