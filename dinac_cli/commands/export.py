@@ -10,8 +10,10 @@ from dinac_cli.commands import options as opt
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.values import choices
 
-EXPORT_FORMATS = ("safetensors", "npz", "webdataset")
+EXPORT_FORMATS = ("safetensors", "npz", "comfyui", "webdataset", "lightningdit", "edm2")
 EXPORT_KEYS = ("number", "name")
+EXPORT_LABELS = ("none", "folders")
+EXPORT_DTYPES = ("f32", "f16")
 
 ExportOut = Annotated[
     str | None, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
@@ -22,7 +24,9 @@ ExportFormat = Annotated[
         "--to",
         metavar="FORMAT",
         **choices("--to", EXPORT_FORMATS),
-        help="safetensors or npz: one file per record; webdataset: tar files of many records.",
+        help="safetensors, npz or comfyui (.latent): one file per record; webdataset: tar files of "
+        "many records; lightningdit: shards with mirrored images and labels; edm2: mean and "
+        "deviation, numbered, with dataset.json.",
     ),
 ]
 ExportKeys = Annotated[
@@ -35,6 +39,44 @@ ExportKeys = Annotated[
         "with %2E for each dot and %25 for each percent sign.",
     ),
 ]
+ExportForce = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="comfyui: also export latents that do not name d2 as their model."
+    ),
+]
+ExportLabels = Annotated[
+    str,
+    typer.Option(
+        "--labels",
+        metavar="LABELS",
+        **choices("--labels", EXPORT_LABELS),
+        help="lightningdit, edm2: folders numbers the first folders below the input, sorted by "
+        "name.",
+    ),
+]
+ExportDtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        **choices("--dtype", EXPORT_DTYPES),
+        help="webdataset: the type of the arrays; f16 has half the size.",
+    ),
+]
+ExportIndex = Annotated[
+    bool,
+    typer.Option("--wids", help="webdataset: also write wids-meta.json, an index of all tars."),
+]
+ExportCaptions = Annotated[
+    str | None,
+    typer.Option(
+        "--captions",
+        metavar="DIR",
+        help="webdataset: add the captions of the images in DIR as `prompt`: text files beside "
+        "images, metadata.jsonl or captions.json.",
+    ),
+]
 
 
 def export(
@@ -44,6 +86,11 @@ def export(
     out_option: opt.OutOption = None,
     form: ExportFormat = "safetensors",
     keys: ExportKeys = "number",
+    force: ExportForce = False,
+    labels: ExportLabels = "none",
+    dtype: ExportDtype = "f32",
+    index: ExportIndex = False,
+    captions: ExportCaptions = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -65,8 +112,9 @@ def export(
 ) -> None:
     """Write latents in formats that other tools read.
 
-    Latents are written as float32, with the metadata of their records. Needs no model. Keeps what
-    is up to date, and replaces only files that export wrote.
+    Latents are written as float32, with the metadata of their records. Keeps
+    what is up to date, and replaces only files that export wrote. Needs no
+    model, but for the deviations of --to edm2.
     """
     from dinac_cli.commands.run import ScreenOptions, read_inputs, run_request
     from dinac_cli.jobs.export import ExportRequest
@@ -77,6 +125,11 @@ def export(
         out=out,
         format=form,
         keys=keys,
+        force=force,
+        labels=labels,
+        dtype=dtype,
+        index=index,
+        captions=captions,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,

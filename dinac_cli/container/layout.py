@@ -26,7 +26,7 @@ _DTYPE_BYTES = {
     **dict.fromkeys(["U32", "I32", "F32"], 4),
     **dict.fromkeys(["U64", "I64", "F64", "C64"], 8),
 }
-_DTYPE_NAMES = {"|u1": "U8", "|i1": "I8", "<f4": "F32"}
+_DTYPE_NAMES = {"|u1": "U8", "|i1": "I8", "<f4": "F32", "<i8": "I64"}
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -63,7 +63,7 @@ class Layout:
 
 
 def write_layout(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Returns the header for `tensors` (U8, I8 or F32), which the payload holds in this order.
+    """Returns the header for `tensors` (U8, I8, F32 or I64), which the payload holds in this order.
 
     Sorts the keys of the JSON text, and pads the text with spaces to a multiple of 8 bytes. Equal
     input always gives equal bytes. The safetensors library does not promise this.

@@ -7,50 +7,91 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar, NamedTuple
 
-from dinac_cli.container.record import describe_latents, hash_record, list_arrays, open_record
-from dinac_cli.container.tensors import COMPANIONS
-from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError, UsageError
+from dinac_cli.container.header import RecordHeader
+from dinac_cli.errors import InputError, OutputError, UnwritableDiskError, UsageError
+from dinac_cli.jobs.edm2_set import Edm2Exporter
 from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export_forms import FORMS, RECORD_KEY, Exported, refuse_changed
+from dinac_cli.jobs.export_forms import (
+    FORMS,
+    LATENTS_CHANGED,
+    Exported,
+    is_sealed_json,
+    refuse_changed,
+)
+from dinac_cli.jobs.export_items import Exporter, ExportItem, read_item
+from dinac_cli.jobs.lightningdit_set import LightningDitExporter
 from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
     InputRequest,
     Request,
     Run,
+    Selection,
     keep_quiet,
     refuse_file_name,
 )
-from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, SampleName, SampleWriter, TarSet
+from dinac_cli.jobs.results import FileResult
+from dinac_cli.jobs.tar_set import KEY_KINDS, TAR_BYTES, Place, SampleName, SampleWriter, TarSet
+from dinac_cli.jobs.training_set import LABEL_KINDS, TrainingSet, survey_records
+from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.naming import strip_suffix
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard
 
-WEBDATASET = "webdataset"
-FORMATS = (*FORMS, WEBDATASET)
+WEBDATASET, COMFYUI = "webdataset", "comfyui"
 
-_CHANGED = "the latents have changed"
+
+class _TrainingForm(NamedTuple):
+    """A form that needs a whole training set: what reads it, who writes it, and what it needs.
+
+    `is_ours` is true for a file that dinac wrote and nobody changed.
+    """
+
+    reader: str
+    exporter: Callable[[Output, TrainingSet], Exporter]
+    is_ours: Callable[[str], bool]
+    twins: bool = False
+    labels: bool = False
+
+
+TRAINING_SETS: Mapping[str, _TrainingForm] = {
+    "lightningdit": _TrainingForm(
+        "LightningDiT", LightningDitExporter, FORMS["safetensors"].is_ours, twins=True, labels=True
+    ),
+    "edm2": _TrainingForm("EDM2", Edm2Exporter, is_sealed_json),
+}
+"""The forms whose files hold or count all records of a run."""
+
+FORMATS = (*FORMS, WEBDATASET, *TRAINING_SETS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest(Request[Run]):
     """A request to export the records of `inputs` into the folder OUT, in one of `FORMATS`.
 
-    `keys`, one of `KEY_KINDS`, says what the keys of WebDataset samples are.
+    `keys`, one of `KEY_KINDS`, says what the keys of WebDataset samples are. If `force` is set,
+    records are exported for readers that are made for another model. `labels`, one of
+    `LABEL_KINDS`, says where the classes of `TRAINING_SETS` come from. `dtype`, one of
+    `ARRAY_TYPES`, is the type of the arrays of WebDataset samples; `index` adds an index of their
+    tars, and `captions` is the place of their captions; see `open_captions`.
     """
 
     inputs: InputRequest
     out: str
     format: str = "safetensors"
     keys: str = "number"
+    force: bool = False
+    labels: str = "none"
+    dtype: str = "f32"
+    index: bool = False
+    captions: str | None = None
     overwrite: bool = False
     fsync: bool = False
 
@@ -59,9 +100,12 @@ class ExportRequest(Request[Run]):
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.out == STDOUT:
             raise UsageError("OUT must be a folder here; name a folder")
-        if self.keys != KEY_KINDS[0] and self.format != WEBDATASET:
-            raise UsageError(f"--keys {self.keys} needs --to {WEBDATASET}")
+        if self.force and self.format != COMFYUI:
+            raise UsageError(f"--force needs --to {COMFYUI}")
+        self._check_tar_options()
+        self._check_labels()
         selection = self.inputs.select(LATENTS, self.out)
+        self._check_training_set(selection)
         refuse_file_name(self.out)
         output = open_output(self.out, self.format, overwrite=self.overwrite, fsync=self.fsync)
         work = partial(
@@ -72,8 +116,47 @@ class ExportRequest(Request[Run]):
             limit=selection.limit,
             keys=self.keys,
             shard=selection.shard,
+            force=self.force,
+            labels=self.labels,
+            dtype=self.dtype,
+            index=self.index,
+            captions=None if self.captions is None else open_captions(self.captions),
         )
         return Run(work=work, selection=selection, output=output)
+
+    def _check_tar_options(self) -> None:
+        options = {
+            f"--keys {self.keys}": self.keys != KEY_KINDS[0],
+            f"--dtype {self.dtype}": self.dtype != "f32",
+            "--wids": self.index,
+            "--captions": self.captions is not None,
+        }
+        for option, is_given in options.items():
+            if is_given and self.format != WEBDATASET:
+                raise UsageError(f"{option} needs --to {WEBDATASET}")
+
+    def _check_labels(self) -> None:
+        form = TRAINING_SETS.get(self.format)
+        is_labelled = self.labels != LABEL_KINDS[0]
+        if form is None and is_labelled:
+            raise UsageError(f"--labels {self.labels} needs --to {' or '.join(TRAINING_SETS)}")
+        if form is not None and form.labels and not is_labelled:
+            raise UsageError(
+                f"--to {self.format}: {form.reader} needs a class for each image; add --labels "
+                "folders, with one folder per class below the input"
+            )
+
+    def _check_training_set(self, selection: Selection) -> None:
+        if self.format not in TRAINING_SETS:
+            return
+        if selection.reads_stdin:
+            raise UsageError(
+                f"--to {self.format} reads its inputs twice; name files or folders instead of -"
+            )
+        if selection.shard is not None:
+            raise UsageError(
+                f"--to {self.format} numbers all records of a set, so it cannot take one --shard"
+            )
 
 
 def open_output(out: str, form: str, *, overwrite: bool = False, fsync: bool = False) -> Output:
@@ -82,7 +165,11 @@ def open_output(out: str, form: str, *, overwrite: bool = False, fsync: bool = F
     Of files with one record, it replaces those that dinac wrote and nobody changed. `TarSet`
     checks tars itself.
     """
-    is_ours = FORMS[form].is_ours if form in FORMS else _is_never_ours
+    is_ours: Callable[[str], bool] = _is_never_ours
+    if form in FORMS:
+        is_ours = FORMS[form].is_ours
+    elif form in TRAINING_SETS:
+        is_ours = TRAINING_SETS[form].is_ours
     return Output(out, OutputKind.FOLDER, is_ours, overwrite, fsync)
 
 
@@ -100,99 +187,59 @@ def export_inputs(
     limit: int | None = None,
     keys: str = "number",
     shard: Shard | None = None,
+    force: bool = False,
+    labels: str = "none",
+    dtype: str = "f32",
+    index: bool = False,
+    captions: CaptionFiles | None = None,
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
     Keeps what an earlier run exported from the same record. In the formats of `FORMS`, each record
-    becomes one file. In the format `webdataset`, the records become samples in tars of about 64
-    MiB; see `TarSet` for `keys` and `shard`. Raises OutputError if the disk is full, if OUT holds
-    tars of others, or if another run adds the same tars; UsageError if OUT holds tars with other
-    keys.
+    becomes one file; without `force`, a record that its readers would misread fails. In the format
+    `webdataset`, the records become samples in tars of about 64 MiB; see `TarSet` for `keys`,
+    `shard` and `dtype`. `captions` adds prompts to these samples, and `index` an index of the tars.
+    For `TRAINING_SETS`, all headers are read first; see `survey_records` for `labels`. Raises
+    OutputError if the disk is full, if OUT holds files of others that would be read as part of the
+    export, or if another run adds the same tars; UsageError if OUT holds tars with other keys or
+    another dtype, or if the records do not make a training set.
     """
-    if form != WEBDATASET:
-        exporter: _FileExporter | _TarExporter = _FileExporter(output, form)
+    exporter: Exporter
+    if form == WEBDATASET:
+        exporter = _open_tars(TarSet(output, keys, shard, dtype), captions, with_index=index)
+    elif form in TRAINING_SETS:
+        entries = itertools.islice(list_records(inputs, None), limit)
+        needs = TRAINING_SETS[form]
+        surveyed = survey_records(
+            entries, control, reader=needs.reader, twins=needs.twins, labels=labels
+        )
+        exporter = needs.exporter(output, surveyed)
     else:
-        tars = TarSet(output, keys, shard)
-        tars.scan()
-        exporter = _TarExporter(tars)
+        exporter = _FileExporter(output, form, force=force)
     entries = itertools.islice(exporter.list_entries(inputs, control.stdin), limit)
-    read = partial(_read, find_current=exporter.find_current if output.keeps_existing else None)
+    find_current = exporter.find_current if output.keeps_existing else None
+    read = partial(read_item, find_current=find_current, check=exporter.check)
     with closing(map_bounded(entries, read, control)) as items:
         yield from exporter.write(items, control)
 
 
+def _open_tars(tars: TarSet, captions: CaptionFiles | None, *, with_index: bool) -> Exporter:
+    tars.scan()
+    return _TarExporter(tars, captions=captions, with_index=with_index)
+
+
 def name_export(name: str, form: str) -> str:
     """`a.jpg.dinac` → `a.jpg.safetensors`."""
-    return f"{strip_suffix(name)}.{form}"
+    return f"{strip_suffix(name)}.{FORMS[form].suffix}"
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A record in exported form. `width` and `height` are those of its image, in pixels."""
+class _FileExporter(Exporter):
+    """Writes one file per record. Without `force`, refuses what the readers would misread."""
 
-    entry: RecordEntry
-    exported: Exported
-    record_hash: str
-    width: int
-    height: int
-    size_bytes: int
-
-    @property
-    def array_bytes(self) -> int:
-        """The size of the exported arrays."""
-        return sum(array.nbytes for array in self.exported.arrays.values())
-
-    def finish(self, target: str, size_bytes: int, reason: str | None = None) -> FileResult:
-        """Returns the result of a record that was written to `target`."""
-        return FileResult(
-            self.entry.label,
-            Status.WRITTEN,
-            output=target,
-            reason=reason,
-            width=self.width,
-            height=self.height,
-            bytes_in=self.size_bytes,
-            bytes_out=size_bytes,
-            name=self.entry.name,
-        )
-
-    def fail(self, exc: DinacError) -> FileResult:
-        """Returns the result of a record that could not be written."""
-        return FileResult.fail(self.entry.label, exc, name=self.entry.name)
-
-
-def _read(
-    entry: RecordEntry,
-    hold: Callable[[int], None],
-    *,
-    find_current: Callable[[RecordEntry, str], str | None] | None,
-) -> _Item | FileResult:
-    """Reads a record, unless `find_current` finds that its export is up to date."""
-    try:
-        with entry.settle_name():
-            data = entry.read()
-            record_hash = hash_record(data)
-            if find_current is not None:
-                target = find_current(entry, record_hash)
-                if target is not None:
-                    return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
-            opened = open_record(data)
-            hold(len(data) + opened.declared_bytes(COMPANIONS, with_twin=True))
-            record = opened.unpack(COMPANIONS, with_twin=True)
-    except DinacError as exc:
-        return FileResult.fail(entry.label, exc, name=entry.name)
-    header = record.header
-    facts = {**describe_latents(header), RECORD_KEY: record_hash}
-    exported = Exported(facts, list_arrays(record))
-    return _Item(entry, exported, record_hash, header.width, header.height, len(data))
-
-
-class _FileExporter:
-    """Writes one file per record."""
-
-    def __init__(self, output: Output, form: str) -> None:
+    def __init__(self, output: Output, form: str, *, force: bool) -> None:
         self._output = output
         self._form = FORMS[form]
+        self._force = force
         self._rename = partial(name_export, form=form)
 
     def list_entries(
@@ -201,19 +248,24 @@ class _FileExporter:
         """Yields the records of the inputs. Reading a record fails if its file is taken."""
         return list_records(inputs, stdin, self._rename)
 
+    def check(self, header: RecordHeader) -> None:
+        """Raises InputError for a record of a model that the form is not for."""
+        if not self._force:
+            self._form.check(header)
+
     def find_current(self, entry: RecordEntry, record_hash: str) -> str | None:
         """Returns the path of a record's file if the file is up to date."""
         target = self._output.locate(self._rename(entry.name))
         return target if self._form.is_current(target, record_hash) else None
 
     def write(
-        self, items: Iterable[_Item | FileResult], control: RunControl
+        self, items: Iterable[ExportItem | FileResult], control: RunControl
     ) -> Iterator[FileResult]:
         """Writes the items, and yields one result per item."""
         for item in items:
             yield item if isinstance(item, FileResult) else self._write(item)
 
-    def _write(self, item: _Item) -> FileResult:
+    def _write(self, item: ExportItem) -> FileResult:
         target = self._output.locate(self._rename(item.entry.name))
         is_stale = self._output.keeps_existing and os.path.lexists(target)
         if is_stale and not self._form.is_ours(target):
@@ -225,7 +277,7 @@ class _FileExporter:
             raise
         except OutputError as exc:
             return item.fail(exc)
-        return item.finish(target, len(data), _CHANGED if is_stale else None)
+        return item.finish(target, len(data), LATENTS_CHANGED if is_stale else None)
 
 
 @dataclass(frozen=True)
@@ -257,7 +309,7 @@ class _OpenTar:
     """A tar that is being filled with new samples."""
 
     writer: SampleWriter = field(default_factory=SampleWriter)
-    items: list[_Item] = field(default_factory=list)
+    items: list[ExportItem] = field(default_factory=list)
 
 
 @dataclass
@@ -265,24 +317,27 @@ class _StaleTar:
     """A tar of OUT with samples to replace.
 
     `samples` maps the identity of each old sample to the new one. Equal anonymous records share an
-    identity, so there may be more `items`.
+    identity, so there may be more `items`. With each item, says why it was stale.
     """
 
     samples: dict[str, Exported] = field(default_factory=dict)
-    items: list[_Item] = field(default_factory=list)
+    items: list[tuple[ExportItem, str | None]] = field(default_factory=list)
 
 
-class _TarExporter:
+class _TarExporter(Exporter):
     """Adds new samples in new tars, and replaces stale samples in their tars.
 
     Stale samples are collected until they have the size of a tar: stale samples of several tars may
     alternate, and each tar should be rewritten once. In memory are one new tar, the collected
     samples, and the tar that is being rewritten. A run that is stopped discards the new tar and the
-    collected samples, so that later runs end with the tars of an uninterrupted run.
+    collected samples, so that later runs end with the tars of an uninterrupted run. `with_index`
+    says whether a run that is not stopped ends with an index of all tars.
     """
 
-    def __init__(self, tars: TarSet) -> None:
+    def __init__(self, tars: TarSet, *, captions: CaptionFiles | None, with_index: bool) -> None:
         self._tars = tars
+        self._captions = captions
+        self._with_index = with_index
 
     def list_entries(
         self, inputs: Iterable[Input], stdin: BinaryIO | None
@@ -294,11 +349,11 @@ class _TarExporter:
 
     def find_current(self, entry: RecordEntry, record_hash: str) -> str | None:
         """Returns the path of the tar with a record's sample if the sample is up to date."""
-        place = self._tars.find(_name_entry(entry), record_hash)
+        place = self._find(entry, record_hash)
         return place.path if place is not None and place.is_current else None
 
     def write(
-        self, items: Iterable[_Item | FileResult], control: RunControl
+        self, items: Iterable[ExportItem | FileResult], control: RunControl
     ) -> Iterator[FileResult]:
         """Writes the items. Yields the results of a tar's items when the tar is written."""
         new = _OpenTar()
@@ -308,7 +363,12 @@ class _TarExporter:
             if isinstance(item, FileResult):
                 yield item
                 continue
-            place = self._tars.find(_name_entry(item.entry), item.record_hash)
+            try:
+                item = self._describe(item)
+                place = self._find(item.entry, item.record_hash)
+            except InputError as exc:
+                yield item.fail(exc)
+                continue
             if place is None:
                 self._add(item, new)
                 if new.writer.size_bytes >= TAR_BYTES:
@@ -316,8 +376,8 @@ class _TarExporter:
                     new = _OpenTar()
                 continue
             tar = stale.setdefault(place.path, _StaleTar())
-            tar.samples[place.identity] = self._describe(item)
-            tar.items.append(item)
+            tar.samples[place.identity] = item.exported
+            tar.items.append((item, place.stale if self._tars.output.keeps_existing else None))
             stale_bytes += item.array_bytes
             if stale_bytes >= TAR_BYTES:
                 yield from self._replace(stale)
@@ -325,36 +385,41 @@ class _TarExporter:
         if not control.stop:
             yield from self._replace(stale)
             yield from self._close(new)
+            if self._with_index:
+                self._tars.write_index()
 
-    def _describe(self, item: _Item) -> Exported:
-        facts = self._tars.describe(item.exported.facts, _name_entry(item.entry))
-        return Exported(facts, item.exported.arrays)
+    def _describe(self, item: ExportItem) -> ExportItem:
+        name, prompt = _name_entry(item.entry), self._find_prompt(item.entry)
+        return replace(item, exported=self._tars.describe(item.exported, name, prompt))
 
-    def _add(self, item: _Item, tar: _OpenTar) -> None:
-        tar.writer.add(self._tars.draw_key(_name_entry(item.entry)), self._describe(item))
+    def _find(self, entry: RecordEntry, record_hash: str) -> Place | None:
+        return self._tars.find(_name_entry(entry), record_hash, self._find_prompt(entry))
+
+    def _find_prompt(self, entry: RecordEntry) -> str | None:
+        """Returns the caption of a record; None if none was asked for. Raises InputError."""
+        if self._captions is None:
+            return None
+        prompt = self._captions.find(strip_suffix(entry.name))
+        if prompt is None:
+            raise InputError("has no caption; add one, or leave out --captions")
+        return prompt
+
+    def _add(self, item: ExportItem, tar: _OpenTar) -> None:
+        tar.writer.add(self._tars.draw_key(_name_entry(item.entry)), item.exported)
         tar.items.append(item)
 
     def _close(self, tar: _OpenTar) -> Iterator[FileResult]:
         if tar.items:
             target = self._tars.add(tar.writer.finish())
-            yield from _finish_all(tar.items, target)
+            yield from (item.finish(target, item.array_bytes) for item in tar.items)
 
     def _replace(self, tars: Mapping[str, _StaleTar]) -> Iterator[FileResult]:
-        reason = _CHANGED if self._tars.output.keeps_existing else None
         for path, tar in tars.items():
             try:
                 self._tars.replace(path, tar.samples)
             except UnwritableDiskError:
                 raise
             except OutputError as exc:
-                yield from (item.fail(exc) for item in tar.items)
+                yield from (item.fail(exc) for item, _ in tar.items)
             else:
-                yield from _finish_all(tar.items, path, reason)
-
-
-def _finish_all(
-    items: Iterable[_Item], target: str, reason: str | None = None
-) -> Iterator[FileResult]:
-    """Yields the results of the items in a tar."""
-    for item in items:
-        yield item.finish(target, item.array_bytes, reason)
+                yield from (item.finish(path, item.array_bytes, why) for item, why in tar.items)

@@ -21,14 +21,24 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from dinac_cli.codec.records import name_model
+from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.layout import read_layout, write_layout
 from dinac_cli.container.zstd import MAX_HEADER_BYTES
-from dinac_cli.errors import FormatError, OutputError
+from dinac_cli.errors import FormatError, InputError, OutputError
+from dinac_cli.models.aliases import HUB_ALIASES
 
 Facts = Mapping[str, Any]
-Arrays = Mapping[str, npt.NDArray[np.float32]]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 RECORD_KEY, CONTENT_KEY = "record", "content"
+
+LATENTS_CHANGED = "the latents have changed"
+"""Why a run replaces an export."""
+
+_DTYPES = {"F32": "<f4", "I64": "<i8"}
+
+_D2_CHANNELS, _D2_PATCH = 128, 16
 
 UNREADABLE = (
     FormatError,
@@ -46,7 +56,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Exported:
-    """A record in exported form: its facts and its float32 arrays; see `list_arrays`."""
+    """A record, or several, in exported form: facts and arrays; see `list_arrays`."""
 
     facts: Facts
     arrays: Arrays
@@ -65,20 +75,28 @@ class Exported:
         shapes = [(name, self.arrays[name].shape) for name in names]
         digest = hashlib.sha256(json.dumps([facts, shapes], sort_keys=True).encode())
         for name in names:
-            digest.update(np.ascontiguousarray(self.arrays[name], "<f4").tobytes())
+            digest.update(_list_bytes(self.arrays[name]))
         return digest.hexdigest()
+
+
+def _accept(header: RecordHeader) -> None:
+    """Accepts the records of every model."""
 
 
 @dataclass(frozen=True)
 class ExportForm:
     """A form with one file per record.
 
-    `write` returns the bytes of the file. `read` reads a file; if its second argument is false, it
-    reads only the facts. `read` raises one of `UNREADABLE` for a file of another program.
+    `write` returns the bytes of the file, whose name ends in `.suffix`. `read` reads a file; if its
+    second argument is false, it reads only the facts. `read` raises one of `UNREADABLE` for a file
+    of another program. `check` raises InputError for a record that the readers of this form would
+    misread; `--force` leaves it out.
     """
 
+    suffix: str
     write: Callable[[Exported], bytes]
     read: Callable[[BinaryIO, bool], Exported]
+    check: Callable[[RecordHeader], None] = _accept
 
     def is_current(self, path: str, record_hash: str) -> bool:
         """True if dinac exported the record with this hash to `path`. Reads only the facts."""
@@ -110,10 +128,19 @@ def refuse_changed(path: str) -> OutputError:
 
 def write_safetensors(exported: Exported) -> bytes:
     """Returns a safetensors file. Its metadata are the facts, all of them as text."""
-    arrays = {name: np.ascontiguousarray(a, "<f4") for name, a in exported.arrays.items()}
+    arrays = {name: _order_bytes(array) for name, array in exported.arrays.items()}
     texts = {key: _write_text(value) for key, value in exported.facts.items()}
     head = write_layout(Exported(texts, arrays).seal(), arrays)
-    return b"".join([head, *(array.tobytes() for array in arrays.values())])
+    return b"".join([head, *map(_list_bytes, arrays.values())])
+
+
+def _order_bytes(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns the array as it lies in a file: contiguous and little-endian."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def _list_bytes(array: npt.NDArray[Any]) -> memoryview:
+    return _order_bytes(array).reshape(-1).view(np.uint8).data
 
 
 def _write_text(value: Any) -> str:
@@ -132,9 +159,7 @@ def read_safetensors(file: BinaryIO, with_arrays: bool) -> Exported:
     arrays = {}
     payload = file.read() if with_arrays else b""
     for name, entry in layout.tensors.items() if with_arrays else ():
-        if entry.dtype != "F32":
-            raise ValueError("dinac writes float32 only")
-        values = np.frombuffer(payload, "<f4", math.prod(entry.shape), entry.begin)
+        values = np.frombuffer(payload, _DTYPES[entry.dtype], math.prod(entry.shape), entry.begin)
         arrays[name] = values.reshape(entry.shape)
     return Exported(layout.metadata, arrays)
 
@@ -168,11 +193,22 @@ def read_facts(text: str | bytes) -> Facts:
     return facts
 
 
+def is_sealed_json(path: str) -> bool:
+    """True if `path` holds sealed facts alone, as JSON, which nobody has changed."""
+    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+        return False
+    try:
+        with open(path, "rb") as file:
+            return Exported(read_facts(file.read()), {}).is_intact()
+    except UNREADABLE:
+        return False
+
+
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     return read_array(archive.read(name))
 
 
-def write_array(values: npt.NDArray[np.float32]) -> bytes:
+def write_array(values: npt.NDArray[Any]) -> bytes:
     """Returns an npy file."""
     file = io.BytesIO()
     np.save(file, values)
@@ -184,8 +220,34 @@ def read_array(data: bytes) -> npt.NDArray[Any]:
     return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
 
 
+def write_comfyui(exported: Exported) -> bytes:
+    """Returns a `.latent` file: `latent_tensor` [1, C, h, w], and the facts as metadata.
+
+    The mirrored image and the other arrays of the record are left out: nothing in ComfyUI reads
+    them.
+    """
+    version = np.zeros(0, np.float32)  # without it, LoadLatent would scale the latents
+    latents = exported.arrays["latents"][None]
+    arrays = {"latent_tensor": latents, "latent_format_version_0": version}
+    return write_safetensors(Exported(exported.facts, arrays))
+
+
+def require_d2(header: RecordHeader) -> None:
+    """Raises InputError unless the record names DINAC-AE-D2 as its model, and has its shape.
+
+    A `.latent` file does not say whose latents it holds, so ComfyUI cannot notice a wrong model.
+    """
+    d2 = HUB_ALIASES["d2"], _D2_CHANNELS, _D2_PATCH
+    if (header.model, header.shape[0], header.patch) != d2:
+        raise InputError(
+            f"encoded with model {name_model(header)}; ComfyUI reads latents of DINAC-AE-D2: "
+            "encode with --model d2, or add --force if this model has D2's latent space"
+        )
+
+
 FORMS: Mapping[str, ExportForm] = {
-    "safetensors": ExportForm(write_safetensors, read_safetensors),
-    "npz": ExportForm(write_npz, read_npz),
+    "safetensors": ExportForm("safetensors", write_safetensors, read_safetensors),
+    "npz": ExportForm("npz", write_npz, read_npz),
+    "comfyui": ExportForm("latent", write_comfyui, read_safetensors, require_d2),
 }
-"""The forms with one file per record. A key is also the suffix of the files."""
+"""The forms with one file per record."""

@@ -41,7 +41,7 @@ from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard, parse_shard
 from dinac_cli.storage.urls import hide_secrets, is_url
 
-_FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".tar", ".zip")
+_FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".latent", ".tar", ".zip")
 """Suffixes of files that a user may expect dinac to write, except images."""
 
 _FILE_SUFFIX = re.compile(r"[^./\\]\.[A-Za-z][A-Za-z0-9]{1,4}$")

@@ -13,13 +13,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from dinac_cli.errors import OutputError, UnwritableDiskError, UsageError, describe_read_error
+import numpy as np
+import numpy.typing as npt
+
+from dinac_cli.errors import (
+    InputError,
+    OutputError,
+    UnwritableDiskError,
+    UsageError,
+    describe_read_error,
+)
 from dinac_cli.jobs.export_forms import (
     CONTENT_KEY,
+    LATENTS_CHANGED,
     RECORD_KEY,
     UNREADABLE,
     Exported,
     Facts,
+    is_sealed_json,
     read_array,
     read_facts,
     refuse_changed,
@@ -35,8 +46,15 @@ KEY_KINDS = ("number", "name")
 TAR_BYTES = 64 * 2**20
 """A tar is closed when it has at least this size."""
 
+INDEX_NAME = "wids-meta.json"
+"""The index of the tars, which wids and Sana read."""
+
+ARRAY_TYPES = ("f32", "f16")
+"""The types of the arrays in a tar."""
+
 _KEYS_KEY, _FILE_KEY, _COPY_KEY = "keys", "file", "copy"
-_MAX_FACTS_BYTES = 2**20
+_DTYPE_KEY, _PROMPT_KEY = "dtype", "prompt"
+_MAX_FACTS_BYTES = 8 * 2**20  # a caption of 1 MiB, escaped, and the rest
 _TAR_NAME = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{6,})\.tar")
 _NUMBER = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{8,})")
 _BROKEN = (*UNREADABLE, tarfile.TarError)
@@ -123,11 +141,16 @@ class SampleWriter:
 
 @dataclass(frozen=True)
 class Place:
-    """The tar that holds a sample, the identity of the sample, and whether it is up to date."""
+    """The tar that holds a sample, the identity of the sample, and why it is stale, if it is."""
 
     path: str
     identity: str
-    is_current: bool
+    stale: str | None
+
+    @property
+    def is_current(self) -> bool:
+        """True if the sample is up to date."""
+        return self.stale is None
 
 
 @dataclass
@@ -137,14 +160,16 @@ class TarSet:
     The name of a record identifies its sample. The sample of an anonymous record holds no name,
     unless the key is one; the hash of the record identifies this sample. `keys` is one of
     `KEY_KINDS`. With a shard, the names of tars and the numbers begin with the shard, so that all
-    shards can share OUT. Needs about 200 bytes of memory per sample in OUT.
+    shards can share OUT. `dtype` is one of `ARRAY_TYPES`. Needs about 200 bytes of memory per
+    sample in OUT.
     """
 
     output: Output
     keys: str
     shard: Shard | None = None
+    dtype: str = "f32"
     _tars: list[str] = field(default_factory=list, init=False)
-    _found: dict[int, tuple[int, int]] = field(default_factory=dict, init=False)
+    _found: dict[int, tuple[int, int, int]] = field(default_factory=dict, init=False)
     _next_tar: int = field(default=0, init=False)
     _next_number: int = field(default=0, init=False)
 
@@ -152,29 +177,41 @@ class TarSet:
         """Reads the facts of all samples in OUT.
 
         Raises OutputError if a tar is not dinac's or was changed, and UsageError if the samples
-        have another kind of keys. With `--overwrite`, skips tars that are not dinac's.
+        have another kind of keys or another dtype. With `--overwrite`, skips tars that are not
+        dinac's.
         """
         for name in sorted(os.listdir(self.output.path)):
             if _TAR_NAME.fullmatch(name):
                 self._scan_tar(name)
 
-    def find(self, name: SampleName, record_hash: str) -> Place | None:
-        """Finds the sample of a record."""
+    def find(self, name: SampleName, record_hash: str, prompt: str | None = None) -> Place | None:
+        """Finds the sample of a record. `prompt` is the caption that the sample should have."""
         for identity in (name.identity, record_hash):
             if (found := self._found.get(hash(identity))) is not None:
-                record, tar = found
-                path = self.output.locate(self._tars[tar])
-                return Place(path, identity, record == hash(record_hash))
+                record, old_prompt, tar = found
+                stale = None if old_prompt == hash(prompt) else "the caption has changed"
+                if record != hash(record_hash):
+                    stale = LATENTS_CHANGED
+                return Place(self.output.locate(self._tars[tar]), identity, stale)
         return None
 
-    def describe(self, facts: Facts, name: SampleName) -> Facts:
-        """Adds the kind of keys to the facts of a record and, unless it is anonymous, its name."""
-        described = {**facts, _KEYS_KEY: self.keys}
-        if self.keys == "name" or "name" in facts:
+    def describe(self, exported: Exported, name: SampleName, prompt: str | None = None) -> Exported:
+        """Adds the kind of keys to the facts of a record and, unless it is anonymous, its name.
+
+        Adds the caption as `prompt`. The arrays get the type of this set. Raises InputError if a
+        value is too large for it.
+        """
+        described = {**exported.facts, _KEYS_KEY: self.keys}
+        if self.keys == "name" or "name" in exported.facts:
             described[_FILE_KEY] = name.name
             if name.copy > 1:
                 described[_COPY_KEY] = name.copy
-        return described
+        if prompt is not None:
+            described[_PROMPT_KEY] = prompt
+        if self.dtype == "f32":
+            return Exported(described, exported.arrays)
+        described[_DTYPE_KEY] = self.dtype
+        return Exported(described, {key: _halve(a) for key, a in exported.arrays.items()})
 
     def draw_key(self, name: SampleName) -> str:
         """Returns the key of a new sample."""
@@ -211,6 +248,26 @@ class TarSet:
         with _refuse_broken(path), hold_content(path) as content:
             data = self._rebuild(path, content, samples)
             replace(self.output, overwrite=True).write(path, data)
+
+    def write_index(self) -> None:
+        """Writes `INDEX_NAME`: the names of all tars in OUT, with their samples and sizes.
+
+        Raises OutputError, also if OUT holds an index that dinac did not write.
+        """
+        target = self.output.locate(INDEX_NAME)
+        names = sorted(filter(_TAR_NAME.fullmatch, os.listdir(self.output.path)))
+        shards = [self._describe_tar(name) for name in names]
+        facts = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+        if self.output.keeps_existing and os.path.lexists(target) and not is_sealed_json(target):
+            raise refuse_changed(target)
+        data = json.dumps(Exported(facts, {}).seal()).encode()
+        replace(self.output, overwrite=True).write(target, data)
+
+    def _describe_tar(self, name: str) -> Facts:
+        path = self.output.locate(name)
+        with _refuse_broken(path):
+            samples = sum(1 for _ in _list_facts(path))
+            return {"url": name, "nsamples": samples, "filesize": os.path.getsize(path)}
 
     def _rebuild(self, path: str, content: bytes, samples: Mapping[str, Exported]) -> bytes:
         tar, missing = SampleWriter(), set(samples)
@@ -250,11 +307,25 @@ class TarSet:
                     f"{path} has {each[_KEYS_KEY]}s as keys; you asked for --keys {self.keys}; "
                     "choose another OUT"
                 )
-            found = hash(each[RECORD_KEY]), len(self._tars) - 1
+            if (dtype := each.get(_DTYPE_KEY, "f32")) != self.dtype:
+                raise UsageError(
+                    f"{path} holds arrays of {dtype}; you asked for --dtype {self.dtype}; "
+                    "choose another OUT"
+                )
+            prompt = hash(each.get(_PROMPT_KEY))
+            found = hash(each[RECORD_KEY]), prompt, len(self._tars) - 1
             self._found[hash(identify(each))] = found
             match = _NUMBER.fullmatch(key)
             if match is not None and match[1] == self._prefix:
                 self._next_number = max(self._next_number, int(match[2]) + 1)
+
+
+def _halve(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        halved = array.astype(np.float16)
+    if not np.isfinite(halved).all():
+        raise InputError("holds values that are too large for --dtype f16; export f32")
+    return halved
 
 
 def _refuse_concurrent(path: str) -> OutputError:
@@ -300,7 +371,8 @@ def _read_facts(data: bytes) -> Facts:
     facts = read_facts(data)
     if not all(isinstance(facts[key], str) for key in (RECORD_KEY, CONTENT_KEY, _KEYS_KEY)):
         raise ValueError("dinac writes these facts as text")
-    if not isinstance(facts.get(_FILE_KEY, ""), str) or type(facts.get(_COPY_KEY, 1)) is not int:
+    texts = (facts.get(_FILE_KEY, ""), facts.get(_PROMPT_KEY, ""))
+    if not all(isinstance(text, str) for text in texts) or type(facts.get(_COPY_KEY, 1)) is not int:
         raise ValueError("dinac writes no such name")
     return facts
 

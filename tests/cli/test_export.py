@@ -14,10 +14,13 @@ from safetensors import safe_open
 
 from dinac_cli import read_latents
 from dinac_cli.commands.export import EXPORT_FORMATS, EXPORT_KEYS
-from dinac_cli.jobs.export import FORMATS
+from dinac_cli.jobs.export import FORMATS, WEBDATASET
+from dinac_cli.jobs.export_forms import FORMS
 
 from .conftest import SIZES, list_files, read_files
 from .processes import run, run_noting_imports
+
+SEPARATE_FORMATS = (*FORMS, WEBDATASET)  # those that take any records
 
 
 def test_option_and_job_list_the_same_formats() -> None:
@@ -87,19 +90,49 @@ def test_read_by_webdataset_itself(work: Path, tmp_path: Path, keys: str) -> Non
         np.testing.assert_array_equal(sample["npy"], expected)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", SEPARATE_FORMATS)
 def test_export_is_deterministic_and_replaces_no_foreign_file(own: Path, form: str) -> None:
+    arguments = ("--to", form, *(("--force",) if form == "comfyui" else ()))
     for out in ("one", "two", "one"):
-        assert run("export", "latents", out, "--to", form, cwd=own).code == 0
+        assert run("export", "latents", out, *arguments, cwd=own).code == 0
     assert read_files(own / "one") == read_files(own / "two")
     name = list_files(own / "one")[0]
     (own / "one" / name).write_text("somebody's")
-    refused = run("export", "latents", "one", "--to", form, cwd=own)
+    refused = run("export", "latents", "one", *arguments, cwd=own)
     assert refused.code in (1, 3)
     assert "was not written by " in refused.err
     assert (own / "one" / name).read_text() == "somebody's"
-    assert run("export", "latents", "one", "--to", form, "--overwrite", cwd=own).code == 0
+    assert run("export", "latents", "one", *arguments, "--overwrite", cwd=own).code == 0
     assert read_files(own / "one") == read_files(own / "two")
+
+
+def test_comfyui_takes_latents_of_d2_only(own: Path, tmp_path: Path) -> None:
+    refused = run("export", "latents", "out", "--to", "comfyui", cwd=own)
+    assert refused.code == 3
+    assert refused.err.count("\n") == len(SIZES)
+    assert refused.err.startswith(
+        "dinac: latents/a.jpg.dinac: encoded with model nano (latent space "
+    )
+    assert "ComfyUI reads latents of DINAC-AE-D2: encode with --model d2, or add --force" in (
+        refused.err
+    )
+    assert list_files(own / "out") == []
+    wrong = run("export", "latents", "out", "--force", cwd=own)
+    assert (wrong.code, wrong.err) == (2, "dinac: --force needs --to comfyui\n")
+
+
+def test_training_sets_end_with_one_line_if_something_lacks(own: Path) -> None:
+    arguments = ("export", "latents", "out", "--to", "lightningdit")
+    unlabelled = run(*arguments, cwd=own)
+    assert (unlabelled.code, unlabelled.err.count("\n")) == (2, 1)
+    assert unlabelled.err.startswith("dinac: --to lightningdit: LightningDiT needs a class for")
+    without_twins = run(*arguments, "--labels", "folders", cwd=own)
+    assert without_twins.code == 2
+    assert without_twins.err == (
+        "dinac: latents/a.jpg.dinac: holds no mirrored image, which LightningDiT needs; "
+        "encode with --flip\n"
+    )
+    assert list_files(own / "out") == []
 
 
 def test_bad_records_fail_alone(own: Path) -> None:
@@ -112,6 +145,6 @@ def test_bad_records_fail_alone(own: Path) -> None:
 
 def test_unknown_format_and_standard_output_are_refused(own: Path) -> None:
     done = run("export", "latents", "out", "--to", "pickle", cwd=own)
-    line = "dinac: --to pickle: choose one of safetensors, npz, webdataset\n"
+    line = f"dinac: --to pickle: choose one of {', '.join(EXPORT_FORMATS)}\n"
     assert (done.code, done.err) == (2, line)
     assert run("export", "latents", "-", cwd=own).code == 2

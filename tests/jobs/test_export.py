@@ -8,30 +8,35 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from dinac_cli.codec.handle import ModelHandle
-from dinac_cli.commands.export import EXPORT_KEYS
-from dinac_cli.container.record import read_latents
+from dinac_cli.commands.export import EXPORT_DTYPES, EXPORT_KEYS
+from dinac_cli.container.record import pack_record, read_latents
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export import FORMATS, WEBDATASET, ExportRequest, export_inputs, open_output
+from dinac_cli.jobs.export import WEBDATASET, ExportRequest, export_inputs, open_output
 from dinac_cli.jobs.export_forms import FORMS, Exported
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.results import FileResult, Status
-from dinac_cli.jobs.tar_set import KEY_KINDS, TarSet
+from dinac_cli.jobs.tar_set import ARRAY_TYPES, KEY_KINDS, TarSet
 from dinac_cli.storage.tars import make_key
 
-from .hand_made import make_handle, make_record, run_control, select_latents
+from .hand_made import make_handle, make_header, make_record, run_control, select_latents
 
 BASE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 """How webdataset splits the name of a file in a tar: key, then extension."""
+
+SEPARATE_FORMATS = (*FORMS, WEBDATASET)
+"""The forms that take any records."""
 
 STATES = {"a.jpg": 1, "b.png": 2, "sub/c.d.png": 3, "sub/e": 4}
 
@@ -58,6 +63,7 @@ def put(folder: Path, model: ModelHandle, name: str, seed: int, **fields: object
 def export(out: Path, form: str, *folders: Path, **options: object) -> dict[str, str]:
     """Exports and returns the status of each record, by name; of a failed one, the reason."""
     shard = options.pop("shard", None)
+    options.setdefault("force", form == "comfyui")  # the records are of a tiny model
     inputs = InputRequest(paths=tuple(map(str, folders)), shard=shard)  # type: ignore[arg-type]
     request = ExportRequest(inputs=inputs, out=str(out), format=form, **options)  # type: ignore[arg-type]
     return {
@@ -92,11 +98,12 @@ def list_names(out: Path) -> list[str]:
     return sorted(json.loads(sample["json"])["name"] for sample in read_tars(out).values())
 
 
-def test_option_and_job_list_the_same_keys() -> None:
+def test_option_and_job_list_the_same_keys_and_types() -> None:
+    assert tuple(ARRAY_TYPES) == EXPORT_DTYPES
     assert EXPORT_KEYS == KEY_KINDS
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", SEPARATE_FORMATS)
 def test_another_run_adds_what_is_new_and_replaces_what_is_stale(
     tmp_path: Path, latents: Path, model: ModelHandle, form: str
 ) -> None:
@@ -128,6 +135,8 @@ def read_array(
     if form == "safetensors":
         with safe_open(out / f"{name}.safetensors", "np") as file:
             return file.get_tensor("latents")  # type: ignore[no-any-return]
+    if form == "comfyui":
+        return load_file(out / f"{name}.latent")["latent_tensor"][0]  # type: ignore[no-any-return]
     [sample] = [s for s in read_tars(out).values() if json.loads(s["json"])["name"] == name]
     return np.load(io.BytesIO(sample["npy"]))  # type: ignore[no-any-return]
 
@@ -184,11 +193,11 @@ def test_a_stale_file_that_somebody_changed_is_kept(
     np.testing.assert_array_equal(read_array(out, form, "b.png"), expected)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", SEPARATE_FORMATS)
 @pytest.mark.parametrize("content", [b"", b"x" * 2000, b"\x10" + bytes(7) + b"[]" + b" " * 14])
 def test_a_foreign_file_is_kept(tmp_path: Path, latents: Path, form: str, content: bytes) -> None:
     out = tmp_path / "out"
-    name = "000000.tar" if form == WEBDATASET else f"b.png.{form}"
+    name = "000000.tar" if form == WEBDATASET else f"b.png.{FORMS[form].suffix}"
     out.mkdir()
     (out / name).write_bytes(content)
     if form == WEBDATASET:
@@ -200,11 +209,11 @@ def test_a_foreign_file_is_kept(tmp_path: Path, latents: Path, form: str, conten
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", SEPARATE_FORMATS)
 def test_a_named_pipe_in_out_is_not_opened(tmp_path: Path, latents: Path, form: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    os.mkfifo(out / ("000000.tar" if form == WEBDATASET else f"b.png.{form}"))
+    os.mkfifo(out / ("000000.tar" if form == WEBDATASET else f"b.png.{FORMS[form].suffix}"))
     if form == WEBDATASET:
         with pytest.raises(OutputError, match="was not written by this version of dinac"):
             export(out, form, latents)
@@ -218,7 +227,7 @@ def test_a_truncated_export_is_neither_current_nor_ours(
     tmp_path: Path, latents: Path, form: str, size: int
 ) -> None:
     export(tmp_path / "out", form, latents)
-    path = tmp_path / f"out/a.jpg.{form}"
+    path = tmp_path / f"out/a.jpg.{FORMS[form].suffix}"
     path.write_bytes(path.read_bytes()[:size])
     assert not FORMS[form].is_ours(str(path))
     assert (
@@ -408,3 +417,143 @@ def test_facts_are_typed(tmp_path: Path, latents: Path) -> None:
     facts: Mapping[str, object] = json.loads(read_tars(tmp_path / "out")["00000000"]["json"])
     assert (facts["width"], facts["height"], facts["patch"]) == (30, 20, 16)
     assert facts["shape"] == list(read_latents(latents / "a.jpg.dinac")[0].shape)
+
+
+def load_as_comfyui(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """What LoadLatent of ComfyUI gives to the next node: it scales files without the version."""
+    tensors = load_file(path)
+    scale = 1.0 if "latent_format_version_0" in tensors else 1.0 / 0.18215
+    return tensors["latent_tensor"] * np.float32(scale)
+
+
+def test_comfyui_loads_latents_of_d2(tmp_path: Path, model: ModelHandle) -> None:
+    latents, out, d2 = tmp_path / "latents", tmp_path / "out", "data-archetype/dinac_ae_d2"
+    latents.mkdir()
+    headers: dict[str, dict[str, object]] = {
+        "a.png": {"model": d2, "patch": 16, "shape": (128, 2, 2)},
+        "b.png": {"model": f"{d2}-mine", "patch": 16, "shape": (128, 2, 2)},
+        "c.png": {"model": d2},
+    }
+    for name, fields in headers.items():
+        header = replace(make_header(model, name), **fields)  # type: ignore[arg-type]
+        drawn = np.random.default_rng(1).standard_normal(header.shape).astype(np.float32)
+        (latents / f"{name}.dinac").write_bytes(pack_record(header, drawn))
+    statuses = export(out, "comfyui", latents, force=False)
+    assert statuses.pop("a.png") == "written"
+    assert all("ComfyUI reads latents of DINAC-AE-D2" in reason for reason in statuses.values())
+    assert list(read_bytes(out)) == ["a.png.latent"]
+    loaded = load_as_comfyui(out / "a.png.latent")
+    assert (loaded.shape, str(loaded.dtype)) == ((1, 128, 2, 2), "float32")
+    np.testing.assert_array_equal(loaded[0], read_latents(latents / "a.png.dinac")[0])
+
+
+class WidsReader:
+    """Finds samples by number, as wids does: the index says how many samples each tar has."""
+
+    def __init__(self, index: Path) -> None:
+        content = json.loads(index.read_text())
+        assert (content["__kind__"], content["wids_version"]) == ("wids-shard-index-v1", 1)
+        self.places = [
+            (index.parent / shard["url"], number)
+            for shard in content["shardlist"]
+            for number in range(shard["nsamples"])
+        ]
+        for shard in content["shardlist"]:
+            assert (index.parent / shard["url"]).stat().st_size == shard["filesize"]
+
+    def __getitem__(self, index: int) -> dict[str, bytes]:
+        path, number = self.places[index]
+        samples: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                match, file = BASE.fullmatch(member.name), tar.extractfile(member)
+                assert match is not None
+                assert file is not None
+                samples.setdefault(match[1], {})[match[2]] = file.read()
+        return list(samples.values())[number]
+
+
+def test_wids_finds_samples_of_float16_by_number(
+    tmp_path: Path, latents: Path, model: ModelHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinac_cli.jobs.export.TAR_BYTES", 2500)
+    out = tmp_path / "out"
+    export(out, WEBDATASET, latents, dtype="f16", index=True)
+    put(latents, model, "z.png", 9)
+    export(out, WEBDATASET, latents, dtype="f16", index=True)
+    reader = WidsReader(out / "wids-meta.json")
+    assert len(reader.places) == len(STATES) + 1
+    assert len({path for path, _ in reader.places}) > 1
+    for index, name in enumerate([*STATES, "z.png"]):
+        facts = json.loads(reader[index]["json"])
+        array = np.load(io.BytesIO(reader[index]["npy"]))
+        expected = read_latents(latents / f"{name}.dinac")[0].astype(np.float16)
+        assert (facts["name"], facts["width"], facts["height"]) == (name, 30, 20)
+        assert str(array.dtype) == "float16"
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_a_foreign_index_and_another_type_are_refused(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out"
+    export(out, WEBDATASET, latents)
+    (out / "wids-meta.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"wids-meta\.json: was not written by this version"):
+        export(out, WEBDATASET, latents, index=True)
+    assert (out / "wids-meta.json").read_text() == "{}"
+    with pytest.raises(UsageError, match=r"000000\.tar holds arrays of f32; you asked for --dtype"):
+        export(out, WEBDATASET, latents, dtype="f16")
+    for option in ({"dtype": "f16"}, {"index": True}):
+        with pytest.raises(UsageError, match="needs --to webdataset"):
+            export(tmp_path / "npz", "npz", latents, **option)
+
+
+def test_stale_samples_of_float16_are_replaced(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    out = tmp_path / "out"
+    export(out, WEBDATASET, latents, dtype="f16")
+    assert set(export(out, WEBDATASET, latents, dtype="f16").values()) == {"done"}
+    put(latents, model, "b.png", 20)
+    assert export(out, WEBDATASET, latents, dtype="f16")["b.png"] == "the latents have changed"
+    expected = read_latents(latents / "b.png.dinac")[0].astype(np.float16)
+    np.testing.assert_array_equal(read_array(out, WEBDATASET, "b.png"), expected)
+
+
+def test_values_too_large_for_float16_fail_alone(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    header = make_header(model, "b.png")
+    large = np.full(header.shape, 1e6, np.float32)
+    (latents / "b.png.dinac").write_bytes(pack_record(header, large))
+    statuses = export(tmp_path / "out", WEBDATASET, latents, dtype="f16")
+    assert statuses.pop("b.png") == "holds values that are too large for --dtype f16; export f32"
+    assert set(statuses.values()) == {"written"}
+
+
+def test_captions_become_prompts(tmp_path: Path, latents: Path) -> None:
+    out, photos = tmp_path / "out", tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    for name in ("a", "b", "sub/c.d"):
+        (photos / f"{name}.txt").write_text(f"a picture of {name}\n")
+    run = partial(export, out, WEBDATASET, latents, captions=str(photos))
+    statuses = run()
+    assert statuses.pop("sub/e") == "has no caption; add one, or leave out --captions"
+    assert set(statuses.values()) == {"written"}
+    (photos / "b.txt").write_text("another text")
+    (photos / "sub/e.txt").write_text("é")
+    assert run() == {
+        "a.jpg": "done",
+        "b.png": "the caption has changed",
+        "sub/c.d.png": "done",
+        "sub/e": "written",
+    }
+    assert set(run().values()) == {"done"}
+    facts = [json.loads(sample["json"]) for sample in read_tars(out).values()]
+    assert {each["name"]: each["prompt"] for each in facts} == {
+        "a.jpg": "a picture of a",
+        "b.png": "another text",
+        "sub/c.d.png": "a picture of sub/c.d",
+        "sub/e": "é",
+    }
+    with pytest.raises(UsageError, match="--captions needs --to webdataset"):
+        export(tmp_path / "npz", "npz", latents, captions=str(photos))

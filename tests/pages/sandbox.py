@@ -27,6 +27,7 @@ from .pages import ROOT
 
 PHOTOS = ("photos/a.jpg", "photos/b.jpg", "photos/c.png", "photos/trip/a.jpg", "photos/trip/b.jpg")
 EVALUATION = ("eval/0.jpg", "eval/1.jpg")
+CLASSES = ("train/cat/0.jpg", "train/dog/1.jpg")
 OUTPUTS = ("latents", "decoded")
 TINY = ROOT / "tests/golden/tiny"
 
@@ -73,7 +74,7 @@ class Sandbox:
                 self.add_stand_in(name, program)
         fill_cache(self.folder / ".huggingface", TINY)
         shutil.copytree(TINY, self.folder / "my-model")
-        for number, name in enumerate((*PHOTOS, *EVALUATION, "a.png")):
+        for number, name in enumerate((*PHOTOS, *EVALUATION, *CLASSES, "a.png")):
             self._draw(name, number)
         for command in ("encode photos latents --model nano", "decode latents decoded"):
             assert run(*command.split(), cwd=self.folder).code == 0
@@ -117,7 +118,7 @@ class Sandbox:
 
     def _draw(self, name: str, number: int) -> None:
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         draw = draw_leaves if number % 2 else draw_clouds
         pixels = np.roll(draw(112, 128), 31 * number, axis=(0, 1))
         Image.fromarray(pixels).save(path)

@@ -249,15 +249,23 @@ class DinacAE(nn.Module):
         `latents` is the whitened mode of the posterior. `logsnr` is the log-SNR of the posterior
         before whitening. Both are [B, C, h, w]. The generator must be on the network's device.
         """
-        _, std = self._latent_statistics(latents)
+        self._latent_statistics(latents)  # raises UsageError for latents that do not fit
         if logsnr.shape != latents.shape:
             raise UsageError(
                 f"the log-SNR has shape {list(logsnr.shape)}, but the latents have shape "
                 f"{list(latents.shape)}"
             )
-        latents, logsnr = (x.to(self.device, torch.float32) for x in (latents, logsnr))
+        latents = latents.to(self.device, torch.float32)
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
-        return latents + noise_scale(logsnr) / std * noise
+        return latents + self.measure_deviation(logsnr) * noise
+
+    def measure_deviation(self, logsnr: Tensor) -> Tensor:
+        """Returns the deviation of whitened latents [B, C, h, w], in float32.
+
+        `logsnr` is the log-SNR of the posterior before whitening, of the same shape.
+        """
+        _, std = self._latent_statistics(logsnr)
+        return noise_scale(logsnr.to(self.device, torch.float32)) / std
 
     def count_parameters(self) -> dict[str, int]:
         """Returns the number of parameters of each loaded part, and the total."""
