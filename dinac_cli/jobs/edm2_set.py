@@ -57,15 +57,18 @@ class Edm2Exporter(Exporter):
     ) -> Iterator[FileResult]:
         """Writes the arrays, then the labels of the written arrays.
 
-        Raises OutputError if OUT holds an array that EDM2 would read as part of the set.
+        Raises OutputError if OUT holds an array that EDM2 would read as part of the set, also if an
+        earlier run wrote it for a record that cannot be read now: it would have no label.
         """
         self._refuse_others()
+        unread: list[str] = []
         labels: list[tuple[str, int | None]] = []
         for number, item in enumerate(items):
+            name = name_array(number)
             if isinstance(item, FileResult):
+                unread.append(name)
                 yield item
                 continue
-            name = name_array(number)
             try:
                 self._set.require_same(item.entry.label, item.exported)
                 label = self._set.label(item.entry.name)
@@ -79,6 +82,7 @@ class Edm2Exporter(Exporter):
             yield result
         if not control.stop:
             self._write_labels(labels)
+            self._refuse_leftovers(unread)
 
     def _write(self, item: ExportItem, target: str) -> FileResult:
         data = write_array(self._join(item.exported))
@@ -128,6 +132,14 @@ class Edm2Exporter(Exporter):
                         f"{path}: is no array of this export, but EDM2 would read it; "
                         "remove it, or choose another OUT"
                     )
+
+    def _refuse_leftovers(self, unread: list[str]) -> None:
+        for target in map(self._output.locate, unread):
+            if os.path.lexists(target):
+                raise OutputError(
+                    f"{target}: is left of a record that cannot be read, but EDM2 would read it; "
+                    "remove it, or encode that image again, and run the same command again"
+                )
 
 
 def _is_equal(path: str, data: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,7 +20,7 @@ METADATA_NAME, CAPTIONS_NAME = "metadata.jsonl", "captions.json"
 """The files that hold the captions of a whole folder."""
 
 MAX_CAPTION_BYTES = 2**20
-"""The longest text file that is a caption."""
+"""The longest text that is a caption, in a file of its own or in a table, as UTF-8."""
 
 _MAX_TABLE_BYTES = 2**31
 _FOLDERS_KNOWN = 64
@@ -63,6 +64,8 @@ class CaptionFiles:
             return self._table.get(name)
         path = os.path.join(self._folder, *f"{os.path.splitext(name)[0]}.txt".split("/"))
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe waits for a writer
+                raise InputError(f"{path}: is no file, so it is no caption; move it away")
             with open(path, "rb") as file:
                 data = file.read(MAX_CAPTION_BYTES + 1)
         except FileNotFoundError:
@@ -112,10 +115,11 @@ def _read_table(path: str) -> dict[str, str]:
 
 
 def _parse_lines(text: str) -> Iterator[tuple[str, str]]:
-    for line in filter(str.strip, text.splitlines()):
+    # `splitlines` would also cut at U+2028 and the like, which may stand in a JSON text.
+    for line in filter(str.strip, text.split("\n")):
         match json.loads(line):
             case {"file_name": str(name), "text": str(caption)}:
-                yield name, caption
+                yield name, _check_length(name, caption)
             case _:
                 raise ValueError(f"a line without file_name and text: {line[:60]}")
 
@@ -126,9 +130,16 @@ def _parse_object(values: Any) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         match value:
             case str(caption) | [str(caption), *_]:
-                yield name, caption
+                yield name, _check_length(name, caption)
             case _:
                 raise ValueError(f"the value of {name[:60]} is no text")
+
+
+def _check_length(name: str, caption: str) -> str:
+    """Returns the caption. Raises ValueError if it is too long, so that exports stay readable."""
+    if len(caption.encode(errors="surrogatepass")) > MAX_CAPTION_BYTES:
+        raise ValueError(f"the caption of {name[:60]} is larger than 1 MiB")
+    return caption
 
 
 def _decode(data: bytes, path: str) -> str:

@@ -350,3 +350,16 @@ def test_edm2_leaves_a_gap_for_a_bad_record(tmp_path: Path, latents: Path) -> No
     reader = Edm2Reader(tmp_path / "out")
     assert [name[-5:] for name in reader.names] == ["0.npy", "2.npy", "3.npy", "4.npy"]
     assert reader.labels == [0, 1, 1, 2]
+
+
+def test_edm2_keeps_no_array_of_a_record_that_went_bad(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out"
+    export(out, "edm2", latents)
+    (latents / f"{NAMES[1]}.dinac").write_bytes(b"cut")
+    with pytest.raises(
+        OutputError, match=r"00000001\.npy: is left of a record that cannot be read"
+    ):
+        export(out, "edm2", latents)
+    (out / "00000/img-mean-std-00000001.npy").unlink()
+    export(out, "edm2", latents)
+    assert Edm2Reader(out).labels == [0, 1, 1, 2]

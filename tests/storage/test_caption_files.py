@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def test_lines_of_metadata_come_first(photos: Path) -> None:
     assert list(table.list_missing(NAMES)) == ["trip/b.c.png"]
 
 
+def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
+    caption = "one\u2028two\x85three"
+    line = json.dumps({"file_name": "a.jpg", "text": caption}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_bytes(f"{line}\r\n{line}\r\n".encode())
+    assert open_captions(str(tmp_path)).find("a.jpg") == caption
+
+
 def test_values_of_captions_json(photos: Path) -> None:
     text = '{"a.jpg": ["first", "second"], "trip/d.webp": "alone"}'
     (photos / "captions.json").write_text(text)
@@ -59,6 +67,7 @@ def test_values_of_captions_json(photos: Path) -> None:
         ("captions.json", b'{"a.jpg": {"text": "x"}}', "not a table of captions"),
         ("captions.json", b"[" * 100_000, "not a table of captions"),
         ("captions.json", b'{"a.jpg": "\xff"}', "not UTF-8"),
+        ("captions.json", b'{"a.jpg": "%b"}' % (b"x" * (2**20 + 1)), "not a table of captions"),
     ],
 )
 def test_damaged_tables_are_one_line(
@@ -78,6 +87,12 @@ def test_a_file_that_is_no_caption(photos: Path) -> None:
     (photos / "a.txt").write_bytes(b"\xff")
     with pytest.raises(InputError, match="not UTF-8"):
         open_captions(str(photos)).find("a.jpg")
+
+
+def test_what_is_no_file_is_no_caption(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()  # a named pipe would block
+    with pytest.raises(InputError, match=r"a\.txt: is no file"):
+        open_captions(str(tmp_path)).find("a.jpg")
 
 
 def test_a_place_that_does_not_exist(tmp_path: Path) -> None:
