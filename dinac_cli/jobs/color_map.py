@@ -94,7 +94,7 @@ def round_levels(levels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 class ColorMaps:
-    """Finds the map of each record: the named map, an embedded map, or a map in dinac's cache.
+    """Finds the map of each record: the named map, a map in dinac's cache, or an embedded map.
 
     `place` is the file of the named map, or None.
     """
@@ -121,8 +121,11 @@ class ColorMaps:
 
 
 def find_map(latent_space: str) -> ColorMap | None:
-    """Returns the embedded or cached map of a latent space. Ignores a damaged file in the cache."""
-    for path in (_EMBEDDED, locate_cached(latent_space)):
+    """Returns the cached map of a latent space, which the user made, or else the embedded map.
+
+    Ignores a damaged file in the cache.
+    """
+    for path in (locate_cached(latent_space), _EMBEDDED):
         try:
             found = None if path is None else read_map(path)
         except DinacError:

@@ -134,12 +134,17 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
         read_map(path)
 
 
-def test_map_of_nano_is_embedded() -> None:
+def test_map_of_nano_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DINAC_CACHE", str(tmp_path))
     identity = find_local(NANO, None).identify()
     found = find_map(identity.latent_space)
     assert found is not None
     assert (found.channels, found.model, found.images) == (128, NANO, 294)
     assert found.r2 > 0.999
+    keep_map(replace(fit(), latent_space=identity.latent_space), "dinac-cli 1")
+    kept = find_map(identity.latent_space)
+    assert kept is not None
+    assert kept.channels == 2, "the user's own map comes first"
 
 
 def test_kept_map_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
