@@ -537,7 +537,9 @@ def test_captions_become_prompts(tmp_path: Path, latents: Path) -> None:
         (photos / f"{name}.txt").write_text(f"a picture of {name}\n")
     run = partial(export, out, WEBDATASET, latents, captions=str(photos))
     statuses = run()
-    assert statuses.pop("sub/e") == "has no caption; add one, or leave out --captions"
+    assert statuses.pop("sub/e") == (
+        "has no caption; add a text file beside its image, or leave out --captions"
+    )
     assert set(statuses.values()) == {"written"}
     (photos / "b.txt").write_text("another text")
     (photos / "sub/e.txt").write_text("é")
