@@ -48,6 +48,8 @@ class BucketSampler(Sampler[list[int]]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
+        if not isinstance(folder, LatentFolder):
+            raise UsageError(f"{folder!r} is no LatentFolder; open it with LatentFolder(…) first")
         check_number("batch_size", batch_size, 1)
         check_number("seed", seed, 0)
         self.batch_size = batch_size

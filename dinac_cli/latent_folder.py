@@ -85,8 +85,8 @@ class LatentFolder(Dataset[Any]):
         if missing := list(captions.list_missing(self.names)):
             count = "1 image has" if len(missing) == 1 else f"{len(missing)} images have"
             raise UsageError(
-                f"{place}: {count} no caption, such as {missing[0]}; add it, or remove the latents "
-                f"of images without one from {self.folder}"
+                f"{place}: {count} no caption, such as {missing[0]}; add a text file beside each "
+                f"image, or remove the latents of images without one from {self.folder}"
             )
         return captions
 
@@ -94,7 +94,8 @@ class LatentFolder(Dataset[Any]):
         loose = [name for name in self.names if "/" not in name]
         if loose:
             raise UsageError(
-                f"{self.folder}: labels are the names of folders, but {loose[0]} is in none"
+                f"{self.folder}: labels are the names of folders, but {loose[0]} is in none; "
+                "name the folder that holds the folders of the classes"
             )
         return tuple(sorted({name.partition("/")[0] for name in self.names}))
 

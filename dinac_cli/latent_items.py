@@ -84,7 +84,8 @@ def _require_same_sizes(first: LatentItem, item: LatentItem) -> None:
         if isinstance(value, torch.Tensor) and value.shape != item[key].shape:
             raise DinacError(
                 f"{_name(first)} and {_name(item)} cannot be in one batch: {key} {_show(value)} "
-                f"and {_show(item[key])}; encode with --resize and --crop, or use batch_size=1"
+                f"and {_show(item[key])}; encode with --resize and --crop, use a BucketSampler "
+                "with a LatentFolder, or use batch_size=1"
             )
 
 

@@ -99,6 +99,8 @@ def test_ranks_come_from_the_environment(
 
 
 def test_wrong_arguments_are_explained(folder: LatentFolder) -> None:
+    with pytest.raises(UsageError, match=r"^'x/' is no LatentFolder; open it with LatentFolder"):
+        BucketSampler("x/", 1)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^batch_size is 0; it must be a whole number from 1$"):
         BucketSampler(folder, 0)
     with pytest.raises(

@@ -151,7 +151,8 @@ def test_batch_of_two_sizes_names_both_files(folder: Path) -> None:
         list(DataLoader(LatentFolder(folder), batch_size=3))
     assert str(caught.value) == (
         "a/c.jpg (79x31) and z.png (96x31) cannot be in one batch: latents [3, 2, 5] and "
-        "[3, 2, 6]; encode with --resize and --crop, or use batch_size=1"
+        "[3, 2, 6]; encode with --resize and --crop, use a BucketSampler with a LatentFolder, or "
+        "use batch_size=1"
     )
     assert len(list(DataLoader(LatentFolder(folder), batch_size=1))) == 3
     own: list[Any] = list(DataLoader(LatentFolder(folder), batch_size=3, collate_fn=list))

@@ -348,7 +348,7 @@ BucketMin = Annotated[
         "--bucket-min",
         parser=whole("--bucket-min", 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels"),
         metavar="N",
-        show_default="half the root of AREA",
+        show_default="half the square root of AREA",
         help="With --buckets: the shortest side of a bucket, in pixels.",
     ),
 ]
@@ -358,7 +358,7 @@ BucketMax = Annotated[
         "--bucket-max",
         parser=whole("--bucket-max", 1, MAX_SIDE, f"1 to {MAX_SIDE} pixels"),
         metavar="N",
-        show_default="twice the root of AREA",
+        show_default="twice the square root of AREA",
         help="With --buckets: the longest side of a bucket, in pixels.",
     ),
 ]
@@ -374,7 +374,7 @@ Flip = Annotated[
     geometry_option(
         "--flip/--no-flip",
         show_default=follow("--no-flip"),
-        help="Also store latents of each image mirrored left to right.",
+        help="Also store latents of each image mirrored left to right, its twin.",
     ),
 ]
 OriginalResize = Annotated[
@@ -568,8 +568,8 @@ Keep = Annotated[
         parser=parse_keep,
         metavar="EXT,EXT",
         show_default=follow("nothing"),
-        help="Also copy these files that lie beside the images, such as txt,json. They may hold "
-        "names, EXIF and places.",
+        help="Write shards; copy into them also these files that lie beside the images, such as "
+        "txt,json. They may hold names, EXIF and places.",
     ),
 ]
 ImageColumn = Annotated[

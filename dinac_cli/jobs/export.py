@@ -401,7 +401,9 @@ class _TarExporter(Exporter):
             return None
         prompt = self._captions.find(strip_suffix(entry.name))
         if prompt is None:
-            raise InputError("has no caption; add one, or leave out --captions")
+            raise InputError(
+                "has no caption; add a text file beside its image, or leave out --captions"
+            )
         return prompt
 
     def _add(self, item: ExportItem, tar: _OpenTar) -> None:

@@ -310,7 +310,7 @@ class TarSet:
             if (dtype := each.get(_DTYPE_KEY, "f32")) != self.dtype:
                 raise UsageError(
                     f"{path} holds arrays of {dtype}; you asked for --dtype {self.dtype}; "
-                    "choose another OUT"
+                    f"choose another OUT, or add --dtype {dtype}"
                 )
             prompt = hash(each.get(_PROMPT_KEY))
             found = hash(each[RECORD_KEY]), prompt, len(self._tars) - 1

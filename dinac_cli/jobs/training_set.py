@@ -149,7 +149,8 @@ class _Survey:
         if header.shape != first.shape:
             raise UsageError(
                 f"{label}: latents of {_write_shape(header)}, but {first_label} has "
-                f"{_write_shape(first)}; {self._reader} needs one size: encode with --crop WxH"
+                f"{_write_shape(first)}; {self._reader} needs one size: encode "
+                "with --resize and --crop"
             )
 
     def finish(self) -> TrainingSet:
