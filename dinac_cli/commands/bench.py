@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dinac_cli.bench.network_choice import RANDOM_WEIGHTS, choose_network
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.values import choices, real, whole
 from dinac_cli.errors import Exit, UsageError
-from dinac_cli.models.aliases import AUTO
-from dinac_cli.models.dinac.config import RELEASED
 
 if TYPE_CHECKING:
     from dinac_cli.bench.benchmark import Benchmark
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from dinac_cli.bench.stages import StageFigures
     from dinac_cli.commands.screen.console import Console
     from dinac_cli.commands.screen.tables import Table
-    from dinac_cli.models.dinac.model import DinacModel
 
 _PARTS = ("network", "commands", "host", "shards", "cost")
 
@@ -107,7 +105,7 @@ RandomWeights = Annotated[
     str | None,
     opt.model_option(
         metavar="NAME",
-        **choices("--random-weights", tuple(RELEASED)),
+        **choices("--random-weights", RANDOM_WEIGHTS),
         help="Use random weights with the shapes of a published model: d2 or dinac-ae.",
     ),
 ]
@@ -153,7 +151,7 @@ def bench(
     if len(file_counts) < 2:
         raise UsageError("--files: give at least two numbers; the fitted line needs two points")
     paths = _choose_images(images or [])
-    resolved = _choose_model(model, revision, random_weights, device, console)
+    resolved = choose_network(model, revision, random_weights, device, console.say)
     # The bar is redrawn only between measurements, because redrawing disturbs them.
     with show_phases(console, "bench", ticks=False) as watch:
         watch(Phase("loading torch"))
@@ -208,28 +206,6 @@ def _choose_images(named: list[str]) -> tuple[Path, ...]:
     if not paths:
         raise UsageError(f"no images found in {', '.join(named)}; name image files or folders")
     return tuple(paths)
-
-
-def _choose_model(
-    model: str, revision: str | None, random_weights: str | None, device: str, console: Console
-) -> DinacModel | None:
-    """Returns the model to time, or None for random weights. Raises ModelError, UsageError."""
-    from dinac_cli.models.dinac.model import DinacModel
-    from dinac_cli.models.interface import ENCODER
-    from dinac_cli.models.registry import choose_default, resolve_model
-
-    if random_weights is not None:
-        if model != AUTO:
-            raise UsageError("--random-weights and --model cannot be used together; leave one out")
-        return None
-    if model == AUTO:
-        model = choose_default(device)
-    found = resolve_model(model, revision, announce=console.say)
-    if not isinstance(found, DinacModel):
-        raise UsageError(f"--model {model}: bench times DINAC-AE models only; see dinac compare")
-    if ENCODER not in found.read_traits().parts:
-        raise UsageError(f"--model {model}: it has no encoder; bench times whole models only")
-    return found
 
 
 class _Report:

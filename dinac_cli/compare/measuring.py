@@ -33,7 +33,7 @@ from dinac_cli.errors import (
 )
 from dinac_cli.images.metrics import measure_psnr
 from dinac_cli.images.pixels import Pixels
-from dinac_cli.images.reading import SourceImage, read_shaped
+from dinac_cli.images.reading import SourceImage
 from dinac_cli.images.structural_similarity import measure_ms_ssim, measure_ssim
 from dinac_cli.jobs.encode import EncodeOptions, refuse_decoded
 from dinac_cli.jobs.executor.busy import Span
@@ -159,15 +159,7 @@ class MeasureJob(Job[Input, _Original, "_RoundTrip | DinacError"]):
         if content.data.startswith(RECORD_START):
             raise InputError("a latent record, not an image; name the images")
         assert content.status is not None, "a file has a status"
-        image = read_shaped(
-            content.data,
-            hold,
-            background=self._options.background,
-            max_pixels=self._options.max_pixels,
-            geometry=self._options.geometry,
-            hdr=self._options.hdr,
-            damaged=self._options.damaged,
-        )
+        image = self._options.read_image(content.data, hold)
         height, width, _ = image.pixels.shape
         hold(len(content.data) + (2 + len(missing)) * image.pixels.nbytes)
         source = Source(

@@ -158,7 +158,7 @@ def keep_map(color_map: ColorMap, created_by: str) -> Path:
     except OSError as exc:
         raise OutputError(f"{path.parent}: cannot make this folder; set DINAC_CACHE") from exc
     content = color_map.to_json(created_by).encode()
-    write_atomically(str(path), content, replace=True, is_ours=is_own_map)
+    write_atomically(str(path), content, replace=False, is_ours=is_own_map)
     return path
 
 

@@ -160,17 +160,17 @@ def find_deviation(header: RecordHeader) -> Deviation:
     """
     import torch
 
-    from dinac_cli.models.dinac.autoencoder import DinacAE
     from dinac_cli.models.registry import find_model
 
     model = find_model(header.latent_space)
-    network = None if model is None else model.open((), torch.device("cpu"), torch.float32)
-    if not isinstance(network, DinacAE):
+    if model is None or not model.read_traits().has_posterior:
         raise UsageError(
             f"the records hold posteriors, and their deviations need the model "
             f"{header.model or header.latent_space}, which is not in the cache of the Hub; "
             f"run dinac models pull {header.model or 'MODEL'}, or encode with --no-posterior"
         )
+
+    network = model.open((), torch.device("cpu"), torch.float32)
 
     def measure(logsnr: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         found = network.measure_deviation(torch.from_numpy(np.array(logsnr))[None])

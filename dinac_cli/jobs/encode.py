@@ -124,6 +124,18 @@ class EncodeOptions:
         requested = {LOGSNR: self.posterior, CLASS_TOKEN: self.features}
         return frozenset(name for name, is_requested in requested.items() if is_requested)
 
+    def read_image(self, data: bytes, hold: Callable[[int], None]) -> SourceImage:
+        """Decodes the bytes of an image file, and resizes and crops it; see `read_shaped`."""
+        return read_shaped(
+            data,
+            hold,
+            background=self.background,
+            max_pixels=self.max_pixels,
+            geometry=self.geometry,
+            hdr=self.hdr,
+            damaged=self.damaged,
+        )
+
     def want(self, model: ModelHandle) -> WantedLatents:
         """Returns the requirements that an existing record must meet to be up to date."""
         return WantedLatents(
@@ -562,24 +574,13 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
                 raise InputError("a latent record, not an image; use decode")
             if verdict.state is State.ABSENT and (renamed := self._rename(entry, content, hold)):
                 return renamed
-            image = self._read_image(content, hold)
+            image = self._options.read_image(content.data, hold)
         except DecodedImageError as exc:
             return FileResult(entry.label, Status.SKIPPED, reason=str(exc), is_decoded=True)
         except SmallImageError as exc:
             reason = explain_skip(exc, entry, self._output, self._options)
             return FileResult(entry.label, Status.SKIPPED, reason=reason)
         return self._plan_work(entry, content, image, verdict)
-
-    def _read_image(self, content: Content, hold: Callable[[int], None]) -> SourceImage:
-        return read_shaped(
-            content.data,
-            hold,
-            background=self._options.background,
-            max_pixels=self._options.max_pixels,
-            geometry=self._options.geometry,
-            hdr=self._options.hdr,
-            damaged=self._options.damaged,
-        )
 
     def _plan_work(
         self, entry: Input, content: Content, image: SourceImage, verdict: Verdict

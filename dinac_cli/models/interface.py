@@ -160,6 +160,12 @@ class OpenModel(Protocol):
         If `spatial` is true, returns [B, 1 + h·w, D]: the patch tokens follow, row by row.
         """
 
+    def measure_deviation(self, logsnr: Tensor) -> Tensor:
+        """Returns the deviation of the posterior of whitened latents, float32 [B, C, h, w].
+
+        `logsnr` is the log-SNR that `encode_batch` returns. Needs no part of the model.
+        """
+
     def list_constants(self) -> list[Tensor]:
         """Returns the tensors that are cached between calls, which recorded graphs keep alive."""
 

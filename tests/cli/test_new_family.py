@@ -77,6 +77,9 @@ class OpenShuffle:
     def predict_batch(self, latents: Tensor, *, spatial: bool) -> Tensor:
         raise AssertionError("it predicts nothing")
 
+    def measure_deviation(self, logsnr: Tensor) -> Tensor:
+        raise AssertionError("it has no posterior")
+
     def list_constants(self) -> list[Tensor]:
         return []
 

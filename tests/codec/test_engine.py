@@ -80,6 +80,9 @@ class Mirror:
     def predict_batch(self, latents: Tensor, *, spatial: bool) -> Tensor:
         raise AssertionError("it predicts nothing")
 
+    def measure_deviation(self, logsnr: Tensor) -> Tensor:
+        raise AssertionError("it has no posterior")
+
 
 def make_engine(model: Mirror) -> Engine:
     return Engine(model)

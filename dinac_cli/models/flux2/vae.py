@@ -85,6 +85,10 @@ class Flux2VAE:
         """Raises ModelError, because a VAE predicts no features."""
         raise ModelError("a FLUX.2 VAE has no class head")
 
+    def measure_deviation(self, logsnr: Tensor) -> Tensor:
+        """Raises ModelError, because a log-SNR does not describe the posterior of a VAE."""
+        raise ModelError("the posterior of a FLUX.2 VAE has no log-SNR")
+
     def whiten(self, latents_raw: Tensor) -> Tensor:
         """Shifts and scales each channel of [B, C, h, w] to mean 0 and variance 1, in float32."""
         return (latents_raw.float() - self._mean) / self._std
