@@ -21,6 +21,9 @@ from dinac_cli.storage.mask_files import MaskFiles
 MaskKind = Literal["none", "alpha", "files"]
 """Whether records hold masks: no, the alpha channels of the images, or those of --masks."""
 
+NO_MASK_KIND: MaskKind = "none"
+"""The kind of masks that records hold unless the user asks for masks."""
+
 MASK_OPTIONS: dict[MaskKind, str] = {"none": "--no-mask", "alpha": "--mask", "files": "--masks"}
 """The options of encode for each kind."""
 
@@ -38,6 +41,12 @@ class FoundMask:
     path: str | None = None
     status: os.stat_result | None = None
     sha256: str | None = None
+
+    @property
+    def version(self) -> str:
+        """A text that changes with the file, for the plan of shards; "" if there is no file."""
+        status = self.status
+        return "" if status is None else f"mask-{status.st_size}-{status.st_mtime_ns}"
 
     @property
     def state(self) -> tuple[int, int, int] | None:
