@@ -23,7 +23,8 @@ def fit_mask(mask: Mask, width: int, height: int) -> Mask:
     excess = abs(rows * width - height * columns)
     if excess > max(width, height, columns, rows):
         raise ImageError(
-            f"has {columns}x{rows} pixels, another aspect ratio than the image of {width}x{height}"
+            f"has {columns}x{rows} pixels, another aspect ratio than the image of "
+            f"{width}x{height}; make its mask again"
         )
     return scale_mask(mask, width, height)
 

@@ -348,7 +348,7 @@ class ShardPlan:
         if self.inputs.has_loose:
             loose.add(watch_items(self.inputs.list_loose(), watch, SCANNING))
         masks = self.inputs.masks
-        if masks is not None and loose.images and not (self.inputs.masked or self._archives):
+        if masks is not None and loose.images and not (self.inputs.masked or self.inputs.archives):
             raise UsageError(
                 f"--masks {masks}: holds no mask of any image; check the folder and the names"
             )
