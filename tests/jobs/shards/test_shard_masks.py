@@ -35,7 +35,9 @@ def read_masks(out: Path) -> dict[str, object]:
     for tar in sorted(out.rglob("*.tar")):
         for name, data in read_members(tar).items():
             mask = unpack_record(data, ALL_COMPANIONS).mask
-            found[name.removesuffix(".dinac").replace("%2E", ".")] = None if mask is None else mask.tolist()
+            found[name.removesuffix(".dinac").replace("%2E", ".")] = (
+                None if mask is None else mask.tolist()
+            )
     return found
 
 
