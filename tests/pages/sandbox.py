@@ -28,6 +28,7 @@ from .pages import ROOT
 PHOTOS = ("photos/a.jpg", "photos/b.jpg", "photos/c.png", "photos/trip/a.jpg", "photos/trip/b.jpg")
 EVALUATION = ("eval/0.jpg", "eval/1.jpg")
 CLASSES = ("train/cat/0.jpg", "train/dog/1.jpg")
+MASKS = ("masks/a.png", "masks/trip/a.png")
 OUTPUTS = ("latents", "decoded")
 TINY = ROOT / "tests/golden/tiny"
 
@@ -74,7 +75,7 @@ class Sandbox:
                 self.add_stand_in(name, program)
         fill_cache(self.folder / ".huggingface", TINY)
         shutil.copytree(TINY, self.folder / "my-model")
-        for number, name in enumerate((*PHOTOS, *EVALUATION, *CLASSES, "a.png")):
+        for number, name in enumerate((*PHOTOS, *EVALUATION, *CLASSES, "a.png", *MASKS)):
             self._draw(name, number)
         for command in ("encode photos latents --model nano", "decode latents decoded"):
             assert run(*command.split(), cwd=self.folder).code == 0
