@@ -51,6 +51,17 @@ def test_a_second_run_and_a_plan_say_how_many_have_none(work: Path) -> None:
     assert "unmasked" not in run("plan", "photos", "x", "--quick", "--json", cwd=work).objects[-1]
 
 
+def test_a_plan_of_shards_counts_them_too(work: Path, tmp_path: Path) -> None:
+    request = ("photos", str(tmp_path / "out"), "--masks", "masks", "--shard-size", "1")
+    planned = run("plan", *request, "--quick", cwd=work)
+    assert planned.code == 0
+    assert NONE_OF_ONE.removeprefix("dinac: ") in planned.out
+    done = run("encode", *request, cwd=work)
+    assert (done.code, done.err) == (0, NONE_OF_ONE)
+    summary = run("plan", *request, "--quick", "--json", cwd=work).objects[-1]
+    assert (summary["unmasked"], summary["images_done"]) == (1, 2)
+
+
 def test_the_folder_must_be_named_again(work: Path) -> None:
     for command in ("plan", "encode"):
         done = run(command, "photos", "latents", cwd=work)
