@@ -385,13 +385,13 @@ def test_the_processes_share_the_memory() -> None:
 class QuickProcess(pool._Process[Any]):
     """A process that seems to start at once, so a run never does without it."""
 
-    start_seconds = property(lambda _: 0.0, lambda *_: None)  # type: ignore[assignment]
+    start_seconds = property(lambda _: 0.0, lambda *_: None)
 
 
 class SlowProcess(pool._Process[Any]):
     """A process that seems to take long to start."""
 
-    start_seconds = property(lambda _: 1000.0, lambda *_: None)  # type: ignore[assignment]
+    start_seconds = property(lambda _: 1000.0, lambda *_: None)
 
 
 @pytest.mark.parametrize("is_automatic", [True, False])
