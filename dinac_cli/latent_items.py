@@ -22,6 +22,10 @@ class LatentItem(dict[str, Any]):
     """An item of a `LatentFolder` or of `LatentShards`; see there. A batch is a plain dict."""
 
 
+class LatentBatch(dict[str, Any]):
+    """A batch that `LatentShards` has made. A DataLoader must not make batches of it."""
+
+
 def check_flip(flip: object) -> None:
     """Raises UsageError if `flip` is not one of `Flip`."""
     if flip not in get_args(Flip):
@@ -64,7 +68,15 @@ def _collate(items: Sequence[LatentItem], *, collate_fn_map: Any = None) -> dict
     }
 
 
+def _refuse_batches(batches: Sequence[LatentBatch], *, collate_fn_map: Any = None) -> None:
+    raise DinacError(
+        "LatentShards makes the batches with bucket_batches=True; give the DataLoader "
+        "batch_size=None"
+    )
+
+
 default_collate_fn_map[LatentItem] = _collate
+default_collate_fn_map[LatentBatch] = _refuse_batches
 
 
 def _require_same_keys(first: LatentItem, item: LatentItem) -> None:
@@ -84,9 +96,14 @@ def _require_same_sizes(first: LatentItem, item: LatentItem) -> None:
         if isinstance(value, torch.Tensor) and value.shape != item[key].shape:
             raise DinacError(
                 f"{_name(first)} and {_name(item)} cannot be in one batch: {key} {_show(value)} "
-                f"and {_show(item[key])}; encode with --resize and --crop, use a BucketSampler "
-                "with a LatentFolder, or use batch_size=1"
+                f"and {_show(item[key])}; encode with --resize and --crop, use "
+                f"{_advise_on_buckets(item)}, or use batch_size=1"
             )
+
+
+def _advise_on_buckets(item: LatentItem) -> str:
+    is_of_shards = "key" in item
+    return "bucket_batches=True" if is_of_shards else "a BucketSampler with a LatentFolder"
 
 
 def _name(item: LatentItem) -> str:

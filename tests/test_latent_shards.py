@@ -10,10 +10,8 @@ import random
 import re
 import subprocess
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from hashlib import sha256
+from collections.abc import Callable, Iterator
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -30,28 +28,15 @@ from dinac_cli.errors import ArchiveError, DinacError, InputError, StorageError,
 from dinac_cli.shard_order import share_among_ranks, share_among_workers, shuffle_in_buffer
 from dinac_cli.storage import store
 from dinac_cli.storage.local import LocalStore
-from dinac_cli.storage.shard_layout import IndexEntry, ShardIndex
+from dinac_cli.storage.shard_layout import ShardIndex
 
 from .container.hand_made import make_header, make_latents
+from .shard_files import make_entry, make_tar, write_files, write_shard
 
 SHAPE = (3, 2, 5)
 SIZES = (7, 1, 0, 12, 4)  # records in each shard: 24 in all
 TOTAL = sum(SIZES)
 RECORD = pack_record(make_header(SHAPE, name=""), make_latents(SHAPE))
-
-
-def make_tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def make_entry(name: str, count: int, data: bytes) -> IndexEntry:
-    return IndexEntry(name, count, len(data), sha256(data).hexdigest())
 
 
 def make_out(sizes: tuple[int, ...] = SIZES) -> dict[str, bytes]:
@@ -69,25 +54,9 @@ def make_keys(count: int = TOTAL) -> list[str]:
     return [f"trip/{number:03}" for number in range(count)]
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> str:
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return str(folder)
-
-
 @pytest.fixture
 def out(tmp_path: Path) -> str:
     return write_files(tmp_path / "out", make_out())
-
-
-def write_shard(folder: Path, files: Mapping[str, bytes], count: int | None = None) -> str:
-    """Writes an OUT of one shard; the index says that it holds `count` records."""
-    data = make_tar(files)
-    records = sum(name.endswith(".dinac") for name in files)
-    entry = make_entry("a.tar", records if count is None else count, data)
-    return write_files(folder, {"a.tar": data, "index.json": ShardIndex((entry,)).to_bytes()})
 
 
 def list_keys(dataset: LatentShards) -> list[str]:

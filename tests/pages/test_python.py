@@ -47,13 +47,14 @@ def record_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 
 
 def write_shard(out: Path, record: bytes) -> None:
-    """Writes an OUT of one shard with one record."""
+    """Writes an OUT of one shard with eight records, a batch of the examples."""
     buffer = io.BytesIO()
     tar = TarWriter(buffer.write)
-    tar.add("trip/a.dinac", record)
+    for key in "abcdefgh":
+        tar.add(f"trip/{key}.dinac", record)
     tar.finish()
     data = buffer.getvalue()
-    entry = IndexEntry("00000.tar", 1, len(data), sha256(data).hexdigest())
+    entry = IndexEntry("00000.tar", 8, len(data), sha256(data).hexdigest())
     out.mkdir()
     (out / "00000.tar").write_bytes(data)
     (out / INDEX_NAME).write_bytes(ShardIndex((entry,)).to_bytes())
