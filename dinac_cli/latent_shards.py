@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
 from hashlib import sha256
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
-from dinac_cli.container.record import unpack_record
-from dinac_cli.container.tensors import COMPANIONS
+from dinac_cli.container.record import Record, unpack_record
+from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError
 from dinac_cli.latent_items import Flip, LatentBatch, check_flip, load_item
 from dinac_cli.ranks import check_number, choose_rank
@@ -42,7 +42,8 @@ class _Progress(NamedTuple):
 class LatentShards(IterableDataset[Any]):
     """The records in the shards of `dinac encode`, in a local folder or at a URL (`s3://b/out`).
 
-    An item is the same dict as that of a `LatentFolder`, and `flip` and `transform` mean the same.
+    An item is the same dict as that of a `LatentFolder`, and `flip`, `masks` and `transform` mean
+    the same.
     `name` is the name in the record, or the key if the record is anonymous. In addition, the dict
     has `key` (the name in the shard, without suffix) and, if the shard holds them, `txt` (str) and
     `json` (the parsed value). A batch has lists of these three.
@@ -104,6 +105,7 @@ class LatentShards(IterableDataset[Any]):
         drop_last: bool = True,
         repeat: bool = False,
         flip: Flip = "both",
+        masks: bool = False,
         transform: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         check_flip(flip)
@@ -123,6 +125,7 @@ class LatentShards(IterableDataset[Any]):
         self._check_drop_last()
         self.repeat = repeat
         self.flip = flip
+        self.masks = masks
         self.transform = transform
         self.index = read_index(open_store(self.url))
         if not self._items or (bucket_batches and drop_last and not len(self._items) // batch_size):
@@ -255,7 +258,11 @@ class LatentShards(IterableDataset[Any]):
         prefers_twin = self.flip == "random" and _toss(self.seed, epoch, key)
         try:
             item = load_item(
-                partial(_unpack, data), self.flip, prefers_twin=prefers_twin, name=None
+                partial(_unpack, data, ALL_COMPANIONS if self.masks else COMPANIONS),
+                self.flip,
+                prefers_twin=prefers_twin,
+                name=None,
+                masks=self.masks,
             )
         except FormatError as exc:
             raise DinacError(f"{path}: {key}: {exc}") from exc
@@ -316,8 +323,8 @@ class LatentShards(IterableDataset[Any]):
         return sha256(json.dumps(shards).encode()).hexdigest()
 
 
-def _unpack(data: bytes, with_twin: bool) -> Any:
-    return unpack_record(data, COMPANIONS, with_twin=with_twin)
+def _unpack(data: bytes, companions: Collection[str], with_twin: bool) -> Record:
+    return unpack_record(data, companions, with_twin=with_twin)
 
 
 def _toss(seed: int, epoch: int, key: str) -> bool:

@@ -118,6 +118,21 @@ def test_random_flip_depends_on_seed_epoch_and_key_alone(mirrored: str) -> None:
     assert flips != {item["key"]: item["is_flipped"] for item in dataset}
 
 
+def test_masks_are_read_on_request(tmp_path: Path) -> None:
+    mask = np.array([[0, 51, 102, 255, 255]] * 2, np.uint8)
+    images = [Encoded(make_latents(SHAPE), mask=each) for each in (mask, mask[:, ::-1])]
+    masked = pack_encoded(make_header(SHAPE, "f32"), images[0], flipped=images[1])
+    files = {f"{number}.dinac": masked for number in range(16)} | {"z.dinac": RECORD}
+    out = write_shard(tmp_path, files)
+    assert "mask" not in next(iter(LatentShards(out)))
+    *items, whole = LatentShards(out, flip="random", masks=True)
+    assert torch.equal(whole["mask"], torch.ones(1, 2, 5))
+    assert len({item["is_flipped"] for item in items}) == 2
+    for item in items:
+        row = [1, 1, 0.4, 0.2, 0] if item["is_flipped"] else [0, 0.2, 0.4, 1, 1]
+        assert torch.equal(item["mask"], torch.tensor([[row, row]]))
+
+
 def test_batches_have_tensors_and_lists(tmp_path: Path) -> None:
     files = {"a.dinac": RECORD, "a.txt": b"A", "a.json": b'{"x": null}'}
     files |= {"b.dinac": RECORD, "b.txt": b"B", "b.json": b"[1]"}
