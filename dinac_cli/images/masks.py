@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dinac_cli.errors import ImageError
 
@@ -37,6 +36,8 @@ def scale_mask(mask: Mask, width: int, height: int) -> Mask:
     """
     if mask.shape == (height, width):
         return mask
+    from PIL import Image  # late, because commands that read only records need no Pillow
+
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.BOX))
 
 

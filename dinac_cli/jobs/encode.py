@@ -410,7 +410,7 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
                 raise UsageError(
                     f"--masks {masks}: is the folder of the images; put the masks into another one"
                 )
-        return replace(self.inputs, left_out=(masks,))
+        return replace(self.inputs, left_out=(*self.inputs.left_out, masks))
 
     def open_pruning(self, selection: Selection, output: Output) -> Pruning | None:
         """Returns the pruning of this run, or None if the request has none."""

@@ -7,19 +7,24 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dinac_cli.errors import InputError, UsageError, describe_read_error
 from dinac_cli.images.description import format_description, parse_description
 from dinac_cli.images.geometry import MASK_KEY
 from dinac_cli.images.masks import Mask, average_patches, drop_full
-from dinac_cli.images.reading import MaskFile
 from dinac_cli.storage.content import hash_file, read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.mask_files import MaskFiles
 
+if TYPE_CHECKING:
+    from dinac_cli.images.reading import MaskFile
+
 MaskKind = Literal["none", "alpha", "files"]
 """Whether records hold masks: no, the alpha channels of the images, or those of --masks."""
+
+NO_MASK_KIND: MaskKind = "none"
+"""The kind of masks that records hold unless the user asks for masks."""
 
 MASK_OPTIONS: dict[MaskKind, str] = {"none": "--no-mask", "alpha": "--mask", "files": "--masks"}
 """The options of encode for each kind."""
@@ -40,6 +45,12 @@ class FoundMask:
     sha256: str | None = None
 
     @property
+    def version(self) -> str:
+        """A text that changes with the file, for the plan of shards; "" if there is no file."""
+        status = self.status
+        return "" if status is None else f"mask-{status.st_size}-{status.st_mtime_ns}"
+
+    @property
     def state(self) -> tuple[int, int, int] | None:
         """What changes with the file: its size and its times; None if there is no file."""
         status = self.status
@@ -52,6 +63,8 @@ class FoundMask:
         """
         if self.path is None:
             return self, None
+        from dinac_cli.images.reading import MaskFile  # late, because it imports Pillow
+
         with _name_errors(self.path):
             content = read_content(self.path)
         found = FoundMask(self.path, content.status, content.sha256)

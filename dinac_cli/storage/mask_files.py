@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from functools import lru_cache
+from typing import NoReturn
 
 from dinac_cli.errors import InputError, UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name
@@ -35,6 +37,27 @@ class MaskFiles:
             raise InputError(f"{place} holds several masks of this image: {names}; keep one")
         return os.path.join(self._locate(subfolder), found[0]) if found else None
 
+    def describe_all(self) -> str:
+        """Returns a text that changes if any mask in the folder changes, appears or vanishes.
+
+        Raises InputError if the folder cannot be listed.
+        """
+        digest = hashlib.sha256()
+        for place, folders, names in os.walk(self._folder, onerror=self._refuse, followlinks=True):
+            folders.sort()
+            for name in sorted(filter(is_image_name, names)):
+                path = os.path.join(place, name)
+                try:
+                    status = os.stat(path)
+                except OSError as exc:
+                    self._refuse(exc)
+                state = os.path.relpath(path, self._folder), status.st_size, status.st_mtime_ns
+                digest.update(repr(state).encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def _refuse(self, exc: OSError) -> NoReturn:
+        raise InputError(f"--masks: {exc.filename}: {describe_read_error(exc)}") from exc
+
     def _locate(self, subfolder: str) -> str:
         return os.path.join(self._folder, *filter(None, subfolder.split("/")))
 
@@ -47,8 +70,7 @@ class MaskFiles:
                 return {}
             raise InputError(f"--masks {self._folder}: the folder is gone") from exc
         except OSError as exc:
-            place = self._locate(subfolder)
-            raise InputError(f"--masks: {place}: {describe_read_error(exc)}") from exc
+            self._refuse(exc)
         files: dict[str, tuple[str, ...]] = {}
         for name in filter(is_image_name, names):
             stem = os.path.splitext(name)[0]
