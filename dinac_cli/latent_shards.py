@@ -72,7 +72,7 @@ class LatentShards(IterableDataset[Any]):
     `shuffle` says. Give the DataLoader `batch_size=None`. `transform` is applied to each item. Each
     worker keeps the records that wait for a batch of their size, fewer than `batch_size` of each
     size. All ranks yield the same number of batches, `len(dataset)`: their items divided by
-    `batch_size`, rounded down. Nobody need know the sizes for that: at the end of an epoch, each
+    `batch_size`, rounded down. They need not know the sizes for that: at the end of an epoch, each
     worker leaves out the images that still wait, and fills the missing batches with the first
     images of its part again. With `drop_last=False`, which only one rank can have, every image
     occurs once, the last batch of each size and worker can be short, and `len` raises TypeError.
@@ -128,7 +128,7 @@ class LatentShards(IterableDataset[Any]):
         self.masks = masks
         self.transform = transform
         self.index = read_index(open_store(self.url))
-        if not self._items or (bucket_batches and drop_last and not len(self._items) // batch_size):
+        if len(self._items) < self._least:
             raise UsageError(self._describe_lack())
         # Persistent workers keep their copy of the dataset, so the epoch is in shared memory.
         self._epoch = torch.zeros((), dtype=torch.int64)
@@ -226,7 +226,7 @@ class LatentShards(IterableDataset[Any]):
 
     def _iterate(self, at: _Progress, items: range, worker: int) -> Iterator[Any]:
         store = open_store(self.url)
-        while items:
+        while len(items) >= self._least:  # with `repeat`, fewer would yield nothing forever
             for item in self._read_epoch(store, at, items, worker):
                 at = at._replace(yielded=at.yielded + 1)
                 self._progress = at
@@ -292,6 +292,11 @@ class LatentShards(IterableDataset[Any]):
             f"{self._place}: {self.index.total} latents for {self.world_size} ranks; use "
             'ends="pad", or fewer ranks'
         )
+
+    @property
+    def _least(self) -> int:
+        """The number of items of which an epoch yields something."""
+        return self.batch_size if self.bucket_batches and self.drop_last else 1
 
     def _check_drop_last(self) -> None:
         if self.drop_last:

@@ -169,6 +169,17 @@ def test_workers_make_as_many_batches_as_one_process(out: str) -> None:
         require_one_size(batches, 4)
 
 
+def test_worker_without_a_whole_batch_ends(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with `repeat`: it would read its part forever and yield nothing."""
+    dataset = open_batches(out, 17, repeat=True)  # 17 and 17 images, and 2 for the third worker
+    for number, count in enumerate((2, 2, 0)):
+        info = torch.utils.data._utils.worker.WorkerInfo(
+            id=number, num_workers=3, seed=0, dataset=dataset
+        )
+        monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", info)
+        assert len(list(islice(dataset, 2))) == count
+
+
 def test_a_loader_gets_tensors_and_lists(out: str) -> None:
     batch = next(iter(DataLoader(open_batches(out, 2), batch_size=None)))
     assert isinstance(batch["latents"], torch.Tensor)
