@@ -22,6 +22,7 @@ from dinac_cli.ranks import check_number, choose_rank
 from dinac_cli.shard_epoch import LocatedSample, ShardEpoch
 from dinac_cli.shard_order import Ends, order_shards, share_among_ranks, share_among_workers
 from dinac_cli.shard_reading import parse_texts, read_index
+from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.shard_layout import RECORD_EXTENSION
 from dinac_cli.storage.store import Store, open_store
 from dinac_cli.storage.tars import Sample
@@ -42,11 +43,11 @@ class _Progress(NamedTuple):
 class LatentShards(IterableDataset[Any]):
     """The records in the shards of `dinac encode`, in a local folder or at a URL (`s3://b/out`).
 
-    An item is the same dict as that of a `LatentFolder`, and `flip`, `masks` and `transform` mean
-    the same.
+    An item is the same dict as that of a `LatentFolder`, and `flip`, `captions`, `masks` and
+    `transform` mean the same, but an image without a caption is found when it is read.
     `name` is the name in the record, or the key if the record is anonymous. In addition, the dict
-    has `key` (the name in the shard, without suffix) and, if the shard holds them, `txt` (str) and
-    `json` (the parsed value). A batch has lists of these three.
+    has `key` (the name in the shard, without suffix) and, if the shard holds them, `txt` (str;
+    `captions` takes its place) and `json` (the parsed value). A batch has lists of these three.
 
     Order: with `shuffle=0`, the order of the index. Otherwise each epoch shuffles the shards, and
     then the items in a buffer of `shuffle` records, which holds them as they are in the shard. The
@@ -86,9 +87,9 @@ class LatentShards(IterableDataset[Any]):
     The dataset keeps the index in memory, can be pickled, and opens the place in each worker. If
     the place does not answer, a shard is opened again a few times, at the same item.
     Raises UsageError if the place has no index or no records, or if an argument is invalid;
-    InputError if the index is invalid; StorageError if the place does not answer. Iteration raises
-    DinacError if a shard cannot be read, is damaged, or does not hold as many records as the index
-    says.
+    InputError if the index is invalid, or captions cannot be read; StorageError if the place does
+    not answer. Iteration raises DinacError if a shard cannot be read, is damaged, or does not hold
+    as many records as the index says, or if an image has no caption.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class LatentShards(IterableDataset[Any]):
         drop_last: bool = True,
         repeat: bool = False,
         flip: Flip = "both",
+        captions: str | os.PathLike[str] | None = None,
         masks: bool = False,
         transform: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
@@ -125,6 +127,7 @@ class LatentShards(IterableDataset[Any]):
         self._check_drop_last()
         self.repeat = repeat
         self.flip = flip
+        self.captions = None if captions is None else open_captions(os.fspath(captions))
         self.masks = masks
         self.transform = transform
         self.index = read_index(open_store(self.url))
@@ -269,6 +272,8 @@ class LatentShards(IterableDataset[Any]):
         item["name"] = item["name"] or key
         item["key"] = key
         item.update(parse_texts(path, sample))
+        if self.captions is not None:
+            item["txt"] = _find_caption(self.captions, item["name"], path)
         return item if self.transform is None else self.transform(item)
 
     @property
@@ -330,6 +335,16 @@ class LatentShards(IterableDataset[Any]):
 
 def _unpack(data: bytes, companions: Collection[str], with_twin: bool) -> Record:
     return unpack_record(data, companions, with_twin=with_twin)
+
+
+def _find_caption(captions: CaptionFiles, name: str, path: str) -> str:
+    caption = captions.find(name)
+    if caption is None:
+        raise DinacError(
+            f"{path}: {name} has no caption; add one where captions=… says, or leave that out to "
+            "get the texts in the shards"
+        )
+    return caption
 
 
 def _toss(seed: int, epoch: int, key: str) -> bool:

@@ -133,6 +133,20 @@ def test_masks_are_read_on_request(tmp_path: Path) -> None:
         assert torch.equal(item["mask"], torch.tensor([[row, row]]))
 
 
+def test_captions_of_the_images(tmp_path: Path) -> None:
+    named = pack_record(make_header(SHAPE, name="trip/a.jpg"), make_latents(SHAPE))
+    out = write_shard(tmp_path / "out", {"a.dinac": named, "a.txt": b"kept"})
+    table = tmp_path / "captions.json"
+    table.write_text('{"trip/a.jpg": "corrected"}')
+    [item] = pickle.loads(pickle.dumps(LatentShards(out, captions=table)))
+    assert item["txt"] == "corrected"
+    table.write_text('{"b.jpg": "another"}')
+    with pytest.raises(DinacError, match=r"a\.tar: trip/a\.jpg has no caption; add one where"):
+        list(LatentShards(out, captions=table))
+    with pytest.raises(InputError, match=r"gone: no such file or folder; name the folder of"):
+        LatentShards(out, captions=tmp_path / "gone")
+
+
 def test_batches_have_tensors_and_lists(tmp_path: Path) -> None:
     files = {"a.dinac": RECORD, "a.txt": b"A", "a.json": b'{"x": null}'}
     files |= {"b.dinac": RECORD, "b.txt": b"B", "b.json": b"[1]"}
@@ -565,6 +579,12 @@ def test_place_without_an_index_is_refused(tmp_path: Path) -> None:
         LatentShards(tmp_path)
     (tmp_path / "index.json").write_bytes(ShardIndex(()).to_bytes())
     with pytest.raises(UsageError, match=r"^no latents found in .*; run dinac encode first$"):
+        LatentShards(tmp_path)
+
+
+def test_tars_of_an_export_are_named(tmp_path: Path) -> None:
+    (tmp_path / "000000.tar").touch()
+    with pytest.raises(UsageError, match=r"holds tars of dinac export; read them with webdataset$"):
         LatentShards(tmp_path)
 
 
