@@ -9,9 +9,10 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.mask_count import describe_unmasked
-from dinac_cli.commands.plan import advise_on_sizes, print_plan
+from dinac_cli.commands.plan import print_plan
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.size_advice import advise_on_sizes
 from dinac_cli.errors import SmallImageError
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.jobs.results import FileResult, Status

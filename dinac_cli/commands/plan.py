@@ -17,13 +17,13 @@ from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
 from dinac_cli.commands.screen.signals import stop_on_signals
 from dinac_cli.commands.screen.tables import align, count_images, format_duration, format_size
+from dinac_cli.commands.size_advice import advise_on_sizes
 from dinac_cli.commands.values import real
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
-    from dinac_cli.images.geometry import Geometry
     from dinac_cli.jobs.executor.phase import Watch
     from dinac_cli.jobs.plan import Plan, PlannedFile, PlanRequest, PlanRun, TimeEstimate
 
@@ -311,25 +311,6 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
         "bytes_done": plan.counts[Fate.DONE].size_bytes,
         "bytes_orphaned": plan.counts[Fate.ORPHANED].size_bytes,
     }
-
-
-def advise_on_sizes(upscaled: str, count: int, too_small: int, geometry: Geometry) -> Iterator[str]:
-    """Names the options for `count` images that are scaled up, and for images that are too small.
-
-    `upscaled` is a phrase in which `{}` is the number of images that are scaled up.
-    """
-    images = upscaled.format(count_images(count))
-    if geometry.buckets is not None:
-        if count:
-            yield f"{images}; --no-upscale --skip-small would skip small images"
-        if too_small:
-            small = f"smaller than their bucket: {count_images(too_small)}"
-            yield f"{small}; --upscale enlarges small images, --skip-small skips them"
-        return
-    if count:
-        yield f"{images}; --no-upscale keeps small images at their own size"
-    if too_small:
-        yield f"smaller than the crop: {count_images(too_small)}; --skip-small skips small images"
 
 
 def _print_file(file: PlannedFile, console: Console, lines: FileLines, *, as_json: bool) -> None:

@@ -343,3 +343,15 @@ def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
         names = ("flipped", "flipped_logsnr", "flipped_class_token")
         arrays |= zip(names, record.flipped[: len(names)], strict=True)
     return {name: array for name, array in arrays.items() if array is not None}
+
+
+def list_masks(record: Record) -> dict[str, Mask]:
+    """Returns `mask`, uint8 [h, w], and `flipped_mask` if the record holds the mirrored image.
+
+    A mask that the record does not hold, or that was not requested, is 255 everywhere.
+    """
+    masks = {"mask": record.mask}
+    if record.flipped is not None:
+        masks["flipped_mask"] = record.flipped.mask
+    whole = np.full(record.header.shape[1:], 255, np.uint8)
+    return {name: whole.copy() if mask is None else mask for name, mask in masks.items()}

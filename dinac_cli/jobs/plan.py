@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from dinac_cli.codec.compute import refuse_devices
 from dinac_cli.codec.handle import DeviceChoice
@@ -371,7 +371,7 @@ def _plan_work(
 ) -> PlannedFile:
     """Adds the size of the image to encode. If the image is too small, the fate is SKIPPED."""
     try:
-        size = _measure(entry, options)
+        size = measure_original(entry.path, options, partial(refuse_decoded, entry))
         if size is None:
             return replace(planned, entry=entry)
         final = options.geometry.measure(*size)
@@ -407,22 +407,22 @@ def _judge(
     return Verdict(State.ABSENT)
 
 
-def _measure(entry: Input, options: EncodeOptions) -> tuple[int, int] | None:
+def measure_original(
+    path: str | None, options: EncodeOptions, check: Callable[[IO[bytes]], None] | None = None
+) -> tuple[int, int] | None:
     """Reads the header of an image, and returns (width, height) of the upright image.
 
     If the geometry does not depend on it, the image need not be upright. Returns None for standard
-    input and named pipes. Raises ImageError.
+    input and named pipes. `check` may refuse the open file. Raises ImageError, OSError.
     """
-    if entry.path is None:
-        return None
-    if os.path.exists(entry.path) and not os.path.isfile(entry.path):
+    if path is None or (os.path.exists(path) and not os.path.isfile(path)):
         return None
     return measure_file(
-        entry.path,
+        path,
         max_pixels=options.max_pixels,
         upright=options.geometry.depends_on_orientation,
         hdr=options.hdr,
-        check=partial(refuse_decoded, entry),
+        check=check,
     )
 
 

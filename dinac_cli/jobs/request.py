@@ -64,7 +64,9 @@ def looks_like_record(head: bytes) -> bool:
     return head.startswith(RECORD_START)
 
 
-IMAGES = FileKind("image", "images", is_image_name, looks_like_image, is_stamped_image)
+IMAGES = FileKind(
+    "image", "images", is_image_name, looks_like_image, is_stamped_image, has_captions=True
+)
 LATENTS = FileKind("latent file", "latent files", is_latent_name, looks_like_record)
 
 

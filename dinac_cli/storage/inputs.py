@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dinac_cli.errors import UsageError
+from dinac_cli.storage.caption_files import OtherFiles
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.markers import FOLDER
 from dinac_cli.storage.naming import LATENT_SUFFIX
@@ -50,7 +51,8 @@ class FileKind:
 
     A file is an input if `accepts_name` accepts its name, or if `accepts_head` accepts its first
     bytes. `is_output(path)` is true for a file that an earlier run wrote; see `Search`. Files whose
-    names end in one of `companions`, such as `.txt`, belong to inputs: they are not counted.
+    names end in one of `companions`, such as `.txt`, belong to inputs: they are not counted. If
+    `has_captions` is set, captions of the inputs are not counted either; see `OtherFiles`.
     """
 
     label: str
@@ -59,6 +61,7 @@ class FileKind:
     accepts_head: Callable[[bytes], bool]
     is_output: Callable[[str], bool] | None = None
     companions: tuple[str, ...] = ()
+    has_captions: bool = False
 
     def accepts(self, path: str) -> bool:
         """True if the file is an input. If the file cannot be read, only its name decides."""
@@ -392,6 +395,7 @@ class InputScan:
             if found is not None:
                 yield from found
                 return
+        beside = OtherFiles()
         while entries:
             entry = entries.pop()  # an entry that is used holds a status, which takes much memory
             if entry.name.startswith("."):
@@ -403,9 +407,12 @@ class InputScan:
                 inner = f"{prefix}{entry.name}/"
                 yield from self._walk(entry.path, inner, (*ancestors, identity), search)
             elif self._accepts(entry):
+                if self.kind.has_captions:
+                    self.others += beside.pass_image(entry.name)
                 yield Input(entry.path, prefix + entry.name, search=search)
             else:
-                self.others += not entry.name.lower().endswith(self.kind.companions)
+                if not entry.name.lower().endswith(self.kind.companions):
+                    self.others += beside.pass_other(entry.name) if self.kind.has_captions else 1
                 if self._archive is None and entry.name.lower().endswith(_ARCHIVE_SUFFIXES):
                     self._archive = entry.path
 

@@ -15,6 +15,7 @@ from dinac_cli.jobs.request import IMAGES, InputRequest
 from dinac_cli.jobs.shards.captions import match_captions
 from dinac_cli.jobs.shards.expansion import expand_place, list_ahead
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
+from dinac_cli.storage.caption_files import OtherFiles
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.markers import name_marker
@@ -197,14 +198,17 @@ class ShardInputs:
         store, exclusion = open_store(url), Exclusion(self.request.exclude)
         self.listed.append(0)
         unusable: list[str] = []
+        beside = OtherFiles()
         for stat, has_caption in match_captions(store.list(skip=unusable.append)):
             self.listed[-1] += 1
             if is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
                 continue
             if is_image_name(stat.name):
+                self.others += beside.pass_image(stat.name)
                 yield _make_loose(store, stat, has_caption)
             else:
-                self.others += not stat.name.lower().endswith(self._companions)
+                if not stat.name.lower().endswith(self._companions):
+                    self.others += beside.pass_other(stat.name)
                 if self.first_archive is None and find_kind(stat.name) is not ShardKind.LOOSE:
                     self.first_archive = store.locate(stat.name)
         for name in filter(is_image_name, unusable):
