@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from dinac_cli.container.record import Record, read_record
 from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
-from dinac_cli.errors import DinacError, FormatError, UsageError, describe_read_error
+from dinac_cli.errors import DinacError, UsageError, describe_read_error
 from dinac_cli.latent_items import Flip, check_flip, load_item
 from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.markers import holds_shards
@@ -43,15 +43,16 @@ class LatentFolder(Dataset[Any]):
     then has `txt`, the caption of its image. `labels="folders"` gives each item `label`, the number
     of its class: `classes` holds the names of the first folders, sorted.
     `masks=True` gives each item `mask`, float32 [1, h, w] in 0 to 1: how much of each position of
-    the latents counts, from `encode --mask` or `--masks`; ones if the file holds none. It is the
+    the latents counts, from `encode --mask` or `--masks`; ones if everything counts. It is the
     mask of the image that `latents` shows; with `flip="both"`, `flipped_mask` is the other one.
     `transform` is applied to each item. The dataset keeps only names and tables of captions in
     memory, and can be pickled for the workers of a DataLoader.
     Raises UsageError if the folder does not exist, has no latent file or holds shards, if `flip` or
     `labels` is unknown, if images have no caption, or if some are in no folder although there are
     labels. Raises InputError if captions cannot be read.
-    Access to an item raises DinacError if the file of that item cannot be read. A DataLoader raises
-    DinacError if the items of a batch differ in the size of their latents or in their keys.
+    Access to an item raises DinacError if the file of that item cannot be read, or if `masks` is
+    set and it was encoded without masks. A DataLoader raises DinacError if the items of a batch
+    differ in the size of their latents or in their keys.
     """
 
     def __init__(
@@ -114,13 +115,16 @@ class LatentFolder(Dataset[Any]):
         name = self.names[index]
         path = self.folder / name_latents(name)
         prefers_twin = self.flip == "random" and bool(torch.rand(()) < 0.5)
-        item = load_item(
-            partial(_read, path, ALL_COMPANIONS if self.masks else COMPANIONS),
-            self.flip,
-            prefers_twin=prefers_twin,
-            name=name,
-            masks=self.masks,
-        )
+        try:
+            item = load_item(
+                partial(_read, path, ALL_COMPANIONS if self.masks else COMPANIONS),
+                self.flip,
+                prefers_twin=prefers_twin,
+                name=name,
+                masks=self.masks,
+            )
+        except DinacError as exc:
+            raise DinacError(f"{path}: {exc}") from exc
         if self.captions is not None:
             item["txt"] = self._read_caption(self.captions, name)
         if self.classes:
@@ -167,7 +171,5 @@ def _holds_records(path: Path) -> bool:
 def _read(path: Path, companions: Collection[str], with_twin: bool) -> Record:
     try:
         return read_record(path, companions, with_twin=with_twin)
-    except FormatError as exc:
-        raise DinacError(f"{path}: {exc}") from exc
     except OSError as exc:
-        raise DinacError(f"{path}: {describe_read_error(exc)}") from exc
+        raise DinacError(describe_read_error(exc)) from exc

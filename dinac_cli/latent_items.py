@@ -11,9 +11,10 @@ from torch.utils.data import default_collate
 # PyTorch documents this table as the way to collate a type of one's own.
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dinac_cli.container.record import Record, list_arrays, list_masks
+from dinac_cli.container.record import Record, holds_mask, list_arrays, list_masks
 from dinac_cli.container.tensors import Mask
 from dinac_cli.errors import DinacError, UsageError
+from dinac_cli.images.masks import require_masks
 from dinac_cli.storage.shard_layout import TEXT_EXTENSIONS
 
 Flip = Literal["both", "random", "never"]
@@ -45,9 +46,12 @@ def load_item(
 
     If `prefers_twin` is true, which only "random" allows, the item is the mirrored image if the
     record holds it. If `name` is None, the item has the name in the record, which may be empty.
-    With `masks`, the item has masks, float32 [1, h, w] in 0 to 1; see `list_masks`.
+    With `masks`, the item has masks, float32 [1, h, w] in 0 to 1; see `list_masks`. Raises
+    DinacError, which does not name the file, if the record was then encoded without masks.
     """
     record, is_flipped = load(flip == "both" or prefers_twin), False
+    if masks and not holds_mask(record):
+        require_masks(record.header.image)
     if prefers_twin and record.flipped is not None:
         record, is_flipped = Record(record.header, *record.flipped), True
     item = LatentItem(

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from dinac_cli.container.record import Record, unpack_record
 from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
-from dinac_cli.errors import DinacError, FormatError, UsageError
+from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.latent_items import Flip, LatentBatch, check_flip, load_item
 from dinac_cli.ranks import check_number, choose_rank
 from dinac_cli.shard_epoch import LocatedSample, ShardEpoch
@@ -89,7 +89,8 @@ class LatentShards(IterableDataset[Any]):
     Raises UsageError if the place has no index or no records, or if an argument is invalid;
     InputError if the index is invalid, or captions cannot be read; StorageError if the place does
     not answer. Iteration raises DinacError if a shard cannot be read, is damaged, or does not hold
-    as many records as the index says, or if an image has no caption.
+    as many records as the index says, if an image has no caption, or if `masks` is set and an image
+    was encoded without masks.
     """
 
     def __init__(
@@ -267,7 +268,7 @@ class LatentShards(IterableDataset[Any]):
                 name=None,
                 masks=self.masks,
             )
-        except FormatError as exc:
+        except DinacError as exc:
             raise DinacError(f"{path}: {key}: {exc}") from exc
         item["name"] = item["name"] or key
         item["key"] = key

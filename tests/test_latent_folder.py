@@ -168,13 +168,14 @@ MASK = np.arange(10, dtype=np.uint8).reshape(2, 5) * 28
 
 @pytest.fixture
 def masked(folder: Path) -> Path:
-    """The folder, in which b.png and z.png hold two images; b.png has masks, z.png has none."""
+    """The folder, in which b.png and z.png hold two images; b.png has masks, z.png needs none."""
     for name, masks in (("b.png", (MASK, MASK[:, ::-1])), ("z.png", (None, None))):
         upright, flipped = (
             Encoded(make_latents(SHAPE, seed), mask=mask)
             for seed, mask in zip((5, 6), masks, strict=True)
         )
-        data = pack_encoded(make_header(SHAPE, "f32"), upright, flipped=flipped)
+        header = make_header(SHAPE, "f32", image="alpha=none;mask=none")
+        data = pack_encoded(header, upright, flipped=flipped)
         (folder / f"{name}.dinac").write_bytes(data)
     return folder
 
@@ -191,6 +192,34 @@ def test_masks_are_read_on_request(masked: Path) -> None:
     assert batch["mask"].shape == (2, 1, 2, 5)
     assert torch.equal(batch["mask"][1], torch.ones(1, 2, 5))
     assert torch.equal(batch["flipped_mask"][1], torch.ones(1, 2, 5))
+
+
+@pytest.mark.parametrize("image", ["", "alpha=none;frame=1/1"])
+@pytest.mark.parametrize("flip", ["both", "never"])
+def test_masks_of_images_encoded_without_masks_are_unknown(
+    masked: Path, image: str, flip: Any
+) -> None:
+    """Ones would let a training count what a mask was to leave out."""
+    data = pack_record(make_header(SHAPE, image=image), make_latents(SHAPE))
+    path = masked / "c.png.dinac"
+    path.write_bytes(data)
+    dataset = LatentFolder(masked, flip=flip, masks=True)
+    message = "was encoded without masks; encode it again with --mask or --masks"
+    number = dataset.names.index("c.png")
+    with pytest.raises(DinacError, match=f"^{re.escape(str(path))}: {message}$"):
+        dataset[number]
+    assert "mask" not in LatentFolder(masked, flip=flip)[number]
+    for value in ("none", "alpha", f"file-{'0' * 64}", "file"):
+        header = make_header(SHAPE, image=f"alpha=none;mask={value}")
+        (masked / "c.png.dinac").write_bytes(pack_record(header, make_latents(SHAPE)))
+        assert torch.equal(dataset[number]["mask"], torch.ones(1, 2, 5))
+
+
+def test_a_mask_without_a_description_is_given(masked: Path) -> None:
+    header, upright = make_header(SHAPE, image=""), Encoded(make_latents(SHAPE), mask=MASK)
+    (masked / "c.png.dinac").write_bytes(pack_encoded(header, upright))
+    dataset = LatentFolder(masked, masks=True)
+    assert dataset[dataset.names.index("c.png")]["mask"].max() == 252 / 255
 
 
 def test_mask_is_that_of_the_picked_image(masked: Path) -> None:

@@ -122,7 +122,8 @@ def test_masks_are_read_on_request(tmp_path: Path) -> None:
     mask = np.array([[0, 51, 102, 255, 255]] * 2, np.uint8)
     images = [Encoded(make_latents(SHAPE), mask=each) for each in (mask, mask[:, ::-1])]
     masked = pack_encoded(make_header(SHAPE, "f32"), images[0], flipped=images[1])
-    files = {f"{number}.dinac": masked for number in range(16)} | {"z.dinac": RECORD}
+    opaque = pack_record(make_header(SHAPE, name="", image="mask=alpha"), make_latents(SHAPE))
+    files = {f"{number}.dinac": masked for number in range(16)} | {"z.dinac": opaque}
     out = write_shard(tmp_path, files)
     assert "mask" not in next(iter(LatentShards(out)))
     *items, whole = LatentShards(out, flip="random", masks=True)
@@ -131,6 +132,15 @@ def test_masks_are_read_on_request(tmp_path: Path) -> None:
     for item in items:
         row = [1, 1, 0.4, 0.2, 0] if item["is_flipped"] else [0, 0.2, 0.4, 1, 1]
         assert torch.equal(item["mask"], torch.tensor([[row, row]]))
+
+
+def test_masks_of_images_encoded_without_masks_are_unknown(tmp_path: Path) -> None:
+    out = write_shard(tmp_path, {"t/z.dinac": RECORD})
+    message = r"a\.tar: t/z: was encoded without masks; encode it again with --mask or --masks$"
+    for options in ({}, {"batch_size": 1, "bucket_batches": True}):
+        with pytest.raises(DinacError, match=message):
+            list(LatentShards(out, masks=True, **options))
+    assert len(list(LatentShards(out))) == 1
 
 
 def test_captions_of_the_images(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ ExportMasks = Annotated[
     typer.Option(
         "--masks",
         help="webdataset: add the masks of encode --mask or --masks as mask.npy, uint8 from 0 to "
-        "255; 255 everywhere if a record has none.",
+        "255; 255 everywhere if everything counts. Records encoded without masks fail.",
     ),
 ]
 

@@ -345,6 +345,13 @@ def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
+def holds_mask(record: Record) -> bool:
+    """True if the image or the mirrored image has a mask that was requested."""
+    return record.mask is not None or (
+        record.flipped is not None and record.flipped.mask is not None
+    )
+
+
 def list_masks(record: Record) -> dict[str, Mask]:
     """Returns `mask`, uint8 [h, w], and `flipped_mask` if the record holds the mirrored image.
 

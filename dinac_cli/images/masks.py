@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dinac_cli.errors import ImageError
+from dinac_cli.errors import DinacError, ImageError
+from dinac_cli.images.description import parse_description
+from dinac_cli.images.geometry import MASK_KEY
 
 Mask = NDArray[np.uint8]
 """The values of pixels [H, W] or of patches [h, w], 0..255."""
@@ -61,3 +63,13 @@ def average_patches(mask: Mask, patch: int) -> Mask:
 def drop_full(mask: Mask) -> Mask | None:
     """Returns the mask, or None if everything counts wholly."""
     return None if mask.min() == FULL else mask
+
+
+def require_masks(description: str) -> None:
+    """Raises DinacError if an image was encoded without masks, so that nobody knows what counts.
+
+    `description` is the field `image` of a record that holds no mask. The message does not name the
+    file.
+    """
+    if MASK_KEY not in parse_description(description):
+        raise DinacError("was encoded without masks; encode it again with --mask or --masks")

@@ -13,12 +13,14 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import (
     describe_latents,
     hash_record,
+    holds_mask,
     list_arrays,
     list_masks,
     open_record,
 )
 from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError
+from dinac_cli.images.masks import require_masks
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export_forms import RECORD_KEY, Exported
@@ -76,7 +78,8 @@ def read_item(
     """Reads a record, unless `find_current` finds that its export is up to date.
 
     With `masks`, the arrays of the item also hold the masks; see `list_masks`. The result is a
-    failure if the record is damaged, or if `check` raises a DinacError.
+    failure if the record is damaged, if `masks` is set and it was encoded without masks, or if
+    `check` raises a DinacError.
     """
     try:
         with entry.settle_name():
@@ -91,6 +94,8 @@ def read_item(
             companions = ALL_COMPANIONS if masks else COMPANIONS
             hold(len(data) + opened.declared_bytes(companions, with_twin=True))
             record = opened.unpack(companions, with_twin=True)
+            if masks and not holds_mask(record):
+                require_masks(record.header.image)
     except DinacError as exc:
         return FileResult.fail(entry.label, exc, name=entry.name)
     header = record.header

@@ -536,6 +536,8 @@ def test_values_too_large_for_float16_fail_alone(
 def test_masks_are_arrays_of_every_sample(
     tmp_path: Path, latents: Path, model: ModelHandle, dtype: str
 ) -> None:
+    for name, seed in STATES.items():
+        put(latents, model, name, seed, image="alpha=none;mask=none")
     header = make_header(model, "b.png")
     mask = np.arange(math.prod(header.shape[1:]), dtype=np.uint8).reshape(header.shape[1:])
     images = [Encoded(np.zeros(header.shape, np.float32), mask=m) for m in (mask, mask[:, ::-1])]
@@ -558,6 +560,11 @@ def test_masks_are_arrays_of_every_sample(
     np.testing.assert_array_equal(flipped, mask[:, ::-1], strict=True)
     assert set(run().values()) == {"it has a mask"}
     assert read_bytes(out) == before
+    put(latents, model, "b.png", 0)
+    assert set(run(masks=True).values()) == {
+        "it has no mask",
+        "was encoded without masks; encode it again with --mask or --masks",
+    }
     with pytest.raises(UsageError, match="--masks needs --to webdataset"):
         export(tmp_path / "npz", "npz", latents, masks=True)
 
