@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple, NoReturn
+from urllib.parse import unquote_to_bytes
 
+from dinac_cli.container.names import escape_name
 from dinac_cli.errors import InputError, UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.storage.urls import hide_secrets, is_url
@@ -34,8 +38,15 @@ class MaskFiles:
     def find(self, name: str) -> str | None:
         """Returns the path of the mask of an image, such as `trip/a.jpg`; None if it has none.
 
-        Raises InputError if several files have its name, or if the folder cannot be listed.
+        The name may be that of a file, or escaped by `escape_name`, as in shards. Raises InputError
+        if several files have its name, or if the folder cannot be listed.
         """
+        found = self._find_exact(name)
+        if found is None and (raw := _unescape_name(name)) is not None:
+            return self._find_exact(raw)
+        return found
+
+    def _find_exact(self, name: str) -> str | None:
         subfolder, base = os.path.split(name)
         stem, listed = os.path.splitext(base)[0], self._list(subfolder)
         found = [stem + suffix for suffix in listed.suffixes if stem + suffix in listed.names]
@@ -50,17 +61,34 @@ class MaskFiles:
         Raises InputError if the folder cannot be listed.
         """
         digest = hashlib.sha256()
-        for place, folders, names in os.walk(self._folder, onerror=self._refuse, followlinks=True):
-            folders.sort()
-            for name in sorted(filter(is_image_name, names)):
-                path = os.path.join(place, name)
-                try:
-                    status = os.stat(path)
-                except OSError as exc:
-                    self._refuse(exc)
-                state = os.path.relpath(path, self._folder), status.st_size, status.st_mtime_ns
-                digest.update(repr(state).encode(errors="surrogateescape"))
+        for name, status in self._walk(self._folder, "", ()):
+            state = (name,) if status is None else (name, status.st_size, status.st_mtime_ns)
+            digest.update(ascii(state).encode())
         return digest.hexdigest()
+
+    def _walk(
+        self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
+    ) -> Iterator[tuple[str, os.stat_result | None]]:
+        """Yields the names of the masks, sorted, and their states; None for a broken link.
+
+        Follows links to folders, but not in loops.
+        """
+        try:
+            status = os.stat(folder)
+            identity = status.st_dev, status.st_ino
+            if identity in ancestors:
+                return
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as exc:
+            self._refuse(exc)
+        for entry in entries:
+            state = _stat(entry)
+            if state is not None and stat.S_ISDIR(state.st_mode):
+                inner = f"{prefix}{entry.name}/"
+                yield from self._walk(entry.path, inner, (*ancestors, identity))
+            elif is_image_name(entry.name):
+                yield prefix + entry.name, state
 
     def _refuse(self, exc: OSError) -> NoReturn:
         raise InputError(f"--masks: {exc.filename}: {describe_read_error(exc)}") from exc
@@ -78,6 +106,31 @@ class MaskFiles:
         except OSError as exc:
             self._refuse(exc)
         return _Listed(names, tuple(sorted({os.path.splitext(name)[1] for name in names})))
+
+
+def _unescape_name(name: str) -> str | None:
+    """Returns the name of a file that `escape_name` has escaped; None if it has not.
+
+    Cut names are not found.
+    """
+    if "%" not in name:
+        return None
+    raw = unquote_to_bytes(name).decode(errors="surrogateescape")
+    is_escaped = raw != name and escape_name(raw) == name
+    return raw if is_escaped and all(map(_is_component, raw.split("/"))) else None
+
+
+def _is_component(part: str) -> bool:
+    """False for what leads out of a folder; on Windows, also for backslashes and drives."""
+    is_plain = part not in ("", ".", "..") and os.path.basename(part) == part
+    return is_plain and not os.path.splitdrive(part)[0]
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:  # its image fails when it is read
+        return None
 
 
 def require_mask_folder(folder: str) -> None:

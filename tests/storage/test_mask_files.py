@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from dinac_cli.container.names import escape_name
 from dinac_cli.errors import InputError, UsageError
 from dinac_cli.storage.mask_files import MaskFiles, require_mask_folder
+
+needs_any_name = pytest.mark.skipif(sys.platform != "linux", reason="names that others refuse")
+needs_links = pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
 
 
 @pytest.fixture
@@ -74,3 +79,49 @@ def test_the_text_of_a_folder_changes_with_its_masks(folder: Path) -> None:
     assert second != first
     (folder / "trip/b.webp").rename(folder / "trip/c.webp")
     assert masks.describe_all() not in (first, second)
+
+
+@needs_any_name
+def test_escaped_names_find_the_files_that_they_stand_for(tmp_path: Path) -> None:
+    """Shards know images by names that are safe on every system."""
+    raw = ("a:b\\c.png", "con.png", "d \udcff/e\udcfe.png", "x.png")
+    for name in raw:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    masks = MaskFiles(str(tmp_path))
+    for name in raw:
+        image = name.replace(".png", ".jpg")
+        assert masks.find(image) == masks.find(escape_name(image)) == os.path.join(tmp_path, name)
+
+
+def test_a_file_whose_own_name_looks_escaped_is_itself(tmp_path: Path) -> None:
+    for name in ("a%41.png", "100%.png", "aA.png"):
+        (tmp_path / name).touch()
+    masks = MaskFiles(str(tmp_path))
+    for name in ("a%41.png", "100%.png"):
+        assert masks.find(name) == os.path.join(tmp_path, name)
+    (tmp_path / "a%41.png").unlink()
+    assert MaskFiles(str(tmp_path)).find("a%41.png") is None  # `escape_name` never writes %41
+
+
+def test_escaped_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "masks/in").mkdir(parents=True)
+    (tmp_path / "x.png").touch()
+    masks = MaskFiles(str(tmp_path / "masks"))
+    assert escape_name("../x.png") == ".%2E/x.png"
+    assert masks.find(".%2E/x.png") is None
+    assert masks.find(escape_name(f"{tmp_path}/x.png")) is None
+
+
+@needs_links
+def test_links_in_loops_and_broken_links(folder: Path) -> None:
+    masks = MaskFiles(str(folder))
+    first = masks.describe_all()
+    for name in ("up", "trip/up"):
+        (folder / name).symlink_to(folder, target_is_directory=True)
+    assert masks.describe_all() == first
+    (folder / "broken.png").symlink_to("nowhere")
+    (folder / "self.png").symlink_to("self.png")
+    second = masks.describe_all()
+    (folder / "nowhere").touch()
+    assert masks.describe_all() != second

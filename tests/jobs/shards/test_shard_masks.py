@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,18 @@ def test_images_of_a_tar_find_their_masks_by_name(masks: Path, tmp_path: Path) -
     write_file(tmp_path / "m/x/b.png", make_gray(16, 16, 8))
     assert count(encode(tmp_path / "in.tar", out, choice, processes=2)) == {Status.WRITTEN: 2}
     assert read_masks(out) == {"x/a": [[7]], "x/b": [[8]]}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that other systems refuse")
+def test_names_that_records_escape_find_their_masks(tmp_path: Path) -> None:
+    names = ("a:b.png", "con.png", "d \udcff/e.png")
+    for name in names:
+        write_file(tmp_path / "photos" / name, make_gray(16, 16, 9))
+        write_file(tmp_path / "masks" / name, make_gray(16, 16, 7))
+    out, choice = tmp_path / "out", EncodeChoice(masks=str(tmp_path / "masks"))
+    results = encode(tmp_path / "photos", out, choice, shard_size=4)
+    assert [(result.status, result.unmasked) for result in results] == [(Status.WRITTEN, 0)]
+    assert list(read_masks(out).values()) == [[[7]]] * 3
 
 
 def test_alpha_needs_no_files(tmp_path: Path) -> None:
