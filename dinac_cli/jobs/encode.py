@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
 from dinac_cli.codec.compute import Compute
@@ -401,14 +402,20 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
 
     @property
     def image_inputs(self) -> InputRequest:
-        """The inputs, without the mask files. Raises UsageError if an input is their folder."""
+        """The inputs, without the mask files.
+
+        Raises UsageError if an input is their folder or a folder in it.
+        """
         masks = self.options.masks
         if masks is None:
             return self.inputs
-        for path in self.inputs.paths:
-            if os.path.isdir(path) and os.path.isdir(masks) and os.path.samefile(path, masks):
+        place = Path(os.path.realpath(masks))
+        for path in filter(os.path.isdir, self.inputs.paths):
+            images = Path(os.path.realpath(path))
+            if images.is_relative_to(place):
+                found = "is the folder of" if images == place else f"holds the folder {path} of"
                 raise UsageError(
-                    f"--masks {masks}: is the folder of the images; put the masks into another one"
+                    f"--masks {masks}: {found} the images; put the masks into another one"
                 )
         return replace(self.inputs, left_out=(*self.inputs.left_out, masks))
 

@@ -484,6 +484,11 @@ class Selection:
                 f"no {scan.kind.plural} found in {places}, apart from what --exclude leaves out; "
                 "check its patterns"
             )
+        if scan.set_aside:
+            raise UsageError(
+                f"no {scan.kind.plural} found in {places}, apart from files in "
+                f"{', '.join(scan.left_out)}, which are never inputs; name others"
+            )
         raise UsageError(f"no {scan.kind.plural} found in {places}{_describe_others(scan)}")
 
 

@@ -205,10 +205,11 @@ class InputScan:
     None. If `null` is true, NULs separate the names in this list. The names are relative to `root`.
     `skipped_folder` is OUT. If OUT lies in an input folder, OUT is not searched for inputs. Files
     and folders that match `exclusion` are no inputs either. After an iteration, `others` is the
-    number of files that were not of `kind`, and `excluded` of files and folders that `exclusion`
-    matched. `gap` then says why inputs may be missing: a folder could not be listed, or one of
-    `paths` gave no input. If there is a `finder`, tars and URLs are inputs too, and folders of
-    shards are read as what they are; see `SHARDS_MARK`. The files in the folders `left_out` are no
+    number of files that were not of `kind`, `excluded` of files and folders that `exclusion`
+    matched, and `set_aside` of those in `left_out` that were named. `gap` then says why inputs may
+    be missing: a folder could not be listed, or one of `paths` gave no input. If there is a
+    `finder`, tars and URLs are inputs too, and folders of shards are read as what they are; see
+    `SHARDS_MARK`. The files in the folders `left_out` are no
     inputs, also if these folders lie in an input folder.
     """
 
@@ -223,12 +224,13 @@ class InputScan:
     left_out: tuple[str, ...] = ()
     others: int = field(default=0, init=False)
     excluded: int = field(default=0, init=False)
+    set_aside: int = field(default=0, init=False)
     gap: str | None = field(default=None, init=False)
     _searches: dict[str, Search] = field(default_factory=dict, init=False, repr=False)
     _archive: str | None = field(default=None, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Input]:
-        self.others = self.excluded = 0
+        self.others = self.excluded = self.set_aside = 0
         self.gap = None
         for path in self.paths:
             is_empty = True
@@ -440,7 +442,9 @@ class InputScan:
         if not self.left_out:
             return False
         place = _resolve(path)
-        return any(folder == place or folder in place.parents for folder in self._places_left_out)
+        is_set_aside = any(map(place.is_relative_to, self._places_left_out))
+        self.set_aside += is_set_aside
+        return is_set_aside
 
     @cached_property
     def _places_left_out(self) -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,11 @@ class TestFiles:
         assert {Path(result.file).name for result in results} == {"a.png", "b.png", "c.png"}
         with pytest.raises(UsageError, match="is the folder of the images; put the masks into"):
             encode(photos, tmp_path / "out", masks=f"{photos}/.")
+        with pytest.raises(UsageError, match=r"holds the folder .*trip of the images; put the mas"):
+            encode(photos / "trip", tmp_path / "out", masks=photos)
+        message = f"apart from files in {photos}, which are never inputs; name others"
+        with pytest.raises(UsageError, match=f"{re.escape(message)}$"):
+            encode(photos / "a.png", tmp_path / "out", masks=photos)
 
 
 class TestRefusals:
