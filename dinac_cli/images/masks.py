@@ -34,8 +34,8 @@ def fit_mask(mask: Mask, width: int, height: int) -> Mask:
 def scale_mask(mask: Mask, width: int, height: int) -> Mask:
     """Scales uint8 [H, W] to [height, width]. Returns `mask` itself if it has that size.
 
-    Each new value is the mean of the area that it covers: unlike the Lanczos filter of
-    `scale_pixels`, this never rings at the edge of a mask.
+    Each new value is the mean of the pixels whose centres lie in its area. Unlike the Lanczos
+    filter of `scale_pixels`, this never rings at the edge of a mask.
     """
     if mask.shape == (height, width):
         return mask

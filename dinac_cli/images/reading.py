@@ -228,7 +228,7 @@ def read_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Mask:
 
     White counts wholly, black and transparent parts do not. Levels are not colours, so profiles and
     declared colours are ignored. Raises ImageError for the same files as `read_image`, and for a
-    mask of the levels 0 and 1, whose writer took 1 for white.
+    mask of the levels 0 and 1, whose writer took 1 for white; also if it has 16 bits.
     """
     with _open_checked(data, max_pixels, CLIP) as source:
         opened = source.opened
@@ -242,9 +242,12 @@ def read_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Mask:
             soundness.require("fail")
         else:
             upright = _load_upright(opened, source.declared)
+        peak = opened.getextrema()[1] if opened.mode.startswith("I") else 0
     levels = _measure_levels(upright[0])
     if levels.max() == 1:
         raise ImageError("holds only the levels 0 and 1; make what counts 255, which is white")
+    if levels.max() == 0 and 0 < peak <= FULL:
+        raise ImageError(f"holds no level above {peak} of 65535; make what counts 65535")
     return levels
 
 

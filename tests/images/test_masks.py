@@ -141,6 +141,19 @@ class TestFiles:
             read_mask(save(Image.fromarray(mask_of([[0, 1]])), "PNG"))
         assert read_mask(save(Image.fromarray(mask_of([[0, 0]])), "PNG")).tolist() == [[0, 0]]
 
+    def test_sixteen_bits_of_low_levels_are_refused(self) -> None:
+        for level, message in (
+            (1, "holds no level above 1 of 65535; make what counts 65535"),
+            (100, "holds no level above 100 of 65535"),
+            (255, "holds only the levels 0 and 1"),
+        ):
+            for kind in (np.uint16, np.int32):
+                image = Image.fromarray(np.array([[0, level, 0]], kind))
+                with pytest.raises(ImageError, match=f"^{message}"):
+                    read_mask(save(image, "TIFF"))
+        black = Image.fromarray(np.zeros((2, 3), np.uint16))
+        assert read_mask(save(black, "PNG")).max() == 0
+
     def test_damaged_files_are_refused(self) -> None:
         data = save(Image.fromarray(make_pixels()[..., 0]), "JPEG")
         assert read_mask(data[:-2]).shape == (24, 40)  # only the end marker is missing
