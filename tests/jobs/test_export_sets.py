@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import zipfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +20,10 @@ from dinac_cli.commands.export import EXPORT_LABELS
 from dinac_cli.container.record import pack_encoded, read_record
 from dinac_cli.container.tensors import LOGSNR, Encoded
 from dinac_cli.errors import OutputError, UsageError
-from dinac_cli.jobs import edm2_set, lightningdit_set
+from dinac_cli.jobs import edm2_places, lightningdit_set
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export import TRAINING_SETS, ExportRequest, export_inputs, open_output
+from dinac_cli.jobs.export_items import ExportOutcome
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.training_set import LABEL_KINDS
 from dinac_cli.models.registry import resolve_model
@@ -246,23 +250,32 @@ def test_requests_that_make_no_set_are_refused(tmp_path: Path, latents: Path) ->
 
 
 class Edm2Reader:
-    """Reads a folder as EDM2 and REPA do.
+    """Reads a folder as EDM2 and REPA do, or a zip as EDM2 does.
 
-    All arrays below the folder are sorted by name, and have one shape. The labels are found by the
-    names. Half of an array is the mean, the other half the deviation.
+    All arrays in it are sorted by name, and have one shape. The labels are found by the names. Half
+    of an array is the mean, the other half the deviation.
     """
 
-    def __init__(self, folder: Path) -> None:
-        files = (path for path in folder.rglob("*") if path.suffix == ".npy")
-        self.paths = sorted(files, key=lambda path: path.relative_to(folder).as_posix())
-        self.names = [path.relative_to(folder).as_posix() for path in self.paths]
-        labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    def __init__(self, place: Path) -> None:
+        if place.is_dir():
+            self._files = read_bytes(place)
+        else:
+            with zipfile.ZipFile(place) as archive:
+                assert archive.testzip() is None
+                assert all(each.compress_type == 0 for each in archive.infolist())
+                self._files = {name: archive.read(name) for name in archive.namelist()}
+        self.names = sorted(name for name in self._files if name.endswith(".npy"))
+        labels = json.loads(self._files["dataset.json"])["labels"]
         found = None if labels is None else dict(labels)
         self.labels = None if found is None else [found[name] for name in self.names]
-        self.shape = np.load(self.paths[0]).shape
+        self.shape = self._load(0).shape
+
+    def _load(self, index: int) -> np.ndarray[Any, Any]:
+        array: np.ndarray[Any, Any] = np.load(io.BytesIO(self._files[self.names[index]]))
+        return array
 
     def get_moments(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        array = np.load(self.paths[index])
+        array = self._load(index)
         assert array.shape == self.shape
         assert str(array.dtype) == "float32"
         mean, deviation = torch.from_numpy(array).chunk(2)
@@ -283,7 +296,102 @@ def test_edm2_reads_means_and_labels(tmp_path: Path, latents: Path) -> None:
         np.testing.assert_array_equal(reader.sample(index).numpy(), expected)
     export(tmp_path / "unlabelled", "edm2", latents, labels="none")
     assert Edm2Reader(tmp_path / "unlabelled").labels is None
-    assert edm2_set.name_array(1281166) == "01281/img-mean-std-01281166.npy"
+    assert edm2_places.name_array(1281166) == "01281/img-mean-std-01281166.npy"
+
+
+def read_zip(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_edm2_reads_a_zip_of_the_same_files(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out.zip"
+    assert export(out, "edm2", latents) == dict.fromkeys(NAMES, "written")
+    reader = Edm2Reader(out)
+    assert reader.labels == [CLASSES.index(name.partition("/")[0]) for name in NAMES]
+    export(tmp_path / "folder", "edm2", latents)
+    assert read_zip(out) == read_bytes(tmp_path / "folder")
+    export(tmp_path / "again.zip", "edm2", latents)
+    assert (tmp_path / "again.zip").read_bytes() == out.read_bytes()
+    assert "labels" in json.loads(read_zip(out)["dataset.json"])
+
+
+def test_edm2_zip_is_kept_or_renewed(tmp_path: Path, latents: Path, model: ModelHandle) -> None:
+    out = tmp_path / "out.zip"
+    export(out, "edm2", latents)
+    number = out.stat().st_ino
+    assert set(export(out, "edm2", latents).values()) == {"done"}
+    assert out.stat().st_ino == number
+    put(latents, model, "bee/2/a.png", 20)
+    assert list(export(out, "edm2", latents).values()) == ["done"] * 3 + ["written"] * 2
+    (latents / "cat/z.png.dinac").unlink()
+    assert set(export(out, "edm2", latents).values()) == {"done"}
+    assert Edm2Reader(out).labels == [0, 0, 1, 1]
+    export(tmp_path / "new.zip", "edm2", latents)
+    assert out.read_bytes() == (tmp_path / "new.zip").read_bytes()
+
+
+def test_edm2_replaces_no_foreign_zip(tmp_path: Path, latents: Path, model: ModelHandle) -> None:
+    out = tmp_path / "out.zip"
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("mine", b"")
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match=r"out\.zip: was not written by this version"):
+        export(out, "edm2", latents)
+    assert out.read_bytes() == before
+    export(out, "edm2", latents, overwrite=True)
+    changed = bytearray(out.read_bytes())
+    changed[-200] ^= 1
+    out.write_bytes(changed)
+    with pytest.raises(OutputError, match=r"out\.zip: was not written by this version"):
+        export(out, "edm2", latents)
+    assert out.read_bytes() == changed
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_edm2_zip_of_a_stopped_run_is_begun_again(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out.zip"
+    for _ in range(2):
+        control, outcome = RunControl(workers=1, in_flight=1), ExportOutcome()
+        output = open_output(str(out), "edm2")
+        output.open()
+        for result in export_inputs(
+            select_latents(latents), output, "edm2", control, labels="folders", outcome=outcome
+        ):
+            assert result.status.value == "written"
+            control.stop.set()
+        assert outcome.is_unwritten
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["latents"]
+    export(out, "edm2", latents)
+    assert len(Edm2Reader(out).names) == len(NAMES)
+
+
+def test_edm2_zip_leaves_a_gap_for_a_bad_record(tmp_path: Path, latents: Path) -> None:
+    damaged = latents / f"{NAMES[1]}.dinac"
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    statuses = export(tmp_path / "out.zip", "edm2", latents)
+    assert [name for name, status in statuses.items() if status != "written"] == [NAMES[1]]
+    assert Edm2Reader(tmp_path / "out.zip").labels == [0, 1, 1, 2]
+
+
+def test_only_edm2_writes_a_zip(tmp_path: Path, latents: Path) -> None:
+    with pytest.raises(UsageError, match=r"out\.zip: OUT, .*must be a folder"):
+        export(tmp_path / "out.zip", "lightningdit", latents)
+    (tmp_path / "out.zip").mkdir()
+    export(tmp_path / "out.zip", "edm2", latents)
+    assert Edm2Reader(tmp_path / "out.zip").labels == [0, 0, 1, 1, 2]
+
+
+def test_a_smaller_set_says_what_to_do(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out"
+    export(out, "edm2", latents)
+    for path in (latents / "bee").rglob("*.dinac"):
+        path.unlink()
+    with pytest.raises(
+        OutputError,
+        match=r"00000003\.npy: is no array of this export of 3 records, .*choose another OUT",
+    ):
+        export(out, "edm2", latents)
 
 
 def test_edm2_reads_the_deviation_of_the_posterior(tmp_path: Path) -> None:
