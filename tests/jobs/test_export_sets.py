@@ -249,6 +249,31 @@ def test_requests_that_make_no_set_are_refused(tmp_path: Path, latents: Path) ->
         export(tmp_path / "out", "npz", latents)
 
 
+def test_lightningdit_uses_no_foreign_statistics(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    channels = read_record(latents / f"{NAMES[0]}.dinac").latents.shape[0]
+    statistics = {"mean": torch.ones(1, channels, 1, 1), "std": torch.ones(1, channels, 1, 1)}
+    foreign = out / lightningdit_set.STATISTICS_NAME
+    for content in (statistics, {"mean": torch.zeros(1, 4, 1, 1)}, None):
+        foreign.write_bytes(b"no zip") if content is None else torch.save(content, foreign)
+        before = foreign.read_bytes()
+        with pytest.raises(
+            OutputError, match=r"latents_stats\.pt: was not written by dinac .*--overwrite"
+        ):
+            export(out, "lightningdit", latents)
+        assert read_bytes(out) == {foreign.name: before}
+    export(out, "lightningdit", latents, overwrite=True)
+    assert LightningDitReader(out).mean.abs().max() == 0
+    with zipfile.ZipFile(foreign) as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(foreign, "w") as archive:  # as another version of torch might write it
+        for name in sorted(files):
+            archive.writestr(name, files[name])
+        archive.writestr("archive/.something_new", b"")
+    assert set(export(out, "lightningdit", latents).values()) == {"done"}
+
+
 class Edm2Reader:
     """Reads a folder as EDM2 and REPA do, or a zip as EDM2 does.
 
