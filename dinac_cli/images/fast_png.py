@@ -38,7 +38,9 @@ def write_png(pixels: Pixels, text: Mapping[str, str], *, threads: int = 1) -> b
     body = [_ZLIB_HEADER, *(strip.packed for strip in strips), struct.pack(">I", checksum)]
     head = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
     chunks = [_pack_chunk(b"IHDR", head)]
-    chunks += (_pack_chunk(b"tEXt", f"{key}\0{value}".encode("ascii")) for key, value in text.items())
+    chunks += (
+        _pack_chunk(b"tEXt", f"{key}\0{value}".encode("ascii")) for key, value in text.items()
+    )
     chunks += (_pack_chunk(b"IDAT", part) for part in body)
     return b"".join([_SIGNATURE, *chunks, _pack_chunk(b"IEND", b"")])
 
@@ -56,9 +58,9 @@ def _pack_strip(rows: NDArray[np.uint8], start: int, step: int) -> _Strip:
     filtered = _filter(rows, start, step)
     # Differences of smooth pictures hardly repeat, so only runs of equal bytes are worth a search.
     packer = zlib.compressobj(1, zlib.DEFLATED, _RAW_DEFLATE, _MEMORY_LEVEL, zlib.Z_RLE)
-    packed = packer.compress(filtered)
+    packed = packer.compress(filtered.data)
     packed += packer.flush(zlib.Z_FINISH if start + step >= len(rows) else zlib.Z_FULL_FLUSH)
-    return _Strip(packed, zlib.adler32(filtered), filtered.size)
+    return _Strip(packed, zlib.adler32(filtered.data), filtered.size)
 
 
 def _join_checksums(checksum: int, strip: _Strip) -> int:
