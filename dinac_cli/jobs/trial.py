@@ -91,7 +91,7 @@ class Trial:
 
     @property
     def basis(self) -> str:
-        """What an estimate of this trial is based on, such as "cpu/f32, from a sample of 3 images"."""
+        """What an estimate is based on, such as "cpu/f32, from a sample of 3 images"."""
         return (
             f"{self.compute}, from a sample of {self.files} image{'' if self.files == 1 else 's'}"
         )
