@@ -224,7 +224,7 @@ def test_what_a_set_lacks_is_said_before_anything_is_written(
     put(latents, model, "y.png", 9)
     with pytest.raises(UsageError, match=r"y\.png\.dinac: is in no folder, so it has no class"):
         export(out, form, latents)
-    assert not any(out.iterdir())
+    assert not out.exists()
 
 
 def test_lightningdit_needs_twins_and_labels(
