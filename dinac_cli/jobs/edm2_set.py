@@ -17,6 +17,7 @@ from dinac_cli.jobs.export_forms import Exported, write_array
 from dinac_cli.jobs.export_items import Exporter, ExportItem
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.jobs.training_set import TrainingSet
+from dinac_cli.models.aliases import HUB_ALIASES
 from dinac_cli.storage.output import Output
 
 Deviation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
@@ -127,10 +128,16 @@ def find_deviation(header: RecordHeader) -> Deviation:
 
     model = find_model(header.latent_space)
     if model is None or not model.read_traits().has_posterior:
+        is_named = header.model in HUB_ALIASES.values()
         raise UsageError(
             f"the records hold posteriors, and their deviations need the model "
-            f"{header.model or header.latent_space}, which is not in the cache of the Hub; "
-            f"run dinac models pull {header.model or 'MODEL'}, or encode with --no-posterior"
+            f"{header.model or header.latent_space}, "
+            + (
+                f"which is not in the cache of the Hub; run dinac models pull {header.model}, "
+                "or encode with --no-posterior"
+                if is_named
+                else "but export knows only models with short names; encode with --no-posterior"
+            )
         )
 
     network = model.open((), torch.device("cpu"), torch.float32)

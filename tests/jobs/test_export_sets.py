@@ -6,6 +6,7 @@ import io
 import json
 import random
 import zipfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dinac_cli.jobs.export import TRAINING_SETS, ExportRequest, export_inputs, o
 from dinac_cli.jobs.export_items import ExportOutcome
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.training_set import LABEL_KINDS
+from dinac_cli.models.aliases import HUB_ALIASES
 from dinac_cli.models.registry import resolve_model
 
 from .hand_made import make_handle, make_header, make_record, select_latents
@@ -439,7 +441,12 @@ def test_edm2_reads_the_deviation_of_the_posterior(tmp_path: Path) -> None:
 
 def test_edm2_needs_the_model_of_posteriors(tmp_path: Path, model: ModelHandle) -> None:
     put(tmp_path / "latents", model, "a.png", 1, logsnr=True)
-    with pytest.raises(UsageError, match=r"need the model tiny, .* dinac models pull tiny"):
+    with pytest.raises(UsageError, match=r"need the model tiny, but .*encode with --no-posterior$"):
+        export(tmp_path / "out", "edm2", tmp_path / "latents", labels="none")
+    header = replace(make_header(model, "a.png"), model=HUB_ALIASES["d2"])
+    zeros = np.zeros(header.shape, np.float32)
+    (tmp_path / "latents/a.png.dinac").write_bytes(pack_encoded(header, Encoded(zeros, zeros)))
+    with pytest.raises(UsageError, match=r"dinac models pull data-archetype/dinac_ae_d2, or "):
         export(tmp_path / "out", "edm2", tmp_path / "latents", labels="none")
 
 
