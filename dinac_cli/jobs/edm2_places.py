@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from dinac_cli.errors import OutputError
 from dinac_cli.jobs.export_forms import is_sealed_json, refuse_changed
 from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.storage.renewal import Renewal, renew_file
-from dinac_cli.storage.zips import END, ZipWriter
+from dinac_cli.storage.zips import END, ZipWriter, count_members
 
 LABELS_NAME = "dataset.json"
 
@@ -66,8 +67,8 @@ def open_place(output: Output, count: int) -> Iterator[ArrayPlace]:
         yield folder
         return
     target = output.path
-    if output.keeps_existing and os.path.lexists(target) and _read_mark(target) is None:
-        raise refuse_changed(target)
+    if output.keeps_existing and os.path.lexists(target):
+        _refuse_other_zip(target, count)
     output.prepare(target)
     require_ours = _require_own_zip(target)
     with renew_file(target, require_ours=require_ours, overwrite=output.overwrite) as renewal:
@@ -199,6 +200,23 @@ def _read_mark(path: str) -> bytes | None:
     except OSError:
         return None
     return comment[len(_MARK) :] if comment.startswith(_MARK) else None
+
+
+def _refuse_other_zip(target: str, count: int) -> None:
+    """Raises OutputError for a zip of others, and for one with more than `count` arrays."""
+    if _read_mark(target) is None:
+        raise refuse_changed(target)
+    try:
+        with open(target, "rb") as file:
+            arrays = count_members(file, os.path.getsize(target) - _END_BYTES) - 1
+    except (OSError, ValueError, struct.error) as exc:
+        raise refuse_changed(target) from exc
+    if arrays > count:
+        records = "1 record" if count == 1 else f"{count} records"
+        raise OutputError(
+            f"{target}: holds {arrays} arrays, but this export has {records}; export all records, "
+            "choose another OUT, or add --overwrite"
+        )
 
 
 def _require_own_zip(target: str) -> Callable[[], None]:

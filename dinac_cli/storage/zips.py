@@ -1,10 +1,11 @@
-"""Writes zip archives whose bytes depend only on their members. Reads none."""
+"""Writes zip archives whose bytes depend only on their members."""
 
 from __future__ import annotations
 
 import struct
 import zlib
 from collections.abc import Callable
+from typing import BinaryIO
 
 _LOCAL_FILE = struct.Struct("<4s5H3I2H")
 _CENTRAL_FILE = struct.Struct("<4s6H3I5H2I")
@@ -98,3 +99,16 @@ def _show_32(value: int) -> int:
 
 def _pack_extra(values: bytes) -> bytes:
     return struct.pack("<2H", _ZIP64_TAG, len(values)) + values if values else b""
+
+
+def count_members(file: BinaryIO, end: int) -> int:
+    """Returns the number of members of an archive of `ZipWriter`; its record `END` is at `end`.
+
+    Raises OSError, ValueError or struct.error for an archive of another program.
+    """
+    file.seek(end)
+    count = int(END.unpack(file.read(END.size))[4])
+    if count < _MAX_16:
+        return count
+    file.seek(end - _ZIP64_LOCATOR.size - _ZIP64_END.size)
+    return int(_ZIP64_END.unpack(file.read(_ZIP64_END.size))[7])

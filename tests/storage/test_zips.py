@@ -56,4 +56,8 @@ def test_zip64_has_sizes_and_offsets(monkeypatch: pytest.MonkeyPatch, most: int)
 
 def test_zip64_has_many_members() -> None:
     members = {f"{number:06}": b"" for number in range(65_537)}
-    assert list(read(write(members))) == list(members)
+    data = write(members, b"a comment")
+    assert list(read(data)) == list(members)
+    for archive, count in ((data, 65_537), (write(MEMBERS, b"a comment"), 3)):
+        end = len(archive) - len(b"a comment") - zips.END.size
+        assert zips.count_members(io.BytesIO(archive), end) == count
