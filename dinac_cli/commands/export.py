@@ -86,6 +86,14 @@ ExportCaptions = Annotated[
         "images, metadata.jsonl or captions.json.",
     ),
 ]
+ExportMasks = Annotated[
+    bool,
+    typer.Option(
+        "--masks",
+        help="webdataset: add the masks of encode --mask or --masks as mask.npy, uint8 from 0 to "
+        "255; 255 everywhere if a record has none.",
+    ),
+]
 
 
 def export(
@@ -100,6 +108,7 @@ def export(
     dtype: ExportDtype = "f32",
     index: ExportIndex = False,
     captions: ExportCaptions = None,
+    masks: ExportMasks = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     root: opt.Root = None,
@@ -139,6 +148,7 @@ def export(
         dtype=dtype,
         index=index,
         captions=captions,
+        masks=masks,
         overwrite=overwrite,
         fsync=fsync,
         workers=workers,

@@ -95,7 +95,7 @@ class ExportRequest(Request[ExportRun]):
     records are exported for readers that are made for another model. `labels`, one of
     `LABEL_KINDS`, says where the classes of `TRAINING_SETS` come from. `dtype`, one of
     `ARRAY_TYPES`, is the type of the arrays of WebDataset samples; `index` adds an index of their
-    tars, and `captions` is the place of their captions; see `open_captions`.
+    tars, `captions` is the place of their captions (see `open_captions`), and `masks` adds masks.
     """
 
     inputs: InputRequest
@@ -107,6 +107,7 @@ class ExportRequest(Request[ExportRun]):
     dtype: str = "f32"
     index: bool = False
     captions: str | None = None
+    masks: bool = False
     overwrite: bool = False
     fsync: bool = False
 
@@ -138,6 +139,7 @@ class ExportRequest(Request[ExportRun]):
             dtype=self.dtype,
             index=self.index,
             captions=None if self.captions is None else open_captions(self.captions),
+            masks=self.masks,
             outcome=outcome,
         )
         return ExportRun(work=work, selection=selection, output=output, outcome=outcome)
@@ -148,6 +150,7 @@ class ExportRequest(Request[ExportRun]):
             f"--dtype {self.dtype}": self.dtype != "f32",
             "--wids": self.index,
             "--captions": self.captions is not None,
+            "--masks": self.masks,
         }
         for option, is_given in options.items():
             if is_given and self.format != WEBDATASET:
@@ -223,6 +226,7 @@ def export_inputs(
     dtype: str = "f32",
     index: bool = False,
     captions: CaptionFiles | None = None,
+    masks: bool = False,
     outcome: ExportOutcome | None = None,
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
@@ -230,16 +234,16 @@ def export_inputs(
     Keeps what an earlier run exported from the same record. In the formats of `FORMS`, each record
     becomes one file; without `force`, a record that its readers would misread fails. In the format
     `webdataset`, the records become samples in tars of about 64 MiB; see `TarSet` for `keys`,
-    `shard` and `dtype`. `captions` adds prompts to these samples, and `index` an index of the tars.
-    For `TRAINING_SETS`, all headers are read first; see `survey_records` for `labels`. The run
-    fills `outcome`. Raises
-    OutputError if the disk is full, if OUT holds files of others that would be read as part of the
-    export, or if another run adds the same tars; UsageError if OUT holds tars with other keys or
-    another dtype, or if the records do not make a training set.
+    `shard` and `dtype`. `captions` adds prompts to these samples, `masks` masks, and `index` an
+    index of the tars. For `TRAINING_SETS`, all headers are read first; see `survey_records` for
+    `labels`. The run fills `outcome`. Raises OutputError if the disk is full, if OUT holds files of
+    others that would be read as part of the export, or if another run adds the same tars;
+    UsageError if OUT holds tars with other keys or another dtype, or if the records do not make a
+    training set.
     """
     exporter: Exporter
     if form == WEBDATASET:
-        exporter = _open_tars(TarSet(output, keys, shard, dtype), captions, with_index=index)
+        exporter = _open_tars(TarSet(output, keys, shard, dtype, masks), captions, with_index=index)
     elif form in TRAINING_SETS:
         entries = itertools.islice(list_records(inputs, None), limit)
         needs = TRAINING_SETS[form]
@@ -251,7 +255,7 @@ def export_inputs(
         exporter = _FileExporter(output, form, force=force)
     entries = itertools.islice(exporter.list_entries(inputs, control.stdin), limit)
     find_current = exporter.find_current if output.keeps_existing else None
-    read = partial(read_item, find_current=find_current, check=exporter.check)
+    read = partial(read_item, find_current=find_current, check=exporter.check, masks=masks)
     outcome = outcome or ExportOutcome()
     with closing(map_bounded(entries, read, control)) as items:
         counted = _count_twins(items, outcome) if form in WITHOUT_TWINS else items

@@ -78,6 +78,7 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
         model=setup.model,
         why_model=explain_default(request.model, setup.held, setup.model),
         geometry=setup.options.geometry,
+        masks=setup.options.masks,
         plan=setup.plan,
         threads=setup.threads,
     )
@@ -128,7 +129,7 @@ def prepare_shards(
             "choose another OUT, or add --overwrite to encode everything again"
         )
     announce_followed(held, request.options.list_followed(held), announce)
-    inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
+    inputs = ShardInputs.find(request.image_inputs, request.out, choice.keep, options.masks)
     if any(find_kind(archive.place) is ShardKind.PARQUET for archive in inputs.archives):
         parquet.require_pyarrow()
     plan = ShardPlan(inputs, store, settings, request, model)
@@ -257,9 +258,7 @@ class ShardPlan:
         if self.request.retry_failed:
             self.failed = self.contents.find_failed()
         self.loose = self._list_loose(watch)
-        self._archives = [
-            archive.make_shard(self.settings.digest) for archive in self.inputs.archives
-        ]
+        self._archives = self.inputs.make_shards(self.settings.digest)
         if self.request.overwrite:
             self.replaces = self._find_replaced()
         else:
@@ -348,6 +347,11 @@ class ShardPlan:
         )
         if self.inputs.has_loose:
             loose.add(watch_items(self.inputs.list_loose(), watch, SCANNING))
+        masks = self.inputs.masks
+        if masks is not None and loose.images and not (self.inputs.masked or self.inputs.archives):
+            raise UsageError(
+                f"--masks {masks}: holds no mask of any image; check the folder and the names"
+            )
         if not loose.images and not self.inputs.archives:
             others = self.inputs.others
             found = f" ({others} other file{'' if others == 1 else 's'})" if others else ""
@@ -458,7 +462,7 @@ def _run_on_ray(
     cluster = choose_cluster(request)
     control = replace(control, threads=plan.settings.threads)  # not divided: nodes have their own
     with show_nonce(plan.store) as nonce:
-        check = NodeCheck(plan.store, nonce, plan.model, place)
+        check = NodeCheck(plan.store, nonce, plan.model, place, plan.inputs.masks)
         every = itertools.chain([first], shards)
         with closing(run_on_ray(open_job, every, control, cluster, check)) as results:
             yield from results
