@@ -24,7 +24,9 @@ from dinac_cli.models.pixel_scaling import scale_pixels
 
 from .checkpoints import list_vae_shapes, make_vae
 
-pytest.importorskip("diffusers", reason="the extra flux2 is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("diffusers") is None, reason="the extra flux2 is not installed"
+)
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
