@@ -191,7 +191,7 @@ def settings_restored() -> Iterator[None]:
     )
     uses_cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     yield
-    torch.backends.cuda.enable_cudnn_sdp(uses_cudnn)  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_cudnn_sdp(uses_cudnn)
     matmul.fp32_precision, conv.fp32_precision = before[:2]
     matmul.allow_bf16_reduced_precision_reduction = before[2]
 
