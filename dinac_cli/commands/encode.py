@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
-from dinac_cli.commands.plan import describe_unmasked, print_plan
+from dinac_cli.commands.mask_count import describe_unmasked
+from dinac_cli.commands.plan import print_plan
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.size_advice import advise_on_sizes

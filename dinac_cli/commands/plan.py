@@ -11,6 +11,7 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.bucket_table import buckets_to_json, describe_buckets
+from dinac_cli.commands.mask_count import describe_unmasked
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
@@ -310,13 +311,6 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
         "bytes_done": plan.counts[Fate.DONE].size_bytes,
         "bytes_orphaned": plan.counts[Fate.ORPHANED].size_bytes,
     }
-
-
-def describe_unmasked(unmasked: int, images: int, masks: str) -> str:
-    """Says how many of the images have no file in `masks`, the folder of --masks."""
-    if unmasked == images:
-        return f"WARNING: no image has a mask in {masks}; check the folder and the names"
-    return f"without a mask in {masks}, so everything counts: {count_images(unmasked)}"
 
 
 def _print_file(file: PlannedFile, console: Console, lines: FileLines, *, as_json: bool) -> None:

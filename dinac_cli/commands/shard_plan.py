@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dinac_cli.commands.bucket_table import buckets_to_json, describe_buckets
+from dinac_cli.commands.mask_count import describe_unmasked
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
@@ -139,6 +140,8 @@ def _describe_images(forecast: ShardForecast) -> Iterator[str]:
         )
     if totals.skipped:
         yield f"skipped in earlier runs: {count_images(totals.skipped)}"
+    if plan.inputs.masks is not None and plan.unmasked:
+        yield describe_unmasked(plan.unmasked, plan.loose.images, plan.inputs.masks)
 
 
 def _describe_buckets(counts: BucketCounts) -> Iterator[str]:
@@ -244,6 +247,7 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
         "images_gone": plan.vanished,
         "images_failed": totals.failed,
         "images_skipped": totals.skipped,
+        **({} if plan.inputs.masks is None else {"unmasked": plan.unmasked}),
         **({} if forecast.buckets is None else _buckets_to_json(forecast.buckets)),
         "retry_failed": {"shards": totals.failed_shards, "images": totals.retried_images},
         "bytes_in": todo.bytes_in,

@@ -33,6 +33,7 @@ from dinac_cli.images.hdr import REFUSE, read_hdr
 from dinac_cli.jobs.image_masks import (
     MASK_OPTIONS,
     NO_MASK,
+    NO_MASK_KIND,
     FoundMask,
     MaskKind,
     is_mask_current,
@@ -140,18 +141,18 @@ class WantedLatents:
     geometry: Geometry = NO_GEOMETRY
     hdr: str = REFUSE
     damaged: DamageChoice = "fail"
-    mask_kind: MaskKind = "none"
+    mask_kind: MaskKind = NO_MASK_KIND
 
     @property
     def tensors(self) -> frozenset[str]:
         """The tensors in addition to the latents that a record may hold for this run."""
-        return self.companions if self.mask_kind == "none" else self.companions | {MASK}
+        return self.companions if self.mask_kind == NO_MASK_KIND else self.companions | {MASK}
 
     @cached_property
     def digest(self) -> bytes:
         """A digest of these requirements and of the version of dinac."""
         identity = self.model.identity
-        fields = (
+        fields: tuple[object, ...] = (
             __version__,
             identity.latent_space,
             identity.weights,
@@ -162,8 +163,9 @@ class WantedLatents:
             self.geometry.text,
             self.hdr,
             self.damaged,
-            self.mask_kind,
         )
+        if self.mask_kind != NO_MASK_KIND:  # else OUT remembers the digest without it
+            fields += (self.mask_kind,)
         return hashlib.sha256(repr(fields).encode()).digest()
 
     def digest_with(self, mask: FoundMask) -> bytes:
@@ -189,7 +191,7 @@ class WantedLatents:
         if find_geometry(header.image) != self.geometry.text:
             return self._compare_geometry(find_geometry(header.image))
         kind = read_mask_kind(header.image)
-        if "none" not in (kind, self.mask_kind) and kind != self.mask_kind:
+        if NO_MASK_KIND not in (kind, self.mask_kind) and kind != self.mask_kind:
             return Conflict(f"latents with {MASK_OPTIONS[kind]}", MASK_OPTIONS[self.mask_kind])
         if self.anonymous and not header.is_anonymous:
             return Conflict("a record that names its source", "--anonymous")
@@ -216,7 +218,9 @@ class WantedLatents:
         lacking = " and ".join(self._list_lacking(outline))
         if lacking:
             return f"the record holds {lacking}"
-        if self.mask_kind != "none" and read_mask_kind(outline.header.image) == "none":
+        if self.mask_kind != NO_MASK_KIND and (
+            read_mask_kind(outline.header.image) == NO_MASK_KIND
+        ):
             return "the record was made without masks"
         weights = outline.header.weights
         if CLASS_TOKEN in self.companions and weights != self.model.identity.weights:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from functools import lru_cache
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from dinac_cli.errors import InputError, UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.storage.urls import hide_secrets, is_url
 
 _FOLDERS_KNOWN = 64  # inputs come folder by folder, but a list may name several in turn
+
+
+class _Listed(NamedTuple):
+    """The image files of a folder, and their suffixes."""
+
+    names: frozenset[str]
+    suffixes: tuple[str, ...]
 
 
 class MaskFiles:
@@ -30,10 +37,10 @@ class MaskFiles:
         Raises InputError if several files have its name, or if the folder cannot be listed.
         """
         subfolder, base = os.path.split(name)
-        found = self._list(subfolder).get(os.path.splitext(base)[0], ())
+        stem, listed = os.path.splitext(base)[0], self._list(subfolder)
+        found = [stem + suffix for suffix in listed.suffixes if stem + suffix in listed.names]
         if len(found) > 1:
-            names = ", ".join(sorted(found))
-            place = self._locate(subfolder)
+            place, names = self._locate(subfolder), ", ".join(found)
             raise InputError(f"{place} holds several masks of this image: {names}; keep one")
         return os.path.join(self._locate(subfolder), found[0]) if found else None
 
@@ -61,21 +68,16 @@ class MaskFiles:
     def _locate(self, subfolder: str) -> str:
         return os.path.join(self._folder, *filter(None, subfolder.split("/")))
 
-    def _list_folder(self, subfolder: str) -> dict[str, tuple[str, ...]]:
-        """Returns the image files of a subfolder, by their names without the extension."""
+    def _list_folder(self, subfolder: str) -> _Listed:
         try:
-            names = os.listdir(self._locate(subfolder))
+            names = frozenset(filter(is_image_name, os.listdir(self._locate(subfolder))))
         except (FileNotFoundError, NotADirectoryError) as exc:
             if os.path.isdir(self._folder):
-                return {}
+                return _Listed(frozenset(), ())
             raise InputError(f"--masks {self._folder}: the folder is gone") from exc
         except OSError as exc:
             self._refuse(exc)
-        files: dict[str, tuple[str, ...]] = {}
-        for name in filter(is_image_name, names):
-            stem = os.path.splitext(name)[0]
-            files[stem] = (*files.get(stem, ()), name)
-        return files
+        return _Listed(names, tuple(sorted({os.path.splitext(name)[1] for name in names})))
 
 
 def require_mask_folder(folder: str) -> None:

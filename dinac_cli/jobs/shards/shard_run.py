@@ -232,8 +232,8 @@ class ShardPlan:
 
     `make` lists OUT and the inputs once. Afterwards, `total` is the number of images, if it is
     known; `shards` is the number of shards; `vanished` images of the plan in OUT are gone, and
-    `changed` images have another version there. `failed` are the shards with images that failed;
-    only --retry-failed looks for them.
+    `changed` images have another version there. `unmasked` loose images have no file of --masks.
+    `failed` are the shards with images that failed; only --retry-failed looks for them.
     """
 
     inputs: ShardInputs
@@ -246,6 +246,7 @@ class ShardPlan:
     shards: int = field(default=0, init=False)
     vanished: int = field(default=0, init=False)
     changed: int = field(default=0, init=False)
+    unmasked: int = field(default=0, init=False)
     replaces: Replaced | None = field(default=None, init=False)
     failed: set[str] = field(default_factory=set, init=False)
 
@@ -265,6 +266,7 @@ class ShardPlan:
             self._refuse_unplanned()
         self.shards = sum(1 for _ in self._take_share(range(self._count_all())))
         self.vanished, self.changed = self.loose.vanished, self.loose.changed
+        self.unmasked = self.loose.images - self.inputs.masked if self.inputs.masks else 0
         is_whole = self._share == (0, 1) and self.request.inputs.limit is None
         self.total = self.loose.images if is_whole and not self._archives else None
         self.is_made = True
