@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dinac_cli.container.record import Record, read_record
-from dinac_cli.container.tensors import COMPANIONS
+from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError, describe_read_error
 from dinac_cli.latent_items import Flip, check_flip, load_item
 from dinac_cli.storage.caption_files import CaptionFiles, open_captions
@@ -21,6 +22,8 @@ from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.storage.shard_layout import INDEX_NAME
 from dinac_cli.storage.urls import hide_secrets, is_url
+
+_EXPORT_SUFFIXES = (".safetensors", ".npz", ".latent", ".npy")
 
 
 class LatentFolder(Dataset[Any]):
@@ -39,6 +42,9 @@ class LatentFolder(Dataset[Any]):
     `captions` is the folder of the images, or a table of captions; see `open_captions`. Each item
     then has `txt`, the caption of its image. `labels="folders"` gives each item `label`, the number
     of its class: `classes` holds the names of the first folders, sorted.
+    `masks=True` gives each item `mask`, float32 [1, h, w] in 0 to 1: how much of each position of
+    the latents counts, from `encode --mask` or `--masks`; ones if the file holds none. It is the
+    mask of the image that `latents` shows; with `flip="both"`, `flipped_mask` is the other one.
     `transform` is applied to each item. The dataset keeps only names and tables of captions in
     memory, and can be pickled for the workers of a DataLoader.
     Raises UsageError if the folder does not exist, has no latent file or holds shards, if `flip` or
@@ -56,6 +62,7 @@ class LatentFolder(Dataset[Any]):
         flip: Flip = "both",
         captions: str | os.PathLike[str] | None = None,
         labels: Literal["folders"] | None = None,
+        masks: bool = False,
     ) -> None:
         check_flip(flip)
         if labels not in (None, "folders"):
@@ -68,15 +75,13 @@ class LatentFolder(Dataset[Any]):
             raise UsageError(f"{folder}: no such folder; check the path")
         self.transform = transform
         self.flip = flip
+        self.masks = masks
         found = (path for path in self.folder.rglob(f"*{LATENT_SUFFIX}") if path.is_file())
         files = sorted(path.relative_to(self.folder).as_posix() for path in found)
         seen = (name for name in files if "/." not in f"/{name}")  # skips hidden files
         self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
-        holds_index = (self.folder / INDEX_NAME).is_file()
-        if not self.names and (holds_index or holds_shards(str(folder))):
-            raise UsageError(f"{folder} holds shards; read them with LatentShards")
         if not self.names:
-            raise UsageError(f"no latent files found in {folder}; run dinac encode first")
+            raise UsageError(_explain_lack(self.folder))
         self.captions = None if captions is None else self._open_captions(str(captions))
         self.classes = () if labels is None else self._list_classes()
 
@@ -109,7 +114,13 @@ class LatentFolder(Dataset[Any]):
         name = self.names[index]
         path = self.folder / name_latents(name)
         prefers_twin = self.flip == "random" and bool(torch.rand(()) < 0.5)
-        item = load_item(partial(_read, path), self.flip, prefers_twin=prefers_twin, name=name)
+        item = load_item(
+            partial(_read, path, ALL_COMPANIONS if self.masks else COMPANIONS),
+            self.flip,
+            prefers_twin=prefers_twin,
+            name=name,
+            masks=self.masks,
+        )
         if self.captions is not None:
             item["txt"] = self._read_caption(self.captions, name)
         if self.classes:
@@ -123,9 +134,39 @@ class LatentFolder(Dataset[Any]):
         return caption
 
 
-def _read(path: Path, with_twin: bool) -> Record:
+def _explain_lack(folder: Path) -> str:
+    """Returns what is wrong with a folder without latent files, and what to do."""
+    if (folder / INDEX_NAME).is_file() or holds_shards(str(folder)):
+        return f"{folder} holds shards; read them with LatentShards"
+    if (tar := next(folder.rglob("*.tar"), None)) is not None:
+        if _holds_records(tar):
+            return (
+                f"{folder} holds shards without {INDEX_NAME}; read the whole output of dinac "
+                "encode with LatentShards"
+            )
+        return f"{folder} holds tars without records; read tars of dinac export with webdataset"
+    for suffix in _EXPORT_SUFFIXES:
+        if next(folder.rglob(f"*{suffix}"), None) is not None:
+            return (
+                f"{folder} holds {suffix} files, as dinac export writes them; open the folder of "
+                "dinac encode instead"
+            )
+    return f"no latent files found in {folder}; run dinac encode first"
+
+
+def _holds_records(path: Path) -> bool:
+    """True if the first file of a tar is a record, as in the shards of dinac encode."""
     try:
-        return read_record(path, COMPANIONS, with_twin=with_twin)
+        with tarfile.open(path) as tar:
+            first = next((member for member in tar if member.isfile()), None)
+    except (tarfile.TarError, OSError):
+        return False
+    return first is not None and first.name.endswith(LATENT_SUFFIX)
+
+
+def _read(path: Path, companions: Collection[str], with_twin: bool) -> Record:
+    try:
+        return read_record(path, companions, with_twin=with_twin)
     except FormatError as exc:
         raise DinacError(f"{path}: {exc}") from exc
     except OSError as exc:

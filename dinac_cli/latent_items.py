@@ -11,7 +11,8 @@ from torch.utils.data import default_collate
 # PyTorch documents this table as the way to collate a type of one's own.
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dinac_cli.container.record import Record, list_arrays
+from dinac_cli.container.record import Record, list_arrays, list_masks
+from dinac_cli.container.tensors import Mask
 from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.storage.shard_layout import TEXT_EXTENSIONS
 
@@ -22,6 +23,10 @@ class LatentItem(dict[str, Any]):
     """An item of a `LatentFolder` or of `LatentShards`; see there. A batch is a plain dict."""
 
 
+class LatentBatch(dict[str, Any]):
+    """A batch that `LatentShards` has made. A DataLoader must not make batches of it."""
+
+
 def check_flip(flip: object) -> None:
     """Raises UsageError if `flip` is not one of `Flip`."""
     if flip not in get_args(Flip):
@@ -29,12 +34,18 @@ def check_flip(flip: object) -> None:
 
 
 def load_item(
-    load: Callable[[bool], Record], flip: Flip, *, prefers_twin: bool, name: str | None
+    load: Callable[[bool], Record],
+    flip: Flip,
+    *,
+    prefers_twin: bool,
+    name: str | None,
+    masks: bool = False,
 ) -> LatentItem:
     """Makes the item of a record. `load(with_twin)` reads the record.
 
     If `prefers_twin` is true, which only "random" allows, the item is the mirrored image if the
     record holds it. If `name` is None, the item has the name in the record, which may be empty.
+    With `masks`, the item has masks, float32 [1, h, w] in 0 to 1; see `list_masks`.
     """
     record, is_flipped = load(flip == "both" or prefers_twin), False
     if prefers_twin and record.flipped is not None:
@@ -45,9 +56,15 @@ def load_item(
         height=record.header.height,
         width=record.header.width,
     )
+    if masks:
+        item.update((key, _scale_mask(mask)) for key, mask in list_masks(record).items())
     if flip == "random":
         item["is_flipped"] = is_flipped
     return item
+
+
+def _scale_mask(mask: Mask) -> torch.Tensor:
+    return torch.from_numpy(mask).to(torch.float32)[None] / 255
 
 
 def _collate(items: Sequence[LatentItem], *, collate_fn_map: Any = None) -> dict[str, Any]:
@@ -64,7 +81,15 @@ def _collate(items: Sequence[LatentItem], *, collate_fn_map: Any = None) -> dict
     }
 
 
+def _refuse_batches(batches: Sequence[LatentBatch], *, collate_fn_map: Any = None) -> None:
+    raise DinacError(
+        "LatentShards makes the batches with bucket_batches=True; give the DataLoader "
+        "batch_size=None"
+    )
+
+
 default_collate_fn_map[LatentItem] = _collate
+default_collate_fn_map[LatentBatch] = _refuse_batches
 
 
 def _require_same_keys(first: LatentItem, item: LatentItem) -> None:
@@ -84,9 +109,14 @@ def _require_same_sizes(first: LatentItem, item: LatentItem) -> None:
         if isinstance(value, torch.Tensor) and value.shape != item[key].shape:
             raise DinacError(
                 f"{_name(first)} and {_name(item)} cannot be in one batch: {key} {_show(value)} "
-                f"and {_show(item[key])}; encode with --resize and --crop, use a BucketSampler "
-                "with a LatentFolder, or use batch_size=1"
+                f"and {_show(item[key])}; encode with --resize and --crop, use "
+                f"{_advise_on_buckets(item)}, or use batch_size=1"
             )
+
+
+def _advise_on_buckets(item: LatentItem) -> str:
+    is_of_shards = "key" in item
+    return "bucket_batches=True" if is_of_shards else "a BucketSampler with a LatentFolder"
 
 
 def _name(item: LatentItem) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
 from hashlib import sha256
@@ -12,23 +12,17 @@ from itertools import islice
 from typing import Any, NamedTuple, get_args
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
-from dinac_cli.container.record import unpack_record
-from dinac_cli.container.tensors import COMPANIONS
+from dinac_cli.container.record import Record, unpack_record
+from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError, FormatError, UsageError
-from dinac_cli.latent_items import Flip, check_flip, load_item
+from dinac_cli.latent_items import Flip, LatentBatch, check_flip, load_item
 from dinac_cli.ranks import check_number, choose_rank
-from dinac_cli.shard_order import (
-    Ends,
-    find_spans,
-    order_shards,
-    seed_generator,
-    share_among_ranks,
-    share_among_workers,
-    shuffle_in_buffer,
-)
-from dinac_cli.shard_reading import parse_texts, read_index, read_span
+from dinac_cli.shard_epoch import LocatedSample, ShardEpoch
+from dinac_cli.shard_order import Ends, order_shards, share_among_ranks, share_among_workers
+from dinac_cli.shard_reading import parse_texts, read_index
+from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.shard_layout import RECORD_EXTENSION
 from dinac_cli.storage.store import Store, open_store
 from dinac_cli.storage.tars import Sample
@@ -36,7 +30,10 @@ from dinac_cli.storage.urls import hide_secrets, is_url
 
 
 class _Progress(NamedTuple):
-    """How many items of an epoch an iterator has yielded; one of `workers` (0: no DataLoader's)."""
+    """How much of an epoch an iterator has yielded, in items or, with `bucket_batches`, in batches.
+
+    It is one of `workers` iterators, or of 0 if there is no DataLoader's worker.
+    """
 
     epoch: int
     yielded: int
@@ -46,10 +43,11 @@ class _Progress(NamedTuple):
 class LatentShards(IterableDataset[Any]):
     """The records in the shards of `dinac encode`, in a local folder or at a URL (`s3://b/out`).
 
-    An item is the same dict as that of a `LatentFolder`, and `flip` and `transform` mean the same.
+    An item is the same dict as that of a `LatentFolder`, and `flip`, `captions`, `masks` and
+    `transform` mean the same, but an image without a caption is found when it is read.
     `name` is the name in the record, or the key if the record is anonymous. In addition, the dict
-    has `key` (the name in the shard, without suffix) and, if the shard holds them, `txt` (str) and
-    `json` (the parsed value). A batch has lists of these three.
+    has `key` (the name in the shard, without suffix) and, if the shard holds them, `txt` (str;
+    `captions` takes its place) and `json` (the parsed value). A batch has lists of these three.
 
     Order: with `shuffle=0`, the order of the index. Otherwise each epoch shuffles the shards, and
     then the items in a buffer of `shuffle` records, which holds them as they are in the shard. The
@@ -70,17 +68,28 @@ class LatentShards(IterableDataset[Any]):
     end with a short batch, and `drop_last` leaves out more. Either way, all ranks have the same
     number of batches.
 
+    Sizes: with `bucket_batches`, the dataset yields whole batches instead of items: `batch_size`
+    records whose latents have one size, collated as by a DataLoader, with the images mixed as
+    `shuffle` says. Give the DataLoader `batch_size=None`. `transform` is applied to each item. Each
+    worker keeps the records that wait for a batch of their size, fewer than `batch_size` of each
+    size. All ranks yield the same number of batches, `len(dataset)`: their items divided by
+    `batch_size`, rounded down. They need not know the sizes for that: at the end of an epoch, each
+    worker leaves out the images that still wait, and fills the missing batches with the first
+    images of its part again. With `drop_last=False`, which only one rank can have, every image
+    occurs once, the last batch of each size and worker can be short, and `len` raises TypeError.
+
     Resuming: `state_dict` and `load_state_dict` continue within an epoch, exactly. Without workers,
     call them on the dataset. With workers, use torchdata's StatefulDataLoader, which calls them in
     each worker. A plain DataLoader with workers can only resume at the start of an epoch: call
-    `set_epoch`.
+    `set_epoch`. With `bucket_batches`, resuming reads the shards from the start of the epoch again,
+    without unpacking records, because the batches depend on the sizes.
 
     The dataset keeps the index in memory, can be pickled, and opens the place in each worker. If
     the place does not answer, a shard is opened again a few times, at the same item.
     Raises UsageError if the place has no index or no records, or if an argument is invalid;
-    InputError if the index is invalid; StorageError if the place does not answer. Iteration raises
-    DinacError if a shard cannot be read, is damaged, or does not hold as many records as the index
-    says.
+    InputError if the index is invalid, or captions cannot be read; StorageError if the place does
+    not answer. Iteration raises DinacError if a shard cannot be read, is damaged, or does not hold
+    as many records as the index says, or if an image has no caption.
     """
 
     def __init__(
@@ -93,8 +102,12 @@ class LatentShards(IterableDataset[Any]):
         world_size: int | None = None,
         ends: Ends = "pad",
         batch_size: int = 1,
+        bucket_batches: bool = False,
+        drop_last: bool = True,
         repeat: bool = False,
         flip: Flip = "both",
+        captions: str | os.PathLike[str] | None = None,
+        masks: bool = False,
         transform: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         check_flip(flip)
@@ -109,11 +122,16 @@ class LatentShards(IterableDataset[Any]):
         self.rank, self.world_size = choose_rank(rank, world_size)
         self.ends = ends
         self.batch_size = batch_size
+        self.bucket_batches = bucket_batches
+        self.drop_last = drop_last
+        self._check_drop_last()
         self.repeat = repeat
         self.flip = flip
+        self.captions = None if captions is None else open_captions(os.fspath(captions))
+        self.masks = masks
         self.transform = transform
         self.index = read_index(open_store(self.url))
-        if not self._items:
+        if len(self._items) < self._least:
             raise UsageError(self._describe_lack())
         # Persistent workers keep their copy of the dataset, so the epoch is in shared memory.
         self._epoch = torch.zeros((), dtype=torch.int64)
@@ -132,10 +150,15 @@ class LatentShards(IterableDataset[Any]):
         self._share_epoch()
 
     def __len__(self) -> int:
-        """Returns the number of items of this rank. Raises TypeError with `repeat`."""
+        """Returns the number of items of this rank; with `bucket_batches`, of whole batches.
+
+        Raises TypeError with `repeat`, and for batches of unknown sizes without `drop_last`.
+        """
         if self.repeat:
             raise TypeError("the length is infinite with repeat=True")
-        return len(self._items)
+        if self.bucket_batches and not self.drop_last:
+            raise TypeError("the number of batches is unknown with drop_last=False")
+        return len(self._items) // (self.batch_size if self.bucket_batches else 1)
 
     @property
     def epoch(self) -> int:
@@ -206,7 +229,7 @@ class LatentShards(IterableDataset[Any]):
 
     def _iterate(self, at: _Progress, items: range, worker: int) -> Iterator[Any]:
         store = open_store(self.url)
-        while items:
+        while len(items) >= self._least:  # with `repeat`, fewer would yield nothing forever
             for item in self._read_epoch(store, at, items, worker):
                 at = at._replace(yielded=at.yielded + 1)
                 self._progress = at
@@ -216,45 +239,41 @@ class LatentShards(IterableDataset[Any]):
             at = at._replace(epoch=at.epoch + 1, yielded=0)
 
     def _read_epoch(self, store: Store, at: _Progress, items: range, worker: int) -> Iterator[Any]:
-        """Yields the items of an epoch in their order, without the first `at.yielded`."""
-        generator = seed_generator(self.seed, at.epoch, self.rank, worker)
-        order = shuffle_in_buffer(len(items), self.shuffle, generator)
-        yielded = bytearray(len(items))
-        for number in islice(order, at.yielded):
-            yielded[number] = True
-        first = yielded.find(0)
-        if first < 0:
-            return
-        samples = enumerate(self._read_samples(store, at.epoch, items[first:]), first)
-        buffer: dict[int, tuple[str, Sample]] = {}
-        for number in order:
-            while number not in buffer:
-                position, sample = next(samples)
-                if not yielded[position]:
-                    buffer[position] = sample
-            yield self._make_item(at.epoch, *buffer.pop(number))
-        next(samples, None)  # reads the last shard to its end, and checks its count
-
-    def _read_samples(self, store: Store, epoch: int, items: range) -> Iterator[tuple[str, Sample]]:
-        """Yields the path of the shard and the sample of each item, in the order of the shards."""
+        """Yields the items or batches of an epoch in their order, without the first `yielded`."""
         shards = self.index.shards
-        ordered = order_shards(shards, self.seed, epoch) if self.shuffle else shards
-        for span in find_spans(ordered, items):
-            path = store.locate(span.entry.url)
-            yield from ((path, sample) for sample in read_span(store, span))
+        ordered = order_shards(shards, self.seed, at.epoch) if self.shuffle else shards
+        seeds = self.seed, at.epoch, self.rank, worker
+        epoch = ShardEpoch(store, ordered, items, self.shuffle, seeds)
+        if not self.bucket_batches:
+            for located in epoch.read_samples(at.yielded):
+                yield self._make_item(at.epoch, *located)
+            return
+        batches = epoch.read_batches(self.batch_size, drop_last=self.drop_last)
+        for batch in islice(batches, at.yielded, None):
+            yield self._make_batch(at.epoch, batch)
+
+    def _make_batch(self, epoch: int, batch: list[LocatedSample]) -> Any:
+        made = default_collate([self._make_item(epoch, *located) for located in batch])
+        return LatentBatch(made) if type(made) is dict else made
 
     def _make_item(self, epoch: int, path: str, sample: Sample) -> Any:
         data, key = sample.files[RECORD_EXTENSION], sample.key
         prefers_twin = self.flip == "random" and _toss(self.seed, epoch, key)
         try:
             item = load_item(
-                partial(_unpack, data), self.flip, prefers_twin=prefers_twin, name=None
+                partial(_unpack, data, ALL_COMPANIONS if self.masks else COMPANIONS),
+                self.flip,
+                prefers_twin=prefers_twin,
+                name=None,
+                masks=self.masks,
             )
         except FormatError as exc:
             raise DinacError(f"{path}: {key}: {exc}") from exc
         item["name"] = item["name"] or key
         item["key"] = key
         item.update(parse_texts(path, sample))
+        if self.captions is not None:
+            item["txt"] = _find_caption(self.captions, item["name"], path)
         return item if self.transform is None else self.transform(item)
 
     @property
@@ -268,10 +287,32 @@ class LatentShards(IterableDataset[Any]):
     def _describe_lack(self) -> str:
         if not self.index.total:
             return f"no latents found in {self._place}; run dinac encode first"
+        if self._items:
+            return (
+                f"{self._place}: {len(self._items)} latents of each rank make no whole batch of "
+                f"{self.batch_size}; use smaller batches or fewer ranks, or one rank and "
+                "drop_last=False"
+            )
         return (
             f"{self._place}: {self.index.total} latents for {self.world_size} ranks; use "
             'ends="pad", or fewer ranks'
         )
+
+    @property
+    def _least(self) -> int:
+        """The number of items of which an epoch yields something."""
+        return self.batch_size if self.bucket_batches and self.drop_last else 1
+
+    def _check_drop_last(self) -> None:
+        if self.drop_last:
+            return
+        if not self.bucket_batches:
+            raise UsageError("drop_last=False needs bucket_batches=True")
+        if self.world_size > 1:
+            raise UsageError(
+                f"drop_last=False with {self.world_size} ranks would give them different numbers "
+                "of batches; leave it out"
+            )
 
     def _share_epoch(self) -> None:
         with suppress(RuntimeError):  # no shared memory: persistent workers stay in their epoch
@@ -279,7 +320,11 @@ class LatentShards(IterableDataset[Any]):
 
     def _identify_order(self) -> str:
         """Returns a hash of what the order of the items depends on, except the epoch."""
-        arguments = self.seed, self.shuffle, self.world_size, self.ends, self.batch_size
+        arguments: tuple[object, ...] = (
+            self.seed, self.shuffle, self.world_size, self.ends, self.batch_size
+        )  # fmt: skip
+        if self.bucket_batches:
+            arguments += "bucket_batches", self.drop_last
         return sha256(f"{self._shards_hash} {arguments}".encode()).hexdigest()[:16]
 
     @cached_property
@@ -288,8 +333,18 @@ class LatentShards(IterableDataset[Any]):
         return sha256(json.dumps(shards).encode()).hexdigest()
 
 
-def _unpack(data: bytes, with_twin: bool) -> Any:
-    return unpack_record(data, COMPANIONS, with_twin=with_twin)
+def _unpack(data: bytes, companions: Collection[str], with_twin: bool) -> Record:
+    return unpack_record(data, companions, with_twin=with_twin)
+
+
+def _find_caption(captions: CaptionFiles, name: str, path: str) -> str:
+    caption = captions.find(name)
+    if caption is None:
+        raise DinacError(
+            f"{path}: {name} has no caption; add one where captions=… says, or leave that out to "
+            "get the texts in the shards"
+        )
+    return caption
 
 
 def _toss(seed: int, epoch: int, key: str) -> bool:

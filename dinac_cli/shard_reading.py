@@ -25,6 +25,8 @@ from dinac_cli.storage.shard_layout import (
 from dinac_cli.storage.store import Store, read_again
 from dinac_cli.storage.tars import Sample, group_samples, read_members, split_key
 
+_EXPORTED_NAMES = ("000000.tar", "wids-meta.json")
+
 MAX_TEXT_BYTES = 2**20
 """The size limit of a text or a JSON file beside a record."""
 
@@ -33,6 +35,10 @@ def read_index(store: Store) -> ShardIndex:
     """Reads the index of a place. Raises UsageError if there is none, InputError if it is bad."""
     path = store.locate(INDEX_NAME)
     if store.stat(INDEX_NAME) is None:
+        if any(store.stat(name) is not None for name in _EXPORTED_NAMES):
+            raise UsageError(
+                f"{store.locate('')} holds tars of dinac export; read them with webdataset"
+            )
         problem = "no such index of shards; run dinac encode to its end, or use LatentFolder"
         raise UsageError(f"{path}: {problem} for loose records")
     data = store.read(INDEX_NAME, MAX_INDEX_BYTES)

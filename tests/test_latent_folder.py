@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.models.dinac.config import DinacAEConfig
 
 from .container.hand_made import make_header, make_latents
+from .shard_files import make_tar
 
 SHAPE = (3, 2, 5)
 
@@ -74,6 +76,29 @@ def test_folder_without_latents_is_refused(tmp_path: Path) -> None:
         LatentFolder(tmp_path)
     with pytest.raises(UsageError, match=r"nowhere: no such folder; check the path$"):
         LatentFolder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            "a.jpg.dinac",
+            "holds shards without index.json; read the whole output of dinac encode wi",
+        ),
+        ("00000000.npy", "holds tars without records; read tars of dinac export with webdataset"),
+    ],
+)
+def test_tars_are_named_with_what_reads_them(tmp_path: Path, file: str, message: str) -> None:
+    (tmp_path / "000").mkdir()
+    (tmp_path / "000/000000.tar").write_bytes(make_tar({file: b""}))
+    with pytest.raises(UsageError, match=re.escape(f"{tmp_path} {message}")):
+        LatentFolder(tmp_path)
+
+
+def test_exported_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg.npz").touch()
+    with pytest.raises(UsageError, match=r"holds \.npz files, .*; open the folder of dinac encode"):
+        LatentFolder(tmp_path)
 
 
 def test_repr_has_folder_and_number_of_files(folder: Path) -> None:
@@ -136,6 +161,47 @@ def test_random_flip_keeps_an_image_without_a_mirrored_one(mirrored: Path) -> No
     assert not any(dataset[0]["is_flipped"] for _ in range(8))
     [batch] = DataLoader(dataset, batch_size=2, sampler=[1, 2])
     assert batch["is_flipped"].dtype == torch.bool
+
+
+MASK = np.arange(10, dtype=np.uint8).reshape(2, 5) * 28
+
+
+@pytest.fixture
+def masked(folder: Path) -> Path:
+    """The folder, in which b.png and z.png hold two images; b.png has masks, z.png has none."""
+    for name, masks in (("b.png", (MASK, MASK[:, ::-1])), ("z.png", (None, None))):
+        upright, flipped = (
+            Encoded(make_latents(SHAPE, seed), mask=mask)
+            for seed, mask in zip((5, 6), masks, strict=True)
+        )
+        data = pack_encoded(make_header(SHAPE, "f32"), upright, flipped=flipped)
+        (folder / f"{name}.dinac").write_bytes(data)
+    return folder
+
+
+def test_masks_are_read_on_request(masked: Path) -> None:
+    assert "mask" not in LatentFolder(masked)[1]
+    dataset = pickle.loads(pickle.dumps(LatentFolder(masked, masks=True)))
+    item = dataset[1]
+    assert (item["mask"].shape, item["mask"].dtype) == ((1, 2, 5), torch.float32)
+    np.testing.assert_array_equal(item["mask"][0], MASK.astype(np.float32) / 255)
+    np.testing.assert_array_equal(item["flipped_mask"], np.flip(item["mask"].numpy(), -1))
+    assert item["mask"].max() == 252 / 255
+    [batch] = DataLoader(dataset, batch_size=2, sampler=[1, 2])
+    assert batch["mask"].shape == (2, 1, 2, 5)
+    assert torch.equal(batch["mask"][1], torch.ones(1, 2, 5))
+    assert torch.equal(batch["flipped_mask"][1], torch.ones(1, 2, 5))
+
+
+def test_mask_is_that_of_the_picked_image(masked: Path) -> None:
+    torch.manual_seed(0)
+    dataset = LatentFolder(masked, flip="random", masks=True)
+    items = [dataset[1] for _ in range(16)]
+    assert len({item["is_flipped"] for item in items}) == 2
+    for item in items:
+        assert "flipped_mask" not in item
+        expected = MASK[:, ::-1] if item["is_flipped"] else MASK
+        np.testing.assert_array_equal(item["mask"][0], expected.astype(np.float32) / 255)
 
 
 def test_unknown_flip_is_refused(folder: Path) -> None:

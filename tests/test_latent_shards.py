@@ -10,10 +10,8 @@ import random
 import re
 import subprocess
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from hashlib import sha256
+from collections.abc import Callable, Iterator
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -30,28 +28,15 @@ from dinac_cli.errors import ArchiveError, DinacError, InputError, StorageError,
 from dinac_cli.shard_order import share_among_ranks, share_among_workers, shuffle_in_buffer
 from dinac_cli.storage import store
 from dinac_cli.storage.local import LocalStore
-from dinac_cli.storage.shard_layout import IndexEntry, ShardIndex
+from dinac_cli.storage.shard_layout import ShardIndex
 
 from .container.hand_made import make_header, make_latents
+from .shard_files import make_entry, make_tar, write_files, write_shard
 
 SHAPE = (3, 2, 5)
 SIZES = (7, 1, 0, 12, 4)  # records in each shard: 24 in all
 TOTAL = sum(SIZES)
 RECORD = pack_record(make_header(SHAPE, name=""), make_latents(SHAPE))
-
-
-def make_tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def make_entry(name: str, count: int, data: bytes) -> IndexEntry:
-    return IndexEntry(name, count, len(data), sha256(data).hexdigest())
 
 
 def make_out(sizes: tuple[int, ...] = SIZES) -> dict[str, bytes]:
@@ -69,25 +54,9 @@ def make_keys(count: int = TOTAL) -> list[str]:
     return [f"trip/{number:03}" for number in range(count)]
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> str:
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return str(folder)
-
-
 @pytest.fixture
 def out(tmp_path: Path) -> str:
     return write_files(tmp_path / "out", make_out())
-
-
-def write_shard(folder: Path, files: Mapping[str, bytes], count: int | None = None) -> str:
-    """Writes an OUT of one shard; the index says that it holds `count` records."""
-    data = make_tar(files)
-    records = sum(name.endswith(".dinac") for name in files)
-    entry = make_entry("a.tar", records if count is None else count, data)
-    return write_files(folder, {"a.tar": data, "index.json": ShardIndex((entry,)).to_bytes()})
 
 
 def list_keys(dataset: LatentShards) -> list[str]:
@@ -147,6 +116,35 @@ def test_random_flip_depends_on_seed_epoch_and_key_alone(mirrored: str) -> None:
     assert all(item["is_flipped"] == flips[item["key"]] for item in shuffled)
     dataset.set_epoch(1)
     assert flips != {item["key"]: item["is_flipped"] for item in dataset}
+
+
+def test_masks_are_read_on_request(tmp_path: Path) -> None:
+    mask = np.array([[0, 51, 102, 255, 255]] * 2, np.uint8)
+    images = [Encoded(make_latents(SHAPE), mask=each) for each in (mask, mask[:, ::-1])]
+    masked = pack_encoded(make_header(SHAPE, "f32"), images[0], flipped=images[1])
+    files = {f"{number}.dinac": masked for number in range(16)} | {"z.dinac": RECORD}
+    out = write_shard(tmp_path, files)
+    assert "mask" not in next(iter(LatentShards(out)))
+    *items, whole = LatentShards(out, flip="random", masks=True)
+    assert torch.equal(whole["mask"], torch.ones(1, 2, 5))
+    assert len({item["is_flipped"] for item in items}) == 2
+    for item in items:
+        row = [1, 1, 0.4, 0.2, 0] if item["is_flipped"] else [0, 0.2, 0.4, 1, 1]
+        assert torch.equal(item["mask"], torch.tensor([[row, row]]))
+
+
+def test_captions_of_the_images(tmp_path: Path) -> None:
+    named = pack_record(make_header(SHAPE, name="trip/a.jpg"), make_latents(SHAPE))
+    out = write_shard(tmp_path / "out", {"a.dinac": named, "a.txt": b"kept"})
+    table = tmp_path / "captions.json"
+    table.write_text('{"trip/a.jpg": "corrected"}')
+    [item] = pickle.loads(pickle.dumps(LatentShards(out, captions=table)))
+    assert item["txt"] == "corrected"
+    table.write_text('{"b.jpg": "another"}')
+    with pytest.raises(DinacError, match=r"a\.tar: trip/a\.jpg has no caption; add one where"):
+        list(LatentShards(out, captions=table))
+    with pytest.raises(InputError, match=r"gone: no such file or folder; name the folder of"):
+        LatentShards(out, captions=tmp_path / "gone")
 
 
 def test_batches_have_tensors_and_lists(tmp_path: Path) -> None:
@@ -581,6 +579,12 @@ def test_place_without_an_index_is_refused(tmp_path: Path) -> None:
         LatentShards(tmp_path)
     (tmp_path / "index.json").write_bytes(ShardIndex(()).to_bytes())
     with pytest.raises(UsageError, match=r"^no latents found in .*; run dinac encode first$"):
+        LatentShards(tmp_path)
+
+
+def test_tars_of_an_export_are_named(tmp_path: Path) -> None:
+    (tmp_path / "000000.tar").touch()
+    with pytest.raises(UsageError, match=r"holds tars of dinac export; read them with webdataset$"):
         LatentShards(tmp_path)
 
 

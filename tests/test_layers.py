@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("storage",),
     ("latent_items", "ranks", "shard_order"),
     ("shard_reading",),
+    ("shard_epoch",),
     ("codec", "latent_folder", "latent_shards"),
     ("bucket_sampler",),
     ("jobs.results",),
@@ -40,7 +41,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-TORCH_FREE_PARTS = {"errors", "container", "images", "storage", "shard_order", "shard_reading"}
+TORCH_FREE_PARTS = {
+    "errors",
+    "container",
+    "images",
+    "storage",
+    "shard_order",
+    "shard_reading",
+    "shard_epoch",
+}
 TORCH_FREE_MODULES = {
     "models.aliases",
     "models.families",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 from dataclasses import dataclass
 
+import dinac_cli
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.names import escape_name, escape_text
@@ -106,7 +105,6 @@ def name_model(header: RecordHeader) -> str:
     return f"{header.model or 'unknown'} (latent space {header.latent_space})"
 
 
-@functools.cache
 def name_creator() -> str:
     """Returns `dinac-cli` and its version."""
-    return f"dinac-cli {importlib.metadata.version('dinac-cli')}"
+    return f"dinac-cli {dinac_cli.__version__}"

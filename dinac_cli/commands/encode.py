@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dinac_cli.commands import options as opt
-from dinac_cli.commands.plan import advise_on_sizes, print_plan
+from dinac_cli.commands.mask_count import describe_unmasked
+from dinac_cli.commands.plan import print_plan
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.size_advice import advise_on_sizes
 from dinac_cli.errors import SmallImageError
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.jobs.results import FileResult, Status
@@ -34,6 +36,8 @@ def encode(
     precision: opt.PrecisionOption = None,
     features: opt.StoreFeatures = None,
     posterior: opt.StorePosterior = None,
+    mask: opt.KeepMask = None,
+    masks: opt.MaskFolder = None,
     anonymous: opt.Anonymous = None,
     resize: opt.Resize = None,
     upscale: opt.Upscale = None,
@@ -123,6 +127,8 @@ def encode(
         skip_small=skip_small,
         hdr=hdr,
         damaged=None if damaged is None else parse_damage_choice(damaged),
+        mask=mask,
+        masks=masks,
     )
     choice = ModelChoice(
         model=model, revision=revision, device=device, dtype=dtype, compiled=compiled
@@ -183,6 +189,7 @@ class EncodeSummary(Summary):
         self._too_small = 0
         self._shards = 0
         self._captions = 0
+        self._images = self._unmasked = 0
         self._parts = 0
         self._empty = 0
         self._first_empty = ""
@@ -190,6 +197,9 @@ class EncodeSummary(Summary):
     def add(self, result: FileResult) -> None:
         self._upscaled += result.upscaled
         self._too_small += result.error == SmallImageError.__name__
+        if result.status in (Status.WRITTEN, Status.DONE, Status.RENAMED):
+            self._images += result.images
+            self._unmasked += result.unmasked
         if not result.is_shard:
             self._parts += 1  # the results of parts come just before that of their shard
             return
@@ -212,6 +222,8 @@ class EncodeSummary(Summary):
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         skipped = progress.tally.counts[Status.SKIPPED]
         facts = {"skipped": skipped, "decoded": progress.tally.decoded, "upscaled": self._upscaled}
+        if self._run.masks is not None:
+            facts |= {"unmasked": self._unmasked}
         if self._run.writes_shards:
             facts |= {"shards": self._shards, "captions_left": self._captions}
         return super().to_json(progress) | facts
@@ -220,6 +232,8 @@ class EncodeSummary(Summary):
         yield from advise_on_sizes(
             "scaled up {}", self._upscaled, self._too_small, self._run.geometry
         )
+        if self._run.masks is not None and self._unmasked:
+            yield describe_unmasked(self._unmasked, self._images, self._run.masks)
         if self._empty:
             many = f"{self._empty} archives, such as " if self._empty > 1 else ""
             yield f"found no images in {many}{self._first_empty}"

@@ -1,4 +1,4 @@
-"""One working command line for each command. The help, the manual and usage errors show it."""
+"""Working command lines. The help and the manual show them, and usage errors the first ones."""
 
 EXAMPLES = {
     "dinac": "encode photos/ latents/",
@@ -26,4 +26,18 @@ EXAMPLES = {
     "dinac man": "format",
     "dinac help": "encode",
 }
-"""Full name of a command → the arguments of its example."""
+"""Full name of a command → the arguments of its first example."""
+
+MORE_EXAMPLES = {
+    "dinac encode": (
+        "photos/ bucketed/ --buckets 1024x1024:64 --upscale",
+        "photos/ masked/ --mask",
+    ),
+}
+"""Full name of a command → the arguments of further examples."""
+
+
+def list_examples(path: str) -> list[str]:
+    """Returns the examples of a command or group as whole command lines."""
+    arguments = [EXAMPLES[path], *MORE_EXAMPLES.get(path, ())] if path in EXAMPLES else []
+    return [f"{path} {each}" for each in arguments]

@@ -112,12 +112,21 @@ class InfoSummary(Summary):
             "flipped": catalogue.twins,
             "flipped_class_tokens": catalogue.flipped_class_tokens,
             "flipped_posteriors": catalogue.flipped_posteriors,
+            **_masks_to_json(catalogue),
             "channels": [
                 {"latent_space": space, "mean": moments.mean.tolist(), "std": moments.std.tolist()}
                 for (space, _), moments in catalogue.moments.items()
             ],
             **({"shards": [facts.to_json() for facts in shards]} if shards else {}),
         }
+
+
+def _masks_to_json(catalogue: Catalogue) -> dict[str, Any]:
+    """Returns the number of masks and their mean; no keys if no record was made with masks."""
+    if not (catalogue.masks or catalogue.asked_masks):
+        return {}
+    mean = catalogue.mask_shares / catalogue.masks if catalogue.masks else None
+    return {"masks": catalogue.masks, "mask_mean": mean}
 
 
 def _describe_shards(facts: ShardFacts) -> Iterator[str]:
@@ -177,6 +186,8 @@ def _describe_record(facts: RecordFacts) -> Iterator[tuple[str, str]]:
         yield "class token", f"{facts.upright.token_width} values"
     if facts.upright.has_posterior:
         yield "posterior", "log-SNR of each latent"
+    if facts.upright.mask_share is not None:
+        yield "mask", f"{facts.upright.mask_share:.1%} counts"
     if facts.flipped is not None:
         yield "twin", _describe_twin(facts.flipped)
     yield "size", f"{format_size(facts.size_bytes)}, {facts.bits_per_pixel:.2f} bits per pixel"
@@ -219,6 +230,12 @@ def _describe_records(catalogue: Catalogue, tally: Tally) -> Iterator[tuple[str,
     ):
         if count:
             yield name, "in all" if count == catalogue.records else f"in {count}"
+    if catalogue.masks:
+        count, mean = catalogue.masks, catalogue.mask_shares / catalogue.masks
+        held = "in all" if count == catalogue.records else f"in {count}"
+        yield "mask", f"{held}, of which {mean:.1%} counts"
+    elif catalogue.asked_masks:
+        yield "mask", "in none: everything counts"
 
 
 def _describe_twin(beside: Beside) -> str:
@@ -226,6 +243,7 @@ def _describe_twin(beside: Beside) -> str:
     parts = ["latents"]
     parts += ["class token"] if beside.token_width else []
     parts += ["posterior"] if beside.has_posterior else []
+    parts += ["mask"] if beside.mask_share is not None else []
     return f"{', '.join(parts)} of the mirrored image"
 
 

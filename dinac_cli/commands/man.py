@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dinac_cli.commands.completions import PROGRAM
-from dinac_cli.commands.examples import EXAMPLES
+from dinac_cli.commands.examples import list_examples
 from dinac_cli.commands.parser import list_arguments
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.pages import show_page
@@ -122,7 +122,9 @@ def _describe_commands(root: Any) -> Iterator[str]:
         yield f".SS {_escape(path)}"
         yield from _paragraphs(command.help or "")
         yield ".PP"
-        yield f"Example: \\fB{_escape(f'{path} {EXAMPLES[path]}')}\\fR"
+        for number, example in enumerate(list_examples(path)):
+            yield from (".br",) if number else ()
+            yield f"Example: \\fB{_escape(example)}\\fR"
         for parameter in command.params:
             names = ", ".join((*parameter.opts, *parameter.secondary_opts))
             metavar = _escape(parameter.metavar or "")

@@ -282,6 +282,23 @@ StorePosterior = Annotated[
         help="Also store the posterior's log-SNR; it is needed to sample latents.",
     ),
 ]
+KeepMask = Annotated[
+    bool | None,
+    typer.Option(
+        "--mask/--no-mask",
+        show_default=follow("--no-mask"),
+        help="Also store the alpha channel as a mask: how much each latent position counts.",
+    ),
+]
+MaskFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--masks",
+        metavar="DIR",
+        help="Also store masks from DIR, from files with the names of the images, such as a.png "
+        "for a.jpg: white counts, black does not. Files in DIR are never inputs.",
+    ),
+]
 
 # Geometry
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from dinac_cli.commands.examples import EXAMPLES
+from dinac_cli.commands.examples import EXAMPLES, list_examples
 from dinac_cli.errors import UsageError
 
 # The base class of the parser's errors. The module of this class depends on the version of Typer,
@@ -39,11 +39,11 @@ class _PlainHelp(TyperCommand if TYPE_CHECKING else object):  # type: ignore[mis
         return _simplify(super().get_help_option(ctx))
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
-        """Writes the usage line and the example."""
+        """Writes the usage line and the examples."""
         super().format_usage(ctx, formatter)
-        arguments = EXAMPLES.get(ctx.command_path)
-        if arguments is not None:
-            formatter.write_usage(ctx.command_path, arguments, prefix="Example: ")
+        path = ctx.command_path
+        for example in list_examples(path):
+            formatter.write_usage(path, example.removeprefix(f"{path} "), prefix="Example: ")
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Parses the arguments. Each error knows the command: some errors of the parser do not."""

@@ -11,18 +11,19 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.bucket_table import buckets_to_json, describe_buckets
+from dinac_cli.commands.mask_count import describe_unmasked
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
 from dinac_cli.commands.screen.signals import stop_on_signals
 from dinac_cli.commands.screen.tables import align, count_images, format_duration, format_size
+from dinac_cli.commands.size_advice import advise_on_sizes
 from dinac_cli.commands.values import real
 from dinac_cli.errors import Exit, UsageError
 from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
-    from dinac_cli.images.geometry import Geometry
     from dinac_cli.jobs.executor.phase import Watch
     from dinac_cli.jobs.plan import Plan, PlannedFile, PlanRequest, PlanRun, TimeEstimate
 
@@ -39,7 +40,7 @@ ModelRate = Annotated[
         "--model-rate",
         parser=real("--model-rate", lambda value: 0 < value < math.inf, "more than 0"),
         metavar="N",
-        show_default="tried here",
+        show_default="timed here, with a sample",
         help="For shards: assume that one device computes N images per second, as dinac bench "
         "measures it there.",
     ),
@@ -63,6 +64,8 @@ def plan(
     precision: opt.PrecisionOption = None,
     features: opt.StoreFeatures = None,
     posterior: opt.StorePosterior = None,
+    mask: opt.KeepMask = None,
+    masks: opt.MaskFolder = None,
     anonymous: opt.Anonymous = None,
     resize: opt.Resize = None,
     upscale: opt.Upscale = None,
@@ -142,6 +145,8 @@ def plan(
         skip_small=skip_small,
         hdr=hdr,
         damaged=None if damaged is None else parse_damage_choice(damaged),
+        mask=mask,
+        masks=masks,
     )
     request = EncodeRequest(
         inputs=read_inputs(images, files_from, null, root, exclude, limit, shard),
@@ -193,7 +198,8 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
     if screen.json:
         console.print_json(plan_to_json(run.plan, took, run.refusal) | prune_to_json(run))
     else:
-        lines = (*describe_plan(run.plan, took, run.refusal), *describe_pruning(run))
+        masks = run.options.masks
+        lines = (*describe_plan(run.plan, took, run.refusal, masks), *describe_pruning(run))
         console.print_result("\n".join(lines))
     if run.refusal is not None and console.quiet and not screen.json:
         raise UsageError(f"encode would refuse: {run.refusal}")
@@ -227,8 +233,13 @@ def _choose_exit(run: PlanRun, *, reports_work: bool) -> Exit:
     return Exit.FAILURES if has_reported or run.prune_refusal is not None else Exit.DONE
 
 
-def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> Iterator[str]:
-    """Yields the plan as lines. `refusal` is the reason why encode would not start, or None."""
+def describe_plan(
+    plan: Plan, took: TimeEstimate, refusal: str | None = None, masks: str | None = None
+) -> Iterator[str]:
+    """Yields the plan as lines. `refusal` is the reason why encode would not start, or None.
+
+    `masks` is the folder of --masks.
+    """
     from dinac_cli.jobs.plan import WORK, Fate
 
     rows = [["state", "files", "bytes"]]
@@ -243,6 +254,10 @@ def describe_plan(plan: Plan, took: TimeEstimate, refusal: str | None = None) ->
         "{} would be scaled up", plan.upscaled, plan.too_small, plan.geometry
     )
     yield from describe_buckets(plan.buckets)
+    if masks is not None and plan.unmasked:
+        fates = (*WORK, Fate.DONE, Fate.RENAMED)
+        images = sum(plan.counts[fate].files for fate in fates)
+        yield describe_unmasked(plan.unmasked, images, masks)
     if plan.decoded:
         yield f"skipped because dinac decoded them: {count_images(plan.decoded)}"
     files = sum(plan.counts[fate].files for fate in WORK)
@@ -290,30 +305,12 @@ def plan_to_json(plan: Plan, took: TimeEstimate, refusal: str | None = None) -> 
         "unmeasured": plan.unmeasured,
         "upscaled": plan.upscaled,
         **({"buckets": buckets_to_json(plan.buckets)} if plan.geometry.buckets else {}),
+        **({} if plan.unmasked is None else {"unmasked": plan.unmasked}),
         "seconds_estimated": took.seconds,
         "tried": took.files,
         "bytes_done": plan.counts[Fate.DONE].size_bytes,
         "bytes_orphaned": plan.counts[Fate.ORPHANED].size_bytes,
     }
-
-
-def advise_on_sizes(upscaled: str, count: int, too_small: int, geometry: Geometry) -> Iterator[str]:
-    """Names the options for `count` images that are scaled up, and for images that are too small.
-
-    `upscaled` is a phrase in which `{}` is the number of images that are scaled up.
-    """
-    images = upscaled.format(count_images(count))
-    if geometry.buckets is not None:
-        if count:
-            yield f"{images}; --no-upscale --skip-small would skip small images"
-        if too_small:
-            small = f"smaller than their bucket: {count_images(too_small)}"
-            yield f"{small}; --upscale enlarges small images, --skip-small skips them"
-        return
-    if count:
-        yield f"{images}; --no-upscale keeps small images at their own size"
-    if too_small:
-        yield f"smaller than the crop: {count_images(too_small)}; --skip-small skips small images"
 
 
 def _print_file(file: PlannedFile, console: Console, lines: FileLines, *, as_json: bool) -> None:

@@ -7,6 +7,8 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dinac_cli.commands.bucket_table import buckets_to_json, describe_buckets
+from dinac_cli.commands.mask_count import describe_unmasked
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
@@ -17,12 +19,14 @@ from dinac_cli.commands.screen.tables import (
     format_duration,
     format_size,
 )
+from dinac_cli.commands.size_advice import advise_on_sizes
 from dinac_cli.errors import Exit
 
 if TYPE_CHECKING:
     from dinac_cli.commands.run import ScreenOptions
     from dinac_cli.jobs.executor.phase import Watch
     from dinac_cli.jobs.plan import PlanRequest
+    from dinac_cli.jobs.shards.bucket_counts import BucketCounts
     from dinac_cli.jobs.shards.forecast import ShardEstimate, ShardForecast
     from dinac_cli.jobs.shards.speed import SpeedEstimate
 
@@ -87,6 +91,8 @@ def describe_forecast(forecast: ShardForecast, estimate: ShardEstimate) -> Itera
     """Yields the plan as lines."""
     yield from align(list(_tabulate(forecast)))
     yield from _describe_images(forecast)
+    if forecast.buckets is not None:
+        yield from _describe_buckets(forecast.buckets)
     todo = forecast.totals.todo
     if not todo.shards:
         yield "nothing to encode"
@@ -134,6 +140,38 @@ def _describe_images(forecast: ShardForecast) -> Iterator[str]:
         )
     if totals.skipped:
         yield f"skipped in earlier runs: {count_images(totals.skipped)}"
+    if plan.inputs.masks is not None and plan.unmasked:
+        yield describe_unmasked(plan.unmasked, plan.loose.images, plan.inputs.masks)
+
+
+def _describe_buckets(counts: BucketCounts) -> Iterator[str]:
+    """Yields the buckets of the images to encode, and why some images are not counted."""
+    options = counts.options
+    yield from advise_on_sizes(
+        "{} would be scaled up",
+        counts.upscaled,
+        0 if options.skip_small else counts.small,
+        options.geometry,
+    )
+    yield from describe_buckets(counts.sizes)
+    if options.skip_small and counts.small:
+        yield f"skipped because they are smaller than their bucket: {count_images(counts.small)}"
+    if counts.decoded:
+        yield f"skipped because dinac decoded them: {count_images(counts.decoded)}"
+    if counts.unreadable:
+        yield (
+            f"of unknown bucket: {count_images(counts.unreadable)}, such as {counts.first_problem}"
+        )
+    if counts.remote:
+        yield (
+            f"not in the table of buckets: {count_images(counts.remote)} at URLs; the sizes are "
+            "known once a run has downloaded them"
+        )
+    if counts.archives:
+        yield (
+            f"not in the table of buckets: the images of {_count(counts.archives, 'archive')}; a "
+            "plan does not read archives to their end"
+        )
 
 
 def _describe_work(forecast: ShardForecast, estimate: ShardEstimate) -> str:
@@ -209,6 +247,8 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
         "images_gone": plan.vanished,
         "images_failed": totals.failed,
         "images_skipped": totals.skipped,
+        **({} if plan.inputs.masks is None else {"unmasked": plan.unmasked}),
+        **({} if forecast.buckets is None else _buckets_to_json(forecast.buckets)),
         "retry_failed": {"shards": totals.failed_shards, "images": totals.retried_images},
         "bytes_in": todo.bytes_in,
         "bytes_done": done.bytes_out,
@@ -239,6 +279,15 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
         "requests_of_a_tar": traffic.tar_requests,
         "requests_predicted": {"inputs": asdict(traffic.source), "out": asdict(traffic.out)},
         "advice": traffic.advise(plan.settings.shard_size),
+    }
+
+
+def _buckets_to_json(counts: BucketCounts) -> dict[str, Any]:
+    return {
+        "buckets": buckets_to_json(counts.sizes),
+        "buckets_complete": counts.is_complete,
+        "upscaled": counts.upscaled,
+        "too_small": counts.small,
     }
 
 

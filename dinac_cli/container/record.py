@@ -21,8 +21,10 @@ from dinac_cli.container.tensors import (
     CLASS_TOKEN,
     FLIPPED,
     LOGSNR,
+    MASK,
     Encoded,
     Latents,
+    Mask,
     Planes,
     find_companions,
     find_planes,
@@ -44,15 +46,16 @@ _heads = LayoutWriter("name", "source_bytes", "source_sha256")
 class Record:
     """An unpacked record: its header, its float32 `latents` [C, h, w] and its optional tensors.
 
-    `logsnr` has shape [C, h, w] and `class_token` has shape [D]. `flipped` holds the same tensors
-    of the mirrored image. An optional attribute is None if the record does not hold it, or if it
-    was not requested.
+    `logsnr` has shape [C, h, w], `class_token` has shape [D], and `mask` is uint8 [h, w]; see
+    `Encoded`. `flipped` holds the same tensors of the mirrored image. An optional attribute is None
+    if the record does not hold it, or if it was not requested.
     """
 
     header: RecordHeader
     latents: Latents
     logsnr: Latents | None = None
     class_token: npt.NDArray[np.float32] | None = None
+    mask: Mask | None = None
     flipped: Encoded | None = None
 
 
@@ -72,7 +75,7 @@ class Outline(NamedTuple):
 class _View(NamedTuple):
     """The tensors of one image: either the image itself or the mirrored image.
 
-    `planes` hold its latents. `companions` are the requested `tensors.COMPANIONS`.
+    `planes` hold its latents. `companions` are the requested `tensors.ALL_COMPANIONS`.
     """
 
     prefix: str
@@ -188,11 +191,17 @@ class OpenRecord:
     def _read_view(self, content: bytes, view: _View) -> Encoded:
         planes = {name: self._view_tensor(content, entry) for name, entry in view.planes.items()}
         latents = join_planes(planes, self.header.shape)
-        read = {
-            name: read_companion(view.prefix + name, self._view_tensor(content, entry))
-            for name, entry in view.companions.items()
+        stored = {
+            name: self._view_tensor(content, entry) for name, entry in view.companions.items()
         }
-        return Encoded(latents, read.get(LOGSNR), read.get(CLASS_TOKEN))
+        mask = stored.pop(MASK, None)
+        read = {name: read_companion(view.prefix + name, each) for name, each in stored.items()}
+        return Encoded(
+            latents,
+            read.get(LOGSNR),
+            read.get(CLASS_TOKEN),
+            None if mask is None else mask.copy(),  # a view would keep the whole content
+        )
 
     def _view_tensor(self, content: bytes, entry: TensorEntry) -> npt.NDArray[Any]:
         dtype = np.dtype(_DTYPES[entry.dtype])
@@ -224,7 +233,8 @@ def open_record(source: BinaryIO | bytes | memoryview) -> OpenRecord:
 def unpack_record(
     data: bytes | memoryview, companions: Collection[str] = (), *, with_twin: bool = False
 ) -> Record:
-    """Unpacks the latents and the requested `tensors.COMPANIONS` of exactly one record.
+    """Unpacks the latents and the requested `tensors.ALL_COMPANIONS` of exactly one
+    record.
 
     If `with_twin` is true, also unpacks the same tensors of the mirrored image. Ignores tensors
     that are not requested. Checks the frame before the header, and the header before the payload.
@@ -322,13 +332,26 @@ def describe_latents(header: RecordHeader) -> dict[str, Any]:
 
 
 def list_arrays(record: Record) -> dict[str, npt.NDArray[np.float32]]:
-    """Returns the arrays of a record. The keys are the names that exported arrays have.
+    """Returns the float32 arrays of a record. The keys are the names that exported arrays have.
 
     The names are `latents` [C, h, w], `logsnr` [C, h, w] of the posterior, and `class_token` [D].
-    For the mirrored image, they are `flipped`, `flipped_logsnr` and `flipped_class_token`.
+    For the mirrored image, they are `flipped`, `flipped_logsnr` and `flipped_class_token`. A mask
+    is not among them.
     """
-    arrays = {name: getattr(record, name) for name in Encoded._fields}
+    arrays = {name: getattr(record, name) for name in ("latents", "logsnr", "class_token")}
     if record.flipped is not None:
         names = ("flipped", "flipped_logsnr", "flipped_class_token")
-        arrays |= zip(names, record.flipped, strict=True)
+        arrays |= zip(names, record.flipped[: len(names)], strict=True)
     return {name: array for name, array in arrays.items() if array is not None}
+
+
+def list_masks(record: Record) -> dict[str, Mask]:
+    """Returns `mask`, uint8 [h, w], and `flipped_mask` if the record holds the mirrored image.
+
+    A mask that the record does not hold, or that was not requested, is 255 everywhere.
+    """
+    masks = {"mask": record.mask}
+    if record.flipped is not None:
+        masks["flipped_mask"] = record.flipped.mask
+    whole = np.full(record.header.shape[1:], 255, np.uint8)
+    return {name: whole.copy() if mask is None else mask for name, mask in masks.items()}

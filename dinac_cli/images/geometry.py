@@ -12,13 +12,17 @@ from dinac_cli.images.description import format_description, parse_description
 from dinac_cli.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
+    from dinac_cli.images.masks import Mask
     from dinac_cli.images.pixels import Pixels
 
 MAX_SIDE = 1 << 20
 """The largest side that the user can request, in pixels."""
 
+MASK_KEY = "mask"
+"""The key of the mask in the `image` field of a record."""
+
 # `read_image` writes these keys into a description.
-_READING_KEYS = {"orientation", "color", "alpha", "frame", "damaged", "reader"}
+_READING_KEYS = {"orientation", "color", "alpha", "frame", "damaged", "reader", MASK_KEY}
 _GEOMETRY_KEYS = {"resize", "max_side", "crop", "flip"}
 _TWIN = "twin"
 _NONE = "none"
@@ -196,6 +200,17 @@ class Geometry:
         height, width, _ = pixels.shape
         final = self.measure(width, height)
         return crop_centre(scale_pixels(pixels, *self.scale(width, height)), *final)
+
+    def apply_to_mask(self, mask: Mask) -> Mask:
+        """Scales and crops a mask uint8 [H, W] as `apply` does with its image. See `scale_mask`."""
+        if not self.changes_pixels:
+            return mask
+        from dinac_cli.images.masks import scale_mask
+        from dinac_cli.images.pixels import crop_centre
+
+        height, width = mask.shape
+        final = self.measure(width, height)
+        return crop_centre(scale_mask(mask, *self.scale(width, height)), *final)
 
     def describe(self, description: str) -> str:
         """Appends this geometry to the `description` of an image, and returns the result."""

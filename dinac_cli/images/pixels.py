@@ -39,7 +39,7 @@ def scale_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
 
 
 def crop_centre(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Returns the centre of uint8 [H, W, 3], or `pixels` itself if it has the requested size.
+    """Returns the centre of uint8 [H, W, 3] or [H, W]; `pixels` itself if it has the wanted size.
 
     If an odd number of rows is cut, the bottom loses one row more than the top. For columns, the
     right side loses one more.

@@ -6,8 +6,8 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import IO, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,15 @@ from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.fax import holds_zeroed_strip, is_fax, watch_libtiff
 from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry
-from dinac_cli.images.hdr import REFUSE
+from dinac_cli.images.hdr import CLIP, REFUSE
 from dinac_cli.images.jpeg_scans import END_OF_IMAGE, PlainJpeg, find_plain_jpeg, holds_zero_run
+from dinac_cli.images.masks import FULL, Mask, fit_mask
 from dinac_cli.images.opening import check_size, load_image, open_image
 from dinac_cli.images.optional_formats import is_optional
 from dinac_cli.images.pixels import Pixels
 from dinac_cli.images.revisions import describe_revision
+
+T = TypeVar("T")
 
 WHITE = (255, 255, 255)
 
@@ -58,6 +61,7 @@ class SourceImage:
     `pixels` is uint8 [H, W, 3] sRGB, C-contiguous. `description` lists the conversions, such as
     "orientation=applied;color=srgb;alpha=none;frame=1/1". `warnings` are messages for the user.
     `upscaled` is true if the image was scaled up. `soundness` says whether the file is damaged.
+    `mask` [H, W] says how much each pixel counts; None if all count, or if no mask was asked for.
     """
 
     pixels: Pixels
@@ -65,6 +69,7 @@ class SourceImage:
     warnings: tuple[str, ...]
     upscaled: bool = False
     soundness: Soundness = SOUND
+    mask: Mask | None = None
 
 
 def read_image(
@@ -74,13 +79,15 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     hdr: str = REFUSE,
     damaged: DamageChoice = "fail",
+    keep_alpha: bool = False,
 ) -> SourceImage:
     """Decodes the bytes of an image file to upright sRGB pixels without alpha.
 
     Detects the format by the first bytes, and decodes only the first frame. Applies the EXIF
     orientation. Converts colours from the ICC profile to sRGB (perceptual intent), or from the
     primaries and the curve that the file declares, and composites alpha over `background` (sRGB,
-    0..255). `hdr` is one of `HDR_CHOICES`. This function is thread-safe.
+    0..255). If `keep_alpha` is set, the alpha channel becomes the mask of the image. `hdr` is one
+    of `HDR_CHOICES`. This function is thread-safe.
     Raises ImageError if the bytes are not a complete image of a supported format, if they declare
     more than `max_pixels` pixels, or if the image is HDR and `hdr` is REFUSE. The message does not
     contain the file's name.
@@ -89,6 +96,7 @@ def read_image(
     that lacks only its end marker is read with a warning. Without simplejpeg, damage to JPEGs is
     not recognised.
     """
+    conversion = _Conversion(background, hdr, keep_alpha)
     with _open_checked(data, max_pixels, hdr) as source:
         opened = source.opened
         pixels = decode_jpeg(data, opened.size) if _is_plain_jpeg(opened) else None
@@ -97,11 +105,19 @@ def read_image(
             soundness = check_jpeg(data, is_decoded=pixels is not None)
         soundness.require(damaged)
         if is_fax(opened):
-            return _read_fax(source, background, hdr, damaged)
+            return _read_fax(source, conversion, damaged)
         if not soundness.lacks_end:
-            return _convert(source, pixels, background, hdr, soundness)
+            return _convert(source, pixels, conversion, soundness)
     with _open_checked(data + END_OF_IMAGE, max_pixels, hdr) as source:
-        return _convert(source, None, background, hdr, soundness)
+        return _convert(source, None, conversion, soundness)
+
+
+class _Conversion(NamedTuple):
+    """The options of `read_image` that decide the pixels and the mask."""
+
+    background: tuple[int, int, int]
+    hdr: str
+    keep_alpha: bool
 
 
 class _Source(NamedTuple):
@@ -123,18 +139,11 @@ def _open_checked(data: bytes, max_pixels: int, hdr: str) -> Iterator[_Source]:
         yield _Source(data, opened, declared)
 
 
-def _read_fax(
-    source: _Source, background: tuple[int, int, int], hdr: str, damaged: DamageChoice
-) -> SourceImage:
+def _read_fax(source: _Source, conversion: _Conversion, damaged: DamageChoice) -> SourceImage:
     """Reads a TIFF of a fax compression. Its damage is known only after it is decoded."""
-    is_zeroed = holds_zeroed_strip(source.data, source.opened)
-    reason = "zeros overwrite coded data" if is_zeroed else ""
-    with watch_libtiff() as log:
-        image = _convert(source, None, background, hdr, SOUND)
-    reason = "bad code words" if log.complained else reason
-    if not reason:
+    image, soundness = _watch_fax(source, lambda: _convert(source, None, conversion, SOUND))
+    if soundness is SOUND:
         return image
-    soundness = Soundness(Damage.CORRUPT, reason, title="TIFF")
     soundness.require(damaged)
     return replace(
         image,
@@ -144,26 +153,33 @@ def _read_fax(
     )
 
 
+def _watch_fax(source: _Source, decode: Callable[[], T]) -> tuple[T, Soundness]:
+    """Returns what `decode` makes of a fax, and whether the fax is damaged."""
+    is_zeroed = holds_zeroed_strip(source.data, source.opened)
+    reason = "zeros overwrite coded data" if is_zeroed else ""
+    with watch_libtiff() as log:
+        decoded = decode()
+    reason = "bad code words" if log.complained else reason
+    return decoded, Soundness(Damage.CORRUPT, reason, title="TIFF") if reason else SOUND
+
+
 def _convert(
-    source: _Source,
-    pixels: Pixels | None,
-    background: tuple[int, int, int],
-    hdr: str,
-    soundness: Soundness,
+    source: _Source, pixels: Pixels | None, conversion: _Conversion, soundness: Soundness
 ) -> SourceImage:
     """Returns the image. `pixels` are its upright sRGB pixels, or None if Pillow must decode it."""
     data, opened, declared = source
     revision = describe_revision(opened, data)
-    steps = {"orientation": "none", "color": color.SRGB, "alpha": "none"}
+    steps, alpha = {"orientation": "none", "color": color.SRGB, "alpha": "none"}, None
     if pixels is None:
-        pixels, steps = _decode_pixels(data, opened, declared, background, hdr)
+        pixels, alpha, steps = _decode_pixels(data, opened, declared, conversion)
     frames = getattr(opened, "n_frames", 1)
     warnings = (*_warn(opened, frames, steps["color"]), *soundness.warn())
     steps["frame"] = f"1/{frames}"
     if soundness.damage is not None:
         steps["damaged"] = soundness.damage.value
     description = format_description({**steps, **revision})
-    return SourceImage(pixels, description, warnings, soundness=soundness)
+    mask = alpha if conversion.keep_alpha else None
+    return SourceImage(pixels, description, warnings, soundness=soundness, mask=mask)
 
 
 def _is_plain_jpeg(opened: ImageFile.ImageFile) -> bool:
@@ -178,10 +194,12 @@ def _decode_pixels(
     data: bytes,
     opened: ImageFile.ImageFile,
     declared: Declared,
-    background: tuple[int, int, int],
-    hdr: str,
-) -> tuple[Pixels, dict[str, str]]:
-    """Returns upright sRGB pixels [H, W, 3], and the conversions as keys and values."""
+    conversion: _Conversion,
+) -> tuple[Pixels, Mask | None, dict[str, str]]:
+    """Returns upright sRGB pixels [H, W, 3], their alpha [H, W], and the conversions.
+
+    The alpha is None if the image is opaque. The conversions are keys and values.
+    """
     needs_depth = declared.space is not None and not declared.space.is_srgb and is_deep(opened)
     levels = read_levels(data) if needs_depth else None
     upright, method = _load_upright(opened, declared)
@@ -189,7 +207,9 @@ def _decode_pixels(
     opaque, alpha = color.split_alpha(upright)
     if declared.space is not None:
         levels = None if levels is None else _turn_levels(levels, method)
-        rgb, colors = color.convert_declared(opaque, declared.space, hdr=hdr, levels=levels)
+        rgb, colors = color.convert_declared(
+            opaque, declared.space, hdr=conversion.hdr, levels=levels
+        )
     else:
         rgb, colors = color.convert_to_srgb(opaque, profile)
         colors = color.ASSUMED_SRGB if declared.is_unusable else colors
@@ -198,9 +218,68 @@ def _decode_pixels(
     orientation = "decoder" if is_optional(opened) else turned
     steps = {"orientation": orientation, "color": colors, "alpha": "none"}
     if alpha is not None:
-        pixels = color.composite(pixels, alpha, background)
-        steps["alpha"] = f"composited-#{bytes(background).hex()}"
-    return pixels, steps
+        pixels = color.composite(pixels, alpha, conversion.background)
+        steps["alpha"] = f"composited-#{bytes(conversion.background).hex()}"
+    return pixels, alpha, steps
+
+
+def read_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Mask:
+    """Decodes the bytes of an image file to an upright mask [H, W]: its levels of gray.
+
+    White counts wholly, black and transparent parts do not. Levels are not colours, so profiles and
+    declared colours are ignored. Raises ImageError for the same files as `read_image`, and for a
+    mask of the levels 0 and 1, whose writer took 1 for white.
+    """
+    with _open_checked(data, max_pixels, CLIP) as source:
+        opened = source.opened
+        is_jpeg = opened.format in ("JPEG", "MPO")
+        soundness = check_jpeg(data, is_decoded=False) if is_jpeg else SOUND
+        soundness.require("fail")
+        if soundness.lacks_end:
+            return read_mask(data + END_OF_IMAGE, max_pixels=max_pixels)
+        if is_fax(opened):
+            upright, soundness = _watch_fax(source, lambda: _load_upright(opened, source.declared))
+            soundness.require("fail")
+        else:
+            upright = _load_upright(opened, source.declared)
+    levels = _measure_levels(upright[0])
+    if levels.max() == 1:
+        raise ImageError("holds only the levels 0 and 1; make what counts 255, which is white")
+    return levels
+
+
+def _measure_levels(image: Image.Image) -> Mask:
+    opaque, alpha = color.split_alpha(image)
+    is_gray = opaque.mode in ("1", "L")
+    levels = np.array((opaque if is_gray else opaque.convert("RGB")).convert("L"))
+    if alpha is None:
+        return levels
+    return ((levels.astype(np.uint16) * alpha + FULL // 2) // FULL).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """The bytes of a mask file, and its name in messages."""
+
+    data: bytes = field(repr=False)
+    label: str
+
+    def count_bytes(self) -> int:
+        """Returns how much memory the file and its pixels need, in bytes. Raises ImageError."""
+        with self._name_errors():
+            return len(self.data) + 3 * math.prod(measure_image(self.data))
+
+    def read(self, width: int, height: int, max_pixels: int) -> Mask:
+        """Reads the mask for an image of this size; see `read_mask` and `fit_mask`."""
+        with self._name_errors():
+            return fit_mask(read_mask(self.data, max_pixels=max_pixels), width, height)
+
+    @contextmanager
+    def _name_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ImageError as exc:
+            raise ImageError(f"its mask {self.label}: {exc}", exc.details) from exc
 
 
 def measure_image(data: bytes) -> tuple[int, int]:
@@ -348,32 +427,46 @@ def read_shaped(
     geometry: Geometry = NO_GEOMETRY,
     hdr: str = REFUSE,
     damaged: DamageChoice = "fail",
+    keep_alpha: bool = False,
+    mask: MaskFile | None = None,
 ) -> SourceImage:
-    """Reads an image with `read_image` and applies `geometry` to it.
+    """Reads an image with `read_image` and applies `geometry` to it and to its mask.
 
-    `hold(size_bytes)` waits until the image and `data` together may use `size_bytes` of memory.
-    `hold` is called before the image is decoded. After that, it is called again with the final,
-    smaller size. See `read_image` for `damaged`. Raises ImageError.
+    `mask` is a file with the mask of the image. `hold(size_bytes)` waits until the image and its
+    files together may use `size_bytes` of memory. `hold` is called before the image is decoded.
+    After that, it is called again with the final, smaller size. See `read_image` for `damaged` and
+    `keep_alpha`. Raises ImageError.
     """
     plain = find_plain_jpeg(data)
     width, height = measure_image(data) if plain is None else plain.size
     scaled = math.prod(geometry.scale(width, height)) if geometry.changes_pixels else 0
-    hold(len(data) + 3 * (width * height + scaled))
+    channels = 4 if keep_alpha or mask is not None else 3
+    mask_bytes = 0 if mask is None else mask.count_bytes()
+    hold(len(data) + channels * (width * height + scaled) + mask_bytes)
     image = None
     if plain is not None and width * height <= max_pixels:
         image = _read_plain_jpeg(data, plain)
     if image is None:
         image = read_image(
-            data, background=background, max_pixels=max_pixels, hdr=hdr, damaged=damaged
+            data,
+            background=background,
+            max_pixels=max_pixels,
+            hdr=hdr,
+            damaged=damaged,
+            keep_alpha=keep_alpha,
         )
+    if mask is not None:
+        height, width, _ = image.pixels.shape
+        image = replace(image, mask=mask.read(width, height, max_pixels))
     if geometry.text:
         image = replace(
             image,
             pixels=geometry.apply(image.pixels),
             description=geometry.describe(image.description),
             upscaled=geometry.upscales(image.pixels.shape[1], image.pixels.shape[0]),
+            mask=None if image.mask is None else geometry.apply_to_mask(image.mask),
         )
-    hold(len(data) + image.pixels.nbytes)
+    hold(len(data) + image.pixels.nbytes + (0 if image.mask is None else image.mask.nbytes))
     return image
 
 

@@ -30,7 +30,7 @@ from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, GeometryChoice
 from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
-from dinac_cli.images.reading import WHITE, SourceImage, read_shaped
+from dinac_cli.images.reading import WHITE, MaskFile, SourceImage, read_shaped
 from dinac_cli.images.revisions import current_revision
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.busy import Span
@@ -38,6 +38,7 @@ from dinac_cli.jobs.executor.cluster import Cluster
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_opened
+from dinac_cli.jobs.executor.phase import Watch, ignore_phase
 from dinac_cli.jobs.executor.pool import ignore_result, run_in_processes
 from dinac_cli.jobs.freshness import (
     State,
@@ -46,8 +47,21 @@ from dinac_cli.jobs.freshness import (
     check_latents,
     is_latent_file,
     is_remembered,
+    stand,
 )
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
+from dinac_cli.jobs.image_masks import (
+    MASK_OPTIONS,
+    NO_MASK,
+    NO_MASKS,
+    FoundMask,
+    MaskKind,
+    PatchMasks,
+    average_masks,
+    describe_mask,
+    find_mask,
+    require_some_mask,
+)
 from dinac_cli.jobs.model_choice import (
     ModelChoice,
     choose_encoder,
@@ -73,9 +87,10 @@ from dinac_cli.jobs.request import (
 from dinac_cli.jobs.results import FileResult, Status, drop_advice
 from dinac_cli.storage.content import Content, read_content, read_stream_content
 from dinac_cli.storage.inputs import STDIN, Input
+from dinac_cli.storage.mask_files import MaskFiles, require_mask_folder
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.storage.output import Output, OutputKind
-from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory, Standing
+from dinac_cli.storage.source_memory import NO_MEMORY, Sighting, SourceMemory
 
 if TYPE_CHECKING:
     from dinac_cli.codec.engine import Engine
@@ -98,7 +113,8 @@ class EncodeOptions:
     `geometry` says how images are scaled and cropped, and whether the mirrored image is also
     encoded. `hdr` is one of `HDR_CHOICES`. If `skip_small` is set, images smaller than the crop or
     than their bucket are skipped instead of failing. `damaged` says whether damaged images fail, or
-    are encoded with a warning.
+    are encoded with a warning. `mask` also stores the alpha channel as a mask. `masks` is a folder
+    of mask files with the names of the images; it excludes `mask`.
     """
 
     precision: str = "bf16"
@@ -112,6 +128,8 @@ class EncodeOptions:
     skip_small: bool = False
     hdr: str = REFUSE
     damaged: DamageChoice = "fail"
+    mask: bool = False
+    masks: str | None = None
 
     @property
     def background_name(self) -> str:
@@ -124,7 +142,20 @@ class EncodeOptions:
         requested = {LOGSNR: self.posterior, CLASS_TOKEN: self.features}
         return frozenset(name for name, is_requested in requested.items() if is_requested)
 
-    def read_image(self, data: bytes, hold: Callable[[int], None]) -> SourceImage:
+    @property
+    def mask_kind(self) -> MaskKind:
+        """Where the masks come from."""
+        if self.masks is not None:
+            return "files"
+        return "alpha" if self.mask else "none"
+
+    def describe_mask(self, description: str, found: FoundMask) -> str:
+        """Adds the mask to the description of an image; see `image_masks.describe_mask`."""
+        return describe_mask(description, self.mask_kind, found.sha256, anonymous=self.anonymous)
+
+    def read_image(
+        self, data: bytes, hold: Callable[[int], None], mask: MaskFile | None = None
+    ) -> SourceImage:
         """Decodes the bytes of an image file, and resizes and crops it; see `read_shaped`."""
         return read_shaped(
             data,
@@ -134,6 +165,8 @@ class EncodeOptions:
             geometry=self.geometry,
             hdr=self.hdr,
             damaged=self.damaged,
+            keep_alpha=self.mask,
+            mask=mask,
         )
 
     def want(self, model: ModelHandle) -> WantedLatents:
@@ -147,6 +180,7 @@ class EncodeOptions:
             self.geometry,
             self.hdr,
             self.damaged,
+            self.mask_kind,
         )
 
     def check_model(self, model: ModelHandle) -> None:
@@ -161,6 +195,8 @@ class EncodeOptions:
         check_hdr(self.hdr)
         if self.anonymous and self.checksum:
             raise UsageError("--anonymous records hold no hash to compare; leave out --checksum")
+        if self.masks is not None:
+            require_mask_folder(self.masks)
 
     def list_settings(self, unlike: EncodeOptions) -> list[str]:
         """Returns the settings of records that differ from `unlike`, as options of `encode`."""
@@ -179,6 +215,8 @@ class EncodeOptions:
             settings.append("--features" if self.features else "--no-features")
         if self.posterior != unlike.posterior:
             settings.append("--posterior" if self.posterior else "--no-posterior")
+        if self.mask_kind != unlike.mask_kind:
+            settings.append(MASK_OPTIONS[self.mask_kind])
         return settings
 
 
@@ -186,9 +224,10 @@ class EncodeOptions:
 class EncodeChoice:
     """The options of a request to encode; see `EncodeOptions`.
 
-    `precision`, `background`, `anonymous`, `features`, `posterior`, `hdr`, `damaged` and the fields
-    of `geometry` may be None: the option is not given. Then the run follows the first record in
-    OUT; if OUT holds no record, or if the run overwrites records, the run uses the default.
+    `precision`, `background`, `anonymous`, `features`, `posterior`, `hdr`, `damaged`, `mask` and
+    the fields of `geometry` may be None: the option is not given. Then the run follows the first
+    record in OUT; if OUT holds no record, or if the run overwrites records, the run uses the
+    default.
     """
 
     precision: str | None = None
@@ -202,6 +241,14 @@ class EncodeChoice:
     skip_small: bool = False
     hdr: str | None = None
     damaged: DamageChoice | None = None
+    mask: bool | None = None
+    masks: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError if two options contradict each other."""
+        if self.masks is not None and self.mask is not None:
+            option = "--mask" if self.mask else "--no-mask"
+            raise UsageError(f"{option} and --masks cannot be used together; leave one out")
 
     def fill(self) -> EncodeOptions:
         """Returns the options. Options that are not given have their defaults."""
@@ -217,13 +264,16 @@ class EncodeChoice:
             skip_small=self.skip_small,
             hdr=self.hdr or REFUSE,
             damaged=self.damaged or "fail",
+            mask=self.mask or False,
+            masks=self.masks,
         )
 
     def follow(self, held: HeldRecord | None) -> EncodeOptions:
         """Returns the options. Options that are not given have the values of `held`.
 
-        Raises UsageError if `checksum` is set and the run follows an anonymous record, or if an
-        option needs another one that neither the user nor `held` gives.
+        Raises UsageError if `checksum` is set and the run follows an anonymous record, if an option
+        needs another one that neither the user nor `held` gives, or if `held` has a mask of
+        --masks, whose folder no record names.
         """
         geometry = self.geometry.follow(NO_GEOMETRY if held is None else held.geometry)
         if self.skip_small:
@@ -231,6 +281,12 @@ class EncodeChoice:
         options = replace(self.fill(), geometry=geometry)
         if held is None:
             return options
+        follows_mask = self.masks is None and self.mask is None
+        if follows_mask and held.mask_kind == "files":
+            raise UsageError(
+                f"{held.path} was made with --masks; name the folder with --masks again, or add "
+                "--no-mask"
+            )
         follows_anonymity = self.anonymous is None and held.header.is_anonymous
         if follows_anonymity and self.checksum:
             raise UsageError(
@@ -246,6 +302,7 @@ class EncodeChoice:
             anonymous=options.anonymous or follows_anonymity,
             features=CLASS_TOKEN in held.companions if self.features is None else self.features,
             posterior=LOGSNR in held.companions if self.posterior is None else self.posterior,
+            mask=held.mask_kind == "alpha" if follows_mask else options.mask,
         )
 
     def list_followed(self, held: HeldRecord | None) -> list[str]:
@@ -327,17 +384,33 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
             why_model=explain_default(self.model, held, model),
             geometry=options.geometry,
             pruning=pruning,
+            masks=options.masks,
         )
 
     def open_places(self) -> tuple[Selection, Output]:
         """Checks the options and returns the inputs and OUT. Raises UsageError."""
         self.options.fill().require_consistent()
-        selection = self.inputs.select(IMAGES, self.out)
+        selection = self.image_inputs.select(IMAGES, self.out)
+        if self.options.masks is not None and selection.reads_stdin:
+            raise UsageError("--masks needs names, which images of standard input lack; use --mask")
         kind = choose_output_kind(self.out, selection.scan, (LATENT_SUFFIX,))
         output = Output(self.out, kind, is_latent_file, self.overwrite, self.fsync)
         if self.prune is not None:
             require_whole_folders(selection, output)
         return selection, output
+
+    @property
+    def image_inputs(self) -> InputRequest:
+        """The inputs, without the mask files. Raises UsageError if an input is their folder."""
+        masks = self.options.masks
+        if masks is None:
+            return self.inputs
+        for path in self.inputs.paths:
+            if os.path.isdir(path) and os.path.isdir(masks) and os.path.samefile(path, masks):
+                raise UsageError(
+                    f"--masks {masks}: is the folder of the images; put the masks into another one"
+                )
+        return replace(self.inputs, left_out=(*self.inputs.left_out, masks))
 
     def open_pruning(self, selection: Selection, output: Output) -> Pruning | None:
         """Returns the pruning of this run, or None if the request has none."""
@@ -352,15 +425,23 @@ class EncodeRun(Run):
     """An encode run that is ready to start, and its model.
 
     If the model is the machine's default, `why_model` says so. `geometry` is that of the records.
-    `pruning` ends the run, if the request asks for it.
+    `pruning` ends the run, if the request asks for it. `masks` is the folder of --masks.
     """
 
     model: ModelHandle
     why_model: str | None = None
     geometry: Geometry = NO_GEOMETRY
     pruning: Pruning | None = None
+    masks: str | None = None
 
     writes_shards: ClassVar[bool] = False
+
+    def count(self, watch: Watch = ignore_phase) -> int | None:
+        total = super().count(watch)
+        every = None if self.selection is None else self.selection.list_all()
+        if self.masks is not None and every is not None:
+            require_some_mask(every, self.masks)
+        return total
 
     def describe_orphans(self) -> str | None:
         """Says how many records in OUT have no source among the inputs; None if all have one."""
@@ -408,6 +489,8 @@ def encode_files(
     damaged: str | None = None,
     features: bool | None = None,
     posterior: bool | None = None,
+    mask: bool | None = None,
+    masks: str | os.PathLike[str] | None = None,
     anonymous: bool | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -423,9 +506,10 @@ def encode_files(
     """Encodes image files and folders into the folder `out`, as `dinac encode` does.
 
     The keywords are the command's options; `crop` is (width, height), `buckets` is a text such as
-    "1024x1024:64", `upscale=False` is --no-upscale, and `prune` is "some" (--prune) or "all". None
-    for `processes` is --processes auto; `keep` holds extensions, such as "txt". An option that is
-    None follows the first record in `out`; if `out` holds no record, it has its default. Yields one
+    "1024x1024:64", `masks` is a folder, `upscale=False` is --no-upscale, and `prune` is "some"
+    (--prune) or "all". None for `processes` is --processes auto; `keep` holds extensions, such as
+    "txt". An option that is None follows the first record in `out`; if `out` holds no record, it
+    has its default. Yields one
     result per file as soon as the result is final. With shards, yields one per shard, which counts
     its `images`, and one per image that failed, was skipped or needs a warning. If a file fails,
     its result says so; no exception is raised. Raises UsageError, ModelError, OutputError or
@@ -449,6 +533,8 @@ def encode_files(
         skip_small=skip_small,
         hdr=hdr,
         damaged=None if damaged is None else parse_damage_choice(damaged),
+        mask=mask,
+        masks=None if masks is None else os.fspath(masks),
     )
     request = EncodeRequest(
         inputs=InputRequest(paths=list_paths(images)),
@@ -522,6 +608,8 @@ class _ReadImage(Work):
     redo_reason: str | None
     status: os.stat_result | None = None
     earlier: Sighting | None = None
+    masks: PatchMasks = NO_MASKS
+    found: FoundMask = NO_MASK
 
 
 class EncodeJob(Job[Input, _ReadImage, "Twins"]):
@@ -546,6 +634,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         self._stdin = stdin
         self._memory = memory
         self._wanted = options.want(model)
+        self._masks = None if options.masks is None else MaskFiles(options.masks)
 
     @property
     def glances(self) -> bool:
@@ -556,42 +645,66 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         if entry.problem or entry.path is None:
             return None
         target = self._output.locate(name_latents(entry.name))
-        if not is_remembered(target, entry.path, self._wanted, self._memory):
-            return None
-        return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
+        with suppress(InputError, OSError):
+            found = self._find_mask(entry)
+            if is_remembered(target, entry.path, self._wanted, self._memory, found):
+                return self._note_done(entry, found)
+        return None
+
+    def _note_done(self, entry: Input, found: FoundMask) -> FileResult:
+        target = self._output.locate(name_latents(entry.name))
+        unmasked = self._count_unmasked(found)
+        return FileResult(
+            entry.label, Status.DONE, output=target, name=entry.name, unmasked=unmasked
+        )
+
+    def _find_mask(self, entry: Input) -> FoundMask:
+        return NO_MASK if self._masks is None else find_mask(self._masks, entry.name)
+
+    def _count_unmasked(self, found: FoundMask) -> int:
+        return int(self._masks is not None and found.path is None)
 
     def read(self, entry: Input, hold: Callable[[int], None]) -> _ReadImage | FileResult:
         if entry.problem:
             raise InputError(entry.problem)
-        verdict = self._judge(entry)
+        found = self._find_mask(entry)
+        verdict = self._judge(entry, found)
         if verdict.state is State.DONE:
-            target = self._output.locate(name_latents(entry.name))
-            return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
+            return self._note_done(entry, found)
         try:
             content = self._read_content(entry)
             refuse_decoded(entry, content.data)
             if content.data.startswith(RECORD_START):
                 raise InputError("a latent record, not an image; use decode")
-            if verdict.state is State.ABSENT and (renamed := self._rename(entry, content, hold)):
-                return renamed
-            image = self._options.read_image(content.data, hold)
+            if verdict.state is State.ABSENT:
+                renamed = self._rename(entry, content, hold, found)
+                if renamed is not None:
+                    return renamed
+            found, mask = found.read()
+            image = self._options.read_image(content.data, hold, mask)
         except DecodedImageError as exc:
             return FileResult(entry.label, Status.SKIPPED, reason=str(exc), is_decoded=True)
         except SmallImageError as exc:
             reason = explain_skip(exc, entry, self._output, self._options)
             return FileResult(entry.label, Status.SKIPPED, reason=reason)
-        return self._plan_work(entry, content, image, verdict)
+        return self._plan_work(entry, content, image, verdict, found)
 
     def _plan_work(
-        self, entry: Input, content: Content, image: SourceImage, verdict: Verdict
+        self,
+        entry: Input,
+        content: Content,
+        image: SourceImage,
+        verdict: Verdict,
+        found: FoundMask,
     ) -> _ReadImage:
         height, width, _ = image.pixels.shape
         patch = self._model.traits.patch
-        source = Source(
-            entry.name, len(content.data), content.sha256, image.description, height, width
-        )
+        masks = average_masks(image.mask, patch, flip=self._options.geometry.flip)
+        image = replace(image, mask=None)  # the masks of the patches are far smaller
+        description = self._options.describe_mask(image.description, found)
+        source = Source(entry.name, len(content.data), content.sha256, description, height, width)
         group = BatchGroup(self._model, -(-height // patch) * patch, -(-width // patch) * patch)
-        held_bytes = len(content.data) + image.pixels.nbytes
+        held_bytes = len(content.data) + image.pixels.nbytes + masks.nbytes
         return _ReadImage(
             entry.label,
             entry.name,
@@ -602,6 +715,8 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             verdict.reason,
             content.status,
             verdict.sighting,
+            masks,
+            found,
         )
 
     def use_device(self, name: str) -> None:
@@ -644,6 +759,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         )
 
     def finish(self, work: _ReadImage, computed: Twins) -> Made:
+        computed = computed.mask(work.masks)
         record = build_record(
             work.source,
             computed.upright,
@@ -655,7 +771,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         )
         target = self._output.deliver(name_latents(work.name), record)
         if target is not None:
-            self._remember(target, work.source.sha256, work.status, work.earlier)
+            self._remember(target, work.source.sha256, work.status, work.found, work.earlier)
         result = FileResult(
             work.label,
             Status.WRITTEN,
@@ -669,11 +785,12 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             name=work.name,
             upscaled=work.image.upscaled,
             unchecked=not work.image.soundness.is_checked,
+            unmasked=self._count_unmasked(work.found),
         )
         return Made.from_output(result, record)
 
     def _rename(
-        self, entry: Input, content: Content, hold: Callable[[int], None]
+        self, entry: Input, content: Content, hold: Callable[[int], None], found: FoundMask
     ) -> FileResult | None:
         """Writes the record of an earlier name of this image. Returns None if there is none."""
         if self._renames is None or entry.path is None:
@@ -681,23 +798,30 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         orphan = self._renames.take(len(content.data), lambda: content.sha256)
         if orphan is None:
             return None
-        record = rename_record(orphan, entry.path, entry.name, self._wanted, hold)
+        record = rename_record(orphan, entry.path, entry.name, self._wanted, hold, found)
         if record is None:
             return None
         target = self._output.deliver(name_latents(entry.name), record)
         assert target is not None, "a stream has no earlier records"
         self._renames.note_moved(orphan, target)
-        self._remember(target, content.sha256, content.status)
-        return FileResult(entry.label, Status.RENAMED, output=target, reason=f"{WAS}{orphan}")
+        self._remember(target, content.sha256, content.status, found)
+        return FileResult(
+            entry.label,
+            Status.RENAMED,
+            output=target,
+            reason=f"{WAS}{orphan}",
+            unmasked=self._count_unmasked(found),
+        )
 
     def _remember(
         self,
         target: str,
         sha256: str,
         status: os.stat_result | None,
+        found: FoundMask,
         earlier: Sighting | None = None,
     ) -> None:
-        """Remembers that the record at `target` belongs to the file that was read."""
+        """Remembers that the record at `target` belongs to the file and the mask that were read."""
         if status is None or not self._memory.remembers:
             return
         content = None if self._options.anonymous else sha256
@@ -705,10 +829,10 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             sighting = self._memory.identify(target, content, status)
             if content is None:
                 self._memory.forget(target)
-            standing = Standing(os.stat(target), self._wanted.digest)
+            standing = stand(os.stat(target), self._wanted, found)
             self._memory.remember(sighting.follow(earlier), current_revision(), standing)
 
-    def _judge(self, entry: Input) -> Verdict:
+    def _judge(self, entry: Input, found: FoundMask) -> Verdict:
         """Checks whether the image's record already exists and is up to date."""
         target = self._output.look(name_latents(entry.name))
         if target is None:
@@ -719,6 +843,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             self._wanted,
             checksum=self._options.checksum,
             memory=self._memory,
+            mask=found,
         )
 
     def _read_content(self, entry: Input) -> Content:
@@ -758,6 +883,11 @@ class Twins:
 
     upright: Encoded
     flipped: Encoded | None = None
+
+    def mask(self, masks: PatchMasks) -> Twins:
+        """Returns these images with their masks."""
+        flipped = self.flipped and self.flipped._replace(mask=masks.flipped)
+        return Twins(self.upright._replace(mask=masks.upright), flipped)
 
 
 def submit_with_twins(

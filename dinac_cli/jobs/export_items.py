@@ -5,17 +5,38 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy.typing as npt
 
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import describe_latents, hash_record, list_arrays, open_record
-from dinac_cli.container.tensors import COMPANIONS
+from dinac_cli.container.record import (
+    describe_latents,
+    hash_record,
+    list_arrays,
+    list_masks,
+    open_record,
+)
+from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export_forms import RECORD_KEY, Exported
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import Input
+
+
+@dataclass
+class ExportOutcome:
+    """What an export tells beside its results.
+
+    `twins_left_out` counts the records whose mirrored images were left out, because the form has no
+    place for them. `is_unwritten` is true if OUT is one file and the run was stopped before it was
+    written.
+    """
+
+    twins_left_out: int = 0
+    is_unwritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,10 +84,12 @@ def read_item(
     *,
     find_current: Callable[[RecordEntry, str], str | None] | None,
     check: Callable[[RecordHeader], None],
+    masks: bool = False,
 ) -> ExportItem | FileResult:
     """Reads a record, unless `find_current` finds that its export is up to date.
 
-    The result is a failure if the record is damaged, or if `check` raises a DinacError.
+    With `masks`, the arrays of the item also hold the masks; see `list_masks`. The result is a
+    failure if the record is damaged, or if `check` raises a DinacError.
     """
     try:
         with entry.settle_name():
@@ -78,13 +101,17 @@ def read_item(
                     return FileResult(entry.label, Status.DONE, output=target, name=entry.name)
             opened = open_record(data)
             check(opened.header)
-            hold(len(data) + opened.declared_bytes(COMPANIONS, with_twin=True))
-            record = opened.unpack(COMPANIONS, with_twin=True)
+            companions = ALL_COMPANIONS if masks else COMPANIONS
+            hold(len(data) + opened.declared_bytes(companions, with_twin=True))
+            record = opened.unpack(companions, with_twin=True)
     except DinacError as exc:
         return FileResult.fail(entry.label, exc, name=entry.name)
     header = record.header
     facts = {**describe_latents(header), RECORD_KEY: record_hash}
-    exported = Exported(facts, list_arrays(record))
+    arrays: dict[str, npt.NDArray[Any]] = {**list_arrays(record)}
+    if masks:
+        arrays |= list_masks(record)
+    exported = Exported(facts, arrays)
     return ExportItem(entry, exported, record_hash, header.width, header.height, len(data))
 
 

@@ -17,7 +17,7 @@ from dinac_cli.codec.records import name_model
 from dinac_cli.container.frame import RECORD_START
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Outline, open_record
-from dinac_cli.container.tensors import CLASS_TOKEN, COMPANIONS, FLIPPED, LOGSNR
+from dinac_cli.container.tensors import CLASS_TOKEN, COMPANIONS, FLIPPED, LOGSNR, MASK
 from dinac_cli.errors import (
     DamagedImageError,
     FormatError,
@@ -30,6 +30,15 @@ from dinac_cli.images.damage import DamageChoice
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read_geometry
 from dinac_cli.images.hdr import REFUSE, read_hdr
+from dinac_cli.jobs.image_masks import (
+    MASK_OPTIONS,
+    NO_MASK,
+    NO_MASK_KIND,
+    FoundMask,
+    MaskKind,
+    is_mask_current,
+    read_mask_kind,
+)
 from dinac_cli.storage.atomic import refuse_foreign
 from dinac_cli.storage.content import begins_with, hash_file
 from dinac_cli.storage.naming import LATENT_SUFFIX
@@ -39,6 +48,7 @@ from dinac_cli.storage.source_memory import (
     Sighting,
     SourceMemory,
     Standing,
+    is_settled,
 )
 
 _LACKS = {
@@ -79,12 +89,13 @@ class State(Enum):
 
 
 class Cause(Enum):
-    """Why an output is stale: a change of the source or of its reader, or damage to the output."""
+    """Why an output is stale: a change of the source, its reader or mask, or a damaged output."""
 
     SIZE = "size"
     HASH = "hash"
     TIME = "time"
     READER = "reader"
+    MASK = "mask"
     DAMAGE = "damage"
 
 
@@ -118,6 +129,8 @@ class WantedLatents:
     `container.tensors.COMPANIONS`. A record may hold more tensors. If `anonymous` is set, a record
     that names its source is a conflict. If `anonymous` is not set, an anonymous record is accepted,
     because it reveals nothing. If `damaged` is "fail", a record of a damaged image is not accepted.
+    `mask_kind` says where masks come from. A record that was made without masks is stale; one with
+    masks of another kind is a conflict. If it is "none", any mask is accepted.
     """
 
     model: ModelHandle
@@ -128,12 +141,18 @@ class WantedLatents:
     geometry: Geometry = NO_GEOMETRY
     hdr: str = REFUSE
     damaged: DamageChoice = "fail"
+    mask_kind: MaskKind = NO_MASK_KIND
+
+    @property
+    def tensors(self) -> frozenset[str]:
+        """The tensors in addition to the latents that a record may hold for this run."""
+        return self.companions if self.mask_kind == NO_MASK_KIND else self.companions | {MASK}
 
     @cached_property
     def digest(self) -> bytes:
         """A digest of these requirements and of the version of dinac."""
         identity = self.model.identity
-        fields = (
+        fields: tuple[object, ...] = (
             __version__,
             identity.latent_space,
             identity.weights,
@@ -145,7 +164,15 @@ class WantedLatents:
             self.hdr,
             self.damaged,
         )
+        if self.mask_kind != NO_MASK_KIND:  # else OUT remembers the digest without it
+            fields += (self.mask_kind,)
         return hashlib.sha256(repr(fields).encode()).digest()
+
+    def digest_with(self, mask: FoundMask) -> bytes:
+        """A digest of these requirements and, with --masks, of the mask of one image."""
+        if self.mask_kind != "files":
+            return self.digest
+        return hashlib.sha256(self.digest + repr(mask.state).encode()).digest()
 
     def find_conflict(self, header: RecordHeader) -> Conflict | None:
         """Returns the first conflict with a record, or None."""
@@ -163,6 +190,9 @@ class WantedLatents:
             return Conflict(f"latents with --hdr {hdr}", f"--hdr {self.hdr}")
         if find_geometry(header.image) != self.geometry.text:
             return self._compare_geometry(find_geometry(header.image))
+        kind = read_mask_kind(header.image)
+        if NO_MASK_KIND not in (kind, self.mask_kind) and kind != self.mask_kind:
+            return Conflict(f"latents with {MASK_OPTIONS[kind]}", MASK_OPTIONS[self.mask_kind])
         if self.anonymous and not header.is_anonymous:
             return Conflict("a record that names its source", "--anonymous")
         return None
@@ -181,13 +211,17 @@ class WantedLatents:
         return Conflict(latents, " ".join(wanted))
 
     def describe_lack(self, outline: Outline) -> str | None:
-        """Says which required tensors are missing or come from other weights.
+        """Says which required tensors are missing, were not asked for or have other weights.
 
         Returns None if the record holds all required tensors, from the right weights.
         """
         lacking = " and ".join(self._list_lacking(outline))
         if lacking:
             return f"the record holds {lacking}"
+        if self.mask_kind != NO_MASK_KIND and (
+            read_mask_kind(outline.header.image) == NO_MASK_KIND
+        ):
+            return "the record was made without masks"
         weights = outline.header.weights
         if CLASS_TOKEN in self.companions and weights != self.model.identity.weights:
             return f"the record's class token comes from other weights ({weights})"
@@ -266,19 +300,39 @@ def is_latent_file(path: str) -> bool:
     return begins_with(path, RECORD_START)
 
 
-def is_remembered(target: str, source: str, wanted: WantedLatents, memory: SourceMemory) -> bool:
-    """True if `memory` knows that the record at `target` is up to date. Opens neither file."""
+def is_remembered(
+    target: str,
+    source: str,
+    wanted: WantedLatents,
+    memory: SourceMemory,
+    mask: FoundMask = NO_MASK,
+) -> bool:
+    """True if `memory` knows that the record at `target` is up to date. Opens neither file.
+
+    `mask` is what --masks has for the image.
+    """
     from dinac_cli.images.revisions import current_revision
 
     with suppress(OSError):
         return memory.is_current(
             target,
             os.stat(source),
-            Standing(os.stat(target), wanted.digest),
+            Standing(os.stat(target), wanted.digest_with(mask)),
             anonymous=wanted.anonymous,
             reader=current_revision(),
         )
     return False
+
+
+def stand(record: os.stat_result, wanted: WantedLatents, mask: FoundMask) -> Standing | None:
+    """Returns the standing of a record that meets the requirements.
+
+    Returns None if the mask has just changed: a change within the resolution of the clock would
+    not show.
+    """
+    if mask.status is not None and not is_settled(mask.status):
+        return None
+    return Standing(record, wanted.digest_with(mask))
 
 
 def check_latents(
@@ -288,18 +342,21 @@ def check_latents(
     *,
     checksum: bool,
     memory: SourceMemory = NO_MEMORY,
+    mask: FoundMask = NO_MASK,
 ) -> Verdict:
     """Checks whether the record at `target` is up to date.
 
-    `source` is the path of the image, or None for standard input. `memory` knows sources that were
-    compared with their records before, and learns from this check. Raises OutputError if dinac did
-    not write the record, or wrote it in another version of the format. Also raises OutputError if
-    the record has another model, precision, background or geometry. Raises DamagedImageError if the
-    record is of a damaged image, and if the run does not accept that.
+    `source` is the path of the image, or None for standard input. `mask` is what --masks has for
+    it. `memory` knows sources that were compared with their records before, and learns from this
+    check. Raises OutputError if dinac did not write the record, or wrote it in another version of
+    the format. Also raises OutputError if the record has another model, precision, background,
+    geometry or kind of mask. Raises DamagedImageError if the record is of a damaged image, and if
+    the run does not accept that.
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
-    if source is not None and not checksum and is_remembered(target, source, wanted, memory):
+    may_know = source is not None and not checksum
+    if may_know and is_remembered(target, source or "", wanted, memory, mask):
         return Verdict(State.DONE)
     if not is_latent_file(target):
         raise refuse_foreign(target)
@@ -324,7 +381,9 @@ def check_latents(
         return Verdict(State.STALE, "standard input is always encoded")
     if (lack := wanted.describe_lack(outline)) is not None:
         return Verdict(State.STALE, lack)
-    standing = Standing(status, wanted.digest)
+    if wanted.mask_kind == "files" and not is_mask_current(header.image, mask, status):
+        return Verdict(State.STALE, "the mask has changed", Cause.MASK)
+    standing = stand(status, wanted, mask)
     is_damaged = wanted.damaged == "fail" and "damaged" in parse_description(header.image)
     current = None if is_damaged else standing
     verdict = _check_source(source, target, header, memory, current, checksum=checksum)
@@ -339,7 +398,7 @@ def _read_outline(target: str, wanted: WantedLatents) -> Outline | None:
     """Reads the outline of a record. Returns None if the end of the record is missing."""
     with open(target, "rb") as file:
         record = open_record(file)
-        outline = record.outline(wanted.companions, with_twin=wanted.geometry.flip)
+        outline = record.outline(wanted.tensors, with_twin=wanted.geometry.flip)
         return outline if record.is_whole() else None
 
 

@@ -17,6 +17,7 @@ from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, find_geometry, read
 from dinac_cli.images.hdr import read_hdr
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.freshness import NO_STEPS, SETTINGS, STEPS, find_first_record, list_files
+from dinac_cli.jobs.image_masks import MaskKind, read_mask_kind
 from dinac_cli.jobs.request import Announce
 from dinac_cli.models.interface import DinacAEInferenceConfig
 from dinac_cli.storage.output import Output
@@ -55,6 +56,11 @@ class HeldRecord:
     def damaged(self) -> DamageChoice:
         """How the run that made the record treated damaged images; "fail" if the image is sound."""
         return read_damage_choice(self.header)
+
+    @property
+    def mask_kind(self) -> MaskKind:
+        """Where the mask of the record comes from."""
+        return read_mask_kind(self.header.image)
 
     @property
     def geometry(self) -> Geometry:

@@ -15,12 +15,14 @@ import numpy.typing as npt
 
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
-from dinac_cli.container.tensors import COMPANIONS, Encoded
+from dinac_cli.container.tensors import ALL_COMPANIONS, Encoded
 from dinac_cli.errors import DinacError, InputError, StorageError
 from dinac_cli.images.geometry import allows_upscaling, has_buckets
+from dinac_cli.images.masks import FULL
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.image_masks import NO_MASK_KIND, read_mask_kind
 from dinac_cli.jobs.request import (
     LATENTS,
     Announce,
@@ -119,15 +121,18 @@ class ShardFacts:
 class Beside:
     """Tells which tensors of an image are stored in addition to its latents.
 
-    `token_width` is 0 if there is no class token.
+    `token_width` is 0 if there is no class token. `mask_share` is the mean of the mask, from 0 to
+    1, or None if there is no mask, so that everything counts.
     """
 
     has_posterior: bool = False
     token_width: int = 0
+    mask_share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns one flat JSON object."""
-        return {"posterior": self.has_posterior, "class_token": self.token_width}
+        """Returns one flat JSON object, in which `mask` is missing if there is none."""
+        facts: dict[str, Any] = {"posterior": self.has_posterior, "class_token": self.token_width}
+        return facts if self.mask_share is None else {**facts, "mask": self.mask_share}
 
 
 @dataclass(frozen=True)
@@ -176,8 +181,10 @@ class Catalogue:
     """Totals of all records of a run.
 
     `moments` has one entry for each pair of latent space and number of channels. `buckets` counts
-    the records of each (width, height) that `encode --buckets` made. The memory grows with the
-    number of models and buckets, but not with the number of records.
+    the records of each (width, height) that `encode --buckets` made. `masks` counts the records
+    that hold a mask, and `mask_shares` sums the means of these masks. `asked_masks` counts the
+    records that were made with masks; if everything counts, they hold none. The memory grows with
+    the number of models and buckets, but not with the number of records.
     """
 
     records: int = 0
@@ -189,6 +196,9 @@ class Catalogue:
     maybe_upscaled: int = 0
     flipped_posteriors: int = 0
     flipped_class_tokens: int = 0
+    masks: int = 0
+    mask_shares: float = 0.0
+    asked_masks: int = 0
     models: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     precisions: Counter[str] = field(default_factory=Counter)
     buckets: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -204,6 +214,9 @@ class Catalogue:
         self.pixels += header.height * header.width
         self.posteriors += facts.upright.has_posterior
         self.class_tokens += facts.upright.token_width > 0
+        self.masks += facts.upright.mask_share is not None
+        self.mask_shares += facts.upright.mask_share or 0.0
+        self.asked_masks += read_mask_kind(header.image) != NO_MASK_KIND
         if facts.flipped is not None:
             self.twins += 1
             self.flipped_posteriors += facts.flipped.has_posterior
@@ -252,8 +265,8 @@ def _read(
     try:
         data = entry.read()
         opened = open_record(data)
-        hold(len(data) + opened.declared_bytes(COMPANIONS, with_twin=True))
-        record = opened.unpack(COMPANIONS, with_twin=True)
+        hold(len(data) + opened.declared_bytes(ALL_COMPANIONS, with_twin=True))
+        record = opened.unpack(ALL_COMPANIONS, with_twin=True)
     except DinacError as exc:
         return entry, exc
     return entry, RecordFacts(
@@ -267,7 +280,8 @@ def _read(
 
 def _look_beside(image: Record | Encoded) -> Beside:
     token = image.class_token
-    return Beside(image.logsnr is not None, 0 if token is None else token.size)
+    share = None if image.mask is None else float(image.mask.mean()) / FULL
+    return Beside(image.logsnr is not None, 0 if token is None else token.size, share)
 
 
 @dataclass(frozen=True, eq=False)

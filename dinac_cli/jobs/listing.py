@@ -70,6 +70,10 @@ class Listing:
             self._add(chunk)
         self._has_ended = self._count < LISTED_FIRST
 
+    def list_waiting(self) -> Iterator[Input]:
+        """Yields the inputs that are listed, and that no iteration has taken. Takes none."""
+        return itertools.chain.from_iterable(map(self._unpack, tuple(self._chunks)))
+
     def __iter__(self) -> Iterator[Input]:
         if not self._has_ended:
             threading.Thread(target=self._list_rest, name="list", daemon=True).start()
@@ -137,10 +141,9 @@ class Listing:
 
     def _refuse(self, second: Input, name: str, unlisted: list[Input]) -> UsageError:
         """Returns the error for two inputs with the same output."""
-        listed = itertools.chain.from_iterable(map(self._unpack, self._chunks))
         first = next(
             entry.label
-            for entry in itertools.chain(listed, unlisted)
+            for entry in itertools.chain(self.list_waiting(), unlisted)
             if not entry.problem
             and self._rename
             and self._names.equal(self._rename(entry.name), name)

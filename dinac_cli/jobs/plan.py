@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from dinac_cli.codec.compute import refuse_devices
 from dinac_cli.codec.handle import DeviceChoice
@@ -45,6 +45,7 @@ from dinac_cli.jobs.freshness import (
     check_latents,
 )
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
+from dinac_cli.jobs.image_masks import NO_MASK, FoundMask, find_mask, require_some_mask
 from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder, refuse_mixed_latents
 from dinac_cli.jobs.orphans import find_orphans
 from dinac_cli.jobs.pruning import Pruning
@@ -54,6 +55,7 @@ from dinac_cli.jobs.trial import Trial, TrialSample, run_trial
 from dinac_cli.models.registry import choose_default
 from dinac_cli.storage.content import hash_file
 from dinac_cli.storage.inputs import Input
+from dinac_cli.storage.mask_files import MaskFiles
 from dinac_cli.storage.naming import name_latents
 from dinac_cli.storage.output import Output
 from dinac_cli.storage.source_memory import NO_MEMORY, SourceMemory
@@ -100,7 +102,8 @@ class PlannedFile:
     unknown. `size_bytes` is the size of the existing record if `fate` is DONE, RENAMED or ORPHANED.
     `entry` is None if the run would not encode the input. `error` is the class of the error if
     `fate` is FAILED. `upscaled` is true if the run would scale the image up. `is_decoded` is true
-    if the run would skip the image because dinac decoded it.
+    if the run would skip the image because dinac decoded it. `is_unmasked` is true if --masks has
+    no file for it.
     """
 
     file: str
@@ -115,6 +118,7 @@ class PlannedFile:
     error: str | None = None
     upscaled: bool = False
     is_decoded: bool = False
+    is_unmasked: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns one flat JSON object without the empty fields."""
@@ -170,6 +174,9 @@ class PlanRequest:
         if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work
             output.require_writable()
         total = selection.count(output, name_latents, watch)
+        masks, every = self.encode.options.masks, selection.list_all()
+        if masks is not None and every is not None:
+            require_some_mask(every, masks)
         held = find_held_record(output)
         options = self.encode.options.follow(held)
         resolved = choose_local_encoder(self.encode.model, held)
@@ -182,6 +189,7 @@ class PlanRequest:
             token_width=width or 0,
             with_twins=options.geometry.flip,
             geometry=options.geometry,
+            finds_masks=options.masks is not None,
         )
         wanted = options.want(model)
         pruning = self.encode.open_pruning(selection, output)
@@ -254,8 +262,7 @@ class PlanRun:
         if trial is None:
             return TimeEstimate(None, "no image of the sample can be encoded")
         pixels = sum(self.plan.counts[fate].pixels for fate in WORK)
-        basis = f"{trial.compute}, of {trial.files} tried"
-        return TimeEstimate(trial.estimate_seconds(pixels), basis, trial.files)
+        return TimeEstimate(trial.estimate_seconds(pixels), trial.basis, trial.files)
 
     def _run_trial(self, control: RunControl) -> Trial | None:
         request = self.request.encode
@@ -278,11 +285,14 @@ def plan_files(
     With `pruning`, the orphaned records are those that the run would move away. Makes no folder and
     removes no temporary file. If a file causes an error, its `fate` is CONFLICT or FAILED.
     """
+    masks = None if options.masks is None else MaskFiles(options.masks)
     for entry in selection:
         try:
-            planned = _plan_file(entry, output, wanted, options, memory)
-            renamed = None if pruning is None else _plan_rename(entry, planned, wanted, pruning)
-            yield renamed or planned
+            mask = NO_MASK if masks is None else find_mask(masks, entry.name)
+            planned = _plan_file(entry, output, wanted, options, memory, mask)
+            if pruning is not None:
+                planned = _plan_rename(entry, planned, wanted, pruning, mask) or planned
+            yield replace(planned, is_unmasked=masks is not None and mask.path is None)
         except OutputError as exc:
             yield PlannedFile(entry.label, Fate.CONFLICT, reason=str(exc))
         except DinacError as exc:
@@ -315,6 +325,7 @@ def _plan_file(
     wanted: WantedLatents,
     options: EncodeOptions,
     memory: SourceMemory,
+    mask: FoundMask,
 ) -> PlannedFile:
     if entry.problem:
         raise InputError(entry.problem)
@@ -322,7 +333,7 @@ def _plan_file(
         return _plan_work(entry, PlannedFile(entry.label, Fate.NEW), output, options)
     target = output.locate(name_latents(entry.name))
     output.require_inside(os.path.dirname(target) or ".")
-    verdict = _judge(entry, target, output, wanted, options, memory)
+    verdict = _judge(entry, target, output, wanted, options, memory, mask)
     if verdict.state is State.DONE:
         with open(target, "rb") as file:
             header = read_header(file)
@@ -339,7 +350,7 @@ def _plan_file(
 
 
 def _plan_rename(
-    entry: Input, planned: PlannedFile, wanted: WantedLatents, pruning: Pruning
+    entry: Input, planned: PlannedFile, wanted: WantedLatents, pruning: Pruning, mask: FoundMask
 ) -> PlannedFile | None:
     """Returns a new file as RENAMED if OUT holds the record of its earlier name, else None."""
     renames, target = pruning.renames, planned.output
@@ -347,7 +358,7 @@ def _plan_rename(
         return None
     path = entry.path
     orphan = renames.take(os.path.getsize(path), lambda: hash_file(path))
-    if orphan is None or rename_record(orphan, path, entry.name, wanted) is None:
+    if orphan is None or rename_record(orphan, path, entry.name, wanted, mask=mask) is None:
         return None
     renames.note_moved(orphan, orphan)  # the run would make its new name
     size = os.path.getsize(orphan)
@@ -359,7 +370,7 @@ def _plan_work(
 ) -> PlannedFile:
     """Adds the size of the image to encode. If the image is too small, the fate is SKIPPED."""
     try:
-        size = _measure(entry, options)
+        size = measure_original(entry.path, options, partial(refuse_decoded, entry))
         if size is None:
             return replace(planned, entry=entry)
         final = options.geometry.measure(*size)
@@ -384,30 +395,33 @@ def _judge(
     wanted: WantedLatents,
     options: EncodeOptions,
     memory: SourceMemory,
+    mask: FoundMask,
 ) -> Verdict:
     if not output.overwrite:
-        return check_latents(target, entry.path, wanted, checksum=options.checksum, memory=memory)
+        return check_latents(
+            target, entry.path, wanted, checksum=options.checksum, memory=memory, mask=mask
+        )
     if os.path.lexists(target):
         return Verdict(State.STALE, "--overwrite re-encodes it")
     return Verdict(State.ABSENT)
 
 
-def _measure(entry: Input, options: EncodeOptions) -> tuple[int, int] | None:
+def measure_original(
+    path: str | None, options: EncodeOptions, check: Callable[[IO[bytes]], None] | None = None
+) -> tuple[int, int] | None:
     """Reads the header of an image, and returns (width, height) of the upright image.
 
     If the geometry does not depend on it, the image need not be upright. Returns None for standard
-    input and named pipes. Raises ImageError.
+    input and named pipes. `check` may refuse the open file. Raises ImageError, OSError.
     """
-    if entry.path is None:
-        return None
-    if os.path.exists(entry.path) and not os.path.isfile(entry.path):
+    if path is None or (os.path.exists(path) and not os.path.isfile(path)):
         return None
     return measure_file(
-        entry.path,
+        path,
         max_pixels=options.max_pixels,
         upright=options.geometry.depends_on_orientation,
         hdr=options.hdr,
-        check=partial(refuse_decoded, entry),
+        check=check,
     )
 
 
@@ -430,7 +444,8 @@ class Plan:
     the run would scale up. `too_small` is the number of images that fail because they are smaller
     than the crop or their bucket. `buckets` counts the images of each (width, height), finished
     ones too, if `geometry` has buckets. `decoded` is the number of images that are skipped because
-    dinac decoded them.
+    dinac decoded them. `unmasked` is the number of images without a file of --masks, finished ones
+    too; None without --masks.
     """
 
     def __init__(
@@ -441,8 +456,10 @@ class Plan:
         token_width: int = 0,
         with_twins: bool = False,
         geometry: Geometry = NO_GEOMETRY,
+        finds_masks: bool = False,
     ) -> None:
         self.geometry = geometry
+        self.unmasked: int | None = 0 if finds_masks else None
         self.buckets: Counter[tuple[int, int]] = Counter()
         copies = 2 if with_twins else 1
         typical = TYPICAL_BITS_PER_PIXEL[precision]
@@ -463,6 +480,8 @@ class Plan:
         self.upscaled += file.upscaled
         self.too_small += file.error == SmallImageError.__name__
         self.decoded += file.is_decoded
+        if self.unmasked is not None and file.fate in (*WORK, Fate.DONE, Fate.RENAMED):
+            self.unmasked += file.is_unmasked
         if self.geometry.buckets is not None and file.size is not None:
             self.buckets[file.size] += 1
 

@@ -12,6 +12,7 @@ from dinac_cli.container.record import OpenRecord, open_record, pack_encoded, re
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import DinacError, FormatError
 from dinac_cli.jobs.freshness import State, WantedLatents, check_latents
+from dinac_cli.jobs.image_masks import NO_MASK, FoundMask
 from dinac_cli.jobs.orphans import find_orphans
 from dinac_cli.jobs.request import Selection
 from dinac_cli.jobs.results import FileResult, Status
@@ -95,19 +96,22 @@ def rename_record(
     name: str,
     wanted: WantedLatents,
     hold: Callable[[int], None] = lambda _: None,
+    mask: FoundMask = NO_MASK,
 ) -> bytes | None:
     """Returns the record that a fresh encoding of `image` under `name` gives, made from `orphan`.
 
-    `orphan` is the path of a record of the same image. Returns None if it is not certain that all
+    `orphan` is the path of a record of the same image. `mask` is what --masks has for the new name.
+    Returns None if it is not certain that all
     bytes are equal: the record has other settings, is damaged, or comes from another version, model
     or arithmetic. `hold(size_bytes)` waits until this much memory may be used.
     """
     try:
-        if check_latents(orphan, image, wanted, checksum=True).state is not State.DONE:
+        verdict = check_latents(orphan, image, wanted, checksum=True, mask=mask)
+        if verdict.state is not State.DONE:
             return None
         data = read_content(orphan).data
         opened = open_record(data)
-        hold(len(data) + opened.declared_bytes(wanted.companions, with_twin=wanted.geometry.flip))
+        hold(len(data) + opened.declared_bytes(wanted.tensors, with_twin=wanted.geometry.flip))
         return _pack_again(opened, data, name, wanted)
     except (DinacError, OSError):
         return None
@@ -122,8 +126,8 @@ def _pack_again(opened: OpenRecord, data: bytes, name: str, wanted: WantedLatent
     fresh = build_header(source, old.shape, wanted.model, old.compute, wanted.precision)
     if replace(old, name=fresh.name) != fresh or old.compute != wanted.model.compute:
         return None
-    record = opened.unpack(wanted.companions, with_twin=wanted.geometry.flip)
-    encoded = Encoded(record.latents, record.logsnr, record.class_token)
+    record = opened.unpack(wanted.tensors, with_twin=wanted.geometry.flip)
+    encoded = Encoded(record.latents, record.logsnr, record.class_token, record.mask)
     steps = wanted.model.choose_steps(wanted.precision)
     # If the old record has other steps or more tensors, packing it again gives other bytes.
     if pack_encoded(old, encoded, steps, record.flipped) != data:

@@ -24,7 +24,7 @@ from dinac_cli.codec.compute import find_devices
 from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.codec.machine import count_processors, divide_processors
 from dinac_cli.container.frame import RECORD_START
-from dinac_cli.errors import UsageError, describe_read_error
+from dinac_cli.errors import DinacError, UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name, looks_like_image
 from dinac_cli.jobs.executor.control import RunControl, StopRequest
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase
@@ -64,7 +64,9 @@ def looks_like_record(head: bytes) -> bool:
     return head.startswith(RECORD_START)
 
 
-IMAGES = FileKind("image", "images", is_image_name, looks_like_image, is_stamped_image)
+IMAGES = FileKind(
+    "image", "images", is_image_name, looks_like_image, is_stamped_image, has_captions=True
+)
 LATENTS = FileKind("latent file", "latent files", is_latent_name, looks_like_record)
 
 
@@ -125,11 +127,19 @@ class Run:
 
         `control.stdin` is needed if `reads_stdin` is true, and `control.stdout` if OUT is `-`. The
         caller's thread runs the model. Raises DinacError if the run as a whole cannot go on (model,
-        device, full disk).
+        device, full disk); then a new OUT without any output is removed.
         """
-        if self.output is not None:
-            self.output.open()
-        return self.work(control)
+        if self.output is None:
+            return self.work(control)
+        self.output.open()
+        return self._work_in(self.output, control)
+
+    def _work_in(self, output: Output, control: RunControl) -> Generator[FileResult, None, None]:
+        try:
+            yield from self.work(control)
+        except DinacError:
+            output.remove_unused()
+            raise
 
 
 R = TypeVar("R", bound=Run, covariant=True)
@@ -283,7 +293,8 @@ class InputRequest:
     `paths` are files, folders, globs or `-`. `files_from` is a file that lists more inputs. If this
     list was already read from standard input, `listed` is its content. If `null` is set, the list
     is NUL-separated. The entries of the list are relative to `root`. `exclude` are patterns of
-    files and folders to leave out; see `Exclusion`. `shard` is `I/N` or `auto`. `limit` is the
+    files and folders to leave out; see `Exclusion`. `left_out` are folders whose files are no
+    inputs. `shard` is `I/N` or `auto`. `limit` is the
     largest number of inputs.
     """
 
@@ -295,6 +306,7 @@ class InputRequest:
     exclude: tuple[str, ...] = ()
     limit: int | None = None
     shard: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def select(self, kind: FileKind, out: str | None = None, *, checks: bool = False) -> Selection:
         """Returns the inputs of `kind`. `out` is None if the run writes nothing.
@@ -323,7 +335,15 @@ class InputRequest:
         exclusion = Exclusion(self.exclude)
         finder = RecordFinder(exclusion, checks) if kind is LATENTS else None
         scan = InputScan(
-            kind, self.paths, listed, self.null, self.root, out, exclusion, finder=finder
+            kind,
+            self.paths,
+            listed,
+            self.null,
+            self.root,
+            out,
+            exclusion,
+            finder=finder,
+            left_out=self.left_out,
         )
         shard = None if self.shard is None else parse_shard(self.shard, os.environ)
         selection = Selection(scan, shard, self.limit)
@@ -441,6 +461,16 @@ class Selection:
         """The number of records or images; None if it is unknown."""
         total = None if self._listing is None or self.reads_stdin else self._listing.total
         return total if total is None or self.limit is None else min(total, self.limit)
+
+    def list_all(self) -> Iterator[Input] | None:
+        """Yields all inputs, if `count` has listed them all and no iteration has taken them.
+
+        Returns None if there are more, or if a limit or a shard leaves out some.
+        """
+        is_part = self.limit is not None or self.shard is not None
+        if self._listing is None or self._listing.total is None or is_part:
+            return None
+        return self._listing.list_waiting()
 
     def __getstate__(self) -> dict[str, object]:
         """Another process lists the inputs itself."""

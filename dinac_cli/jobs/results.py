@@ -52,7 +52,8 @@ class FileResult:
     A result may stand for `images` images, such as those of a shard; `pixels` is then their sum,
     and `parts` are the results of further images of the shard: those that failed or need a line.
     `upscaled` of the images were scaled up; in `unchecked` of them, damage would not have been
-    found. Beside `captions` of the images lay files or columns that were left out.
+    found. Beside `captions` of the images lay files or columns that were left out. For `unmasked`
+    of them, --masks has no file.
     """
 
     file: str
@@ -79,6 +80,7 @@ class FileResult:
     pixels: int | None = None
     parts: tuple[FileResult, ...] = ()
     captions: int = 0
+    unmasked: int = 0
 
     @classmethod
     def fail(

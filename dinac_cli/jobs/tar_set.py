@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +53,7 @@ ARRAY_TYPES = ("f32", "f16")
 """The types of the arrays in a tar."""
 
 _KEYS_KEY, _FILE_KEY, _COPY_KEY = "keys", "file", "copy"
-_DTYPE_KEY, _PROMPT_KEY = "dtype", "prompt"
+_DTYPE_KEY, _PROMPT_KEY, _MASKS_KEY = "dtype", "prompt", "masks"
 _MAX_FACTS_BYTES = 8 * 2**20  # a caption of 1 MiB, escaped, and the rest
 _TAR_NAME = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{6,})\.tar")
 _NUMBER = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{8,})")
@@ -160,16 +160,17 @@ class TarSet:
     The name of a record identifies its sample. The sample of an anonymous record holds no name,
     unless the key is one; the hash of the record identifies this sample. `keys` is one of
     `KEY_KINDS`. With a shard, the names of tars and the numbers begin with the shard, so that all
-    shards can share OUT. `dtype` is one of `ARRAY_TYPES`. Needs about 200 bytes of memory per
-    sample in OUT.
+    shards can share OUT. `dtype` is one of `ARRAY_TYPES`. `masks` says whether samples should hold
+    masks, which stay uint8. Needs about 200 bytes of memory per sample in OUT.
     """
 
     output: Output
     keys: str
     shard: Shard | None = None
     dtype: str = "f32"
+    masks: bool = False
     _tars: list[str] = field(default_factory=list, init=False)
-    _found: dict[int, tuple[int, int, int]] = field(default_factory=dict, init=False)
+    _found: dict[int, tuple[int, int, bool, int]] = field(default_factory=dict, init=False)
     _next_tar: int = field(default=0, init=False)
     _next_number: int = field(default=0, init=False)
 
@@ -188,8 +189,10 @@ class TarSet:
         """Finds the sample of a record. `prompt` is the caption that the sample should have."""
         for identity in (name.identity, record_hash):
             if (found := self._found.get(hash(identity))) is not None:
-                record, old_prompt, tar = found
+                record, old_prompt, has_masks, tar = found
                 stale = None if old_prompt == hash(prompt) else "the caption has changed"
+                if has_masks != self.masks:
+                    stale = "it has a mask" if has_masks else "it has no mask"
                 if record != hash(record_hash):
                     stale = LATENTS_CHANGED
                 return Place(self.output.locate(self._tars[tar]), identity, stale)
@@ -208,6 +211,8 @@ class TarSet:
                 described[_COPY_KEY] = name.copy
         if prompt is not None:
             described[_PROMPT_KEY] = prompt
+        if self.masks:
+            described[_MASKS_KEY] = True
         if self.dtype == "f32":
             return Exported(described, exported.arrays)
         described[_DTYPE_KEY] = self.dtype
@@ -313,14 +318,17 @@ class TarSet:
                     f"choose another OUT, or add --dtype {dtype}"
                 )
             prompt = hash(each.get(_PROMPT_KEY))
-            found = hash(each[RECORD_KEY]), prompt, len(self._tars) - 1
+            has_masks = each.get(_MASKS_KEY) is True
+            found = hash(each[RECORD_KEY]), prompt, has_masks, len(self._tars) - 1
             self._found[hash(identify(each))] = found
             match = _NUMBER.fullmatch(key)
             if match is not None and match[1] == self._prefix:
                 self._next_number = max(self._next_number, int(match[2]) + 1)
 
 
-def _halve(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+def _halve(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if array.dtype == np.uint8:
+        return array
     with np.errstate(over="ignore"):
         halved = array.astype(np.float16)
     if not np.isfinite(halved).all():

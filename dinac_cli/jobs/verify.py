@@ -18,7 +18,7 @@ from dinac_cli.codec.handle import BatchGroup, ModelHandle
 from dinac_cli.codec.records import check_model
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
-from dinac_cli.container.tensors import COMPANIONS
+from dinac_cli.container.tensors import ALL_COMPANIONS
 from dinac_cli.errors import InputError, UsageError, describe_read_error
 from dinac_cli.images.description import parse_description
 from dinac_cli.images.geometry import find_geometry
@@ -28,6 +28,7 @@ from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
+from dinac_cli.jobs.image_masks import MASK_OPTIONS, read_mask_kind
 from dinac_cli.jobs.model_choice import ModelChoice, choose_encoders, demand_library
 from dinac_cli.jobs.reencode import (
     Candidate,
@@ -188,9 +189,9 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         if self._options.source is not None:
             source = check_source(self._options.source, entry, header)
         sample = source.path if source is not None and entry.is_sampled else None
-        held_bytes = len(data) + opened.declared_bytes(COMPANIONS, with_twin=True)
+        held_bytes = len(data) + opened.declared_bytes(ALL_COMPANIONS, with_twin=True)
         hold(held_bytes)
-        record = opened.unpack(COMPANIONS, with_twin=True)
+        record = opened.unpack(ALL_COMPANIONS, with_twin=True)
         result = self._judge(entry, record, source, len(data))
         if sample is None or self._options.reencoding is None or result.failed:
             return result
@@ -286,6 +287,9 @@ def find_difference(settings: RunSettings, record: Record) -> str | None:
         return "holds no posterior"
     if settings.features and record.class_token is None:
         return "holds no class token"
+    kind = read_mask_kind(header.image)
+    if kind != settings.mask:
+        return f"encoded with {MASK_OPTIONS[kind]}"
     geometry = find_geometry(header.image)
     return None if geometry == settings.geometry else f"encoded with {geometry or 'no geometry'}"
 

@@ -87,6 +87,33 @@ class CaptionFiles:
                 yield name
 
 
+class OtherFiles:
+    """Tells which files of a sorted listing are neither images nor captions of images in it.
+
+    Both methods return by how much the number of such files changes.
+    """
+
+    def __init__(self) -> None:
+        self._image = ""
+        self._text = ""  # the stem of the last text file that was no caption of the image before it
+
+    def pass_image(self, name: str) -> int:
+        """Returns -1 if the text file before it turns out to be the caption of this image."""
+        text, self._text, self._image = self._text, "", name
+        return -1 if text and os.path.splitext(name)[0] == text else 0
+
+    def pass_other(self, name: str) -> int:
+        """Returns 1, or 0 for a caption or a table of captions."""
+        if os.path.basename(name) in (METADATA_NAME, CAPTIONS_NAME):
+            return 0
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() == ".txt":
+            if os.path.splitext(self._image)[0] == stem:
+                return 0
+            self._text = stem
+        return 1
+
+
 def _list_texts(folder: str) -> frozenset[str]:
     try:
         names = os.listdir(folder)

@@ -13,11 +13,14 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from dinac_cli.errors import UsageError
+from dinac_cli.storage.caption_files import OtherFiles
 from dinac_cli.storage.exclusion import NO_EXCLUSION, Exclusion
 from dinac_cli.storage.markers import FOLDER
 from dinac_cli.storage.naming import LATENT_SUFFIX
@@ -48,7 +51,8 @@ class FileKind:
 
     A file is an input if `accepts_name` accepts its name, or if `accepts_head` accepts its first
     bytes. `is_output(path)` is true for a file that an earlier run wrote; see `Search`. Files whose
-    names end in one of `companions`, such as `.txt`, belong to inputs: they are not counted.
+    names end in one of `companions`, such as `.txt`, belong to inputs: they are not counted. If
+    `has_captions` is set, captions of the inputs are not counted either; see `OtherFiles`.
     """
 
     label: str
@@ -57,6 +61,7 @@ class FileKind:
     accepts_head: Callable[[bytes], bool]
     is_output: Callable[[str], bool] | None = None
     companions: tuple[str, ...] = ()
+    has_captions: bool = False
 
     def accepts(self, path: str) -> bool:
         """True if the file is an input. If the file cannot be read, only its name decides."""
@@ -203,7 +208,8 @@ class InputScan:
     number of files that were not of `kind`, and `excluded` of files and folders that `exclusion`
     matched. `gap` then says why inputs may be missing: a folder could not be listed, or one of
     `paths` gave no input. If there is a `finder`, tars and URLs are inputs too, and folders of
-    shards are read as what they are; see `SHARDS_MARK`.
+    shards are read as what they are; see `SHARDS_MARK`. The files in the folders `left_out` are no
+    inputs, also if these folders lie in an input folder.
     """
 
     kind: FileKind
@@ -214,6 +220,7 @@ class InputScan:
     skipped_folder: str | None = None
     exclusion: Exclusion = NO_EXCLUSION
     finder: SourceFinder | None = None
+    left_out: tuple[str, ...] = ()
     others: int = field(default=0, init=False)
     excluded: int = field(default=0, init=False)
     gap: str | None = field(default=None, init=False)
@@ -325,7 +332,8 @@ class InputScan:
                 yield from found
             elif is_folder:
                 folders.add(place)
-                if not self._excludes(os.path.basename(match.rstrip(os.sep)), is_folder=True):
+                base = os.path.basename(match.rstrip(os.sep))
+                if not (self._excludes(base, is_folder=True) or self._leaves_out(match)):
                     yield from self._walk(match, "", (), self._find_search(pattern))
             else:
                 name = os.path.basename(match)
@@ -387,6 +395,7 @@ class InputScan:
             if found is not None:
                 yield from found
                 return
+        beside = OtherFiles()
         while entries:
             entry = entries.pop()  # an entry that is used holds a status, which takes much memory
             if entry.name.startswith("."):
@@ -398,14 +407,17 @@ class InputScan:
                 inner = f"{prefix}{entry.name}/"
                 yield from self._walk(entry.path, inner, (*ancestors, identity), search)
             elif self._accepts(entry):
+                if self.kind.has_captions:
+                    self.others += beside.pass_image(entry.name)
                 yield Input(entry.path, prefix + entry.name, search=search)
             else:
-                self.others += not entry.name.lower().endswith(self.kind.companions)
+                if not entry.name.lower().endswith(self.kind.companions):
+                    self.others += beside.pass_other(entry.name) if self.kind.has_captions else 1
                 if self._archive is None and entry.name.lower().endswith(_ARCHIVE_SUFFIXES):
                     self._archive = entry.path
 
     def _name_file(self, path: str, name: str, search: Search | None = None) -> Iterator[Input]:
-        if self._excludes(name, is_folder=False):
+        if self._excludes(name, is_folder=False) or self._leaves_out(path):
             return
         missing = None if os.path.lexists(path) else "no such file or folder; check the path"
         yield Input(path, name, missing, search)
@@ -417,10 +429,22 @@ class InputScan:
 
     def _is_skipped(self, identity: tuple[int, int]) -> bool:
         # This is checked for each folder, because OUT may not exist before the first output.
-        try:
-            return self.skipped_folder is not None and identity == _identify(self.skipped_folder)
-        except OSError:
+        for folder in (self.skipped_folder, *self.left_out):
+            with suppress(OSError):
+                if folder is not None and identity == _identify(folder):
+                    return True
+        return False
+
+    def _leaves_out(self, path: str) -> bool:
+        """True if a file or folder that was named, listed or matched lies in `left_out`."""
+        if not self.left_out:
             return False
+        place = _resolve(path)
+        return any(folder == place or folder in place.parents for folder in self._places_left_out)
+
+    @cached_property
+    def _places_left_out(self) -> tuple[Path, ...]:
+        return tuple(map(_resolve, self.left_out))
 
     def _accepts(self, entry: os.DirEntry[str]) -> bool:
         try:
@@ -511,6 +535,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _identify(folder: str) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
+
+
+def _resolve(path: str) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def _resolve_parent(path: str) -> Path:

@@ -200,7 +200,7 @@ class SourceMemory:
         `reader` is the reader revision for which the source was judged. `standing` is the record,
         if it meets the requirements of the run. Remembers nothing if the source has just changed.
         """
-        if self._folder is None or self._read_only or not _is_settled(sighting.status):
+        if self._folder is None or self._read_only or not is_settled(sighting.status):
             return
         entry = _describe(sighting, reader, _today())
         with self._lock, contextlib.suppress(OSError, OutputError):
@@ -379,7 +379,7 @@ def _digest(size: int, *parts: int | bytes) -> bytes:
     return blake2b(data, digest_size=size, person=b"dinac-sources").digest()
 
 
-def _is_settled(status: os.stat_result) -> bool:
+def is_settled(status: os.stat_result) -> bool:
     """True if a change from now on gives the file another time. False for pipes and devices."""
     # On Windows, the ctime is the time of creation.
     changed = status.st_mtime_ns if sys.platform == "win32" else status.st_ctime_ns

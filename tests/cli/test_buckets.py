@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -108,6 +109,34 @@ def test_plan_and_info_count_the_images_of_each_bucket(bucketed: Path) -> None:
     ] == buckets  # fmt: skip
     assert "bucket images\n 32x96      1\n" in run("info", "latents", cwd=bucketed).out
     assert run("info", "latents", "--json", cwd=bucketed).objects[-1]["buckets"] == buckets
+
+
+def test_plan_of_shards_counts_the_images_to_encode(bucketed: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "shards"
+    shutil.copytree(bucketed / "photos", photos)
+    save(photos / "small.png", 40, 30, 4)
+    (photos / "broken.png").write_bytes(b"not an image")
+    write = (photos, out, *BUCKETS, "--shard-size", "3")
+    planned = run("plan", *write, "--quick", cwd=tmp_path)
+    assert (
+        "smaller than their bucket: 1 image; --upscale enlarges small images, --skip-small skips "
+        "them\nbucket images\n 32x96      1\n 64x64      1\n 80x48      1\n 96x32      1\n"
+        f"of unknown bucket: 1 image, such as {photos / 'broken.png'}: "
+    ) in planned.out
+    (photos / "broken.png").unlink()
+    (photos / "small.png").unlink()
+    summary = run("plan", *write, "--quick", "--json", cwd=tmp_path).objects[-1]
+    assert {(each["width"], each["height"]) for each in summary["buckets"]} == {
+        (32, 96), (64, 64), (80, 48), (96, 32),
+    }  # fmt: skip
+    assert (summary["buckets_complete"], summary["too_small"], summary["upscaled"]) == (True, 0, 0)
+    assert run("encode", *write, cwd=tmp_path).code == 0
+    save(photos / "small.png", 40, 30, 4)
+    again = run("plan", photos, out, "--upscale", "--quick", cwd=tmp_path)
+    assert again.code == 2  # the shards in OUT were made without it
+    again = run("plan", photos, out, "--skip-small", "--quick", cwd=tmp_path)
+    assert "skipped because they are smaller than their bucket: 1 image\n" in again.out
+    assert "bucket images" not in again.out
 
 
 def test_decode_psnr_report_and_verify(bucketed: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from dinac_cli.cli import app
-from dinac_cli.commands.examples import EXAMPLES
+from dinac_cli.commands.examples import EXAMPLES, MORE_EXAMPLES, list_examples
 from dinac_cli.commands.screen.pages import format_page
 from dinac_cli.commands.topics import TOPICS, read_page
 
@@ -49,9 +49,15 @@ def test_example_runs(own: Path, path: str) -> None:
     assert (done.code, done.err) == (0, "")
 
 
-@pytest.mark.parametrize("path", sorted(UNRUN))
-def test_example_that_does_not_run_is_parsed(path: str) -> None:
-    words = [*path.split()[1:], *shlex.split(EXAMPLES[path])]
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(list_examples(path)[0] for path in sorted(UNRUN)),
+        *(line for path in MORE_EXAMPLES for line in list_examples(path)[1:]),
+    ],
+)
+def test_example_that_does_not_run_is_parsed(line: str) -> None:
+    words = shlex.split(line)[1:]
     command = TREE["dinac"]
     context = command.make_context("dinac", list(words))
     while hasattr(command, "commands"):
@@ -67,7 +73,7 @@ def test_help_begins_with_an_example_and_has_plain_words(path: str, columns: int
     assert (done.code, done.err) == (0, "")
     usage, _, rest = " ".join(done.out.split()).partition(" Example: ")
     assert usage.startswith(f"Usage: {path} ")
-    assert rest.startswith(f"{path} {EXAMPLES[path]} ")
+    assert rest.startswith(f"{' Example: '.join(list_examples(path))} ")
     assert max(map(len, done.out.splitlines())) <= columns
     for notation in (r"<\w", r"x>=", r"<=x", r"\[default", r"\[env"):
         assert not re.search(notation, done.out), notation

@@ -44,7 +44,7 @@ _NAMES = ("../../etc/passwd", "/etc/passwd", "a/../b", "C:\\x", "C:/x", "a\\..\\
 _DTYPES = ("F32", "U8", "I8", "F64", "BF16", "I16", "U64", "BOOL", "F8_E4M3", "X", "", "f32")
 _TENSORS = ("latents", "latents.q", "latents.step", "latents.exponent", "latents.mantissa",
             "latents.q.high", "class_token", "posterior.logsnr", "flipped.latents",
-            "flipped.class_token", "flipped.posterior.logsnr",
+            "mask", "flipped.mask", "flipped.class_token", "flipped.posterior.logsnr",
             "__metadata__", "x")  # fmt: skip
 _FLOATS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e38, 1e-45, 3.4e38)
 

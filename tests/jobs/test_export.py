@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import tarfile
@@ -20,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.commands.export import EXPORT_DTYPES, EXPORT_KEYS
-from dinac_cli.container.record import pack_record, read_latents
+from dinac_cli.container.record import pack_encoded, pack_record, read_latents
+from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import OutputError, UsageError
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export import WEBDATASET, ExportRequest, export_inputs, open_output
@@ -528,6 +530,36 @@ def test_values_too_large_for_float16_fail_alone(
     statuses = export(tmp_path / "out", WEBDATASET, latents, dtype="f16")
     assert statuses.pop("b.png") == "holds values that are too large for --dtype f16; export f32"
     assert set(statuses.values()) == {"written"}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_masks_are_arrays_of_every_sample(
+    tmp_path: Path, latents: Path, model: ModelHandle, dtype: str
+) -> None:
+    header = make_header(model, "b.png")
+    mask = np.arange(math.prod(header.shape[1:]), dtype=np.uint8).reshape(header.shape[1:])
+    images = [Encoded(np.zeros(header.shape, np.float32), mask=m) for m in (mask, mask[:, ::-1])]
+    (latents / "b.png.dinac").write_bytes(pack_encoded(header, images[0], flipped=images[1]))
+    out = tmp_path / "out"
+    run = partial(export, out, WEBDATASET, latents, keys="name", dtype=dtype)
+    assert set(run().values()) == {"written"}
+    before = read_bytes(out)
+    assert all(
+        "mask" not in extension for sample in read_tars(out).values() for extension in sample
+    )
+    assert set(run(masks=True).values()) == {"it has no mask"}
+    assert set(run(masks=True).values()) == {"done"}
+    samples = {key: dict(sample) for key, sample in read_tars(out).items()}
+    for key, sample in samples.items():
+        stored = np.load(io.BytesIO(sample["mask.npy"]))
+        expected = mask if key == "b%2Epng" else np.full(mask.shape, 255, np.uint8)
+        np.testing.assert_array_equal(stored, expected, strict=True)
+    flipped = np.load(io.BytesIO(samples["b%2Epng"]["flipped_mask.npy"]))
+    np.testing.assert_array_equal(flipped, mask[:, ::-1], strict=True)
+    assert set(run().values()) == {"it has a mask"}
+    assert read_bytes(out) == before
+    with pytest.raises(UsageError, match="--masks needs --to webdataset"):
+        export(tmp_path / "npz", "npz", latents, masks=True)
 
 
 def test_captions_become_prompts(tmp_path: Path, latents: Path) -> None:

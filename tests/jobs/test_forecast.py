@@ -18,7 +18,10 @@ from urllib.parse import parse_qs
 import pytest
 from PIL import Image
 
+from dinac_cli.commands.shard_plan import describe_forecast
 from dinac_cli.errors import UsageError
+from dinac_cli.images.buckets import choose_buckets
+from dinac_cli.images.geometry import GeometryChoice
 from dinac_cli.jobs.encode import EncodeChoice, EncodeOptions, EncodeRequest
 from dinac_cli.jobs.executor.cluster import Cluster, Demand
 from dinac_cli.jobs.executor.control import RunControl
@@ -110,6 +113,36 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def place() -> str:
     """An empty remote place."""
     return f"memory://{uuid.uuid4()}"
+
+
+BUCKETS = EncodeChoice(geometry=GeometryChoice(buckets=choose_buckets("32x32:16")))
+
+
+def test_buckets_are_counted_without_downloads(
+    tmp_path: Path, place: str, calls: Counter[str]
+) -> None:
+    store = open_store(f"{place}/in", for_writing=True)
+    store.write("far.jpg", make_jpeg())
+    store.write("far.tar", make_tar({"a.jpg": make_jpeg()}))
+    write_images(tmp_path / "photos", "near.png", height=32, width=32)
+    write_images(tmp_path / "photos", "wide.png", height=40, width=90)
+    photos = (str(tmp_path / "photos"), f"{place}/in", f"{place}/in/far.tar")
+    request = replace(
+        ask("", tmp_path / "out", shard_size=2, options=BUCKETS), inputs=InputRequest(paths=photos)
+    )
+    calls.clear()
+    forecast = open_forecast(PlanRequest(encode=request, quick=True))
+    list(forecast.list_shards())
+    assert calls["open"] == calls["read"] == 0
+    assert forecast.buckets is not None
+    assert forecast.buckets.sizes == {(32, 32): 1, (48, 16): 1}
+    assert (forecast.buckets.remote, forecast.buckets.archives) == (1, 1)
+    assert not forecast.buckets.is_complete
+    lines = list(describe_forecast(forecast, forecast.estimate(request.make_control())))
+    assert (
+        "not in the table of buckets: 1 image at URLs; the sizes are known once a run has do"
+        in ("\n".join(lines))
+    )
 
 
 def test_thousands_of_objects_take_a_few_requests(calls: Counter[str], place: str) -> None:
@@ -272,7 +305,7 @@ def test_a_trial_encodes_a_sample_of_an_archive(tmp_path: Path) -> None:
     assert estimate.images is not None
     assert 190 <= estimate.images <= 220
     assert estimate.sampled == estimate.speed.tried == 32
-    assert estimate.speed.basis == "cpu/f32, of 32 tried"
+    assert estimate.speed.basis == "cpu/f32, from a sample of 32 images"
     assert estimate.speed.seconds
     assert estimate.speed.cores is None  # a CPU is no device that cores feed
     assert not (tmp_path / "out").exists()
@@ -363,7 +396,7 @@ def test_a_trial_on_a_gpu_measures_the_device(
     )
     estimate = trial.estimate(1e6, control)
     assert estimate.seconds == 3.0 + 1e6 * 2**16 * 1e-8
-    assert estimate.basis == "cuda/bf16, of 32 tried"
+    assert estimate.basis == "cuda/bf16, from a sample of 32 images"
     assert estimate.device_rate == pytest.approx(2000)
     assert not estimate.is_assumed
     assert (estimate.limit, estimate.record_bytes) == (limit, 45_000.0)

@@ -382,13 +382,39 @@ def test_the_processes_share_the_memory() -> None:
     assert sorted(numbers(processes_)) == list(range(4))
 
 
+class QuickProcess(pool._Process[Any]):
+    """A process that seems to start at once, so a run never does without it."""
+
+    start_seconds = property(lambda _: 0.0, lambda *_: None)
+
+
+class SlowProcess(pool._Process[Any]):
+    """A process that seems to take long to start."""
+
+    start_seconds = property(lambda _: 1000.0, lambda *_: None)
+
+
+@pytest.mark.parametrize("is_automatic", [True, False])
+def test_a_process_that_would_start_too_late_is_not_started(
+    is_automatic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the user names the number of processes, all of them start."""
+    monkeypatch.setattr(pool, "_Process", SlowProcess)
+    control = RunControl(workers=0, processes=3, fits_device=is_automatic)
+    job = RoomyJob(rooms={"": (10 * 2**30, 2**30)})
+    results = list(run([Entry(n, "pause") for n in range(60)], job=job, control=control))
+    assert sorted(numbers(results)) == list(range(60))
+    assert len({result.bytes_in for result in results}) == (1 if is_automatic else 3)
+
+
 @pytest.mark.parametrize(
     ("free", "used", "most", "expected"), [(10, 1, 3, 3), (3, 1, 8, 3), (1, 1, 8, 1), (9, 2, 1, 1)]
 )
 def test_processes_fit_into_the_memory_of_the_device(
-    free: int, used: int, most: int, expected: int
+    free: int, used: int, most: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first process measures how much memory it needs and how much is left."""
+    monkeypatch.setattr(pool, "_Process", QuickProcess)
     job = RoomyJob(rooms={"": (free * 2**30, used * 2**30)})
     said: list[str] = []
     control = RunControl(workers=0, processes=most, fits_device=True, say=said.append)
@@ -408,8 +434,9 @@ def test_processes_fit_into_the_memory_of_the_device(
 
 @pytest.mark.parametrize("is_automatic", [True, False])
 def test_a_process_that_the_device_refuses_is_only_needed_if_the_user_named_the_count(
-    is_automatic: bool, tmp_path: Path
+    is_automatic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "_Process", QuickProcess)
     told: list[str] = []
     control = RunControl(workers=0, processes=3, fits_device=is_automatic, warn=told.append)
     job = ExclusiveJob(rooms={"": (10 * 2**30, 2**30)}, folder=str(tmp_path))
@@ -463,7 +490,8 @@ def test_a_stream_from_several_devices_has_the_order_of_the_entries() -> None:
     assert set(list_devices(results)) == set(TWO)
 
 
-def test_processes_fit_into_the_memory_of_each_device() -> None:
+def test_processes_fit_into_the_memory_of_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_Process", QuickProcess)
     rooms = {"gpu:0": (10 * 2**30, 2**30), "gpu:1": (2**30, 2**30)}
     said: list[str] = []
     control = RunControl(workers=0, processes=6, devices=TWO, fits_device=True, say=said.append)

@@ -58,6 +58,7 @@ INPUTS = InputRequest(
     exclude=("*.tmp", "!keep.tmp"),
     limit=7,
     shard="1/3",
+    left_out=("masks",),
 )
 GEOMETRY = Geometry(resize=64, crop=(48, 32), flip=True, upscale=False)
 MODEL = ModelChoice(
@@ -81,6 +82,7 @@ ENCODE = EncodeRequest(
         damaged="warn",
         skip_small=True,
         hdr="clip",
+        masks="masks",
     ),
     model=MODEL,
     overwrite=True,
@@ -203,6 +205,8 @@ POPULATED: list[Any] = [
             skip_small=True,
             hdr="clip",
             damaged="warn",
+            mask=True,
+            masks="masks",
         ),
         device=DeviceChoice(device="cuda:1", dtype="bf16", compiled=True),
         baseline="nano",
@@ -270,8 +274,8 @@ def test_the_requests_below_are_all_and_have_no_default_left() -> None:
     }
     for request in POPULATED:
         defaults = list(list_defaults(request, type(request).__name__))
-        # `resize` excludes these
-        excluded = ("geometry.max_side", "geometry.buckets")
+        # `resize` and `masks` exclude these
+        excluded = ("geometry.max_side", "geometry.buckets", ".options.mask")
         assert [name for name in defaults if not name.endswith(excluded)] == []
 
 

@@ -90,6 +90,7 @@ def test_sampled_latents_follow_the_posterior(tiny: Golden) -> None:
     torch.testing.assert_close(sample, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(sample, z, atol=1e-3)
     assert not torch.equal(statistics.sample_latents(z, logsnr), sample)
+    assert torch.equal(statistics.sample_latents(z, None), z)
     with pytest.raises(UsageError, match=r"the log-SNR has shape \[1, 8, 2\], but the latents"):
         statistics.sample_latents(z, logsnr[..., 0])
 

@@ -28,6 +28,7 @@ from .pages import ROOT
 PHOTOS = ("photos/a.jpg", "photos/b.jpg", "photos/c.png", "photos/trip/a.jpg", "photos/trip/b.jpg")
 EVALUATION = ("eval/0.jpg", "eval/1.jpg")
 CLASSES = ("train/cat/0.jpg", "train/dog/1.jpg")
+MASKS = ("masks/a.png", "masks/trip/b.png")
 OUTPUTS = ("latents", "decoded")
 TINY = ROOT / "tests/golden/tiny"
 
@@ -76,6 +77,8 @@ class Sandbox:
         shutil.copytree(TINY, self.folder / "my-model")
         for number, name in enumerate((*PHOTOS, *EVALUATION, *CLASSES, "a.png")):
             self._draw(name, number)
+        for name in MASKS:
+            self._mask(name)
         for command in ("encode photos latents --model nano", "decode latents decoded"):
             assert run(*command.split(), cwd=self.folder).code == 0
 
@@ -115,6 +118,14 @@ class Sandbox:
         path = self._tools / name
         path.write_text(script)
         path.chmod(0o755)
+
+    def _mask(self, name: str) -> None:
+        """Writes a mask of the size of the images: the right half counts."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((112, 128), np.uint8)
+        mask[:, 64:] = 255
+        Image.fromarray(mask).save(path)
 
     def _draw(self, name: str, number: int) -> None:
         path = self.folder / name

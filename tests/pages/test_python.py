@@ -35,11 +35,14 @@ def record_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         precision="bf16",
         name="trip/a.jpg",
     )
-    encoded = Encoded(latents, logsnr=5 + latents)
+    mask = np.array([[0, 255, 255], [0, 128, 255]], np.uint8)
+    encoded = Encoded(latents, logsnr=5 + latents, mask=mask)
     record = pack_encoded(header, encoded, flipped=encoded)
-    for folder in ("latents/trip", "sampled"):
+    for folder in ("latents/trip", "sampled", "classes/cat", "captioned", "masked"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.jpg.dinac").write_bytes(record)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.txt").write_text("a leaf")
     (tmp_path / "a.dinac").write_bytes(record)
     write_shard(tmp_path / "shards", record)
     monkeypatch.chdir(tmp_path)
@@ -47,13 +50,14 @@ def record_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 
 
 def write_shard(out: Path, record: bytes) -> None:
-    """Writes an OUT of one shard with one record."""
+    """Writes an OUT of one shard with eight records, a batch of the examples."""
     buffer = io.BytesIO()
     tar = TarWriter(buffer.write)
-    tar.add("trip/a.dinac", record)
+    for key in "abcdefgh":
+        tar.add(f"trip/{key}.dinac", record)
     tar.finish()
     data = buffer.getvalue()
-    entry = IndexEntry("00000.tar", 1, len(data), sha256(data).hexdigest())
+    entry = IndexEntry("00000.tar", 8, len(data), sha256(data).hexdigest())
     out.mkdir()
     (out / "00000.tar").write_bytes(data)
     (out / INDEX_NAME).write_bytes(ShardIndex((entry,)).to_bytes())

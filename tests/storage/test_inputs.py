@@ -503,3 +503,24 @@ class TestRequest:
 
     def test_list_alone_is_accepted(self) -> None:
         require_inputs((), b"", None)
+
+
+def test_captions_of_inputs_are_no_other_files(folder: Path) -> None:
+    make_files(folder, "in/a.pic", "in/a.txt", "in/b.txt", "in/c.pic", "in/metadata.jsonl")
+    make_files(folder, "in/d/captions.json", "in/d/e.PIC", "in/d/e.b.txt", "in/d/e.txt")
+    make_files(folder, "in/d/f.notes", "in/d/f.txt")
+    plain = scan("in")
+    assert len(names(plain)) == 3
+    assert plain.others == 8
+    captioned = replace(plain, kind=replace(KIND, has_captions=True))
+    assert names(captioned) == names(plain)
+    assert captioned.others == 4  # b.txt, d/e.b.txt, d/f.notes and d/f.txt
+
+
+def test_a_caption_may_come_before_its_input(folder: Path) -> None:
+    make_files(folder, "in/a.txt", "in/b.txt", "in/b.webp", "in/c.pic")
+    kind = replace(KIND, has_captions=True, accepts_name=lambda name: name.endswith(".webp"))
+    webp = replace(scan("in"), kind=kind)
+    for _ in range(2):
+        assert names(webp) == ["b.webp"]
+        assert webp.others == 2  # a.txt and c.pic

@@ -140,8 +140,12 @@ class _Process(Generic[E]):
         self.uses_model = False
         self.is_suspect = False  # it holds one entry of a worker that died
         self.is_stopping = self.has_stopped = False
+        self.rate = 0.0
+        """The entries that it finishes per second; 0 if that is not known yet."""
+        self.start_seconds = 0.0
+        """The time to its first finished entry; 0 if there is none yet."""
         self._finished = 0
-        self._rate = 0.0
+        self._began = time.monotonic()
         self._mark: tuple[float, int] | None = None
         names = (device.name,) if device.name else ()
         self.send(replace(assignment, control=replace(assignment.control, devices=names)))
@@ -163,18 +167,20 @@ class _Process(Generic[E]):
 
     def choose_size(self, listed: int, processes: int) -> int:
         """Returns the size of the next part: about `PART_SECONDS` of work."""
-        if not self._rate:
+        if not self.rate:
             return max(LEAST_PART, min(FIRST_PART, listed // (2 * processes)))
-        return max(LEAST_PART, min(MOST_PART, int(self._rate * PART_SECONDS)))
+        return max(LEAST_PART, min(MOST_PART, int(self.rate * PART_SECONDS)))
 
     def count_finished(self, count: int) -> None:
         """Counts finished entries, to measure the speed of the worker."""
         now = time.monotonic()
+        if count and self.is_beginner:
+            self.start_seconds = now - self._began
         self._finished += count
         if self._mark is None:
             self._mark = (now, self._finished)
         elif now - self._mark[0] >= _RATE_SECONDS:
-            self._rate = (self._finished - self._mark[1]) / (now - self._mark[0])
+            self.rate = (self._finished - self._mark[1]) / (now - self._mark[0])
             self._mark = (now, self._finished)
 
     def bury(self, patience_seconds: float = 2.0) -> str:
@@ -248,7 +254,7 @@ class _Pool(Generic[E]):
         """Starts more processes while entries wait and every process has work."""
         while not self._stop and (device := self._choose_device()) is not None:
             is_idle = any(not process.held for process in self._processes)
-            if is_idle or not (self._suspects or len(self._listing)):
+            if is_idle or not (self._suspects or len(self._listing)) or not self._pays(device):
                 return
             try:
                 process: _Process[E] = _Process(self._assignment, device)
@@ -258,6 +264,17 @@ class _Pool(Generic[E]):
                 continue
             self._processes.append(process)
             self._supply(process)
+
+    def _pays(self, device: _Device) -> bool:
+        """True if one more process on a device helps: it starts before the others are done.
+
+        If the user named the number of processes, or more entries may come, it always helps.
+        """
+        running = [process for process in self._processes if process.device is device]
+        if not (self._chooses_count and running and self._listing.is_complete):
+            return True
+        rate = sum(process.rate for process in self._processes)
+        return rate > 0 and len(self._listing) > rate * running[0].start_seconds
 
     def _choose_device(self) -> _Device | None:
         """Returns the device with the fewest processes; None if no device may have one more."""

@@ -60,6 +60,11 @@ class Supply(Generic[E]):
             raise self._error
         return True
 
+    @property
+    def is_complete(self) -> bool:
+        """True if no more entries will be listed."""
+        return self._ended
+
     def take(self, count: int) -> list[E]:
         """Returns up to `count` entries that have been listed."""
         with self._changed:

@@ -1,6 +1,7 @@
 """Predicts a run into shards, without running it. Writes nothing. Does not import torch.
 
 Lists OUT and the inputs once. No request looks at a single image, except for a sample of them.
+With buckets, also reads the headers of all local images to encode.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dinac_cli.jobs.held import HeldRecord
 from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder
 from dinac_cli.jobs.plan import Fate, Plan, PlannedFile, PlanRequest
 from dinac_cli.jobs.request import Announce, keep_quiet
+from dinac_cli.jobs.shards.bucket_counts import BucketCounts
 from dinac_cli.jobs.shards.sample_images import Probe, ProbeChoice
 from dinac_cli.jobs.shards.shard_run import ShardSetup, choose_cluster, prepare_shards
 from dinac_cli.jobs.shards.shard_states import (
@@ -94,13 +96,21 @@ def open_forecast(
 
 @dataclass
 class ShardForecast:
-    """A plan of shards. Take all of `list_shards`, then `estimate`; then everything is counted."""
+    """A plan of shards. Take all of `list_shards`, then `estimate`; then everything is counted.
+
+    `buckets` is None if the run has none.
+    """
 
     request: PlanRequest
     setup: ShardSetup
     totals: ShardTotals = field(default_factory=ShardTotals, init=False)
     traffic: Traffic = field(default_factory=Traffic, init=False)
+    buckets: BucketCounts | None = field(default=None, init=False)
     _probe: ProbeChoice = field(default_factory=ProbeChoice, init=False)
+
+    def __post_init__(self) -> None:
+        if self.setup.options.geometry.buckets is not None:
+            self.buckets = BucketCounts(self.setup.options)
 
     @property
     def demand(self) -> Demand | None:
@@ -124,6 +134,8 @@ class ShardForecast:
             self.totals.add(planned)
             self.traffic.add(self.setup.plan, planned)
             self._probe.add(planned)
+            if self.buckets is not None:
+                self.buckets.add(planned)
             yield planned
 
     def estimate(self, control: RunControl) -> ShardEstimate:

@@ -23,18 +23,21 @@ class NodeCheck:
     """Returns what must be the same on all nodes: the weights of the model.
 
     Raises OutputError if the node does not see the file `nonce` in OUT, InputError if it does not
-    see the input `sample`, ModelError if it lacks the model.
+    see the input `sample` or the folder `masks`, ModelError if it lacks the model.
     """
 
     store: Store
     nonce: str
     model: ModelHandle
     sample: str | None
+    masks: str | None = None
 
     def __call__(self) -> dict[str, str]:
         self._check_out()
         if self.sample is not None:
             _check_input(self.sample)
+        if self.masks is not None:
+            _check_input(self.masks)
         return {"the weights": relocate(self.model).identity.weights}
 
     def _check_out(self) -> None:

@@ -64,6 +64,7 @@ class OpenShard:
         self.counts[result.status] += 1
         self.totals["upscaled"] += result.upscaled
         self.totals["unchecked"] += result.unchecked
+        self.totals["unmasked"] += result.unmasked
         if result.status is Status.WRITTEN:
             self.totals["bytes_in"] += result.bytes_in
             self.totals["bytes_out"] += result.bytes_out
@@ -85,6 +86,7 @@ class OpenShard:
             bytes_out=self.totals["bytes_out"] - sum(r.bytes_out for r in shown),
             upscaled=self.totals["upscaled"] - sum(r.upscaled for r in shown),
             unchecked=self.totals["unchecked"] - sum(r.unchecked for r in shown),
+            unmasked=self.totals["unmasked"] - sum(r.unmasked for r in shown),
             parts=(*self.failures, *self.remarked),
             captions=self.left.images,
         )

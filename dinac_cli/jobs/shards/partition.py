@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from dinac_cli.container.names import escape_name, find_name_fault
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import InputError, UsageError
 from dinac_cli.images.formats import is_image_name
+from dinac_cli.jobs.image_masks import find_mask
 from dinac_cli.jobs.request import IMAGES, InputRequest
 from dinac_cli.jobs.shards.captions import match_captions
 from dinac_cli.jobs.shards.expansion import expand_place, list_ahead
 from dinac_cli.jobs.shards.shard import LooseFile, Shard, ShardKind, find_kind, fingerprint
+from dinac_cli.storage.caption_files import OtherFiles
 from dinac_cli.storage.exclusion import Exclusion
 from dinac_cli.storage.inputs import STDIN
 from dinac_cli.storage.markers import name_marker
+from dinac_cli.storage.mask_files import MaskFiles
 from dinac_cli.storage.naming import NameSet, ignores_case
 from dinac_cli.storage.store import Stat, Store, is_hidden, open_store, split_place
 from dinac_cli.storage.tars import make_key
@@ -66,26 +70,41 @@ class ShardInputs:
     After `list_loose`, `others` is the number of files that are not images, without those whose
     extensions are among `keep`, and `first_archive` is a tar or parquet file in a folder. `listed`
     are the numbers of files that the listings of remote folders named, and `asked` is the number of
-    remote files that were looked up one by one.
+    remote files that were looked up one by one. `masks` is the folder of --masks: a changed mask
+    changes the version of its image, and `masked` is the number of loose images that have a mask.
     """
 
     request: InputRequest
     out: str
     keep: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()
+    masks: str | None = None
+    masked: int = field(default=0, init=False)
     others: int = field(default=0, init=False)
     first_archive: str | None = field(default=None, init=False)
     listed: list[int] = field(default_factory=list, init=False)
     asked: int = field(default=0, init=False)
 
     @classmethod
-    def find(cls, request: InputRequest, out: str, keep: tuple[str, ...] = ()) -> ShardInputs:
-        """Finds the archives. Raises UsageError if two of them have the same name in OUT."""
+    def find(
+        cls,
+        request: InputRequest,
+        out: str,
+        keep: tuple[str, ...] = (),
+        masks: str | None = None,
+    ) -> ShardInputs:
+        """Finds the archives.
+
+        Raises UsageError if two of them have the same name in OUT, or if the images of one have no
+        names by which --masks could find their masks.
+        """
         if STDIN in request.paths:
             raise UsageError("-: an image from standard input cannot go into shards; name files")
         listed: dict[str, dict[str, Stat]] = {}
         archives = tuple(dict.fromkeys(_list_archives(request.paths, listed)))
-        found = cls(request, out, keep, archives)
+        if masks is not None:
+            _require_names(archives)
+        found = cls(request, out, keep, archives, masks)
         found.listed = list(map(len, listed.values()))
         remote = (archive.place for archive in archives if is_url(archive.place))
         found.asked = sum(split_place(place)[0] not in listed for place in remote)
@@ -115,7 +134,30 @@ class ShardInputs:
                 )
             yield file
 
+    def make_shards(self, settings: str) -> list[Shard]:
+        """Returns the shards of the archives; `settings` identifies the settings of the run.
+
+        The names in a tar are not known before it is read, so each mask changes all tars. Raises
+        InputError if the folder of the masks cannot be listed.
+        """
+        if self.masks is not None and self.archives:
+            settings += MaskFiles(self.masks).describe_all()
+        return [archive.make_shard(settings) for archive in self.archives]
+
     def _list_files(self) -> Iterator[LooseFile]:
+        self.masked = 0
+        masks = None if self.masks is None else MaskFiles(self.masks)
+        for file in self._list_unmasked():
+            if masks is None:
+                yield file
+            else:
+                with suppress(InputError):  # the image fails with this error when it is read
+                    mask = find_mask(masks, file.name)
+                    self.masked += mask.path is not None
+                    file = file._replace(version=f"{file.version}{mask.version}")
+                yield file
+
+    def _list_unmasked(self) -> Iterator[LooseFile]:
         self.others = 0
         remote = tuple(path for path in self._loose_paths if is_url(path))
         local = tuple(path for path in self._loose_paths if not is_url(path))
@@ -156,14 +198,17 @@ class ShardInputs:
         store, exclusion = open_store(url), Exclusion(self.request.exclude)
         self.listed.append(0)
         unusable: list[str] = []
+        beside = OtherFiles()
         for stat, has_caption in match_captions(store.list(skip=unusable.append)):
             self.listed[-1] += 1
             if is_hidden(stat.name) or exclusion.excludes_any(stat.name, is_folder=False):
                 continue
             if is_image_name(stat.name):
+                self.others += beside.pass_image(stat.name)
                 yield _make_loose(store, stat, has_caption)
             else:
-                self.others += not stat.name.lower().endswith(self._companions)
+                if not stat.name.lower().endswith(self._companions):
+                    self.others += beside.pass_other(stat.name)
                 if self.first_archive is None and find_kind(stat.name) is not ShardKind.LOOSE:
                     self.first_archive = store.locate(stat.name)
         for name in filter(is_image_name, unusable):
@@ -197,6 +242,15 @@ def _describe(place: str, listed: dict[str, dict[str, Stat]]) -> Archive:
     if stat is None:
         return Archive(place, problem="no such file; check its name")
     return Archive(place, stat.size_bytes, stat.version)
+
+
+def _require_names(archives: Iterable[Archive]) -> None:
+    for archive in archives:
+        if find_kind(archive.place) is ShardKind.PARQUET:
+            raise UsageError(
+                f"{hide_secrets(archive.place)}: --masks needs names, which images of parquet "
+                "files lack; use --mask"
+            )
 
 
 def _refuse_same_names(archives: Iterable[Archive], *, fold_case: bool) -> None:

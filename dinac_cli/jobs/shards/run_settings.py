@@ -20,6 +20,7 @@ from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, read_geometry
 from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.jobs.encode import EncodeOptions
 from dinac_cli.jobs.held import HeldRecord
+from dinac_cli.jobs.image_masks import MASK_OPTIONS, NO_MASK_KIND, MaskKind
 from dinac_cli.jobs.shards.sample import DEFAULT_COLUMN, SampleChoice
 from dinac_cli.jobs.shards.shard import MAX_SHARD_SIZE
 from dinac_cli.storage.markers import RUN_NAME
@@ -48,8 +49,9 @@ _SWITCHES = {"anonymous": "--anonymous", "features": "--features", "posterior": 
 class RunSettings:
     """What all shards of an OUT have in common; `threads` and `compute` are known at the first one.
 
-    `geometry` is the text of a `Geometry`. `threads` is the number of threads that computed in each
-    process, or None on a GPU, where it changes nothing. Raises InputError if a value is not valid.
+    `geometry` is the text of a `Geometry`, and `mask` is a `MaskKind`. `threads` is the number of
+    threads that computed in each process, or None on a GPU, where it changes nothing. Raises
+    InputError if a value is not valid.
     """
 
     model: str
@@ -69,6 +71,7 @@ class RunSettings:
     shard_size: int = DEFAULT_SHARD_SIZE
     compute: str = ""
     threads: int | None = None
+    mask: str = NO_MASK_KIND
 
     def __post_init__(self) -> None:
         named = (self.model, self.revision, self.compute, self.column)
@@ -79,6 +82,7 @@ class RunSettings:
             and all(isinstance(switch, bool) for switch in switches)
             and self.precision in PRECISIONS
             and self.damaged in DAMAGE_CHOICES
+            and self.mask in MASK_OPTIONS
             and type(self.shard_size) is int
             and 1 <= self.shard_size <= MAX_SHARD_SIZE
             and (self.threads is None or (type(self.threads) is int and 0 < self.threads < 10_000))
@@ -119,6 +123,7 @@ class RunSettings:
             column=choice.column,
             shard_size=shard_size,
             threads=threads,
+            mask=options.mask_kind,
         )
 
     @property
@@ -141,7 +146,7 @@ class RunSettings:
     @property
     def digest(self) -> str:
         """A text that identifies the settings that decide the content of shards."""
-        facts = asdict(replace(self, compute="", threads=None, model="", revision=""))
+        facts = replace(self, compute="", threads=None, model="", revision="")._to_facts()
         del facts["shard_size"]  # it decides which images a shard holds, not how it is made
         return json.dumps(facts, sort_keys=True)
 
@@ -153,13 +158,21 @@ class RunSettings:
             if getattr(self, key) != default:
                 options.append(f"{_OPTIONS[key]} {shlex.quote(str(getattr(self, key)))}")
         options += [option for key, option in _SWITCHES.items() if getattr(self, key)]
+        if self.mask != NO_MASK_KIND:
+            options.append(MASK_OPTIONS[cast(MaskKind, self.mask)])
         return [*options, f"--keep {','.join(self.keep)}"] if self.keep else options
 
     def to_bytes(self) -> bytes:
         """Returns the content of run.json. Equal settings give equal bytes."""
-        return (
-            json.dumps({"dinac": _FORMAT, **asdict(self)}, sort_keys=True, indent=1) + "\n"
-        ).encode()
+        facts = {"dinac": _FORMAT, **self._to_facts()}
+        return (json.dumps(facts, sort_keys=True, indent=1) + "\n").encode()
+
+    def _to_facts(self) -> dict[str, Any]:
+        """Returns the settings by name. Without masks, they are as before there were masks."""
+        facts = asdict(self)
+        if self.mask == NO_MASK_KIND:
+            del facts["mask"]
+        return facts
 
     def find_conflict(self, wanted: RunSettings) -> tuple[str, str] | None:
         """Returns the first difference, as options of encode: what OUT holds, what is asked for."""
@@ -174,6 +187,9 @@ class RunSettings:
                 return _name_switch(option, getattr(self, key)), _name_switch(
                     option, getattr(wanted, key)
                 )
+        if self.mask != wanted.mask:
+            held, asked = (MASK_OPTIONS[cast(MaskKind, each.mask)] for each in (self, wanted))
+            return held, asked
         if self.geometry != wanted.geometry:
             return _name_geometries(read_geometry(self.geometry), read_geometry(wanted.geometry))
         if self.keep != wanted.keep:
@@ -226,6 +242,10 @@ class HeldRun(HeldRecord):
         return cast(DamageChoice, self._settings.damaged)
 
     @property
+    def mask_kind(self) -> MaskKind:
+        return cast(MaskKind, self._settings.mask)
+
+    @property
     def geometry(self) -> Geometry:
         return read_geometry(self._settings.geometry)
 
@@ -260,6 +280,7 @@ def _parse(data: bytes) -> RunSettings:
     content: dict[str, Any] = json.loads(data)
     if content["dinac"] != _FORMAT:
         raise ValueError("a newer format")
+    content.setdefault("mask", NO_MASK_KIND)
     values = {field.name: content[field.name] for field in fields(RunSettings)}
     values["keep"] = tuple(values["keep"])
     return RunSettings(**values)

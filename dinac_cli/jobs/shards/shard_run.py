@@ -78,6 +78,7 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
         model=setup.model,
         why_model=explain_default(request.model, setup.held, setup.model),
         geometry=setup.options.geometry,
+        masks=setup.options.masks,
         plan=setup.plan,
         threads=setup.threads,
     )
@@ -128,7 +129,7 @@ def prepare_shards(
             "choose another OUT, or add --overwrite to encode everything again"
         )
     announce_followed(held, request.options.list_followed(held), announce)
-    inputs = ShardInputs.find(request.inputs, request.out, choice.keep)
+    inputs = ShardInputs.find(request.image_inputs, request.out, choice.keep, options.masks)
     if any(find_kind(archive.place) is ShardKind.PARQUET for archive in inputs.archives):
         parquet.require_pyarrow()
     plan = ShardPlan(inputs, store, settings, request, model)
@@ -231,8 +232,8 @@ class ShardPlan:
 
     `make` lists OUT and the inputs once. Afterwards, `total` is the number of images, if it is
     known; `shards` is the number of shards; `vanished` images of the plan in OUT are gone, and
-    `changed` images have another version there. `failed` are the shards with images that failed;
-    only --retry-failed looks for them.
+    `changed` images have another version there. `unmasked` loose images have no file of --masks.
+    `failed` are the shards with images that failed; only --retry-failed looks for them.
     """
 
     inputs: ShardInputs
@@ -245,6 +246,7 @@ class ShardPlan:
     shards: int = field(default=0, init=False)
     vanished: int = field(default=0, init=False)
     changed: int = field(default=0, init=False)
+    unmasked: int = field(default=0, init=False)
     replaces: Replaced | None = field(default=None, init=False)
     failed: set[str] = field(default_factory=set, init=False)
 
@@ -257,15 +259,14 @@ class ShardPlan:
         if self.request.retry_failed:
             self.failed = self.contents.find_failed()
         self.loose = self._list_loose(watch)
-        self._archives = [
-            archive.make_shard(self.settings.digest) for archive in self.inputs.archives
-        ]
+        self._archives = self.inputs.make_shards(self.settings.digest)
         if self.request.overwrite:
             self.replaces = self._find_replaced()
         else:
             self._refuse_unplanned()
         self.shards = sum(1 for _ in self._take_share(range(self._count_all())))
         self.vanished, self.changed = self.loose.vanished, self.loose.changed
+        self.unmasked = self.loose.images - self.inputs.masked if self.inputs.masks else 0
         is_whole = self._share == (0, 1) and self.request.inputs.limit is None
         self.total = self.loose.images if is_whole and not self._archives else None
         self.is_made = True
@@ -348,6 +349,11 @@ class ShardPlan:
         )
         if self.inputs.has_loose:
             loose.add(watch_items(self.inputs.list_loose(), watch, SCANNING))
+        masks = self.inputs.masks
+        if masks is not None and loose.images and not (self.inputs.masked or self.inputs.archives):
+            raise UsageError(
+                f"--masks {masks}: holds no mask of any image; check the folder and the names"
+            )
         if not loose.images and not self.inputs.archives:
             others = self.inputs.others
             found = f" ({others} other file{'' if others == 1 else 's'})" if others else ""
@@ -458,7 +464,7 @@ def _run_on_ray(
     cluster = choose_cluster(request)
     control = replace(control, threads=plan.settings.threads)  # not divided: nodes have their own
     with show_nonce(plan.store) as nonce:
-        check = NodeCheck(plan.store, nonce, plan.model, place)
+        check = NodeCheck(plan.store, nonce, plan.model, place, plan.inputs.masks)
         every = itertools.chain([first], shards)
         with closing(run_on_ray(open_job, every, control, cluster, check)) as results:
             yield from results

@@ -242,14 +242,18 @@ class DinacAE(nn.Module):
         return latents.to(self.device, torch.float32) * std + mean
 
     def sample_latents(
-        self, latents: Tensor, logsnr: Tensor, generator: torch.Generator | None = None
+        self, latents: Tensor, logsnr: Tensor | None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draws whitened float32 latents from a posterior.
 
         `latents` is the whitened mode of the posterior. `logsnr` is the log-SNR of the posterior
-        before whitening. Both are [B, C, h, w]. The generator must be on the network's device.
+        before whitening. Both are [B, C, h, w]. If `logsnr` is None, because the image was encoded
+        without a posterior, returns the latents as they are. The generator must be on the network's
+        device.
         """
         self._latent_statistics(latents)  # raises UsageError for latents that do not fit
+        if logsnr is None:
+            return latents.to(self.device, torch.float32)
         if logsnr.shape != latents.shape:
             raise UsageError(
                 f"the log-SNR has shape {list(logsnr.shape)}, but the latents have shape "

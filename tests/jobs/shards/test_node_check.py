@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import shutil
 from pathlib import Path
@@ -63,6 +64,8 @@ def test_a_node_that_does_not_see_a_place_is_named(sent: bytes, tmp_path: Path) 
     with show_nonce(store) as nonce:
         check = NodeCheck(store, nonce, pickle.loads(sent), str(image))
         assert check() == {"the weights": pickle.loads(sent).identity.weights}
+        with pytest.raises(InputError, match="masks: this node does not see this input"):
+            dataclasses.replace(check, masks=str(tmp_path / "masks"))()
         image.unlink()
         with pytest.raises(InputError, match="this node does not see this input"):
             check()

@@ -118,6 +118,7 @@ CONFLICTS: dict[str, tuple[EncodeChoice, dict[str, Any], str, str]] = {
     "hdr": (EncodeChoice(hdr="clip"), {}, "--hdr refuse", "--hdr clip"),
     "damaged": (EncodeChoice(damaged="warn"), {}, "--damaged fail", "--damaged warn"),
     "anonymous": (EncodeChoice(anonymous=True), {}, "--no-anonymous", "--anonymous"),
+    "mask": (EncodeChoice(mask=True), {}, "--no-mask", "--mask"),
     "posterior": (EncodeChoice(posterior=True), {}, "--no-posterior", "--posterior"),
     "geometry": (
         EncodeChoice(geometry=GeometryChoice(resize=64)), {}, "full-size latents", "--resize 64",
@@ -148,6 +149,7 @@ def test_settings_that_are_not_given_follow_out(photos: Path, tmp_path: Path) ->
         damaged="warn",
         anonymous=True,
         posterior=True,
+        mask=True,
         geometry=GeometryChoice(resize=16, flip=True),
     )
     out = tmp_path / "out"

@@ -128,25 +128,26 @@ def rotate_rows(
 ):
     """Normalises and rotates queries and keys in place; one program per token.
 
-    `heads` is the number of query heads plus the number of key heads.
+    `heads` is the number of query heads plus the number of key heads. Both values of a pair are
+    loaded at once: a thread that loaded every second value would read memory in pieces.
     """
-    row = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(0)
     head = tl.arange(0, head_block)[:, None]
-    pair = tl.arange(0, pair_block)[None, :]
-    inside = (head < heads) & (pair < pairs)
+    column = tl.arange(0, 2 * pair_block)[None, :]
     dim: tl.constexpr = 2 * pairs
-    at = row * (heads + heads // 2) * dim + head * dim + 2 * pair  # qkv also contains the values
-    a = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(qkv + at + 1, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(a * a + b * b, axis=1) / dim + eps)[:, None]
-    a *= scale * tl.load(weight + head * dim + 2 * pair, mask=inside, other=0.0)
-    b *= scale * tl.load(weight + head * dim + 2 * pair + 1, mask=inside, other=0.0)
-    angle = rotation + ((row % tokens) * pairs + pair) * 2
-    cos = tl.load(angle, mask=pair < pairs, other=0.0)
-    sin = tl.load(angle + 1, mask=pair < pairs, other=0.0)
-    kind = qkv.dtype.element_ty
-    tl.store(qkv + at, (a * cos - b * sin).to(kind), mask=inside)
-    tl.store(qkv + at + 1, (b * cos + a * sin).to(kind), mask=inside)
+    inside = (head < heads) & (column < dim)
+    qkv += token.to(tl.int64) * ((heads + heads // 2) * dim)  # qkv also contains the values
+    at = head * dim + column
+    value = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
+    value *= tl.rsqrt(tl.sum(value * value, axis=1) / dim + eps)[:, None]
+    value *= tl.load(weight + at, mask=inside, other=0.0)
+    a, b = tl.split(tl.reshape(value, (head_block, pair_block, 2)))
+    angle = tl.load(rotation + (token % tokens) * dim + column, mask=column < dim, other=0.0)
+    cos, sin = tl.split(tl.reshape(angle, (1, pair_block, 2)))
+    rotated = tl.reshape(
+        tl.join(a * cos - b * sin, b * cos + a * sin), (head_block, 2 * pair_block)
+    )
+    tl.store(qkv + at, rotated.to(qkv.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=("height", "width", "tiles_down", "tiles_across"))

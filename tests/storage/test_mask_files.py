@@ -1,0 +1,76 @@
+"""Mask files are found by the names of their images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dinac_cli.errors import InputError, UsageError
+from dinac_cli.storage.mask_files import MaskFiles, require_mask_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    names = (
+        "a.png",
+        "a.txt",
+        "a.b.JPG",
+        "trip/b.webp",
+        "two.png",
+        "two.tif",
+        "no suffix",
+        "a.jpgx",
+    )
+    for name in names:
+        (tmp_path / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "masks" / name).touch()
+    return tmp_path / "masks"
+
+
+def test_only_image_files_of_the_same_name_are_masks(folder: Path) -> None:
+    masks = MaskFiles(str(folder))
+    expected = {
+        "a.jpg": "a.png",
+        "a.png": "a.png",
+        "a": "a.png",
+        "a.b.png": "a.b.JPG",
+        "trip/b.jpg": "trip/b.webp",
+    }
+    assert {name: masks.find(name) for name in expected} == {
+        name: os.path.join(folder, *path.split("/")) for name, path in expected.items()
+    }
+    for name in ("A.jpg", "b.jpg", "trip/a.jpg", "none/a.jpg", "a.png/x.jpg", "no suffix.jpg"):
+        assert masks.find(name) is None
+
+
+def test_two_files_of_one_name_are_refused(folder: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"several masks of this image: two.png, two.tif; keep one"
+    ):
+        MaskFiles(str(folder)).find("two.jpg")
+
+
+def test_a_folder_that_vanishes_is_no_folder_without_masks(folder: Path) -> None:
+    masks = MaskFiles(str(folder / "trip"))
+    (folder / "trip/b.webp").unlink()
+    (folder / "trip").rmdir()
+    for name in ("b.jpg", "x/b.jpg"):
+        with pytest.raises(InputError, match="the folder is gone"):
+            masks.find(name)
+    with pytest.raises(UsageError, match="no such folder"):
+        require_mask_folder(str(folder / "trip"))
+
+
+def test_the_text_of_a_folder_changes_with_its_masks(folder: Path) -> None:
+    masks = MaskFiles(str(folder))
+    first = masks.describe_all()
+    assert masks.describe_all() == first
+    (folder / "a.txt").unlink()
+    assert masks.describe_all() == first
+    os.utime(folder / "trip/b.webp", (1.6e9, 1.6e9))
+    second = masks.describe_all()
+    assert second != first
+    (folder / "trip/b.webp").rename(folder / "trip/c.webp")
+    assert masks.describe_all() not in (first, second)
