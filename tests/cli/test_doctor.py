@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from .conftest import list_files
 from .processes import (
     Finished,
     finish,
-    get_python,
     run,
     run_noting_imports,
     run_on_terminal,
@@ -116,6 +114,7 @@ def test_a_torch_that_crashes_or_hangs_is_a_line(
         assert torch["facts"]["details"] == ["Fatal error in a kernel"]
 
 
+@pytest.mark.usefixtures("forks")
 def test_the_real_probe_on_this_machine_tells_nothing_private(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -125,7 +124,6 @@ def test_the_real_probe_on_this_machine_tells_nothing_private(
     for folder in (home, outputs):
         folder.mkdir(parents=True)
     monkeypatch.setattr(socket, "gethostname", lambda: "altair7.example.org")
-    monkeypatch.setattr(sys, "executable", get_python())  # the probe is a fork
     environment = {
         "HOME": str(home),
         "USER": "wanda-wu",

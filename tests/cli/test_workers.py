@@ -17,7 +17,6 @@ from .processes import (
     DINAC,
     finish,
     get_client,
-    get_python,
     make_environment,
     run,
     run_process,
@@ -28,11 +27,7 @@ from .processes import (
 SEVERAL = ("--processes", "2", "--threads", "1")
 ONE = ("--processes", "1", "--threads", "1")
 
-
-@pytest.fixture(autouse=True)
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes of this process are forks, which saves the import of torch."""
-    monkeypatch.setattr(sys, "executable", get_python())
+pytestmark = pytest.mark.usefixtures("forks")
 
 
 @pytest.fixture
