@@ -179,7 +179,7 @@ class TestAlpha:
     def test_any_number_of_workers_gives_the_same_bytes(self, photos: Path, tmp_path: Path) -> None:
         save_clear(photos / "clear.png", LEFT)
         encode(photos, tmp_path / "one", mask=True, flip=True, workers=1)
-        encode(photos, tmp_path / "two", mask=True, flip=True, processes=2)
+        encode(photos, tmp_path / "two", mask=True, flip=True, workers=3)
         assert read_tree(tmp_path / "one") == read_tree(tmp_path / "two")
 
 
@@ -335,6 +335,21 @@ class TestRefusals:
         assert str(results["c.png"].reason).startswith(f"its mask {masks}/c.jpg: ")
         fates = find_fates(photos, tmp_path / "out", masks=str(masks))
         assert fates["a.png"].startswith(f"failed: {masks} holds several masks")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_a_mask_that_is_no_file_is_not_opened(
+        self, photos: Path, masks: Path, tmp_path: Path
+    ) -> None:
+        os.mkfifo(masks / "c.png")
+        (masks / "trip/b.jpeg").unlink()
+        (masks / "trip/b.jpeg").mkdir()
+        results = encode(photos, tmp_path / "out", masks=masks)
+        reasons = {Path(result.file).name: result.reason for result in results.values()}
+        assert reasons == {
+            "a.png": None,
+            "b.png": f"its mask {masks}/trip/b.jpeg: is no file; move it away",
+            "c.png": f"its mask {masks}/c.png: is no file; move it away",
+        }
 
     @pytest.mark.parametrize(
         ("options", "message"),
