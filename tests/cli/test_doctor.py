@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .conftest import list_files
 from .processes import (
     Finished,
     finish,
+    get_python,
     run,
     run_noting_imports,
     run_on_terminal,
@@ -123,6 +125,7 @@ def test_the_real_probe_on_this_machine_tells_nothing_private(
     for folder in (home, outputs):
         folder.mkdir(parents=True)
     monkeypatch.setattr(socket, "gethostname", lambda: "altair7.example.org")
+    monkeypatch.setattr(sys, "executable", get_python())  # the probe is a fork
     environment = {
         "HOME": str(home),
         "USER": "wanda-wu",

@@ -91,7 +91,9 @@ def test_a_machine_that_only_seems_to_have_a_gpu_computes_on_its_cpu(
 
 def test_records_of_a_stream_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [*DINAC, "encode", images, "-", *SEVERAL], capture_output=True, env=make_environment()
+        [*get_client(), "encode", images, "-", *SEVERAL],
+        capture_output=True,
+        env=make_environment(),
     )
     assert done.returncode == 3
     run("encode", images, tmp_path / "alone", *ONE)
