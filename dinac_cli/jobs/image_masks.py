@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -132,9 +133,12 @@ def find_mask(masks: MaskFiles, name: str) -> FoundMask:
     if path is None:
         return NO_MASK
     try:
-        return FoundMask(path, os.stat(path))
+        status = os.stat(path)
     except OSError as exc:
         raise InputError(f"its mask {path}: {describe_read_error(exc)}") from exc
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe waits for a writer
+        raise InputError(f"its mask {path}: is no file; move it away")
+    return FoundMask(path, status)
 
 
 def describe_mask(

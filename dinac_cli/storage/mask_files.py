@@ -50,8 +50,12 @@ class MaskFiles:
         Raises InputError if the folder cannot be listed.
         """
         digest = hashlib.sha256()
+        seen: set[str] = set()  # links to folders may form a loop
         for place, folders, names in os.walk(self._folder, onerror=self._refuse, followlinks=True):
             folders.sort()
+            if (real := os.path.realpath(place)) in seen:
+                folders.clear()
+            seen.add(real)
             for name in sorted(filter(is_image_name, names)):
                 path = os.path.join(place, name)
                 try:
