@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+from .collecting import pytest_collection, pytest_collection_finish  # noqa: F401  hooks
 from .s3 import faulty_s3, s3_server  # noqa: F401  fixtures for all folders
 
 # Otherwise torch's waiting threads spin, which is very slow on a busy machine.

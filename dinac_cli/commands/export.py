@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
+from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
 from dinac_cli.commands.values import choices
+
+if TYPE_CHECKING:
+    from dinac_cli.jobs.export import ExportRun
 
 EXPORT_FORMATS = ("safetensors", "npz", "comfyui", "webdataset", "lightningdit", "edm2")
 EXPORT_KEYS = ("number", "name")
@@ -16,7 +21,11 @@ EXPORT_LABELS = ("none", "folders")
 EXPORT_DTYPES = ("f32", "f16")
 
 ExportOut = Annotated[
-    str | None, typer.Argument(metavar="OUT", help="The last argument: the folder to write to.")
+    str | None,
+    typer.Argument(
+        metavar="OUT",
+        help="The last argument: the folder to write to; with --to edm2 also a zip, OUT.zip.",
+    ),
 ]
 ExportFormat = Annotated[
     str,
@@ -26,7 +35,7 @@ ExportFormat = Annotated[
         **choices("--to", EXPORT_FORMATS),
         help="safetensors, npz or comfyui (.latent): one file per record; webdataset: tar files of "
         "many records; lightningdit: shards with mirrored images and labels; edm2: mean and "
-        "deviation, numbered, with dataset.json.",
+        "deviation, numbered, with dataset.json, in a folder or OUT.zip.",
     ),
 ]
 ExportKeys = Annotated[
@@ -155,4 +164,42 @@ def export(
         fail_fast=fail_fast,
         lock=lock,
     )
-    raise typer.Exit(run_request(request, lambda run: Summary("exported"), screen))
+    raise typer.Exit(run_request(request, ExportSummary, screen))
+
+
+class ExportSummary(Summary):
+    """The summary of an export: also says what was left out, and whether a zip is missing."""
+
+    def __init__(self, run: ExportRun) -> None:
+        super().__init__("exported")
+        self._outcome = run.outcome
+        self._out = "" if run.output is None else run.output.path
+
+    @property
+    def stopped(self) -> str:
+        if not self._outcome.is_unwritten:
+            return super().stopped
+        return f"stopped before the end; run the same command again to write {self._out}"
+
+    def describe(self, progress: RunProgress) -> str:
+        if not self._outcome.is_unwritten:
+            return super().describe(progress)
+        failed = [f"{progress.tally.failures} failed"] if progress.tally.failures else []
+        return ", ".join([f"{self._out} was not written", *failed])
+
+    def remarks(self) -> Iterator[str]:
+        count = self._outcome.twins_left_out
+        if count:
+            images = (
+                "the mirrored image of 1 record"
+                if count == 1
+                else (f"the mirrored images of {count} records")
+            )
+            yield f"left out {images}: this format has no place for them"
+
+    def to_json(self, progress: RunProgress) -> dict[str, Any]:
+        left_out = self._outcome.twins_left_out
+        summary = super().to_json(progress)
+        if self._outcome.is_unwritten:
+            summary["written"] = 0
+        return summary | ({"twins_left_out": left_out} if left_out else {})

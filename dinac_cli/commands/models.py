@@ -65,7 +65,7 @@ def list_models(as_json: Json = False) -> None:
     For a model that is not cached, shows the size of its download, if known. Stays offline.
     """
 
-    console = Console()
+    console, refusals = Console(), []
     rows = [["name", "repository", "state", "revision", "size", "parameters"]]
     for name in (NANO, *HUB_ALIASES):
         entry = _describe_entry(name)
@@ -77,9 +77,12 @@ def list_models(as_json: Json = False) -> None:
         count = f"{entry['parameters']:,}" if "parameters" in entry else "-"
         revision = str(entry.get("revision", "-"))[:12]
         rows.append([name, entry.get("repository", "-"), entry["state"], revision, size, count])
+        refusals += [f"{name}: {entry['reason']}"] if "reason" in entry else []
     if not as_json:
         for line in fit_table(rows, console.result_width):
             console.print_result(line)
+    for refusal in refusals:
+        console.say(refusal)
 
 
 @models.command("pull", cls=PlainCommand)
@@ -155,7 +158,7 @@ def _describe_entry(name: str) -> dict[str, Any]:
     try:
         summary = summarise_model(model)
     except ModelError as exc:
-        return entry | {"state": "damaged", "reason": str(exc)}
+        return entry | {"state": "refused", "reason": str(exc)}
     return entry | {
         "size_bytes": summary.size_bytes,
         "parameters": summary.parameter_count,

@@ -40,7 +40,7 @@ ModelRate = Annotated[
         "--model-rate",
         parser=real("--model-rate", lambda value: 0 < value < math.inf, "more than 0"),
         metavar="N",
-        show_default="tried here",
+        show_default="timed here, with a sample",
         help="For shards: assume that one device computes N images per second, as dinac bench "
         "measures it there.",
     ),

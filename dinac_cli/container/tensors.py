@@ -224,9 +224,15 @@ def _join_bf16(exponent: npt.NDArray[np.uint8], mantissa: npt.NDArray[np.uint8])
     if exponent.max() == _BF16_NOT_FINITE:
         raise FormatError(Rejection.VALUE, "the latents hold NaN or infinity; re-encode")
     latents = np.empty(exponent.shape, np.float32)
+    bits = latents.view(np.uint32)
     for group in _channel_groups(latents.shape):
-        rotated = exponent[group].astype(np.uint32) << 8 | mantissa[group]
-        latents.view(np.uint32)[group] = rotated << 15 & 0x7FFF0000 | rotated << 31
+        half = exponent[group].astype(np.uint16)  # half the memory traffic
+        half <<= 8
+        half |= mantissa[group]
+        sign = half << 15
+        half >>= 1
+        half |= sign
+        np.left_shift(half, 16, out=bits[group], dtype=np.uint32)
     return latents
 
 

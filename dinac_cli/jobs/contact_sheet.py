@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 
+from dinac_cli.codec.machine import count_processors
+from dinac_cli.images.fast_png import write_png
 from dinac_cli.images.pixels import Pixels
 
 MAX_THUMBNAILS = 10_000
@@ -22,9 +24,6 @@ _MOST_LARGE = 256
 _GAP = 4
 _TEXT_HEIGHT = 14
 _PAPER, _INK = (24, 24, 24), (208, 208, 208)
-
-# Level 1 takes a quarter of the default's time, and the file is an eighth larger.
-_COMPRESSION = 1
 
 _KEY, _KIND = "dinac", "preview"
 
@@ -49,13 +48,17 @@ def make_thumbnail(name: str, pixels: Pixels) -> Thumbnail:
 
 def fit_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
     """Scales a picture, uint8 [h, w, 3], up or down to the largest size within these sides."""
+    return np.asarray(_fit_image(pixels, width, height))
+
+
+def _fit_image(pixels: Pixels, width: int, height: int) -> Image.Image:
     scale = min(width / pixels.shape[1], height / pixels.shape[0])
     size = [
         max(1, min(round(side * scale), most))
         for side, most in ((pixels.shape[1], width), (pixels.shape[0], height))
     ]
     method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(pixels).resize((size[0], size[1]), method))
+    return Image.fromarray(pixels).resize((size[0], size[1]), method)
 
 
 def arrange_sheet(thumbnails: Sequence[Thumbnail], columns: int | None = None) -> Pixels:
@@ -71,9 +74,9 @@ def arrange_sheet(thumbnails: Sequence[Thumbnail], columns: int | None = None) -
     draw, writer = ImageDraw.Draw(sheet), _NameWriter(side)
     for number, thumbnail in enumerate(thumbnails):
         left, top = _GAP + number % columns * width, _GAP + number // columns * height
-        pixels = fit_pixels(thumbnail.pixels, side, side)
-        margins = (side - pixels.shape[1]) // 2, (side - pixels.shape[0]) // 2
-        sheet.paste(Image.fromarray(pixels), (left + margins[0], top + margins[1]))
+        image = _fit_image(thumbnail.pixels, side, side)
+        margins = (side - image.width) // 2, (side - image.height) // 2
+        sheet.paste(image, (left + margins[0], top + margins[1]))
         draw.text((left, top + side + 1), writer.shorten(thumbnail.name), _INK, writer.font)
     return np.asarray(sheet)
 
@@ -90,10 +93,7 @@ def measure_cell(side: int) -> tuple[int, int]:
 
 def pack_sheet(sheet: Pixels) -> bytes:
     """Returns the sheet, uint8 [H, W, 3], as a PNG that `is_sheet` knows."""
-    file, mark = io.BytesIO(), PngImagePlugin.PngInfo()
-    mark.add_text(_KEY, _KIND)
-    Image.fromarray(sheet).save(file, "PNG", compress_level=_COMPRESSION, pnginfo=mark)
-    return file.getvalue()
+    return write_png(sheet, {_KEY: _KIND}, threads=count_processors())
 
 
 def is_sheet(path: str) -> bool:
@@ -111,14 +111,24 @@ class _NameWriter:
     def __init__(self, width: int) -> None:
         self.font = ImageFont.load_default()
         self._width = width
+        self._measure = cache(self.font.getlength)
 
     def shorten(self, name: str) -> str:
         """Returns the name or, if it is too long, its end: the starts of paths are often equal."""
         # Pillow's font has Latin letters only.
         text = name.encode("latin-1", "replace").decode("latin-1")
-        if self.font.getlength(text) <= self._width:
+        if len(text) <= self._width and self.font.getlength(text) <= self._width:
             return text
-        kept = len(text)
+        kept = self._count_fitting(text)
         while kept > 1 and self.font.getlength(f"..{text[-kept:]}") > self._width:
-            kept -= max(1, (kept - self._width // 5) // 2)
+            kept -= 1
         return f"..{text[-kept:]}"
+
+    def _count_fitting(self, text: str) -> int:
+        """Returns how many characters at the end fit, apart from kerning."""
+        rest = self._width - self._measure("..")
+        for kept, character in enumerate(reversed(text)):
+            rest -= self._measure(character)
+            if rest < 0:
+                return max(1, kept)
+        return len(text)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -12,37 +11,26 @@ import numpy.typing as npt
 
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError, UsageError
+from dinac_cli.jobs.edm2_places import ArrayPlace, name_array, open_place
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export_forms import (
-    Exported,
-    is_sealed_json,
-    refuse_changed,
-    write_array,
-)
+from dinac_cli.jobs.export_forms import Exported, write_array
 from dinac_cli.jobs.export_items import Exporter, ExportItem
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.jobs.training_set import TrainingSet
+from dinac_cli.models.aliases import HUB_ALIASES
 from dinac_cli.storage.output import Output
-
-LABELS_NAME = "dataset.json"
-
-_ARRAY_NAME = re.compile(r"img-mean-std-([0-9]{8,})\.npy")
 
 Deviation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """Turns the log-SNR [C, h, w] of a posterior into the deviation of the whitened latents."""
 
 
-def name_array(number: int) -> str:
-    """`7` → `00000/img-mean-std-00000007.npy`: the names that EDM2 and REPA expect."""
-    return f"{number:08}"[:5] + f"/img-mean-std-{number:08}.npy"
-
-
 class Edm2Exporter(Exporter):
     """Writes the mean and the deviation of each record into one array [2C, h, w], float32.
 
-    The arrays are numbered in the order of the records; a record that fails leaves a gap. An array
-    has no place for a mark of dinac. Therefore an existing array is kept if it is equal, and
-    otherwise replaced only with `--overwrite`.
+    The arrays are numbered in the order of the records; a record that fails leaves a gap. OUT is a
+    folder or a zip with the same members. An array in a folder has no place for a mark of dinac.
+    Therefore an existing array is kept if it is equal, and otherwise replaced only with
+    `--overwrite`. A zip is marked, and replaced as a whole.
     """
 
     def __init__(self, output: Output, training_set: TrainingSet) -> None:
@@ -57,43 +45,41 @@ class Edm2Exporter(Exporter):
     ) -> Iterator[FileResult]:
         """Writes the arrays, then the labels of the written arrays.
 
-        Raises OutputError if OUT holds an array that EDM2 would read as part of the set, also if an
-        earlier run wrote it for a record that cannot be read now: it would have no label.
+        A zip is complete when all results have been yielded; if the run is stopped, there is none.
+        Raises OutputError if the zip cannot be written, or if a folder holds an array that EDM2
+        would read as part of the set, also if an earlier run wrote it for a record that cannot be
+        read now: it would have no label.
         """
-        self._refuse_others()
         unread: list[str] = []
-        labels: list[tuple[str, int | None]] = []
-        for number, item in enumerate(items):
-            name = name_array(number)
-            if isinstance(item, FileResult):
-                unread.append(name)
-                yield item
-                continue
-            try:
-                self._set.require_same(item.entry.label, item.exported)
-                label = self._set.label(item.entry.name)
-                result = self._write(item, self._output.locate(name))
-            except UnwritableDiskError:
-                raise
-            except DinacError as exc:
-                yield item.fail(exc)
-                continue
-            labels.append((name, label))
-            yield result
-        if not control.stop:
-            self._write_labels(labels)
-            self._refuse_leftovers(unread)
+        labels = _Labels()
+        with open_place(self._output, self._set.count) as place:
+            for number, item in enumerate(items):
+                if isinstance(item, FileResult):
+                    unread.append(name_array(number))
+                    yield item
+                    continue
+                try:
+                    label = self._find_label(item)
+                    result = self._put(item, place, name_array(number))
+                except UnwritableDiskError:
+                    raise
+                except DinacError as exc:
+                    if place.is_one_file and isinstance(exc, OutputError):
+                        raise
+                    yield item.fail(exc)
+                    continue
+                labels.add(number, label)
+                yield result
+            if not control.stop:
+                place.finish(self._describe(labels), unread)
 
-    def _write(self, item: ExportItem, target: str) -> FileResult:
-        data = write_array(self._join(item.exported))
-        if self._output.keeps_existing and os.path.lexists(target):
-            if _is_equal(target, data):
-                return item.keep(target)
-            raise OutputError(
-                f"{target}: holds something else; choose another OUT, or add --overwrite"
-            )
-        self._output.write(target, data)
-        return item.finish(target, len(data))
+    def _find_label(self, item: ExportItem) -> int | None:
+        self._set.require_same(item.entry.label, item.exported)
+        return self._set.label(item.entry.name)
+
+    def _put(self, item: ExportItem, place: ArrayPlace, name: str) -> FileResult:
+        data, target = write_array(self._join(item.exported)), place.locate(name)
+        return item.finish(target, len(data)) if place.put(name, data) else item.keep(target)
 
     def _join(self, exported: Exported) -> npt.NDArray[np.float32]:
         mean = exported.arrays["latents"]
@@ -103,54 +89,32 @@ class Edm2Exporter(Exporter):
             deviation = self._deviation(logsnr)
         return np.concatenate([mean, deviation])
 
-    def _write_labels(self, labels: list[tuple[str, int | None]]) -> None:
-        target = self._output.locate(LABELS_NAME)
+    def _describe(self, labels: _Labels) -> bytes:
+        """Returns the content of `LABELS_NAME`."""
         is_labelled = self._set.classes is not None
         facts = {
-            "labels": [list(pair) for pair in labels] if is_labelled else None,
+            "labels": labels.list_pairs() if is_labelled else None,
             "classes": self._set.classes and list(self._set.classes),
             "model": self._set.header.model,
             "latent_space": self._set.header.latent_space,
         }
-        data = json.dumps(Exported(facts, {}).seal()).encode()
-        if self._output.keeps_existing and os.path.lexists(target):
-            if _is_equal(target, data):
-                return
-            if not is_sealed_json(target):
-                raise refuse_changed(target)
-        self._output.write(target, data)
-
-    def _refuse_others(self) -> None:
-        for folder, _, names in os.walk(self._output.path):
-            for name in names:
-                match = _ARRAY_NAME.fullmatch(name)
-                number = -1 if match is None else int(match[1])
-                path = os.path.join(folder, name)
-                is_ours = path == self._output.locate(name_array(number))
-                if name.endswith(".npy") and not (is_ours and number < self._set.count):
-                    raise OutputError(
-                        f"{path}: is no array of this export, but EDM2 would read it; "
-                        "remove it, or choose another OUT"
-                    )
-
-    def _refuse_leftovers(self, unread: list[str]) -> None:
-        for target in map(self._output.locate, unread):
-            if os.path.lexists(target):
-                raise OutputError(
-                    f"{target}: is left of a record that cannot be read, but EDM2 would read it; "
-                    "remove it, or encode that image again, and run the same command again"
-                )
+        return json.dumps(Exported(facts, {}).seal()).encode()
 
 
-def _is_equal(path: str, data: bytes) -> bool:
-    """True if the file holds exactly `data`. False for what is not a regular file."""
-    try:
-        if not os.path.isfile(path) or os.path.getsize(path) != len(data):
-            return False
-        with open(path, "rb") as file:
-            return file.read() == data
-    except OSError:
-        return False
+class _Labels:
+    """The numbers of arrays and their classes. Needs 16 bytes per array until the end."""
+
+    def __init__(self) -> None:
+        self._numbers, self._labels = array("q"), array("q")
+
+    def add(self, number: int, label: int | None) -> None:
+        self._numbers.append(number)
+        self._labels.append(label or 0)
+
+    def list_pairs(self) -> list[list[str | int]]:
+        """Returns the names and classes as `dataset.json` lists them."""
+        pairs = zip(self._numbers, self._labels, strict=True)
+        return [[name_array(number), label] for number, label in pairs]
 
 
 def find_deviation(header: RecordHeader) -> Deviation:
@@ -164,10 +128,16 @@ def find_deviation(header: RecordHeader) -> Deviation:
 
     model = find_model(header.latent_space)
     if model is None or not model.read_traits().has_posterior:
+        is_named = header.model in HUB_ALIASES.values()
         raise UsageError(
             f"the records hold posteriors, and their deviations need the model "
-            f"{header.model or header.latent_space}, which is not in the cache of the Hub; "
-            f"run dinac models pull {header.model or 'MODEL'}, or encode with --no-posterior"
+            f"{header.model or header.latent_space}, "
+            + (
+                f"which is not in the cache of the Hub; run dinac models pull {header.model}, "
+                "or encode with --no-posterior"
+                if is_named
+                else "but export knows only models with short names; encode with --no-posterior"
+            )
         )
 
     network = model.open((), torch.device("cpu"), torch.float32)

@@ -13,6 +13,7 @@ from typing import BinaryIO, ClassVar, NamedTuple
 
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import InputError, OutputError, UnwritableDiskError, UsageError
+from dinac_cli.jobs.edm2_places import ZIP_SUFFIX, is_own_zip
 from dinac_cli.jobs.edm2_set import Edm2Exporter
 from dinac_cli.jobs.entries import RecordEntry, list_records, name_sample
 from dinac_cli.jobs.executor.budget import map_bounded
@@ -24,7 +25,7 @@ from dinac_cli.jobs.export_forms import (
     is_sealed_json,
     refuse_changed,
 )
-from dinac_cli.jobs.export_items import Exporter, ExportItem, read_item
+from dinac_cli.jobs.export_items import Exporter, ExportItem, ExportOutcome, read_item
 from dinac_cli.jobs.lightningdit_set import LightningDitExporter
 from dinac_cli.jobs.request import (
     LATENTS,
@@ -51,7 +52,8 @@ WEBDATASET, COMFYUI = "webdataset", "comfyui"
 class _TrainingForm(NamedTuple):
     """A form that needs a whole training set: what reads it, who writes it, and what it needs.
 
-    `is_ours` is true for a file that dinac wrote and nobody changed.
+    `is_ours` is true for a file that dinac wrote and nobody changed. If `is_own_zip` is given, OUT
+    may be a zip of all files; it is true for a zip that dinac wrote and nobody changed.
     """
 
     reader: str
@@ -59,22 +61,35 @@ class _TrainingForm(NamedTuple):
     is_ours: Callable[[str], bool]
     twins: bool = False
     labels: bool = False
+    is_own_zip: Callable[[str], bool] | None = None
 
 
 TRAINING_SETS: Mapping[str, _TrainingForm] = {
     "lightningdit": _TrainingForm(
         "LightningDiT", LightningDitExporter, FORMS["safetensors"].is_ours, twins=True, labels=True
     ),
-    "edm2": _TrainingForm("EDM2", Edm2Exporter, is_sealed_json),
+    "edm2": _TrainingForm("EDM2", Edm2Exporter, is_sealed_json, is_own_zip=is_own_zip),
 }
 """The forms whose files hold or count all records of a run."""
 
 FORMATS = (*FORMS, WEBDATASET, *TRAINING_SETS)
 
+WITHOUT_TWINS = (COMFYUI, "edm2")
+"""The formats that have no place for the mirrored image of a record."""
+
+
+@dataclass(kw_only=True)
+class ExportRun(Run):
+    """An export that is ready to start. The run fills `outcome`."""
+
+    outcome: ExportOutcome
+
 
 @dataclass(frozen=True, kw_only=True)
-class ExportRequest(Request[Run]):
-    """A request to export the records of `inputs` into the folder OUT, in one of `FORMATS`.
+class ExportRequest(Request[ExportRun]):
+    """A request to export the records of `inputs` into OUT, in one of `FORMATS`.
+
+    OUT is a folder; of a training set, it may be a zip.
 
     `keys`, one of `KEY_KINDS`, says what the keys of WebDataset samples are. If `force` is set,
     records are exported for readers that are made for another model. `labels`, one of
@@ -98,7 +113,7 @@ class ExportRequest(Request[Run]):
 
     command: ClassVar[str] = "export"
 
-    def open(self, announce: Announce = keep_quiet) -> Run:
+    def open(self, announce: Announce = keep_quiet) -> ExportRun:
         if self.out == STDOUT:
             raise UsageError("OUT must be a folder here; name a folder")
         if self.force and self.format != COMFYUI:
@@ -107,7 +122,9 @@ class ExportRequest(Request[Run]):
         self._check_labels()
         selection = self.inputs.select(LATENTS, self.out)
         self._check_training_set(selection)
-        refuse_file_name(self.out)
+        if not _is_zip(self.out, self.format):
+            refuse_file_name(self.out)
+        outcome = ExportOutcome()
         output = open_output(self.out, self.format, overwrite=self.overwrite, fsync=self.fsync)
         work = partial(
             export_inputs,
@@ -123,8 +140,9 @@ class ExportRequest(Request[Run]):
             index=self.index,
             captions=None if self.captions is None else open_captions(self.captions),
             masks=self.masks,
+            outcome=outcome,
         )
-        return Run(work=work, selection=selection, output=output)
+        return ExportRun(work=work, selection=selection, output=output, outcome=outcome)
 
     def _check_tar_options(self) -> None:
         options = {
@@ -163,7 +181,7 @@ class ExportRequest(Request[Run]):
 
 
 def open_output(out: str, form: str, *, overwrite: bool = False, fsync: bool = False) -> Output:
-    """Returns the folder OUT of an export in one of `FORMATS`.
+    """Returns OUT of an export in one of `FORMATS`.
 
     Of files with one record, it replaces those that dinac wrote and nobody changed. `TarSet`
     checks tars itself.
@@ -173,7 +191,20 @@ def open_output(out: str, form: str, *, overwrite: bool = False, fsync: bool = F
         is_ours = FORMS[form].is_ours
     elif form in TRAINING_SETS:
         is_ours = TRAINING_SETS[form].is_ours
+    if (is_own_zip := _find_zip_rule(out, form)) is not None:
+        return Output(out, OutputKind.FILE, is_own_zip, overwrite, fsync)
     return Output(out, OutputKind.FOLDER, is_ours, overwrite, fsync)
+
+
+def _is_zip(out: str, form: str) -> bool:
+    return _find_zip_rule(out, form) is not None
+
+
+def _find_zip_rule(out: str, form: str) -> Callable[[str], bool] | None:
+    """Returns the `is_own_zip` of a form if OUT is a zip; None if OUT is a folder."""
+    if form not in TRAINING_SETS or not out.lower().endswith(ZIP_SUFFIX) or os.path.isdir(out):
+        return None
+    return TRAINING_SETS[form].is_own_zip
 
 
 def _is_never_ours(path: str) -> bool:
@@ -196,6 +227,7 @@ def export_inputs(
     index: bool = False,
     captions: CaptionFiles | None = None,
     masks: bool = False,
+    outcome: ExportOutcome | None = None,
 ) -> Generator[FileResult, None, None]:
     """Exports all records, or the first `limit`, to OUT. Yields one result per record.
 
@@ -204,9 +236,10 @@ def export_inputs(
     `webdataset`, the records become samples in tars of about 64 MiB; see `TarSet` for `keys`,
     `shard` and `dtype`. `captions` adds prompts to these samples, `masks` masks, and `index` an
     index of the tars. For `TRAINING_SETS`, all headers are read first; see `survey_records` for
-    `labels`. Raises OutputError if the disk is full, if OUT holds files of others that would be
-    read as part of the export, or if another run adds the same tars; UsageError if OUT holds tars
-    with other keys or another dtype, or if the records do not make a training set.
+    `labels`. The run fills `outcome`. Raises OutputError if the disk is full, if OUT holds files of
+    others that would be read as part of the export, or if another run adds the same tars;
+    UsageError if OUT holds tars with other keys or another dtype, or if the records do not make a
+    training set.
     """
     exporter: Exporter
     if form == WEBDATASET:
@@ -223,8 +256,21 @@ def export_inputs(
     entries = itertools.islice(exporter.list_entries(inputs, control.stdin), limit)
     find_current = exporter.find_current if output.keeps_existing else None
     read = partial(read_item, find_current=find_current, check=exporter.check, masks=masks)
+    outcome = outcome or ExportOutcome()
     with closing(map_bounded(entries, read, control)) as items:
-        yield from exporter.write(items, control)
+        counted = _count_twins(items, outcome) if form in WITHOUT_TWINS else items
+        yield from exporter.write(counted, control)
+    outcome.is_unwritten = output.kind is OutputKind.FILE and bool(control.stop)
+
+
+def _count_twins(
+    items: Iterable[ExportItem | FileResult], outcome: ExportOutcome
+) -> Iterator[ExportItem | FileResult]:
+    """Yields `items`, and counts those with a mirrored image."""
+    for item in items:
+        if isinstance(item, ExportItem) and "flipped" in item.exported.arrays:
+            outcome.twins_left_out += 1
+        yield item
 
 
 def _open_tars(tars: TarSet, captions: CaptionFiles | None, *, with_index: bool) -> Exporter:

@@ -28,6 +28,19 @@ from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import Input
 
 
+@dataclass
+class ExportOutcome:
+    """What an export tells beside its results.
+
+    `twins_left_out` counts the records whose mirrored images were left out, because the form has no
+    place for them. `is_unwritten` is true if OUT is one file and the run was stopped before it was
+    written.
+    """
+
+    twins_left_out: int = 0
+    is_unwritten: bool = False
+
+
 @dataclass(frozen=True)
 class ExportItem:
     """A record in exported form. `width` and `height` are those of its image, in pixels."""

@@ -136,8 +136,8 @@ def find_mask(masks: MaskFiles, name: str) -> FoundMask:
         status = os.stat(path)
     except OSError as exc:
         raise InputError(f"its mask {path}: {describe_read_error(exc)}") from exc
-    if not stat.S_ISREG(status.st_mode):  # a pipe could be read only once
-        raise InputError(f"its mask {path}: not a file; remove or rename it")
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe waits for a writer
+        raise InputError(f"its mask {path}: is no file; move it away")
     return FoundMask(path, status)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -14,7 +15,14 @@ import numpy.typing as npt
 
 from dinac_cli.errors import DinacError, OutputError
 from dinac_cli.jobs.executor.control import RunControl
-from dinac_cli.jobs.export_forms import FORMS, RECORD_KEY, Exported, Facts, refuse_changed
+from dinac_cli.jobs.export_forms import (
+    FORMS,
+    RECORD_KEY,
+    UNREADABLE,
+    Exported,
+    Facts,
+    refuse_changed,
+)
 from dinac_cli.jobs.export_items import Exporter, ExportItem
 from dinac_cli.jobs.results import FileResult
 from dinac_cli.jobs.training_set import TrainingSet
@@ -55,9 +63,11 @@ class LightningDitExporter(Exporter):
     ) -> Iterator[FileResult]:
         """Writes the shards. Yields the results of a shard's items when the shard is written.
 
-        Raises OutputError if OUT holds a file that LightningDiT would read as another shard.
+        Raises OutputError if OUT holds a file that LightningDiT would read as another shard, or
+        other statistics.
         """
         self._refuse_others(-(-self._set.count // self._per_shard))
+        self._refuse_statistics()
         shards, shard = 0, _Shard(self._set, self._per_shard)
         for item in items:
             result = item if isinstance(item, FileResult) else shard.add(item)
@@ -97,8 +107,18 @@ class LightningDitExporter(Exporter):
                     "would read it; remove it, or choose another OUT"
                 )
 
+    def _refuse_statistics(self) -> None:
+        """Raises OutputError if LightningDiT would change the latents by statistics in OUT."""
+        target = self._output.locate(STATISTICS_NAME)
+        if not self._output.keeps_existing or not os.path.lexists(target):
+            return
+        if not _holds_statistics(target, write_statistics(self._set.header.shape[0])):
+            raise OutputError(
+                f"{target}: was not written by dinac for these latents, and LightningDiT would "
+                "change them by it; remove it, choose another OUT, or add --overwrite"
+            )
+
     def _write_statistics(self) -> None:
-        """Writes statistics that change nothing. An existing file is never read: it is a pickle."""
         target = self._output.locate(STATISTICS_NAME)
         if self._output.overwrite or not os.path.lexists(target):
             self._output.write(target, write_statistics(self._set.header.shape[0]))
@@ -166,3 +186,31 @@ def write_statistics(channels: int) -> bytes:
     shape = (1, channels, 1, 1)
     torch.save({"mean": torch.zeros(shape), "std": torch.ones(shape)}, file)
     return file.getvalue()
+
+
+def _holds_statistics(path: str, expected: bytes) -> bool:
+    """True if a file of torch holds what `expected` holds. Never unpickles it.
+
+    Other versions of torch may add members to the file, or order them in another way.
+    """
+    try:
+        if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+            return False
+        with zipfile.ZipFile(path) as found, zipfile.ZipFile(io.BytesIO(expected)) as wanted:
+            members, own = _list_members(found), _list_members(wanted)
+            sizes = {name: info.file_size for name, info in members.items()}
+            if sizes != {name: info.file_size for name, info in own.items()}:
+                return False
+            return all(found.read(members[name]) == wanted.read(own[name]) for name in own)
+    except UNREADABLE:
+        return False
+
+
+def _list_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Returns the pickled structure and the values of the tensors, by name in their folder."""
+    members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    return {
+        name: info
+        for name, info in members.items()
+        if name == "data.pkl" or name.startswith("data/")
+    }

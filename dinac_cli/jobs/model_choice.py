@@ -23,6 +23,7 @@ from dinac_cli.models.registry import (
     choose_default,
     find_local,
     find_model,
+    has_short_name,
     resolve_model,
 )
 from dinac_cli.storage.output import Output
@@ -130,9 +131,11 @@ def _find_held_model(held: HeldRecord, choice: ModelChoice) -> LatentModel:
     """
     resolved = find_model(held.header.latent_space)
     if resolved is None:
+        name = held.header.model
+        remedy = "name it with --model" if has_short_name(name) else f"add --model {name}"
         raise ModelError(
             f"{held.path} was encoded with model {name_model(held.header)}, which is not available "
-            "here; name it with --model, or choose another OUT"
+            f"here; {remedy}, or choose another OUT"
         )
     choice.refuse_revision()
     return resolved
@@ -228,10 +231,7 @@ class ModelsOfRecords:
     def _find_by_space(self, header: RecordHeader) -> LatentModel:
         resolved = self._find_model(header.latent_space)
         if resolved is None:
-            raise ModelError(
-                f"encoded with model {name_model(header)}, which is neither embedded nor cached; "
-                "name it with --model"
-            )
+            raise _refuse_unknown(header)
         return resolved
 
     def _choose_device(self, header: RecordHeader) -> DeviceChoice:
@@ -239,6 +239,22 @@ class ModelsOfRecords:
         if self._follows_dtype and self._device.dtype == "auto" and compute is not None:
             return replace(self._device, dtype=compute.dtype)
         return self._device
+
+
+def _refuse_unknown(header: RecordHeader) -> ModelError:
+    """Returns the error for a record whose model was not found.
+
+    A record never makes dinac look for a model, so the user must name a model of his own.
+    """
+    if has_short_name(header.model):
+        return ModelError(
+            f"encoded with model {name_model(header)}, which is neither embedded nor cached; "
+            "name it with --model"
+        )
+    return ModelError(
+        f"encoded with model {name_model(header)}, which dinac does not look for by itself; "
+        f"add --model {header.model}"
+    )
 
 
 def demand_library(models: ModelFinder, model: ModelHandle) -> None:

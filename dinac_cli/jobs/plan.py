@@ -262,8 +262,7 @@ class PlanRun:
         if trial is None:
             return TimeEstimate(None, "no image of the sample can be encoded")
         pixels = sum(self.plan.counts[fate].pixels for fate in WORK)
-        basis = f"{trial.compute}, of {trial.files} tried"
-        return TimeEstimate(trial.estimate_seconds(pixels), basis, trial.files)
+        return TimeEstimate(trial.estimate_seconds(pixels), trial.basis, trial.files)
 
     def _run_trial(self, control: RunControl) -> Trial | None:
         request = self.request.encode

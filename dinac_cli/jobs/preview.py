@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,8 @@ from dinac_cli.jobs.request import LATENTS, Announce, InputRequest, Request, Run
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import Output, OutputKind
+
+_GROUP_RECORDS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +99,9 @@ def preview_records(
     record could be painted, writes nothing.
     """
     entries = itertools.islice(list_records(inputs, control.stdin), sheet.limit)
-    with closing(map_bounded(entries, partial(_paint, maps), control)) as painted:
-        for result, thumbnail in painted:
+    groups = _group_entries(entries)
+    with closing(map_bounded(groups, partial(_paint_group, maps), control)) as painted:
+        for result, thumbnail in itertools.chain.from_iterable(painted):
             if thumbnail is not None:
                 sheet.thumbnails.append(thumbnail)
             yield result
@@ -106,6 +109,28 @@ def preview_records(
         data = pack_sheet(arrange_sheet(sheet.thumbnails))
         output.write(output.path, data)
         sheet.size_bytes = len(data)
+
+
+def _group_entries(entries: Iterable[RecordEntry]) -> Iterator[list[RecordEntry]]:
+    """Yields groups of records, each for one thread.
+
+    To hand over a small record takes as long as to read it. A record that is already in memory ends
+    its group, so that few of them wait.
+    """
+    group: list[RecordEntry] = []
+    for entry in entries:
+        group.append(entry)
+        if len(group) == _GROUP_RECORDS or entry.held_bytes:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _paint_group(
+    maps: ColorMaps, entries: list[RecordEntry], hold: Callable[[int], None]
+) -> list[tuple[FileResult, Thumbnail | None]]:
+    return [_paint(maps, entry, hold) for entry in entries]
 
 
 def _paint(

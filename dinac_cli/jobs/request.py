@@ -24,7 +24,7 @@ from dinac_cli.codec.compute import find_devices
 from dinac_cli.codec.handle import DeviceChoice
 from dinac_cli.codec.machine import count_processors, divide_processors
 from dinac_cli.container.frame import RECORD_START
-from dinac_cli.errors import UsageError, describe_read_error
+from dinac_cli.errors import DinacError, UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name, looks_like_image
 from dinac_cli.jobs.executor.control import RunControl, StopRequest
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase
@@ -127,11 +127,19 @@ class Run:
 
         `control.stdin` is needed if `reads_stdin` is true, and `control.stdout` if OUT is `-`. The
         caller's thread runs the model. Raises DinacError if the run as a whole cannot go on (model,
-        device, full disk).
+        device, full disk); then a new OUT without any output is removed.
         """
-        if self.output is not None:
-            self.output.open()
-        return self.work(control)
+        if self.output is None:
+            return self.work(control)
+        self.output.open()
+        return self._work_in(self.output, control)
+
+    def _work_in(self, output: Output, control: RunControl) -> Generator[FileResult, None, None]:
+        try:
+            yield from self.work(control)
+        except DinacError:
+            output.remove_unused()
+            raise
 
 
 R = TypeVar("R", bound=Run, covariant=True)

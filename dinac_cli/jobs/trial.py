@@ -89,6 +89,13 @@ class Trial:
     encoded: int = 0
     record_bytes: float = 0.0
 
+    @property
+    def basis(self) -> str:
+        """What an estimate is based on, such as "cpu/f32, from a sample of 3 images"."""
+        return (
+            f"{self.compute}, from a sample of {self.files} image{'' if self.files == 1 else 's'}"
+        )
+
     def estimate_seconds(self, pixels: int) -> float:
         """Estimates the time to load the model and encode `pixels` pixels, in seconds."""
         return self.start_seconds + self.seconds_per_pixel * pixels

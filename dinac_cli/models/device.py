@@ -118,7 +118,8 @@ def prepare_device(device: torch.device) -> None:
 
     Without a current device, calls that name no device would take memory on cuda:0, and Triton
     would launch kernels there. The environment, or another library, may have chosen faster sums
-    that change the results. Raises DeviceError if the device fails.
+    that change the results. Attention is computed without cuDNN, which takes about half a second
+    to plan for each new image size. Raises DeviceError if the device fails.
     """
     if device.type == "cuda":
         with _failures_named(device):
@@ -132,6 +133,7 @@ def prepare_device(device: torch.device) -> None:
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _list_devices() -> list[str]:

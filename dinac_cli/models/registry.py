@@ -107,6 +107,11 @@ def find_repository(source: str, refusal: str) -> str:
     return repository
 
 
+def has_short_name(name: str) -> bool:
+    """False for a Hub repository, or a folder in one, that `find_model` does not look for."""
+    return not _HUB_NAME.fullmatch(name) or name in HUB_ALIASES.values()
+
+
 def split_repository(name: str) -> tuple[str, str]:
     """Splits `owner/name/folder` into the repository and the folder, which may be ""."""
     match = _HUB_NAME.fullmatch(name)

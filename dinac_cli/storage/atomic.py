@@ -94,13 +94,19 @@ class Rewrite:
             raise describe_write_error(exc, self.what) from exc
         return self._temporary
 
-    def publish(self, *, fsync: bool = False) -> None:
-        """Replaces the file. After a kill at any moment, it has its old or its next content."""
+    def publish(self, *, fsync: bool = False, is_ours: Callable[[str], bool] | None = None) -> None:
+        """Replaces the file. After a kill at any moment, it has its old or its next content.
+
+        If `is_ours` is given, an existing file is replaced only if `is_ours(target)` is true.
+        """
         try:
             _require_written(self._descriptor)
             if fsync:
                 os.fsync(self._descriptor)
-            os.replace(self._temporary, self.target)
+            if is_ours is None:
+                os.replace(self._temporary, self.target)
+            else:
+                _publish(self._temporary, self.target, replace=False, is_ours=is_ours)
             if fsync:
                 _sync_folder(os.path.dirname(self.target))
         except OSError as exc:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -45,6 +46,7 @@ class Output:
     overwrite: bool = False
     fsync: bool = False
     _ready: set[str] = field(default_factory=set, init=False)
+    _made: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._prefix = os.path.join(self.path, "")
@@ -97,8 +99,23 @@ class Output:
 
     def open(self) -> None:
         """Makes OUT's folder. An OutputError in this method stops the run before the first file."""
-        if not self.is_stream:
-            self.prepare(self.locate(""))
+        if self.is_stream:
+            return
+        place = self.locate("")
+        made = list(_list_missing(os.path.dirname(place)))
+        self.prepare(place)
+        self._made = made
+
+    def remove_unused(self) -> None:
+        """Removes the folders that `open` made, if no file is in them. Raises no error."""
+        empty: list[str] = []
+        for folder, _, names in os.walk(self._made[0]) if self._made else ():
+            if names:
+                return
+            empty.append(folder)
+        with contextlib.suppress(OSError):  # another run has put a file into a folder
+            for folder in (*reversed(empty), *self._made[1:]):
+                os.rmdir(folder)
 
     def prepare(self, target: str) -> None:
         """Makes the folder of `target`, and removes temporary files that killed runs left there.
@@ -158,6 +175,13 @@ class Output:
         """Raises OutputError if OUT is a folder and `folder` lies outside it."""
         if self.kind is OutputKind.FOLDER:
             require_inside(folder, self.path)
+
+
+def _list_missing(folder: str) -> Iterator[str]:
+    """Yields a folder and the folders above it, as far as they do not exist."""
+    while folder and not os.path.lexists(folder):
+        yield folder
+        folder = os.path.dirname(folder)
 
 
 def require_inside(folder: str, out: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from dinac_cli.storage.source_memory import MEMORY_NAME
 
-from .processes import run
+from .processes import get_python, run
 
 SIZES = {
     "a.jpg": (50, 37),
@@ -86,3 +87,9 @@ def own(work: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "own"
     shutil.copytree(work, folder)
     return folder
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program in this process starts is a fork, which saves the import of torch."""
+    monkeypatch.setattr(sys, "executable", get_python())

@@ -114,6 +114,7 @@ def test_a_torch_that_crashes_or_hangs_is_a_line(
         assert torch["facts"]["details"] == ["Fatal error in a kernel"]
 
 
+@pytest.mark.usefixtures("forks")
 def test_the_real_probe_on_this_machine_tells_nothing_private(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

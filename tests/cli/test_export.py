@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 from dinac_cli import read_latents
@@ -132,7 +133,24 @@ def test_training_sets_end_with_one_line_if_something_lacks(own: Path) -> None:
         "dinac: latents/a.jpg.dinac: holds no mirrored image, which LightningDiT needs; "
         "encode with --flip\n"
     )
-    assert list_files(own / "out") == []
+    assert not (own / "out").exists()
+
+
+def test_what_was_left_out_is_counted_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name)
+    assert run("encode", "photos", "latents", "--flip", cwd=tmp_path).code == 0
+    done = run("export", "latents", "out.zip", "--to", "edm2", cwd=tmp_path)
+    line = "dinac: left out the mirrored images of 2 records: this format has no place for them\n"
+    assert (done.code, done.err) == (0, line)
+    assert done.summary == "2 exported; SIZES in TIME\n"
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    again = run("export", "latents", "out.zip", "--to", "edm2", "--json", cwd=tmp_path)
+    summary = json.loads(again.out.splitlines()[-1])
+    assert (summary["done"], summary["twins_left_out"]) == (2, 2)
+    whole = run("export", "latents", "npz", "--to", "npz", "--json", cwd=tmp_path)
+    assert "twins_left_out" not in whole.out
 
 
 def test_bad_records_fail_alone(own: Path) -> None:

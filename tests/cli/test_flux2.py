@@ -342,6 +342,7 @@ class TestWithoutDiffusers:
         arguments = ("encode", "photos", tmp_path / "out", "--model", "vae", "--device", "cpu")
         done = run_process(*arguments, cwd=place, program=program)
         assert (done.code, done.out, done.err) == (2, "", f"dinac: {LACKING}\n")
+        assert not (tmp_path / "out").exists()
 
     def test_other_commands_work(
         self, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -369,6 +370,7 @@ class TestWithoutDiffusers:
         named = ("--model", "vae", "--device", "cpu")
         done = run("decode", latents, tmp_path / "out", *named, cwd=place)
         assert (done.code, done.out, done.err) == (2, "", f"dinac: {LACKING}\n")
+        assert not (tmp_path / "out").exists()
 
     @needs_diffusers
     def test_records_of_other_models_are_decoded(

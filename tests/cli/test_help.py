@@ -42,6 +42,7 @@ def test_every_command_has_an_example() -> None:
     assert set(EXAMPLES) == set(TREE)
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("path", sorted(TREE.keys() - UNRUN))
 def test_example_runs(own: Path, path: str) -> None:
     done = run(*path.split()[1:], *shlex.split(EXAMPLES[path]), cwd=own)

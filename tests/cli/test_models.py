@@ -103,13 +103,17 @@ def test_cached_model_is_listed_shown_and_pulled(tmp_path: Path) -> None:
     assert f"{REPOSITORY}, revision {COMMIT}: " in pulled.out
 
 
-def test_damaged_model_is_listed_as_damaged(tmp_path: Path) -> None:
+def test_damaged_model_is_listed_with_the_reason(tmp_path: Path) -> None:
     snapshot = fill_cache(tmp_path, GOLDEN / "tiny")
     (snapshot / "model.safetensors").write_bytes(b"half a download")
     done = run("models", "list", "--json", environment={"HF_HOME": str(tmp_path)})
     assert done.code == 0
-    assert done.objects[1]["state"] == "damaged"
-    assert "not a complete safetensors file" in done.objects[1]["reason"]
+    assert done.objects[1]["state"] == "refused"
+    reason = done.objects[1]["reason"]
+    assert "not a complete safetensors file" in reason
+    table = run("models", "list", environment={"HF_HOME": str(tmp_path)})
+    assert (table.code, table.err) == (0, f"dinac: d2: {reason}\n")
+    assert table.out.splitlines()[2].split()[2] == "refused"
 
 
 def test_file_is_shown() -> None:

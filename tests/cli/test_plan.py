@@ -81,7 +81,9 @@ def test_table_and_dry_run_say_the_same(own: Path) -> None:
     assert rows.pop("failed") == rows.pop("new") == rows.pop("done") == "1"
     assert "dinac: stale photos/sub/b.png: the source has changed (size)\n" in planned.err
     for done in (planned, dry):
-        assert re.search(r"\ntime: about [\d.]+ s \(cpu/\w+, of 3 tried\)\n$", done.out)
+        assert re.search(
+            r"\ntime: about [\d.]+ s \(cpu/\w+, from a sample of 3 images\)\n$", done.out
+        )
 
 
 def test_estimated_time_names_the_trials_or_the_reason_for_none(own: Path) -> None:

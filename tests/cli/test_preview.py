@@ -115,6 +115,24 @@ def test_sheet_is_limited_and_counts_are_json(tmp_path: Path) -> None:
     assert (piped.code, piped.out[:9]) == (0, "5 records")
 
 
+def test_many_records_keep_their_order(tmp_path: Path) -> None:
+    names = [f"{number:02}.dinac" for number in range(40)]
+    for name in names:
+        content = b"x" if name in ("00.dinac", "20.dinac") else make_record(1, name=name)
+        save_bytes(tmp_path / "latents" / name, content)
+    map_file = write_map(tmp_path / "map.json")
+    done = run("preview", tmp_path / "latents", tmp_path / "a.png", "--map", map_file, "--json")
+    *files, summary = done.objects
+    assert [one["name"] for one in files] == names
+    assert [one["name"] for one in files if one["status"] == "failed"] == ["00.dinac", "20.dinac"]
+    assert (done.code, summary["records"], summary["failed"]) == (3, 38, 2)
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
 def test_nothing_readable_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.dinac").write_bytes(b"x")
     done = run("preview", tmp_path / "a.dinac", tmp_path / "sheet.png")

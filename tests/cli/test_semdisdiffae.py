@@ -70,6 +70,7 @@ def test_commands_know_the_model(name: str, folder: Path, tmp_path: Path) -> Non
     assert (shown["patch"], shown["channels"]) == (PATCHES[name], 8)
 
 
+@pytest.mark.usefixtures("forks")
 def test_worker_processes_read_the_cached_trial(folder: Path, tmp_path: Path) -> None:
     """If the cache says that the other mode is right, workers believe it: they try no model."""
     cache = tmp_path / "cache/identities.json"

@@ -26,6 +26,7 @@ def shards(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("forks")
 def test_decode_in_processes_and_psnr(work: Path, shards: Path, tmp_path: Path) -> None:
     done = run("decode", "out", str(tmp_path / "dec"), "--processes", "2", cwd=shards)
     assert (done.code, done.err) == (0, "")

@@ -28,7 +28,7 @@ def test_new_shards(own: Path) -> None:
         r"failed      0      0      0 B         -\n"
         rf"2 shards to encode with 4 images, {size / 1000:.1f} kB in; "
         r"about [\d.]+ kB out, at [\d.]+ kB an image \(from a sample of 4\)\n"
-        r"time: about [\d.]+ s \(cpu/\w+, of 4 tried\); limited by: \w+\n"
+        r"time: about [\d.]+ s \(cpu/\w+, from a sample of 4 images\); limited by: \w+\n"
         r"processor: about [\d.]+ ms of one core for each image\n"
         r"objects to write: 8\n",
         planned.out,

@@ -17,7 +17,6 @@ from .processes import (
     DINAC,
     finish,
     get_client,
-    get_python,
     make_environment,
     run,
     run_process,
@@ -28,11 +27,7 @@ from .processes import (
 SEVERAL = ("--processes", "2", "--threads", "1")
 ONE = ("--processes", "1", "--threads", "1")
 
-
-@pytest.fixture(autouse=True)
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes of this process are forks, which saves the import of torch."""
-    monkeypatch.setattr(sys, "executable", get_python())
+pytestmark = pytest.mark.usefixtures("forks")
 
 
 @pytest.fixture
@@ -91,7 +86,9 @@ def test_a_machine_that_only_seems_to_have_a_gpu_computes_on_its_cpu(
 
 def test_records_of_a_stream_have_the_order_of_the_inputs(images: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [*DINAC, "encode", images, "-", *SEVERAL], capture_output=True, env=make_environment()
+        [*get_client(), "encode", images, "-", *SEVERAL],
+        capture_output=True,
+        env=make_environment(),
     )
     assert done.returncode == 3
     run("encode", images, tmp_path / "alone", *ONE)

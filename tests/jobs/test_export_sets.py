@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import zipfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +21,13 @@ from dinac_cli.commands.export import EXPORT_LABELS
 from dinac_cli.container.record import pack_encoded, read_record
 from dinac_cli.container.tensors import LOGSNR, Encoded
 from dinac_cli.errors import OutputError, UsageError
-from dinac_cli.jobs import edm2_set, lightningdit_set
+from dinac_cli.jobs import edm2_places, lightningdit_set
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export import TRAINING_SETS, ExportRequest, export_inputs, open_output
+from dinac_cli.jobs.export_items import ExportOutcome
 from dinac_cli.jobs.request import InputRequest, run_request
 from dinac_cli.jobs.training_set import LABEL_KINDS
+from dinac_cli.models.aliases import HUB_ALIASES
 from dinac_cli.models.registry import resolve_model
 
 from .hand_made import make_handle, make_header, make_record, select_latents
@@ -220,7 +226,7 @@ def test_what_a_set_lacks_is_said_before_anything_is_written(
     put(latents, model, "y.png", 9)
     with pytest.raises(UsageError, match=r"y\.png\.dinac: is in no folder, so it has no class"):
         export(out, form, latents)
-    assert not any(out.iterdir())
+    assert not out.exists()
 
 
 def test_lightningdit_needs_twins_and_labels(
@@ -245,24 +251,58 @@ def test_requests_that_make_no_set_are_refused(tmp_path: Path, latents: Path) ->
         export(tmp_path / "out", "npz", latents)
 
 
-class Edm2Reader:
-    """Reads a folder as EDM2 and REPA do.
+def test_lightningdit_uses_no_foreign_statistics(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    channels = read_record(latents / f"{NAMES[0]}.dinac").latents.shape[0]
+    statistics = {"mean": torch.ones(1, channels, 1, 1), "std": torch.ones(1, channels, 1, 1)}
+    foreign = out / lightningdit_set.STATISTICS_NAME
+    for content in (statistics, {"mean": torch.zeros(1, 4, 1, 1)}, None):
+        foreign.write_bytes(b"no zip") if content is None else torch.save(content, foreign)
+        before = foreign.read_bytes()
+        with pytest.raises(
+            OutputError, match=r"latents_stats\.pt: was not written by dinac .*--overwrite"
+        ):
+            export(out, "lightningdit", latents)
+        assert read_bytes(out) == {foreign.name: before}
+    export(out, "lightningdit", latents, overwrite=True)
+    assert LightningDitReader(out).mean.abs().max() == 0
+    with zipfile.ZipFile(foreign) as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(foreign, "w") as archive:  # as another version of torch might write it
+        for name in sorted(files):
+            archive.writestr(name, files[name])
+        archive.writestr("archive/.something_new", b"")
+    assert set(export(out, "lightningdit", latents).values()) == {"done"}
 
-    All arrays below the folder are sorted by name, and have one shape. The labels are found by the
-    names. Half of an array is the mean, the other half the deviation.
+
+class Edm2Reader:
+    """Reads a folder as EDM2 and REPA do, or a zip as EDM2 does.
+
+    All arrays in it are sorted by name, and have one shape. The labels are found by the names. Half
+    of an array is the mean, the other half the deviation.
     """
 
-    def __init__(self, folder: Path) -> None:
-        files = (path for path in folder.rglob("*") if path.suffix == ".npy")
-        self.paths = sorted(files, key=lambda path: path.relative_to(folder).as_posix())
-        self.names = [path.relative_to(folder).as_posix() for path in self.paths]
-        labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    def __init__(self, place: Path) -> None:
+        if place.is_dir():
+            self._files = read_bytes(place)
+        else:
+            with zipfile.ZipFile(place) as archive:
+                assert archive.testzip() is None
+                assert all(each.compress_type == 0 for each in archive.infolist())
+                self._files = {name: archive.read(name) for name in archive.namelist()}
+        self.names = sorted(name for name in self._files if name.endswith(".npy"))
+        labels = json.loads(self._files["dataset.json"])["labels"]
         found = None if labels is None else dict(labels)
         self.labels = None if found is None else [found[name] for name in self.names]
-        self.shape = np.load(self.paths[0]).shape
+        self.shape = self._load(0).shape
+
+    def _load(self, index: int) -> np.ndarray[Any, Any]:
+        array: np.ndarray[Any, Any] = np.load(io.BytesIO(self._files[self.names[index]]))
+        return array
 
     def get_moments(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        array = np.load(self.paths[index])
+        array = self._load(index)
         assert array.shape == self.shape
         assert str(array.dtype) == "float32"
         mean, deviation = torch.from_numpy(array).chunk(2)
@@ -283,7 +323,105 @@ def test_edm2_reads_means_and_labels(tmp_path: Path, latents: Path) -> None:
         np.testing.assert_array_equal(reader.sample(index).numpy(), expected)
     export(tmp_path / "unlabelled", "edm2", latents, labels="none")
     assert Edm2Reader(tmp_path / "unlabelled").labels is None
-    assert edm2_set.name_array(1281166) == "01281/img-mean-std-01281166.npy"
+    assert edm2_places.name_array(1281166) == "01281/img-mean-std-01281166.npy"
+
+
+def read_zip(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_edm2_reads_a_zip_of_the_same_files(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out.zip"
+    assert export(out, "edm2", latents) == dict.fromkeys(NAMES, "written")
+    reader = Edm2Reader(out)
+    assert reader.labels == [CLASSES.index(name.partition("/")[0]) for name in NAMES]
+    export(tmp_path / "folder", "edm2", latents)
+    assert read_zip(out) == read_bytes(tmp_path / "folder")
+    export(tmp_path / "again.zip", "edm2", latents)
+    assert (tmp_path / "again.zip").read_bytes() == out.read_bytes()
+    assert "labels" in json.loads(read_zip(out)["dataset.json"])
+
+
+def test_edm2_zip_is_kept_or_renewed(tmp_path: Path, latents: Path, model: ModelHandle) -> None:
+    out = tmp_path / "out.zip"
+    export(out, "edm2", latents)
+    number = out.stat().st_ino
+    assert set(export(out, "edm2", latents).values()) == {"done"}
+    assert out.stat().st_ino == number
+    put(latents, model, "bee/2/a.png", 20)
+    assert list(export(out, "edm2", latents).values()) == ["done"] * 3 + ["written"] * 2
+    (latents / "cat/z.png.dinac").unlink()
+    with pytest.raises(OutputError, match=r"out\.zip: holds 5 arrays, but this .* 4 records; exp"):
+        export(out, "edm2", latents)
+    assert len(Edm2Reader(out).names) == len(NAMES)
+    export(out, "edm2", latents, overwrite=True)
+    assert Edm2Reader(out).labels == [0, 0, 1, 1]
+    export(tmp_path / "new.zip", "edm2", latents)
+    assert out.read_bytes() == (tmp_path / "new.zip").read_bytes()
+
+
+def test_edm2_replaces_no_foreign_zip(tmp_path: Path, latents: Path, model: ModelHandle) -> None:
+    out = tmp_path / "out.zip"
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("mine", b"")
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match=r"out\.zip: was not written by this version"):
+        export(out, "edm2", latents)
+    assert out.read_bytes() == before
+    export(out, "edm2", latents, overwrite=True)
+    changed = bytearray(out.read_bytes())
+    changed[-200] ^= 1
+    out.write_bytes(changed)
+    with pytest.raises(OutputError, match=r"out\.zip: was not written by this version"):
+        export(out, "edm2", latents)
+    assert out.read_bytes() == changed
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_edm2_zip_of_a_stopped_run_is_begun_again(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out.zip"
+    for _ in range(2):
+        control, outcome = RunControl(workers=1, in_flight=1), ExportOutcome()
+        output = open_output(str(out), "edm2")
+        output.open()
+        for result in export_inputs(
+            select_latents(latents), output, "edm2", control, labels="folders", outcome=outcome
+        ):
+            assert result.status.value == "written"
+            control.stop.set()
+        assert outcome.is_unwritten
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["latents"]
+    export(out, "edm2", latents)
+    assert len(Edm2Reader(out).names) == len(NAMES)
+
+
+def test_edm2_zip_leaves_a_gap_for_a_bad_record(tmp_path: Path, latents: Path) -> None:
+    damaged = latents / f"{NAMES[1]}.dinac"
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    statuses = export(tmp_path / "out.zip", "edm2", latents)
+    assert [name for name, status in statuses.items() if status != "written"] == [NAMES[1]]
+    assert Edm2Reader(tmp_path / "out.zip").labels == [0, 1, 1, 2]
+
+
+def test_only_edm2_writes_a_zip(tmp_path: Path, latents: Path) -> None:
+    with pytest.raises(UsageError, match=r"out\.zip: OUT, .*must be a folder"):
+        export(tmp_path / "out.zip", "lightningdit", latents)
+    (tmp_path / "out.zip").mkdir()
+    export(tmp_path / "out.zip", "edm2", latents)
+    assert Edm2Reader(tmp_path / "out.zip").labels == [0, 0, 1, 1, 2]
+
+
+def test_a_smaller_set_says_what_to_do(tmp_path: Path, latents: Path) -> None:
+    out = tmp_path / "out"
+    export(out, "edm2", latents)
+    for path in (latents / "bee").rglob("*.dinac"):
+        path.unlink()
+    with pytest.raises(
+        OutputError,
+        match=r"00000003\.npy: is no array of this export of 3 records, .*choose another OUT",
+    ):
+        export(out, "edm2", latents)
 
 
 def test_edm2_reads_the_deviation_of_the_posterior(tmp_path: Path) -> None:
@@ -306,7 +444,12 @@ def test_edm2_reads_the_deviation_of_the_posterior(tmp_path: Path) -> None:
 
 def test_edm2_needs_the_model_of_posteriors(tmp_path: Path, model: ModelHandle) -> None:
     put(tmp_path / "latents", model, "a.png", 1, logsnr=True)
-    with pytest.raises(UsageError, match=r"need the model tiny, .* dinac models pull tiny"):
+    with pytest.raises(UsageError, match=r"need the model tiny, but .*encode with --no-posterior$"):
+        export(tmp_path / "out", "edm2", tmp_path / "latents", labels="none")
+    header = replace(make_header(model, "a.png"), model=HUB_ALIASES["d2"])
+    zeros = np.zeros(header.shape, np.float32)
+    (tmp_path / "latents/a.png.dinac").write_bytes(pack_encoded(header, Encoded(zeros, zeros)))
+    with pytest.raises(UsageError, match=r"dinac models pull data-archetype/dinac_ae_d2, or "):
         export(tmp_path / "out", "edm2", tmp_path / "latents", labels="none")
 
 

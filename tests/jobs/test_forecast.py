@@ -305,7 +305,7 @@ def test_a_trial_encodes_a_sample_of_an_archive(tmp_path: Path) -> None:
     assert estimate.images is not None
     assert 190 <= estimate.images <= 220
     assert estimate.sampled == estimate.speed.tried == 32
-    assert estimate.speed.basis == "cpu/f32, of 32 tried"
+    assert estimate.speed.basis == "cpu/f32, from a sample of 32 images"
     assert estimate.speed.seconds
     assert estimate.speed.cores is None  # a CPU is no device that cores feed
     assert not (tmp_path / "out").exists()
@@ -396,7 +396,7 @@ def test_a_trial_on_a_gpu_measures_the_device(
     )
     estimate = trial.estimate(1e6, control)
     assert estimate.seconds == 3.0 + 1e6 * 2**16 * 1e-8
-    assert estimate.basis == "cuda/bf16, of 32 tried"
+    assert estimate.basis == "cuda/bf16, from a sample of 32 images"
     assert estimate.device_rate == pytest.approx(2000)
     assert not estimate.is_assumed
     assert (estimate.limit, estimate.record_bytes) == (limit, 45_000.0)

@@ -15,6 +15,7 @@ from dinac_cli import encode_files, verify_files
 from dinac_cli.container.record import Record, read_record, unpack_record
 from dinac_cli.container.tensors import ALL_COMPANIONS, Mask
 from dinac_cli.errors import UsageError
+from dinac_cli.jobs import freshness, image_masks
 from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
 from dinac_cli.jobs.image_masks import describe_mask, read_mask_kind
 from dinac_cli.jobs.model_choice import ModelChoice
@@ -22,6 +23,7 @@ from dinac_cli.jobs.plan import Fate, PlanRequest
 from dinac_cli.jobs.request import InputRequest
 from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage import source_memory
+from dinac_cli.storage.content import hash_file
 
 from .hand_made import GOLDEN, draw, read_tree, write_images
 
@@ -180,7 +182,7 @@ class TestAlpha:
     def test_any_number_of_workers_gives_the_same_bytes(self, photos: Path, tmp_path: Path) -> None:
         save_clear(photos / "clear.png", LEFT)
         encode(photos, tmp_path / "one", mask=True, flip=True, workers=1)
-        encode(photos, tmp_path / "two", mask=True, flip=True, processes=2)
+        encode(photos, tmp_path / "two", mask=True, flip=True, workers=3)
         assert read_tree(tmp_path / "one") == read_tree(tmp_path / "two")
 
 
@@ -238,16 +240,29 @@ class TestFiles:
         assert find_work(photos, out, masks=masks) == {}
 
     def test_a_mask_that_changed_just_now_is_not_remembered(
-        self, photos: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        photos: Path,
+        masks: Path,
+        tmp_path: Path,
+        settled: None,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        for name in NAMES:
-            os.utime(photos / name, (1.6e9, 1.6e9))
-        encode(photos, tmp_path / "out", masks=masks)
-        status = (masks / "a.png").stat()
-        monkeypatch.setattr(source_memory, "is_settled", lambda each: each.st_size < 0)
-        save_mask(masks / "a.png", np.zeros((20, 30), np.uint8))
-        os.utime(masks / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns))
-        assert set(find_work(photos, tmp_path / "out", masks=masks)) == {"a.png"}
+        hashed: list[str] = []
+
+        def note(path: str) -> str:
+            hashed.append(os.path.relpath(path, masks))
+            return hash_file(path)
+
+        monkeypatch.setattr(image_masks, "hash_file", note)
+        for is_settled, expected in ((True, []), (False, ["a.png", "trip/b.jpeg"])):
+            with monkeypatch.context() as patch:
+                patch.setattr(freshness, "is_settled", lambda _, settled=is_settled: settled)
+                encode(photos, tmp_path / "out", masks=masks, overwrite=True)
+                for _ in range(2):
+                    hashed.clear()
+                    results = encode(photos, tmp_path / "out", masks=masks)
+                    assert {result.status for result in results.values()} == {Status.DONE}
+                    assert sorted(hashed) == expected
 
     def test_anonymous_records_hold_no_hash_but_find_newer_masks(
         self, photos: Path, masks: Path, tmp_path: Path
@@ -336,7 +351,7 @@ class TestRefusals:
         results = encode(photos, tmp_path / "out", masks=masks)
         reasons = {r.file[len(str(photos)) + 1 :]: r.reason for r in results.values()}
         assert reasons == {"a.png": None} | {
-            image: f"its mask {masks}/{mask}: not a file; remove or rename it"
+            image: f"its mask {masks}/{mask}: is no file; move it away"
             for image, mask in (("c.png", "c.png"), ("trip/b.png", "trip/b.jpeg"))
         }
 
@@ -356,6 +371,21 @@ class TestRefusals:
         assert str(results["c.png"].reason).startswith(f"its mask {masks}/c.jpg: ")
         fates = find_fates(photos, tmp_path / "out", masks=str(masks))
         assert fates["a.png"].startswith(f"failed: {masks} holds several masks")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_a_mask_that_is_no_file_is_not_opened(
+        self, photos: Path, masks: Path, tmp_path: Path
+    ) -> None:
+        os.mkfifo(masks / "c.png")
+        (masks / "trip/b.jpeg").unlink()
+        (masks / "trip/b.jpeg").mkdir()
+        results = encode(photos, tmp_path / "out", masks=masks)
+        reasons = {Path(result.file).name: result.reason for result in results.values()}
+        assert reasons == {
+            "a.png": None,
+            "b.png": f"its mask {masks}/trip/b.jpeg: is no file; move it away",
+            "c.png": f"its mask {masks}/c.png: is no file; move it away",
+        }
 
     @pytest.mark.parametrize(
         ("options", "message"),

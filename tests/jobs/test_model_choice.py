@@ -14,7 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from dinac_cli.codec.handle import DeviceChoice, ModelHandle
 from dinac_cli.codec.records import Source, build_record
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.container.record import read_header
+from dinac_cli.container.record import pack_record, read_header
 from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import ModelError, UsageError
 from dinac_cli.jobs.freshness import WantedLatents, is_latent_file
@@ -146,6 +146,15 @@ class TestEncoder:
             "name it with --model, or choose another OUT"
         )
 
+    def test_a_missing_model_of_the_hub_is_named_in_the_remedy(
+        self, tmp_path: Path, tiny: ModelHandle
+    ) -> None:
+        header = dataclasses.replace(read_header(make_record(tiny)), model="owner/name/vae")
+        latents = np.zeros(header.shape, np.float32)
+        (tmp_path / "a.dinac").write_bytes(pack_record(header, latents))
+        with pytest.raises(ModelError, match="here; add --model owner/name/vae, or choose another"):
+            choose(make_output(tmp_path))
+
     def test_a_stream_gets_the_machines_default(self) -> None:
         assert choose(make_output(Path("-"), OutputKind.STREAM)).label == "nano"
 
@@ -254,7 +263,10 @@ class TestDecoders:
         monkeypatch.chdir(TINY.parent)
         find_cached("owner/model")  # imports the Hub's client, which reads files of its own
         opened, looked_for = watch_reads(monkeypatch), watch_the_hub(monkeypatch)
-        with pytest.raises(ModelError, match=r"neither embedded nor cached; name it with --model$"):
+        refusal = r"neither embedded nor cached; name it with --model$"
+        if name == "owner/model":
+            refusal = r"which dinac does not look for by itself; add --model owner/model$"
+        with pytest.raises(ModelError, match=refusal):
             find_decoders().find(header)
         assert {path.parent for path in opened} <= {resolve_model("nano").path, cache_folder()}
         assert looked_for == list(HUB_ALIASES.values())

@@ -160,6 +160,7 @@ POPULATED: list[Any] = [
         dtype="f16",
         index=True,
         captions="photos",
+        masks=True,
         overwrite=True,
         fsync=True,
         workers=3,

@@ -189,7 +189,9 @@ def settings_restored() -> Iterator[None]:
         conv.fp32_precision,
         matmul.allow_bf16_reduced_precision_reduction,
     )
+    uses_cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     yield
+    torch.backends.cuda.enable_cudnn_sdp(uses_cudnn)
     matmul.fp32_precision, conv.fp32_precision = before[:2]
     matmul.allow_bf16_reduced_precision_reduction = before[2]
 
@@ -209,6 +211,8 @@ def test_arithmetic_of_a_gpu_is_exact_whatever_the_environment_says(
     assert current == [torch.device("cuda:1")]
     assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
     assert not matmul.allow_bf16_reduced_precision_reduction
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    assert torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
 
 
 def test_automatic_type_is_float32_if_torch_has_no_probes(monkeypatch: pytest.MonkeyPatch) -> None:

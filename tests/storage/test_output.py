@@ -33,6 +33,22 @@ def test_folder_is_created_with_the_first_output(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out/trip/day 1").iterdir()] == ["a.jpg.dinac"]
 
 
+def test_unused_folders_that_a_run_made_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for name in ("kept", "kept/a/out"):
+        output = make_output(tmp_path / name)
+        output.open()
+        output.prepare(output.locate("trip/a.jpg.dinac"))
+        output.remove_unused()
+    assert [path.name for path in (tmp_path / "kept").rglob("*")] == ["trip"]
+    output = make_output(tmp_path / "out")
+    output.open()
+    output.prepare(output.locate("empty/a.jpg.dinac"))
+    output.write(output.locate("trip/a.jpg.dinac"), b"record")
+    output.remove_unused()
+    assert (tmp_path / "out/trip/a.jpg.dinac").exists()
+
+
 def test_file_out_is_the_target_for_any_name(tmp_path: Path) -> None:
     output = Output(str(tmp_path / "new/x.dinac"), OutputKind.FILE, lambda path: False)
     assert output.locate("trip/a.jpg.dinac") == str(tmp_path / "new/x.dinac")

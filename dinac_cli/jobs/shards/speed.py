@@ -121,7 +121,7 @@ class SpeedTrial:
             return SpeedEstimate(seconds=None, basis="no image of the sample can be encoded")
         return SpeedEstimate(
             seconds=trial.estimate_seconds(round(images * self.sizes.pixels)),
-            basis=f"{trial.compute}, of {trial.files} tried",
+            basis=trial.basis,
             tried=trial.files,
             device_rate=_find_device_rate(trial, control),
             host_seconds=self.sizes.host_seconds,

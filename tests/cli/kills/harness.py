@@ -166,6 +166,7 @@ class Harness:
         """Waits for the first, second or third new temporary. Returns it, unless the run ends."""
         left = self._random.randint(1, 3)
         seen = known
+        sleep(self._start_up / 2)  # it writes nothing yet; the look-out below takes a processor
         while process.poll() is None:
             new = set(self._spy(out)) - seen
             left -= bool(new)

@@ -26,9 +26,7 @@ def test_a_killed_run_damages_nothing_and_the_next_one_finishes(
         save(tmp_path / f"images/{number % 2}/{number}.png", 64, 48, number)
     commands = list_commands(tmp_path / "images", tmp_path / "encode/reference", steps=4)
     [encode] = (command for command in commands if command.label == label)
-    if not encode.has_workers and label != "encode":  # a fork saves the imports
-        encode = replace(encode, program=get_client())
-    if not encode.has_workers:  # they are found among the children of a process
+    if not encode.has_workers:  # a fork saves the imports, but has no children to be found
         encode = replace(encode, program=get_client())
     harness = Harness(encode, tmp_path / "encode")
     harness.kill_and_finish(kills)
