@@ -242,7 +242,7 @@ def read_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Mask:
             soundness.require("fail")
         else:
             upright = _load_upright(opened, source.declared)
-        peak = opened.getextrema()[1] if opened.mode.startswith("I") else 0
+        peak = int(np.asarray(opened).max()) if opened.mode.startswith("I") else 0
     levels = _measure_levels(upright[0])
     if levels.max() == 1:
         raise ImageError("holds only the levels 0 and 1; make what counts 255, which is white")

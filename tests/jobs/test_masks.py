@@ -340,21 +340,6 @@ class TestFiles:
 
 
 class TestRefusals:
-    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-    def test_what_is_no_file_fails_its_image_at_once(
-        self, photos: Path, masks: Path, tmp_path: Path
-    ) -> None:
-        """Nobody may write into the pipe, and then it would never be read to its end."""
-        os.mkfifo(masks / "c.png")
-        (masks / "trip/b.jpeg").unlink()
-        (masks / "trip/b.jpeg").mkdir()
-        results = encode(photos, tmp_path / "out", masks=masks)
-        reasons = {r.file[len(str(photos)) + 1 :]: r.reason for r in results.values()}
-        assert reasons == {"a.png": None} | {
-            image: f"its mask {masks}/{mask}: is no file; move it away"
-            for image, mask in (("c.png", "c.png"), ("trip/b.png", "trip/b.jpeg"))
-        }
-
     def test_several_masks_and_wrong_masks_fail_their_image_alone(
         self, photos: Path, masks: Path, tmp_path: Path
     ) -> None:
