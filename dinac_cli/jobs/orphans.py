@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dinac_cli.images.formats import format_of_suffix
 from dinac_cli.jobs.freshness import is_latent_file, list_files
@@ -16,6 +17,7 @@ from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.storage.source_memory import MEMORY_NAME
 
 _LATENT_SUFFIXES = (LATENT_SUFFIX, LATENT_SUFFIX.upper())
+_FOLDERS_KNOWN = 64  # the outputs come folder by folder, but there may be several inputs
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def list_outputs(
     """Yields the files in a folder OUT that are named like outputs, sorted.
 
     The limit, the shard and the exclusion of the selection do not count: a source that exists in an
-    input folder is not lost. If an input is not a folder, yields nothing, because OUT may hold the
+    input folder is not lost, but a file in a folder that the scan leaves out, such as that of
+    --masks, is no source. If an input is not a folder, yields nothing, because OUT may hold the
     outputs of its neighbours. Leaves out input folders in OUT, and subfolders that are the OUT of
     another run. Needs the same memory for any number of files.
     """
@@ -83,11 +86,18 @@ def list_outputs(
     if scan.listed is not None or not all(map(os.path.isdir, scan.paths)):
         return
     prefix = os.path.join(output.path, "")
+    lies_left_out = lru_cache(_FOLDERS_KNOWN)(scan.lies_left_out)
+
+    def is_lost(top: str, name: str) -> bool:
+        source = os.path.join(top, name)
+        is_no_input = scan.left_out and lies_left_out(os.path.dirname(source), top)
+        return bool(is_no_input) or _is_gone(source, source_files)
+
     for path in list_files(output.path, leave=lambda folder: _is_apart(folder, scan.paths)):
         names = source_files.name(path[len(prefix) :])
         if names:
-            sources = (os.path.join(folder, name) for folder in scan.paths for name in names)
-            yield OutputFile(path, all(_is_gone(source, source_files) for source in sources))
+            lost = (is_lost(folder, name) for folder in scan.paths for name in names)
+            yield OutputFile(path, all(lost))
 
 
 def find_orphans(

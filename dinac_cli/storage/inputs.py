@@ -446,6 +446,16 @@ class InputScan:
         self.set_aside += is_set_aside
         return is_set_aside
 
+    def lies_left_out(self, folder: str, top: str) -> bool:
+        """True if a walk of the input folder `top` skips `folder` in it because of `left_out`."""
+        while len(folder) > len(top):
+            with suppress(OSError):  # the folder does not exist
+                identity = _identify(folder)
+                if any(identity == _identify(place) for place in self.left_out):
+                    return True
+            folder = os.path.dirname(folder)
+        return False
+
     @cached_property
     def _places_left_out(self) -> tuple[Path, ...]:
         return tuple(map(_resolve, self.left_out))

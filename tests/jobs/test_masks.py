@@ -338,6 +338,26 @@ class TestFiles:
         with pytest.raises(UsageError, match=f"{re.escape(message)}$"):
             encode(photos / "a.png", tmp_path / "out", masks=photos)
 
+    def test_masks_that_were_encoded_as_images_are_orphans(
+        self, photos: Path, tmp_path: Path
+    ) -> None:
+        out, inside = tmp_path / "out", photos / "masks"
+        save_mask(inside / "a.png", LEFT)
+        save_mask(inside / "trip/b.png", LEFT)
+        encode(photos, out)
+        assert len(read_tree(out)) == 5
+        orphans = {"masks/a.png.dinac", "masks/trip/b.png.dinac"}
+        fates = find_fates(photos, out, masks=str(inside))
+        assert {name for name, fate in fates.items() if fate.startswith("orphaned")} == {
+            str(out / name)[len(str(photos)) + 1 :] for name in orphans
+        }
+        results = encode(photos, out, masks=inside, prune="all")
+        pruned = {r.file for r in results.values() if r.status is Status.PRUNED}
+        assert pruned == {str(out / name) for name in orphans}
+        assert set(read_tree(out)) >= {f"{name}.dinac" for name in NAMES}
+        assert not any((out / name).exists() for name in orphans)
+        assert find_fates(photos, out, masks=str(inside)) == {}
+
 
 class TestRefusals:
     def test_several_masks_and_wrong_masks_fail_their_image_alone(
