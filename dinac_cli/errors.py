@@ -42,6 +42,10 @@ class UsageError(DinacError):
     exit_code = Exit.USAGE
 
 
+class SameOutputError(UsageError):
+    """Two inputs of a run would have the same output."""
+
+
 class MissingLibraryError(UsageError):
     """The request needs a library of an extra that is not installed, or does not work."""
 

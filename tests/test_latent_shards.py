@@ -69,7 +69,11 @@ def list_keys(dataset: LatentShards) -> list[str]:
 def test_items_hold_what_the_record_and_its_texts_hold(tmp_path: Path) -> None:
     latents, token = make_latents(SHAPE, 3), np.arange(4, dtype=np.float32)
     record = pack_encoded(make_header(SHAPE, "f32"), Encoded(latents, latents + 1, token))
-    files = {"trip/a.dinac": record, "trip/a.txt": "Ein Öl".encode(), "trip/a.json": b'{"n": [1]}'}
+    files = {
+        "trip/a.dinac": record,
+        "trip/a.txt": " Ein Öl\r\n".encode("utf-8-sig"),
+        "trip/a.json": b'{"n": [1]}',
+    }
     [item] = LatentShards(write_shard(tmp_path, files))
     assert torch.equal(item["latents"], torch.from_numpy(latents))
     assert torch.equal(item["logsnr"], torch.from_numpy(latents + 1))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dinac_cli.commands import options as opt
-from dinac_cli.commands.mask_count import describe_unmasked
+from dinac_cli.commands.mask_count import describe_unmasked, describe_unused
 from dinac_cli.commands.plan import print_plan
 from dinac_cli.commands.screen.progress import RunProgress
 from dinac_cli.commands.screen.summary import Summary
+from dinac_cli.commands.screen.tables import count_images
 from dinac_cli.commands.size_advice import advise_on_sizes
 from dinac_cli.errors import SmallImageError
 from dinac_cli.images.formats import MAX_PIXELS
@@ -190,6 +192,8 @@ class EncodeSummary(Summary):
         self._shards = 0
         self._captions = 0
         self._images = self._unmasked = 0
+        self._lacking: Counter[str] = Counter()
+        self._example: dict[str, str] = {}
         self._parts = 0
         self._empty = 0
         self._first_empty = ""
@@ -200,6 +204,9 @@ class EncodeSummary(Summary):
         if result.status in (Status.WRITTEN, Status.DONE, Status.RENAMED):
             self._images += result.images
             self._unmasked += result.unmasked
+        self._lacking.update(result.lacking)
+        for extension in result.lacking:
+            self._example.setdefault(extension, result.file)
         if not result.is_shard:
             self._parts += 1  # the results of parts come just before that of their shard
             return
@@ -221,19 +228,26 @@ class EncodeSummary(Summary):
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
         skipped = progress.tally.counts[Status.SKIPPED]
-        facts = {"skipped": skipped, "decoded": progress.tally.decoded, "upscaled": self._upscaled}
-        if self._run.masks is not None:
-            facts |= {"unmasked": self._unmasked}
+        facts: dict[str, Any] = {
+            "skipped": skipped,
+            "decoded": progress.tally.decoded,
+            "upscaled": self._upscaled,
+        }
+        if self._run.mask_kind != "none":
+            facts |= {"unmasked": self._run.count_unmasked(self._unmasked, self._images)[0]}
         if self._run.writes_shards:
             facts |= {"shards": self._shards, "captions_left": self._captions}
+            facts |= {"lacking": dict(sorted(self._lacking.items()))} if self._lacking else {}
         return super().to_json(progress) | facts
 
     def remarks(self) -> Iterator[str]:
         yield from advise_on_sizes(
             "scaled up {}", self._upscaled, self._too_small, self._run.geometry
         )
-        if self._run.masks is not None and self._unmasked:
-            yield describe_unmasked(self._unmasked, self._images, self._run.masks)
+        counts = self._run.count_unmasked(self._unmasked, self._images)
+        yield from describe_unmasked(*counts, self._run.masks)
+        if self._run.masks is not None:
+            yield from describe_unused(self._run.masks, self._run.whole_folders)
         if self._empty:
             many = f"{self._empty} archives, such as " if self._empty > 1 else ""
             yield f"found no images in {many}{self._first_empty}"
@@ -243,5 +257,8 @@ class EncodeSummary(Summary):
                 f"left out what lies beside {images}, such as captions; --keep txt,json copies it "
                 "into the shards"
             )
+        for extension, number in sorted(self._lacking.items()):
+            such = ":" if number == 1 else ", such as"
+            yield f"without {extension}: {count_images(number)}{such} {self._example[extension]}"
         if remark := self._run.describe_orphans():
             yield remark

@@ -11,7 +11,7 @@ import typer
 
 from dinac_cli.commands import options as opt
 from dinac_cli.commands.bucket_table import buckets_to_json, describe_buckets
-from dinac_cli.commands.mask_count import describe_unmasked
+from dinac_cli.commands.mask_count import describe_unmasked, describe_unused
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
@@ -199,7 +199,10 @@ def print_plan(request: PlanRequest, screen: ScreenOptions, *, reports_work: boo
         console.print_json(plan_to_json(run.plan, took, run.refusal) | prune_to_json(run))
     else:
         masks = run.options.masks
-        lines = (*describe_plan(run.plan, took, run.refusal, masks), *describe_pruning(run))
+        folders = request.encode.inputs.whole_folders
+        unused = () if masks is None else describe_unused(masks, folders)
+        described = describe_plan(run.plan, took, run.refusal, masks)
+        lines = (*described, *unused, *describe_pruning(run))
         console.print_result("\n".join(lines))
     if run.refusal is not None and console.quiet and not screen.json:
         raise UsageError(f"encode would refuse: {run.refusal}")
@@ -254,10 +257,10 @@ def describe_plan(
         "{} would be scaled up", plan.upscaled, plan.too_small, plan.geometry
     )
     yield from describe_buckets(plan.buckets)
-    if masks is not None and plan.unmasked:
+    if masks is not None and plan.unmasked is not None:
         fates = (*WORK, Fate.DONE, Fate.RENAMED)
         images = sum(plan.counts[fate].files for fate in fates)
-        yield describe_unmasked(plan.unmasked, images, masks)
+        yield from describe_unmasked(plan.unmasked, images, masks)
     if plan.decoded:
         yield f"skipped because dinac decoded them: {count_images(plan.decoded)}"
     files = sum(plan.counts[fate].files for fate in WORK)
@@ -319,7 +322,8 @@ def _print_file(file: PlannedFile, console: Console, lines: FileLines, *, as_jso
     if file.fate is Fate.FAILED:
         lines.add(Topic.FAILURE, file.file, file.reason or "")
     elif console.verbose:
-        reason = f": {file.reason}" if file.reason else ""
+        mask = " (no mask)" if file.is_unmasked else ""
+        reason = f"{mask}: {file.reason}" if file.reason else mask
         console.say(f"{file.fate.value} {file.file}{reason}")
     if as_json:
         console.print_json(file.to_json())

@@ -312,12 +312,15 @@ class _Reporter:
         if not self.summary.lists_files:
             return
         if result.status is Status.WRITTEN and result.reason:
-            lines.add(Topic.REDONE, result.file, result.reason, result.name)
+            reason = result.reason + (result.lack if self.options.verbose else "")
+            lines.add(Topic.REDONE, result.file, reason, result.name)
         elif self.options.verbose and not result.failed:
             place = f" → {result.output}" if result.output else ""
             delta = "" if result.delta is None else f", largest |Δ| {result.delta:.3g}"
             has_reason = result.status in (Status.SKIPPED, Status.RENAMED)
             reason = f": {result.reason}" if has_reason else ""
-            self.console.say(f"{result.file}{place} ({result.status.value}{delta}{reason})")
+            self.console.say(
+                f"{result.file}{place} ({result.status.value}{delta}{result.lack}{reason})"
+            )
         if self.options.json:
             self.console.print_json(result.to_json(), to_stderr=self.records_on_stdout)

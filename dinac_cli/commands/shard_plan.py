@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dinac_cli.commands.bucket_table import buckets_to_json, describe_buckets
-from dinac_cli.commands.mask_count import describe_unmasked
+from dinac_cli.commands.mask_count import describe_unmasked, describe_unused
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.file_lines import FileLines, Topic
 from dinac_cli.commands.screen.progress import show_phases
@@ -140,8 +140,9 @@ def _describe_images(forecast: ShardForecast) -> Iterator[str]:
         )
     if totals.skipped:
         yield f"skipped in earlier runs: {count_images(totals.skipped)}"
-    if plan.inputs.masks is not None and plan.unmasked:
-        yield describe_unmasked(plan.unmasked, plan.loose.images, plan.inputs.masks)
+    if (masks := plan.inputs.masks) is not None:
+        yield from describe_unmasked(plan.unmasked, plan.loose.images, masks)
+        yield from describe_unused(masks, plan.request.inputs.whole_folders)
 
 
 def _describe_buckets(counts: BucketCounts) -> Iterator[str]:

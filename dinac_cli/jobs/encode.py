@@ -54,6 +54,7 @@ from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
 from dinac_cli.jobs.image_masks import (
     MASK_OPTIONS,
     NO_MASK,
+    NO_MASK_KIND,
     NO_MASKS,
     FoundMask,
     MaskKind,
@@ -62,6 +63,7 @@ from dinac_cli.jobs.image_masks import (
     describe_mask,
     find_mask,
     require_some_mask,
+    suggest_mask_folder,
 )
 from dinac_cli.jobs.model_choice import (
     ModelChoice,
@@ -382,7 +384,9 @@ class EncodeRequest(ProcessRequest["EncodeRun"]):
             why_model=explain_default(self.model, held, model),
             geometry=options.geometry,
             pruning=pruning,
+            mask_kind=options.mask_kind,
             masks=options.masks,
+            whole_folders=self.inputs.whole_folders,
         )
 
     def open_places(self) -> tuple[Selection, Output]:
@@ -429,23 +433,34 @@ class EncodeRun(Run):
     """An encode run that is ready to start, and its model.
 
     If the model is the machine's default, `why_model` says so. `geometry` is that of the records.
-    `pruning` ends the run, if the request asks for it. `masks` is the folder of --masks.
+    `pruning` ends the run, if the request asks for it. `mask_kind` says where masks come from;
+    `masks` is the folder of --masks, and `whole_folders` are the inputs; see `InputRequest`.
     """
 
     model: ModelHandle
     why_model: str | None = None
     geometry: Geometry = NO_GEOMETRY
     pruning: Pruning | None = None
+    mask_kind: MaskKind = NO_MASK_KIND
     masks: str | None = None
+    whole_folders: tuple[str, ...] | None = None
 
     writes_shards: ClassVar[bool] = False
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
-        total = super().count(watch)
+        with suggest_mask_folder(self.mask_kind):
+            total = super().count(watch)
         every = None if self.selection is None else self.selection.list_all()
         if self.masks is not None and every is not None:
             require_some_mask(every, self.masks)
         return total
+
+    def count_unmasked(self, unmasked: int, images: int) -> tuple[int, int]:
+        """Returns how many images have no mask, and of how many images that is known.
+
+        The arguments say this of the images that had results.
+        """
+        return unmasked, images
 
     def describe_orphans(self) -> str | None:
         """Says how many records in OUT have no source among the inputs; None if all have one."""
@@ -665,7 +680,13 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
     def _find_mask(self, entry: Input) -> FoundMask:
         return NO_MASK if self._masks is None else find_mask(self._masks, entry.name)
 
-    def _count_unmasked(self, found: FoundMask) -> int:
+    def _count_unmasked(self, found: FoundMask, alpha: PatchMasks | None = None) -> int:
+        """Returns 1 if --masks has no file for an image, or if --mask finds that it is opaque.
+
+        `alpha` is None for an image that was not read, which does not count as opaque.
+        """
+        if self._options.mask_kind == "alpha":
+            return int(alpha is not None and alpha.upright is None)
         return int(self._masks is not None and found.path is None)
 
     def read(self, entry: Input, hold: Callable[[int], None]) -> _ReadImage | FileResult:
@@ -789,7 +810,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             name=work.name,
             upscaled=work.image.upscaled,
             unchecked=not work.image.soundness.is_checked,
-            unmasked=self._count_unmasked(work.found),
+            unmasked=self._count_unmasked(work.found, work.masks),
         )
         return Made.from_output(result, record)
 

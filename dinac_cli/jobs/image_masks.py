@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dinac_cli.errors import InputError, UsageError, describe_read_error
+from dinac_cli.errors import InputError, SameOutputError, UsageError, describe_read_error
 from dinac_cli.images.description import format_description, parse_description
 from dinac_cli.images.geometry import MASK_KEY
 from dinac_cli.images.masks import Mask, average_patches, drop_full
 from dinac_cli.storage.content import hash_file, read_content
 from dinac_cli.storage.inputs import Input
-from dinac_cli.storage.mask_files import MaskFiles
+from dinac_cli.storage.mask_files import MaskFiles, UnusedMasks
 
 if TYPE_CHECKING:
     from dinac_cli.images.reading import MaskFile
@@ -89,6 +89,19 @@ def require_some_mask(entries: Iterable[Input], folder: str) -> None:
         raise refuse_masks(folder, example)
 
 
+def find_unused_masks(masks: str, folders: Sequence[str] | None) -> UnusedMasks | None:
+    """Returns the files in the folder `masks` that belong to no image; None if there are none.
+
+    `folders` hold all images of the run; None if other inputs may be images, too. Then it is
+    unknown which masks belong to none, as if `masks` holds too many files or cannot be listed.
+    """
+    if folders is None:
+        return None
+    with suppress(InputError):
+        return MaskFiles(masks).find_unused(folders)
+    return None
+
+
 def refuse_masks(folder: str, example: str) -> UsageError:
     """Returns the error for a folder without a mask of any image, such as `example`."""
     stem = os.path.splitext(example)[0]
@@ -96,6 +109,17 @@ def refuse_masks(folder: str, example: str) -> UsageError:
         f"--masks {folder}: holds no mask of any image, such as {stem}.png for {example}; "
         "check the folder and the names"
     )
+
+
+@contextmanager
+def suggest_mask_folder(kind: MaskKind) -> Iterator[None]:
+    """Adds to a SameOutputError what --mask does not do: it takes no folder of mask files."""
+    try:
+        yield
+    except SameOutputError as exc:
+        if kind != "alpha":
+            raise
+        raise UsageError(f"{exc}; for a folder of mask files, use --masks") from exc
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from dinac_cli.errors import UsageError
+from dinac_cli.errors import SameOutputError
 from dinac_cli.jobs.executor.phase import Watch, ignore_phase, watch_items
 from dinac_cli.storage.inputs import Input, InputSource, Search
 from dinac_cli.storage.naming import NameSet
@@ -58,8 +58,8 @@ class Listing:
     def list_first(self, watch: Watch = ignore_phase) -> None:
         """Lists the first `LISTED_FIRST` inputs.
 
-        Reports the phase `SCANNING` to `watch`. Raises UsageError if two of these inputs have the
-        same output.
+        Reports the phase `SCANNING` to `watch`. Raises SameOutputError if two of these inputs have
+        the same output.
         """
         first = watch_items(itertools.islice(self._inputs, LISTED_FIRST), watch, SCANNING)
         while chunk := list(itertools.islice(first, _CHUNK)):
@@ -139,7 +139,7 @@ class Listing:
         )
         return replace(entry, problem=problem)
 
-    def _refuse(self, second: Input, name: str, unlisted: list[Input]) -> UsageError:
+    def _refuse(self, second: Input, name: str, unlisted: list[Input]) -> SameOutputError:
         """Returns the error for two inputs with the same output."""
         first = next(
             entry.label
@@ -148,7 +148,7 @@ class Listing:
             and self._rename
             and self._names.equal(self._rename(entry.name), name)
         )
-        return UsageError(
+        return SameOutputError(
             f"{first} and {second.label} would both be written to {name}; "
             "give them different OUTs or rename one"
         )

@@ -45,7 +45,13 @@ from dinac_cli.jobs.freshness import (
     check_latents,
 )
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
-from dinac_cli.jobs.image_masks import NO_MASK, FoundMask, find_mask, require_some_mask
+from dinac_cli.jobs.image_masks import (
+    NO_MASK,
+    FoundMask,
+    find_mask,
+    require_some_mask,
+    suggest_mask_folder,
+)
 from dinac_cli.jobs.model_choice import choose_local_encoder, open_encoder, refuse_mixed_latents
 from dinac_cli.jobs.orphans import find_orphans
 from dinac_cli.jobs.pruning import Pruning
@@ -132,6 +138,7 @@ class PlannedFile:
             "bytes": self.size_bytes,
             "error": self.error,
             "upscaled": self.upscaled or None,
+            "unmasked": self.is_unmasked or None,
         }
         return {key: value for key, value in facts.items() if value is not None}
 
@@ -173,7 +180,8 @@ class PlanRequest:
         selection, output = self.encode.open_places()
         if not os.path.lexists(output.path):  # an existing OUT is checked only if there is work
             output.require_writable()
-        total = selection.count(output, name_latents, watch)
+        with suggest_mask_folder(self.encode.options.fill().mask_kind):
+            total = selection.count(output, name_latents, watch)
         masks, every = self.encode.options.masks, selection.list_all()
         if masks is not None and every is not None:
             require_some_mask(every, masks)

@@ -350,6 +350,12 @@ class InputRequest:
         selection.require_existing()
         return selection
 
+    @property
+    def whole_folders(self) -> tuple[str, ...] | None:
+        """The local folders whose files are all the inputs; None if the inputs are others."""
+        is_part = (self.files_from, self.shard, self.limit) != (None, None, None)
+        return None if is_part or not all(map(os.path.isdir, self.paths)) else self.paths
+
     def _read_list(self) -> bytes | None:
         if self.files_from is None or self.listed is not None:
             return self.listed

@@ -53,7 +53,8 @@ class FileResult:
     and `parts` are the results of further images of the shard: those that failed or need a line.
     `upscaled` of the images were scaled up; in `unchecked` of them, damage would not have been
     found. Beside `captions` of the images lay files or columns that were left out. For `unmasked`
-    of them, --masks has no file.
+    of them, --masks has no file, or --mask finds that they are opaque. `lacking` are the extensions
+    of --keep that an image has no file of.
     """
 
     file: str
@@ -81,6 +82,7 @@ class FileResult:
     parts: tuple[FileResult, ...] = ()
     captions: int = 0
     unmasked: int = 0
+    lacking: tuple[str, ...] = ()
 
     @classmethod
     def fail(
@@ -110,6 +112,12 @@ class FileResult:
         return self.pixels is not None
 
     @property
+    def lack(self) -> str:
+        """What the image has not, such as ", no mask, without txt"; empty if nothing lacks."""
+        mask = ", no mask" if self.unmasked and not self.is_shard else ""
+        return mask + (f", without {' and '.join(self.lacking)}" if self.lacking else "")
+
+    @property
     def failed(self) -> bool:
         """True if the run's exit code must report a failure because of this file."""
         return self.status in (Status.FAILED, Status.MISSING)
@@ -130,6 +138,10 @@ class FileResult:
             entry |= self.facts
         if self.details:
             entry["details"] = list(self.details)
+        if self.unmasked:
+            entry["unmasked"] = self.unmasked if self.is_shard else True
+        if self.lacking:
+            entry["lacking"] = list(self.lacking)
         if self.warnings:
             entry["warnings"] = list(self.warnings)
         return entry

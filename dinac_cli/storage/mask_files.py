@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
@@ -15,6 +15,9 @@ from dinac_cli.errors import InputError, UsageError, describe_read_error
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.storage.urls import hide_secrets, is_url
 
+MOST_COMPARED = 100_000
+"""In folders of more masks, those that belong to no image are not looked for."""
+
 _FOLDERS_KNOWN = 64  # inputs come folder by folder, but a list may name several in turn
 
 
@@ -23,6 +26,13 @@ class _Listed(NamedTuple):
 
     names: frozenset[str]
     suffixes: tuple[str, ...]
+
+
+class UnusedMasks(NamedTuple):
+    """Mask files that belong to no image: their number, and the path of the first."""
+
+    number: int
+    example: str
 
 
 class MaskFiles:
@@ -66,6 +76,25 @@ class MaskFiles:
             digest.update(ascii(state).encode())
         return digest.hexdigest()
 
+    def find_unused(self, folders: Sequence[str]) -> UnusedMasks | None:
+        """Returns the masks to whose names no image in `folders` belongs; None if there are none.
+
+        Skips hidden files. Also returns None if there are more than `MOST_COMPARED` masks. Raises
+        InputError if the folder cannot be listed.
+        """
+        list_images = lru_cache(_FOLDERS_KNOWN)(_list_image_stems)
+        count, example = 0, ""
+        for position, (name, _) in enumerate(self._walk(self._folder, "", ())):
+            if position == MOST_COMPARED:
+                return None
+            subfolder, base = os.path.split(os.path.splitext(name)[0])
+            places = (os.path.join(folder, *subfolder.split("/")) for folder in folders)
+            is_hidden = "/." in f"/{name}"
+            if not is_hidden and all(base not in list_images(place) for place in places):
+                count += 1
+                example = example or os.path.join(self._folder, *name.split("/"))
+        return UnusedMasks(count, example) if count else None
+
     def _walk(
         self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
     ) -> Iterator[tuple[str, os.stat_result | None]]:
@@ -106,6 +135,16 @@ class MaskFiles:
         except OSError as exc:
             self._refuse(exc)
         return _Listed(names, tuple(sorted({os.path.splitext(name)[1] for name in names})))
+
+
+def _list_image_stems(folder: str) -> frozenset[str]:
+    """Returns the names in a folder that may be images, without extensions."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return frozenset()
+    parts = map(os.path.splitext, names)
+    return frozenset(stem for stem, suffix in parts if not suffix or is_image_name(stem + suffix))
 
 
 def _unescape_name(name: str) -> str | None:

@@ -91,6 +91,52 @@ def test_a_part_without_any_mask_is_warned_of(work: Path, tmp_path: Path) -> Non
     )
 
 
+def test_opaque_images_and_a_folder_of_masks_are_warned_of(work: Path, tmp_path: Path) -> None:
+    """`--mask masks` is easily typed for `--masks masks`: then the masks are inputs."""
+    out = str(tmp_path / "out")
+    done = run("encode", "photos", "masks", out, "--mask", cwd=work)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "dinac: photos/a.png and masks/a.png would both be written to a.png.dinac; "
+        "give them different OUTs or rename one; for a folder of mask files, use --masks\n"
+    )
+    opaque = run("encode", "photos", out, "--mask", "--json", cwd=work)
+    assert (opaque.code, opaque.objects[-1]["unmasked"]) == (0, 2)
+    assert opaque.err == (
+        "dinac: WARNING: no image has transparency, so everything counts; "
+        "for a folder of mask files, use --masks\n"
+    )
+
+
+def test_images_without_a_mask_and_masks_without_an_image_are_named(
+    work: Path, tmp_path: Path
+) -> None:
+    masks = tmp_path / "mk"
+    masks.mkdir()
+    for name in ("a.png", "tpyo.png", "._a.png"):
+        Image.fromarray(MASKED).save(masks / name)
+    unused = f"dinac: 1 mask in {masks} belongs to no image: {masks}/tpyo.png; check its name\n"
+    none = f"dinac: without a mask in {masks}, so everything counts: 1 image\n"
+    options = ("--masks", str(masks), "-v")
+    for count, out in enumerate(("loose", "shards")):
+        request = ("photos", str(tmp_path / out), *options, *("--shard-size", "1") * count)
+        planned = run("plan", *request, "--quick", cwd=work)
+        assert f"{unused.removeprefix('dinac: ')}" in planned.out
+        assert ("dinac: new photos/b.png (no mask)\n" in planned.err) == (not count)
+        done = run("encode", *request, cwd=work)
+        assert done.err.endswith(none + unused)
+        assert done.err.count("photos/b.png") == done.err.count("no mask)") == 1
+        again = run("encode", "photos", str(tmp_path / out), *options[:2], cwd=work)
+        assert again.err == none + unused
+    part = run("encode", "photos", str(tmp_path / "part"), *options, "--limit", "1", cwd=work)
+    assert "tpyo" not in part.err
+    first = run("encode", "photos", str(tmp_path / "json"), *options, "--json", cwd=work).objects
+    assert {one["name"]: one.get("unmasked") for one in first[:-1]} == {
+        "a.png": None,
+        "b.png": True,
+    }
+
+
 def test_info_shows_how_much_counts(work: Path) -> None:
     one = run("info", "latents/a.png.dinac", cwd=work)
     assert "\nmask           50.1% counts\n" in one.out

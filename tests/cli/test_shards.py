@@ -86,6 +86,27 @@ def test_captions_that_were_left_out_are_named_once(photos: Path, tmp_path: Path
     assert encode(tmp_path, "--shard-size", "1").err == ""
 
 
+def test_images_without_a_file_to_keep_are_named(photos: Path, tmp_path: Path) -> None:
+    names = sorted(path for path in photos.iterdir() if path.suffix == ".png")
+    for path in names[1:]:
+        path.with_suffix(".txt").write_text("")  # an empty caption
+    done = encode(tmp_path, "--shard-size", "4", "--keep", "txt,json", "--json")
+    assert done.code == 0
+    first = names[0].relative_to(tmp_path)
+    assert done.err == (
+        f"dinac: without json: {len(names)} images, such as {first}\n"
+        f"dinac: without txt: 1 image: {first}\n"
+    )
+    objects = {one["file"]: one.get("lacking") for one in done.objects[:-1]}
+    assert objects[str(first)] == ["json", "txt"]
+    assert [lacking for lacking in objects.values() if lacking] == [
+        ["json", "txt"],
+        *[["json"]] * (len(names) - 1),
+    ]
+    assert done.objects[-1]["lacking"] == {"json": len(names), "txt": 1}
+    assert done.objects[-1]["written"] == len(names)
+
+
 def test_archives_without_images_are_named(photos: Path, tmp_path: Path) -> None:
     """Such as the shards of a run, which are no inputs of the next one."""
     assert encode(tmp_path, "--shard-size", "4").code == 0

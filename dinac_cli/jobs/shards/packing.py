@@ -40,7 +40,7 @@ from dinac_cli.jobs.shards.run_settings import (
     read_settings,
 )
 from dinac_cli.jobs.shards.sample import Sample, SampleChoice, list_samples, read_beside
-from dinac_cli.jobs.shards.shard import SOURCE_CHANGED, Shard
+from dinac_cli.jobs.shards.shard import MASKS_CHANGED, SOURCE_CHANGED, Shard
 from dinac_cli.storage.content import Content, read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.markers import RUN_NAME, name_marker
@@ -136,7 +136,14 @@ class ShardJob(Job[Shard, Any, Any]):
 
     def explain_again(self, shard: Shard) -> str | None:
         """Says why a shard is encoded again; None if it is new, or if the user asks for that."""
-        return SOURCE_CHANGED if shard.is_stale and self._replaces is None else None
+        if not shard.is_stale or self._replaces is not None:
+            return None
+        return MASKS_CHANGED if self.mask_kind == "files" else SOURCE_CHANGED
+
+    @property
+    def mask_kind(self) -> str:
+        """The `MaskKind` of the run."""
+        return self._settings.mask
 
     def _compare(self, held: RunSettings, own: RunSettings) -> None:
         place = self.store.locate("")
@@ -322,7 +329,7 @@ class _Packing:
 
     def _add(self, pack: OpenShard, sample: Sample, made: Made) -> None:
         """Adds an image to its tar. Runs in the packer's thread."""
-        result = made.result
+        result = self._note_lacking(sample, made.result)
         if pack.error is None and result.error == StorageError.__name__:
             pack.error = StorageError(result.reason or "", result.details)
         if pack.error is not None:
@@ -332,7 +339,7 @@ class _Packing:
             pack.failures.append(result)
             pack.failed_keys.append(sample.key)
             return
-        if result.status is not Status.WRITTEN or result.warnings:
+        if result.status is not Status.WRITTEN or result.warnings or self._is_named(result):
             pack.remarked.append(result)
         if result.status is not Status.WRITTEN:
             return
@@ -346,6 +353,19 @@ class _Packing:
             pack.error = exc  # the tar may lack a part, so it gets no name
             if isinstance(exc, UnwritableDiskError) or not isinstance(exc, DinacError):
                 raise
+
+    def _is_named(self, result: FileResult) -> bool:
+        """True for an image that lacks a file that the user asked for. Opaque images are many."""
+        lacks_mask = bool(result.unmasked) and self._job.mask_kind == "files"
+        return lacks_mask or bool(result.lacking)
+
+    def _note_lacking(self, sample: Sample, result: FileResult) -> FileResult:
+        """Adds to the result of an encoded image which files to keep are not beside it."""
+        keep = self._job.choice.keep
+        lacking = tuple(extension for extension in keep if extension not in sample.beside)
+        if result.status is not Status.WRITTEN or not lacking:
+            return result
+        return replace(result, lacking=lacking)
 
     def _close_taken(self) -> None:
         """Commits the shards whose images all have a result."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from dinac_cli.container.names import escape_name, find_name_fault
-from dinac_cli.errors import InputError, UsageError
+from dinac_cli.errors import InputError, SameOutputError, UsageError
 from dinac_cli.images.formats import is_image_name
 from dinac_cli.jobs.image_masks import find_mask
 from dinac_cli.jobs.request import IMAGES, InputRequest
@@ -121,14 +121,14 @@ class ShardInputs:
         return bool(self._loose_paths) or self.request.files_from is not None
 
     def list_loose(self) -> Iterator[LooseFile]:
-        """Yields the loose images. Raises UsageError if two of them have the same key."""
+        """Yields the loose images. Raises SameOutputError if two of them have the same key."""
         keys = NameSet()
         for file in self._list_files():
             key = make_key(file.name)
             if not keys.add(key) and file.problem is None:
                 first = next(f for f in self._list_files() if keys.equal(make_key(f.name), key))
                 names = f"{hide_secrets(first.path)} and {hide_secrets(file.path)}"
-                raise UsageError(
+                raise SameOutputError(
                     f"{names} would both have the key {key}; rename one, or leave it out with "
                     "--exclude"
                 )

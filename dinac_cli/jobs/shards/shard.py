@@ -20,6 +20,9 @@ MAX_SHARD_SIZE = 1_000_000
 SOURCE_CHANGED = "its source has changed"
 """Why a shard is encoded again, unless the user asks for that."""
 
+MASKS_CHANGED = "its source or a mask has changed"
+"""The same with --masks: the fingerprint of a shard does not tell which of them it was."""
+
 _FOLDER_SHARDS = 1000
 _FINGERPRINT_DIGITS = 16
 _MOST_DIGITS = 12

@@ -21,6 +21,7 @@ from dinac_cli.jobs.executor.pool import run_in_processes
 from dinac_cli.jobs.executor.ray import run_on_ray
 from dinac_cli.jobs.freshness import is_latent_file
 from dinac_cli.jobs.held import HeldRecord, announce_followed
+from dinac_cli.jobs.image_masks import suggest_mask_folder
 from dinac_cli.jobs.listing import SCANNING
 from dinac_cli.jobs.model_choice import choose_encoder, explain_default
 from dinac_cli.jobs.request import Announce, advise_on_images, refuse_file_name
@@ -78,7 +79,9 @@ def open_shard_run(request: EncodeRequest, announce: Announce) -> ShardRun:
         model=setup.model,
         why_model=explain_default(request.model, setup.held, setup.model),
         geometry=setup.options.geometry,
+        mask_kind=setup.options.mask_kind,
         masks=setup.options.masks,
+        whole_folders=request.inputs.whole_folders,
         plan=setup.plan,
         threads=setup.threads,
     )
@@ -203,12 +206,19 @@ class ShardRun(EncodeRun):
         return self.plan.inputs.others
 
     def count(self, watch: Watch = ignore_phase) -> int | None:
-        self.plan.make(watch)
+        with suggest_mask_folder(self.mask_kind):
+            self.plan.make(watch)
         return self.plan.total
 
     @property
     def total(self) -> int | None:
         return self.plan.total
+
+    def count_unmasked(self, unmasked: int, images: int) -> tuple[int, int]:
+        """Counts the images of finished shards too, unless they are in tars, or this is a part."""
+        if self.masks is None or self.plan.total is None:
+            return unmasked, images
+        return self.plan.unmasked, self.plan.total
 
     def describe_orphans(self) -> str | None:
         vanished = self.plan.vanished

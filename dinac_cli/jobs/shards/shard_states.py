@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from dinac_cli.jobs.shards.loose_plan import GONE
-from dinac_cli.jobs.shards.shard import SOURCE_CHANGED, Shard, ShardKind
+from dinac_cli.jobs.shards.shard import MASKS_CHANGED, SOURCE_CHANGED, Shard, ShardKind
 from dinac_cli.jobs.shards.shard_run import ShardPlan
 from dinac_cli.storage.atomic import refuse_foreign
 
@@ -161,7 +161,7 @@ def _judge(plan: ShardPlan, shard: Shard) -> tuple[ShardState, str | None]:
     if has_tar and contents.marks.get(name) == {shard.fingerprint}:
         return ShardState.DAMAGED, "its tar has changed"
     if has_mark and has_tar:
-        return ShardState.STALE, SOURCE_CHANGED
+        return ShardState.STALE, SOURCE_CHANGED if plan.inputs.masks is None else MASKS_CHANGED
     if has_mark:
         return ShardState.DAMAGED, "its tar is gone"
     return ShardState.NEW, "a run that was stopped left its tar" if has_tar else None

@@ -187,7 +187,8 @@ def test_captions_beside_loose_images_of_a_remote_folder(tmp_path: Path) -> None
     assert [each.captions for each in encode(place, out, shard_size=3)] == [1]
     assert [each.captions for each in encode(place, out, shard_size=3)] == [0]  # nothing to do
     kept = encode(place, tmp_path / "kept", shard_size=3, keep=("json", "txt"))
-    assert [each.captions for each in kept] == [0]
+    assert sum(each.captions for each in kept) == 0
+    assert {each.name: each.lacking for each in kept if each.lacking} == {"b.png": ("json", "txt")}
 
 
 def test_folders_of_captions_are_listed_once(
