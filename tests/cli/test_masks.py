@@ -91,6 +91,21 @@ def test_a_part_without_any_mask_is_warned_of(work: Path, tmp_path: Path) -> Non
     )
 
 
+def test_a_mask_that_cannot_be_used_is_one(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("a.png", "a.webp"):
+        (tmp_path / "masks" / name).write_text("no image")
+    masks = ("--masks", str(tmp_path / "masks"))
+    hint = f"without a mask in {masks[1]}, so everything counts: 1 image\n"
+    for shards in ((), ("--shard-size", "2")):
+        request = ("photos", str(tmp_path / f"out{len(shards)}"), *masks, *shards)
+        done = run("encode", *request, cwd=work)
+        assert done.code == 3
+        assert done.err.endswith(f"a.png, a.webp; keep one\ndinac: {hint}")
+        planned = run("plan", *request, "--quick", cwd=work)
+        assert f"\n{hint}" in planned.out
+
+
 def test_info_shows_how_much_counts(work: Path) -> None:
     one = run("info", "latents/a.png.dinac", cwd=work)
     assert "\nmask           50.1% counts\n" in one.out
