@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dinac_cli.commands.screen.tables import count_images
 
 
-def describe_unmasked(unmasked: int, images: int, masks: str | None) -> Iterator[str]:
+def describe_unmasked(unmasked: int, images: int | None, masks: str | None) -> Iterator[str]:
     """Says how many of the images have no mask, if there are any.
 
-    `masks` is the folder of --masks; None for --mask.
+    `masks` is the folder of --masks; None for --mask. `images` is None if there are more images, of
+    which nobody knows yet.
     """
     if not unmasked:
         return
