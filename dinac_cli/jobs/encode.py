@@ -286,7 +286,10 @@ class EncodeChoice:
             return options
         follows_mask = self.masks is None and self.mask is None
         if follows_mask and held.mask_kind == "files":
-            raise UsageError(f"{held.path} was made with --masks; {held.masks_advice}")
+            raise UsageError(
+                f"{held.path} was made with --masks; name the folder with --masks again, or choose "
+                "another OUT"
+            )
         follows_anonymity = self.anonymous is None and held.header.is_anonymous
         if follows_anonymity and self.checksum:
             raise UsageError(

@@ -129,8 +129,8 @@ class WantedLatents:
     `container.tensors.COMPANIONS`. A record may hold more tensors. If `anonymous` is set, a record
     that names its source is a conflict. If `anonymous` is not set, an anonymous record is accepted,
     because it reveals nothing. If `damaged` is "fail", a record of a damaged image is not accepted.
-    `mask_kind` says where masks come from. A record that was made without masks is stale; one with
-    masks of another kind is a conflict. If it is "none", any mask is accepted.
+    `mask_kind` says where masks come from. A record that was made without masks is stale if masks
+    are required; one with masks of another kind, or with masks if it is "none", is a conflict.
     """
 
     model: ModelHandle
@@ -191,7 +191,7 @@ class WantedLatents:
         if find_geometry(header.image) != self.geometry.text:
             return self._compare_geometry(find_geometry(header.image))
         kind = read_mask_kind(header.image)
-        if NO_MASK_KIND not in (kind, self.mask_kind) and kind != self.mask_kind:
+        if kind not in (NO_MASK_KIND, self.mask_kind):
             return Conflict(f"latents with {MASK_OPTIONS[kind]}", MASK_OPTIONS[self.mask_kind])
         if self.anonymous and not header.is_anonymous:
             return Conflict("a record that names its source", "--anonymous")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import ImageError, UsageError
@@ -42,9 +41,6 @@ class HeldRecord:
     path: str
     header: RecordHeader
     companions: frozenset[str] = frozenset()
-
-    masks_advice: ClassVar[str] = "name the folder with --masks again, or add --no-mask"
-    """What to do if OUT was made with --masks and the run has no such option."""
 
     @property
     def background(self) -> tuple[int, int, int] | None:

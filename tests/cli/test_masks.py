@@ -81,10 +81,14 @@ def test_the_folder_must_be_named_again(work: Path) -> None:
         assert (done.code, done.out) == (2, "")
         assert done.err == (
             "dinac: latents/a.png.dinac was made with --masks; name the folder with --masks again, "
-            "or add --no-mask\n"
+            "or choose another OUT\n"
         )
     done = run("encode", "photos", "latents", "--no-mask", cwd=work)
-    assert (done.code, done.out) == (0, "0 encoded with nano, 2 already done\n")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "dinac: latents holds latents with --masks; you asked for --no-mask "
+        "(latents/a.png.dinac); choose another OUT, or add --overwrite to re-encode everything\n"
+    )
 
 
 def test_a_part_without_any_mask_is_warned_of(work: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from dinac_cli.codec.handle import ModelHandle
 from dinac_cli.container.header import PRECISIONS, RecordHeader
@@ -216,9 +216,6 @@ class HeldRun(HeldRecord):
     """The settings of OUT, as if a record held them: a run follows them in the same way."""
 
     settings: RunSettings | None = None
-
-    # All records in shards have masks of one kind.
-    masks_advice: ClassVar[str] = "name the folder with --masks again, or choose another OUT"
 
     @classmethod
     def of(cls, path: str, settings: RunSettings) -> HeldRun:
