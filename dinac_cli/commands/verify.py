@@ -23,6 +23,14 @@ SourceFolder = Annotated[
         "hash.",
     ),
 ]
+MaskFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--masks",
+        metavar="DIR",
+        help="Folder of encode --masks. Each mask must still be the one that was encoded.",
+    ),
+]
 Reencode = Annotated[
     float | None,
     typer.Option(
@@ -64,6 +72,7 @@ def verify(
     *,
     latents: opt.Latents = None,
     source: SourceFolder = None,
+    masks: MaskFolder = None,
     reencode: Reencode = None,
     max_delta: MaxDelta = None,
     files_from: opt.FilesFrom = None,
@@ -99,6 +108,7 @@ def verify(
     request = VerifyRequest(
         inputs=read_inputs(latents, files_from, null, root, exclude, limit, shard),
         source=source,
+        masks=masks,
         reencode=reencode,
         max_delta=max_delta,
         model=ModelChoice(model=model, revision=revision, device=device, dtype=dtype),

@@ -213,6 +213,24 @@ def is_mask_current(description: str, mask: FoundMask, written: os.stat_result) 
         return value == f"{_FILE}-{hash_file(mask.path)}"
 
 
+def describe_mask_change(description: str, mask: FoundMask) -> str | None:
+    """Returns how the mask of a record differs from what --masks has for its image, or None.
+
+    An anonymous record holds no hash: its mask must only exist. Raises InputError if the mask
+    cannot be read.
+    """
+    value = parse_description(description).get(MASK_KEY, "")
+    if read_mask_kind(description) != "files":
+        return "was encoded without --masks; run encode --masks"
+    if mask.path is None:
+        return None if value == _ABSENT else "its mask is gone; run encode --masks again"
+    if value == _ABSENT:
+        return f"has a mask now, {mask.path}; run encode --masks again"
+    with _name_errors(mask.path):
+        is_same = value in (_FILE, f"{_FILE}-{hash_file(mask.path)}")
+    return None if is_same else f"its mask {mask.path} has changed; run encode --masks again"
+
+
 @contextmanager
 def _name_errors(path: str) -> Iterator[None]:
     try:

@@ -28,7 +28,13 @@ from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
-from dinac_cli.jobs.image_masks import MASK_OPTIONS, read_mask_kind
+from dinac_cli.jobs.image_masks import (
+    MASK_OPTIONS,
+    NO_MASK,
+    describe_mask_change,
+    find_mask,
+    read_mask_kind,
+)
 from dinac_cli.jobs.model_choice import ModelChoice, choose_encoders, demand_library
 from dinac_cli.jobs.reencode import (
     Candidate,
@@ -54,6 +60,7 @@ from dinac_cli.jobs.shards.shard_folder import TarOrigin
 from dinac_cli.storage.content import hash_file
 from dinac_cli.storage.inputs import TAR_SUFFIX, Input
 from dinac_cli.storage.markers import RUN_NAME
+from dinac_cli.storage.mask_files import MaskFiles, require_mask_folder
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.urls import hide_secrets, is_url
 
@@ -63,11 +70,13 @@ class VerifyOptions:
     """The checks in addition to the check for damage. If a value is None, its check is skipped.
 
     `model` is the model that must have encoded every record. `source` is the folder of the images.
-    `reencoding` describes the sample to re-encode, and needs `source`.
+    `masks` is the folder of --masks. `reencoding` describes the sample to re-encode, and needs
+    `source`.
     """
 
     model: ModelHandle | None = None
     source: str | None = None
+    masks: str | None = None
     reencoding: Reencoding | None = None
 
 
@@ -75,13 +84,15 @@ class VerifyOptions:
 class VerifyRequest(Request[Run]):
     """A request to verify the records of `inputs`.
 
-    `source` is the folder of the images that were encoded. `reencode` is the share of records to
+    `source` is the folder of the images that were encoded, and `masks` that of their masks, from
+    `encode --masks`. `reencode` is the share of records to
     re-encode, in percent. `max_delta` is the largest difference allowed (None: see `Reencoding`).
     If a `model` is named, this model must have encoded every record.
     """
 
     inputs: InputRequest
     source: str | None = None
+    masks: str | None = None
     reencode: float | None = None
     max_delta: float | None = None
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -101,6 +112,8 @@ class VerifyRequest(Request[Run]):
     def open(self, announce: Announce = keep_quiet) -> Run:
         if self.source is not None:
             _require_folder(self.source)
+        if self.masks is not None:
+            require_mask_folder(self.masks)
         selection = self.inputs.select(LATENTS, checks=True)
         named = self.model.resolve(announce)
         model = None if named is None else ModelHandle(named, "encoder", self.model)
@@ -116,7 +129,9 @@ class VerifyRequest(Request[Run]):
             models = choose_encoders(named, self.model)
             refuse_devices(self.model.device, "--reencode")
             reencoding = Reencoding(self.reencode, models, self.max_delta)
-        options = VerifyOptions(model=model, source=self.source, reencoding=reencoding)
+        options = VerifyOptions(
+            model=model, source=self.source, masks=self.masks, reencoding=reencoding
+        )
         work = partial(verify_inputs, selection, options, limit=selection.limit)
         return Run(work=work, selection=selection)
 
@@ -125,6 +140,7 @@ def verify_files(
     latents: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     source: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
     reencode: float | None = None,
     max_delta: float | None = None,
     model: str = "auto",
@@ -140,6 +156,7 @@ def verify_files(
     request = VerifyRequest(
         inputs=InputRequest(paths=list_paths(latents)),
         source=None if source is None else os.fspath(source),
+        masks=None if masks is None else os.fspath(masks),
         reencode=reencode,
         max_delta=max_delta,
         model=ModelChoice(model=model, device=device, dtype=dtype),
@@ -180,6 +197,7 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
 
     def __init__(self, options: VerifyOptions) -> None:
         self._options = options
+        self._masks = None if options.masks is None else MaskFiles(options.masks)
 
     def read(self, entry: Candidate, hold: Callable[[int], None]) -> _SourcePixels | FileResult:
         data = entry.read()
@@ -233,7 +251,8 @@ class VerifyJob(Job[Candidate, _SourcePixels, Twins]):
         other = None if self._options.model is None else describe_model(header, self._options.model)
         lone = describe_lone(record)
         unlike = describe_unlike_run(entry.origin, record)
-        findings = [text for text in (lone, other, unlike, source and source.finding) if text]
+        mask = None if self._masks is None else check_mask(self._masks, entry, header)
+        findings = [text for text in (lone, other, unlike, source and source.finding, mask) if text]
         return FileResult(
             entry.label,
             Status.FAILED if findings else Status.VERIFIED,
@@ -343,6 +362,23 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
         return SourceCheck(SourceState.CHANGED, path, finding)
     is_known = header.source_sha256 is not None
     return SourceCheck(SourceState.UNCHANGED if is_known else SourceState.UNKNOWN, path)
+
+
+def check_mask(masks: MaskFiles, entry: RecordEntry, header: RecordHeader) -> str | None:
+    """Returns a finding if the mask of a record is not what `masks` has for its image, or None.
+
+    Looks for the mask under the names under which `check_source` looks for the source. An anonymous
+    record of a stream has no name, so nothing is found.
+    """
+    names = tuple(_list_names(entry, header))
+    if not names:
+        return None
+    try:
+        found = (find_mask(masks, name) for name in names)
+        mask = next((each for each in found if each.path is not None), NO_MASK)
+        return describe_mask_change(header.image, mask)
+    except InputError as exc:
+        return str(exc)
 
 
 def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:

@@ -461,6 +461,35 @@ def test_masks_pass_verify_and_its_encoding(photos: Path, masks: Path, tmp_path:
     assert {result.delta for result in results} == {0.0}
 
 
+def test_verify_finds_masks_that_changed(photos: Path, masks: Path, tmp_path: Path) -> None:
+    def find(out: Path) -> dict[str, str | None]:
+        return {
+            result.file[len(str(out)) + 1 :]: result.reason
+            for result in verify_files(out, masks=masks)
+        }
+
+    out, anonymous, plain = (tmp_path / name for name in ("out", "anonymous", "plain"))
+    encode(photos, out, masks=masks)
+    encode(photos, anonymous, masks=masks, anonymous=True)
+    encode(photos, plain)
+    names = [f"{name}.dinac" for name in ("a.png", "c.png", "trip/b.png")]
+    assert find(out) == find(anonymous) == dict.fromkeys(names)
+    assert set(find(plain).values()) == {"was encoded without --masks; run encode --masks"}
+    save_mask(masks / "a.png", LEFT[:, ::-1].copy())
+    save_mask(masks / "c.png", LEFT)
+    (masks / "trip/b.jpeg").unlink()
+    again = "run encode --masks again"
+    changed = {
+        names[0]: f"its mask {masks}/a.png has changed; {again}",
+        names[1]: f"has a mask now, {masks}/c.png; {again}",
+        names[2]: f"its mask is gone; {again}",
+    }
+    assert find(out) == changed
+    assert find(anonymous) == changed | {names[0]: None}
+    encode(photos, out, masks=masks)
+    assert find(out) == dict.fromkeys(names)
+
+
 def test_descriptions() -> None:
     text, sha256 = "alpha=none;frame=1/1", "ab" * 32
     assert describe_mask(text, "none", None) == text
