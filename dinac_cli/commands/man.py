@@ -17,7 +17,14 @@ from dinac_cli.commands.examples import list_examples
 from dinac_cli.commands.parser import list_arguments
 from dinac_cli.commands.screen.console import Console
 from dinac_cli.commands.screen.pages import show_page
-from dinac_cli.commands.topics import TOPICS, prepare_page, read_page
+from dinac_cli.commands.topics import (
+    TOPICS,
+    find_section,
+    prepare_page,
+    prepare_section,
+    read_page,
+    read_section,
+)
 from dinac_cli.commands.values import complete, find_nearest
 from dinac_cli.errors import UsageError
 
@@ -61,7 +68,7 @@ Page = Annotated[
 
 
 def man(context: typer.Context, page: Page = None) -> None:
-    """Show the manual, or one of its pages.
+    """Show the manual, or one of its pages; a heading of a page, such as masks, shows its section.
 
     In a pipe, the manual is in the man(7) format, ready to install, and a page is in Markdown.
     """
@@ -86,13 +93,21 @@ def list_commands(context: typer.Context) -> list[str]:
 def print_page(name: str, known: Iterable[str], what: str = "page") -> None:
     """Shows a page on a terminal, or prints its Markdown source.
 
-    Raises UsageError if there is no such page; the error suggests the nearest `known` names.
+    If there is no such page, shows the section with this heading, such as "masks". Raises
+    UsageError if there is none either; the error suggests the nearest `known` names.
     """
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    if name not in TOPICS and (section := find_section(name)) is not None:
+        if is_terminal:
+            show_page(prepare_section(section))
+        else:
+            Console().print_result(read_section(section))
+        return
     if name not in TOPICS:
         nearest = " or ".join(f"'{near}'" for near in find_nearest(name, known))
         advice = f"did you mean {nearest}?" if nearest else f"'{PROGRAM} help' lists all names"
         raise UsageError(f"no {what} '{name}'; {advice}")
-    if sys.stdout is not None and sys.stdout.isatty():
+    if is_terminal:
         show_page(prepare_page(name))
     else:
         Console().print_result(read_page(name).rstrip("\n"))

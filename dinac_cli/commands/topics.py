@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n+", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"(#+) (.+)")
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:)([^)\s]+)\)")
 """Matches a link that is no image and has no scheme such as `https:`."""
 
@@ -52,6 +54,62 @@ def read_page(topic: str) -> str:
     return (PACKAGE / TOPICS[topic].path).read_text(encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Section:
+    """A section of the page of a topic: from the line `first`, counted from 0, to before `end`.
+
+    The lines are those of the page without its front matter.
+    """
+
+    topic: str
+    first: int
+    end: int
+
+    def cut(self, page: str) -> str:
+        """Returns the section of the page, and where the page is."""
+        lines = page.splitlines()[self.first : self.end]
+        text = "\n".join(lines).rstrip()
+        return f"{text}\n\nThis is a section of `dinac man {self.topic}`."
+
+
+def find_section(heading: str) -> Section | None:
+    """Returns the first section with this heading, in any case; None if no page has it."""
+    for topic in TOPICS:
+        level = first = 0
+        for number, depth, title in _list_headings(page := _strip(read_page(topic))):
+            if level and depth <= level:
+                return Section(topic, first, number)
+            if not level and depth > 1 and title.casefold() == heading.casefold():
+                level, first = depth, number
+        if level:
+            return Section(topic, first, len(page.splitlines()))
+    return None
+
+
+def _list_headings(page: str) -> Iterator[tuple[int, int, str]]:
+    """Yields the number of the line, the level and the text of each heading of a page."""
+    is_code = False
+    for number, line in enumerate(page.splitlines()):
+        is_code ^= line.startswith("```")
+        if not is_code and (match := _HEADING.match(line)):
+            yield number, len(match[1]), match[2].replace("`", "")
+
+
+def _strip(page: str) -> str:
+    """Returns a page without its front matter."""
+    return _FRONT_MATTER.sub("", page)
+
+
+def read_section(section: Section) -> str:
+    """Returns the Markdown source of a section."""
+    return section.cut(_strip(read_page(section.topic)))
+
+
+def prepare_section(section: Section) -> str:
+    """Returns a section for a terminal; see `prepare_page`."""
+    return section.cut(prepare_page(section.topic))
+
+
 def prepare_page(topic: str) -> str:
     """Returns a page for a terminal: without front matter, and without links to files.
 
@@ -66,4 +124,4 @@ def prepare_page(topic: str) -> str:
         name = pages.get(target)
         return link[1] if name in (None, topic) else f"{link[1]} (`dinac man {name}`)"
 
-    return _LINK.sub(replace, _FRONT_MATTER.sub("", read_page(topic)))
+    return _LINK.sub(replace, _strip(read_page(topic)))

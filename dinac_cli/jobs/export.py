@@ -20,7 +20,7 @@ from dinac_cli.jobs.executor.budget import map_bounded
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export_forms import (
     FORMS,
-    LATENTS_CHANGED,
+    RECORD_CHANGED,
     Exported,
     is_sealed_json,
     refuse_changed,
@@ -327,7 +327,7 @@ class _FileExporter(Exporter):
             raise
         except OutputError as exc:
             return item.fail(exc)
-        return item.finish(target, len(data), LATENTS_CHANGED if is_stale else None)
+        return item.finish(target, len(data), RECORD_CHANGED if is_stale else None)
 
 
 @dataclass(frozen=True)

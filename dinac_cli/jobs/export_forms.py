@@ -33,7 +33,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 RECORD_KEY, CONTENT_KEY = "record", "content"
 
-LATENTS_CHANGED = "the latents have changed"
+RECORD_CHANGED = "the record has changed"
 """Why a run replaces an export."""
 
 _DTYPES = {"F32": "<f4", "I64": "<i8"}

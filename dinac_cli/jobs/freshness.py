@@ -427,7 +427,7 @@ def check_image(target: str, wanted: WantedImage) -> Verdict:
             "choose another OUT or add --overwrite"
         )
     if stamp.get("record") != wanted.record_hash:
-        return Verdict(State.STALE, "the latents have changed")
+        return Verdict(State.STALE, "the record has changed")
     return Verdict(State.DONE)
 
 

@@ -352,7 +352,8 @@ def _plan_file(
         fate = Fate.DAMAGED if verdict.cause is Cause.DAMAGE else Fate.STALE
     if fate is Fate.STALE and verdict.cause is not None:
         changed = verdict.cause.value
-        reason = f"{reason} ({changed})"
+        if verdict.cause is not Cause.MASK:  # whose reason names the mask already
+            reason = f"{reason} ({changed})"
     planned = PlannedFile(entry.label, fate, target, reason, changed)
     return _plan_work(entry, planned, output, options)
 

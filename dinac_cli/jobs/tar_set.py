@@ -25,7 +25,7 @@ from dinac_cli.errors import (
 )
 from dinac_cli.jobs.export_forms import (
     CONTENT_KEY,
-    LATENTS_CHANGED,
+    RECORD_CHANGED,
     RECORD_KEY,
     UNREADABLE,
     Exported,
@@ -194,7 +194,7 @@ class TarSet:
                 if has_masks != self.masks:
                     stale = "it has a mask" if has_masks else "it has no mask"
                 if record != hash(record_hash):
-                    stale = LATENTS_CHANGED
+                    stale = RECORD_CHANGED
                 return Place(self.output.locate(self._tars[tar]), identity, stale)
         return None
 

@@ -133,6 +133,13 @@ def test_a_page_in_a_pipe_is_its_source(topic: str) -> None:
         assert run("help", topic) == done
 
 
+def test_a_heading_shows_its_section() -> None:
+    done = run("man", "masks")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("## Masks\n")
+    assert done.out.endswith("This is a section of `dinac man images`.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from dinac_cli.commands import topics
-from dinac_cli.commands.topics import PACKAGE, TOPICS, Topic, prepare_page, read_page
+from dinac_cli.commands.topics import (
+    PACKAGE,
+    TOPICS,
+    Topic,
+    find_section,
+    prepare_page,
+    prepare_section,
+    read_page,
+    read_section,
+)
 
 
 def test_every_page_of_the_package_has_a_topic() -> None:
@@ -23,6 +32,27 @@ def test_a_page_begins_with_a_title_and_says_something(topic: str) -> None:
     assert title.startswith("# ")
     assert len(text.split()) >= 5
     assert prepare_page(topic) in read_page(topic) or "dinac man" in prepare_page(topic)
+
+
+@pytest.mark.parametrize(
+    ("heading", "topic", "first", "last"),
+    [
+        ("masks", "images", "## Masks", "## Diffusion settings"),
+        ("Captions", "training", "### Captions", "### Captions in shards"),
+        ("report a problem", "troubleshooting", "## Report a problem", None),
+    ],
+)
+def test_a_heading_names_its_section(
+    heading: str, topic: str, first: str, last: str | None
+) -> None:
+    section = find_section(heading)
+    assert section is not None
+    assert section.topic == topic
+    for text in (read_section(section), prepare_section(section)):
+        assert text.startswith(f"{first}\n\n")
+        assert text.endswith(f"\n\nThis is a section of `dinac man {topic}`.")
+        assert last is None or last not in text
+    assert find_section("nothing of the kind") is None
 
 
 def test_links_to_pages_become_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

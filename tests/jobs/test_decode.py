@@ -229,7 +229,7 @@ class TestSecondRun:
         (latents / "b.jpg.dinac").write_bytes((latents / "c.jpg.dinac").read_bytes())
         results = decode(latents, images_out(tmp_path / "expected"), decoder)
         changed = [result for result in results if result.status is Status.WRITTEN]
-        assert reasons(changed) == {"b.jpg.dinac": "the latents have changed"}
+        assert reasons(changed) == {"b.jpg.dinac": "the record has changed"}
         now = read_tree(tmp_path / "expected")
         assert now["b.jpg.png"] == now["c.jpg.png"] == expected["c.jpg.png"]
 

@@ -120,7 +120,7 @@ def test_another_run_adds_what_is_new_and_replaces_what_is_stale(
     assert export(out, form, latents) == {
         "a.jpg": "done",
         "aa.png": "written",
-        "b.png": "the latents have changed",
+        "b.png": "the record has changed",
         "sub/c.d.png": "done",
         "sub/e": "done",
     }
@@ -390,7 +390,7 @@ def test_alternating_stale_samples_rewrite_each_tar_once(
     monkeypatch.setattr(TarSet, "replace", note)
     for name in "abcdefgh":
         put(latents, model, name, 1000 + ord(name))
-    assert set(export(out, WEBDATASET, latents).values()) == {"the latents have changed"}
+    assert set(export(out, WEBDATASET, latents).values()) == {"the record has changed"}
     assert replaced == ["000000.tar", "000001.tar"]
     assert set(export(out, WEBDATASET, latents).values()) == {"done"}
 
@@ -516,7 +516,7 @@ def test_stale_samples_of_float16_are_replaced(
     export(out, WEBDATASET, latents, dtype="f16")
     assert set(export(out, WEBDATASET, latents, dtype="f16").values()) == {"done"}
     put(latents, model, "b.png", 20)
-    assert export(out, WEBDATASET, latents, dtype="f16")["b.png"] == "the latents have changed"
+    assert export(out, WEBDATASET, latents, dtype="f16")["b.png"] == "the record has changed"
     expected = read_latents(latents / "b.png.dinac")[0].astype(np.float16)
     np.testing.assert_array_equal(read_array(out, WEBDATASET, "b.png"), expected)
 

@@ -448,7 +448,7 @@ class TestImage:
 
     def test_an_image_of_other_latents_is_stale(self, tmp_path: Path) -> None:
         self.write(tmp_path / "a", WantedImage("0" * 64, "2" * 16, "steps=1"))
-        assert self.check(tmp_path / "a") == (State.STALE, "the latents have changed")
+        assert self.check(tmp_path / "a") == (State.STALE, "the record has changed")
 
     @pytest.mark.parametrize(
         ("held", "message"),

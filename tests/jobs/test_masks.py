@@ -215,6 +215,7 @@ class TestFiles:
         out, changed = tmp_path / "out", "the mask has changed"
         assert set(find_work(photos, out, masks=masks)) == set(NAMES)
         save_mask(masks / "a.png", np.ascontiguousarray(LEFT[:, ::-1]))
+        assert find_fates(photos, out, masks=str(masks)) == {"a.png": f"stale: {changed}"}
         assert find_work(photos, out, masks=masks) == {"a.png": changed}
         assert list_masks(read(out, "a.png")) == (MIRRORED_PATCHES, None)
         save_mask(masks / "c.webp", np.zeros((20, 30), np.uint8))
