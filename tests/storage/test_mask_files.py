@@ -10,6 +10,7 @@ import pytest
 
 from dinac_cli.container.names import escape_name
 from dinac_cli.errors import InputError, UsageError
+from dinac_cli.storage import mask_files
 from dinac_cli.storage.mask_files import MaskFiles, require_mask_folder
 
 needs_any_name = pytest.mark.skipif(sys.platform != "linux", reason="names that others refuse")
@@ -115,6 +116,30 @@ def test_escaped_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
 
 
 @needs_links
+def test_masks_that_belong_to_no_image_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("a.png", "tpyo.png", "trip/b.jpg", "trip/c.webp", "raw.png", "._a.png", "note.txt")
+    for name in names:
+        path = tmp_path / "masks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    for name in ("one/a.jpg", "two/trip/b.v2.png", "two/trip/b.webp", "two/raw", "one/tpyo.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    masks = MaskFiles(str(tmp_path / "masks"))
+    folders = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert masks.find_unused(folders) == (2, os.path.join(tmp_path, "masks", "tpyo.png"))
+    (tmp_path / "one/tpyo.png").write_bytes(b"")
+    (tmp_path / "one/trip").mkdir()
+    (tmp_path / "one/trip/c.gif").write_bytes(b"")
+    assert masks.find_unused(folders) is None
+    assert masks.find_unused(folders[1:]) is not None
+    monkeypatch.setattr(mask_files, "MOST_COMPARED", 5)
+    assert masks.find_unused(folders[1:]) is None
+
+
 def test_links_in_loops_and_broken_links(folder: Path) -> None:
     masks = MaskFiles(str(folder))
     first = masks.describe_all()

@@ -40,7 +40,7 @@ from dinac_cli.jobs.shards.run_settings import (
     read_settings,
 )
 from dinac_cli.jobs.shards.sample import Sample, SampleChoice, list_samples, read_beside
-from dinac_cli.jobs.shards.shard import MASKS_CHANGED, SOURCE_CHANGED, Shard
+from dinac_cli.jobs.shards.shard import MASKS_CHANGED, SOURCE_CHANGED, Shard, ShardKind
 from dinac_cli.storage.content import Content, read_content
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.markers import RUN_NAME, name_marker
@@ -329,7 +329,7 @@ class _Packing:
 
     def _add(self, pack: OpenShard, sample: Sample, made: Made) -> None:
         """Adds an image to its tar. Runs in the packer's thread."""
-        result = self._note_lacking(sample, made.result)
+        result = self._note_lacking(pack, sample, made.result)
         if pack.error is None and result.error == StorageError.__name__:
             pack.error = StorageError(result.reason or "", result.details)
         if pack.error is not None:
@@ -359,11 +359,15 @@ class _Packing:
         lacks_mask = bool(result.unmasked) and self._job.mask_kind == "files"
         return lacks_mask or bool(result.lacking)
 
-    def _note_lacking(self, sample: Sample, result: FileResult) -> FileResult:
-        """Adds to the result of an encoded image which files to keep are not beside it."""
+    def _note_lacking(self, pack: OpenShard, sample: Sample, result: FileResult) -> FileResult:
+        """Adds to the result of an encoded image which files to keep are not beside it.
+
+        A row of a parquet file has no files beside it, and all rows have the same columns.
+        """
         keep = self._job.choice.keep
         lacking = tuple(extension for extension in keep if extension not in sample.beside)
-        if result.status is not Status.WRITTEN or not lacking:
+        is_row = pack.shard.kind is ShardKind.PARQUET
+        if result.status is not Status.WRITTEN or is_row or not lacking:
             return result
         return replace(result, lacking=lacking)
 

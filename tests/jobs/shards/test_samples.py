@@ -238,8 +238,9 @@ def test_rows_of_parquet(tmp_path: Path) -> None:
         "label": [1, 2, 3, 4],
     }
     table = write_parquet(tmp_path / "part.v1.parquet", columns)
-    results = encode(table, tmp_path / "out", keep=("json",))
+    results = encode(table, tmp_path / "out", keep=("json", "txt"))
     assert count(results) == {Status.FAILED: 2, Status.WRITTEN: 2}
+    assert not any(result.lacking for result in results)  # rows have no files beside them
     members = read_members(tmp_path / "out/part.v1.tar")
     stem = "part%2Ev1"
     assert list(members) == [

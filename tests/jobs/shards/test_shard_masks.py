@@ -62,7 +62,9 @@ def test_a_changed_mask_encodes_its_shard_again(photos: Path, masks: Path, tmp_p
     assert count(encode(photos, out, choice)) == {Status.DONE: 3}
     assert json.loads((out / "_dinac/run.json").read_bytes())["mask"] == "files"
     write_file(masks / "c.png", make_gray(32, 16, 0), 1_100_000_000)
-    assert count(encode(photos, out, choice)) == {Status.DONE: 2, Status.WRITTEN: 1}
+    again = encode(photos, out, choice)
+    assert count(again) == {Status.DONE: 2, Status.WRITTEN: 1}
+    assert {each.reason for each in again} == {None, "its source or a mask has changed"}
     (masks / "a.png").unlink()
     assert count(encode(photos, out, choice)) == {Status.DONE: 1, Status.WRITTEN: 2}
     assert read_masks(out) == {"a.png": None, "b.png": None, "c.png": [[0, 0]]}
