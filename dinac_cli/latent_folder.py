@@ -91,8 +91,9 @@ class LatentFolder(Dataset[Any]):
         if missing := list(captions.list_missing(self.names)):
             count = "1 image has" if len(missing) == 1 else f"{len(missing)} images have"
             raise UsageError(
-                f"{place}: {count} no caption, such as {missing[0]}; add a text file beside each "
-                f"image, or remove the latents of images without one from {self.folder}"
+                f"{place}: {count} no caption, such as {missing[0]} of {self.folder} "
+                f"({captions.describe_lack(missing[0])}); add the captions under these names, or "
+                "remove the latents of images without one"
             )
         return captions
 

@@ -342,8 +342,8 @@ def _find_caption(captions: CaptionFiles, name: str, path: str) -> str:
     caption = captions.find(name)
     if caption is None:
         raise DinacError(
-            f"{path}: {name} has no caption; add one where captions=… says, or leave that out to "
-            "get the texts in the shards"
+            f"{path}: {name} has no caption; add one where captions=… says "
+            f"({captions.describe_lack(name)}), or leave that out to get the texts in the shards"
         )
     return caption
 

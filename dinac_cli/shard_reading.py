@@ -90,7 +90,10 @@ def _is_wanted(name: str) -> bool:
 
 
 def parse_texts(path: str, sample: Sample) -> Iterator[tuple[str, Any]]:
-    """Yields the text and the JSON beside a record. Raises DinacError."""
+    """Yields the text and the JSON beside a record. Raises DinacError.
+
+    The text has no white space around it, as from `caption_files`.
+    """
     for extension in TEXT_EXTENSIONS:
         data = sample.files.get(extension)
         if data is None:
@@ -99,7 +102,7 @@ def parse_texts(path: str, sample: Sample) -> Iterator[tuple[str, Any]]:
         if len(data) > MAX_TEXT_BYTES:
             raise DinacError(f"{label}: larger than {MAX_TEXT_BYTES} bytes; make it shorter")
         try:
-            text = data.decode()
+            text = data.decode("utf-8-sig").strip()
             yield extension, json.loads(text) if extension == "json" else text
         except (ValueError, RecursionError) as exc:
             kind = "JSON" if extension == "json" else "UTF-8 text"

@@ -306,7 +306,7 @@ def test_captions_of_the_images(folder: Path, tmp_path_factory: pytest.TempPathF
     (photos / "b.txt").unlink()
     with pytest.raises(DinacError, match="its caption is gone"):
         dataset[1]
-    with pytest.raises(UsageError, match=r"1 image has no caption, such as b\.png"):
+    with pytest.raises(UsageError, match=r"1 image has no caption, such as b\.png of .*b\.txt\);"):
         LatentFolder(folder, captions=photos)
 
 

@@ -158,7 +158,7 @@ def test_captions_of_the_images(tmp_path: Path) -> None:
 
 
 def test_batches_have_tensors_and_lists(tmp_path: Path) -> None:
-    files = {"a.dinac": RECORD, "a.txt": b"A", "a.json": b'{"x": null}'}
+    files = {"a.dinac": RECORD, "a.txt": b"\xef\xbb\xbfA \n", "a.json": b'{"x": null}'}
     files |= {"b.dinac": RECORD, "b.txt": b"B", "b.json": b"[1]"}
     [batch] = DataLoader(LatentShards(write_shard(tmp_path, files)), batch_size=2)
     assert type(batch) is dict

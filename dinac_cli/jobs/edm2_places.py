@@ -100,7 +100,7 @@ class _ArrayFolder(ArrayPlace):
                 return False
             self._empty_gaps()
             raise OutputError(
-                f"{target}: holds something else, so the arrays and {LABELS_NAME} stay as they are; "
+                f"{target}: holds something else, so no array and no label was changed; "
                 "choose another OUT, or add --overwrite"
             )
         self._output.write(target, data)

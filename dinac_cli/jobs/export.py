@@ -449,10 +449,12 @@ class _TarExporter(Exporter):
         """Returns the caption of a record; None if none was asked for. Raises InputError."""
         if self._captions is None:
             return None
-        prompt = self._captions.find(strip_suffix(entry.name))
+        name = strip_suffix(entry.name)
+        prompt = self._captions.find(name)
         if prompt is None:
             raise InputError(
-                "has no caption; add a text file beside its image, or leave out --captions"
+                f"has no caption ({self._captions.describe_lack(name)}); add it, or leave out "
+                "--captions"
             )
         return prompt
 

@@ -577,7 +577,7 @@ def test_captions_become_prompts(tmp_path: Path, latents: Path) -> None:
     run = partial(export, out, WEBDATASET, latents, captions=str(photos))
     statuses = run()
     assert statuses.pop("sub/e") == (
-        "has no caption; add a text file beside its image, or leave out --captions"
+        f"has no caption (no {photos / 'sub/e.txt'}); add it, or leave out --captions"
     )
     assert set(statuses.values()) == {"written"}
     (photos / "b.txt").write_text("another text")
