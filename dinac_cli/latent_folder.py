@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
-from dinac_cli.container.record import Record, read_record
+from dinac_cli.container.record import Outline, Record, open_record, read_record
 from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError, UsageError, describe_read_error
-from dinac_cli.latent_items import Flip, check_flip, load_item
+from dinac_cli.latent_items import Flip, check_flip, load_item, require_twins
 from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
@@ -48,8 +48,9 @@ class LatentFolder(Dataset[Any]):
     `transform` is applied to each item. The dataset keeps only names and tables of captions in
     memory, and can be pickled for the workers of a DataLoader.
     Raises UsageError if the folder does not exist, has no latent file or holds shards, if `flip` or
-    `labels` is unknown, if images have no caption, or if some are in no folder although there are
-    labels. Raises InputError if captions cannot be read.
+    `labels` is unknown, if `flip` is "random" and no file holds the mirrored image, if images have
+    no caption, or if some are in no folder although there are labels. Raises InputError if captions
+    cannot be read.
     Access to an item raises DinacError if the file of that item cannot be read, or if `masks` is
     set and it was encoded without masks. A DataLoader raises DinacError if the items of a batch
     differ in the size of their latents or in their keys.
@@ -83,8 +84,18 @@ class LatentFolder(Dataset[Any]):
         self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
         if not self.names:
             raise UsageError(_explain_lack(self.folder))
+        if flip == "random":
+            require_twins(str(self.folder), map(self._outline, self.names))
         self.captions = None if captions is None else self._open_captions(str(captions))
         self.classes = () if labels is None else self._list_classes()
+
+    def _outline(self, name: str) -> Outline | None:
+        """Returns what a record holds; None if it cannot be read."""
+        try:
+            with (self.folder / name_latents(name)).open("rb") as file:
+                return open_record(file).outline((), with_twin=True)
+        except (DinacError, OSError):
+            return None
 
     def _open_captions(self, place: str) -> CaptionFiles:
         captions = open_captions(place)

@@ -163,6 +163,14 @@ def test_random_flip_keeps_an_image_without_a_mirrored_one(mirrored: Path) -> No
     assert batch["is_flipped"].dtype == torch.bool
 
 
+def test_random_flip_needs_mirrored_images(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"flip is 'random', .*; encode with --flip, or leave"):
+        LatentFolder(folder, flip="random")
+    (folder / "b.png.dinac").write_bytes(b"no record")
+    with pytest.raises(DinacError, match=r"b\.png\.dinac: not a latent record"):
+        LatentFolder(folder, flip="random")[1]
+
+
 MASK = np.arange(10, dtype=np.uint8).reshape(2, 5) * 28
 
 
