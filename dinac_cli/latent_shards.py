@@ -88,9 +88,10 @@ class LatentShards(IterableDataset[Any]):
     the place does not answer, a shard is opened again a few times, at the same item.
     Raises UsageError if the place has no index or no records, if an argument is invalid, or if
     `flip` is "random" and the first records hold no mirrored image; InputError if the index is
-    invalid, or captions cannot be read; StorageError if the place does not answer. Iteration raises DinacError if a shard cannot be read, is damaged, or does not hold
-    as many records as the index says, if an image has no caption, or if `masks` is set and an image
-    was encoded without masks.
+    invalid, or captions cannot be read; StorageError if the place does not answer. Iteration
+    raises DinacError if a shard cannot be read, is damaged, or does not hold as many records as the
+    index says, if an image has no caption, or if `masks` is set and an image was encoded without
+    masks.
     """
 
     def __init__(
