@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 from functools import partial
@@ -21,6 +20,7 @@ from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.storage.shard_layout import INDEX_NAME
+from dinac_cli.storage.tars import begins_with_record
 from dinac_cli.storage.urls import hide_secrets, is_url
 
 _EXPORT_SUFFIXES = (".safetensors", ".npz", ".latent", ".npy")
@@ -155,7 +155,7 @@ def _explain_lack(folder: Path) -> str:
     if (folder / INDEX_NAME).is_file() or holds_shards(str(folder)):
         return f"{folder} holds shards; read them with LatentShards"
     if (tar := next(folder.rglob("*.tar"), None)) is not None:
-        if _holds_records(tar):
+        if begins_with_record(str(tar)):
             return (
                 f"{folder} holds shards without {INDEX_NAME}; read the whole output of dinac "
                 "encode with LatentShards"
@@ -168,16 +168,6 @@ def _explain_lack(folder: Path) -> str:
                 "dinac encode instead"
             )
     return f"no latent files found in {folder}; run dinac encode first"
-
-
-def _holds_records(path: Path) -> bool:
-    """True if the first file of a tar is a record, as in the shards of dinac encode."""
-    try:
-        with tarfile.open(path) as tar:
-            first = next((member for member in tar if member.isfile()), None)
-    except (tarfile.TarError, OSError):
-        return False
-    return first is not None and first.name.endswith(LATENT_SUFFIX)
 
 
 def _read(path: Path, companions: Collection[str], with_twin: bool) -> Record:

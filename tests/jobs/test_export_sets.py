@@ -405,8 +405,9 @@ def test_edm2_zip_leaves_a_gap_for_a_bad_record(tmp_path: Path, latents: Path) -
 
 
 def test_only_edm2_writes_a_zip(tmp_path: Path, latents: Path) -> None:
-    with pytest.raises(UsageError, match=r"out\.zip: OUT, .*must be a folder"):
-        export(tmp_path / "out.zip", "lightningdit", latents)
+    for name in ("out.zip", "out.ZIP"):
+        with pytest.raises(UsageError, match=rf"{name}: OUT must be a folder .*only --to edm2 w"):
+            export(tmp_path / name, "lightningdit", latents)
     (tmp_path / "out.zip").mkdir()
     export(tmp_path / "out.zip", "edm2", latents)
     assert Edm2Reader(tmp_path / "out.zip").labels == [0, 0, 1, 1, 2]
