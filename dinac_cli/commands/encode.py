@@ -197,7 +197,8 @@ class EncodeSummary(Summary):
     def add(self, result: FileResult) -> None:
         self._upscaled += result.upscaled
         self._too_small += result.error == SmallImageError.__name__
-        if result.status in (Status.WRITTEN, Status.DONE, Status.RENAMED):
+        # A failed image may have a mask, such as a damaged one.
+        if result.status in (Status.WRITTEN, Status.DONE, Status.RENAMED, Status.FAILED):
             self._images += result.images
             self._unmasked += result.unmasked
         if not result.is_shard:

@@ -255,7 +255,7 @@ def describe_plan(
     )
     yield from describe_buckets(plan.buckets)
     if masks is not None and plan.unmasked:
-        fates = (*WORK, Fate.DONE, Fate.RENAMED)
+        fates = (*WORK, Fate.DONE, Fate.RENAMED, Fate.FAILED)
         images = sum(plan.counts[fate].files for fate in fates)
         yield describe_unmasked(plan.unmasked, images, masks)
     if plan.decoded:

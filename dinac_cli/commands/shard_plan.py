@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dinac_cli.jobs.plan import PlanRequest
     from dinac_cli.jobs.shards.bucket_counts import BucketCounts
     from dinac_cli.jobs.shards.forecast import ShardEstimate, ShardForecast
+    from dinac_cli.jobs.shards.shard_run import ShardPlan
     from dinac_cli.jobs.shards.speed import SpeedEstimate
 
 
@@ -141,7 +142,8 @@ def _describe_images(forecast: ShardForecast) -> Iterator[str]:
     if totals.skipped:
         yield f"skipped in earlier runs: {count_images(totals.skipped)}"
     if plan.inputs.masks is not None and plan.unmasked:
-        yield describe_unmasked(plan.unmasked, plan.loose.images, plan.inputs.masks)
+        images = None if plan.inputs.archives else plan.loose.images
+        yield describe_unmasked(plan.unmasked, images, plan.inputs.masks)
 
 
 def _describe_buckets(counts: BucketCounts) -> Iterator[str]:
@@ -247,7 +249,7 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
         "images_gone": plan.vanished,
         "images_failed": totals.failed,
         "images_skipped": totals.skipped,
-        **({} if plan.inputs.masks is None else {"unmasked": plan.unmasked}),
+        **_unmasked_to_json(plan),
         **({} if forecast.buckets is None else _buckets_to_json(forecast.buckets)),
         "retry_failed": {"shards": totals.failed_shards, "images": totals.retried_images},
         "bytes_in": todo.bytes_in,
@@ -280,6 +282,13 @@ def forecast_to_json(forecast: ShardForecast, estimate: ShardEstimate) -> dict[s
         "requests_predicted": {"inputs": asdict(traffic.source), "out": asdict(traffic.out)},
         "advice": traffic.advise(plan.settings.shard_size),
     }
+
+
+def _unmasked_to_json(plan: ShardPlan) -> dict[str, int | None]:
+    """Returns the number of images without a mask: null if images in archives may be more."""
+    if plan.inputs.masks is None:
+        return {}
+    return {"unmasked": None if plan.inputs.archives else plan.unmasked}
 
 
 def _buckets_to_json(counts: BucketCounts) -> dict[str, Any]:

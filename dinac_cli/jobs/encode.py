@@ -763,6 +763,8 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
         )
 
     def finish(self, work: _ReadImage, computed: Twins) -> Made:
+        if self._options.anonymous:  # the record would not tell that its mask is an earlier one
+            work.found.require_unchanged()
         computed = computed.mask(work.masks)
         record = build_record(
             work.source,

@@ -57,6 +57,15 @@ class FoundMask:
         status = self.status
         return status and (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def require_unchanged(self) -> None:
+        """Raises InputError if the file has changed since it was found, or is gone."""
+        if self.path is None:
+            return
+        with suppress(OSError):
+            if FoundMask(self.path, os.stat(self.path)).state == self.state:
+                return
+        raise InputError(f"its mask {self.path}: changed meanwhile; run the same command again")
+
     def read(self) -> tuple[FoundMask, MaskFile | None]:
         """Reads the file; returns None if there is none. Raises InputError.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,17 @@ def test_a_plan_of_shards_counts_them_too(work: Path, tmp_path: Path) -> None:
     assert (summary["unmasked"], summary["images_done"]) == (1, 2)
 
 
+def test_a_plan_does_not_look_for_masks_of_images_in_archives(work: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        tar.add(work / "photos/a.png", "a.png")
+    shutil.copy(work / "photos/b.png", tmp_path)
+    request = ("in.tar", "b.png", "out", "--masks", str(work / "masks"), "--quick")
+    planned = run("plan", *request, cwd=tmp_path)
+    assert f"\nwithout a mask in {work / 'masks'}, so everything counts: 1 image\n" in planned.out
+    summary = run("plan", *request, "--json", cwd=tmp_path).objects[-1]
+    assert summary["unmasked"] is None
+
+
 def test_the_folder_must_be_named_again(work: Path) -> None:
     for command in ("plan", "encode"):
         done = run(command, "photos", "latents", cwd=work)
@@ -89,6 +102,21 @@ def test_a_part_without_any_mask_is_warned_of(work: Path, tmp_path: Path) -> Non
         f"dinac: --masks {typo}: holds no mask of any image, such as a.png for a.png; "
         "check the folder and the names\n"
     )
+
+
+def test_a_mask_that_cannot_be_used_is_one(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("a.png", "a.webp"):
+        (tmp_path / "masks" / name).write_text("no image")
+    masks = ("--masks", str(tmp_path / "masks"))
+    hint = f"without a mask in {masks[1]}, so everything counts: 1 image\n"
+    for shards in ((), ("--shard-size", "2")):
+        request = ("photos", str(tmp_path / f"out{len(shards)}"), *masks, *shards)
+        done = run("encode", *request, cwd=work)
+        assert done.code == 3
+        assert done.err.endswith(f"a.png, a.webp; keep one\ndinac: {hint}")
+        planned = run("plan", *request, "--quick", cwd=work)
+        assert f"\n{hint}" in planned.out
 
 
 def test_info_shows_how_much_counts(work: Path) -> None:

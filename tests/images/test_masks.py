@@ -82,6 +82,24 @@ class TestScaling:
         assert scale_mask(mask_of([[0, 255]]), 4, 2).tolist() == [[0, 0, 255, 255]] * 2
         assert scale_mask(edge, 80, 1) is edge
 
+    @pytest.mark.parametrize("size", [(5, 7), (20, 13), (1, 1), (33, 47), (34, 30), (33, 46)])
+    def test_a_pixel_in_two_areas_counts_in_both(self, size: tuple[int, int]) -> None:
+        """Compared with the mean over a mask that is repeated until all sizes divide it."""
+        mask = np.random.default_rng(0).integers(0, 256, (33, 46), dtype=np.uint8)
+        mask[:9], mask[:, 30:] = 0, 255
+        height, width = size
+        fine = mask.repeat(height, axis=0).repeat(width, axis=1)
+        means = fine.reshape(height, 33, width, 46).mean(axis=(1, 3))
+        scaled = scale_mask(mask, width, height)
+        assert scaled.shape == size
+        assert np.abs(scaled - means).max() <= 0.5 + 1e-4
+
+    def test_a_full_and_an_empty_mask_stay_so(self) -> None:
+        for level in (0, 255):
+            mask = np.full((97, 61), level, np.uint8)
+            for size in ((10, 16), (100, 163)):
+                assert set(np.unique(scale_mask(mask, *size))) == {level}
+
     @pytest.mark.parametrize(
         ("mask", "image"),
         [((333, 500), (667, 1000)), ((334, 500), (667, 1000)), ((1334, 2000), (667, 1000)),

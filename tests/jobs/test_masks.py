@@ -16,7 +16,7 @@ from dinac_cli.container.record import Record, read_record, unpack_record
 from dinac_cli.container.tensors import ALL_COMPANIONS, Mask
 from dinac_cli.errors import UsageError
 from dinac_cli.jobs import freshness, image_masks
-from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest
+from dinac_cli.jobs.encode import EncodeChoice, EncodeRequest, submit_with_twins
 from dinac_cli.jobs.image_masks import describe_mask, read_mask_kind
 from dinac_cli.jobs.model_choice import ModelChoice
 from dinac_cli.jobs.plan import Fate, PlanRequest
@@ -277,6 +277,26 @@ class TestFiles:
         assert list(find_fates(photos, out, masks=str(masks))) == ["a.png"]
         save_mask(masks / "c.png", LEFT)
         assert sorted(find_fates(photos, out, masks=str(masks))) == ["a.png", "c.png"]
+
+    def test_a_mask_that_changes_before_its_record_is_written(
+        self, photos: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An anonymous record would be newer than the mask that it does not hold."""
+
+        def compute(*args: Any, **named: Any) -> Any:
+            save_mask(masks / "a.png", np.zeros((20, 30), np.uint8))
+            return submit_with_twins(*args, **named)
+
+        monkeypatch.setattr("dinac_cli.jobs.encode.submit_with_twins", compute)
+        out, named = tmp_path / "out", tmp_path / "named"
+        results = encode(photos / "a.png", out, masks=masks, anonymous=True)
+        message = f"its mask {masks}/a.png: changed meanwhile; run the same command again"
+        assert [result.reason for result in results.values()] == [message]
+        save_mask(masks / "a.png", LEFT)
+        assert not encode(photos / "a.png", named, masks=masks)["a.png"].failed
+        monkeypatch.undo()
+        assert set(find_work(photos, named, masks=masks)) == {"a.png", "trip/b.png", "c.png"}
+        assert list_masks(read(named, "a.png")) == ([[0, 0]] * 2, None)
 
     def test_a_moved_image_gets_the_mask_of_its_new_name(
         self, photos: Path, masks: Path, tmp_path: Path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from dinac_cli.container.names import escape_name, find_name_fault
@@ -151,11 +150,17 @@ class ShardInputs:
             if masks is None:
                 yield file
             else:
-                with suppress(InputError):  # the image fails with this error when it is read
-                    mask = find_mask(masks, file.name)
-                    self.masked += mask.path is not None
-                    file = file._replace(version=f"{file.version}{mask.version}")
-                yield file
+                yield self._add_mask(file, masks)
+
+    def _add_mask(self, file: LooseFile, masks: MaskFiles) -> LooseFile:
+        """Adds the state of the mask to the version of its image, and counts the mask."""
+        try:
+            mask = find_mask(masks, file.name)
+        except InputError:  # the image fails with this error when it is read
+            self.masked += 1
+            return file
+        self.masked += mask.path is not None
+        return file._replace(version=f"{file.version}{mask.version}")
 
     def _list_unmasked(self) -> Iterator[LooseFile]:
         self.others = 0
