@@ -104,7 +104,7 @@ class _ArrayFolder(ArrayPlace):
                 "choose another OUT, or add --overwrite"
             )
         self._output.write(target, data)
-        if _read_number(target) < self._end:
+        if self._output.keeps_existing and _read_number(target) < self._end:
             self._filled.append(target)
         return True
 
