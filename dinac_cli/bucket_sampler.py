@@ -61,8 +61,9 @@ class BucketSampler(Sampler[list[int]]):
         self.sizes = _group_by_size(folder)
         if not len(self):
             raise UsageError(
-                f"{self._total} whole batches of {batch_size} for {self.world_size} ranks; use "
-                "drop_last=False, smaller batches, or fewer ranks"
+                f"{_count(self._total, 'whole batch', 'es')} of {batch_size} images of one size "
+                f"for {_count(self.world_size, 'rank', 's')}; use drop_last=False, smaller "
+                "batches, or fewer ranks"
             )
 
     def __len__(self) -> int:
@@ -103,6 +104,10 @@ class BucketSampler(Sampler[list[int]]):
         """The number of batches of all ranks together."""
         taken = (self._count_taken(len(indices)) for indices in self.sizes.values())
         return sum(-(-images // self.batch_size) for images in taken)
+
+
+def _count(number: int, noun: str, ending: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else ending}"
 
 
 def _group_by_size(folder: LatentFolder) -> dict[tuple[int, int], tuple[int, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 from functools import partial
@@ -13,14 +12,15 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
-from dinac_cli.container.record import Record, read_record
+from dinac_cli.container.record import Outline, Record, open_record, read_record
 from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError, UsageError, describe_read_error
-from dinac_cli.latent_items import Flip, check_flip, load_item
+from dinac_cli.latent_items import Flip, check_flip, load_item, require_twins
 from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX, name_latents
 from dinac_cli.storage.shard_layout import INDEX_NAME
+from dinac_cli.storage.tars import begins_with_record
 from dinac_cli.storage.urls import hide_secrets, is_url
 
 _EXPORT_SUFFIXES = (".safetensors", ".npz", ".latent", ".npy")
@@ -48,8 +48,9 @@ class LatentFolder(Dataset[Any]):
     `transform` is applied to each item. The dataset keeps only names and tables of captions in
     memory, and can be pickled for the workers of a DataLoader.
     Raises UsageError if the folder does not exist, has no latent file or holds shards, if `flip` or
-    `labels` is unknown, if images have no caption, or if some are in no folder although there are
-    labels. Raises InputError if captions cannot be read.
+    `labels` is unknown, if `flip` is "random" and no file holds the mirrored image, if images have
+    no caption, or if some are in no folder although there are labels. Raises InputError if captions
+    cannot be read.
     Access to an item raises DinacError if the file of that item cannot be read, or if `masks` is
     set and it was encoded without masks. A DataLoader raises DinacError if the items of a batch
     differ in the size of their latents or in their keys.
@@ -83,16 +84,27 @@ class LatentFolder(Dataset[Any]):
         self.names = [name.removesuffix(LATENT_SUFFIX) for name in seen]
         if not self.names:
             raise UsageError(_explain_lack(self.folder))
+        if flip == "random":
+            require_twins(str(self.folder), map(self._outline, self.names))
         self.captions = None if captions is None else self._open_captions(str(captions))
         self.classes = () if labels is None else self._list_classes()
+
+    def _outline(self, name: str) -> Outline | None:
+        """Returns what a record holds; None if it cannot be read."""
+        try:
+            with (self.folder / name_latents(name)).open("rb") as file:
+                return open_record(file).outline((), with_twin=True)
+        except (DinacError, OSError):
+            return None
 
     def _open_captions(self, place: str) -> CaptionFiles:
         captions = open_captions(place)
         if missing := list(captions.list_missing(self.names)):
             count = "1 image has" if len(missing) == 1 else f"{len(missing)} images have"
             raise UsageError(
-                f"{place}: {count} no caption, such as {missing[0]}; add a text file beside each "
-                f"image, or remove the latents of images without one from {self.folder}"
+                f"{place}: {count} no caption, such as {missing[0]} of {self.folder} "
+                f"({captions.describe_lack(missing[0])}); add the captions under these names, or "
+                "remove the latents of images without one"
             )
         return captions
 
@@ -143,7 +155,7 @@ def _explain_lack(folder: Path) -> str:
     if (folder / INDEX_NAME).is_file() or holds_shards(str(folder)):
         return f"{folder} holds shards; read them with LatentShards"
     if (tar := next(folder.rglob("*.tar"), None)) is not None:
-        if _holds_records(tar):
+        if begins_with_record(str(tar)):
             return (
                 f"{folder} holds shards without {INDEX_NAME}; read the whole output of dinac "
                 "encode with LatentShards"
@@ -156,16 +168,6 @@ def _explain_lack(folder: Path) -> str:
                 "dinac encode instead"
             )
     return f"no latent files found in {folder}; run dinac encode first"
-
-
-def _holds_records(path: Path) -> bool:
-    """True if the first file of a tar is a record, as in the shards of dinac encode."""
-    try:
-        with tarfile.open(path) as tar:
-            first = next((member for member in tar if member.isfile()), None)
-    except (tarfile.TarError, OSError):
-        return False
-    return first is not None and first.name.endswith(LATENT_SUFFIX)
 
 
 def _read(path: Path, companions: Collection[str], with_twin: bool) -> Record:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,13 +12,15 @@ from torch.utils.data import default_collate
 # PyTorch documents this table as the way to collate a type of one's own.
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dinac_cli.container.record import Record, holds_mask, list_arrays, list_masks
+from dinac_cli.container.record import Outline, Record, holds_mask, list_arrays, list_masks
 from dinac_cli.container.tensors import Mask
 from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.images.masks import require_masks
 from dinac_cli.storage.shard_layout import TEXT_EXTENSIONS
 
 Flip = Literal["both", "random", "never"]
+
+_TWINS_SOUGHT = 100
 
 
 class LatentItem(dict[str, Any]):
@@ -32,6 +35,19 @@ def check_flip(flip: object) -> None:
     """Raises UsageError if `flip` is not one of `Flip`."""
     if flip not in get_args(Flip):
         raise UsageError(f"flip is {flip!r}; it must be one of {', '.join(get_args(Flip))}")
+
+
+def require_twins(place: str, outlines: Iterable[Outline | None]) -> None:
+    """Raises UsageError if none of the first records of a place holds the mirrored image.
+
+    None stands for a record that cannot be read; only access to it is an error.
+    """
+    first = islice(outlines, _TWINS_SOUGHT)
+    if not any(outline is None or outline.has_twin for outline in first):
+        raise UsageError(
+            f"{place}: flip is 'random', but the records hold no mirrored images; encode with "
+            "--flip, or leave flip out"
+        )
 
 
 def load_item(

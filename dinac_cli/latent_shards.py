@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
-from dinac_cli.container.record import Record, unpack_record
+from dinac_cli.container.record import Outline, Record, open_record, unpack_record
 from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError, UsageError
-from dinac_cli.latent_items import Flip, LatentBatch, check_flip, load_item
+from dinac_cli.latent_items import Flip, LatentBatch, check_flip, load_item, require_twins
 from dinac_cli.ranks import check_number, choose_rank
 from dinac_cli.shard_epoch import LocatedSample, ShardEpoch
-from dinac_cli.shard_order import Ends, order_shards, share_among_ranks, share_among_workers
-from dinac_cli.shard_reading import parse_texts, read_index
+from dinac_cli.shard_order import Ends, Span, order_shards, share_among_ranks, share_among_workers
+from dinac_cli.shard_reading import parse_texts, read_index, read_span
 from dinac_cli.storage.caption_files import CaptionFiles, open_captions
 from dinac_cli.storage.shard_layout import RECORD_EXTENSION
 from dinac_cli.storage.store import Store, open_store
@@ -86,11 +86,12 @@ class LatentShards(IterableDataset[Any]):
 
     The dataset keeps the index in memory, can be pickled, and opens the place in each worker. If
     the place does not answer, a shard is opened again a few times, at the same item.
-    Raises UsageError if the place has no index or no records, or if an argument is invalid;
-    InputError if the index is invalid, or captions cannot be read; StorageError if the place does
-    not answer. Iteration raises DinacError if a shard cannot be read, is damaged, or does not hold
-    as many records as the index says, if an image has no caption, or if `masks` is set and an image
-    was encoded without masks.
+    Raises UsageError if the place has no index or no records, if an argument is invalid, or if
+    `flip` is "random" and the first records hold no mirrored image; InputError if the index is
+    invalid, or captions cannot be read; StorageError if the place does not answer. Iteration
+    raises DinacError if a shard cannot be read, is damaged, or does not hold as many records as the
+    index says, if an image has no caption, or if `masks` is set and an image was encoded without
+    masks.
     """
 
     def __init__(
@@ -134,6 +135,8 @@ class LatentShards(IterableDataset[Any]):
         self.index = read_index(open_store(self.url))
         if len(self._items) < self._least:
             raise UsageError(self._describe_lack())
+        if flip == "random":
+            require_twins(self._place, self._outline_first())
         # Persistent workers keep their copy of the dataset, so the epoch is in shared memory.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._share_epoch()
@@ -277,6 +280,15 @@ class LatentShards(IterableDataset[Any]):
             item["txt"] = _find_caption(self.captions, item["name"], path)
         return item if self.transform is None else self.transform(item)
 
+    def _outline_first(self) -> Iterator[Outline | None]:
+        """Yields what the records of the first shard hold; None if they cannot be read."""
+        entry = next(entry for entry in self.index.shards if entry.nsamples)
+        try:
+            for sample in read_span(open_store(self.url), Span(entry, 0, entry.nsamples)):
+                yield open_record(sample.files[RECORD_EXTENSION]).outline((), with_twin=True)
+        except DinacError:
+            yield None
+
     @property
     def _place(self) -> str:
         return hide_secrets(self.url) if is_url(self.url) else self.url
@@ -342,8 +354,8 @@ def _find_caption(captions: CaptionFiles, name: str, path: str) -> str:
     caption = captions.find(name)
     if caption is None:
         raise DinacError(
-            f"{path}: {name} has no caption; add one where captions=… says, or leave that out to "
-            "get the texts in the shards"
+            f"{path}: {name} has no caption; add one where captions=… says "
+            f"({captions.describe_lack(name)}), or leave that out to get the texts in the shards"
         )
     return caption
 

@@ -92,7 +92,7 @@ def _is_wanted(name: str) -> bool:
 def parse_texts(path: str, sample: Sample) -> Iterator[tuple[str, Any]]:
     """Yields the text and the JSON beside a record. Raises DinacError.
 
-    The text is what a `LatentFolder` gives as the caption of its file: without blanks at its ends.
+    The text has no white space around it, as from `caption_files`.
     """
     for extension in TEXT_EXTENSIONS:
         data = sample.files.get(extension)
@@ -102,8 +102,8 @@ def parse_texts(path: str, sample: Sample) -> Iterator[tuple[str, Any]]:
         if len(data) > MAX_TEXT_BYTES:
             raise DinacError(f"{label}: larger than {MAX_TEXT_BYTES} bytes; make it shorter")
         try:
-            text = data.decode("utf-8-sig")
-            yield extension, json.loads(text) if extension == "json" else text.strip()
+            text = data.decode("utf-8-sig").strip()
+            yield extension, json.loads(text) if extension == "json" else text
         except (ValueError, RecursionError) as exc:
             kind = "JSON" if extension == "json" else "UTF-8 text"
             raise DinacError(f"{label}: not valid {kind}; correct the input, encode again") from exc

@@ -104,9 +104,11 @@ def test_wrong_arguments_are_explained(folder: LatentFolder) -> None:
     with pytest.raises(UsageError, match=r"^batch_size is 0; it must be a whole number from 1$"):
         BucketSampler(folder, 0)
     with pytest.raises(
-        UsageError, match=r"^3 whole batches of 3 for 4 ranks; use drop_last=False, smaller"
+        UsageError, match=r"^3 whole batches of 3 images of one size for 4 ranks; use drop_last=F"
     ):
         BucketSampler(folder, 3, drop_last=True, rank=0, world_size=4)
+    with pytest.raises(UsageError, match=r"^0 whole batches of 99 images of one size for 1 rank"):
+        BucketSampler(folder, 99, drop_last=True, rank=0, world_size=1)
     with pytest.raises(UsageError, match=r"^epoch is -1; "):
         BucketSampler(folder, 3).set_epoch(-1)
 

@@ -163,6 +163,14 @@ def test_random_flip_keeps_an_image_without_a_mirrored_one(mirrored: Path) -> No
     assert batch["is_flipped"].dtype == torch.bool
 
 
+def test_random_flip_needs_mirrored_images(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"flip is 'random', .*; encode with --flip, or leave"):
+        LatentFolder(folder, flip="random")
+    (folder / "b.png.dinac").write_bytes(b"no record")
+    with pytest.raises(DinacError, match=r"b\.png\.dinac: not a latent record"):
+        LatentFolder(folder, flip="random")[1]
+
+
 MASK = np.arange(10, dtype=np.uint8).reshape(2, 5) * 28
 
 
@@ -306,7 +314,7 @@ def test_captions_of_the_images(folder: Path, tmp_path_factory: pytest.TempPathF
     (photos / "b.txt").unlink()
     with pytest.raises(DinacError, match="its caption is gone"):
         dataset[1]
-    with pytest.raises(UsageError, match=r"1 image has no caption, such as b\.png"):
+    with pytest.raises(UsageError, match=r"1 image has no caption, such as b\.png of .*b\.txt\);"):
         LatentFolder(folder, captions=photos)
 
 

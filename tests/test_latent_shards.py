@@ -37,15 +37,21 @@ SHAPE = (3, 2, 5)
 SIZES = (7, 1, 0, 12, 4)  # records in each shard: 24 in all
 TOTAL = sum(SIZES)
 RECORD = pack_record(make_header(SHAPE, name=""), make_latents(SHAPE))
+TWINS = pack_encoded(
+    make_header(SHAPE, name=""),
+    Encoded(make_latents(SHAPE)),
+    flipped=Encoded(make_latents(SHAPE, 1)),
+)
+"""A record that also holds the mirrored image."""
 
 
-def make_out(sizes: tuple[int, ...] = SIZES) -> dict[str, bytes]:
-    """Returns the files of an OUT: shards of these sizes, and their index."""
+def make_out(sizes: tuple[int, ...] = SIZES, record: bytes = RECORD) -> dict[str, bytes]:
+    """Returns the files of an OUT: shards of these sizes, full of one record, and their index."""
     files, entries = {}, []
     keys = iter(make_keys(sum(sizes)))
     for number, size in enumerate(sizes):
         name = f"{number // 2:03}/{number:05}.tar"
-        files[name] = make_tar({f"{key}.dinac": RECORD for key in islice(keys, size)})
+        files[name] = make_tar({f"{key}.dinac": record for key in islice(keys, size)})
         entries.append(make_entry(name, size, files[name]))
     return {**files, "index.json": ShardIndex(tuple(entries)).to_bytes()}
 
@@ -122,6 +128,18 @@ def test_random_flip_depends_on_seed_epoch_and_key_alone(mirrored: str) -> None:
     assert flips != {item["key"]: item["is_flipped"] for item in dataset}
 
 
+def test_random_flip_needs_mirrored_images(out: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"out: flip is 'random', but the records hold no mirr"):
+        LatentShards(out, flip="random")
+    files = {f"{key}.dinac": record for key, record in (("a", RECORD), ("b", TWINS))}
+    assert len(LatentShards(write_shard(tmp_path / "mixed", files), flip="random")) == 2
+    broken = LatentShards(
+        write_shard(tmp_path / "broken", {"a.dinac": b"no record"}), flip="random"
+    )
+    with pytest.raises(DinacError, match=r"a\.tar: a: not a latent record"):
+        next(iter(broken))
+
+
 def test_masks_are_read_on_request(tmp_path: Path) -> None:
     mask = np.array([[0, 51, 102, 255, 255]] * 2, np.uint8)
     images = [Encoded(make_latents(SHAPE), mask=each) for each in (mask, mask[:, ::-1])]
@@ -162,7 +180,7 @@ def test_captions_of_the_images(tmp_path: Path) -> None:
 
 
 def test_batches_have_tensors_and_lists(tmp_path: Path) -> None:
-    files = {"a.dinac": RECORD, "a.txt": b"A", "a.json": b'{"x": null}'}
+    files = {"a.dinac": RECORD, "a.txt": b"\xef\xbb\xbfA \n", "a.json": b'{"x": null}'}
     files |= {"b.dinac": RECORD, "b.txt": b"B", "b.json": b"[1]"}
     [batch] = DataLoader(LatentShards(write_shard(tmp_path, files)), batch_size=2)
     assert type(batch) is dict
@@ -400,7 +418,9 @@ def test_ranks_come_from_torch_distributed_first(out: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("shuffle", [0, 6, 100])
 @pytest.mark.parametrize("repeat", [False, True])
-def test_state_continues_within_an_epoch(out: str, shuffle: int, repeat: bool) -> None:
+def test_state_continues_within_an_epoch(tmp_path: Path, shuffle: int, repeat: bool) -> None:
+    out = write_files(tmp_path / "out", make_out(record=TWINS))
+
     def make() -> LatentShards:
         return LatentShards(out, shuffle=shuffle, repeat=repeat, flip="random")
 

@@ -17,7 +17,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from dinac_cli import LatentShards
-from dinac_cli.container.record import pack_record
+from dinac_cli.container.record import pack_encoded
+from dinac_cli.container.tensors import Encoded
 from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.shard_epoch import Buckets
 from dinac_cli.storage.shard_layout import ShardIndex
@@ -27,7 +28,14 @@ from .container.hand_made import make_header, make_latents
 from .shard_files import make_entry, make_tar, write_files, write_shard
 
 SHAPES = ((3, 2, 5), (3, 5, 2), (3, 3, 3))
-RECORDS = [pack_record(make_header(shape, name=""), make_latents(shape)) for shape in SHAPES]
+RECORDS = [
+    pack_encoded(
+        make_header(shape, name=""),
+        Encoded(make_latents(shape)),
+        flipped=Encoded(make_latents(shape, 1)),
+    )
+    for shape in SHAPES
+]
 ORDER = "aabacabaaacbbabacaaabcbaabaabcaaabab"  # 20 of one size, 11 of another, 5 of a third
 TOTAL = len(ORDER)
 

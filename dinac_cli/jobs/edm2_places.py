@@ -8,7 +8,7 @@ import re
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dinac_cli.errors import OutputError
 from dinac_cli.jobs.export_forms import is_sealed_json, refuse_changed
@@ -32,11 +32,14 @@ def name_array(number: int) -> str:
     return f"{number:08}"[:5] + f"/img-mean-std-{number:08}.npy"
 
 
+def _read_number(path: str) -> int:
+    """Returns the number in the name of an array; -1 for other names."""
+    match = _ARRAY_NAME.fullmatch(os.path.basename(path))
+    return -1 if match is None else int(match[1])
+
+
 class ArrayPlace(ABC):
     """Receives the arrays of an export in the order of their numbers, then the labels."""
-
-    is_one_file = False
-    """True if an error concerns all arrays, and not only the one that is put."""
 
     @abstractmethod
     def locate(self, name: str) -> str:
@@ -44,7 +47,11 @@ class ArrayPlace(ABC):
 
     @abstractmethod
     def put(self, name: str, data: bytes) -> bool:
-        """Writes an array. Returns False if OUT holds it already. Raises OutputError."""
+        """Writes an array. Returns False if OUT holds it already.
+
+        Raises OutputError if OUT holds another array, or if it cannot be written. In the first
+        case, the arrays of an earlier run still fit its labels.
+        """
 
     @abstractmethod
     def finish(self, labels: bytes, unread: list[str]) -> None:
@@ -80,6 +87,8 @@ class _ArrayFolder(ArrayPlace):
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        self._end = 0  # all arrays of earlier runs have smaller numbers
+        self._filled: list[str] = []  # arrays in gaps of earlier runs, which have no labels yet
 
     def locate(self, name: str) -> str:
         return self._output.locate(name)
@@ -89,11 +98,21 @@ class _ArrayFolder(ArrayPlace):
         if self._output.keeps_existing and os.path.lexists(target):
             if _is_equal(target, data):
                 return False
+            self._empty_gaps()
             raise OutputError(
-                f"{target}: holds something else; choose another OUT, or add --overwrite"
+                f"{target}: holds something else, so no array and no label was changed; "
+                "choose another OUT, or add --overwrite"
             )
         self._output.write(target, data)
+        if self._output.keeps_existing and _read_number(target) < self._end:
+            self._filled.append(target)
         return True
+
+    def _empty_gaps(self) -> None:
+        """Removes the arrays that this run has added: EDM2 reads no array without a label."""
+        for target in self._filled:
+            with suppress(OSError):  # the error that follows asks for --overwrite anyway
+                os.unlink(target)
 
     def finish(self, labels: bytes, unread: list[str]) -> None:
         self._write_labels(labels)
@@ -118,11 +137,11 @@ class _ArrayFolder(ArrayPlace):
         for folder, folders, names in os.walk(self._output.path):
             folders.sort()
             for name in sorted(names):
-                match = _ARRAY_NAME.fullmatch(name)
-                number = -1 if match is None else int(match[1])
+                number = _read_number(name)
                 path = os.path.join(folder, name)
                 is_ours = path == self._output.locate(name_array(number))
                 if not name.endswith(".npy") or (is_ours and number < count):
+                    self._end = max(self._end, number + 1)
                     continue
                 if not is_ours:
                     raise OutputError(
@@ -143,8 +162,6 @@ class _ArrayZip(ArrayPlace):
     While the existing zip begins with the same bytes, nothing is written. The comment at its end
     marks a zip of dinac, and shows whether somebody has changed it.
     """
-
-    is_one_file = True
 
     def __init__(self, target: str, renewal: Renewal, *, fsync: bool) -> None:
         self._target = target

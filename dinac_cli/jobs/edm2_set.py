@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dinac_cli.container.header import RecordHeader
-from dinac_cli.errors import DinacError, OutputError, UnwritableDiskError, UsageError
+from dinac_cli.errors import DinacError, OutputError, UsageError
 from dinac_cli.jobs.edm2_places import ArrayPlace, name_array, open_place
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export_forms import Exported, write_array
@@ -46,9 +46,10 @@ class Edm2Exporter(Exporter):
         """Writes the arrays, then the labels of the written arrays.
 
         A zip is complete when all results have been yielded; if the run is stopped, there is none.
-        Raises OutputError if the zip cannot be written, or if a folder holds an array that EDM2
-        would read as part of the set, also if an earlier run wrote it for a record that cannot be
-        read now: it would have no label.
+        Raises OutputError if the zip or an array cannot be written, because EDM2 reads no set in
+        which an array has no label. For the same reason, raises OutputError if a folder holds
+        another array than this run would write; or one that EDM2 would read as part of the set,
+        also if an earlier run wrote it for a record that cannot be read now.
         """
         unread: list[str] = []
         labels = _Labels()
@@ -61,11 +62,10 @@ class Edm2Exporter(Exporter):
                 try:
                     label = self._find_label(item)
                     result = self._put(item, place, name_array(number))
-                except UnwritableDiskError:
+                except OutputError:
                     raise
                 except DinacError as exc:
-                    if place.is_one_file and isinstance(exc, OutputError):
-                        raise
+                    unread.append(name_array(number))
                     yield item.fail(exc)
                     continue
                 labels.add(number, label)

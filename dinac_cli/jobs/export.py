@@ -123,6 +123,7 @@ class ExportRequest(Request[ExportRun]):
         selection = self.inputs.select(LATENTS, self.out)
         self._check_training_set(selection)
         if not _is_zip(self.out, self.format):
+            self._refuse_zip()
             refuse_file_name(self.out)
         outcome = ExportOutcome()
         output = open_output(self.out, self.format, overwrite=self.overwrite, fsync=self.fsync)
@@ -143,6 +144,13 @@ class ExportRequest(Request[ExportRun]):
             outcome=outcome,
         )
         return ExportRun(work=work, selection=selection, output=output, outcome=outcome)
+
+    def _refuse_zip(self) -> None:
+        if self.out.lower().endswith(ZIP_SUFFIX) and not os.path.isdir(self.out):
+            zipped = " or ".join(name for name, form in TRAINING_SETS.items() if form.is_own_zip)
+            raise UsageError(
+                f"{self.out}: OUT must be a folder here; only --to {zipped} writes a zip"
+            )
 
     def _check_tar_options(self) -> None:
         options = {
@@ -449,10 +457,12 @@ class _TarExporter(Exporter):
         """Returns the caption of a record; None if none was asked for. Raises InputError."""
         if self._captions is None:
             return None
-        prompt = self._captions.find(strip_suffix(entry.name))
+        name = strip_suffix(entry.name)
+        prompt = self._captions.find(name)
         if prompt is None:
             raise InputError(
-                "has no caption; add a text file beside its image, or leave out --captions"
+                f"has no caption ({self._captions.describe_lack(name)}); add it, or leave out "
+                "--captions"
             )
         return prompt
 

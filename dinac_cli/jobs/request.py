@@ -39,6 +39,7 @@ from dinac_cli.storage.markers import holds_shards
 from dinac_cli.storage.naming import LATENT_SUFFIX
 from dinac_cli.storage.output import STDOUT, Output, OutputKind
 from dinac_cli.storage.parts import Shard, parse_shard
+from dinac_cli.storage.tars import begins_with_record
 from dinac_cli.storage.urls import hide_secrets, is_url
 
 _FILE_SUFFIXES = (LATENT_SUFFIX, ".safetensors", ".npz", ".npy", ".latent", ".tar", ".zip")
@@ -520,13 +521,20 @@ def advise_on_images(archive: str | None) -> str | None:
     return None if archive is None else f"name the archives in it, such as {hide_secrets(archive)}"
 
 
+def _advise_on_records(archive: str | None) -> str:
+    """Says how to read a folder without loose records, in which an archive may be."""
+    if archive is None or not archive.lower().endswith(".tar"):
+        return "run dinac encode first"
+    if is_url(archive) or begins_with_record(archive):
+        return f"name the tars in it, such as {archive}"
+    return f"the tars in it, such as {archive}, hold no records; name the OUT of dinac encode"
+
+
 def _describe_others(scan: InputScan) -> str:
     """Says which files a scan found that are not of its kind, and what to do."""
     if scan.kind is LATENTS:
         other, hint = IMAGES, "run dinac encode first and name its OUT"
-        tar = scan.first_archive
-        is_tar = tar is not None and tar.lower().endswith(".tar")
-        advice = f"name the tars in it, such as {tar}" if is_tar else "run dinac encode first"
+        advice = _advise_on_records(scan.first_archive)
     else:
         other, hint = LATENTS, "name the images, or use dinac decode"
         advice = advise_on_images(scan.first_archive) or "name image files or folders"

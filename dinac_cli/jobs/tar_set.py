@@ -309,12 +309,12 @@ class TarSet:
         for key, each in facts.items():
             if each[_KEYS_KEY] != self.keys:
                 raise UsageError(
-                    f"{path} has {each[_KEYS_KEY]}s as keys; you asked for --keys {self.keys}; "
-                    "choose another OUT"
+                    f"{path} has {each[_KEYS_KEY]}s as keys, but this export has --keys "
+                    f"{self.keys}; choose another OUT, or add --keys {each[_KEYS_KEY]}"
                 )
             if (dtype := each.get(_DTYPE_KEY, "f32")) != self.dtype:
                 raise UsageError(
-                    f"{path} holds arrays of {dtype}; you asked for --dtype {self.dtype}; "
+                    f"{path} holds arrays of {dtype}, but this export has --dtype {self.dtype}; "
                     f"choose another OUT, or add --dtype {dtype}"
                 )
             prompt = hash(each.get(_PROMPT_KEY))

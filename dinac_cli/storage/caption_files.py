@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from dinac_cli.errors import DinacError, InputError, describe_read_error, quote_error
+from dinac_cli.errors import InputError, describe_read_error, quote_error
 
 METADATA_NAME, CAPTIONS_NAME = "metadata.jsonl", "captions.json"
 """The files that hold the captions of a whole folder."""
@@ -24,6 +24,7 @@ MAX_CAPTION_BYTES = 2**20
 
 _MAX_TABLE_BYTES = 2**31
 _FOLDERS_KNOWN = 64
+_KEYS_SHOWN = 4
 
 
 def open_captions(place: str) -> CaptionFiles:
@@ -37,23 +38,26 @@ def open_captions(place: str) -> CaptionFiles:
         for name in (METADATA_NAME, CAPTIONS_NAME):
             path = os.path.join(place, name)
             if os.path.isfile(path):
-                return CaptionFiles(place, _read_table(path))
+                return CaptionFiles(place, _read_table(path), path)
         return CaptionFiles(place, {})
     if not os.path.isfile(place):
         raise InputError(f"{place}: no such file or folder; name the folder of the images")
-    return CaptionFiles(None, _read_table(place))
+    return CaptionFiles(None, _read_table(place), place)
 
 
 class CaptionFiles:
     """The captions of the images in a folder, by the names of the images in it.
 
-    `table` holds the captions of tables. If `folder` is not None, other captions are text files
-    beside the images. Can be pickled.
+    `table` holds the captions of the file `table_path`. If `folder` is not None, other captions are
+    text files beside the images. Can be pickled.
     """
 
-    def __init__(self, folder: str | None, table: dict[str, str]) -> None:
+    def __init__(
+        self, folder: str | None, table: dict[str, str], table_path: str | None = None
+    ) -> None:
         self._folder = folder
         self._table = table
+        self._table_path = table_path
 
     def find(self, name: str) -> str | None:
         """Returns the caption of an image, such as `trip/a.jpg`; None if it has none.
@@ -62,7 +66,7 @@ class CaptionFiles:
         """
         if name in self._table or self._folder is None:
             return self._table.get(name)
-        path = os.path.join(self._folder, *f"{os.path.splitext(name)[0]}.txt".split("/"))
+        path = _locate_text(self._folder, name)
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe waits for a writer
                 raise InputError(f"{path}: is no file, so it is no caption; move it away")
@@ -74,7 +78,17 @@ class CaptionFiles:
             raise InputError(f"{path}: {describe_read_error(exc)}") from exc
         if len(data) > MAX_CAPTION_BYTES:
             raise InputError(f"{path}: larger than 1 MiB, so it is no caption; move it away")
-        return _decode(data, path).strip()
+        return decode_caption(data, path)
+
+    def describe_lack(self, name: str) -> str:
+        """Says what was looked for in vain: `no photos/a.txt, no "a.jpg" in photos/captions.json`.
+
+        `name` is the name of an image without a caption.
+        """
+        lacking = [] if self._folder is None else [f"no {_locate_text(self._folder, name)}"]
+        if self._table_path is not None:
+            lacking.append(f"no {_quote(name)} in {self._table_path}")
+        return ", ".join(lacking)
 
     def list_missing(self, names: Sequence[str]) -> Iterator[str]:
         """Yields the images without a caption. Lists each folder once, and reads no text file."""
@@ -122,6 +136,10 @@ def _list_texts(folder: str) -> frozenset[str]:
     return frozenset(name[: -len(".txt")] for name in names if name.endswith(".txt"))
 
 
+def _locate_text(folder: str, name: str) -> str:
+    return os.path.join(folder, *f"{os.path.splitext(name)[0]}.txt".split("/"))
+
+
 def _read_table(path: str) -> dict[str, str]:
     """Reads a table of captions. Raises InputError."""
     try:
@@ -129,44 +147,96 @@ def _read_table(path: str) -> dict[str, str]:
             raise InputError(f"{path}: larger than 2 GiB; split the table")
         with open(path, "rb") as file:
             text = _decode(file.read(), path)
-        is_lines = path.lower().endswith(".jsonl")
-        return dict(_parse_lines(text) if is_lines else _parse_object(json.loads(text)))
     except OSError as exc:
         raise InputError(f"{path}: {describe_read_error(exc)}") from exc
-    except DinacError:
-        raise
-    except (ValueError, RecursionError) as exc:
+    is_lines = path.lower().endswith(".jsonl")
+    try:
+        return dict(_parse_lines(text) if is_lines else _parse_object(_parse_json(text)))
+    except _TableError as exc:
+        details = [] if exc.__cause__ is None else [quote_error(exc.__cause__)]
         raise InputError(
-            f"{path}: not a table of captions; see `dinac man python`", [quote_error(exc)]
+            f"{path}: not a table of captions: {exc}; see `dinac man python`", details
         ) from exc
+
+
+class _TableError(ValueError):
+    """Says in a few words, with the line, what is wrong with a table of captions."""
 
 
 def _parse_lines(text: str) -> Iterator[tuple[str, str]]:
     # `splitlines` would also cut at U+2028 and the like, which may stand in a JSON text.
-    for line in filter(str.strip, text.split("\n")):
-        match json.loads(line):
-            case {"file_name": str(name), "text": str(caption)}:
-                yield name, _check_length(name, caption)
-            case _:
-                raise ValueError(f"a line without file_name and text: {line[:60]}")
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield _parse_line(line)
+            except _TableError as exc:
+                raise _TableError(f"line {number}: {exc}") from exc.__cause__
+
+
+def _parse_line(line: str) -> tuple[str, str]:
+    match _parse_json(line, ""):
+        case {"file_name": str(name), "text": str(caption)}:
+            return name, _check_length(name, caption)
+        case dict(values):
+            raise _TableError(_explain_keys(values, ("file_name", "text")))
+        case _:
+            raise _TableError('not an object with "file_name" and "text"')
 
 
 def _parse_object(values: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(values, dict):
-        raise ValueError("not a JSON object")
+        raise _TableError('not an object such as {"a.jpg": "caption"}')
     for name, value in values.items():
         match value:
             case str(caption) | [str(caption), *_]:
                 yield name, _check_length(name, caption)
+            case dict(inner):
+                raise _TableError(
+                    f"the value of {_quote(name)} is not a text, but an object with "
+                    f"{_list_keys(inner)}"
+                )
             case _:
-                raise ValueError(f"the value of {name[:60]} is no text")
+                raise _TableError(f"the value of {_quote(name)} is not a text")
+
+
+def _parse_json(text: str, place: str = "line {}: ") -> Any:
+    """Parses JSON. Raises `_TableError` that begins with `place` and the number of the line."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise _TableError(f"{place.format(exc.lineno)}not valid JSON") from exc
+    except (ValueError, RecursionError) as exc:
+        raise _TableError("not valid JSON") from exc
+
+
+def _explain_keys(values: dict[str, Any], wanted: Sequence[str]) -> str:
+    for key in wanted:
+        if key not in values:
+            return f"no key {_quote(key)}; found {_list_keys(values)}"
+        if not isinstance(values[key], str):
+            return f"the value of {_quote(key)} is not a text"
+    raise AssertionError(f"all of {wanted} are texts")
+
+
+def _list_keys(values: dict[str, Any]) -> str:
+    keys = ", ".join(_quote(key) for key in list(values)[:_KEYS_SHOWN])
+    return (keys or "nothing") + (", …" if len(values) > _KEYS_SHOWN else "")
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text[:60], ensure_ascii=False)
 
 
 def _check_length(name: str, caption: str) -> str:
-    """Returns the caption. Raises ValueError if it is too long, so that exports stay readable."""
+    """Returns the caption. Raises `_TableError` if it is too long, so that exports are readable."""
     if len(caption.encode(errors="surrogatepass")) > MAX_CAPTION_BYTES:
-        raise ValueError(f"the caption of {name[:60]} is larger than 1 MiB")
+        raise _TableError(f"the caption of {_quote(name)} is larger than 1 MiB")
     return caption
+
+
+def decode_caption(data: bytes, path: str) -> str:
+    """Returns the caption in a text file, without white space around it. Raises InputError."""
+    return _decode(data, path).strip()
 
 
 def _decode(data: bytes, path: str) -> str:

@@ -7,6 +7,7 @@ several times longer per member. The reader is therefore dinac's own; tarfile ma
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 from dinac_cli.container.names import escape_name, find_name_fault
 from dinac_cli.errors import ArchiveError
 from dinac_cli.storage.content import MAX_INPUT_BYTES
-from dinac_cli.storage.naming import NameSet
+from dinac_cli.storage.naming import LATENT_SUFFIX, NameSet
 
 MAX_EXTENDED_BYTES = 2**16
 """The size limit of an extended header (PAX, or a GNU long name). Paths have at most 4 KiB."""
@@ -86,6 +87,18 @@ class Member(NamedTuple):
     name: str
     data: bytes | None
     problem: str | None = None
+
+
+def begins_with_record(path: str) -> bool:
+    """True if the first file of a local tar is a record, as in the shards of dinac encode."""
+    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+        return False
+    try:
+        with tarfile.open(path) as tar:
+            first = next((member for member in tar if member.isfile()), None)
+    except (tarfile.TarError, OSError):
+        return False
+    return first is not None and first.name.endswith(LATENT_SUFFIX)
 
 
 def read_members(file: BinaryIO, wants: Callable[[str], bool]) -> Iterator[Member]:

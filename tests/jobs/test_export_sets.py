@@ -405,8 +405,9 @@ def test_edm2_zip_leaves_a_gap_for_a_bad_record(tmp_path: Path, latents: Path) -
 
 
 def test_only_edm2_writes_a_zip(tmp_path: Path, latents: Path) -> None:
-    with pytest.raises(UsageError, match=r"out\.zip: OUT, .*must be a folder"):
-        export(tmp_path / "out.zip", "lightningdit", latents)
+    for name in ("out.zip", "out.ZIP"):
+        with pytest.raises(UsageError, match=rf"{name}: OUT must be a folder .*only --to edm2 w"):
+            export(tmp_path / name, "lightningdit", latents)
     (tmp_path / "out.zip").mkdir()
     export(tmp_path / "out.zip", "edm2", latents)
     assert Edm2Reader(tmp_path / "out.zip").labels == [0, 0, 1, 1, 2]
@@ -462,14 +463,32 @@ def test_edm2_keeps_equal_arrays_and_replaces_none_without_overwrite(
     assert set(export(out, "edm2", latents).values()) == {"done"}
     assert {path: path.stat().st_ino for path in out.rglob("*")} == before
     put(latents, model, "dog/a.png", 30)
-    put(latents, model, "ant/b.png", 31)
     statuses = export(out, "edm2", latents)
-    assert "00000001.npy: holds something else" in statuses.pop("ant/b.png")
     assert statuses.pop("dog/a.png") == "written"
     assert set(statuses.values()) == {"done"}
+    put(latents, model, "ant/b.png", 31)
+    with pytest.raises(OutputError, match=r"00000001\.npy: holds something else"):
+        export(out, "edm2", latents)
     export(out, "edm2", latents, overwrite=True)
     export(tmp_path / "new", "edm2", latents)
     assert read_bytes(out) == read_bytes(tmp_path / "new")
+
+
+def test_edm2_leaves_a_set_that_it_cannot_extend(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    whole = (latents / f"{NAMES[1]}.dinac").read_bytes()
+    (latents / f"{NAMES[1]}.dinac").write_bytes(whole[:-3])
+    out = tmp_path / "out"
+    export(out, "edm2", latents)  # with a gap
+    before = read_bytes(out)
+    (latents / f"{NAMES[1]}.dinac").write_bytes(whole)
+    put(latents, model, "bat/a.png", 30)  # after the gap, before other arrays
+    put(latents, model, "dog/a.png", 31)
+    with pytest.raises(OutputError, match=r"02\.npy: .*, so no array and no label was"):
+        export(out, "edm2", latents)
+    assert read_bytes(out) == before
+    assert Edm2Reader(out).labels == [0, 1, 1, 2]
 
 
 def test_edm2_reads_no_foreign_array(tmp_path: Path, latents: Path) -> None:

@@ -80,6 +80,38 @@ def test_damaged_tables_are_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("metadata.jsonl", '\n{"file_name": "a", "prompt": ""}', 'line 2: no key "text"; found '
+         '"file_name", "prompt"'),
+        ("metadata.jsonl", '{"file_name": "a", "text": 3}', 'line 1: the value of "text" is not a'),
+        ("metadata.jsonl", '{"text": "', "line 1: not valid JSON"),
+        ("metadata.jsonl", "[]", 'line 1: not an object with "file_name" and "text"'),
+        ("captions.json", '{\n"a": "", }', "line 2: not valid JSON"),
+        ("captions.json", '{"p/a.jpg": {"caption": ""}}', 'the value of "p/a.jpg" is not a text, '
+         'but an object with "caption"'),
+    ],
+)  # fmt: skip
+def test_a_damaged_table_is_explained(
+    tmp_path: Path, name: str, content: str, problem: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as caught:
+        open_captions(str(tmp_path))
+    assert f"not a table of captions: {problem}" in str(caught.value)
+    assert len(caught.value.details) == ("JSON" in problem)
+
+
+def test_what_was_looked_for(photos: Path) -> None:
+    table = photos / "captions.json"
+    assert open_captions(str(photos)).describe_lack("trip/d.webp") == f"no {photos / 'trip/d.txt'}"
+    table.write_text("{}")
+    assert open_captions(str(table)).describe_lack("x.jpg") == f'no "x.jpg" in {table}'
+    lacking = f'no {photos / "x.txt"}, no "x.jpg" in {table}'
+    assert open_captions(str(photos)).describe_lack("x.jpg") == lacking
+
+
 def test_a_file_that_is_no_caption(photos: Path) -> None:
     (photos / "a.txt").write_bytes(b"x" * (2**20 + 1))
     with pytest.raises(InputError, match="larger than 1 MiB"):

@@ -534,6 +534,13 @@ def test_loose_remote_records_are_read(work: Path, tmp_path: Path, bucket: str) 
     assert len(read_tree(tmp_path / "c")) == 3
 
 
+def test_tars_without_records_are_not_advised(work: Path, tmp_path: Path) -> None:
+    write_file(tmp_path / "wds/000000.tar", make_tar({"0.npy": b""}))
+    message = r"the tars in it, such as .*000000\.tar, hold no records; name the OUT of dinac enco"
+    with pytest.raises(UsageError, match=message):
+        list_entries(tmp_path / "wds")
+
+
 def test_a_remote_tar_without_run_json_must_be_named(work: Path, bucket: str) -> None:
     place = upload({"x.tar": (work / "shards" / TARS[0]).read_bytes()}, bucket)
     with pytest.raises(UsageError, match=r"name the tars in it, such as memory://.*/x\.tar$"):
