@@ -134,6 +134,7 @@ POPULATED: list[Any] = [
     VerifyRequest(
         inputs=INPUTS,
         source="photos",
+        masks="masks",
         reencode=5.0,
         max_delta=0.5,
         model=MODEL,
