@@ -50,9 +50,9 @@ def test_extras_do_not_change_each_other_or_the_latents(dtype: str, is_fast: boo
     assert both.logsnr is not None
     assert both.class_token is not None
     expected = [plain.latents.tobytes(), both.logsnr.tobytes(), both.class_token.tobytes()]
-    assert to_bytes(both) == expected
-    assert to_bytes(token) == [expected[0], None, expected[2]]
-    assert to_bytes(logsnr) == [*expected[:2], None]
+    assert to_bytes(both) == [*expected, None]  # a mask comes from the image, not from the model
+    assert to_bytes(token) == [expected[0], None, expected[2], None]
+    assert to_bytes(logsnr) == [*expected[:2], None, None]
     assert (both.logsnr.shape, both.class_token.shape) == (plain.latents.shape, (64,))
     assert {array.dtype for array in both if array is not None} == {np.dtype(np.float32)}
 
