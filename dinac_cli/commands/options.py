@@ -525,6 +525,13 @@ Workers = Annotated[
     int | None, _workers(help="Number of threads that read; the same number of threads write.")
 ]
 Readers = Annotated[int | None, _workers(help="Number of threads that read.")]
+PreviewReaders = Annotated[
+    int | None,
+    _workers(
+        show_default="1, or one per processor with --fit",
+        help="Number of threads that read; for files on a slow disk.",
+    ),
+]
 Processes = Annotated[
     int | None,
     run_option(

@@ -64,7 +64,7 @@ def preview(
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
-    workers: opt.Readers = None,
+    workers: opt.PreviewReaders = None,
     overwrite: opt.Overwrite = False,
     fail_fast: opt.FailFast = False,
     failures: opt.Failures = None,

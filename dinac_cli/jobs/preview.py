@@ -29,7 +29,7 @@ from dinac_cli.jobs.results import FileResult, Status
 from dinac_cli.storage.inputs import Input
 from dinac_cli.storage.output import Output, OutputKind
 
-_GROUP_RECORDS = 16
+_GROUP_RECORDS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class PreviewRequest(Request["PreviewRun"]):
 
     command: ClassVar[str] = "preview"
     uses_model: ClassVar[bool] = False
+    most_workers: ClassVar[int] = 1  # more threads wait for Python's lock, also with large records
 
     def open(self, announce: Announce = keep_quiet) -> PreviewRun:
         limit = self.inputs.limit
