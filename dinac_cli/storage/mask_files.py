@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
@@ -82,18 +83,24 @@ class MaskFiles:
         Skips hidden files. Also returns None if there are more than `MOST_COMPARED` masks. Raises
         InputError if the folder cannot be listed.
         """
-        list_images = lru_cache(_FOLDERS_KNOWN)(_list_image_stems)
-        count, example = 0, ""
-        for position, (name, _) in enumerate(self._walk(self._folder, "", ())):
-            if position == MOST_COMPARED:
-                return None
-            subfolder, base = os.path.split(os.path.splitext(name)[0])
-            places = (os.path.join(folder, *subfolder.split("/")) for folder in folders)
-            is_hidden = "/." in f"/{name}"
-            if not is_hidden and all(base not in list_images(place) for place in places):
-                count += 1
-                example = example or os.path.join(self._folder, *name.split("/"))
-        return UnusedMasks(count, example) if count else None
+        walk = self._walk(self._folder, "", ())
+        names = [name for name, _ in islice(walk, MOST_COMPARED + 1)]
+        if len(names) > MOST_COMPARED:
+            return None
+        masks: dict[str, set[str]] = {}  # the stems in each subfolder
+        for subfolder, stem in map(_split_stem, names):
+            masks.setdefault(subfolder, set()).add(stem)
+        for subfolder, stems in masks.items():
+            for folder in folders:
+                stems -= _find_images(os.path.join(folder, *subfolder.split("/")), stems)
+        unused = []
+        for name in names:
+            subfolder, stem = _split_stem(name)
+            if stem in masks[subfolder] and "/." not in f"/{name}":
+                unused.append(name)
+        if not unused:
+            return None
+        return UnusedMasks(len(unused), os.path.join(self._folder, *unused[0].split("/")))
 
     def _walk(
         self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
@@ -137,14 +144,24 @@ class MaskFiles:
         return _Listed(names, tuple(sorted({os.path.splitext(name)[1] for name in names})))
 
 
-def _list_image_stems(folder: str) -> frozenset[str]:
-    """Returns the names in a folder that may be images, without extensions."""
+def _split_stem(name: str) -> tuple[str, str]:
+    """Returns the subfolder of a mask and its name without the extension."""
+    subfolder, base = os.path.split(name)
+    return subfolder, os.path.splitext(base)[0]
+
+
+def _find_images(folder: str, stems: Set[str]) -> set[str]:
+    """Returns those of `stems` that are names in a folder of what may be images.
+
+    Keeps no other name in memory, because a folder may hold millions of images.
+    """
     try:
-        names = os.listdir(folder)
+        with os.scandir(folder) as listing:
+            parts = (os.path.splitext(entry.name) for entry in listing)
+            found = ((stem, suffix) for stem, suffix in parts if stem in stems)
+            return {stem for stem, suffix in found if not suffix or is_image_name(stem + suffix)}
     except OSError:
-        return frozenset()
-    parts = map(os.path.splitext, names)
-    return frozenset(stem for stem, suffix in parts if not suffix or is_image_name(stem + suffix))
+        return set()
 
 
 def _unescape_name(name: str) -> str | None:

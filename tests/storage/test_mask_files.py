@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,21 @@ def test_masks_that_belong_to_no_image_are_counted(
     assert masks.find_unused(folders[1:]) is not None
     monkeypatch.setattr(mask_files, "MOST_COMPARED", 5)
     assert masks.find_unused(folders[1:]) is None
+
+
+def test_the_names_of_images_without_a_mask_are_not_kept(tmp_path: Path) -> None:
+    """A folder may hold millions of images, and few masks."""
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks/tpyo.png").touch()
+    for number in range(2000):
+        (tmp_path / "images" / f"{number:0200}.png").touch()
+    tracemalloc.start()
+    found = MaskFiles(str(tmp_path / "masks")).find_unused([str(tmp_path / "images")])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == (1, os.path.join(tmp_path, "masks", "tpyo.png"))
+    assert peak < 2000 * 200 / 2
 
 
 def test_links_in_loops_and_broken_links(folder: Path) -> None:
