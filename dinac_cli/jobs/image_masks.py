@@ -219,8 +219,10 @@ def describe_mask_change(description: str, mask: FoundMask) -> str | None:
     An anonymous record holds no hash: its mask must only exist. Raises InputError if the mask
     cannot be read.
     """
-    value = parse_description(description).get(MASK_KEY, "")
-    if read_mask_kind(description) != "files":
+    value, kind = parse_description(description).get(MASK_KEY, ""), read_mask_kind(description)
+    if kind == "alpha":
+        return "was encoded with --mask, not with mask files; leave out --masks"
+    if kind == NO_MASK_KIND:
         return "was encoded without --masks; run encode --masks"
     if mask.path is None:
         return None if value == _ABSENT else "its mask is gone; run encode --masks again"

@@ -30,7 +30,6 @@ from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.image_masks import (
     MASK_OPTIONS,
-    NO_MASK,
     describe_mask_change,
     find_mask,
     read_mask_kind,
@@ -367,18 +366,18 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
 def check_mask(masks: MaskFiles, entry: RecordEntry, header: RecordHeader) -> str | None:
     """Returns a finding if the mask of a record is not what `masks` has for its image, or None.
 
-    Looks for the mask under the names under which `check_source` looks for the source. An anonymous
-    record of a stream has no name, so nothing is found.
+    Looks under the names under which `check_source` looks for the source. One of them may be that
+    of another image: `latents/trip/a.png.dinac`, if it is an input by itself, may be of `a.png`. So
+    there is no finding if the mask of any name fits. An anonymous record of a stream has no name,
+    so nothing is found.
     """
-    names = tuple(_list_names(entry, header))
-    if not names:
-        return None
     try:
-        found = (find_mask(masks, name) for name in names)
-        mask = next((each for each in found if each.path is not None), NO_MASK)
-        return describe_mask_change(header.image, mask)
+        found = [find_mask(masks, name) for name in dict.fromkeys(_list_names(entry, header))]
+        found.sort(key=lambda mask: mask.path is None)
+        findings = [describe_mask_change(header.image, mask) for mask in found]
     except InputError as exc:
         return str(exc)
+    return None if None in findings or not findings else findings[0]
 
 
 def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:

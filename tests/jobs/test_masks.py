@@ -491,6 +491,29 @@ def test_verify_finds_masks_that_changed(photos: Path, masks: Path, tmp_path: Pa
     assert find(out) == dict.fromkeys(names)
 
 
+def test_verify_takes_no_mask_of_another_image_with_the_same_base_name(
+    photos: Path, masks: Path, tmp_path: Path
+) -> None:
+    """A record that is an input by itself may be of an image in any folder."""
+    write_images(photos, "trip/a.png")  # a.png has a mask, trip/a.png has none
+    encode(photos, tmp_path / "out", masks=masks)
+    records = [tmp_path / "out/trip/a.png.dinac", tmp_path / "out/a.png.dinac"]
+    assert [result.reason for result in verify_files(records, masks=masks)] == [None, None]
+    save_mask(masks / "trip/a.png", LEFT)
+    save_mask(masks / "a.png", LEFT[:, ::-1].copy())
+    for result in verify_files(records, masks=masks):
+        assert result.status is Status.FAILED
+
+
+def test_verify_does_not_advise_what_encode_refuses(
+    photos: Path, masks: Path, tmp_path: Path
+) -> None:
+    """`encode --masks` refuses an OUT that was made with --mask."""
+    encode(photos, tmp_path / "out", mask=True)
+    reasons = {result.reason for result in verify_files(tmp_path / "out", masks=masks)}
+    assert reasons == {"was encoded with --mask, not with mask files; leave out --masks"}
+
+
 def test_descriptions() -> None:
     text, sha256 = "alpha=none;frame=1/1", "ab" * 32
     assert describe_mask(text, "none", None) == text
