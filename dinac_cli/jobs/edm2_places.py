@@ -70,6 +70,7 @@ def open_place(output: Output, count: int) -> Iterator[ArrayPlace]:
     """
     if output.kind is OutputKind.FOLDER:
         folder = _ArrayFolder(output)
+        folder.refuse_changed_labels()  # before the first array, which would have no label
         folder.refuse_others(count)
         yield folder
         return
@@ -125,12 +126,16 @@ class _ArrayFolder(ArrayPlace):
 
     def _write_labels(self, data: bytes) -> None:
         target = self._output.locate(LABELS_NAME)
-        if self._output.keeps_existing and os.path.lexists(target):
-            if _is_equal(target, data):
-                return
-            if not is_sealed_json(target):
-                raise refuse_changed(target)
+        if self._output.keeps_existing and os.path.lexists(target) and _is_equal(target, data):
+            return
+        self.refuse_changed_labels()
         self._output.write(target, data)
+
+    def refuse_changed_labels(self) -> None:
+        """Raises OutputError if OUT holds labels that this version of dinac did not write."""
+        target = self._output.locate(LABELS_NAME)
+        if self._output.keeps_existing and os.path.lexists(target) and not is_sealed_json(target):
+            raise refuse_changed(target)
 
     def refuse_others(self, count: int) -> None:
         """Raises OutputError if OUT holds an array that is none of `count` records."""

@@ -491,13 +491,18 @@ def test_edm2_leaves_a_set_that_it_cannot_extend(
     assert Edm2Reader(out).labels == [0, 1, 1, 2]
 
 
-def test_edm2_reads_no_foreign_array(tmp_path: Path, latents: Path) -> None:
+def test_edm2_reads_no_foreign_array(tmp_path: Path, latents: Path, model: ModelHandle) -> None:
     out = tmp_path / "out"
     export(out, "edm2", latents)
     (out / "dataset.json").write_text("{}")
     with pytest.raises(OutputError, match=r"dataset\.json: was not written by this version"):
         export(out, "edm2", latents)
     assert (out / "dataset.json").read_text() == "{}"
+    put(latents, model, "dog/a.png", 30)
+    with pytest.raises(OutputError, match=r"dataset\.json: was not written by this version"):
+        export(out, "edm2", latents)
+    assert not (out / "00000/img-mean-std-00000005.npy").exists()  # it would have no label
+    (latents / "dog/a.png.dinac").unlink()
     export(out, "edm2", latents, overwrite=True)
     (latents / "cat/z.png.dinac").unlink()
     with pytest.raises(OutputError, match=r"00000004\.npy: is no array of this export"):
