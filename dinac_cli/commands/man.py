@@ -96,21 +96,16 @@ def print_page(name: str, known: Iterable[str], what: str = "page") -> None:
     If there is no such page, shows the section with this heading, such as "masks". Raises
     UsageError if there is none either; the error suggests the nearest `known` names.
     """
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    if name not in TOPICS and (section := find_section(name)) is not None:
-        if is_terminal:
-            show_page(prepare_section(section))
-        else:
-            Console().print_result(read_section(section))
-        return
-    if name not in TOPICS:
+    section = None if name in TOPICS else find_section(name)
+    if name not in TOPICS and section is None:
         nearest = " or ".join(f"'{near}'" for near in find_nearest(name, known))
         advice = f"did you mean {nearest}?" if nearest else f"'{PROGRAM} help' lists all names"
         raise UsageError(f"no {what} '{name}'; {advice}")
-    if is_terminal:
-        show_page(prepare_page(name))
+    if sys.stdout is not None and sys.stdout.isatty():
+        show_page(prepare_page(name) if section is None else prepare_section(section))
     else:
-        Console().print_result(read_page(name).rstrip("\n"))
+        source = read_page(name).rstrip("\n") if section is None else read_section(section)
+        Console().print_result(source)
 
 
 def make_manual(root: Any, version: str) -> str:
