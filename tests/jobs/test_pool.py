@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ import pytest
 from dinac_cli.errors import DeviceError, UnwritableDiskError, UsageError
 from dinac_cli.jobs.executor import pool, supply
 from dinac_cli.jobs.executor.control import RunControl
+from dinac_cli.jobs.executor.job import Made
+from dinac_cli.jobs.executor.messages import Assignment, Report
 from dinac_cli.jobs.executor.pool import hold_job, run_in_processes
 from dinac_cli.jobs.executor.supply import Supply
 from dinac_cli.jobs.results import FileResult, Status
@@ -405,6 +408,67 @@ def test_a_process_that_would_start_too_late_is_not_started(
     results = list(run([Entry(n, "pause") for n in range(60)], job=job, control=control))
     assert sorted(numbers(results)) == list(range(60))
     assert len({result.bytes_in for result in results}) == (1 if is_automatic else 3)
+
+
+class Growing:
+    """A pool of one process, which does nothing by itself, at a time that the test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, listed: int, held: int) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(pool, "_start_process", lambda _: None)
+        control = RunControl(workers=0, processes=8, fits_device=True)
+        assignment = Assignment(b"", control)
+        listing: Any = Listed([Entry(number) for number in range(held, held + listed)])
+        self.pool: Any = pool._Pool(assignment, listing, control, pool.ignore_result, ordered=False)
+        [self.device] = self.pool._devices
+        self.process: pool._Process[Any] = pool._Process(assignment, self.device)
+        self.process.give([(number, Entry(number)) for number in range(held)])
+        self.pool._processes.append(self.process)
+
+    def report(self, count: int = 0, room: tuple[int, int] | None = None) -> None:
+        made = Made(FileResult("a", Status.WRITTEN))
+        finished = tuple((number, made) for number in list(self.process.held)[:count])
+        list(self.pool._accept(self.process, Report(finished, room=room)))
+
+    def pays(self) -> bool:
+        return bool(self.pool._pays(self.device))
+
+
+class Listed(list[Any]):
+    is_complete = True
+
+
+@pytest.mark.parametrize(("listed", "pays"), [(230, False), (3000, True)])
+def test_the_time_to_load_the_model_does_not_count_as_time_to_compute(
+    listed: int, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process starts in 10 s, and then finishes 100 images per second."""
+    growing = Growing(monkeypatch, listed=listed, held=64)
+    growing.report()  # it is ready, but has not loaded the model
+    growing.now = 10.0
+    growing.report(8, room=(10, 1))
+    assert not growing.pays()  # nobody knows how fast it is
+    for first in range(64, 264, 10):
+        growing.now += 0.1
+        growing.report(10)
+        growing.process.give([(number, Entry(number)) for number in range(first, first + 10)])
+    assert growing.pays() is pays
+
+
+def test_a_further_process_starts_during_the_first_long_entry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as a shard, which reports that the model works before it is finished."""
+    growing = Growing(monkeypatch, listed=18, held=2)
+    growing.now = 5.0
+    growing.report()
+    assert not growing.pays()
+    growing.report(room=(10, 1))
+    growing.now = 5.1
+    assert not growing.pays()
+    growing.now = 8.0
+    assert growing.pays()
 
 
 @pytest.mark.parametrize(

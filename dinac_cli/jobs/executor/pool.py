@@ -53,6 +53,7 @@ _POLL_SECONDS = 0.2  # a signal handler cannot wake the parent, so it looks for 
 _END_SECONDS = 2.0
 _FREE_SECONDS = 20.0  # CUDA may take long to free its memory
 _RATE_SECONDS = 0.25
+_SHORTEST_SECONDS = 1e-3
 
 OpenJob = Callable[[], AbstractContextManager[Job[E, W, R]]]
 """Opens a job. It is pickled, and called in each worker process."""
@@ -140,11 +141,11 @@ class _Process(Generic[E]):
         self.uses_model = False
         self.is_suspect = False  # it holds one entry of a worker that died
         self.is_stopping = self.has_stopped = False
-        self.rate = 0.0
-        """The entries that it finishes per second; 0 if that is not known yet."""
+        self.has_computed = False
         self.start_seconds = 0.0
-        """The time to its first finished entry; 0 if there is none yet."""
-        self._finished = 0
+        """The time until it had computed something, such as to load the model."""
+        self._finished = self._finished_at_start = 0
+        self._rate = 0.0
         self._began = time.monotonic()
         self._mark: tuple[float, int] | None = None
         names = (device.name,) if device.name else ()
@@ -167,20 +168,37 @@ class _Process(Generic[E]):
 
     def choose_size(self, listed: int, processes: int) -> int:
         """Returns the size of the next part: about `PART_SECONDS` of work."""
-        if not self.rate:
+        if not self._rate:
             return max(LEAST_PART, min(FIRST_PART, listed // (2 * processes)))
-        return max(LEAST_PART, min(MOST_PART, int(self.rate * PART_SECONDS)))
+        return max(LEAST_PART, min(MOST_PART, int(self._rate * PART_SECONDS)))
+
+    def note_computed(self) -> None:
+        """Ends the time of the start, if it has not ended yet. The device works."""
+        if not self.has_computed:
+            self.has_computed = True
+            self.start_seconds = time.monotonic() - self._began
+            self._finished_at_start = self._finished
+
+    def bound_rate(self) -> float:
+        """Returns the most entries per second that it may finish: all that it holds, at once.
+
+        Close to the true rate soon after the start, whose time does not count. Falls while the
+        process works on its first long entry, such as a shard. 0 if nothing was computed yet.
+        """
+        if not self.has_computed:
+            return 0.0
+        seconds = time.monotonic() - self._began - self.start_seconds
+        done = self._finished - self._finished_at_start + len(self.held)
+        return done / max(seconds, _SHORTEST_SECONDS)
 
     def count_finished(self, count: int) -> None:
         """Counts finished entries, to measure the speed of the worker."""
         now = time.monotonic()
-        if count and self.is_beginner:
-            self.start_seconds = now - self._began
         self._finished += count
         if self._mark is None:
             self._mark = (now, self._finished)
         elif now - self._mark[0] >= _RATE_SECONDS:
-            self.rate = (self._finished - self._mark[1]) / (now - self._mark[0])
+            self._rate = (self._finished - self._mark[1]) / (now - self._mark[0])
             self._mark = (now, self._finished)
 
     def bury(self, patience_seconds: float = 2.0) -> str:
@@ -273,8 +291,9 @@ class _Pool(Generic[E]):
         running = [process for process in self._processes if process.device is device]
         if not (self._chooses_count and running and self._listing.is_complete):
             return True
-        rate = sum(process.rate for process in self._processes)
-        return rate > 0 and len(self._listing) > rate * running[0].start_seconds
+        starts = [process.start_seconds for process in running if process.has_computed]
+        rate = sum(process.bound_rate() for process in self._processes)
+        return bool(starts) and len(self._listing) > rate * max(starts)
 
     def _choose_device(self) -> _Device | None:
         """Returns the device with the fewest processes; None if no device may have one more."""
@@ -366,6 +385,8 @@ class _Pool(Generic[E]):
         if any(made.result.status is Status.WRITTEN for _, made in report.made):
             process.device.crashes = 0
         process.count_finished(len(report.made))
+        if report.made or report.room is not None:
+            process.note_computed()
         for number, made in report.made:
             if process.is_suspect and made.result.output:  # the dead worker may have written it
                 remove_dead_temporaries(os.path.dirname(made.result.output) or ".")
