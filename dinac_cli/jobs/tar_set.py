@@ -56,6 +56,7 @@ _KEYS_KEY, _FILE_KEY, _COPY_KEY = "keys", "file", "copy"
 _DTYPE_KEY, _PROMPT_KEY, _MASKS_KEY = "dtype", "prompt", "masks"
 _MAX_FACTS_BYTES = 8 * 2**20  # a caption of 1 MiB, escaped, and the rest
 _TAR_NAME = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{6,})\.tar")
+_NO_PROMPT = hash(None)
 _NUMBER = re.compile(r"((?:[0-9]+of[0-9]+-)?)([0-9]{8,})")
 _BROKEN = (*UNREADABLE, tarfile.TarError)
 
@@ -190,9 +191,10 @@ class TarSet:
         for identity in (name.identity, record_hash):
             if (found := self._found.get(hash(identity))) is not None:
                 record, old_prompt, has_masks, tar = found
-                stale = None if old_prompt == hash(prompt) else "the caption has changed"
+                changes = [_compare_prompts(old_prompt, hash(prompt))]
                 if has_masks != self.masks:
-                    stale = "it has a mask" if has_masks else "it has no mask"
+                    changes += ["the mask is left out" if has_masks else "the mask was missing"]
+                stale = " and ".join(filter(None, changes)) or None
                 if record != hash(record_hash):
                     stale = RECORD_CHANGED
                 return Place(self.output.locate(self._tars[tar]), identity, stale)
@@ -324,6 +326,15 @@ class TarSet:
             match = _NUMBER.fullmatch(key)
             if match is not None and match[1] == self._prefix:
                 self._next_number = max(self._next_number, int(match[2]) + 1)
+
+
+def _compare_prompts(old: int, new: int) -> str | None:
+    """Says what happens to the caption of a sample, whose hashes are given; None for nothing."""
+    if old == new:
+        return None
+    if new == _NO_PROMPT:
+        return "the caption is left out"
+    return "the caption was missing" if old == _NO_PROMPT else "the caption has changed"
 
 
 def _halve(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -549,7 +549,7 @@ def test_masks_are_arrays_of_every_sample(
     assert all(
         "mask" not in extension for sample in read_tars(out).values() for extension in sample
     )
-    assert set(run(masks=True).values()) == {"it has no mask"}
+    assert set(run(masks=True).values()) == {"the mask was missing"}
     assert set(run(masks=True).values()) == {"done"}
     samples = {key: dict(sample) for key, sample in read_tars(out).items()}
     for key, sample in samples.items():
@@ -558,15 +558,30 @@ def test_masks_are_arrays_of_every_sample(
         np.testing.assert_array_equal(stored, expected, strict=True)
     flipped = np.load(io.BytesIO(samples["b%2Epng"]["flipped_mask.npy"]))
     np.testing.assert_array_equal(flipped, mask[:, ::-1], strict=True)
-    assert set(run().values()) == {"it has a mask"}
+    assert set(run().values()) == {"the mask is left out"}
     assert read_bytes(out) == before
     put(latents, model, "b.png", 0)
     assert set(run(masks=True).values()) == {
-        "it has no mask",
+        "the mask was missing",
         "was encoded without masks; encode it again with --mask or --masks",
     }
     with pytest.raises(UsageError, match="--masks needs --to webdataset"):
         export(tmp_path / "npz", "npz", latents, masks=True)
+
+
+def test_a_sample_that_is_replaced_names_each_difference(
+    tmp_path: Path, model: ModelHandle
+) -> None:
+    put(tmp_path / "latents", model, "a.jpg", 1, image="alpha=none;mask=none")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.txt").write_text("a picture")
+    run = partial(export, tmp_path / "out", WEBDATASET, tmp_path / "latents")
+    captions = str(tmp_path / "photos")
+    assert run() == {"a.jpg": "written"}
+    assert run(captions=captions) == {"a.jpg": "the caption was missing"}
+    assert run(captions=captions, masks=True) == {"a.jpg": "the mask was missing"}
+    assert run() == {"a.jpg": "the caption is left out and the mask is left out"}
+    assert run() == {"a.jpg": "done"}
 
 
 def test_captions_become_prompts(tmp_path: Path, latents: Path) -> None:
