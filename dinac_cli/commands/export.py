@@ -20,6 +20,8 @@ EXPORT_KEYS = ("number", "name")
 EXPORT_LABELS = ("none", "folders")
 EXPORT_DTYPES = ("f32", "f16")
 
+_SHOWN = 3  # classes with another number, in one line
+
 ExportOut = Annotated[
     str | None,
     typer.Argument(
@@ -168,7 +170,11 @@ def export(
 
 
 class ExportSummary(Summary):
-    """The summary of an export: also says what was left out, and whether a zip is missing."""
+    """The summary of an export.
+
+    It also says what was left out or is 0, which classes have other numbers, and whether a zip is
+    missing.
+    """
 
     def __init__(self, run: ExportRun) -> None:
         super().__init__("exported")
@@ -196,10 +202,30 @@ class ExportSummary(Summary):
                 else (f"the mirrored images of {count} records")
             )
             yield f"left out {images}: this format has no place for them"
+        count = self._outcome.without_deviation
+        if count:
+            yield (
+                "1 record holds no posterior, so its deviation is 0"
+                if count == 1
+                else f"{count} records hold no posterior, so their deviations are 0"
+            ) + "; encode --posterior stores it"
+        if self._outcome.renumbered:
+            yield f"the classes have other numbers now: {self._list_renumbered()}"
+
+    def _list_renumbered(self) -> str:
+        """`1 was bee and is bat, 2 was cat and is bee`; of many, the first three."""
+        changes = self._outcome.renumbered
+        shown = [f"{number} was {old} and is {new}" for number, old, new in changes[:_SHOWN]]
+        rest = len(changes) - _SHOWN
+        return ", ".join(shown) + (f", and {rest} more" if rest > 0 else "")
 
     def to_json(self, progress: RunProgress) -> dict[str, Any]:
-        left_out = self._outcome.twins_left_out
+        counts = {
+            "twins_left_out": self._outcome.twins_left_out,
+            "without_deviation": self._outcome.without_deviation,
+            "classes_renumbered": len(self._outcome.renumbered),
+        }
         summary = super().to_json(progress)
         if self._outcome.is_unwritten:
             summary["written"] = 0
-        return summary | ({"twins_left_out": left_out} if left_out else {})
+        return summary | {key: count for key, count in counts.items() if count}

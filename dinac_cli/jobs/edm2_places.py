@@ -11,10 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from dinac_cli.errors import OutputError
-from dinac_cli.jobs.export_forms import is_sealed_json, refuse_changed
+from dinac_cli.jobs.export_forms import (
+    UNREADABLE,
+    Facts,
+    is_sealed_json,
+    read_facts,
+    refuse_changed,
+)
 from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.storage.renewal import Renewal, renew_file
-from dinac_cli.storage.zips import END, ZipWriter, count_members
+from dinac_cli.storage.zips import END, ZipWriter, count_members, read_last_member
 
 LABELS_NAME = "dataset.json"
 
@@ -59,6 +65,26 @@ class ArrayPlace(ABC):
 
         Raises OutputError.
         """
+
+
+def read_labels(output: Output) -> Facts:
+    """Returns the facts of `dataset.json` in OUT; none if there is none that dinac can read."""
+    try:
+        if output.kind is OutputKind.FOLDER:
+            path = output.locate(LABELS_NAME)
+            return _read_json(path) if os.path.isfile(path) else {}
+        if _read_mark(output.path) is None:
+            return {}
+        with open(output.path, "rb") as file:
+            end = os.path.getsize(output.path) - _END_BYTES
+            return read_facts(read_last_member(file, end, LABELS_NAME))
+    except UNREADABLE:
+        return {}
+
+
+def _read_json(path: str) -> Facts:
+    with open(path, "rb") as file:
+        return read_facts(file.read())
 
 
 @contextmanager

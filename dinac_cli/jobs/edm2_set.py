@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from dinac_cli.container.header import RecordHeader
 from dinac_cli.errors import DinacError, OutputError, UsageError
-from dinac_cli.jobs.edm2_places import ArrayPlace, name_array, open_place
+from dinac_cli.jobs.edm2_places import ArrayPlace, name_array, open_place, read_labels
 from dinac_cli.jobs.executor.control import RunControl
 from dinac_cli.jobs.export_forms import Exported, write_array
-from dinac_cli.jobs.export_items import Exporter, ExportItem
+from dinac_cli.jobs.export_items import Exporter, ExportItem, ExportOutcome
 from dinac_cli.jobs.results import FileResult
-from dinac_cli.jobs.training_set import TrainingSet
+from dinac_cli.jobs.training_set import TrainingSet, list_renumbered
 from dinac_cli.models.aliases import HUB_ALIASES
 from dinac_cli.storage.output import Output
 
@@ -33,9 +33,10 @@ class Edm2Exporter(Exporter):
     `--overwrite`. A zip is marked, and replaced as a whole.
     """
 
-    def __init__(self, output: Output, training_set: TrainingSet) -> None:
+    def __init__(self, output: Output, training_set: TrainingSet, outcome: ExportOutcome) -> None:
         self._output = output
         self._set = training_set
+        self._outcome = outcome
         self._deviation = (
             find_deviation(training_set.header) if training_set.has_posterior else None
         )
@@ -49,11 +50,13 @@ class Edm2Exporter(Exporter):
         Raises OutputError if the zip or an array cannot be written, because EDM2 reads no set in
         which an array has no label. For the same reason, raises OutputError if a folder holds
         another array than this run would write; or one that EDM2 would read as part of the set,
-        also if an earlier run wrote it for a record that cannot be read now.
+        also if an earlier run wrote it for a record that cannot be read now. Raises OutputError if
+        OUT holds labels, but this set has none.
         """
         unread: list[str] = []
         labels = _Labels()
         with open_place(self._output, self._set.count) as place:
+            self._compare_labels()
             for number, item in enumerate(items):
                 if isinstance(item, FileResult):
                     unread.append(name_array(number))
@@ -73,6 +76,16 @@ class Edm2Exporter(Exporter):
             if not control.stop:
                 place.finish(self._describe(labels), unread)
 
+    def _compare_labels(self) -> None:
+        earlier = read_labels(self._output)
+        if self._set.classes is not None:
+            self._outcome.renumbered = list_renumbered(earlier.get("classes"), self._set.classes)
+        elif self._output.keeps_existing and earlier.get("labels") is not None:
+            raise OutputError(
+                f"{self._output.path}: holds labels; add --labels folders, or --overwrite to "
+                "remove them"
+            )
+
     def _find_label(self, item: ExportItem) -> int | None:
         self._set.require_same(item.entry.label, item.exported)
         return self._set.label(item.entry.name)
@@ -85,6 +98,8 @@ class Edm2Exporter(Exporter):
         mean = exported.arrays["latents"]
         logsnr = exported.arrays.get("logsnr")
         deviation = np.zeros_like(mean)
+        if logsnr is None:
+            self._outcome.without_deviation += 1
         if logsnr is not None and self._deviation is not None:
             deviation = self._deviation(logsnr)
         return np.concatenate([mean, deviation])

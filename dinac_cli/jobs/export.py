@@ -57,7 +57,7 @@ class _TrainingForm(NamedTuple):
     """
 
     reader: str
-    exporter: Callable[[Output, TrainingSet], Exporter]
+    exporter: Callable[[Output, TrainingSet, ExportOutcome], Exporter]
     is_ours: Callable[[str], bool]
     twins: bool = False
     labels: bool = False
@@ -250,6 +250,7 @@ def export_inputs(
     training set.
     """
     exporter: Exporter
+    outcome = outcome or ExportOutcome()
     if form == WEBDATASET:
         exporter = _open_tars(TarSet(output, keys, shard, dtype, masks), captions, with_index=index)
     elif form in TRAINING_SETS:
@@ -258,13 +259,12 @@ def export_inputs(
         surveyed = survey_records(
             entries, control, reader=needs.reader, twins=needs.twins, labels=labels
         )
-        exporter = needs.exporter(output, surveyed)
+        exporter = needs.exporter(output, surveyed, outcome)
     else:
         exporter = _FileExporter(output, form, force=force)
     entries = itertools.islice(exporter.list_entries(inputs, control.stdin), limit)
     find_current = exporter.find_current if output.keeps_existing else None
     read = partial(read_item, find_current=find_current, check=exporter.check, masks=masks)
-    outcome = outcome or ExportOutcome()
     with closing(map_bounded(entries, read, control)) as items:
         counted = _count_twins(items, outcome) if form in WITHOUT_TWINS else items
         yield from exporter.write(counted, control)

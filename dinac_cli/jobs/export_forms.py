@@ -108,6 +108,11 @@ class ExportForm:
         exported = self._load(path, with_arrays=True)
         return exported is not None and exported.is_intact()
 
+    def find_facts(self, path: str) -> Facts:
+        """Returns the facts in a file; none if the file is not there or not in this form."""
+        exported = self._load(path, with_arrays=False)
+        return {} if exported is None else exported.facts
+
     def _load(self, path: str, *, with_arrays: bool) -> Exported | None:
         if not os.path.isfile(path):  # opening a named pipe would wait for a writer
             return None

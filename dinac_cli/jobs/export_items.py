@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy.typing as npt
@@ -33,11 +33,15 @@ class ExportOutcome:
     """What an export tells beside its results.
 
     `twins_left_out` counts the records whose mirrored images were left out, because the form has no
-    place for them. `is_unwritten` is true if OUT is one file and the run was stopped before it was
-    written.
+    place for them. `without_deviation` counts the records without a posterior, if the form has
+    deviations; they are 0. `renumbered` lists the class numbers that meant another class in OUT:
+    the number, its earlier class, and its class now. `is_unwritten` is true if OUT is one file and
+    the run was stopped before it was written.
     """
 
     twins_left_out: int = 0
+    without_deviation: int = 0
+    renumbered: list[tuple[int, str, str]] = field(default_factory=list)
     is_unwritten: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import os
 import zipfile
@@ -23,9 +24,9 @@ from dinac_cli.jobs.export_forms import (
     Facts,
     refuse_changed,
 )
-from dinac_cli.jobs.export_items import Exporter, ExportItem
+from dinac_cli.jobs.export_items import Exporter, ExportItem, ExportOutcome
 from dinac_cli.jobs.results import FileResult
-from dinac_cli.jobs.training_set import TrainingSet
+from dinac_cli.jobs.training_set import TrainingSet, list_renumbered
 from dinac_cli.storage.output import Output
 
 SHARD_IMAGES = 10_000
@@ -46,15 +47,20 @@ def name_shard(number: int) -> str:
     return f"latents_rank{rank:02}_shard{shard:03}.safetensors"
 
 
+def _is_shard(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
 class LightningDitExporter(Exporter):
     """Collects records in shards of `latents` and `latents_flip` [N, C, h, w] and `labels` [N].
 
     A shard that holds the same records in the same order as before is kept.
     """
 
-    def __init__(self, output: Output, training_set: TrainingSet) -> None:
+    def __init__(self, output: Output, training_set: TrainingSet, outcome: ExportOutcome) -> None:
         self._output = output
         self._set = training_set
+        self._outcome = outcome
         image_bytes = 2 * 4 * math.prod(training_set.header.shape)
         self._per_shard = max(1, min(SHARD_IMAGES, SHARD_BYTES // image_bytes))
 
@@ -68,6 +74,7 @@ class LightningDitExporter(Exporter):
         """
         self._refuse_others(-(-self._set.count // self._per_shard))
         self._refuse_statistics()
+        self._outcome.renumbered = self._list_renumbered()
         shards, shard = 0, _Shard(self._set, self._per_shard)
         for item in items:
             result = item if isinstance(item, FileResult) else shard.add(item)
@@ -101,11 +108,25 @@ class LightningDitExporter(Exporter):
     def _refuse_others(self, shards: int) -> None:
         expected = {name_shard(number) for number in range(shards)}
         for name in sorted(os.listdir(self._output.path)):
-            if name.endswith(".safetensors") and name not in expected:
+            if _is_shard(name) and name not in expected:
                 raise OutputError(
                     f"{self._output.locate(name)}: is no shard of this export, but LightningDiT "
                     "would read it; remove it, or choose another OUT"
                 )
+
+    def _list_renumbered(self) -> list[tuple[int, str, str]]:
+        """Compares the classes with those in the last shard.
+
+        It knows the most classes, because one that sorts last leaves the other shards as they are;
+        and a run that was stopped has not replaced it.
+        """
+        names = filter(_is_shard, os.listdir(self._output.path))
+        facts = _FORM.find_facts(self._output.locate(max(names, default=name_shard(0))))
+        try:
+            earlier = json.loads(facts.get("classes", "null"))
+        except UNREADABLE:
+            return []  # of another program; only --overwrite replaces it
+        return list_renumbered(earlier, self._set.classes or ())
 
     def _refuse_statistics(self) -> None:
         """Raises OutputError if LightningDiT would change the latents by statistics in OUT."""

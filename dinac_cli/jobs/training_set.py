@@ -53,6 +53,17 @@ class TrainingSet:
             raise _refuse_changed(name)
 
 
+def list_renumbered(earlier: object, classes: Iterable[str]) -> list[tuple[int, str, str]]:
+    """Lists the numbers that meant another class: the number, its earlier class, its class now.
+
+    `earlier` are the classes that OUT names. There are none if they are not a list of text.
+    """
+    if not isinstance(earlier, list) or not all(isinstance(name, str) for name in earlier):
+        return []
+    pairs = enumerate(zip(earlier, classes, strict=False))  # one more at the end moves no other
+    return [(number, old, new) for number, (old, new) in pairs if old != new]
+
+
 def _refuse_changed(name: str) -> InputError:
     return InputError(f"{name} has changed since the export began; run the same command again")
 

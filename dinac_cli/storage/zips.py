@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -19,6 +20,7 @@ _VERSION, _ZIP64_VERSION, _UNIX = 20, 45, 3 << 8
 _MIDNIGHT, _FIRST_DAY = 0, 1 << 5 | 1  # 1 January 1980
 _MODE = 0o100644 << 16
 _ZIP64_TAG = 1
+_MOST_EXTRA = 28  # a tag, a length, and two sizes and a place of 8 bytes
 _MAX_16, _MAX_32 = 0xFFFF, 0xFFFFFFFF  # in a field, these say that ZIP64 has the value
 _MOST_16, _MOST_32 = _MAX_16 - 1, _MAX_32 - 1
 
@@ -113,3 +115,32 @@ def count_members(file: BinaryIO, end: int) -> int:
         return count
     file.seek(end - _ZIP64_LOCATOR.size - _ZIP64_END.size)
     return int(_ZIP64_END.unpack(file.read(_ZIP64_END.size))[7])
+
+
+def read_last_member(file: BinaryIO, end: int, name: str) -> bytes:
+    """Returns the last member of an archive of `ZipWriter`, without reading the whole directory.
+
+    The record `END` of the archive is at `end`, and `name` is the name of the member. Raises
+    OSError, ValueError or struct.error for an archive of another program.
+    """
+    place, size = _find_last_member(file, end, name.encode("ascii"))
+    file.seek(place)
+    head = _LOCAL_FILE.unpack(file.read(_LOCAL_FILE.size))
+    file.seek(sum(head[-2:]), os.SEEK_CUR)
+    return file.read(size)
+
+
+def _find_last_member(file: BinaryIO, end: int, name: bytes) -> tuple[int, int]:
+    """Returns the place and the size of the last member."""
+    longest = _CENTRAL_FILE.size + len(name) + _MOST_EXTRA + _ZIP64_END.size + _ZIP64_LOCATOR.size
+    file.seek(max(0, end - longest))
+    tail = file.read(end - file.tell())
+    start = tail.rindex(name) - _CENTRAL_FILE.size
+    entry = _CENTRAL_FILE.unpack_from(tail, start)
+    size, place = entry[9], entry[-1]
+    extra = start + _CENTRAL_FILE.size + len(name)
+    if size == _MAX_32:  # the first value after a tag and a length
+        size = struct.unpack_from("<Q", tail, extra + 4)[0]
+    if place == _MAX_32:  # the last value
+        place = struct.unpack_from("<Q", tail, extra + entry[11] - 8)[0]
+    return place, size

@@ -142,15 +142,36 @@ def test_what_was_left_out_is_counted_in_one_line(tmp_path: Path) -> None:
         Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name)
     assert run("encode", "photos", "latents", "--flip", cwd=tmp_path).code == 0
     done = run("export", "latents", "out.zip", "--to", "edm2", cwd=tmp_path)
-    line = "dinac: left out the mirrored images of 2 records: this format has no place for them\n"
-    assert (done.code, done.err) == (0, line)
+    assert (done.code, done.err) == (
+        0,
+        "dinac: left out the mirrored images of 2 records: this format has no place for them\n"
+        "dinac: 2 records hold no posterior, so their deviations are 0; "
+        "encode --posterior stores it\n",
+    )
     assert done.summary == "2 exported; SIZES in TIME\n"
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     again = run("export", "latents", "out.zip", "--to", "edm2", "--json", cwd=tmp_path)
     summary = json.loads(again.out.splitlines()[-1])
     assert (summary["done"], summary["twins_left_out"]) == (2, 2)
+    assert summary["without_deviation"] == 2
     whole = run("export", "latents", "npz", "--to", "npz", "--json", cwd=tmp_path)
     assert "twins_left_out" not in whole.out
+
+
+def test_classes_with_other_numbers_are_named_in_one_line(tmp_path: Path) -> None:
+    for name in ("bat", "bee", "cat", "dog", "eel"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / "a.png")
+    assert run("encode", "photos", "latents", "--posterior", cwd=tmp_path).code == 0
+    arguments = ("--to", "edm2", "--labels", "folders", "--overwrite")
+    without = ("--exclude", "bat/")
+    assert run("export", "latents", "out", *arguments, *without, cwd=tmp_path).err == ""
+    done = run("export", "latents", "out", *arguments, cwd=tmp_path)
+    assert (done.code, done.err) == (
+        0,
+        "dinac: the classes have other numbers now: 0 was bee and is bat, 1 was cat and is bee, "
+        "2 was dog and is cat, and 1 more\n",
+    )
 
 
 def test_bad_records_fail_alone(own: Path) -> None:

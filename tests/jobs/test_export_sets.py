@@ -361,6 +361,71 @@ def test_edm2_zip_is_kept_or_renewed(tmp_path: Path, latents: Path, model: Model
     assert out.read_bytes() == (tmp_path / "new.zip").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["out", "out.zip"])
+def test_edm2_loses_no_labels_unasked(tmp_path: Path, latents: Path, name: str) -> None:
+    out = tmp_path / name
+    export(out, "edm2", latents)
+    with pytest.raises(
+        OutputError, match=rf"{name}: holds labels; add --labels folders, or --overwrite to rem"
+    ):
+        export(out, "edm2", latents, labels="none")
+    assert Edm2Reader(out).labels == [0, 0, 1, 1, 2]
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    export(out, "edm2", latents, labels="none", overwrite=True)
+    assert Edm2Reader(out).labels is None
+    assert set(export(out, "edm2", latents, labels="none").values()) == {"done"}
+    export(out, "edm2", latents)
+    assert Edm2Reader(out).labels == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("lightningdit", "out"), ("edm2", "out"), ("edm2", "out.zip")]
+)
+def test_classes_with_other_numbers_are_listed(
+    tmp_path: Path, latents: Path, model: ModelHandle, form: str, name: str
+) -> None:
+    def list_changes() -> list[tuple[int, str, str]]:
+        inputs = InputRequest(paths=(str(latents),))
+        request = ExportRequest(
+            inputs=inputs, out=str(tmp_path / name), format=form, labels="folders", overwrite=True
+        )
+        run = request.open()
+        run.count()
+        results = run.start(request.make_control())
+        assert {each.status.value for each in results} <= {"written", "done"}
+        return run.outcome.renumbered
+
+    assert list_changes() == []
+    put(latents, model, "dog/a.png", 30)
+    assert list_changes() == []  # it sorts last
+    put(latents, model, "bat/a.png", 31)
+    assert list_changes() == [(1, "bee", "bat"), (2, "cat", "bee"), (3, "dog", "cat")]
+    assert list_changes() == []
+
+
+@pytest.mark.usefixtures("two_per_shard")
+def test_classes_are_compared_after_a_stopped_run_too(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    export(tmp_path / "out", "lightningdit", latents)
+    put(latents, model, "bat/a.png", 31)
+    for stops in (True, False):
+        control, outcome = RunControl(workers=1, in_flight=1), ExportOutcome()
+        output = open_output(str(tmp_path / "out"), "lightningdit")
+        output.open()
+        for _ in export_inputs(
+            select_latents(latents),
+            output,
+            "lightningdit",
+            control,
+            labels="folders",
+            outcome=outcome,
+        ):
+            if stops:
+                control.stop.set()
+        assert outcome.renumbered[0] == (1, "bee", "bat")
+
+
 def test_edm2_replaces_no_foreign_zip(tmp_path: Path, latents: Path, model: ModelHandle) -> None:
     out = tmp_path / "out.zip"
     with zipfile.ZipFile(out, "w") as archive:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from dinac_cli.storage import zips
-from dinac_cli.storage.zips import ZipWriter
+from dinac_cli.storage.zips import ZipWriter, read_last_member
 
 MEMBERS = {"a/1.npy": b"first" * 40, "a/2.npy": b"", "dataset.json": b"{}"}
 
@@ -40,6 +40,18 @@ def test_members_and_comment_are_read_back() -> None:
     assert (info.date_time, info.external_attr >> 16) == ((1980, 1, 1, 0, 0, 0), 0o100644)
 
 
+def read_last(data: bytes, name: str = "dataset.json") -> bytes:
+    return read_last_member(io.BytesIO(data), data.rindex(b"PK\5\6"), name)
+
+
+def test_the_last_member_is_found_without_the_others() -> None:
+    assert read_last(write(MEMBERS, b"a comment")) == b"{}"
+    only = {"dataset.json": b"names itself: dataset.json" * 20}
+    assert read_last(write(only)) == only["dataset.json"]
+    with pytest.raises(ValueError, match="not found"):
+        read_last(write(MEMBERS), "absent")
+
+
 def test_empty_archive_is_valid() -> None:
     assert read(write({})) == {}
 
@@ -52,6 +64,7 @@ def test_zip64_has_sizes_and_offsets(monkeypatch: pytest.MonkeyPatch, most: int)
     assert b"PK\6\6" in large
     assert b"PK\6\6" not in plain
     assert read(large) == MEMBERS
+    assert read_last(large) == b"{}"
 
 
 def test_zip64_has_many_members() -> None:
