@@ -193,7 +193,7 @@ class EncodeSummary(Summary):
         self._captions = 0
         self._images = self._unmasked = 0
         self._lacking: Counter[str] = Counter()
-        self._example: dict[str, str] = {}
+        self._example: dict[str, str] = {}  # a file that lacks the extension
         self._parts = 0
         self._empty = 0
         self._first_empty = ""
@@ -206,8 +206,8 @@ class EncodeSummary(Summary):
             self._images += result.images
             self._unmasked += result.unmasked
         self._lacking.update(result.lacking)
-        for extension in result.lacking:
-            self._example.setdefault(extension, result.file)
+        for extension in result.lacking:  # processes finish in any order
+            self._example[extension] = min(result.file, self._example.get(extension, result.file))
         if not result.is_shard:
             self._parts += 1  # the results of parts come just before that of their shard
             return

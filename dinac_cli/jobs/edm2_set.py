@@ -53,14 +53,13 @@ class Edm2Exporter(Exporter):
         also if an earlier run wrote it for a record that cannot be read now. Raises OutputError if
         OUT holds labels, but this set has none.
         """
-        unread: list[str] = []
         labels = _Labels()
         with open_place(self._output, self._set.count) as place:
             self._compare_labels()
             for number, item in enumerate(items):
                 if isinstance(item, FileResult):
-                    unread.append(name_array(number))
                     yield item
+                    place.leave_gap(name_array(number))
                     continue
                 try:
                     label = self._find_label(item)
@@ -68,13 +67,13 @@ class Edm2Exporter(Exporter):
                 except OutputError:
                     raise
                 except DinacError as exc:
-                    unread.append(name_array(number))
                     yield item.fail(exc)
+                    place.leave_gap(name_array(number))
                     continue
                 labels.add(number, label)
                 yield result
             if not control.stop:
-                place.finish(self._describe(labels), unread)
+                place.finish(self._describe(labels))
 
     def _compare_labels(self) -> None:
         earlier = read_labels(self._output)

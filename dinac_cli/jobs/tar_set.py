@@ -191,10 +191,8 @@ class TarSet:
         for identity in (name.identity, record_hash):
             if (found := self._found.get(hash(identity))) is not None:
                 record, old_prompt, has_masks, tar = found
-                changes = [_compare_prompts(old_prompt, hash(prompt))]
-                if has_masks != self.masks:
-                    changes += ["the mask is left out" if has_masks else "the mask was missing"]
-                stale = " and ".join(filter(None, changes)) or None
+                old, new = (old_prompt, has_masks), (hash(prompt), self.masks)
+                stale = None if old == new else _explain_stale(old, new)
                 if record != hash(record_hash):
                     stale = RECORD_CHANGED
                 return Place(self.output.locate(self._tars[tar]), identity, stale)
@@ -328,13 +326,21 @@ class TarSet:
                 self._next_number = max(self._next_number, int(match[2]) + 1)
 
 
-def _compare_prompts(old: int, new: int) -> str | None:
-    """Says what happens to the caption of a sample, whose hashes are given; None for nothing."""
-    if old == new:
-        return None
-    if new == _NO_PROMPT:
-        return "the caption is left out"
-    return "the caption was missing" if old == _NO_PROMPT else "the caption has changed"
+def _explain_stale(old: tuple[int, bool], new: tuple[int, bool]) -> str:
+    """Says how a sample differs; `old` and `new` are the hash of its caption, and if it has masks.
+
+    `it was exported with --captions and --masks`
+    """
+    had, wanted = ({"--captions": p != _NO_PROMPT, "--masks": masks} for p, masks in (old, new))
+    lost = [option for option in had if had[option] and not wanted[option]]
+    lacked = [option for option in had if wanted[option] and not had[option]]
+    sides = {"with": lost, "without": lacked}
+    options = " and ".join(
+        f"{word} {' and '.join(names)}" for word, names in sides.items() if names
+    )
+    if not options:
+        return "the caption has changed"
+    return f"it was exported {options}"
 
 
 def _halve(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

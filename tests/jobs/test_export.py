@@ -549,7 +549,7 @@ def test_masks_are_arrays_of_every_sample(
     assert all(
         "mask" not in extension for sample in read_tars(out).values() for extension in sample
     )
-    assert set(run(masks=True).values()) == {"the mask was missing"}
+    assert set(run(masks=True).values()) == {"it was exported without --masks"}
     assert set(run(masks=True).values()) == {"done"}
     samples = {key: dict(sample) for key, sample in read_tars(out).items()}
     for key, sample in samples.items():
@@ -558,11 +558,11 @@ def test_masks_are_arrays_of_every_sample(
         np.testing.assert_array_equal(stored, expected, strict=True)
     flipped = np.load(io.BytesIO(samples["b%2Epng"]["flipped_mask.npy"]))
     np.testing.assert_array_equal(flipped, mask[:, ::-1], strict=True)
-    assert set(run().values()) == {"the mask is left out"}
+    assert set(run().values()) == {"it was exported with --masks"}
     assert read_bytes(out) == before
     put(latents, model, "b.png", 0)
     assert set(run(masks=True).values()) == {
-        "the mask was missing",
+        "it was exported without --masks",
         "was encoded without masks; encode it again with --mask or --masks",
     }
     with pytest.raises(UsageError, match="--masks needs --to webdataset"):
@@ -578,9 +578,10 @@ def test_a_sample_that_is_replaced_names_each_difference(
     run = partial(export, tmp_path / "out", WEBDATASET, tmp_path / "latents")
     captions = str(tmp_path / "photos")
     assert run() == {"a.jpg": "written"}
-    assert run(captions=captions) == {"a.jpg": "the caption was missing"}
-    assert run(captions=captions, masks=True) == {"a.jpg": "the mask was missing"}
-    assert run() == {"a.jpg": "the caption is left out and the mask is left out"}
+    assert run(captions=captions) == {"a.jpg": "it was exported without --captions"}
+    assert run(masks=True) == {"a.jpg": "it was exported with --captions and without --masks"}
+    assert run(captions=captions, masks=True) == {"a.jpg": "it was exported without --captions"}
+    assert run() == {"a.jpg": "it was exported with --captions and --masks"}
     assert run() == {"a.jpg": "done"}
 
 
