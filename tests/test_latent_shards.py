@@ -199,8 +199,8 @@ def test_batch_with_a_missing_text_names_the_record(tmp_path: Path) -> None:
     with pytest.raises(DinacError) as caught:
         list(DataLoader(dataset, batch_size=2))
     assert str(caught.value) == (
-        "b (79x31) has no txt, but a (79x31) has; add what is missing in a transform, or use "
-        "batch_size=1"
+        "b (79x31) has no txt, but a (79x31) has; give captions=…, add what is missing and encode "
+        "again with --keep and --overwrite, or in a transform, or use batch_size=1"
     )
 
 

@@ -260,6 +260,15 @@ class EncodeSummary(Summary):
             )
         for extension, number in sorted(self._lacking.items()):
             such = ":" if number == 1 else ", such as"
-            yield f"without {extension}: {count_images(number)}{such} {self._example[extension]}"
+            yield (
+                f"without {extension}: {count_images(number)}{such} {self._example[extension]}; "
+                f"{_advise_on_lacking(extension)}"
+            )
         if remark := self._run.describe_orphans():
             yield remark
+
+
+def _advise_on_lacking(extension: str) -> str:
+    """Says how a file that shards lack gets to a training: finished shards do not look for it."""
+    advice = "add what is missing and encode again with --overwrite"
+    return f"{advice}, or train with LatentShards(captions=…)" if extension == "txt" else advice

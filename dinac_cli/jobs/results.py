@@ -54,7 +54,8 @@ class FileResult:
     `upscaled` of the images were scaled up; in `unchecked` of them, damage would not have been
     found. Beside `captions` of the images lay files or columns that were left out. For `unmasked`
     of them, --masks has no file, or --mask finds that they are opaque. `lacking` are the extensions
-    of --keep that an image has no file of.
+    of --keep that an image has no file of. A part `is_redone` if its shard was encoded again, whose
+    result has the reason.
     """
 
     file: str
@@ -83,6 +84,7 @@ class FileResult:
     captions: int = 0
     unmasked: int = 0
     lacking: tuple[str, ...] = ()
+    is_redone: bool = False
 
     @classmethod
     def fail(
@@ -201,7 +203,8 @@ class Tally:
         if result.status in _WORKED:
             self.pixels += result.width * result.height if result.pixels is None else result.pixels
         if result.status is Status.WRITTEN:
-            self.redone += 0 if result.reason is None else result.images
+            if result.is_redone or result.reason is not None:
+                self.redone += result.images
             self.bytes_in += result.bytes_in
             self.bytes_out += result.bytes_out
 
