@@ -158,7 +158,10 @@ def test_masks_are_read_on_request(tmp_path: Path) -> None:
 
 def test_masks_of_images_encoded_without_masks_are_unknown(tmp_path: Path) -> None:
     out = write_shard(tmp_path, {"t/z.dinac": RECORD})
-    message = r"a\.tar: t/z: was encoded without masks; encode it again with --mask or --masks$"
+    message = (
+        r"a\.tar: t/z: was encoded without masks; encode it again with --mask or --masks, or "
+        r"remove it with --prune=all if its image is gone$"
+    )
     for bucket_batches in (False, True):
         with pytest.raises(DinacError, match=message):
             list(LatentShards(out, masks=True, bucket_batches=bucket_batches))

@@ -91,11 +91,16 @@ def require_some_mask(entries: Iterable[Input], folder: str) -> None:
     for entry in entries:
         with suppress(InputError):
             if masks.find(entry.name) is None:
-                example = example or entry.name
+                example = entry if example is None else min(example, entry, key=_is_like_mask)
                 continue
         return
     if example is not None:
-        raise refuse_masks(folder, example)
+        raise _refuse_masks(folder, example)
+
+
+def _is_like_mask(entry: Input) -> bool:
+    """True if a folder of masks that was not named may hold the image."""
+    return "mask" in os.path.dirname(entry.name).lower()
 
 
 def find_unused_masks(masks: str, folders: Sequence[str] | None) -> UnusedMasks | None:
@@ -111,11 +116,11 @@ def find_unused_masks(masks: str, folders: Sequence[str] | None) -> UnusedMasks 
     return None
 
 
-def refuse_masks(folder: str, example: str) -> UsageError:
+def _refuse_masks(folder: str, example: Input) -> UsageError:
     """Returns the error for a folder without a mask of any image, such as `example`."""
-    stem = os.path.splitext(example)[0]
+    mask = os.path.join(folder, f"{os.path.splitext(example.name)[0]}.png")
     return UsageError(
-        f"--masks {folder}: holds no mask of any image, such as {stem}.png for {example}; "
+        f"--masks {folder}: holds no mask of any image, such as {mask} for {example.label}; "
         "check the folder and the names"
     )
 
