@@ -203,19 +203,24 @@ def read_mask_kind(description: str) -> MaskKind:
     return "files" if value == _ABSENT or _VALUE.fullmatch(value) else "none"
 
 
-def is_mask_current(description: str, mask: FoundMask, written: os.stat_result) -> bool:
-    """True if a record holds the mask that --masks has now for its image.
+def find_mask_change(description: str, mask: FoundMask, written: os.stat_result) -> str | None:
+    """Returns how the mask that --masks has now for an image differs from that of its record.
 
-    `written` is the state of the record. An anonymous record holds no hash of the mask; the mask
-    must then be older than the record. Raises InputError if the mask cannot be read.
+    Returns None if the record holds it. `written` is the state of the record. An anonymous record
+    holds no hash of the mask; the mask must then be older than the record. Raises InputError if the
+    mask cannot be read.
     """
     value = parse_description(description).get(MASK_KEY)
     if mask.path is None or mask.status is None:
-        return value == _ABSENT
+        return None if value == _ABSENT else "the mask is gone"
+    if value == _ABSENT:
+        return "it has a mask now"
     if value == _FILE:
-        return max(mask.status.st_mtime_ns, mask.status.st_ctime_ns) <= written.st_mtime_ns
-    with _name_errors(mask.path):
-        return value == f"{_FILE}-{hash_file(mask.path)}"
+        is_same = max(mask.status.st_mtime_ns, mask.status.st_ctime_ns) <= written.st_mtime_ns
+    else:
+        with _name_errors(mask.path):
+            is_same = value == f"{_FILE}-{hash_file(mask.path)}"
+    return None if is_same else "the mask has changed"
 
 
 def describe_mask_change(description: str, mask: FoundMask) -> str | None:

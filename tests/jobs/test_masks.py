@@ -219,9 +219,9 @@ class TestFiles:
         assert find_work(photos, out, masks=masks) == {"a.png": changed}
         assert list_masks(read(out, "a.png")) == (MIRRORED_PATCHES, None)
         save_mask(masks / "c.webp", np.zeros((20, 30), np.uint8))
-        assert find_work(photos, out, masks=masks) == {"c.png": changed}
+        assert find_work(photos, out, masks=masks) == {"c.png": "it has a mask now"}
         (masks / "trip/b.jpeg").unlink()
-        assert find_work(photos, out, masks=masks) == {"trip/b.png": changed}
+        assert find_work(photos, out, masks=masks) == {"trip/b.png": "the mask is gone"}
         assert list_masks(read(out, "trip/b.png")) == (None, None)
 
     def test_a_mask_of_the_same_size_and_time_is_found_by_its_hash(
