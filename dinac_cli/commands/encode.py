@@ -193,7 +193,7 @@ class EncodeSummary(Summary):
         self._captions = 0
         self._images = self._unmasked = self._with_alpha = 0
         self._lacking: Counter[str] = Counter()
-        self._example: dict[str, str] = {}
+        self._example: dict[str, str] = {}  # a file that lacks the extension
         self._parts = 0
         self._empty = 0
         self._first_empty = ""
@@ -207,8 +207,8 @@ class EncodeSummary(Summary):
             self._unmasked += result.unmasked
         self._with_alpha += result.has_alpha
         self._lacking.update(result.lacking)
-        for extension in result.lacking:
-            self._example.setdefault(extension, result.file)
+        for extension in result.lacking:  # processes finish in any order
+            self._example[extension] = min(result.file, self._example.get(extension, result.file))
         if not result.is_shard:
             self._parts += 1  # the results of parts come just before that of their shard
             return

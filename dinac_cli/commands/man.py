@@ -20,6 +20,7 @@ from dinac_cli.commands.screen.pages import show_page
 from dinac_cli.commands.topics import (
     TOPICS,
     find_section,
+    list_headings,
     prepare_page,
     prepare_section,
     read_page,
@@ -94,11 +95,12 @@ def print_page(name: str, known: Iterable[str], what: str = "page") -> None:
     """Shows a page on a terminal, or prints its Markdown source.
 
     If there is no such page, shows the section with this heading, such as "masks". Raises
-    UsageError if there is none either; the error suggests the nearest `known` names.
+    UsageError if there is none either; the error suggests the nearest `known` names and headings.
     """
     section = None if name in TOPICS else find_section(name)
     if name not in TOPICS and section is None:
-        nearest = " or ".join(f"'{near}'" for near in find_nearest(name, known))
+        names = find_nearest(name, [*known, *list_headings()])
+        nearest = " or ".join(f"'{near}'" for near in names)
         advice = f"did you mean {nearest}?" if nearest else f"'{PROGRAM} help' lists all names"
         raise UsageError(f"no {what} '{name}'; {advice}")
     if sys.stdout is not None and sys.stdout.isatty():

@@ -72,6 +72,14 @@ class Section:
         return f"{text}\n\nThis is a section of `dinac man {self.topic}`."
 
 
+def list_headings() -> Iterator[str]:
+    """Yields the headings of the sections of all pages, in lower case."""
+    for topic in TOPICS:
+        for _, depth, title in _list_headings(_strip(read_page(topic))):
+            if depth > 1:
+                yield title.casefold()
+
+
 def find_section(heading: str) -> Section | None:
     """Returns the first section with this heading, in any case; None if no page has it."""
     for topic in TOPICS:

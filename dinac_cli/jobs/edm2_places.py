@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 from dinac_cli.errors import OutputError
 from dinac_cli.jobs.export_forms import is_sealed_json, refuse_changed
+from dinac_cli.storage.atomic import describe_write_error
 from dinac_cli.storage.output import Output, OutputKind
 from dinac_cli.storage.renewal import Renewal, renew_file
 from dinac_cli.storage.zips import END, ZipWriter, count_members
@@ -54,11 +55,16 @@ class ArrayPlace(ABC):
         """
 
     @abstractmethod
-    def finish(self, labels: bytes, unread: list[str]) -> None:
-        """Writes the labels. `unread` are the names of the arrays that could not be made.
+    def leave_gap(self, name: str) -> None:
+        """Makes sure that OUT does not hold an array, because its record cannot be exported.
 
-        Raises OutputError.
+        Raises OutputError if OUT holds it and must keep it. The arrays of an earlier run then still
+        fit its labels.
         """
+
+    @abstractmethod
+    def finish(self, labels: bytes) -> None:
+        """Writes the labels. Raises OutputError."""
 
 
 @contextmanager
@@ -115,21 +121,27 @@ class _ArrayFolder(ArrayPlace):
             with suppress(OSError):  # the error that follows asks for --overwrite anyway
                 os.unlink(target)
 
-    def finish(self, labels: bytes, unread: list[str]) -> None:
-        self._write_labels(labels)
-        for target in map(self._output.locate, unread):
-            if os.path.lexists(target):
-                raise OutputError(
-                    f"{target}: is left of a record that cannot be read, but EDM2 would read it; "
-                    "remove it, or encode that image again, and run the same command again"
-                )
+    def leave_gap(self, name: str) -> None:
+        target = self._output.locate(name)
+        if not os.path.lexists(target):
+            return
+        if self._output.keeps_existing:
+            self._empty_gaps()
+            raise OutputError(
+                f"{target}: is left of a record that cannot be exported, but EDM2 would read it; "
+                "encode that image again, or remove the array, and run the same command again"
+            )
+        try:
+            os.unlink(target)
+        except OSError as exc:
+            raise describe_write_error(exc, target) from exc
 
-    def _write_labels(self, data: bytes) -> None:
+    def finish(self, labels: bytes) -> None:
         target = self._output.locate(LABELS_NAME)
-        if self._output.keeps_existing and os.path.lexists(target) and _is_equal(target, data):
+        if self._output.keeps_existing and os.path.lexists(target) and _is_equal(target, labels):
             return
         self.refuse_changed_labels()
-        self._output.write(target, data)
+        self._output.write(target, labels)
 
     def refuse_changed_labels(self) -> None:
         """Raises OutputError if OUT holds labels that this version of dinac did not write."""
@@ -182,7 +194,10 @@ class _ArrayZip(ArrayPlace):
         self._zip.add(name, data)
         return not self._renewal.is_equal
 
-    def finish(self, labels: bytes, unread: list[str]) -> None:
+    def leave_gap(self, name: str) -> None:
+        """Does nothing: the zip holds what was put."""
+
+    def finish(self, labels: bytes) -> None:
         self._zip.add(LABELS_NAME, labels)
         self._zip.finish(lambda: _MARK + self._digest.hexdigest().encode())
         self._renewal.publish(fsync=self._fsync)

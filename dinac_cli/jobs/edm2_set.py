@@ -51,13 +51,12 @@ class Edm2Exporter(Exporter):
         another array than this run would write; or one that EDM2 would read as part of the set,
         also if an earlier run wrote it for a record that cannot be read now.
         """
-        unread: list[str] = []
         labels = _Labels()
         with open_place(self._output, self._set.count) as place:
             for number, item in enumerate(items):
                 if isinstance(item, FileResult):
-                    unread.append(name_array(number))
                     yield item
+                    place.leave_gap(name_array(number))
                     continue
                 try:
                     label = self._find_label(item)
@@ -65,13 +64,13 @@ class Edm2Exporter(Exporter):
                 except OutputError:
                     raise
                 except DinacError as exc:
-                    unread.append(name_array(number))
                     yield item.fail(exc)
+                    place.leave_gap(name_array(number))
                     continue
                 labels.add(number, label)
                 yield result
             if not control.stop:
-                place.finish(self._describe(labels), unread)
+                place.finish(self._describe(labels))
 
     def _find_label(self, item: ExportItem) -> int | None:
         self._set.require_same(item.entry.label, item.exported)

@@ -526,7 +526,7 @@ def _advise_on_records(archive: str | None) -> str:
     if archive is None or not archive.lower().endswith(".tar"):
         return "run dinac encode first"
     if is_url(archive) or begins_with_record(archive):
-        return f"name the tars in it, such as {archive}"
+        return f"name the tars in it, such as {hide_secrets(archive)}"
     return f"the tars in it, such as {archive}, hold no records; name the OUT of dinac encode"
 
 

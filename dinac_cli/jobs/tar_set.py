@@ -192,7 +192,7 @@ class TarSet:
                 record, old_prompt, has_masks, tar = found
                 stale = None if old_prompt == hash(prompt) else "the caption has changed"
                 if has_masks != self.masks:
-                    stale = "it has a mask" if has_masks else "it has no mask"
+                    stale = f"it was exported {'with' if has_masks else 'without'} --masks"
                 if record != hash(record_hash):
                     stale = RECORD_CHANGED
                 return Place(self.output.locate(self._tars[tar]), identity, stale)

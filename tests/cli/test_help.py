@@ -148,6 +148,7 @@ def test_a_heading_shows_its_section() -> None:
         ("help xyzzy", "no command or page 'xyzzy'; 'dinac help' lists all names"),
         ("help models lst", "no such command 'models lst'; did you mean 'models list'?"),
         ("man formt", "no page 'formt'; did you mean 'format'?"),
+        ("man mask", "no page 'mask'; did you mean 'masks'?"),
         ("man encode", "'encode' is a command, not a page; use 'dinac help encode'"),
     ],
 )

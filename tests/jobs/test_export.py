@@ -549,7 +549,7 @@ def test_masks_are_arrays_of_every_sample(
     assert all(
         "mask" not in extension for sample in read_tars(out).values() for extension in sample
     )
-    assert set(run(masks=True).values()) == {"it has no mask"}
+    assert set(run(masks=True).values()) == {"it was exported without --masks"}
     assert set(run(masks=True).values()) == {"done"}
     samples = {key: dict(sample) for key, sample in read_tars(out).items()}
     for key, sample in samples.items():
@@ -558,11 +558,11 @@ def test_masks_are_arrays_of_every_sample(
         np.testing.assert_array_equal(stored, expected, strict=True)
     flipped = np.load(io.BytesIO(samples["b%2Epng"]["flipped_mask.npy"]))
     np.testing.assert_array_equal(flipped, mask[:, ::-1], strict=True)
-    assert set(run().values()) == {"it has a mask"}
+    assert set(run().values()) == {"it was exported with --masks"}
     assert read_bytes(out) == before
     put(latents, model, "b.png", 0)
     assert set(run(masks=True).values()) == {
-        "it has no mask",
+        "it was exported without --masks",
         "was encoded without masks; encode it again with --mask or --masks, or remove it with "
         "--prune=all if its image is gone",
     }

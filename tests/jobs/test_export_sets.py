@@ -519,14 +519,26 @@ def test_edm2_leaves_a_gap_for_a_bad_record(tmp_path: Path, latents: Path) -> No
     assert reader.labels == [0, 1, 1, 2]
 
 
-def test_edm2_keeps_no_array_of_a_record_that_went_bad(tmp_path: Path, latents: Path) -> None:
+def test_edm2_keeps_no_array_of_a_record_that_went_bad(
+    tmp_path: Path, latents: Path, model: ModelHandle
+) -> None:
+    out = tmp_path / "out"
+    export(out, "edm2", latents)
+    put(latents, model, "dog/a.png", 31)
+    (latents / f"{NAMES[1]}.dinac").write_bytes(b"cut")
+    before = read_bytes(out)
+    with pytest.raises(OutputError, match=r"01\.npy: is left of a record that cannot be exported"):
+        export(out, "edm2", latents)
+    assert read_bytes(out) == before  # every array has its label
+    (out / "00000/img-mean-std-00000001.npy").unlink()
+    export(out, "edm2", latents)
+    assert Edm2Reader(out).labels == [0, 1, 1, 2, 3]
+
+
+def test_edm2_overwrites_an_array_of_a_bad_record_with_a_gap(tmp_path: Path, latents: Path) -> None:
     out = tmp_path / "out"
     export(out, "edm2", latents)
     (latents / f"{NAMES[1]}.dinac").write_bytes(b"cut")
-    with pytest.raises(
-        OutputError, match=r"00000001\.npy: is left of a record that cannot be read"
-    ):
-        export(out, "edm2", latents)
-    (out / "00000/img-mean-std-00000001.npy").unlink()
-    export(out, "edm2", latents)
+    statuses = export(out, "edm2", latents, overwrite=True)
+    assert [name for name, status in statuses.items() if status != "written"] == [NAMES[1]]
     assert Edm2Reader(out).labels == [0, 1, 1, 2]

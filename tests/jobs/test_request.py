@@ -14,6 +14,7 @@ from dinac_cli.jobs.request import (
     IMAGES,
     InputRequest,
     Selection,
+    _advise_on_records,
     choose_output_kind,
     refuse_file_name,
 )
@@ -302,3 +303,8 @@ def test_a_run_that_needs_a_folder_refuses_a_file_name(folder: Path, out: str) -
     refuse_file_name(f"{out}/")
     (folder / out).mkdir()
     refuse_file_name(out)
+
+
+def test_advice_about_a_remote_tar_shows_no_password() -> None:
+    advice = _advise_on_records("ftp://user:secret@host/x.tar")
+    assert advice == "name the tars in it, such as ftp://host/x.tar"
