@@ -117,11 +117,19 @@ def _require_same_keys(first: LatentItem, item: LatentItem) -> None:
         if lacking := sorted(one.keys() - other.keys()):
             advice = "encode the folder again with the same options"
             if set(lacking) <= set(TEXT_EXTENSIONS):
-                advice = "add what is missing in a transform"
+                advice = _advise_on_texts(lacking)
             raise DinacError(
                 f"{_name(other)} has no {' or '.join(lacking)}, but {_name(one)} has; {advice}, or "
                 "use batch_size=1"
             )
+
+
+def _advise_on_texts(lacking: Sequence[str]) -> str:
+    captions = "give captions=…, " if list(lacking) == ["txt"] else ""
+    return (
+        f"{captions}add what is missing and encode again with --keep and --overwrite, or in a "
+        "transform"
+    )
 
 
 def _require_same_sizes(first: LatentItem, item: LatentItem) -> None:

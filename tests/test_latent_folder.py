@@ -212,7 +212,10 @@ def test_masks_of_images_encoded_without_masks_are_unknown(
     path = masked / "c.png.dinac"
     path.write_bytes(data)
     dataset = LatentFolder(masked, flip=flip, masks=True)
-    message = "was encoded without masks; encode it again with --mask or --masks"
+    message = (
+        "was encoded without masks; encode it again with --mask or --masks, or remove it with "
+        "--prune=all if its image is gone"
+    )
     number = dataset.names.index("c.png")
     with pytest.raises(DinacError, match=f"^{re.escape(str(path))}: {message}$"):
         dataset[number]

@@ -158,7 +158,10 @@ def test_masks_are_read_on_request(tmp_path: Path) -> None:
 
 def test_masks_of_images_encoded_without_masks_are_unknown(tmp_path: Path) -> None:
     out = write_shard(tmp_path, {"t/z.dinac": RECORD})
-    message = r"a\.tar: t/z: was encoded without masks; encode it again with --mask or --masks$"
+    message = (
+        r"a\.tar: t/z: was encoded without masks; encode it again with --mask or --masks, or "
+        r"remove it with --prune=all if its image is gone$"
+    )
     for bucket_batches in (False, True):
         with pytest.raises(DinacError, match=message):
             list(LatentShards(out, masks=True, bucket_batches=bucket_batches))
@@ -199,8 +202,8 @@ def test_batch_with_a_missing_text_names_the_record(tmp_path: Path) -> None:
     with pytest.raises(DinacError) as caught:
         list(DataLoader(dataset, batch_size=2))
     assert str(caught.value) == (
-        "b (79x31) has no txt, but a (79x31) has; add what is missing in a transform, or use "
-        "batch_size=1"
+        "b (79x31) has no txt, but a (79x31) has; give captions=…, add what is missing and encode "
+        "again with --keep and --overwrite, or in a transform, or use batch_size=1"
     )
 
 

@@ -191,7 +191,7 @@ class EncodeSummary(Summary):
         self._too_small = 0
         self._shards = 0
         self._captions = 0
-        self._images = self._unmasked = 0
+        self._images = self._unmasked = self._with_alpha = 0
         self._lacking: Counter[str] = Counter()
         self._example: dict[str, str] = {}  # a file that lacks the extension
         self._parts = 0
@@ -205,6 +205,7 @@ class EncodeSummary(Summary):
         if result.status in (Status.WRITTEN, Status.DONE, Status.RENAMED, Status.FAILED):
             self._images += result.images
             self._unmasked += result.unmasked
+        self._with_alpha += result.has_alpha
         self._lacking.update(result.lacking)
         for extension in result.lacking:  # processes finish in any order
             self._example[extension] = min(result.file, self._example.get(extension, result.file))
@@ -246,7 +247,7 @@ class EncodeSummary(Summary):
             "scaled up {}", self._upscaled, self._too_small, self._run.geometry
         )
         counts = self._run.count_unmasked(self._unmasked, self._images)
-        yield from describe_unmasked(*counts, self._run.masks)
+        yield from describe_unmasked(*counts, self._run.masks, self._with_alpha)
         if self._run.masks is not None:
             yield from describe_unused(self._run.masks, self._run.whole_folders)
         if self._empty:
@@ -260,6 +261,15 @@ class EncodeSummary(Summary):
             )
         for extension, number in sorted(self._lacking.items()):
             such = ":" if number == 1 else ", such as"
-            yield f"without {extension}: {count_images(number)}{such} {self._example[extension]}"
+            yield (
+                f"without {extension}: {count_images(number)}{such} {self._example[extension]}; "
+                f"{_advise_on_lacking(extension)}"
+            )
         if remark := self._run.describe_orphans():
             yield remark
+
+
+def _advise_on_lacking(extension: str) -> str:
+    """Says how a file that shards lack gets to a training: finished shards do not look for it."""
+    advice = "add what is missing and encode again with the same options and --overwrite"
+    return f"{advice}, or train with LatentShards(captions=…)" if extension == "txt" else advice

@@ -169,7 +169,7 @@ def _describe_catalogue(catalogue: Catalogue, progress: RunProgress) -> Iterator
         title = f" of latent space {latent_space}" if len(catalogue.moments) > 1 else ""
         yield _describe_moments(moments, title)
         if catalogue.records >= _JUDGED_RECORDS:
-            yield from _describe_strays(moments, may_be_upscaled=catalogue.maybe_upscaled > 0)
+            yield from _describe_strays(moments, _name_scaling(catalogue))
     if len(catalogue.moments) > 1:
         yield "These records are of several latent spaces; do not mix them in one training."
 
@@ -256,8 +256,18 @@ def _describe_moments(moments: ChannelMoments, title: str) -> str:
     )
 
 
-def _describe_strays(moments: ChannelMoments, *, may_be_upscaled: bool) -> Iterator[str]:
-    """If channels are far from N(0, 1), yields how many are far, then a table of the farthest."""
+def _name_scaling(catalogue: Catalogue) -> str:
+    """Names the scaling that may be why latents are far from N(0, 1); empty if there was none."""
+    if catalogue.maybe_upscaled:
+        return "scaled up or far down (encode --resize), or "
+    return "scaled far down or " if catalogue.maybe_scaled else ""
+
+
+def _describe_strays(moments: ChannelMoments, scaling: str) -> Iterator[str]:
+    """If channels are far from N(0, 1), yields how many are far, then a table of the farthest.
+
+    `scaling` says how the images may have been scaled; empty if they were not.
+    """
     import numpy as np
 
     low, high = _STD_WITHIN
@@ -269,8 +279,7 @@ def _describe_strays(moments: ChannelMoments, *, may_be_upscaled: bool) -> Itera
         return
     yield (
         f"{len(strays)} of {len(mean)} channels are far from N(0, 1): the images are "
-        + ("scaled up (encode --resize) or very plain" if may_be_upscaled else "very plain")
-        + ", or the latents are not whitened"
+        f"{scaling}very plain, or the latents are not whitened"
         + ("; the farthest:" if len(strays) > _CHANNELS_SHOWN else "")
     )
     rows = [["channel", "mean", "std"]]

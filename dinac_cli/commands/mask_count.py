@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dinac_cli.commands.screen.tables import count_images
 
 
-def describe_unmasked(unmasked: int, images: int | None, masks: str | None) -> Iterator[str]:
+def describe_unmasked(
+    unmasked: int, images: int | None, masks: str | None, with_alpha: int = 0
+) -> Iterator[str]:
     """Says how many of the images have no mask, if there are any.
 
     `masks` is the folder of --masks; None for --mask. `images` is None if there are more images, of
-    which nobody knows yet.
+    which nobody knows yet. `with_alpha` of those without a file in `masks` have transparency.
     """
     if not unmasked:
         return
@@ -27,6 +29,9 @@ def describe_unmasked(unmasked: int, images: int | None, masks: str | None) -> I
         yield f"WARNING: no image has a mask in {masks}; check the folder and the names"
     else:
         yield f"without a mask in {masks}, so everything counts: {count_images(unmasked)}"
+    if with_alpha:
+        have = "1 of these images has" if with_alpha == 1 else f"{with_alpha} of these images have"
+        yield f"{have} transparency, which --masks leaves out and --mask would keep"
 
 
 def describe_unused(masks: str, folders: tuple[str, ...] | None) -> Iterator[str]:

@@ -430,6 +430,11 @@ def has_buckets(description: str) -> bool:
     return is_bucket_text(parse_description(description).get("resize", ""))
 
 
+def allows_scaling(description: str) -> bool:
+    """True if the geometry in a record's `image` field scales images."""
+    return "resize" in parse_description(description)
+
+
 def allows_upscaling(description: str) -> bool:
     """True if the geometry in a record's `image` field enlarges small images."""
     resize = parse_description(description).get("resize", "")

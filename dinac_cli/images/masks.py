@@ -91,4 +91,7 @@ def require_masks(description: str) -> None:
     file.
     """
     if MASK_KEY not in parse_description(description):
-        raise DinacError("was encoded without masks; encode it again with --mask or --masks")
+        raise DinacError(
+            "was encoded without masks; encode it again with --mask or --masks, or remove it with "
+            "--prune=all if its image is gone"
+        )

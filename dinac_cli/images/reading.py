@@ -20,7 +20,7 @@ from dinac_cli.images.color_space import refuse_hdr
 from dinac_cli.images.damage import SOUND, Damage, DamageChoice, Soundness, check_jpeg
 from dinac_cli.images.declared import Declared, read_declared
 from dinac_cli.images.deep_png import is_deep, read_levels
-from dinac_cli.images.description import format_description
+from dinac_cli.images.description import format_description, parse_description
 from dinac_cli.images.fast_jpeg import decode_jpeg
 from dinac_cli.images.fax import holds_zeroed_strip, is_fax, watch_libtiff
 from dinac_cli.images.formats import MAX_PIXELS
@@ -221,6 +221,11 @@ def _decode_pixels(
         pixels = color.composite(pixels, alpha, conversion.background)
         steps["alpha"] = f"composited-#{bytes(conversion.background).hex()}"
     return pixels, alpha, steps
+
+
+def has_alpha(description: str) -> bool:
+    """True if the image with this description is partly transparent."""
+    return parse_description(description).get("alpha", "none") != "none"
 
 
 def read_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Mask:

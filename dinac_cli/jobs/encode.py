@@ -31,7 +31,7 @@ from dinac_cli.images.formats import MAX_PIXELS
 from dinac_cli.images.geometry import NO_GEOMETRY, Geometry, GeometryChoice
 from dinac_cli.images.hdr import REFUSE, check_hdr
 from dinac_cli.images.pixels import Pixels, mirror_pixels
-from dinac_cli.images.reading import WHITE, MaskFile, SourceImage, read_shaped
+from dinac_cli.images.reading import WHITE, MaskFile, SourceImage, has_alpha, read_shaped
 from dinac_cli.images.revisions import current_revision
 from dinac_cli.images.stamp import read_stamp
 from dinac_cli.jobs.executor.busy import Span
@@ -692,6 +692,12 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             return int(alpha is not None and alpha.upright is None)
         return int(self._masks is not None and found.path is None)
 
+    def _leaves_out_alpha(self, work: _ReadImage) -> bool:
+        """True if --masks has no file for an image that has transparency."""
+        if self._masks is None or work.found.path is not None:
+            return False
+        return has_alpha(work.image.description)
+
     def read(self, entry: Input, hold: Callable[[int], None]) -> _ReadImage | FileResult:
         if entry.problem:
             raise InputError(entry.problem)
@@ -816,6 +822,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             upscaled=work.image.upscaled,
             unchecked=not work.image.soundness.is_checked,
             unmasked=self._count_unmasked(work.found, work.masks),
+            has_alpha=self._leaves_out_alpha(work),
         )
         return Made.from_output(result, record)
 

@@ -36,7 +36,7 @@ from dinac_cli.jobs.image_masks import (
     NO_MASK_KIND,
     FoundMask,
     MaskKind,
-    is_mask_current,
+    find_mask_change,
     read_mask_kind,
 )
 from dinac_cli.storage.atomic import refuse_foreign
@@ -381,8 +381,8 @@ def check_latents(
         return Verdict(State.STALE, "standard input is always encoded")
     if (lack := wanted.describe_lack(outline)) is not None:
         return Verdict(State.STALE, lack)
-    if wanted.mask_kind == "files" and not is_mask_current(header.image, mask, status):
-        return Verdict(State.STALE, "the mask has changed", Cause.MASK)
+    if wanted.mask_kind == "files" and (change := find_mask_change(header.image, mask, status)):
+        return Verdict(State.STALE, change, Cause.MASK)
     standing = stand(status, wanted, mask)
     is_damaged = wanted.damaged == "fail" and "damaged" in parse_description(header.image)
     current = None if is_damaged else standing

@@ -91,11 +91,16 @@ def require_some_mask(entries: Iterable[Input], folder: str) -> None:
     for entry in entries:
         with suppress(InputError):
             if masks.find(entry.name) is None:
-                example = example or entry.name
+                example = entry if example is None else min(example, entry, key=_is_like_mask)
                 continue
         return
     if example is not None:
-        raise refuse_masks(folder, example)
+        raise _refuse_masks(folder, example)
+
+
+def _is_like_mask(entry: Input) -> bool:
+    """True if a folder of masks that was not named may hold the image."""
+    return "mask" in os.path.dirname(entry.name).lower()
 
 
 def find_unused_masks(masks: str, folders: Sequence[str] | None) -> UnusedMasks | None:
@@ -111,11 +116,11 @@ def find_unused_masks(masks: str, folders: Sequence[str] | None) -> UnusedMasks 
     return None
 
 
-def refuse_masks(folder: str, example: str) -> UsageError:
+def _refuse_masks(folder: str, example: Input) -> UsageError:
     """Returns the error for a folder without a mask of any image, such as `example`."""
-    stem = os.path.splitext(example)[0]
+    mask = os.path.join(folder, f"{os.path.splitext(example.name)[0]}.png")
     return UsageError(
-        f"--masks {folder}: holds no mask of any image, such as {stem}.png for {example}; "
+        f"--masks {folder}: holds no mask of any image, such as {mask} for {example.label}; "
         "check the folder and the names"
     )
 
@@ -198,19 +203,24 @@ def read_mask_kind(description: str) -> MaskKind:
     return "files" if value == _ABSENT or _VALUE.fullmatch(value) else "none"
 
 
-def is_mask_current(description: str, mask: FoundMask, written: os.stat_result) -> bool:
-    """True if a record holds the mask that --masks has now for its image.
+def find_mask_change(description: str, mask: FoundMask, written: os.stat_result) -> str | None:
+    """Returns how the mask that --masks has now for an image differs from that of its record.
 
-    `written` is the state of the record. An anonymous record holds no hash of the mask; the mask
-    must then be older than the record. Raises InputError if the mask cannot be read.
+    Returns None if the record holds it. `written` is the state of the record. An anonymous record
+    holds no hash of the mask; the mask must then be older than the record. Raises InputError if the
+    mask cannot be read.
     """
     value = parse_description(description).get(MASK_KEY)
     if mask.path is None or mask.status is None:
-        return value == _ABSENT
+        return None if value == _ABSENT else "the mask is gone"
+    if value == _ABSENT:
+        return "it has a mask now"
     if value == _FILE:
-        return max(mask.status.st_mtime_ns, mask.status.st_ctime_ns) <= written.st_mtime_ns
-    with _name_errors(mask.path):
-        return value == f"{_FILE}-{hash_file(mask.path)}"
+        is_same = max(mask.status.st_mtime_ns, mask.status.st_ctime_ns) <= written.st_mtime_ns
+    else:
+        with _name_errors(mask.path):
+            is_same = value == f"{_FILE}-{hash_file(mask.path)}"
+    return None if is_same else "the mask has changed"
 
 
 def describe_mask_change(description: str, mask: FoundMask) -> str | None:

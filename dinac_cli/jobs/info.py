@@ -17,7 +17,7 @@ from dinac_cli.container.header import RecordHeader
 from dinac_cli.container.record import Record, open_record
 from dinac_cli.container.tensors import ALL_COMPANIONS, Encoded
 from dinac_cli.errors import DinacError, InputError, StorageError
-from dinac_cli.images.geometry import allows_upscaling, has_buckets
+from dinac_cli.images.geometry import allows_scaling, allows_upscaling, has_buckets
 from dinac_cli.images.masks import FULL
 from dinac_cli.jobs.entries import RecordEntry, list_records
 from dinac_cli.jobs.executor.budget import map_bounded
@@ -194,6 +194,7 @@ class Catalogue:
     class_tokens: int = 0
     twins: int = 0
     maybe_upscaled: int = 0
+    maybe_scaled: int = 0
     flipped_posteriors: int = 0
     flipped_class_tokens: int = 0
     masks: int = 0
@@ -224,6 +225,7 @@ class Catalogue:
         self.models[header.model, header.latent_space, header.weights] += 1
         self.precisions[header.precision] += 1
         self.maybe_upscaled += allows_upscaling(header.image)
+        self.maybe_scaled += allows_scaling(header.image)
         if has_buckets(header.image):
             self.buckets[header.width, header.height] += 1
         key = (header.latent_space, header.shape[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from dinac_cli.errors import DinacError, FormatError
+from dinac_cli.errors import DinacError, FormatError, PruneError
 
 
 class Status(str, Enum):
@@ -54,7 +54,9 @@ class FileResult:
     `upscaled` of the images were scaled up; in `unchecked` of them, damage would not have been
     found. Beside `captions` of the images lay files or columns that were left out. For `unmasked`
     of them, --masks has no file, or --mask finds that they are opaque. `lacking` are the extensions
-    of --keep that an image has no file of.
+    of --keep that an image has no file of. An image `has_alpha` if it has transparency, but
+    --masks has no file for it. A part `is_redone` if its shard, whose result has the reason, was
+    encoded again.
     """
 
     file: str
@@ -83,6 +85,8 @@ class FileResult:
     captions: int = 0
     unmasked: int = 0
     lacking: tuple[str, ...] = ()
+    has_alpha: bool = False
+    is_redone: bool = False
 
     @classmethod
     def fail(
@@ -170,7 +174,8 @@ def drop_advice(reason: str) -> str:
 class Tally:
     """Totals of all files of a run. They need the same memory for any number of files.
 
-    `known` is the number of failures that an earlier run already reported.
+    `known` is the number of failures that an earlier run already reported. `prune_refused`
+    says why the run pruned nothing, or is None; that is a failure of no file.
     """
 
     counts: Counter[Status] = field(default_factory=Counter)
@@ -184,6 +189,7 @@ class Tally:
     max_delta: float = 0.0
     unchecked: int = 0
     known: int = 0
+    prune_refused: str | None = None
     decoded: int = 0
 
     def add(self, result: FileResult) -> None:
@@ -191,6 +197,9 @@ class Tally:
 
         Adds the pixels if this run worked on the file, and the bytes if this run wrote the output.
         """
+        if result.error == PruneError.__name__:
+            self.prune_refused = result.reason
+            return
         self.counts[result.status] += result.images
         self.unchecked += result.unchecked
         self.decoded += result.is_decoded
@@ -201,7 +210,8 @@ class Tally:
         if result.status in _WORKED:
             self.pixels += result.width * result.height if result.pixels is None else result.pixels
         if result.status is Status.WRITTEN:
-            self.redone += 0 if result.reason is None else result.images
+            if result.is_redone or result.reason is not None:
+                self.redone += result.images
             self.bytes_in += result.bytes_in
             self.bytes_out += result.bytes_out
 
@@ -227,8 +237,8 @@ class Tally:
 
     @property
     def new_failures(self) -> int:
-        """The number of failures for which the exit code is 3."""
-        return self.failures - self.known
+        """The number of failures for which the exit code is 3, with a refusal to prune."""
+        return self.failures + (self.prune_refused is not None) - self.known
 
     def to_json(self) -> dict[str, Any]:
         """Returns the summary object that ends a `--json` run."""

@@ -89,9 +89,11 @@ def test_latents_that_are_not_whitened_are_noticed(tmp_path: Path) -> None:
     ) in raw.out
     scaled = run("info", str(fill(tmp_path / "scaled", scale=5.0, image="resize=128")))
     assert (
-        "4 of 4 channels are far from N(0, 1): the images are scaled up (encode --resize) or very "
-        "plain, or the latents are not whitened\n"
+        "4 of 4 channels are far from N(0, 1): the images are scaled up or far down "
+        "(encode --resize), or very plain, or the latents are not whitened\n"
     ) in scaled.out
+    small = run("info", str(fill(tmp_path / "small", scale=5.0, image="resize=64-down")))
+    assert "(0, 1): the images are scaled far down or very plain, or the latents" in small.out
 
 
 def test_mixed_models_are_named(tmp_path: Path) -> None:

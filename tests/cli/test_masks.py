@@ -103,8 +103,8 @@ def test_a_part_without_any_mask_is_warned_of(work: Path, tmp_path: Path) -> Non
     refused = run("encode", "photos", out, "--masks", typo, cwd=work)
     assert refused.code == 2
     assert refused.err == (
-        f"dinac: --masks {typo}: holds no mask of any image, such as a.png for a.png; "
-        "check the folder and the names\n"
+        f"dinac: --masks {typo}: holds no mask of any image, such as {typo}/a.png for "
+        "photos/a.png; check the folder and the names\n"
     )
 
 
@@ -152,6 +152,21 @@ def test_images_without_a_mask_and_masks_without_an_image_are_named(
         "a.png": None,
         "b.png": True,
     }
+
+
+def test_transparency_that_masks_leave_out_is_counted(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "photos", tmp_path / "photos")
+    clear = Image.open(tmp_path / "photos/b.png").convert("RGB")
+    clear.putalpha(Image.fromarray(MASKED))
+    clear.save(tmp_path / "photos/b.png")
+    masks = str(work / "masks")
+    for out, options in (("loose", ()), ("shards", ("--shard-size", "2"))):
+        done = run("encode", "photos", out, "--masks", masks, *options, cwd=tmp_path)
+        assert done.err == (
+            f"dinac: without a mask in {masks}, so everything counts: 1 image\n"
+            "dinac: 1 of these images has transparency, which --masks leaves out and --mask would "
+            "keep\n"
+        )
 
 
 def test_a_mask_that_cannot_be_used_is_one(work: Path, tmp_path: Path) -> None:

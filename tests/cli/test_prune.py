@@ -131,6 +131,10 @@ def test_a_tenth_of_the_outputs_is_the_limit(many: Path) -> None:
         "dinac: latents: --prune moved nothing: 3 of 18 outputs have no source, which is more than "
         "10 %; check the inputs, or use --prune=all\n"
     )
+    counted = run("encode", "--prune", "photos", "latents", "--json", cwd=many)
+    summary = counted.objects[-1]
+    assert (counted.code, summary["done"], summary["failed"]) == (3, 15, 0)
+    assert refused.err == f"dinac: latents: {summary['prune_refused']}\n"
     assert run("encode", "--prune=all", "photos", "latents", cwd=many).code == 0
     assert len(list_files(many / f"latents/{REMOVED}")) == 5
 

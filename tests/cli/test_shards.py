@@ -93,9 +93,11 @@ def test_images_without_a_file_to_keep_are_named(photos: Path, tmp_path: Path) -
     done = encode(tmp_path, "--shard-size", "4", "--keep", "txt,json", "--json")
     assert done.code == 0
     first = names[0].relative_to(tmp_path)
+    advice = "add what is missing and encode again with the same options and --overwrite"
     assert done.err == (
-        f"dinac: without json: {len(names)} images, such as {first}\n"
-        f"dinac: without txt: 1 image: {first}\n"
+        f"dinac: without json: {len(names)} images, such as {first}; {advice}\n"
+        f"dinac: without txt: 1 image: {first}; {advice}, or train with "
+        "LatentShards(captions=…)\n"
     )
     objects = {one["file"]: one.get("lacking") for one in done.objects[:-1]}
     assert objects[str(first)] == ["json", "txt"]

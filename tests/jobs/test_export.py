@@ -563,7 +563,8 @@ def test_masks_are_arrays_of_every_sample(
     put(latents, model, "b.png", 0)
     assert set(run(masks=True).values()) == {
         "it was exported without --masks",
-        "was encoded without masks; encode it again with --mask or --masks",
+        "was encoded without masks; encode it again with --mask or --masks, or remove it with "
+        "--prune=all if its image is gone",
     }
     with pytest.raises(UsageError, match="--masks needs --to webdataset"):
         export(tmp_path / "npz", "npz", latents, masks=True)

@@ -219,9 +219,9 @@ class TestFiles:
         assert find_work(photos, out, masks=masks) == {"a.png": changed}
         assert list_masks(read(out, "a.png")) == (MIRRORED_PATCHES, None)
         save_mask(masks / "c.webp", np.zeros((20, 30), np.uint8))
-        assert find_work(photos, out, masks=masks) == {"c.png": changed}
+        assert find_work(photos, out, masks=masks) == {"c.png": "it has a mask now"}
         (masks / "trip/b.jpeg").unlink()
-        assert find_work(photos, out, masks=masks) == {"trip/b.png": changed}
+        assert find_work(photos, out, masks=masks) == {"trip/b.png": "the mask is gone"}
         assert list_masks(read(out, "trip/b.png")) == (None, None)
 
     def test_a_mask_of_the_same_size_and_time_is_found_by_its_hash(
@@ -381,6 +381,16 @@ class TestFiles:
         assert not any((out / name).exists() for name in orphans)
         assert find_fates(photos, out, masks=str(inside)) == {}
 
+    def test_images_whose_transparency_is_left_out_are_known(
+        self, photos: Path, masks: Path, tmp_path: Path
+    ) -> None:
+        for name in ("a.png", "c.png"):  # --masks has a file for the first alone
+            save_clear(photos / name, LEFT)
+        results = encode(photos, tmp_path / "out", masks=masks)
+        assert [name for name, result in results.items() if result.has_alpha] == ["c.png"]
+        kept = encode(photos, tmp_path / "kept", mask=True)
+        assert not any(result.has_alpha for result in kept.values())
+
 
 class TestRefusals:
     def test_several_masks_and_wrong_masks_fail_their_image_alone(
@@ -432,7 +442,9 @@ class TestRefusals:
 
     def test_a_folder_without_any_mask_is_refused(self, photos: Path, tmp_path: Path) -> None:
         save_mask(tmp_path / "typo/a_mask.png", LEFT)
-        message = r"typo: holds no mask of any image, such as a.png for a.png; check the folder"
+        write_images(photos, "0_masks/a.png")  # files of an earlier run may be no images
+        example = os.path.join(tmp_path, "typo", "a.png"), os.path.join(photos, "a.png")
+        message = re.escape("typo: holds no mask of any image, such as {} for {};".format(*example))
         with pytest.raises(UsageError, match=message):
             encode(photos, tmp_path / "out", masks=tmp_path / "typo")
         with pytest.raises(UsageError, match=message):

@@ -18,6 +18,7 @@ from dinac_cli.storage.tars import TarWriter
 
 from .pages import PAGES, Block
 
+ALPHA = "getchannel"  # of the example that saves alpha channels
 EXAMPLES = [(page.name, block) for page in PAGES for block in page.list_blocks("python")]
 
 
@@ -63,10 +64,15 @@ def write_shard(out: Path, record: bytes) -> None:
     (out / INDEX_NAME).write_bytes(ShardIndex((entry,)).to_bytes())
 
 
+def is_of_folders(block: Block) -> bool:
+    """True if the example reads images, not the records of the fixture."""
+    return "_files(" in block.text or ALPHA in block.text
+
+
 @pytest.mark.parametrize(
     "block",
-    [block for _, block in EXAMPLES if "_files(" not in block.text],
-    ids=[f"{name}: {block.section}" for name, block in EXAMPLES if "_files(" not in block.text],
+    [block for _, block in EXAMPLES if not is_of_folders(block)],
+    ids=[f"{name}: {block.section}" for name, block in EXAMPLES if not is_of_folders(block)],
 )
 def test_example_runs(block: Block, record_files: np.ndarray) -> None:
     names: dict[str, object] = {}
@@ -90,3 +96,22 @@ def test_examples_of_whole_folders_run(
     assert encoded == "trip/a.png written latents/trip/a.png.dinac"
     assert decoded == "trip/a.png.dinac written None"
     assert (tmp_path / "decoded/trip/a.png").is_file()
+
+
+def test_the_example_of_mask_files_saves_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    clear = Image.new("RGBA", (4, 3), (200, 90, 10, 60))
+    for name in ("a.png", "b.png"):
+        clear.save(tmp_path / "photos" / name)
+    clear.convert("RGB").save(tmp_path / "photos/opaque.png")
+    (tmp_path / "masks/b.png").write_bytes(b"painted")
+    monkeypatch.chdir(tmp_path)
+    [block] = [block for _, block in EXAMPLES if ALPHA in block.text]
+    exec(compile(block.text, "page", "exec"), {})
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["a.png", "b.png"]
+    with Image.open("masks/a.png") as saved:
+        assert (saved.mode, saved.getextrema()) == ("L", (60, 60))
+    assert Path("masks/b.png").read_bytes() == b"painted"

@@ -72,6 +72,7 @@ class Summary:
         return summary | {
             "renamed": counts[Status.RENAMED],
             "pruned": counts[Status.PRUNED],
+            "prune_refused": progress.tally.prune_refused,
         }
 
     def choose_exit(self, tally: Tally) -> Exit:

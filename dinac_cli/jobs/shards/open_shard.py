@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dinac_cli.jobs.results import FileResult, Status
@@ -87,7 +87,7 @@ class OpenShard:
             upscaled=self.totals["upscaled"] - sum(r.upscaled for r in shown),
             unchecked=self.totals["unchecked"] - sum(r.unchecked for r in shown),
             unmasked=self.totals["unmasked"] - sum(r.unmasked for r in shown),
-            parts=(*self.failures, *self.remarked),
+            parts=(*self.failures, *(replace(r, is_redone=bool(reason)) for r in self.remarked)),
             captions=self.left.images,
         )
 

@@ -16,7 +16,7 @@ from dinac_cli.container.record import unpack_record
 from dinac_cli.container.tensors import ALL_COMPANIONS
 from dinac_cli.errors import UsageError
 from dinac_cli.jobs.encode import EncodeChoice
-from dinac_cli.jobs.results import Status
+from dinac_cli.jobs.results import Status, Tally
 
 from .shard_runs import count, encode, make_tar, read_members, write_file, write_photos
 
@@ -66,7 +66,12 @@ def test_a_changed_mask_encodes_its_shard_again(photos: Path, masks: Path, tmp_p
     assert count(again) == {Status.DONE: 2, Status.WRITTEN: 1}
     assert {each.reason for each in again} == {None, "its source or a mask has changed"}
     (masks / "a.png").unlink()
-    assert count(encode(photos, out, choice)) == {Status.DONE: 1, Status.WRITTEN: 2}
+    last = encode(photos, out, choice)
+    assert count(last) == {Status.DONE: 1, Status.WRITTEN: 2}
+    tally = Tally()
+    for result in last:
+        tally.add(result)
+    assert (tally.written, tally.redone) == (2, 2)  # neither image has a mask now
     assert read_masks(out) == {"a.png": None, "b.png": None, "c.png": [[0, 0]]}
     assert {result.status for result in verify_files(out)} == {Status.VERIFIED}
     with pytest.raises(UsageError, match=r"name the folder .* again, or choose another OUT$"):
