@@ -338,20 +338,30 @@ def check_source(folder: str, entry: RecordEntry, header: RecordHeader) -> Sourc
 
     Compares the size and the hash. The source has the name of the record's file without `.dinac`.
     If the record was an input by itself or was renamed, this file may not exist. In this case, the
-    name in the record's header is tried. The source of a record in a tar may have come from a tar
-    too; in this case, its state is unknown.
+    name in the record's header is tried; so it is if that name ends with the other: `a.png` may be
+    the record of `trip/a.png`, although another `a.png` exists. The source of a record in a tar may
+    have come from a tar too; in this case, its state is unknown.
     """
     if entry.origin is not None and entry.origin.source:
         return SourceCheck(SourceState.UNKNOWN)
-    places = [os.path.join(folder, *name.split("/")) for name in _list_names(entry, header)]
-    if not places:
+    names = list(_list_names(entry, header))
+    if not names:
         return SourceCheck(SourceState.UNKNOWN)
-    path = next((place for place in places if os.path.isfile(place)), None)
-    if path is None and entry.origin is not None and entry.origin.source is None:
+    places = [os.path.join(folder, *name.split("/")) for name in names]
+    paths = [place for place in places if os.path.isfile(place)]
+    if not paths and entry.origin is not None and entry.origin.source is None:
         return SourceCheck(SourceState.UNKNOWN)
-    if path is None:
+    if not paths:
         finding = f"its source {places[0]} does not exist"
         return SourceCheck(SourceState.MISSING, finding=finding)
+    check = _compare_source(paths[0], header)
+    if check.finding is not None and names[-1].endswith(f"/{names[0]}"):
+        check = _compare_source(paths[-1], header)
+    return check
+
+
+def _compare_source(path: str, header: RecordHeader) -> SourceCheck:
+    """Compares the size and the hash of a source with those in its record."""
     try:
         difference = _describe_change(path, header)
     except InputError as exc:

@@ -211,6 +211,17 @@ class TestSource:
             [result] = verify(path, source=str(own / "photos"))
             assert result.source is SourceState.UNCHANGED
 
+    def test_a_record_named_by_itself_is_not_compared_with_another_image(self, own: Path) -> None:
+        photos, record = own / "photos", own / "latents/trip/c.png.dinac"
+        shutil.copy(photos / "a.png", photos / "c.png")
+        [result] = verify(record, source=str(photos))
+        assert result.source is SourceState.UNCHANGED
+        shutil.copy(photos / "a.png", photos / "trip/c.png")
+        results = verify(record, source=str(photos))
+        [reason] = reasons(results, own / "latents").values()
+        assert reason is not None
+        assert reason.startswith(f"its source {photos}/trip/c.png has changed")
+
     def test_swapped_records_are_findings(self, own: Path) -> None:
         a, b = own / "latents/a.png.dinac", own / "latents/b.png.dinac"
         first, second = a.read_bytes(), b.read_bytes()
