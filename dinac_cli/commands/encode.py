@@ -270,6 +270,6 @@ class EncodeSummary(Summary):
 
 
 def _advise_on_lacking(extension: str) -> str:
-    """Says how a file that shards lack gets to a training: finished shards do not look for it."""
+    """Says how to add a file that shards lack: finished shards do not look for it."""
     advice = "add what is missing and encode again with the same options and --overwrite"
     return f"{advice}, or train with LatentShards(captions=…)" if extension == "txt" else advice

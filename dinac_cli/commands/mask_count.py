@@ -12,8 +12,8 @@ def describe_unmasked(
 ) -> Iterator[str]:
     """Says how many of the images have no mask, if there are any.
 
-    `masks` is the folder of --masks; None for --mask. `images` is None if there are more images, of
-    which nobody knows yet. `with_alpha` of those without a file in `masks` have transparency.
+    `masks` is the folder of --masks; None for --mask. `images` is None if the number of all images
+    is not known yet. `with_alpha` of those without a file in `masks` have transparency.
     """
     if not unmasked:
         return
@@ -31,7 +31,7 @@ def describe_unmasked(
         yield f"without a mask in {masks}, so everything counts: {count_images(unmasked)}"
     if with_alpha:
         have = "1 of these images has" if with_alpha == 1 else f"{with_alpha} of these images have"
-        yield f"{have} transparency, which --masks leaves out and --mask would keep"
+        yield f"{have} transparency, which --masks ignores and --mask would keep"
 
 
 def describe_unused(masks: str, folders: tuple[str, ...] | None) -> Iterator[str]:

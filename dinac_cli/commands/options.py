@@ -295,7 +295,7 @@ MaskFolder = Annotated[
     typer.Option(
         "--masks",
         metavar="DIR",
-        help="Also store masks from DIR, from files with the names of the images, such as a.png "
+        help="Also store masks from the files in DIR with the names of the images, such as a.png "
         "for a.jpg: white counts, black does not. Files in DIR are never inputs.",
     ),
 ]

@@ -28,7 +28,7 @@ MaskFolder = Annotated[
     typer.Option(
         "--masks",
         metavar="DIR",
-        help="Folder of encode --masks. Each mask must still be the one that was encoded.",
+        help="Folder of encode --masks. Each mask must be unchanged since it was encoded.",
     ),
 ]
 Reencode = Annotated[

@@ -85,7 +85,7 @@ def drop_full(mask: Mask) -> Mask | None:
 
 
 def require_masks(description: str) -> None:
-    """Raises DinacError if an image was encoded without masks, so that nobody knows what counts.
+    """Raises DinacError if an image was encoded without masks, so it is unknown what counts.
 
     `description` is the field `image` of a record that holds no mask. The message does not name the
     file.

@@ -154,7 +154,7 @@ class _ArrayFolder(ArrayPlace):
         if self._output.keeps_existing:
             self._empty_gaps()
             raise OutputError(
-                f"{target}: is left of a record that cannot be exported, but EDM2 would read it; "
+                f"{target}: belongs to a record that cannot be exported, but EDM2 would read it; "
                 "encode that image again, or remove the array, and run the same command again"
             )
         try:
@@ -188,12 +188,12 @@ class _ArrayFolder(ArrayPlace):
                     continue
                 if not is_ours:
                     raise OutputError(
-                        f"{path}: is no array of this export, but EDM2 would read it; "
+                        f"{path}: is not an array of this export, but EDM2 would read it; "
                         "remove it, or choose another OUT"
                     )
                 records = "1 record" if count == 1 else f"{count} records"
                 raise OutputError(
-                    f"{path}: is no array of this export of {records}, but EDM2 would read it; "
+                    f"{path}: is not an array of this export of {records}, but EDM2 would read it; "
                     "export all records, choose another OUT, or remove the arrays after number "
                     f"{count - 1}"
                 )

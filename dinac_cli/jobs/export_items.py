@@ -30,7 +30,7 @@ from dinac_cli.storage.inputs import Input
 
 @dataclass
 class ExportOutcome:
-    """What an export tells beside its results.
+    """What an export reports beside its results.
 
     `twins_left_out` counts the records whose mirrored images were left out, because the form has no
     place for them. `without_deviation` counts the records without a posterior, if the form has

@@ -64,7 +64,9 @@ class FoundMask:
         with suppress(OSError):
             if FoundMask(self.path, os.stat(self.path)).state == self.state:
                 return
-        raise InputError(f"its mask {self.path}: changed meanwhile; run the same command again")
+        raise InputError(
+            f"its mask {self.path}: changed during the run; run the same command again"
+        )
 
     def read(self) -> tuple[FoundMask, MaskFile | None]:
         """Reads the file; returns None if there is none. Raises InputError.
@@ -127,7 +129,7 @@ def _refuse_masks(folder: str, example: Input) -> UsageError:
 
 @contextmanager
 def suggest_mask_folder(kind: MaskKind) -> Iterator[None]:
-    """Adds to a SameOutputError what --mask does not do: it takes no folder of mask files."""
+    """Adds to a SameOutputError that a folder of mask files needs --masks."""
     try:
         yield
     except SameOutputError as exc:
@@ -175,7 +177,7 @@ def find_mask(masks: MaskFiles, name: str) -> FoundMask:
     except OSError as exc:
         raise InputError(f"its mask {path}: {describe_read_error(exc)}") from exc
     if not stat.S_ISREG(status.st_mode):  # opening a named pipe waits for a writer
-        raise InputError(f"its mask {path}: is no file; move it away")
+        raise InputError(f"its mask {path}: is not a regular file; move it away")
     return FoundMask(path, status)
 
 

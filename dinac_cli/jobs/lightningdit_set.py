@@ -136,7 +136,7 @@ class LightningDitExporter(Exporter):
         if not _holds_statistics(target, write_statistics(self._set.header.shape[0])):
             raise OutputError(
                 f"{target}: was not written by dinac for these latents, and LightningDiT would "
-                "change them by it; remove it, choose another OUT, or add --overwrite"
+                "normalize them with it; remove it, choose another OUT, or add --overwrite"
             )
 
     def _write_statistics(self) -> None:

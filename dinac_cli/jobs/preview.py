@@ -115,7 +115,7 @@ def preview_records(
 def _group_entries(entries: Iterable[RecordEntry]) -> Iterator[list[RecordEntry]]:
     """Yields groups of records, each for one thread.
 
-    To hand over a small record takes as long as to read it. A record that is already in memory ends
+    Handing over a small record takes as long as reading it. A record that is already in memory ends
     its group, so that few of them wait.
     """
     group: list[RecordEntry] = []

@@ -117,7 +117,7 @@ class FileResult:
 
     @property
     def lack(self) -> str:
-        """What the image has not, such as ", no mask, without txt"; empty if nothing lacks."""
+        """What the image lacks, such as ", no mask, without txt"; empty if it lacks nothing."""
         mask = ", no mask" if self.unmasked and not self.is_shard else ""
         return mask + (f", without {' and '.join(self.lacking)}" if self.lacking else "")
 

@@ -102,7 +102,7 @@ class CaptionFiles:
 
 
 class OtherFiles:
-    """Tells which files of a sorted listing are neither images nor captions of images in it.
+    """Finds which files of a sorted listing are neither images nor captions of images in it.
 
     Both methods return by how much the number of such files changes.
     """

@@ -164,7 +164,7 @@ def test_transparency_that_masks_leave_out_is_counted(work: Path, tmp_path: Path
         done = run("encode", "photos", out, "--masks", masks, *options, cwd=tmp_path)
         assert done.err == (
             f"dinac: without a mask in {masks}, so everything counts: 1 image\n"
-            "dinac: 1 of these images has transparency, which --masks leaves out and --mask would "
+            "dinac: 1 of these images has transparency, which --masks ignores and --mask would "
             "keep\n"
         )
 

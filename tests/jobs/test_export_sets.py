@@ -485,7 +485,7 @@ def test_a_smaller_set_says_what_to_do(tmp_path: Path, latents: Path) -> None:
         path.unlink()
     with pytest.raises(
         OutputError,
-        match=r"00000003\.npy: is no array of this export of 3 records, .*choose another OUT",
+        match=r"00000003\.npy: is not an array of this export of 3 records, .*choose another OUT",
     ):
         export(out, "edm2", latents)
 
@@ -570,7 +570,7 @@ def test_edm2_reads_no_foreign_array(tmp_path: Path, latents: Path, model: Model
     (latents / "dog/a.png.dinac").unlink()
     export(out, "edm2", latents, overwrite=True)
     (latents / "cat/z.png.dinac").unlink()
-    with pytest.raises(OutputError, match=r"00000004\.npy: is no array of this export"):
+    with pytest.raises(OutputError, match=r"00000004\.npy: is not an array of this export"):
         export(out, "edm2", latents)
 
 
@@ -592,7 +592,7 @@ def test_edm2_keeps_no_array_of_a_record_that_went_bad(
     put(latents, model, "dog/a.png", 31)
     (latents / f"{NAMES[1]}.dinac").write_bytes(b"cut")
     before = read_bytes(out)
-    with pytest.raises(OutputError, match=r"01\.npy: is left of a record that cannot be exported"):
+    with pytest.raises(OutputError, match=r"01\.npy: belongs to a record that cannot be exported"):
         export(out, "edm2", latents)
     assert read_bytes(out) == before  # every array has its label
     (out / "00000/img-mean-std-00000001.npy").unlink()

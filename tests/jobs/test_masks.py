@@ -292,7 +292,7 @@ class TestFiles:
         monkeypatch.setattr("dinac_cli.jobs.encode.submit_with_twins", compute)
         out, named = tmp_path / "out", tmp_path / "named"
         results = encode(photos / "a.png", out, masks=masks, anonymous=True)
-        message = f"its mask {masks}/a.png: changed meanwhile; run the same command again"
+        message = f"its mask {masks}/a.png: changed during the run; run the same command again"
         assert [result.reason for result in results.values()] == [message]
         save_mask(masks / "a.png", LEFT)
         assert not encode(photos / "a.png", named, masks=masks)["a.png"].failed
@@ -421,8 +421,8 @@ class TestRefusals:
         reasons = {Path(result.file).name: result.reason for result in results.values()}
         assert reasons == {
             "a.png": None,
-            "b.png": f"its mask {masks}/trip/b.jpeg: is no file; move it away",
-            "c.png": f"its mask {masks}/c.png: is no file; move it away",
+            "b.png": f"its mask {masks}/trip/b.jpeg: is not a regular file; move it away",
+            "c.png": f"its mask {masks}/c.png: is not a regular file; move it away",
         }
 
     @pytest.mark.parametrize(
