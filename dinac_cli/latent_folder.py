@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import Dataset
 
 from dinac_cli.container.record import Outline, Record, open_record, read_record
-from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError, UsageError, describe_read_error
 from dinac_cli.latent_items import Flip, check_flip, load_item, require_twins
 from dinac_cli.storage.caption_files import CaptionFiles, open_captions
@@ -129,7 +128,7 @@ class LatentFolder(Dataset[Any]):
         prefers_twin = self.flip == "random" and bool(torch.rand(()) < 0.5)
         try:
             item = load_item(
-                partial(_read, path, ALL_COMPANIONS if self.masks else COMPANIONS),
+                partial(_read, path),
                 self.flip,
                 prefers_twin=prefers_twin,
                 name=name,

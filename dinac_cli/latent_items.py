@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dinac_cli.container.record import Outline, Record, holds_mask, list_arrays, list_masks
-from dinac_cli.container.tensors import Mask
+from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS, Mask
 from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.images.masks import require_masks
 from dinac_cli.storage.shard_layout import TEXT_EXTENSIONS
@@ -51,21 +51,22 @@ def require_twins(place: str, outlines: Iterable[Outline | None]) -> None:
 
 
 def load_item(
-    load: Callable[[bool], Record],
+    load: Callable[[Collection[str], bool], Record],
     flip: Flip,
     *,
     prefers_twin: bool,
     name: str | None,
     masks: bool = False,
 ) -> LatentItem:
-    """Makes the item of a record. `load(with_twin)` reads the record.
+    """Makes the item of a record. `load(companions, with_twin)` reads the record.
 
     If `prefers_twin` is true, which only "random" allows, the item is the mirrored image if the
     record holds it. If `name` is None, the item has the name in the record, which may be empty.
     With `masks`, the item has masks, float32 [1, h, w] in 0 to 1; see `list_masks`. Raises
     DinacError, which does not name the file, if the record was then encoded without masks.
     """
-    record, is_flipped = load(flip == "both" or prefers_twin), False
+    companions = ALL_COMPANIONS if masks else COMPANIONS
+    record, is_flipped = load(companions, flip == "both" or prefers_twin), False
     if masks and not holds_mask(record):
         require_masks(record.header.image)
     if prefers_twin and record.flipped is not None:

@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from dinac_cli.container.record import Outline, Record, open_record, unpack_record
-from dinac_cli.container.tensors import ALL_COMPANIONS, COMPANIONS
 from dinac_cli.errors import DinacError, UsageError
 from dinac_cli.latent_items import Flip, LatentBatch, check_flip, load_item, require_twins
 from dinac_cli.ranks import check_number, choose_rank
@@ -265,7 +264,7 @@ class LatentShards(IterableDataset[Any]):
         prefers_twin = self.flip == "random" and _toss(self.seed, epoch, key)
         try:
             item = load_item(
-                partial(_unpack, data, ALL_COMPANIONS if self.masks else COMPANIONS),
+                partial(_unpack, data),
                 self.flip,
                 prefers_twin=prefers_twin,
                 name=None,
@@ -333,12 +332,9 @@ class LatentShards(IterableDataset[Any]):
 
     def _identify_order(self) -> str:
         """Returns a hash of what the order of the items depends on, except the epoch."""
-        arguments: tuple[object, ...] = (
-            self.seed, self.shuffle, self.world_size, self.ends, self.batch_size
-        )  # fmt: skip
-        if self.bucket_batches:
-            arguments += "bucket_batches", self.drop_last
-        return sha256(f"{self._shards_hash} {arguments}".encode()).hexdigest()[:16]
+        order = self.seed, self.shuffle, self.world_size, self.ends, self.batch_size
+        batches = ("bucket_batches", self.drop_last) if self.bucket_batches else ()
+        return sha256(f"{self._shards_hash} {(*order, *batches)}".encode()).hexdigest()[:16]
 
     @cached_property
     def _shards_hash(self) -> str:

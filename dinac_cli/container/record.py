@@ -233,8 +233,7 @@ def open_record(source: BinaryIO | bytes | memoryview) -> OpenRecord:
 def unpack_record(
     data: bytes | memoryview, companions: Collection[str] = (), *, with_twin: bool = False
 ) -> Record:
-    """Unpacks the latents and the requested `tensors.ALL_COMPANIONS` of exactly one
-    record.
+    """Unpacks the latents and the requested `tensors.ALL_COMPANIONS` of exactly one record.
 
     If `with_twin` is true, also unpacks the same tensors of the mirrored image. Ignores tensors
     that are not requested. Checks the frame before the header, and the header before the payload.

@@ -26,9 +26,7 @@ SYMBOLS, STEP = "latents.q", "latents.step"
 SYMBOLS_HIGH, SYMBOLS_LOW = "latents.q.high", "latents.q.low"
 LOGSNR, CLASS_TOKEN, MASK = "posterior.logsnr", "class_token", "mask"
 COMPANIONS = (LOGSNR, CLASS_TOKEN)
-"""The tensors of a model that a record may hold in addition to latents. A reader requests them by
-name.
-"""
+"""The tensors of a model that a record may hold beside latents. A reader requests them by name."""
 ALL_COMPANIONS = (*COMPANIONS, MASK)
 """All tensors that a record may hold in addition to latents. A mask comes from the image."""
 FLIPPED = "flipped."

@@ -103,7 +103,7 @@ def open_place(output: Output, count: int) -> Iterator[ArrayPlace]:
     if output.kind is OutputKind.FOLDER:
         folder = _ArrayFolder(output)
         folder.refuse_changed_labels()  # before the first array, which would have no label
-        folder.refuse_others(count)
+        folder.inspect_arrays(count)
         yield folder
         return
     target = output.path
@@ -175,8 +175,11 @@ class _ArrayFolder(ArrayPlace):
         if self._output.keeps_existing and os.path.lexists(target) and not is_sealed_json(target):
             raise refuse_changed(target)
 
-    def refuse_others(self, count: int) -> None:
-        """Raises OutputError if OUT holds an array that is none of `count` records."""
+    def inspect_arrays(self, count: int) -> None:
+        """Notes where the arrays of earlier runs end.
+
+        Raises OutputError if OUT holds an array that is none of `count` records.
+        """
         for folder, folders, names in os.walk(self._output.path):
             folders.sort()
             for name in sorted(names):

@@ -48,7 +48,7 @@ from dinac_cli.jobs.freshness import (
     check_latents,
     is_latent_file,
     is_remembered,
-    stand,
+    make_standing,
 )
 from dinac_cli.jobs.held import HeldRecord, announce_followed, find_held_record
 from dinac_cli.jobs.image_masks import (
@@ -866,7 +866,7 @@ class EncodeJob(Job[Input, _ReadImage, "Twins"]):
             sighting = self._memory.identify(target, content, status)
             if content is None:
                 self._memory.forget(target)
-            standing = stand(os.stat(target), self._wanted, found)
+            standing = make_standing(os.stat(target), self._wanted, found)
             self._memory.remember(sighting.follow(earlier), current_revision(), standing)
 
     def _judge(self, entry: Input, found: FoundMask) -> Verdict:

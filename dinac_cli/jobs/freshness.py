@@ -35,8 +35,9 @@ from dinac_cli.jobs.image_masks import (
     NO_MASK,
     NO_MASK_KIND,
     FoundMask,
+    MaskChange,
     MaskKind,
-    find_mask_change,
+    compare_mask,
     read_mask_kind,
 )
 from dinac_cli.storage.atomic import refuse_foreign
@@ -50,6 +51,12 @@ from dinac_cli.storage.source_memory import (
     Standing,
     is_settled,
 )
+
+_MASK_CHANGES: dict[MaskChange, str] = {
+    "gone": "the mask is gone",
+    "new": "it has a mask now",
+    "changed": "the mask has changed",
+}
 
 _LACKS = {
     LOGSNR: "no posterior",
@@ -324,7 +331,9 @@ def is_remembered(
     return False
 
 
-def stand(record: os.stat_result, wanted: WantedLatents, mask: FoundMask) -> Standing | None:
+def make_standing(
+    record: os.stat_result, wanted: WantedLatents, mask: FoundMask
+) -> Standing | None:
     """Returns the standing of a record that meets the requirements.
 
     Returns None if the mask has just changed: a change within the resolution of the clock would
@@ -355,8 +364,7 @@ def check_latents(
     """
     if not os.path.lexists(target):
         return Verdict(State.ABSENT)
-    may_know = source is not None and not checksum
-    if may_know and is_remembered(target, source or "", wanted, memory, mask):
+    if source is not None and not checksum and is_remembered(target, source, wanted, memory, mask):
         return Verdict(State.DONE)
     if not is_latent_file(target):
         raise refuse_foreign(target)
@@ -381,9 +389,9 @@ def check_latents(
         return Verdict(State.STALE, "standard input is always encoded")
     if (lack := wanted.describe_lack(outline)) is not None:
         return Verdict(State.STALE, lack)
-    if wanted.mask_kind == "files" and (change := find_mask_change(header.image, mask, status)):
-        return Verdict(State.STALE, change, Cause.MASK)
-    standing = stand(status, wanted, mask)
+    if wanted.mask_kind == "files" and (change := compare_mask(header.image, mask, status)):
+        return Verdict(State.STALE, _MASK_CHANGES[change], Cause.MASK)
+    standing = make_standing(status, wanted, mask)
     is_damaged = wanted.damaged == "fail" and "damaged" in parse_description(header.image)
     current = None if is_damaged else standing
     verdict = _check_source(source, target, header, memory, current, checksum=checksum)

@@ -30,6 +30,9 @@ NO_MASK_KIND: MaskKind = "none"
 MASK_OPTIONS: dict[MaskKind, str] = {"none": "--no-mask", "alpha": "--mask", "files": "--masks"}
 """The options of encode for each kind."""
 
+MaskChange = Literal["gone", "new", "changed"]
+"""What has happened to the mask file of an image since its record was written."""
+
 _ALPHA, _ABSENT, _FILE = "alpha", "none", "file"
 _VALUE = re.compile(f"{_FILE}(-[0-9a-f]{{64}})?")
 
@@ -205,44 +208,27 @@ def read_mask_kind(description: str) -> MaskKind:
     return "files" if value == _ABSENT or _VALUE.fullmatch(value) else "none"
 
 
-def find_mask_change(description: str, mask: FoundMask, written: os.stat_result) -> str | None:
+def compare_mask(
+    description: str, mask: FoundMask, written: os.stat_result | None = None
+) -> MaskChange | None:
     """Returns how the mask that --masks has now for an image differs from that of its record.
 
-    Returns None if the record holds it. `written` is the state of the record. An anonymous record
-    holds no hash of the mask; the mask must then be older than the record. Raises InputError if the
-    mask cannot be read.
+    Returns None if the record holds it. An anonymous record holds no hash of the mask: then the
+    mask must be older than `written`, the state of the record; without it, the mask must only
+    exist. Raises InputError if the mask cannot be read.
     """
     value = parse_description(description).get(MASK_KEY)
     if mask.path is None or mask.status is None:
-        return None if value == _ABSENT else "the mask is gone"
+        return None if value == _ABSENT else "gone"
     if value == _ABSENT:
-        return "it has a mask now"
+        return "new"
     if value == _FILE:
-        is_same = max(mask.status.st_mtime_ns, mask.status.st_ctime_ns) <= written.st_mtime_ns
+        times = mask.status.st_mtime_ns, mask.status.st_ctime_ns
+        is_same = written is None or max(times) <= written.st_mtime_ns
     else:
         with _name_errors(mask.path):
             is_same = value == f"{_FILE}-{hash_file(mask.path)}"
-    return None if is_same else "the mask has changed"
-
-
-def describe_mask_change(description: str, mask: FoundMask) -> str | None:
-    """Returns how the mask of a record differs from what --masks has for its image, or None.
-
-    An anonymous record holds no hash: its mask must only exist. Raises InputError if the mask
-    cannot be read.
-    """
-    value, kind = parse_description(description).get(MASK_KEY, ""), read_mask_kind(description)
-    if kind == "alpha":
-        return "was encoded with --mask, not with mask files; leave out --masks"
-    if kind == NO_MASK_KIND:
-        return "was encoded without --masks; run encode --masks"
-    if mask.path is None:
-        return None if value == _ABSENT else "its mask is gone; run encode --masks again"
-    if value == _ABSENT:
-        return f"has a mask now, {mask.path}; run encode --masks again"
-    with _name_errors(mask.path):
-        is_same = value in (_FILE, f"{_FILE}-{hash_file(mask.path)}")
-    return None if is_same else f"its mask {mask.path} has changed; run encode --masks again"
+    return None if is_same else "changed"
 
 
 @contextmanager

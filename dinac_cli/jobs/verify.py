@@ -30,7 +30,9 @@ from dinac_cli.jobs.executor.job import Computing, Job, Made, Work
 from dinac_cli.jobs.executor.local import run_job
 from dinac_cli.jobs.image_masks import (
     MASK_OPTIONS,
-    describe_mask_change,
+    NO_MASK_KIND,
+    FoundMask,
+    compare_mask,
     find_mask,
     read_mask_kind,
 )
@@ -384,10 +386,28 @@ def check_mask(masks: MaskFiles, entry: RecordEntry, header: RecordHeader) -> st
     try:
         found = [find_mask(masks, name) for name in dict.fromkeys(_list_names(entry, header))]
         found.sort(key=lambda mask: mask.path is None)
-        findings = [describe_mask_change(header.image, mask) for mask in found]
+        findings = [_judge_mask(header.image, mask) for mask in found]
     except InputError as exc:
         return str(exc)
     return None if None in findings or not findings else findings[0]
+
+
+def _judge_mask(description: str, mask: FoundMask) -> str | None:
+    """Returns a finding if a record does not hold this mask, or None. Raises InputError."""
+    kind = read_mask_kind(description)
+    if kind == "alpha":
+        return "was encoded with --mask, not with mask files; leave out --masks"
+    if kind == NO_MASK_KIND:
+        return "was encoded without --masks; run encode --masks"
+    change = compare_mask(description, mask)
+    if change is None:
+        return None
+    what = {
+        "gone": "its mask is gone",
+        "new": f"has a mask now, {mask.path}",
+        "changed": f"its mask {mask.path} has changed",
+    }[change]
+    return f"{what}; run encode --masks again"
 
 
 def _list_names(entry: RecordEntry, header: RecordHeader) -> Iterator[str]:
