@@ -122,7 +122,7 @@ class ExportRequest(Request[ExportRun]):
         self._check_labels()
         selection = self.inputs.select(LATENTS, self.out)
         self._check_training_set(selection)
-        if not _is_zip(self.out, self.format):
+        if _find_zip_rule(self.out, self.format) is None:
             self._refuse_zip()
             refuse_file_name(self.out)
         outcome = ExportOutcome()
@@ -202,10 +202,6 @@ def open_output(out: str, form: str, *, overwrite: bool = False, fsync: bool = F
     if (is_own_zip := _find_zip_rule(out, form)) is not None:
         return Output(out, OutputKind.FILE, is_own_zip, overwrite, fsync)
     return Output(out, OutputKind.FOLDER, is_ours, overwrite, fsync)
-
-
-def _is_zip(out: str, form: str) -> bool:
-    return _find_zip_rule(out, form) is not None
 
 
 def _find_zip_rule(out: str, form: str) -> Callable[[str], bool] | None:
